@@ -1,0 +1,168 @@
+"""The contract between an algorithm and the one loop: what to learn from, and how wrong the policy is on it.
+
+Dimensions: P prompts, G completions of a prompt, B rows of a batch (pairs or groups), T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from rlx.errors import ShapeError
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.data.preferences import PairBatch
+    from rlx.optimizer.step import GradientSource, Optimizer
+    from rlx.policy.base import Policy, Reference
+    from rlx.rollout.sampler import Sampler
+    from rlx.task.base import Task
+
+
+class AlgorithmType(Enum):
+    """What kind of learning an algorithm does; shown by help and compare."""
+
+    PREFERENCE_LEARNING = "preference_learning"
+    POLICY_GRADIENT = "policy_gradient"
+    REINFORCEMENT_LEARNING = "reinforcement_learning"
+    HYBRID = "hybrid"
+    SUPERVISED = "supervised"
+
+
+class Need(Enum):
+    """What an algorithm needs of the task and of the run."""
+
+    PAIRS = "pairs"
+    REWARDS = "rewards"
+    REFERENCE = "reference"
+    VALUES = "values"
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One named part of a loss: `coefficient * (weights * values).sum()`.
+
+    values: [B] or [B, T] or any shape, with the gradient; weights: the same shape, without one.
+    """
+
+    values: Tensor
+    weights: Tensor
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.weights.shape:
+            raise ShapeError(
+                f"a term has values {tuple(self.values.shape)} but weights {tuple(self.weights.shape)}; "
+                "compute both over the same rows and tokens"
+            )
+
+    @property
+    def total(self) -> Tensor:
+        """[] the part of the loss that this term is."""
+        return self.coefficient * (self.weights * self.values).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class LossOutput:
+    """What `compute_loss` returns: the terms whose totals add up to the loss, and figures to log.
+
+    metrics: name -> (sum, count), both detached [], so that they add over micro-batches; the figure logged is sum / count.
+    """
+
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(values: Tensor, weights: Tensor, **metrics: Tensor) -> LossOutput:
+        """One term, and metrics given as tensors whose mean over all their elements is the figure."""
+        return LossOutput({"loss": Term(values, weights)}, {name: mean_of(value) for name, value in metrics.items()})
+
+    @property
+    def loss(self) -> Tensor:
+        """[] the sum of the terms' totals."""
+        totals = [term.total for term in self.terms.values()]
+        return sum(totals[1:], start=totals[0])
+
+
+def mean_of(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(sum, count) of `values` where `mask` holds (everywhere if None): a metric that adds over micro-batches."""
+    values = values.detach()
+    if mask is None:
+        return values.sum(), values.new_tensor(float(values.numel()))
+    return (values * mask).sum(), mask.sum().to(values.dtype)
+
+
+class Batch(Protocol):
+    """What `draw` returns. A row is what shares a prompt: a pair, a group.
+
+    Slicing takes weights, advantages and old values along, so the terms of the slices add up to those of the whole.
+    """
+
+    metrics: Mapping[str, float]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What `draw` may use. Only `draw` writes `state` (a running baseline, say); it is checkpointed."""
+
+    task: Task
+    policy: Policy
+    reference: Reference
+    sampler: Sampler
+    step: int
+    rng: Stream
+    state: dict[str, Tensor]
+
+    def pairs(self, pairs_per_step: int) -> PairBatch:
+        """This step's preference pairs: every pair once an epoch, in an order that (seed, epoch) decides."""
+        from rlx.data.preferences import PairBatch, epoch_rows
+
+        pairs = self.task.pairs()
+        rows = epoch_rows(self.rng.child("pairs"), num_rows=len(pairs), step=self.step, per_step=pairs_per_step)
+        return PairBatch.of(self.policy.tokenized(pairs), rows)
+
+
+B = TypeVar("B", bound=Batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(Generic[B]):
+    """A frozen dataclass of hyperparameters: no model, logger or state in it.
+
+    updates_per_batch: optimiser updates made from one draw.
+    max_grad_norm: the gradient is scaled down to this Euclidean norm; null turns it off.
+    """
+
+    kind: ClassVar[AlgorithmType]
+    needs: ClassVar[frozenset[Need]]
+
+    updates_per_batch: int = 1
+    max_grad_norm: float | None = 1.0
+
+    def draw(self, lab: Lab) -> B:
+        """What to learn from in this step; never carries a gradient."""
+        raise TypeError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
+
+    def updates(self, batch: B, rng: Stream) -> Iterator[B]:
+        """The batches of one draw's optimiser updates: the whole batch, `updates_per_batch` times."""
+        for _ in range(self.updates_per_batch):
+            yield batch
+
+    def compute_loss(self, policy: Policy, reference: Reference, batch: B) -> LossOutput:
+        """How wrong the policy is on these rows, as a weighted sum over them."""
+        raise TypeError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
+
+    def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
+        """One optimiser update; `gradients()` accumulates over micro-batches. Returns figures to log."""
+        return optimizer.step(gradients()["loss"], max_grad_norm=self.max_grad_norm)
+
+    def validate(self, lab: Lab) -> dict[str, float]:
+        """Extra evaluation figures; the score is the task's."""
+        return {}

@@ -1,0 +1,84 @@
+"""Sums of two numbers: the embedded task, small enough to learn in seconds and hard enough to tell algorithms apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+from rlx.errors import ConfigError
+from rlx.task.base import Pair, Prompt, Task, content_uniform, with_label_noise
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic(Task):
+    """Prompts `a+b=` for a and b in 0..max_operand; the reward is 1 for the exact sum, else 0.
+
+    A tenth of the prompts is held out, by a hash of the prompt: the same prompt is on the same side for every max_operand.
+    Pairs: the sum against a near miss (one digit off, off by one or ten, or two digits swapped), fixed by the prompt's hash.
+    label_noise: share of the training pairs that are flipped.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
+    score: ClassVar[str] = "accuracy"
+
+    max_operand: int
+    label_noise: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_operand < 9:
+            raise ConfigError(f"task.max_operand is {self.max_operand}; sums need operands up to at least 9")
+
+    @cached_property
+    def _split(self) -> tuple[list[Prompt], list[Prompt]]:
+        split: tuple[list[tuple[float, Prompt]], list[tuple[float, Prompt]]] = ([], [])
+        for a in range(self.max_operand + 1):
+            for b in range(self.max_operand + 1):
+                place = content_uniform(f"{a}+{b}=", salt="arithmetic")
+                prompt = Prompt(f"{a}+{b}=", {"answer": str(a + b)})
+                split[place < HELD_OUT_SHARE].append((place, prompt))
+        learn, held_out = ([prompt for _, prompt in sorted(side, key=lambda item: item[0])] for side in split)
+        return learn, held_out
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._split[0]
+
+    def held_out_prompts(self) -> Sequence[Prompt]:
+        return self._split[1]
+
+    def pairs(self) -> Sequence[Pair]:
+        return self._pairs
+
+    @cached_property
+    def _pairs(self) -> tuple[Pair, ...]:
+        return with_label_noise([as_pair(prompt) for prompt in self.prompts()], self.label_noise)
+
+    def held_out_pairs(self) -> Sequence[Pair]:
+        return self._held_out_pairs
+
+    @cached_property
+    def _held_out_pairs(self) -> tuple[Pair, ...]:
+        return tuple(as_pair(prompt) for prompt in self.held_out_prompts())
+
+    def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
+        return {"reward": float(completion.strip() == prompt.columns["answer"])}
+
+
+def as_pair(prompt: Prompt) -> Pair:
+    """The right answer against a near miss."""
+    answer = str(prompt.columns["answer"])
+    misses = near_misses(int(answer))
+    pick = content_uniform(prompt.text, salt="arithmetic near miss")
+    return Pair(prompt=prompt.text, chosen=answer, rejected=misses[int(pick * len(misses))], source=f"arithmetic {prompt.text}")
+
+
+def near_misses(answer: int) -> list[str]:
+    """Wrong answers of the kinds that a half-trained policy gives: each digit off by one or two, carries lost, digits swapped."""
+    text = str(answer)
+    misses = {str(answer + offset) for offset in (-10, -2, -1, 1, 2, 10) if answer + offset >= 0}
+    misses |= {text[:i] + text[i + 1] + text[i] + text[i + 2 :] for i in range(len(text) - 1)}
+    return sorted(miss for miss in misses if miss != text and not (len(miss) > 1 and miss.startswith("0")))

@@ -1,0 +1,105 @@
+"""What a task offers: prompts with rewards, preference pairs, and the score by which runs are compared. No tensors here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError
+
+Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
+Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt and whatever the task knows about it (the answer, say), for its reward."""
+
+    text: Text
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A prompt with a better and a worse completion. The completions continue the prompt's text or conversation.
+
+    scores: how good the two are, where the data says so (for losses that ask for it); source: the place in the data, for messages.
+    Example: Pair(prompt="12+34=", chosen="46", rejected="47").
+    """
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    scores: tuple[float, float] | None = None
+    source: str = ""
+
+    def flipped(self) -> Pair:
+        """The same pair with chosen and rejected exchanged, scores too."""
+        scores = None if self.scores is None else (self.scores[1], self.scores[0])
+        return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Base of all tasks. `offers` says what an algorithm can get: "pairs", "rewards".
+
+    name: shown in tables and recorded; runs of different tasks are not compared.
+    max_new_tokens: longest completion that is sampled, end-of-sequence token included.
+    """
+
+    offers: ClassVar[frozenset[str]]
+    score: ClassVar[str]  # "accuracy": share of held-out prompts whose greedy completion has reward 1; "pair_accuracy"
+
+    name: str
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"task.max_new_tokens is {self.max_new_tokens}; a completion needs at least 1 token")
+
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs to learn from, always in the same order."""
+        raise ConfigError(f"task {self.name} has no preference pairs; task=arithmetic and task=preference_file have")
+
+    def held_out_pairs(self) -> Sequence[Pair]:
+        """Pairs that are never learned from and belong to the task, not to a run's seed."""
+        return ()
+
+    def prompts(self) -> Sequence[Prompt]:
+        """The prompts to learn from, always in the same order."""
+        raise ConfigError(f"task {self.name} has no prompts to learn from")
+
+    def held_out_prompts(self) -> Sequence[Prompt]:
+        """Prompts that are never learned from."""
+        return ()
+
+    def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
+        """How good a completion is: named parts, and under "reward" their weighted sum."""
+        raise ConfigError(f"task {self.name} gives no rewards; task=arithmetic does")
+
+    def facts(self) -> Mapping[str, str]:
+        """What to show and record about the data (counts, dropped rows)."""
+        return {}
+
+    def content_hash(self) -> str:
+        """A hash of the data behind this task that its config does not pin down (a file's content); empty if there is none."""
+        return ""
+
+
+def content_uniform(text: Any, *, salt: str) -> float:
+    """A number in [0, 1) that depends on the content alone: the same prompt lies on the same side of a split in every run."""
+    canonical = json.dumps([salt, text], sort_keys=True, ensure_ascii=False, default=dict)
+    return int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=8).digest(), "big") / 2.0**64
+
+
+def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, ...]:
+    """Pairs of which a share is flipped, chosen by content. 0 changes nothing, 1 flips all."""
+    if not 0 <= label_noise <= 1:
+        raise ConfigError(f"task.label_noise is {label_noise}; it is the share of training pairs that are flipped, between 0 and 1")
+    return tuple(
+        pair.flipped() if content_uniform([pair.prompt, pair.chosen, pair.rejected], salt="label_noise") < label_noise else pair
+        for pair in pairs
+    )
