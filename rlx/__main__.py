@@ -1,0 +1,5 @@
+"""`python -m rlx`."""
+
+from rlx.cli.main import entry
+
+entry()

@@ -1,0 +1,91 @@
+"""The types of conf/train.yaml. Values and comments stand in the YAML alone; here are types and smallest values."""
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from rlx.errors import ConfigError
+
+
+def _at_least(smallest: float) -> Any:
+    """A key without a value here (the YAML has it), which must not be smaller than this."""
+    return field(default=MISSING, metadata={"at_least": smallest})
+
+
+@dataclass
+class EvaluationConfig:
+    """How much is measured at each evaluation."""
+
+    num_prompts: int = _at_least(1)
+    samples_per_prompt: int = _at_least(1)
+    num_pairs: int = _at_least(1)
+    num_shown: int = _at_least(0)
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written, and which stay."""
+
+    every: int | None = _at_least(1)
+    keep_last: int = _at_least(1)
+    keep_best: bool = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Where the final weights go as a transformers directory."""
+
+    path: str | None = MISSING
+    dtype: str = field(default=MISSING, metadata={"one_of": ("float32", "float16", "bfloat16")})
+
+
+@dataclass
+class RunConfig:
+    """The top level of a run's config. The groups' nodes are typed by the classes that they name."""
+
+    algorithm: Any = MISSING
+    loss: Any = None
+    task: Any = MISSING
+    policy: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    rollout: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+
+    seed: int = _at_least(0)
+    num_steps: int = _at_least(1)
+    eval_every: int | None = _at_least(1)
+    micro_batch: int | None = _at_least(1)
+    threads: int | None = _at_least(1)
+    device: str = MISSING
+    stop_at_score: float | None = MISSING
+    max_seconds: float | None = _at_least(0)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    output_dir: str = MISSING
+    cache_dir: str = MISSING
+    resume: str | None = MISSING
+    rerun: str | None = MISSING
+    allow_changed: list[str] = field(default_factory=list, metadata={"each_of": ("data", "code")})
+
+
+def conf_dir() -> Path:
+    """The folder of YAML files: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"the folder conf with train.yaml lies neither in {package} nor beside it; install rlx again")
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; may be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
+    # cached: every job of a sweep sees the token that its sweep began with
+    OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
