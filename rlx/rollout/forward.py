@@ -1,0 +1,149 @@
+"""Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
+
+Both serve the same three calls: `start` (one row a prompt, then every row group_size times), `step` (one more token a row), `keep` (some
+rows leave). Dimensions: P prompts, G completions of a prompt, B = P * G rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Tokens
+from rlx.rollout.cache import make_cache
+
+
+class Forward(Protocol):
+    """A model in the middle of decoding."""
+
+    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor: ...
+    def step(self, tokens: Tensor) -> Tensor: ...
+    def keep(self, rows: Tensor) -> None: ...
+
+
+def accepted_arguments(model: Any) -> frozenset[str]:
+    """The names of the arguments that the model's forward takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Tokens int64 [P, T], 0 where there is none, and mask int64 [P, T]."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
+        tokens[row, place] = prompt
+        mask[row, place] = 1
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+class CachedForward:
+    """Prompts padded on the left, each read once; then one token a row and step, against the cache.
+
+    The mask of a step is a view of one that is made once: with `prepared_mask` it is the four-dimensional one that attention adds to
+    its scores, which spares the model making its own in every step; without, it is the two-dimensional one that every model understands.
+    """
+
+    def __init__(self, model: Any, *, prepared_mask: bool) -> None:
+        self.model = model
+        self.arguments = accepted_arguments(model)
+        self.prepared_mask = prepared_mask
+
+    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor:
+        """Logits [B, V] of the first completion token."""
+        cache = make_cache(self.model, max_new_tokens=max_new_tokens)
+        if cache is None:
+            raise NotImplementedError("its layers keep a state that cannot be copied by rows")
+        self.cache = cache
+        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
+        ragged = len({len(prompt) for prompt in prompts}) > 1
+        arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
+        if ragged and "position_ids" in self.arguments:
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+        if "logits_to_keep" in self.arguments:
+            arguments["logits_to_keep"] = 1
+        logits = self._forward(tokens, arguments)
+        if max_new_tokens > 1:
+            self._expand(mask, ragged=ragged, group_size=group_size, max_new_tokens=max_new_tokens)
+        return logits.repeat_interleave(group_size, dim=0) if group_size > 1 else logits
+
+    def _expand(self, mask: Tensor, *, ragged: bool, group_size: int, max_new_tokens: int) -> None:
+        self.cache.batch_repeat_interleave(group_size)
+        self.filled = mask.shape[1]
+        self.mask: Tensor | None = None
+        self.positions: Tensor | None = None
+        if not ragged:
+            return
+        room = mask.new_ones(len(mask), max_new_tokens)
+        whole = torch.cat([mask, room], dim=1).repeat_interleave(group_size, dim=0)
+        if self.prepared_mask:
+            dtype = self.model.dtype
+            self.mask = torch.zeros(whole.shape, dtype=dtype, device=whole.device).masked_fill_(
+                whole == 0, torch.finfo(dtype).min
+            )[:, None, None]
+        else:
+            self.mask = whole
+        if "position_ids" in self.arguments:
+            self.positions = mask.sum(dim=1, keepdim=True).repeat_interleave(group_size, dim=0)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [B, V] after one more token, int64 [B], in each row."""
+        self.filled += 1
+        arguments: dict[str, Any] = {}
+        if self.mask is not None:
+            arguments["attention_mask"] = self.mask[..., : self.filled]
+        if self.positions is not None:
+            arguments["position_ids"] = self.positions
+        logits = self._forward(tokens[:, None], arguments)
+        if self.positions is not None:
+            self.positions = self.positions + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with `rows`, int64 [B'], in that order."""
+        self.cache.batch_select_indices(rows)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+        if self.positions is not None:
+            self.positions = self.positions[rows]
+
+    def _forward(self, tokens: Tensor, arguments: dict[str, Any]) -> Tensor:
+        return self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **arguments).logits[:, -1]
+
+
+class PlainForward:
+    """The whole sequence again for every token, padded on the right: slow, and right for every causal model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor:
+        """Logits [B, V] of the first completion token."""
+        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=False))
+        self.lengths = mask.sum(dim=1)
+        self.tokens = torch.cat([tokens, tokens.new_zeros(len(tokens), max_new_tokens)], dim=1)
+        logits = self._forward().repeat_interleave(group_size, dim=0)
+        self.tokens, self.lengths = (tensor.repeat_interleave(group_size, dim=0) for tensor in (self.tokens, self.lengths))
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits [B, V] after one more token, int64 [B], in each row."""
+        self.tokens[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
+        self.lengths = self.lengths + 1
+        return self._forward()
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with `rows`, int64 [B'], in that order."""
+        self.tokens, self.lengths = self.tokens[rows], self.lengths[rows]
+
+    def _forward(self) -> Tensor:
+        width = int(self.lengths.max())
+        mask = torch.arange(width, device=self.lengths.device) < self.lengths[:, None]
+        logits = self.model(input_ids=self.tokens[:, :width], attention_mask=mask.long(), use_cache=False).logits
+        return logits[torch.arange(len(logits), device=logits.device), self.lengths - 1]

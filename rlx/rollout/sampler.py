@@ -1,0 +1,199 @@
+"""The face of everything that completes prompts: settings of decoding, and `sample`.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Sequences, Tokens
+from rlx.errors import ConfigError, DataError, ShapeError, TrainingError
+from rlx.rollout.decoding import Completions
+from rlx.rollout.stop import cut
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """What a sampler made of P prompts.
+
+    sampling_logprobs: float32 [P, G, T], log_softmax(logits / temperature) of each token before any truncation, 0 outside of the
+    completion mask; finished: bool [P, G], ended by an end-of-sequence token or a stop string (else it was truncated by its limit).
+    """
+
+    sequences: Sequences
+    sampling_logprobs: Tensor
+    finished: Tensor
+    temperature: float
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One call of `sample`, checked and completed.
+
+    limits: int64 [P], the longest completion of each prompt; keys: uint64 [P * G], the random address of each completion.
+    """
+
+    prompts: tuple[Tokens, ...]
+    group_size: int
+    limits: np.ndarray
+    keys: np.ndarray
+    temperature: float
+    greedy: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How completions are made; the subclass says where.
+
+    temperature: logits are divided by it, in sampling and in training; top_k, top_p, min_p: truncation of the distribution, null for
+    none (it biases importance ratios, since log-probabilities are those before truncation); stop: strings that end a completion, kept
+    in its tokens and cut from its text; max_new_tokens: longest completion, null for what the task says.
+    """
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    stop: tuple[str, ...]
+    max_new_tokens: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        checks = (
+            ("temperature", self.temperature > 0, "must be above 0; for greedy decoding ask for greedy, not for temperature 0"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1, or null for no limit"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be above 0 and at most 1, or null"),
+            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "must be between 0 and 1, or null"),
+            ("stop", all(self.stop), "must not hold an empty string, which would end every completion at once"),
+            ("max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "must be at least 1, or null"),
+        )
+        for name, holds, mend in checks:
+            if not holds:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)!r}; it {mend}")
+
+    def sample(
+        self,
+        policy: Policy,
+        prompts: Sequence[Tokens],
+        *,
+        group_size: int,
+        stream: Stream,
+        prompt_keys: Sequence[int | str],
+        occurrences: Sequence[int] | None = None,
+        attempt: int = 0,
+        temperature: float | None = None,
+        greedy: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> Rollout:
+        """Completes every prompt `group_size` times; the numbers drawn depend on nothing but the arguments named here.
+
+        prompt_keys: what each prompt is called (its index in the task, say); occurrences: how often the same prompt came before in this
+        draw, counted if None; attempt: which resampling this is; temperature: instead of the sampler's own; greedy: the likeliest token
+        each time, group_size 1; max_new_tokens: what the task says, used where the sampler's own is null.
+        """
+        if occurrences is None:
+            occurrences = counted(prompt_keys)
+        if not len(prompts) == len(prompt_keys) == len(occurrences):
+            raise ShapeError(
+                f"{len(prompts)} prompts with {len(prompt_keys)} prompt_keys and {len(occurrences)} occurrences; give each prompt one"
+            )
+        if group_size < 1 or (greedy and group_size != 1):
+            raise ConfigError(
+                f"group_size is {group_size}; it must be at least 1, and 1 for greedy decoding, which has one outcome"
+            )
+        used = self.temperature if temperature is None else temperature
+        if not used > 0:
+            raise ConfigError(f"temperature is {used}; it must be above 0; for greedy decoding say greedy")
+        draw = Draw(
+            prompts=tuple(prompts),
+            group_size=group_size,
+            limits=self._limits(policy, prompts, max_new_tokens),
+            keys=random_keys(stream.child(attempt), prompt_keys, occurrences, group_size),
+            temperature=used,
+            greedy=greedy,
+        )
+        return _rollout(draw, self.complete(policy, draw) if prompts else Completions.empty(0, 1))
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        """Makes the completions, in the order of the prompts."""
+        raise TypeError(f"{type(self).__name__} cannot sample: choose rollout=transformers or rollout=server")
+
+    def text(self, policy: Policy, completion: Tokens) -> str:
+        """What a completion says, cut before its first stop string."""
+        return cut(policy.decode(completion), self.stop)
+
+    def _limits(self, policy: Policy, prompts: Sequence[Tokens], of_task: int | None) -> np.ndarray:
+        longest = self.max_new_tokens if self.max_new_tokens is not None else of_task
+        if longest is None:
+            raise ConfigError(
+                "rollout.max_new_tokens is null and the task names no longest completion; set rollout.max_new_tokens"
+            )
+        lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        context = context_length(policy.model)
+        if context is None or not len(lengths):
+            return np.full(len(lengths), longest, dtype=np.int64)
+        worst = int(lengths.argmax())
+        if lengths[worst] >= context:
+            shown = policy.decode(prompts[worst])
+            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            raise DataError(
+                f"a prompt has {lengths[worst]} tokens and {policy.name} reads at most {context}, which leaves no room for a completion: "
+                f"{shown!r}; shorten or drop it, or choose a policy with a longer context"
+            )
+        return np.minimum(longest, context - lengths)
+
+
+def context_length(model: object) -> int | None:
+    """The most tokens that the model reads at once, None if it does not say."""
+    config = model.config.get_text_config(decoder=True)  # type: ignore[attr-defined]
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def counted(prompt_keys: Sequence[int | str]) -> list[int]:
+    """How often each key came before: counted(["a", "b", "a"]) == [0, 0, 1]."""
+    seen: Counter[int | str] = Counter()
+    before = []
+    for key in prompt_keys:
+        before.append(seen[key])
+        seen[key] += 1
+    return before
+
+
+def random_keys(stream: Stream, prompt_keys: Sequence[int | str], occurrences: Sequence[int], group_size: int) -> np.ndarray:
+    """uint64 [P * G]: the address of each completion's random numbers."""
+    names = [key if isinstance(key, str) else int(key) for key in prompt_keys]
+    keys = [
+        stream.child(name, int(occurrence), completion).key
+        for name, occurrence in zip(names, occurrences, strict=True)
+        for completion in range(group_size)
+    ]
+    return np.array(keys, dtype=np.uint64)
+
+
+def _rollout(draw: Draw, made: Completions) -> Rollout:
+    prompts, group = len(draw.prompts), draw.group_size
+    rows = [made.tokens[row, :length] for row, length in enumerate(made.lengths.tolist())]
+    sequences = Sequences(draw.prompts, tuple(tuple(rows[first : first + group]) for first in range(0, len(rows), group)))
+    width = sequences.completion_mask.shape[-1]
+    logprobs = torch.from_numpy(made.logprobs[:, :width].copy()).reshape(prompts, group, width)
+    if not bool(torch.isfinite(logprobs).all()):
+        raise TrainingError(
+            "the policy's logits are not finite while sampling; the weights have diverged, try a smaller optimizer.lr or more clipping"
+        )
+    return Rollout(sequences, logprobs, torch.from_numpy(made.finished.copy()).reshape(prompts, group), draw.temperature)

@@ -1,0 +1,89 @@
+"""Sampling in this process, from the policy's own transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rlx.errors import ConfigError
+from rlx.rollout.choice import choose
+from rlx.rollout.decoding import Completions, decode
+from rlx.rollout.probe import forward_for
+from rlx.rollout.sampler import Draw, Sampler
+from rlx.rollout.stop import StopStrings
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersSampler(Sampler):
+    """All prompts and completions in one batch, up to a budget.
+
+    batch_tokens: tokens of prompts and longest completions decoded together; bounds memory, changes no number beyond rounding.
+    """
+
+    batch_tokens: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_tokens < 1:
+            raise ConfigError(f"rollout.batch_tokens is {self.batch_tokens}; it must be at least 1")
+
+    @torch.no_grad()
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        """The completions of all prompts, made in batches of prompts of similar length."""
+        model = policy.model
+        pick = partial(choose, temperature=draw.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+        stop = StopStrings(self.stop, policy.decode) if self.stop else None
+        group = draw.group_size
+        keys = None if draw.greedy else draw.keys.reshape(-1, group)
+        out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
+        training = model.training
+        if training:
+            model.eval()
+        try:
+            for rows in self._batches(draw):
+                forward, note = forward_for(model)
+                if note and note not in policy.notes:
+                    policy.notes.append(note)
+                made = decode(
+                    forward,
+                    [draw.prompts[row] for row in rows],
+                    group_size=group,
+                    limits=draw.limits[rows],
+                    end_tokens=tuple(policy.eos_token_ids),
+                    keys=None if keys is None else keys[rows].reshape(-1),
+                    choose=pick,
+                    stop=stop,
+                )
+                _place(made, out, (rows[:, None] * group + np.arange(group)).reshape(-1))
+        finally:
+            if training:
+                model.train()
+        return out
+
+    def _batches(self, draw: Draw) -> Iterator[np.ndarray]:
+        """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one."""
+        lengths = np.array([len(prompt) for prompt in draw.prompts])
+        order = np.argsort(lengths, kind="stable")
+        first, longest = 0, 0
+        for last, row in enumerate(order):
+            longest = max(longest, int(lengths[row] + draw.limits[row]))
+            if last > first and (last - first + 1) * draw.group_size * longest > self.batch_tokens:
+                yield order[first:last]
+                first, longest = last, int(lengths[row] + draw.limits[row])
+        yield order[first:]
+
+
+def _place(made: Completions, out: Completions, rows: np.ndarray) -> None:
+    width = made.tokens.shape[1]
+    out.tokens[rows, :width] = made.tokens
+    out.logprobs[rows, :width] = made.logprobs
+    out.lengths[rows] = made.lengths
+    out.finished[rows] = made.finished
