@@ -23,25 +23,31 @@ class Sequences:
 
     prompts: P arrays int64 [T_p]; at least one token each.
     completions: P tuples of G arrays int64 [T_pg]; a completion may be empty.
+    width: T, at least the longest completion. A slice keeps it, so that per-token tensors of the whole batch fit its slices.
     Example: Sequences((array([5, 6]),), ((array([7, 1]), array([8, 9, 1])),)) is one prompt with two completions.
     """
 
     prompts: tuple[Tokens, ...]
     completions: tuple[tuple[Tokens, ...], ...]
+    width: int = 0
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.completions):
-            raise ShapeError(f"{len(self.prompts)} prompts with {len(self.completions)} groups of completions; give one group a prompt")
+            raise ShapeError(
+                f"{len(self.prompts)} prompts with {len(self.completions)} groups of completions; give one group a prompt"
+            )
         if len({len(group) for group in self.completions}) > 1:
             raise ShapeError("every prompt needs the same number of completions; split the batch by group size")
         if any(len(prompt) == 0 for prompt in self.prompts):
             raise ShapeError("a prompt has no token to predict the first completion token from; begin it with bos")
+        longest = max((len(completion) for group in self.completions for completion in group), default=1)
+        object.__setattr__(self, "width", max(1, self.width, longest))
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> Sequences:
-        return Sequences(self.prompts[rows], self.completions[rows])
+        return Sequences(self.prompts[rows], self.completions[rows], self.width)
 
     @property
     def group_size(self) -> int:
@@ -56,9 +62,8 @@ class Sequences:
 
     @cached_property
     def completion_mask(self) -> Tensor:
-        """bool [P, G, T], T the longest completion (at least 1): True at the tokens of a completion, its end-of-sequence token included."""
-        width = max(1, int(self.completion_lengths.max())) if len(self) else 1
-        return torch.arange(width) < self.completion_lengths[..., None]
+        """bool [P, G, T], T = width: True at the tokens of a completion, its end-of-sequence token included."""
+        return torch.arange(self.width) < self.completion_lengths[..., None]
 
     @cached_property
     def completion_tokens(self) -> Tensor:

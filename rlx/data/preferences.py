@@ -1,0 +1,223 @@
+"""Preference pairs as tokens, and batches of them.
+
+Dimensions: B pairs of a batch, T tokens; G = 2, chosen before rejected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Sequences, Tokens
+from rlx.data.tokens import TextEncoder
+from rlx.loss.pairs import PairLogprobs
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.policy.base import TokenStatistics
+    from rlx.task.base import Pair
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPairs:
+    """All pairs of a task that can be learned from, in the task's order.
+
+    sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
+    dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
+    scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
+    """
+
+    sequences: Sequences
+    index: np.ndarray
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    truncated: int = 0
+    scores: Tensor | None = None
+    label: Tensor | None = None
+    has_label: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [number kept], tokens of the prompt and both completions."""
+        parts = zip(self.sequences.prompts, self.sequences.completions, strict=True)
+        return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
+
+    @staticmethod
+    def of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None) -> TokenizedPairs:
+        """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit holds.
+
+        A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion are too
+        long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
+        """
+        limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
+        split = [split_prompt(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+        encoded = text.encode_completions([(prompt, completion) for prompt, *both in split for completion in both])
+        dropped: Counter[str] = Counter()
+        kept, prompts, completions, truncated = [], [], [], 0
+        for row, (_, chosen, rejected) in enumerate(split):
+            prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
+            cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
+            reason = _why_dropped(chosen, rejected, len(cut), group, limit)
+            if reason:
+                dropped[reason] += 1
+                continue
+            truncated += len(cut) < len(prompt)
+            kept.append(row)
+            prompts.append(cut)
+            completions.append(group)
+        columns = _columns([pairs[row] for row in kept])
+        return TokenizedPairs(
+            Sequences(tuple(prompts), tuple(completions)), np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns
+        )
+
+
+def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """Prompt and completions, where conversations may be given whole: a prompt that they begin with, or share, is cut off them."""
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        return prompt, chosen, rejected
+    chosen, rejected = tuple(chosen), tuple(rejected)
+    if not isinstance(prompt, str) and len(prompt) == 0:
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+        return chosen[:shared], chosen[shared:], rejected[shared:]
+    messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
+    chosen, rejected = (turns[len(messages) :] if turns[: len(messages)] == messages else turns for turns in (chosen, rejected))
+    return messages, chosen, rejected
+
+
+def shared_prompt(
+    chosen: tuple[Tokens, int], rejected: tuple[Tokens, int], text: TextEncoder
+) -> tuple[Tokens, tuple[Tokens, Tokens]]:
+    """The prompt as far as both token sequences agree on it, and what follows it in each.
+
+    A token that straddles the end of the prompt in one of them belongs to the completion, in both.
+    """
+    (first, first_end), (second, second_end) = chosen, rejected
+    most = min(first_end, second_end)
+    differs = np.flatnonzero(first[:most] != second[:most])
+    end = int(differs[0]) if len(differs) else most
+    return (first[:end] if end else text.begin()), (first[end:], second[end:])
+
+
+def _why_dropped(chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None) -> str:
+    """Why a pair cannot be learned from; empty if it can."""
+    if not (_content(chosen).strip() and _content(rejected).strip()):
+        return "empty"
+    if np.array_equal(*group):
+        return "equal"
+    if limit is not None and prompt_length + max(map(len, group)) > limit:
+        return "too_long"
+    return ""
+
+
+def _content(completion: Any) -> str:
+    """The text of a completion."""
+    return completion if isinstance(completion, str) else "".join(str(message.get("content") or "") for message in completion)
+
+
+def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:
+    """Scores, where all pairs have them; labels, where any has one."""
+    scores = [pair.scores for pair in pairs if pair.scores is not None]
+    labels = [getattr(pair, "label", None) for pair in pairs]
+    both = [label if isinstance(label, (tuple, list)) else (label, None if label is None else not label) for label in labels]
+    has_label = torch.tensor([[value is not None for value in row] for row in both], dtype=torch.bool).reshape(-1, 2)
+    return {
+        "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None,
+        "label": torch.tensor([[bool(value) for value in row] for row in both]).reshape(-1, 2) if has_label.any() else None,
+        "has_label": has_label if has_label.any() else None,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Some pairs, with what an algorithm weighs them by.
+
+    source: the tokenised pairs that this batch was taken from. rows: int64 [B], which of them.
+    sequences: B pairs, chosen before rejected. weights: name -> tensor of B rows; slicing takes them along.
+    """
+
+    source: TokenizedPairs
+    rows: np.ndarray
+    sequences: Sequences
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Tensor | None = None
+    label: Tensor | None = None
+    has_label: Tensor | None = None
+
+    @staticmethod
+    def of(source: TokenizedPairs, rows: np.ndarray | Sequence[int]) -> PairBatch:
+        """The pairs at `rows`, longest last, so that a micro-batch holds pairs of similar lengths."""
+        rows = np.asarray(rows, dtype=np.int64)
+        rows = rows[np.argsort(source.lengths[rows], kind="stable")]
+        taken = Sequences(tuple(source.sequences.prompts[i] for i in rows), tuple(source.sequences.completions[i] for i in rows))
+        columns = (source.scores, source.label, source.has_label)
+        picked = (None if column is None else column[torch.from_numpy(rows)] for column in columns)
+        return PairBatch(source, rows, taken, {}, {}, *picked)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: slice) -> PairBatch:
+        columns = (self.scores, self.label, self.has_label)
+        return PairBatch(
+            self.source,
+            self.rows[rows],
+            self.sequences[rows],
+            {name: weight[rows] for name, weight in self.weights.items()},
+            self.metrics,
+            *(None if column is None else column[rows] for column in columns),
+        )
+
+    def with_weights(self, **weights: Tensor) -> PairBatch:
+        """This batch with these weights added; each has B rows."""
+        return replace(self, weights={**self.weights, **weights})
+
+    @property
+    def chosen_mask(self) -> Tensor:
+        """bool [B, T]."""
+        return self.sequences.completion_mask[:, 0]
+
+    @property
+    def rejected_mask(self) -> Tensor:
+        """bool [B, T]."""
+        return self.sequences.completion_mask[:, 1]
+
+    def logprobs(self, statistics: TokenStatistics, requires: frozenset[str] = frozenset()) -> PairLogprobs:
+        """Token statistics [B, 2, T] of this batch's sequences in the form that a preference loss reads."""
+        values, device = statistics.token_logprobs, statistics.token_logprobs.device
+        mask = self.sequences.completion_mask.to(device)
+        optional: dict[str, Tensor] = {}
+        for name in ("scores", "label", "has_label"):
+            column = getattr(self, name)
+            if column is not None and (name in requires or (name == "has_label" and "label" in requires)):
+                optional[name] = column.to(device)
+        if statistics.sum_p_squared is not None:
+            optional["chosen_sum_p_squared"], optional["rejected_sum_p_squared"] = statistics.sum_p_squared.unbind(1)
+        return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)
+
+
+def epoch_rows(stream: Stream, *, num_rows: int, step: int, per_step: int) -> np.ndarray:
+    """int64 [per_step]: the rows of one step when every row comes once an epoch; a pure function of its arguments.
+
+    A step that reaches over the end of an epoch, or asks for more rows than there are, goes on with the next epoch's order.
+    """
+    places = np.arange(step * per_step, (step + 1) * per_step)
+    epochs, offsets = np.divmod(places, num_rows)
+    return np.concatenate([_epoch_order(stream, int(e), num_rows)[offsets[epochs == e]] for e in np.unique(epochs)])
+
+
+@lru_cache(maxsize=8)
+def _epoch_order(stream: Stream, epoch: int, num_rows: int) -> np.ndarray:
+    """int64 [num_rows], the order of an epoch."""
+    return stream.child("epoch", epoch).numpy().permutation(num_rows)

@@ -1,0 +1,228 @@
+"""A policy: a transformers causal language model behind a small face.
+
+Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlx.data.layout import Layout, plain_rows, shared_prefix_rows
+from rlx.data.preferences import PairBatch, TokenizedPairs
+from rlx.data.sequences import Sequences, Tokens
+from rlx.data.tokens import TextEncoder
+from rlx.errors import ConfigError, RlxError
+from rlx.loss.pairs import PairLogprobs
+from rlx.policy.fingerprint import fingerprint
+from rlx.policy.verify import choose_layout
+
+if TYPE_CHECKING:
+    from rlx.task.base import Pair, Text
+
+NO_STATISTICS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStatistics:
+    """What a policy says about each completion token, 0 outside of the completion mask; all [P, G, T].
+
+    token_logprobs: log-probability of the token. entropy: of the distribution it was drawn from, in nats. sum_p_squared: sum over the
+    vocabulary of p squared. The last two are there only where they were required.
+    """
+
+    token_logprobs: Tensor
+    entropy: Tensor | None = None
+    sum_p_squared: Tensor | None = None
+
+
+class Policy:
+    """A causal language model with its tokenizer.
+
+    model: any transformers causal language model, kept in evaluation mode (dropout is 0 in training too).
+    shared_prefix: the completions of a prompt go through the model in one row; None lets a comparison of both forwards decide.
+    notes: what the user should know about how this policy was loaded.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, text: TextEncoder | None = None, shared_prefix: bool | None = None
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.text = TextEncoder(tokenizer) if text is None else text
+        self.notes: list[str] = []
+        self.gathers_before_head = False
+        self.shared_prefix = False
+        self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
+        choose_layout(self, wanted=shared_prefix)
+
+    # ---- the model -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, as the model has it: a tokenizer may know fewer tokens."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence that the model has positions for; None if it does not say."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return int(limit) if isinstance(limit, int) and limit > 0 else None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, tied ones once."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def to(self, device: torch.device | str) -> Policy:
+        """This policy, moved to `device`."""
+        self.model.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of weights, architecture and tokenizer: equal fingerprints give equal log-probabilities."""
+        return fingerprint(self.model, self.tokenizer)
+
+    def frozen_copy(self) -> Policy:
+        """A policy of the same weights that shares no tensor with this one and takes no gradient."""
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model).requires_grad_(False)
+        twin.notes = []
+        return twin
+
+    # ---- text ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion; the tokenizer's own first."""
+        return self.text.eos_token_ids(self.model)
+
+    def encode_prompt(self, prompt: Text) -> Tokens:
+        """int64 [T], at least one token."""
+        return self.text.encode_prompt(prompt)
+
+    def decode(self, tokens: Tokens | Sequence[int]) -> str:
+        """The text of `tokens`, without special tokens."""
+        return str(self.tokenizer.decode(np.asarray(tokens).tolist(), skip_special_tokens=True))
+
+    def tokenized(self, pairs: Sequence[Pair]) -> TokenizedPairs:
+        """The pairs as tokens: made once, and found again by the pairs' identity."""
+        for known, tokenized in self._tokenized:
+            if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
+                return tokenized
+        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length)
+        self._tokenized = [*self._tokenized[-3:], (pairs, tokenized)]
+        return tokenized
+
+    # ---- log-probabilities -----------------------------------------------------------------------------------------------------
+
+    def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
+        """[P, G, T] log-probability of each completion token, 0 outside of the completion mask."""
+        return self.token_statistics(sequences, temperature=temperature).token_logprobs
+
+    def token_statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
+    ) -> TokenStatistics:
+        """Statistics of each completion token under log_softmax(logits / temperature), in float32 (float64 if the model is)."""
+        if temperature <= 0:
+            raise ConfigError(f"a temperature of {temperature} gives no distribution; use a positive one")
+        mask = sequences.completion_mask.to(self.device)
+        layout = self.layout(sequences)
+        if len(layout.targets) == 0:
+            empty = torch.zeros(mask.shape, device=self.device, requires_grad=torch.is_grad_enabled())
+            return TokenStatistics(
+                empty, *(empty.detach() if name in requires else None for name in ("entropy", "sum_p_squared"))
+            )
+        logits = self.completion_logits(layout)
+        if temperature != 1.0:
+            logits = logits / temperature
+        if not requires & {"entropy", "sum_p_squared"}:
+            return TokenStatistics(_unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask))
+        logprobs = F.log_softmax(logits, dim=-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1) if "entropy" in requires else None
+        sum_p_squared = (2 * logprobs).exp().sum(-1) if "sum_p_squared" in requires else None
+        return TokenStatistics(
+            _unflatten(logprobs.gather(-1, layout.targets[:, None])[:, 0], mask),
+            None if entropy is None else _unflatten(entropy, mask),
+            None if sum_p_squared is None else _unflatten(sum_p_squared, mask),
+        )
+
+    def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
+        """Token log-probabilities of a batch of pairs, and what a loss names in `requires`."""
+        return batch.logprobs(self.token_statistics(batch.sequences, requires=requires), requires)
+
+    def layout(self, sequences: Sequences) -> Layout:
+        """The rows of the forward pass, on the policy's device."""
+        shared = self.shared_prefix and sequences.group_size > 1
+        rows = shared_prefix_rows(sequences) if shared else plain_rows(sequences)
+        return rows if self.device.type == "cpu" else rows.to(self.device)
+
+    def completion_logits(self, layout: Layout) -> Tensor:
+        """[N, V] logits that predict each completion token, in float32 (float64 if the model is)."""
+        inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
+        if layout.attention_mask is not None:
+            inputs.update(attention_mask=layout.attention_mask, position_ids=layout.positions)
+        if not self.gathers_before_head:
+            logits = _gathered(self.model(**inputs).logits, layout.predictors)
+        else:
+            with _gathered_head_input(self.model.get_output_embeddings(), layout.predictors):
+                logits = self.model(**inputs).logits[0]
+            if len(logits) != len(layout.predictors):
+                raise RlxError(
+                    f"{self.name}: the head saw {len(layout.predictors)} positions and gave {len(logits)} rows of logits"
+                )
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@contextmanager
+def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
+    """While this lasts the head sees [1, N, H], the hidden states that predict a completion token, instead of all [B, T, H].
+
+    A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
+    """
+
+    def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (_gathered(inputs[0], predictors)[None], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
+    """[N, H] rows `predictors` of hidden [B, T, H].
+
+    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up their
+    gradients in a fixed order, where plain indexing may not.
+    """
+    return F.embedding(predictors, hidden.flatten(0, 1))
+
+
+def _unflatten(values: Tensor, mask: Tensor) -> Tensor:
+    """[P, G, T] with values [N] where mask holds, else 0."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -1,0 +1,104 @@
+"""The embedded policy: a Llama of under 1 M parameters that reads and writes single characters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlx.data.tokens import TextEncoder
+from rlx.errors import ConfigError
+from rlx.policy.base import Policy
+from rlx.seeding import Stream
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+
+
+def load_tiny(*, chat_template: str = "auto", max_length: int | None = None, max_prompt_length: int | None = None) -> Policy:
+    """The checkpoint that comes with rlx, in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (CHECKPOINT / "model.safetensors").is_file():
+        raise ConfigError(f"rlx was installed without its checkpoint in {CHECKPOINT}; reinstall it, or use policy=tiny_untrained")
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
+    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+    return Policy(model, tokenizer, name="tiny", text=text)
+
+
+def build_tiny(
+    *,
+    seed: int = 0,
+    hidden_size: int = 128,
+    intermediate_size: int = 384,
+    num_layers: int = 3,
+    num_heads: int = 4,
+    max_positions: int = 512,
+    chat_template: str = "auto",
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+) -> Policy:
+    """The same architecture with random weights, which `seed` decides."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if hidden_size % num_heads:
+        raise ConfigError(f"policy.hidden_size={hidden_size} is no multiple of policy.num_heads={num_heads}")
+    tokenizer = character_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
+        model = LlamaForCausalLM(config)
+    _initialise(model, Stream(seed, ("policy", "tiny")).torch())
+    return Policy(
+        model, tokenizer, name="tiny_untrained", text=TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+    )
+
+
+def character_tokenizer() -> Any:
+    """A fast tokenizer of single characters: printable ASCII and the line break; any other character reads as a question mark."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *CHARACTERS])}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[]))
+    backend.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
+    backend.decoder = decoders.Fuse()
+    pad, bos, eos = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
+    )
+
+
+def save_tiny(policy: Policy, directory: Path) -> None:
+    """Write `policy` as a transformers directory with float16 weights."""
+    import copy
+
+    directory.mkdir(parents=True, exist_ok=True)
+    copy.deepcopy(policy.model).half().save_pretrained(directory)
+    policy.tokenizer.save_pretrained(directory)
+
+
+def _initialise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Matrices normal with a deviation of 0.02 as GPT-2's are, those that write to the residual stream smaller by depth; gains 1."""
+    layers = sum(name.endswith("down_proj.weight") for name, _ in model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+                continue
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            parameter.normal_(0.0, 0.02 / (2 * layers) ** 0.5 if writes else 0.02, generator=generator)
