@@ -1,0 +1,75 @@
+"""The directory of a run: made once, held by one process, cut back on resume. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from pathlib import Path
+
+from rlx.errors import ConfigError, TrainingError
+from rlx.record.files import full_disk_explained
+from rlx.record.run import parse_lines
+
+
+def new_directory(parent: Path, name: str) -> Path:
+    """A directory `name`, or `name_2`, ... that did not exist before: of two that ask at once, each gets its own."""
+    with full_disk_explained(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 10_000):
+            directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir()
+                return directory
+    raise TrainingError(f"{parent} holds thousands of directories {name}_*; choose another place with output_dir=DIR")
+
+
+def stamped_name(token: str) -> str:
+    """`<date>_<time>_<token>`: the name of a run's or a sweep's directory."""
+    return f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{token}"
+
+
+def chosen_directory(directory: Path) -> Path:
+    """A directory that the caller chose; it may exist (a sweep makes it), but not hold a run."""
+    with full_disk_explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def truncate_lines(file: Path, step: int) -> None:
+    """Cuts a file of lines after the last line of a step up to `step`, and a line that a kill cut short."""
+    if not file.exists():
+        return
+    kept = 0
+    with full_disk_explained(file), open(file, "r+b") as lines:
+        for count, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            rows = parse_lines(line, file, first_line=count)
+            if rows and rows[0]["step"] > step:
+                break
+            kept += len(line)
+        lines.truncate(kept)
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def hold(directory: Path) -> int | None:
+    """Holds the directory for this process while it lives, so that two resumes at once do not mix; None where it cannot."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"{directory}: another process is writing this run; wait for it, or stop it first") from None
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

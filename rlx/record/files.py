@@ -1,0 +1,170 @@
+"""How a record reaches the disk: whole or not at all. Standard library only.
+
+Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity", so that every line is JSON by the standard
+and nothing is lost; `number` turns them back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import TrainingError
+
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
+
+
+def json_value(value: Any) -> Any:
+    """`value` in the types of JSON: mappings with string keys, lists, strings, finite numbers, booleans and null."""
+    if value is None or (isinstance(value, (bool, int)) and not isinstance(value, enum.Enum)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else ("NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(json_value(key)): json_value(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(json_value, value), key=repr)
+    if hasattr(value, "tolist"):  # numpy and torch scalars and arrays
+        return json_value(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return str(value)
+
+
+def number(value: Any) -> Any:
+    """A value of a record as a number: undoes what `json_value` does to floats that are not finite."""
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def json_line(value: Any) -> bytes:
+    """One line of JSON with its newline, in ASCII: no text can break the line or its encoding."""
+    return json.dumps(json_value(value), allow_nan=False).encode("ascii") + b"\n"
+
+
+@contextlib.contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Turns what the operating system says while `path` is written into a TrainingError with the mend."""
+    try:
+        yield
+    except OSError as error:
+        reason = _FULL.get(error.errno or 0, error.strerror or str(error))
+        mend = "free some space" if error.errno in _FULL else "make it writable"
+        raise TrainingError(f"cannot write {path}: {reason}; {mend}, or choose another place with output_dir=DIR") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames and new names in `directory` survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):  # some file systems cannot open or sync a directory
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replaces `path` by `data`: whoever reads it, or kills the writer, finds the old content or the new."""
+    temporary = write_beside(path, data)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_beside(path: Path, data: bytes | str) -> Path:
+    """Writes `data` durably to a temporary name beside `path` and returns that name; nothing is left if it fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def write_new(path: Path, data: bytes | str) -> None:
+    """Writes `path` whole, and raises FileExistsError if it exists: of two that try at once, one succeeds."""
+    temporary = write_beside(path, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here: claim the name first, then fill it
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def link_latest(directory: Path, link: Path) -> None:
+    """Makes `link` name `directory`, atomically: a symbolic link, or a text file where there are none."""
+    target = os.path.relpath(directory, link.parent)
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.symlink(target, temporary, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        temporary.write_text(target + "\n", encoding="utf-8")
+    try:
+        os.replace(temporary, link)
+    except OSError:  # somebody's own directory of that name stays as it is
+        temporary.unlink(missing_ok=True)
+
+
+def follow_latest(path: Path) -> Path:
+    """The directory that a `latest` written as a text file names; any other path as it is."""
+    if path.name != "latest" or not path.is_file():
+        return path
+    return path.parent / path.read_text(encoding="utf-8").strip()
+
+
+class Appender:
+    """A file of lines that grows at its end: every line reaches the operating system at once, or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with full_disk_explained(path):
+            self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def append(self, line: bytes) -> None:
+        """Appends one line; if the disk does not take it whole, the part that was written is cut off again."""
+        with full_disk_explained(self.path):
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._size)
+                raise
+        self._size += len(line)
+
+    def sync(self) -> None:
+        """Waits until every line is on the disk."""
+        with full_disk_explained(self.path):
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file; more than once is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

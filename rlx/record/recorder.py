@@ -1,0 +1,271 @@
+"""Writes the record of a run while it runs: a kill at any moment leaves one that can be read.
+
+The order that makes a resumed run equal the unbroken one: everything of a step is logged, then `sync`, then the
+checkpoint of that step is written; `reopen` cuts whatever came after the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import secrets
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.record import provenance as origin
+from rlx.record.directory import chosen_directory, hold, new_directory, stamped_name, truncate_lines
+from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
+from rlx.record.process import this_process
+from rlx.record.run import AlgorithmResult, RunRecord, read_run
+from rlx.record.sources import Source, sources
+
+_RESERVE = ".reserve"
+_RESERVE_BYTES = 64 * 1024
+_LINES = ("metrics.jsonl", "samples.jsonl")
+
+
+class Sink(Protocol):
+    """What watches a run beside its record: a tracker. See `rlx.record.logger.base.Logger`."""
+
+    def check(self) -> None: ...
+    def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def close(self, status: str, result: AlgorithmResult | None) -> None: ...
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+class Recorder:
+    """The one writer of a run's record. Made by `create` or `reopen`; ended by `finish`, `fail` or `interrupt`."""
+
+    def __init__(self, record: RunRecord, sinks: Mapping[str, Sink], warn: Callable[[str], None] | None) -> None:
+        self.record = record
+        self.directory = record.directory
+        self._warn = warn or logging.getLogger("rlx").warning
+        self._sinks = dict(sinks)
+        self._lock = hold(self.directory)
+        self._files = {name: Appender(self.directory / name) for name in _LINES[:1]}
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        output_dir: str | os.PathLike[str] = "outputs",
+        verb: str,
+        command: Sequence[str],
+        config: Mapping[str, Any],
+        config_yaml: str,
+        overrides: Sequence[str],
+        algorithm: str,
+        task: str,
+        seed: int,
+        threads: int | None = None,
+        variant: str | None = None,
+        config_hash: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        loggers: Mapping[str, Sink] | None = None,
+        latest: bool | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> Recorder:
+        """Makes the run's directory and its first record; nobody else gets the same directory.
+
+        directory: a place of the caller's own, refused if it holds a run; None makes
+        `<output_dir>/<verb>/<date>_<time>_<hash>`. config: resolved; config_yaml: as composed, for people.
+        latest: whether `<output_dir>/<verb>/latest` names this run; None: if the directory is not the caller's own.
+        Packages that a logger needs are looked for before anything is made.
+        """
+        for logger in (loggers or {}).values():
+            logger.check()
+        files = sources(config)
+        digest = config_hash or origin.config_hash(config, files)
+        shelf = Path(output_dir) / verb
+        place = chosen_directory(Path(directory)) if directory is not None else new_directory(shelf, stamped_name(digest[:8]))
+        record = RunRecord(
+            id=f"{stamped_name(digest[:8])}_{secrets.token_hex(3)}",
+            status="running",
+            command=list(command),
+            verb=verb,
+            algorithm=algorithm,
+            variant=origin.variant(overrides, algorithm) if variant is None else variant,
+            task=task,
+            seed=seed,
+            threads=threads,
+            config=config,
+            config_hash=digest,
+            overrides=list(overrides),
+            sources=[source.to_dict() for source in files],
+            provenance=origin.provenance() if provenance is None else provenance,
+            started=_now(),
+            process=this_process(),
+            directory=place,
+        )
+        _first_write(record, config_yaml, files)
+        if latest if latest is not None else directory is None:
+            with contextlib.suppress(OSError):
+                shelf.mkdir(parents=True, exist_ok=True)
+                link_latest(place, shelf / "latest")
+        return cls(record, loggers or {}, warn)._opened(None)
+
+    @classmethod
+    def reopen(
+        cls,
+        directory: str | os.PathLike[str],
+        step: int,
+        *,
+        command: Sequence[str] | None = None,
+        loggers: Mapping[str, Sink] | None = None,
+        warn: Callable[[str], None] | None = None,
+        **changed: Any,
+    ) -> Recorder:
+        """Goes on with a run at the checkpoint of `step`: what was logged after it is cut off.
+
+        changed: fields of the record that the resume replaces (config, config_hash, threads, ...).
+        """
+        for logger in (loggers or {}).values():
+            logger.check()
+        before = read_run(directory)
+        if before.status == "running":
+            writer = f"process {before.process.get('pid')} on {before.process.get('host')}"
+            raise ConfigError(f"{before.directory}: the run is still running ({writer}); wait for it, or stop it first")
+        resumed = [*before.resumed, {"step": step, "time": _now(), "command": list(command or ()), "status": before.status}]
+        record = dataclasses.replace(
+            before, status="running", ended=None, error=None, result=None, process=this_process(), resumed=resumed, **changed
+        )
+        recorder = cls(record, loggers or {}, warn)
+        for name in _LINES:
+            truncate_lines(record.directory / name, step)
+        recorder._write()
+        return recorder._opened(step)
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one line of metrics; evaluations are on the disk when this returns."""
+        values = {name: _figure(name, value) for name, value in metrics.items()}
+        self._append("metrics.jsonl", {"step": int(step), **values})
+        if any(name.startswith("eval/") for name in values):
+            self.sync()
+        self._tell("log", step, values)
+
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keeps sample completions (prompt, completion, reward, ...) for reports."""
+        kept = [dict(row) for row in rows]
+        for row in kept:
+            self._append("samples.jsonl", {"step": int(step), **row})
+        self._tell("samples", step, kept)
+
+    def sync(self) -> None:
+        """Waits until all that was logged is on the disk; call it before a checkpoint is written."""
+        for file in self._files.values():
+            file.sync()
+
+    def update(self, **fields: Any) -> None:
+        """Replaces fields of the record (threads, provenance, ...) and writes it."""
+        self.record = dataclasses.replace(self.record, **fields)
+        self._write()
+
+    def finish(self, result: AlgorithmResult) -> None:
+        """The run completed."""
+        self._end("completed", result=result)
+
+    def fail(self, error: BaseException, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+        """The run failed; never raises, so that the error itself is what the user sees. details: step, term, ..."""
+        note = {"type": type(error).__name__, "message": str(error), **details}
+        if not isinstance(error, RlxError):
+            note["traceback"] = "".join(traceback.format_exception(error))
+        try:
+            self._end("failed", error=note, result=result)
+        except (RlxError, OSError) as second:
+            self._warn(f"the record in {self.directory} could not be ended ({second}); it will read as interrupted")
+
+    def interrupt(self, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+        """The run was stopped from outside and can be resumed. details: signal, step, ..."""
+        self._end("interrupted", error={"type": "Interrupted", "message": "stopped from outside", **details}, result=result)
+
+    def _opened(self, step: int | None) -> Recorder:
+        for name, sink in list(self._sinks.items()):
+            self._guarded(name, partial(sink.open, self.record, resumed_at=step))
+        return self
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if name not in self._files:
+            self._files[name] = Appender(self.directory / name)
+        self._files[name].append(json_line(row))
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        for name, sink in list(self._sinks.items()):
+            self._guarded(name, partial(getattr(sink, what), *arguments))
+
+    def _guarded(self, name: str, act: Callable[[], None]) -> None:
+        """A tracker that fails is switched off with one warning: it must not cost anybody a run."""
+        try:
+            act()
+        except Exception as error:
+            self._sinks.pop(name, None)
+            reason = f"{type(error).__name__}: {error}"
+            self._warn(f"logger {name} failed and is switched off: {reason} (metrics.jsonl keeps everything)")
+
+    def _end(self, status: str, *, result: AlgorithmResult | None, error: Mapping[str, Any] | None = None) -> None:
+        self.record = dataclasses.replace(self.record, status=status, ended=_now(), error=error, result=result)
+        with contextlib.suppress(TrainingError):  # the record itself matters more than the last lines
+            self.sync()
+        try:
+            self._write()
+        except TrainingError:
+            (self.directory / _RESERVE).unlink(missing_ok=True)  # gives a full disk the room for the last words
+            self._write()
+        (self.directory / _RESERVE).unlink(missing_ok=True)
+        self._tell("close", status, result)
+        for file in self._files.values():
+            file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write(self) -> None:
+        file = self.directory / "run.json"
+        with full_disk_explained(file):
+            write_atomic(file, _text(self.record))
+
+
+def _text(record: RunRecord) -> bytes:
+    return json.dumps(json_value(record.to_dict()), indent=2, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _figure(name: str, value: Any) -> float | int:
+    """A metric as a number; tensors and numpy scalars of one element are fine."""
+    plain = json_value(value)
+    while isinstance(plain, list) and len(plain) == 1:
+        plain = plain[0]
+    if plain is None or isinstance(plain, (list, dict)):
+        raise TrainingError(f"metric {name} is {value!r:.80}, not one number; log its mean, or several metrics")
+    try:
+        return int(plain) if isinstance(plain, int) else float(plain)
+    except ValueError:
+        raise TrainingError(f"metric {name} is {value!r:.80}, not a number") from None
+
+
+def _first_write(record: RunRecord, config_yaml: str, files: Sequence[Source]) -> None:
+    file = record.directory / "run.json"
+    with full_disk_explained(file):
+        try:
+            write_new(file, _text(record))
+        except FileExistsError:
+            mend = f"choose another directory, or go on with resume={record.directory}"
+            raise ConfigError(f"{record.directory} holds a run already; {mend}") from None
+        write_atomic(record.directory / "config.yaml", config_yaml)
+        for source in files:
+            copy = record.directory / source.copy
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, source.file.read_bytes())
+        (record.directory / _RESERVE).write_bytes(os.urandom(_RESERVE_BYTES))

@@ -1,0 +1,233 @@
+"""The run record as it is read: one directory a run, `run.json` and `metrics.jsonl`. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.record.files import follow_latest, number
+from rlx.record.process import is_alive
+
+SCHEMA_VERSION = 1
+STATUSES = ("running", "completed", "failed", "interrupted")
+
+
+@dataclass(frozen=True)
+class AlgorithmResult:
+    """What a run came to.
+
+    performance_metrics: the last value of every evaluation metric, `eval/score` among them.
+    training_time: seconds. convergence_steps: first evaluated step whose score is within 1 % of the best, or None.
+    metadata: steps, tokens sampled and trained, peak memory, ...
+    """
+
+    algorithm_name: str
+    performance_metrics: Mapping[str, float]
+    training_time: float
+    convergence_steps: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of a `run.json`; `directory` is where it was read from.
+
+    config is resolved; overrides are the command line's; variant says what a run is apart from its seed.
+    sources: files of the user's own that the run used (target, file, sha256, copy). process: who writes it.
+    resumed: the step and the time of every resume. error: type and message, and the step where there is one.
+    """
+
+    id: str
+    status: str
+    command: Sequence[str]
+    verb: str
+    algorithm: str
+    variant: str
+    task: str
+    seed: int
+    threads: int | None
+    config: Mapping[str, Any]
+    config_hash: str
+    overrides: Sequence[str]
+    sources: Sequence[Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+    started: str
+    ended: str | None = None
+    error: Mapping[str, Any] | None = None
+    result: AlgorithmResult | None = None
+    process: Mapping[str, Any] = field(default_factory=dict)
+    resumed: Sequence[Mapping[str, Any]] = ()
+    schema_version: int = SCHEMA_VERSION
+    directory: Path = field(default=Path(), compare=False)
+
+    @property
+    def score(self) -> float | None:
+        """The score of the result: the last `eval/score`; None while there is no result."""
+        return None if self.result is None else self.result.performance_metrics.get("eval/score")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys and values of `run.json`, its version first."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "directory"}
+        values["result"] = None if self.result is None else dataclasses.asdict(self.result)
+        return {"schema_version": values.pop("schema_version"), **values}
+
+
+_FIELDS = {item.name: item for item in dataclasses.fields(RunRecord) if item.name != "directory"}
+_OPTIONAL = {"ended", "error", "result", "process", "resumed", "schema_version"}
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "status", "verb", "algorithm", "variant", "task", "config_hash", "started"), (str,)),
+    **dict.fromkeys(("config", "provenance", "process"), (dict,)),
+    **dict.fromkeys(("command", "overrides", "sources", "resumed"), (list,)),
+    "seed": (int,),
+    "error": (dict, type(None)),
+    "result": (dict, type(None)),
+}
+
+
+def run_file(path: str | os.PathLike[str]) -> Path:
+    """The `run.json` of a run directory, of a `latest`, or itself."""
+    place = follow_latest(Path(path))
+    return place if place.name == "run.json" else place / "run.json"
+
+
+def read_run(path: str | os.PathLike[str]) -> RunRecord:
+    """The record in a run directory. A run that says running while its process is dead reads as interrupted."""
+    file = run_file(path)
+    values = _read_object(file)
+    version = values.get("schema_version")
+    if not isinstance(version, int):
+        raise DataError(f"{file}: no schema_version, so this is no run record of rlx")
+    if version > SCHEMA_VERSION:
+        raise DataError(f"{file}: written by a newer rlx (schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade rlx")
+    missing = [name for name in _FIELDS if name not in values and name not in _OPTIONAL]
+    if missing:
+        raise DataError(f"{file}: the record lacks {', '.join(missing)}; it was damaged or written by another program")
+    known = {name: value for name, value in values.items() if name in _FIELDS}
+    for name, types in _TYPES.items():
+        if name in known and not isinstance(known[name], types):
+            raise DataError(f"{file}: {name} is {known[name]!r:.60}, not {types[0].__name__}; the record was damaged")
+    if known["status"] not in STATUSES:
+        raise DataError(f"{file}: status is {known['status']!r}, not one of {', '.join(STATUSES)}")
+    known["result"] = _result(known.get("result"), file)
+    if known["status"] == "running" and is_alive(known.get("process", {})) is False:
+        known["status"] = "interrupted"
+    return RunRecord(**known, directory=file.parent)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{file.parent}: no run here (no {file.name}); `rlx runs` lists those there are") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}); the record was damaged") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON ({error}); the record was damaged") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{file}: not a JSON object; the record was damaged")
+    return values
+
+
+def _result(values: Any, file: Path) -> AlgorithmResult | None:
+    if values is None:
+        return None
+    names = {item.name for item in dataclasses.fields(AlgorithmResult)}
+    try:
+        result = AlgorithmResult(**{name: value for name, value in values.items() if name in names})
+        figures = {name: number(value) for name, value in result.performance_metrics.items()}
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{file}: result is not that of a run ({error}); the record was damaged") from None
+    return dataclasses.replace(result, performance_metrics=figures, training_time=number(result.training_time))
+
+
+def find_run_directories(where: str | os.PathLike[str]) -> list[Path]:
+    """Every directory with a `run.json` at or below a path or a glob pattern, sorted; links below it are not followed."""
+    text = os.fspath(where)
+    if os.path.lexists(text):
+        starts = [Path(text)]
+    else:
+        starts = [Path(found) for found in sorted(glob.glob(text, recursive=True))]
+        if not starts:
+            raise DataError(f"{text}: no such file or directory")
+    found: dict[str, Path] = {}
+    for start in starts:
+        place = follow_latest(start)
+        for directory in _walk(os.fspath(place.parent if place.name == "run.json" else place)):
+            found.setdefault(os.path.realpath(directory), Path(directory))
+    return [found[key] for key in sorted(found)]
+
+
+def _walk(directory: str) -> Iterator[str]:
+    """Directories with a run.json; what lies inside a run (checkpoints, trackers' files) is not searched."""
+    try:
+        with os.scandir(directory) as entries:
+            content = list(entries)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        raise DataError(f"{directory}: cannot be read: {error.strerror}") from error
+    if any(entry.name == "run.json" for entry in content):
+        yield directory
+        return
+    for entry in content:
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+            yield from _walk(entry.path)
+
+
+def find_runs(where: str | os.PathLike[str]) -> list[RunRecord]:
+    """Every run at or below a path or a glob pattern, oldest first. A damaged record is an error, never left out."""
+    runs = [read_run(directory) for directory in find_run_directories(where)]
+    return sorted(runs, key=lambda run: (run.started, str(run.directory)))
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, `step` in each; a last line that was cut off by a kill is left out."""
+    return [{key: number(value) for key, value in row.items()} for row in read_lines(path, "metrics.jsonl")]
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The sample completions that a run kept: `step`, `prompt`, `completion`, ... in each."""
+    return read_lines(path, "samples.jsonl")
+
+
+def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
+    """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
+    place = follow_latest(Path(path))
+    file = place / name if place.is_dir() else place
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        if file.parent.is_dir():
+            return []
+        raise DataError(f"{file.parent}: no such run directory") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_lines(data, file)
+
+
+def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[str, Any]]:
+    """JSON objects with an integer `step`, one a line; only the last line may be cut."""
+    lines = data.split(b"\n")
+    rows = []
+    for index, line in enumerate(lines, first_line):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if index - first_line == len(lines) - 1:  # no newline after it: the writer was killed in the middle of it
+                break
+            raise DataError(f"{file}, line {index}: not JSON; the record was damaged") from None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise DataError(f"{file}, line {index}: not an object with an integer step; the record was damaged")
+        rows.append(row)
+    return rows

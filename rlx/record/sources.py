@@ -1,0 +1,134 @@
+"""The user's own files behind a config: what a run must keep, and hash, to be the same run again.
+
+Nothing is imported: modules are found by their specs and read by their syntax.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the user's own that a run depends on: the module it is, where it lies, what it holds."""
+
+    module: str
+    file: Path
+    sha256: str
+    targets: tuple[str, ...] = ()
+
+    @property
+    def copy(self) -> str:
+        """Where the run directory keeps it: importable with `sources/` on the Python path."""
+        path = "/".join(self.module.split("."))
+        return f"sources/{path}/__init__.py" if self.file.name == "__init__.py" else f"sources/{path}.py"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in `run.json`."""
+        place = {"file": str(self.file), "sha256": self.sha256, "copy": self.copy}
+        return {"module": self.module, "targets": list(self.targets), **place}
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Every `_target_` in a resolved config."""
+    if isinstance(config, Mapping):
+        if isinstance(config.get("_target_"), str):
+            yield config["_target_"]
+        for value in config.values():
+            yield from targets(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from targets(value)
+
+
+def sources(config: Mapping[str, Any]) -> list[Source]:
+    """The user's own files behind the targets of a config, and what those import of their own neighbours.
+
+    Left out: rlx itself and what is installed (their versions are recorded), and modules that have no file.
+    """
+    named: dict[str, set[str]] = {}
+    for target in targets(config):
+        module = _module_of(target)
+        if module is not None:
+            named.setdefault(module, set()).add(target)
+    files: dict[str, Path] = {}
+    waiting = list(named)
+    while waiting:
+        module = waiting.pop()
+        file = _own_file(module)
+        if module in files or file is None:
+            continue
+        files[module] = file
+        waiting += _imports(module, file)
+    return [Source(module, file, _digest(file), tuple(sorted(named.get(module, ())))) for module, file in sorted(files.items())]
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _spec(module: str) -> Any:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _module_of(target: str) -> str | None:
+    """The longest importable module of a dotted name, if it may be the user's own."""
+    parts = target.split(".")
+    if parts[0] == "rlx" or parts[0] in sys.stdlib_module_names or _is_installed(_spec(parts[0])):
+        return None
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        if _spec(name) is not None:
+            return name
+    return None
+
+
+def _own_file(module: str) -> Path | None:
+    """The source file of a module, None if it is rlx's, installed, or no Python file."""
+    top = module.partition(".")[0]
+    if top in {"rlx", "__main__"} or top in sys.stdlib_module_names or _is_installed(_spec(top)):
+        return None  # asked of the top package first: to look for a submodule imports what is above it
+    spec = _spec(module)
+    return Path(spec.origin).resolve() if spec is not None and str(spec.origin).endswith(".py") else None
+
+
+def _is_installed(spec: Any) -> bool:
+    if spec is None:
+        return True
+    places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or [])
+    return any(Path(place).resolve().is_relative_to(installed) for place in places for installed in _installed_places())
+
+
+@lru_cache(maxsize=1)
+def _installed_places() -> frozenset[Path]:
+    return frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _imports(module: str, file: Path) -> list[str]:
+    """Modules that a source file names in its imports, and the packages it lies in."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:
+        return []
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    names = {package} if package else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return [name for name in names if name]
