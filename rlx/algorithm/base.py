@@ -16,6 +16,7 @@ from rlx.errors import ShapeError
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
+    from rlx.data.sequences import Sequences
     from rlx.data.preferences import PairBatch
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy, Reference
@@ -63,7 +64,7 @@ class Term:
     @property
     def total(self) -> Tensor:
         """[] the part of the loss that this term is."""
-        return self.coefficient * (self.weights * self.values).sum()
+        return self.coefficient * (self.weights.to(self.values) * self.values).sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +103,10 @@ class Batch(Protocol):
     Slicing takes weights, advantages and old values along, so the terms of the slices add up to those of the whole.
     """
 
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # figures of the whole batch, logged as they are
 
+    @property
+    def sequences(self) -> Sequences: ...
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice) -> Any: ...
 
@@ -145,6 +148,11 @@ class Algorithm(Generic[B]):
 
     updates_per_batch: int = 1
     max_grad_norm: float | None = 1.0
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether the loss looks across rows (sorts them, subtracts their mean): then it is computed over all rows of an update at once."""
+        return False
 
     def draw(self, lab: Lab) -> B:
         """What to learn from in this step; never carries a gradient."""

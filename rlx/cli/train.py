@@ -17,5 +17,6 @@ def run(cfg: DictConfig) -> int:
 
     multirun = hydra.mode == RunMode.MULTIRUN
     directory = Path(hydra.runtime.output_dir) if multirun or hydra.run.dir != "." else None
-    train(cfg, command=["rlx", "train", *overrides], overrides=overrides, directory=directory)
+    name = hydra.runtime.choices["algorithm"]
+    train(cfg, algorithm=name, command=["rlx", "train", *overrides], overrides=overrides, directory=directory)
     return 0

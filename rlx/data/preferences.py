@@ -170,11 +170,13 @@ class PairBatch:
 
     def __getitem__(self, rows: slice) -> PairBatch:
         columns = (self.scores, self.label, self.has_label)
+        sequences = self.sequences[rows]
+        width = sequences.completion_mask.shape[-1]
         return PairBatch(
             self.source,
             self.rows[rows],
-            self.sequences[rows],
-            {name: weight[rows] for name, weight in self.weights.items()},
+            sequences,
+            {name: weight[rows] if weight.ndim == 1 else weight[rows, ..., :width] for name, weight in self.weights.items()},
             self.metrics,
             *(None if column is None else column[rows] for column in columns),
         )
@@ -182,6 +184,10 @@ class PairBatch:
     def with_weights(self, **weights: Tensor) -> PairBatch:
         """This batch with these weights added; each has B rows."""
         return replace(self, weights={**self.weights, **weights})
+
+    def chosen_only(self) -> PairBatch:
+        """The same rows with the chosen completion alone (G = 1), for algorithms that learn from demonstrations."""
+        return replace(self, sequences=Sequences(self.sequences.prompts, tuple(group[:1] for group in self.sequences.completions)))
 
     @property
     def chosen_mask(self) -> Tensor:
@@ -202,6 +208,8 @@ class PairBatch:
             column = getattr(self, name)
             if column is not None and (name in requires or (name == "has_label" and "label" in requires)):
                 optional[name] = column.to(device)
+        if statistics.entropy is not None:
+            optional["chosen_entropy"], optional["rejected_entropy"] = statistics.entropy.unbind(1)
         if statistics.sum_p_squared is not None:
             optional["chosen_sum_p_squared"], optional["rejected_sum_p_squared"] = statistics.sum_p_squared.unbind(1)
         return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)

@@ -1,0 +1,82 @@
+"""A preference loss, the likelihood of the chosen completions, and a regulariser, each with its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
+from rlx.algorithm.pair_metrics import pair_metrics
+from rlx.algorithm.regularizer import Regularizer
+from rlx.data.preferences import PairBatch
+from rlx.errors import ConfigError
+from rlx.loss.base import PreferenceLoss
+from rlx.loss.weight import sequence_mean
+
+if TYPE_CHECKING:
+    from rlx.optimizer.step import GradientSource, Optimizer
+    from rlx.policy.base import Policy, Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomDpo(Algorithm[PairBatch]):
+    """w_p · preference loss + w_s · mean negative log-likelihood of chosen + w_r · regulariser.
+
+    The likelihood term is that of Pang et al. 2024 (arXiv:2404.19733, eq. 1): per completion, its mean over tokens; then the mean over
+    pairs. A term of weight 0 is not computed.
+
+    loss: any preference loss; its beta is loss.beta. pairs_per_step: pairs of one update.
+    preference_loss_weight, sft_loss_weight, regularization_weight: w_p, w_s, w_r.
+    regularizer: what the policy should keep to (algorithm/regularizer=squared_log_ratio, entropy, length).
+    adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (Brock et al. 2021, arXiv:2102.06171), or null.
+    """
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
+
+    loss: PreferenceLoss
+    regularizer: Regularizer
+    pairs_per_step: int
+    preference_loss_weight: float
+    sft_loss_weight: float
+    regularization_weight: float
+    adaptive_gradient_clipping: float | None
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_step < 1:
+            raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
+        weights = {name: getattr(self, name) for name in ("preference_loss_weight", "sft_loss_weight", "regularization_weight")}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ConfigError(f"algorithm.{name} is {weight}; a negative weight would turn its term around, use 0 to leave it out")
+        if not any(weights.values()):
+            raise ConfigError("all weights of custom_dpo are 0, so there is nothing to learn; raise algorithm.preference_loss_weight")
+        if self.adaptive_gradient_clipping is not None and self.adaptive_gradient_clipping <= 0:
+            raise ConfigError(f"algorithm.adaptive_gradient_clipping is {self.adaptive_gradient_clipping}; it is a ratio above 0, or null")
+
+    @property
+    def couples_rows(self) -> bool:
+        return self.loss.couples_rows and self.preference_loss_weight > 0
+
+    def draw(self, lab: Lab) -> PairBatch:
+        batch = lab.pairs(self.pairs_per_step)
+        return batch.with_weights(preference=self.loss.weights(batch.chosen_mask), sft=sequence_mean(batch.chosen_mask))
+
+    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
+        requires = self.loss.requires | (self.regularizer.requires if self.regularization_weight > 0 else frozenset())
+        ours = policy.pair_logprobs(batch, requires)
+        theirs = reference.pair_logprobs(batch, self.loss.requires)
+        terms = {}
+        if self.preference_loss_weight > 0:
+            terms["preference"] = Term(self.loss(ours, theirs), batch.weights["preference"], self.preference_loss_weight)
+        if self.sft_loss_weight > 0:
+            terms["sft"] = Term(-ours.chosen, batch.weights["sft"], self.sft_loss_weight)
+        if self.regularization_weight > 0:
+            terms["regularization"] = Term(self.regularizer(ours, theirs), batch.weights["preference"], self.regularization_weight)
+        return LossOutput(terms, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))
+
+    def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
+        return optimizer.step(
+            gradients()["loss"], max_grad_norm=self.max_grad_norm, adaptive_clipping=self.adaptive_gradient_clipping
+        )

@@ -1,0 +1,39 @@
+"""Supervised fine-tuning on the chosen completions: the baseline that an honest table shows beside preference learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need
+from rlx.data.preferences import PairBatch
+from rlx.errors import ConfigError
+from rlx.loss.weight import token_mean
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy, Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sft(Algorithm[PairBatch]):
+    """Mean negative log-likelihood over all tokens of the batch's chosen completions.
+
+    pairs_per_step: pairs whose chosen completions a step learns from.
+    """
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+
+    pairs_per_step: int
+
+    def __post_init__(self) -> None:
+        if self.pairs_per_step < 1:
+            raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
+
+    def draw(self, lab: Lab) -> PairBatch:
+        batch = lab.pairs(self.pairs_per_step).chosen_only()
+        return batch.with_weights(sft=token_mean(batch.chosen_mask))
+
+    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
+        logprobs = policy.token_logprobs(batch.sequences)[:, 0]
+        return LossOutput.of(-logprobs, batch.weights["sft"], logprobs_chosen=logprobs.sum(dim=1))

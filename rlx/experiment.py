@@ -1,0 +1,87 @@
+"""From a composed config to the objects of a run. The only place that instantiates config nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from rlx.algorithm.base import Algorithm, Need
+from rlx.errors import ConfigError, RlxError
+from rlx.optimizer.schedule import Schedule
+from rlx.policy.base import Policy
+from rlx.rollout.sampler import Sampler
+from rlx.task.base import Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config describes, before anything has moved."""
+
+    task: Task
+    algorithm: Algorithm[Any]
+    policy: Policy
+    sampler: Sampler
+    schedule: Schedule
+    make_optimizer: Callable[..., torch.optim.Optimizer]
+    loggers: Mapping[str, Any]
+
+
+def assemble(cfg: DictConfig) -> Experiment:
+    """Instantiate every node, cheap ones first: whatever does not fit is said before a model is loaded.
+
+    Raises ConfigError where a value is refused or the task does not offer what the algorithm needs.
+    """
+    task: Task = make(cfg.task, key="task")
+    algorithm: Algorithm[Any] = make(cfg.algorithm, key="algorithm")
+    require_match(algorithm, task)
+    parts = {
+        "schedule": make(cfg.scheduler, key="scheduler"),
+        "sampler": make(cfg.rollout, key="rollout"),
+        "make_optimizer": make(cfg.optimizer, key="optimizer"),
+        "loggers": {name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
+    }
+    policy: Policy = make(cfg.policy, key="policy")
+    return Experiment(task=task, algorithm=algorithm, policy=policy.to(torch_device(cfg.device)), **parts)
+
+
+def make(node: Any, *, key: str) -> Any:
+    """The object that a node describes. An RlxError raised on the way comes through as it is."""
+    try:
+        return instantiate(node, _convert_="object")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, RlxError):
+            raise cause from None
+        if isinstance(cause, (TypeError, ValueError)):
+            raise ConfigError(f"{key}: {node._target_} refuses these values: {cause}") from error
+        raise cause or error from None
+
+
+def require_match(algorithm: Algorithm[Any], task: Task) -> None:
+    """Refuse an algorithm whose needs the task does not offer."""
+    name = type(algorithm).__name__
+    missing = {need.value for need in algorithm.needs & {Need.PAIRS, Need.REWARDS}} - task.offers
+    if missing:
+        raise ConfigError(
+            f"algorithm {name} needs {' and '.join(sorted(missing))}, but task {task.name} offers only {', '.join(sorted(task.offers))}; "
+            "choose a task that offers both (task=arithmetic does), or another algorithm (rlx --help says what each needs)"
+        )
+
+
+def torch_device(name: str) -> torch.device:
+    """auto is cuda where there is one, else cpu."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device={name}: torch knows no such device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={name}: torch sees no GPU here; use device=cpu, or install a CUDA build of torch")
+    return device

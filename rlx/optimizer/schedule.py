@@ -1,0 +1,77 @@
+"""Learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlx.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(ABC):
+    """A factor on the learning rate. `needs_horizon` says whether it depends on num_steps: then a run cannot be made longer later.
+
+    warmup_steps: the factor rises linearly over these first steps, its first value is 1 / (warmup_steps + 1).
+    """
+
+    needs_horizon: ClassVar[bool]
+
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ConfigError(f"scheduler.warmup_steps is {self.warmup_steps}; it counts steps and cannot be negative")
+
+    def __call__(self, step: int, num_steps: int) -> float:
+        """The factor at `step` of 0..num_steps - 1."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        return self.after_warmup(min(1.0, progress))
+
+    @abstractmethod
+    def after_warmup(self, progress: float) -> float:
+        """The factor at progress 0..1 of the steps after the warm-up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """1 after the warm-up."""
+
+    needs_horizon: ClassVar[bool] = False
+
+    def after_warmup(self, progress: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decay(Schedule):
+    """final_factor: the factor at the end of the run."""
+
+    needs_horizon: ClassVar[bool] = True
+
+    final_factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.final_factor <= 1:
+            raise ConfigError(f"scheduler.final_factor is {self.final_factor}; it is a share of the learning rate, between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(_Decay):
+    """Falls in a straight line from 1 to final_factor."""
+
+    def after_warmup(self, progress: float) -> float:
+        return 1 + (self.final_factor - 1) * progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(_Decay):
+    """Falls along half a cosine from 1 to final_factor (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5 without restarts)."""
+
+    def after_warmup(self, progress: float) -> float:
+        return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2

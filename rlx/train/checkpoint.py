@@ -1,0 +1,123 @@
+"""Checkpoints: a transformers directory a step, with the trainer's state beside the weights; written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.errors import DataError, TrainingError
+from rlx.optimizer.step import Optimizer
+from rlx.policy.base import Policy
+
+TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` steps: what the loop needs to go on as if it had never stopped.
+
+    totals: figures that add up over the run (tokens). best_score and best_step: of the evaluations so far.
+    state: the algorithm's own tensors, written by its `draw`.
+    """
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+    totals: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the whole checkpoints of a run, in order."""
+    found = (entry.name.removeprefix("step_") for entry in (run / "checkpoint").glob("step_*"))
+    return sorted(int(number) for number in found if number.isdigit())
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoint" / f"step_{step}"
+
+
+def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Weights (safetensors), config and tokenizer, as transformers reads them; dtype None keeps the weights' own."""
+    model = policy.model
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()} if dtype else None
+    model.save_pretrained(directory, state_dict=state, max_shard_size="1000GB")
+    policy.tokenizer.save_pretrained(directory)
+    if dtype:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n")
+
+
+def save_checkpoint(run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress) -> Path:
+    """Write to a temporary name, fsync, rename. Raises TrainingError when the disk refuses; then nothing has changed."""
+    final = checkpoint_path(run, progress.step)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write_policy(policy, temporary)
+        torch.save({"optimizer": optimizer.state_dict(), "state": progress.state}, temporary / TRAINER_TENSORS)
+        plain = {name: value for name, value in asdict(progress).items() if name != "state"}
+        (temporary / TRAINER_JSON).write_text(json.dumps(plain, indent=2) + "\n")
+        for file in (*temporary.iterdir(), temporary):
+            sync(file)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync(final.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "write" in str(error)
+        reason = "the disk is full: free some room" if full else "mend this"
+        raise TrainingError(
+            f"the checkpoint of step {progress.step} could not be written to {final}: {error}; {reason}, then go on with `rlx train resume={run}`"
+        ) from error
+    return final
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> None:
+    """Remove whole checkpoints but the newest `keep_last` and the best one; leftovers of interrupted writes go too."""
+    steps = checkpoint_steps(run)
+    for step in steps[:-keep_last]:
+        if step != best_step:
+            shutil.rmtree(checkpoint_path(run, step))
+    for leftover in (run / "checkpoint").glob(".step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer) -> Progress:
+    """Put a checkpoint back into the policy and the optimiser. Nothing is unpickled but tensors and plain values."""
+    load_weights(directory, policy)
+    try:
+        values = json.loads((directory / TRAINER_JSON).read_text())
+        tensors: dict[str, Any] = torch.load(directory / TRAINER_TENSORS, weights_only=True, map_location="cpu")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{directory}: the trainer's state cannot be read: {error}") from error
+    optimizer.load_state_dict(tensors["optimizer"])
+    return Progress(**values, state=tensors["state"])
+
+
+def load_weights(directory: Path, policy: Policy) -> None:
+    """Put a checkpoint's weights into the policy."""
+    from rlx.policy.pretrained import load_model
+
+    weights = load_model(directory, dtype=policy.dtype).state_dict()
+    policy.model.load_state_dict(weights)

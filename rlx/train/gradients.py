@@ -1,0 +1,183 @@
+"""Gradients of one optimiser update, accumulated over micro-batches. The cut changes memory, never the gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, LossOutput
+from rlx.errors import ConfigError, TrainingError
+from rlx.optimizer.step import Gradients
+from rlx.policy.base import Policy, TokenStatistics
+
+TOKENS_AT_ONCE = 4096  # tokens per forward where micro_batch is null: memory only
+
+
+class NonFiniteLoss(TrainingError):
+    """A loss that is NaN or infinite; `examples` are the token sequences of the rows to blame."""
+
+    def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.examples = examples
+
+
+class AccumulatedGradients:
+    """A `GradientSource`: each call runs the update's rows through the policy, micro-batch by micro-batch.
+
+    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the algorithm's own figures over all rows.
+    """
+
+    def __init__(self, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any, *, micro_batch: int | None) -> None:
+        self._algorithm = algorithm
+        self._policy = policy
+        self._reference = reference
+        self._batch = batch
+        self._slices = list(micro_batches(batch, micro_batch))
+        self._parameters = policy.parameters()
+        self.metrics: dict[str, float] = {}
+
+    def __call__(self, by: str | None = None) -> Mapping[str, Gradients]:
+        """{"loss": gradients}, or with by="term" {term: its gradients}, in the order of the policy's parameters."""
+        if by not in (None, "term"):
+            raise ConfigError(f"gradients(by={by!r}): group by 'term', or not at all")
+        totals: dict[str, Gradients] = {}
+        tally = _Tally()
+        coupled = self._algorithm.couples_rows and len(self._slices) > 1
+        for output in self._coupled(by, totals) if coupled else self._separate(by, totals):
+            tally.add(output)
+        self.metrics = tally.metrics()
+        return totals
+
+    def _separate(self, by: str | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+        for rows in self._slices:
+            part = self._batch[rows]
+            output = self._algorithm.compute_loss(self._policy, self._reference, part)
+            self._require_finite(output, part)
+            heads = {name: term.total for name, term in output.terms.items()} if by == "term" else {"loss": output.loss}
+            for index, (name, head) in enumerate(heads.items()):
+                self._accumulate(totals, name, [head], [None], keep=index + 1 < len(heads))
+            yield output
+
+    def _coupled(self, by: str | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+        """A loss that looks across rows: its log-probabilities are collected first, and their gradients taken back piece by piece."""
+        recorder = _Leaves(self._policy, self._slices)
+        output = self._algorithm.compute_loss(recorder.policy, self._reference, self._batch)
+        self._require_finite(output, self._batch)
+        heads = {name: term.total for name, term in output.terms.items()} if by == "term" else {"loss": output.loss}
+        for index, (name, head) in enumerate(heads.items()):
+            gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)
+            for outputs, parts in recorder.replay(gradients):
+                self._accumulate(totals, name, outputs, parts)
+        yield output
+
+    def _accumulate(
+        self, totals: dict[str, Gradients], name: str, heads: list[Tensor], seeds: list[Tensor | None], *, keep: bool = False
+    ) -> None:
+        wanted = [(head, seed) for head, seed in zip(heads, seeds, strict=True) if head.requires_grad]
+        if not wanted:  # nothing here depends on the policy: a batch of empty completions, say
+            totals.setdefault(name, [None] * len(self._parameters))
+            return
+        grads = torch.autograd.grad(
+            [head for head, _ in wanted], self._parameters, [seed for _, seed in wanted], retain_graph=keep, allow_unused=True
+        )
+        before = totals.get(name, [None] * len(self._parameters))
+        totals[name] = [old if new is None else new if old is None else old.add_(new) for old, new in zip(before, grads, strict=True)]
+
+    def _require_finite(self, output: LossOutput, part: Any) -> None:
+        if bool(torch.isfinite(output.loss.detach())):
+            return
+        for name, term in output.terms.items():
+            bad = ~torch.isfinite((term.values * term.weights.to(term.values)).detach())
+            if bad.any():
+                rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
+                raise NonFiniteLoss(
+                    f"term {name!r} of the loss is not finite on {len(rows)} of {len(part)} rows; lower optimizer.lr, "
+                    "or run `rlx check` on the algorithm",
+                    [self._example(part, row) for row in rows],
+                )
+        raise NonFiniteLoss("the loss is not finite although each of its terms is; the terms overflow when added", [])
+
+    def _example(self, part: Any, row: int) -> dict[str, Any]:
+        sequences = part.sequences[row : row + 1]
+        return {
+            "prompt": self._policy.decode(sequences.prompts[0]),
+            "completions": [self._policy.decode(completion) for completion in sequences.completions[0]],
+        }
+
+
+class _Tally:
+    """Sums of a loss's terms and metrics over micro-batches."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, output: LossOutput) -> None:
+        for name, term in output.terms.items():
+            self._terms[name] = self._terms.get(name, 0) + term.total.detach()
+        for name, (total, count) in output.metrics.items():
+            old = self._sums.get(name)
+            self._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+
+    def metrics(self) -> dict[str, float]:
+        figures = {"loss": float(sum(self._terms.values()))}
+        if len(self._terms) > 1:
+            figures |= {f"{name}_loss": total.item() for name, total in self._terms.items()}
+        return figures | {name: (total / count).item() if count else 0.0 for name, (total, count) in self._sums.items()}
+
+
+class _Leaves:
+    """A stand-in for the policy whose statistics are leaves, computed without a graph; `replay` computes them again with one."""
+
+    def __init__(self, policy: Policy, slices: list[slice]) -> None:
+        self._real = policy
+        self._slices = slices
+        self._calls: list[tuple[Any, dict[str, Any], list[str]]] = []
+        self.leaves: list[Tensor] = []
+        self.policy = copy.copy(policy)
+        self.policy.token_statistics = self._collect  # type: ignore[method-assign]
+
+    def _collect(self, sequences: Any, **settings: Any) -> TokenStatistics:
+        with torch.no_grad():
+            parts = [self._real.token_statistics(sequences[rows], **settings) for rows in self._slices]
+        width = sequences.completion_mask.shape[-1]
+        present = [name for name, value in vars(parts[0]).items() if value is not None]
+        joined = {
+            name: torch.cat([_widened(getattr(part, name), width) for part in parts]).requires_grad_(torch.is_grad_enabled())
+            for name in present
+        }
+        self._calls.append((sequences, settings, present))
+        self.leaves += joined.values()
+        return TokenStatistics(**joined)
+
+    def replay(self, gradients: tuple[Tensor | None, ...]) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
+        """(statistics of a slice with their graph, the gradients that belong to them), slice by slice."""
+        remaining = list(gradients)
+        for sequences, settings, present in self._calls:
+            mine, remaining = remaining[: len(present)], remaining[len(present) :]
+            used = [(name, gradient) for name, gradient in zip(present, mine, strict=True) if gradient is not None]
+            for rows in self._slices if used else ():
+                again = self._real.token_statistics(sequences[rows], **settings)
+                heads = [getattr(again, name) for name, _ in used]
+                yield heads, [gradient[rows, :, : head.shape[-1]] for (_, gradient), head in zip(used, heads, strict=True)]
+
+
+def _widened(values: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+
+
+def micro_batches(batch: Any, micro_batch: int | None) -> Iterator[slice]:
+    """Consecutive rows: `micro_batch` at a time, or as many as hold about TOKENS_AT_ONCE tokens."""
+    if micro_batch is not None:
+        yield from (slice(start, start + micro_batch) for start in range(0, len(batch), micro_batch))
+        return
+    lengths = [len(prompt) + sum(map(len, group)) for prompt, group in zip(batch.sequences.prompts, batch.sequences.completions, strict=True)]
+    start = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or (end - start + 1) * max(lengths[start : end + 1]) > TOKENS_AT_ONCE:
+            yield slice(start, end)
+            start = end

@@ -1,0 +1,165 @@
+"""The one loop: draw, update, evaluate, checkpoint. It never asks which algorithm it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from rlx.algorithm.base import Algorithm, Lab
+from rlx.errors import TrainingError
+from rlx.optimizer.step import Optimizer
+from rlx.policy.base import Policy
+from rlx.policy.reference import Reference
+from rlx.record.recorder import Recorder
+from rlx.rollout.sampler import Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Task
+from rlx.train.checkpoint import Progress, prune_checkpoints, save_checkpoint
+from rlx.train.evaluate import Evaluator
+from rlx.train.gradients import AccumulatedGradients
+from rlx.train.stop import Stop
+
+
+class View(Protocol):
+    """What shows a run while it runs."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the loop runs and what it does on the way; all counted in steps."""
+
+    seed: int
+    num_steps: int
+    eval_every: int | None
+    micro_batch: int | None
+    stop_at_score: float | None
+    max_seconds: float | None
+    checkpoint_every: int | None
+    keep_last: int
+    keep_best: bool
+
+    def evaluates_at(self, step: int) -> bool:
+        """Before training, every `eval_every` steps, and at the end."""
+        return step in (0, self.num_steps) or (self.eval_every is not None and step % self.eval_every == 0)
+
+    def checkpoints_at(self, step: int) -> bool:
+        """Every `checkpoint_every` steps and at the end."""
+        return step == self.num_steps or (self.checkpoint_every is not None and step % self.checkpoint_every == 0)
+
+
+@dataclass
+class Loop:
+    """Everything that a step needs. `run` goes on from `progress`."""
+
+    plan: Plan
+    task: Task
+    algorithm: Algorithm[Any]
+    policy: Policy
+    reference: Reference
+    sampler: Sampler
+    optimizer: Optimizer
+    evaluator: Evaluator
+    recorder: Recorder
+    view: View
+    stop: Stop
+    progress: Progress = field(default_factory=Progress)
+    _clock: dict[str, float] = field(default_factory=dict)
+    _mark: float = 0.0
+
+    def run(self) -> dict[str, float]:
+        """Train to the end of the plan; returns the figures of the last evaluation. Raises Stopped when asked to stop on the way."""
+        self._mark = time.monotonic()
+        metrics = {}
+        if self.progress.step == 0:
+            metrics = self._evaluate()
+            self.recorder.log(0, metrics)
+        while not self._finished(metrics):
+            step = self.progress.step
+            line = self._step(step)
+            self.progress.step = step = step + 1
+            ends = self.plan.num_steps == step or self._out_of_time()
+            if self.plan.evaluates_at(step) or ends:
+                metrics = self._evaluate()
+                line |= metrics
+            line |= {f"time/{name}_seconds": seconds for name, seconds in self._clock.items()}
+            self._clock.clear()
+            self.recorder.log(step, line)
+            self.view.step(step, line)
+            if self.plan.checkpoints_at(step) or self.stop.requested or self._finished(metrics):
+                self._checkpoint()
+            self.stop.check(step)
+        return metrics
+
+    def _finished(self, metrics: Mapping[str, float]) -> bool:
+        reached = self.plan.stop_at_score is not None and metrics.get("eval/score", -1.0) >= self.plan.stop_at_score
+        return self.progress.step >= self.plan.num_steps or reached or (self._out_of_time() and self.progress.step > 0)
+
+    def _out_of_time(self) -> bool:
+        return self.plan.max_seconds is not None and self._seconds() >= self.plan.max_seconds
+
+    def _seconds(self) -> float:
+        now = time.monotonic()
+        self.progress.seconds += now - self._mark
+        self._mark = now
+        return self.progress.seconds
+
+    def _step(self, step: int) -> dict[str, float]:
+        """One draw and its updates. Figures are means over the updates; the loss is the one before each update."""
+        root = Stream(self.plan.seed)
+        self.optimizer.start_step(step)
+        lab = Lab(self.task, self.policy, self.reference, self.sampler, step, root, self.progress.state)
+        with self._timed("draw"), torch.no_grad():
+            batch = self.algorithm.draw(lab)
+        figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
+        with self._timed("update"):
+            for part in self.algorithm.updates(batch, root.child("updates", step)):
+                gradients = AccumulatedGradients(self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch)
+                metrics = self.algorithm.update_policy(gradients, self.optimizer)
+                for name, value in {**gradients.metrics, **metrics}.items():
+                    figures.setdefault(name, []).append(value)
+                self._count("tokens_trained", part.sequences.num_tokens)
+        line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
+        return line | {f"cost/{name}": total for name, total in self.progress.totals.items()}
+
+    def _count(self, name: str, amount: float) -> None:
+        self.progress.totals[name] = self.progress.totals.get(name, 0.0) + amount
+
+    def _evaluate(self) -> dict[str, float]:
+        step = self.progress.step
+        with self._timed("evaluation"):
+            evaluation = self.evaluator(self.policy)
+            lab = Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(self.plan.seed), self.progress.state)
+            with torch.no_grad():
+                extra = self.algorithm.validate(lab)
+        taken = sorted(extra.keys() & evaluation.metrics.keys())
+        if taken:
+            raise TrainingError(f"{type(self.algorithm).__name__}.validate returns {', '.join(taken)}, which rlx measures; give another name")
+        metrics = {f"eval/{name}": value for name, value in {**evaluation.metrics, **extra}.items()}
+        score = metrics["eval/score"]
+        if self.progress.best_score is None or score > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = score, step
+        self.recorder.samples(step, evaluation.samples)
+        self.view.evaluated(step, metrics)
+        return metrics
+
+    def _checkpoint(self) -> None:
+        with self._timed("checkpoint"):
+            self._seconds()
+            self.recorder.sync()
+            save_checkpoint(self.recorder.directory, policy=self.policy, optimizer=self.optimizer, progress=self.progress)
+            best = self.progress.best_step if self.plan.keep_best else None
+            prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)
+
+    @contextmanager
+    def _timed(self, name: str) -> Any:
+        start = time.monotonic()
+        yield
+        self._clock[name] = self._clock.get(name, 0.0) + time.monotonic() - start

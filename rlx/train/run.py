@@ -1,0 +1,227 @@
+"""One run from its config to its record: assemble, train, and record what came of it, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.errors import ConfigError, DataError, RlxError
+from rlx.experiment import Experiment, assemble, make
+from rlx.optimizer.step import Optimizer
+from rlx.policy.reference import Reference
+from rlx.record.provenance import config_hash
+from rlx.record.recorder import Recorder
+from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
+from rlx.record.sources import sources
+from rlx.report.terminal import TrainView
+from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, write_policy
+from rlx.train.evaluate import Evaluator
+from rlx.train.gradients import NonFiniteLoss
+from rlx.train.loop import Loop, Plan
+from rlx.train.stop import Stop, Stopped
+from rlx.train.summary import closing, opening, result_of
+
+
+def train(
+    cfg: DictConfig,
+    *,
+    algorithm: str,
+    command: Sequence[str],
+    overrides: Sequence[str],
+    directory: Path | None = None,
+    view: TrainView | None = None,
+) -> AlgorithmResult:
+    """A new run of the config. algorithm: the name that it was chosen by; directory: a place of the caller's own, or None.
+
+    Raises RlxError, with the record saying failed; Stopped, with a checkpoint and the record saying interrupted.
+    """
+    view = view or TrainView()
+    config = plain(cfg)
+    recorder = Recorder.create(
+        directory,
+        output_dir=cfg.output_dir,
+        verb="train",
+        command=command,
+        config=config,
+        config_yaml=OmegaConf.to_yaml(cfg),
+        overrides=overrides,
+        algorithm=algorithm,
+        task=cfg.task.name,
+        seed=cfg.seed,
+        loggers={name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
+        warn=view.warn,
+    )
+    return _recorded(cfg, recorder, view, lambda loop: None)
+
+
+def resume(cfg: DictConfig, *, run: Path, command: Sequence[str], view: TrainView | None = None) -> AlgorithmResult:
+    """Go on with a run from its last checkpoint. cfg: the run's own config, but for what may be changed.
+
+    Raises ConfigError when there is nothing to go on from, or when data or code have changed and `allow_changed` does not name them.
+    """
+    view = view or TrainView()
+    before = read_run(run)
+    steps = checkpoint_steps(before.directory)
+    if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
+        raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
+    if not steps:
+        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {' '.join(before.command)}")
+    config = plain(cfg)
+    _require_unchanged_code(before, config, cfg.allow_changed)
+    recorder = Recorder.reopen(
+        before.directory,
+        steps[-1],
+        command=command,
+        loggers={name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
+        warn=view.warn,
+        config=config,
+        config_hash=config_hash(config, sources(config)),
+    )
+
+    def load(loop: Loop) -> None:
+        _require_unchanged_data(before, recorder.record, cfg.allow_changed)
+        loop.progress = load_checkpoint(checkpoint_path(before.directory, steps[-1]), policy=loop.policy, optimizer=loop.optimizer)
+        view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
+
+    return _recorded(cfg, recorder, view, load)
+
+
+def rerun(cfg: DictConfig, *, run: Path, algorithm: str, command: Sequence[str], view: TrainView | None = None) -> AlgorithmResult:
+    """A new run of a run's config that says whether the metrics agree with the old ones, to the last bit."""
+    view = view or TrainView()
+    before = read_run(run)
+    result = train(cfg, algorithm=algorithm, command=command, overrides=before.overrides, view=view)
+    old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
+    if old == new:
+        view.note(f"the metrics of all {len(new)} lines agree with {run}, to the last bit")
+        return result
+    differing = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
+    if not differing:
+        view.warn(f"{run} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
+        return result
+    a, b = differing[0]
+    name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
+    view.warn(f"the metrics differ from {run} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
+    return result
+
+
+def reproducible(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics without what a clock or the machine's memory decides."""
+    return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None]) -> AlgorithmResult:
+    """Assemble and run; every way to end is written into the record."""
+    stop = Stop()
+    loop: Loop | None = None
+    try:
+        set_threads(cfg.threads)
+        experiment = assemble(cfg)
+        data = experiment.task.content_hash()
+        recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
+        loop = build_loop(cfg, experiment, recorder, view, stop)
+        prepare(loop)
+        view.start(opening(cfg, experiment, recorder.record))
+        with stop.listening():
+            metrics = loop.run()
+        if cfg.export.path is not None:
+            write_policy(loop.policy, Path(cfg.export.path), dtype=getattr(torch, cfg.export.dtype))
+        result = result_of(recorder.record, loop.progress, metrics, read_metrics(recorder.directory))
+        recorder.finish(result)
+        view.finish(closing(recorder.record, result, read_metrics(recorder.directory)))
+        return result
+    except Stopped as stopped:
+        view.close()
+        recorder.interrupt(signal=stopped.signal_name, step=stopped.step)
+        raise
+    except KeyboardInterrupt:
+        view.close()
+        recorder.interrupt(signal="SIGINT")
+        raise
+    except NonFiniteLoss as error:
+        view.close()
+        step = loop.progress.step if loop else 0
+        named = NonFiniteLoss(f"step {step + 1}: {error}; the examples are in {_keep(recorder.directory, error)}", error.examples)
+        recorder.fail(named, step=step + 1)
+        raise named from error
+    except BaseException as error:
+        view.close()
+        recorder.fail(error, step=loop.progress.step if loop else 0)
+        raise
+
+
+def _keep(directory: Path, error: NonFiniteLoss) -> Path:
+    file = directory / "nonfinite_examples.jsonl"
+    file.write_text("".join(json.dumps(example, ensure_ascii=False) + "\n" for example in error.examples))
+    return file
+
+
+def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: TrainView, stop: Stop) -> Loop:
+    """The loop at its start: the reference is the policy as it is now."""
+    policy = experiment.policy
+    reference = Reference(policy, cache_dir=cfg.cache_dir)
+    return Loop(
+        plan=Plan(
+            seed=cfg.seed,
+            num_steps=cfg.num_steps,
+            eval_every=cfg.eval_every,
+            micro_batch=cfg.micro_batch,
+            stop_at_score=cfg.stop_at_score,
+            max_seconds=cfg.max_seconds,
+            checkpoint_every=cfg.checkpoint.every,
+            keep_last=cfg.checkpoint.keep_last,
+            keep_best=cfg.checkpoint.keep_best,
+        ),
+        task=experiment.task,
+        algorithm=experiment.algorithm,
+        policy=policy,
+        reference=reference,
+        sampler=experiment.sampler,
+        optimizer=Optimizer(
+            experiment.make_optimizer, policy.parameters(), schedule=experiment.schedule, num_steps=cfg.num_steps
+        ),
+        evaluator=Evaluator(
+            task=experiment.task, reference=reference, sampler=experiment.sampler, micro_batch=cfg.micro_batch, **cfg.evaluation
+        ),
+        recorder=recorder,
+        view=view,
+        stop=stop,
+    )
+
+
+def set_threads(threads: int | None) -> None:
+    """Fix torch's CPU threads; None leaves torch's choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
+    now = {source.module: source.sha256 for source in sources(config)}
+    changed = [source["module"] for source in before.sources if now.get(source["module"]) != source["sha256"]]
+    if changed and "code" not in allowed:
+        raise ConfigError(
+            f"{', '.join(changed)} changed since this run began (its copy is in {before.directory / 'sources'}); "
+            "put it back, or go on with the new code by allow_changed=[code]"
+        )
+
+
+def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:
+    if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
+        raise DataError(
+            f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one by allow_changed=[data]"
+        )
+
+
+__all__ = ["RlxError", "Stopped", "rerun", "resume", "train"]
