@@ -1,0 +1,139 @@
+"""What every loss of pairs is: a formula, the modifiers around it, and the weights of its values.
+
+Dimensions: B pairs, T tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.errors import ConfigError, ShapeError
+from rlx.loss.hyperparameter import check_hyperparameters
+from rlx.loss.pairs import PairLogprobs, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(ABC):
+    """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
+
+    requires: names of the optional inputs that it reads; nobody computes them unless they are named.
+    needs_reference: does it read the reference's log-probabilities?
+    couples_rows: does the value of one row depend on other rows (sorting, a batch-wide baseline)? If so it must be
+        called once on all rows of an update, whatever the micro-batch.
+    Class variables hold what the formula needs; an instance holds the same names with its modifiers taken in.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    needs_reference: ClassVar[bool] = True
+    couples_rows: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+
+    @abstractmethod
+    def weights(self, completion_mask: Tensor) -> Tensor:
+        """Weights of the values, computed once over the rows that one optimiser update sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceModifier:
+    """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden."""
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    removes_reference: ClassVar[bool] = False
+    changes_scores: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+
+    def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
+        """Before the formula: other token log-probabilities."""
+        return policy, reference
+
+    def score(self, log_ratio: Tensor) -> Tensor:
+        """Within a formula of scores: a function of the log-ratio in its place. [B] -> [B]."""
+        return log_ratio
+
+    def row_weight(self, policy: PairLogprobs) -> Tensor | float:
+        """After the formula: a constant that multiplies each pair's value. [B] or a number."""
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceLoss(Loss):
+    """A loss of pairs: `loss(policy, reference) -> [B]`; write `values` in a subclass.
+
+    modifiers: name -> modifier, applied in their order around the formula (see rlx.loss.modifier).
+    """
+
+    modifiers: Mapping[str, PreferenceModifier] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        modifiers = dict(self.modifiers)
+        object.__setattr__(self, "modifiers", modifiers)
+        for name, modifier in modifiers.items():
+            self._check_modifier(name, modifier)
+        object.__setattr__(self, "requires", self.requires.union(*(modifier.requires for modifier in modifiers.values())))
+        removed = any(modifier.removes_reference for modifier in modifiers.values())
+        object.__setattr__(self, "needs_reference", self.needs_reference and not removed)
+
+    def _check_modifier(self, name: str, modifier: object) -> None:
+        own = type(self).__name__
+        if not isinstance(modifier, PreferenceModifier):
+            raise ConfigError(
+                f"modifiers.{name} of {own} is {modifier!r}, not a modifier; "
+                "give it a _target_ from rlx.loss.modifier or rlx.loss.divergence"
+            )
+        if modifier.changes_scores:
+            raise ConfigError(
+                f"{own} has no log-ratio that {type(modifier).__name__} could replace; take modifiers.{name} away, or "
+                "choose a loss of the margin of log-ratios: dpo, dpo_conservative, dpo_robust, dpo_normalized, ipo, hinge, exo"
+            )
+        if modifier.weighs_rows and self.couples_rows:
+            raise ConfigError(
+                f"{own} mixes the pairs of a batch, so {type(modifier).__name__} cannot weigh each; drop modifiers.{name}"
+            )
+        if modifier.removes_reference and not type(self).needs_reference:
+            raise ConfigError(f"{own} reads no reference, so modifiers.{name} would change nothing; drop it")
+
+    def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
+        """[B] one value a pair."""
+        self._check_inputs(policy, reference)
+        for modifier in self.modifiers.values():
+            policy, reference = modifier.logprobs(policy, reference)
+        values = self.values(policy, reference)
+        for modifier in self.modifiers.values():
+            if modifier.weighs_rows:
+                values = values * modifier.row_weight(policy)
+        return values
+
+    def _check_inputs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> None:
+        own = type(self).__name__
+        if self.needs_reference and reference is None:
+            raise ShapeError(f"{own} needs the reference's log-probabilities, but got None; pass reference.pair_logprobs(batch)")
+        if reference is not None and reference.chosen.shape[0] != policy.chosen.shape[0]:
+            raise ShapeError(f"{own} got {len(policy.chosen)} pairs of the policy and {len(reference.chosen)} of the reference")
+        policy.require(self.requires, by=own)
+
+    @abstractmethod
+    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
+        """[B] the formula."""
+
+    def weights(self, completion_mask: Tensor) -> Tensor:
+        """[B] the mean over pairs. completion_mask: bool [B, T] or [B, 2, T]."""
+        rows = completion_mask.shape[0]
+        return completion_mask.new_full((rows,), 1.0 / max(rows, 1), dtype=torch.float64)
+
+    def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
+        """([B], [B]) beta times the log-ratio of chosen and rejected (plain log-probabilities without a reference); for metrics."""
+        scores = Scores.of(policy, reference if self.needs_reference else None)
+        beta = getattr(self, "beta", 1.0)
+        return (beta * scores.chosen).detach(), (beta * scores.rejected).detach()

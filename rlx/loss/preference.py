@@ -1,0 +1,227 @@
+"""Preference losses of the margin of two log-ratios: DPO and its nearest relatives.
+
+Dimensions: B pairs. Notation: c, r are the summed log-probabilities of the chosen and the rejected completion under the
+policy, c0 and r0 under the reference; a = c - c0, b = r - r0, margin Δ = a - b; σ the logistic function.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlx.loss.base import PreferenceLoss, PreferenceModifier
+from rlx.loss.hyperparameter import within
+from rlx.loss.pairs import PairLogprobs, Scores
+
+BETA = "beta scales the log-ratios, so its sign would turn the preference around; 0.1 is usual for dpo"
+SMOOTHING = "label_smoothing is the share of labels that are wrong; half of them wrong says nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLoss(PreferenceLoss):
+    """A preference loss that reads nothing but the scores of the pair; write `of_scores` in a subclass.
+
+    takes_divergence: may another f-divergence replace the log-ratios? It may where the formula reads them as a margin.
+    """
+
+    takes_divergence: ClassVar[bool] = False
+
+    def _check_modifier(self, name: str, modifier: object) -> None:
+        if self.takes_divergence and isinstance(modifier, PreferenceModifier) and modifier.changes_scores:
+            return
+        super()._check_modifier(name, modifier)
+
+    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
+        """[B] the formula of the scores, after the modifiers of scores."""
+        scores = Scores.of(policy, reference)
+        for modifier in self.modifiers.values():
+            if modifier.changes_scores:
+                scores = replace(scores, chosen=modifier.score(scores.chosen), rejected=modifier.score(scores.rejected))
+        return self.of_scores(scores)
+
+    @abstractmethod
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] the formula."""
+
+
+def dpo_loss(margin: Tensor, *, beta: float) -> Tensor:
+    """-log σ(β Δ).
+
+    Paper: Rafailov et al. 2023, Direct Preference Optimization, eq. 7, arXiv:2305.18290.
+    Shapes: margin Δ [B] -> [B].
+    """
+    return -F.logsigmoid(beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dpo(ScoreLoss):
+    """Direct preference optimisation: a logistic regression on implicit rewards.
+
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    Convention: log-probabilities are summed over the completion, its end-of-sequence token included; dpo_normalized divides by length.
+    Convention: rewards_chosen and rewards_rejected are beta times the log-ratio; NeMo RL logs the log-ratio alone.
+    Convention: there is no label smoothing here; dpo_conservative and dpo_robust are two different ways to have it.
+    """
+
+    formula: ClassVar = dpo_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice=BETA)
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] dpo_loss of the margin."""
+        return dpo_loss(scores.margin, beta=self.beta)
+
+
+def dpo_conservative_loss(margin: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """-(1-ε) log σ(β Δ) - ε log σ(-β Δ).
+
+    Paper: Mitchell 2023, A note on DPO with noisy preferences, https://ericmitchell.ai/cdpo.pdf.
+    Shapes: margin Δ [B] -> [B].
+    """
+    return -(1 - label_smoothing) * F.logsigmoid(beta * margin) - label_smoothing * F.logsigmoid(-beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoConservative(ScoreLoss):
+    """DPO on labels of which a share ε is flipped: the margin has a finite best value instead of growing for ever.
+
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    label_smoothing: ε, the share of labels believed to be wrong; 0 is dpo.
+    Convention: TRL's loss_type sigmoid ignores label_smoothing; OpenRLHF, torchtune, HALOs and the author's code use this formula.
+    """
+
+    formula: ClassVar = dpo_conservative_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice=BETA)
+    label_smoothing: float = within(at_least=0, below=0.5, advice=SMOOTHING)
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] dpo_conservative_loss of the margin."""
+        return dpo_conservative_loss(scores.margin, beta=self.beta, label_smoothing=self.label_smoothing)
+
+
+def dpo_robust_loss(margin: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """(-(1-ε) log σ(β Δ) + ε log σ(-β Δ)) / (1 - 2ε).
+
+    Paper: Chowdhury et al. 2024, Provably robust DPO, arXiv:2403.00409.
+    Shapes: margin Δ [B] -> [B].
+    """
+    noisy = -(1 - label_smoothing) * F.logsigmoid(beta * margin) + label_smoothing * F.logsigmoid(-beta * margin)
+    return noisy / (1 - 2 * label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoRobust(ScoreLoss):
+    """DPO whose expectation over labels flipped with probability ε is the loss on the true labels; unbounded below.
+
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    label_smoothing: ε, the share of labels believed to be wrong; 0 is dpo.
+    """
+
+    formula: ClassVar = dpo_robust_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice=BETA)
+    label_smoothing: float = within(at_least=0, below=0.5, advice=SMOOTHING)
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] dpo_robust_loss of the margin."""
+        return dpo_robust_loss(scores.margin, beta=self.beta, label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoNormalized(ScoreLoss):
+    """DPO of the mean log-ratio of a token: -log σ(β (a/n_c - b/n_r)), n the lengths of the completions.
+
+    Paper: Lambert et al. 2024, Tülu 3, arXiv:2411.15124.
+    beta: how strongly the policy is held to the reference; as the margin is of one token, some 5 takes the place of dpo's 0.1.
+    Convention: an f-divergence acts on the summed log-ratio, before it is divided by the length, as in TRL.
+    """
+
+    formula: ClassVar = dpo_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice="beta scales the log-ratios of a token; 5 is usual for dpo_normalized")
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] dpo_loss of the margin of a token."""
+        return dpo_loss(scores.per_token().margin, beta=self.beta)
+
+
+def ipo_loss(margin: Tensor, *, beta: float) -> Tensor:
+    """(Δ - 1/(2β))².
+
+    Paper: Azar et al. 2023, A general theoretical paradigm (IPO), eq. 17, arXiv:2310.12036.
+    Shapes: margin Δ [B] -> [B].
+    """
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ipo(ScoreLoss):
+    """Identity preference optimisation: regress the margin of summed log-ratios to 1/(2β), so that it cannot run away.
+
+    beta: the target margin is 1/(2 beta): a larger one keeps the policy closer to the reference.
+    Convention: sums, as in the paper, the DPO authors' code and OpenRLHF; ipo_normalized divides by the lengths, as TRL does.
+    """
+
+    formula: ClassVar = ipo_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice="the margin is regressed to 1/(2 beta); 0.1 is usual for ipo")
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] ipo_loss of the margin."""
+        return ipo_loss(scores.margin, beta=self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IpoNormalized(ScoreLoss):
+    """Identity preference optimisation of the mean log-ratio of a token: (a/n_c - b/n_r - 1/(2β))².
+
+    Paper: Azar et al. 2023, arXiv:2310.12036; its authors asked for the division by length, TRL's loss_type ipo has it.
+    beta: the target margin of a token is 1/(2 beta): a larger one keeps the policy closer to the reference.
+    Convention: ipo is the same formula of sums.
+    """
+
+    formula: ClassVar = ipo_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice="the margin is regressed to 1/(2 beta); 0.1 is usual for ipo")
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] ipo_loss of the margin of a token."""
+        return ipo_loss(scores.per_token().margin, beta=self.beta)
+
+
+def hinge_loss(margin: Tensor, *, beta: float) -> Tensor:
+    """max(0, 1 - β Δ).
+
+    Paper: Liu et al. 2023, Statistical rejection sampling (RSO), arXiv:2309.06657; Zhao et al. 2023 (SLiC), arXiv:2305.10425.
+    Shapes: margin Δ [B] -> [B].
+    """
+    return F.relu(1 - beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hinge(ScoreLoss):
+    """The hinge of RSO: a pair whose scaled margin exceeds 1 teaches nothing more.
+
+    beta: the inverse of the margin of log-ratios that is asked for.
+    Convention: the margin is of log-ratios to the reference; slic takes log-probabilities and adds a likelihood term.
+    """
+
+    formula: ClassVar = hinge_loss
+    takes_divergence: ClassVar[bool] = True
+
+    beta: float = within(above=0, advice=BETA)
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] hinge_loss of the margin."""
+        return hinge_loss(scores.margin, beta=self.beta)
