@@ -61,9 +61,9 @@ class PreferenceModifier:
         """Within a formula of scores: a function of the log-ratio in its place. [B] -> [B]."""
         return log_ratio
 
-    def row_weight(self, policy: PairLogprobs) -> Tensor | float:
-        """After the formula: a constant that multiplies each pair's value. [B] or a number."""
-        return 1.0
+    def row_weight(self, policy: PairLogprobs) -> Tensor:
+        """After the formula: a constant that multiplies each pair's value. [B]."""
+        return torch.ones_like(policy.chosen_sum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class PreferenceLoss(Loss):
         return completion_mask.new_full((rows,), 1.0 / max(rows, 1), dtype=torch.float64)
 
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
-        """([B], [B]) beta times the log-ratio of chosen and rejected (plain log-probabilities without a reference); for metrics."""
+        """([B], [B]) for metrics: beta times the log-ratios of chosen and rejected, or their log-probabilities without a reference."""
         scores = Scores.of(policy, reference if self.needs_reference else None)
         beta = getattr(self, "beta", 1.0)
         return (beta * scores.chosen).detach(), (beta * scores.rejected).detach()

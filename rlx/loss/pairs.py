@@ -6,7 +6,7 @@ Dimensions: B pairs, T tokens of a chosen and T' of a rejected completion.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -20,9 +20,10 @@ class PairLogprobs:
 
     chosen: [B, T] and rejected: [B, T'], 0 outside of their masks; chosen_mask, rejected_mask: bool of the same shapes.
     The other fields are there only where a loss names them in `requires`:
-    scores: [B, 2] of chosen and rejected; label: bool [B, 2], is this completion desirable; has_label: bool [B, 2], is it there at all;
-    *_sum_p_squared: [B, T] and [B, T'], sum over the vocabulary of p squared; *_vocabulary_kl: KL(reference || policy), per token;
-    *_entropy: entropy over the vocabulary in nats, per token;
+    scores: [B, 2] of chosen and rejected;
+    label: bool [B, 2], is this completion desirable; has_label: bool [B, 2], is it there at all;
+    *_sum_p_squared: [B, T] and [B, T'], sum over the vocabulary of p squared; *_entropy: entropy in nats, per token;
+    *_vocabulary_kl: KL(reference || policy) over the vocabulary, per token;
     mismatched: [B, M], without a gradient, sequence log-probabilities of completions of other rows after this row's prompt.
     """
 
@@ -54,8 +55,8 @@ class PairLogprobs:
 
     def __getitem__(self, rows: slice | Tensor) -> PairLogprobs:
         """The pairs at `rows`: a slice or an index tensor."""
-        values = ((item.name, getattr(self, item.name)) for item in fields(self))
-        return PairLogprobs(**{name: None if value is None else value[rows] for name, value in values})
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: value[rows] for name, value in given.items() if value is not None})
 
     def require(self, names: Iterable[str], *, by: str) -> None:
         """Refuse pairs that lack an optional field which the loss `by` reads."""

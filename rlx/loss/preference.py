@@ -62,7 +62,7 @@ class Dpo(ScoreLoss):
     """Direct preference optimisation: a logistic regression on implicit rewards.
 
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    Convention: log-probabilities are summed over the completion, its end-of-sequence token included; dpo_normalized divides by length.
+    Convention: log-probabilities are summed over the completion, its end-of-sequence token included.
     Convention: rewards_chosen and rewards_rejected are beta times the log-ratio; NeMo RL logs the log-ratio alone.
     Convention: there is no label smoothing here; dpo_conservative and dpo_robust are two different ways to have it.
     """
@@ -92,7 +92,7 @@ class DpoConservative(ScoreLoss):
 
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
     label_smoothing: ε, the share of labels believed to be wrong; 0 is dpo.
-    Convention: TRL's loss_type sigmoid ignores label_smoothing; OpenRLHF, torchtune, HALOs and the author's code use this formula.
+    Convention: TRL's loss_type sigmoid ignores label_smoothing; OpenRLHF, torchtune and HALOs use this formula.
     """
 
     formula: ClassVar = dpo_conservative_loss
