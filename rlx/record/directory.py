@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.record.files import full_disk_explained
-from rlx.record.run import parse_lines
+from rlx.record.run import parse_lines, read_tail
 
 
 def new_directory(parent: Path, name: str) -> Path:
@@ -52,6 +52,12 @@ def truncate_lines(file: Path, step: int) -> None:
         lines.truncate(kept)
         lines.flush()
         os.fsync(lines.fileno())
+
+
+def last_step(file: Path) -> int:
+    """The step of the last whole line; -1 if there is none."""
+    tail = read_tail(file)
+    return int(tail[-1]["step"]) if tail else -1
 
 
 def hold(directory: Path) -> int | None:

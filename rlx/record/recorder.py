@@ -17,12 +17,13 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import provenance as origin
-from rlx.record.directory import chosen_directory, hold, new_directory, stamped_name, truncate_lines
+from rlx.record.directory import chosen_directory, hold, last_step, new_directory, stamped_name, truncate_lines
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
+from rlx.record.logger.base import Logger
 from rlx.record.process import this_process
 from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import Source, sources
@@ -32,16 +33,6 @@ _RESERVE_BYTES = 64 * 1024
 _LINES = ("metrics.jsonl", "samples.jsonl")
 
 
-class Sink(Protocol):
-    """What watches a run beside its record: a tracker. See `rlx.record.logger.base.Logger`."""
-
-    def check(self) -> None: ...
-    def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None: ...
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
-    def close(self, status: str, result: AlgorithmResult | None) -> None: ...
-
-
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
@@ -49,7 +40,7 @@ def _now() -> str:
 class Recorder:
     """The one writer of a run's record. Made by `create` or `reopen`; ended by `finish`, `fail` or `interrupt`."""
 
-    def __init__(self, record: RunRecord, sinks: Mapping[str, Sink], warn: Callable[[str], None] | None) -> None:
+    def __init__(self, record: RunRecord, sinks: Mapping[str, Logger], warn: Callable[[str], None] | None) -> None:
         self.record = record
         self.directory = record.directory
         self._warn = warn or logging.getLogger("rlx").warning
@@ -75,7 +66,7 @@ class Recorder:
         variant: str | None = None,
         config_hash: str | None = None,
         provenance: Mapping[str, Any] | None = None,
-        loggers: Mapping[str, Sink] | None = None,
+        loggers: Mapping[str, Logger] | None = None,
         latest: bool | None = None,
         warn: Callable[[str], None] | None = None,
     ) -> Recorder:
@@ -109,7 +100,7 @@ class Recorder:
             provenance=origin.provenance() if provenance is None else provenance,
             started=_now(),
             process=this_process(),
-            directory=place,
+            directory=place.absolute(),  # the run's own code may change the working directory
         )
         _first_write(record, config_yaml, files)
         if latest if latest is not None else directory is None:
@@ -125,7 +116,7 @@ class Recorder:
         step: int,
         *,
         command: Sequence[str] | None = None,
-        loggers: Mapping[str, Sink] | None = None,
+        loggers: Mapping[str, Logger] | None = None,
         warn: Callable[[str], None] | None = None,
         **changed: Any,
     ) -> Recorder:
@@ -135,11 +126,20 @@ class Recorder:
         """
         for logger in (loggers or {}).values():
             logger.check()
-        before = read_run(directory)
+        before = read_run(Path(directory).absolute())
         if before.status == "running":
             writer = f"process {before.process.get('pid')} on {before.process.get('host')}"
             raise ConfigError(f"{before.directory}: the run is still running ({writer}); wait for it, or stop it first")
-        resumed = [*before.resumed, {"step": step, "time": _now(), "command": list(command or ()), "status": before.status}]
+        resumed = [
+            *before.resumed,
+            {
+                "step": step,
+                "logged": last_step(before.directory / _LINES[0]),
+                "time": _now(),
+                "command": list(command or ()),
+                "status": before.status,
+            },
+        ]
         record = dataclasses.replace(
             before, status="running", ended=None, error=None, result=None, process=this_process(), resumed=resumed, **changed
         )
@@ -225,7 +225,7 @@ class Recorder:
             (self.directory / _RESERVE).unlink(missing_ok=True)  # gives a full disk the room for the last words
             self._write()
         (self.directory / _RESERVE).unlink(missing_ok=True)
-        self._tell("close", status, result)
+        self._tell("close", status)
         for file in self._files.values():
             file.close()
         if self._lock is not None:

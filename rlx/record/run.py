@@ -231,3 +231,18 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
             raise DataError(f"{file}, line {index}: not an object with an integer step; the record was damaged")
         rows.append(row)
     return rows
+
+
+def read_tail(file: Path, size: int = 64 * 1024) -> list[dict[str, Any]]:
+    """The whole lines among the last `size` bytes of a file of lines: enough for the newest metrics of a long run."""
+    try:
+        with open(file, "rb") as lines:
+            length = lines.seek(0, os.SEEK_END)
+            start = max(0, length - size)
+            lines.seek(start)
+            data = lines.read()
+    except FileNotFoundError:
+        return []
+    if start > 0:
+        data = data.partition(b"\n")[2]
+    return parse_lines(data, file)

@@ -9,10 +9,8 @@ import ast
 import hashlib
 import importlib.util
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +106,7 @@ def _is_installed(spec: Any) -> bool:
     if spec is None:
         return True
     places = [spec.origin] if spec.origin is not None else list(spec.submodule_search_locations or [])
-    return any(Path(place).resolve().is_relative_to(installed) for place in places for installed in _installed_places())
-
-
-@lru_cache(maxsize=1)
-def _installed_places() -> frozenset[Path]:
-    return frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return any({"site-packages", "dist-packages"} & set(Path(place).resolve().parts) for place in places)
 
 
 def _imports(module: str, file: Path) -> list[str]:

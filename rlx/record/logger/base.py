@@ -1,0 +1,78 @@
+"""The face of a tracker. One's own: a class that extends `Logger`, chosen by its dotted name; its fields are its config."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.record.run import RunRecord
+
+
+class Logger:
+    """Watches one run. Whatever it raises after `check` switches it off with one warning; it cannot stop the run.
+
+    extra: the extra of rlx that brings its packages; packages: the modules it imports, in `open` and not before.
+    """
+
+    extra: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Called before anything is loaded: raises ConfigError when the run would go unwatched from its start."""
+        for package in self.packages:
+            if importlib.util.find_spec(package) is None:
+                mend = f"pip install 'rlx[{self.extra}]'" if self.extra else f"install {package}"
+                raise ConfigError(f"logger {type(self).__name__} needs the package {package}, which is not installed; {mend}")
+
+    def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
+        """The run begins, in `run.directory`, or goes on after the step `resumed_at`."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of a step: those before an update, or those of an evaluation; values may be NaN or infinite."""
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sample completions: `prompt`, `completion`, `reward`, ... in each."""
+
+    def close(self, status: str) -> None:
+        """The run ended: completed, failed or interrupted."""
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values of a resolved config: `algorithm.loss.beta`, 0.1. Lists as text; null left out."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (bool, int, float)):
+            yield clean(f"{prefix}{key}"), value
+        elif value is not None:
+            yield clean(f"{prefix}{key}"), clean(str(value))
+
+
+def clean(text: str) -> str:
+    """Text that any encoding takes: what a shell or a policy left half of a character is replaced."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def already_logged(run: RunRecord) -> int:
+    """The last step that trackers saw before a resume; -1 in a run that was not resumed.
+
+    A resumed run repeats the unbroken one, so a tracker that cannot take values back may skip up to here.
+    """
+    return int(run.resumed[-1].get("logged", -1)) if run.resumed else -1
+
+
+def samples_as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Sample completions for trackers that render markdown; the text of a policy stands in code blocks, as it is."""
+    parts = []
+    for row in rows:
+        facts = ", ".join(f"{key} {value}" for key, value in row.items() if isinstance(value, (bool, int, float)))
+        blocks = [_block(name, row[name]) for name in ("prompt", "completion") if name in row]
+        parts.append("\n\n".join([*blocks, facts] if facts else blocks))
+    return "\n\n---\n\n".join(parts)
+
+
+def _block(name: str, text: Any) -> str:
+    lines = clean(str(text)).splitlines() or [""]
+    return f"**{name}**\n\n" + "\n".join("    " + line for line in lines)

@@ -1,0 +1,80 @@
+"""Weights & Biases, offline unless asked otherwise: nothing leaves the machine by default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.record.logger.base import Logger, already_logged
+from rlx.record.run import RunRecord
+
+_MODES = ("offline", "online", "disabled")
+
+
+@dataclass
+class WandbLogger(Logger):
+    """One wandb run for one run of rlx, under the same id, its files in the run's directory.
+
+    mode: offline, online or disabled. group: the variant when null, so that seeds are shown together.
+    """
+
+    project: str
+    mode: str
+    entity: str | None
+    group: str | None
+    name: str | None
+    tags: list[str]
+
+    extra: ClassVar[str] = "wandb"
+    packages: ClassVar[tuple[str, ...]] = ("wandb",)
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise ConfigError(f"logger.wandb.mode is {self.mode!r}; it is one of {', '.join(_MODES)}")
+
+    def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
+        """Begins the run, or goes on with it."""
+        if self.mode != "online":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        self._skip_to = already_logged(run)
+        mode: Any = self.mode
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            mode=mode,
+            id=run.id,
+            name=self.name or f"{run.variant} seed={run.seed}",
+            group=self.group or run.variant[:128],
+            tags=list(self.tags),
+            job_type=run.verb,
+            dir=str(run.directory),
+            config={**run.config, "config_hash": run.config_hash},
+            resume="allow" if resumed_at is not None and self.mode == "online" else None,
+            reinit="create_new",  # a process may hold several runs, and a sweep has one after the other
+            save_code=False,
+            settings=wandb.Settings(console="off", silent=True, quiet=True),
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics under their own names; wandb takes nothing back, so a resumed run skips what it has."""
+        if step > self._skip_to:
+            self._run.log(dict(metrics), step=step)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of completions."""
+        import wandb
+
+        if step > self._skip_to and rows:
+            columns = list(rows[0])
+            table = wandb.Table(columns=columns, data=[[str(row.get(name, "")) for name in columns] for row in rows])
+            self._run.log({"samples": table}, step=step)
+
+    def close(self, status: str) -> None:
+        """The exit code tells wandb how the run ended."""
+        self._run.summary["status"] = status
+        self._run.finish(exit_code={"completed": 0, "failed": 1}.get(status, 130))
