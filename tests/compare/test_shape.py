@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from rlx.compare.shape import describe_shape
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.80, 0.82, 0.81, 0.79, 0.20], "outlying low"),
+        ([0.20, 0.21, 0.22, 0.19, 0.90], "outlying high"),
+        ([0.80, 0.82, 0.81, 0.79, 0.20, 0.22, 0.21, 0.8], "two groups"),
+        ([0.70, 0.72, 0.71, 0.69, 0.73], None),
+        ([0.5] * 6, None),
+        ([0.1, 0.9, 0.8], None),
+    ],
+)
+def test_shapes_are_named(scores, expected):
+    assert describe_shape(np.array(scores)) == expected
+
+
+def test_a_long_tail_is_skewed():
+    assert describe_shape(np.exp(np.linspace(-2, 2.5, 20))) == "skewed"
