@@ -1,0 +1,193 @@
+"""What `rlx train` shows: the table before it starts, its progress, the table at its end. Renders, computes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from rlx.report.text import duration, figure, one_line, safe
+
+SHOWN = ("train/loss", "eval/score")  # the figures beside the bar
+_LINE_SECONDS = 10.0
+
+
+class _Console(Console):
+    """rich ends the process when the reader of a pipe is gone; a run must go on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, "nobody reads this output any more")
+
+
+class TrainView:
+    """A progress bar in a terminal, plain lines elsewhere: one an evaluation, and one every few seconds between.
+
+    Nothing it does can fail a run: when its output is gone (a closed pipe, a full disk behind it), it falls silent.
+    """
+
+    def __init__(self, console: Console | None = None, *, line_seconds: float = _LINE_SECONDS) -> None:
+        self._console = console or _Console(highlight=False, emoji=False)
+        self._line_seconds = line_seconds
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._num_steps: int | None = None
+        self._first = 0
+        self._began = self._last_line = time.monotonic()
+        self._figures: dict[str, float] = {}
+        self._printed = -1
+        self._silent = False
+
+    def start(self, facts: Mapping[str, Any], *, num_steps: int | None = None, step: int = 0) -> None:
+        """The run is about to begin. facts: label -> text, or several texts; num_steps: where it ends; step: where it goes on."""
+        self._num_steps, self._first = num_steps, step
+        self._began = self._last_line = time.monotonic()
+        self._guarded(lambda: self._print_facts(facts))
+        if self._console.is_terminal and not self._silent:
+            self._guarded(lambda: self._start_bar(step))
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step was made; metrics may hold those of an evaluation too."""
+        self._keep(metrics)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, figures=self._figure_text())
+        elif time.monotonic() - self._last_line >= self._line_seconds:
+            self._line(step)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """An evaluation was made after `step` steps."""
+        self._keep(metrics)
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, figures=self._figure_text())
+        else:
+            self._line(step)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        self._guarded(lambda: self._print(safe(text, self._console.encoding)))
+
+    def warn(self, text: str) -> None:
+        """Something to look at; on stderr when the output is no terminal."""
+        message = f"warning: {safe(text, self._console.encoding)}"
+        if self._console.is_terminal:
+            self._guarded(lambda: self._print(message, style="yellow"))
+        else:
+            self._guarded(lambda: print(message, file=sys.stderr, flush=True))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is done.
+
+        summary: `figures` name -> (before, after); `tokens_per_second`, `seconds`, `record` and other facts;
+        `next`: commands to try.
+        """
+        self.close()
+        self._guarded(lambda: self._print_summary(dict(summary)))
+
+    def close(self) -> None:
+        """Ends the progress bar; more than once is fine."""
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            self._guarded(progress.stop)
+
+    def _keep(self, metrics: Mapping[str, float]) -> None:
+        self._figures.update({name: metrics[name] for name in SHOWN if name in metrics})
+
+    def _figure_text(self) -> str:
+        return "  ".join(f"{name.partition('/')[2]} {figure(self._figures[name])}" for name in SHOWN if name in self._figures)
+
+    def _start_bar(self, step: int) -> None:
+        columns = (
+            *(BarColumn(bar_width=None), MofNCompleteColumn()),
+            TextColumn("{task.fields[figures]}", markup=False),
+            *(TextColumn("left", markup=False), TimeRemainingColumn(compact=True)),
+        )
+        self._progress = Progress(*columns, console=self._console, refresh_per_second=5, expand=True)
+        self._task = self._progress.add_task("", total=self._num_steps, completed=step, figures="")
+        self._progress.start()
+
+    def _line(self, step: int) -> None:
+        if step == self._printed:
+            return
+        self._printed = step
+        now = self._last_line = time.monotonic()
+        of = "" if self._num_steps is None else f"/{self._num_steps}"
+        parts = [f"step {step}{of}", self._figure_text()]
+        if self._num_steps is not None and self._first < step < self._num_steps:
+            parts.append(f"left {duration((now - self._began) / (step - self._first) * (self._num_steps - step))}")
+        self._guarded(lambda: self._print("  ".join(filter(None, parts))))
+
+    def _print_facts(self, facts: Mapping[str, Any]) -> None:
+        rows = []
+        for label, value in facts.items():
+            several = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+            rows += [(label if place == 0 else "", text) for place, text in enumerate(several)]
+        self._print_pairs(rows)
+        self._print("")
+
+    def _print_pairs(self, rows: Sequence[tuple[Any, Any]]) -> None:
+        """Two columns without lines: folded in a terminal, one line each elsewhere."""
+        encoding = self._console.encoding
+        cells = [(one_line(label, encoding), one_line(figure(value), encoding)) for label, value in rows]
+        if self._console.is_terminal:
+            table = Table.grid(padding=(0, 2))
+            for label, value in cells:
+                table.add_row(Text(label, style="bold"), Text(value, overflow="fold"))
+            self._console.print(table)
+        else:
+            width = max((len(label) for label, _ in cells), default=0)
+            for label, value in cells:
+                self._print(f"{label:<{width}}  {value}")
+
+    def _print_summary(self, summary: dict[str, Any]) -> None:
+        figures: Mapping[str, Sequence[Any]] = summary.pop("figures", {})
+        commands: Sequence[str] = summary.pop("next", ())
+        encoding = self._console.encoding
+        self._print("")
+        table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
+        for heading in ("", "before", "after"):
+            table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+        for name, (before, after) in figures.items():
+            table.add_row(*(Text(one_line(figure(cell), encoding)) for cell in (name, before, after)))
+        if figures:
+            self._console.print(table)
+            self._print("")
+        for name, show in (("seconds", duration), ("tokens_per_second", figure)):
+            if name in summary:
+                summary[name] = show(summary[name])
+        words = {"seconds": "time", "tokens_per_second": "tokens/s"}
+        self._print_pairs([(words.get(name, name.replace("_", " ")), value) for name, value in summary.items()])
+        if commands:
+            self._print("\nnext:")
+            for command in commands:
+                self._print(f"  {one_line(command, encoding)}")
+
+    def _print(self, text: str, *, style: str | None = None) -> None:
+        """One line that is never folded, so that it can be copied and searched."""
+        self._console.print(Text(text, style=style or ""), soft_wrap=True)
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        if self._silent:
+            return
+        try:
+            act()
+        except (OSError, ValueError):  # the reader is gone; ValueError: the file is closed
+            self._silent, self._progress = True, None
+            _discard(self._console)
+
+
+def _discard(console: Console) -> None:
+    """Sends the rest of a closed standard output nowhere, so that the interpreter's last flush does not fail either."""
+    try:
+        if console.file is sys.stdout:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+    except (OSError, ValueError):
+        return

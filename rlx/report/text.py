@@ -1,0 +1,50 @@
+"""Text from data, made fit for a terminal: no markup, no escape sequences, nothing that its encoding refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+# control characters, and marks that reorder what follows them
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def safe(text: Any, encoding: str = "utf-8") -> str:
+    """`text` with every character that could steer a terminal shown as its escape; newlines and tabs stay."""
+    shown = _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), str(text))
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def one_line(text: Any, encoding: str = "utf-8") -> str:
+    """`text` on one line."""
+    return safe(text, encoding).replace("\n", "\\n").replace("\t", " ")
+
+
+def figure(value: Any) -> str:
+    """A number as people read it: four significant digits, integers whole; `-` for none; other values as text."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) >= 1000):
+        return f"{int(value):,}"
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    left = max(0, round(seconds))
+    for large, name, small, rest in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if left >= large:
+            whole, part = divmod(left, large)
+            return f"{whole} {name} {part // small} {rest}" if part >= small else f"{whole} {name}"
+    return f"{left} s"
