@@ -133,7 +133,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
         loop = build_loop(cfg, experiment, recorder, view, stop)
         prepare(loop)
-        view.start(opening(cfg, experiment, recorder.record))
+        view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
         with stop.listening():
             metrics = loop.run()
         if cfg.export.path is not None:
