@@ -1,14 +1,31 @@
-"""The command `rlx`: finds the verb, composes its config through Hydra, and runs it."""
+"""The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
-from rlx.config import conf_dir, register
-from rlx.errors import RlxError
+import rlx
+from rlx.cli.words import CommandLine, split
+from rlx.errors import ConfigError, RlxError
+
+SWEEP_FAILED = 3
+STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
+
+
+class Stop(BaseException):
+    """Ends a sweep between two jobs, past every `except Exception` on the way."""
+
+
+class Unexpected(Exception):
+    """An error that is nobody's input: a bug, shown with its traceback."""
 
 
 def entry() -> None:
@@ -17,24 +34,167 @@ def entry() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code."""
+    """Run one command line, say on stderr what went wrong, and return the exit code."""
+    code, message = invoke(argv)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `rlx --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if message:
+        print(message, file=sys.stderr)
+    return code
+
+
+def invoke(argv: Sequence[str]) -> tuple[int, str]:
+    """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
+    line = CommandLine()
+    try:
+        line = split(argv)
+        return dispatch(line), ""
+    except Unexpected as error:
+        return 1, "".join(traceback.format_exception(error.__cause__)).rstrip()
+    except RlxError as error:
+        return error.exit_code, f"rlx: {error}"
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 130, ""
+    except Stop as stop:
+        return int(stop.args[0]), ""
+    except SystemExit as stop:
+        return (stop.code, "") if isinstance(stop.code, int) else (int(stop.code is not None), str(stop.code or ""))
+    except Exception as error:
+        from rlx.cli.failure import explained
+
+        known = explained(error, line)
+        return (1, traceback.format_exc().rstrip()) if known is None else (known.exit_code, f"rlx: {known}")
+
+
+def dispatch(line: CommandLine) -> int:
+    """Help, version and completion at once; everything else through Hydra."""
+    if line.has("--version"):
+        print(f"rlx {rlx.__version__}")
+        return 0
+    nothing = line.verb is None and not line.overrides and not line.flags
+    if line.has("--help", "-h") or nothing:
+        from rlx.cli.overview import overview, verb_help
+
+        dirs = [line.values["config_dir"]] if "config_dir" in line.values else []
+        print(overview(dirs) if line.verb is None else verb_help(line.verb, dirs))
+        return 0
+    return run_hydra(line)
+
+
+def run_hydra(line: CommandLine) -> int:
+    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
     import hydra
 
-    arguments = list(argv)
-    verb = "train"
-    if arguments and arguments[0] == "train":
-        arguments = arguments[1:]
-    register()
+    from rlx.cli.allow import check_folders
+    from rlx.cli.completion import cut_verb, is_query
+    from rlx.cli.quoting import quote_override
+    from rlx.config.class_source import use_working_directory
+    from rlx.config.plugins import install
+
+    if is_query(line.overrides):
+        line.verb, verbs = cut_verb(os.environ)
+        print(*verbs, sep="\n")
+    verb = line.verb or "train"
     module = importlib.import_module(f"rlx.cli.{verb}")
+    use_working_directory()
+    check_folders(line)
+    install()
+    overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
+    overrides += words_override(module, verb, line.words)
     codes: list[int] = []
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    saved = sys.argv
-    sys.argv = ["rlx", *arguments]
+    errors: list[Exception] = []
+
+    def job(cfg: Any) -> int:
+        try:
+            codes.append(run_job(module, cfg, line))
+        except Exception as error:  # raised again outside of Hydra, which would print a message of its own
+            errors.append(error)
+            codes.append(1)
+        return codes[-1]
+
+    with hydra_surroundings([*line.flags, *overrides]):
+        hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(job)()
+    if errors:
+        raise errors[0]
+    if not line.is_multirun:
+        return max(codes, default=0)
+    usage = ConfigError.exit_code
+    return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
+
+
+def conf_dir() -> Any:
+    """The folder of rlx's own YAML files."""
+    from rlx.config.schema import conf_dir as find
+
+    return find()
+
+
+def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
+    """The verb on one composed config. In a sweep a failed job says so and lets the others run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    if not line.is_multirun:
+        return guarded(module, cfg, line)
+    print(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
     try:
-        hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(lambda cfg: codes.append(module.run(cfg)))()
+        code = guarded(module, cfg, line)
     except RlxError as error:
-        print(f"rlx: {error}", file=sys.stderr)
+        print(f"rlx: job {hydra.job.num}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Unexpected as error:
+        traceback.print_exception(error.__cause__)
+        return 1
+    if code in STOPPED:
+        raise Stop(code)
+    return code
+
+
+def guarded(module: ModuleType, cfg: Any, line: CommandLine) -> int:
+    """Run the verb; an error that is not one of rlx's own is a bug, whatever its class."""
+    try:
+        return int(module.run(cfg, line))
+    except RlxError:
+        raise
+    except Exception as error:
+        raise Unexpected from error
+
+
+def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[str]:
+    """The bare words after the verb as a value of the key that the verb's module calls WORDS."""
+    if not words:
+        return []
+    key = getattr(module, "WORDS", None)
+    if key is None:
+        raise ConfigError(f"{words[0]}: rlx {verb} takes no further words; an override is key=value")
+    from omegaconf import ListConfig
+
+    from rlx.cli.quoting import quoted
+    from rlx.config.compose import read_yaml
+
+    values = [quoted(word, is_path=True) for word in words]
+    if isinstance(read_yaml(conf_dir() / f"{verb}.yaml")[key], ListConfig):
+        return [f"{key}=[{','.join(values)}]"]
+    if len(words) > 1:
+        raise ConfigError(f"rlx {verb} takes one {key}, not {len(words)}: {' '.join(words)}")
+    return [f"{key}={values[0]}"]
+
+
+@contextmanager
+def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, prints errors itself unless told not to, and only warns about a missing folder."""
+    saved, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["rlx", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"provider=.* is not\s+available")
+            yield
     finally:
         sys.argv = saved
-    return max(codes, default=0)
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error

@@ -1,0 +1,203 @@
+"""What went wrong with a command line, in one short message with the nearest right name."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+from rlx.cli.allow import all_folders, searched
+from rlx.cli.words import CommandLine
+from rlx.config.check import paths_of, unknown_key
+from rlx.config.compose import compose, group_of, groups, read_yaml
+from rlx.config.suggest import did_you_mean, nearest, right_name
+from rlx.errors import ConfigError, RlxError
+
+_COULD_NOT = re.compile(r"Could not (?:override|delete from config\.|delete) '([^']+)'")
+_MERGING = re.compile(r"Error merging override (.+)", re.DOTALL)
+_AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+?)'\n", re.DOTALL)
+_NO_GROUP = re.compile(r"Override (\S+) looks like a config group override, but config group '([^']+)' does not exist")
+_UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
+
+
+def explained(error: BaseException, line: CommandLine) -> RlxError | None:
+    """The error as one of rlx's own, or None if it is no error of the user's."""
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, RlxError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, YAMLError):
+            return ConfigError(f"a YAML file cannot be read: {' '.join(str(cause).split())}")
+        if isinstance(cause, OverrideParseException):
+            return _grammar(cause)
+        if isinstance(cause, MissingConfigException):
+            return _missing(cause, line)
+        if isinstance(cause, UserWarning) and (found := _UNAVAILABLE.search(str(cause))):
+            return ConfigError(f"hydra.searchpath: there is no folder {found[1]}")
+    for cause in chain:
+        if isinstance(cause, ConfigCompositionException) and str(cause):
+            return _composition(cause, chain, line)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
+    if isinstance(error, (ValueError, TypeError)) and _raised_by_hydra(error):
+        return ConfigError(f"{_first_line(error)}; an option of a group is chosen by its name: group=option")
+    return None
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/hydra/" in frames[-1].filename.replace("\\", "/")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
+
+
+def _grammar(error: OverrideParseException) -> ConfigError:
+    override = error.override
+    key, equals, value = override.partition("=")
+    if not equals:
+        return ConfigError(f"{override} is neither a verb nor an override; an override is key=value")
+    if not key.strip():
+        return ConfigError(f"{override} has no key; an override is key=value")
+    if key != key.strip() or any(mark in key for mark in " ()<>,"):
+        return ConfigError(f"{override}: {key!r} is no key; an override is key=value, without spaces around the =")
+    return ConfigError(f"{override}: Hydra cannot read this value; put it in quotes, twice because of the shell: '{key}=\"{value}\"'")
+
+
+def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
+    path = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, name = path.rpartition("/")
+    options = list(error.options or ())
+    where = _first_line(error)
+    where = f" (chosen in {where.split(':')[0][4:-1]}.yaml)" if where.startswith("In '") and "/" in where.split(":")[0] else ""
+    if not options:
+        known = groups(all_folders(line))
+        options = known.get(group, [])
+    near = did_you_mean(nearest(name, options))
+    return ConfigError(f"there is no {group or 'config'} {name}{where}{near or '; it is one of ' + ', '.join(options) if options else near}")
+
+
+def _composition(error: ConfigCompositionException, chain: list[BaseException], line: CommandLine) -> ConfigError:
+    text = str(error)
+    if found := _AMBIGUOUS.search(text):
+        key, _, value = found[1].partition("=")
+        return ConfigError(f"{found[1]} is several values: add -m to sweep over them, or write {key}=[{value}] for one list")
+    if found := _NO_GROUP.search(" ".join(text.split())):
+        known = groups(all_folders(line))
+        return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], known))}")
+    if "An item is already at" in text:
+        return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
+    if found := _COULD_NOT.search(text):
+        return _wrong_key(found[1], line)
+    types = next((cause for cause in chain if isinstance(cause, ValidationError)), None)
+    if found := _MERGING.search(text):
+        key = found[1].partition("=")[0].lstrip("+")
+        if types is not None:
+            return ConfigError(f"{found[1]}: {_type_message(types)}")
+        return _wrong_key(key, line)
+    below = next((cause for cause in chain if isinstance(cause, OmegaConfBaseException)), None)
+    if below is not None:
+        return _in_file(text, below, line)
+    return ConfigError(" ".join(part.strip() for part in text.split("\n")[:2] if "+" not in part))
+
+
+def _in_file(text: str, error: OmegaConfBaseException, line: CommandLine) -> ConfigError:
+    """A key or value of a YAML file that the schema refuses."""
+    found = re.search(r"In '([^']+)'", text)
+    file = f"{found[1]}.yaml: " if found else ""
+    if isinstance(error, ValidationError):
+        return ConfigError(f"{file}{error.full_key}: {_type_message(error)}")
+    if error.full_key:
+        return ConfigError(f"{file}{unknown_key(str(error.full_key), 'rlx', list(paths_of(composed(line)[0])))}")
+    return ConfigError(f"{file}{_first_line(error)}")
+
+
+def _type_message(error: ValidationError) -> str:
+    message = _first_line(error)
+    found = re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", message)
+    if found:
+        names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"it must be {names.get(found[2], found[2])}"
+    if "Incompatible value 'None'" in message or "not Optional" in message:
+        return "it cannot be null"
+    return message
+
+
+def _wrong_key(key: str, line: CommandLine) -> ConfigError:
+    """A key that the config does not have: which option has it, or what it was meant to be."""
+    bare, _, package = key.lstrip("+~").partition("@")
+    if package:
+        return ConfigError(f"{key}: nothing at {package} chooses a {bare}; rlx --info defaults lists what can be chosen")
+    raw, choices = composed(line)
+    known = groups(all_folders(line))
+    group, _, leaf = bare.partition(".")
+    owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
+    having = [option for option in known.get(group, ()) if leaf and leaf in keys_of_option(group, option, all_folders(line))]
+    if having:
+        return ConfigError(f"{bare} is no key of {owner}; {group}={having[0]} has it{_others(having[1:])}")
+    paths = list(paths_of(raw))
+    near = right_name(bare.replace("/", "."), paths)
+    if near is None and not leaf:
+        near = nearest(bare, known)
+    if near is not None and near not in paths and near not in known:
+        options = _options_with(near, line)
+        return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
+    return ConfigError(f"{bare} is no key of {owner}{did_you_mean(near) or '; rlx --cfg job shows them all'}")
+
+
+def _others(options: list[str]) -> str:
+    return f" ({', '.join(options[:4])} too)" if options else ""
+
+
+def _options_with(path: str, line: CommandLine) -> str:
+    group, _, leaf = path.partition(".")
+    folders = all_folders(line)
+    having = [option for option in groups(folders).get(group, ()) if leaf in keys_of_option(group, option, folders)]
+    return f"{group}={having[0]}" if having else ""
+
+
+def keys_of_option(group: str, option: str, folders: list[Path]) -> set[str]:
+    """The keys that one option of a group sets, read from its file."""
+    for folder in folders:
+        file = folder / group / f"{option}.yaml"
+        if file.is_file():
+            return {str(key) for key in read_yaml(file)} - {"defaults"}
+    return set()
+
+
+def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:
+    """The unresolved config, and group -> option, that the choices on this command line give; the default ones if they are wrong too."""
+    known = groups(all_folders(line))
+    chosen = [override for override in line.overrides if group_of(override, known) and "," not in override]
+    places = [f"'{place}'" for _, place in searched(line)]
+    search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
+    for overrides in ([*search, *chosen], search, []):
+        try:
+            cfg = compose(line.verb or "train", overrides, with_hydra=True)
+        except (HydraException, OmegaConfBaseException, RlxError):
+            continue
+        choices = cfg.hydra.runtime.choices
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return OmegaConf.to_container(cfg, resolve=False), dict(choices)
+    return {}, {}

@@ -1,0 +1,134 @@
+"""The words of a command line: flags and their values, the verb, the runs or files after it, the overrides."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlx.config import conf_dir
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
+
+_TAKES_VALUE = {
+    "--cfg": "cfg", "-c": "cfg",
+    "--package": "package", "-p": "package",
+    "--config-dir": "config_dir", "-cd": "config_dir",
+    "--config-name": "config_name", "-cn": "config_name",
+    "--config-path": "config_path", "-cp": "config_path",
+    "--shell-completion": "shell_completion", "-sc": "shell_completion",
+    "--experimental-rerun": "experimental_rerun",
+}  # fmt: skip
+_ALONE = ("--help", "-h", "--hydra-help", "--version", "--multirun", "-m", "--run", "-r", "--resolve")
+_REFUSED = {"config_name": "the verb says it", "config_path": "add a folder with --config-dir", "experimental_rerun": "use rerun=RUN"}
+_CFG = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+@dataclass
+class CommandLine:
+    """A command line taken apart. flags: as Hydra gets them; values: of the flags that take one."""
+
+    argv: list[str] = field(default_factory=list)
+    verb: str | None = None
+    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def has(self, *names: str) -> bool:
+        """Whether one of these flags is there."""
+        return any(name in self.flags for name in names)
+
+    @property
+    def is_multirun(self) -> bool:
+        """Whether -m is there."""
+        return self.has("-m", "--multirun")
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> what it does: every rlx/cli/<verb>.py that has a primary config conf/<verb>.yaml. Imports none of them."""
+    folder, found = conf_dir(), {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if (folder / f"{file.stem}.yaml").is_file():
+            summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[file.stem] = summary.partition("\n")[0]
+    order = ("train", "check", "bench", "evaluate", "sample", "compare", "runs")
+    return {verb: found[verb] for verb in sorted(found, key=lambda verb: (order.index(verb) if verb in order else len(order), verb))}
+
+
+def is_override(argument: str) -> bool:
+    """Whether Hydra reads it as an override: key=value, +key=value, ~key."""
+    return "=" in argument or argument[:1] in ("~", "+")
+
+
+def is_path(argument: str) -> bool:
+    """Whether an argument that could be an override is a file or folder that exists: outputs/a=b, ~/runs."""
+    return "/" in argument and Path(argument).expanduser().exists()
+
+
+def split(argv: Sequence[str]) -> CommandLine:
+    """Take a command line apart; the first bare word is the verb, wherever it stands."""
+    line = CommandLine(argv=list(argv))
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if argument.startswith("-") and argument != "-":
+            _take_flag(line, argument, rest)
+        elif is_override(argument) and not (line.verb is not None and is_path(argument)):
+            line.overrides.append(argument)
+        elif line.verb is None:
+            line.verb = _verb(argument)
+        else:
+            line.words.append(argument)
+    return line
+
+
+def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:
+    name, equals, value = argument.partition("=")
+    if name in ("--info", "-i"):
+        if not equals:
+            value = rest.pop(0) if rest and rest[0] in _INFO else "all"
+        if value not in _INFO:
+            raise ConfigError(f"--info {value}: it is one of {', '.join(_INFO)}")
+        line.flags += ["--info", value]
+    elif name in _TAKES_VALUE:
+        if not equals:
+            if not rest:
+                raise ConfigError(f"{name} needs a value after it")
+            value = rest.pop(0)
+        _take_value(line, name, value)
+    elif argument in _ALONE:
+        line.flags.append(argument)
+    else:
+        near = nearest(name, [*_ALONE, *_TAKES_VALUE, "--info"])
+        raise ConfigError(f"{name} is no option of rlx{did_you_mean(near)}")
+
+
+def _take_value(line: CommandLine, name: str, value: str) -> None:
+    meaning = _TAKES_VALUE[name]
+    if meaning in _REFUSED:
+        raise ConfigError(f"{name} is no option of rlx: {_REFUSED[meaning]}")
+    if meaning == "cfg" and value not in _CFG:
+        raise ConfigError(f"{name} {value}: it is one of {', '.join(_CFG)}{did_you_mean(nearest(value, _CFG))}")
+    if meaning == "config_dir" and not Path(value).is_dir():
+        siblings = [str(path) for path in Path(value).parent.iterdir() if path.is_dir()] if Path(value).parent.is_dir() else []
+        raise ConfigError(f"{name} {value}: there is no such folder{did_you_mean(nearest(value, siblings, threshold=0.75))}")
+    if meaning == "shell_completion":
+        line.overrides.append(value)  # Hydra reads install=bash as an override
+        line.flags.append("--shell-completion")
+    else:
+        line.flags += [name, value]
+    line.values[meaning] = value
+
+
+def _verb(word: str) -> str:
+    known = verbs()
+    if word in known:
+        return word
+    near = nearest(word, known)
+    if near is None and Path(word).exists():
+        raise ConfigError(f"{word} is a path, and no verb comes before it; the verbs are {', '.join(known)}")
+    hint = did_you_mean(near) if near else f"; the verbs are {', '.join(known)}, an override is key=value"
+    raise ConfigError(f"{word} is no verb of rlx{hint}")

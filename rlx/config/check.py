@@ -1,0 +1,140 @@
+"""The check between composing a config and building from it: every key, type and class, before anything is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.schema import RunConfig
+from rlx.config.suggest import did_you_mean, right_name
+from rlx.config.targets import check_targets
+from rlx.config.values import described, fits, shown
+from rlx.errors import ConfigError
+
+_SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
+
+
+def check_config(cfg: DictConfig, *, allowed: Iterable[str] = ()) -> None:
+    """Refuse a run's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
+    container = plain(cfg)
+    check_targets(container, allowed)
+    paths = list(paths_of(OmegaConf.to_container(cfg, resolve=False)))
+    check_keys(container, RunConfig, "", paths)
+    for group in GROUP_BASE:
+        node = container.get(group)
+        if group == "logger":
+            for name, logger in (node or {}).items():
+                check_node(logger, f"logger.{name}", paths, group=group)
+        elif node is not None or group != "loss":
+            check_node(node, group, paths, group=group)
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """The config as dicts and lists, interpolations resolved, missing values as ???."""
+    try:
+        container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'the config'}: {str(error.msg or error).splitlines()[0]}") from error
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+def paths_of(container: Any, path: str = "") -> Iterable[str]:
+    """Every dotted path of a plain config, nodes and leaves, in their order."""
+    if isinstance(container, Mapping):
+        for key, value in container.items():
+            if key not in _SPECIAL:
+                below = f"{path}.{key}" if path else str(key)
+                yield below
+                yield from paths_of(value, below)
+
+
+def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str]) -> None:
+    """A part of the config whose keys and types a schema gives: nothing unknown (also added with +), nothing out of range."""
+    fields = {item.name: item for item in dataclasses.fields(schema)}
+    for key, value in container.items():
+        full = f"{path}{key}"
+        if key not in fields:
+            raise unknown_key(full, "rlx train", paths)
+        rule = fields[key].metadata
+        if value == MISSING and key not in GROUP_BASE:
+            raise ConfigError(f"{full} has no value; give it one: {full}=...")
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(fields[key].type):
+            check_keys(value, fields[key].type, f"{full}.", paths)  # type: ignore[arg-type]
+        _check_rule(full, value, rule)
+
+
+def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
+    if "at_least" in rule and value is not None and not value >= rule["at_least"]:
+        raise ConfigError(f"{key}={shown(value)} is too small; it is at least {rule['at_least']}")
+    options = rule.get("one_of") or rule.get("each_of")
+    for item in (value if "each_of" in rule else [value]) if options else ():
+        if item not in options:
+            raise ConfigError(f"{key}={shown(item)}: it is one of {', '.join(options)}")
+
+
+def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None, hint: Any = Any) -> None:
+    """A node with a `_target_`: its class fits its group (or the annotation of its field), its keys and types the class."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
+        raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
+    target = locate(node["_target_"], f"{path}._target_")
+    if group is not None and not fits_group(target, group):
+        raise ConfigError(f"{path}: {node['_target_']} is no {group}: it is not a {GROUP_BASE[group].rpartition('.')[2]}")
+    if group is None and isinstance(hint, type) and isinstance(target, type) and not _is_protocol(hint) and not issubclass(target, hint):
+        raise ConfigError(f"{path}: {node['_target_']} is no {hint.__name__}")
+    parameters = parameters_of(target)
+    for key in node if parameters is not None else ():
+        if key not in _SPECIAL and key not in parameters:  # type: ignore[operator]
+            raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], [f"{path}.{name}" for name in parameters or ()] + paths)
+    for name, parameter in (parameters or {}).items():
+        check_value(node, name, parameter, path, paths)
+    for key, value in node.items():
+        if parameters is None and isinstance(value, Mapping) and "_target_" in value:
+            check_node(value, f"{path}.{key}", paths)
+
+
+def check_value(node: Mapping[str, Any], name: str, parameter: Parameter, path: str, paths: list[str]) -> None:
+    """One key of a node: there, of the right type, and checked itself if it is a node."""
+    full = f"{path}.{name}"
+    if name not in node:
+        if parameter.default is REQUIRED and not parameter.given_by_caller:
+            raise ConfigError(f"{full} has no value, and {node['_target_']} needs one; give it one: +{full}=...")
+        return
+    value = node[name]
+    if value == MISSING:
+        raise ConfigError(f"{full} has no value; give it one: {full}=...")
+    if value is None and name == "loss" and not fits(None, parameter.hint):
+        raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
+    if not fits(value, parameter.hint):
+        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}")
+    _check_below(value, full, paths, group="loss" if name == "loss" else None, hint=parameter.hint)
+
+
+def _check_below(value: Any, path: str, paths: list[str], *, group: str | None = None, hint: Any = Any) -> None:
+    if isinstance(value, Mapping) and "_target_" in value:
+        check_node(value, path, paths, group=group, hint=hint)
+    elif isinstance(value, Mapping):
+        arguments = typing.get_args(hint)
+        of = arguments[1] if len(arguments) == 2 and typing.get_origin(hint) in (dict, Mapping) else Any
+        for key, item in value.items():
+            below = key if key in ("algorithm", "loss") else None  # a term of a mixture: {algorithm, loss, weight}
+            _check_below(item, f"{path}.{key}", paths, group=below, hint=of)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_below(item, f"{path}[{index}]", paths)
+
+
+def _is_protocol(hint: type) -> bool:
+    return bool(getattr(hint, "_is_protocol", False))
+
+
+def unknown_key(path: str, owner: str, paths: Iterable[str]) -> ConfigError:
+    """`loss.betta is no key of DPO; did you mean loss.beta?`"""
+    return ConfigError(f"{path} is no key of {owner}{did_you_mean(right_name(path, paths))}")

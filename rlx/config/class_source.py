@@ -1,0 +1,160 @@
+"""A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.schema import conf_dir
+from rlx.errors import ConfigError
+
+SCHEME = "rlx-class"
+
+# dotted names that were chosen in a group on this command line (or in a folder that it names): the user's own words
+served: set[str] = set()
+
+
+class ClassSource(ConfigSource):
+    """Answers for `group/package.module.Class`, only where the class fits the group."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return False
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+    def is_config(self, config_path: str) -> bool:
+        group, name = _split(config_path)
+        if group not in GROUP_BASE or "." not in name:
+            return False
+        if group == "loss" and fits_group(locate(name, group), "algorithm"):
+            return _loss_of(name) is not None  # the optional default `loss: ${algorithm}`
+        target = locate(name, group)
+        if not fits_group(target, group):
+            base = GROUP_BASE[group].rpartition(".")[2]
+            raise ConfigError(f"{group}={name}: this is no {group}; a class derived from {base}, or a function that returns one, would be")
+        return True
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        group, name = _split(config_path)
+        served.add(name)
+        target = locate(name, group)
+        is_own_loss = group == "loss" and fits_group(target, "algorithm")
+        node = _loss_of(name) if is_own_loss else node_of(target, name, group)
+        package = f"logger.{_logger_name(name)}" if group == "logger" else None
+        return ConfigResult(
+            config=OmegaConf.create(dict(node or {})), path=f"{SCHEME}://", provider=self.provider, header={"package": package}
+        )
+
+
+def _split(config_path: str) -> tuple[str, str]:
+    group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+    return group, name
+
+
+def _logger_name(name: str) -> str:
+    return name.rpartition(".")[2].removesuffix("Logger").lower() or "logger"
+
+
+def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
+    """The config node of a class: its fields' defaults, for a class derived from one of rlx's the values of that one's YAML."""
+    parameters = parameters_of(target)
+    if parameters is None:
+        raise ConfigError(f"{group}={name}: its arguments have no names (**kwargs); write a YAML for it in a folder given with --config-dir")
+    inherited = inherited_node(target, group)
+    node: dict[str, Any] = {"_target_": name}
+    if any(parameter.given_by_caller for parameter in parameters.values()):
+        node["_partial_"] = True
+    for parameter in parameters.values():
+        if parameter.given_by_caller:
+            continue
+        own = isinstance(target, type) and parameter.name in vars(target).get("__annotations__", {})
+        if parameter.name in inherited and not own:
+            node[parameter.name] = inherited[parameter.name]
+        elif parameter.name == "loss" and group == "algorithm":
+            node["loss"] = "${..loss}"
+        else:
+            node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
+    return node
+
+
+def _as_value(parameter: Parameter, name: str) -> Any:
+    """A default as a value of YAML; a dataclass becomes a node."""
+    value = parameter.default
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        served.add(target)
+        return {"_target_": target, **{key: _as_value(Parameter(key, Any, item), name) for key, item in fields.items()}}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _as_value(Parameter(str(key), Any, item), name) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_as_value(Parameter(parameter.name, Any, item), name) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(f"{name}.{parameter.name} has the default {value!r}, which no YAML can hold; use a number, a text, a list or a dataclass")
+
+
+def inherited_node(target: Any, group: str) -> dict[str, Any]:
+    """The YAML of the nearest ancestor that has one in conf/<group>, without its `_target_`."""
+    file = _inherited_file(target, group)
+    if file is None:
+        return {}
+    node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items() if key not in ("_target_", "defaults")}
+
+
+def _inherited_file(target: Any, group: str) -> Path | None:
+    ancestors = target.__mro__[1:] if isinstance(target, type) else ()
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    for ancestor in ancestors:
+        name = re.compile(rf"^_target_:\s*rlx\.[\w.]*\b{re.escape(ancestor.__qualname__)}\s*(#.*)?$", re.MULTILINE)
+        same = [file for file in files if ancestor.__module__.startswith("rlx.") and name.search(file.read_text())]
+        for file in sorted(same, key=lambda file: file.stem not in ancestor.__module__):
+            return file
+    return None
+
+
+def _loss_of(name: str) -> dict[str, Any] | None:
+    """The loss that an algorithm's class brings: the default of its field, or the loss of the algorithm it derives from."""
+    target = locate(name, "algorithm")
+    parameter = (parameters_of(target) or {}).get("loss")
+    if parameter is None:
+        return None
+    if parameter.default is not REQUIRED and parameter.default is not None:
+        value = _as_value(parameter, name)
+        return value if isinstance(value, dict) else None
+    file = _inherited_file(target, "algorithm")
+    loss_file = conf_dir() / "loss" / file.name if file is not None else None
+    if loss_file is None or not loss_file.is_file():
+        return None
+    node = OmegaConf.to_container(OmegaConf.load(loss_file), resolve=False)
+    return node if isinstance(node, dict) else None  # type: ignore[return-value]
+
+
+def use_working_directory() -> None:
+    """Let modules in the current directory be found, as `python -m` does; console scripts do not."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())

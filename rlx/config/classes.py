@@ -1,0 +1,132 @@
+"""What a dotted name stands for, what it takes, and whether it belongs to a group."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
+
+REQUIRED: Any = dataclasses.MISSING
+
+# What the target of a group's node must be, or, if it is a function, return.
+GROUP_BASE: dict[str, str] = {
+    "loss": "rlx.loss.base.Loss",
+    "algorithm": "rlx.algorithm.base.Algorithm",
+    "task": "rlx.task.base.Task",
+    "policy": "rlx.policy.base.Policy",
+    "optimizer": "torch.optim.Optimizer",
+    "scheduler": "rlx.optimizer.schedule.Schedule",
+    "rollout": "rlx.rollout.sampler.Sampler",
+    "logger": "rlx.record.logger.base.Logger",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key that a class or function takes: its type (Any where unknown), and its default or REQUIRED."""
+
+    name: str
+    hint: Any
+    default: Any = REQUIRED
+    given_by_caller: bool = False
+
+
+def locate(target: str, key: str) -> Any:
+    """The class or function of a dotted name. Imports its module, so the allow list comes first."""
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{key}: {target} is no dotted name of a class, such as my_lab.MyAlgorithm")
+    found: Any = None
+    depth = 0
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found, depth = importlib.import_module(module), length
+            break
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.startswith("rlx.") and target.startswith("rlx."):
+                if module == error.name:
+                    continue
+                raise
+            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+                raise ConfigError(f"{key}: {module} cannot be imported: {error}") from error
+        except Exception as error:
+            raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
+    if found is None:
+        raise ConfigError(f"{key}: there is no module {parts[0]} in the current directory or on the Python path, which {target} names")
+    for name in parts[depth:]:
+        if not hasattr(found, name):
+            owner = getattr(found, "__name__", parts[0])
+            options = [option for option, value in vars(found).items() if isinstance(value, type)]
+            raise ConfigError(f"{key}: {owner} has no {name}{did_you_mean(nearest(name, options))}")
+        found = getattr(found, name)
+    return found
+
+
+def _described(error: BaseException) -> str:
+    """An error of a user's module, with the file and line it happened on."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}, line {error.lineno})"
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ is not None else []
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def fits_group(target: Any, group: str) -> bool:
+    """Whether a class, or what a function returns, is what the nodes of a group are."""
+    if not isinstance(target, type):
+        target = _hints(target).get("return") if callable(target) else None
+    base = locate(GROUP_BASE[group], group)
+    return isinstance(target, type) and issubclass(target, base)
+
+
+def parameters_of(target: Any) -> dict[str, Parameter] | None:
+    """What a dataclass's fields or a signature take, by name; None where any keyword is taken."""
+    if dataclasses.is_dataclass(target) and isinstance(target, type) and "__init__" in vars(target):
+        hints = _hints(target)
+        return {item.name: Parameter(item.name, hints.get(item.name, Any), _default(item)) for item in dataclasses.fields(target) if item.init}
+    function = target.__init__ if isinstance(target, type) else target
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return None
+    if any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values()):
+        return None
+    hints = _hints(function)
+    found = {}
+    for item in signature.parameters.values():
+        if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY):
+            default = REQUIRED if item.default is item.empty else item.default
+            found[item.name] = Parameter(item.name, hints.get(item.name, Any), default, given_by_caller=item.name == "params")
+    return found
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    return REQUIRED if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def _hints(target: Callable[..., Any]) -> Mapping[str, Any]:
+    """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any."""
+    try:
+        return typing.get_type_hints(target)
+    except Exception:
+        pass
+    found: dict[str, Any] = {}
+    for owner in reversed(getattr(target, "__mro__", (target,))):
+        space = vars(sys.modules.get(owner.__module__, object)) if hasattr(owner, "__module__") else {}
+        for name, text in getattr(owner, "__annotations__", {}).items():
+            try:
+                found[name] = eval(text, dict(space), dict(vars(typing))) if isinstance(text, str) else text
+            except Exception:
+                found[name] = Any
+    return found

@@ -1,0 +1,74 @@
+"""Composing configs from Python: for `rlx.load` and `rlx.train`, and for the nearest right name after an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.config.plugins import install, plugin_packages
+from rlx.config.schema import conf_dir
+
+# groups below hydra/ and files that are no choice are left out of lists
+_HIDDEN_GROUPS = {"hydra"}
+
+
+def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
+    """The config of a verb; whatever Hydra says against an override is raised as Hydra says it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    install()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rlx"):
+        return hydra_compose(config_name=verb, overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+def config_folders(extra: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
+    """The folders of YAML files that are searched: rlx's own, the given ones, those of installed plugins."""
+    folders = [conf_dir(), *(Path(folder) for folder in extra)]
+    for package in plugin_packages():
+        from importlib.util import find_spec
+
+        spec = find_spec(package)
+        folders += [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
+    return folders
+
+
+def groups(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Group -> its options, over all folders; a group within a group is group/subgroup."""
+    found: dict[str, set[str]] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*.yaml")):
+            group = file.parent.relative_to(folder).as_posix()
+            if group != "." and group.partition("/")[0] not in _HIDDEN_GROUPS:
+                found.setdefault(group, set()).add(file.stem)
+    return {group: sorted(options) for group, options in sorted(found.items())}
+
+
+def group_of(override: str, known: Iterable[str]) -> str | None:
+    """The group whose option an override chooses (`loss=ipo`, `loss@algorithm.dpo.loss=ipo`), or None."""
+    key = override.partition("=")[0].lstrip("+~").partition("@")[0]
+    return key if key in known else None
+
+
+def node_comments(file: Path) -> str:
+    """The text of a YAML file below its defaults list: keys, values and the comment on each."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    keep, in_defaults = [], False
+    for line in lines:
+        if line.startswith("defaults:"):
+            in_defaults = True
+        elif in_defaults and line and not line.startswith((" ", "-", "#")):
+            in_defaults = False
+        if not in_defaults:
+            keep.append(line)
+    return "\n".join(keep).strip()
+
+
+def read_yaml(file: Path) -> DictConfig:
+    """One YAML file as a config, nothing resolved."""
+    loaded = OmegaConf.load(file)
+    assert isinstance(loaded, DictConfig)
+    return loaded

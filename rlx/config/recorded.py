@@ -1,0 +1,76 @@
+"""The config of a run that goes on, or is run again: its own, read back from its record as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.config.classes import locate
+from rlx.config.targets import check_targets, targets_of
+from rlx.errors import ConfigError
+
+_MAY_CHANGE = {
+    "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "num_steps"),
+    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "output_dir", "cache_dir"),
+}
+
+
+def continued(
+    cfg: DictConfig, overrides: Sequence[str], *, allowed: Iterable[str], directory: Path | None, multirun: bool = False
+) -> tuple[DictConfig, Path | None]:
+    """The recorded config with what may be overridden taken from `cfg`, and the directory to write in."""
+    from rlx.record.run import read_run
+
+    verb = "resume" if cfg.resume is not None else "rerun"
+    if cfg.resume is not None and cfg.rerun is not None:
+        raise ConfigError("resume goes on with a run and rerun starts it again; give one of them")
+    if multirun:
+        raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
+    record = read_run(Path(cfg[verb]).expanduser())
+    _check_recorded_targets(record.config, allowed, verb)
+    recorded = OmegaConf.create(dict(record.config))
+    classes = {target for _, target in targets_of(dict(record.config))}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        root = key.partition(".")[0].partition("@")[0]
+        if value in classes and root in record.config:
+            continue  # names a class of the user's own again, so that it may be called
+        if root not in _MAY_CHANGE[verb]:
+            raise ConfigError(
+                f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
+                f"what may be given is {', '.join(_MAY_CHANGE[verb][1:])}"
+            )
+        recorded[root if root in ("logger",) else key] = OmegaConf.select(cfg, root if root in ("logger",) else key)
+    if verb == "resume":
+        _check_horizon(recorded, record.config)
+        if directory is not None:
+            raise ConfigError("a run that is resumed goes on in its own directory; leave out hydra.run.dir")
+        directory = record.directory
+    recorded.resume, recorded.rerun, recorded.allow_changed = cfg.resume, cfg.rerun, cfg.allow_changed
+    return recorded, directory
+
+
+def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -> None:
+    """The allow list, with a message that says how to name a class of one's own again."""
+    patterns = tuple(allowed)
+    for path, target in targets_of(config):
+        try:
+            check_targets({"_target_": target}, patterns)
+        except ConfigError as error:
+            group = path.partition(".")[0]
+            raise ConfigError(
+                f"the record names {target} as its {path}, which is not rlx's own; if you trust it, name it yourself: "
+                f"rlx train {verb}=... {group}={target}"
+            ) from error
+
+
+def _check_horizon(recorded: DictConfig, before: object) -> None:
+    """A run can be made longer only if no step before depended on its length."""
+    steps = before["num_steps"]  # type: ignore[index]
+    if recorded.num_steps != steps and getattr(locate(recorded.scheduler._target_, "scheduler"), "needs_horizon", True):
+        raise ConfigError(
+            f"num_steps={recorded.num_steps}: the scheduler's learning rates were planned for {steps} steps, so the run cannot be "
+            "made longer; only a schedule without a horizon (scheduler=constant) can"
+        )

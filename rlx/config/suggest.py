@@ -1,0 +1,129 @@
+"""The nearest right name for a wrong one: across full paths of keys, and from the names that other tools use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+# Names that people bring along: their last component -> rlx's key, or a sentence. Where a sentence is needed it says what to do.
+FOREIGN: dict[str, str] = {
+    "reference_policy_kl_penalty": "loss.beta",
+    "val_period": "eval_every",
+    "eval_steps": "eval_every",
+    "eval_interval": "eval_every",
+    "num_prompts_per_step": "algorithm.prompts_per_step",
+    "num_generations_per_prompt": "algorithm.group_size",
+    "num_generations": "algorithm.group_size",
+    "group_size_per_prompt": "algorithm.group_size",
+    "normalize_rewards": "algorithm.advantage",
+    "use_leave_one_out_baseline": "algorithm.advantage",
+    "max_num_steps": "num_steps",
+    "max_steps": "num_steps",
+    "max_num_epochs": "num_steps",
+    "num_train_epochs": "num_steps",
+    "num_epochs": "num_steps",
+    "total_steps": "num_steps",
+    "val_global_batch_size": "evaluation.num_prompts",
+    "val_batches": "evaluation.num_prompts",
+    "max_val_samples": "evaluation.num_prompts",
+    "val_num_generations_per_prompt": "evaluation.samples_per_prompt",
+    "num_val_samples_to_print": "evaluation.num_shown",
+    "train_global_batch_size": "algorithm.pairs_per_step",
+    "per_device_train_batch_size": "algorithm.pairs_per_step",
+    "train_micro_batch_size": "micro_batch",
+    "per_device_eval_batch_size": "micro_batch",
+    "gradient_accumulation_steps": "micro_batch",
+    "micro_batch_size": "micro_batch",
+    "batch_size": "algorithm.pairs_per_step",
+    "learning_rate": "optimizer.lr",
+    "lr_scheduler_type": "scheduler",
+    "lr_scheduler": "scheduler",
+    "warmup_ratio": "scheduler.warmup_steps",
+    "max_grad_norm": "algorithm.max_grad_norm",
+    "loss_type": "loss",
+    "loss_fn": "loss",
+    "kl_coef": "loss.beta",
+    "ratio_clip_min": "loss.clip_low",
+    "ratio_clip_max": "loss.clip_high",
+    "cliprange": "loss.clip_low",
+    "epsilon": "loss.clip_low",
+    "epsilon_high": "loss.clip_high",
+    "num_iterations": "algorithm.updates_per_batch",
+    "max_completion_length": "task.max_new_tokens",
+    "max_response_length": "task.max_new_tokens",
+    "max_length": "policy.max_length",
+    "max_total_sequence_length": "policy.max_length",
+    "max_prompt_length": "policy.max_length",
+    "log_dir": "output_dir",
+    "checkpoint_dir": "output_dir",
+    "results_dir": "output_dir",
+    "wandb_enabled": "logger",
+    "tensorboard_enabled": "logger",
+    "mlflow_enabled": "logger",
+    "report_to": "logger",
+    "save_period": "checkpoint.every",
+    "save_steps": "checkpoint.every",
+    "keep_top_k": "checkpoint.keep_last",
+    "save_total_limit": "checkpoint.keep_last",
+    "model_name": "policy.path",
+    "model_name_or_path": "policy.path",
+    "model": "policy",
+    "dataset_name": "task",
+    "dataset": "task",
+    "data": "task",
+    "data_path": "task.path",
+    "env": "task",
+    "environment": "task",
+    "resume_from_checkpoint": "resume",
+    "random_seed": "seed",
+    "stop_at_validation_metric_threshold": "stop_at_score",
+    "custom_regularization": "algorithm.regularization_weight",
+    "gradient_clipping": "algorithm.max_grad_norm",
+    "generation": "rollout",
+}
+
+
+def similarity(left: str, right: str) -> float:
+    """How alike two words are, 0 to 1."""
+    return SequenceMatcher(None, left.lower(), right.lower()).ratio()
+
+
+def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str | None:
+    """The option most like `word`, if any is like it."""
+    scored = [(similarity(word, option), option) for option in options]
+    best = max(scored, default=(0.0, ""))
+    return best[1] if best[0] >= threshold else None
+
+
+def nearest_path(path: str, paths: Iterable[str]) -> str | None:
+    """The dotted path that `path` was most likely meant to be: its last component counts three times its beginning."""
+    head, _, leaf = path.rpartition(".")
+    best, best_score = None, 0.0
+    for candidate in paths:
+        candidate_head, _, candidate_leaf = candidate.rpartition(".")
+        leaf_score = similarity(leaf, candidate_leaf)
+        if leaf_score < 0.65:
+            continue
+        score = 3 * leaf_score + similarity(head, candidate_head)
+        if score > best_score:
+            best, best_score = candidate, score
+    return best
+
+
+def right_name(path: str, paths: Iterable[str]) -> str | None:
+    """rlx's name for a key that it does not know, or None."""
+    known = [candidate for candidate in paths if candidate != path]
+    leaf = path.rpartition(".")[2]
+    exact = [candidate for candidate in known if candidate.rpartition(".")[2] == leaf]
+    if exact:
+        return nearest_path(path, exact)
+    foreign = FOREIGN.get(leaf)
+    if foreign is not None:
+        same_leaf = [candidate for candidate in known if candidate.rpartition(".")[2] == foreign.rpartition(".")[2]]
+        return foreign if foreign in known or not same_leaf else nearest_path(foreign, same_leaf)
+    return nearest_path(path, known)
+
+
+def did_you_mean(name: str | None) -> str:
+    """The tail of a message: nothing if there is no such name."""
+    return "" if name is None else f"; did you mean {name}?"
