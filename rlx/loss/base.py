@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from rlx.errors import ConfigError, ShapeError
 from rlx.loss.hyperparameter import check_hyperparameters
 from rlx.loss.pairs import PairLogprobs, Scores
+from rlx.loss.stop_gradient import stop_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,10 @@ class PreferenceLoss(Loss):
     """A loss of pairs: `loss(policy, reference) -> [B]`; write `values` in a subclass.
 
     modifiers: name -> modifier, applied in their order around the formula (see rlx.loss.modifier).
+    per_token (class variable): are the rewards it implies means over tokens rather than sums?
     """
+
+    per_token: ClassVar[bool] = False
 
     modifiers: Mapping[str, PreferenceModifier] = field(default_factory=dict)
 
@@ -107,12 +111,14 @@ class PreferenceLoss(Loss):
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] one value a pair."""
         self._check_inputs(policy, reference)
+        given = policy
         for modifier in self.modifiers.values():
             policy, reference = modifier.logprobs(policy, reference)
-        values = self.values(policy, reference)
+        values = self.values(policy, reference if type(self).needs_reference else None)
         for modifier in self.modifiers.values():
             if modifier.weighs_rows:
-                values = values * modifier.row_weight(policy)
+                weight = stop_gradient(modifier.row_weight(given))
+                values = values * (weight if values.ndim == 1 else weight[:, None])
         return values
 
     def _check_inputs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> None:
@@ -133,7 +139,35 @@ class PreferenceLoss(Loss):
         return completion_mask.new_full((rows,), 1.0 / max(rows, 1), dtype=torch.float64)
 
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
-        """([B], [B]) for metrics: beta times the log-ratios of chosen and rejected, or their log-probabilities without a reference."""
+        """([B], [B]) for metrics: beta times the scores of chosen and rejected; they carry no gradient."""
         scores = Scores.of(policy, reference if self.needs_reference else None)
+        scores = scores.mean_of_tokens() if self.per_token else scores
         beta = getattr(self, "beta", 1.0)
         return (beta * scores.chosen).detach(), (beta * scores.rejected).detach()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreLoss(PreferenceLoss):
+    """A preference loss that reads nothing but the scores of the pair; write `of_scores` in a subclass.
+
+    takes_divergence: may another f-divergence replace the log-ratios? It may where the formula reads them as a margin.
+    """
+
+    takes_divergence: ClassVar[bool] = False
+
+    def _check_modifier(self, name: str, modifier: object) -> None:
+        if self.takes_divergence and isinstance(modifier, PreferenceModifier) and modifier.changes_scores:
+            return
+        super()._check_modifier(name, modifier)
+
+    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
+        """[B] the formula of the scores, after the modifiers of scores."""
+        scores = Scores.of(policy, reference)
+        for modifier in self.modifiers.values():
+            if modifier.changes_scores:
+                scores = replace(scores, chosen=modifier.score(scores.chosen), rejected=modifier.score(scores.rejected))
+        return self.of_scores(scores.mean_of_tokens() if self.per_token else scores)
+
+    @abstractmethod
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] the formula."""

@@ -125,7 +125,7 @@ class Scores:
         """[B] by how much the chosen completion's score is larger."""
         return self.chosen - self.rejected
 
-    def per_token(self) -> Scores:
+    def mean_of_tokens(self) -> Scores:
         """The scores divided by the lengths of their completions; an empty one counts as one token."""
         return Scores(
             self.chosen / self.chosen_length.clamp(min=1),

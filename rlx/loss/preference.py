@@ -6,46 +6,18 @@ policy, c0 and r0 under the reference; a = c - c0, b = r - r0, margin Δ = a - b
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlx.loss.base import PreferenceLoss, PreferenceModifier
+from rlx.loss.base import ScoreLoss
 from rlx.loss.hyperparameter import within
-from rlx.loss.pairs import PairLogprobs, Scores
+from rlx.loss.pairs import Scores
 
 BETA = "beta scales the log-ratios, so its sign would turn the preference around; 0.1 is usual for dpo"
 SMOOTHING = "label_smoothing is the share of labels that are wrong; half of them wrong says nothing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreLoss(PreferenceLoss):
-    """A preference loss that reads nothing but the scores of the pair; write `of_scores` in a subclass.
-
-    takes_divergence: may another f-divergence replace the log-ratios? It may where the formula reads them as a margin.
-    """
-
-    takes_divergence: ClassVar[bool] = False
-
-    def _check_modifier(self, name: str, modifier: object) -> None:
-        if self.takes_divergence and isinstance(modifier, PreferenceModifier) and modifier.changes_scores:
-            return
-        super()._check_modifier(name, modifier)
-
-    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] the formula of the scores, after the modifiers of scores."""
-        scores = Scores.of(policy, reference)
-        for modifier in self.modifiers.values():
-            if modifier.changes_scores:
-                scores = replace(scores, chosen=modifier.score(scores.chosen), rejected=modifier.score(scores.rejected))
-        return self.of_scores(scores)
-
-    @abstractmethod
-    def of_scores(self, scores: Scores) -> Tensor:
-        """[B] the formula."""
 
 
 def dpo_loss(margin: Tensor, *, beta: float) -> Tensor:
@@ -146,12 +118,13 @@ class DpoNormalized(ScoreLoss):
 
     formula: ClassVar = dpo_loss
     takes_divergence: ClassVar[bool] = True
+    per_token: ClassVar[bool] = True
 
     beta: float = within(above=0, advice="beta scales the log-ratios of a token; 5 is usual for dpo_normalized")
 
     def of_scores(self, scores: Scores) -> Tensor:
         """[B] dpo_loss of the margin of a token."""
-        return dpo_loss(scores.per_token().margin, beta=self.beta)
+        return dpo_loss(scores.margin, beta=self.beta)
 
 
 def ipo_loss(margin: Tensor, *, beta: float) -> Tensor:
@@ -192,12 +165,13 @@ class IpoNormalized(ScoreLoss):
 
     formula: ClassVar = ipo_loss
     takes_divergence: ClassVar[bool] = True
+    per_token: ClassVar[bool] = True
 
     beta: float = within(above=0, advice="the margin is regressed to 1/(2 beta); 0.1 is usual for ipo")
 
     def of_scores(self, scores: Scores) -> Tensor:
         """[B] ipo_loss of the margin of a token."""
-        return ipo_loss(scores.per_token().margin, beta=self.beta)
+        return ipo_loss(scores.margin, beta=self.beta)
 
 
 def hinge_loss(margin: Tensor, *, beta: float) -> Tensor:

@@ -1,0 +1,113 @@
+"""Modifiers of preference losses: they change the log-probabilities before a formula, or weigh the pairs after it.
+
+Dimensions: B pairs, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.errors import ShapeError
+from rlx.loss.base import PreferenceModifier
+from rlx.loss.hyperparameter import within
+from rlx.loss.pairs import PairLogprobs, masked
+
+
+def length_desensitized(pairs: PairLogprobs, *, alpha: float) -> PairLogprobs:
+    """Token log-probabilities beyond the length of the shorter completion of a pair, times alpha.
+
+    Liu et al. 2024, Length desensitization in DPO (LD-DPO), arXiv:2409.06411. Lengths stay as they are.
+    """
+    shared = torch.minimum(pairs.chosen_mask.sum(dim=1), pairs.rejected_mask.sum(dim=1))[:, None]
+
+    def scaled(values: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask.cumsum(dim=1) > shared, alpha * masked(values, mask), masked(values, mask))
+
+    return replace(pairs, chosen=scaled(pairs.chosen, pairs.chosen_mask), rejected=scaled(pairs.rejected, pairs.rejected_mask))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthDesensitized(PreferenceModifier):
+    """LD-DPO: what the longer completion says beyond the length of the shorter one counts less; applies to every preference loss.
+
+    alpha: weight of those tokens; 1 changes nothing, 0 ignores them.
+    """
+
+    alpha: float = within(at_least=0, at_most=1, advice="1 changes nothing, 0 ignores what exceeds the shorter completion")
+
+    def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
+        """Policy and reference alike."""
+        reference = None if reference is None else length_desensitized(reference, alpha=self.alpha)
+        return length_desensitized(policy, alpha=self.alpha), reference
+
+
+def policy_likelihood_weight(token_logprobs: Tensor, sum_p_squared: Tensor, mask: Tensor) -> Tensor:
+    """exp(mean_t (log p_t - log Σ_v p_v²)): how much the policy would have said this itself. All [B, T] -> [B].
+
+    Zhou et al. 2024, WPO: enhancing RLHF with weighted preference optimization, eq. 2, arXiv:2406.11827.
+    """
+    # Outside of the mask anything may stand, 0 included, whose log is infinite.
+    aligned = masked(token_logprobs, mask) - torch.log(torch.where(mask, sum_p_squared, 1.0))
+    return torch.exp((aligned.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).clamp(max=20))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyWeighting(PreferenceModifier):
+    """WPO: each pair is weighed by how likely the policy finds both completions, without a gradient.
+
+    It applies to every loss that does not mix the pairs of a batch.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"sum_p_squared"})
+    weighs_rows: ClassVar[bool] = True
+
+    def row_weight(self, policy: PairLogprobs) -> Tensor:
+        """[B] the product of the weights of the two completions."""
+        chosen, rejected = policy.chosen_sum_p_squared, policy.rejected_sum_p_squared
+        if chosen is None or rejected is None:
+            raise ShapeError("PolicyWeighting needs chosen_sum_p_squared and rejected_sum_p_squared, which these pairs lack")
+        of_chosen = policy_likelihood_weight(policy.chosen, chosen, policy.chosen_mask)
+        return of_chosen * policy_likelihood_weight(policy.rejected, rejected, policy.rejected_mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFree(PreferenceModifier):
+    """A uniform reference: the log-probabilities take the place of the log-ratios; applies to every loss with a reference."""
+
+    removes_reference: ClassVar[bool] = True
+
+    def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
+        """A reference whose log-probabilities are all 0, whatever was given."""
+        del reference
+        zeros = {"chosen": torch.zeros_like(policy.chosen), "rejected": torch.zeros_like(policy.rejected)}
+        if policy.mismatched is not None:
+            zeros["mismatched"] = torch.zeros_like(policy.mismatched)
+        return policy, replace(policy, **zeros)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Humanline(PreferenceModifier):
+    """Each token's log-ratio is clamped before any loss reads it; applies to every loss with a reference.
+
+    Liu et al. 2025, Humanline: online alignment as perceptual loss, arXiv:2509.24207.
+    log_ratio_low: lower end of the clamp; a token below it gets no gradient.
+    log_ratio_high: upper end of the clamp; a token above it gets no gradient.
+    """
+
+    log_ratio_low: float = within(at_most=0, advice="-1 is that of the paper")
+    log_ratio_high: float = within(at_least=0, advice="1.5 is that of the paper")
+
+    def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
+        """The policy's log-probabilities, brought within reach of the reference's."""
+        if reference is None:
+            raise ShapeError("Humanline clamps log-ratios to a reference, but there is none; drop the modifier")
+
+        def clamped(values: Tensor, base: Tensor) -> Tensor:
+            return base.detach() + (values - base.detach()).clamp(self.log_ratio_low, self.log_ratio_high)
+
+        chosen, rejected = clamped(policy.chosen, reference.chosen), clamped(policy.rejected, reference.rejected)
+        return replace(policy, chosen=chosen, rejected=rejected), reference
