@@ -17,43 +17,44 @@ _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are u
 class PreallocatedLayer(DynamicLayer):
     """The keys and values of one full-attention layer.
 
-    The prompts come in by the first `update`, once each; `batch_repeat_interleave` then copies them for the completions of each prompt
-    into a block with room for `max_new_tokens` more (in steps, so that short completions do not pay for a long limit).
+    The prompts come in by the first `update`, once each; `batch_repeat_interleave` then copies them for the completions of each
+    prompt into a block with room for `max_new_tokens` more (in steps, so that short completions do not pay for a long limit).
     """
 
-    def __init__(self, max_new_tokens: int, **_: Any) -> None:
+    def __init__(self, max_new_tokens: int) -> None:
         super().__init__()
         self.max_new_tokens = max_new_tokens
         self.filled = 0
         self.prompt_length = 0
+        self._held: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # keys and values, [B, H, capacity, D]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Takes [B, H, T, D] in and gives all keys and values so far."""
         new = key_states.shape[-2]
         if not self.is_initialized:
-            self.keys, self.values = key_states, value_states
-            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+            self._held, self.is_initialized = (key_states, value_states), True
+            self.dtype, self.device = key_states.dtype, key_states.device
             self.filled = self.prompt_length = new
-            return key_states, value_states
+            return self._held
         start, self.filled = self.filled, self.filled + new
-        if self.filled > self.keys.shape[-2]:
-            self._allocate(self.keys[:, :, :start], self.values[:, :, :start], repeats=1)
-        keys, values = self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
+        if self.filled > self._held[0].shape[-2]:
+            self._held = self._moved(start, repeats=1)
+        keys, values = (held[:, :, : self.filled] for held in self._held)
         keys[:, :, start:] = key_states
         values[:, :, start:] = value_states
         return keys, values
 
-    def _allocate(self, keys: Tensor, values: Tensor, *, repeats: int) -> None:
-        """Moves [B, H, T, D] into a fresh block with every row `repeats` times and room for more tokens."""
-        batch, heads, length, _ = keys.shape
+    def _moved(self, length: int, *, repeats: int) -> tuple[Tensor, Tensor]:
+        """The first `length` tokens in fresh blocks, every row `repeats` times, with room for more tokens."""
         room = min(max(2 * (length - self.prompt_length), _FIRST_BLOCK), self.max_new_tokens)
         capacity = max(self.prompt_length + room, length)
         blocks = []
-        for states in (keys, values):
-            block = states.new_empty(batch, repeats, heads, capacity, states.shape[-1])
-            block[:, :, :, :length] = states[:, None]
-            blocks.append(block.view(batch * repeats, heads, capacity, states.shape[-1]))
-        self.keys, self.values = blocks
+        for held in self._held:
+            batch, heads, _, dimension = held.shape
+            block = held.new_empty(batch, repeats, heads, capacity, dimension)
+            block[:, :, :, :length] = held[:, None, :, :length]
+            blocks.append(block.view(batch * repeats, heads, capacity, dimension))
+        return blocks[0], blocks[1]
 
     def get_seq_length(self) -> int:
         """Tokens held."""
@@ -66,7 +67,7 @@ class PreallocatedLayer(DynamicLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row becomes `repeats` rows."""
         if self.is_initialized:
-            self._allocate(self.keys, self.values, repeats=repeats)
+            self._held = self._moved(self.filled, repeats=repeats)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows `indices`: int64 [B']. Rows that stay where they are, are not copied."""
@@ -75,13 +76,13 @@ class PreallocatedLayer(DynamicLayer):
         moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
         if len(moved):
             source = indices[moved]
-            for states in (self.keys, self.values):
-                states[moved, :, : self.filled] = states[source, :, : self.filled]
-        self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
+            for held in self._held:
+                held[moved, :, : self.filled] = held[source, :, : self.filled]
+        self._held = (self._held[0][: len(indices)], self._held[1][: len(indices)])
 
 
 def make_cache(model: Any, *, max_new_tokens: int) -> Cache | None:
-    """An empty cache for `model`, or None if it has layers whose state cannot be copied or shrunk by rows (a recurrent state, say)."""
+    """An empty cache for `model`, or None if a layer keeps what cannot be copied or shrunk by rows (a recurrent state, say)."""
     layers = DynamicCache(config=model.config).layers
     if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
         return None

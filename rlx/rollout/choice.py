@@ -14,8 +14,9 @@ _ELEMENTS_AT_ONCE = 1 << 24  # B * V looked at in one piece; bounds the memory o
 def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
     """[B, V] with the tokens set to 0 that are cut off; the rest is not renormalised.
 
-    In this order: top_k keeps the k likeliest (of equal ones the smaller token ids), top_p the smallest set of likeliest tokens whose
-    share of what is left reaches top_p, min_p the tokens at least min_p times as likely as the likeliest. The likeliest always stays.
+    In this order: top_k keeps the k likeliest (of equal ones the smaller token ids), top_p the smallest set of likeliest tokens
+    whose share of what is left reaches top_p, min_p the tokens at least min_p times as likely as the likeliest.
+    The likeliest always stays.
     """
     if min_p is not None:
         floor = min_p * probabilities.amax(dim=-1, keepdim=True)
@@ -38,8 +39,8 @@ def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, 
 def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """int64 [B]: the first token at which the running sum over token ids, in float64, exceeds `uniform` times the whole sum.
 
-    probabilities: [B, V], not negative, any sum above 0; uniform: float64 [B] in [0, 1). A token of probability 0 is never chosen.
-    The order of the sum is that of the token ids, so the choice does not depend on the other rows.
+    probabilities: [B, V], not negative, any sum above 0; uniform: float64 [B] in [0, 1). A token of probability 0 is never
+    chosen. The order of the sum is that of the token ids, so the choice does not depend on the other rows.
     """
     running = probabilities.cumsum(dim=-1, dtype=torch.float64)
     total = running[:, -1]
@@ -63,11 +64,10 @@ def choose(
     """
     rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
     if len(logits) > rows:
+        parts = [None] * -(-len(logits) // rows) if uniform is None else uniform.split(rows)
         pieces = [
             choose(piece, part, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-            for piece, part in zip(
-                logits.split(rows), [None] * len(logits) if uniform is None else uniform.split(rows), strict=False
-            )
+            for piece, part in zip(logits.split(rows), parts, strict=True)
         ]
         return torch.cat([tokens for tokens, _ in pieces]), torch.cat([logprobs for _, logprobs in pieces])
     if logits.dtype not in (torch.float32, torch.float64):

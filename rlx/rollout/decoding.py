@@ -18,14 +18,12 @@ from rlx.rollout.forward import Forward
 from rlx.rollout.stop import StopStrings
 from rlx.seeding import uniforms
 
-Choose = Callable[
-    [Tensor, Tensor | None], tuple[Tensor, Tensor]
-]  # logits [B, V], uniform [B] -> tokens [B], log-probabilities [B]
+Choose = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]  # logits [B, V], uniform [B] -> tokens, log-probabilities [B]
 
 
 @dataclass(frozen=True, eq=False)
 class Completions:
-    """tokens: int64 [B, T]; logprobs: float32 [B, T]; lengths: int64 [B]; finished: bool [B], ended by itself and not by its limit."""
+    """tokens: int64 [B, T]; logprobs: float32 [B, T]; lengths: int64 [B]; finished: bool [B], not ended by its limit."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -37,6 +35,14 @@ class Completions:
         """Room for `rows` completions of up to `width` tokens."""
         tokens, logprobs = np.zeros((rows, width), dtype=np.int64), np.zeros((rows, width), dtype=np.float32)
         return Completions(tokens, logprobs, np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=bool))
+
+    def place(self, other: Completions, rows: np.ndarray) -> None:
+        """Writes `other` into `rows`, int64 [B'], of this."""
+        width = other.tokens.shape[1]
+        self.tokens[rows, :width] = other.tokens
+        self.logprobs[rows, :width] = other.logprobs
+        self.lengths[rows] = other.lengths
+        self.finished[rows] = other.finished
 
 
 def decode(

@@ -1,7 +1,7 @@
 """Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
 
-Both serve the same three calls: `start` (one row a prompt, then every row group_size times), `step` (one more token a row), `keep` (some
-rows leave). Dimensions: P prompts, G completions of a prompt, B = P * G rows, T tokens, V vocabulary.
+Both serve the same three calls: `start` (one row a prompt, then every row group_size times), `step` (one more token a row),
+`keep` (some rows leave). Dimensions: P prompts, G completions of a prompt, B = P * G rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
 class CachedForward:
     """Prompts padded on the left, each read once; then one token a row and step, against the cache.
 
-    The mask of a step is a view of one that is made once: with `prepared_mask` it is the four-dimensional one that attention adds to
-    its scores, which spares the model making its own in every step; without, it is the two-dimensional one that every model understands.
+    The mask of a step is a view of one that is made once: with `prepared_mask` it is the four-dimensional one that attention adds
+    to its scores, which spares the model making its own in every step; without, it is the two-dimensional one that every
+    model understands.
     """
 
     def __init__(self, model: Any, *, prepared_mask: bool) -> None:
@@ -84,9 +85,8 @@ class CachedForward:
         whole = torch.cat([mask, room], dim=1).repeat_interleave(group_size, dim=0)
         if self.prepared_mask:
             dtype = self.model.dtype
-            self.mask = torch.zeros(whole.shape, dtype=dtype, device=whole.device).masked_fill_(
-                whole == 0, torch.finfo(dtype).min
-            )[:, None, None]
+            scores = torch.zeros(whole.shape, dtype=dtype, device=whole.device)
+            self.mask = scores.masked_fill_(whole == 0, torch.finfo(dtype).min)[:, None, None]
         else:
             self.mask = whole
         if "position_ids" in self.arguments:

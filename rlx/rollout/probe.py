@@ -1,13 +1,18 @@
-"""Which way of decoding a model can be trusted with: tried once on a few tokens, against forwards without a cache."""
+"""Which way of decoding a model can be trusted with: tried once on a few tokens, against forwards without a cache.
+
+A model that takes a cache but computes something else with it (a mask that it ignores, positions that it counts differently)
+fails silently; comparing finds that, and models that nobody thought of.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlx.rollout.forward import CachedForward, Forward, PlainForward
 
@@ -42,44 +47,45 @@ def _windows(model: Any) -> list[int]:
 
 def _choose(model: Any) -> tuple[str, str]:
     windows = _windows(model)
-    reasons: list[str] = []
-    for way, make in _ways(model).items():
-        if way == "no cache":
-            break
-        # a mask made here would override the windows, and only sdpa and eager attention add a four-dimensional mask to their scores
+    reason = ""
+    for way in ("prepared mask", "plain mask"):
+        # a mask made here would override the windows, and only these two kinds of attention add a four-dimensional mask
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue
         try:
-            difference = _difference(
-                make(), PlainForward(model), vocabulary=model.config.get_text_config().vocab_size, windows=windows
-            )
+            difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
         except Exception as error:  # whatever a foreign model raises here, the answer is to do without a cache
-            reasons.append(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
             continue
         if difference <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1):
             return way, ""
-        reasons.append(f"log-probabilities differ by {difference:.1e}")
-    return (
-        "no cache",
-        f"rollouts of {type(model).__name__} re-read the whole sequence for every token, its cache cannot be used: {reasons[-1]}",
-    )
+        reason = f"log-probabilities differ by {difference:.1e}"
+    name = type(model).__name__
+    return "no cache", f"sampling from {name} reads the whole sequence again for every token, its cache cannot be used: {reason}"
 
 
-def _difference(cached: Forward, plain: Forward, *, vocabulary: int, windows: list[int]) -> float:
-    """Largest difference of log-probabilities over a few steps with prompts of unequal length, of which one row leaves."""
+@torch.no_grad()
+def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequence[int]) -> float:
+    """Largest difference of log-probabilities over a few steps of prompts of unequal length, while a row leaves."""
     generator = np.random.default_rng(0)
-    longest = min([_LONGEST_PROBE, *[window + 3 for window in windows]]) if windows else 7
+    vocabulary = model.config.get_text_config().vocab_size
+    longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
     prompts = [generator.integers(0, vocabulary, size=size) for size in (longest, 2, 4)]
-    tokens = torch.from_numpy(generator.integers(0, vocabulary, size=(_STEPS, 6)))
-    rows, worst = torch.tensor([0, 1, 5, 3, 4]), 0.0
+    tokens = torch.from_numpy(generator.integers(0, vocabulary, size=(_STEPS, 6))).to(model.device)
+    left = torch.tensor([0, 1, 5, 3, 4], device=model.device)  # row 2 leaves, row 5 takes its place
+    worst = 0.0
     logits = [forward.start(prompts, group_size=2, max_new_tokens=_STEPS + 1) for forward in (cached, plain)]
-    for step in range(_STEPS + 1):
-        first, second = (torch.log_softmax(values.double(), dim=-1) for values in logits)
-        worst = max(worst, float(torch.nan_to_num(first - second, nan=torch.inf).abs().max()))
+    for step in range(_STEPS):
+        worst = max(worst, _distance(*logits))
         if step == 1:
-            for forward in (cached, plain):
-                forward.keep(rows.to(logits[0].device))
-        if step < _STEPS:
-            following = tokens[step, : len(logits[0]) if step != 1 else len(rows)].to(logits[0].device)
-            logits = [forward.step(following) for forward in (cached, plain)]
-    return worst
+            cached.keep(left)
+            plain.keep(left)
+        following = tokens[step] if step < 1 else tokens[step, : len(left)]
+        logits = [forward.step(following) for forward in (cached, plain)]
+    return max(worst, _distance(*logits))
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    """Largest difference between the log-probabilities of logits [B, V]; infinite where one is no number."""
+    difference = torch.log_softmax(first.double(), dim=-1) - torch.log_softmax(second.double(), dim=-1)
+    return float(torch.nan_to_num(difference, nan=torch.inf).abs().max())

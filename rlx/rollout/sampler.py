@@ -5,6 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Rollout:
     """What a sampler made of P prompts.
 
     sampling_logprobs: float32 [P, G, T], log_softmax(logits / temperature) of each token before any truncation, 0 outside of the
-    completion mask; finished: bool [P, G], ended by an end-of-sequence token or a stop string (else it was truncated by its limit).
+    completion mask. finished: bool [P, G], ended by an end-of-sequence token or a stop string; else its limit truncated it.
     """
 
     sequences: Sequences
@@ -54,12 +55,12 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(ABC):
     """How completions are made; the subclass says where.
 
-    temperature: logits are divided by it, in sampling and in training; top_k, top_p, min_p: truncation of the distribution, null for
-    none (it biases importance ratios, since log-probabilities are those before truncation); stop: strings that end a completion, kept
-    in its tokens and cut from its text; max_new_tokens: longest completion, null for what the task says.
+    temperature: logits are divided by it, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null
+    for none; it biases importance ratios, since log-probabilities are those before it. stop: strings that end a completion, kept
+    in its tokens and cut from its text. max_new_tokens: longest completion, null for what the task says.
     """
 
     temperature: float
@@ -72,7 +73,7 @@ class Sampler:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))
         checks = (
-            ("temperature", self.temperature > 0, "must be above 0; for greedy decoding ask for greedy, not for temperature 0"),
+            ("temperature", self.temperature > 0, "must be above 0; greedy decoding is asked for by name, not by temperature 0"),
             ("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1, or null for no limit"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be above 0 and at most 1, or null"),
             ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "must be between 0 and 1, or null"),
@@ -82,6 +83,11 @@ class Sampler:
         for name, holds, mend in checks:
             if not holds:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)!r}; it {mend}")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether tokens are sampled from a truncated distribution."""
+        return self.top_k is not None or self.top_p is not None or self.min_p is not None
 
     def sample(
         self,
@@ -97,18 +103,17 @@ class Sampler:
         greedy: bool = False,
         max_new_tokens: int | None = None,
     ) -> Rollout:
-        """Completes every prompt `group_size` times; the numbers drawn depend on nothing but the arguments named here.
+        """Completes every prompt `group_size` times; a completion depends on its prompt and on numbers drawn for it alone.
 
-        prompt_keys: what each prompt is called (its index in the task, say); occurrences: how often the same prompt came before in this
-        draw, counted if None; attempt: which resampling this is; temperature: instead of the sampler's own; greedy: the likeliest token
-        each time, group_size 1; max_new_tokens: what the task says, used where the sampler's own is null.
+        prompt_keys: what each prompt is called (its index in the task, say); occurrences: how often the same prompt came before
+        in this draw, counted if None; attempt: which resampling this is; temperature: instead of the sampler's own; greedy: the
+        likeliest token each time, group_size 1; max_new_tokens: what the task says, used where the sampler's own is null.
         """
         if occurrences is None:
             occurrences = counted(prompt_keys)
         if not len(prompts) == len(prompt_keys) == len(occurrences):
-            raise ShapeError(
-                f"{len(prompts)} prompts with {len(prompt_keys)} prompt_keys and {len(occurrences)} occurrences; give each prompt one"
-            )
+            counts = f"{len(prompts)} prompts, {len(prompt_keys)} prompt_keys and {len(occurrences)} occurrences"
+            raise ShapeError(f"{counts} do not belong together; give each prompt one of each")
         if group_size < 1 or (greedy and group_size != 1):
             raise ConfigError(
                 f"group_size is {group_size}; it must be at least 1, and 1 for greedy decoding, which has one outcome"
@@ -124,11 +129,20 @@ class Sampler:
             temperature=used,
             greedy=greedy,
         )
-        return _rollout(draw, self.complete(policy, draw) if prompts else Completions.empty(0, 1))
+        return _rollout(draw, self.complete(policy, draw) if draw.prompts else Completions.empty(0, 1))
 
+    @abstractmethod
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         """Makes the completions, in the order of the prompts."""
-        raise TypeError(f"{type(self).__name__} cannot sample: choose rollout=transformers or rollout=server")
+
+    @abstractmethod
+    def prepare(self, policy: Policy) -> None:
+        """Looks before a run whether sampling will work; what the user should know goes to `policy.notes`."""
+
+    @property
+    @abstractmethod
+    def in_process(self) -> Sampler:
+        """The sampler with these settings that reads the policy's own weights: what an evaluation asks."""
 
     def text(self, policy: Policy, completion: Tokens) -> str:
         """What a completion says, cut before its first stop string."""
@@ -141,7 +155,7 @@ class Sampler:
                 "rollout.max_new_tokens is null and the task names no longest completion; set rollout.max_new_tokens"
             )
         lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        context = context_length(policy.model)
+        context = policy.max_length
         if context is None or not len(lengths):
             return np.full(len(lengths), longest, dtype=np.int64)
         worst = int(lengths.argmax())
@@ -149,20 +163,10 @@ class Sampler:
             shown = policy.decode(prompts[worst])
             shown = shown if len(shown) <= 80 else shown[:77] + "..."
             raise DataError(
-                f"a prompt has {lengths[worst]} tokens and {policy.name} reads at most {context}, which leaves no room for a completion: "
-                f"{shown!r}; shorten or drop it, or choose a policy with a longer context"
+                f"the prompt {shown!r} has {lengths[worst]} tokens and {policy.name} reads at most {context}: there is no room "
+                "for a completion; shorten or drop the prompt, or choose a policy with a longer context"
             )
         return np.minimum(longest, context - lengths)
-
-
-def context_length(model: object) -> int | None:
-    """The most tokens that the model reads at once, None if it does not say."""
-    config = model.config.get_text_config(decoder=True)  # type: ignore[attr-defined]
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def counted(prompt_keys: Sequence[int | str]) -> list[int]:
@@ -194,6 +198,7 @@ def _rollout(draw: Draw, made: Completions) -> Rollout:
     logprobs = torch.from_numpy(made.logprobs[:, :width].copy()).reshape(prompts, group, width)
     if not bool(torch.isfinite(logprobs).all()):
         raise TrainingError(
-            "the policy's logits are not finite while sampling; the weights have diverged, try a smaller optimizer.lr or more clipping"
+            "the policy's logits are not finite while sampling: its weights have diverged; "
+            "try a smaller optimizer.lr, or more clipping by algorithm.max_grad_norm"
         )
     return Rollout(sequences, logprobs, torch.from_numpy(made.finished.copy()).reshape(prompts, group), draw.temperature)

@@ -1,7 +1,7 @@
 """Stop strings: where a completion ends because of what it says.
 
-The tokens that complete a stop string stay in the completion, so that its log-probabilities are those of what was sampled; the text is
-cut before the stop string when it is read (for the reward, for people).
+The tokens that complete a stop string stay in the completion, so that its log-probabilities are those of what was sampled; the
+text is cut before the stop string when it is read (for the reward, for people).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class StopStrings:
     decode: Callable[[Tokens], str]
 
     def complete(self, tokens: Tokens) -> bool:
-        """Whether a stop string stands in the text of the last tokens, int64 [T]. Asked after every token, so the last one completes it."""
+        """Whether a stop string stands at the end of tokens, int64 [T]; asked after every token."""
         window = max(len(string.encode()) for string in self.strings) + _SPARE_TOKENS
         text = self.decode(tokens[-window:])
         return any(string in text for string in self.strings)

@@ -35,55 +35,45 @@ class TransformersSampler(Sampler):
         if self.batch_tokens < 1:
             raise ConfigError(f"rollout.batch_tokens is {self.batch_tokens}; it must be at least 1")
 
+    @property
+    def in_process(self) -> TransformersSampler:
+        return self
+
+    def prepare(self, policy: Policy) -> None:
+        _, note = forward_for(policy.model)
+        if note and note not in policy.notes:
+            policy.notes.append(note)
+
     @torch.no_grad()
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         """The completions of all prompts, made in batches of prompts of similar length."""
-        model = policy.model
-        pick = partial(choose, temperature=draw.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
-        stop = StopStrings(self.stop, policy.decode) if self.stop else None
+        self.prepare(policy)
         group = draw.group_size
         keys = None if draw.greedy else draw.keys.reshape(-1, group)
+        pick = partial(choose, temperature=draw.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
         out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
-        training = model.training
-        if training:
-            model.eval()
-        try:
-            for rows in self._batches(draw):
-                forward, note = forward_for(model)
-                if note and note not in policy.notes:
-                    policy.notes.append(note)
-                made = decode(
-                    forward,
-                    [draw.prompts[row] for row in rows],
-                    group_size=group,
-                    limits=draw.limits[rows],
-                    end_tokens=tuple(policy.eos_token_ids),
-                    keys=None if keys is None else keys[rows].reshape(-1),
-                    choose=pick,
-                    stop=stop,
-                )
-                _place(made, out, (rows[:, None] * group + np.arange(group)).reshape(-1))
-        finally:
-            if training:
-                model.train()
+        for rows in self._batches(draw):
+            made = decode(
+                forward_for(policy.model)[0],
+                [draw.prompts[row] for row in rows],
+                group_size=group,
+                limits=draw.limits[rows],
+                end_tokens=policy.eos_token_ids,
+                keys=None if keys is None else keys[rows].reshape(-1),
+                choose=pick,
+                stop=StopStrings(self.stop, policy.decode) if self.stop else None,
+            )
+            out.place(made, (rows[:, None] * group + np.arange(group)).reshape(-1))
         return out
 
     def _batches(self, draw: Draw) -> Iterator[np.ndarray]:
         """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one."""
         lengths = np.array([len(prompt) for prompt in draw.prompts])
         order = np.argsort(lengths, kind="stable")
-        first, longest = 0, 0
-        for last, row in enumerate(order):
-            longest = max(longest, int(lengths[row] + draw.limits[row]))
-            if last > first and (last - first + 1) * draw.group_size * longest > self.batch_tokens:
+        widths = np.maximum.accumulate((lengths + draw.limits)[order])
+        first = 0
+        for last in range(1, len(order)):
+            if (last - first + 1) * draw.group_size * widths[last] > self.batch_tokens:
                 yield order[first:last]
-                first, longest = last, int(lengths[row] + draw.limits[row])
+                first = last
         yield order[first:]
-
-
-def _place(made: Completions, out: Completions, rows: np.ndarray) -> None:
-    width = made.tokens.shape[1]
-    out.tokens[rows, :width] = made.tokens
-    out.logprobs[rows, :width] = made.logprobs
-    out.lengths[rows] = made.lengths
-    out.finished[rows] = made.finished
