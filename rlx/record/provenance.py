@@ -67,7 +67,7 @@ def variant(overrides: Sequence[str], algorithm: str) -> str:
     kept = []
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
-        if key.split(".")[0].split("@")[0] not in NOT_HASHED | {"seed", "algorithm"}:
+        if key not in {"seed", "algorithm"} and key.split(".")[0].split("@")[0] not in NOT_HASHED:
             kept.append(override.lstrip("+"))
     return " ".join([algorithm, *sorted(kept)])
 

@@ -202,7 +202,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
     """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
     place = follow_latest(Path(path))
-    file = place / name if place.is_dir() else place
+    file = place if place.suffix == ".jsonl" else place / name
     try:
         data = file.read_bytes()
     except FileNotFoundError:

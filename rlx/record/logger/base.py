@@ -50,9 +50,13 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield clean(f"{prefix}{key}"), clean(str(value))
 
 
-def clean(text: str) -> str:
-    """Text that any encoding takes: what a shell or a policy left half of a character is replaced."""
-    return text.encode("utf-8", "replace").decode()
+def clean(value: Any) -> Any:
+    """A value whose texts any encoding takes: half a character, as a shell or a policy may leave it, is replaced."""
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def already_logged(run: RunRecord) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlx.record.logger.base import Logger, flat, samples_as_markdown
+from rlx.record.logger.base import Logger, clean, flat, samples_as_markdown
 from rlx.record.run import RunRecord
 
 _BATCH = 1000  # metrics that one request of MLflow takes
@@ -54,10 +54,10 @@ class MlflowLogger(Logger):
                 self._newest[name] = max(metric.step for metric in self._client.get_metric_history(self._id, name))
             self._client.update_run(self._id, status="RUNNING")
             return
-        tags = {**self.tags, "rlx.id": run.id, "rlx.variant": run.variant[:_LONGEST], "rlx.directory": str(run.directory)}
-        self._id = self._client.create_run(
-            experiment, tags=tags, run_name=self.name or f"{run.variant} seed={run.seed}"
-        ).info.run_id
+        variant = clean(run.variant)
+        tags = {**self.tags, "rlx.id": run.id, "rlx.variant": variant[:_LONGEST], "rlx.directory": str(run.directory)}
+        name = self.name or f"{variant[:200]} seed={run.seed}"
+        self._id = self._client.create_run(experiment, tags=clean(tags), run_name=name).info.run_id
         self._params(run)
 
     def _experiment(self) -> str:
@@ -106,7 +106,7 @@ class MlflowLogger(Logger):
 
 def _name(name: str) -> str:
     """MLflow takes letters, digits and _ - . / : and blanks in a name."""
-    return re.sub(r"[^\w\-./: ]", "_", name)
+    return re.sub(r"[^\w\-./: ]", "_", clean(name))
 
 
 def _database(tracking_uri: str) -> Path | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.record.logger.base import Logger, already_logged
+from rlx.record.logger.base import Logger, already_logged, clean
 from rlx.record.run import RunRecord
 
 _MODES = ("offline", "online", "disabled")
@@ -43,17 +43,18 @@ class WandbLogger(Logger):
 
         self._skip_to = already_logged(run)
         mode: Any = self.mode
+        variant = clean(run.variant)
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
             mode=mode,
             id=run.id,
-            name=self.name or f"{run.variant} seed={run.seed}",
-            group=self.group or run.variant[:128],
+            name=self.name or f"{variant} seed={run.seed}",
+            group=self.group or variant[:128],
             tags=list(self.tags),
             job_type=run.verb,
             dir=str(run.directory),
-            config={**run.config, "config_hash": run.config_hash},
+            config=clean({**run.config, "config_hash": run.config_hash}),
             resume="allow" if resumed_at is not None and self.mode == "online" else None,
             reinit="create_new",  # a process may hold several runs, and a sweep has one after the other
             save_code=False,
@@ -63,7 +64,7 @@ class WandbLogger(Logger):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics under their own names; wandb takes nothing back, so a resumed run skips what it has."""
         if step > self._skip_to:
-            self._run.log(dict(metrics), step=step)
+            self._run.log(clean(metrics), step=step)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of completions."""
@@ -71,7 +72,7 @@ class WandbLogger(Logger):
 
         if step > self._skip_to and rows:
             columns = list(rows[0])
-            table = wandb.Table(columns=columns, data=[[str(row.get(name, "")) for name in columns] for row in rows])
+            table = wandb.Table(columns=columns, data=[[clean(str(row.get(name, ""))) for name in columns] for row in rows])
             self._run.log({"samples": table}, step=step)
 
     def close(self, status: str) -> None:

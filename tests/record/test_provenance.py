@@ -1,0 +1,139 @@
+"""Equal numbers, equal hash; what may change a number changes the hash."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlx.record.provenance import NOT_HASHED, code_hash, config_hash, git_state, provenance, variant
+from rlx.record.sources import Source
+
+CONFIG = {
+    "seed": 0,
+    "algorithm": {"_target_": "a.B", "beta": 0.1, "terms": [1, 2]},
+    "output_dir": "outputs",
+    "optimizer": {"lr": 1e-3},
+}
+LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=3)
+CONFIGS = st.dictionaries(st.text(max_size=3), LEAVES | st.dictionaries(st.text(max_size=3), LEAVES, max_size=4), max_size=5)
+
+
+@settings(deadline=None)
+@given(CONFIGS, st.randoms(use_true_random=False))
+def test_the_order_of_keys_does_not_matter(config: dict, chance: random.Random) -> None:
+    def shuffled(node: object) -> object:
+        if not isinstance(node, dict):
+            return node
+        items = [(key, shuffled(value)) for key, value in node.items()]
+        chance.shuffle(items)
+        return dict(items)
+
+    assert config_hash(shuffled(config)) == config_hash(config)
+
+
+@pytest.mark.parametrize("key", sorted(NOT_HASHED))
+def test_where_a_run_writes_and_who_watches_does_not_matter(key: str) -> None:
+    assert config_hash({**CONFIG, key: "other"}) == config_hash(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"seed": None},
+        {"seed": False},
+        {"algorithm": {**CONFIG["algorithm"], "beta": 0.2}},
+        {"algorithm": {**CONFIG["algorithm"], "terms": [2, 1]}},
+        {"algorithm": {**CONFIG["algorithm"], "output_dir": "x"}},
+        {"num_steps": 3},
+    ],
+)
+def test_every_other_value_does(changed: dict) -> None:
+    assert config_hash({**CONFIG, **changed}) != config_hash(CONFIG)
+
+
+def test_a_number_is_its_value_however_it_is_written() -> None:
+    assert config_hash({"x": 1}) == config_hash({"x": 1.0}) == config_hash({"x": True + 0})
+    assert config_hash({"x": (1, 2)}) == config_hash({"x": [1.0, 2]})
+    assert config_hash({"x": float("inf")}) != config_hash({"x": float("-inf")})
+
+
+def test_sources_and_named_inputs_matter_and_their_place_does_not() -> None:
+    one, moved, edited = Source("lab", Path("a.py"), "11"), Source("lab", Path("b.py"), "11"), Source("lab", Path("a.py"), "22")
+    assert config_hash(CONFIG, [one]) == config_hash(CONFIG, [moved])
+    assert (
+        len({config_hash(CONFIG), config_hash(CONFIG, [one]), config_hash(CONFIG, [edited]), config_hash(CONFIG, data="x")}) == 4
+    )
+
+
+def test_the_hash_is_the_same_in_every_process() -> None:
+    code = f"from rlx.record.provenance import config_hash; print(config_hash({CONFIG!r}))"
+    shown = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": "."},
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert shown == {config_hash(CONFIG) + "\n"}
+
+
+def test_a_variant_is_what_was_chosen_apart_from_seed_and_places() -> None:
+    chosen = [
+        "seed=3",
+        "loss.beta=0.2",
+        "algorithm=dpo",
+        "output_dir=/x",
+        "+algorithm.extra=1",
+        "logger=[]",
+        "logger.wandb.mode=online",
+        "resume=x",
+    ]
+    assert (
+        variant(chosen, "dpo") == variant(["+algorithm.extra=1", "loss.beta=0.2"], "dpo") == "dpo algorithm.extra=1 loss.beta=0.2"
+    )
+    assert variant([], "dpo") == "dpo"
+    assert variant(["hydra.run.dir=x", "checkpoint.every=3", "algorithm.seed=3"], "grpo") == "grpo algorithm.seed=3"
+
+
+def test_what_a_run_says_of_its_origin(tmp_path: Path) -> None:
+    facts = provenance(tmp_path)
+    assert facts["packages"]["numpy"].count(".") >= 1
+    assert facts["git"] is None
+    assert facts["cpu"]["count"] >= 1
+    assert facts["rlx"]["code"] == code_hash()
+    assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_git_commit_and_uncommitted_changes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    assert git_state(tmp_path)["commit"] is None
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "one")
+    (tmp_path / "below").mkdir()
+    clean = git_state(tmp_path / "below")
+    assert (len(clean["commit"]), clean["dirty"], clean["diff_sha256"]) == (40, False, None)
+    (tmp_path / "a").write_text("2")
+    first = git_state(tmp_path)
+    (tmp_path / "a").write_text("3")
+    second = git_state(tmp_path)
+    assert first["dirty"]
+    assert first["commit"] == second["commit"] == clean["commit"]
+    assert first["diff_sha256"] != second["diff_sha256"]
+
+
+def test_without_git_there_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state(tmp_path) is None
