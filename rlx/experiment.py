@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,6 @@ class Experiment:
     sampler: Sampler
     schedule: Schedule
     make_optimizer: Callable[..., torch.optim.Optimizer]
-    loggers: Mapping[str, Any]
 
 
 def assemble(cfg: DictConfig) -> Experiment:
@@ -44,7 +43,6 @@ def assemble(cfg: DictConfig) -> Experiment:
         "schedule": make(cfg.scheduler, key="scheduler"),
         "sampler": make(cfg.rollout, key="rollout"),
         "make_optimizer": make(cfg.optimizer, key="optimizer"),
-        "loggers": {name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
     }
     policy: Policy = make(cfg.policy, key="policy")
     return Experiment(task=task, algorithm=algorithm, policy=policy.to(torch_device(cfg.device)), **parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +24,22 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    multirun = line.is_multirun
-    directory = Path(hydra.runtime.output_dir) if multirun or hydra.run.dir != "." else None
+    directory = Path(hydra.runtime.output_dir) if line.is_multirun or hydra.run.dir != "." else None
     allowed = allowed_targets(line)
+    algorithm = str(hydra.runtime.choices["algorithm"])
     if cfg.resume is not None or cfg.rerun is not None:
-        cfg, directory = continued(cfg, overrides, allowed=allowed, directory=directory, multirun=multirun)
+        cfg, algorithm, directory = continued(cfg, overrides, allowed=allowed, directory=directory, multirun=line.is_multirun)
     else:
         check_loss(cfg, choices=hydra.runtime.choices, options=groups(all_folders(line)).get("loss", ()))
     check_config(cfg, allowed=allowed)
-    from rlx.train.run import train
 
-    command = ["rlx", "train", *overrides] if multirun else ["rlx", *line.argv]
-    train(cfg, algorithm=hydra.runtime.choices["algorithm"], command=command, overrides=overrides, directory=directory)
+    from rlx.train.run import train
+    from rlx.train.stop import Stopped
+
+    command = ["rlx", "train", *overrides] if line.is_multirun else ["rlx", *line.argv]
+    try:
+        train(cfg, algorithm=algorithm, command=command, overrides=overrides, directory=directory)
+    except Stopped as stopped:
+        print(f"rlx: {stopped}; rlx train resume=RUN goes on from there", file=sys.stderr)
+        return stopped.exit_code
     return 0

@@ -22,6 +22,7 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
 from rlx.train.gradients import micro_batches
 
+ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
 EVALUATION = Stream(0, ("evaluation",))  # the same numbers for every run: evaluation noise is shared, not added
 
 
@@ -59,7 +60,7 @@ class Evaluator:
             samples: list[dict[str, Any]] = []
             tokens = 0
             if prompts:
-                encoded = [policy.encode_prompt(prompt) for prompt in prompts]
+                encoded = [policy.encode_prompt(prompt.text) for prompt in prompts]
                 greedy = self._sample(policy, encoded, group_size=1, greedy=True)
                 sampled = self._sample(policy, encoded, group_size=self.samples_per_prompt, greedy=False)
                 tokens = sum(int(rollout.sequences.completion_lengths.sum()) for rollout in (greedy, sampled))
@@ -124,8 +125,9 @@ class Evaluator:
             rejected.append((ours.rejected_sum - theirs.rejected_sum).double())
         chosen_ratio, rejected_ratio = torch.cat(chosen), torch.cat(rejected)
         margin = chosen_ratio - rejected_ratio
+        tied = margin.abs() <= ROUNDING
         return {
-            "pair_accuracy": float(((margin > 0).double() + 0.5 * (margin == 0).double()).mean()),
+            "pair_accuracy": float(torch.where(tied, 0.5, (margin > 0).double()).mean()),
             "log_ratio_chosen": float(chosen_ratio.mean()),
             "log_ratio_rejected": float(rejected_ratio.mean()),
             "log_ratio_margin": float(margin.mean()),

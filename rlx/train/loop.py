@@ -93,7 +93,8 @@ class Loop:
             self._clock.clear()
             self.recorder.log(step, line)
             self.view.step(step, line)
-            if self.plan.checkpoints_at(step) or self.stop.requested or self._finished(metrics):
+            is_best = self.plan.keep_best and self.progress.best_step == step
+            if self.plan.checkpoints_at(step) or is_best or self.stop.requested or self._finished(metrics):
                 self._checkpoint()
             self.stop.check(step)
         return metrics
@@ -126,6 +127,7 @@ class Loop:
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
                 self._count("tokens_trained", part.sequences.num_tokens)
+                self._count("updates", 1)
         line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
         return line | {f"cost/{name}": total for name, total in self.progress.totals.items()}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.errors import ConfigError, DataError, RlxError
+from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
 from rlx.optimizer.step import Optimizer
 from rlx.policy.reference import Reference
@@ -36,48 +36,54 @@ def train(
     directory: Path | None = None,
     view: TrainView | None = None,
 ) -> AlgorithmResult:
-    """A new run of the config. algorithm: the name that it was chosen by; directory: a place of the caller's own, or None.
+    """Run the config, checked before: a new run, or what `resume` or `rerun` in it names.
 
+    algorithm: the name that it was chosen by. directory: a place of the caller's own, or None.
     Raises RlxError, with the record saying failed; Stopped, with a checkpoint and the record saying interrupted.
     """
     view = view or TrainView()
-    config = plain(cfg)
+    if cfg.resume is not None:
+        return _resume(cfg, Path(cfg.resume).expanduser(), command, view)
+    if cfg.rerun is not None:
+        return _rerun(cfg, Path(cfg.rerun).expanduser(), command, directory, view)
+    return _new(cfg, algorithm, command, overrides, directory, view)
+
+
+def _new(
+    cfg: DictConfig, algorithm: str, command: Sequence[str], overrides: Sequence[str], directory: Path | None, view: TrainView
+) -> AlgorithmResult:
     recorder = Recorder.create(
         directory,
         output_dir=cfg.output_dir,
         verb="train",
         command=command,
-        config=config,
+        config=recorded_config(cfg),
         config_yaml=OmegaConf.to_yaml(cfg),
         overrides=overrides,
         algorithm=algorithm,
         task=cfg.task.name,
         seed=cfg.seed,
-        loggers={name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
+        loggers=_loggers(cfg),
         warn=view.warn,
     )
     return _recorded(cfg, recorder, view, lambda loop: None)
 
 
-def resume(cfg: DictConfig, *, run: Path, command: Sequence[str], view: TrainView | None = None) -> AlgorithmResult:
-    """Go on with a run from its last checkpoint. cfg: the run's own config, but for what may be changed.
-
-    Raises ConfigError when there is nothing to go on from, or when data or code have changed and `allow_changed` does not name them.
-    """
-    view = view or TrainView()
+def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView) -> AlgorithmResult:
+    """Go on with a run from its last checkpoint, unless there is nothing to go on from or data or code have changed."""
     before = read_run(run)
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
     if not steps:
         raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {' '.join(before.command)}")
-    config = plain(cfg)
+    config = recorded_config(cfg)
     _require_unchanged_code(before, config, cfg.allow_changed)
     recorder = Recorder.reopen(
         before.directory,
         steps[-1],
         command=command,
-        loggers={name: make(node, key=f"logger.{name}") for name, node in cfg.logger.items()},
+        loggers=_loggers(cfg),
         warn=view.warn,
         config=config,
         config_hash=config_hash(config, sources(config)),
@@ -88,25 +94,27 @@ def resume(cfg: DictConfig, *, run: Path, command: Sequence[str], view: TrainVie
         loop.progress = load_checkpoint(checkpoint_path(before.directory, steps[-1]), policy=loop.policy, optimizer=loop.optimizer)
         view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
 
+    if cfg.threads is None:
+        set_threads(before.threads)
     return _recorded(cfg, recorder, view, load)
 
 
-def rerun(cfg: DictConfig, *, run: Path, algorithm: str, command: Sequence[str], view: TrainView | None = None) -> AlgorithmResult:
+def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView) -> AlgorithmResult:
     """A new run of a run's config that says whether the metrics agree with the old ones, to the last bit."""
-    view = view or TrainView()
     before = read_run(run)
-    result = train(cfg, algorithm=algorithm, command=command, overrides=before.overrides, view=view)
+    if cfg.threads is None:
+        set_threads(before.threads)
+    result = _new(cfg, before.algorithm, command, before.overrides, directory, view)
     old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
-    if old == new:
-        view.note(f"the metrics of all {len(new)} lines agree with {run}, to the last bit")
-        return result
     differing = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
-    if not differing:
+    if differing:
+        a, b = differing[0]
+        name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
+        view.warn(f"the metrics differ from {run} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
+    elif len(old) != len(new):
         view.warn(f"{run} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
-        return result
-    a, b = differing[0]
-    name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
-    view.warn(f"the metrics differ from {run} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
+    else:
+        view.note(f"the metrics of all {len(new)} lines agree with {run}, to the last bit")
     return result
 
 
@@ -115,11 +123,15 @@ def reproducible(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain values."""
+def recorded_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values, without the request that brought it here: it must describe a run, not a resume."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    return {**{str(key): value for key, value in config.items()}, "resume": None, "rerun": None, "allow_changed": []}
+
+
+def _loggers(cfg: DictConfig) -> dict[str, Any]:
+    return {str(name): make(node, key=f"logger.{name}") for name, node in cfg.logger.items()}
 
 
 def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None]) -> AlgorithmResult:
@@ -222,6 +234,3 @@ def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence
         raise DataError(
             f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one by allow_changed=[data]"
         )
-
-
-__all__ = ["RlxError", "Stopped", "rerun", "resume", "train"]
