@@ -1,0 +1,135 @@
+"""From prompts to a batch of rollouts: sample, read, reward, and draw again where a group teaches nothing.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from rlx.data.preferences import epoch_rows
+from rlx.errors import ConfigError, DataError, RlxError, TrainingError
+from rlx.rollout.rollouts import RolloutBatch
+from rlx.rollout.sampler import Sampler
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+    from rlx.task.base import Prompt, Task
+
+
+class Source(Protocol):
+    """What rollouts are made from; a Lab is one."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def rng(self) -> Stream: ...
+
+
+def roll_out(
+    lab: Source, *, prompts_per_step: int, group_size: int, resample_attempts: int, filter_truncated: bool
+) -> RolloutBatch:
+    """This step's rollouts: every prompt once an epoch, `group_size` completions each.
+
+    resample_attempts: how often groups without signal (all rewards equal) are given up for groups of other prompts, drawn at
+    random; what still has no signal then stays in. filter_truncated: truncated completions are kept out of the loss, not out of
+    the rewards.
+    """
+    if prompts_per_step < 1 or group_size < 1 or resample_attempts < 0:
+        raise ConfigError(
+            f"prompts_per_step={prompts_per_step} and group_size={group_size} must be at least 1, "
+            f"resample_attempts={resample_attempts} at least 0"
+        )
+    num_rows = len(lab.task.prompts())
+    if num_rows == 0:
+        raise DataError(f"task {lab.task.name} has no prompts to sample completions for")
+    rows = epoch_rows(lab.rng.child("prompts"), num_rows=num_rows, step=lab.step, per_step=prompts_per_step)
+    batch = sample_groups(lab, rows, group_size=group_size)
+    drawn = len(batch)
+    for attempt in range(1, resample_attempts + 1):
+        barren = batch.without_signal
+        missing = int(barren.sum())
+        if not missing:
+            break
+        again = lab.rng.child("prompts", "attempt", attempt, lab.step).numpy().integers(0, num_rows, size=missing)
+        fresh = sample_groups(lab, again, group_size=group_size, attempt=attempt)
+        drawn += missing
+        good = batch.take(torch.nonzero(~barren).flatten().tolist())
+        batch = (
+            RolloutBatch.join([good, fresh])
+            if len(good)
+            else replace(fresh, tokens_sampled=batch.tokens_sampled + fresh.tokens_sampled)
+        )
+    if filter_truncated:
+        batch = replace(batch, kept=batch.finished)
+    counts = {"groups_resampled": float(drawn - len(batch))} if resample_attempts else {}
+    return replace(batch, metrics=batch.figures() | counts)
+
+
+def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: int, attempt: int = 0) -> RolloutBatch:
+    """Completions of the task's training prompts `rows`, read and rewarded."""
+    keys = [int(row) for row in rows]
+    all_prompts = lab.task.prompts()
+    prompts = tuple(all_prompts[key] for key in keys)
+    rollout = lab.sampler.sample(
+        lab.policy,
+        [lab.policy.encode_prompt(prompt.text) for prompt in prompts],
+        group_size=group_size,
+        stream=lab.rng.child("rollout", lab.step),
+        prompt_keys=keys,
+        attempt=attempt,
+        max_new_tokens=lab.task.max_new_tokens,
+    )
+    texts = tuple(tuple(lab.sampler.text(lab.policy, tokens) for tokens in group) for group in rollout.sequences.completions)
+    rewards = rewards_of(lab.task, prompts, texts)
+    return RolloutBatch(
+        sequences=rollout.sequences,
+        prompts=prompts,
+        prompt_keys=tuple(keys),
+        texts=texts,
+        sampling_logprobs=rollout.sampling_logprobs,
+        temperature=rollout.temperature,
+        rewards=rewards.pop("reward"),
+        reward_parts=rewards,
+        finished=rollout.finished,
+        kept=torch.ones_like(rollout.finished),
+        tokens_sampled=int(rollout.sequences.completion_lengths.sum()),
+    )
+
+
+def rewards_of(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
+    """Name -> float32 [P, G], "reward" among them; one that raises or is no number is named with its prompt and completion."""
+    given = [[_reward(task, prompt, text) for text in group] for prompt, group in zip(prompts, texts, strict=True)]
+    names = given[0][0].keys()
+    if any(reward.keys() != names for group in given for reward in group):
+        raise TrainingError(
+            f"the reward of task {task.name} does not always have the same parts; give each part a number every time"
+        )
+    return {name: torch.tensor([[reward[name] for reward in group] for group in given], dtype=torch.float32) for name in names}
+
+
+def _reward(task: Task, prompt: Prompt, text: str) -> Mapping[str, float]:
+    where = f"for the completion {text!r} of the prompt {prompt.text!r}"
+    try:
+        reward = {name: float(value) for name, value in task.reward(prompt, text).items()}
+    except RlxError:
+        raise
+    except Exception as error:  # a reward is the user's code
+        raise TrainingError(f"the reward of task {task.name} raised {type(error).__name__}: {error}, {where}") from error
+    bad = [name for name, value in reward.items() if not np.isfinite(value)]
+    if bad or "reward" not in reward:
+        what = f"{bad[0]} = {reward[bad[0]]}" if bad else f"{sorted(reward)} without 'reward'"
+        raise TrainingError(f"task {task.name} gave {what} {where}; a reward must be a finite number")
+    return reward

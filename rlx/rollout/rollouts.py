@@ -1,0 +1,137 @@
+"""Batches of rollouts: completions that a policy made, with their rewards, for algorithms that learn from them.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Sequences
+
+if TYPE_CHECKING:
+    from rlx.task.base import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutBatch:
+    """P groups of G completions. A row is a group; slicing takes everything along, tensors [P, G, T] cut to the slice's own T.
+
+    prompts: what the task asked; prompt_keys: their indices in the task; texts: what each completion says, without a stop string.
+    sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
+    finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
+    What an algorithm adds with `with_values`, None until then: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
+    over the rows of one update), values, returns and reference_logprobs [P, G, T].
+    tokens_sampled: what the whole draw cost, groups included that were drawn and given up; a slice does not divide it.
+    """
+
+    sequences: Sequences
+    prompts: tuple[Prompt, ...]
+    prompt_keys: tuple[int, ...]
+    texts: tuple[tuple[str, ...], ...]
+    sampling_logprobs: Tensor
+    temperature: float
+    rewards: Tensor
+    reward_parts: Mapping[str, Tensor]
+    finished: Tensor
+    kept: Tensor
+    advantages: Tensor | None = None
+    weights: Tensor | None = None
+    values: Tensor | None = None
+    returns: Tensor | None = None
+    reference_logprobs: Tensor | None = None
+    tokens_sampled: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, rows: slice) -> RolloutBatch:
+        return self.take(range(*rows.indices(len(self))))
+
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return self.sequences.group_size
+
+    @property
+    def completion_mask(self) -> Tensor:
+        """bool [P, G, T]: the tokens of the completions, filtered ones too."""
+        return self.sequences.completion_mask
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """bool [P, G, T]: the tokens that a loss counts and weighs, those of the completions that were kept."""
+        return self.completion_mask & self.kept[..., None]
+
+    @property
+    def without_signal(self) -> Tensor:
+        """bool [P]: groups whose rewards are all equal, from which a group-relative advantage learns nothing."""
+        return self.rewards.amax(dim=1) == self.rewards.amin(dim=1)
+
+    def with_values(self, **tensors: Any) -> RolloutBatch:
+        """This batch with these fields set: advantages, weights, values, returns, reference_logprobs."""
+        return replace(self, **tensors)
+
+    def take(self, rows: Sequence[int]) -> RolloutBatch:
+        """The groups `rows`, in that order."""
+        rows = list(rows)
+        sequences = Sequences(
+            tuple(self.sequences.prompts[row] for row in rows), tuple(self.sequences.completions[row] for row in rows)
+        )
+        width = sequences.completion_mask.shape[-1]
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                part = value[rows]
+                return part[..., :width] if part.ndim == 3 else part
+            if isinstance(value, tuple):
+                return tuple(value[row] for row in rows)
+            return value
+
+        parts = {name: taken(reward) for name, reward in self.reward_parts.items()}
+        others = {item.name: taken(getattr(self, item.name)) for item in fields(self)}
+        return RolloutBatch(**{**others, "sequences": sequences, "reward_parts": parts})
+
+    @staticmethod
+    def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+        """All groups of `batches` in one, fresh from sampling: without advantages and the like. Tokens sampled add up."""
+        first = batches[0]
+        sequences = Sequences(
+            tuple(prompt for batch in batches for prompt in batch.sequences.prompts),
+            tuple(group for batch in batches for group in batch.sequences.completions),
+        )
+        width = sequences.completion_mask.shape[-1]
+        logprobs = [
+            torch.nn.functional.pad(batch.sampling_logprobs, (0, width - batch.sampling_logprobs.shape[-1])) for batch in batches
+        ]
+        return RolloutBatch(
+            sequences=sequences,
+            prompts=tuple(prompt for batch in batches for prompt in batch.prompts),
+            prompt_keys=tuple(key for batch in batches for key in batch.prompt_keys),
+            texts=tuple(group for batch in batches for group in batch.texts),
+            sampling_logprobs=torch.cat(logprobs),
+            temperature=first.temperature,
+            rewards=torch.cat([batch.rewards for batch in batches]),
+            reward_parts={name: torch.cat([batch.reward_parts[name] for batch in batches]) for name in first.reward_parts},
+            finished=torch.cat([batch.finished for batch in batches]),
+            kept=torch.cat([batch.kept for batch in batches]),
+            tokens_sampled=sum(batch.tokens_sampled for batch in batches),
+        )
+
+    def figures(self) -> dict[str, float]:
+        """Means over the batch, under the names that they are logged by."""
+        rewards = self.rewards.double()
+        figures = {
+            "reward_mean": float(rewards.mean()),
+            "reward_std": float(rewards.std(correction=0)),
+            "groups_without_signal": float(self.without_signal.double().mean()),
+            "completion_length": float(self.sequences.completion_lengths.double().mean()),
+            "truncated_fraction": float((~self.finished).double().mean()),
+        }
+        return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
