@@ -6,6 +6,7 @@ forward, T tokens of a row, N completion tokens in the order of `Sequences.compl
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,8 +24,8 @@ class Layout:
     tokens: int64 [B, T], 0 in the padding.
     predictors: int64 [N], the flat index into [B * T] of the position whose logits predict each completion token.
     targets: int64 [N], the completion tokens.
-    positions: int64 [B, T] and attention_mask: bool [B, 1, T, T] (True = may see) for the shared-prefix layout; None for plain rows,
-    where right padding under a causal model needs neither.
+    positions: int64 [B, T] and attention_mask: bool [B, 1, T, T] (True = may see) for the shared-prefix layout; None for plain
+    rows, where right padding under a causal model needs neither.
     """
 
     tokens: Tensor
@@ -35,66 +36,148 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same rows on `device`."""
-        moved = (self.tokens, self.predictors, self.targets, self.positions, self.attention_mask)
-        return Layout(*(None if tensor is None else tensor.to(device) for tensor in moved))  # type: ignore[arg-type]
+        positions = None if self.positions is None else self.positions.to(device)
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return Layout(self.tokens.to(device), self.predictors.to(device), self.targets.to(device), positions, mask)
 
 
 def plain_rows(sequences: Sequences) -> Layout:
     """One row per completion, [P * G, T]: `[prompt | completion]`, right-padded."""
+    prompts = np.repeat(_lengths(sequences.prompts), sequences.group_size)
+    lengths = sequences.completion_lengths.numpy().reshape(-1)
+    valid = np.arange((prompts + lengths).max()) < (prompts + lengths)[:, None]
+    tokens = np.zeros(valid.shape, dtype=np.int64)
     groups = zip(sequences.prompts, sequences.completions, strict=True)
-    segments = [segment for prompt, group in groups for completion in group for segment in (prompt, completion)]
-    lengths = _lengths(segments).reshape(-1, 2)
-    tokens, valid = _padded(segments, lengths.sum(axis=1))
-    row, column = np.nonzero(valid)
-    is_completion = column >= lengths[row, 0]
-    here = (row * tokens.shape[1] + column)[is_completion]
-    return Layout(torch.from_numpy(tokens), torch.from_numpy(here - 1), torch.from_numpy(tokens.reshape(-1)[here]))
+    tokens[valid] = np.concatenate([part for prompt, group in groups for completion in group for part in (prompt, completion)])
+    starts = np.arange(len(tokens)) * tokens.shape[1] + prompts - 1
+    predictors = np.repeat(starts, lengths) + _counted(lengths)
+    return Layout(torch.from_numpy(tokens), torch.from_numpy(predictors), _targets(sequences))
 
 
-def shared_prefix_rows(sequences: Sequences) -> Layout:
-    """One row per prompt, [P, T]: `[prompt | completion 1 | ... | completion G]`, right-padded.
+def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None) -> Layout:
+    """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts to a row.
 
-    A completion sees the prompt and itself, and its positions follow the prompt's. Padding sees the prompt (a row of the mask that is
-    all False gives NaN in some attention kernels) and is seen by padding alone.
+    The trunk is the prompt with what all its completions begin with. The rest of a completion sees the trunk and itself, and its
+    positions follow the trunk's. Padding sees padding alone (a query that sees nothing gives NaN in some attention kernels).
+    rows_of: int64 [P], the row of each prompt; None gives each prompt a row of its own.
     """
-    group_size = sequences.group_size
-    segments = list(chain.from_iterable((p, *g) for p, g in zip(sequences.prompts, sequences.completions, strict=True)))
-    lengths = _lengths(segments).reshape(-1, 1 + group_size)
-    tokens, valid = _padded(segments, lengths.sum(axis=1))
-    width = tokens.shape[1]
-    starts = np.cumsum(lengths, axis=1) - lengths
-    segment = np.full(tokens.shape, 1 + group_size)
-    segment[valid] = np.repeat(np.tile(np.arange(1 + group_size), len(lengths)), lengths.reshape(-1))
+    rows_of = np.arange(len(sequences)) if rows_of is None else rows_of
+    common, prompts = shared_beginnings(sequences), _lengths(sequences.prompts)
+    lengths = sequences.completion_lengths.numpy()
+    trunk = prompts + common
+    segments = np.concatenate([trunk[:, None], lengths - common[:, None]], axis=1)  # [P, 1 + G]
+    begins = np.cumsum(segments, axis=1) - segments
+    totals = segments.sum(axis=1)
+    starts, shape = _places(totals, rows_of)
 
-    row, column = np.nonzero(valid)
-    segment_of = segment[valid]
-    offset = column - starts[row, segment_of]
-    is_completion = segment_of > 0
-    positions = np.zeros_like(tokens)
-    positions[valid] = offset + is_completion * lengths[row, 0]
-    flat = row * width + column
-    before = np.where(offset == 0, row * width + lengths[row, 0] - 1, flat - 1)
+    flat = np.repeat(starts, totals) + _counted(totals)
+    offset = _counted(segments.reshape(-1))
+    segment = np.repeat(np.tile(np.arange(segments.shape[1]), len(segments)), segments.reshape(-1))
+    tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    tokens.reshape(-1)[flat] = _trunks_and_rests(sequences, common)
+    positions.reshape(-1)[flat] = offset + (segment > 0) * np.repeat(trunk, totals)
+    of_prompt = np.repeat(np.arange(len(trunk)) * segments.shape[1], totals)
+    branches, trunks = np.full(shape, -1), np.full(shape, -1)
+    branches.reshape(-1)[flat], trunks.reshape(-1)[flat] = of_prompt + segment, of_prompt
 
-    segments_seen = torch.from_numpy(segment)
-    keys = segments_seen[:, None, :]
-    visible = ((keys == 0) | (keys == segments_seen[:, :, None])).logical_and_(torch.ones(width, width, dtype=torch.bool).tril_())
+    ends = (starts + prompts - 1)[:, None].repeat(lengths.shape[1], axis=1)
+    rests = starts[:, None] + begins[:, 1:] - common[:, None] - 1
+    step = _counted(lengths.reshape(-1))
+    in_trunk = step <= np.repeat(common, lengths.sum(axis=1))
+    predictors = step + np.where(
+        in_trunk, np.repeat(ends.reshape(-1), lengths.reshape(-1)), np.repeat(rests.reshape(-1), lengths.reshape(-1))
+    )
     return Layout(
         torch.from_numpy(tokens),
-        torch.from_numpy(before[is_completion]),
-        torch.from_numpy(tokens.reshape(-1)[flat[is_completion]]),
+        torch.from_numpy(predictors),
+        _targets(sequences),
         torch.from_numpy(positions),
-        visible[:, None],
+        _visible(torch.from_numpy(branches), torch.from_numpy(trunks))[:, None],
     )
 
 
-def _lengths(segments: list[np.ndarray]) -> np.ndarray:
-    """int64 [number of segments]."""
-    return np.fromiter((len(segment) for segment in segments), dtype=np.int64, count=len(segments))
+def cheapest_rows(sequences: Sequences, *, attention_cost: float) -> Layout:
+    """Shared-prefix rows, prompts packed into rows of similar lengths, or plain rows where those cost less.
+
+    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length. Longer
+    rows waste less on padding and more on masked attention; plain causal attention skips the half that it must not see.
+    """
+    group_size = sequences.group_size
+    prompts, lengths = _lengths(sequences.prompts), sequences.completion_lengths.numpy()
+    totals = prompts + lengths.sum(axis=1) - (group_size - 1) * shared_beginnings(sequences)
+    longest = int((prompts[:, None] + lengths).max())
+    plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
+    best_cost, best = plain_cost, None
+    for width in (0, totals.max(), 2 * totals.max()):
+        rows_of = balanced(totals, len(totals) if width == 0 else -(-int(totals.sum()) // int(width)))
+        row_lengths = np.bincount(rows_of, weights=totals)
+        cost = len(row_lengths) * row_lengths.max() * (1 + attention_cost * row_lengths.max())
+        if cost < best_cost:
+            best_cost, best = cost, rows_of
+    return plain_rows(sequences) if best is None else shared_prefix_rows(sequences, rows_of=best)
 
 
-def _padded(segments: list[np.ndarray], row_lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens int64 [B, T] with the segments laid out one after the other, and bool [B, T], where they lie."""
-    valid = np.arange(row_lengths.max()) < row_lengths[:, None]
-    tokens = np.zeros(valid.shape, dtype=np.int64)
-    tokens[valid] = np.concatenate(segments)
-    return tokens, valid
+def balanced(totals: np.ndarray, num_rows: int) -> np.ndarray:
+    """int64 [P], a row for each item of these lengths [P]: longest first, each to the row that is emptiest so far."""
+    if num_rows >= len(totals):
+        return np.arange(len(totals))
+    rows_of = np.empty(len(totals), dtype=np.int64)
+    fill = [(0, row) for row in range(num_rows)]
+    for item in np.argsort(-totals, kind="stable").tolist():
+        length, row = fill[0]
+        rows_of[item] = row
+        heapq.heapreplace(fill, (length + int(totals[item]), row))
+    return rows_of
+
+
+def shared_beginnings(sequences: Sequences) -> np.ndarray:
+    """int64 [P], how many leading tokens all completions of a prompt have in common; 0 where there is only one completion."""
+    if sequences.group_size < 2:
+        return np.zeros(len(sequences), dtype=np.int64)
+    tokens, mask = sequences.completion_tokens.numpy(), sequences.completion_mask.numpy()
+    same = (tokens == tokens[:, :1]).all(axis=1) & mask.all(axis=1)
+    return np.logical_and.accumulate(same, axis=1).sum(axis=1)
+
+
+def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
+    """All tokens in the order of the shared-prefix layout, without padding."""
+    parts = []
+    for prompt, group, shared in zip(sequences.prompts, sequences.completions, common.tolist(), strict=True):
+        parts += [prompt, group[0][:shared], *(completion[shared:] for completion in group)] if shared else [prompt, *group]
+    return np.concatenate(parts)
+
+
+def _visible(branches: Tensor, trunks: Tensor) -> Tensor:
+    """bool [B, T, T] from the branch of each token and the trunk that it grows from, both [B, T]: query sees key."""
+    keys, width = branches[:, None, :], branches.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool).tril_()
+    return ((keys == branches[:, :, None]) | (keys == trunks[:, :, None])).logical_and_(causal)
+
+
+def _places(totals: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """Where each item of these lengths [P] begins, as a flat index into rows of the shape that comes with it."""
+    order = np.argsort(rows_of, kind="stable")
+    filled = np.cumsum(totals[order]) - totals[order]
+    num_rows = int(rows_of.max()) + 1
+    row_lengths = np.bincount(rows_of, weights=totals, minlength=num_rows).astype(np.int64)
+    before = np.cumsum(row_lengths) - row_lengths
+    width = int(row_lengths.max())
+    starts = np.empty_like(totals)
+    starts[order] = filled - before[rows_of[order]] + rows_of[order] * width
+    return starts, (num_rows, width)
+
+
+def _targets(sequences: Sequences) -> Tensor:
+    """int64 [N], the completion tokens."""
+    return torch.from_numpy(np.concatenate(list(chain.from_iterable(sequences.completions))))
+
+
+def _lengths(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+    """int64 [number of arrays]."""
+    return np.fromiter((len(array) for array in arrays), dtype=np.int64, count=len(arrays))
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, ..., length - 1 for each of the lengths, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)

@@ -187,7 +187,9 @@ class PairBatch:
 
     def chosen_only(self) -> PairBatch:
         """The same rows with the chosen completion alone (G = 1), for algorithms that learn from demonstrations."""
-        return replace(self, sequences=Sequences(self.sequences.prompts, tuple(group[:1] for group in self.sequences.completions)))
+        return replace(
+            self, sequences=Sequences(self.sequences.prompts, tuple(group[:1] for group in self.sequences.completions))
+        )
 
     @property
     def chosen_mask(self) -> Tensor:

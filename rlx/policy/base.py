@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlx.data.layout import Layout, plain_rows, shared_prefix_rows
+from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.tokens import TextEncoder
@@ -63,6 +63,7 @@ class Policy:
         self.gathers_before_head = False
         self.shared_prefix = False
         self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
+        self._attention_cost = _attention_cost(model)
         choose_layout(self, wanted=shared_prefix)
 
     # ---- the model -------------------------------------------------------------------------------------------------------------
@@ -176,8 +177,10 @@ class Policy:
 
     def layout(self, sequences: Sequences) -> Layout:
         """The rows of the forward pass, on the policy's device."""
-        shared = self.shared_prefix and sequences.group_size > 1
-        rows = shared_prefix_rows(sequences) if shared else plain_rows(sequences)
+        if self.shared_prefix:
+            rows = cheapest_rows(sequences, attention_cost=self._attention_cost)
+        else:
+            rows = plain_rows(sequences)
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
     def completion_logits(self, layout: Layout) -> Tensor:
@@ -204,7 +207,7 @@ def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
     A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
     """
 
-    def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (_gathered(inputs[0], predictors)[None], *inputs[1:])
 
     handle = head.register_forward_pre_hook(gather)
@@ -221,6 +224,14 @@ def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
     gradients in a fixed order, where plain indexing may not.
     """
     return F.embedding(predictors, hidden.flatten(0, 1))
+
+
+def _attention_cost(model: Any) -> float:
+    """What attending to one more position costs a token, as a share of its matrix products with the weights."""
+    config = model.config.get_text_config()
+    hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 24)
+    weights = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
+    return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))
 
 
 def _unflatten(values: Tensor, mask: Tensor) -> Tensor:

@@ -60,7 +60,9 @@ def _compare(policy: Policy, probe: Sequences, *, shared: bool, first: bool) -> 
         policy.shared_prefix = shared
     if policy.shared_prefix:
         truth = _logprobs(policy, plain) if truth is None else truth
-        reason = _difference(policy, shared_prefix_rows(probe).to(policy.device), truth)
+        reason = _difference(
+            policy, shared_prefix_rows(probe, rows_of=np.zeros(len(probe), dtype=np.int64)).to(policy.device), truth
+        )
         if reason:
             policy.shared_prefix = False
             policy.notes.append(f"each completion is computed with its own copy of the prompt (slower): {reason}")
