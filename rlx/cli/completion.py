@@ -9,7 +9,10 @@ from rlx.cli.words import is_override, verbs
 
 
 def cut_verb(environment: MutableMapping[str, str]) -> tuple[str | None, list[str]]:
-    """Take the verb out of COMP_LINE and shift COMP_POINT. Returns the verb, and the verbs that could complete the word at the cursor."""
+    """Take the verb out of COMP_LINE and shift COMP_POINT.
+
+    Returns the verb, and the verbs that could complete the word at the cursor.
+    """
     line = environment.get("COMP_LINE", "")
     point = int(environment.get("COMP_POINT") or len(line))
     known = verbs()

@@ -77,11 +77,9 @@ def _grammar(error: OverrideParseException) -> ConfigError:
     key, equals, value = override.partition("=")
     if not equals:
         return ConfigError(f"{override} is neither a verb nor an override; an override is key=value")
-    if not key.strip():
-        return ConfigError(f"{override} has no key; an override is key=value")
     if key != key.strip() or any(mark in key for mark in " ()<>,"):
         return ConfigError(f"{override}: {key!r} is no key; an override is key=value, without spaces around the =")
-    return ConfigError(f"{override}: Hydra cannot read this value; put it in quotes, twice because of the shell: '{key}=\"{value}\"'")
+    return ConfigError(f"{override}: Hydra cannot read this value; quote it for Hydra and for the shell: '{key}=\"{value}\"'")
 
 
 def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
@@ -93,8 +91,8 @@ def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
     if not options:
         known = groups(all_folders(line))
         options = known.get(group, [])
-    near = did_you_mean(nearest(name, options))
-    return ConfigError(f"there is no {group or 'config'} {name}{where}{near or '; it is one of ' + ', '.join(options) if options else near}")
+    hint = did_you_mean(nearest(name, options)) or (f"; it is one of {', '.join(options)}" if options else "")
+    return ConfigError(f"there is no {group or 'config'} {name}{where}{hint}")
 
 
 def _composition(error: ConfigCompositionException, chain: list[BaseException], line: CommandLine) -> ConfigError:
@@ -138,6 +136,8 @@ def _type_message(error: ValidationError) -> str:
     if found:
         names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"it must be {names.get(found[2], found[2])}"
+    if "not a valid bool" in message:
+        return "it must be true or false"
     if "Incompatible value 'None'" in message or "not Optional" in message:
         return "it cannot be null"
     return message
@@ -186,7 +186,7 @@ def keys_of_option(group: str, option: str, folders: list[Path]) -> set[str]:
 
 
 def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:
-    """The unresolved config, and group -> option, that the choices on this command line give; the default ones if they are wrong too."""
+    """The unresolved config, and group -> option, of the choices on this command line; the default ones if they are wrong too."""
     known = groups(all_folders(line))
     chosen = [override for override in line.overrides if group_of(override, known) and "," not in override]
     places = [f"'{place}'" for _, place in searched(line)]

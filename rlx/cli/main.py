@@ -20,11 +20,11 @@ SWEEP_FAILED = 3
 STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
 
 
-class Stop(BaseException):
+class StopSweep(BaseException):
     """Ends a sweep between two jobs, past every `except Exception` on the way."""
 
 
-class Unexpected(Exception):
+class UnexpectedError(Exception):
     """An error that is nobody's input: a bug, shown with its traceback."""
 
 
@@ -51,13 +51,13 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
     try:
         line = split(argv)
         return dispatch(line), ""
-    except Unexpected as error:
+    except UnexpectedError as error:
         return 1, "".join(traceback.format_exception(error.__cause__)).rstrip()
     except RlxError as error:
         return error.exit_code, f"rlx: {error}"
     except (KeyboardInterrupt, BrokenPipeError):
         return 130, ""
-    except Stop as stop:
+    except StopSweep as stop:
         return int(stop.args[0]), ""
     except SystemExit as stop:
         return (stop.code, "") if isinstance(stop.code, int) else (int(stop.code is not None), str(stop.code or ""))
@@ -144,11 +144,11 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     except RlxError as error:
         print(f"rlx: job {hydra.job.num}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    except Unexpected as error:
+    except UnexpectedError as error:
         traceback.print_exception(error.__cause__)
         return 1
     if code in STOPPED:
-        raise Stop(code)
+        raise StopSweep(code)
     return code
 
 
@@ -159,7 +159,7 @@ def guarded(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     except RlxError:
         raise
     except Exception as error:
-        raise Unexpected from error
+        raise UnexpectedError from error
 
 
 def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[str]:

@@ -44,7 +44,8 @@ def overview(config_dirs: Iterable[str] = ()) -> str:
 def verb_help(verb: str, config_dirs: Iterable[str] = ()) -> str:
     """The text of `rlx VERB --help`: what it does and every key with its comment."""
     keys = textwrap.indent(node_comments(conf_dir() / f"{verb}.yaml"), "  ")
-    return "\n".join([f"rlx {verb}: {verbs()[verb]}", "", "keys, with their defaults (override: key=value)", keys, "", _groups(config_dirs)])
+    title = f"rlx {verb}: {verbs()[verb]}"
+    return "\n".join([title, "", "keys, with their defaults (override: key=value)", keys, "", _groups(config_dirs)])
 
 
 def _groups(config_dirs: Iterable[str]) -> str:

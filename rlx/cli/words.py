@@ -21,7 +21,11 @@ _TAKES_VALUE = {
     "--experimental-rerun": "experimental_rerun",
 }  # fmt: skip
 _ALONE = ("--help", "-h", "--hydra-help", "--version", "--multirun", "-m", "--run", "-r", "--resolve")
-_REFUSED = {"config_name": "the verb says it", "config_path": "add a folder with --config-dir", "experimental_rerun": "use rerun=RUN"}
+_REFUSED = {
+    "config_name": "the verb says it",
+    "config_path": "add a folder with --config-dir",
+    "experimental_rerun": "use rerun=RUN",
+}
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
@@ -54,8 +58,7 @@ def verbs() -> dict[str, str]:
         if (folder / f"{file.stem}.yaml").is_file():
             summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             found[file.stem] = summary.partition("\n")[0]
-    order = ("train", "check", "bench", "evaluate", "sample", "compare", "runs")
-    return {verb: found[verb] for verb in sorted(found, key=lambda verb: (order.index(verb) if verb in order else len(order), verb))}
+    return {verb: found[verb] for verb in sorted(found, key=lambda verb: (verb != "train", verb))}
 
 
 def is_override(argument: str) -> bool:
@@ -74,10 +77,14 @@ def split(argv: Sequence[str]) -> CommandLine:
     rest = list(argv)
     while rest:
         argument = rest.pop(0)
+        if argument.lstrip("+~").startswith("="):
+            raise ConfigError(f"{argument} has no key; an override is key=value, without spaces around the =")
         if argument.startswith("-") and argument != "-":
             _take_flag(line, argument, rest)
         elif is_override(argument) and not (line.verb is not None and is_path(argument)):
             line.overrides.append(argument)
+        elif rest and rest[0].startswith("="):
+            raise ConfigError(f"{argument} {rest[0]}: an override has no spaces around its =; write {argument}=value")
         elif line.verb is None:
             line.verb = _verb(argument)
         else:

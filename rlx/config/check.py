@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, accepts, fits_group, locate, parameters_of
 from rlx.config.schema import RunConfig
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.config.targets import check_targets
@@ -39,6 +39,9 @@ def plain(cfg: Any) -> dict[str, Any]:
     """The config as dicts and lists, interpolations resolved, missing values as ???."""
     try:
         container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except InterpolationToMissingValueError as error:
+        key = str(error).splitlines()[0].rpartition(" ")[2]
+        raise ConfigError(f"{key} has no value; give it one: {key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'the config'}: {str(error.msg or error).splitlines()[0]}") from error
     assert isinstance(container, dict)
@@ -73,66 +76,64 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
 def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     if "at_least" in rule and value is not None and not value >= rule["at_least"]:
         raise ConfigError(f"{key}={shown(value)} is too small; it is at least {rule['at_least']}")
-    options = rule.get("one_of") or rule.get("each_of")
-    for item in (value if "each_of" in rule else [value]) if options else ():
+    options = rule.get("one_of", rule.get("each_of", ()))
+    items = value if "each_of" in rule else [value] if "one_of" in rule else ()
+    for item in items:
         if item not in options:
             raise ConfigError(f"{key}={shown(item)}: it is one of {', '.join(options)}")
 
 
-def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None, hint: Any = Any) -> None:
-    """A node with a `_target_`: its class fits its group (or the annotation of its field), its keys and types the class."""
+def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None) -> None:
+    """A node with a `_target_`: its class fits its group, its keys and their types fit the class."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
         raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
     target = locate(node["_target_"], f"{path}._target_")
     if group is not None and not fits_group(target, group):
-        raise ConfigError(f"{path}: {node['_target_']} is no {group}: it is not a {GROUP_BASE[group].rpartition('.')[2]}")
-    if group is None and isinstance(hint, type) and isinstance(target, type) and not _is_protocol(hint) and not issubclass(target, hint):
-        raise ConfigError(f"{path}: {node['_target_']} is no {hint.__name__}")
+        raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {GROUP_BASE[group]}")
     parameters = parameters_of(target)
-    for key in node if parameters is not None else ():
-        if key not in _SPECIAL and key not in parameters:  # type: ignore[operator]
-            raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], [f"{path}.{name}" for name in parameters or ()] + paths)
-    for name, parameter in (parameters or {}).items():
-        check_value(node, name, parameter, path, paths)
-    for key, value in node.items():
-        if parameters is None and isinstance(value, Mapping) and "_target_" in value:
-            check_node(value, f"{path}.{key}", paths)
+    if parameters is None:
+        raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
+    for key in node:
+        if key not in _SPECIAL and key not in parameters:
+            names = [f"{path}.{name}" for name in parameters]
+            raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths)
+    for parameter in parameters.values():
+        check_value(node, parameter, path, paths, owner=target)
 
 
-def check_value(node: Mapping[str, Any], name: str, parameter: Parameter, path: str, paths: list[str]) -> None:
+def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths: list[str], *, owner: Any) -> None:
     """One key of a node: there, of the right type, and checked itself if it is a node."""
-    full = f"{path}.{name}"
-    if name not in node:
+    full = f"{path}.{parameter.name}"
+    if parameter.name not in node:
         if parameter.default is REQUIRED and not parameter.given_by_caller:
             raise ConfigError(f"{full} has no value, and {node['_target_']} needs one; give it one: +{full}=...")
         return
-    value = node[name]
+    value = node[parameter.name]
     if value == MISSING:
         raise ConfigError(f"{full} has no value; give it one: {full}=...")
-    if value is None and name == "loss" and not fits(None, parameter.hint):
+    if value is None and parameter.name == "loss" and not fits(None, parameter.hint):
         raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
         raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}")
-    _check_below(value, full, paths, group="loss" if name == "loss" else None, hint=parameter.hint)
+    _check_below(value, full, paths, hint=parameter.hint, owner=owner)
 
 
-def _check_below(value: Any, path: str, paths: list[str], *, group: str | None = None, hint: Any = Any) -> None:
+def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: Any) -> None:
+    """Nodes within a value: each fits the annotation of the field, list or mapping that holds it."""
+    arguments = [item for item in typing.get_args(hint) if item is not Ellipsis]
     if isinstance(value, Mapping) and "_target_" in value:
-        check_node(value, path, paths, group=group, hint=hint)
+        target = locate(value["_target_"], f"{path}._target_")
+        if not accepts(hint, target, owner):
+            raise ConfigError(f"{path}: {value['_target_']} is not {described(hint).removeprefix('a node whose _target_ is ')}")
+        check_node(value, path, paths)
     elif isinstance(value, Mapping):
-        arguments = typing.get_args(hint)
-        of = arguments[1] if len(arguments) == 2 and typing.get_origin(hint) in (dict, Mapping) else Any
+        of = arguments[1] if len(arguments) == 2 and typing.get_origin(hint) is not typing.Union else Any
         for key, item in value.items():
-            below = key if key in ("algorithm", "loss") else None  # a term of a mixture: {algorithm, loss, weight}
-            _check_below(item, f"{path}.{key}", paths, group=below, hint=of)
+            _check_below(item, f"{path}.{key}", paths, hint=of, owner=owner)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _check_below(item, f"{path}[{index}]", paths)
-
-
-def _is_protocol(hint: type) -> bool:
-    return bool(getattr(hint, "_is_protocol", False))
+            _check_below(item, f"{path}[{index}]", paths, hint=arguments[0] if len(arguments) == 1 else Any, owner=owner)
 
 
 def unknown_key(path: str, owner: str, paths: Iterable[str]) -> ConfigError:

@@ -50,7 +50,7 @@ class ClassSource(ConfigSource):
         target = locate(name, group)
         if not fits_group(target, group):
             base = GROUP_BASE[group].rpartition(".")[2]
-            raise ConfigError(f"{group}={name}: this is no {group}; a class derived from {base}, or a function that returns one, would be")
+            raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
         return True
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -78,9 +78,13 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
     """The config node of a class: its fields' defaults, for a class derived from one of rlx's the values of that one's YAML."""
     parameters = parameters_of(target)
     if parameters is None:
-        raise ConfigError(f"{group}={name}: its arguments have no names (**kwargs); write a YAML for it in a folder given with --config-dir")
+        raise ConfigError(
+            f"{group}={name}: it takes any keyword (**kwargs), so its node cannot be made; give its arguments names"
+        )
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
+    if "defaults" in inherited:
+        node["defaults"] = inherited["defaults"]
     if any(parameter.given_by_caller for parameter in parameters.values()):
         node["_partial_"] = True
     for parameter in parameters.values():
@@ -92,8 +96,16 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
         elif parameter.name == "loss" and group == "algorithm":
             node["loss"] = "${..loss}"
         else:
-            node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
+            chosen = own is False and parameter.name in chosen_by(inherited.get("defaults", ()))
+            if not chosen:
+                node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
     return node
+
+
+def chosen_by(defaults: Any) -> set[str]:
+    """The keys of a node that its defaults list fills by choosing from groups."""
+    groups = (str(key) for item in defaults if isinstance(item, Mapping) for key in item)
+    return {(group.rpartition("@")[2] or group).rpartition("/")[2].rpartition(".")[2] for group in groups}
 
 
 def _as_value(parameter: Parameter, name: str) -> Any:
@@ -113,7 +125,9 @@ def _as_value(parameter: Parameter, name: str) -> Any:
         return [_as_value(Parameter(parameter.name, Any, item), name) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise ConfigError(f"{name}.{parameter.name} has the default {value!r}, which no YAML can hold; use a number, a text, a list or a dataclass")
+    raise ConfigError(
+        f"{name}: the default {value!r} of {parameter.name} fits no YAML; use a number, a text, a list or a dataclass"
+    )
 
 
 def inherited_node(target: Any, group: str) -> dict[str, Any]:
@@ -123,7 +137,7 @@ def inherited_node(target: Any, group: str) -> dict[str, Any]:
         return {}
     node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     assert isinstance(node, dict)
-    return {str(key): value for key, value in node.items() if key not in ("_target_", "defaults")}
+    return {str(key): value for key, value in node.items() if key != "_target_"}
 
 
 def _inherited_file(target: Any, group: str) -> Path | None:

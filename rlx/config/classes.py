@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def locate(target: str, key: str) -> Any:
         except Exception as error:
             raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
     if found is None:
-        raise ConfigError(f"{key}: there is no module {parts[0]} in the current directory or on the Python path, which {target} names")
+        raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path")
     for name in parts[depth:]:
         if not hasattr(found, name):
             owner = getattr(found, "__name__", parts[0])
@@ -88,12 +89,28 @@ def fits_group(target: Any, group: str) -> bool:
     return isinstance(target, type) and issubclass(target, base)
 
 
+def accepts(hint: Any, target: Any, owner: Any) -> bool:
+    """Whether a field annotated `hint` of `owner` may hold what the target of a nested node makes."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(accepts(option, target, owner) for option in typing.get_args(hint))
+    kind = target if isinstance(target, type) else _hints(target).get("return")
+    if not isinstance(origin or hint, type) or hint is object:
+        # nothing is said about it: then it is rlx's, the owner's own, or a dataclass
+        tops = {"rlx", "torch", str(getattr(owner, "__module__", "")).partition(".")[0]}
+        return dataclasses.is_dataclass(kind) or str(getattr(target, "__module__", "")).partition(".")[0] in tops
+    if getattr(hint, "_is_protocol", False) or (origin or hint) is Callable:
+        return True
+    return isinstance(kind, type) and issubclass(kind, origin or hint)
+
+
 def parameters_of(target: Any) -> dict[str, Parameter] | None:
     """What a dataclass's fields or a signature take, by name; None where any keyword is taken."""
     if dataclasses.is_dataclass(target) and isinstance(target, type) and "__init__" in vars(target):
         hints = _hints(target)
-        return {item.name: Parameter(item.name, hints.get(item.name, Any), _default(item)) for item in dataclasses.fields(target) if item.init}
-    function = target.__init__ if isinstance(target, type) else target
+        fields = [item for item in dataclasses.fields(target) if item.init]
+        return {item.name: Parameter(item.name, hints.get(item.name, Any), _default(item)) for item in fields}
+    function = vars(target).get("__init__", target) if isinstance(target, type) else target
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):

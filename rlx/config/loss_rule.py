@@ -24,10 +24,11 @@ def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable
     assert isinstance(raw, dict)
     if raw.get("loss") is None:
         if chosen is not None and chosen != choices.get("algorithm"):
-            raise ConfigError(f"there is no loss {chosen}{did_you_mean(nearest(str(chosen), options)) or '; rlx --help lists them'}")
+            hint = did_you_mean(nearest(str(chosen), options)) or "; rlx --help lists them"
+            raise ConfigError(f"there is no loss {chosen}{hint}")
         return
     if not any(path == "loss" or path.startswith("loss.") for path in read_paths(raw)):
-        nested = [path for path in nested_losses(raw.get("algorithm"), "algorithm")]
+        nested = list(nested_losses(raw.get("algorithm"), "algorithm"))
         algorithm = choices.get("algorithm")
         where = "it has no loss of its own"
         if nested:

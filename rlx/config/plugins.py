@@ -15,7 +15,7 @@ GROUP = "rlx.plugins"
 
 
 def plugin_packages() -> list[str]:
-    """The packages of YAML folders that installed plugins bring: the entry point `my_lab`, or `my_lab.conf`, means my_lab/conf."""
+    """The packages of YAML folders that installed plugins bring: the entry point `my_lab` (or `my_lab.conf`) is my_lab/conf."""
     names = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
     return sorted({name if name.endswith(".conf") else f"{name}.conf" for name in names})
 

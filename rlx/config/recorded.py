@@ -19,8 +19,8 @@ _MAY_CHANGE = {
 
 def continued(
     cfg: DictConfig, overrides: Sequence[str], *, allowed: Iterable[str], directory: Path | None, multirun: bool = False
-) -> tuple[DictConfig, Path | None]:
-    """The recorded config with what may be overridden taken from `cfg`, and the directory to write in."""
+) -> tuple[DictConfig, str, Path | None]:
+    """The recorded config with what may be overridden taken from `cfg`, its algorithm's name, and the directory to write in."""
     from rlx.record.run import read_run
 
     verb = "resume" if cfg.resume is not None else "rerun"
@@ -49,7 +49,7 @@ def continued(
             raise ConfigError("a run that is resumed goes on in its own directory; leave out hydra.run.dir")
         directory = record.directory
     recorded.resume, recorded.rerun, recorded.allow_changed = cfg.resume, cfg.rerun, cfg.allow_changed
-    return recorded, directory
+    return recorded, record.algorithm, directory
 
 
 def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -> None:
@@ -71,6 +71,6 @@ def _check_horizon(recorded: DictConfig, before: object) -> None:
     steps = before["num_steps"]  # type: ignore[index]
     if recorded.num_steps != steps and getattr(locate(recorded.scheduler._target_, "scheduler"), "needs_horizon", True):
         raise ConfigError(
-            f"num_steps={recorded.num_steps}: the scheduler's learning rates were planned for {steps} steps, so the run cannot be "
-            "made longer; only a schedule without a horizon (scheduler=constant) can"
+            f"num_steps={recorded.num_steps}: the scheduler's learning rates were planned for {steps} steps, so the run cannot "
+            "be made longer; only a schedule without a horizon (scheduler=constant) can"
         )

@@ -84,8 +84,10 @@ FOREIGN: dict[str, str] = {
 
 
 def similarity(left: str, right: str) -> float:
-    """How alike two words are, 0 to 1."""
-    return SequenceMatcher(None, left.lower(), right.lower()).ratio()
+    """How alike two words are, 0 to 1; letters in another order (tyni, tiny) count as much alike."""
+    left, right = left.lower(), right.lower()
+    ratio = SequenceMatcher(None, left, right).ratio()
+    return max(ratio, 0.8) if sorted(left) == sorted(right) else ratio
 
 
 def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str | None:

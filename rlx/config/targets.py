@@ -45,8 +45,8 @@ def check_targets(container: Any, allowed: Iterable[str] = ()) -> None:
         if not isinstance(target, str) or not is_allowed(target, patterns):
             key = f"{path}._target_" if path else "_target_"
             raise ConfigError(
-                f"{key} names {target}, which is not on the list of what a config may call (rlx's own, torch.optim); "
-                "a class of your own is named on the command line (algorithm=my_lab.MyAlgorithm) or in a folder given with --config-dir"
+                f"{key} names {target}, which a config may not call (rlx's own and torch.optim it may); "
+                "name a class of your own on the command line (algorithm=my_lab.MyAlgorithm) or in a folder for --config-dir"
             )
 
 

@@ -49,7 +49,7 @@ def _fits_class(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
         of = arguments[0] if arguments else Any
         is_list = isinstance(value, (list, tuple)) and all(fits(item, of) for item in value)
         return is_list or kind.__name__ == "Callable"
-    # any other class can only come from a node with a _target_; values that a library takes loosely (torch.Tensor for lr) pass in a union
+    # any other class can only come from a node with a _target_
     return value is not None and not isinstance(value, (bool, int, float, str, list, Mapping))
 
 
@@ -59,7 +59,8 @@ def described(hint: Any) -> str:
     if hint in _NAMES:
         return _NAMES[hint]
     if origin in (Union, types.UnionType):
-        return " or ".join(described(argument) for argument in arguments)
+        plain = [argument for argument in arguments if argument in _NAMES]
+        return " or ".join(described(argument) for argument in plain or arguments)
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
     if origin in (list, tuple, Sequence, set, frozenset):

@@ -1,0 +1,168 @@
+"""Every wrong command line gets one short message with the nearest right name, exit code 2 and no traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from rlx.cli.main import invoke
+
+WRONG = [
+    # verbs, words and options
+    (["trian"], "did you mean train?"),
+    (["tarin", "seed=1"], "did you mean train?"),
+    (["-m", "trainn", "seed=1,2"], "did you mean train?"),
+    (["frobnicate"], "the verbs are"),
+    (["train", "pairs.jsonl"], "no further words"),
+    (["--cgf", "job"], "did you mean --cfg?"),
+    (["--cfg", "jb"], "did you mean job?"),
+    (["--multrun", "seed=1"], "did you mean --multirun?"),
+    (["--config-dir"], "needs a value"),
+    (["--config-dir", "nowhere"], "there is no such folder"),
+    (["--config-name", "x"], "the verb says it"),
+    (["--info", "serchpath"], "serchpath"),
+    # keys
+    (["train", "loss.betta=1"], "loss.betta is no key of custom_dpo; did you mean loss.beta?"),
+    (["algorithm.beta=1"], "did you mean loss.beta?"),
+    (["beta=1"], "did you mean loss.beta?"),
+    (["lr=1e-3"], "did you mean optimizer.lr?"),
+    (["num_stepz=3"], "did you mean num_steps?"),
+    (["sed=3"], "did you mean seed?"),
+    (["eval_evry=3"], "did you mean eval_every?"),
+    (["evaluation.num_prompt=3"], "did you mean evaluation.num_prompts?"),
+    (["evalution.num_prompts=3"], "did you mean evaluation.num_prompts?"),
+    (["checkpoint.evry=3"], "did you mean checkpoint.every?"),
+    (["~sed"], "did you mean seed?"),
+    (["+loss.beta=3"], "leave out the +"),
+    (["los=ipo"], "did you mean loss?"),
+    (["algoritm=dpo"], "did you mean algorithm?"),
+    (["optimiser=adamw"], "did you mean optimizer?"),
+    (["task.path=pairs.jsonl"], "task=preference_file has it"),
+    (["optimizer.momentum=0.9"], "optimizer=sgd has it"),
+    (["-m", "seed=0,1", "num_stepz=3"], "did you mean num_steps?"),
+    (["loss@algorithm.x=ipo"], "nothing at algorithm.x chooses a loss"),
+    # names of other tools
+    (["grpo.num_generations_per_prompt=4"], "algorithm.group_size"),
+    (["num_generations=4"], "algorithm.group_size"),
+    (["dpo.reference_policy_kl_penalty=0.1"], "did you mean loss.beta?"),
+    (["dpo.val_period=10"], "did you mean eval_every?"),
+    (["grpo.num_prompts_per_step=8"], "algorithm.prompts_per_step"),
+    (["dpo.max_num_steps=8"], "did you mean num_steps?"),
+    (["dpo.preference_loss_weight=1"], "did you mean algorithm.preference_loss_weight?"),
+    (["loss_fn.ratio_clip_min=0.2"], "loss.clip_low"),
+    (["logger.log_dir=x"], "did you mean output_dir?"),
+    (["policy.train_global_batch_size=8"], "did you mean algorithm.pairs_per_step?"),
+    (["per_device_train_batch_size=8"], "did you mean algorithm.pairs_per_step?"),
+    (["learning_rate=1e-4"], "did you mean optimizer.lr?"),
+    (["loss_type=ipo"], "did you mean loss?"),
+    (["max_completion_length=64"], "did you mean task.max_new_tokens?"),
+    (["policy.max_grad_norm=1"], "did you mean algorithm.max_grad_norm?"),
+    # options of groups
+    (["algorithm=custom_dop"], "did you mean custom_dpo?"),
+    (["task=aritmetic"], "did you mean arithmetic?"),
+    (["policy=tyni"], "did you mean tiny?"),
+    (["scheduler=cosin"], "did you mean cosine?"),
+    (["logger=[tensorboard,wand]"], "did you mean wandb?"),
+    (["loss=ipp"], "there is no loss ipp; did you mean ipo?"),
+    (["algorithm=3"], "group=option"),
+    (["algorithm=no_such_module.Class"], "no_such_module"),
+    (["algorithm=collections.OrderedDict"], "it is no Algorithm"),
+    (["algorithm=sft", "loss=ipo"], "nobody reads loss=ipo"),
+    # values
+    (["seed=x"], "it must be a whole number"),
+    (["seed=1.5"], "it must be a whole number"),
+    (["seed=null"], "cannot be null"),
+    (["seed=-1"], "at least 0"),
+    (["num_steps=0"], "at least 1"),
+    (["checkpoint.every=0"], "at least 1"),
+    (["checkpoint.keep_best=perhaps"], "true or false"),
+    (["export.dtype=float"], "float32, float16, bfloat16"),
+    (["allow_changed=[weather]"], "data, code"),
+    (["seed=1,2"], "add -m"),
+    (["+colour=red"], "colour is no key"),
+    (["+evaluation.num_promts=3"], "did you mean evaluation.num_prompts?"),
+    # grammar
+    (["seed=(1"], "quote it"),
+    (["a b=1"], "is no key"),
+    (["=3"], "has no key"),
+    (["seed", "=", "3"], "no spaces around"),
+    (["device='cuda"], "quote it"),
+    # files
+    (["resume=nowhere"], "no run here"),
+    (["hydra.searchpath=[/nowhere/at/all]"], "there is no folder /nowhere/at/all"),
+    (["resume=nowhere", "rerun=nowhere"], "give one of them"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_there_are_fifty_of_them():
+    assert len(WRONG) >= 50
+
+
+@pytest.mark.parametrize(("argv", "expected"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+def test_wrong_command_line(argv, expected, capsys):
+    code, message = invoke(argv)
+    printed = capsys.readouterr()
+    assert code == 2, message
+    assert message.startswith("rlx: ")
+    assert expected in message
+    assert "Traceback" not in message + printed.err
+    assert "\n" not in message
+    assert len(message) < 400
+    assert printed.err == ""
+    assert list(Path().iterdir()) == []
+
+
+def test_a_wrong_key_in_a_yaml_of_the_users_own(tmp_path):
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "long.yaml").write_text("# @package _global_\nnum_stepz: 3\n")
+    code, message = invoke(["--config-dir", str(folder.parent), "experiment=long"])
+    assert code == 2
+    assert "experiment/long.yaml" in message
+    assert "did you mean num_steps?" in message
+
+
+def test_a_wrong_type_in_a_yaml_of_the_users_own(tmp_path):
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "long.yaml").write_text("# @package _global_\nnum_steps: many\n")
+    code, message = invoke(["--config-dir", str(folder.parent), "experiment=long"])
+    assert code == 2
+    assert "num_steps" in message
+    assert "a whole number" in message
+
+
+def test_a_yaml_that_is_none(tmp_path):
+    folder = tmp_path / "mine" / "task"
+    folder.mkdir(parents=True)
+    (folder / "odd.yaml").write_text("a: [1\n")
+    code, message = invoke(["--config-dir", str(folder.parent), "task=odd"])
+    assert code == 2
+    assert "odd.yaml" in message
+    assert "line" in message
+
+
+def test_a_yaml_with_the_name_of_one_of_rlx(tmp_path):
+    folder = tmp_path / "mine" / "task"
+    folder.mkdir(parents=True)
+    (folder / "arithmetic.yaml").write_text("_target_: my_lab.Task\n")
+    code, message = invoke(["--config-dir", str(folder.parent)])
+    assert code == 2
+    assert "would be hidden" in message
+
+
+def test_a_bug_shows_its_traceback_and_is_no_usage_error(monkeypatch):
+    import rlx.cli.train
+
+    def broken(cfg, line):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(rlx.cli.train, "run", broken)
+    code, message = invoke(["train"])
+    assert code == 1
+    assert "Traceback" in message
+    assert "KeyError: 'a bug'" in message

@@ -1,0 +1,89 @@
+"""What is refused between composing a config and building from it."""
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from rlx.config.check import check_config, plain
+from rlx.config.compose import compose
+from rlx.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def composed():
+    return compose("train")
+
+
+@pytest.fixture
+def cfg(composed):
+    return composed.copy()
+
+
+def put(cfg, key, value):
+    with open_dict(cfg):
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    return cfg
+
+
+def test_the_default_config_is_right(cfg):
+    check_config(cfg)
+
+
+def test_nothing_is_built(cfg, monkeypatch):
+    from rlx.policy import tiny
+
+    monkeypatch.setattr(tiny.load_tiny, "__call__", None, raising=False)
+    check_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("colour", "red", "colour is no key of rlx train"),
+        ("evaluation.num_promts", 3, "did you mean evaluation.num_prompts"),
+        ("loss.betta", 0.1, "loss.betta is no key of Dpo; did you mean loss.beta"),
+        ("loss.beta", "x", "loss.beta=x: it must be a number"),
+        ("loss.beta", None, "loss.beta=null: it must be a number"),
+        ("loss.beta", "???", "loss.beta has no value"),
+        ("loss.beta", True, "loss.beta=true: it must be a number"),
+        ("loss._target_", "rlx.task.arithmetic.Arithmetic", "loss: rlx.task.arithmetic.Arithmetic is no loss"),
+        ("loss._target_", "rlx.loss.preference.Dpoo", "did you mean Dpo"),
+        ("loss._target_", "os.system", "loss._target_ names os.system"),
+        ("loss", None, "algorithm reads a loss and none is chosen"),
+        ("loss", {"beta": 1}, "loss is no node with a _target_"),
+        ("algorithm.pairs_per_step", 1.5, "it must be a whole number"),
+        ("algorithm.loss.beta", 1, None),
+        ("algorithm.regularizer", {"_target_": "rlx.task.arithmetic.Arithmetic"}, "is not"),
+        ("optimizer.betas", [0.9], "optimizer.betas"),
+        ("optimizer.lrr", 0.9, "did you mean optimizer.lr"),
+        ("task.max_operand", {"_target_": "rlx.policy.tiny.load_tiny"}, "is not a whole number"),
+        ("logger.tensorboard.directry", "x", "did you mean logger.tensorboard.directory"),
+        ("logger.odd", {"_target_": "rlx.policy.tiny.load_tiny"}, "is no logger"),
+        ("scheduler.warmup_steps", "${seeed}", "scheduler.warmup_steps"),
+        ("policy._target_", "rlx.policy.tiny.build_nothing", "has no build_nothing"),
+    ],
+)
+def test_refused(cfg, key, value, message):
+    if message is None:
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_config(put(cfg, key, value))
+    assert message in str(caught.value)
+
+
+def test_a_missing_key_of_a_class(cfg):
+    with open_dict(cfg):
+        del cfg.loss["beta"]
+    with pytest.raises(ConfigError, match=r"loss\.beta has no value, and rlx\.loss\.preference\.Dpo needs one"):
+        check_config(cfg)
+
+
+def test_a_class_of_ones_own_only_where_it_was_named(cfg, lab):
+    put(cfg, "loss", {"_target_": f"{lab}.MyLoss", "beta": 0.1, "modifiers": {}, "gamma": 2.0})
+    with pytest.raises(ConfigError, match="may not call"):
+        check_config(cfg)
+    check_config(cfg, allowed=[f"{lab}.MyLoss"])
+
+
+def test_plain_names_the_key_of_an_interpolation_that_leads_nowhere():
+    with pytest.raises(ConfigError, match="^a"):
+        plain(OmegaConf.create({"a": "${b}"}))

@@ -1,0 +1,88 @@
+"""Dotted names, what they take, and where they belong."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlx.config.classes import REQUIRED, accepts, fits_group, locate, parameters_of
+from rlx.errors import ConfigError
+
+
+def test_locate_finds_a_class():
+    import torch
+
+    assert locate("torch.optim.SGD", "optimizer") is torch.optim.SGD
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_such_module.Class", "no_such_module"),
+        ("torch.optim.SGDD", "did you mean SGD?"),
+        ("word", "no dotted name"),
+        ("a b.c", "no dotted name"),
+    ],
+)
+def test_locate_says_what_is_missing(target, message):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        locate(target, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def f(:\n", "line 1"), ("import no_such_package\n", "no_such_package"), ("x = 1\n\ny = 1 / 0\n", r"ZeroDivisionError.*line 3")],
+)
+def test_a_module_that_cannot_be_imported_names_file_and_line(text, message, tmp_path, monkeypatch):
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        locate(f"{name}.Thing", "algorithm")
+
+
+def test_groups_take_their_own(lab):
+    assert fits_group(locate(f"{lab}.Bare", ""), "algorithm")
+    assert fits_group(locate(f"{lab}.MyLoss", ""), "loss")
+    assert fits_group(locate("torch.optim.SGD", ""), "optimizer")
+    assert fits_group(locate(f"{lab}.my_policy", ""), "policy")
+
+
+def test_groups_refuse_others(lab):
+    assert not fits_group(locate(f"{lab}.NotOne", ""), "algorithm")
+    assert not fits_group(locate(f"{lab}.MyLoss", ""), "algorithm")
+    assert not fits_group(locate(f"{lab}.returns_nothing", ""), "policy")
+    assert not fits_group(locate("os.system", ""), "loss")
+
+
+def test_parameters_of_a_dataclass(lab):
+    found = parameters_of(locate(f"{lab}.Bare", ""))
+    assert found["size"].default is REQUIRED
+    assert (found["extra"].hint, found["extra"].default) == (float, 0.5)
+    assert "kind" not in found
+
+
+def test_parameters_of_a_function_and_of_an_optimizer(lab):
+    assert {name: item.default for name, item in parameters_of(locate(f"{lab}.my_policy", "")).items()} == {"path": REQUIRED, "depth": 2}
+    assert [item.name for item in parameters_of(locate("torch.optim.SGD", "")).values() if item.given_by_caller] == ["params"]
+
+
+def test_any_keyword_is_no_signature():
+    def anything(**options):
+        pass
+
+    assert parameters_of(anything) is None
+
+
+def test_nested_nodes_fit_their_annotation(lab):
+    from rlx.loss.preference import Dpo
+
+    mine, owner = locate(f"{lab}.MyLoss", ""), locate(f"{lab}.Bare", "")
+    assert accepts(Dpo, mine, owner)
+    assert accepts(Dpo | None, mine, owner)
+    assert not accepts(int | None, locate("os.system", ""), owner)
+    assert not accepts(Dpo, owner, owner)
+    from typing import Any
+
+    assert not accepts(Any, locate("os.system", ""), owner)
+    assert not accepts(Any, locate("subprocess.Popen", ""), owner)
+    assert accepts(Any, mine, owner)

@@ -1,0 +1,45 @@
+"""A chosen loss exists and is read."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlx.config.loss_rule import check_loss, nested_losses, read_paths
+from rlx.errors import ConfigError
+
+HYBRID = {
+    "dpo": {"algorithm": {"loss": "${..loss}"}, "loss": {"beta": 0.1}, "weight": 0.5},
+    "grpo": {"algorithm": {"loss": "${..loss}"}, "loss": {"beta": 0.1}, "weight": 0.5},
+}
+
+
+def check(algorithm, loss, *, chosen, name="custom_dpo"):
+    cfg = OmegaConf.create({"algorithm": algorithm, "loss": loss})
+    check_loss(cfg, choices={"algorithm": name, "loss": chosen}, options=["dpo", "ipo", "hinge"])
+
+
+def test_a_loss_that_is_read():
+    check({"loss": "${..loss}"}, {"beta": 0.1}, chosen="ipo")
+
+
+def test_a_single_value_of_the_loss_that_is_read():
+    check({"beta": "${..loss.beta}"}, {"beta": 0.1}, chosen="ipo")
+    check({"beta": "${loss.beta}"}, {"beta": 0.1}, chosen="ipo")
+
+
+def test_a_mistyped_loss():
+    with pytest.raises(ConfigError, match="there is no loss ippo; did you mean ipo"):
+        check({"loss": "${..loss}"}, None, chosen="ippo")
+
+
+def test_no_loss_of_the_algorithms_name_is_fine_where_none_is_read():
+    check({}, None, chosen="sft", name="sft")
+
+
+def test_a_loss_that_nobody_reads_names_the_nested_ones():
+    with pytest.raises(ConfigError, match=r"nobody reads loss=ipo under algorithm=hybrid; .*algorithm\.dpo\.loss, algorithm\.grpo\.loss"):
+        check(HYBRID, {"beta": 0.1}, chosen="ipo", name="hybrid")
+
+
+def test_a_term_of_a_mixture_reads_its_own_loss_and_not_the_top_one():
+    assert set(read_paths({"algorithm": HYBRID})) == {"algorithm.dpo.loss", "algorithm.grpo.loss"}
+    assert list(nested_losses(HYBRID, "algorithm")) == ["algorithm.dpo.loss", "algorithm.grpo.loss"]

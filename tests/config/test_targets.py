@@ -1,0 +1,72 @@
+"""What a config may name."""
+
+import pytest
+
+from rlx.config.targets import check_targets, is_allowed, targets_in_folder, targets_of
+from rlx.errors import ConfigError
+
+
+@pytest.mark.parametrize("target", ["rlx.loss.preference.Dpo", "torch.optim.AdamW", "rlx.policy.tiny.load_tiny"])
+def test_own(target):
+    assert is_allowed(target, ())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.Popen",
+        "torch.load",
+        "pathlib.Path.write_text",
+        "rlx.train.run.train",
+        "rlx.cli.main.main",
+        "rlx.experiment.make",
+        "rlx.load",
+        "rlx.errors.__builtins__",
+        "rlx.loss.__loader__.load_module",
+        "rlxx.loss",
+        "rlx..loss",
+        "",
+        "rlx.loss preference",
+    ],
+)
+def test_not_own(target):
+    assert not is_allowed(target, ())
+
+
+def test_named_by_the_user():
+    assert is_allowed("my_lab.MyAlgorithm", {"my_lab.MyAlgorithm"})
+    assert is_allowed("my_lab.loss.Mine", {"my_lab.*"})
+    assert not is_allowed("my_lab.Other", {"my_lab.MyAlgorithm"})
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"_target_": "os.system"},
+        {"algorithm": {"loss": {"_target_": "os.system", "command": "true"}}},
+        {"logger": {"a": [{"b": {"_target_": "os.system"}}]}},
+        {"task": {"_target_": "rlx.task.arithmetic.Arithmetic", "name": {"_target_": "os.system"}}},
+        {"task": {"_target_": ["os", "system"]}},
+    ],
+)
+def test_refused_wherever_it_is_named(container):
+    with pytest.raises(ConfigError, match="may not call"):
+        check_targets(container)
+
+
+def test_the_message_says_where():
+    with pytest.raises(ConfigError, match=r"^algorithm\.loss\._target_ names os\.system"):
+        check_targets({"algorithm": {"loss": {"_target_": "os.system"}}})
+
+
+def test_every_node_is_found():
+    found = dict(targets_of({"a": {"_target_": "x", "b": [{"_target_": "y"}]}, "c": 1}))
+    assert found == {"a": "x", "a.b[0]": "y"}
+
+
+def test_targets_of_a_folder(tmp_path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text("_target_: my_lab.Mine\nnested:\n  - _target_: 'my_lab.Other'  # a comment\n# _target_: no.No\n")
+    assert targets_in_folder(tmp_path) == {"my_lab.Mine", "my_lab.Other"}
