@@ -1,0 +1,89 @@
+"""Small random models of several architectures, and a policy's face around them without a tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from rlx.rollout.transformers import TransformersSampler
+
+VOCABULARY = 41
+COMMON = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+WIDTHS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+def config_of(architecture: str, **changes: Any) -> Any:
+    """A small config of one of the architectures below."""
+    gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    bloom = {"hidden_size": 32, "n_layer": 2, "n_head": 4}
+    mamba = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "llama": (transformers.LlamaConfig, WIDTHS),
+        "gpt2": (transformers.GPT2Config, gpt2),
+        "qwen2": (transformers.Qwen2Config, {**WIDTHS, "num_key_value_heads": 2}),
+        "mistral": (transformers.MistralConfig, {**WIDTHS, "num_key_value_heads": 2, "sliding_window": 5}),
+        "bloom": (transformers.BloomConfig, bloom),
+        "mamba": (transformers.MambaConfig, mamba),
+    }
+    kind, widths = kinds[architecture]
+    return kind(**{**COMMON, **widths, **changes})
+
+
+def model_of(architecture: str, *, seed: int = 0, **changes: Any) -> Any:
+    """A random model in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return transformers.AutoModelForCausalLM.from_config(config_of(architecture, **changes)).eval()
+
+
+class StandIn:
+    """A policy whose tokens read as letters: 0 is "a", and so on."""
+
+    def __init__(self, model: Any, *, eos: tuple[int, ...] = (1,)) -> None:
+        self.model = model
+        self.eos_token_ids = eos
+        self.notes: list[str] = []
+        self.name = "stand_in"
+        self.max_length = getattr(model.config, "max_position_embeddings", None)
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        return np.array([ord(letter) - ord("a") for letter in prompt], dtype=np.int64)
+
+    def decode(self, tokens: Any) -> str:
+        return "".join(chr(ord("a") + int(token)) for token in tokens if token not in self.eos_token_ids)
+
+
+def sampler_of(**changes: Any) -> TransformersSampler:
+    """The settings of conf/rollout/transformers.yaml, with changes."""
+    settings: dict[str, Any] = {
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": None,
+        "min_p": None,
+        "stop": (),
+        "max_new_tokens": 8,
+        "batch_tokens": 100_000,
+    }
+    return TransformersSampler(**{**settings, **changes})
+
+
+def prompts_of(*lengths: int, seed: int = 0) -> list[np.ndarray]:
+    """Random prompts without special tokens."""
+    generator = np.random.default_rng(seed)
+    return [generator.integers(2, VOCABULARY, size=length) for length in lengths]
+
+
+def exact_logprobs(model: Any, tokens: np.ndarray, *, temperature: float = 1.0) -> torch.Tensor:
+    """[T, V] log-probabilities of what follows each token, by a forward of this sequence alone without a cache."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(np.asarray(tokens))[None], use_cache=False).logits[0]
+    return torch.log_softmax(logits.double() / temperature, dim=-1)
