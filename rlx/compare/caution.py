@@ -1,0 +1,215 @@
+"""What a reader must know before believing a comparison, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlx.compare.choices import Choices
+from rlx.compare.pair import FEWEST, UNEQUAL, Arm
+from rlx.compare.refusal import Problem, more_seeds
+from rlx.compare.scores import Collected, RunScore
+from rlx.compare.shape import describe_shape
+from rlx.compare.summary import Variant
+from rlx.compare.variant import Grouping
+
+FEW = 10
+
+
+@dataclass(frozen=True)
+class Caution:
+    """kind: a stable word for programs. text: for people."""
+
+    kind: str
+    text: str
+
+
+def find_cautions(
+    *,
+    choices: Choices,
+    collected: Collected,
+    grouping: Grouping,
+    allowed: Sequence[Problem],
+    arms: Sequence[Arm],
+    variants: Sequence[Variant],
+    repeated: Sequence[RunScore],
+) -> list[Caution]:
+    """All cautions, the gravest first."""
+    runs = grouping.runs
+    return [
+        *[Caution(f"allowed_{problem.kind}", f"compared although refused by default: {problem.text}") for problem in allowed],
+        *_seeds(arms, runs),
+        *_same(arms),
+        *_failures(runs, choices),
+        *_shapes(arms),
+        *_grouping(grouping, choices),
+        *_records(runs, repeated, collected),
+        *_selection(grouping, variants),
+        *_costs(variants),
+        *_pairing(arms, choices),
+        *_declared(choices),
+    ]
+
+
+def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore]) -> list[Caution]:
+    found = []
+    sizes = {arm.label: arm.n for arm in arms}
+    least = min(sizes.values())
+    if least < FEWEST:
+        few = _names([label for label, n in sizes.items() if n < FEWEST])
+        text = f"fewer than {FEWEST} seeds ({few}): intervals and p are shown, but every verdict about them is exploratory"
+        found.append(Caution("fewer_than_5_seeds", f"{text}; run {FEW}: {more_seeds(runs, min(sizes, key=lambda k: sizes[k]))}"))
+    elif least < FEW:
+        text = f"{least} seeds find only large differences (of about {_detectable(least):.1f} standard deviations); {FEW} are suggested"
+        found.append(Caution("fewer_than_10_seeds", text))
+    if max(sizes.values()) >= UNEQUAL * least:
+        text = f"{least} to {max(sizes.values())} seeds: with skewed scores Welch's t errs then, so a permutation test must agree with it"
+        found.append(Caution("unequal_seeds", text))
+    return found
+
+
+def _detectable(seeds: int) -> float:
+    from rlx.compare.power import detectable_difference
+
+    return detectable_difference(error=float(np.sqrt(2 / seeds)), df=2 * seeds - 2)
+
+
+def _same(arms: Sequence[Arm]) -> list[Caution]:
+    found = []
+    for arm in arms:
+        flat = arm.n > 1 and all(float(np.ptp(scores)) <= 1e-12 for scores in arm.scores)
+        if arm.same_run:
+            text = f"{arm.label}: all {arm.n} runs agree in every metric at every step: is the seed used? They count as one run"
+            found.append(Caution("identical_runs", text))
+        elif flat:
+            text = f"{arm.label}: identical results over all {arm.n} seeds: is the seed used? A spread of 0 says nothing about new seeds"
+            found.append(Caution("identical_results", text))
+    return found
+
+
+def _failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
+    broken = [run for run in runs if run.state != "completed"]
+    if not broken:
+        return []
+    counts = {label: sum(run.variant == label for run in broken) for label in dict.fromkeys(run.variant for run in broken)}
+    named = _names([f"{count} of {label}" for label, count in counts.items()])
+    if choices.failed == "worst":
+        how = "counted as the lowest score of any run at any evaluation (failed=worst)"
+    else:
+        how = "left out (failed=exclude), which favours whatever fails often"
+    return [Caution("failed_runs", f"{len(broken)} failed or unfinished runs ({named}): {how}")]
+
+
+def _shapes(arms: Sequence[Arm]) -> list[Caution]:
+    found = []
+    shaped = [(arm.label, describe_shape(scores), len(scores)) for arm in arms for scores in arm.scores]
+    named: dict[str, list[str]] = {}
+    for label, shape, _ in shaped:
+        if shape is not None:
+            named.setdefault(shape, []).append(label)
+    for shape, labels in named.items():
+        few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores) < 20
+        reason = "intervals of the mean cover less than they say then" if few else "the mean may not be what matters then"
+        text = f"scores do not look normal ({shape}) for {_names(labels)}: {reason}; look at the single runs, and compare the IQM too"
+        found.append(Caution("not_normal", text))
+    return found
+
+
+def _grouping(grouping: Grouping, choices: Choices) -> list[Caution]:
+    found = []
+    if grouping.mixed:
+        keys = _names(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
+        text = (
+            f"variants hold runs that differ in {keys}: runs of one seed were averaged, so a verdict is about the average setting"
+        )
+        found.append(Caution("mixed_variants", text))
+    if grouping.beyond:
+        text = f"the algorithms also differ in {_names(grouping.beyond)}: nobody can tell whether the algorithm or that made the difference"
+        found.append(Caution("confounded", text))
+    return found
+
+
+def _records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:
+    found = []
+    if repeated:
+        text = f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a repeated seed is no further seed"
+        found.append(Caution("repeated_runs", text))
+    cut = [run for run in runs if run.state == "completed" and run.notes]
+    if cut:
+        text = f"{_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, the curve is cut"
+        found.append(Caution("cut_metrics", text))
+    early = [run for run in runs if run.state == "completed" and run.step < (run.config.get("num_steps") or 0) and not run.notes]
+    if early:
+        found.append(
+            Caution(
+                "stopped_early",
+                f"{len(early)} runs stopped before num_steps (stop_at_score or max_seconds): compare their costs too",
+            )
+        )
+    codes = {str(_code(run)) for run in runs}
+    if len(codes) > 1:
+        found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
+    if collected.skipped:
+        found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
+    return found
+
+
+def _code(run: RunScore) -> object:
+    rlx = run.record.provenance.get("rlx")
+    return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx
+
+
+def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]:
+    settings = {
+        name: sum(variant.algorithm == name for variant in variants) for name in {variant.algorithm for variant in variants}
+    }
+    most = max(settings, key=lambda name: settings[name])
+    if settings[most] < 3 and not grouping.mixed:
+        return []
+    best = min(variants, key=lambda variant: variant.rank)
+    top = max(best.seeds, default=0) + 1
+    command = more_seeds(grouping.runs, best.label).replace("range(0,10)", f"range({top},{top + FEW})")
+    text = f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; confirm it on fresh seeds: {command}"
+    return [Caution("selected_on_same_seeds", text)]
+
+
+def _costs(variants: Sequence[Variant]) -> list[Caution]:
+    tokens = {variant.label: variant.tokens for variant in variants if variant.tokens}
+    if len(tokens) < 2:
+        return []
+    low, high = min(tokens, key=lambda k: tokens[k] or 0), max(tokens, key=lambda k: tokens[k] or 0)
+    ratio = (tokens[high] or 0) / (tokens[low] or 1)
+    if ratio < 2:
+        return []
+    return [Caution("unequal_cost", f"equal steps are not equal cost: {high} spent {ratio:.1f} times the tokens of {low}")]
+
+
+def _pairing(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+    if not choices.paired:
+        return []
+    shared = set.intersection(*(set(arm.seeds[0]) for arm in arms))
+    lost = sum(len(set(arm.seeds[0]) - shared) for arm in arms)
+    text = "runs of one seed are compared as pairs, because paired=true was declared; that holds only if the seed drives both in the same way"
+    found = [Caution("paired", text)]
+    if lost:
+        found.append(
+            Caution(
+                "unpaired_seeds", f"{lost} runs have no partner of their seed in every other variant and drop out of some pairs"
+            )
+        )
+    return found
+
+
+def _declared(choices: Choices) -> list[Caution]:
+    if choices.score == "best":
+        text = "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new evaluation would give"
+        return [Caution("best_score", text)]
+    return []
+
+
+def _names(names: Sequence[str], *, most: int = 5) -> str:
+    unique = list(dict.fromkeys(names))
+    rest = f" and {len(unique) - most} more" if len(unique) > most else ""
+    return ", ".join(unique[:most]) + rest

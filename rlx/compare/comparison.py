@@ -1,0 +1,296 @@
+"""The comparison of variants over seeds: from run records to verdicts, as dataclasses with `to_dict`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rlx.compare.bootstrap import first_rank_probability
+from rlx.compare.caution import Caution, find_cautions
+from rlx.compare.choices import Choices
+from rlx.compare.extra import (
+    Curve,
+    Profile,
+    Search,
+    Setting,
+    config_differences,
+    curves_of,
+    profiles_of,
+    prompt_difference,
+    ranks_of,
+    searches_of,
+    settings_of,
+)
+from rlx.compare.interval import Array
+from rlx.compare.pair import Arm, Pair, compare_pair, judge
+from rlx.compare.rank import RankTest
+from rlx.compare.refusal import find_problems, find_too_few, insist
+from rlx.compare.scores import RunScore, Where, collect, count_failures
+from rlx.compare.summary import Variant, arm_of, summarise
+from rlx.compare.variant import Grouping, find_label, group
+from rlx.compare.where import keep
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError, EvidenceError
+from rlx.seeding import Stream
+
+SCHEMA = "rlx.comparison"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a comparison found. variants are ranked, best first; a pair's difference is a - b.
+
+    Everything but `runs` and `arms`, which hold the records and arrays, is in `to_dict`.
+    """
+
+    choices: Choices
+    tasks: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    pairs: tuple[Pair, ...]
+    cautions: tuple[Caution, ...]
+    curves: tuple[Curve, ...]
+    settings: tuple[Setting, ...]
+    searches: tuple[Search, ...]
+    profiles: tuple[Profile, ...]
+    ranks: RankTest | None
+    config_differences: Mapping[str, Mapping[str, Sequence[Any]]]
+    prompt_differences: Mapping[str, tuple[float, float]]
+    runs: tuple[RunScore, ...] = field(repr=False)
+    arms: tuple[Arm, ...] = field(repr=False)
+    command: tuple[str, ...] = ()
+
+    def scores(self, label: str, task: str | None = None) -> Array:
+        """A variant's scores [S], one a seed, for one's own plots; with several tasks, name one."""
+        arm = next(arm for arm in self.arms if arm.label == find_label(label, [arm.label for arm in self.arms], key="scores"))
+        if task is None and len(self.tasks) > 1:
+            raise EvidenceError(f"there are {len(self.tasks)} tasks; name one of {', '.join(self.tasks)}")
+        return arm.scores[self.tasks.index(task) if task is not None else 0]
+
+    def pair(self, a: str, b: str) -> Pair:
+        """What is known about a against b, whichever way round it was compared."""
+        labels = [variant.label for variant in self.variants]
+        a, b = find_label(a, labels, key="pair"), find_label(b, labels, key="pair")
+        for pair in self.pairs:
+            if (pair.a, pair.b) == (a, b):
+                return pair
+            if (pair.a, pair.b) == (b, a):
+                return turned(pair)
+        raise EvidenceError(f"{a} and {b} were not compared; leave out baseline={self.choices.baseline}, or name another one")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in comparison.json; what is not a finite number is null."""
+        kept = [item.name for item in dataclasses.fields(self) if item.name not in ("runs", "arms", "curves")]
+        values = {name: plain(getattr(self, name)) for name in kept}
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            **values,
+            "curves": [plain(curve) for curve in self.curves],
+            "runs": [_run_dict(run) for run in self.runs],
+        }
+
+
+def turned(pair: Pair) -> Pair:
+    """The same pair with a and b exchanged."""
+    from rlx.compare.words import say
+
+    opposite = {"better": "worse", "worse": "better"}
+    effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval
+    new = replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        n_a=pair.n_b,
+        n_b=pair.n_a,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+        statistic=None if pair.statistic is None else -pair.statistic,
+        effect_size=None if pair.effect_size is None else -pair.effect_size,
+        effect_size_interval=None if effect is None else replace(effect, low=-effect.high, high=-effect.low),
+        probability_of_improvement=1 - pair.probability_of_improvement,
+        probability_of_improvement_interval=None if chance is None else replace(chance, low=1 - chance.high, high=1 - chance.low),
+        verdict=opposite.get(pair.verdict, pair.verdict),
+    )
+    return replace(new, words=say(new))
+
+
+def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
+    """The comparison of run records, or of the runs at or below paths and patterns.
+
+    choices: the keys of conf/compare.yaml that say how to compare: by, baseline, margin, paired, failed, allow, ...
+    """
+    from rlx.config.compose import read_yaml
+    from rlx.config.schema import conf_dir
+
+    known = Choices.__dataclass_fields__
+    for name in choices:
+        if name not in known:
+            raise ConfigError(
+                f"{name} is no choice of a comparison{did_you_mean(nearest(name, known))}; there are {', '.join(known)}"
+            )
+    defaults = {str(key): value for key, value in read_yaml(conf_dir() / "compare.yaml").items()}
+    return compare_runs(runs, Choices.of({**defaults, **choices}))
+
+
+def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: Sequence[str] = ()) -> Comparison:
+    """Compares the runs at or below paths and patterns, or given as records, by declared choices."""
+    collected = collect(where, metric=choices.metric, score=choices.score)
+    chosen = keep(collected.runs, choices.where)
+    if not chosen:
+        reasons = (
+            "; ".join(list(collected.unreadable.values())[:3])
+            or f"{len(collected.runs)} runs, none of them matches where={choices.where}"
+        )
+        raise EvidenceError(f"no run is left to compare: {reasons}")
+    grouping = group(chosen, by=choices.by)
+    grouping, repeated = _latest(grouping)
+    problems = find_problems(collected, grouping.runs, choices=choices, keys=grouping.keys)
+    counted = count_failures(grouping.runs, failed=choices.failed)
+    tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
+    problems += find_too_few(counted, labels)
+    allowed = insist(problems, allow=choices.allow)
+
+    stream = Stream(0, ("compare",))
+    arms = [arm_of(label, counted, tasks) for label in labels]
+    variants = [
+        summarise(
+            arm,
+            [run for run in grouping.runs if run.variant == arm.label],
+            [run for run in counted if run.variant == arm.label],
+            tasks,
+            level=choices.level,
+            target=choices.target,
+            rng=stream.child("variant", arm.label).numpy(),
+            num_resamples=choices.num_resamples,
+        )
+        for arm in arms
+    ]
+    variants = _ranked(variants, arms, stream.child("rank").numpy())
+    arms = [next(arm for arm in arms if arm.label == variant.label) for variant in variants]
+    pairs = _pairs(arms, choices, stream)
+    prompts = {f"{pair.a} - {pair.b}": prompt_difference(pair.a, pair.b, counted) for pair in pairs}
+    done = [run for run in grouping.runs if run.variant in labels and run.task in tasks]
+    return Comparison(
+        choices=choices,
+        tasks=tuple(tasks),
+        variants=tuple(variants),
+        pairs=tuple(pairs),
+        cautions=tuple(
+            find_cautions(
+                choices=choices,
+                collected=collected,
+                grouping=grouping,
+                allowed=allowed,
+                arms=arms,
+                variants=variants,
+                repeated=repeated,
+            )
+        ),
+        curves=tuple(curves_of(done, level=choices.level)),
+        settings=tuple(settings_of(counted, level=choices.level)) if len(tasks) == 1 else (),
+        searches=tuple(searches_of(counted, stream.child("search").numpy(), level=choices.level)) if len(tasks) == 1 else (),
+        profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
+        ranks=ranks_of(arms, alpha=choices.alpha),
+        config_differences=config_differences(grouping),
+        prompt_differences={key: value for key, value in prompts.items() if value is not None},
+        runs=tuple(done),
+        arms=tuple(arms),
+        command=tuple(command),
+    )
+
+
+def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:
+    """A run of the same config and seed is a repetition, not another seed: the newest counts."""
+    newest: dict[tuple[Any, ...], RunScore] = {}
+    for run in grouping.runs:  # oldest first; a finished run is not replaced by an unfinished one
+        key = (run.variant, run.task, run.seed, run.record.config_hash)
+        if key not in newest or run.state == "completed" or newest[key].state != "completed":
+            newest[key] = run
+    kept = {id(run) for run in newest.values()}
+    repeated = [run for run in grouping.runs if id(run) not in kept]
+    return replace(grouping, runs=tuple(run for run in grouping.runs if id(run) in kept)), repeated
+
+
+def _common_tasks(
+    grouping: Grouping, counted: Sequence[RunScore], *, allow: Sequence[str]
+) -> tuple[list[str], list[str], list[RunScore]]:
+    """The tasks that every variant ran (the others do not count), in order of appearance."""
+    labels = list(grouping.labels)
+    tasks = list(dict.fromkeys(run.task for run in grouping.runs))
+    if len(tasks) > 1 and "missing" in allow:
+        ran = {label: {run.task for run in counted if run.variant == label} for label in labels}
+        common = [task for task in tasks if all(task in ran[label] for label in labels)]
+        if not common:
+            raise EvidenceError("no task was run by all variants, so nothing can be compared; run one task with all of them")
+        tasks = common
+    return tasks, labels, [run for run in counted if run.task in tasks]
+
+
+def _ranked(variants: Sequence[Variant], arms: Sequence[Arm], rng: np.random.Generator) -> list[Variant]:
+    """Best mean first, with the bootstrap probability of being first."""
+    chances = first_rank_probability([arm.scores for arm in arms], rng) if len(arms) > 1 else [None]
+    rows = [
+        replace(variant, first_probability=None if chance is None or arm.n < 2 else float(chance))
+        for variant, arm, chance in zip(variants, arms, chances, strict=True)
+    ]
+    rows.sort(key=lambda variant: -variant.mean)
+    return [replace(variant, rank=1 + sum(other.mean > variant.mean for other in rows)) for variant in rows]
+
+
+def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[Pair]:
+    """Each against the baseline, or all pairs, the better mean first; then the verdicts."""
+    labels = [arm.label for arm in arms]
+    if choices.baseline is not None:
+        base = arms[labels.index(find_label(choices.baseline, labels, key="baseline"))]
+        couples = [(arm, base) for arm in arms if arm is not base]
+    else:
+        couples = [(arm, other) for place, arm in enumerate(arms) for other in arms[place + 1 :]]
+    return judge(
+        [
+            compare_pair(
+                a,
+                b,
+                is_paired=choices.paired,
+                margin=choices.margin,
+                level=choices.level,
+                comparisons=len(couples),
+                rng=stream.child("pair", a.label, b.label).numpy(),
+            )
+            for a, b in couples
+        ]
+    )
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (enum.Enum, os.PathLike)):
+        return str(value)
+    return value
+
+
+def _run_dict(run: RunScore) -> dict[str, Any]:
+    names = ("variant", "task", "seed", "state", "score", "imputed", "step", "tokens", "seconds", "kl", "prompt_error", "notes")
+    record = run.record
+    about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
+    return {**about, **{name: plain(getattr(run, name)) for name in names}, "error": plain(record.error)}

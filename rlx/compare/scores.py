@@ -1,0 +1,229 @@
+"""From run records to scores: one number a run, with what it cost and how sure it is. Reads records only."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from rlx.compare.curve import area_under_curve
+from rlx.compare.interval import Array
+from rlx.errors import DataError, EvidenceError
+from rlx.record.run import RunRecord, find_run_directories, read_lines, read_metrics, read_run
+
+KL = "eval/kl"
+PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """One run as the comparison sees it.
+
+    score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
+    steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error of the score over prompts.
+    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt at the last evaluation, or None.
+    """
+
+    record: RunRecord
+    config: Mapping[str, Any]
+    score: float | None
+    state: str
+    steps: Array
+    values: Array
+    step: int
+    area: float
+    kl: float | None
+    tokens: float | None
+    seconds: float | None
+    prompt_error: float | None
+    fingerprint: int
+    answers: Array | None = None
+    notes: tuple[str, ...] = ()
+    variant: str = ""
+    task: str = ""
+    imputed: bool = False
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.record.seed
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs."""
+
+    runs: tuple[RunScore, ...]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    skipped: int = 0
+
+
+Where = str | os.PathLike[str] | RunRecord
+
+
+def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Collected:
+    """The runs at or below paths and patterns, or given as records; each directory once, oldest first."""
+    places = [where] if isinstance(where, (str, os.PathLike, RunRecord)) else list(where)
+    found: dict[str, RunRecord] = {}
+    unreadable: dict[str, str] = {}
+    for place in places:
+        if isinstance(place, RunRecord):
+            found.setdefault(os.path.realpath(place.directory), place)
+            continue
+        for directory in find_run_directories(place):
+            key = os.path.realpath(directory)
+            if key in found or key in unreadable:
+                continue
+            try:
+                found[key] = read_run(directory)
+            except DataError as error:
+                unreadable[key] = str(error)
+    if not found and not unreadable:
+        named = ", ".join(os.fspath(place) for place in places if not isinstance(place, RunRecord)) or "nothing"
+        raise EvidenceError(
+            f"{named}: no run is there; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
+        )
+    runs = []
+    records = [(key, record) for key, record in found.items() if record.verb == "train"]
+    for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
+        try:
+            runs.append(read_score(record, metric=metric, score=score))
+        except DataError as error:
+            unreadable[key] = str(error)
+    return Collected(tuple(runs), unreadable, len(found) - len(records))
+
+
+def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
+    """What a run's record says about its score."""
+    rows = read_metrics(record.directory)
+    curve = [(int(row["step"]), float(row[metric])) for row in rows if _is_number(row.get(metric))]
+    steps, values = np.array([step for step, _ in curve], int), np.array([value for _, value in curve], float)
+    result = record.result
+    metadata = dict(result.metadata) if result is not None else {}
+    stated = result.performance_metrics.get(metric) if result is not None else None
+    ended = metadata.get("steps")
+    value, notes = _by_rule(score, values, stated, cut=_is_number(ended) and (len(steps) == 0 or steps[-1] < ended))
+    reached = int(ended) if _is_number(ended) else int(steps[-1]) if len(steps) else 0
+    state = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished")
+    if state == "completed":
+        if value is None and stated is None and len(values) == 0:
+            state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
+        elif value is None or not math.isfinite(value):
+            state, notes = "failed", (*notes, f"{metric} is not finite")
+        elif reached < _number(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
+            state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
+    evaluated = [row for row in rows if metric in row]
+    last = evaluated[-1] if evaluated else {}
+    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if _is_number(metadata.get(name))]
+    return RunScore(
+        record=record,
+        config=flatten(record.config),
+        score=value if value is not None and math.isfinite(value) else None,
+        state=state,
+        steps=steps,
+        values=values,
+        step=reached,
+        area=area_under_curve(steps, values),
+        kl=_optional(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
+        tokens=float(sum(tokens)) if tokens else None,
+        seconds=_optional(result.training_time) if result is not None else None,
+        prompt_error=_prompt_error(last, metric, record.config),
+        fingerprint=_fingerprint(rows),
+        answers=_answers(record, metric),
+        notes=notes,
+    )
+
+
+def _by_rule(score: str, values: Array, stated: Any, *, cut: bool) -> tuple[float | None, tuple[str, ...]]:
+    """The score by the declared rule. Where metrics were cut, the result in the record stands for their end."""
+    notes: tuple[str, ...] = ("metrics.jsonl ends before the run did",) if cut else ()
+    last = float(stated) if _is_number(stated) else float(values[-1]) if len(values) else None
+    if score == "last":
+        return last, notes
+    candidates = [value for value in (*values, last) if value is not None]
+    return (float(max(candidates)) if candidates else None), notes
+
+
+def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Equal for runs whose metrics agree in everything but time."""
+    kept = [tuple(sorted((k, repr(v)) for k, v in row.items() if not k.startswith(("time/", "cost/")))) for row in rows]
+    return hash(tuple(kept))
+
+
+def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
+    """Standard error over prompts: as recorded, or that of a share of so many prompts."""
+    for name in (f"{metric}_standard_error", f"{metric}_se"):
+        if _is_number(row.get(name)):
+            return float(row[name])
+    value = row.get(metric)
+    if metric == "eval/reward" or not _is_number(value):
+        return None
+    shares = [name for name in PROBABILITY_SCORES if row.get(name) == value]
+    evaluation = config.get("evaluation")
+    if not shares or not isinstance(evaluation, Mapping):
+        return None
+    count = evaluation.get("num_prompts" if shares[0] == "eval/accuracy" else "num_pairs")
+    if not _is_number(count) or count < 2 or not 0 <= float(row[metric]) <= 1:
+        return None
+    return math.sqrt(float(row[metric]) * (1 - float(row[metric])) / (count - 1))
+
+
+def _answers(record: RunRecord, metric: str) -> Array | None:
+    """Scores per prompt at the last evaluation, if the run kept them (answers.jsonl: step, score = one number a prompt)."""
+    if metric != "eval/score":
+        return None
+    rows = read_lines(record.directory, "answers.jsonl")
+    values = rows[-1].get("score") if rows else None
+    if not isinstance(values, list) or not values or not all(_is_number(value) for value in values):
+        return None
+    return np.array(values, float)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys and plain values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def count_failures(runs: Sequence[RunScore], *, failed: str) -> list[RunScore]:
+    """Runs with a score. Those that failed or did not finish get the lowest one of their task (`worst`) or drop out (`exclude`).
+
+    The lowest one that any run on the task had at any evaluation, the one before training included.
+    """
+    lowest: dict[str, float] = {}
+    for run in runs:
+        seen = [value for value in (*run.values, run.score) if value is not None and math.isfinite(value)]
+        if seen:
+            lowest[run.task] = min([lowest.get(run.task, math.inf), *map(float, seen)])
+    counted = []
+    for run in runs:
+        if run.state == "completed":
+            counted.append(run)
+        elif failed == "worst" and run.task in lowest:
+            counted.append(replace(run, score=lowest[run.task], imputed=True))
+    return counted
+
+
+def _may_stop_early(config: Mapping[str, Any]) -> bool:
+    return config.get("stop_at_score") is not None or config.get("max_seconds") is not None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if _is_number(value) else otherwise
+
+
+def _optional(value: Any) -> float | None:
+    return float(value) if _is_number(value) and math.isfinite(value) else None

@@ -1,0 +1,71 @@
+"""Verdicts as sentences: what was found, how sure it is, and what would settle it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlx.compare.pair import Pair
+
+VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """A score, difference or effect in three decimals, more where it is small, fewer where it is large."""
+    if value is None or value != value:
+        return "-"
+    size = abs(value)
+    digits = 3 if size >= 0.0095 or size == 0 else 4 if size >= 0.00095 else 6
+    text = f"{value:{'+' if signed else ''}.{0 if size >= 1000 else 1 if size >= 100 else digits}f}"
+    return text.replace("+0.000", "0.000") if value == 0 else text
+
+
+def probability(p: float | None) -> str:
+    """A p value: three decimals, never 0."""
+    if p is None:
+        return "none"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval."""
+    return f"[{number(low, signed=True)}, {number(high, signed=True)}]"
+
+
+def say(pair: Pair) -> str:
+    """The verdict of a pair as one or two sentences."""
+    if pair.verdict in ("better", "worse"):
+        return (
+            f"{pair.a} is {pair.verdict} than {pair.b} by {number(abs(pair.difference))} "
+            f"({level(pair)} of the difference {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)})."
+        )
+    if pair.verdict == "equivalent":
+        real = pair.p_adjusted is not None and pair.p_adjusted < 1 - pair.level
+        less = " There is a difference, but one that was declared not to matter." if real else ""
+        return f"{pair.a} and {pair.b} are equivalent: they differ by less than the margin of {number(pair.margin)}.{less}"
+    if pair.n_a < 2 or pair.n_b < 2:
+        return f"{pair.a} and {pair.b} differ by {number(pair.difference, signed=True)} in one run; nothing follows from that."
+    if pair.verdict == "exploratory":
+        seen = f"difference {number(pair.difference, signed=True)} {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)}"
+        return f"{pair.a} against {pair.b}: {seen}; with {min(pair.n_a, pair.n_b)} seeds this is exploratory. {_prospect(pair)}".rstrip()
+    if pair.p is None:
+        return f"No verdict between {pair.a} and {pair.b}: {pair.reason}."
+    gap = f"the difference of {number(pair.difference, signed=True)} {span(pair.low, pair.high)} may be chance"
+    return f"No verdict between {pair.a} and {pair.b}: {gap}. {_prospect(pair)}".rstrip()
+
+
+def level(pair: Pair) -> str:
+    """`95 % interval`."""
+    return f"{100 * pair.level:g} % interval"
+
+
+def _prospect(pair: Pair) -> str:
+    if pair.minimum_detectable_difference is None:
+        return ""
+    seeds = str(pair.n_a) if pair.n_a == pair.n_b else f"{pair.n_a} and {pair.n_b}"
+    shown = f"{seeds} seeds could have shown a difference of {number(pair.minimum_detectable_difference)} or more (80 % power)"
+    if pair.seeds_needed is None:
+        return f"{shown}; one as small as this no number of seeds will show."
+    most = pair.seeds_needed_at_most
+    doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
+    return f"{shown}; one as small as this needs about {pair.seeds_needed} seeds each{doubt}."
