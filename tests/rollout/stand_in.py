@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import transformers
 
 from rlx.rollout.transformers import TransformersSampler
+from rlx.seeding import Stream
+from rlx.task.base import Prompt, Task
 
 VOCABULARY = 41
 COMMON = {"vocab_size": VOCABULARY, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
@@ -87,3 +90,28 @@ def exact_logprobs(model: Any, tokens: np.ndarray, *, temperature: float = 1.0) 
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(np.asarray(tokens))[None], use_cache=False).logits[0]
     return torch.log_softmax(logits.double() / temperature, dim=-1)
+
+
+class Letters(Task):
+    """Rewards a completion for its letters: 1 for each of the good ones, so that random completions differ."""
+
+    offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
+    score: ClassVar[str] = "accuracy"
+
+    def prompts(self) -> list[Prompt]:
+        return [Prompt(text, {"good": "cdefghijklmnop"}) for text in ("bcd", "q", "hello", "za", "mmmm")]
+
+    def reward(self, prompt: Prompt, completion: str) -> dict[str, float]:
+        good = float(sum(letter in prompt.columns["good"] for letter in completion))
+        return {"reward": good - 0.5 * len(completion), "good": good, "length": float(len(completion))}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What rollouts are drawn from."""
+
+    policy: Any
+    sampler: Any = field(default_factory=sampler_of)
+    task: Task = field(default_factory=lambda: Letters(name="letters", max_new_tokens=6))
+    step: int = 0
+    rng: Stream = field(default_factory=lambda: Stream(0))
