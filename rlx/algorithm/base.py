@@ -127,9 +127,9 @@ class Lab:
         """This step's preference pairs: every pair once an epoch, in an order that (seed, epoch) decides."""
         from rlx.data.preferences import PairBatch, epoch_rows
 
-        pairs = self.task.pairs()
+        pairs = self.policy.tokenized(self.task.pairs())
         rows = epoch_rows(self.rng.child("pairs"), num_rows=len(pairs), step=self.step, per_step=pairs_per_step)
-        return PairBatch.of(self.policy.tokenized(pairs), rows)
+        return PairBatch.of(pairs, rows)
 
 
 B = TypeVar("B", bound=Batch)

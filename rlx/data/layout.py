@@ -97,10 +97,10 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
 
 
 def cheapest_rows(sequences: Sequences, *, attention_cost: float) -> Layout:
-    """Shared-prefix rows, prompts packed into rows of similar lengths, or plain rows where those cost less.
+    """Shared-prefix rows with prompts packed into rows of similar lengths, or plain rows where those cost less.
 
-    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length. Longer
-    rows waste less on padding and more on masked attention; plain causal attention skips the half that it must not see.
+    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length.
+    Longer rows waste less on padding and more on masked attention; plain causal attention skips the half that it must not see.
     """
     group_size = sequences.group_size
     prompts, lengths = _lengths(sequences.prompts), sequences.completion_lengths.numpy()

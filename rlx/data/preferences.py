@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.tokens import TextEncoder
+from rlx.errors import DataError
 from rlx.loss.pairs import PairLogprobs
 from rlx.seeding import Stream
 
@@ -32,6 +33,7 @@ class TokenizedPairs:
     sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
     dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
+    recurs: the pairs are a task's and come again, so what is computed once for them is worth keeping.
     """
 
     sequences: Sequences
@@ -41,6 +43,7 @@ class TokenizedPairs:
     scores: Tensor | None = None
     label: Tensor | None = None
     has_label: Tensor | None = None
+    recurs: bool = False
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -55,8 +58,8 @@ class TokenizedPairs:
     def of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None) -> TokenizedPairs:
         """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit holds.
 
-        A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion are too
-        long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
+        A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
+        are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         split = [split_prompt(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
@@ -75,13 +78,12 @@ class TokenizedPairs:
             prompts.append(cut)
             completions.append(group)
         columns = _columns([pairs[row] for row in kept])
-        return TokenizedPairs(
-            Sequences(tuple(prompts), tuple(completions)), np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns
-        )
+        sequences = Sequences(tuple(prompts), tuple(completions))
+        return TokenizedPairs(sequences, np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns, recurs=True)
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Prompt and completions, where conversations may be given whole: a prompt that they begin with, or share, is cut off them."""
+    """Prompt and completions. Conversations may be given whole: the prompt that they begin with, or share, is cut off them."""
     if isinstance(chosen, str) or isinstance(rejected, str):
         return prompt, chosen, rejected
     chosen, rejected = tuple(chosen), tuple(rejected)
@@ -201,19 +203,28 @@ class PairBatch:
         """bool [B, T]."""
         return self.sequences.completion_mask[:, 1]
 
-    def logprobs(self, statistics: TokenStatistics, requires: frozenset[str] = frozenset()) -> PairLogprobs:
+    @cached_property
+    def mismatched(self) -> Sequences:
+        """Each prompt with the completions of the pair that comes next in the source: [B, 2, T], whatever the other rows are."""
+        source, after = self.source.sequences, (self.rows + 1) % len(self.source)
+        return Sequences(self.sequences.prompts, tuple(source.completions[row] for row in after))
+
+    def logprobs(
+        self, statistics: TokenStatistics, requires: frozenset[str] = frozenset(), *, mismatched: Tensor | None = None
+    ) -> PairLogprobs:
         """Token statistics [B, 2, T] of this batch's sequences in the form that a preference loss reads."""
         values, device = statistics.token_logprobs, statistics.token_logprobs.device
         mask = self.sequences.completion_mask.to(device)
-        optional: dict[str, Tensor] = {}
+        optional: dict[str, Tensor | None] = {"mismatched": mismatched}
         for name in ("scores", "label", "has_label"):
             column = getattr(self, name)
             if column is not None and (name in requires or (name == "has_label" and "label" in requires)):
                 optional[name] = column.to(device)
-        if statistics.entropy is not None:
-            optional["chosen_entropy"], optional["rejected_entropy"] = statistics.entropy.unbind(1)
-        if statistics.sum_p_squared is not None:
-            optional["chosen_sum_p_squared"], optional["rejected_sum_p_squared"] = statistics.sum_p_squared.unbind(1)
+        per_token = {"sum_p_squared": "sum_p_squared", "entropy": "entropy", "vocabulary_kl": "kl_from_reference"}
+        for name, statistic in per_token.items():
+            both = getattr(statistics, statistic)
+            if both is not None:
+                optional[f"chosen_{name}"], optional[f"rejected_{name}"] = both.unbind(1)
         return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)
 
 
@@ -222,6 +233,8 @@ def epoch_rows(stream: Stream, *, num_rows: int, step: int, per_step: int) -> np
 
     A step that reaches over the end of an epoch, or asks for more rows than there are, goes on with the next epoch's order.
     """
+    if num_rows == 0:
+        raise DataError("there is nothing to learn from: every pair was dropped; the task's counts say why")
     places = np.arange(step * per_step, (step + 1) * per_step)
     epochs, offsets = np.divmod(places, num_rows)
     return np.concatenate([_epoch_order(stream, int(e), num_rows)[offsets[epochs == e]] for e in np.unique(epochs)])

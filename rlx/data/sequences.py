@@ -19,7 +19,7 @@ Tokens = np.ndarray  # int64 [T]: the tokens of one prompt or of one completion
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """P prompts with G completions each. A row is a prompt with its completions: a pair (G = 2), a group, a demonstration (G = 1).
+    """P prompts with G completions each. A row is a prompt with its completions: a pair (G = 2), a group, a demonstration.
 
     prompts: P arrays int64 [T_p]; at least one token each.
     completions: P tuples of G arrays int64 [T_pg]; a completion may be empty.

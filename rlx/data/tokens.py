@@ -27,8 +27,9 @@ class TextEncoder:
     """How text becomes tokens.
 
     tokenizer: a transformers tokenizer.
-    chat_template: auto = applied to chat messages; always = a plain prompt too becomes one user message; never = chat messages are refused.
-    max_length: the most tokens of prompt and completion together; pairs that are longer are dropped. None = the model's positions.
+    chat_template: auto = applied to chat messages; always = a plain prompt too becomes one user message; never = chat messages
+    are refused.
+    max_length: the most tokens of prompt and completion together; longer pairs are dropped. None = the model's positions.
     max_prompt_length: a longer prompt loses its beginning. None = whole prompts.
     """
 
@@ -59,7 +60,7 @@ class TextEncoder:
         return self._prompt(np.asarray(tokens, dtype=np.int64))
 
     def encode_completions(self, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]]:
-        """For each (prompt, completion): all tokens int64 [T] with the end-of-sequence token, and how many lie wholly in the prompt."""
+        """For each (prompt, completion): its tokens int64 [T] up to end-of-sequence, and how many lie in the prompt."""
         texts = [self._text(prompt, completion) for prompt, completion in examples]
         encoded: list[tuple[Tokens, int]] = [(np.zeros(0, dtype=np.int64), 0)] * len(texts)
         for is_chat in (False, True):
@@ -155,7 +156,7 @@ class TextEncoder:
         return np.asarray(whole, dtype=np.int64), _agreement(prompt, whole)
 
     def _ended(self, tokens: Tokens, num_prompt: int) -> Tokens:
-        """`tokens` up to the last end-of-sequence token of the completion if only white space follows it; else with one appended."""
+        """`tokens` up to the completion's last end-of-sequence token if only white space follows it; else with one appended."""
         eos = self.tokenizer.eos_token_id
         if eos is None:
             return tokens

@@ -6,10 +6,10 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,17 +31,27 @@ if TYPE_CHECKING:
 NO_STATISTICS: frozenset[str] = frozenset()
 
 
+class HasLogits(Protocol):
+    """A policy or a reference."""
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """[N, V] logits that predict each completion token."""
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
     """What a policy says about each completion token, 0 outside of the completion mask; all [P, G, T].
 
-    token_logprobs: log-probability of the token. entropy: of the distribution it was drawn from, in nats. sum_p_squared: sum over the
-    vocabulary of p squared. The last two are there only where they were required.
+    token_logprobs: log-probability of the token. The others are there only where they were required; they describe the
+    distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
+    kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
     """
 
     token_logprobs: Tensor
     entropy: Tensor | None = None
     sum_p_squared: Tensor | None = None
+    kl_to_reference: Tensor | None = None
+    kl_from_reference: Tensor | None = None
 
 
 class Policy:
@@ -145,42 +155,57 @@ class Policy:
         return self.token_statistics(sequences, temperature=temperature).token_logprobs
 
     def token_statistics(
-        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
+        self,
+        sequences: Sequences,
+        *,
+        temperature: float = 1.0,
+        requires: frozenset[str] = NO_STATISTICS,
+        reference: HasLogits | None = None,
     ) -> TokenStatistics:
-        """Statistics of each completion token under log_softmax(logits / temperature), in float32 (float64 if the model is)."""
+        """Statistics of each completion token under log_softmax(logits / temperature), in float32 (float64 if the model is).
+
+        requires: names of further fields of TokenStatistics; other names are passed over. The KLs need the reference.
+        """
         if temperature <= 0:
             raise ConfigError(f"a temperature of {temperature} gives no distribution; use a positive one")
         mask = sequences.completion_mask.to(self.device)
-        layout = self.layout(sequences)
-        if len(layout.targets) == 0:
+        names = sorted(requires & _OF_THE_DISTRIBUTION.keys())
+        if not mask.any():
             empty = torch.zeros(mask.shape, device=self.device, requires_grad=torch.is_grad_enabled())
-            return TokenStatistics(
-                empty, *(empty.detach() if name in requires else None for name in ("entropy", "sum_p_squared"))
-            )
+            return TokenStatistics(empty, **{name: empty.detach() for name in names})
+        layout = self.layout(sequences)
         logits = self.completion_logits(layout)
         if temperature != 1.0:
             logits = logits / temperature
-        if not requires & {"entropy", "sum_p_squared"}:
-            return TokenStatistics(_unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask))
-        logprobs = F.log_softmax(logits, dim=-1)
-        entropy = -(logprobs.exp() * logprobs).sum(-1) if "entropy" in requires else None
-        sum_p_squared = (2 * logprobs).exp().sum(-1) if "sum_p_squared" in requires else None
-        return TokenStatistics(
-            _unflatten(logprobs.gather(-1, layout.targets[:, None])[:, 0], mask),
-            None if entropy is None else _unflatten(entropy, mask),
-            None if sum_p_squared is None else _unflatten(sum_p_squared, mask),
-        )
+        if not names:
+            return TokenStatistics(unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask))
+        ours = F.log_softmax(logits, dim=-1)
+        theirs = _reference_distribution(reference, sequences, temperature, names)
+        values = {name: unflatten(_OF_THE_DISTRIBUTION[name](ours, theirs), mask) for name in names}
+        return TokenStatistics(unflatten(ours.gather(-1, layout.targets[:, None])[:, 0], mask), **values)
 
-    def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
-        """Token log-probabilities of a batch of pairs, and what a loss names in `requires`."""
-        return batch.logprobs(self.token_statistics(batch.sequences, requires=requires), requires)
+    def pair_logprobs(
+        self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, reference: HasLogits | None = None
+    ) -> PairLogprobs:
+        """Token log-probabilities of a batch of pairs, and what a loss names in `requires`; vocabulary_kl needs the reference."""
+        wanted = requires | {"kl_from_reference"} if "vocabulary_kl" in requires else requires
+        statistics = self.token_statistics(batch.sequences, requires=wanted, reference=reference)
+        mismatched = self.mismatched_logprobs(batch) if "mismatched" in requires else None
+        return batch.logprobs(statistics, requires, mismatched=mismatched)
+
+    def mismatched_logprobs(self, batch: PairBatch) -> Tensor:
+        """[B, 2] log-probabilities of another pair's completions after each row's prompt, without a gradient."""
+        with torch.no_grad():
+            return Policy.token_statistics(self, batch.mismatched).token_logprobs.sum(dim=-1)
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """[N, V] logits that predict each completion token, in the order of the completion mask."""
+        return self.completion_logits(self.layout(sequences))
 
     def layout(self, sequences: Sequences) -> Layout:
         """The rows of the forward pass, on the policy's device."""
-        if self.shared_prefix:
-            rows = cheapest_rows(sequences, attention_cost=self._attention_cost)
-        else:
-            rows = plain_rows(sequences)
+        shared = self.shared_prefix
+        rows = cheapest_rows(sequences, attention_cost=self._attention_cost) if shared else plain_rows(sequences)
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
     def completion_logits(self, layout: Layout) -> Tensor:
@@ -198,6 +223,27 @@ class Policy:
                     f"{self.name}: the head saw {len(layout.predictors)} positions and gave {len(logits)} rows of logits"
                 )
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _reference_distribution(
+    reference: HasLogits | None, sequences: Sequences, temperature: float, names: list[str]
+) -> Tensor | None:
+    """[N, V] log-probabilities of the reference if any of these statistics reads them."""
+    if not {"kl_to_reference", "kl_from_reference"} & set(names):
+        return None
+    if reference is None:
+        raise RlxError("the KL over the vocabulary needs the reference: give token_statistics or pair_logprobs reference=...")
+    with torch.no_grad():
+        return F.log_softmax(reference.logits(sequences) / temperature, dim=-1)
+
+
+# Log-probabilities of the policy [N, V] and, for the KLs, of the reference [N, V] -> statistic [N].
+_OF_THE_DISTRIBUTION: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "entropy": lambda ours, _: -(ours.exp() * ours).sum(-1),
+    "sum_p_squared": lambda ours, _: (2 * ours).exp().sum(-1),
+    "kl_to_reference": lambda ours, theirs: (ours.exp() * (ours - theirs)).sum(-1),
+    "kl_from_reference": lambda ours, theirs: (theirs.exp() * (theirs - ours)).sum(-1),
+}
 
 
 @contextmanager
@@ -220,8 +266,8 @@ def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
 def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
     """[N, H] rows `predictors` of hidden [B, T, H].
 
-    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up their
-    gradients in a fixed order, where plain indexing may not.
+    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up
+    their gradients in a fixed order, where plain indexing may not.
     """
     return F.embedding(predictors, hidden.flatten(0, 1))
 
@@ -234,6 +280,6 @@ def _attention_cost(model: Any) -> float:
     return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))
 
 
-def _unflatten(values: Tensor, mask: Tensor) -> Tensor:
+def unflatten(values: Tensor, mask: Tensor) -> Tensor:
     """[P, G, T] with values [N] where mask holds, else 0."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -1,31 +1,66 @@
-"""The frozen reference: the policy as it was before training."""
+"""The frozen reference: the policy as it was before training.
+
+Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.preferences import PairBatch
+from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences
 from rlx.loss.pairs import PairLogprobs
-from rlx.policy.base import NO_STATISTICS, Policy, TokenStatistics
+from rlx.policy.base import NO_STATISTICS, Policy, TokenStatistics, unflatten
+from rlx.policy.reference_store import ReferenceStore, arithmetic_of
+from rlx.policy.verify import TOLERANCE
+
+_WEIGHTS_PER_BLOCK = 1.6e8  # pairs times weights of one block: about as much work as a second of one core
+_MOST_PAIRS = 256
+_LOGITS_AT_ONCE = 1 << 24
+
+_log = logging.getLogger("rlx")
 
 
 class Reference:
     """A frozen copy of a policy, called like it, without gradients.
 
-    cache_dir: where log-probabilities of a task's pairs are kept between runs; None keeps them nowhere.
+    The weights are copied here and now, because by the time that a forward is first needed the policy has moved.
+
+    Log-probabilities of a task's pairs are computed once per pair and kept for later runs. They are computed in blocks of
+    consecutive pairs of the task's order, whatever the batch that asks for them: a value does not depend on which run or batch
+    needed it first.
+
+    cache_dir: the folder for them; None keeps them in memory only.
     """
 
-    def __init__(self, policy: Policy, *, cache_dir: str | None = None) -> None:
+    def __init__(self, policy: Policy, *, cache_dir: str | Path | None = None) -> None:
         self._policy = policy.frozen_copy()
-        self.cache_dir = cache_dir
+        self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
+        self._store: ReferenceStore | None = None
+        self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
+        self._is_trusted: bool | None = None
         self.name = policy.name
+        self.pairs_per_block = int(max(1, min(_MOST_PAIRS, _WEIGHTS_PER_BLOCK // policy.num_parameters)))
+        self.pairs_computed = 0
+        self.pairs_read = 0
 
     @property
-    def model(self) -> object:
-        """The frozen weights."""
+    def model(self) -> Any:
+        """The frozen model."""
         return self._policy.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self._policy.device
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
@@ -38,7 +73,113 @@ class Reference:
         """As Policy.token_logprobs."""
         return self.token_statistics(sequences, temperature=temperature).token_logprobs
 
-    def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
-        """As Policy.pair_logprobs."""
+    def logits(self, sequences: Sequences) -> Tensor:
+        """As Policy.logits."""
         with torch.no_grad():
-            return self._policy.pair_logprobs(batch, requires)
+            return self._policy.logits(sequences)
+
+    def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
+        """Token log-probabilities of a batch of pairs; of `requires`, only what concerns a reference."""
+        mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
+        return batch.logprobs(TokenStatistics(self._pair_values(batch).to(self.device)), requires, mismatched=mismatched)
+
+    def _pair_values(self, batch: PairBatch) -> Tensor:
+        """[B, 2, T] log-probabilities of a batch; of a task's pairs, computed or read block by block as they are first needed."""
+        if not batch.source.recurs:
+            return self.token_logprobs(batch.sequences)
+        known = self._known.get(batch.source)
+        if known is None:
+            known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self.pairs_per_block)
+        for block in np.unique(batch.rows // self.pairs_per_block).tolist():
+            if not known.has_block[block]:
+                known.put(block, self._block(known.sequences(block)))
+        return known.of(batch)
+
+    def _block(self, block: Sequences) -> Tensor:
+        """[N] log-probabilities of a block, from the store if it has them."""
+        if self._store is None:
+            self._store = self._open_store()
+        values = self._store.read(block) if self._is_trusted is not False else None
+        if values is not None and self._is_trusted is None:
+            again = self._compute(block)
+            self._is_trusted = bool((values - again).abs().max() <= TOLERANCE)
+            if not self._is_trusted:
+                _log.warning(
+                    "cached reference log-probabilities in %s are not this policy's; they are computed again and replaced",
+                    self._store.folder,
+                )
+                self._store.write(block, again)
+                return again
+        if values is None:
+            values = self._compute(block)
+            self._store.write(block, values)
+        else:
+            self.pairs_read += len(block)
+        return values
+
+    def _compute(self, block: Sequences) -> Tensor:
+        """[N] log-probabilities of a block in the order of its completion mask."""
+        self.pairs_computed += len(block)
+        return self.token_logprobs(block).cpu()[block.completion_mask]
+
+    def _open_store(self) -> ReferenceStore:
+        folder = None if self._cache_dir is None else self._cache_dir / "reference" / self._policy.fingerprint()
+        layout = "shared prefix" if self._policy.shared_prefix else "plain"
+        return ReferenceStore(folder, arithmetic_of(self.device, layout=layout))
+
+
+class _Known:
+    """The log-probabilities of a task's pairs as far as they are known, one after the other in the task's order."""
+
+    def __init__(self, source: TokenizedPairs, dtype: torch.dtype, pairs_per_block: int) -> None:
+        lengths = source.sequences.completion_lengths  # [all pairs, 2]
+        self._starts = (lengths.reshape(-1).cumsum(0) - lengths.reshape(-1)).reshape(lengths.shape)
+        self._values = torch.zeros(int(lengths.sum()), dtype=dtype if dtype == torch.float64 else torch.float32)
+        self._pairs_per_block = pairs_per_block
+        self._all = source.sequences
+        self.has_block = np.zeros(-(-len(source) // pairs_per_block), dtype=bool)
+
+    def sequences(self, block: int) -> Sequences:
+        """The pairs of a block."""
+        pairs = slice(block * self._pairs_per_block, (block + 1) * self._pairs_per_block)
+        return Sequences(self._all.prompts[pairs], self._all.completions[pairs])
+
+    def put(self, block: int, values: Tensor) -> None:
+        """Remember [N] log-probabilities of a block."""
+        start = int(self._starts[block * self._pairs_per_block, 0])
+        self._values[start : start + len(values)] = values
+        self.has_block[block] = True
+
+    def of(self, batch: PairBatch) -> Tensor:
+        """[B, 2, T], 0 outside of the completion mask."""
+        mask = batch.sequences.completion_mask
+        places = self._starts[torch.from_numpy(batch.rows)][..., None] + torch.arange(mask.shape[-1])
+        return unflatten(self._values[places[mask]], mask)
+
+
+def vocabulary_kl(policy: Policy, reference: Policy | Reference, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """KL(policy || reference) over the vocabulary and the policy's entropy at each completion token, exact, in nats.
+
+    Both [P, G, T], 0 outside of the completion mask, without gradients. Rows are taken a few at a time: memory stays bounded.
+    """
+    mask = sequences.completion_mask
+    kl, entropy = torch.zeros(mask.shape), torch.zeros(mask.shape)
+    for rows in _pieces(sequences.completion_lengths.sum(dim=1).tolist(), _LOGITS_AT_ONCE // policy.vocabulary_size):
+        with torch.no_grad():
+            ours = torch.log_softmax(policy.logits(sequences[rows]), dim=-1)
+            theirs = torch.log_softmax(reference.logits(sequences[rows]).to(ours.device), dim=-1)
+            kl[rows] = unflatten((ours.exp() * (ours - theirs)).sum(-1).float().cpu(), mask[rows])
+            entropy[rows] = unflatten(-(ours.exp() * ours).sum(-1).float().cpu(), mask[rows])
+    return kl, entropy
+
+
+def _pieces(sizes: list[int], most: int) -> Iterator[slice]:
+    """Consecutive items whose sizes add up to at most `most`; an item that is larger comes alone."""
+    start, total = 0, 0
+    for item, size in enumerate(sizes):
+        if item > start and total + size > most:
+            yield slice(start, item)
+            start, total = item, 0
+        total += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))

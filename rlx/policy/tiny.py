@@ -93,7 +93,7 @@ def save_tiny(policy: Policy, directory: Path) -> None:
 
 
 def _initialise(model: torch.nn.Module, generator: torch.Generator) -> None:
-    """Matrices normal with a deviation of 0.02 as GPT-2's are, those that write to the residual stream smaller by depth; gains 1."""
+    """As GPT-2's: matrices normal with deviation 0.02, those that write to the residual stream smaller by depth; gains 1."""
     layers = sum(name.endswith("down_proj.weight") for name, _ in model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,6 +1,7 @@
 """Which forward pass a model can be trusted with: tried on the model itself when it is loaded.
 
-Some architectures ignore a 4-D mask or the positions without a word (sliding windows), others refuse them (ALiBi, recurrent models).
+Some architectures ignore a 4-D mask or the positions without a word (sliding windows),
+others refuse them (ALiBi, recurrent ones).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_atte
 def choose_layout(policy: Policy, *, wanted: bool | None) -> None:
     """Set how `policy` computes log-probabilities: head on completion positions only, completions of a prompt in one row.
 
-    wanted: False for plain rows; None or True for shared-prefix rows where they equal plain rows. Each short cut that fails is turned
-    off and said in `policy.notes`.
+    wanted: False for plain rows; None or True for shared-prefix rows where they equal plain rows. Each short cut that fails is
+    turned off and said in `policy.notes`.
     """
     dtype = policy.dtype
     half = dtype not in (torch.float32, torch.float64)
@@ -72,10 +73,9 @@ def _difference(policy: Policy, layout: Any, truth: Tensor) -> str:
     """Why the log-probabilities of `layout` cannot be used in place of `truth` [N, V]; empty if they can."""
     try:
         values = _logprobs(policy, layout)
-    except (
-        Exception
-    ) as error:  # whatever a model raises on inputs that it does not support means the same: it does not support them
-        return f"the model refuses the shared form ({type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''})"
+    except Exception as error:  # whatever a model raises on inputs that it does not support means the same
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"the model refuses the short cut ({message[:120]})"
     if values.shape != truth.shape:
         return f"logits come out as {tuple(values.shape)} instead of {tuple(truth.shape)}"
     # A freshly initialised model says nearly the same everywhere; its differences count in proportion.
@@ -90,7 +90,7 @@ def _logprobs(policy: Policy, layout: Any) -> Tensor:
 
 
 def _lengths(config: Any) -> list[int]:
-    """Prompt lengths to try: a short one, and one longer than any window that the configuration names, if the model has the positions."""
+    """Prompt lengths to try: a short one, and one beyond any window of the configuration, if the model has the positions."""
     windows = [getattr(config, name, None) for name in _WINDOWS]
     longest = max((window for window in windows if isinstance(window, int)), default=0)
     positions = getattr(config, "max_position_embeddings", None)
