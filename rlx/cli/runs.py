@@ -37,11 +37,16 @@ def run(cfg: DictConfig, line: CommandLine) -> int:  # noqa: ARG001
     if cfg.limit is not None and not (isinstance(cfg.limit, int) and cfg.limit >= 0):
         raise ConfigError(f"limit={cfg.limit}: it is a whole number, 0 or more")
     found = find([str(path) for path in cfg.paths], output_dir=Path(str(cfg.output_dir)))
-    kept = ordered(keep(found, _text(cfg.where), facts=lambda item: item.facts), str(cfg.sort))
-    known = list(dict.fromkeys(key for item in found for key in item.facts))
+    known = list(dict.fromkeys([*_COLUMNS, *_CSV, *(key for item in found for key in item.facts)]))
+    kept = ordered(keep(found, _text(cfg.where), facts=lambda item: item.facts), str(cfg.sort), known)
     columns = [resolve(str(name), known, what="columns") for name in _listed(cfg.columns)]
     shown = kept if cfg.limit is None else kept[: cfg.limit]
-    text = rendered(shown, columns, form=cfg.format, is_terminal=cfg.out is None and sys.stdout.isatty())
+    is_terminal = cfg.out is None and sys.stdout.isatty()
+    text = rendered(shown, columns, form=cfg.format, is_terminal=is_terminal)
+    if cfg.format == "table":
+        named = {item.directory.parent for item in shown if item.sweep is not None}
+        plans = sweeps([item for item in found if item.directory.parent in named])
+        text = "\n".join(filter(None, [_table(_SWEEP, plans, is_terminal=is_terminal), text]))
     if cfg.out is not None:
         with full_disk_explained(Path(cfg.out)):
             write_atomic(Path(cfg.out), text)
@@ -69,11 +74,9 @@ def find(paths: Sequence[str], *, output_dir: Path) -> list[Listed]:
     return [listed(Path(directory), now=now) for directory in directories]
 
 
-def ordered(items: Sequence[Listed], sort: str) -> list[Listed]:
+def ordered(items: Sequence[Listed], sort: str, known: Sequence[str]) -> list[Listed]:
     """Sorted by a key; those without a value come last, whichever way."""
-    descending, name = sort.startswith("-"), sort.lstrip("-+")
-    known = list(dict.fromkeys(key for item in items for key in item.facts))
-    key = resolve(name, known, what="sort") if known else name
+    descending, key = sort.startswith("-"), resolve(sort.lstrip("-+"), known, what="sort")
 
     def value(item: Listed) -> tuple[bool, Any]:
         found = item.facts[key]
@@ -95,13 +98,12 @@ def rendered(items: Sequence[Listed], columns: Sequence[str], *, form: str, is_t
     names = [*dict.fromkeys([*(_CSV if form == "csv" else _COLUMNS), *columns])]
     if form == "csv":
         return as_csv(names, [[item.facts.get(name) for name in names] for item in items])
+    return _table(names, [[_shown(item, name) for name in names] for item in items], is_terminal=is_terminal)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, is_terminal: bool) -> str:
     width = shutil.get_terminal_size().columns if is_terminal else None
-    encoding = sys.stdout.encoding or "utf-8"
-    parts = []
-    for headings, rows in ((_SWEEP, sweeps(items)), (names, [[_shown(item, name) for name in names] for item in items])):
-        if rows:
-            parts.append(table(headings, rows, width=width, encoding=encoding) + "\n")
-    return "\n".join(parts)
+    return table(headings, rows, width=width, encoding=sys.stdout.encoding or "utf-8") + "\n" if rows else ""
 
 
 def _shown(item: Listed, name: str) -> Any:

@@ -34,7 +34,7 @@ _LINES = ("metrics.jsonl", "samples.jsonl")
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 class Recorder:

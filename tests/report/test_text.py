@@ -31,11 +31,22 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "-"), (0, "0"), (0.0, "0"), (8192, "8,192"), (0.61342, "0.6134"), (12.3456, "12.35"), (1234.56, "1,235"),
-        (1e-5, "1.00e-05"), (-0.00012, "-1.20e-04"), (2.0e6, "2,000,000"), (math.nan, "nan"), (-math.inf, "-inf"),
-        (True, "True"), ("log 2", "log 2"),
+        (None, "-"),
+        (0, "0"),
+        (0.0, "0"),
+        (8192, "8,192"),
+        (0.61342, "0.6134"),
+        (12.3456, "12.35"),
+        (1234.56, "1,235"),
+        (1e-5, "1.00e-05"),
+        (-0.00012, "-1.20e-04"),
+        (2.0e6, "2,000,000"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (True, "True"),
+        ("log 2", "log 2"),
     ],
-)  # fmt: skip
+)
 def test_figures(value: object, text: str) -> None:
     assert figure(value) == text
 
@@ -48,9 +59,17 @@ def test_a_figure_is_right_to_four_digits(value: float) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "-"), (math.inf, "-"), (0, "0 s"),
-        (-3, "0 s"), (59.4, "59 s"), (59.9, "1 min"), (200, "3 min 20 s"), (3600, "1 h"), (7500, "2 h 5 min"), (356400, "4 d 3 h"),
+        (None, "-"),
+        (math.inf, "-"),
+        (0, "0 s"),
+        (-3, "0 s"),
+        (59.4, "59 s"),
+        (59.9, "1 min"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (356400, "4 d 3 h"),
     ],
-)  # fmt: skip
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,0 +1,129 @@
+"""What a list of runs says of each: its state, score and steps, also while it runs, and every key to filter it by."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.record.files import number
+from rlx.record.run import RunRecord, read_metrics, read_run, read_tail
+
+_TAIL = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of the list. name: its directory as people may type it; reason: why a damaged record cannot be read."""
+
+    name: str
+    directory: Path
+    record: RunRecord | None
+    now: float
+    reason: str = ""
+
+    @property
+    def status(self) -> str:
+        """running, completed, failed, interrupted, or damaged."""
+        return "damaged" if self.record is None else self.record.status
+
+    @cached_property
+    def last(self) -> Mapping[str, Any]:
+        """The newest value of every metric. A finished run has them in its record, another at the end of its metrics."""
+        if self.record is None:
+            return {}
+        result = self.record.result
+        if result is not None and "steps" in result.metadata:
+            return {**result.performance_metrics, "step": result.metadata["steps"]}
+        try:
+            lines = read_tail(self.directory / "metrics.jsonl", _TAIL)
+            if not any("eval/score" in line for line in lines):
+                lines = read_metrics(self.directory)
+        except DataError:
+            return {} if result is None else result.performance_metrics
+        merged = {key: number(value) for line in lines for key, value in line.items()}
+        return merged if result is None else {**merged, **result.performance_metrics}
+
+    @property
+    def score(self) -> float | None:
+        """The newest score."""
+        return self.last.get("eval/score")
+
+    @property
+    def step(self) -> int | None:
+        """The last step that was made."""
+        return self.last.get("step")
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many were asked for."""
+        return None if self.record is None else self.record.config.get("num_steps")
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the run began."""
+        begun = None if self.record is None else _seconds(self.record.started)
+        return None if begun is None else self.now - begun
+
+    @property
+    def time(self) -> float | None:
+        """Seconds from its start to its end, or to now."""
+        ended = None if self.record is None or self.record.ended is None else _seconds(self.record.ended)
+        if self.age is None or (self.status == "interrupted" and ended is None):
+            return None
+        return self.age - (0.0 if ended is None else self.now - ended)
+
+    @property
+    def sweep(self) -> str | None:
+        """The sweep that the run is a job of: the directory above it that holds a plan."""
+        above = self.directory.parent
+        return above.name if (above / "sweep.json").exists() or above.parent.name == "sweep" else None
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """Every key that it can be filtered, sorted and shown by: the record's own, the config's, the newest metrics."""
+        record = self.record
+        if record is None:
+            return {"run": self.name, "status": self.status, "state": self.status, "error": self.reason}
+        own = {name: getattr(record, name) for name in ("id", "verb", "algorithm", "variant", "task", "seed", "started", "ended")}
+        error = None if record.error is None else record.error.get("message")
+        metrics = {name: value for name, value in self.last.items() if "/" in name}
+        figures = {"score": self.score, "steps": self.step, "age": self.age, "time": self.time, "sweep": self.sweep}
+        known = {"run": self.name, "status": self.status, "state": self.status, "config_hash": record.config_hash, "error": error}
+        return {**metrics, **_flat(record.config), **own, **figures, **known}
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys; lists as they are; a node's class under the node's own name, without its module."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif key == "_target_" and prefix:
+            found[prefix[:-1]] = str(value).rpartition(".")[2]
+        else:
+            found[f"{prefix}{key}"] = number(value)
+    return found
+
+
+def listed(directory: Path, *, now: float, start: str | os.PathLike[str] = ".") -> Listed:
+    """The line of one run directory; a damaged record gets a line too. start: what its name is relative to."""
+    absolute = os.path.abspath(directory)
+    relative = os.path.relpath(absolute, start)
+    name = absolute if relative.startswith("..") else relative
+    try:
+        return Listed(name, directory, read_run(directory), now)
+    except DataError as error:
+        return Listed(name, directory, None, now, str(error))
