@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -69,14 +69,16 @@ def within(
     advice: str = "",
     optional: bool = False,
     whole: bool = False,
+    default: Any = MISSING,
 ) -> Any:
-    """A dataclass field without a default whose values must lie in this range."""
-    return field(metadata={"range": Range(above, at_least, below, at_most, advice, optional, whole)})
+    """A dataclass field whose values must lie in this range; a default only where a base class needs one."""
+    allowed = Range(above, at_least, below, at_most, advice, optional, whole)
+    return field(default=default, metadata={"range": allowed})
 
 
-def one_of(names: Sequence[str]) -> Any:
-    """A dataclass field without a default whose value must be one of these names."""
-    return field(metadata={"range": Choice(tuple(names))})
+def one_of(names: Sequence[str], *, default: Any = MISSING) -> Any:
+    """A dataclass field whose value must be one of these names; a default only where a base class needs one."""
+    return field(default=default, metadata={"range": Choice(tuple(names))})
 
 
 def check_hyperparameters(owner: Any) -> None:
