@@ -1,6 +1,6 @@
 """rlx: a laboratory for post-training algorithms of language models.
 
-From Python: `rlx.load("loss", "ipo", beta=0.5)`, `rlx.train(["algorithm=custom_dpo"])`, `rlx.runs("outputs")`, `rlx.compare(...)`.
+From Python: `rlx.load("loss", "ipo", beta=0.5)`, `rlx.train(["algorithm=dpo"])`, `rlx.runs("outputs")`, `rlx.compare(...)`.
 Importing rlx imports nothing else; each of these loads what it needs when it is called.
 """
 
@@ -21,7 +21,8 @@ __all__ = ["compare", "load", "runs", "train"]
 def load(group: str, name: str, **overrides: Any) -> Any:
     """One node of `conf/`, composed, checked and instantiated: `rlx.load("loss", "ipo", beta=0.5)`.
 
-    name: an option of the group, or a class of one's own, `my_lab.MyLoss`. overrides: keys of the node (`**{"loss.beta": 0.2}` below it).
+    name: an option of the group, or a class of one's own, `my_lab.MyLoss`.
+    overrides: keys of the node, `**{"loss.beta": 0.2}` for one below it.
     """
     from rlx.notebook import load as call
 

@@ -95,7 +95,7 @@ def accepts(hint: Any, target: Any, owner: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(accepts(option, target, owner) for option in typing.get_args(hint))
     kind = target if isinstance(target, type) else _hints(target).get("return")
-    if not isinstance(origin or hint, type) or hint is object:
+    if hint in (Any, object) or not isinstance(origin or hint, type):
         # nothing is said about it: then it is rlx's, the owner's own, or a dataclass
         tops = {"rlx", "torch", str(getattr(owner, "__module__", "")).partition(".")[0]}
         return dataclasses.is_dataclass(kind) or str(getattr(target, "__module__", "")).partition(".")[0] in tops

@@ -42,7 +42,8 @@ def continued(
                 f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
                 f"what may be given is {', '.join(_MAY_CHANGE[verb][1:])}"
             )
-        recorded[root if root in ("logger",) else key] = OmegaConf.select(cfg, root if root in ("logger",) else key)
+        place = root if root == "logger" else key
+        OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
     if verb == "resume":
         _check_horizon(recorded, record.config)
         if directory is not None:

@@ -79,11 +79,11 @@ def test_a_missing_key_of_a_class(cfg):
 
 def test_a_class_of_ones_own_only_where_it_was_named(cfg, lab):
     put(cfg, "loss", {"_target_": f"{lab}.MyLoss", "beta": 0.1, "modifiers": {}, "gamma": 2.0})
-    with pytest.raises(ConfigError, match="may not call"):
+    with pytest.raises(ConfigError, match=r"may not call"):
         check_config(cfg)
     check_config(cfg, allowed=[f"{lab}.MyLoss"])
 
 
 def test_plain_names_the_key_of_an_interpolation_that_leads_nowhere():
-    with pytest.raises(ConfigError, match="^a"):
+    with pytest.raises(ConfigError, match=r"^a"):
         plain(OmegaConf.create({"a": "${b}"}))

@@ -80,7 +80,9 @@ def test_a_function_that_returns_a_policy(lab):
     check_config(cfg, allowed=served)
 
 
-@pytest.mark.parametrize("choice", ["algorithm={}.MyLoss", "algorithm={}.NotOne", "loss={}.Bare2", "policy={}.returns_nothing", "task={}.Bare"])
+@pytest.mark.parametrize(
+    "choice", ["algorithm={}.MyLoss", "algorithm={}.NotOne", "loss={}.Bare2", "policy={}.returns_nothing", "task={}.Bare"]
+)
 def test_only_classes_that_fit_the_group(lab, choice):
     with pytest.raises(ConfigError, match=lab):
         compose("train", [choice.format(lab)])

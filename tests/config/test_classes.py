@@ -30,7 +30,11 @@ def test_locate_says_what_is_missing(target, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("def f(:\n", "line 1"), ("import no_such_package\n", "no_such_package"), ("x = 1\n\ny = 1 / 0\n", r"ZeroDivisionError.*line 3")],
+    [
+        ("def f(:\n", "line 1"),
+        ("import no_such_package\n", "no_such_package"),
+        ("x = 1\n\ny = 1 / 0\n", r"ZeroDivisionError.*line 3"),
+    ],
 )
 def test_a_module_that_cannot_be_imported_names_file_and_line(text, message, tmp_path, monkeypatch):
     name = f"broken_{abs(hash(text))}"
@@ -62,7 +66,10 @@ def test_parameters_of_a_dataclass(lab):
 
 
 def test_parameters_of_a_function_and_of_an_optimizer(lab):
-    assert {name: item.default for name, item in parameters_of(locate(f"{lab}.my_policy", "")).items()} == {"path": REQUIRED, "depth": 2}
+    assert {name: item.default for name, item in parameters_of(locate(f"{lab}.my_policy", "")).items()} == {
+        "path": REQUIRED,
+        "depth": 2,
+    }
     assert [item.name for item in parameters_of(locate("torch.optim.SGD", "")).values() if item.given_by_caller] == ["params"]
 
 

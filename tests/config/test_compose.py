@@ -28,7 +28,12 @@ def test_group_of():
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [(group, option) for group, options in groups([conf_dir()]).items() for option in options if group not in ("experiment", "logger")],
+    [
+        (group, option)
+        for group, options in groups([conf_dir()]).items()
+        for option in options
+        if group not in ("experiment", "logger")
+    ],
 )
 def test_every_option_of_every_group_composes(group, option):
     node = OmegaConf.to_container(compose("train", [f"{group}={option}"]), resolve=False)

@@ -36,7 +36,9 @@ def test_no_loss_of_the_algorithms_name_is_fine_where_none_is_read():
 
 
 def test_a_loss_that_nobody_reads_names_the_nested_ones():
-    with pytest.raises(ConfigError, match=r"nobody reads loss=ipo under algorithm=hybrid; .*algorithm\.dpo\.loss, algorithm\.grpo\.loss"):
+    with pytest.raises(
+        ConfigError, match=r"nobody reads loss=ipo under algorithm=hybrid; .*algorithm\.dpo\.loss, algorithm\.grpo\.loss"
+    ):
         check(HYBRID, {"beta": 0.1}, chosen="ipo", name="hybrid")
 
 

@@ -13,7 +13,11 @@ from rlx.config.classes import GROUP_BASE
 
 
 def yaml_values():
-    return {key: value for key, value in OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml")).items() if key != "defaults"}
+    return {
+        key: value
+        for key, value in OmegaConf.to_container(OmegaConf.load(conf_dir() / "train.yaml")).items()
+        if key != "defaults"
+    }
 
 
 def keys(schema, path=""):
@@ -55,5 +59,8 @@ def test_conf_is_the_package_rlx_conf():
 
 
 def test_config_imports_no_torch():
-    code = "import sys, rlx.config, rlx.config.check, rlx.config.plugins; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["False", "False"]
+    code = "import sys, rlx.config.check, rlx.config.plugins; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [
+        "False",
+        "False",
+    ]

@@ -8,7 +8,16 @@ from rlx.config.compose import compose, config_folders, groups, read_yaml
 from rlx.config.schema import conf_dir
 from rlx.config.suggest import FOREIGN, nearest, nearest_path, right_name
 
-PATHS = ["algorithm", "algorithm.sft_loss_weight", "loss", "loss.beta", "optimizer.lr", "num_steps", "evaluation.num_prompts", "seed"]
+PATHS = [
+    "algorithm",
+    "algorithm.sft_loss_weight",
+    "loss",
+    "loss.beta",
+    "optimizer.lr",
+    "num_steps",
+    "evaluation.num_prompts",
+    "seed",
+]
 
 
 @pytest.mark.parametrize(

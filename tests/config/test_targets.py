@@ -68,5 +68,7 @@ def test_every_node_is_found():
 
 def test_targets_of_a_folder(tmp_path):
     (tmp_path / "loss").mkdir()
-    (tmp_path / "loss" / "mine.yaml").write_text("_target_: my_lab.Mine\nnested:\n  - _target_: 'my_lab.Other'  # a comment\n# _target_: no.No\n")
+    (tmp_path / "loss" / "mine.yaml").write_text(
+        "_target_: my_lab.Mine\nnested:\n  - _target_: 'my_lab.Other'  # a comment\n# _target_: no.No\n"
+    )
     assert targets_in_folder(tmp_path) == {"my_lab.Mine", "my_lab.Other"}

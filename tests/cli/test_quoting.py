@@ -1,0 +1,94 @@
+"""What people type unquoted reaches the config as they typed it."""
+
+import os
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from rlx.cli.quoting import is_text_key, quote_override, quoted
+
+
+def value_of(override):
+    return OverridesParser.create().parse_override(override).value()
+
+
+TYPED = [
+    "12+34=",
+    "a (b",
+    "score<0.5",
+    "x, y",
+    "a=b",
+    "it's",
+    'say "hi"',
+    "a\\",
+    "\\'",
+    "a: b",
+    "{x}",
+    "tail\\\\",
+    "#1",
+    "@home",
+    "é ü",
+    "1e-3",
+    "true",
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+@pytest.mark.parametrize(
+    "key", ["prompt", "where", "fail_if", "out", "resume", "rerun", "task.path", "policy.path", "+task.path", "output_dir"]
+)
+def test_text_arrives_as_typed(key, text):
+    arrived = value_of(quote_override(f"{key}={text}"))
+    assert arrived == text
+    assert OmegaConf.create({"x": arrived}).x == text
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1))
+def test_any_prompt_arrives(text):
+    if text in ("null",) or (len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]) or (text[0] == "[" and text[-1] == "]"):
+        return
+    assert OmegaConf.create({"x": value_of(quote_override(f"prompt={text}"))}).x == text
+
+
+def test_home_is_expanded_in_paths_only():
+    assert value_of(quote_override("task.path=~/pairs.jsonl")) == os.path.expanduser("~/pairs.jsonl")
+    assert value_of(quote_override("prompt=~/x")) == "~/x"
+
+
+def test_an_interpolation_in_a_path_stays_one():
+    assert value_of(quote_override("output_dir=${oc.env:HOME}/x")) == "${oc.env:HOME}/x"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=range(0,5)",
+        "loss.beta=0.1",
+        "task.path='a b'",
+        "resume=null",
+        "~logger",
+        "optimizer.betas=[0.9,0.95]",
+        "prompt=[a,b]",
+    ],
+)
+def test_left_alone(override):
+    assert quote_override(override) == override
+    assert quote_override(override, multirun=True) == override
+
+
+def test_in_a_sweep_commas_separate_paths():
+    assert quote_override("policy.path=a b,c", multirun=True) == "policy.path='a b','c'"
+    assert quote_override("policy.path=glob(*)", multirun=True) == "policy.path=glob(*)"
+
+
+def test_numbers_and_choices_are_no_text():
+    assert not is_text_key("seed")
+    assert not is_text_key("loss.beta")
+    assert is_text_key("hydra.run.dir")
+
+
+def test_quoted_is_read_back():
+    assert value_of(f"x={quoted('a b')}") == "a b"
