@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
 from rlx.algorithm.pair_metrics import pair_metrics
 from rlx.algorithm.regularizer import Regularizer
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.loss.base import PreferenceLoss
-from rlx.loss.weight import sequence_mean
+from rlx.loss.weight import SequenceMean
 
 if TYPE_CHECKING:
     from rlx.optimizer.step import GradientSource, Optimizer
@@ -61,7 +63,11 @@ class CustomDpo(Algorithm[PairBatch]):
 
     def draw(self, lab: Lab) -> PairBatch:
         batch = lab.pairs(self.pairs_per_step)
-        return batch.with_weights(preference=self.loss.weights(batch.chosen_mask), sft=sequence_mean(batch.chosen_mask))
+        return batch.with_weights(
+            preference=self.loss.weights(batch.chosen_mask),
+            sft=SequenceMean(count_empty=True)(batch.chosen_mask),
+            regularization=torch.full((len(batch),), 1 / len(batch)),
+        )
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
         requires = self.loss.requires | (self.regularizer.requires if self.regularization_weight > 0 else frozenset())
@@ -73,7 +79,7 @@ class CustomDpo(Algorithm[PairBatch]):
         if self.sft_loss_weight > 0:
             terms["sft"] = Term(-ours.chosen, batch.weights["sft"], self.sft_loss_weight)
         if self.regularization_weight > 0:
-            terms["regularization"] = Term(self.regularizer(ours, theirs), batch.weights["preference"], self.regularization_weight)
+            terms["regularization"] = Term(self.regularizer(ours, theirs), batch.weights["regularization"], self.regularization_weight)
         return LossOutput(terms, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:

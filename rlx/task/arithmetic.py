@@ -18,7 +18,7 @@ class Arithmetic(Task):
     """Prompts `a+b=` for a and b in 0..max_operand; the reward is 1 for the exact sum, else 0.
 
     A tenth of the prompts is held out, by a hash of the prompt: the same prompt is on the same side for every max_operand.
-    Pairs: the sum against a near miss (one digit off, off by one or ten, or two digits swapped), fixed by the prompt's hash.
+    Pairs: the sum against a wrong answer of the same length, fixed by the prompt's hash.
     label_noise: share of the training pairs that are flipped.
     """
 
@@ -69,16 +69,21 @@ class Arithmetic(Task):
 
 
 def as_pair(prompt: Prompt) -> Pair:
-    """The right answer against a near miss."""
+    """The right answer against a wrong one of the same length: right up to one digit, wrong in every digit from there on.
+
+    Both are right where they agree and differ wherever they do not, so no digit that is right in its place is taught to be wrong.
+    """
     answer = str(prompt.columns["answer"])
-    misses = near_misses(int(answer))
-    pick = content_uniform(prompt.text, salt="arithmetic near miss")
-    return Pair(prompt=prompt.text, chosen=answer, rejected=misses[int(pick * len(misses))], source=f"arithmetic {prompt.text}")
+    first_wrong = int(_draw(prompt, "place") * len(answer))
+    tail = "".join(_wrong_digit(prompt, answer, place) for place in range(first_wrong, len(answer)))
+    return Pair(prompt=prompt.text, chosen=answer, rejected=answer[:first_wrong] + tail, source=f"arithmetic {prompt.text}")
 
 
-def near_misses(answer: int) -> list[str]:
-    """Wrong answers of the kinds that a half-trained policy gives: each digit off by one or two, carries lost, digits swapped."""
-    text = str(answer)
-    misses = {str(answer + offset) for offset in (-10, -2, -1, 1, 2, 10) if answer + offset >= 0}
-    misses |= {text[:i] + text[i + 1] + text[i] + text[i + 2 :] for i in range(len(text) - 1)}
-    return sorted(miss for miss in misses if miss != text and not (len(miss) > 1 and miss.startswith("0")))
+def _wrong_digit(prompt: Prompt, answer: str, place: int) -> str:
+    digits = [d for d in "0123456789" if d != answer[place] and not (d == "0" and place == 0 and len(answer) > 1)]
+    return digits[int(_draw(prompt, f"digit {place}") * len(digits))]
+
+
+def _draw(prompt: Prompt, name: str) -> float:
+    """A number in [0, 1) that the prompt fixes."""
+    return content_uniform(prompt.text, salt=f"arithmetic {name}")
