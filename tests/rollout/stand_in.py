@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import transformers
 
+from rlx.data.sequences import Sequences
 from rlx.rollout.transformers import TransformersSampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
@@ -57,12 +58,18 @@ class StandIn:
         self.notes: list[str] = []
         self.name = "stand_in"
         self.max_length = getattr(model.config, "max_position_embeddings", None)
+        self.vocabulary_size = model.config.vocab_size
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         return np.array([ord(letter) - ord("a") for letter in prompt], dtype=np.int64)
 
     def decode(self, tokens: Any) -> str:
         return "".join(chr(ord("a") + int(token)) for token in tokens if token not in self.eos_token_ids)
+
+    def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> torch.Tensor:
+        prompt, completion = sequences.prompts[0], sequences.completions[0][0]
+        exact = exact_logprobs(self.model, np.concatenate([prompt, completion]), temperature=temperature)
+        return exact[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[None, None, :, 0]
 
 
 def sampler_of(**changes: Any) -> TransformersSampler:

@@ -1,0 +1,190 @@
+"""Sampling from a server with an OpenAI-compatible completions API, such as vLLM.
+
+The server must answer with token ids and their log-probabilities: text alone cannot be turned back into the tokens that were
+sampled. It samples from the weights that it has; rlx does not send it new ones. So training is off-policy by as much as they have
+drifted, which a loss with importance ratios corrects, and evaluation asks the policy itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlx.data.sequences import Sequences, Tokens
+from rlx.errors import ConfigError, TrainingError
+from rlx.rollout.decoding import Completions
+from rlx.rollout.request import JsonClient
+from rlx.rollout.sampler import Draw, Sampler
+from rlx.rollout.transformers import TransformersSampler
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+LOGPROBS = ("raw", "processed")
+_SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
+_PREFIX = "token_id:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSampler(Sampler):
+    """One request a completion, with a seed of its own, several at a time.
+
+    url: where the API begins, /v1 included; model: the server's name for it, null for the only one it has.
+    logprobs: what the server reports: raw, log_softmax(logits), or processed, that of the distribution it sampled from.
+    concurrency: requests at a time; timeout, retries, backoff, api_key_variable: see JsonClient.
+    batch_tokens: for evaluations, which read the policy's own weights in this process.
+    """
+
+    url: str
+    model: str | None
+    logprobs: str
+    concurrency: int
+    timeout: float
+    retries: int
+    backoff: float
+    api_key_variable: str | None
+    batch_tokens: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks = (
+            ("url", self.url.startswith(("http://", "https://")), "must begin with http:// or https://"),
+            ("logprobs", self.logprobs in LOGPROBS, f"must be one of {', '.join(LOGPROBS)}"),
+            ("concurrency", self.concurrency >= 1, "must be at least 1"),
+            ("timeout", self.timeout > 0, "must be above 0 seconds"),
+            ("retries", self.retries >= 0, "must be at least 0"),
+            ("backoff", self.backoff >= 0, "must be at least 0 seconds"),
+            ("batch_tokens", self.batch_tokens >= 1, "must be at least 1"),
+        )
+        for name, holds, mend in checks:
+            if not holds:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)!r}; it {mend}")
+
+    @property
+    def in_process(self) -> TransformersSampler:
+        return TransformersSampler(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            stop=self.stop,
+            max_new_tokens=self.max_new_tokens,
+            batch_tokens=self.batch_tokens,
+        )
+
+    @property
+    def client(self) -> JsonClient:
+        """Asks the server."""
+        return JsonClient(self.url, self.timeout, self.retries, self.backoff, self.api_key_variable)
+
+    def prepare(self, policy: Policy) -> None:
+        """Compares the server's log-probabilities of a short completion with the policy's: do both have the same weights?"""
+        prompt = np.array([policy.eos_token_ids[0]] if policy.eos_token_ids else [0], dtype=np.int64)
+        draw = Draw((prompt,), 1, np.array([4]), np.array([0], dtype=np.uint64), temperature=self.temperature, greedy=False)
+        made = self.complete(policy, draw)
+        tokens = made.tokens[0, : made.lengths[0]]
+        with torch.no_grad():
+            ours = policy.token_logprobs(Sequences((prompt,), ((tokens,),)), temperature=self.temperature)[0, 0].cpu().numpy()
+        difference = float(np.abs(ours - made.logprobs[0, : len(tokens)]).max())
+        note = f"rollouts come from the weights that the server at {self.url} has; rlx does not send it new ones"
+        if difference > _SAME_WEIGHTS:
+            note += f"; even now its log-probabilities differ from the policy's by up to {difference:.2f} nats"
+        policy.notes.append(note)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        """The completions of all prompts; the first request that fails for good ends the others."""
+        self._check_logprobs(draw)
+        client, model = self.client, self._model()
+        rows = [
+            (prompt, int(limit)) for prompt, limit in zip(draw.prompts, draw.limits, strict=True) for _ in range(draw.group_size)
+        ]
+        out = Completions.empty(len(rows), int(draw.limits.max()))
+        pool = ThreadPoolExecutor(self.concurrency)
+        try:
+            requests = [
+                self._request(model, policy, draw, prompt, limit, key)
+                for (prompt, limit), key in zip(rows, draw.keys, strict=True)
+            ]
+            for row, reply in enumerate(pool.map(lambda body: client.ask("completions", body), requests)):
+                tokens, logprobs, finished = self._read(reply, policy, limit=rows[row][1])
+                out.tokens[row, : len(tokens)] = tokens
+                out.logprobs[row, : len(tokens)] = logprobs
+                out.lengths[row] = len(tokens)
+                out.finished[row] = finished
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return out
+
+    def _check_logprobs(self, draw: Draw) -> None:
+        """rlx needs log_softmax(logits / temperature) before any truncation; does the server report it?"""
+        if self.logprobs == "raw" and draw.temperature != 1.0:
+            raise ConfigError(
+                f"at temperature {draw.temperature:g} raw log-probabilities are not those that were sampled from; let the server "
+                "report processed ones and set rollout.logprobs=processed, or sample at temperature 1"
+            )
+        if self.logprobs == "processed" and (self.truncates or draw.greedy):
+            raise ConfigError(
+                "processed log-probabilities are those after truncation, and rlx needs those before it; let the server report "
+                "raw ones and set rollout.logprobs=raw, or leave out top_k, top_p, min_p and greedy decoding"
+            )
+
+    def _model(self) -> str:
+        if self.model is not None:
+            return self.model
+        names = [str(entry["id"]) for entry in self.client.ask("models").get("data", [])]
+        if len(names) != 1:
+            raise ConfigError(
+                f"the server at {self.url} has the models {', '.join(names) or '(none)'}; choose one with rollout.model"
+            )
+        return names[0]
+
+    def _request(self, model: str, policy: Policy, draw: Draw, prompt: Tokens, limit: int, key: np.uint64) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": prompt.tolist(),
+            "max_tokens": limit,
+            "temperature": 0.0 if draw.greedy else draw.temperature,
+            "logprobs": 1,
+            "seed": int(key) & 0x7FFF_FFFF,
+            "stop_token_ids": list(policy.eos_token_ids),
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        }
+        optional = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "stop": list(self.stop) or None}
+        return body | {name: value for name, value in optional.items() if value is not None}
+
+    def _read(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
+        """Tokens, their log-probabilities, and whether the completion ended by itself."""
+        choice = (reply.get("choices") or [{}])[0]
+        reported = choice.get("logprobs") or {}
+        tokens = choice.get("token_ids")
+        if tokens is None and all(str(token).startswith(_PREFIX) for token in reported.get("tokens") or [None]):
+            tokens = [int(token[len(_PREFIX) :]) for token in reported["tokens"]]
+        logprobs = reported.get("token_logprobs")
+        if not tokens or not logprobs:
+            missing = [name for name, value in (("token_ids", tokens), ("logprobs.token_logprobs", logprobs)) if not value]
+            raise ConfigError(
+                f"the reply of the server at {self.url} has no {' and no '.join(missing)} in its choice; rlx learns from the "
+                "very tokens that were sampled, so choose a server that returns them; vLLM does"
+            )
+        finished = choice.get("finish_reason") == "stop"
+        wrong = self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
+        if wrong:
+            raise TrainingError(f"the server at {self.url} {wrong}")
+        return tokens, logprobs, finished
+
+    def _wrong(self, tokens: list[int], logprobs: list[float], policy: Policy, *, limit: int, finished: bool) -> str:
+        """What is wrong with a completion; empty if nothing."""
+        if len(tokens) != len(logprobs) or len(tokens) > limit:
+            return f"sent {len(tokens)} tokens with {len(logprobs)} log-probabilities where at most {limit} tokens were asked for"
+        if not 0 <= min(tokens) <= max(tokens) < policy.vocabulary_size:
+            return f"sent tokens outside of the policy's vocabulary of {policy.vocabulary_size}; does it serve the same model?"
+        stopped = any(string in policy.decode(np.array(tokens)) for string in self.stop)
+        if finished and not stopped and tokens[-1] not in policy.eos_token_ids:
+            return f"ended a completion by itself, but its last token, {tokens[-1]}, is no end-of-sequence token of the policy"
+        return ""

@@ -1,0 +1,78 @@
+import socket
+import time
+
+import pytest
+
+from rlx.errors import ConfigError, TrainingError
+from rlx.rollout.request import JsonClient
+from tests.rollout.serving import serving
+from tests.rollout.stand_in import StandIn, model_of
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return StandIn(model_of("llama"))
+
+
+@pytest.fixture
+def server(policy):
+    with serving(policy) as server:
+        yield server
+
+
+def client_of(url, **changes):
+    return JsonClient(**{"url": url, "timeout": 5.0, "retries": 2, "backoff": 0.01, "api_key_variable": None, **changes})
+
+
+BODY = {"prompt": [5], "seed": 0, "temperature": 1.0, "max_tokens": 2}
+
+
+def test_a_busy_server_is_asked_again(server):
+    server.failures.extend([503, 429])
+    assert client_of(server.url).ask("completions", BODY)["choices"]
+    assert server.bodies == [BODY] * 3
+
+
+def test_each_wait_is_twice_the_last(server, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds) if seconds else None)
+    server.failures.extend([500] * 4)
+    with pytest.raises(TrainingError, match=r"in 4 tries \(status 500: .*so it goes"):
+        client_of(server.url, retries=3, backoff=0.5).ask("completions", BODY)
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_a_refusal_is_not_asked_again(server):
+    server.failures.extend([404, 503])
+    with pytest.raises(ConfigError, match=r"refuses completions with status 404: .*so it goes"):
+        client_of(server.url).ask("completions", BODY)
+    assert len(server.bodies) == 1
+
+
+def test_a_slow_server_is_given_up(server):
+    server.delay = 0.5
+    with pytest.raises(TrainingError, match=r"in 2 tries \(no answer within 0\.05 s\)"):
+        client_of(server.url, timeout=0.05, retries=1).ask("completions", BODY)
+
+
+def test_a_server_that_is_down_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: nobody answers here
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(TrainingError, match=rf"{url} did not answer models in 3 tries .*rollout\.url"):
+            client_of(url).ask("models")
+
+
+def test_an_address_of_something_else_is_named(server, monkeypatch):
+    monkeypatch.setattr("json.loads", lambda text: ["a list"])
+    with pytest.raises(ConfigError, match=r"is rollout\.url right"):
+        client_of(server.url).ask("models")
+
+
+def test_the_key_comes_from_the_environment(server, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", "sesame")
+    client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
+    assert server.headers[0]["Authorization"] == "Bearer sesame"
+    monkeypatch.delenv("SERVER_KEY")
+    with pytest.raises(ConfigError, match="SERVER_KEY"):
+        client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
