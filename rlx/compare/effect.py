@@ -66,14 +66,11 @@ def hedges_g_interval(
 
 def _noncentrality(statistic: float, df: float, probability: float) -> float:
     """The shift of a noncentral t under which `statistic` is its `probability` quantile."""
-    if abs(statistic) > 30:  # scipy's noncentral t loses its digits there: the normal approximation of the shift
-        spread = math.sqrt(1 + statistic**2 / (2 * df))
-        return statistic - float(special.ndtri(probability)) * spread
-    low, high = statistic - 8 * math.sqrt(1 + statistic**2 / df), statistic + 8 * math.sqrt(1 + statistic**2 / df)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if special.nctdtr(df, middle, statistic) > probability else (low, middle)
-    return (low + high) / 2
+    if statistic < 0:
+        return -_noncentrality(-statistic, df, 1 - probability)
+    if statistic > 1000:  # there only the denominator of t matters, a chi
+        return statistic * float(np.sqrt(special.chdtri(df, probability) / df))
+    return float(special.nctdtrinc(df, probability, statistic))
 
 
 def probability_of_improvement(a: Strata, b: Strata) -> float:

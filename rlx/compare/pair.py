@@ -109,7 +109,7 @@ def compare_pair(
         p=p,
         p_adjusted=None,
         p_equivalent=tost_p(a.scores, b.scores, margin=margin, pairs=is_paired) if margin is not None else None,
-        p_rank=rank_test_p(a.scores[0], b.scores[0], rng) if single and not is_paired else None,
+        p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
         effect_size=hedges_g(a.scores, b.scores),
         effect_size_interval=hedges_g_interval(a.scores, b.scores, level=level, error=result.standard_error, df=result.df)
         if is_paired

@@ -29,13 +29,7 @@ def detectable_difference(*, error: float, df: float, alpha: float = 0.05, targe
     if error == 0:
         return 0.0
     critical = float(special.stdtrit(df, 1 - alpha / 2))
-    low, high = 0.0, critical + 3.0
-    while power(high, error=1.0, df=df, alpha=alpha) < target:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, error=1.0, df=df, alpha=alpha) < target else (low, middle)
-    return high * error
+    return float(special.nctdtrinc(df, 1 - target, critical)) * error  # the far tail adds nothing that could be seen
 
 
 def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: float = 0.05, target: float = 0.8) -> int | None:
@@ -51,13 +45,13 @@ def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: f
         df = (size - 1) * (a + b) ** 2 / (a**2 + b**2)
         return power(difference, error=math.sqrt((a + b) / size), df=df, alpha=alpha) >= target
 
-    high = 2
-    while not enough(high):
-        high *= 2
-        if high > MAX_SEEDS:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    quantiles = float(special.ndtri(1 - alpha / 2) + special.ndtri(target))
+    guess = (quantiles / difference) ** 2 * (a + b)
+    if guess > MAX_SEEDS:
+        return None
+    size = max(2, int(guess))
+    while not enough(size):
+        size += 1
+    while size > 2 and enough(size - 1):
+        size -= 1
+    return size

@@ -62,7 +62,13 @@ def write_run(
     steps = np.linspace(0, num_steps if status == "completed" else num_steps * 0.4, len(heights)).round().astype(int)
     jitter = float(np.random.default_rng([seed, 1]).normal()) if noise is None else noise
     rows = [
-        {"step": int(step), "train/loss": 0.7 + 0.01 * jitter, "eval/score": float(height), "eval/accuracy": float(height), "eval/kl": kl}
+        {
+            "step": int(step),
+            "train/loss": 0.7 + 0.01 * jitter,
+            "eval/score": float(height),
+            "eval/accuracy": float(height),
+            "eval/kl": kl,
+        }
         for step, height in zip(steps, heights, strict=True)
     ]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -107,7 +113,9 @@ def write_sweep(root: Path, scores: dict[str, list[float]], **options: Any) -> P
     """One run a score, seeds counting from 0; the keys are algorithms."""
     for algorithm, values in scores.items():
         for seed, score in enumerate(values):
-            write_run(root / f"{algorithm}_{seed}_{options.get('task', '')}", algorithm=algorithm, seed=seed, score=score, **options)
+            write_run(
+                root / f"{algorithm}_{seed}_{options.get('task', '')}", algorithm=algorithm, seed=seed, score=score, **options
+            )
     return root
 
 
