@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rlx.compare.pair import Pair
+    from rlx.compare.summary import Variant
 
 VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
 
@@ -69,3 +71,43 @@ def _prospect(pair: Pair) -> str:
     most = pair.seeds_needed_at_most
     doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
     return f"{shown}; one as small as this needs about {pair.seeds_needed} seeds each{doubt}."
+
+
+def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
+    """What all verdicts come to, for somebody who has to choose one."""
+    if len(variants) < 2:
+        return (
+            f"There is one variant, {variants[0].label}: nothing to compare it with."
+            if variants
+            else "There is nothing to compare."
+        )
+    first = variants[0].label
+    sides: dict[str, list[str]] = {word: [] for word in VERDICTS}
+    for pair in pairs:
+        if pair.a == first:
+            sides[pair.verdict].append(pair.b)
+        elif pair.b == first:
+            sides[{"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)].append(pair.a)
+    others = sum(map(len, sides.values()))
+    if others and len(sides["better"]) == others:
+        scope = "all others" if others == len(variants) - 1 > 1 else several(sides["better"])
+        return f"{first} is the best: it is better than {scope}."
+    if sides["exploratory"]:
+        return f"{first} has the highest mean, but with this few seeds nothing is shown yet: everything here is exploratory."
+    parts = []
+    if sides["better"]:
+        parts.append(f"it is better than {several(sides['better'])}")
+    if sides["equivalent"]:
+        parts.append(f"as good as {several(sides['equivalent'])} within the margin")
+    if sides["inconclusive"]:
+        parts.append(f"against {several(sides['inconclusive'])} nothing is decided")
+    if not sides["better"] and not sides["equivalent"]:
+        return f"No winner yet: {first} has the highest mean, but these runs do not show that it is better than {several(sides['inconclusive'])}."
+    return f"{first} has the highest mean; {', and '.join(parts)}."
+
+
+def several(names: Sequence[str], *, most: int = 6) -> str:
+    """Names in a row: `a, b and c`; many are counted."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "any other"

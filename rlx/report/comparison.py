@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlx.compare.comparison import Comparison, compare
+from rlx.compare.words import conclusion
 from rlx.errors import EvidenceError, RlxError
 from rlx.report.tables import Column, pair_columns, title, variant_columns
 from rlx.report.text import one_line, safe
@@ -39,6 +40,8 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None, 
     """Everything one needs to decide, on a screen or two."""
     out = console or console_for_output()
     out.print(Text(one_line(title(comparison), out.encoding), style="bold"), soft_wrap=True)
+    answer = one_line(conclusion(comparison.variants, comparison.pairs), out.encoding)
+    out.print(Text(answer, style="bold"), soft_wrap=not out.is_terminal)
     out.print()
     _print_verdicts(comparison, out)
     out.print(_table(variant_columns(comparison), comparison.variants, out))
