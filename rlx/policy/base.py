@@ -20,7 +20,7 @@ from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.tokens import TextEncoder
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.pairs import PairLogprobs
 from rlx.policy.fingerprint import fingerprint
 from rlx.policy.verify import choose_layout
@@ -145,6 +145,7 @@ class Policy:
             if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
                 return tokenized
         tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length)
+        _require_known_tokens(tokenized.sequences, self)
         self._tokenized = [*self._tokenized[-3:], (pairs, tokenized)]
         return tokenized
 
@@ -270,6 +271,17 @@ def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
     their gradients in a fixed order, where plain indexing may not.
     """
     return F.embedding(predictors, hidden.flatten(0, 1))
+
+
+def _require_known_tokens(sequences: Sequences, policy: Policy) -> None:
+    """Refuse tokens that the model has no embedding for, which a tokenizer with added tokens may give."""
+    for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+        largest = max(int(tokens.max()) for tokens in (prompt, *group) if len(tokens))
+        if largest >= policy.vocabulary_size:
+            raise DataError(
+                f"{policy.name}: the tokenizer gives token {largest}, but the model knows only {policy.vocabulary_size}; "
+                "tokenizer and model do not belong together"
+            )
 
 
 def _attention_cost(model: Any) -> float:

