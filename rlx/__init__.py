@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,11 +64,13 @@ def __getattr__(name: str) -> Any:
 def _find_conf() -> None:
     """In a bare checkout the folder conf/ beside rlx/ is the package rlx.conf, as it is in an installed one."""
     beside = Path(__file__).resolve().parents[1] / "conf"
-    if importlib.util.find_spec("rlx.conf") is None and (beside / "__init__.py").is_file():
-        places: Sequence[str] = [str(beside)]
-        spec = importlib.util.spec_from_file_location("rlx.conf", beside / "__init__.py", submodule_search_locations=list(places))
+    file = beside / "__init__.py"
+    if importlib.util.find_spec("rlx.conf") is None and file.is_file():
+        spec = importlib.util.spec_from_file_location("rlx.conf", file, submodule_search_locations=[str(beside)])
         assert spec is not None
-        sys.modules["rlx.conf"] = importlib.util.module_from_spec(spec)
+        conf = importlib.util.module_from_spec(spec)
+        sys.modules["rlx.conf"] = conf
+        sys.modules[__name__].__dict__["conf"] = conf
 
 
 _find_conf()

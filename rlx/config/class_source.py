@@ -15,7 +15,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.classes import BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
 from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError
 
@@ -43,13 +43,13 @@ class ClassSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         group, name = _split(config_path)
-        if group not in GROUP_BASE or "." not in name:
+        if group not in BASE or "." not in name:
             return False
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
             return _loss_of(name) is not None  # the optional default `loss: ${algorithm}`
         target = locate(name, group)
         if not fits_group(target, group):
-            base = GROUP_BASE[group].rpartition(".")[2]
+            base = BASE[group].rpartition(".")[2]
             raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
         return True
 

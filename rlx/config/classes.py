@@ -30,6 +30,11 @@ GROUP_BASE: dict[str, str] = {
 }
 
 
+# Groups within groups, chosen by an option or a class like any other.
+NESTED_BASE: dict[str, str] = {"algorithm/regularizer": "rlx.algorithm.regularizer.Regularizer"}
+BASE: dict[str, str] = {**GROUP_BASE, **NESTED_BASE}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One key that a class or function takes: its type (Any where unknown), and its default or REQUIRED."""
@@ -85,7 +90,7 @@ def fits_group(target: Any, group: str) -> bool:
     """Whether a class, or what a function returns, is what the nodes of a group are."""
     if not isinstance(target, type):
         target = _hints(target).get("return") if callable(target) else None
-    base = locate(GROUP_BASE[group], group)
+    base = locate(BASE[group], group)
     return isinstance(target, type) and issubclass(target, base)
 
 

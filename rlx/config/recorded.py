@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.classes import locate
-from rlx.config.targets import check_targets, targets_of
+from rlx.config.classes import GROUP_BASE, locate
+from rlx.config.targets import is_allowed, targets_of
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
@@ -54,17 +54,17 @@ def continued(
 
 
 def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -> None:
-    """The allow list, with a message that says how to name a class of one's own again."""
+    """The allow list, with a message that says how to name classes of one's own again."""
     patterns = tuple(allowed)
-    for path, target in targets_of(config):
-        try:
-            check_targets({"_target_": target}, patterns)
-        except ConfigError as error:
-            group = path.partition(".")[0]
-            raise ConfigError(
-                f"the record names {target} as its {path}, which is not rlx's own; if you trust it, name it yourself: "
-                f"rlx train {verb}=... {group}={target}"
-            ) from error
+    foreign = [(path, target) for path, target in targets_of(config) if not is_allowed(str(target), patterns)]
+    own_loss = ("algorithm.loss", dict(targets_of(config)).get("loss"))  # the algorithm's loss is the run's, named once
+    named = [(path, target) for path, target in foreign if (path, target) != own_loss]
+    if named:
+        again = [f"{path}={target}" if path in GROUP_BASE else f"++{path}._target_={target}" for path, target in named]
+        names = ", ".join(dict.fromkeys(str(target) for _, target in named))
+        raise ConfigError(
+            f"the record names {names}, not of rlx's own; if you trust it, name it again: rlx train {verb}=RUN {' '.join(again)}"
+        )
 
 
 def _check_horizon(recorded: DictConfig, before: object) -> None:

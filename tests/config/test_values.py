@@ -24,8 +24,9 @@ RIGHT = [
     (2, int | None),
     ("b", Literal["a", "b"]), ("red", Colour), ("RED", Colour), ([1, 2], list[int]),
     ([1, 2], tuple[int, ...]), ([1, "a"], tuple[int, str]),
-   
-    ([], Sequence[str]), ({"a": 1}, Mapping[str, int]), (NODE, Thing), (NODE, Thing | None), (object, Any), (3, "int"), ([], frozenset[str]),
+
+    ([], Sequence[str]), ({"a": 1}, Mapping[str, int]), (NODE, Thing), (NODE, Thing | None), (object, Any), (3, "int"),
+    ([], frozenset[str]),
 ]  # fmt: skip
 WRONG = [
     (True, int), (True, float), (1, bool), (1.0, int), ("1", int), ("x", float), (None, int), ("c", Literal["a", "b"]),
