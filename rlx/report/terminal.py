@@ -42,7 +42,6 @@ class TrainView:
         self._first = 0
         self._began = self._last_line = time.monotonic()
         self._figures: dict[str, float] = {}
-        self._printed = -1
         self._silent = False
 
     def start(self, facts: Mapping[str, Any], *, num_steps: int | None = None, step: int = 0) -> None:
@@ -113,9 +112,6 @@ class TrainView:
         self._progress.start()
 
     def _line(self, step: int) -> None:
-        if step == self._printed:
-            return
-        self._printed = step
         now = self._last_line = time.monotonic()
         of = "" if self._num_steps is None else f"/{self._num_steps}"
         parts = [f"step {step}{of}", self._figure_text()]

@@ -131,6 +131,30 @@ def test_a_kill_before_any_call_to_the_operating_system_leaves_a_readable_record
     assert not list(directory.glob(".*"))
 
 
+def test_a_reader_at_any_moment_finds_the_record_whole(create) -> None:
+    run = create(config={"filler": ["x" * 100] * 1000})
+    stop = threading.Event()
+
+    def write() -> None:
+        for step in itertools.count():
+            if stop.is_set():
+                return
+            run.update(threads=step)
+            run.log(step, {"train/loss": 1.0})
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(100):
+            assert read_run(run.directory).status == "running"
+            done = steps(run.directory)
+            assert done == list(range(len(done)))
+    finally:
+        stop.set()
+        writer.join()
+    run.interrupt()
+
+
 def test_runs_that_start_in_one_second_do_not_share_a_directory(create) -> None:
     barrier = threading.Barrier(8)
 
