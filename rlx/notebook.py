@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from rlx.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rlx.compare.comparison import Comparison
     from rlx.record.run import AlgorithmResult
 
 
@@ -116,8 +117,8 @@ def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
     return run(cfg, algorithm=algorithm, command=["rlx", *line.argv], overrides=tasks, directory=directory)
 
 
-def compare(runs: str | Iterable[Any], **options: Any) -> Any:
-    """The comparison of runs (records, or paths to them). Imports no torch."""
+def compare(runs: Any, **choices: Any) -> Comparison:
+    """The comparison of run records, or of the runs at or below paths; choices: the keys of conf/compare.yaml. Imports no torch."""
     from rlx.compare.comparison import compare as call
 
-    return call(runs, **options)
+    return call(runs, **choices)

@@ -13,6 +13,7 @@ from rlx.config.schema import conf_dir
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
 
+_NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
 _SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"']+)""")
 
 
@@ -20,9 +21,8 @@ def allowed_targets(line: CommandLine) -> set[str]:
     """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins."""
     allowed = set(served) | plugin_targets()
     for override in line.overrides:
-        key, _, value = override.partition("=")
-        if key.endswith("_target_"):
-            allowed.update(part.strip("'\" ") for part in value.split(","))
+        for names in _NAMED.findall(override):
+            allowed.update(name.strip("'\" ") for name in names.split(","))
     for scheme, place in searched(line):
         if scheme == "pkg":
             allowed.add(f"{place.partition('.')[0]}.*")

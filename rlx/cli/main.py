@@ -14,6 +14,7 @@ from typing import Any
 
 import rlx
 from rlx.cli.words import CommandLine, split
+from rlx.config import conf_dir
 from rlx.errors import ConfigError, RlxError
 
 SWEEP_FAILED = 3
@@ -122,13 +123,6 @@ def run_hydra(line: CommandLine) -> int:
         return max(codes, default=0)
     usage = ConfigError.exit_code
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
-
-
-def conf_dir() -> Any:
-    """The folder of rlx's own YAML files."""
-    from rlx.config.schema import conf_dir as find
-
-    return find()
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:

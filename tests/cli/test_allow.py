@@ -13,6 +13,7 @@ def line(*overrides, config_dir=None):
 
 def test_targets_on_the_command_line():
     assert {"my_lab.A", "my_lab.B"} <= allowed_targets(line("algorithm._target_=my_lab.A", "+loss._target_=my_lab.A,my_lab.B"))
+    assert "my_lab.C" in allowed_targets(line("+logger.x={_target_:my_lab.C,size:3}"))
 
 
 def test_targets_in_the_folders_it_names(tmp_path):
