@@ -1,143 +1,29 @@
-"""Preference pairs as tokens, and batches of them.
+"""Batches of preference pairs.
 
 Dimensions: B pairs of a batch, T tokens; G = 2, chosen before rejected.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.sequences import Sequences, Tokens
-from rlx.data.tokens import TextEncoder
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import DataError
 from rlx.loss.pairs import PairLogprobs
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
-    from rlx.policy.base import TokenStatistics
-    from rlx.task.base import Pair
+    from rlx.policy.statistics import TokenStatistics
 
-
-@dataclass(frozen=True, eq=False)
-class TokenizedPairs:
-    """All pairs of a task that can be learned from, in the task's order.
-
-    sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
-    dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
-    scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
-    recurs: the pairs are a task's and come again, so what is computed once for them is worth keeping.
-    """
-
-    sequences: Sequences
-    index: np.ndarray
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    truncated: int = 0
-    scores: Tensor | None = None
-    label: Tensor | None = None
-    has_label: Tensor | None = None
-    recurs: bool = False
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """int64 [number kept], tokens of the prompt and both completions."""
-        parts = zip(self.sequences.prompts, self.sequences.completions, strict=True)
-        return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
-
-    @staticmethod
-    def of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None) -> TokenizedPairs:
-        """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit holds.
-
-        A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
-        are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
-        """
-        limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
-        split = [split_prompt(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
-        encoded = text.encode_completions([(prompt, completion) for prompt, *both in split for completion in both])
-        dropped: Counter[str] = Counter()
-        kept, prompts, completions, truncated = [], [], [], 0
-        for row, (_, chosen, rejected) in enumerate(split):
-            prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
-            cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
-            reason = _why_dropped(chosen, rejected, len(cut), group, limit)
-            if reason:
-                dropped[reason] += 1
-                continue
-            truncated += len(cut) < len(prompt)
-            kept.append(row)
-            prompts.append(cut)
-            completions.append(group)
-        columns = _columns([pairs[row] for row in kept])
-        sequences = Sequences(tuple(prompts), tuple(completions))
-        return TokenizedPairs(sequences, np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns, recurs=True)
-
-
-def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Prompt and completions. Conversations may be given whole: the prompt that they begin with, or share, is cut off them."""
-    if isinstance(chosen, str) or isinstance(rejected, str):
-        return prompt, chosen, rejected
-    chosen, rejected = tuple(chosen), tuple(rejected)
-    if not isinstance(prompt, str) and len(prompt) == 0:
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-            shared += 1
-        return chosen[:shared], chosen[shared:], rejected[shared:]
-    messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
-    chosen, rejected = (turns[len(messages) :] if turns[: len(messages)] == messages else turns for turns in (chosen, rejected))
-    return messages, chosen, rejected
-
-
-def shared_prompt(
-    chosen: tuple[Tokens, int], rejected: tuple[Tokens, int], text: TextEncoder
-) -> tuple[Tokens, tuple[Tokens, Tokens]]:
-    """The prompt as far as both token sequences agree on it, and what follows it in each.
-
-    A token that straddles the end of the prompt in one of them belongs to the completion, in both.
-    """
-    (first, first_end), (second, second_end) = chosen, rejected
-    most = min(first_end, second_end)
-    differs = np.flatnonzero(first[:most] != second[:most])
-    end = int(differs[0]) if len(differs) else most
-    return (first[:end] if end else text.begin()), (first[end:], second[end:])
-
-
-def _why_dropped(chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None) -> str:
-    """Why a pair cannot be learned from; empty if it can."""
-    if not (_content(chosen).strip() and _content(rejected).strip()):
-        return "empty"
-    if np.array_equal(*group):
-        return "equal"
-    if limit is not None and prompt_length + max(map(len, group)) > limit:
-        return "too_long"
-    return ""
-
-
-def _content(completion: Any) -> str:
-    """The text of a completion."""
-    return completion if isinstance(completion, str) else "".join(str(message.get("content") or "") for message in completion)
-
-
-def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:
-    """Scores, where all pairs have them; labels, where any has one."""
-    scores = [pair.scores for pair in pairs if pair.scores is not None]
-    labels = [getattr(pair, "label", None) for pair in pairs]
-    both = [label if isinstance(label, (tuple, list)) else (label, None if label is None else not label) for label in labels]
-    has_label = torch.tensor([[value is not None for value in row] for row in both], dtype=torch.bool).reshape(-1, 2)
-    return {
-        "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None,
-        "label": torch.tensor([[bool(value) for value in row] for row in both]).reshape(-1, 2) if has_label.any() else None,
-        "has_label": has_label if has_label.any() else None,
-    }
+__all__ = ["PairBatch", "TokenizedPairs", "epoch_rows"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,8 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,38 +18,17 @@ from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.tokens import TextEncoder
-from rlx.errors import ConfigError, DataError, RlxError
+from rlx.errors import ConfigError, DataError
 from rlx.loss.pairs import PairLogprobs
 from rlx.policy.fingerprint import fingerprint
+from rlx.policy.forward import attention_cost, completion_logits
+from rlx.policy.statistics import DISTRIBUTION_STATISTICS, HasLogits, TokenStatistics, statistics_of, unflatten
 from rlx.policy.verify import choose_layout
 
 if TYPE_CHECKING:
     from rlx.task.base import Pair, Text
 
 NO_STATISTICS: frozenset[str] = frozenset()
-
-
-class HasLogits(Protocol):
-    """A policy or a reference."""
-
-    def logits(self, sequences: Sequences) -> Tensor:
-        """[N, V] logits that predict each completion token."""
-
-
-@dataclass(frozen=True, eq=False)
-class TokenStatistics:
-    """What a policy says about each completion token, 0 outside of the completion mask; all [P, G, T].
-
-    token_logprobs: log-probability of the token. The others are there only where they were required; they describe the
-    distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
-    kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
-    """
-
-    token_logprobs: Tensor
-    entropy: Tensor | None = None
-    sum_p_squared: Tensor | None = None
-    kl_to_reference: Tensor | None = None
-    kl_from_reference: Tensor | None = None
 
 
 class Policy:
@@ -73,7 +50,7 @@ class Policy:
         self.gathers_before_head = False
         self.shared_prefix = False
         self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
-        self._attention_cost = _attention_cost(model)
+        self._attention_cost = attention_cost(model)
         choose_layout(self, wanted=shared_prefix)
 
     # ---- the model -------------------------------------------------------------------------------------------------------------
@@ -170,7 +147,7 @@ class Policy:
         if temperature <= 0:
             raise ConfigError(f"a temperature of {temperature} gives no distribution; use a positive one")
         mask = sequences.completion_mask.to(self.device)
-        names = sorted(requires & _OF_THE_DISTRIBUTION.keys())
+        names = sorted(requires & DISTRIBUTION_STATISTICS)
         if not mask.any():
             empty = torch.zeros(mask.shape, device=self.device, requires_grad=torch.is_grad_enabled())
             return TokenStatistics(empty, **{name: empty.detach() for name in names})
@@ -180,10 +157,11 @@ class Policy:
             logits = logits / temperature
         if not names:
             return TokenStatistics(unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask))
-        ours = F.log_softmax(logits, dim=-1)
-        theirs = _reference_distribution(reference, sequences, temperature, names)
-        values = {name: unflatten(_OF_THE_DISTRIBUTION[name](ours, theirs), mask) for name in names}
-        return TokenStatistics(unflatten(ours.gather(-1, layout.targets[:, None])[:, 0], mask), **values)
+        theirs = None
+        if reference is not None:
+            with torch.no_grad():
+                theirs = F.log_softmax(reference.logits(sequences) / temperature, dim=-1)
+        return statistics_of(F.log_softmax(logits, dim=-1), layout.targets, mask, names=names, reference=theirs)
 
     def pair_logprobs(
         self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, reference: HasLogits | None = None
@@ -211,66 +189,7 @@ class Policy:
 
     def completion_logits(self, layout: Layout) -> Tensor:
         """[N, V] logits that predict each completion token, in float32 (float64 if the model is)."""
-        inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
-        if layout.attention_mask is not None:
-            inputs.update(attention_mask=layout.attention_mask, position_ids=layout.positions)
-        if not self.gathers_before_head:
-            logits = _gathered(self.model(**inputs).logits, layout.predictors)
-        else:
-            with _gathered_head_input(self.model.get_output_embeddings(), layout.predictors):
-                logits = self.model(**inputs).logits[0]
-            if len(logits) != len(layout.predictors):
-                raise RlxError(
-                    f"{self.name}: the head saw {len(layout.predictors)} positions and gave {len(logits)} rows of logits"
-                )
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _reference_distribution(
-    reference: HasLogits | None, sequences: Sequences, temperature: float, names: list[str]
-) -> Tensor | None:
-    """[N, V] log-probabilities of the reference if any of these statistics reads them."""
-    if not {"kl_to_reference", "kl_from_reference"} & set(names):
-        return None
-    if reference is None:
-        raise RlxError("the KL over the vocabulary needs the reference: give token_statistics or pair_logprobs reference=...")
-    with torch.no_grad():
-        return F.log_softmax(reference.logits(sequences) / temperature, dim=-1)
-
-
-# Log-probabilities of the policy [N, V] and, for the KLs, of the reference [N, V] -> statistic [N].
-_OF_THE_DISTRIBUTION: dict[str, Callable[[Tensor, Any], Tensor]] = {
-    "entropy": lambda ours, _: -(ours.exp() * ours).sum(-1),
-    "sum_p_squared": lambda ours, _: (2 * ours).exp().sum(-1),
-    "kl_to_reference": lambda ours, theirs: (ours.exp() * (ours - theirs)).sum(-1),
-    "kl_from_reference": lambda ours, theirs: (theirs.exp() * (theirs - ours)).sum(-1),
-}
-
-
-@contextmanager
-def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
-    """While this lasts the head sees [1, N, H], the hidden states that predict a completion token, instead of all [B, T, H].
-
-    A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
-    """
-
-    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_gathered(inputs[0], predictors)[None], *inputs[1:])
-
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
-    """[N, H] rows `predictors` of hidden [B, T, H].
-
-    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up
-    their gradients in a fixed order, where plain indexing may not.
-    """
-    return F.embedding(predictors, hidden.flatten(0, 1))
+        return completion_logits(self.model, layout, gathers_before_head=self.gathers_before_head)
 
 
 def _require_known_tokens(sequences: Sequences, policy: Policy) -> None:
@@ -282,16 +201,3 @@ def _require_known_tokens(sequences: Sequences, policy: Policy) -> None:
                 f"{policy.name}: the tokenizer gives token {largest}, but the model knows only {policy.vocabulary_size}; "
                 "tokenizer and model do not belong together"
             )
-
-
-def _attention_cost(model: Any) -> float:
-    """What attending to one more position costs a token, as a share of its matrix products with the weights."""
-    config = model.config.get_text_config()
-    hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 24)
-    weights = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
-    return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))
-
-
-def unflatten(values: Tensor, mask: Tensor) -> Tensor:
-    """[P, G, T] with values [N] where mask holds, else 0."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

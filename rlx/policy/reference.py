@@ -18,8 +18,9 @@ from torch import Tensor
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences
 from rlx.loss.pairs import PairLogprobs
-from rlx.policy.base import NO_STATISTICS, Policy, TokenStatistics, unflatten
+from rlx.policy.base import NO_STATISTICS, Policy
 from rlx.policy.reference_store import ReferenceStore, arithmetic_of
+from rlx.policy.statistics import TokenStatistics, unflatten
 from rlx.policy.verify import TOLERANCE
 
 _WORK_OF_A_BLOCK = 1e9  # weights times tokens: enough to hide the overhead of a call, not more, for all its pairs are computed

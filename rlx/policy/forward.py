@@ -1,0 +1,69 @@
+"""One forward pass of a transformers model over the rows of a layout.
+
+Dimensions: B rows of the forward, T tokens of a row, H hidden size, N completion tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlx.data.layout import Layout
+from rlx.errors import RlxError
+
+
+def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool) -> Tensor:
+    """[N, V] logits that predict each completion token, in float32 (float64 if the model is).
+
+    gathers_before_head: run the head on those positions only, not on all of [B, T].
+    """
+    inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
+    if layout.attention_mask is not None:
+        inputs.update(attention_mask=layout.attention_mask, position_ids=layout.positions)
+    if not gathers_before_head:
+        logits = _gathered(model(**inputs).logits, layout.predictors)
+    else:
+        with _gathered_head_input(model.get_output_embeddings(), layout.predictors):
+            logits = model(**inputs).logits[0]
+        if len(logits) != len(layout.predictors):
+            raise RlxError(f"the head was given {len(layout.predictors)} positions and returned {len(logits)}")
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@contextmanager
+def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
+    """While this lasts the head sees [1, N, H], the hidden states that predict a completion token, instead of all [B, T, H].
+
+    A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
+    """
+
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (_gathered(inputs[0], predictors)[None], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _gathered(hidden: Tensor, predictors: Tensor) -> Tensor:
+    """[N, H] rows `predictors` of hidden [B, T, H].
+
+    A prompt's last position predicts the first token of each of its completions, so rows repeat; an embedding look-up adds up
+    their gradients in a fixed order, where plain indexing may not.
+    """
+    return F.embedding(predictors, hidden.flatten(0, 1))
+
+
+def attention_cost(model: Any) -> float:
+    """What attending to one more position costs a token, as a share of its matrix products with the weights."""
+    config = model.config.get_text_config()
+    hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 24)
+    weights = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
+    return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))

@@ -1,0 +1,67 @@
+"""What is read off the distributions that a policy gives over the vocabulary.
+
+Dimensions: P prompts, G completions of a prompt, T tokens, N completion tokens in the order of the completion mask, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Sequences
+from rlx.errors import RlxError
+
+
+class HasLogits(Protocol):
+    """A policy or a reference."""
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """[N, V] logits that predict each completion token."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStatistics:
+    """What a policy says about each completion token, 0 outside of the completion mask; all [P, G, T].
+
+    token_logprobs: log-probability of the token. The others are there only where they were required; they describe the
+    distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
+    kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
+    """
+
+    token_logprobs: Tensor
+    entropy: Tensor | None = None
+    sum_p_squared: Tensor | None = None
+    kl_to_reference: Tensor | None = None
+    kl_from_reference: Tensor | None = None
+
+
+def statistics_of(
+    logprobs: Tensor, targets: Tensor, mask: Tensor, *, names: Iterable[str], reference: Tensor | None = None
+) -> TokenStatistics:
+    """The statistics `names` of distributions logprobs [N, V] over tokens targets [N] that lie where mask [P, G, T] holds.
+
+    reference: [N, V] log-probabilities, for the KLs.
+    """
+    if reference is None and {"kl_to_reference", "kl_from_reference"} & set(names):
+        raise RlxError("the KL over the vocabulary needs the reference: give token_statistics or pair_logprobs reference=...")
+    chosen = unflatten(logprobs.gather(-1, targets[:, None])[:, 0], mask)
+    return TokenStatistics(chosen, **{name: unflatten(_FUNCTIONS[name](logprobs, reference), mask) for name in names})
+
+
+def unflatten(values: Tensor, mask: Tensor) -> Tensor:
+    """[P, G, T] with values [N] where mask holds, else 0."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+# Log-probabilities of the policy [N, V] and, for the KLs, of the reference [N, V] -> statistic [N].
+_FUNCTIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
+    "entropy": lambda ours, _: -(ours.exp() * ours).sum(-1),
+    "sum_p_squared": lambda ours, _: (2 * ours).exp().sum(-1),
+    "kl_to_reference": lambda ours, theirs: (ours.exp() * (ours - theirs)).sum(-1),
+    "kl_from_reference": lambda ours, theirs: (theirs.exp() * (theirs - ours)).sum(-1),
+}
+DISTRIBUTION_STATISTICS = frozenset(_FUNCTIONS)
