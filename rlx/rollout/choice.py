@@ -27,9 +27,7 @@ def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, 
         if top_p is not None:
             before = ordered.cumsum(dim=-1, dtype=torch.float64) - ordered
             total = ordered.sum(dim=-1, keepdim=True, dtype=torch.float64)
-            cut = before >= top_p * total
-            cut[:, 0] = False
-            ordered = ordered.masked_fill(cut, 0.0)
+            ordered = ordered.masked_fill(before >= top_p * total, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter_(-1, order, ordered)
     if min_p is not None:
         probabilities = probabilities.masked_fill(probabilities < floor, 0.0)

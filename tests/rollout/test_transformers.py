@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
 from tests.rollout.stand_in import StandIn, exact_logprobs, model_of, prompts_of, sampler_of
 
@@ -84,6 +85,18 @@ def test_sampling_logprobs_are_those_of_a_forward(temperature, limits):
             exact = exact[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[:, 0]
             ours = rollout.sampling_logprobs[row, place, : len(completion)]
             assert (ours - exact).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_sampling_logprobs_are_those_that_training_starts_from(temperature):
+    policy = build_tiny(hidden_size=32, intermediate_size=48, num_layers=2, max_positions=64)
+    prompts = [policy.encode_prompt(text) for text in ("12+34=", "7+1=", "a longer prompt")]
+    rollout = sampler_of(max_new_tokens=12, temperature=temperature).sample(
+        policy, prompts, group_size=4, stream=STREAM, prompt_keys=range(3)
+    )
+    training = policy.token_logprobs(rollout.sequences, temperature=temperature)
+    torch.testing.assert_close(training.detach(), rollout.sampling_logprobs, atol=1e-4, rtol=0)
+    assert training.requires_grad
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
