@@ -1,8 +1,8 @@
 """f-divergences other than the reverse KL: another function of the log-ratio in the place of the log-ratio.
 
 A policy held to its reference by an f-divergence has the implicit reward β f'(π/π0); with the reverse KL f' is the log-ratio x.
-Wang et al. 2023, Beyond reverse KL, arXiv:2309.16240. All of them are 0 at x = 0, where policy and reference agree; TRL leaves
-such constants out, which changes nothing in a margin of sums, and shifts one of means over different lengths.
+Wang et al. 2023, Beyond reverse KL, arXiv:2309.16240. All of them are 0 at x = 0, where policy and reference agree. Without
+such constants, as in some systems, a margin of sums is the same, but one of means over different lengths is shifted.
 Dimensions: B pairs.
 """
 

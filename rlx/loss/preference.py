@@ -1,7 +1,8 @@
-"""Preference losses of the margin of two log-ratios: DPO and its nearest relatives.
+"""DPO and its nearest relatives: logistic losses of the margin of two log-ratios.
 
 Dimensions: B pairs. Notation: c, r are the summed log-probabilities of the chosen and the rejected completion under the
-policy, c0 and r0 under the reference; a = c - c0, b = r - r0, margin Δ = a - b; σ the logistic function.
+policy, c0 and r0 under the reference, n_c and n_r their lengths; a = c - c0, b = r - r0, margin Δ = a - b; σ the logistic
+function.
 """
 
 from __future__ import annotations
@@ -107,95 +108,29 @@ class DpoRobust(ScoreLoss):
         return dpo_robust_loss(scores.margin, beta=self.beta, label_smoothing=self.label_smoothing)
 
 
+def dpo_normalized_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """-log σ(β (a/n_c - b/n_r)).
+
+    Paper: Lambert et al. 2024, Tülu 3: pushing frontiers in open language model post-training, arXiv:2411.15124.
+    Shapes: chosen a/n_c [B], rejected b/n_r [B] -> [B].
+    """
+    return dpo_loss(chosen - rejected, beta=beta)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DpoNormalized(ScoreLoss):
-    """DPO of the mean log-ratio of a token: -log σ(β (a/n_c - b/n_r)), n the lengths of the completions.
+    """DPO of the mean log-ratio of a token, n the lengths of the completions.
 
-    Paper: Lambert et al. 2024, Tülu 3, arXiv:2411.15124.
     beta: how strongly the policy is held to the reference; as the margin is of one token, some 5 takes the place of dpo's 0.1.
     Convention: an f-divergence acts on the summed log-ratio, before it is divided by the length, as in TRL.
     """
 
-    formula: ClassVar = dpo_loss
+    formula: ClassVar = dpo_normalized_loss
     takes_divergence: ClassVar[bool] = True
     per_token: ClassVar[bool] = True
 
     beta: float = within(above=0, advice="beta scales the log-ratios of a token; 5 is usual for dpo_normalized")
 
     def of_scores(self, scores: Scores) -> Tensor:
-        """[B] dpo_loss of the margin of a token."""
-        return dpo_loss(scores.margin, beta=self.beta)
-
-
-def ipo_loss(margin: Tensor, *, beta: float) -> Tensor:
-    """(Δ - 1/(2β))².
-
-    Paper: Azar et al. 2023, A general theoretical paradigm (IPO), eq. 17, arXiv:2310.12036.
-    Shapes: margin Δ [B] -> [B].
-    """
-    return (margin - 1 / (2 * beta)) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ipo(ScoreLoss):
-    """Identity preference optimisation: regress the margin of summed log-ratios to 1/(2β), so that it cannot run away.
-
-    beta: the target margin is 1/(2 beta): a larger one keeps the policy closer to the reference.
-    Convention: sums, as in the paper, the DPO authors' code and OpenRLHF; ipo_normalized divides by the lengths, as TRL does.
-    """
-
-    formula: ClassVar = ipo_loss
-    takes_divergence: ClassVar[bool] = True
-
-    beta: float = within(above=0, advice="the margin is regressed to 1/(2 beta); 0.1 is usual for ipo")
-
-    def of_scores(self, scores: Scores) -> Tensor:
-        """[B] ipo_loss of the margin."""
-        return ipo_loss(scores.margin, beta=self.beta)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IpoNormalized(ScoreLoss):
-    """Identity preference optimisation of the mean log-ratio of a token: (a/n_c - b/n_r - 1/(2β))².
-
-    Paper: Azar et al. 2023, arXiv:2310.12036; its authors asked for the division by length, TRL's loss_type ipo has it.
-    beta: the target margin of a token is 1/(2 beta): a larger one keeps the policy closer to the reference.
-    Convention: ipo is the same formula of sums.
-    """
-
-    formula: ClassVar = ipo_loss
-    takes_divergence: ClassVar[bool] = True
-    per_token: ClassVar[bool] = True
-
-    beta: float = within(above=0, advice="the margin is regressed to 1/(2 beta); 0.1 is usual for ipo")
-
-    def of_scores(self, scores: Scores) -> Tensor:
-        """[B] ipo_loss of the margin of a token."""
-        return ipo_loss(scores.margin, beta=self.beta)
-
-
-def hinge_loss(margin: Tensor, *, beta: float) -> Tensor:
-    """max(0, 1 - β Δ).
-
-    Paper: Liu et al. 2023, Statistical rejection sampling (RSO), arXiv:2309.06657; Zhao et al. 2023 (SLiC), arXiv:2305.10425.
-    Shapes: margin Δ [B] -> [B].
-    """
-    return F.relu(1 - beta * margin)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hinge(ScoreLoss):
-    """The hinge of RSO: a pair whose scaled margin exceeds 1 teaches nothing more.
-
-    beta: the inverse of the margin of log-ratios that is asked for.
-    Convention: the margin is of log-ratios to the reference; slic takes log-probabilities and adds a likelihood term.
-    """
-
-    formula: ClassVar = hinge_loss
-    takes_divergence: ClassVar[bool] = True
-
-    beta: float = within(above=0, advice=BETA)
-
-    def of_scores(self, scores: Scores) -> Tensor:
-        """[B] hinge_loss of the margin."""
-        return hinge_loss(scores.margin, beta=self.beta)
+        """[B] dpo_normalized_loss of the mean log-ratios."""
+        return dpo_normalized_loss(scores.chosen, scores.rejected, beta=self.beta)

@@ -16,7 +16,8 @@ from torch import Tensor
 from rlx.loss.base import ScoreLoss
 from rlx.loss.hyperparameter import within
 from rlx.loss.pairs import Scores
-from rlx.loss.preference import BETA, ipo_loss
+from rlx.loss.preference import BETA
+from rlx.loss.preference_target import ipo_loss
 
 
 def nca_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:

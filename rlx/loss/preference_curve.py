@@ -38,7 +38,7 @@ class Exo(ScoreLoss):
 
     beta: how strongly the policy is held to the reference; a larger one keeps it closer.
     label_smoothing: ε, the share of labels believed to be wrong; it must be above 0, for the reverse KL to 0 is infinite.
-    Convention: TRL replaces label_smoothing = 0 by an error, as here; 0.001 is usual.
+    Convention: label_smoothing = 0 is refused, as in TRL; 0.001 is usual.
     """
 
     formula: ClassVar = exo_loss

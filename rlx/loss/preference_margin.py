@@ -16,7 +16,8 @@ from torch import Tensor
 from rlx.loss.base import PreferenceLoss, ScoreLoss
 from rlx.loss.hyperparameter import within
 from rlx.loss.pairs import PairLogprobs, Scores, masked
-from rlx.loss.preference import BETA, dpo_loss, ipo_loss
+from rlx.loss.preference import BETA, dpo_loss
+from rlx.loss.preference_target import ipo_loss
 from rlx.loss.stop_gradient import stop_gradient
 
 

@@ -1,0 +1,170 @@
+"""The card of a loss: formula, paper, hyperparameters in force, and the conventions that other systems choose differently.
+
+All of it is read from the docstrings and fields of the loss, so there is one place to write it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+ENTRY = re.compile(r"^([A-Za-z_]+)(?: \(class variable\))?: (.*)$")
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """name: dotted, below the loss. meaning: what it does. allowed: its range in words, empty where there is none."""
+
+    name: str
+    value: Any
+    meaning: str
+    allowed: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader needs to check a loss against its paper.
+
+    parts: the cards of the losses of a mixture, by name; empty otherwise.
+    requires: optional inputs that it reads. source: file and line of the formula.
+    """
+
+    title: str
+    summary: str
+    formula: str
+    notation: str
+    paper: str
+    shapes: str
+    weights: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    conventions: tuple[str, ...]
+    requires: tuple[str, ...]
+    needs_reference: bool
+    couples_rows: bool
+    source: str
+    parts: Mapping[str, Card]
+
+    def lines(self) -> list[str]:
+        """The card as plain text."""
+        facts = {
+            "formula": self.formula,
+            "where": self.notation,
+            "paper": self.paper,
+            "shapes": self.shapes,
+            "weights": self.weights,
+            "reads": ", ".join(self.requires),
+            "reference": "needed" if self.needs_reference else "not needed",
+            "rows": "coupled: computed over all rows of an update at once" if self.couples_rows else "",
+            "source": self.source,
+        }
+        lines = [self.title, f"  {self.summary}", *(f"  {name:<10}{fact}" for name, fact in facts.items() if fact)]
+        if self.hyperparameters:
+            lines.append("hyperparameters")
+        for item in self.hyperparameters:
+            allowed = f" ({item.allowed})" if item.allowed else ""
+            lines.append(f"  {item.name} = {item.value}{allowed}: {item.meaning}")
+        if self.conventions:
+            lines.append("conventions")
+        lines += [f"  {convention}" for convention in self.conventions]
+        for name, part in self.parts.items():
+            lines += ["", *(f"  {line}" for line in [f"part {name}: {part.lines()[0]}", *part.lines()[1:]])]
+        return lines
+
+
+def card_of(loss: Any, *, name: str | None = None) -> Card:
+    """The card of an instantiated loss, advantage or value loss; `name` is what its YAML is called."""
+    kind = type(loss)
+    formula = getattr(kind, "formula", None)
+    text = _entries(inspect.getdoc(formula) or "") if formula is not None else {}
+    own = _entries(inspect.getdoc(kind) or "")
+    parts = {key: card_of(part.loss, name=key) for key, part in getattr(loss, "parts", {}).items()}
+    module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    return Card(
+        title=kind.__name__ if name is None else f"{name} ({kind.__name__})",
+        summary=_first(own, "summary"),
+        formula=_first(text, "summary") or _first(own, "summary"),
+        notation=" ".join(module.partition("Notation:")[2].split()),
+        paper=_first(own, "Paper") or _first(text, "Paper"),
+        shapes=_first(text, "Shapes"),
+        weights=_weights(loss),
+        hyperparameters=tuple(_hyperparameters(loss)),
+        conventions=tuple(convention for base in kind.__mro__ for convention in _conventions(base)),
+        requires=tuple(sorted(getattr(loss, "requires", ()))),
+        needs_reference=bool(getattr(loss, "needs_reference", False)),
+        couples_rows=bool(getattr(loss, "couples_rows", False)),
+        source=_source(kind if formula is None else formula),
+        parts=parts,
+    )
+
+
+def _entries(doc: str) -> dict[str, list[str]]:
+    """A docstring's first paragraph as `summary`, and each `name: text` below it; indented lines go on with the entry above."""
+    head, _, body = doc.partition("\n\n")
+    entries: dict[str, list[str]] = {"summary": [" ".join(head.split()).rstrip(".")]}
+    name = ""
+    for line in body.splitlines():
+        found = ENTRY.match(line)
+        if found is not None:
+            name = found.group(1)
+            entries.setdefault(name, []).append(found.group(2).strip())
+        elif line.startswith(" ") and name in entries:
+            entries[name][-1] += f" {line.strip()}"
+        else:
+            name = ""
+    return entries
+
+
+def _first(entries: Mapping[str, list[str]], name: str) -> str:
+    return entries[name][0].rstrip(".") if name in entries else ""
+
+
+def _conventions(kind: type) -> list[str]:
+    return _entries(inspect.cleandoc(kind.__doc__ or "")).get("Convention", [])
+
+
+def _weights(loss: Any) -> str:
+    """What the docstring of the weights says, in short."""
+    weighting = getattr(loss, "weighting", None)
+    if weighting is not None:
+        return _first(_entries(inspect.getdoc(type(weighting)) or ""), "summary")
+    doc = inspect.getdoc(type(loss).weights) or "" if hasattr(type(loss), "weights") else ""
+    return re.sub(r"^\[[^]]*\] ", "", doc.partition(".")[0])
+
+
+def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
+    """Those of the loss and of the nodes within it, except the losses of a mixture, which have their own cards."""
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if isinstance(value, Mapping):
+            for key, node in value.items():
+                if item.name == "modifiers":
+                    summary = _first(_entries(inspect.getdoc(type(node)) or ""), "summary")
+                    yield Hyperparameter(f"{prefix}{item.name}.{key}", type(node).__name__, summary, "")
+                yield from _hyperparameters(node, f"{prefix}{item.name}.{key}.")
+        elif is_dataclass(value):
+            if item.name != "loss":
+                yield Hyperparameter(prefix + item.name, type(value).__name__, _meaning(type(owner), item.name), "")
+                yield from _hyperparameters(value, f"{prefix}{item.name}.")
+        else:
+            allowed = item.metadata.get("range")
+            meaning = _meaning(type(owner), item.name)
+            yield Hyperparameter(prefix + item.name, value, meaning, "" if allowed is None else str(allowed))
+
+
+def _meaning(kind: type, name: str) -> str:
+    """What the nearest class that documents the field says of it."""
+    docs = (_entries(inspect.cleandoc(base.__doc__ or "")) for base in kind.__mro__)
+    return next((_first(doc, name) for doc in docs if name in doc), "")
+
+
+def _source(thing: Any) -> str:
+    """Path below the folder that holds the package, and line."""
+    path = Path(inspect.getsourcefile(thing) or "")
+    package = (thing.__module__ or "").partition(".")[0]
+    inside = path.parts[path.parts.index(package) :] if package in path.parts else (path.name,)
+    return f"{'/'.join(inside)}:{inspect.getsourcelines(thing)[1]}"
