@@ -179,11 +179,7 @@ def test_rloo_on_policy():
 
     data = batch(7)
     leaf = data.policy.clone().requires_grad_()
-    fields = {
-        "epsilon_low": 0.2,
-        "epsilon_high": 0.2,
-        "_get_per_token_logps_and_entropies": lambda *_, **__: (leaf, data.entropy, None),
-    }
+    forward = {"_get_per_token_logps_and_entropies": lambda *_, **__: (leaf, data.entropy, None)}
     mask = data.mask.to(torch.float64)
     inputs = {"prompt_ids": torch.zeros(B, 1), "prompt_mask": torch.ones(B, 1), "completion_ids": torch.zeros(B, T)}
     inputs |= {"completion_mask": mask, "advantages": data.advantages, "old_logps": data.policy.sum(dim=1)}

@@ -55,11 +55,6 @@ def theirs(data: SimpleNamespace, loss_types: list[str], **settings: object) -> 
     from trl.trainer.dpo_trainer import DPOTrainer
 
     leaf = data.policy.clone().requires_grad_()
-    extra = {
-        "entropy": torch.zeros(2 * B, T),
-        "mean_logits": torch.zeros(2 * B, T),
-        "is_top1": torch.zeros(2 * B, T, dtype=torch.bool),
-    }
     model = Model(log_probs=torch.where(data.mask, leaf, 0.0), log_sum_sq_probs=data.squares.log(), **statistics())
     fields = {
         "loss_types": loss_types,
