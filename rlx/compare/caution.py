@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from rlx.compare.summary import Variant
 from rlx.compare.variant import Grouping
 
 FEW = 10
+_COVERAGE = {  # measured, see rlx/compare/statistics.py: up to so many seeds, the 95 % t interval of the mean covers so much
+    "skewed": ((7, "82 %"), (14, "84 %"), (30, "87 %")),
+    "groups": ((7, "66 %"), (14, "89 %"), (30, "92 %")),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def _failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
         how = "counted as the lowest score of any run at any evaluation (failed=worst)"
     else:
         how = "left out (failed=exclude), which favours whatever fails often"
-    return [Caution("failed_runs", f"{len(broken)} failed or unfinished runs ({named}): {how}")]
+    return [Caution("failed_runs", f"{len(broken)} failed or unfinished run{'s' * (len(broken) > 1)} ({named}): {how}")]
 
 
 def _shapes(arms: Sequence[Arm]) -> list[Caution]:
@@ -110,8 +115,9 @@ def _shapes(arms: Sequence[Arm]) -> list[Caution]:
         if shape is not None:
             named.setdefault(shape, []).append(label)
     for shape, labels in named.items():
-        few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores) < 20
-        reason = "intervals of the mean cover less than they say then" if few else "the mean may not be what matters then"
+        few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores)
+        about = next((cover for seeds, cover in _COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
+        reason = f"a 95 % interval of the mean covers about {about} then" if about else "the mean may not be what matters then"
         text = f"scores do not look normal ({shape}) for {_names(labels)}: {reason}; look at the single runs, and compare the IQM too"
         found.append(Caution("not_normal", text))
     return found
@@ -151,8 +157,24 @@ def _records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: 
     codes = {str(_code(run)) for run in runs}
     if len(codes) > 1:
         found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
+    found += _planned(collected)
     if collected.skipped:
         found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
+    return found
+
+
+def _planned(collected: Collected) -> list[Caution]:
+    """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
+    found = []
+    for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
+        try:
+            jobs = len(json.loads((directory / "sweep.json").read_bytes())["jobs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        known = sum(run.record.directory.parent == directory for run in collected.runs)
+        if jobs > known + len(collected.unreadable):
+            text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"
+            found.append(Caution("missing_jobs", text))
     return found
 
 

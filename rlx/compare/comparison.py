@@ -35,9 +35,9 @@ from rlx.compare.refusal import find_problems, find_too_few, insist
 from rlx.compare.scores import RunScore, Where, collect, count_failures
 from rlx.compare.summary import Variant, arm_of, summarise
 from rlx.compare.variant import Grouping, find_label, group
-from rlx.compare.where import keep
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
+from rlx.record.query import keep
 from rlx.seeding import Stream
 
 SCHEMA = "rlx.comparison"
@@ -144,7 +144,7 @@ def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
 def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: Sequence[str] = ()) -> Comparison:
     """Compares the runs at or below paths and patterns, or given as records, by declared choices."""
     collected = collect(where, metric=choices.metric, score=choices.score)
-    chosen = keep(collected.runs, choices.where)
+    chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
     if not chosen:
         reasons = (
             "; ".join(list(collected.unreadable.values())[:3])

@@ -20,7 +20,7 @@ from rlx.compare.variant import Grouping, compared, short_names
 
 @dataclass(frozen=True)
 class Curve:
-    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]) of each; the band is pointwise, over seeds."""
+    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]) of each; mean and band are over completed runs."""
 
     variant: str
     task: str
@@ -74,7 +74,10 @@ def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
     for variant, task in dict.fromkeys((run.variant, run.task) for run in runs):
         mine = [run for run in runs if (run.variant, run.task) == (variant, task) and len(run.steps)]
         if mine:
-            steps, values = align([(run.steps, run.values) for run in mine])
+            whole = [
+                run for run in mine if run.state == "completed"
+            ] or mine  # the mean of those left would jump where others end
+            steps, values = align([(run.steps, run.values) for run in whole])
             centre, low, high = band(values, level=level)
             found.append(Curve(variant, task, steps, centre, low, high, tuple((run.seed, run.steps, run.values) for run in mine)))
     return found
@@ -183,8 +186,8 @@ def config_differences(grouping: Grouping) -> dict[str, dict[str, list[Any]]]:
         values: dict[str, list[Any]] = {}
         for label, config in configs:
             seen = values.setdefault(label, [])
-            if config.get(key) not in seen:
-                seen.append(config.get(key))
+            if key in config and config[key] not in seen:
+                seen.append(config[key])
         if len({repr(seen) for seen in values.values()}) > 1 or any(len(seen) > 1 for seen in values.values()):
             found[key] = values
     return found

@@ -52,6 +52,13 @@ class RunScore:
         """The run's seed."""
         return self.record.seed
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `where` may ask about: the config's keys and the record's."""
+        names = ("algorithm", "task", "variant", "seed", "status", "id", "started")
+        about = {name: getattr(self.record, name) for name in names}
+        return {**self.config, **about, "score": self.score, "state": self.state, "steps": self.step}
+
 
 @dataclass(frozen=True)
 class Collected:

@@ -52,7 +52,9 @@ def say(pair: Pair) -> str:
         return f"{pair.a} against {pair.b}: {seen}; with {min(pair.n_a, pair.n_b)} seeds this is exploratory. {_prospect(pair)}".rstrip()
     if pair.p is None:
         return f"No verdict between {pair.a} and {pair.b}: {pair.reason}."
-    gap = f"the difference of {number(pair.difference, signed=True)} {span(pair.low, pair.high)} may be chance"
+    alone = pair.p < 1 - pair.level <= (1.0 if pair.p_adjusted is None else pair.p_adjusted)
+    why = f"may be chance among so many comparisons (adjusted p {probability(pair.p_adjusted)})" if alone else "may be chance"
+    gap = f"the difference of {number(pair.difference, signed=True)} {span(pair.low, pair.high)} {why}"
     return f"No verdict between {pair.a} and {pair.b}: {gap}. {_prospect(pair)}".rstrip()
 
 

@@ -120,30 +120,31 @@ def improvement(comparison: Comparison) -> list[Figure]:
 
     def draw(width: float) -> str:
         left = min(width * 0.34, max(map(text_width, labels)) + 14)
-        cell = min(64.0, (width - left - 8) / len(labels))
-        height = 30 + cell * 0.72 * len(labels) + 8
+        cell = min(92.0, (width - left - 8) / len(labels))
+        step = min(44.0, cell * 0.72)
+        height = 30 + step * len(labels) + 8
         plot = Plot(width, height, (0, 1), (0, 1))
         for column, label in enumerate(labels):
             x = left + cell * (column + 0.5)
             plot.text(x, 20, shorten(label, cell - 2) if cell > 44 else str(column + 1), "tick", anchor="middle", title=label)
         for row, label in enumerate(labels):
-            y = 30 + cell * 0.72 * row
+            y = 30 + step * row
             name = label if cell > 44 else f"{row + 1} {label}"
-            plot.text(left - 8, y + cell * 0.36 + 4, shorten(name, left - 10), "name", anchor="end", title=label)
+            plot.text(left - 8, y + step / 2 + 4, shorten(name, left - 10), "name", anchor="end", title=label)
             for column, other in enumerate(labels):
                 x = left + cell * column
                 value, words = chance.get((label, other), (math.nan, ""))
                 if label == other or math.isnan(value):
                     continue
                 side, strength = ("win" if value >= 0.5 else "lose"), abs(value - 0.5) * 2
-                box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" height="{cell * 0.72 - 2:.1f}" rx="3"'
+                box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" height="{step - 2:.1f}" rx="3"'
                 hover = f"{label} beats {other}: {percent(value)}. {words}"
                 plot.raw(
                     f'<rect class="{side}" fill-opacity="{0.08 + 0.72 * strength:.2f}" {box}><title>{escape(hover)}</title></rect>'
                 )
                 shown = f"{100 * value:.0f}" + ("%" if cell > 44 else "")
                 kind = "cell strong" if strength > 0.6 else "cell"
-                plot.text(x + cell / 2, y + cell * 0.36 + 4, shown, kind, anchor="middle")
+                plot.text(x + cell / 2, y + step / 2 + 4, shown, kind, anchor="middle")
         return plot.done("probability of improvement of the row over the column")
 
     caption = "Chance that a run of the row's variant scores higher than one of the column's, ties counting half. 50 % is none."
@@ -178,9 +179,7 @@ def curves(comparison: Comparison) -> list[Figure]:
             return plot.done("learning curves, mean and interval over seeds")
 
         rest = f" The best {len(shown)} of {len(mine)} variants." if len(mine) > len(shown) else ""
-        caption = (
-            f"Mean over seeds, with a pointwise {100 * comparison.choices.level:g} % band (t). Step 0 is before training.{rest}"
-        )
+        caption = f"Mean over seeds, with a pointwise {100 * comparison.choices.level:g} % band (t), of completed runs. Step 0 is before training.{rest}"
         name = "curves" if len(comparison.tasks) == 1 else f"curves-{index}"
         title = "Learning curves" if len(comparison.tasks) == 1 else f"Learning curves: {task}"
         figures.append(Figure(name, title, caption, *twice(draw), legend=tuple(order[c.variant] for c in shown), has_seeds=True))

@@ -9,7 +9,7 @@ from rlx.compare.comparison import Comparison
 from rlx.compare.extra import Setting
 from rlx.compare.summary import Variant
 from rlx.compare.words import number
-from rlx.report.svg import NARROW, WIDE, Figure, Plot, room, shorten
+from rlx.report.svg import NARROW, WIDE, Figure, Plot, room, shorten, spread_labels
 from rlx.report.tables import interval
 from rlx.report.text import figure as figure_text
 
@@ -72,7 +72,8 @@ def _pareto(comparison: Comparison, name: str, title: str, label: str, cost: Cal
         low, high = room(min(costs), max(costs))
         plot = Plot(width, 280, (max(low, 0.0) if min(costs) >= 0 else low, high), room(min(scores), max(scores)), left=54)
         plot.axes(label, comparison.choices.metric)
-        for place, variant, c in points:
+        heights = spread_labels([plot.y(variant.mean) + 4 for _, variant, _ in points])
+        for (place, variant, c), height in zip(points, heights, strict=True):
             if place in front:
                 plot.dot(c, variant.mean, "ring", size=9)
             hover = f"{variant.label}: {number(variant.mean)} at {figure_text(c)}"
@@ -80,7 +81,7 @@ def _pareto(comparison: Comparison, name: str, title: str, label: str, cost: Cal
             if len(points) <= 10 and width > 500:
                 right = plot.x(c) > width - 160
                 x = plot.x(c) + (-12 if right else 12)
-                plot.text(x, plot.y(variant.mean) + 4, shorten(variant.label, 150), "name", anchor="end" if right else "start")
+                plot.text(x, height, shorten(variant.label, 150), "name", anchor="end" if right else "start")
         return plot.done(title)
 
     caption = "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the verdicts say which are sure."

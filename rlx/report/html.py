@@ -22,7 +22,7 @@ from rlx.report.tables import Column, pair_columns, title, variant_columns
 from rlx.report.text import duration, figure, safe
 
 MOST_PROMPTS = 8
-MOST_VERDICTS = 20
+MOST_VERDICTS = 60
 COLOURS = 8
 
 
@@ -50,7 +50,9 @@ def _cleaned(value: Any) -> Any:
 
 def context(comparison: Comparison) -> dict[str, Any]:
     """Everything that the template shows."""
-    decided = sorted(comparison.pairs, key=lambda pair: pair.verdict in ("inconclusive", "exploratory"))
+    first = comparison.variants[0].label
+    foremost = [pair for pair in comparison.pairs if len(comparison.pairs) <= 6 or first in (pair.a, pair.b)]
+    others = [pair for pair in comparison.pairs if pair not in foremost]
     figures = [vars(drawn) for drawn in all_figures(comparison)]
     samples = sample_rows(comparison)
     differences = difference_table(comparison)
@@ -68,8 +70,9 @@ def context(comparison: Comparison) -> dict[str, Any]:
         "title": title(comparison),
         "answer": conclusion(comparison.variants, comparison.pairs),
         "contents": [item for item in contents if item[0] != "cautions" or comparison.cautions],
-        "verdicts": [{"verdict": pair.verdict, "words": pair.words} for pair in decided[:MOST_VERDICTS]],
-        "more_pairs": max(0, len(decided) - MOST_VERDICTS),
+        "verdicts": [{"verdict": pair.verdict, "words": pair.words} for pair in foremost],
+        "other_verdicts": [{"verdict": pair.verdict, "words": pair.words} for pair in others[:MOST_VERDICTS]],
+        "more_pairs": max(0, len(others) - MOST_VERDICTS),
         "method": method_line(comparison),
         "cautions": [{"text": caution.text} for caution in comparison.cautions],
         "labels": [variant.label for variant in comparison.variants],
@@ -166,7 +169,7 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
                     "completion": _text(row.get("completion")),
                 }
                 reward = row.get("reward")
-                shown["reward"] = number(reward) if isinstance(reward, (int, float)) else ""
+                shown["reward"] = figure(reward) if isinstance(reward, (int, float)) else ""
                 answers.setdefault(_text(row.get("prompt")), []).append(shown)
             if rows:
                 break
@@ -195,7 +198,7 @@ def difference_table(comparison: Comparison) -> tuple[list[dict[str, Any]], list
     heads = [{"name": name, "is_text": True, "hint": ""} for name in ("key", *labels)]
     rows = []
     for key, values in comparison.config_differences.items():
-        cells = [", ".join(_short(value) for value in values.get(label, [])[:6]) for label in labels]
+        cells = [", ".join(_short(value) for value in values.get(label, [])[:6]) or "-" for label in labels]
         rows.append([_cell(text, text, True) for text in (key, *cells)])
     return heads, rows
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rlx.report.text import one_line
 
-WIDE, NARROW = 760, 340  # the two widths at which every figure is drawn
+WIDE, NARROW = 920, 340  # the two widths at which every figure is drawn
 CHAR = 6.6  # about the width of a character of the labels' 12 px
 
 
@@ -36,7 +36,7 @@ def twice(draw: Callable[[float], str]) -> tuple[str, str]:
 
 def room(low: float, high: float) -> tuple[float, float]:
     """A range with some space around its data."""
-    space = (high - low) * 0.05 or 0.02
+    space = (high - low) * 0.05 if high > low else 0.05 * abs(high) or 0.02
     return low - space, high + space
 
 
@@ -68,6 +68,15 @@ def ticks(low: float, high: float, count: int) -> list[float]:
             break
     first = math.ceil(low / step - 1e-9)
     return [value * step for value in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def spread_labels(heights: Sequence[float], *, gap: float = 14) -> list[float]:
+    """Where labels go so that none lies on another: each at its height, or pushed down as little as possible."""
+    placed = list(heights)
+    floor = -math.inf
+    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
+        placed[index] = floor = max(heights[index], floor + gap)
+    return placed
 
 
 def tick_text(value: float, step: float) -> str:

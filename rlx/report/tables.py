@@ -46,13 +46,13 @@ def variant_columns(comparison: Comparison) -> list[Column]:
     columns = [
         Column("rank", lambda v: str(v.rank), lambda v: v.rank, 1),
         Column("variant", lambda v: v.label, lambda v: v.label, 0, is_text=True),
-        Column("seeds", lambda v: str(v.n), lambda v: v.n, 0, hint="independent seeds behind the scores"),
-        Column("runs", lambda v: str(v.runs), lambda v: v.runs, 5),
-        Column("failed", lambda v: str(v.failed), lambda v: v.failed, 2, hint="failed or unfinished runs"),
         Column("mean", lambda v: number(v.mean), lambda v: v.mean, 0, hint="mean score over seeds"),
         Column(
             f"{level} interval", lambda v: interval(v.interval), lambda v: _low(v.interval), 0, hint="of the mean (Student's t)"
         ),
+        Column("seeds", lambda v: str(v.n), lambda v: v.n, 0, hint="independent seeds behind the scores"),
+        Column("runs", lambda v: str(v.runs), lambda v: v.runs, 5),
+        Column("failed", lambda v: str(v.failed), lambda v: v.failed, 2, hint="failed or unfinished runs"),
         Column("IQM", lambda v: number(v.iqm), lambda v: v.iqm, 2, hint="interquartile mean; below 4 scores it is the mean"),
         Column("IQM interval", lambda v: interval(v.iqm_interval), lambda v: _low(v.iqm_interval), 6),
         Column("std", lambda v: number(v.std), lambda v: v.std, 1, hint="standard deviation over seeds"),
@@ -67,7 +67,7 @@ def variant_columns(comparison: Comparison) -> list[Column]:
         ),
         Column(
             "first",
-            lambda v: percent(v.first_probability),
+            lambda v: percent(None if v.first_probability is None else min(v.first_probability, 0.999)),
             lambda v: v.first_probability,
             1,
             hint="bootstrap probability of being first",

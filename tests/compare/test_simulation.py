@@ -70,7 +70,7 @@ def test_collapsing_scores_with_unequal_numbers_of_seeds_quickly():
 @pytest.mark.parametrize("seeds", [5, 10, 20])
 @pytest.mark.parametrize("shape", ["normal", "skewed", "collapsing", "two groups"])
 def test_so_are_any_two_of_four_equal_algorithms(shape, seeds):
-    assert error_rate(shape, [seeds] * 4, 1500) <= 0.06
+    assert error_rate(shape, [seeds] * 4, 1500) <= 0.06 + room(0.05, 1500) / 2  # 0.057 at most, over 40 000 repetitions
 
 
 @pytest.mark.parametrize("seeds", [5, 20])
