@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+import rlx
 from rlx.errors import ConfigError, DataError, ShapeError, TrainingError
-from rlx.rollout.sampler import counted, random_keys
+from rlx.rollout.sampler import Sampler, counted, random_keys
 from rlx.seeding import Stream
 from tests.rollout.stand_in import StandIn, model_of, prompts_of, sampler_of
 
@@ -42,6 +43,14 @@ def same(first, second):
 def test_a_setting_out_of_range_is_named(change, key):
     with pytest.raises(ConfigError, match=key):
         sampler_of(**change)
+
+
+@pytest.mark.parametrize("name", ["transformers", "server"])
+def test_every_option_of_the_group_loads_alone(name):
+    sampler = rlx.load("rollout", name, stop=["x"])
+    assert isinstance(sampler, Sampler)
+    assert sampler.stop == ("x",)
+    assert sampler.in_process.stop == ("x",)
 
 
 def test_every_part_of_the_address_changes_the_numbers():
