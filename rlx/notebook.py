@@ -118,7 +118,7 @@ def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:
-    """The comparison of run records, or of the runs at or below paths; choices: the keys of conf/compare.yaml. Imports no torch."""
+    """The comparison of run records, or of the runs at or below paths. choices: keys of conf/compare.yaml. Imports no torch."""
     from rlx.compare.comparison import compare as call
 
     return call(runs, **choices)

@@ -21,6 +21,12 @@ SWEEP_FAILED = 3
 STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
 
 
+class SweepError(RlxError):
+    """A sweep with failed jobs, as one of its workers reports it."""
+
+    exit_code = SWEEP_FAILED
+
+
 class StopSweep(BaseException):
     """Ends a sweep between two jobs, past every `except Exception` on the way."""
 
@@ -106,14 +112,18 @@ def run_hydra(line: CommandLine) -> int:
     overrides += words_override(module, verb, line.words)
     codes: list[int] = []
     errors: list[Exception] = []
+    process = os.getpid()
 
     def job(cfg: Any) -> int:
         try:
-            codes.append(run_job(module, cfg, line))
+            code = run_job(module, cfg, line)
         except Exception as error:  # raised again outside of Hydra, which would print a message of its own
             errors.append(error)
-            codes.append(1)
-        return codes[-1]
+            code = 1
+        codes.append(code)
+        if code and os.getpid() != process:  # in a launcher's worker, whose lists nobody reads
+            raise SweepError("jobs failed, see above; rlx runs lists them")
+        return code
 
     with hydra_surroundings([*line.flags, *overrides]):
         hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(job)()

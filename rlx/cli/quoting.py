@@ -10,6 +10,9 @@ _PATH_ENDINGS = ("path", "_dir", ".dir", "_file")
 _SWEEP = re.compile(r"^(choice|glob|range|interval|shuffle|sort|tag|extend_list)\s*\(.*\)$", re.DOTALL)
 
 
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
+
+
 def is_text_key(key: str) -> bool:
     """Whether what follows this key is text or a path, never a number, a list or an expression of Hydra's."""
     leaf = key.lstrip("+").rpartition(".")[2]
@@ -34,8 +37,24 @@ def _stands_for_itself(value: str) -> bool:
     return value in ("", "null") or is_quoted or (value.startswith("[") and value.endswith("]"))
 
 
+def is_plain(value: str) -> bool:
+    """Whether Hydra reads the value as this very text without quotes: a usual path or word, no number and no null."""
+    if not _PLAIN.fullmatch(value) or value.lower() in ("true", "false", "null", "nan", "inf"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
 def quoted(value: str, *, is_path: bool = False) -> str:
-    """A value as a quoted string of Hydra's grammar. In a path ~ is the home directory and ${...} stays an interpolation."""
+    """A value as a string of Hydra's grammar, in quotes where it needs them.
+
+    In a path ~ is the home directory and ${...} stays an interpolation.
+    """
+    if is_plain(value):
+        return value
     if is_path:
         value = os.path.expanduser(value)
     elif "${" in value:

@@ -83,9 +83,11 @@ def conf_dir() -> Path:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra; may be called again."""
+    """Make the schema known to Hydra; may be called again."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
-    # cached: every job of a sweep sees the token that its sweep began with
-    OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+# Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see the token of their sweep.
+OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)

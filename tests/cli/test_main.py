@@ -1,5 +1,6 @@
 """The entry point: exit codes, what is printed, and what is not imported."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import rlx.cli.main as main
 import rlx.cli.train
+from rlx.cli.words import verbs
 from rlx.errors import ConfigError, TrainingError
 
 
@@ -206,3 +208,22 @@ def test_light_commands_import_no_torch(argv, tmp_path):
 @pytest.mark.parametrize("argv", QUICK, ids=lambda argv: " ".join(argv) or "nothing")
 def test_quick_commands_take_under_a_second(argv, tmp_path):
     assert any(probe(argv, tmp_path)[1] < 1 for _ in range(5))  # the machine may be busy with something else
+
+
+@pytest.mark.parametrize("verb", [verb for verb in verbs() if verb != "train"])
+def test_every_verb_leaves_the_working_directory_and_the_logging_alone(verb, tmp_path, monkeypatch):
+    import logging
+
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"rlx.cli.{verb}")
+    monkeypatch.setattr(module, "run", lambda cfg, line: 0)
+    assert main.invoke([verb]) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+    assert [type(handler) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)] == []
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_has_help_and_prints_its_config(verb, capsys):
+    assert main.invoke([verb, "--help"]) == (0, "")
+    assert main.invoke([verb, "--cfg", "job"]) == (0, "")
+    assert verb in capsys.readouterr().out

@@ -53,6 +53,16 @@ def test_any_prompt_arrives(text):
     assert OmegaConf.create({"x": value_of(quote_override(f"prompt={text}"))}).x == text
 
 
+@given(st.text("ab./-_1eE+", min_size=1))
+def test_paths_that_need_no_quotes_arrive_too(text):
+    assert OmegaConf.create({"x": value_of(quote_override(f"task.path={text}"))}).x == text
+
+
+def test_usual_paths_stay_readable():
+    assert quote_override("output_dir=/data/runs/a-b_1.5") == "output_dir=/data/runs/a-b_1.5"
+    assert quote_override("resume=outputs/train/latest") == "resume=outputs/train/latest"
+
+
 def test_home_is_expanded_in_paths_only():
     assert value_of(quote_override("task.path=~/pairs.jsonl")) == os.path.expanduser("~/pairs.jsonl")
     assert value_of(quote_override("prompt=~/x")) == "~/x"
@@ -80,7 +90,7 @@ def test_left_alone(override):
 
 
 def test_in_a_sweep_commas_separate_paths():
-    assert quote_override("policy.path=a b,c", multirun=True) == "policy.path='a b','c'"
+    assert quote_override("policy.path=a b,c", multirun=True) == "policy.path='a b',c"
     assert quote_override("policy.path=glob(*)", multirun=True) == "policy.path=glob(*)"
 
 
