@@ -1,7 +1,7 @@
 """Sampling in this process, from the policy's own transformers model.
 
-The distribution is the model's own: what its generation settings would do to it (a repetition penalty, a top-k) is not applied, since
-log-probabilities in training know nothing of it.
+The distribution is the model's own: what its generation settings would do to it (a repetition penalty, a top-k) is not applied,
+since log-probabilities in training know nothing of it.
 """
 
 from __future__ import annotations
