@@ -43,7 +43,7 @@ class Cpo(ScoreLoss):
     nll_coefficient: α, the share of the likelihood term; 0 leaves it out.
     nll_reduction: is the likelihood term a mean or a sum over the tokens of the completion?
     Convention: TRL averages the likelihood term over all chosen tokens of the batch: that is a mixture of cpo with
-        nll_coefficient 0 and sft (cpo_token_mean), for its weights differ from those of the pairs.
+        nll_coefficient 0 and nll (cpo_token_mean), for its weights differ from those of the pairs.
     """
 
     formula: ClassVar = cpo_loss
@@ -129,7 +129,7 @@ class Slic(ScoreLoss):
         return slic_loss(scores.margin, nll, target_margin=self.target_margin, nll_coefficient=self.nll_coefficient)
 
 
-def sft_loss(chosen_nll: Tensor) -> Tensor:
+def nll_loss(chosen_nll: Tensor) -> Tensor:
     """-c / n_c; the weights make it the mean over tokens or over completions.
 
     Paper: Radford et al. 2018, Improving language understanding by generative pre-training, section 3.2.
@@ -139,19 +139,19 @@ def sft_loss(chosen_nll: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sft(ScoreLoss):
+class Nll(ScoreLoss):
     """Negative log-likelihood of the chosen completions, a mean over all their tokens.
 
-    Convention: every token of the batch weighs the same, as in TRL; sft_sequence_mean weighs every completion the same.
+    Convention: every token of the batch weighs the same, as in TRL; nll_sequence_mean weighs every completion the same.
     """
 
-    formula: ClassVar = sft_loss
+    formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
     per_token: ClassVar[bool] = True
 
     def of_scores(self, scores: Scores) -> Tensor:
-        """[B] sft_loss of the chosen completion."""
-        return sft_loss(-scores.chosen)
+        """[B] nll_loss of the chosen completion."""
+        return nll_loss(-scores.chosen)
 
     def weights(self, completion_mask: Tensor) -> Tensor:
         """[B] each pair by the length of its chosen completion. completion_mask: bool [B, T] of the chosen ones, or [B, 2, T]."""
@@ -161,16 +161,16 @@ class Sft(ScoreLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftSequenceMean(ScoreLoss):
+class NllSequenceMean(ScoreLoss):
     """Negative log-likelihood of the chosen completions: the mean over the tokens of each, then over completions.
 
-    Convention: every completion weighs the same, as in the likelihood term of RPO and MPO; sft weighs every token the same.
+    Convention: every completion weighs the same, as in the likelihood term of RPO and MPO; nll weighs every token the same.
     """
 
-    formula: ClassVar = sft_loss
+    formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
     per_token: ClassVar[bool] = True
 
     def of_scores(self, scores: Scores) -> Tensor:
-        """[B] sft_loss of the chosen completion."""
-        return sft_loss(-scores.chosen)
+        """[B] nll_loss of the chosen completion."""
+        return nll_loss(-scores.chosen)

@@ -100,7 +100,7 @@ PAIRED = [
     ("apo_zero", "apo_zero", {"beta": BETA}),
     ("apo_down", "apo_down", {"beta": BETA}),
     ("discopop", "discopop", {"beta": BETA}),
-    ("sft", "sft", {}),
+    ("nll", "sft", {}),
     ("dpo_normalized", "sigmoid_norm", {"beta": BETA}),
 ]
 
@@ -197,7 +197,7 @@ def test_orpo():
 
     data = batch(8)
     odds = sequence_loss(ORPOTrainer.odds_ratio_loss, data, mean=True, sign=-1.0, beta=BETA)
-    likelihood = ours("sft_sequence_mean", data)
+    likelihood = ours("nll_sequence_mean", data)
     mine = ours("orpo", data, beta=BETA)
     assert_same(mine, (odds[0] + likelihood[0], odds[1] + likelihood[1]), 1e-5)  # TRL computes the odds in float32
 
