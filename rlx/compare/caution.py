@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlx.compare.choices import Choices
-from rlx.compare.pair import FEWEST, UNEQUAL, Arm
+from rlx.compare.pair import UNEQUAL, Arm
 from rlx.compare.refusal import Problem, more_seeds
 from rlx.compare.scores import Collected, RunScore
 from rlx.compare.shape import describe_shape
 from rlx.compare.summary import Variant
 from rlx.compare.variant import Grouping
+from rlx.compare.verdict import FEWEST
 
 FEW = 10
 _COVERAGE = {  # measured, see rlx/compare/statistics.py: up to so many seeds, the 95 % t interval of the mean covers so much
@@ -49,7 +50,7 @@ def find_cautions(
         *_same(arms),
         *_failures(runs, choices),
         *_shapes(arms),
-        *_grouping(grouping, choices),
+        *_grouping(grouping),
         *_records(runs, repeated, collected),
         *_selection(grouping, variants),
         *_costs(variants),
@@ -67,10 +68,16 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore]) -> list[Caution]:
         text = f"fewer than {FEWEST} seeds ({few}): intervals and p are shown, but every verdict about them is exploratory"
         found.append(Caution("fewer_than_5_seeds", f"{text}; run {FEW}: {more_seeds(runs, min(sizes, key=lambda k: sizes[k]))}"))
     elif least < FEW:
-        text = f"{least} seeds find only large differences (of about {_detectable(least):.1f} standard deviations); {FEW} are suggested"
+        text = (
+            f"{least} seeds find only large differences (of about {_detectable(least):.1f} standard deviations); {FEW} "
+            f"are suggested"
+        )
         found.append(Caution("fewer_than_10_seeds", text))
     if max(sizes.values()) >= UNEQUAL * least:
-        text = f"{least} to {max(sizes.values())} seeds: with skewed scores Welch's t errs then, so a permutation test must agree with it"
+        text = (
+            f"{least} to {max(sizes.values())} seeds: with skewed scores Welch's t errs then, so a permutation test "
+            f"must agree with it"
+        )
         found.append(Caution("unequal_seeds", text))
     return found
 
@@ -89,7 +96,10 @@ def _same(arms: Sequence[Arm]) -> list[Caution]:
             text = f"{arm.label}: all {arm.n} runs agree in every metric at every step: is the seed used? They count as one run"
             found.append(Caution("identical_runs", text))
         elif flat:
-            text = f"{arm.label}: identical results over all {arm.n} seeds: is the seed used? A spread of 0 says nothing about new seeds"
+            text = (
+                f"{arm.label}: identical results over all {arm.n} seeds: is the seed used? A spread of 0 says nothing "
+                f"about new seeds"
+            )
             found.append(Caution("identical_results", text))
     return found
 
@@ -118,12 +128,15 @@ def _shapes(arms: Sequence[Arm]) -> list[Caution]:
         few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores)
         about = next((cover for seeds, cover in _COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
         reason = f"a 95 % interval of the mean covers about {about} then" if about else "the mean may not be what matters then"
-        text = f"scores do not look normal ({shape}) for {_names(labels)}: {reason}; look at the single runs, and compare the IQM too"
+        text = (
+            f"scores do not look normal ({shape}) for {_names(labels)}: {reason}; look at the single runs, and compare "
+            f"the IQM too"
+        )
         found.append(Caution("not_normal", text))
     return found
 
 
-def _grouping(grouping: Grouping, choices: Choices) -> list[Caution]:
+def _grouping(grouping: Grouping) -> list[Caution]:
     found = []
     if grouping.mixed:
         keys = _names(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
@@ -132,7 +145,10 @@ def _grouping(grouping: Grouping, choices: Choices) -> list[Caution]:
         )
         found.append(Caution("mixed_variants", text))
     if grouping.beyond:
-        text = f"the algorithms also differ in {_names(grouping.beyond)}: nobody can tell whether the algorithm or that made the difference"
+        text = (
+            f"the algorithms also differ in {_names(grouping.beyond)}: nobody can tell whether the algorithm or that "
+            f"made the difference"
+        )
         found.append(Caution("confounded", text))
     return found
 
@@ -140,11 +156,17 @@ def _grouping(grouping: Grouping, choices: Choices) -> list[Caution]:
 def _records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:
     found = []
     if repeated:
-        text = f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a repeated seed is no further seed"
+        text = (
+            f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a "
+            f"repeated seed is no further seed"
+        )
         found.append(Caution("repeated_runs", text))
     cut = [run for run in runs if run.state == "completed" and run.notes]
     if cut:
-        text = f"{_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, the curve is cut"
+        text = (
+            f"{_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, "
+            f"the curve is cut"
+        )
         found.append(Caution("cut_metrics", text))
     early = [run for run in runs if run.state == "completed" and run.step < (run.config.get("num_steps") or 0) and not run.notes]
     if early:
@@ -193,7 +215,10 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]
     best = min(variants, key=lambda variant: variant.rank)
     top = max(best.seeds, default=0) + 1
     command = more_seeds(grouping.runs, best.label).replace("range(0,10)", f"range({top},{top + FEW})")
-    text = f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; confirm it on fresh seeds: {command}"
+    text = (
+        f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; "
+        f"confirm it on fresh seeds: {command}"
+    )
     return [Caution("selected_on_same_seeds", text)]
 
 
@@ -213,7 +238,10 @@ def _pairing(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
         return []
     shared = set.intersection(*(set(arm.seeds[0]) for arm in arms))
     lost = sum(len(set(arm.seeds[0]) - shared) for arm in arms)
-    text = "runs of one seed are compared as pairs, because paired=true was declared; that holds only if the seed drives both in the same way"
+    text = (
+        "runs of one seed are compared as pairs, because paired=true was declared; that holds only if the seed "
+        "drives both in the same way"
+    )
     found = [Caution("paired", text)]
     if lost:
         found.append(
@@ -226,7 +254,10 @@ def _pairing(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
 
 def _declared(choices: Choices) -> list[Caution]:
     if choices.score == "best":
-        text = "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new evaluation would give"
+        text = (
+            "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new "
+            "evaluation would give"
+        )
         return [Caution("best_score", text)]
     return []
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
-import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,12 +26,14 @@ from rlx.compare.extra import (
     settings_of,
 )
 from rlx.compare.interval import Array
-from rlx.compare.pair import Arm, Pair, compare_pair, judge
+from rlx.compare.pair import Arm, Pair, compare_pair
+from rlx.compare.plain import plain, run_dict
 from rlx.compare.rank import RankTest
 from rlx.compare.refusal import find_problems, find_too_few, insist
 from rlx.compare.scores import RunScore, Where, collect, count_failures
 from rlx.compare.summary import Variant, arm_of, summarise
 from rlx.compare.variant import Grouping, find_label, group
+from rlx.compare.verdict import judge, turned
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 from rlx.record.query import keep
@@ -94,33 +93,8 @@ class Comparison:
             "schema_version": SCHEMA_VERSION,
             **values,
             "curves": [plain(curve) for curve in self.curves],
-            "runs": [_run_dict(run) for run in self.runs],
+            "runs": [run_dict(run) for run in self.runs],
         }
-
-
-def turned(pair: Pair) -> Pair:
-    """The same pair with a and b exchanged."""
-    from rlx.compare.words import say
-
-    opposite = {"better": "worse", "worse": "better"}
-    effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval
-    new = replace(
-        pair,
-        a=pair.b,
-        b=pair.a,
-        n_a=pair.n_b,
-        n_b=pair.n_a,
-        difference=-pair.difference,
-        low=-pair.high,
-        high=-pair.low,
-        statistic=None if pair.statistic is None else -pair.statistic,
-        effect_size=None if pair.effect_size is None else -pair.effect_size,
-        effect_size_interval=None if effect is None else replace(effect, low=-effect.high, high=-effect.low),
-        probability_of_improvement=1 - pair.probability_of_improvement,
-        probability_of_improvement_interval=None if chance is None else replace(chance, low=1 - chance.high, high=1 - chance.low),
-        verdict=opposite.get(pair.verdict, pair.verdict),
-    )
-    return replace(new, words=say(new))
 
 
 def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
@@ -268,29 +242,3 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[Pair]:
             for a, b in couples
         ]
     )
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, (enum.Enum, os.PathLike)):
-        return str(value)
-    return value
-
-
-def _run_dict(run: RunScore) -> dict[str, Any]:
-    names = ("variant", "task", "seed", "state", "score", "imputed", "step", "tokens", "seconds", "kl", "prompt_error", "notes")
-    record = run.record
-    about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
-    return {**about, **{name: plain(getattr(run, name)) for name in names}, "error": plain(record.error)}

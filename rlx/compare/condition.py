@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rlx.compare.comparison import Comparison
-from rlx.compare.pair import FEWEST
 from rlx.compare.variant import find_label
+from rlx.compare.verdict import FEWEST
 from rlx.errors import ConfigError, EvidenceError
 
 MEANING = {"<": "worse", ">": "better", "==": "equivalent"}

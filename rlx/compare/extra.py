@@ -20,7 +20,7 @@ from rlx.compare.variant import Grouping, compared, short_names
 
 @dataclass(frozen=True)
 class Curve:
-    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]) of each; mean and band are over completed runs."""
+    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
 
     variant: str
     task: str

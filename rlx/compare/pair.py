@@ -12,7 +12,6 @@ from scipy import special
 
 from rlx.compare.difference import (
     TestResult,
-    holm,
     paired,
     rank_test_p,
     studentised_permutation_p,
@@ -22,9 +21,7 @@ from rlx.compare.difference import (
 from rlx.compare.effect import hedges_g, hedges_g_interval, probability_of_improvement, probability_of_improvement_interval
 from rlx.compare.interval import Interval, Strata, deviation
 from rlx.compare.power import detectable_difference, seeds_needed
-from rlx.compare.words import say
 
-FEWEST = 5  # below this many seeds a verdict is exploratory
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
 
 
@@ -49,7 +46,7 @@ class Pair:
 
     level: of all intervals here, each for itself. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
     minimum_detectable_difference, seeds_needed: at 80 % power, at the level that the strictest step of Holm's rule asks;
-    seeds_needed is for a difference as large as the one observed; seeds_needed_at_most allows for how little is known of the spread.
+    seeds_needed is for a difference as large as the one observed; seeds_needed_at_most allows for an uncertain spread.
     """
 
     a: str
@@ -135,8 +132,10 @@ def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> Pair:
         )
     gap = float(np.mean([x.mean() - y.mean() for x, y in zip(a.scores, b.scores, strict=True)]))
     nothing: dict[str, Any] = dict.fromkeys(
-        ("statistic", "p", "p_adjusted", "p_equivalent", "p_rank", "effect_size", "effect_size_interval")
-        + ("probability_of_improvement_interval", "minimum_detectable_difference", "seeds_needed", "seeds_needed_at_most")
+        (
+            *("statistic", "p", "p_adjusted", "p_equivalent", "p_rank", "effect_size", "effect_size_interval"),
+            *("probability_of_improvement_interval", "minimum_detectable_difference", "seeds_needed", "seeds_needed_at_most"),
+        )
     )
     return Pair(
         a=a.label,
@@ -219,26 +218,3 @@ def _seeds(a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool,
         return seeds_needed(result.difference, deviations=(spread, 0.0), alpha=alpha)
     sides = [math.sqrt(sum(deviation(x) ** 2 for x in arm.scores)) / len(arm.scores) * widen for arm in (a, b)]
     return seeds_needed(result.difference, deviations=(sides[0], sides[1]), alpha=alpha)
-
-
-def judge(pairs: Sequence[Pair]) -> list[Pair]:
-    """The verdict of each pair, in the light of all of them: Holm over differences, and over equivalences."""
-    differ = holm([pair.p for pair in pairs])
-    agree = holm([pair.p_equivalent for pair in pairs])
-    judged = []
-    for pair, p, same in zip(pairs, differ, agree, strict=True):
-        pair = replace(pair, p_adjusted=p, p_equivalent=same)
-        verdict = _verdict(pair)
-        judged.append(replace(pair, verdict=verdict, words=say(replace(pair, verdict=verdict))))
-    return judged
-
-
-def _verdict(pair: Pair) -> str:
-    alpha = 1 - pair.level
-    if min(pair.n_a, pair.n_b) < FEWEST:
-        return "exploratory"
-    if pair.p_equivalent is not None and pair.p_equivalent < alpha:
-        return "equivalent"
-    if pair.p_adjusted is not None and pair.p_adjusted < alpha and pair.difference != 0:
-        return "better" if pair.difference > 0 else "worse"
-    return "inconclusive"

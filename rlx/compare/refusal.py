@@ -22,7 +22,7 @@ class Problem:
 
 
 def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Choices, keys: Sequence[str]) -> list[Problem]:
-    """Everything that makes the comparison unfair or empty, whether allowed or not. keys: what the variants' labels tell apart."""
+    """Everything that makes the comparison unfair or empty, whether allowed or not. keys: what the labels tell apart."""
     found = [
         Problem("damaged", reason, "delete or restore the record, or leave it out")
         for reason in list(collected.unreadable.values())[:5]
@@ -100,7 +100,10 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     if len(tasks) < 2:
         return []
-    mend = f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each counting the same"
+    mend = (
+        f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each "
+        f"counting the same"
+    )
     found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {', '.join(tasks)}", mend)]
     for label in dict.fromkeys(run.variant for run in runs):
         absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]

@@ -24,8 +24,8 @@ class RunScore:
     """One run as the comparison sees it.
 
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
-    steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error of the score over prompts.
-    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt at the last evaluation, or None.
+    steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
+    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt at the last evaluation.
     """
 
     record: RunRecord

@@ -19,7 +19,7 @@ class Variant:
     """A row of the table. Means of costs are over completed runs; null where the records do not say.
 
     scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or
-    did not finish. interval: of the mean; null for one seed. evaluation_error: mean standard error over prompts within a run, which
+    did not finish. interval: of the mean; null for one seed. evaluation_error: standard error over prompts within a run, which
     is a part of what seeds differ by, not to be added to it. optimality_gap: over several tasks only.
     """
 

@@ -48,8 +48,9 @@ def say(pair: Pair) -> str:
     if pair.n_a < 2 or pair.n_b < 2:
         return f"{pair.a} and {pair.b} differ by {number(pair.difference, signed=True)} in one run; nothing follows from that."
     if pair.verdict == "exploratory":
-        seen = f"difference {number(pair.difference, signed=True)} {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)}"
-        return f"{pair.a} against {pair.b}: {seen}; with {min(pair.n_a, pair.n_b)} seeds this is exploratory. {_prospect(pair)}".rstrip()
+        seen = f"difference {number(pair.difference, signed=True)} {span(pair.low, pair.high)}"
+        few = f"with {min(pair.n_a, pair.n_b)} seeds this is exploratory"
+        return f"{pair.a} against {pair.b}: {seen}, adjusted p {probability(pair.p_adjusted)}; {few}. {_prospect(pair)}".rstrip()
     if pair.p is None:
         return f"No verdict between {pair.a} and {pair.b}: {pair.reason}."
     alone = pair.p < 1 - pair.level <= (1.0 if pair.p_adjusted is None else pair.p_adjusted)
@@ -104,7 +105,10 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
     if sides["inconclusive"]:
         parts.append(f"against {several(sides['inconclusive'])} nothing is decided")
     if not sides["better"] and not sides["equivalent"]:
-        return f"No winner yet: {first} has the highest mean, but these runs do not show that it is better than {several(sides['inconclusive'])}."
+        return (
+            f"No winner yet: {first} has the highest mean, but these runs do not show that it is better than "
+            f"{several(sides['inconclusive'])}."
+        )
     return f"{first} has the highest mean; {', and '.join(parts)}."
 
 

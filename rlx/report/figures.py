@@ -53,19 +53,18 @@ def intervals(comparison: Comparison) -> list[Figure]:
             seeds = [seed for arm in comparison.arms if arm.label == variant.label for task in arm.seeds for seed in task]
             for value, seed in zip(variant.scores, seeds, strict=True):
                 hover = f"{variant.label}, seed {seed}: {number(value)}"
-                plot.raw(
-                    f'<circle class="v{place} seed-dot" cx="{plot.x(value):.1f}" cy="{middle + 6:.1f}" r="3"><title>{escape(hover)}</title></circle>'
-                )
+                plot.circle(plot.x(value), middle + 6, f"v{place} seed-dot", 3, hover)
             if variant.interval is not None:
                 low, high = plot.x(max(variant.interval.low, span[0])), plot.x(min(variant.interval.high, span[1]))
                 plot.raw(f'<path class="v{place} bar" d="M{low:.1f} {middle - 3:.1f}H{high:.1f}"/>')
             hover = f"{variant.label}: mean {number(variant.mean)} {interval(variant.interval)}, {variant.n} seeds"
-            plot.raw(
-                f'<circle class="v{place} mean" cx="{plot.x(variant.mean):.1f}" cy="{middle - 3:.1f}" r="5"><title>{escape(hover)}</title></circle>'
-            )
+            plot.circle(plot.x(variant.mean), middle - 3, f"v{place} mean", 5, hover)
         return plot.done("mean score of each variant with its interval and its seeds")
 
-    caption = f"Large dot: mean. Bar: {level} interval of the mean. Small dots: single seeds. Overlapping bars are no test; the verdicts are."
+    caption = (
+        f"Large dot: mean. Bar: {level} interval of the mean. Small dots: single seeds. Overlapping bars are no "
+        f"test; the verdicts are."
+    )
     return [Figure("intervals", "Scores", caption, *twice(draw))]
 
 
@@ -96,9 +95,7 @@ def differences(comparison: Comparison) -> list[Figure]:
             kind = f"verdict-{pair.verdict}"
             plot.raw(f'<path class="bar {kind}" d="M{plot.x(pair.low):.1f} {middle:.1f}H{plot.x(pair.high):.1f}"/>')
             x = plot.x(pair.difference)
-            plot.raw(
-                f'<circle class="mean {kind}" cx="{x:.1f}" cy="{middle:.1f}" r="5"><title>{escape(pair.words)}</title></circle>'
-            )
+            plot.circle(x, middle, f"mean {kind}", 5, pair.words)
         return plot.done("difference of each pair with its interval")
 
     level = f"{100 * comparison.choices.level:g} %"
@@ -139,9 +136,8 @@ def improvement(comparison: Comparison) -> list[Figure]:
                 side, strength = ("win" if value >= 0.5 else "lose"), abs(value - 0.5) * 2
                 box = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" height="{step - 2:.1f}" rx="3"'
                 hover = f"{label} beats {other}: {percent(value)}. {words}"
-                plot.raw(
-                    f'<rect class="{side}" fill-opacity="{0.08 + 0.72 * strength:.2f}" {box}><title>{escape(hover)}</title></rect>'
-                )
+                fill = f'class="{side}" fill-opacity="{0.08 + 0.72 * strength:.2f}"'
+                plot.raw(f"<rect {fill} {box}><title>{escape(hover)}</title></rect>")
                 shown = f"{100 * value:.0f}" + ("%" if cell > 44 else "")
                 kind = "cell strong" if strength > 0.6 else "cell"
                 plot.text(x + cell / 2, y + step / 2 + 4, shown, kind, anchor="middle")
@@ -179,7 +175,10 @@ def curves(comparison: Comparison) -> list[Figure]:
             return plot.done("learning curves, mean and interval over seeds")
 
         rest = f" The best {len(shown)} of {len(mine)} variants." if len(mine) > len(shown) else ""
-        caption = f"Mean over seeds, with a pointwise {100 * comparison.choices.level:g} % band (t), of completed runs. Step 0 is before training.{rest}"
+        caption = (
+            f"Mean over seeds, with a pointwise {100 * comparison.choices.level:g} % band (t), of completed runs. Step "
+            f"0 is before training.{rest}"
+        )
         name = "curves" if len(comparison.tasks) == 1 else f"curves-{index}"
         title = "Learning curves" if len(comparison.tasks) == 1 else f"Learning curves: {task}"
         figures.append(Figure(name, title, caption, *twice(draw), legend=tuple(order[c.variant] for c in shown), has_seeds=True))
@@ -212,5 +211,8 @@ def profiles(comparison: Comparison) -> list[Figure]:
         return plot.done("performance profile: share of runs above each score")
 
     tasks = ", each task counting the same" if len(comparison.tasks) > 1 else ""
-    caption = f"Share of runs that score above a threshold{tasks}, with a pointwise bootstrap band. A curve that lies higher everywhere is better."
+    caption = (
+        f"Share of runs that score above a threshold{tasks}, with a pointwise bootstrap band. A curve that lies "
+        f"higher everywhere is better."
+    )
     return [Figure("profile", "Performance profile", caption, *twice(draw), legend=tuple(range(len(shown))))]

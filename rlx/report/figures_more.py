@@ -16,7 +16,7 @@ from rlx.report.text import figure as figure_text
 
 def settings(comparison: Comparison) -> list[Figure]:
     """The score at each value of a swept key, a figure a key and algorithm."""
-    found = []
+    found: list[Figure] = []
     for algorithm, key in dict.fromkeys((setting.algorithm, setting.key) for setting in comparison.settings):
         points = [s for s in comparison.settings if (s.algorithm, s.key) == (algorithm, key)]
         if not 2 <= len(points) <= 60:
@@ -84,7 +84,10 @@ def _pareto(comparison: Comparison, name: str, title: str, label: str, cost: Cal
                 plot.text(x, height, shorten(variant.label, 150), "name", anchor="end" if right else "start")
         return plot.done(title)
 
-    caption = "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the verdicts say which are sure."
+    caption = (
+        "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the "
+        "verdicts say which are sure."
+    )
     return Figure(name, title, caption, draw(WIDE), draw(NARROW), legend=tuple(place for place, _, _ in points)[:24])
 
 
@@ -112,8 +115,8 @@ def searches(comparison: Comparison) -> list[Figure]:
         return draw
 
     caption = (
-        "Mean of the best of k settings drawn without replacement (unbiased), with a bootstrap band: compare algorithms at equal effort, "
-        "for more tries alone raise the best. The band is too narrow towards the right end."
+        "Mean of the best of k settings drawn without replacement (unbiased), with a bootstrap band: compare algorithms at equal "
+        "effort, for more tries alone raise the best. The band is too narrow towards the right end."
     )
     figures = [Figure("search-trials", "What a search may expect", caption, drawing(False)(WIDE), drawing(False)(NARROW))]
     if any(search.tokens for search in found):

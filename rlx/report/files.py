@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlx.compare.comparison import Comparison
 from rlx.record.files import write_atomic
-from rlx.report.tables import csv_tables, latex, markdown
+from rlx.report.formats import csv_tables, latex, markdown
 
 
 def place_beside(comparison: Comparison) -> Path:

@@ -149,8 +149,8 @@ def rank_line(comparison: Comparison) -> str:
 def prompt_lines(comparison: Comparison) -> list[str]:
     """Differences over the same prompts, where runs kept their answers."""
     return [
-        f"{pair} over the same prompts: {number(gap, signed=True)} ± {number(error)} (standard error over prompts, for these runs; "
-        "it says nothing about other seeds)."
+        f"{pair} over the same prompts: {number(gap, signed=True)} ± {number(error)} (standard error over prompts, for these "
+        "runs; it says nothing about other seeds)."
         for pair, (gap, error) in comparison.prompt_differences.items()
     ]
 

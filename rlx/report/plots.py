@@ -23,10 +23,19 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
 WIDTH = 5.5  # inches, a column and a half
 MOST = 12
-STYLE: dict[str, Any] = {
-    **{"font.size": 8, "axes.titlesize": 9, "legend.fontsize": 7, "axes.spines.top": False, "axes.spines.right": False},
-    **{"axes.grid": True, "grid.alpha": 0.3, "grid.linewidth": 0.5, "lines.linewidth": 1.4, "legend.frameon": False},
-    **{"pdf.fonttype": 42, "ps.fonttype": 42, "savefig.bbox": "tight", "figure.dpi": 100},
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # letters, not outlines: journals ask for it
+    "savefig.bbox": "tight",
 }
 Drawing = tuple[str, float, Callable[["Axes"], None]]
 

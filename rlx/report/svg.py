@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rlx.report.text import one_line
@@ -137,10 +137,8 @@ class Plot:
         if x_label:
             self.text((self.left + self.width - self.right) / 2, self.height - 6, x_label, "label", anchor="middle")
         if y_label:
-            middle = (self.top + floor) / 2
-            self.raw(
-                f'<text class="label" text-anchor="middle" transform="translate(12 {middle:.1f}) rotate(-90)">{escape(y_label)}</text>'
-            )
+            turn = f"translate(12 {(self.top + floor) / 2:.1f}) rotate(-90)"
+            self.raw(f'<text class="label" text-anchor="middle" transform="{turn}">{escape(y_label)}</text>')
 
     def raw(self, part: str) -> None:
         """A finished element."""
@@ -163,7 +161,7 @@ class Plot:
         hover = f"<title>{escape(title)}</title>" if title else ""
         self.raw(f'<path class="{kind}" d="{"".join(path)}">{hover}</path>')
 
-    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], kind: str) -> None:
+    def band(self, xs: Iterable[float], low: Iterable[float], high: Iterable[float], kind: str) -> None:
         """The area between two lines, kept inside the frame."""
         floor, ceiling = self.y_range
         points = [(x, a, b) for x, a, b in zip(xs, low, high, strict=True) if math.isfinite(a) and math.isfinite(b)]
@@ -176,14 +174,21 @@ class Plot:
         """A marker; the shape tells variants apart where colours do not."""
         a, b, s = self.x(x), self.y(y), size
         hover = f"<title>{escape(title)}</title>" if title else ""
-        forms = (
-            f'<circle class="{kind}" cx="{a:.1f}" cy="{b:.1f}" r="{s}">{hover}</circle>',
-            f'<path class="{kind}" d="M{a - s:.1f} {b - s:.1f}h{2 * s}v{2 * s}h{-2 * s}z">{hover}</path>',
-            f'<path class="{kind}" d="M{a:.1f} {b - 1.3 * s:.1f}l{1.2 * s:.1f} {2.2 * s:.1f}h{-2.4 * s:.1f}z">{hover}</path>',
-            f'<path class="{kind}" d="M{a:.1f} {b - 1.4 * s:.1f}l{1.4 * s:.1f} {1.4 * s:.1f}l{-1.4 * s:.1f} {1.4 * s:.1f}'
-            f'l{-1.4 * s:.1f} {-1.4 * s:.1f}z">{hover}</path>',
+        r = 1.4 * s
+        paths = (
+            f"M{a - s:.1f} {b - s:.1f}h{2 * s}v{2 * s}h{-2 * s}z",
+            f"M{a:.1f} {b - 1.3 * s:.1f}l{1.2 * s:.1f} {2.2 * s:.1f}h{-2.4 * s:.1f}z",
+            f"M{a:.1f} {b - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z",
         )
-        self.raw(forms[shape % len(forms)])
+        if shape % 4 == 0:
+            self.circle(a, b, kind, s, title)
+        else:
+            self.raw(f'<path class="{kind}" d="{paths[shape % 4 - 1]}">{hover}</path>')
+
+    def circle(self, x: float, y: float, kind: str, size: float, title: str = "") -> None:
+        """A circle at pixels, with what it says when pointed at."""
+        hover = f"<title>{escape(title)}</title>" if title else ""
+        self.raw(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:g}">{hover}</circle>')
 
     def done(self, label: str) -> str:
         """The SVG. label: what the figure shows, for those who cannot see it."""

@@ -1,17 +1,13 @@
-"""The numbers of a comparison as tables of text: for the terminal, Markdown, LaTeX and the page; and raw as CSV."""
+"""The columns of a comparison's tables: how each number reads, and what it sorts by."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rlx.compare.comparison import Comparison
 from rlx.compare.interval import Interval
-from rlx.compare.pair import Pair
-from rlx.compare.summary import Variant
 from rlx.compare.words import number, probability, span
 from rlx.report.text import duration, figure
 
@@ -102,19 +98,60 @@ def pair_columns(comparison: Comparison) -> list[Column]:
         Column("a", lambda p: p.a, lambda p: p.a, 0, is_text=True),
         Column("b", lambda p: p.b, lambda p: p.b, 0, is_text=True),
         Column("a - b", lambda p: number(p.difference, signed=True), lambda p: p.difference, 0),
-        Column(f"{level} interval", lambda p: "-" if p.low != p.low else span(p.low, p.high), lambda p: p.low, 0, hint="of the difference, for itself"),
+        Column(
+            f"{level} interval",
+            lambda p: "-" if p.low != p.low else span(p.low, p.high),
+            lambda p: p.low,
+            0,
+            hint="of the difference, for itself",
+        ),
         Column("verdict", lambda p: p.verdict, lambda p: p.verdict, 0, is_text=True, hint="of a against b"),
         Column("p", lambda p: probability(p.p), lambda p: p.p, 3),
         Column("adjusted p", lambda p: probability(p.p_adjusted), lambda p: p.p_adjusted, 1, hint="Holm, over all pairs here"),
-        Column("Hedges g", lambda p: number(p.effect_size, signed=True), lambda p: p.effect_size, 2, hint="difference in standard deviations"),
+        Column(
+            "Hedges g",
+            lambda p: number(p.effect_size, signed=True),
+            lambda p: p.effect_size,
+            2,
+            hint="difference in standard deviations",
+        ),
         Column("g interval", lambda p: interval(p.effect_size_interval), lambda p: _low(p.effect_size_interval), 6),
-        Column("P(a > b)", lambda p: percent(p.probability_of_improvement), lambda p: p.probability_of_improvement, 2, hint="chance that a run of a beats one of b"),
-        Column("P interval", lambda p: interval(p.probability_of_improvement_interval), lambda p: _low(p.probability_of_improvement_interval), 6),
-        Column("detectable", lambda p: number(p.minimum_detectable_difference), lambda p: p.minimum_detectable_difference, 3, hint="smallest difference that these seeds find with 80 % power"),
-        Column("seeds needed", lambda p: figure(p.seeds_needed), lambda p: p.seeds_needed, 3, hint="each, to find a difference as large as this one with 80 % power"),
-        Column("rank test p", lambda p: probability(p.p_rank), lambda p: p.p_rank, 7, hint="Mann-Whitney, not adjusted: a second look, no verdict"),
+        Column(
+            "P(a > b)",
+            lambda p: percent(p.probability_of_improvement),
+            lambda p: p.probability_of_improvement,
+            2,
+            hint="chance that a run of a beats one of b",
+        ),
+        Column(
+            "P interval",
+            lambda p: interval(p.probability_of_improvement_interval),
+            lambda p: _low(p.probability_of_improvement_interval),
+            6,
+        ),
+        Column(
+            "detectable",
+            lambda p: number(p.minimum_detectable_difference),
+            lambda p: p.minimum_detectable_difference,
+            3,
+            hint="smallest difference that these seeds find with 80 % power",
+        ),
+        Column(
+            "seeds needed",
+            lambda p: figure(p.seeds_needed),
+            lambda p: p.seeds_needed,
+            3,
+            hint="each, to find a difference as large as this one with 80 % power",
+        ),
+        Column(
+            "rank test p",
+            lambda p: probability(p.p_rank),
+            lambda p: p.p_rank,
+            7,
+            hint="Mann-Whitney, not adjusted: a second look, no verdict",
+        ),
         Column("test", lambda p: p.test, lambda p: p.test, 5, is_text=True),
-    ]  # fmt: skip
+    ]
     return [c for c in columns if c.weight < 6 or any(c.value(p) is not None for p in comparison.pairs)]
 
 
@@ -122,138 +159,8 @@ def _low(found: Interval | None) -> float | None:
     return None if found is None else found.low
 
 
-def markdown(comparison: Comparison) -> str:
-    """Verdicts, both tables and the cautions in Markdown."""
-    lines = [f"# {title(comparison)}", "", *[f"- {_md(pair.words)}" for pair in comparison.pairs], ""]
-    lines += _markdown_table(variant_columns(comparison), comparison.variants)
-    if comparison.pairs:
-        lines += ["", *_markdown_table(pair_columns(comparison), comparison.pairs)]
-    if comparison.cautions:
-        lines += ["", "Read with care:", "", *[f"- {_md(caution.text)}" for caution in comparison.cautions]]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]:
-    lines = ["| " + " | ".join(_md(column.name) for column in columns) + " |"]
-    lines.append("| " + " | ".join("---" if column.is_text else "---:" for column in columns) + " |")
-    return [*lines, *("| " + " | ".join(_md(column.text(row)) for column in columns) + " |" for row in rows)]
-
-
-def _md(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
-    for sign, stands in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        flat = flat.replace(sign, stands)
-    return "".join("\\" + sign if sign in "\\`*_{}[]|#" else sign for sign in flat)
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def _tex(text: str) -> str:
-    flat = " ".join(text.split())
-    return "".join(_TEX.get(sign, "\\" + sign if sign in "&%$#_{}" else sign) for sign in flat)
-
-
-def latex(comparison: Comparison) -> str:
-    """Both tables as LaTeX (booktabs), for a paper; what matters least is left out."""
-    n = sorted({variant.n for variant in comparison.variants})
-    seeds = f"{n[0]} seeds" if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
-    pick = [c for c in variant_columns(comparison) if c.weight <= 3]
-    caption = f"{title(comparison)}; {seeds}, intervals of the mean by Student's t."
-    parts = [_latex_table(pick, comparison.variants, caption, "variants")]
-    if comparison.pairs:
-        shown = [c for c in pair_columns(comparison) if c.weight <= 2]
-        tests = ", ".join(dict.fromkeys(pair.test for pair in comparison.pairs))
-        parts.append(_latex_table(shown, comparison.pairs, f"Differences; {tests}; p adjusted by Holm over all pairs.", "pairs"))
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(parts)
-
-
-def _latex_table(columns: Sequence[Column], rows: Iterable[Any], caption: str, label: str) -> str:
-    spec = "".join("l" if column.is_text else "r" for column in columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_tex(caption)}}}",
-        rf"\label{{tab:{label}}}",
-        rf"\begin{{tabular}}{{{spec}}}",
-    ]
-    lines += [r"\toprule", " & ".join(_tex(column.name) for column in columns) + r" \\", r"\midrule"]
-    lines += [" & ".join(_tex(column.text(row)) for column in columns) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
 def title(comparison: Comparison) -> str:
     """One line that says what was compared on what."""
     on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
     return f"{len(comparison.variants)} variants, {len(comparison.runs)} runs on {on}: {comparison.choices.metric} at {when}"
-
-
-def csv_tables(comparison: Comparison) -> dict[str, str]:
-    """File name -> CSV: variants, pairs and single runs, with full precision."""
-    values = comparison.to_dict()
-    return {
-        "variants.csv": _csv([_flat(row) for row in values["variants"]]),
-        "pairs.csv": _csv([_flat(row) for row in values["pairs"]]),
-        "runs.csv": _csv([_flat(row) for row in values["runs"]]),
-    }
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if key == "scores_by_task":
-            continue
-        if key.endswith("interval") or key == "error":
-            parts = value or {}
-            kept = ("low", "high") if key != "error" else ("type", "message")
-            flat.update({f"{key}_{part}": parts.get(part) for part in kept})
-        else:
-            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys. A text that a spreadsheet would run as a formula gets a quote before it."""
-    if not rows:
-        return ""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t", "\r", "-") and not _is_number_list(value):
-        return "'" + value
-    return value
-
-
-def _is_number_list(text: str) -> bool:
-    try:
-        return bool([float(word) for word in text.split()])
-    except ValueError:
-        return False
-
-
-__all__ = [
-    "Column",
-    "Pair",
-    "Variant",
-    "csv_tables",
-    "interval",
-    "latex",
-    "markdown",
-    "pair_columns",
-    "percent",
-    "title",
-    "variant_columns",
-]

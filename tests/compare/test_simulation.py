@@ -10,8 +10,9 @@ from scipy import special
 from rlx.compare.bootstrap import bootstrap_interval, row_iqm
 from rlx.compare.effect import hedges_g_interval, probability_of_improvement_interval, small_sample_factor
 from rlx.compare.interval import iqm, iqm_interval, mean_interval
-from rlx.compare.pair import Arm, compare_pair, judge
+from rlx.compare.pair import Arm, compare_pair
 from rlx.compare.power import detectable_difference, seeds_needed
+from rlx.compare.verdict import judge
 
 SHAPES = {
     "normal": lambda rng, size: rng.normal(size=size),
