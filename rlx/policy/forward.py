@@ -24,7 +24,10 @@ def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool) 
     """
     inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
     if layout.attention_mask is not None:
-        inputs.update(attention_mask=layout.attention_mask, position_ids=layout.positions)
+        # Added to the scores rather than true or false: every attention implementation takes that form.
+        mask = torch.zeros(layout.attention_mask.shape, dtype=model.dtype, device=layout.attention_mask.device)
+        mask.masked_fill_(~layout.attention_mask, torch.finfo(model.dtype).min)
+        inputs.update(attention_mask=mask, position_ids=layout.positions)
     if not gathers_before_head:
         logits = _gathered(model(**inputs).logits, layout.predictors)
     else:
