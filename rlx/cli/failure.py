@@ -52,7 +52,8 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
     if isinstance(error, (ValueError, TypeError)) and _raised_by_hydra(error):
-        return ConfigError(f"{_first_line(error)}; an option of a group is chosen by its name: group=option")
+        hint = "; an option of a group is chosen by its name: group=option" if "Config group" in str(error) else ""
+        return ConfigError(f"{_first_line(error)}{hint}")
     return None
 
 

@@ -94,10 +94,12 @@ def run_hydra(line: CommandLine) -> int:
     """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
     import hydra
 
-    from rlx.cli.allow import check_folders
+    from rlx.cli.allow import all_folders, check_folders
     from rlx.cli.completion import cut_verb, is_query
     from rlx.cli.quoting import quote_override
     from rlx.config.class_source import use_working_directory
+    from rlx.config.compose import groups
+    from rlx.config.loss_rule import check_chosen
     from rlx.config.plugins import install
 
     if is_query(line.overrides):
@@ -107,6 +109,7 @@ def run_hydra(line: CommandLine) -> int:
     module = importlib.import_module(f"rlx.cli.{verb}")
     use_working_directory()
     check_folders(line)
+    check_chosen(line.overrides, groups(all_folders(line)).get("loss", ()))
     install()
     overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
     overrides += words_override(module, verb, line.words)

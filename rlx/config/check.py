@@ -20,13 +20,13 @@ from rlx.errors import ConfigError
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
 
-def check_config(cfg: DictConfig, *, allowed: Iterable[str] = ()) -> None:
-    """Refuse a run's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
+def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type = RunConfig, verb: str = "train") -> None:
+    """Refuse a verb's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
     container = plain(cfg)
     check_targets(container, allowed)
     paths = list(paths_of(OmegaConf.to_container(cfg, resolve=False)))
-    check_keys(container, RunConfig, "", paths)
-    for group in GROUP_BASE:
+    check_keys(container, schema, "", paths, owner=f"rlx {verb}")
+    for group in (group for group in GROUP_BASE if group in container):
         node = container.get(group)
         if group == "logger":
             for name, logger in (node or {}).items():
@@ -58,18 +58,18 @@ def paths_of(container: Any, path: str = "") -> Iterable[str]:
                 yield from paths_of(value, below)
 
 
-def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str]) -> None:
+def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str], *, owner: str) -> None:
     """A part of the config whose keys and types a schema gives: nothing unknown (also added with +), nothing out of range."""
     fields = {item.name: item for item in dataclasses.fields(schema)}
     for key, value in container.items():
         full = f"{path}{key}"
         if key not in fields:
-            raise unknown_key(full, "rlx train", paths)
+            raise unknown_key(full, owner, paths)
         rule = fields[key].metadata
         if value == MISSING and key not in GROUP_BASE:
             raise ConfigError(f"{full} has no value; give it one: {full}=...")
         if isinstance(value, Mapping) and dataclasses.is_dataclass(fields[key].type):
-            check_keys(value, fields[key].type, f"{full}.", paths)  # type: ignore[arg-type]
+            check_keys(value, fields[key].type, f"{full}.", paths, owner=owner)  # type: ignore[arg-type]
         _check_rule(full, value, rule)
 
 

@@ -37,6 +37,16 @@ def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable
         raise ConfigError(f"nobody reads loss={chosen} under algorithm={algorithm}; {where}")
 
 
+def check_chosen(overrides: Iterable[str], options: Iterable[str]) -> None:
+    """Refuse `loss=NAME` (or `loss=A,B` of a sweep) where there is no such loss, before anything is composed."""
+    known = list(options)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        for name in value.split(",") if key == "loss" and re.fullmatch(r"[\w,-]+", value) else ():
+            if name not in known and name != "null":
+                raise ConfigError(f"there is no loss {name}{did_you_mean(nearest(name, known)) or '; rlx --help lists them'}")
+
+
 def read_paths(raw: Any, path: str = "") -> Iterator[str]:
     """The absolute path that each ${interpolation} in an unresolved config leads to."""
     if isinstance(raw, Mapping):

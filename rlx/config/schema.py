@@ -89,5 +89,5 @@ def register() -> None:
     ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
 
 
-# Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see the token of their sweep.
+# Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)

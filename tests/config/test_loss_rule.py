@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.config.loss_rule import check_loss, nested_losses, read_paths
+from rlx.config.loss_rule import check_chosen, check_loss, nested_losses, read_paths
 from rlx.errors import ConfigError
 
 HYBRID = {
@@ -29,6 +29,13 @@ def test_a_single_value_of_the_loss_that_is_read():
 def test_a_mistyped_loss():
     with pytest.raises(ConfigError, match="there is no loss ippo; did you mean ipo"):
         check({"loss": "${..loss}"}, None, chosen="ippo")
+
+
+def test_a_mistyped_loss_before_composing():
+    for override in ("loss=ippo", "loss=dpo,ippo"):
+        with pytest.raises(ConfigError, match="there is no loss ippo; did you mean ipo"):
+            check_chosen(["seed=1", override], ["dpo", "ipo"])
+    check_chosen(["loss=dpo,ipo", "loss.beta=1", "loss=my_lab.Mine", "loss=choice(dpo,ippo)", "task=ippo"], ["dpo", "ipo"])
 
 
 def test_no_loss_of_the_algorithms_name_is_fine_where_none_is_read():
