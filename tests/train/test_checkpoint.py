@@ -1,0 +1,105 @@
+import errno
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from rlx.errors import DataError, TrainingError
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Optimizer
+from rlx.policy.tiny import build_tiny
+from rlx.train import checkpoint
+from rlx.train.checkpoint import Progress, checkpoint_path, checkpoint_steps, load_checkpoint, prune_checkpoints, save_checkpoint
+
+
+def small(seed=0):
+    return build_tiny(seed=seed, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2)
+
+
+def optimizer_of(policy):
+    return Optimizer(partial(torch.optim.AdamW, lr=0.1), policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=9)
+
+
+def stepped(policy, optimizer):
+    optimizer.step([torch.full_like(parameter, 0.5) for parameter in policy.parameters()], max_grad_norm=None)
+
+
+def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path):
+    policy = small()
+    optimizer = optimizer_of(policy)
+    stepped(policy, optimizer)
+    progress = Progress(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5, {"baseline": torch.tensor([1.0, 2.0])})
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=progress)
+    other = small(seed=1)
+    again = optimizer_of(other)
+    loaded = load_checkpoint(directory, policy=other, optimizer=again)
+    assert loaded.state.pop("baseline").tolist() == [1.0, 2.0]
+    assert loaded == Progress(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5)
+    for one, two in ((policy, optimizer), (other, again)):
+        stepped(one, two)
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
+
+
+def test_a_checkpoint_is_a_transformers_directory(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = small()
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer_of(policy), progress=Progress(step=1))
+    assert (directory / "model.safetensors").exists()
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    assert torch.equal(next(model.parameters()), next(iter(policy.parameters())))
+    assert AutoTokenizer.from_pretrained(directory)("1+1=")["input_ids"] == policy.tokenizer("1+1=")["input_ids"]
+    own = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert all(name in own or name.startswith("trainer") for name in (file.name for file in directory.iterdir()))
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    policy = small()
+    optimizer = optimizer_of(policy)
+    for step in (2, 4, 10, 12):
+        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=step))
+    (tmp_path / "checkpoint" / ".step_14.99").mkdir()
+    prune_checkpoints(tmp_path, keep_last=2, best_step=2)
+    assert checkpoint_steps(tmp_path) == [2, 10, 12]
+    assert not list((tmp_path / "checkpoint").glob(".step*"))
+    prune_checkpoints(tmp_path, keep_last=1, best_step=None)
+    assert checkpoint_steps(tmp_path) == [12]
+
+
+def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, monkeypatch):
+    policy = small()
+    optimizer = optimizer_of(policy)
+    save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=1))
+
+    def full(*arguments, **settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_policy", full)
+    with pytest.raises(TrainingError, match="the disk is full: free some room"):
+        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=2))
+    assert [entry.name for entry in (tmp_path / "checkpoint").iterdir()] == ["step_1"]
+
+
+def test_damaged_state_is_named_and_nothing_is_unpickled(tmp_path):
+    policy = small()
+    optimizer = optimizer_of(policy)
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=1))
+
+    class Evil:
+        def __reduce__(self):
+            return (json.loads, ("[]",))
+
+    torch.save({"optimizer": Evil(), "state": {}}, directory / "trainer.pt")
+    with pytest.raises(DataError, match="trainer's state cannot be read"):
+        load_checkpoint(directory, policy=policy, optimizer=optimizer)
+    (directory / "trainer.json").write_text("{")
+    with pytest.raises(DataError, match="trainer's state cannot be read"):
+        load_checkpoint(directory, policy=policy, optimizer=optimizer)
+
+
+def test_paths_sort_by_number(tmp_path):
+    for step in (5, 100, 20):
+        checkpoint_path(tmp_path, step).mkdir(parents=True)
+    (tmp_path / "checkpoint" / "step_x").mkdir()
+    assert checkpoint_steps(tmp_path) == [5, 20, 100]

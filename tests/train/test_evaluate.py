@@ -1,0 +1,61 @@
+import dataclasses
+
+import pytest
+
+import rlx
+from rlx.errors import DataError
+from rlx.policy.reference import Reference
+from rlx.train.evaluate import Evaluator
+from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
+
+
+def evaluator(lab, **changes):  # noqa: F811
+    settings = {"num_prompts": 20, "samples_per_prompt": 2, "num_pairs": 20, "num_shown": 2, "micro_batch": None}
+    return Evaluator(task=lab.task, reference=lab.reference, sampler=lab.sampler, **{**settings, **changes})
+
+
+def test_the_untouched_policy_is_at_the_reference(lab):  # noqa: F811
+    figures = evaluator(dataclasses.replace(lab, reference=Reference(lab.policy)))(lab.policy).metrics
+    assert figures["kl"] == pytest.approx(0.0, abs=1e-9)
+    assert figures["pair_accuracy"] == 0.5
+    assert figures["log_ratio_margin"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_policy_that_moved_is_away_from_it(lab):  # noqa: F811
+    figures = evaluator(lab)(lab.policy).metrics
+    assert figures["kl"] > 0.01
+    assert figures["pair_accuracy"] != 0.5
+    assert figures["score"] == figures["accuracy"]
+    assert 0 < figures["entropy"] < 4.7
+
+
+def test_the_same_policy_measures_the_same_whatever_the_micro_batch(lab):  # noqa: F811
+    first, second, third = (evaluator(lab, micro_batch=size)(lab.policy).metrics for size in (None, None, 3))
+    assert first == second
+    assert third == pytest.approx(first, rel=1e-6)
+
+
+def test_rewards_are_counted_over_prompts(lab, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(prompt.text[0] in "12")})
+    evaluation = evaluator(lab, num_shown=3)(lab.policy)
+    share = sum(prompt.text[0] in "12" for prompt in lab.task.held_out_prompts()[:20]) / 20
+    assert evaluation.metrics["accuracy"] == evaluation.metrics["reward"] == share
+    assert evaluation.metrics["reward_standard_error"] == pytest.approx((share * (1 - share) / 19) ** 0.5)
+    assert [row["prompt"] for row in evaluation.samples] == [prompt.text for prompt in lab.task.held_out_prompts()[:3]]
+
+
+def test_a_task_with_nothing_held_out_has_no_score(lab, monkeypatch):  # noqa: F811
+    for name in ("held_out_pairs", "held_out_prompts"):
+        monkeypatch.setattr(type(lab.task), name, lambda self: ())
+    with pytest.raises(DataError, match="nothing is held out"):
+        evaluator(lab)(lab.policy)
+
+
+def test_a_preference_task_is_scored_by_its_pairs(lab, tmp_path):  # noqa: F811
+    rows = "\n".join(f'{{"prompt": "{i}+{i}=", "chosen": "{2 * i}", "rejected": "{2 * i + 1}"}}' for i in range(40))
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"), max_new_tokens=3)
+    figures = evaluator(dataclasses.replace(lab, task=task))(lab.policy).metrics
+    assert figures["score"] == figures["pair_accuracy"]
+    assert "reward" not in figures
+    assert figures["completion_length"] <= 3

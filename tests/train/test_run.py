@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+from tests.train.conftest import metrics, record, reproducible
+
+
+def test_a_run_leaves_a_whole_record(rlx_run):
+    code, run, printed = rlx_run()
+    assert code == 0
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == list(range(7))
+    assert not any(name.startswith("train/") for name in lines[0])
+    assert [line["step"] for line in lines if "eval/score" in line] == [0, 3, 6]
+    written = record(run)
+    assert (written["status"], written["algorithm"], written["task"], written["seed"]) == ("completed", "custom_dpo", "arithmetic", 0)
+    assert written["result"]["performance_metrics"]["eval/score"] == lines[-1]["eval/score"]
+    assert written["result"]["metadata"]["steps"] == 6
+    assert (run / "config.yaml").exists()
+    assert str(run.relative_to(run.parents[2])) in printed
+
+
+def test_train_and_eval_figures_hold_no_clock(rlx_run):
+    first, second = (reproducible(rlx_run()[1]) for _ in range(2))
+    assert first == second
+
+
+def test_seeds_differ_in_training_but_start_from_one_policy(rlx_run):
+    first, second = (metrics(rlx_run(f"seed={seed}")[1]) for seed in (0, 1))
+    assert first[0]["eval/entropy"] == second[0]["eval/entropy"]
+    assert first[1]["train/logprobs_chosen"] != second[1]["train/logprobs_chosen"]
+
+
+def test_the_first_loss_is_that_of_the_untouched_policy(rlx_run):
+    _, run, _ = rlx_run("algorithm=dpo", "num_steps=1")
+    assert metrics(run)[1]["train/loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_a_resumed_run_equals_the_unbroken_one(rlx_run):
+    _, unbroken, _ = rlx_run()
+    _, broken, _ = rlx_run("num_steps=4")
+    code, resumed, printed = rlx_run(f"resume={broken}", "num_steps=6", small=False)
+    assert code == 0
+    assert resumed == broken
+    assert "resumed at step 4" in printed
+    # the unbroken run evaluates at step 3 and 6 alone, the shorter one also at its end
+    without_end = [{k: v for k, v in line.items() if line["step"] != 4 or not k.startswith("eval/")} for line in reproducible(resumed)]
+    assert without_end == reproducible(unbroken)
+
+
+def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):
+    _, run, _ = rlx_run()
+    code, again, printed = rlx_run(f"rerun={run}", small=False)
+    assert code == 0
+    assert again != run
+    assert "agree" in printed
+    assert reproducible(again) == reproducible(run)
+
+
+def test_a_completed_run_is_not_resumed_without_more_steps(rlx_run):
+    _, run, _ = rlx_run()
+    code, _, printed = rlx_run(f"resume={run}", small=False)
+    assert code == 2
+    assert "completed" in printed
+    assert "num_steps" in printed
+
+
+def test_a_run_without_a_checkpoint_cannot_be_resumed(rlx_run):
+    code, run, _ = rlx_run("optimizer.lr=.nan", "algorithm=dpo")
+    code, _, printed = rlx_run(f"resume={run}", small=False)
+    assert code == 2
+    assert "no checkpoint" in printed
+
+
+def test_changed_data_is_refused_unless_allowed_by_name(rlx_run, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": str(i + 2)} for i in range(30)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    small = ("task=preference_file", f"task.path={file}", "~task.max_operand")
+    _, run, _ = rlx_run(*small, "num_steps=2")
+    file.write_text("\n".join(map(json.dumps, rows[:-1])))
+    code, _, printed = rlx_run(f"resume={run}", "num_steps=4", small=False)
+    assert code == 2
+    assert "allow_changed=[data]" in printed
+    assert record(run)["status"] == "failed"
+    assert rlx_run(f"resume={run}", "num_steps=4", "allow_changed=[data]", small=False)[0] == 0
+
+
+def test_a_loss_that_is_not_finite_names_step_term_and_examples(rlx_run, tmp_path, monkeypatch):
+    (tmp_path / "nan_lab.py").write_text(
+        "from dataclasses import dataclass\nimport torch\nfrom rlx.loss.preference import Dpo\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Nan(Dpo):\n"
+        "    def values(self, policy, reference):\n        v = super().values(policy, reference).clone()\n        v[1] = float('nan')\n"
+        "        return v\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, run, printed = rlx_run("loss=nan_lab.Nan", "loss.beta=0.1")
+    assert code == 1
+    assert "step 1: term 'preference' of the loss is not finite on 1 of 8 rows" in printed
+    assert "Traceback" not in printed
+    (example,) = [json.loads(line) for line in (run / "nonfinite_examples.jsonl").read_text().splitlines()]
+    assert example["prompt"].endswith("=")
+    assert len(example["completions"]) == 2
+    written = record(run)
+    assert (written["status"], written["error"]["step"]) == ("failed", 1)
+
+
+def test_a_value_that_a_class_refuses_is_recorded_as_failed(rlx_run):
+    code, run, printed = rlx_run("loss.beta=-1")
+    assert code == 2
+    assert "beta" in printed
+    assert "Traceback" not in printed
+    if run is not None:
+        assert record(run)["status"] == "failed"
+
+
+def test_the_final_weights_can_be_exported(rlx_run, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    code, _, _ = rlx_run(f"export.path={tmp_path / 'exported'}", "export.dtype=float16")
+    assert code == 0
+    assert next(AutoModelForCausalLM.from_pretrained(tmp_path / "exported").parameters()).dtype.itemsize == 2
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported").decode([10]) != ""
+
+
+def test_training_stops_at_the_score_asked_for(rlx_run):
+    _, run, _ = rlx_run("stop_at_score=0.0", "num_steps=6")
+    assert [line["step"] for line in metrics(run)] == [0]

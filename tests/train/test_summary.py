@@ -1,0 +1,29 @@
+import pytest
+
+from rlx.train.summary import convergence_step, peak_memory, settings
+
+
+@pytest.mark.parametrize(
+    ("scores", "step"),
+    [
+        ([(0, 0.5), (50, 0.7), (100, 0.705), (150, 0.71)], 100),
+        ([(0, 0.9), (50, 0.2)], 0),
+        ([(0, -2.0), (50, -1.005), (100, -1.0)], 50),
+        ([], None),
+    ],
+)
+def test_the_step_from_which_the_score_is_within_one_percent_of_the_best(scores, step):
+    lines = [{"step": at, "eval/score": score} for at, score in scores] + [{"step": 7, "train/loss": 1.0}]
+    assert convergence_step(lines) == step
+
+
+def test_settings_show_plain_hyperparameters():
+    node = {"_target_": "x.Y", "beta": 0.1, "loss": {"beta": 3}, "modifiers": {}}
+    from omegaconf import OmegaConf
+
+    assert settings(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
+    assert settings(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
+
+
+def test_peak_memory_is_in_bytes():
+    assert 2**24 < peak_memory() < 2**45
