@@ -119,9 +119,10 @@ def _failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
 
 def _shapes(arms: Sequence[Arm]) -> list[Caution]:
     found = []
-    shaped = [(arm.label, describe_shape(scores), len(scores)) for arm in arms for scores in arm.scores]
+    alpha = 0.05 / sum(len(arm.scores) for arm in arms)  # or many normal variants would hold one that looks odd
+    shaped = [(arm.label, describe_shape(scores, alpha=alpha)) for arm in arms for scores in arm.scores]
     named: dict[str, list[str]] = {}
-    for label, shape, _ in shaped:
+    for label, shape in shaped:
         if shape is not None:
             named.setdefault(shape, []).append(label)
     for shape, labels in named.items():

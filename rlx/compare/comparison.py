@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,9 @@ from rlx.compare.verdict import judge, turned
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 from rlx.record.query import keep
-from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.seeding import Stream
 
 SCHEMA = "rlx.comparison"
 SCHEMA_VERSION = 1
@@ -117,6 +119,8 @@ def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
 
 def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: Sequence[str] = ()) -> Comparison:
     """Compares the runs at or below paths and patterns, or given as records, by declared choices."""
+    from rlx.seeding import Stream  # where torch generators come from too: imported only here, and it imports no torch
+
     collected = collect(where, metric=choices.metric, score=choices.score)
     chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
     if not chosen:

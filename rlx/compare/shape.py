@@ -7,17 +7,17 @@ import numpy as np
 from rlx.compare.interval import Array, deviation
 
 
-def describe_shape(scores: Array) -> str | None:
+def describe_shape(scores: Array, *, alpha: float = 0.05) -> str | None:
     """'two groups', 'outlying low', 'outlying high', 'skewed', or None if nothing speaks against normal scores. scores: [S].
 
-    By Shapiro and Wilk at 0.05, so one in twenty normal samples is named too; below 5 scores nothing can be seen.
+    By Shapiro and Wilk at `alpha`, the share of normal samples that are named too; below 5 scores nothing can be seen.
     """
     values = np.sort(np.asarray(scores, float))
     if len(values) < 5 or deviation(values) == 0:
         return None
     from scipy import stats  # a slow import that only this needs
 
-    if stats.shapiro(values).pvalue >= 0.05:
+    if stats.shapiro(values).pvalue >= alpha:
         return None
     gaps = np.diff(values)
     cut = int(gaps.argmax()) + 1

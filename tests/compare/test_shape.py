@@ -21,3 +21,9 @@ def test_shapes_are_named(scores, expected):
 
 def test_a_long_tail_is_skewed():
     assert describe_shape(np.exp(np.linspace(-2, 2.5, 20))) == "skewed"
+
+
+def test_normal_scores_are_rarely_named():
+    rng = np.random.default_rng(0)
+    assert np.mean([describe_shape(rng.normal(size=10)) is not None for _ in range(400)]) < 0.09
+    assert np.mean([describe_shape(rng.normal(size=10), alpha=0.005) is not None for _ in range(400)]) < 0.03
