@@ -51,10 +51,11 @@ def targets(config: Any) -> Iterator[str]:
 def sources(config: Mapping[str, Any]) -> list[Source]:
     """The user's own files behind the targets of a config, and what those import of their own neighbours.
 
-    Left out: rlx itself and what is installed (their versions are recorded), and modules that have no file.
+    Left out: rlx itself and what is installed (their versions are recorded), modules that have no file, and loggers,
+    which change no number.
     """
     named: dict[str, set[str]] = {}
-    for target in targets(config):
+    for target in targets({key: value for key, value in config.items() if key != "logger"}):
         module = _module_of(target)
         if module is not None:
             named.setdefault(module, set()).add(target)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +34,7 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
         facts["pairs"] = facts.get("pairs", f"{len(tokenized)} to learn from") + (f"; dropped: {dropped}" if dropped else "")
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"
-    facts["record"] = str(record.directory)
+    facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate(policy.notes, start=1)}
 
 
@@ -89,5 +91,24 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
         "figures": {name.removeprefix("eval/"): (first[name], last[name]) for name in shown},
         "tokens_per_second": result.metadata.get("tokens_trained", 0) / updates if updates else None,
         "seconds": result.training_time,
-        "record": str(record.directory),
+        "record": relative(record.directory),
+        "next": next_commands(record),
     }
+
+
+def relative(directory: Path) -> str:
+    """A directory as people type it: from the working directory if it lies below it."""
+    return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)
+
+
+def next_commands(record: RunRecord) -> list[str]:
+    """What to try after a run: the same over five seeds, and where to look at it."""
+    own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
+    chosen = [override for override in record.overrides if not override.startswith(own)]
+    output_dir = str(record.config["output_dir"])
+    commands = [shlex.join(["rlx", "-m", *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
+    if output_dir != "outputs":
+        commands[1] = shlex.join(["rlx", "runs", output_dir, "sort=-score"])
+    if "tensorboard" in (record.config["logger"] or {}):
+        commands.append(shlex.join(["tensorboard", "--logdir", output_dir]))
+    return commands

@@ -51,6 +51,10 @@ def test_nothing_of_rlx_nor_of_what_is_installed(lab: Path) -> None:
     assert [source.module for source in found] == ["lab_pack"]
 
 
+def test_a_logger_changes_no_number(lab: Path) -> None:
+    assert sources({"logger": {"mine": {"_target_": "lab_two.Logger"}}}) == []
+
+
 def test_a_file_that_does_not_parse_is_kept_all_the_same(lab: Path) -> None:
     (source,) = sources({"_target_": "lab_broken.X"})
     assert source.module == "lab_broken"

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.train.summary import convergence_step, peak_memory, settings
+from rlx.train.summary import convergence_step, next_commands, peak_memory, relative, settings
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,22 @@ def test_settings_show_plain_hyperparameters():
 
 def test_peak_memory_is_in_bytes():
     assert 2**24 < peak_memory() < 2**45
+
+
+def test_the_commands_to_try_next_can_be_pasted_into_a_shell(monkeypatch, tmp_path):
+    import shlex
+    from types import SimpleNamespace
+
+    overrides = ["algorithm=dpo", "seed=3", "task.path='a b.jsonl'", "resume=x"]
+    config = {"output_dir": "my runs", "logger": {"tensorboard": {}}}
+    sweep, runs, board = (shlex.split(command) for command in next_commands(SimpleNamespace(overrides=overrides, config=config)))
+    assert sweep == ["rlx", "-m", "algorithm=dpo", "task.path='a b.jsonl'", "seed=range(0,5)"]
+    assert runs == ["rlx", "runs", "my runs", "sort=-score"]
+    assert board == ["tensorboard", "--logdir", "my runs"]
+    assert len(next_commands(SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}))) == 2
+
+
+def test_a_directory_is_shown_as_people_type_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert relative(tmp_path / "outputs" / "x") == "outputs/x"
+    assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")
