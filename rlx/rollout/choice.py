@@ -1,18 +1,21 @@
 """Choosing the next token: truncation of a distribution and inversion of its cumulative distribution function.
 
-Dimensions: B rows, V vocabulary.
+Dimensions: R distributions, B tokens drawn from them, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-_ELEMENTS_AT_ONCE = 1 << 24  # B * V looked at in one piece; bounds the memory of the float64 sums
+_ELEMENTS_AT_ONCE = 1 << 24  # R * V looked at in one piece; bounds the memory of the float64 sums
 
 
 def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, min_p: float | None) -> Tensor:
-    """[B, V] with the tokens set to 0 that are cut off; the rest is not renormalised.
+    """[R, V] with the tokens set to 0 that are cut off; the rest is not renormalised.
 
     In this order: top_k keeps the k likeliest (of equal ones the smaller token ids), top_p the smallest set of likeliest tokens
     whose share of what is left reaches top_p, min_p the tokens at least min_p times as likely as the likeliest.
@@ -34,21 +37,29 @@ def truncated(probabilities: Tensor, *, top_k: int | None, top_p: float | None, 
     return probabilities
 
 
-def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def invert(probabilities: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:
     """int64 [B]: the first token at which the running sum over token ids, in float64, exceeds `uniform` times the whole sum.
 
-    probabilities: [B, V], not negative, any sum above 0; uniform: float64 [B] in [0, 1). A token of probability 0 is never
-    chosen. The order of the sum is that of the token ids, so the choice does not depend on the other rows.
+    probabilities: [R, V], not negative, any sum above 0; rows: int64 [B], the distribution that each token is drawn from;
+    uniform: float64 [B] in [0, 1). A token of probability 0 is never chosen. The order of the sum is that of the token ids, so a
+    choice does not depend on the others.
     """
     running = probabilities.cumsum(dim=-1, dtype=torch.float64)
     total = running[:, -1]
-    threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(running, threshold[:, None], right=True).squeeze(1)
+    below = torch.nextafter(total, torch.zeros_like(total))
+    order = torch.argsort(rows, stable=True)
+    ordered = rows[order]
+    column = torch.empty_like(rows)  # each draw's place among those of its row, so that one search serves all rows
+    column[order] = torch.arange(len(rows), device=rows.device) - torch.searchsorted(ordered, ordered)
+    thresholds = running.new_zeros(len(running), int(column.max()) + 1)
+    thresholds[rows, column] = torch.minimum(uniform * total[rows], below[rows])
+    tokens = torch.searchsorted(running, thresholds, right=True)[rows, column]
     return tokens.clamp_(max=probabilities.shape[-1] - 1)  # where the logits are no numbers; the caller looks for those
 
 
 def choose(
     logits: Tensor,
+    rows: Tensor,
     uniform: Tensor | None,
     *,
     temperature: float,
@@ -58,26 +69,34 @@ def choose(
 ) -> tuple[Tensor, Tensor]:
     """Tokens int64 [B] and their log-probabilities [B] under log_softmax(logits / temperature), before any truncation.
 
-    logits: [B, V]; uniform: float64 [B], or None for the likeliest token.
+    logits: [R, V]; rows: int64 [B], the row of logits that each token is chosen by; uniform: float64 [B], None for greedy.
     """
-    rows = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
-    if len(logits) > rows:
-        parts = [None] * -(-len(logits) // rows) if uniform is None else uniform.split(rows)
-        pieces = [
-            choose(piece, part, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-            for piece, part in zip(logits.split(rows), parts, strict=True)
-        ]
-        return torch.cat([tokens for tokens, _ in pieces]), torch.cat([logprobs for _, logprobs in pieces])
+    limits = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    size = max(1, _ELEMENTS_AT_ONCE // logits.shape[-1])
+    if len(logits) <= size:
+        return _choose(logits, rows, uniform, temperature, limits)
+    tokens, logprobs = torch.empty_like(rows), torch.empty(len(rows), device=logits.device)
+    for first in range(0, len(logits), size):
+        inside = torch.nonzero((rows >= first) & (rows < first + size)).flatten()
+        part = None if uniform is None else uniform[inside]
+        tokens[inside], chosen = _choose(logits[first : first + size], rows[inside] - first, part, temperature, limits)
+        logprobs[inside] = chosen.to(logprobs.dtype)
+    return tokens, logprobs
+
+
+def _choose(
+    logits: Tensor, rows: Tensor, uniform: Tensor | None, temperature: float, limits: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     if temperature != 1.0:
         logits = logits / temperature
     logprobs = torch.log_softmax(logits, dim=-1)
     if uniform is None:
-        tokens = logits.argmax(dim=-1)
+        tokens = logits.argmax(dim=-1)[rows]
     else:
         probabilities = logprobs.exp()
-        if top_k is not None or top_p is not None or min_p is not None:
-            probabilities = truncated(probabilities, top_k=top_k, top_p=top_p, min_p=min_p)
-        tokens = invert(probabilities, uniform)
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(1)
+        if any(limit is not None for limit in limits.values()):
+            probabilities = truncated(probabilities, **limits)
+        tokens = invert(probabilities, rows, uniform)
+    return tokens, logprobs[rows, tokens]

@@ -1,6 +1,7 @@
 """The decoding loop: a batch of prompts, each with G completions, until every row has ended.
 
-Dimensions: P prompts, G completions of a prompt, B = P * G rows in the order of the prompts, T tokens, V vocabulary.
+Dimensions: P prompts, G completions of a prompt, B = P * G completions in the order of the prompts, R rows of the batch, each for
+the completions that are equal so far, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Tokens
-from rlx.rollout.cache import rows_to_keep
+from rlx.rollout.branching import branch, distinct
 from rlx.rollout.forward import Forward
 from rlx.rollout.stop import StopStrings
 from rlx.seeding import uniforms
 
-Choose = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]  # logits [B, V], uniform [B] -> tokens, log-probabilities [B]
+# logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
+Choose = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,33 +60,32 @@ def decode(
 ) -> Completions:
     """Completes every prompt `group_size` times.
 
-    limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random address of each row, None for greedy.
+    limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random address of each completion, None for
+    greedy decoding.
     """
-    row_limits = np.repeat(limits, group_size)
-    width = int(limits.max())
-    out = Completions.empty(len(row_limits), width)
+    limit = np.repeat(limits, group_size)
+    out = Completions.empty(len(limit), int(limits.max()))
     ends = np.asarray(sorted(end_tokens), dtype=np.int64)
-    rows = np.arange(len(row_limits))  # which completion each row of the shrinking batch is
-    logits = forward.start(prompts, group_size=group_size, max_new_tokens=width)
-    for position in range(width):
-        uniform = None if keys is None else torch.from_numpy(uniforms(keys[rows], position)).to(logits.device)
-        chosen, chosen_logprobs = choose(logits, uniform)
+    first, numbers = distinct(prompts)
+    rows = np.repeat(numbers, group_size)  # the row of the batch that each completion is in
+    live = np.arange(len(rows))  # which completions those are
+    logits = forward.start([prompts[place] for place in first], max_rows=len(rows), max_new_tokens=int(limits.max()))
+    device = logits.device
+    for position in range(int(limits.max())):
+        uniform = None if keys is None else torch.from_numpy(uniforms(keys[live], position)).to(device)
+        chosen, logprobs = choose(logits, torch.from_numpy(rows).to(device), uniform)
         tokens = chosen.cpu().numpy()
-        out.tokens[rows, position] = tokens
-        out.logprobs[rows, position] = chosen_logprobs.cpu().numpy()
+        out.tokens[live, position] = tokens
+        out.logprobs[live, position] = logprobs.cpu().numpy()
         finished = np.isin(tokens, ends)
         if stop is not None:
-            finished |= [stop.complete(out.tokens[row, : position + 1]) for row in rows]
-        ended = finished | (position + 1 >= row_limits[rows])
-        if ended.any():
-            out.finished[rows[finished]] = True
-            out.lengths[rows[ended]] = position + 1
-            if ended.all():
-                break
-            keep = rows_to_keep(torch.from_numpy(~ended))
-            rows = rows[keep.numpy()]
-            keep = keep.to(logits.device)
-            forward.keep(keep)
-            chosen = chosen[keep]
-        logits = forward.step(chosen)
+            finished |= [stop.complete(out.tokens[completion, : position + 1]) for completion in live]
+        ended = finished | (position + 1 >= limit[live])
+        out.finished[live[finished]] = True
+        out.lengths[live[ended]] = position + 1
+        if ended.all():
+            break
+        live = live[~ended]
+        parents, following, rows = branch(rows[~ended], tokens[~ended])
+        logits = forward.step(torch.from_numpy(parents).to(device), torch.from_numpy(following).to(device))
     return out

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from rlx.data.preferences import epoch_rows
+from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, DataError, RlxError, TrainingError
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
@@ -92,7 +93,7 @@ def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: 
         attempt=attempt,
         max_new_tokens=lab.task.max_new_tokens,
     )
-    texts = tuple(tuple(lab.sampler.text(lab.policy, tokens) for tokens in group) for group in rollout.sequences.completions)
+    texts = _texts(lab, rollout.sequences)
     rewards = rewards_of(lab.task, prompts, texts)
     return RolloutBatch(
         sequences=rollout.sequences,
@@ -107,6 +108,15 @@ def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: 
         kept=torch.ones_like(rollout.finished),
         tokens_sampled=int(rollout.sequences.completion_lengths.sum()),
     )
+
+
+def _texts(lab: Source, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
+    """What the completions say; equal ones, of which a group has many, are read once."""
+    read: dict[bytes, str] = {}
+    for tokens in (tokens for group in sequences.completions for tokens in group):
+        if tokens.tobytes() not in read:
+            read[tokens.tobytes()] = lab.sampler.text(lab.policy, tokens)
+    return tuple(tuple(read[tokens.tobytes()] for tokens in group) for group in sequences.completions)
 
 
 def rewards_of(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
 
-Both serve the same three calls: `start` (one row a prompt, then every row group_size times), `step` (one more token a row),
-`keep` (some rows leave). Dimensions: P prompts, G completions of a prompt, B = P * G rows, T tokens, V vocabulary.
+Both serve the same two calls: `start`, one row a prompt, and `step`, where rows go on with one more token each; a row may split
+into several that go on differently, or end. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from rlx.rollout.cache import make_cache
 class Forward(Protocol):
     """A model in the middle of decoding."""
 
-    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor: ...
-    def step(self, tokens: Tensor) -> Tensor: ...
-    def keep(self, rows: Tensor) -> None: ...
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor: ...
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor: ...
 
 
 def accepted_arguments(model: Any) -> frozenset[str]:
@@ -56,44 +55,37 @@ class CachedForward:
         self.arguments = accepted_arguments(model)
         self.prepared_mask = prepared_mask
 
-    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor:
-        """Logits [B, V] of the first completion token."""
-        cache = make_cache(self.model, max_new_tokens=max_new_tokens)
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+        """Logits [P, V] of the first completion token. There will never be more than `max_rows` rows."""
+        cache = make_cache(self.model, max_rows=max_rows, max_new_tokens=max_new_tokens)
         if cache is None:
             raise NotImplementedError("its layers keep a state that cannot be copied by rows")
         self.cache = cache
         tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
+        self.rows, self.filled = tokens.shape
         ragged = len({len(prompt) for prompt in prompts}) > 1
         arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
         if ragged and "position_ids" in self.arguments:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)
         if "logits_to_keep" in self.arguments:
             arguments["logits_to_keep"] = 1
-        logits = self._forward(tokens, arguments)
-        if max_new_tokens > 1:
-            self._expand(mask, ragged=ragged, group_size=group_size, max_new_tokens=max_new_tokens)
-        return logits.repeat_interleave(group_size, dim=0) if group_size > 1 else logits
+        self.mask = self._decoding_mask(mask, max_new_tokens) if ragged else None
+        self.positions = mask.sum(dim=1, keepdim=True) if ragged and "position_ids" in self.arguments else None
+        return self._forward(tokens, arguments)
 
-    def _expand(self, mask: Tensor, *, ragged: bool, group_size: int, max_new_tokens: int) -> None:
-        self.cache.batch_repeat_interleave(group_size)
-        self.filled = mask.shape[1]
-        self.mask: Tensor | None = None
-        self.positions: Tensor | None = None
-        if not ragged:
-            return
-        room = mask.new_ones(len(mask), max_new_tokens)
-        whole = torch.cat([mask, room], dim=1).repeat_interleave(group_size, dim=0)
-        if self.prepared_mask:
-            dtype = self.model.dtype
-            scores = torch.zeros(whole.shape, dtype=dtype, device=whole.device)
-            self.mask = scores.masked_fill_(whole == 0, torch.finfo(dtype).min)[:, None, None]
-        else:
-            self.mask = whole
-        if "position_ids" in self.arguments:
-            self.positions = mask.sum(dim=1, keepdim=True).repeat_interleave(group_size, dim=0)
+    def _decoding_mask(self, mask: Tensor, max_new_tokens: int) -> Tensor:
+        """The mask [P, T + max_new_tokens], or [P, 1, 1, T + max_new_tokens], of which each step sees as much as is filled."""
+        whole = torch.cat([mask, mask.new_ones(len(mask), max_new_tokens)], dim=1)
+        if not self.prepared_mask:
+            return whole
+        dtype = self.model.dtype
+        scores = torch.zeros(whole.shape, dtype=dtype, device=whole.device)
+        return scores.masked_fill_(whole == 0, torch.finfo(dtype).min)[:, None, None]
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits [B, V] after one more token, int64 [B], in each row."""
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        if len(parents) != self.rows or not torch.equal(parents, torch.arange(self.rows, device=parents.device)):
+            self._select(parents)
         self.filled += 1
         arguments: dict[str, Any] = {}
         if self.mask is not None:
@@ -105,9 +97,9 @@ class CachedForward:
             self.positions = self.positions + 1
         return logits
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with `rows`, int64 [B'], in that order."""
+    def _select(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
+        self.rows = len(rows)
         if self.mask is not None:
             self.mask = self.mask[rows]
         if self.positions is not None:
@@ -123,24 +115,19 @@ class PlainForward:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def start(self, prompts: Sequence[Tokens], *, group_size: int, max_new_tokens: int) -> Tensor:
-        """Logits [B, V] of the first completion token."""
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+        """Logits [P, V] of the first completion token."""
         tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=False))
         self.lengths = mask.sum(dim=1)
         self.tokens = torch.cat([tokens, tokens.new_zeros(len(tokens), max_new_tokens)], dim=1)
-        logits = self._forward().repeat_interleave(group_size, dim=0)
-        self.tokens, self.lengths = (tensor.repeat_interleave(group_size, dim=0) for tensor in (self.tokens, self.lengths))
-        return logits
+        return self._forward()
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits [B, V] after one more token, int64 [B], in each row."""
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        self.tokens, self.lengths = self.tokens[parents], self.lengths[parents]
         self.tokens[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
         self.lengths = self.lengths + 1
         return self._forward()
-
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with `rows`, int64 [B'], in that order."""
-        self.tokens, self.lengths = self.tokens[rows], self.lengths[rows]
 
     def _forward(self) -> Tensor:
         width = int(self.lengths.max())

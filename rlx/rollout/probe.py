@@ -17,7 +17,7 @@ from torch import Tensor
 from rlx.rollout.forward import CachedForward, Forward, PlainForward
 
 _LONGEST_PROBE = 66  # tokens; a sliding window longer than this is not run past
-_STEPS = 3
+_SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # which row each row of a step goes on from
 _chosen: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
@@ -66,23 +66,19 @@ def _choose(model: Any) -> tuple[str, str]:
 
 @torch.no_grad()
 def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequence[int]) -> float:
-    """Largest difference of log-probabilities over a few steps of prompts of unequal length, while a row leaves."""
+    """Largest difference of log-probabilities over a few steps of prompts of unequal length, while rows split, move and end."""
     generator = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
     longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
     prompts = [generator.integers(0, vocabulary, size=size) for size in (longest, 2, 4)]
-    tokens = torch.from_numpy(generator.integers(0, vocabulary, size=(_STEPS, 6))).to(model.device)
-    left = torch.tensor([0, 1, 5, 3, 4], device=model.device)  # row 2 leaves, row 5 takes its place
-    worst = 0.0
-    logits = [forward.start(prompts, group_size=2, max_new_tokens=_STEPS + 1) for forward in (cached, plain)]
-    for step in range(_STEPS):
+    logits = [forward.start(prompts, max_rows=5, max_new_tokens=len(_SPLITS) + 1) for forward in (cached, plain)]
+    worst = _distance(*logits)
+    for split in _SPLITS:
+        tokens = torch.from_numpy(generator.integers(0, vocabulary, size=len(split))).to(model.device)
+        parents = torch.tensor(split, device=model.device)
+        logits = [forward.step(parents, tokens) for forward in (cached, plain)]
         worst = max(worst, _distance(*logits))
-        if step == 1:
-            cached.keep(left)
-            plain.keep(left)
-        following = tokens[step] if step < 1 else tokens[step, : len(left)]
-        logits = [forward.step(following) for forward in (cached, plain)]
-    return max(worst, _distance(*logits))
+    return worst
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

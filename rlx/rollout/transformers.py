@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersSampler(Sampler):
-    """All prompts and completions in one batch, up to a budget.
+    """All prompts and completions in one batch, up to a budget; what completions have in common is computed once.
 
     batch_tokens: tokens of prompts and longest completions decoded together; bounds memory, changes no number beyond rounding.
     """

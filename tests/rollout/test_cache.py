@@ -1,8 +1,7 @@
-import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from rlx.rollout.cache import PreallocatedLayer, make_cache, rows_to_keep
+from rlx.rollout.cache import PreallocatedLayer, make_cache
 from tests.rollout.stand_in import model_of
 
 
@@ -11,18 +10,17 @@ def states(batch, length, *, seed):
 
 
 def test_a_layer_holds_what_a_growing_one_holds():
-    ours, theirs = PreallocatedLayer(max_new_tokens=200), DynamicLayer()
+    ours, theirs = PreallocatedLayer(max_rows=9, max_new_tokens=200), DynamicLayer()
     for layer in (ours, theirs):
         layer.update(states(3, 5, seed=0), states(3, 5, seed=1))
-        layer.batch_repeat_interleave(2)
-    batch = 6
+    batch = 3
     for step in range(150):  # past the first block, past its doubling
-        if step in (2, 70, 100):
-            active = torch.rand(batch, generator=torch.Generator().manual_seed(step)) < 0.7
-            keep = rows_to_keep(active)
-            ours.batch_select_indices(keep)
-            theirs.batch_select_indices(keep)
-            batch = len(keep)
+        if step in (0, 2, 70, 100):
+            generator = torch.Generator().manual_seed(step)
+            rows = torch.randint(batch, (int(torch.randint(2, 10, (1,), generator=generator)),), generator=generator)
+            ours.batch_select_indices(rows)
+            theirs.batch_select_indices(rows)
+            batch = len(rows)
         new = states(batch, 1, seed=10 + step), states(batch, 1, seed=1000 + step)
         for mine, other in zip(ours.update(*new), theirs.update(*new), strict=True):
             assert torch.equal(mine, other)
@@ -30,23 +28,28 @@ def test_a_layer_holds_what_a_growing_one_holds():
     assert ours.get_mask_sizes(1) == theirs.get_mask_sizes(1)
 
 
-def test_only_what_is_filled_is_attended_to():
-    layer = PreallocatedLayer(max_new_tokens=50)
-    layer.update(states(1, 4, seed=0), states(1, 4, seed=1))
-    layer.batch_repeat_interleave(3)
-    keys, values = layer.update(states(3, 1, seed=2), states(3, 1, seed=3))
-    assert keys.shape == values.shape == (3, 2, 5, 3)
+def test_a_layer_grows_without_splitting():
+    ours = PreallocatedLayer(max_rows=2, max_new_tokens=90)
+    first = states(2, 3, seed=0)
+    ours.update(first, first)
+    for _ in range(90):
+        keys, _ = ours.update(states(2, 1, seed=5), states(2, 1, seed=6))
+    assert keys.shape == (2, 2, 93, 3)
+    assert torch.equal(keys[:, :, :3], first)
+    assert torch.equal(keys[:, :, 3:], states(2, 1, seed=5).expand(-1, -1, 90, -1))
 
 
-@pytest.mark.parametrize("pattern", ["1111", "0111", "1110", "0101", "1000", "0001"])
-def test_rows_that_stay_move_only_into_holes(pattern):
-    active = torch.tensor([letter == "1" for letter in pattern])
-    keep = rows_to_keep(active).tolist()
-    assert sorted(keep) == [row for row, stays in enumerate(active.tolist()) if stays]
-    assert all(row == place or row >= len(keep) for place, row in enumerate(keep))
+def test_rows_that_stay_are_not_copied():
+    ours = PreallocatedLayer(max_rows=4, max_new_tokens=8)
+    ours.update(states(3, 5, seed=0), states(3, 5, seed=1))
+    ours.batch_select_indices(torch.tensor([0, 1, 2, 1]))
+    keys, _ = ours.update(states(4, 1, seed=2), states(4, 1, seed=3))
+    ours.batch_select_indices(torch.tensor([0, 3]))
+    after, _ = ours.update(states(2, 1, seed=2), states(2, 1, seed=3))
+    assert after.data_ptr() == keys.data_ptr()
 
 
 def test_a_model_with_a_recurrent_state_has_no_such_cache():
-    assert make_cache(model_of("mamba"), max_new_tokens=4) is None
-    layers = make_cache(model_of("llama"), max_new_tokens=4).layers
+    assert make_cache(model_of("mamba"), max_rows=2, max_new_tokens=4) is None
+    layers = make_cache(model_of("llama"), max_rows=2, max_new_tokens=4).layers
     assert [type(layer) for layer in layers] == [PreallocatedLayer] * 2

@@ -20,39 +20,20 @@ def forwards(architecture):
 def test_every_way_gives_the_logits_of_each_sequence_alone(architecture, lengths):
     model, ways = forwards(architecture)
     prompts = prompts_of(*lengths)
-    group = 2
-    rows = [prompt.tolist() for prompt in prompts for _ in range(group)]
+    splits = [[0, 0, 1, 0, 1], [0, 1, 2, 3, 4], [0, 3, 2, 1], [2, 1], [0, 1]]
     for make in ways.values():
-        sequences = [list(row) for row in rows]
         generator = np.random.default_rng(0)
+        sequences = [prompt.tolist() for prompt in prompts]
         forward = make()
-        logits = forward.start(prompts, group_size=group, max_new_tokens=6)
-        for step in range(6):
+        logits = forward.start(prompts, max_rows=5, max_new_tokens=6)
+        for parents in [*splits, []]:
             for row, sequence in enumerate(sequences):
                 exact = exact_logprobs(model, sequence)[-1]
                 assert (torch.log_softmax(logits[row].double(), -1) - exact).abs().max() < 1e-5
-            if step == 5:
-                break
-            if step == 2:
-                keep = torch.tensor([0, 3, 2])
-                forward.keep(keep)
-                sequences = [sequences[row] for row in keep.tolist()]
-            following = generator.integers(0, VOCABULARY, size=len(sequences))
-            for sequence, token in zip(sequences, following, strict=True):
-                sequence.append(int(token))
-            logits = forward.step(torch.from_numpy(following))
-
-
-@torch.no_grad()
-def test_a_prompt_is_read_once_for_all_its_completions():
-    model = model_of("llama")
-    seen = []
-    handle = model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
-    forward = CachedForward(model, prepared_mask=True)
-    forward.start(prompts_of(5, 5), group_size=8, max_new_tokens=3)
-    forward.step(torch.zeros(16, dtype=torch.long))
-    handle.remove()
-    assert seen == [10, 16]
+            if parents:
+                tokens = generator.integers(0, VOCABULARY, size=len(parents))
+                sequences = [[*sequences[parent], int(token)] for parent, token in zip(parents, tokens, strict=True)]
+                logits = forward.step(torch.tensor(parents), torch.from_numpy(tokens))
 
 
 def test_padding_is_on_the_side_asked_for():

@@ -17,6 +17,11 @@ def test_each_model_gets_the_fastest_way_that_is_right(architecture, prepared):
     assert note == ""
 
 
+def test_windows_that_are_too_long_to_try_are_respected():
+    forward, _ = forward_for(model_of("mistral", sliding_window=4000))
+    assert forward.prepared_mask is False
+
+
 def test_a_recurrent_model_does_without_a_cache_and_says_so():
     forward, note = forward_for(model_of("mamba"))
     assert isinstance(forward, PlainForward)
