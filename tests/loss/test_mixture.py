@@ -32,7 +32,7 @@ def test_a_mixture_needs_what_its_parts_need():
 def test_what_is_no_part_is_refused():
     with pytest.raises(ConfigError, match="without parts"):
         Mixture(parts={})
-    with pytest.raises(ConfigError, match="parts.x of a mixture is"):
+    with pytest.raises(ConfigError, match=r"parts\.x of a mixture is"):
         Mixture(parts={"x": Dpo(beta=0.1)})
     with pytest.raises(ConfigError, match="not a preference loss"):
         Part(coefficient=1, loss=3)

@@ -23,7 +23,7 @@ def test_exo_is_a_reverse_kl_of_two_outcomes():
 
 
 def test_exo_refuses_certainty():
-    with pytest.raises(ConfigError, match="the reverse KL to a label that is certain is infinite; try 0.001"):
+    with pytest.raises(ConfigError, match=r"the reverse KL to a label that is certain is infinite; try 0\.001"):
         Exo(beta=0.1, label_smoothing=0)
 
 
