@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rlx.loss.pairs import PairLogprobs
 from rlx.policy.fingerprint import fingerprint
 from rlx.policy.forward import attention_cost, completion_logits
 from rlx.policy.statistics import DISTRIBUTION_STATISTICS, HasLogits, TokenStatistics, statistics_of, unflatten
+from rlx.policy.value_head import ValueHead
 from rlx.policy.verify import choose_layout
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Policy:
         self.notes: list[str] = []
         self.gathers_before_head = False
         self.shared_prefix = False
+        self.value_head: ValueHead | None = None
         self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
         self._attention_cost = attention_cost(model)
         choose_layout(self, wanted=shared_prefix)
@@ -83,12 +86,20 @@ class Policy:
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, tied ones once."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        head = [] if self.value_head is None else list(self.value_head.parameters())
+        return [parameter for parameter in (*self.model.parameters(), *head) if parameter.requires_grad]
 
     def to(self, device: torch.device | str) -> Policy:
         """This policy, moved to `device`."""
         self.model.to(device)
+        if self.value_head is not None:
+            self.value_head.to(device)
         return self
+
+    def add_value_head(self) -> None:
+        """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere."""
+        hidden_size = self.model.get_output_embeddings().weight.shape[1]
+        self.value_head = ValueHead(hidden_size).to(self.device, self.dtype)
 
     def fingerprint(self) -> str:
         """A hash of weights, architecture and tokenizer: equal fingerprints give equal log-probabilities."""
@@ -98,6 +109,7 @@ class Policy:
         """A policy of the same weights that shares no tensor with this one and takes no gradient."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
+        twin.value_head = None
         twin.notes = []
         return twin
 
@@ -150,18 +162,26 @@ class Policy:
         names = sorted(requires & DISTRIBUTION_STATISTICS)
         if not mask.any():
             empty = torch.zeros(mask.shape, device=self.device, requires_grad=torch.is_grad_enabled())
-            return TokenStatistics(empty, **{name: empty.detach() for name in names})
+            return TokenStatistics(empty, **{name: empty.detach() for name in (*names, *(requires & {"values"}))})
         layout = self.layout(sequences)
-        logits = self.completion_logits(layout)
+        hidden: list[Tensor] | None = [] if "values" in requires else None
+        logits = self.completion_logits(layout, hidden=hidden)
+        values = None if hidden is None else unflatten(self._values(hidden[0]), mask)
         if temperature != 1.0:
             logits = logits / temperature
         if not names:
-            return TokenStatistics(unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask))
+            return TokenStatistics(unflatten(-F.cross_entropy(logits, layout.targets, reduction="none"), mask), values=values)
         theirs = None
         if reference is not None:
             with torch.no_grad():
                 theirs = F.log_softmax(reference.logits(sequences) / temperature, dim=-1)
-        return statistics_of(F.log_softmax(logits, dim=-1), layout.targets, mask, names=names, reference=theirs)
+        found = statistics_of(F.log_softmax(logits, dim=-1), layout.targets, mask, names=names, reference=theirs)
+        return found if values is None else replace(found, values=values)
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        if self.value_head is None:
+            raise ConfigError(f"{self.name} has no value head; an algorithm that reads values says so with Need.VALUES")
+        return self.value_head(hidden)
 
     def pair_logprobs(
         self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, reference: HasLogits | None = None
@@ -187,9 +207,9 @@ class Policy:
         rows = cheapest_rows(sequences, attention_cost=self._attention_cost) if shared else plain_rows(sequences)
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
-    def completion_logits(self, layout: Layout) -> Tensor:
-        """[N, V] logits that predict each completion token, in float32 (float64 if the model is)."""
-        return completion_logits(self.model, layout, gathers_before_head=self.gathers_before_head)
+    def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:
+        """[N, V] logits that predict each completion token, in float32 (float64 if the model is). hidden: see rlx.policy.forward."""
+        return completion_logits(self.model, layout, gathers_before_head=self.gathers_before_head, hidden=hidden)
 
 
 def _require_known_tokens(sequences: Sequences, policy: Policy) -> None:

@@ -17,10 +17,11 @@ from rlx.data.layout import Layout
 from rlx.errors import RlxError
 
 
-def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool) -> Tensor:
+def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool, hidden: list[Tensor] | None = None) -> Tensor:
     """[N, V] logits that predict each completion token, in float32 (float64 if the model is).
 
     gathers_before_head: run the head on those positions only, not on all of [B, T].
+    hidden: where given, the hidden states [N, H] that the head reads there are appended to it.
     """
     inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
     if layout.attention_mask is not None:
@@ -29,9 +30,10 @@ def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool) 
         mask.masked_fill_(~layout.attention_mask, torch.finfo(model.dtype).min)
         inputs.update(attention_mask=mask, position_ids=layout.positions)
     if not gathers_before_head:
-        logits = _gathered(model(**inputs).logits, layout.predictors)
+        with _seen_by_head(model, layout.predictors, hidden):
+            logits = _gathered(model(**inputs).logits, layout.predictors)
     else:
-        with _gathered_head_input(model.get_output_embeddings(), layout.predictors):
+        with _gathered_head_input(model.get_output_embeddings(), layout.predictors, hidden):
             logits = model(**inputs).logits[0]
         if len(logits) != len(layout.predictors):
             raise RlxError(f"the head was given {len(layout.predictors)} positions and returned {len(logits)}")
@@ -39,16 +41,35 @@ def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool) 
 
 
 @contextmanager
-def _gathered_head_input(head: nn.Module, predictors: Tensor) -> Iterator[None]:
+def _gathered_head_input(head: nn.Module, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
     """While this lasts the head sees [1, N, H], the hidden states that predict a completion token, instead of all [B, T, H].
 
     A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_gathered(inputs[0], predictors)[None], *inputs[1:])
+        rows = _gathered(inputs[0], predictors)
+        if hidden is not None:
+            hidden.append(rows)
+        return (rows[None], *inputs[1:])
 
     handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _seen_by_head(model: Any, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
+    """While this lasts the rows `predictors` of what the head reads are appended to `hidden`, if that is given."""
+    if hidden is None:
+        yield
+        return
+    head = model.get_output_embeddings()
+    if head is None:
+        raise RlxError(f"{type(model).__name__} has no output embeddings whose input a value head could read")
+    handle = head.register_forward_pre_hook(lambda _, inputs: hidden.append(_gathered(inputs[0], predictors)))
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ class TokenStatistics:
     token_logprobs: log-probability of the token. The others are there only where they were required; they describe the
     distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
     kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
+    values: what the value head expects of the return before the token is chosen.
     """
 
     token_logprobs: Tensor
@@ -37,6 +38,7 @@ class TokenStatistics:
     sum_p_squared: Tensor | None = None
     kl_to_reference: Tensor | None = None
     kl_from_reference: Tensor | None = None
+    values: Tensor | None = None
 
 
 def statistics_of(
