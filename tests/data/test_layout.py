@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlx.data.layout import balanced, cheapest_rows, plain_rows, shared_beginnings, shared_prefix_rows
+from rlx.data.sequences import Sequences
+
+
+@st.composite
+def sequences(draw, most_tokens=4):
+    group_size = draw(st.integers(1, 3))
+    some = st.lists(st.integers(1, 2), max_size=most_tokens)
+
+    def array(values):
+        return np.array(values, dtype=np.int64)
+
+    prompts = draw(st.lists(st.lists(st.integers(1, 2), min_size=1, max_size=most_tokens), min_size=1, max_size=5))
+    groups = [tuple(array(draw(some)) for _ in range(group_size)) for _ in prompts]
+    if not any(len(completion) for group in groups for completion in group):
+        groups[0] = (array([1]), *groups[0][1:])
+    return Sequences(tuple(map(array, prompts)), tuple(groups))
+
+
+def histories(rows):
+    """What each predictor sees, in the order of positions."""
+    width = rows.tokens.shape[1]
+    seen = []
+    for predictor in rows.predictors.tolist():
+        row, column = divmod(predictor, width)
+        if rows.attention_mask is None:
+            visible = torch.arange(width) <= column
+            positions = torch.arange(width)
+        else:
+            visible, positions = rows.attention_mask[row, 0, column], rows.positions[row]
+        order = positions[visible].argsort()
+        assert sorted(positions[visible].tolist()) == list(range(int(visible.sum())))
+        seen.append(rows.tokens[row][visible][order].tolist())
+    return seen
+
+
+def expected_histories(batch):
+    groups = zip(batch.prompts, batch.completions, strict=True)
+    return [[*prompt, *completion[:t]] for prompt, group in groups for completion in group for t in range(len(completion))]
+
+
+@given(sequences(), st.integers(0, 3))
+@settings(deadline=None, max_examples=200)
+def test_each_token_is_predicted_from_its_prompt_and_what_precedes_it(batch, num_rows):
+    layouts = [plain_rows(batch), shared_prefix_rows(batch), cheapest_rows(batch, attention_cost=0.0)]
+    if num_rows:
+        layouts.append(shared_prefix_rows(batch, rows_of=balanced(np.ones(len(batch)), min(num_rows, len(batch)))))
+    for rows in layouts:
+        assert histories(rows) == expected_histories(batch)
+        assert rows.targets.tolist() == batch.completion_tokens[batch.completion_mask].tolist()
+
+
+@given(sequences())
+@settings(deadline=None, max_examples=50)
+def test_every_query_sees_something_and_none_sees_the_future(batch):
+    mask = shared_prefix_rows(batch, rows_of=np.zeros(len(batch), dtype=np.int64)).attention_mask
+    padded = shared_prefix_rows(batch).attention_mask
+    for each in (mask, padded):
+        assert each.any(dim=-1).all()
+        assert not each.triu(1).any()
+
+
+def test_what_all_completions_begin_with_is_computed_once():
+    batch = Sequences((np.array([9]),), ((np.array([1, 2, 3]), np.array([1, 2, 4, 5])),))
+    assert shared_beginnings(batch).tolist() == [2]
+    assert shared_prefix_rows(batch).tokens.tolist() == [[9, 1, 2, 3, 4, 5]]
+    assert shared_prefix_rows(batch).positions.tolist() == [[0, 1, 2, 3, 3, 4]]
+
+
+def test_rows_are_packed_until_attention_costs_more_than_padding():
+    draw = np.random.default_rng(0)
+    prompts = tuple(draw.integers(1, 9, n) for n in (40, 3, 3, 3, 4, 4, 4, 5, 5, 5))
+    batch = Sequences(prompts, tuple((draw.integers(1, 9, 3), draw.integers(1, 9, 3)) for _ in prompts))
+    packed = cheapest_rows(batch, attention_cost=0.0)
+    assert packed.tokens.numel() < 0.5 * shared_prefix_rows(batch).tokens.numel()
+    # Two long completions of a short prompt: sharing saves one token and doubles the masked attention.
+    long = Sequences((np.array([1]),), ((np.arange(100), np.arange(1, 101)),))
+    assert cheapest_rows(long, attention_cost=0.1).attention_mask is None
+    assert cheapest_rows(long, attention_cost=0.0).attention_mask is not None
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 7, 20])
+def test_every_item_gets_a_row_and_no_row_stays_empty(num_rows):
+    assert set(balanced(np.array([5, 9, 2, 2, 7, 1, 4]), num_rows)) == set(range(min(num_rows, 7)))
+
+
+def test_the_longest_items_are_spread_first():
+    # 9, 7, 5 to a row each; then 4 joins 5, 2 joins 7, and 2 and 1 join what is shortest by then, each 9.
+    assert np.bincount(balanced(np.array([5, 9, 2, 2, 7, 1, 4]), 3), weights=[5, 9, 2, 2, 7, 1, 4]).tolist() == [11, 10, 9]

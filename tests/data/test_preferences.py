@@ -1,0 +1,79 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from rlx.data.preferences import PairBatch, TokenizedPairs, epoch_rows
+from rlx.data.sequences import Sequences
+from rlx.errors import DataError
+from rlx.policy.statistics import TokenStatistics
+from rlx.seeding import Stream
+
+
+def source_of(num_pairs=10, *, seed=0):
+    draw = np.random.default_rng(seed)
+    prompts = tuple(draw.integers(1, 50, draw.integers(1, 9)) for _ in range(num_pairs))
+    groups = tuple(tuple(draw.integers(1, 50, draw.integers(1, 9)) for _ in range(2)) for _ in range(num_pairs))
+    scores = torch.arange(2.0 * num_pairs).reshape(-1, 2)
+    return TokenizedPairs(Sequences(prompts, groups), np.arange(num_pairs), scores=scores)
+
+
+def test_rows_of_similar_lengths_lie_together_and_keep_their_columns():
+    source = source_of()
+    batch = PairBatch.of(source, [7, 2, 9, 4])
+    lengths = source.lengths[batch.rows]
+    assert lengths.tolist() == sorted(lengths) and sorted(batch.rows) == [2, 4, 7, 9]
+    assert batch.scores.tolist() == source.scores[torch.from_numpy(batch.rows)].tolist()
+    assert all(batch.sequences.prompts[i] is source.sequences.prompts[row] for i, row in enumerate(batch.rows))
+
+
+def test_a_slice_takes_weights_and_columns_along():
+    batch = PairBatch.of(source_of(), range(6))
+    mask = batch.chosen_mask
+    weighted = batch.with_weights(preference=torch.arange(6.0), sft=mask / mask.sum())
+    part = weighted[2:5]
+    assert len(part) == 3 and part.weights["preference"].tolist() == [2, 3, 4]
+    assert part.weights["sft"].shape == part.chosen_mask.shape
+    assert torch.equal(part.scores, weighted.scores[2:5]) and part.rows.tolist() == weighted.rows[2:5].tolist()
+    assert set(weighted.with_weights(other=mask).weights) == {"preference", "sft", "other"} and not batch.weights
+
+
+def test_mismatched_completions_depend_on_the_pair_not_on_the_batch():
+    source = source_of()
+    alone = PairBatch.of(source, [9]).mismatched
+    together = PairBatch.of(source, [3, 9, 5])
+    row = together.rows.tolist().index(9)
+    assert alone.prompts[0] is together.mismatched.prompts[row] is source.sequences.prompts[9]
+    assert alone.completions[0] is together.mismatched.completions[row] is source.sequences.completions[0]
+
+
+def test_pairs_get_what_was_required_and_no_more():
+    batch = PairBatch.of(source_of(), [0, 1])
+    values = torch.zeros(batch.sequences.completion_mask.shape)
+    plain = batch.logprobs(TokenStatistics(values))
+    full = batch.logprobs(TokenStatistics(values, entropy=values + 1), frozenset({"scores", "label"}))
+    assert plain.scores is None and plain.chosen_entropy is None
+    assert full.scores is not None and full.label is None and full.rejected_entropy.mean() == 1
+
+
+@pytest.mark.parametrize(("num_rows", "per_step"), [(10, 3), (10, 10), (7, 20), (1, 1)])
+def test_every_row_comes_once_an_epoch(num_rows, per_step):
+    steps = [epoch_rows(Stream(0), num_rows=num_rows, step=step, per_step=per_step) for step in range(3 * num_rows)]
+    drawn = np.concatenate(steps)
+    for epoch in range(len(drawn) // num_rows):
+        assert Counter(drawn[epoch * num_rows : (epoch + 1) * num_rows]) == Counter(range(num_rows))
+
+
+def test_rows_are_a_function_of_stream_and_step():
+    def rows(stream, step):
+        return epoch_rows(stream, num_rows=100, step=step, per_step=8).tolist()
+
+    assert rows(Stream(0), 5) == rows(Stream(0), 5)
+    assert rows(Stream(0), 5) != rows(Stream(1), 5) != rows(Stream(1), 6)
+    assert rows(Stream(0), 0) != rows(Stream(0), 25 // 2)
+
+
+def test_nothing_to_learn_from_is_said():
+    with pytest.raises(DataError, match="dropped"):
+        epoch_rows(Stream(0), num_rows=0, step=0, per_step=4)

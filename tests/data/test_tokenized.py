@@ -1,0 +1,84 @@
+import numpy as np
+import torch
+
+from rlx.data.tokenized import TokenizedPairs, shared_prompt, split_prompt
+from rlx.data.tokens import TextEncoder
+from rlx.policy.tiny import character_tokenizer
+from rlx.task.base import Pair
+
+TEXT = TextEncoder(character_tokenizer())
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def decoded(tokens):
+    return TEXT.tokenizer.decode(tokens.tolist())
+
+
+def test_pairs_that_cannot_be_learned_from_are_dropped_and_counted():
+    pairs = [
+        Pair("1+1=", "2", "3"),
+        Pair("1+1=", "", "3"),
+        Pair("1+1=", "2", " \n"),
+        Pair("1+1=", "2", "2"),
+        Pair("1+1=", "2", "3" * 40),
+        Pair("1+2=", "3", "4"),
+    ]
+    source = TokenizedPairs.of(pairs, TEXT, max_length=20)
+    assert source.dropped == {"empty": 2, "equal": 1, "too_long": 1}
+    assert source.index.tolist() == [0, 5] and len(source) == 2 and source.recurs
+    assert [decoded(c) for c in source.sequences.completions[1]] == ["3<eos>", "4<eos>"]
+
+
+def test_the_smaller_of_both_limits_holds_and_counts_the_end_token():
+    pairs = [Pair("12", "345", "6")]
+    assert len(TokenizedPairs.of(pairs, TEXT, max_length=6)) == 1  # 2 + 3 + end
+    assert TokenizedPairs.of(pairs, TEXT, max_length=5).dropped == {"too_long": 1}
+    assert TokenizedPairs.of(pairs, TextEncoder(TEXT.tokenizer, max_length=5), max_length=6).dropped == {"too_long": 1}
+
+
+def test_a_long_prompt_loses_its_beginning_before_lengths_are_judged():
+    text = TextEncoder(TEXT.tokenizer, max_prompt_length=3)
+    source = TokenizedPairs.of([Pair("abcdef", "1", "2"), Pair("ab", "1", "2")], text, max_length=5)
+    assert source.truncated == 1 and not source.dropped
+    assert [decoded(prompt) for prompt in source.sequences.prompts] == ["def", "ab"]
+
+
+def test_scores_come_along_where_all_pairs_have_them():
+    with_scores = [Pair("a", "1", "1"), Pair("a", "1", "2", scores=(1.0, 0.5)), Pair("b", "1", "2", scores=(3.0, 2.0))]
+    assert TokenizedPairs.of(with_scores, TEXT).scores.tolist() == [[1.0, 0.5], [3.0, 2.0]]
+    assert TokenizedPairs.of([*with_scores, Pair("c", "1", "2")], TEXT).scores is None
+
+
+def test_nothing_kept_is_no_error():
+    source = TokenizedPairs.of([Pair("a", "1", "1")], TEXT)
+    assert len(source) == 0 and source.dropped == {"equal": 1}
+
+
+def test_conversations_are_cut_where_their_prompt_ends():
+    hi, answer, other = message("user", "hi"), message("assistant", "a"), message("assistant", "b")
+    given = split_prompt((hi,), (answer,), (other,))
+    whole = split_prompt((hi,), (hi, answer), (hi, other))
+    implied = split_prompt((), (hi, answer), (hi, other))
+    text_prompt = split_prompt("hi", (hi, answer), (hi, other))
+    assert given == whole == implied == text_prompt == ((hi,), (answer,), (other,))
+    # Each completion keeps a message of its own, even where both conversations are equal.
+    assert split_prompt((), (hi, answer), (hi, answer)) == ((hi,), (answer,), (answer,))
+
+
+def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_of_both():
+    first, second = (np.array([1, 2, 3, 9]), 3), (np.array([1, 2, 7, 8]), 2)
+    prompt, (chosen, rejected) = shared_prompt(first, second, TEXT)
+    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1, 2], [3, 9], [7, 8])
+    # Prompts that were tokenised differently agree no further than their tokens do.
+    prompt, (chosen, rejected) = shared_prompt((np.array([1, 2, 3]), 2), (np.array([1, 5, 3]), 2), TEXT)
+    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1], [2, 3], [5, 3])
+
+
+def test_without_a_common_token_the_prompt_begins_with_bos():
+    source = TokenizedPairs.of([Pair("", "1", "2")], TEXT)
+    assert source.sequences.prompts[0].tolist() == [TEXT.tokenizer.bos_token_id]
+    assert source.sequences.completion_mask.tolist() == [[[True, True], [True, True]]]
+    assert torch.equal(source.sequences.completion_lengths, torch.tensor([[2, 2]]))
