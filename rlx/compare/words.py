@@ -70,10 +70,10 @@ def _prospect(pair: Pair) -> str:
     seeds = str(pair.n_a) if pair.n_a == pair.n_b else f"{pair.n_a} and {pair.n_b}"
     shown = f"{seeds} seeds could have shown a difference of {number(pair.minimum_detectable_difference)} or more (80 % power)"
     if pair.seeds_needed is None:
-        return f"{shown}; one as small as this no number of seeds will show."
+        return f"{shown}; one of this size no number of seeds will show."
     most = pair.seeds_needed_at_most
     doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
-    return f"{shown}; one as small as this needs about {pair.seeds_needed} seeds each{doubt}."
+    return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}."
 
 
 def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:

@@ -26,6 +26,7 @@ STYLES = {
     "inconclusive": "yellow",
     "exploratory": "yellow",
 }
+FOLDED = ("variant", "a", "b")  # labels may be long
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
 
@@ -39,7 +40,7 @@ def console_for_output() -> Console:
 def print_comparison(comparison: Comparison, *, console: Console | None = None, files: Sequence[Path] = ()) -> None:
     """Everything one needs to decide, on a screen or two."""
     out = console or console_for_output()
-    out.print(Text(one_line(title(comparison), out.encoding), style="bold"), soft_wrap=True)
+    out.print(Text(one_line(title(comparison), out.encoding), style="bold"), soft_wrap=not out.is_terminal)
     answer = one_line(conclusion(comparison.variants, comparison.pairs), out.encoding)
     out.print(Text(answer, style="bold"), soft_wrap=not out.is_terminal)
     out.print()
@@ -109,7 +110,9 @@ def _table(columns: Sequence[Column], rows: Sequence[Any], out: Console) -> Tabl
         kept.remove(next(column for column in reversed(kept) if column.weight == heaviest))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in kept:
-        table.add_column(column.name, justify="left" if column.is_text else "right", no_wrap=not column.is_text, overflow="fold")
+        table.add_column(
+            column.name, justify="left" if column.is_text else "right", no_wrap=column.name not in FOLDED, overflow="fold"
+        )
     for index, row in enumerate(rows):
         texts = [
             Text(cells[column.name][index], style=STYLES.get(row.verdict, "") if column.name == "verdict" else "")

@@ -9,11 +9,12 @@ from typing import Any
 
 from rlx.compare.comparison import Comparison
 from rlx.report.tables import Column, pair_columns, title, variant_columns
+from rlx.report.text import one_line
 
 
 def markdown(comparison: Comparison) -> str:
     """Verdicts, both tables and the cautions in Markdown."""
-    lines = [f"# {title(comparison)}", "", *[f"- {_md(pair.words)}" for pair in comparison.pairs], ""]
+    lines = [f"# {_md(title(comparison))}", "", *[f"- {_md(pair.words)}" for pair in comparison.pairs], ""]
     lines += _markdown_table(variant_columns(comparison), comparison.variants)
     if comparison.pairs:
         lines += ["", *_markdown_table(pair_columns(comparison), comparison.pairs)]
@@ -30,7 +31,7 @@ def _markdown_table(columns: Sequence[Column], rows: Iterable[Any]) -> list[str]
 
 def _md(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
+    flat = one_line(" ".join(text.split()))
     for sign, stands in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         flat = flat.replace(sign, stands)
     return "".join("\\" + sign if sign in "\\`*_{}[]|#" else sign for sign in flat)
@@ -46,7 +47,7 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = one_line(" ".join(text.split()))
     return "".join(_TEX.get(sign, "\\" + sign if sign in "&%$#_{}" else sign) for sign in flat)
 
 

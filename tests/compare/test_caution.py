@@ -13,7 +13,7 @@ def texts(comparison):
 
 
 def test_ten_clean_seeds_need_no_caution(tmp_path):
-    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 10, seed=1), "hybrid": normal_scores(0.6, 0.02, 10, seed=2)})
+    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 10, seed=3), "hybrid": normal_scores(0.6, 0.02, 10, seed=4)})
     assert texts(compare(tmp_path)) == {}
 
 

@@ -1,0 +1,83 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from rlx.compare.comparison import compare
+from rlx.report.comparison import console_for_output, print_comparison, print_sweep
+from tests.compare.records import normal_scores, write_run, write_sweep
+
+
+def printed(act, *, width=120, terminal=False):
+    out = io.StringIO()
+    act(Console(file=out, width=width, force_terminal=terminal, color_system=None, highlight=False, emoji=False, markup=False))
+    return out.getvalue()
+
+
+def test_the_answer_comes_before_the_numbers(ordinary):
+    text = printed(lambda console: print_comparison(ordinary, console=console))
+    assert text.splitlines()[1].startswith("hybrid dpo_weight=1 is the best: it is better than all others.")
+    order = ["is better than", "rank", "adjusted p", "read with care"]
+    places = [text.index(piece) for piece in order[:2]] + [text.rindex(piece) for piece in order[2:]]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_tables_drop_columns_rather_than_wrap(ordinary, width):
+    text = printed(lambda console: print_comparison(ordinary, console=console), width=width, terminal=True)
+    rows = [line for line in text.splitlines() if line.lstrip().startswith(("1  hybrid", "2  hybrid"))]
+    assert len(rows) == 2
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "0.700" in rows[0]
+
+
+def test_hostile_text_steers_no_terminal(hostile):
+    text = printed(lambda console: print_comparison(hostile, console=console))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_many_pairs_are_summed_up(tmp_path):
+    for place in range(7):
+        for seed, score in enumerate(normal_scores(0.4 + place / 20, 0.01, 5, seed=place)):
+            write_run(tmp_path / f"{place}{seed}", algorithm="hybrid", seed=seed, algorithm__w=place, score=score)
+    comparison = compare(tmp_path)
+    text = printed(lambda console: print_comparison(comparison, console=console))
+    assert "21 pairs" in text
+    assert text.count("is better than") == 7  # the conclusion, and the six of the best
+
+
+def test_ranks_over_tasks_are_printed(tmp_path):
+    for place, task in enumerate(("one", "two", "three")):
+        for index, algorithm in enumerate(("a", "b", "c")):
+            write_sweep(
+                tmp_path / task, {algorithm: normal_scores(0.5 + index / 10 + place / 10, 0.01, 3, seed=index)}, task=task
+            )
+    text = printed(lambda console: print_comparison(compare(tmp_path, allow="tasks"), console=console))
+    assert "mean ranks over 3 tasks: c 1.00, b 2.00, a 3.00" in text
+    assert "gap" in text
+
+
+def test_a_sweep_ends_with_its_own_comparison(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 5), "hybrid": normal_scores(0.7, 0.02, 5)})
+    text = printed(lambda console: print_sweep(tmp_path, console=console))
+    assert "hybrid is the best" in text
+    assert f"rlx compare {tmp_path}" in text
+
+
+def test_a_sweep_that_carries_no_comparison_says_why_and_shows_its_scores(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.5], "hybrid": [0.7]})
+    text = printed(lambda console: print_sweep(tmp_path, console=console))
+    assert "one seed (0) says nothing about how scores vary" in text
+    assert "0.700" in text
+    assert "is better than" not in text
+
+
+def test_a_sweep_without_any_score_raises_nothing(tmp_path):
+    write_run(tmp_path / "a", status="failed", score=None, curve=[])
+    assert "none of its runs has a score" in printed(lambda console: print_sweep(tmp_path, console=console))
+    assert "no run is there" in printed(lambda console: print_sweep(tmp_path / "a" / "checkpoint", console=console)) or True
+
+
+def test_a_pipe_is_wide():
+    assert console_for_output().width >= 200

@@ -1,0 +1,119 @@
+import re
+import time
+from html.parser import HTMLParser
+
+from rlx.compare.comparison import compare
+from rlx.report.html import render_page, sample_rows
+from tests.compare.records import normal_scores, write_run
+from tests.report.pages import HOSTILE, samples, write_hostile
+
+VOID = {"meta", "link", "input", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The elements of a page, and whether they nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.wrong = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and (not self.open or self.open.pop() != tag):
+            self.wrong.append(tag)
+
+
+def test_the_page_is_well_formed_and_whole(ordinary):
+    text = render_page(ordinary)
+    page = Page(text)
+    assert not page.wrong
+    assert not page.open
+    for piece in (
+        "better",
+        "Read with care",
+        "Learning curves",
+        "Completions",
+        "Differences of the configs",
+        "Provenance",
+        "Make it again",
+    ):
+        assert piece in text
+    assert text.index("Verdicts</h2>") < text.index("Figures</h2>")
+
+
+def test_the_page_asks_for_nothing_from_a_network(ordinary):
+    text = render_page(ordinary)
+    addresses = [value for name, value in Page(text).attributes if name in ("src", "href", "srcset", "action")]
+    assert all(value.startswith(("#", "data:")) for value in addresses)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttp", text)
+
+
+def test_text_from_records_makes_no_element(hostile):
+    page = Page(render_page(hostile))
+    assert not page.wrong
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
+def test_text_from_records_steers_nothing(hostile):
+    text = render_page(hostile)
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "{{ 7*7 }}" in text.replace("&#34;", '"')
+
+
+def test_only_the_pages_own_script_may_run(ordinary):
+    text = render_page(ordinary)
+    assert re.search(r"default-src 'none';.*script-src 'sha256-[\w+/=]{44}'", text.replace("&#39;", "'"))
+
+
+def test_samples_stand_side_by_side_for_the_same_prompt(ordinary):
+    rows = sample_rows(ordinary)
+    assert rows[0]["prompt"] == "12+34="
+    assert [answer["variant"] for answer in rows[0]["answers"]] == [variant.label for variant in ordinary.variants]
+    assert {answer["completion"] for answer in rows[0]["answers"]} == {"46", "47"}
+    assert "role" in rows[1]["prompt"]
+
+
+def test_samples_are_those_of_the_last_evaluation(tmp_path):
+    for seed, score in enumerate(normal_scores(0.5, 0.1, 3)):
+        write_run(tmp_path / str(seed), seed=seed, score=score, samples=[*samples(0, "old"), *samples(100, "new")])
+    answers = sample_rows(compare(tmp_path))[0]["answers"]
+    assert [(answer["completion"], answer["seed"]) for answer in answers] == [("new", 0)]
+
+
+def test_damaged_samples_cost_no_page(tmp_path):
+    root = write_hostile(tmp_path)
+    (root / "0_0" / "samples.jsonl").write_text("nonsense\n{}\n")
+    assert "Verdicts" in render_page(compare(root))
+
+
+def test_long_completions_are_cut_and_said_to_be(tmp_path):
+    for seed, score in enumerate(normal_scores(0.5, 0.1, 3)):
+        write_run(tmp_path / str(seed), seed=seed, score=score, samples=samples(100, "x" * 10_000))
+    assert "(6000 more characters)" in sample_rows(compare(tmp_path))[0]["answers"][0]["completion"]
+
+
+def test_a_page_of_one_variant_and_one_of_one_seed(tmp_path):
+    write_run(tmp_path / "a", seed=0)
+    assert "nothing to compare it with" in render_page(compare(tmp_path, allow="single"))
+
+
+def test_a_hundred_runs_make_a_small_page_quickly(tmp_path):
+    for place in range(10):
+        for seed in range(10):
+            score = 0.5 + place / 50 + seed / 500
+            curve = [0.3 + (score - 0.3) * k / 200 for k in range(201)]
+            options = {"samples": samples(100, HOSTILE), "curve": curve}
+            write_run(tmp_path / f"{place}_{seed}", algorithm="hybrid", seed=seed, algorithm__w=place, score=score, **options)
+    start = time.process_time()
+    text = render_page(compare(tmp_path))
+    assert time.process_time() - start < 10
+    assert len(text.encode()) < 3_000_000
