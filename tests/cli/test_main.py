@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -96,7 +97,10 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
 def test_two_sweeps_never_share_a_directory(calls, tmp_path):
     for _ in range(2):
         assert main.invoke(["-m", "seed=0,1"]) == (0, "")
-    assert len(list((tmp_path / "outputs" / "sweep").iterdir())) == 2
+    places = list((tmp_path / "outputs" / "sweep").iterdir())
+    tokens = {place.name.rpartition("_")[2] for place in places}
+    assert len(places) == len(tokens) == 2  # not told apart by the second alone
+    assert all(re.fullmatch("[0-9a-f]{6}", token) for token in tokens)
 
 
 def test_a_failed_job_lets_the_others_run(calls, capsys):

@@ -17,6 +17,12 @@ def value_of(override):
 
 TYPED = [
     "12+34=",
+    ".5",
+    "inf",
+    "NaN",
+    "Infinity",
+    "-5",
+    "False",
     "a (b",
     "score<0.5",
     "x, y",

@@ -50,6 +50,10 @@ def test_a_path_with_a_letter_missing_is_found(path, place):
     assert nearest_path(path[:cut] + path[cut + 1 :], PATHS) == path
 
 
+def test_the_last_component_counts_more_than_its_beginning():
+    assert nearest_path("optimizer.warmup_step", ["optimizer.warm_up", "scheduler.warmup_steps"]) == "scheduler.warmup_steps"
+
+
 def test_letters_in_another_order():
     assert nearest("tyni", ["tiny", "pretrained"]) == "tiny"
 
