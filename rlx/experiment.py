@@ -45,6 +45,8 @@ def assemble(cfg: DictConfig) -> Experiment:
         "make_optimizer": make(cfg.optimizer, key="optimizer"),
     }
     policy: Policy = make(cfg.policy, key="policy")
+    if Need.VALUES in algorithm.active_needs:
+        policy.add_value_head()
     return Experiment(task=task, algorithm=algorithm, policy=policy.to(torch_device(cfg.device)), **parts)
 
 
@@ -64,7 +66,7 @@ def make(node: Any, *, key: str) -> Any:
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
     """Refuse an algorithm whose needs the task does not offer."""
     name = type(algorithm).__name__
-    missing = {need.value for need in algorithm.needs & {Need.PAIRS, Need.REWARDS}} - task.offers
+    missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
     if missing:
         raise ConfigError(
             f"algorithm {name} needs {' and '.join(sorted(missing))}, but task {task.name} offers only {', '.join(sorted(task.offers))}; "

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from rlx.errors import ShapeError
+from rlx.optimizer.step import Clipping
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
-    from rlx.data.sequences import Sequences
     from rlx.data.preferences import PairBatch
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy, Reference
@@ -106,7 +106,7 @@ class Batch(Protocol):
     metrics: Mapping[str, float]  # figures of the whole batch, logged as they are
 
     @property
-    def sequences(self) -> Sequences: ...
+    def row_tokens(self) -> list[int]: ...  # of each row, for cutting the batch and counting its cost
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice) -> Any: ...
 
@@ -150,6 +150,16 @@ class Algorithm(Generic[B]):
     max_grad_norm: float | None = 1.0
 
     @property
+    def active_needs(self) -> frozenset[Need]:
+        """What these hyperparameters need: `needs`, unless a term is switched off or on."""
+        return self.needs
+
+    @property
+    def clipping(self) -> Clipping:
+        """How `update_policy` scales and clips the gradient; a mixture does the same to this term's gradient."""
+        return Clipping(max_grad_norm=self.max_grad_norm)
+
+    @property
     def couples_rows(self) -> bool:
         """Whether the loss looks across rows (sorts them, subtracts their mean): then it is computed over all rows of an update at once."""
         return False
@@ -169,7 +179,7 @@ class Algorithm(Generic[B]):
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
         """One optimiser update; `gradients()` accumulates over micro-batches. Returns figures to log."""
-        return optimizer.step(gradients()["loss"], max_grad_norm=self.max_grad_norm)
+        return optimizer.step(gradients()["loss"], self.clipping)
 
     def validate(self, lab: Lab) -> dict[str, float]:
         """Extra evaluation figures; the score is the task's."""

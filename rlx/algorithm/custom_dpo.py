@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,9 +14,9 @@ from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.loss.base import PreferenceLoss
 from rlx.loss.weight import SequenceMean
+from rlx.optimizer.step import Clipping
 
 if TYPE_CHECKING:
-    from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy, Reference
 
 
@@ -61,6 +60,10 @@ class CustomDpo(Algorithm[PairBatch]):
     def couples_rows(self) -> bool:
         return self.loss.couples_rows and self.preference_loss_weight > 0
 
+    @property
+    def clipping(self) -> Clipping:
+        return Clipping(max_grad_norm=self.max_grad_norm, adaptive=self.adaptive_gradient_clipping)
+
     def draw(self, lab: Lab) -> PairBatch:
         batch = lab.pairs(self.pairs_per_step)
         return batch.with_weights(
@@ -71,7 +74,7 @@ class CustomDpo(Algorithm[PairBatch]):
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
         requires = self.loss.requires | (self.regularizer.requires if self.regularization_weight > 0 else frozenset())
-        ours = policy.pair_logprobs(batch, requires)
+        ours = policy.pair_logprobs(batch, requires, reference=reference)
         theirs = reference.pair_logprobs(batch, self.loss.requires)
         terms = {}
         if self.preference_loss_weight > 0:
@@ -81,8 +84,3 @@ class CustomDpo(Algorithm[PairBatch]):
         if self.regularization_weight > 0:
             terms["regularization"] = Term(self.regularizer(ours, theirs), batch.weights["regularization"], self.regularization_weight)
         return LossOutput(terms, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))
-
-    def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
-        return optimizer.step(
-            gradients()["loss"], max_grad_norm=self.max_grad_norm, adaptive_clipping=self.adaptive_gradient_clipping
-        )

@@ -41,7 +41,7 @@ class Dpo(Algorithm[PairBatch]):
         return batch.with_weights(preference=self.loss.weights(batch.chosen_mask))
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
-        ours = policy.pair_logprobs(batch, self.loss.requires)
+        ours = policy.pair_logprobs(batch, self.loss.requires, reference=reference)
         theirs = reference.pair_logprobs(batch, self.loss.requires)
         term = Term(self.loss(ours, theirs), batch.weights["preference"])
         return LossOutput({"preference": term}, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))

@@ -73,6 +73,11 @@ class PairBatch:
         """This batch with these weights added; each has B rows."""
         return replace(self, weights={**self.weights, **weights})
 
+    @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each pair."""
+        return self.sequences.row_tokens
+
     def chosen_only(self) -> PairBatch:
         """The same rows with the chosen completion alone (G = 1), for algorithms that learn from demonstrations."""
         return replace(

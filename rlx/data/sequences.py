@@ -75,6 +75,11 @@ class Sequences:
         return tokens
 
     @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each row: its prompt, counted once, and its completions."""
+        return [len(prompt) + sum(map(len, group)) for prompt, group in zip(self.prompts, self.completions, strict=True)]
+
+    @property
     def num_tokens(self) -> int:
         """Tokens in prompts (each counted once) and completions."""
-        return sum(len(prompt) for prompt in self.prompts) + int(self.completion_lengths.sum())
+        return sum(self.row_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -14,11 +15,38 @@ from rlx.optimizer.schedule import Schedule
 Gradients = list[Tensor | None]  # one a trainable parameter, in the order of Optimizer.parameters
 
 
+@dataclass(frozen=True)
+class Clipping:
+    """What happens to a gradient before a step, in this order.
+
+    scale: it is multiplied by this. adaptive: largest ratio of a unit's gradient norm to its weight norm, or None (see
+    `clip_adaptively`). max_grad_norm: largest Euclidean norm of all gradients together, or None.
+    """
+
+    max_grad_norm: float | None = None
+    adaptive: float | None = None
+    scale: float = 1.0
+
+    def times(self, weight: float) -> Clipping:
+        """The clipping of a gradient that was multiplied by `weight` beforehand: its limits grow with it."""
+        limits = (None if limit is None else limit * weight for limit in (self.max_grad_norm, self.adaptive))
+        return Clipping(*limits, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Gradients after clipping, and their norm before and after."""
+
+    gradients: Gradients
+    norm: float
+    norm_after: float
+
+
 class GradientSource(Protocol):
     """What `update_policy` gets: a call accumulates over the micro-batches of one update."""
 
-    def __call__(self, by: str | None = None) -> Mapping[str, Gradients]:
-        """{"loss": gradients} of the whole loss, or with by="term" the gradients of each term."""
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        """{"loss": gradients} of the whole loss, or grouped: `by` names the group of each term of the loss (str: its own)."""
         ...
 
 
@@ -51,37 +79,37 @@ class Optimizer:
             group["lr"] = rate * factor
         self.learning_rate = float(self.torch_optimizer.param_groups[0]["lr"])
 
-    def step(
-        self,
-        gradients: Gradients,
-        *,
-        max_grad_norm: float | None,
-        adaptive_clipping: float | None = None,
-        gradient_scale: float = 1.0,
-    ) -> dict[str, float]:
-        """Scale the gradients, clip them adaptively, clip their norm, and move the parameters.
+    def clipped(self, gradients: Gradients, clipping: Clipping) -> Clipped:
+        """The gradients scaled, clipped adaptively, then by their norm; the tensors given are not changed.
 
-        max_grad_norm: largest Euclidean norm of all gradients together, or None.
-        adaptive_clipping: largest ratio of a unit's gradient norm to its weight norm, or None (see `clip_adaptively`).
+        Raises TrainingError when a gradient is not finite.
+        """
+        scaled = gradients if clipping.scale == 1.0 else [None if g is None else g * clipping.scale for g in gradients]
+        norm = total_norm(scaled)
+        if not torch.isfinite(norm):
+            raise TrainingError(f"the gradient's norm is {norm.item()}; lower optimizer.lr or set algorithm.max_grad_norm")
+        after = norm
+        if clipping.adaptive is not None:
+            scaled = clip_adaptively(self.parameters, scaled, clipping.adaptive)
+            after = total_norm(scaled)
+        if clipping.max_grad_norm is not None:
+            factor = (clipping.max_grad_norm / (after + 1e-6)).clamp(max=1.0)
+            scaled = [None if g is None else g * factor.to(g) for g in scaled]
+            after = after * factor
+        return Clipped(scaled, norm.item(), after.item())
+
+    def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
+        """Clip the gradients and move the parameters.
+
         Returns grad_norm (before clipping), grad_norm_clipped and learning_rate.
         Raises TrainingError when a gradient is not finite: the parameters are left as they were.
         """
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient if gradient_scale == 1.0 or gradient is None else gradient * gradient_scale
-        present = [parameter for parameter in self.parameters if parameter.grad is not None]
-        norm = total_norm(present)
-        if not torch.isfinite(norm):
-            raise TrainingError(f"the gradient's norm is {norm.item()}; lower optimizer.lr or set algorithm.max_grad_norm")
-        clipped = norm
-        if adaptive_clipping is not None:
-            clip_adaptively(present, adaptive_clipping)
-            clipped = total_norm(present)
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(present, max_grad_norm, clipped, foreach=True)
-            clipped = clipped.clamp(max=max_grad_norm)
+        clipped = self.clipped(gradients, clipping)
+        for parameter, gradient in zip(self.parameters, clipped.gradients, strict=True):
+            parameter.grad = gradient
         self.torch_optimizer.step()
         self.torch_optimizer.zero_grad(set_to_none=True)
-        return {"grad_norm": norm.item(), "grad_norm_clipped": clipped.item(), "learning_rate": self.learning_rate}
+        return {"grad_norm": clipped.norm, "grad_norm_clipped": clipped.norm_after, "learning_rate": self.learning_rate}
 
     def state_dict(self) -> dict[str, Any]:
         """The torch optimiser's state, tensors and plain values only."""
@@ -92,22 +120,25 @@ class Optimizer:
         self.torch_optimizer.load_state_dict(state)
 
 
-def total_norm(parameters: Sequence[torch.nn.Parameter]) -> Tensor:
+def total_norm(gradients: Gradients) -> Tensor:
     """[] Euclidean norm of all gradients together; 0 where there are none."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients, foreach=True) if gradients else torch.zeros(())
+    present = [gradient for gradient in gradients if gradient is not None]
+    return torch.nn.utils.get_total_norm(present, foreach=True) if present else torch.zeros(())
 
 
-def clip_adaptively(parameters: Sequence[torch.nn.Parameter], clipping: float, *, epsilon: float = 1e-3) -> None:
-    """Adaptive gradient clipping: each unit's gradient norm is at most `clipping` times its weight norm.
+def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: float, *, epsilon: float = 1e-3) -> Gradients:
+    """Adaptive gradient clipping: each unit's gradient norm is at most `ratio` times its weight norm.
 
     A unit is a row of a matrix (all but the first dimension), or a whole vector: Brock et al. 2021, arXiv:2102.06171, eq. 3.
     epsilon: weight norms below it count as it, so that units that start at zero can move.
     """
-    for parameter in parameters:
-        if parameter.grad is None:
+    clipped: Gradients = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            clipped.append(None)
             continue
         dims = tuple(range(1, parameter.ndim)) or None
         weight_norm = torch.linalg.vector_norm(parameter.detach(), dim=dims, keepdim=True).clamp(min=epsilon)
-        grad_norm = torch.linalg.vector_norm(parameter.grad, dim=dims, keepdim=True)
-        parameter.grad = parameter.grad * (clipping * weight_norm / grad_norm.clamp(min=1e-12)).clamp(max=1.0)
+        grad_norm = torch.linalg.vector_norm(gradient, dim=dims, keepdim=True)
+        clipped.append(gradient * (ratio * weight_norm / grad_norm.clamp(min=1e-12)).clamp(max=1.0))
+    return clipped

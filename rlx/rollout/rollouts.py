@@ -60,6 +60,11 @@ class RolloutBatch:
         return self.sequences.group_size
 
     @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each group."""
+        return self.sequences.row_tokens
+
+    @property
     def completion_mask(self) -> Tensor:
         """bool [P, G, T]: the tokens of the completions, filtered ones too."""
         return self.sequences.completion_mask

@@ -66,7 +66,9 @@ def save_checkpoint(run: Path, *, policy: Policy, optimizer: Optimizer, progress
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         write_policy(policy, temporary)
-        torch.save({"optimizer": optimizer.state_dict(), "state": progress.state}, temporary / TRAINER_TENSORS)
+        head = None if policy.value_head is None else policy.value_head.state_dict()
+        tensors = {"optimizer": optimizer.state_dict(), "state": progress.state, "value_head": head}
+        torch.save(tensors, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
         (temporary / TRAINER_JSON).write_text(json.dumps(plain, indent=2) + "\n")
         for file in (*temporary.iterdir(), temporary):
@@ -112,6 +114,8 @@ def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer) ->
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{directory}: the trainer's state cannot be read: {error}") from error
     optimizer.load_state_dict(tensors["optimizer"])
+    if policy.value_head is not None:
+        policy.value_head.load_state_dict(tensors["value_head"])
     return Progress(**values, state=tensors["state"])
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from rlx.data.preferences import PairBatch
-from rlx.data.sequences import Sequences
 from rlx.errors import DataError
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
@@ -99,7 +98,7 @@ class Evaluator:
     def _drift(self, policy: Policy, sampled: Rollout) -> dict[str, float]:
         """How far the policy is from the reference on its own completions, and how they look. KL in nats per completion."""
         kl = entropy = 0.0
-        for rows in micro_batches(_Rows(sampled.sequences), self.micro_batch):
+        for rows in micro_batches(sampled.sequences.row_tokens, self.micro_batch):
             part_kl, part_entropy = vocabulary_kl(policy, self.reference, sampled.sequences[rows])
             kl += float(part_kl.double().sum())
             entropy += float(part_entropy.double().sum())
@@ -119,7 +118,7 @@ class Evaluator:
             return {}
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
         chosen, rejected = [], []
-        for rows in micro_batches(batch, self.micro_batch):
+        for rows in micro_batches(batch.row_tokens, self.micro_batch):
             ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows])
             chosen.append((ours.chosen_sum - theirs.chosen_sum).double())
             rejected.append((ours.rejected_sum - theirs.rejected_sum).double())
@@ -144,12 +143,3 @@ class Evaluator:
             rows.append(row)
         return rows
 
-
-@dataclass(frozen=True)
-class _Rows:
-    """Sequences as something that can be cut into micro-batches."""
-
-    sequences: Sequences
-
-    def __len__(self) -> int:
-        return len(self.sequences)

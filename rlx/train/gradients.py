@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, LossOutput
-from rlx.errors import ConfigError, TrainingError
+from rlx.data.sequences import Sequences
+from rlx.errors import TrainingError
 from rlx.optimizer.step import Gradients
 from rlx.policy.base import Policy, TokenStatistics
 
@@ -36,15 +37,17 @@ class AccumulatedGradients:
         self._policy = policy
         self._reference = reference
         self._batch = batch
-        self._slices = list(micro_batches(batch, micro_batch))
+        self._micro_batch = micro_batch
+        self._slices = list(micro_batches(batch.row_tokens, micro_batch))
         self._parameters = policy.parameters()
         self.metrics: dict[str, float] = {}
 
-    def __call__(self, by: str | None = None) -> Mapping[str, Gradients]:
-        """{"loss": gradients}, or with by="term" {term: its gradients}, in the order of the policy's parameters."""
-        if by not in (None, "term"):
-            raise ConfigError(f"gradients(by={by!r}): group by 'term', or not at all")
-        totals: dict[str, Gradients] = {}
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        """{"loss": gradients}, or {group: gradients} where `by` names the group of each term (str: the term itself).
+
+        Gradients are in the order of the policy's parameters; None where nothing depends on one.
+        """
+        totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
         tally = _Tally()
         coupled = self._algorithm.couples_rows and len(self._slices) > 1
         for output in self._coupled(by, totals) if coupled else self._separate(by, totals):
@@ -52,22 +55,22 @@ class AccumulatedGradients:
         self.metrics = tally.metrics()
         return totals
 
-    def _separate(self, by: str | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+    def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         for rows in self._slices:
             part = self._batch[rows]
             output = self._algorithm.compute_loss(self._policy, self._reference, part)
             self._require_finite(output, part)
-            heads = {name: term.total for name, term in output.terms.items()} if by == "term" else {"loss": output.loss}
+            heads = _heads(output, by)
             for index, (name, head) in enumerate(heads.items()):
                 self._accumulate(totals, name, [head], [None], keep=index + 1 < len(heads))
             yield output
 
-    def _coupled(self, by: str | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+    def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         """A loss that looks across rows: its log-probabilities are collected first, and their gradients taken back piece by piece."""
-        recorder = _Leaves(self._policy, self._slices)
+        recorder = _Leaves(self._policy, self._micro_batch)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self._batch)
         self._require_finite(output, self._batch)
-        heads = {name: term.total for name, term in output.terms.items()} if by == "term" else {"loss": output.loss}
+        heads = _heads(output, by)
         for index, (name, head) in enumerate(heads.items()):
             gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)
             for outputs, parts in recorder.replay(gradients):
@@ -94,10 +97,11 @@ class AccumulatedGradients:
             bad = ~torch.isfinite((term.values * term.weights.to(term.values)).detach())
             if bad.any():
                 rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
+                source = part.part_of(name) if hasattr(part, "part_of") else part
                 raise NonFiniteLoss(
-                    f"term {name!r} of the loss is not finite on {len(rows)} of {len(part)} rows; lower optimizer.lr, "
+                    f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; lower optimizer.lr, "
                     "or run `rlx check` on the algorithm",
-                    [self._example(part, row) for row in rows],
+                    [self._example(source, row) for row in rows],
                 )
         raise NonFiniteLoss("the loss is not finite although each of its terms is; the terms overflow when added", [])
 
@@ -133,9 +137,9 @@ class _Tally:
 class _Leaves:
     """A stand-in for the policy whose statistics are leaves, computed without a graph; `replay` computes them again with one."""
 
-    def __init__(self, policy: Policy, slices: list[slice]) -> None:
+    def __init__(self, policy: Policy, micro_batch: int | None) -> None:
         self._real = policy
-        self._slices = slices
+        self._micro_batch = micro_batch
         self._calls: list[tuple[Any, dict[str, Any], list[str]]] = []
         self.leaves: list[Tensor] = []
         self.policy = copy.copy(policy)
@@ -143,7 +147,7 @@ class _Leaves:
 
     def _collect(self, sequences: Any, **settings: Any) -> TokenStatistics:
         with torch.no_grad():
-            parts = [self._real.token_statistics(sequences[rows], **settings) for rows in self._slices]
+            parts = [self._real.token_statistics(sequences[rows], **settings) for rows in self._cut(sequences)]
         width = sequences.completion_mask.shape[-1]
         present = [name for name, value in vars(parts[0]).items() if value is not None]
         joined = {
@@ -160,24 +164,37 @@ class _Leaves:
         for sequences, settings, present in self._calls:
             mine, remaining = remaining[: len(present)], remaining[len(present) :]
             used = [(name, gradient) for name, gradient in zip(present, mine, strict=True) if gradient is not None]
-            for rows in self._slices if used else ():
+            for rows in self._cut(sequences) if used else ():
                 again = self._real.token_statistics(sequences[rows], **settings)
                 heads = [getattr(again, name) for name, _ in used]
                 yield heads, [gradient[rows, :, : head.shape[-1]] for (_, gradient), head in zip(used, heads, strict=True)]
+
+    def _cut(self, sequences: Sequences) -> Iterator[slice]:
+        return micro_batches(sequences.row_tokens, self._micro_batch)
+
+
+def _heads(output: LossOutput, by: Callable[[str], str] | None) -> dict[str, Tensor]:
+    """What is differentiated: the whole loss, or the sum of the terms of each group."""
+    if by is None:
+        return {"loss": output.loss}
+    heads: dict[str, Tensor] = {}
+    for name, term in output.terms.items():
+        group = by(name)
+        heads[group] = heads[group] + term.total if group in heads else term.total
+    return heads
 
 
 def _widened(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
 
 
-def micro_batches(batch: Any, micro_batch: int | None) -> Iterator[slice]:
-    """Consecutive rows: `micro_batch` at a time, or as many as hold about TOKENS_AT_ONCE tokens."""
+def micro_batches(row_tokens: Sequence[int], micro_batch: int | None) -> Iterator[slice]:
+    """Consecutive rows: `micro_batch` at a time, or as many as hold about TOKENS_AT_ONCE tokens when padded to the longest."""
     if micro_batch is not None:
-        yield from (slice(start, start + micro_batch) for start in range(0, len(batch), micro_batch))
+        yield from (slice(start, start + micro_batch) for start in range(0, len(row_tokens), micro_batch))
         return
-    lengths = [len(prompt) + sum(map(len, group)) for prompt, group in zip(batch.sequences.prompts, batch.sequences.completions, strict=True)]
     start = 0
-    for end in range(1, len(lengths) + 1):
-        if end == len(lengths) or (end - start + 1) * max(lengths[start : end + 1]) > TOKENS_AT_ONCE:
+    for end in range(1, len(row_tokens) + 1):
+        if end == len(row_tokens) or (end - start + 1) * max(row_tokens[start : end + 1]) > TOKENS_AT_ONCE:
             yield slice(start, end)
             start = end

@@ -119,6 +119,7 @@ class Loop:
         lab = Lab(self.task, self.policy, self.reference, self.sampler, step, root, self.progress.state)
         with self._timed("draw"), torch.no_grad():
             batch = self.algorithm.draw(lab)
+        self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
         figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
@@ -126,7 +127,7 @@ class Loop:
                 metrics = self.algorithm.update_policy(gradients, self.optimizer)
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
-                self._count("tokens_trained", part.sequences.num_tokens)
+                self._count("tokens_trained", sum(part.row_tokens))
                 self._count("updates", 1)
         line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
         return line | {f"cost/{name}": total for name, total in self.progress.totals.items()}

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
 from rlx.optimizer.step import Optimizer
 from rlx.policy.reference import Reference
-from rlx.record.provenance import config_hash
+from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
 from rlx.record.sources import sources
@@ -139,6 +140,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     stop = Stop()
     loop: Loop | None = None
     try:
+        transformers.utils.logging.disable_progress_bar()  # one bar is enough
         set_threads(cfg.threads)
         experiment = assemble(cfg)
         data = experiment.task.content_hash()
@@ -222,6 +224,8 @@ def set_threads(threads: int | None) -> None:
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
     now = {source.module: source.sha256 for source in sources(config)}
     changed = [source["module"] for source in before.sources if now.get(source["module"]) != source["sha256"]]
+    if before.provenance["rlx"]["code"] != code_hash():
+        changed.append(f"rlx itself (it was {before.provenance['rlx']['version']})")
     if changed and "code" not in allowed:
         raise ConfigError(
             f"{', '.join(changed)} changed since this run began (its copy is in {before.directory / 'sources'}); "

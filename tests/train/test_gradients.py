@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import rlx
-from rlx.errors import ConfigError
 from rlx.train.gradients import AccumulatedGradients, NonFiniteLoss, micro_batches
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
 
@@ -53,7 +52,7 @@ def test_a_cut_into_micro_batches_changes_no_gradient(lab, name, micro_batch):  
 def test_the_gradients_of_the_terms_add_up_to_the_whole(lab, name, micro_batch):  # noqa: F811
     made = MADE[name]()
     whole, _ = gradients(made, lab, 10)
-    terms, _ = gradients(made, lab, micro_batch, by="term")
+    terms, _ = gradients(made, lab, micro_batch, by=str)
     assert set(terms) == {"preference", "sft", "regularization"}
     # each term goes back through the norms of transformers on its own, and those compute in float32
     torch.testing.assert_close(sum(flat(term) for term in terms.values()), flat(whole["loss"]), atol=1e-7, rtol=1e-4)
@@ -83,17 +82,20 @@ def test_rows_that_are_not_finite_are_named(lab):  # noqa: F811
     assert [example["prompt"] for example in caught.value.examples] == expected
 
 
-def test_gradients_are_grouped_by_term_or_not_at_all(lab):  # noqa: F811
-    with pytest.raises(ConfigError, match="by='layer'"):
-        gradients(MADE["dpo"](), lab, None, by="layer")
+def test_terms_can_be_grouped(lab):  # noqa: F811
+    made = MADE["custom_dpo"]()
+    whole, _ = gradients(made, lab, 10)
+    grouped, _ = gradients(made, lab, 10, by=lambda term: "likelihood" if term == "sft" else "rest")
+    assert set(grouped) == {"likelihood", "rest"}
+    torch.testing.assert_close(flat(grouped["likelihood"]) + flat(grouped["rest"]), flat(whole["loss"]), atol=1e-7, rtol=1e-4)
 
 
 def test_micro_batches_cover_all_rows_once_and_hold_a_budget_of_tokens(lab, monkeypatch):  # noqa: F811
     batch = MADE["dpo"]().draw(lab)
     for micro_batch in (1, 3, 10, 99, None):
-        rows = [row for piece in micro_batches(batch, micro_batch) for row in range(10)[piece]]
+        rows = [row for piece in micro_batches(batch.row_tokens, micro_batch) for row in range(10)[piece]]
         assert rows == list(range(10))
     monkeypatch.setattr("rlx.train.gradients.TOKENS_AT_ONCE", 30)
-    sizes = [batch[piece].sequences.num_tokens for piece in micro_batches(batch, None)]
+    sizes = [batch[piece].sequences.num_tokens for piece in micro_batches(batch.row_tokens, None)]
     assert max(sizes) <= 30
     assert len(sizes) > 1
