@@ -8,7 +8,11 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from rlx.errors import ConfigError, TrainingError
@@ -50,6 +54,38 @@ class JsonClient:
             f"the server at {self.url} did not answer {path} in {self.retries + 1} tries ({trouble}); "
             "is it up? see rollout.url, rollout.timeout and rollout.retries"
         )
+
+    def ask_all(self, path: str, bodies: Sequence[dict[str, Any]], *, at_once: int) -> list[dict[str, Any]]:
+        """The replies to all `bodies`, in order; the first request that fails for good ends the others and is raised.
+
+        In threads that do not keep the program alive: an interrupt does not wait for a server that is slow.
+        """
+        waiting = deque(enumerate(bodies))
+        done: SimpleQueue[tuple[int, dict[str, Any] | Exception]] = SimpleQueue()
+
+        def work() -> None:
+            while waiting:
+                try:
+                    number, body = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                try:
+                    done.put((number, self.ask(path, body)))
+                except Exception as error:  # raised where it is waited for
+                    done.put((number, error))
+
+        for _ in range(min(at_once, len(bodies))):
+            Thread(target=work, daemon=True).start()
+        replies: list[dict[str, Any]] = [{}] * len(bodies)
+        try:
+            for _ in bodies:
+                number, reply = done.get()
+                if isinstance(reply, Exception):
+                    raise reply
+                replies[number] = reply
+        finally:
+            waiting.clear()
+        return replies
 
     def _once(self, request: urllib.request.Request) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=self.timeout) as reply:

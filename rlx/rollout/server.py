@@ -8,7 +8,6 @@ drifted, which a loss with importance ratios corrects, and evaluation asks the p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -97,27 +96,22 @@ class ServerSampler(Sampler):
         policy.notes.append(note)
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """The completions of all prompts; the first request that fails for good ends the others."""
+        """The completions of all prompts, one request each."""
         self._check_logprobs(draw)
         client, model = self.client, self._model()
         rows = [
             (prompt, int(limit)) for prompt, limit in zip(draw.prompts, draw.limits, strict=True) for _ in range(draw.group_size)
         ]
         out = Completions.empty(len(rows), int(draw.limits.max()))
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            requests = [
-                self._request(model, policy, draw, prompt, limit, key)
-                for (prompt, limit), key in zip(rows, draw.keys, strict=True)
-            ]
-            for row, reply in enumerate(pool.map(lambda body: client.ask("completions", body), requests)):
-                tokens, logprobs, finished = self._read(reply, policy, limit=rows[row][1])
-                out.tokens[row, : len(tokens)] = tokens
-                out.logprobs[row, : len(tokens)] = logprobs
-                out.lengths[row] = len(tokens)
-                out.finished[row] = finished
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        bodies = [
+            self._request(model, policy, draw, prompt, limit, key) for (prompt, limit), key in zip(rows, draw.keys, strict=True)
+        ]
+        for row, reply in enumerate(client.ask_all("completions", bodies, at_once=self.concurrency)):
+            tokens, logprobs, finished = self._read(reply, policy, limit=rows[row][1])
+            out.tokens[row, : len(tokens)] = tokens
+            out.logprobs[row, : len(tokens)] = logprobs
+            out.lengths[row] = len(tokens)
+            out.finished[row] = finished
         return out
 
     def _check_logprobs(self, draw: Draw) -> None:

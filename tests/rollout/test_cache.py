@@ -44,7 +44,11 @@ def test_rows_that_stay_are_not_copied():
     ours.update(states(3, 5, seed=0), states(3, 5, seed=1))
     ours.batch_select_indices(torch.tensor([0, 1, 2, 1]))
     keys, _ = ours.update(states(4, 1, seed=2), states(4, 1, seed=3))
-    ours.batch_select_indices(torch.tensor([0, 3]))
+    written = keys._version
+    ours.batch_select_indices(torch.tensor([0, 1, 2]))
+    assert keys._version == written
+    ours.batch_select_indices(torch.tensor([0, 2]))
+    assert keys._version == written + 1
     after, _ = ours.update(states(2, 1, seed=2), states(2, 1, seed=3))
     assert after.data_ptr() == keys.data_ptr()
 

@@ -69,6 +69,24 @@ def test_an_address_of_something_else_is_named(server, monkeypatch):
         client_of(server.url).ask("models")
 
 
+def test_replies_come_in_the_order_of_the_requests(server):
+    bodies = [{**BODY, "max_tokens": 1 + number % 5, "seed": number} for number in range(40)]
+    replies = client_of(server.url).ask_all("completions", bodies, at_once=7)
+    lengths = [len(reply["choices"][0]["token_ids"]) for reply in replies]
+    alone = [len(client_of(server.url).ask("completions", body)["choices"][0]["token_ids"]) for body in bodies]
+    assert lengths == alone
+    assert len(set(lengths)) > 3
+    assert 1 < server.most_at_once <= 7
+
+
+def test_the_first_failure_ends_the_others(server):
+    server.failures.extend([400] * 100)
+    with pytest.raises(ConfigError, match="status 400"):
+        client_of(server.url).ask_all("completions", [BODY] * 100, at_once=3)
+    time.sleep(0.1)
+    assert len(server.bodies) < 100
+
+
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("SERVER_KEY", "sesame")
     client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
