@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.data.sequences import Tokens
-from rlx.errors import DataError
+from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rlx.task.base import Message, Text
@@ -37,6 +37,14 @@ class TextEncoder:
     chat_template: str = "auto"
     max_length: int | None = None
     max_prompt_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chat_template not in CHAT_TEMPLATES:
+            raise ConfigError(f"policy.chat_template={self.chat_template} is none of {', '.join(CHAT_TEMPLATES)}")
+        for name, least in (("max_length", 2), ("max_prompt_length", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"policy.{name}={value} leaves no room; use at least {least}, or null for no limit")
 
     @property
     def applies_plain_chat(self) -> bool:

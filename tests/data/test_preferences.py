@@ -23,7 +23,8 @@ def test_rows_of_similar_lengths_lie_together_and_keep_their_columns():
     source = source_of()
     batch = PairBatch.of(source, [7, 2, 9, 4])
     lengths = source.lengths[batch.rows]
-    assert lengths.tolist() == sorted(lengths) and sorted(batch.rows) == [2, 4, 7, 9]
+    assert lengths.tolist() == sorted(lengths)
+    assert sorted(batch.rows) == [2, 4, 7, 9]
     assert batch.scores.tolist() == source.scores[torch.from_numpy(batch.rows)].tolist()
     assert all(batch.sequences.prompts[i] is source.sequences.prompts[row] for i, row in enumerate(batch.rows))
 
@@ -33,10 +34,13 @@ def test_a_slice_takes_weights_and_columns_along():
     mask = batch.chosen_mask
     weighted = batch.with_weights(preference=torch.arange(6.0), sft=mask / mask.sum())
     part = weighted[2:5]
-    assert len(part) == 3 and part.weights["preference"].tolist() == [2, 3, 4]
+    assert len(part) == 3
+    assert part.weights["preference"].tolist() == [2, 3, 4]
     assert part.weights["sft"].shape == part.chosen_mask.shape
-    assert torch.equal(part.scores, weighted.scores[2:5]) and part.rows.tolist() == weighted.rows[2:5].tolist()
-    assert set(weighted.with_weights(other=mask).weights) == {"preference", "sft", "other"} and not batch.weights
+    assert torch.equal(part.scores, weighted.scores[2:5])
+    assert part.rows.tolist() == weighted.rows[2:5].tolist()
+    assert set(weighted.with_weights(other=mask).weights) == {"preference", "sft", "other"}
+    assert not batch.weights
 
 
 def test_mismatched_completions_depend_on_the_pair_not_on_the_batch():
@@ -53,8 +57,11 @@ def test_pairs_get_what_was_required_and_no_more():
     values = torch.zeros(batch.sequences.completion_mask.shape)
     plain = batch.logprobs(TokenStatistics(values))
     full = batch.logprobs(TokenStatistics(values, entropy=values + 1), frozenset({"scores", "label"}))
-    assert plain.scores is None and plain.chosen_entropy is None
-    assert full.scores is not None and full.label is None and full.rejected_entropy.mean() == 1
+    assert plain.scores is None
+    assert plain.chosen_entropy is None
+    assert full.scores is not None
+    assert full.label is None
+    assert full.rejected_entropy.mean() == 1
 
 
 @pytest.mark.parametrize(("num_rows", "per_step"), [(10, 3), (10, 10), (7, 20), (1, 1)])

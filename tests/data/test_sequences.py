@@ -14,7 +14,8 @@ def test_masks_and_tokens_come_from_lengths_alone():
     sequences = Sequences((tokens(5), tokens(6, 7)), ((tokens(1, 2), tokens()), (tokens(0), tokens(3, 0, 0))))
     assert sequences.completion_mask.tolist() == [[[True, True, False], [False] * 3], [[True, False, False], [True] * 3]]
     assert sequences.completion_tokens.tolist() == [[[1, 2, 0], [0, 0, 0]], [[0, 0, 0], [3, 0, 0]]]
-    assert sequences.completion_lengths.tolist() == [[2, 0], [1, 3]] and sequences.num_tokens == 9
+    assert sequences.completion_lengths.tolist() == [[2, 0], [1, 3]]
+    assert sequences.num_tokens == 9
 
 
 def test_tensors_of_the_whole_fit_its_slices():

@@ -28,7 +28,9 @@ def test_pairs_that_cannot_be_learned_from_are_dropped_and_counted():
     ]
     source = TokenizedPairs.of(pairs, TEXT, max_length=20)
     assert source.dropped == {"empty": 2, "equal": 1, "too_long": 1}
-    assert source.index.tolist() == [0, 5] and len(source) == 2 and source.recurs
+    assert source.index.tolist() == [0, 5]
+    assert len(source) == 2
+    assert source.recurs
     assert [decoded(c) for c in source.sequences.completions[1]] == ["3<eos>", "4<eos>"]
 
 
@@ -42,7 +44,8 @@ def test_the_smaller_of_both_limits_holds_and_counts_the_end_token():
 def test_a_long_prompt_loses_its_beginning_before_lengths_are_judged():
     text = TextEncoder(TEXT.tokenizer, max_prompt_length=3)
     source = TokenizedPairs.of([Pair("abcdef", "1", "2"), Pair("ab", "1", "2")], text, max_length=5)
-    assert source.truncated == 1 and not source.dropped
+    assert source.truncated == 1
+    assert not source.dropped
     assert [decoded(prompt) for prompt in source.sequences.prompts] == ["def", "ab"]
 
 
@@ -54,7 +57,8 @@ def test_scores_come_along_where_all_pairs_have_them():
 
 def test_nothing_kept_is_no_error():
     source = TokenizedPairs.of([Pair("a", "1", "1")], TEXT)
-    assert len(source) == 0 and source.dropped == {"equal": 1}
+    assert len(source) == 0
+    assert source.dropped == {"equal": 1}
 
 
 def test_conversations_are_cut_where_their_prompt_ends():

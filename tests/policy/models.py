@@ -32,7 +32,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "word_embed_proj_dim": 32,
         },
     ),
-    "gemma2_full": ("Gemma2Config", {**_GROUPED, "head_dim": 8, "layer_types": ["full_attention"] * 2, "final_logit_softcapping": 0.5}),
+    "gemma2_full": (
+        "Gemma2Config",
+        {**_GROUPED, "head_dim": 8, "layer_types": ["full_attention"] * 2, "final_logit_softcapping": 0.5},
+    ),
     "mistral_window": ("MistralConfig", {**_GROUPED, "sliding_window": 16}),
     "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2}),
@@ -64,11 +67,15 @@ def tokenizer() -> Any:
     return character_tokenizer()
 
 
-def sequences_of(*, num_prompts: int = 5, group_size: int = 3, seed: int = 0, num_tokens: int = VOCABULARY, longest: int = 9) -> Sequences:
+def sequences_of(
+    *, num_prompts: int = 5, group_size: int = 3, seed: int = 0, num_tokens: int = VOCABULARY, longest: int = 9
+) -> Sequences:
     """Random sequences; completions of few different tokens often begin alike, and some are empty."""
     draw = np.random.default_rng(seed)
     prompts = tuple(draw.integers(0, num_tokens, draw.integers(1, longest)) for _ in range(num_prompts))
-    groups = tuple(tuple(draw.integers(0, num_tokens, draw.integers(0, longest)) for _ in range(group_size)) for _ in range(num_prompts))
+    groups = tuple(
+        tuple(draw.integers(0, num_tokens, draw.integers(0, longest)) for _ in range(group_size)) for _ in range(num_prompts)
+    )
     return Sequences(prompts, groups)
 
 

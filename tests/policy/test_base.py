@@ -26,7 +26,9 @@ def gradients(policy, loss):
 @pytest.mark.parametrize("num_tokens", [99, 3])
 def test_shared_prefix_rows_equal_one_forward_per_sequence(architecture, num_tokens):
     policy = policy_of(architecture)
-    assert policy.shared_prefix and policy.gathers_before_head and not policy.notes
+    assert policy.shared_prefix
+    assert policy.gathers_before_head
+    assert not policy.notes
     sequences = sequences_of(num_tokens=num_tokens)
     expected = naive_logprobs(policy.model, sequences)
     for rows_of in (None, np.array([0, 1, 0, 1, 0]), np.zeros(5, dtype=np.int64)):
@@ -57,7 +59,8 @@ def test_repeated_predictors_get_the_same_bits_each_time():
     policy = policy_of("llama")
     sequences = Sequences((np.arange(3),) * 4, ((np.arange(5), np.arange(5), np.arange(5)[::-1].copy()) * 4,) * 4)
     found = [gradients(policy, policy.token_logprobs(sequences).sum()) for _ in range(3)]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_neither_order_nor_company_changes_a_row():
@@ -79,7 +82,9 @@ def test_garbage_in_the_padding_changes_nothing():
         clean = policy.completion_logits(layout)
         lengths = np.array([len(p) + sum(map(len, g)) for p, g in zip(sequences.prompts, sequences.completions, strict=True)])
         if make is plain_rows:
-            lengths = np.array([len(p) + len(c) for p, g in zip(sequences.prompts, sequences.completions, strict=True) for c in g])
+            lengths = np.array(
+                [len(p) + len(c) for p, g in zip(sequences.prompts, sequences.completions, strict=True) for c in g]
+            )
         padding = torch.arange(layout.tokens.shape[1]) >= torch.from_numpy(lengths)[:, None]
         assert padding.any()
         layout.tokens[padding] = 77
@@ -106,7 +111,8 @@ def test_empty_completions_have_no_log_probability_and_allow_backward():
     policy = policy_of("llama")
     nothing = np.zeros(0, dtype=np.int64)
     values = policy.token_logprobs(Sequences((np.array([1, 2]),), ((nothing, nothing),)))
-    assert values.shape == (1, 2, 1) and not values.any()
+    assert values.shape == (1, 2, 1)
+    assert not values.any()
     values.sum().backward()
     assert policy.token_logprobs(Sequences((), ())).shape[0] == 0
 
@@ -121,7 +127,8 @@ def test_a_frozen_copy_shares_nothing_and_stays():
             parameter.add_(0.1)
     assert torch.equal(frozen.token_logprobs(sequences), before)
     assert not torch.equal(policy.token_logprobs(sequences), before)
-    assert not frozen.parameters() and policy.parameters()
+    assert not frozen.parameters()
+    assert policy.parameters()
 
 
 def test_pairs_are_tokenised_once():
@@ -136,8 +143,10 @@ def test_pair_logprobs_are_the_token_logprobs_of_both_sides():
     policy = policy_of("llama")
     batch = PairBatch.of(policy.tokenized([Pair("1+1=", "2", "33"), Pair("12+2=", "14", "5")]), [0, 1])
     values, pairs = policy.token_logprobs(batch.sequences), policy.pair_logprobs(batch)
-    assert torch.equal(pairs.chosen, values[:, 0]) and torch.equal(pairs.rejected, values[:, 1])
-    assert pairs.chosen_length.tolist() == [2, 3] and pairs.rejected_length.tolist() == [3, 2]
+    assert torch.equal(pairs.chosen, values[:, 0])
+    assert torch.equal(pairs.rejected, values[:, 1])
+    assert pairs.chosen_length.tolist() == [2, 3]
+    assert pairs.rejected_length.tolist() == [3, 2]
 
 
 def test_what_a_loss_requires_comes_with_the_pairs():

@@ -1,4 +1,5 @@
 import copy
+from typing import ClassVar
 
 import torch
 
@@ -42,7 +43,7 @@ def test_neither_use_nor_place_nor_a_journey_to_disk_counts(tmp_path):
 def test_a_tokenizer_without_a_fast_backend_has_its_vocabulary():
     class Slow:
         chat_template = None
-        special_tokens_map: dict[str, str] = {}
+        special_tokens_map: ClassVar[dict[str, str]] = {}
 
         def get_vocab(self):
             return {"a": 0}
