@@ -1,0 +1,91 @@
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from rlx.policy.reference_store import ReferenceStore, arithmetic_of
+from tests.policy.models import sequences_of
+
+BLOCK = sequences_of(num_prompts=4, group_size=2)
+VALUES = -torch.rand(int(BLOCK.completion_lengths.sum()), generator=torch.Generator().manual_seed(0))
+
+
+def test_what_is_written_is_read_bit_by_bit(tmp_path):
+    ReferenceStore(tmp_path / "a" / "b", "cpu").write(BLOCK, VALUES)
+    assert torch.equal(ReferenceStore(tmp_path / "a" / "b", "cpu").read(BLOCK), VALUES)
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 1
+
+
+def test_other_tokens_other_boundaries_and_other_arithmetic_are_other_files(tmp_path):
+    store = ReferenceStore(tmp_path, "1 thread")
+    store.write(BLOCK, VALUES)
+    assert ReferenceStore(tmp_path, "2 threads").read(BLOCK) is None
+    assert store.read(sequences_of(num_prompts=4, group_size=2, seed=1)) is None
+    assert store.read(BLOCK[:3]) is None
+
+
+def test_without_a_folder_nothing_is_kept():
+    store = ReferenceStore(None, "cpu")
+    store.write(BLOCK, VALUES)
+    assert store.read(BLOCK) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
+def test_a_damaged_file_is_said_ignored_and_replaced(tmp_path, caplog, damage):
+    store = ReferenceStore(tmp_path, "cpu")
+    store.write(BLOCK, VALUES)
+    path = store.path(BLOCK)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-3] ^= 1
+    path.write_bytes({"cut": content[:-7], "flip": content, "empty": b"", "other": b"not a tensor file at all"}[damage])
+    with caplog.at_level(logging.WARNING, logger="rlx"):
+        assert store.read(BLOCK) is None
+    assert "damaged" in caplog.text
+    store.write(BLOCK, VALUES)
+    assert torch.equal(store.read(BLOCK), VALUES)
+
+
+def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    store = ReferenceStore(tmp_path / "file" / "folder", "cpu")
+    with caplog.at_level(logging.WARNING, logger="rlx"):
+        store.write(BLOCK, VALUES)
+        store.write(BLOCK, VALUES)
+    assert len(caplog.records) == 1
+    assert "cannot be kept" in caplog.text
+    assert store.read(BLOCK) is None
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    ReferenceStore(tmp_path, "cpu").write(BLOCK, VALUES)
+    assert not list(tmp_path.iterdir())
+    assert "No space left" in caplog.text
+
+
+def test_many_writers_and_readers_see_whole_blocks_only(tmp_path):
+    def work(number):
+        store = ReferenceStore(tmp_path, "cpu")
+        for _ in range(10):
+            store.write(BLOCK, VALUES)
+            found = store.read(BLOCK)
+            if found is None or not torch.equal(found, VALUES):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_decides_the_rounding_is_named():
+    text = arithmetic_of(torch.device("cpu"), layout="plain")
+    assert torch.__version__ in text
+    assert f"{torch.get_num_threads()} threads" in text
+    assert "plain" in text
