@@ -211,8 +211,14 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]
         name: sum(variant.algorithm == name for variant in variants) for name in {variant.algorithm for variant in variants}
     }
     most = max(settings, key=lambda name: settings[name])
-    if settings[most] < 3 and not grouping.mixed:
-        return []
+    if settings[most] < 3:
+        if not grouping.mixed:
+            return []
+        text = (
+            "several settings stand behind a variant: these runs say how good they are on average; for the best one compare "
+            "without by=, and confirm it on fresh seeds"
+        )
+        return [Caution("selected_on_same_seeds", text)]
     best = min(variants, key=lambda variant: variant.rank)
     top = max(best.seeds, default=0) + 1
     command = more_seeds(grouping.runs, best.label).replace("range(0,10)", f"range({top},{top + FEW})")

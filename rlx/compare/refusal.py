@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rlx.compare.choices import Choices
 from rlx.compare.scores import Collected, RunScore
+from rlx.compare.words import several
 from rlx.errors import EvidenceError
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
@@ -104,11 +105,11 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
         f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each "
         f"counting the same"
     )
-    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {', '.join(tasks)}", mend)]
+    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {several(tasks)}", mend)]
     for label in dict.fromkeys(run.variant for run in runs):
         absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]
         if absent:
-            text = f"{label} was not run on {', '.join(absent)}"
+            text = f"{label} was not run on {several(absent)}"
             mend = (
                 f"run it there; with allow=[missing] only tasks that all variants ran count ({more_seeds(runs, label)} task=...)"
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rlx.compare.comparison import Comparison
 from rlx.compare.words import number
-from rlx.report.figures_more import paretos, searches, settings
+from rlx.report.figures_more import aggregates, paretos, searches, settings
 from rlx.report.svg import Figure, Plot, escape, room, shorten, text_width, twice
 from rlx.report.tables import interval, percent
 
@@ -19,6 +19,7 @@ def all_figures(comparison: Comparison) -> list[Figure]:
     """Every figure that the data allow, the most telling first."""
     makers: tuple[Callable[[Comparison], list[Figure]], ...] = (
         intervals,
+        aggregates,
         differences,
         improvement,
         curves,

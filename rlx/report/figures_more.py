@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rlx.compare.comparison import Comparison
 from rlx.compare.extra import Setting
+from rlx.compare.interval import Interval
 from rlx.compare.summary import Variant
 from rlx.compare.words import number
-from rlx.report.svg import NARROW, WIDE, Figure, Plot, room, shorten, spread_labels
+from rlx.report.svg import NARROW, WIDE, Figure, Plot, room, shorten, spread_labels, text_width, twice
 from rlx.report.tables import interval
 from rlx.report.text import figure as figure_text
 
@@ -123,3 +125,46 @@ def searches(comparison: Comparison) -> list[Figure]:
         draw = drawing(True)
         figures.append(Figure("search-tokens", "What a search may expect for its cost", caption, draw(WIDE), draw(NARROW)))
     return figures
+
+
+def aggregates(comparison: Comparison) -> list[Figure]:
+    """Over several tasks: interquartile mean and optimality gap of each variant, with bootstrap intervals over runs."""
+    if len(comparison.tasks) < 2:
+        return []
+    level, target = f"{100 * comparison.choices.level:g} %", comparison.choices.target
+    kinds = (
+        ("iqm", "Interquartile mean over runs and tasks", "higher is better", lambda v: v.iqm, lambda v: v.iqm_interval),
+        (
+            "gap",
+            f"Optimality gap from {target:g}",
+            "lower is better",
+            lambda v: v.optimality_gap,
+            lambda v: v.optimality_gap_interval,
+        ),
+    )
+    figures = []
+    for name, title, better, centre, around in kinds:
+        rows = [(place, v.label, centre(v), around(v)) for place, v in enumerate(comparison.variants) if centre(v) is not None]
+        drawings = twice(partial(_rows, rows, title))
+        caption = f"{level} interval by stratified bootstrap: runs are resampled within each task. {better.capitalize()}."
+        figures.append(Figure(f"aggregate-{name}", title, caption, *drawings))
+    return figures
+
+
+def _rows(rows: Sequence[tuple[int, str, float, Interval | None]], title: str, width: float) -> str:
+    """One dot and one bar a variant."""
+    ends = [end for _, _, value, bar in rows for end in ((bar.low, bar.high) if bar else (value, value))]
+    narrow = width < 500
+    row, left = (42, 12) if narrow else (28, min(260, max(text_width(label) for _, label, _, _ in rows) + 20))
+    plot = Plot(width, row * len(rows) + 50, room(min(ends), max(ends)), (0, 1), left=left, top=6)
+    plot.axes(title, grid="x")
+    for place, label, value, bar in rows:
+        middle = 6 + row * (place + (0.7 if narrow else 0.5))
+        if narrow:
+            plot.text(left, middle - 12, shorten(label, width - 24), "name", title=label)
+        else:
+            plot.text(left - 10, middle + 4, shorten(label, left - 14), "name", anchor="end", title=label)
+        if bar is not None:
+            plot.raw(f'<path class="v{place} bar" d="M{plot.x(bar.low):.1f} {middle:.1f}H{plot.x(bar.high):.1f}"/>')
+        plot.circle(plot.x(value), middle, f"v{place} mean", 5, f"{label}: {number(value)} {interval(bar)}")
+    return plot.done(title)

@@ -2,7 +2,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rlx.compare.comparison import compare
 from rlx.report.figures import all_figures
+from tests.compare.records import write_sweep
 
 NAMES = {"intervals", "differences", "improvement", "curves", "profile", "setting-0"}
 NAMES |= {"pareto-kl", "pareto-tokens", "pareto-seconds", "search-trials", "search-tokens"}
@@ -17,6 +19,15 @@ def test_every_figure_is_there_and_is_well_formed(ordinary):
             assert root.attrib["aria-label"]
             assert "nan" not in drawing
             assert len(list(root)) > 3
+
+
+def test_several_tasks_have_aggregates(tmp_path):
+    for task in ("one", "two"):
+        write_sweep(tmp_path / task, {"custom_dpo": [0.5, 0.52, 0.51], "hybrid": [0.6, 0.62, 0.61]}, task=task)
+    figures = {figure.name: figure for figure in all_figures(compare(tmp_path, allow="tasks"))}
+    assert {"aggregate-iqm", "aggregate-gap", "curves-0", "curves-1"} <= set(figures)
+    assert figures["aggregate-iqm"].wide.count(' bar"') == 2
+    assert "stratified bootstrap" in figures["aggregate-gap"].caption
 
 
 def test_hostile_labels_stay_text(hostile):
