@@ -32,6 +32,7 @@ class PairBatch:
 
     source: the tokenised pairs that this batch was taken from. rows: int64 [B], which of them.
     sequences: B pairs, chosen before rejected. weights: name -> tensor of B rows; slicing takes them along.
+    tokens_sampled: what drawing the batch cost, where the pairs were sampled.
     """
 
     source: TokenizedPairs
@@ -42,6 +43,7 @@ class PairBatch:
     scores: Tensor | None = None
     label: Tensor | None = None
     has_label: Tensor | None = None
+    tokens_sampled: int = 0
 
     @staticmethod
     def of(source: TokenizedPairs, rows: np.ndarray | Sequence[int]) -> PairBatch:

@@ -5,7 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,7 @@ import torch
 
 from rlx.data.preferences import epoch_rows
 from rlx.data.sequences import Sequences
-from rlx.errors import ConfigError, DataError, RlxError, TrainingError
+from rlx.errors import ConfigError, DataError, TrainingError
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
@@ -119,27 +119,29 @@ def _texts(lab: Source, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(read[tokens.tobytes()] for tokens in group) for group in sequences.completions)
 
 
+def greedy_rewards(lab: Source, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """float32 [P]: the reward of the greedy completion of each prompt."""
+    rollout = lab.sampler.sample(
+        lab.policy,
+        [lab.policy.encode_prompt(prompt.text) for prompt in prompts],
+        group_size=1,
+        stream=lab.rng.child("greedy"),
+        prompt_keys=range(len(prompts)),
+        greedy=True,
+        max_new_tokens=lab.task.max_new_tokens,
+    )
+    texts = [[lab.sampler.text(lab.policy, tokens) for tokens in group] for group in rollout.sequences.completions]
+    return rewards_of(lab.task, prompts, texts)["reward"][:, 0]
+
+
 def rewards_of(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
     """Name -> float32 [P, G], "reward" among them; one that raises or is no number is named with its prompt and completion."""
-    given = [[_reward(task, prompt, text) for text in group] for prompt, group in zip(prompts, texts, strict=True)]
-    names = given[0][0].keys()
-    if any(reward.keys() != names for group in given for reward in group):
+    asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
+    given = task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
+    names = given[0].keys()
+    if any(reward.keys() != names for reward in given):
         raise TrainingError(
             f"the reward of task {task.name} does not always have the same parts; give each part a number every time"
         )
-    return {name: torch.tensor([[reward[name] for reward in group] for group in given], dtype=torch.float32) for name in names}
-
-
-def _reward(task: Task, prompt: Prompt, text: str) -> Mapping[str, float]:
-    where = f"for the completion {text!r} of the prompt {prompt.text!r}"
-    try:
-        reward = {name: float(value) for name, value in task.reward(prompt, text).items()}
-    except RlxError:
-        raise
-    except Exception as error:  # a reward is the user's code
-        raise TrainingError(f"the reward of task {task.name} raised {type(error).__name__}: {error}, {where}") from error
-    bad = [name for name, value in reward.items() if not np.isfinite(value)]
-    if bad or "reward" not in reward:
-        what = f"{bad[0]} = {reward[bad[0]]}" if bad else f"{sorted(reward)} without 'reward'"
-        raise TrainingError(f"task {task.name} gave {what} {where}; a reward must be a finite number")
-    return reward
+    shape = (len(prompts), -1)
+    return {name: torch.tensor([reward[name] for reward in given], dtype=torch.float32).reshape(shape) for name in names}

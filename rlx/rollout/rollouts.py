@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Sequences
+from rlx.seeding import Stream
 
 if TYPE_CHECKING:
     from rlx.task.base import Prompt
@@ -26,7 +27,8 @@ class RolloutBatch:
     sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
     What an algorithm adds with `with_values`, None until then: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
-    over the rows of one update), values, returns and reference_logprobs [P, G, T].
+    over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the stream
+    of a loss that chooses at random.
     tokens_sampled: what the whole draw cost, groups included that were drawn and given up; a slice does not divide it.
     """
 
@@ -44,7 +46,10 @@ class RolloutBatch:
     weights: Tensor | None = None
     values: Tensor | None = None
     returns: Tensor | None = None
+    value_weights: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    proximal_logprobs: Tensor | None = None
+    rng: Stream | None = None
     tokens_sampled: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -72,7 +77,7 @@ class RolloutBatch:
     @property
     def loss_mask(self) -> Tensor:
         """bool [P, G, T]: the tokens that a loss counts and weighs, those of the completions that were kept."""
-        return self.completion_mask & self.kept[..., None]
+        return self.completion_mask.to(self.kept.device) & self.kept[..., None]
 
     @property
     def without_signal(self) -> Tensor:
@@ -82,6 +87,13 @@ class RolloutBatch:
     def with_values(self, **tensors: Any) -> RolloutBatch:
         """This batch with these fields set: advantages, weights, values, returns, reference_logprobs."""
         return replace(self, **tensors)
+
+    def to(self, device: torch.device) -> RolloutBatch:
+        """The tensors that a loss reads, on `device`; the masks follow them."""
+        if device.type == "cpu":
+            return self
+        moved = {item.name: getattr(self, item.name) for item in fields(self)}
+        return RolloutBatch(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()})
 
     def take(self, rows: Sequence[int]) -> RolloutBatch:
         """The groups `rows`, in that order."""
