@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from rlx.data.preferences import PairBatch
-from rlx.errors import DataError
+from rlx.errors import ConfigError, DataError
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
+from rlx.task.success import pass_at_k
 from rlx.train.gradients import micro_batches
 
 ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
@@ -27,19 +28,24 @@ EVALUATION = Stream(0, ("evaluation",))  # the same numbers for every run: evalu
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show."""
+    """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
+
+    answers: what each held-out prompt's greedy completion counts in the score; empty where the score is not of prompts.
+    """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     tokens_sampled: int
+    answers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Evaluator:
     """Measures a policy on a task.
 
-    num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at temperature 1 for reward, KL
-    and entropy. num_shown: how many prompts' completions are kept in the record.
+    num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at `temperature` for reward, KL
+    and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the probability that one of
+    k sampled completions is right, estimated from all that were sampled.
     """
 
     task: Task
@@ -50,6 +56,21 @@ class Evaluator:
     num_pairs: int
     num_shown: int
     micro_batch: int | None
+    pass_at_k: Sequence[int] = ()
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        unfit = [k for k in self.pass_at_k if not 1 <= k <= self.samples_per_prompt]
+        if unfit:
+            raise ConfigError(
+                f"evaluation.pass_at_k holds {unfit[0]}; it is estimated from evaluation.samples_per_prompt="
+                f"{self.samples_per_prompt} completions of a prompt, so k lies between 1 and that"
+            )
+        if self.pass_at_k and ("rewards" not in self.task.offers or self.task.full_reward_value() is None):
+            raise ConfigError(
+                f"evaluation.pass_at_k counts right completions, and for task {self.task.name} none is right or wrong; "
+                "set task.full_reward to the reward of a right one, or leave pass_at_k empty"
+            )
 
     def __call__(self, policy: Policy) -> Evaluation:
         """Score and figures of the policy as it is now."""
@@ -57,43 +78,66 @@ class Evaluator:
             prompts = self.task.held_out_prompts()[: self.num_prompts]
             figures: dict[str, float] = {}
             samples: list[dict[str, Any]] = []
-            tokens = 0
+            tokens, answers = 0, np.zeros(0)
             if prompts:
                 encoded = [policy.encode_prompt(prompt.text) for prompt in prompts]
                 greedy = self._sample(policy, encoded, group_size=1, greedy=True)
                 sampled = self._sample(policy, encoded, group_size=self.samples_per_prompt, greedy=False)
                 tokens = sum(int(rollout.sequences.completion_lengths.sum()) for rollout in (greedy, sampled))
-                figures |= self._rewards(policy, prompts, greedy, sampled) | self._drift(policy, sampled)
-                samples = self._shown(policy, prompts, greedy, sampled)
+                said, said_sampled = self._texts(policy, greedy), self._texts(policy, sampled)
+                rewards = None
+                if "rewards" in self.task.offers:
+                    rewards = self._reward_parts(prompts, said)["reward"][:, 0]
+                    answers = self._counted(rewards)
+                    figures |= self._rewards(rewards, self._reward_parts(prompts, said_sampled))
+                figures |= self._drift(policy, sampled)
+                samples = self._shown(prompts, said, said_sampled, rewards)
             figures |= self._preferences(policy)
             if self.task.score not in figures:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
-            return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens)
+            scored = tuple(answers.tolist()) if self.task.score in ("accuracy", "greedy_reward") else ()
+            return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
 
     def _sample(self, policy: Policy, encoded: Sequence[np.ndarray], *, group_size: int, greedy: bool) -> Rollout:
-        return self.sampler.sample(
+        return self.sampler.in_process.sample(
             policy,
             encoded,
             group_size=group_size,
             stream=EVALUATION.child("sample"),
             prompt_keys=range(len(encoded)),
             max_new_tokens=self.task.max_new_tokens,
-            temperature=1.0,
+            temperature=self.temperature,
             greedy=greedy,
         )
 
-    def _rewards(self, policy: Policy, prompts: Sequence[Prompt], greedy: Rollout, sampled: Rollout) -> dict[str, float]:
-        if "rewards" not in self.task.offers:
-            return {}
-        accuracy = np.mean([reward == 1.0 for reward in self._reward(policy, prompts, greedy).reshape(-1)])
-        rewards = self._reward(policy, prompts, sampled).mean(axis=1)
-        error = float(rewards.std(ddof=1) / len(rewards) ** 0.5) if len(rewards) > 1 else float("nan")
-        return {"accuracy": float(accuracy), "reward": float(rewards.mean()), "reward_standard_error": error}
+    def _texts(self, policy: Policy, rollout: Rollout) -> list[list[str]]:
+        """What the completions say, as in training: without special tokens, cut before a stop string."""
+        return [[self.sampler.text(policy, tokens) for tokens in group] for group in rollout.sequences.completions]
 
-    def _reward(self, policy: Policy, prompts: Sequence[Prompt], rollout: Rollout) -> np.ndarray:
-        """float64 [P, G]."""
-        groups = zip(prompts, rollout.sequences.completions, strict=True)
-        return np.array([[self.task.reward(prompt, policy.decode(tokens))["reward"] for tokens in group] for prompt, group in groups])
+    def _reward_parts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Name -> float64 [P, G], "reward" among them."""
+        asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
+        given = self.task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
+        return {name: np.array([reward[name] for reward in given]).reshape(len(prompts), -1) for name in given[0]}
+
+    def _counted(self, rewards: np.ndarray) -> np.ndarray:
+        """What rewards count in the score: 1 for a right completion and 0 for another, or as they are where they are degrees."""
+        full = self.task.full_reward_value()
+        return rewards if full is None else (rewards >= full).astype(float)
+
+    def _rewards(self, greedy: np.ndarray, sampled: dict[str, np.ndarray]) -> dict[str, float]:
+        """greedy: rewards of the greedy completions, float64 [P]; sampled: name -> float64 [P, G]."""
+        figures = {"accuracy": float(self._counted(greedy).mean())} if self.task.full_reward_value() is not None else {}
+        rewards = sampled["reward"].mean(axis=1)
+        figures |= {"reward": float(rewards.mean()), "reward_standard_error": standard_error(rewards)}
+        figures |= {"greedy_reward": float(greedy.mean())}
+        if self.task.score == "greedy_reward":
+            figures["score_standard_error"] = standard_error(greedy)
+        figures |= {f"reward/{name}": float(part.mean()) for name, part in sampled.items() if name != "reward"}
+        for k in self.pass_at_k:
+            right = self._counted(sampled["reward"]).sum(axis=1).astype(int).tolist()
+            figures[f"pass_at_{k}"] = float(np.mean([pass_at_k(count, self.samples_per_prompt, k) for count in right]))
+        return figures
 
     def _drift(self, policy: Policy, sampled: Rollout) -> dict[str, float]:
         """How far the policy is from the reference on its own completions, and how they look. KL in nats per completion."""
@@ -132,14 +176,19 @@ class Evaluator:
             "log_ratio_margin": float(margin.mean()),
         }
 
-    def _shown(self, policy: Policy, prompts: Sequence[Prompt], greedy: Rollout, sampled: Rollout) -> list[dict[str, Any]]:
+    def _shown(
+        self, prompts: Sequence[Prompt], greedy: list[list[str]], sampled: list[list[str]], rewards: np.ndarray | None
+    ) -> list[dict[str, Any]]:
         rows = []
         for index, prompt in enumerate(prompts[: self.num_shown]):
             row: dict[str, Any] = {"prompt": prompt.text if isinstance(prompt.text, str) else list(prompt.text)}
-            row["completion"] = policy.decode(greedy.sequences.completions[index][0])
-            row["sampled"] = policy.decode(sampled.sequences.completions[index][0])
-            if "rewards" in self.task.offers:
-                row["reward"] = self.task.reward(prompt, row["completion"])["reward"]
+            row |= {"completion": greedy[index][0], "sampled": sampled[index][0]}
+            if rewards is not None:
+                row["reward"] = float(rewards[index])
             rows.append(row)
         return rows
 
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of values [P]; nan for a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
