@@ -70,7 +70,8 @@ class Case:
 def case_of(loss: Loss, *, rows: int = 8, tokens: int = 7, seed: int = 0, labelled: bool = True, spread: float = 0.5) -> Case:
     """A random batch in float64 for a preference or a policy-gradient loss.
 
-    spread: how far policy, sampler and reference lie apart, in nats a token. labelled: give labels to a loss that can read them.
+    spread: how far policy, sampler and reference lie apart, in nats a token. labelled: give labels to a loss that can read them;
+    without them, and in the scores, the chosen completion is the better one.
     """
     rng = Stream(seed, ("laws", rows, tokens)).torch()
     if isinstance(loss, PreferenceLoss):
@@ -109,7 +110,7 @@ def _pairs(loss: PreferenceLoss, rows: int, tokens: int, rng: torch.Generator, l
     tokenwise = tuple(tensors)
     scores = torch.rand(rows, 2, generator=rng, dtype=torch.float64)
     scores[0] = 0.5  # a tie
-    tensors["policy.scores"] = scores
+    tensors["policy.scores"] = scores if labelled else scores.sort(dim=1, descending=True).values
     for owner in ("policy", "reference"):
         tensors[f"{owner}.mismatched"] = -5 * torch.rand(rows, 2, generator=rng, dtype=torch.float64)
     if labelled and "label" in loss.requires:

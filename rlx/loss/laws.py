@@ -192,12 +192,24 @@ def direction(loss: Loss) -> str | None:
     )
 
 
+def constants(loss: Loss) -> str | None:
+    """Only the policy gets a gradient: not the reference, the sampler, the advantages or a weight made of probabilities."""
+    case = case_of(loss)
+    names = [name for name, tensor in case.tensors.items() if tensor.is_floating_point() and name not in case.leaves]
+    fixed = {name: case.tensors[name].clone().requires_grad_() for name in names if name != "policy.scores"}
+    total = case.with_tensors(**fixed, **{name: case.tensors[name].requires_grad_() for name in case.leaves}).total()
+    found = torch.autograd.grad(total, list(fixed.values()), allow_unused=True)
+    reached = [name for name, gradient in zip(fixed, found, strict=True) if gradient is not None and bool(gradient.any())]
+    return f"a gradient reaches {', '.join(reached)}; hold it constant with rlx.loss.stop_gradient" if reached else None
+
+
 LAWS: dict[str, Callable[[Loss], str | None]] = {
     "weights": weights_follow_masks,
     "split": split,
     "padding": padding,
     "order": order,
     "finite": finite,
+    "constants": constants,
     "finite_differences": finite_differences,
     "direction": direction,
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -76,39 +75,6 @@ class RDpo(ScoreLoss):
         """[B] r_dpo_loss of the margin and the difference of lengths."""
         difference = scores.chosen_length - scores.rejected_length
         return r_dpo_loss(scores.margin, difference, beta=self.beta, length_penalty=self.length_penalty)
-
-
-def odpo_loss(margin: Tensor, score_gap: Tensor, *, beta: float, offset_scale: float) -> Tensor:
-    """-log σ(β Δ - α log(s_c - s_r)).
-
-    Paper: Amini et al. 2024, Direct preference optimization with an offset (ODPO), arXiv:2402.10571.
-    Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
-    """
-    return -F.logsigmoid(beta * margin - offset_scale * torch.log(score_gap))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Odpo(PreferenceLoss):
-    """DPO that asks for a larger margin where the scores of the pair lie further apart.
-
-    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
-    offset_scale: α, how much of the log of the score difference the margin must exceed; 0 is dpo.
-    smallest_gap: a score difference below this (a tie, or a chosen completion scored lower) counts as this.
-    """
-
-    formula: ClassVar = odpo_loss
-    requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    beta: float = within(above=0, advice=BETA)
-    offset_scale: float = within(at_least=0, advice="a negative one would ask less of the clearer pairs; 1 is usual")
-    smallest_gap: float = within(above=0, advice="the log of a gap of 0 is infinite; try 1e-6")
-
-    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] odpo_loss of the margin and the score gap."""
-        assert policy.scores is not None
-        margin = Scores.of(policy, reference).margin
-        gap = (policy.scores[:, 0] - policy.scores[:, 1]).to(margin.dtype).clamp(min=self.smallest_gap)
-        return odpo_loss(margin, gap, beta=self.beta, offset_scale=self.offset_scale)
 
 
 def cal_dpo_loss(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:

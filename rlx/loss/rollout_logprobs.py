@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlx.errors import ShapeError
 from rlx.loss.pairs import masked
+from rlx.seeding import Stream
 
 OPTIONAL = ("entropy", "vocabulary_kl", "proximal_logprobs", "rng")
 
@@ -26,7 +27,7 @@ class RolloutLogprobs:
     The other fields are there only where a loss names them in `requires`:
     entropy: [B, T] of the policy, in nats, with its gradient; vocabulary_kl: [B, T] KL(policy || reference) over the vocabulary;
     proximal_logprobs: [B, T] under the policy as it was when the batch was drawn, computed by the code that trains it, where
-        that differs from the code that samples; rng: a torch.Generator.
+        that differs from the code that samples; rng: a Stream, whose numbers are the same at every call, or a torch.Generator.
     """
 
     token_logprobs: Tensor
@@ -58,6 +59,7 @@ class RolloutLogprobs:
         if advantages.shape == shape[:-1]:
             advantages = advantages[..., None].expand(shape)
         rng = required.pop("rng", None)
+        rng = rng.torch() if isinstance(rng, Stream) else rng
         tensors = {
             "token_logprobs": token_logprobs,
             "sampling_logprobs": sampling_logprobs,

@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs
+from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs, stop_gradient
 from rlx.loss.laws import LAWS, check_loss
 from tests.loss.catalogue import NAMES, load
-
-# DiscoPOP is not convex: near a margin of 0 a larger margin makes it larger. The law tries margins beyond that.
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -27,7 +25,7 @@ class Honest(PreferenceLoss):
 
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         assert reference is not None
-        return torch.nn.functional.softplus(self.margin(reference) - self.margin(policy))
+        return torch.nn.functional.softplus(stop_gradient(self.margin(reference)) - self.margin(policy))
 
     def margin(self, pairs: PairLogprobs) -> Tensor:
         return pairs.chosen_sum - pairs.rejected_sum
@@ -64,6 +62,12 @@ class Detaches(Honest):
         return pairs.chosen_sum - pairs.rejected_sum.detach()
 
 
+class MovesTheReference(Honest):
+    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
+        assert reference is not None
+        return torch.nn.functional.softplus(self.margin(reference) - self.margin(policy))
+
+
 class RowNumber(Honest):
     def margin(self, pairs: PairLogprobs) -> Tensor:
         return (pairs.chosen_sum - pairs.rejected_sum) * torch.arange(1, len(pairs) + 1)
@@ -96,6 +100,7 @@ BROKEN: Mapping[type, str] = {
     CouplesInSecret: "split",
     Detaches: "finite_differences",
     RowNumber: "order",
+    MovesTheReference: "constants",
     WeighsByValue: "weights",
     LocalTokenMean: "split",
     WrongSign: "direction",

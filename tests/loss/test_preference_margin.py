@@ -1,18 +1,15 @@
 import torch
 
 from rlx.loss.preference import dpo_loss
-from rlx.loss.preference_margin import cal_dpo_loss, dpop_loss, odpo_loss, r_dpo_loss, tdpo_loss
-from tests.loss.catalogue import golden_pairs, load
+from rlx.loss.preference_margin import cal_dpo_loss, dpop_loss, r_dpo_loss, tdpo_loss
 
 MARGIN = torch.linspace(-6, 6, 7, dtype=torch.float64)
 
 
 def test_each_is_dpo_without_its_own_term():
-    zeros = torch.zeros_like(MARGIN)
     dpo = dpo_loss(MARGIN, beta=0.3)
     torch.testing.assert_close(dpop_loss(MARGIN, -MARGIN, beta=0.3, penalty=0), dpo)
     torch.testing.assert_close(r_dpo_loss(MARGIN, MARGIN, beta=0.3, length_penalty=0), dpo)
-    torch.testing.assert_close(odpo_loss(MARGIN, zeros + 2, beta=0.3, offset_scale=0), dpo)
     torch.testing.assert_close(tdpo_loss(MARGIN, MARGIN, -MARGIN, beta=0.3, kl_scale=0), dpo)
 
 
@@ -27,22 +24,6 @@ def test_r_dpo_asks_less_where_the_chosen_completion_is_longer():
     # The optimum of reward - α n - β KL has the implicit reward β log(π/π0) + α n, so a longer chosen one is ahead already.
     longer, shorter = (r_dpo_loss(MARGIN, torch.full_like(MARGIN, n), beta=0.3, length_penalty=0.1) for n in (5.0, -5.0))
     assert bool((longer < shorter).all())
-
-
-def test_odpo_asks_for_a_margin_of_the_log_of_the_gap():
-    gap = torch.tensor([1.0, 4.0], dtype=torch.float64)
-    margin = torch.tensor([1.5, 1.5], dtype=torch.float64)
-    expected = dpo_loss(margin - gap.log() / 0.5, beta=0.5)
-    torch.testing.assert_close(odpo_loss(margin, gap, beta=0.5, offset_scale=1), expected)
-
-
-def test_odpo_counts_a_tie_as_the_smallest_gap():
-    from dataclasses import replace
-
-    policy, reference = golden_pairs()
-    loss = load("odpo", smallest_gap=0.25)
-    tie, small = (replace(policy, scores=torch.tensor([[gap, 0.0]] * 3, dtype=torch.float64)) for gap in (-1.0, 0.25))
-    torch.testing.assert_close(loss(tie, reference), loss(small, reference))
 
 
 def test_cal_dpo_rests_where_both_log_ratios_are_at_their_targets():
