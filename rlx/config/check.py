@@ -92,6 +92,8 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     if group is not None and not fits_group(target, group):
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {GROUP_BASE[group]}")
     parameters = parameters_of(target)
+    if _is_bound_function(node, target, path):
+        return
     if parameters is None:
         raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
     for key in node:
@@ -100,6 +102,16 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
             raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths)
     for parameter in parameters.values():
         check_value(node, parameter, path, paths, owner=target)
+
+
+def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
+    """A function that is bound and not called: who calls it gives it the rest, so there is nothing to check yet."""
+    if isinstance(target, type) or not callable(target):
+        return False
+    if not node.get("_partial_") and path.startswith("task.rewards.") and not fits_group(target, "task/reward"):
+        raise ConfigError(f"{path}: {node['_target_']} is a function; write _partial_: true beside its _target_, so that it is "
+                          "called for each completion")  # fmt: skip
+    return bool(node.get("_partial_"))
 
 
 def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths: list[str], *, owner: Any) -> None:

@@ -16,6 +16,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from rlx.config.classes import BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.function_source import REWARDS, function_node, is_function, reward_package
 from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError
 
@@ -48,7 +49,7 @@ class ClassSource(ConfigSource):
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
             return _loss_of(name) is not None  # the optional default `loss: ${algorithm}`
         target = locate(name, group)
-        if not fits_group(target, group):
+        if not fits_group(target, group) and not is_function(target, group):
             base = BASE[group].rpartition(".")[2]
             raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
         return True
@@ -58,8 +59,11 @@ class ClassSource(ConfigSource):
         served.add(name)
         target = locate(name, group)
         is_own_loss = group == "loss" and fits_group(target, "algorithm")
-        node = _loss_of(name) if is_own_loss else node_of(target, name, group)
-        package = f"logger.{_logger_name(name)}" if group == "logger" else None
+        if is_function(target, group):
+            node: dict[str, Any] | None = function_node(name)
+        else:
+            node = _loss_of(name) if is_own_loss else node_of(target, name, group)
+        package = f"logger.{_logger_name(name)}" if group == "logger" else reward_package(name) if group == REWARDS else None
         return ConfigResult(
             config=OmegaConf.create(dict(node or {})), path=f"{SCHEME}://", provider=self.provider, header={"package": package}
         )
@@ -81,6 +85,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
         raise ConfigError(
             f"{group}={name}: it takes any keyword (**kwargs), so its node cannot be made; give its arguments names"
         )
+    _require_dataclass(target, parameters, name, group)
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
     if "defaults" in inherited:
@@ -100,6 +105,18 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
             if not chosen:
                 node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
     return node
+
+
+def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: str, group: str) -> None:
+    """Refuse a class that declares fields and forgot the decorator which makes arguments of them."""
+    if dataclasses.is_dataclass(target) and "__dataclass_fields__" not in vars(target):
+        declared = vars(target).get("__annotations__", {})
+        lost = [field for field, hint in declared.items() if field not in parameters and "ClassVar" not in str(hint)]
+        if lost:
+            raise ConfigError(
+                f"{group}={name}: {', '.join(lost)} would be ignored, as the class is no dataclass of its own; "
+                f"put @dataclass(frozen=True, kw_only=True) above it"
+            )
 
 
 def chosen_by(defaults: Any) -> set[str]:

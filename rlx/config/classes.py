@@ -31,7 +31,12 @@ GROUP_BASE: dict[str, str] = {
 
 
 # Groups within groups, chosen by an option or a class like any other.
-NESTED_BASE: dict[str, str] = {"algorithm/regularizer": "rlx.algorithm.regularizer.Regularizer"}
+NESTED_BASE: dict[str, str] = {
+    "algorithm/regularizer": "rlx.algorithm.regularizer.Regularizer",
+    "algorithm/advantage": "rlx.loss.advantage.Advantage|rlx.loss.token_advantage.TokenAdvantage",
+    "algorithm/value_loss": "rlx.loss.value.ValueLoss",
+    "task/reward": "rlx.task.reward.Reward",
+}
 BASE: dict[str, str] = {**GROUP_BASE, **NESTED_BASE}
 
 
@@ -90,8 +95,8 @@ def fits_group(target: Any, group: str) -> bool:
     """Whether a class, or what a function returns, is what the nodes of a group are."""
     if not isinstance(target, type):
         target = _hints(target).get("return") if callable(target) else None
-    base = locate(BASE[group], group)
-    return isinstance(target, type) and issubclass(target, base)
+    bases = tuple(locate(name, group) for name in BASE[group].split("|"))
+    return isinstance(target, type) and issubclass(target, bases)
 
 
 def accepts(hint: Any, target: Any, owner: Any) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 from rlx.errors import ConfigError
-from rlx.task.base import Pair, Prompt, Task, content_uniform, with_label_noise
+from rlx.task.base import Pair, Prompt, content_uniform, with_label_noise
+from rlx.task.rewarded import RewardedTask
 
 HELD_OUT_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arithmetic(Task):
-    """Prompts `a+b=` for a and b in 0..max_operand; the reward is 1 for the exact sum, else 0.
+class Arithmetic(RewardedTask):
+    """Prompts `a+b=` for a and b in 0..max_operand; the answer is the sum.
 
     A tenth of the prompts is held out, by a hash of the prompt: the same prompt is on the same side for every max_operand.
     Pairs: the sum against a wrong answer of the same length, fixed by the prompt's hash.
@@ -23,7 +24,6 @@ class Arithmetic(Task):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
-    score: ClassVar[str] = "accuracy"
 
     max_operand: int
     label_noise: float
@@ -63,9 +63,6 @@ class Arithmetic(Task):
     @cached_property
     def _held_out_pairs(self) -> tuple[Pair, ...]:
         return tuple(as_pair(prompt) for prompt in self.held_out_prompts())
-
-    def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
-        return {"reward": float(completion.strip() == prompt.columns["answer"])}
 
 
 def as_pair(prompt: Prompt) -> Pair:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError, TrainingError
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
+
+LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infinite
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +54,7 @@ class Task:
     """
 
     offers: ClassVar[frozenset[str]]
-    score: ClassVar[str]  # "accuracy": share of held-out prompts whose greedy completion has reward 1; "pair_accuracy"
+    score: ClassVar[str]  # accuracy, greedy_reward or pair_accuracy: the figure of an evaluation by which runs are compared
 
     name: str
     max_new_tokens: int
@@ -78,7 +81,33 @@ class Task:
 
     def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
         """How good a completion is: named parts, and under "reward" their weighted sum."""
-        raise ConfigError(f"task {self.name} gives no rewards; task=arithmetic does")
+        raise ConfigError(f"task {self.name} gives no rewards; task=arithmetic, prompt_file and reasoning_gym do")
+
+    def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        """`reward` of each completion, one a prompt, as finite numbers.
+
+        Raises TrainingError that names prompt and completion where a reward raises or is no finite number.
+        """
+        return [self._rewarded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:
+        where = f"for the completion {completion!r} of the prompt {prompt.text!r}"
+        try:
+            given = self.reward(prompt, completion)
+        except RlxError:
+            raise
+        except Exception as error:  # a reward is the user's code
+            raise TrainingError(f"the reward of task {self.name} raised {type(error).__name__}: {error}, {where}") from error
+        reward = {name: finite(value) for name, value in given.items()}
+        bad = [name for name, value in reward.items() if value is None]
+        if bad or "reward" not in reward:
+            what = f"{bad[0]} = {given[bad[0]]}" if bad else f"{sorted(reward)} without 'reward'"
+            raise TrainingError(f"task {self.name} gave {what} {where}; a reward must be a finite number")
+        return {name: value for name, value in reward.items() if value is not None}
+
+    def full_reward_value(self) -> float | None:
+        """The reward of a completion that counts as right; None for a task whose rewards are degrees."""
+        return 1.0
 
     def facts(self) -> Mapping[str, str]:
         """What to show and record about the data (counts, dropped rows)."""
@@ -87,6 +116,17 @@ class Task:
     def content_hash(self) -> str:
         """A hash of the data behind this task that its config does not pin down (a file's content); empty if there is none."""
         return ""
+
+
+def finite(value: Any) -> float | None:
+    """A reward as a finite number; None if it is none (text is none, whatever it says)."""
+    if isinstance(value, (str, bytes)) or value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) <= LARGEST else None
 
 
 def content_uniform(text: Any, *, salt: str) -> float:

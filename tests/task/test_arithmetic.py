@@ -3,10 +3,19 @@ import pytest
 from rlx.errors import ConfigError
 from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Prompt
+from rlx.task.reward_text import ExactMatch
+
+REWARDS = {
+    "rewards": {"exact_match": ExactMatch(weight=1.0, ignore_case=False, pattern=None)},
+    "on_reward_error": "stop",
+    "failed_reward": 0.0,
+    "full_reward": "auto",
+}
 
 
 def task(**changes):
-    return Arithmetic(**{"name": "arithmetic", "max_operand": 30, "max_new_tokens": 8, "label_noise": 0.0, **changes})
+    settings = {"name": "arithmetic", "max_operand": 30, "max_new_tokens": 8, "label_noise": 0.0, **REWARDS}
+    return Arithmetic(**{**settings, **changes})
 
 
 def test_learned_and_held_out_prompts_are_all_sums_and_disjoint():
@@ -40,7 +49,7 @@ def test_held_out_pairs_are_never_flipped():
 
 @pytest.mark.parametrize(("completion", "reward"), [("46", 1.0), (" 46 ", 1.0), ("47", 0.0), ("", 0.0), ("46 47", 0.0)])
 def test_the_reward_is_for_the_exact_sum(completion, reward):
-    assert task().reward(Prompt("12+34=", {"answer": "46"}), completion) == {"reward": reward}
+    assert task().reward(Prompt("12+34=", {"answer": "46"}), completion)["reward"] == reward
 
 
 def test_operands_below_nine_are_refused():

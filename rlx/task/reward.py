@@ -1,0 +1,103 @@
+"""What a completion is worth: named functions of text with weights, rlx's own and the user's.
+
+A reward sees the prompt as the task has it (text, or messages), the completion as text without special tokens, and the prompt's
+columns (its answer, say).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError, DataError, RlxError
+from rlx.task.base import Prompt, Text, finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(ABC):
+    """One named part of a task's reward.
+
+    weight: what its value is multiplied by in the sum; 0 only logs it.
+    """
+
+    bounds: ClassVar[tuple[float, float] | None] = None  # the smallest and the largest value, where they are known
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if finite(self.weight) is None:
+            raise ConfigError(f"the weight of {type(self).__name__} is {self.weight}; it must be a finite number")
+
+    @abstractmethod
+    def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
+        """The value of one completion, before the weight."""
+
+    def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
+        """The values of many completions; an exception that one of them raised stands in its place."""
+        return [self._tried(prompt, completion) for prompt, completion in samples]
+
+    def _tried(self, prompt: Prompt, completion: str) -> Any:
+        try:
+            return self(prompt.text, completion, **prompt.columns)
+        except RlxError:  # says what to mend; no matter of one completion
+            raise
+        except Exception as error:
+            return error
+
+    @property
+    def largest(self) -> float | None:
+        """The largest that it can add to the sum; None where nobody knows."""
+        return None if self.bounds is None else max(self.weight * bound for bound in self.bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionReward(Reward):
+    """A function of the user's own: `def reward(prompt, completion, **columns) -> float`.
+
+    function: gets the columns that it names, or all of them if it takes **columns.
+    """
+
+    function: Callable[..., float]
+
+    @staticmethod
+    def of(function: Callable[..., Any]) -> FunctionReward:
+        """A bare function with weight 1; a `weight` bound to it that it does not take itself is the reward's."""
+        weight = 1.0
+        if isinstance(function, functools.partial) and "weight" in function.keywords:
+            if "weight" not in inspect.signature(function.func).parameters:
+                bound = dict(function.keywords)
+                weight = bound.pop("weight")
+                function = functools.partial(function.func, *function.args, **bound)
+        return FunctionReward(weight=weight, function=function)
+
+    def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
+        return self.function(prompt, completion, **self._taken(columns))
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.function).parameters
+
+    def _taken(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that the function takes. Raises DataError for one that it needs and the prompt lacks."""
+        bound = self.function.keywords if isinstance(self.function, functools.partial) else {}
+        free = {name: value for name, value in columns.items() if name not in bound}
+        parameters = list(self._parameters.values())
+        named = [item for item in parameters[2:] if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+        for item in named:
+            if item.default is item.empty and item.name not in free:
+                known = ", ".join(columns) or "none"
+                raise DataError(f"{described(self.function)} needs the column {item.name}, and the task's prompts have {known}")
+        if any(item.kind is item.VAR_KEYWORD for item in parameters):
+            return free
+        return {item.name: free[item.name] for item in named if item.name in free}
+
+
+def described(function: Callable[..., Any]) -> str:
+    """A function's dotted name."""
+    plain = function.func if isinstance(function, functools.partial) else function
+    return f"{getattr(plain, '__module__', '')}.{getattr(plain, '__qualname__', type(plain).__name__)}".lstrip(".")

@@ -1,0 +1,113 @@
+"""Tasks whose completions are judged by a list of named rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from rlx.errors import ConfigError, TrainingError
+from rlx.task.base import Prompt, Task, finite
+from rlx.task.reward import FunctionReward, Reward
+
+ROUNDING = 1e-6  # of a sum of weighted rewards
+FAILED = "failed"
+_TAKEN = ("reward", FAILED)
+_CHOICES = ("stop", "fail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardedTask(Task):
+    """A task that sums named rewards. Each is logged apart, as reward/NAME.
+
+    rewards: name -> reward; a bare function counts with weight 1.
+    on_reward_error: a reward that raises or gives no finite number, "stop": ends the run; "fail": makes a failed sample, whose
+    reward is failed_reward; the share of failed samples is logged as reward/failed.
+    full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose greedy
+    completion is. "auto": the largest possible sum, where all rewards say what they can give at most; null: rewards are degrees, and
+    the score is the mean reward of the greedy completions (so it is with "auto" where the largest sum is unknown).
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
+
+    rewards: Mapping[str, Reward | Callable[..., Any]]
+    on_reward_error: str
+    failed_reward: float
+    full_reward: float | Literal["auto"] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_reward_error not in _CHOICES:
+            raise ConfigError(f"task.on_reward_error is {self.on_reward_error}; it is one of {', '.join(_CHOICES)}")
+        if isinstance(self.full_reward, str) and self.full_reward != "auto":
+            raise ConfigError(f"task.full_reward is {self.full_reward}; it is a number, auto or null")
+        if finite(self.failed_reward) is None:
+            raise ConfigError(f"task.failed_reward is {self.failed_reward}; it must be a finite number")
+        object.__setattr__(self, "rewards", {name: as_reward(name, given) for name, given in self.rewards.items()})
+        if not self.all_rewards():
+            raise ConfigError("task.rewards is empty; choose one or several: task/reward=[exact_match]")
+
+    @property
+    def score(self) -> str:  # type: ignore[override]
+        """What the task is scored by: accuracy, or greedy_reward where nothing counts as right."""
+        return "greedy_reward" if self.full_reward_value() is None else "accuracy"
+
+    def all_rewards(self) -> Mapping[str, Reward]:
+        """Name -> reward, those that the task brings itself first."""
+        return self.rewards  # type: ignore[return-value]
+
+    def full_reward_value(self) -> float | None:
+        if self.full_reward != "auto":
+            return None if self.full_reward is None else float(self.full_reward) - ROUNDING
+        largest = [reward.largest for reward in self.all_rewards().values()]
+        known = [value for value in largest if value is not None]
+        return sum(known) - ROUNDING if len(known) == len(largest) and sum(known) > ROUNDING else None
+
+    def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
+        return self.reward_all([prompt], [completion])[0]
+
+    def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        if type(self).reward is not RewardedTask.reward:  # a subclass that says itself what a completion is worth
+            return super().reward_all(prompts, completions)
+        samples = list(zip(prompts, completions, strict=True))
+        rewards = self.all_rewards()
+        values = {name: reward.score_all(samples) for name, reward in rewards.items()}
+        rows = []
+        for row, (prompt, completion) in enumerate(samples):
+            parts = {name: finite(column[row]) for name, column in values.items()}
+            bad = [name for name, part in parts.items() if part is None]
+            if bad and self.on_reward_error == "stop":
+                raise failure(bad[0], values[bad[0]][row], prompt, completion)
+            kept = {name: 0.0 if part is None else part for name, part in parts.items()}
+            total = sum(rewards[name].weight * part for name, part in kept.items())
+            counted = {FAILED: float(bool(bad))} if self.on_reward_error == "fail" else {}
+            rows.append({"reward": float(self.failed_reward if bad else total), **kept, **counted})
+        return rows
+
+    def reward_facts(self) -> str:
+        """The rewards and their weights, to show."""
+        terms = ((name, reward.weight) for name, reward in self.all_rewards().items())
+        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
+
+
+def as_reward(name: str, given: Any) -> Reward:
+    """A reward of the mapping; a function becomes one."""
+    if name in _TAKEN:
+        raise ConfigError(f"task.rewards.{name}: {name} is a name of rlx's own; call your reward something else")
+    if isinstance(given, Reward):
+        return given
+    if callable(given):
+        return FunctionReward.of(given)
+    raise ConfigError(f"task.rewards.{name} is {given!r}, no reward; give a node whose _target_ is one, or a function of yours")
+
+
+def failure(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
+    """What one reward did to one completion, named."""
+    raised = isinstance(outcome, BaseException)
+    what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, not a finite number,"
+    error = TrainingError(
+        f"reward {name} {what} for the completion {completion!r} of the prompt {prompt.text!r}; mend it, or count such samples "
+        "as failed with task.on_reward_error=fail"
+    )
+    error.__cause__ = outcome if raised else None
+    return error
