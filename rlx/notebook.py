@@ -53,7 +53,7 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     choices = cfg.hydra.runtime.choices
     path = f"logger.{next(iter(cfg.logger))}" if group == "logger" else group
     if OmegaConf.select(cfg, path) is None:
-        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"])
+        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"], overrides=overrides)
     for key, value in overrides.items():
         _update(cfg, f"{path}.{key}", value, owner=name)
     node = plain(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
@@ -103,13 +103,13 @@ def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
     choices = dict(cfg.hydra.runtime.choices)
     tasks = list(cfg.hydra.overrides.task)
     with open_dict(cfg):
-        del cfg["hydra"]
+        del cfg["hydra"], cfg["sweep"]
     algorithm, directory = str(choices["algorithm"]), None
     allowed = allowed_targets(line)
     if cfg.resume is not None or cfg.rerun is not None:
         cfg, algorithm, directory = continued(cfg, tasks, allowed=allowed, directory=None)
     else:
-        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"])
+        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"], overrides=overrides)
     check_config(cfg, allowed=allowed)
 
     from rlx.train.run import train as run

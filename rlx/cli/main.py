@@ -128,6 +128,8 @@ def run_hydra(line: CommandLine) -> int:
             raise SweepError("jobs failed, see above; rlx runs lists them")
         return code
 
+    if line.is_multirun and verb == "train":
+        install_sweeper(line)
     with hydra_surroundings([*line.flags, *overrides]):
         hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(job)()
     if errors:
@@ -138,11 +140,25 @@ def run_hydra(line: CommandLine) -> int:
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
 
 
+def install_sweeper(line: CommandLine) -> None:
+    """Make rlx's own sweeper known to Hydra."""
+    from rlx.cli.allow import all_folders, allowed_targets
+    from rlx.config.compose import groups
+    from rlx.sweep.register import install
+    from rlx.sweep.session import Surroundings
+
+    losses = tuple(groups(all_folders(line)).get("loss", ()))
+    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), losses))
+
+
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     """The verb on one composed config. In a sweep a failed job says so and lets the others run."""
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
 
     hydra = HydraConfig.get()
+    with open_dict(cfg):
+        cfg.pop("sweep", None)  # how runs are made, no part of a run
     if not line.is_multirun:
         return guarded(module, cfg, line)
     print(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)

@@ -54,6 +54,7 @@ class RunConfig:
     scheduler: Any = MISSING
     rollout: Any = MISSING
     logger: dict[str, Any] = field(default_factory=dict)
+    sweep: Any = None
 
     seed: int = _at_least(0)
     num_steps: int = _at_least(1)

@@ -16,6 +16,9 @@ from rlx.cli.words import verbs
 from rlx.errors import ConfigError, TrainingError
 
 
+BASIC = ["-m", "hydra/sweeper=basic"]  # in this process, where the tests can look on
+
+
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """Runs of `train` without training: what each was given; `calls.do` may raise or return a code."""
@@ -82,7 +85,7 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
 
     places = []
     calls.do = lambda cfg: places.append(HydraConfig.get().runtime.output_dir) or 0
-    assert main.invoke(["-m", "seed=0,1", "loss=ipo,dpo"]) == (0, "")
+    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1", "loss=ipo,dpo"]) == (0, "")
     assert [(cfg.seed, cfg.loss._target_.rpartition(".")[2]) for cfg in calls.cfgs] == [
         (0, "Ipo"),
         (0, "Dpo"),
@@ -96,7 +99,7 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
 
 def test_two_sweeps_never_share_a_directory(calls, tmp_path):
     for _ in range(2):
-        assert main.invoke(["-m", "seed=0,1"]) == (0, "")
+        assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1"]) == (0, "")
     places = list((tmp_path / "outputs" / "sweep").iterdir())
     tokens = {place.name.rpartition("_")[2] for place in places}
     assert len(places) == len(tokens) == 2  # not told apart by the second alone
@@ -105,27 +108,27 @@ def test_two_sweeps_never_share_a_directory(calls, tmp_path):
 
 def test_a_failed_job_lets_the_others_run(calls, capsys):
     calls.do = lambda cfg: raising(TrainingError("job of seed 1"))(cfg) if cfg.seed == 1 else 0
-    assert main.invoke(["-m", "seed=0,1,2"]) == (3, "")
+    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
     assert len(calls.cfgs) == 3
     assert "rlx: job 1: job of seed 1" in capsys.readouterr().err
 
 
 def test_a_bug_in_a_job_lets_the_others_run_too(calls, capsys):
     calls.do = lambda cfg: raising(KeyError("a bug"))(cfg) if cfg.seed == 1 else 0
-    assert main.invoke(["-m", "seed=0,1,2"]) == (3, "")
+    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
     assert len(calls.cfgs) == 3
     assert "KeyError" in capsys.readouterr().err
 
 
 def test_a_sweep_whose_jobs_are_all_wrong_is_a_usage_error(calls):
     calls.do = raising(ConfigError("no"))
-    assert main.invoke(["-m", "seed=0,1"])[0] == 2
+    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1"])[0] == 2
 
 
 @pytest.mark.parametrize("code", [75, 130])
 def test_a_stopped_job_ends_the_sweep(calls, code):
     calls.do = lambda cfg: code
-    assert main.invoke(["-m", "seed=0,1,2"]) == (code, "")
+    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (code, "")
     assert len(calls.cfgs) == 1
 
 

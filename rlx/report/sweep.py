@@ -1,0 +1,153 @@
+"""A sweep while it runs: a live table in a terminal, a line for each event elsewhere. Renders, decides nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlx.report.text import duration, figure, one_line
+
+_SHOWN_ENDED = 6  # the last jobs that ended, in the live table
+_STYLES = {"failed": "red", "completed": "green", "pruned": "yellow", "interrupted": "yellow"}
+
+
+class Job(Protocol):
+    """What is shown of a job."""
+
+    name: str
+    state: str
+    score: float | None
+    step: int | None
+    num_steps: int | None
+    reason: str | None
+    seconds: float | None
+
+
+@dataclass
+class SweepView:
+    """Shows jobs that change under it. workers: at once; total: planned, None if nobody knows yet."""
+
+    jobs: Mapping[str, Any]
+    workers: int
+    total: int | None = None
+    console: Console | None = None
+
+    def __post_init__(self) -> None:
+        self._console = self.console or Console(highlight=False, emoji=False)
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._ended: list[Job] = []
+        self._before = sum(job.state == "completed" for job in self.jobs.values())
+        self._drawn = 0.0
+
+    def start(self, lines: Sequence[str]) -> None:
+        """The sweep is about to begin."""
+        for line in lines:
+            self._print(line)
+        if self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def refresh(self) -> None:
+        """Draw the table again, four times a second at most."""
+        if self._live is not None and time.monotonic() - self._drawn >= 0.25:
+            self._drawn = time.monotonic()
+            self._live.update(self._table(), refresh=True)
+
+    def ended(self, job: Job) -> None:
+        """A job has ended."""
+        self._ended.append(job)
+        if self._live is None:
+            self._print(f"[{self._count()}] {job.name}: {outcome(job)}{self._left_text()}")
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        self._print(text)
+
+    def close(self) -> None:
+        """No more changes; more than once is fine."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def seconds_left(self) -> float | None:
+        """A guess from the jobs that this start has ended; None before there is one."""
+        done = [job for job in self._ended if job.state in ("completed", "pruned")]
+        if not done or self.total is None:
+            return None
+        waiting = sum(job.state in ("waiting", "running") for job in self.jobs.values())
+        waiting += max(0, self.total - len(self.jobs))
+        return (time.monotonic() - self._began) / len(done) * waiting
+
+    def _left_text(self) -> str:
+        left = self.seconds_left()
+        return f"  left {duration(left)}" if left else ""
+
+    def _count(self) -> str:
+        ended = sum(job.state in ("completed", "failed", "pruned") for job in self.jobs.values())
+        return f"{ended}/{self.total if self.total is not None else len(self.jobs)}"
+
+    def _table(self) -> Group:
+        running = [job for job in self.jobs.values() if job.state == "running"]
+        table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
+        for heading, justify in (("job", "left"), ("state", "left"), ("step", "right"), ("score", "right")):
+            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for job in [*self._ended[-_SHOWN_ENDED:], *running]:
+            step = "" if job.step is None else f"{job.step}/{job.num_steps}"
+            cells = (job.name, job.state, step, "" if job.score is None else figure(job.score))
+            table.add_row(*(one_line(cell) for cell in cells), style=_STYLES.get(job.state, ""))
+        waiting = sum(job.state == "waiting" for job in self.jobs.values())
+        failed = sum(job.state == "failed" for job in self.jobs.values())
+        words = [f"{self._count()} ended", f"{len(running)} running", f"{waiting} waiting", f"{failed} failed" if failed else ""]
+        return Group(table, Text("  ".join(filter(None, words)) + self._left_text()))
+
+    def _print(self, text: str) -> None:
+        console = self._live.console if self._live is not None else self._console
+        try:
+            console.print(Text(text), soft_wrap=True)
+        except (OSError, ValueError):  # nobody reads this output any more
+            self._live = None
+            self._console = Console(file=open("/dev/null", "w"))  # noqa: SIM115
+
+
+def outcome(job: Job) -> str:
+    """`completed, score 0.61, 12 s`, or the state and its reason."""
+    parts = [job.state]
+    if job.state == "completed" and job.score is not None:
+        parts.append(f"score {figure(job.score)}")
+    if job.seconds is not None:
+        parts.append(duration(job.seconds))
+    return ", ".join(parts) + (f": {one_line(job.reason)}" if job.reason else "")
+
+
+def plan_lines(jobs: Sequence[Any]) -> list[str]:
+    """The plan as people read it: how many jobs, and what differs between them."""
+    variants = list(dict.fromkeys(job.variant for job in jobs))
+    seeds = list(dict.fromkeys(job.seed for job in jobs))
+    lines = [f"{len(jobs)} jobs: {len(variants)} variants x {len(seeds)} seeds"]
+    return lines + [f"  {number:>4}  {job.name}  {' '.join(job.overrides)}" for number, job in enumerate(jobs)]
+
+
+def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None:
+    """The jobs that failed, why, and the end of the log of each."""
+    failed = [job for job in jobs if job.state == "failed"]
+    if not failed:
+        return
+    out = file or sys.stderr
+    print(f"\n{len(failed)} of {len(jobs)} jobs failed:", file=out)
+    width = max(len(job.name) for job in failed)
+    for job in failed:
+        print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left')}", file=out)
+    for job in failed[:3]:
+        if job.log_tail:
+            print(f"\nthe end of {place}/{job.name}/job.log:", file=out)
+            print("\n".join(f"  {one_line(line)}" for line in job.log_tail.splitlines()), file=out)
+    out.flush()

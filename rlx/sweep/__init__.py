@@ -1,0 +1,1 @@
+"""Many runs: planned first, run in a pool of warm processes, resumed, searched."""

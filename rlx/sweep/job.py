@@ -1,0 +1,102 @@
+"""A job of a sweep, as a worker runs it: one training run in the directory that the plan gives it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from rlx.errors import DataError, RlxError
+from rlx.record.run import read_run
+from rlx.report.terminal import TrainView
+from rlx.sweep.directory import set_aside
+from rlx.sweep.messages import Done, Order
+from rlx.sweep.worker import LOG, Channel
+from rlx.train.checkpoint import checkpoint_steps
+from rlx.train.run import train
+from rlx.train.stop import Stopped
+
+SHOWN = ("train/loss", "eval/score")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a worker needs for one run: the composed config and how it came about."""
+
+    cfg: DictConfig
+    algorithm: str
+    overrides: tuple[str, ...]
+
+
+class Pruned(Stopped):
+    """The search has no more use for this run."""
+
+    def __init__(self, step: int) -> None:
+        Exception.__init__(self, f"pruned after step {step}")
+        self.step, self.signal_name, self.exit_code = step, "PRUNED", 0
+
+
+class JobView(TrainView):
+    """Writes the job's log, and tells the sweep where the run stands."""
+
+    def __init__(self, channel: Channel, num_steps: int, *, wants_answers: bool) -> None:
+        super().__init__(Console(highlight=False, emoji=False, force_terminal=False, width=200))
+        self._channel, self._steps, self._wants_answers = channel, num_steps, wants_answers
+        self._newest: dict[str, float] = {}
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().step(step, metrics)
+        self._newest |= {name: float(metrics[name]) for name in SHOWN if name in metrics}
+        self._channel.progress(step, self._newest, self._steps)
+        if self._wants_answers and step < self._steps and any(name.startswith("eval/") for name in metrics):
+            figures = {name: float(value) for name, value in metrics.items() if name.startswith(("eval/", "cost/"))}
+            if self._channel.shall_stop(step, figures):
+                raise Pruned(step)
+
+
+def run(order: Order, channel: Channel) -> Done:
+    """Train, or go on from the checkpoint of an attempt that was cut short."""
+    torch.set_num_threads(1)  # a job before may have set its own
+    training: Training = order.content
+    directory = Path(order.directory)
+    view = JobView(channel, training.cfg.num_steps, wants_answers=order.wants_answers)
+    options: dict[str, Any] = {
+        "algorithm": training.algorithm,
+        "command": ["rlx", "train", *training.overrides],
+        "overrides": list(training.overrides),
+        "directory": directory,
+        "view": view,
+    }
+    try:
+        result = train(prepared(training.cfg, directory), **options)
+    except Pruned as pruned:
+        return Done("pruned", figures=view._newest, reason=str(pruned))
+    except Stopped as stopped:
+        return Done("interrupted", reason=str(stopped))
+    except RlxError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        return Done("failed", reason=str(error))
+    return Done("completed", figures={name: float(value) for name, value in result.performance_metrics.items()})
+
+
+def prepared(cfg: DictConfig, directory: Path) -> DictConfig:
+    """The config, asking to resume where an earlier attempt left a checkpoint; one that left none is moved aside."""
+    if not (directory / "run.json").exists():
+        return cfg
+    try:
+        before = read_run(directory)
+        can_go_on = before.status in ("interrupted", "failed") and bool(checkpoint_steps(directory))
+    except DataError:
+        can_go_on = False
+    if not can_go_on:
+        set_aside(directory, keep=LOG)
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    cfg.resume = str(directory)
+    return cfg

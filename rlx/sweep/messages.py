@@ -1,0 +1,122 @@
+"""What a sweep and its workers say to each other through pipes: pickles with their length before them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+_LENGTH = struct.Struct("!Q")
+
+
+@dataclass(frozen=True)
+class Hello:
+    """The first message to a worker. task: `module:function` that runs a job; grace: seconds to end in when the sweep dies."""
+
+    task: str
+    path: tuple[str, ...]
+    grace: float
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job. directory: its own, under the sweep's; content: what the task makes of it."""
+
+    name: str
+    directory: str
+    content: Any
+    wants_answers: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has imported what it needs."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands."""
+
+    step: int
+    figures: dict[str, float] = field(default_factory=dict)
+    num_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A job was evaluated, and waits to hear whether it shall go on."""
+
+    step: int
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether the job shall go on."""
+
+    prune: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job has ended. state: completed, failed, interrupted or pruned; healthy: whether the worker can take another."""
+
+    state: str
+    figures: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    healthy: bool = True
+
+
+def send(file: BinaryIO, message: Any) -> None:
+    """Write one message."""
+    data = pickle.dumps(message)
+    file.write(_LENGTH.pack(len(data)) + data)
+    file.flush()
+
+
+def receive(file: BinaryIO) -> Any:
+    """Wait for one message; EOFError when the other side is gone."""
+    (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
+    return pickle.loads(_exactly(file, length))
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+class Inbox:
+    """The messages that arrive at a file descriptor, without waiting for the rest of one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._buffer = bytearray()
+        os.set_blocking(descriptor, False)
+
+    def read(self) -> tuple[list[Any], bool]:
+        """The whole messages that have come, and whether the other side is gone."""
+        gone = False
+        while True:
+            try:
+                piece = os.read(self._descriptor, 1 << 16)
+            except BlockingIOError:
+                break
+            if not piece:
+                gone = True
+                break
+            self._buffer += piece
+        return list(self._messages()), gone
+
+    def _messages(self) -> Iterator[Any]:
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            data = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            yield pickle.loads(data)

@@ -1,0 +1,94 @@
+"""The plan of a sweep: every job by its name, before the first one runs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rlx.compare.variant import short_names
+from rlx.record.provenance import variant as variant_of
+from rlx.sweep.compose import Composed, Composer
+from rlx.sweep.space import Space
+
+_LONGEST_NAME = 48
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: a variant with a seed. overrides: all of its own; differs: what tells its variant from the others."""
+
+    name: str
+    variant: str
+    differs: tuple[str, ...]
+    overrides: tuple[str, ...]
+    composed: Composed
+
+    @property
+    def seed(self) -> int:
+        """The seed of this repeat."""
+        return self.composed.seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a sweep. repeated: how many were asked for twice and run once."""
+
+    jobs: tuple[Job, ...]
+    repeated: int = 0
+
+    @property
+    def digest(self) -> str:
+        """What the same command gives again: a hash of all its jobs."""
+        return digest_of(job.composed.identity for job in self.jobs)
+
+
+def digest_of(parts: Iterable[str]) -> str:
+    """A short hash of texts in their order."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def grid_plan(space: Space, composer: Composer) -> Plan:
+    """Every variant of the grid with every seed, each composed and checked."""
+    return plan_of(list(space.grid()), space, composer)
+
+
+def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> Plan:
+    """The jobs of the given variants (the overrides that make each) with every seed."""
+    jobs: dict[str, Job] = {}
+    count = 0
+    for differs in variants:
+        for seed in space.seeds:
+            job = job_of(differs, seed, space, composer)
+            jobs.setdefault(job.composed.identity, job)
+            count += 1
+    return Plan(tuple(jobs.values()), repeated=count - len(jobs))
+
+
+def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> Job:
+    """One job, composed and checked."""
+    overrides = (*space.fixed, *differs, f"seed={seed}")
+    composed = composer.compose(overrides)
+    return Job(
+        name=name_of([*differs, f"seed={seed}"], composed.identity),
+        variant=variant_of(overrides, composed.algorithm),
+        differs=tuple(differs),
+        overrides=overrides,
+        composed=composed,
+    )
+
+
+def name_of(differs: Sequence[str], identity: str) -> str:
+    """`dpo_weight-0.25_seed-3_1a2b3c4d`: what differs, readable, safe in every shell and never long, and a hash."""
+    return f"{readable(differs)[:_LONGEST_NAME].rstrip('-_.')}_{identity[:8]}".lstrip("_")
+
+
+def readable(differs: Sequence[str]) -> str:
+    """Overrides as part of a file name."""
+    pairs = [override.lstrip("+~").partition("=") for override in differs]
+    leaves = short_names([key for key, _, _ in pairs])
+    parts = [
+        f"{leaves[key]}-{value.strip(chr(39) + chr(34)).rpartition('/')[2]}" if value else leaves[key] for key, _, value in pairs
+    ]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).lstrip(".-")

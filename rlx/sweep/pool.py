@@ -1,0 +1,229 @@
+"""A pool of warm processes on this machine. It starts, feeds, stops and replaces them; what runs when is the runner's affair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rlx.errors import TrainingError
+from rlx.sweep.messages import Done, Hello, Inbox, Order, Ready, send
+
+_FALSE_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run
+_START = "from rlx.sweep.worker import main; main()"
+_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that a worker said about its job, or that it is gone. message: None when it died; reason: of its death."""
+
+    slot: int
+    order: Order | None
+    message: Any
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process. order: the job that it runs; since: when it got it; asked: when it was asked to stop."""
+
+    slot: int
+    process: subprocess.Popen[bytes]
+    inbox: Inbox
+    order: Order | None = None
+    since: float = 0.0
+    asked: float | None = None
+    is_ready: bool = False
+    why: str = ""
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """Where it listens."""
+        assert self.process.stdin is not None
+        return self.process.stdin  # type: ignore[return-value]
+
+
+@dataclass
+class Pool:
+    """`size` processes that run `task`. path: the Python path of the jobs; lock: an open file that the workers hold too."""
+
+    size: int
+    task: str
+    path: Sequence[str]
+    log: Path
+    grace: float = 60.0
+    lock: int | None = None
+    environments: Sequence[Mapping[str, str]] = ()
+    workers: list[Worker] = field(default_factory=list)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _false_starts: int = 0
+    _memory_kills: int = field(default_factory=lambda: memory_kills())
+
+    def start(self) -> None:
+        """Begin to import in all processes at once."""
+        for slot in range(self.size):
+            self._start(slot)
+
+    def _start(self, slot: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, self.path)])
+        environment |= self.environments[slot] if self.environments else {}
+        with open(self.log, "ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its workers one by one
+                pass_fds=() if self.lock is None else (self.lock,),
+            )
+        assert process.stdout is not None
+        worker = Worker(slot, process, Inbox(process.stdout.fileno()))
+        self.workers.append(worker)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+        with contextlib.suppress(OSError):
+            send(worker.stdin, Hello(self.task, tuple(self.path), self.grace))
+
+    @property
+    def idle(self) -> list[Worker]:
+        """Processes that wait for a job."""
+        return [worker for worker in self.workers if worker.is_ready and worker.order is None and worker.asked is None]
+
+    @property
+    def busy(self) -> list[Worker]:
+        """Processes that run a job."""
+        return [worker for worker in self.workers if worker.order is not None]
+
+    def give(self, worker: Worker, order: Order) -> None:
+        """Hand a job to an idle process."""
+        worker.order, worker.since = order, time.monotonic()
+        with contextlib.suppress(OSError):  # its death is told by `events`
+            send(worker.stdin, order)
+
+    def answer(self, slot: int, message: Any) -> None:
+        """Answer the job in a slot."""
+        for worker in self.workers:
+            if worker.slot == slot:
+                with contextlib.suppress(OSError):
+                    send(worker.stdin, message)
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        """What has happened; waits `timeout` seconds for something to happen."""
+        for key, _ in self._selector.select(timeout):
+            worker: Worker = key.data
+            messages, gone = worker.inbox.read()
+            for message in messages:
+                yield from self._heard(worker, message)
+            if gone:
+                yield from self._died(worker)
+        for worker in list(self.workers):  # a child of a dead worker may hold its pipe open
+            if worker.process.poll() is not None:
+                for message in worker.inbox.read()[0]:
+                    yield from self._heard(worker, message)
+                yield from self._died(worker)
+
+    def _heard(self, worker: Worker, message: Any) -> Iterator[Event]:
+        if isinstance(message, Ready):
+            worker.is_ready, self._false_starts = True, 0
+            return
+        order = worker.order
+        if isinstance(message, Done):
+            worker.order = None
+            yield Event(worker.slot, order, message, worker.why)
+            if not message.healthy or worker.asked is not None:
+                self._replace(worker)
+        else:
+            yield Event(worker.slot, order, message)
+
+    def _died(self, worker: Worker) -> Iterator[Event]:
+        if worker not in self.workers:
+            return
+        code = worker.process.wait()
+        order, worker.order = worker.order, None
+        reason = worker.why or self._cause(code)
+        if not worker.is_ready:
+            self._false_starts += 1
+        self._replace(worker)
+        if order is not None:
+            yield Event(worker.slot, order, None, reason)
+
+    def _cause(self, code: int) -> str:
+        kills = memory_kills()
+        ran_out, self._memory_kills = kills > self._memory_kills, kills
+        if code >= 0:
+            return f"the process of the job ended itself with code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        if ran_out:
+            return f"out of memory: the kernel killed the job ({name})"
+        return f"killed by {name}" + (", perhaps because the memory was full" if -code == signal.SIGKILL else "")
+
+    def _replace(self, worker: Worker) -> None:
+        """A new process in the place of one that is not to be trusted any more."""
+        self.remove(worker)
+        if self._false_starts >= _FALSE_STARTS:
+            raise TrainingError(f"the worker processes of the sweep cannot start; the end of {self.log}:\n{tail(self.log)}")
+        self._start(worker.slot)
+
+    def remove(self, worker: Worker) -> None:
+        """End a process and all that it started."""
+        if worker in self.workers:
+            self.workers.remove(worker)
+        assert worker.process.stdout is not None
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(worker.process.stdout)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+        worker.process.wait()
+        with contextlib.suppress(OSError):
+            worker.stdin.close()
+        worker.process.stdout.close()
+
+    def ask_to_stop(self, worker: Worker, why: str) -> None:
+        """Ask a job to write a checkpoint and end."""
+        if worker.asked is None:
+            worker.asked, worker.why = time.monotonic(), why
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.send_signal(signal.SIGTERM)
+
+    def kill(self, worker: Worker) -> None:
+        """End a job at once; `events` tells that it died."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End every process."""
+        for worker in list(self.workers):
+            self.remove(worker)
+        self._selector.close()
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has killed in this container because its memory was full; 0 where it does not tell."""
+    for file in _MEMORY_EVENTS:
+        with contextlib.suppress(OSError, ValueError):
+            for line in file.read_text().splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def tail(file: Path, lines: int = 12, size: int = 8192) -> str:
+    """The last lines of a log."""
+    try:
+        with open(file, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - size))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.rstrip().splitlines()[-lines:])

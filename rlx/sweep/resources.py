@@ -1,0 +1,51 @@
+"""How many jobs fit on this machine at once, and which GPU each of them sees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def num_cores() -> int:
+    """Cores that this process may use: of its affinity and its container's quota the smaller."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. No CUDA is started to find out."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() and name.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(index) for index in range(len(lines))] if listed.returncode == 0 else []
+
+
+def num_workers(wanted: str | int, *, threads: int) -> int:
+    """How many processes run at once. threads: CPU threads of each job."""
+    if isinstance(wanted, int):
+        return max(1, wanted)
+    return len(gpus()) or max(1, num_cores() // max(1, threads))
+
+
+def environments(size: int) -> list[Mapping[str, str]]:
+    """For each process the variables that give it a GPU of its own; several share one if there are more of them."""
+    found = gpus()
+    return [{"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} for slot in range(size)] if found else []

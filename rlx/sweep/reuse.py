@@ -1,0 +1,52 @@
+"""Runs that were completed elsewhere with the same config, sources and code: their records are copied, nothing is run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rlx.errors import DataError
+from rlx.record.files import write_atomic
+from rlx.record.provenance import code_hash
+from rlx.record.run import RunRecord, find_run_directories, read_run
+from rlx.sweep.state import COMPLETED, ENDED, SweepState
+
+_EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl")  # run.json comes last: with it the copy counts as a run
+
+
+def take_over_completed(state: SweepState, shelf: Path) -> None:
+    """Give every waiting job the record of a completed run of its config hash, where there is one below `shelf`."""
+    wanted = {job.config_hash: job for job in state.jobs.values() if job.state not in ENDED}
+    if not wanted or not shelf.is_dir():
+        return
+    for directory in find_run_directories(shelf):
+        try:
+            record = read_run(directory)
+        except DataError:
+            continue
+        job = wanted.get(record.config_hash)
+        if job is None or not _is_usable(record):
+            continue
+        place = state.directory / job.name
+        if (place / "run.json").exists() or place.resolve() == directory.resolve():
+            continue
+        copy_record(directory, place)
+        job.end(COMPLETED, figures=dict(record.result.performance_metrics) if record.result else None)
+        job.reused_from = str(directory)
+        del wanted[record.config_hash]
+    state.write(force=True)
+
+
+def _is_usable(record: RunRecord) -> bool:
+    return (
+        record.status == COMPLETED and record.result is not None and record.provenance.get("rlx", {}).get("code") == code_hash()
+    )
+
+
+def copy_record(source: Path, place: Path) -> None:
+    """Copy what is evidence of a run: its record and metrics, not its checkpoints."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name in _EVIDENCE:
+        if (source / name).exists():
+            shutil.copy2(source / name, place / name)
+    write_atomic(place / "run.json", (source / "run.json").read_bytes())

@@ -1,0 +1,156 @@
+"""How the jobs of a sweep stand, and `sweep.json`, which says it to everybody else."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.record.files import json_value, number, write_atomic
+from rlx.record.process import this_process
+from rlx.record.run import read_run
+from rlx.sweep.directory import PLAN
+from rlx.sweep.plan import Job
+
+SCHEMA_VERSION = 1
+WAITING, RUNNING, COMPLETED, FAILED, INTERRUPTED, PRUNED = "waiting", "running", "completed", "failed", "interrupted", "pruned"
+ENDED = (COMPLETED, FAILED, PRUNED)
+SCORE = "eval/score"
+
+
+@dataclass
+class JobState:
+    """One line of the plan. log_tail: the end of the log of a job that failed; attempts: how often it was begun."""
+
+    name: str
+    variant: str
+    seed: int
+    overrides: list[str]
+    config_hash: str
+    state: str = WAITING
+    score: float | None = None
+    step: int | None = None
+    num_steps: int | None = None
+    reason: str | None = None
+    log_tail: str | None = None
+    attempts: int = 0
+    seconds: float | None = None
+    reused_from: str | None = None
+    trial: int | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> JobState:
+        """The state of a job that nobody has begun."""
+        return cls(
+            name=job.name,
+            variant=job.variant,
+            seed=job.seed,
+            overrides=list(job.overrides),
+            config_hash=job.composed.config_hash,
+            num_steps=job.composed.num_steps,
+        )
+
+    def end(self, state: str, *, figures: Mapping[str, float] | None = None, reason: str | None = None) -> None:
+        """The job has ended, or was cut short."""
+        self.state, self.reason = state, reason
+        if figures and SCORE in figures:
+            self.score = figures[SCORE]
+
+
+_FIELDS = {item.name for item in dataclasses.fields(JobState)}
+
+
+@dataclass
+class SweepState:
+    """All jobs by name, in their order, and the facts about the sweep. Written at most once in `every` seconds, unless forced."""
+
+    directory: Path
+    facts: dict[str, Any]
+    jobs: dict[str, JobState] = field(default_factory=dict)
+    every: float = 2.0
+    _written: float = -1e9
+
+    def counts(self) -> Counter[str]:
+        """State -> number of jobs."""
+        return Counter(job.state for job in self.jobs.values())
+
+    def write(self, *, force: bool = False) -> None:
+        """Write sweep.json."""
+        now = time.monotonic()
+        if not force and now - self._written < self.every:
+            return
+        jobs = [dataclasses.asdict(job) for job in self.jobs.values()]
+        content = {"schema_version": SCHEMA_VERSION, **self.facts, "best": best(list(self.jobs.values())), "jobs": jobs}
+        write_atomic(self.directory / PLAN, json.dumps(json_value(content), indent=1, allow_nan=False) + "\n")
+        self._written = time.monotonic()
+
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """What an earlier start of this sweep came to: completed jobs stay so, all others wait again."""
+        self.facts["started"] = before.get("started", self.facts["started"])
+        for values in before["jobs"]:
+            known = {key: number(value) for key, value in values.items() if key in _FIELDS}
+            job = self.jobs.get(str(values.get("name")))
+            if job is None:
+                continue
+            job.attempts, job.seconds, job.reused_from = known["attempts"], known["seconds"], known["reused_from"]
+            job.trial = known["trial"]
+            if known["state"] == PRUNED:
+                job.end(PRUNED, reason=known["reason"])
+                job.score = known["score"]
+        for job in self.jobs.values():
+            if (score := completed_score(self.directory / job.name)) is not None:
+                job.end(COMPLETED, figures=score)
+
+
+def completed_score(directory: Path) -> dict[str, float] | None:
+    """The figures of the completed run in a directory; None if there is none."""
+    try:
+        record = read_run(directory)
+    except DataError:
+        return None
+    if record.status != COMPLETED or record.result is None:
+        return None
+    return dict(record.result.performance_metrics)
+
+
+def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """What sweep.json says of a sweep as a whole."""
+    return {"status": RUNNING, "command": list(command), "overrides": list(overrides), "started": now(), "ended": None} | {
+        "process": this_process(),
+        **facts,
+    }
+
+
+def now() -> str:
+    """The time, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+def variant_scores(jobs: Sequence[JobState]) -> dict[str, list[float]]:
+    """Variant -> the scores of its completed seeds, for variants of which every job is completed."""
+    scores: dict[str, list[float]] = {}
+    spoiled = {job.variant for job in jobs if job.state != COMPLETED or job.score is None or job.score != job.score}
+    for job in jobs:
+        if job.variant not in spoiled and job.score is not None:
+            scores.setdefault(job.variant, []).append(job.score)
+    return scores
+
+
+def best(jobs: Sequence[JobState]) -> dict[str, Any] | None:
+    """The variant with the best mean score over its seeds; None while no variant is complete."""
+    scores = variant_scores(jobs)
+    if not scores:
+        return None
+    means = {variant: sum(values) / len(values) for variant, values in scores.items()}
+    winner = max(means, key=lambda variant: means[variant])
+    first = next(job for job in jobs if job.variant == winner)
+    overrides = [text for text in first.overrides if not text.startswith("seed=")]
+    seeds = [job.seed for job in jobs if job.variant == winner]
+    return {"variant": winner, "score": means[winner], "scores": scores[winner], "seeds": seeds, "overrides": overrides}

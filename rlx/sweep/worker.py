@@ -1,0 +1,130 @@
+"""One process of the pool: imports what a job needs once, then runs job after job until its sweep is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rlx.sweep.messages import Answer, Done, Evaluated, Hello, Order, Progress, Ready, receive, send
+
+LOG = "job.log"
+_SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
+
+
+class Channel:
+    """The worker's end of the pipes."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, grace: float = 30.0) -> None:
+        self._outgoing = outgoing
+        self._told = 0.0
+        self.grace = grace
+        self.inbox: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=self._listen, args=(incoming,), daemon=True).start()
+
+    def _listen(self, incoming: BinaryIO) -> None:
+        """Pass messages on; when the sweep is gone, end the job at hand with a checkpoint, then this process."""
+        try:
+            while True:
+                self.inbox.put(receive(incoming))
+        except (EOFError, OSError):
+            self.inbox.put(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(self.grace)
+            os._exit(75)
+
+    def say(self, message: Any) -> None:
+        """Tell the sweep; one that is gone cannot hear it, and the job goes on to its checkpoint."""
+        with contextlib.suppress(OSError):
+            send(self._outgoing, message)
+
+    def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
+        """Tell where the job stands, twice a second at most."""
+        now = time.monotonic()
+        if now - self._told >= _SECONDS_BETWEEN:
+            self._told = now
+            self.say(Progress(step, dict(figures), num_steps))
+
+    def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
+        """Report an evaluation and wait for the sweep's word on it."""
+        self.say(Evaluated(step, dict(figures)))
+        answer = self.inbox.get()
+        if answer is None:
+            self.inbox.put(None)  # for the loop over jobs
+        return isinstance(answer, Answer) and answer.prune
+
+
+def main() -> None:
+    """What the process runs. Its standard input and output are the sweep's; prints of jobs go into their own logs."""
+    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(2, 1)
+    _be_the_first_to_go()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    hello: Hello = receive(incoming)
+    sys.path[:] = list(dict.fromkeys(hello.path))
+    module, _, name = hello.task.partition(":")
+    task = getattr(importlib.import_module(module), name)
+    channel = Channel(incoming, outgoing, hello.grace)
+    channel.say(Ready())
+    with contextlib.suppress(KeyboardInterrupt):
+        while (order := channel.inbox.get()) is not None:
+            channel.say(run_job(task, order, channel))
+            gc.collect()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run_job(task: Any, order: Order, channel: Channel) -> Done:
+    """Run one job with its output in its own log, and say how it ended, whatever it did."""
+    directory = Path(order.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with output_into(directory / LOG):
+            try:
+                return task(order, channel)  # type: ignore[no-any-return]
+            except KeyboardInterrupt:
+                return Done("interrupted", reason="stopped from outside", healthy=False)
+            except BaseException as error:
+                traceback.print_exc()
+                return Done("failed", reason=f"{type(error).__name__}: {error}", healthy=False)
+    except KeyboardInterrupt:
+        return Done("interrupted", reason="stopped from outside", healthy=False)
+
+
+@contextlib.contextmanager
+def output_into(file: Path) -> Any:
+    """Append everything that is written to standard output and error to a file."""
+    saved = os.dup(1), os.dup(2)
+    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    try:
+        for number in (1, 2):
+            os.dup2(descriptor, number)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, before in zip((1, 2), saved, strict=True):
+            os.dup2(before, number)
+            os.close(before)
+        os.close(descriptor)
+
+
+def _be_the_first_to_go() -> None:
+    """When memory runs out, the kernel should end a job, not the sweep that can report it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
