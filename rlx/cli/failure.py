@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -20,7 +19,7 @@ from yaml import YAMLError
 from rlx.cli.allow import all_folders, searched
 from rlx.cli.words import CommandLine
 from rlx.config.check import paths_of, unknown_key
-from rlx.config.compose import compose, group_of, groups, read_yaml
+from rlx.config.compose import compose, group_of, groups, option_node
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError, RlxError
 
@@ -153,7 +152,7 @@ def _wrong_key(key: str, line: CommandLine) -> ConfigError:
     known = groups(all_folders(line))
     group, _, leaf = bare.partition(".")
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
-    having = [option for option in known.get(group, ()) if leaf and leaf in keys_of_option(group, option, all_folders(line))]
+    having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, all_folders(line))]
     if having:
         return ConfigError(f"{bare} is no key of {owner}; {group}={having[0]} has it{_others(having[1:])}")
     paths = list(paths_of(raw))
@@ -173,17 +172,8 @@ def _others(options: list[str]) -> str:
 def _options_with(path: str, line: CommandLine) -> str:
     group, _, leaf = path.partition(".")
     folders = all_folders(line)
-    having = [option for option in groups(folders).get(group, ()) if leaf in keys_of_option(group, option, folders)]
+    having = [option for option in groups(folders).get(group, ()) if leaf in option_node(group, option, folders)]
     return f"{group}={having[0]}" if having else ""
-
-
-def keys_of_option(group: str, option: str, folders: list[Path]) -> set[str]:
-    """The keys that one option of a group sets, read from its file."""
-    for folder in folders:
-        file = folder / group / f"{option}.yaml"
-        if file.is_file():
-            return {str(key) for key in read_yaml(file)} - {"defaults"}
-    return set()
 
 
 def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:

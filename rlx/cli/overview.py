@@ -6,6 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable
 
+from rlx.cli.summary import summary_of
 from rlx.cli.words import verbs
 from rlx.config.compose import config_folders, groups, node_comments
 from rlx.config.schema import conf_dir
@@ -37,7 +38,14 @@ def overview(config_dirs: Iterable[str] = ()) -> str:
     width = max(map(len, known))
     lines = ["usage: rlx [VERB] [key=value ...]", "", "verbs (train, if none is given)"]
     lines += [f"  {verb:<{width}}  {summary}" for verb, summary in known.items()]
-    lines += ["", _groups(config_dirs), _OPTIONS, _EXAMPLES, "rlx VERB --help shows the keys of a verb."]
+    lines += [
+        "",
+        _groups(config_dirs),
+        _algorithms(config_dirs),
+        _OPTIONS,
+        _EXAMPLES,
+        "rlx VERB --help shows the keys of a verb.",
+    ]
     return "\n".join(lines)
 
 
@@ -46,6 +54,21 @@ def verb_help(verb: str, config_dirs: Iterable[str] = ()) -> str:
     keys = textwrap.indent(node_comments(conf_dir() / f"{verb}.yaml"), "  ")
     title = f"rlx {verb}: {verbs()[verb]}"
     return "\n".join([title, "", "keys, with their defaults (override: key=value)", keys, "", _groups(config_dirs)])
+
+
+def _algorithms(config_dirs: Iterable[str]) -> str:
+    """Each algorithm with its kind, what it needs and what it is."""
+    folders = config_folders(config_dirs)
+    options = groups(folders).get("algorithm", [])
+    width = max(map(len, options), default=0)
+    lines = ["algorithms"]
+    for option in options:
+        found = summary_of(option, folders)
+        needs = f"needs {', '.join(found.needs)}" if found.needs else ""
+        lines.append(
+            f"  {option:<{width}}  " + "; ".join(part for part in (found.kind.replace("_", " "), needs, found.text) if part)
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _groups(config_dirs: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     if cfg.resume is not None or cfg.rerun is not None:
         cfg, algorithm, directory = continued(cfg, overrides, allowed=allowed, directory=directory, multirun=line.is_multirun)
     else:
-        check_loss(cfg, choices=hydra.runtime.choices, options=groups(all_folders(line)).get("loss", ()))
+        check_loss(cfg, choices=hydra.runtime.choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
     check_config(cfg, allowed=allowed)
 
     from rlx.train.run import train
@@ -40,6 +40,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     try:
         train(cfg, algorithm=algorithm, command=command, overrides=overrides, directory=directory)
     except Stopped as stopped:
-        print(f"rlx: {stopped}; rlx train resume=RUN goes on from there", file=sys.stderr)
+        place = directory or Path(cfg.output_dir) / "train" / "latest"
+        print(f"rlx: {stopped}; go on with: rlx train resume={place}", file=sys.stderr)
         return stopped.exit_code
     return 0

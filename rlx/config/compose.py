@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -65,6 +66,21 @@ def node_comments(file: Path) -> str:
         if not in_defaults:
             keep.append(line)
     return "\n".join(keep).strip()
+
+
+def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, Any]:
+    """What one option of a group sets, read from its file and from those of the same group that its defaults list names."""
+    places = list(folders)
+    file = next((file for file in (folder / group / f"{option}.yaml" for folder in places) if file.is_file()), None)
+    if file is None:
+        return {}
+    node = {str(key): value for key, value in read_yaml(file).items_ex(resolve=False)}
+    defaults = node.pop("defaults", ())
+    above = [str(item) for item in defaults if isinstance(item, str) and item != "_self_" and "/" not in item]
+    merged: dict[str, Any] = {}
+    for name in above:
+        merged |= option_node(group, name, places)
+    return merged | node
 
 
 def read_yaml(file: Path) -> DictConfig:

@@ -14,10 +14,11 @@ from rlx.errors import ConfigError
 _INTERPOLATION = re.compile(r"\$\{(\.*)([\w.]*)\}")
 
 
-def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable[str]) -> None:
+def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable[str], overrides: Iterable[str] = ()) -> None:
     """A chosen loss exists, and somebody reads it.
 
-    choices: group -> the option chosen (Hydra's runtime.choices); options: the losses there are.
+    choices: group -> the option chosen (Hydra's runtime.choices); options: the losses there are; overrides: the command line's.
+    A loss that came along only because it bears the algorithm's name, and that nobody reads, is dropped.
     """
     chosen = choices.get("loss")
     raw = OmegaConf.to_container(cfg, resolve=False)
@@ -28,6 +29,9 @@ def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable
             raise ConfigError(f"there is no loss {chosen}{hint}")
         return
     if not any(path == "loss" or path.startswith("loss.") for path in read_paths(raw)):
+        if chosen == choices.get("algorithm") and not any(re.match(r"\+*loss[.=]", override) for override in overrides):
+            cfg.loss = None
+            return
         nested = list(nested_losses(raw.get("algorithm"), "algorithm"))
         algorithm = choices.get("algorithm")
         where = "it has no loss of its own"

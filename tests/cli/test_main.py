@@ -2,10 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +14,6 @@ import rlx.cli.main as main
 import rlx.cli.train
 from rlx.cli.words import verbs
 from rlx.errors import ConfigError, TrainingError
-
-
-BASIC = ["-m", "hydra/sweeper=basic"]  # in this process, where the tests can look on
 
 
 @pytest.fixture
@@ -85,7 +82,7 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
 
     places = []
     calls.do = lambda cfg: places.append(HydraConfig.get().runtime.output_dir) or 0
-    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1", "loss=ipo,dpo"]) == (0, "")
+    assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1", "loss=ipo,dpo"]) == (0, "")
     assert [(cfg.seed, cfg.loss._target_.rpartition(".")[2]) for cfg in calls.cfgs] == [
         (0, "Ipo"),
         (0, "Dpo"),
@@ -99,7 +96,7 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
 
 def test_two_sweeps_never_share_a_directory(calls, tmp_path):
     for _ in range(2):
-        assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1"]) == (0, "")
+        assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1"]) == (0, "")
     places = list((tmp_path / "outputs" / "sweep").iterdir())
     tokens = {place.name.rpartition("_")[2] for place in places}
     assert len(places) == len(tokens) == 2  # not told apart by the second alone
@@ -108,27 +105,27 @@ def test_two_sweeps_never_share_a_directory(calls, tmp_path):
 
 def test_a_failed_job_lets_the_others_run(calls, capsys):
     calls.do = lambda cfg: raising(TrainingError("job of seed 1"))(cfg) if cfg.seed == 1 else 0
-    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
+    assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
     assert len(calls.cfgs) == 3
     assert "rlx: job 1: job of seed 1" in capsys.readouterr().err
 
 
 def test_a_bug_in_a_job_lets_the_others_run_too(calls, capsys):
     calls.do = lambda cfg: raising(KeyError("a bug"))(cfg) if cfg.seed == 1 else 0
-    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
+    assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1,2"]) == (3, "")
     assert len(calls.cfgs) == 3
     assert "KeyError" in capsys.readouterr().err
 
 
 def test_a_sweep_whose_jobs_are_all_wrong_is_a_usage_error(calls):
     calls.do = raising(ConfigError("no"))
-    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1"])[0] == 2
+    assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1"])[0] == 2
 
 
 @pytest.mark.parametrize("code", [75, 130])
 def test_a_stopped_job_ends_the_sweep(calls, code):
     calls.do = lambda cfg: code
-    assert main.invoke([*BASIC, "hydra/sweeper=basic", "seed=0,1,2"]) == (code, "")
+    assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1,2"]) == (code, "")
     assert len(calls.cfgs) == 1
 
 
@@ -157,8 +154,6 @@ def test_a_folder_of_yaml_files_of_the_users_own(calls, tmp_path):
 
 
 def test_the_environment_is_left_as_it_was(calls, monkeypatch):
-    import os
-
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     before = list(sys.argv)
     main.invoke(["train"])
@@ -191,20 +186,21 @@ def test_info(capsys):
 QUICK = [["--help"], [], ["train", "--help"], ["--cfg", "job"], ["--version"]]
 LIGHT = [["train", "loss.betta=1"], ["algorithm=gpro"], ["--info", "defaults"]]
 PROBE = """
-import json, sys, time
-start = time.perf_counter()
+import json, sys
 from rlx.cli.main import main
 main(json.loads(sys.argv[1]))
 heavy = [name for name in ("torch", "transformers", "rich", "numpy") if name in sys.modules]
-print(json.dumps([heavy, time.perf_counter() - start]))
+print(json.dumps(heavy))
 """
 
 
 def probe(argv, directory):
-    """Runs a command line in a process of its own: (heavy packages imported, seconds in all)."""
-    start = time.perf_counter()
+    """Runs a command line in a process of its own: (heavy packages imported, CPU seconds, which others cannot lengthen)."""
+    before = os.times()
     done = subprocess.run([sys.executable, "-c", PROBE, json.dumps(argv)], capture_output=True, text=True, cwd=directory)
-    return json.loads(done.stdout.splitlines()[-1])[0], time.perf_counter() - start
+    after = os.times()
+    seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return json.loads(done.stdout.splitlines()[-1]), seconds
 
 
 @pytest.mark.parametrize("argv", [*QUICK, *LIGHT], ids=lambda argv: " ".join(argv) or "nothing")
@@ -214,7 +210,7 @@ def test_light_commands_import_no_torch(argv, tmp_path):
 
 @pytest.mark.parametrize("argv", QUICK, ids=lambda argv: " ".join(argv) or "nothing")
 def test_quick_commands_take_under_a_second(argv, tmp_path):
-    assert any(probe(argv, tmp_path)[1] < 1 for _ in range(5))  # the machine may be busy with something else
+    assert any(probe(argv, tmp_path)[1] < 1 for _ in range(3))
 
 
 @pytest.mark.parametrize("verb", [verb for verb in verbs() if verb != "train"])

@@ -43,7 +43,7 @@ def test_a_place_of_the_users_own_is_honoured(training, tmp_path):
 
 
 def test_jobs_of_a_sweep_have_places_and_commands_of_their_own(training, tmp_path):
-    assert invoke(["-m", "hydra/sweeper=basic", "hydra/sweeper=basic", "seed=0,1", "algorithm=dpo"]) == (0, "")
+    assert invoke(["-m", "hydra/sweeper=basic", "seed=0,1", "algorithm=dpo"]) == (0, "")
     assert [run.command for run in training.runs] == [["rlx", "train", f"seed={seed}", "algorithm=dpo"] for seed in (0, 1)]
     assert [run.directory.name for run in training.runs] == ["0", "1"]
     assert training.runs[0].directory.parent == training.runs[1].directory.parent
@@ -95,7 +95,7 @@ def test_a_class_of_ones_own(training, tmp_path, monkeypatch):
     assert invoke(["train", "algorithm=cwd_lab.Mine", "algorithm.extra=0.1"]) == (0, "")
     assert training.runs[0].cfg.algorithm.extra == 0.1
     assert training.runs[0].algorithm == "cwd_lab.Mine"
-    assert invoke(["-m", "hydra/sweeper=basic", "hydra/sweeper=basic", "algorithm=cwd_lab.Mine,dpo", "seed=0"]) == (0, "")
+    assert invoke(["-m", "hydra/sweeper=basic", "algorithm=cwd_lab.Mine,dpo", "seed=0"]) == (0, "")
     assert [run.algorithm for run in training.runs[1:]] == ["cwd_lab.Mine", "dpo"]
     code, message = invoke(["train", "algorithm=cwd_lab.Mine", "algorithm.extr=0.1"])
     assert (code, "did you mean algorithm.extra?" in message) == (2, True)

@@ -88,6 +88,16 @@ def test_only_classes_that_fit_the_group(lab, choice):
         compose("train", [choice.format(lab)])
 
 
+def test_a_class_whose_decorator_was_forgotten(tmp_path, monkeypatch):
+    (tmp_path / "forgetful_lab.py").write_text(
+        "from rlx.loss.preference import Dpo\nclass Mine(Dpo):\n    gamma: float = 1.0\nclass Same(Dpo):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"gamma would be ignored.*@dataclass"):
+        compose("train", ["loss=forgetful_lab.Mine"])
+    assert compose("train", ["loss=forgetful_lab.Same"]).loss.beta == 0.1
+
+
 def test_a_default_that_no_yaml_can_hold(tmp_path, monkeypatch):
     (tmp_path / "odd_lab.py").write_text(
         "from rlx.policy.base import Policy\ndef load(thing=object()) -> Policy:\n    raise RuntimeError\n"

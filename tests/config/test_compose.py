@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.config.check import plain
-from rlx.config.compose import compose, config_folders, group_of, groups, node_comments
+from rlx.config.classes import GROUP_BASE
+from rlx.config.compose import compose, config_folders, group_of, groups, node_comments, option_node
 from rlx.config.schema import conf_dir
 
 
@@ -26,20 +27,29 @@ def test_group_of():
     assert group_of("loss.beta=1", known) is None
 
 
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [
-        (group, option)
-        for group, options in groups([conf_dir()]).items()
-        for option in options
-        if group not in ("experiment", "logger")
-    ],
-)
+PARENT = {"algorithm/advantage": ["algorithm=custom_grpo"], "algorithm/value_loss": ["algorithm=custom_grpo"]}
+NODES = {
+    group: options
+    for group, options in groups([conf_dir()]).items()
+    if group.partition("/")[0] in GROUP_BASE and group != "logger"
+}
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group, options in NODES.items() for option in options])
 def test_every_option_of_every_group_composes(group, option):
-    node = OmegaConf.to_container(compose("train", [f"{group}={option}"]), resolve=False)
-    for part in group.split("/"):
+    cfg = compose("train", [*PARENT.get(group, []), f"{group}=[{option}]" if group == "task/reward" else f"{group}={option}"])
+    node = OmegaConf.to_container(cfg, resolve=False)
+    for part in ["task", "rewards", option] if group == "task/reward" else group.split("/"):
         node = node[part]
     assert node["_target_"].startswith(("rlx.", "torch.optim."))
+
+
+def test_an_option_that_builds_on_another_has_its_keys(tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "a.yaml").write_text("_target_: x.A\nsize: 1\ncolour: red\n")
+    (tmp_path / "algorithm" / "b.yaml").write_text("defaults:\n  - a\n  - other: thing\n  - _self_\nsize: 2\n")
+    assert option_node("algorithm", "b", [tmp_path]) == {"_target_": "x.A", "size": 2, "colour": "red"}
+    assert option_node("algorithm", "c", [tmp_path]) == {}
 
 
 @pytest.mark.parametrize("loggers", ["[]", "[tensorboard]", "[tensorboard,wandb,mlflow]"])

@@ -52,3 +52,15 @@ def test_a_loss_that_nobody_reads_names_the_nested_ones():
 def test_a_term_of_a_mixture_reads_its_own_loss_and_not_the_top_one():
     assert set(read_paths({"algorithm": HYBRID})) == {"algorithm.dpo.loss", "algorithm.grpo.loss"}
     assert list(nested_losses(HYBRID, "algorithm")) == ["algorithm.dpo.loss", "algorithm.grpo.loss"]
+
+
+def test_a_loss_that_only_bears_the_name_of_the_algorithm_is_dropped_when_nobody_reads_it():
+    for overrides, dropped in (([], True), (["loss.beta=0.2"], False), (["loss=mixture"], False)):
+        cfg = OmegaConf.create({"algorithm": {"terms": {}}, "loss": {"beta": 0.1}})
+        arguments = {"choices": {"algorithm": "mixture", "loss": "mixture"}, "options": ["mixture"], "overrides": overrides}
+        if dropped:
+            check_loss(cfg, **arguments)
+            assert cfg.loss is None
+        else:
+            with pytest.raises(ConfigError, match="nobody reads loss=mixture"):
+                check_loss(cfg, **arguments)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx.config.compose import compose, config_folders, groups, read_yaml
-from rlx.config.schema import conf_dir
+from rlx.config.compose import compose, config_folders, groups, option_node
 from rlx.config.suggest import FOREIGN, nearest, nearest_path, right_name
 
 PATHS = [
@@ -61,10 +60,10 @@ def test_letters_in_another_order():
 def existing_names() -> set[str]:
     """Every group and every key of every option."""
     folders = config_folders()
-    found = set(groups(folders)) | {str(key) for key in compose("train")}
+    found = {group.replace("/", ".") for group in groups(folders)} | {str(key) for key in compose("train")}
     for group, options in groups(folders).items():
         for option in options:
-            found |= {f"{group}.{key}" for key in read_yaml(conf_dir() / group / f"{option}.yaml")}
+            found |= {f"{group}.{key}" for key in option_node(group, option, folders)}
     for parent in ("evaluation", "checkpoint", "export"):
         found |= {f"{parent}.{key}" for key in compose("train")[parent]}
     return found
