@@ -76,6 +76,9 @@ def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_
     first, second = (np.array([1, 2, 3, 9]), 3), (np.array([1, 2, 7, 8]), 2)
     prompt, (chosen, rejected) = shared_prompt(first, second, TEXT)
     assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1, 2], [3, 9], [7, 8])
+    # Even where the tokens happen to agree.
+    prompt, (chosen, rejected) = shared_prompt((np.array([1, 2, 3, 9]), 3), (np.array([1, 2, 3, 8]), 2), TEXT)
+    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1, 2], [3, 9], [3, 8])
     # Prompts that were tokenised differently agree no further than their tokens do.
     prompt, (chosen, rejected) = shared_prompt((np.array([1, 2, 3]), 2), (np.array([1, 5, 3]), 2), TEXT)
     assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1], [2, 3], [5, 3])

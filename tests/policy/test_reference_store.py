@@ -2,9 +2,11 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
+from rlx.data.sequences import Sequences
 from rlx.policy.reference_store import ReferenceStore, arithmetic_of
 from tests.policy.models import sequences_of
 
@@ -24,6 +26,11 @@ def test_other_tokens_other_boundaries_and_other_arithmetic_are_other_files(tmp_
     assert ReferenceStore(tmp_path, "2 threads").read(BLOCK) is None
     assert store.read(sequences_of(num_prompts=4, group_size=2, seed=1)) is None
     assert store.read(BLOCK[:3]) is None
+    # The same tokens in the same order, cut elsewhere.
+    one, two = np.array([5]), np.array([5, 5])
+    store.write(Sequences((one,), ((two, one),)), VALUES[:3])
+    assert store.read(Sequences((two,), ((one, one),))) is None
+    assert store.path(Sequences((one,), ((two, one),))) != store.path(Sequences((one,), ((one, two),)))
 
 
 def test_without_a_folder_nothing_is_kept():
