@@ -45,6 +45,11 @@ class Clipped:
 class GradientSource(Protocol):
     """What `update_policy` gets: a call accumulates over the micro-batches of one update."""
 
+    @property
+    def batch(self) -> Any:
+        """The rows of this update."""
+        ...
+
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         """{"loss": gradients} of the whole loss, or grouped: `by` names the group of each term of the loss (str: its own)."""
         ...

@@ -36,7 +36,7 @@ class AccumulatedGradients:
         self._algorithm = algorithm
         self._policy = policy
         self._reference = reference
-        self._batch = batch
+        self.batch = batch
         self._micro_batch = micro_batch
         self._slices = list(micro_batches(batch.row_tokens, micro_batch))
         self._parameters = policy.parameters()
@@ -57,7 +57,7 @@ class AccumulatedGradients:
 
     def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         for rows in self._slices:
-            part = self._batch[rows]
+            part = self.batch[rows]
             output = self._algorithm.compute_loss(self._policy, self._reference, part)
             self._require_finite(output, part)
             heads = _heads(output, by)
@@ -68,8 +68,8 @@ class AccumulatedGradients:
     def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         """A loss that looks across rows: its log-probabilities are collected first, and their gradients taken back piece by piece."""
         recorder = _Leaves(self._policy, self._micro_batch)
-        output = self._algorithm.compute_loss(recorder.policy, self._reference, self._batch)
-        self._require_finite(output, self._batch)
+        output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
+        self._require_finite(output, self.batch)
         heads = _heads(output, by)
         for index, (name, head) in enumerate(heads.items()):
             gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)

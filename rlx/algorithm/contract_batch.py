@@ -1,0 +1,142 @@
+"""Any batch, taken apart: its tensors, its rows in another order, its padding wider, its content as text.
+
+Dimensions: B rows, G completions of a row, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
+from rlx.seeding import Stream
+from rlx.task.base import Prompt
+
+_WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not taken apart
+GARBAGE = 3.7
+
+
+def tensors_of(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
+    """(where, tensor) for every tensor that a batch holds."""
+    if isinstance(batch, Tensor):
+        yield path, batch
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from tensors_of(value, f"{path}.{key}")
+    elif isinstance(batch, (list, tuple)):
+        for index, value in enumerate(batch):
+            yield from tensors_of(value, f"{path}[{index}]")
+    elif not isinstance(batch, (*_WHOLE, Sequences, np.ndarray)):
+        for name, value in attributes(batch).items():
+            yield from tensors_of(value, f"{path}.{name}")
+
+
+def attributes(owner: Any) -> dict[str, Any]:
+    """The fields of a dataclass, or what any other object holds."""
+    if is_dataclass(owner):
+        return {item.name: getattr(owner, item.name) for item in fields(owner)}
+    return dict(getattr(owner, "__dict__", {}))
+
+
+def parts_of(batch: Any) -> list[Any]:
+    """The batch, and every batch within it, that has sequences of its own."""
+    if isinstance(batch, Mapping):
+        return [part for value in batch.values() for part in parts_of(value)]
+    if isinstance(batch, (list, tuple)):
+        return [part for value in batch if not isinstance(value, _WHOLE) for part in parts_of(value)]
+    if isinstance(batch, (*_WHOLE, Sequences, np.ndarray, Tensor)):
+        return []
+    inner = [part for value in attributes(batch).values() for part in parts_of(value)]
+    return [batch] if not inner and isinstance(getattr(batch, "sequences", None), Sequences) else inner
+
+
+def signature(batch: Any) -> str:
+    """Text that is equal for equal batches: every token, tensor and number in it."""
+    return repr(list(_content(batch)))
+
+
+def _content(value: Any) -> Iterator[Any]:
+    if isinstance(value, Tensor):
+        yield (tuple(value.shape), value.detach().cpu().numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        yield (value.shape, value.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield key
+            yield from _content(value[key])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _content(item)
+    elif isinstance(value, TokenizedPairs):
+        yield len(value)
+    elif isinstance(value, Prompt):
+        yield value.text
+    elif isinstance(value, _WHOLE):
+        yield value
+    else:
+        for name, item in attributes(value).items():
+            yield name
+            yield from _content(item)
+
+
+def permuted(batch: Any) -> Any:
+    """The rows of a batch in another order: every second one first."""
+    count = len(batch)
+    rows = [*range(1, count, 2), *range(0, count, 2)]
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, (Tensor, np.ndarray)):
+            return value[rows] if value.ndim and len(value) == count else value
+        if isinstance(value, (list, tuple)) and len(value) == count:
+            return type(value)(value[row] for row in rows)
+        return value
+
+    return _mapped(batch, moved, lambda s: Sequences(moved(s.prompts), moved(s.completions), s.width), permuted)
+
+
+def widened(batch: Any, extra: int) -> Any:
+    """The batch with `extra` columns of padding: 0 where there was 0, garbage where anything else stood outside of the mask."""
+    sequences = getattr(batch, "sequences", None)
+    if not isinstance(sequences, Sequences):
+        return _mapped(batch, lambda value: value, lambda s: s, lambda part: widened(part, extra))
+    width, mask = sequences.width, sequences.completion_mask
+
+    def wider(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[-1] != width or len(value) != len(batch):
+            return value
+        inside = mask if value.ndim == 3 else mask.any(dim=1)
+        outside = value[~inside] if inside.shape == value.shape else value[:0].reshape(-1)
+        fill = GARBAGE if value.is_floating_point() and bool((outside != 0).any()) else 0
+        return torch.nn.functional.pad(value, (0, extra), value=fill)
+
+    return _mapped(batch, wider, lambda s: Sequences(s.prompts, s.completions, width + extra), lambda part: widened(part, extra))
+
+
+def _mapped(
+    batch: Any, change: Callable[[Any], Any], sequences: Callable[[Sequences], Sequences], inner: Callable[[Any], Any]
+) -> Any:
+    """A copy of a batch with `change` applied to its tensors and lists, and `inner` to the batches within it."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Sequences):
+            return sequences(value)
+        if isinstance(value, Mapping):
+            return {key: of(item) for key, item in value.items()}
+        if isinstance(value, (*_WHOLE, Tensor, np.ndarray, list, tuple)):
+            return change(value)
+        return inner(value) if parts_of(value) else value
+
+    twin = copy.copy(batch)
+    for name, value in attributes(batch).items():
+        object.__setattr__(twin, name, of(value))
+    for name in set(getattr(twin, "__dict__", {})) - set(attributes(batch)):
+        del twin.__dict__[name]  # what a cached property kept belongs to the old rows
+    return twin

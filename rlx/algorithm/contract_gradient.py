@@ -1,0 +1,195 @@
+"""Laws of gradients: they reach what they should and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.contract_batch import parts_of, tensors_of
+from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, row_shown
+
+ROWS = slice(0, 6)
+
+
+def belongs(subject: Subject) -> Finding:
+    """Gradients go into the policy alone: not into the reference, the batch or its weights; nobody's weights move by themselves."""
+    setting = subject.real(moved=True)
+    before = [parameter.detach().clone() for parameter in setting.policy.parameters()]
+    theirs = list(setting.reference.model.parameters())
+    batch = subject.first_update(setting)
+    carrying = [where for where, tensor in tensors_of(batch) if tensor.requires_grad]
+    if carrying:
+        return broken(
+            f"{carrying[0]} carries a gradient",
+            where="draw",
+            mend="compute what goes into a batch under torch.no_grad(), or detach it; never requires_grad_() in draw",
+        )
+    unfrozen = [parameter for parameter in theirs if parameter.requires_grad]
+    for parameter in theirs:
+        parameter.requires_grad_(True)
+    if not unfrozen:
+        found = _reaches_reference(subject, setting, batch[ROWS], theirs)
+        if found is not None:
+            return found
+    if unfrozen or any(parameter.grad is not None for parameter in theirs):
+        return broken(
+            "the reference's weights were made trainable or were given a gradient",
+            where="draw or compute_loss",
+            mend="leave reference.model alone; read reference.token_logprobs or reference.pair_logprobs",
+        )
+    parameters = setting.policy.parameters()
+    if any(parameter.grad is not None for parameter in parameters):
+        return broken("compute_loss leaves gradients behind", where="compute_loss", mend="return the loss; the run calls backward")
+    if any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
+        return broken("the policy's weights moved", where="draw or compute_loss", mend="only update_policy may change weights")
+    return _reference_is_read(subject)
+
+
+def _reaches_reference(subject: Subject, setting: Setting, batch: Any, theirs: list[torch.nn.Parameter]) -> Finding | None:
+    output = subject.loss(setting, batch)
+    for name, term in output.terms.items():
+        if term.weights.requires_grad:
+            return broken(
+                f"the weights of term {name} carry a gradient",
+                where="compute_loss",
+                mend="weights depend on masks and lengths alone; put what depends on the policy into the values",
+            )
+    if not output.loss.requires_grad:
+        return None
+    found = torch.autograd.grad(output.loss, theirs, allow_unused=True, retain_graph=True)
+    into = max((float(gradient.abs().max()) for gradient in found if gradient is not None), default=None)
+    if into is None:
+        return None
+    return broken(
+        f"the gradient goes into the reference (largest entry {into:.1e})",
+        number=f"{into:.0e}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="read the reference through its own methods, which take no gradient, or under torch.no_grad()",
+    )
+
+
+def _reference_is_read(subject: Subject) -> Finding:
+    setting = subject.stand_in()
+    batch = subject.first_update(setting)
+    subject.loss(setting, batch)
+    if Need.REFERENCE in subject.needs and setting.reference.calls == 0 and _real_calls(subject) == 0:
+        return broken(
+            "Need.REFERENCE is declared, but the reference is never asked: the policy would be compared with itself",
+            where="compute_loss",
+            mend="take reference log-probabilities from reference.pair_logprobs(batch) or reference.token_logprobs(sequences)",
+        )
+    if Need.REFERENCE not in subject.needs and setting.reference.calls:
+        return broken(
+            "the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs"
+        )
+    return holds("none elsewhere")
+
+
+def _real_calls(subject: Subject) -> int:
+    """How often the reference's model is run, for algorithms that go past the stand-in's methods."""
+    setting = subject.real(moved=False)
+    calls: list[int] = []
+    handle = setting.reference.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        subject.loss(setting, subject.first_update(setting)[ROWS])
+    finally:
+        handle.remove()
+    return len(calls)
+
+
+def reached(subject: Subject) -> Finding:
+    """Every trainable parameter that log-probabilities (and values, where there is a critic) depend on gets a gradient."""
+    setting = subject.real(moved=True)
+    batch = subject.first_update(setting)[ROWS]
+    names = [name for name, parameter in setting.policy.model.named_parameters() if parameter.requires_grad]
+    gradient, _ = _by_parameter(subject, setting, batch)
+    names += [f"value_head.{number}" for number in range(len(gradient) - len(names))]
+    parts = parts_of(batch)
+    if not parts:
+        return skipped("the batch has no sequences of its own")
+    reachable = _reachable(setting, parts[0].sequences)
+    missing = [name for name, mine, can in zip(names, gradient, reachable, strict=True) if can and not _nonzero(mine)]
+    if missing:
+        shown = "no parameter gets a gradient" if not any(map(_nonzero, gradient)) else f"{len(missing)} parameters get no gradient"
+        return broken(
+            f"{shown}: {', '.join(missing[:2])}{', ...' if len(missing) > 2 else ''}",
+            number=f"{len(names) - len(missing)}/{len(names)}",
+            where="compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend="something is detached, computed under no_grad or read from the batch where the policy was meant",
+        )
+    return holds(f"{sum(map(_nonzero, gradient))}/{len(names)}")
+
+
+def _nonzero(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool((gradient != 0).any())
+
+
+def _by_parameter(subject: Subject, setting: Setting, batch: Any) -> tuple[list[Tensor | None], dict[str, float]]:
+    source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=len(batch))
+    return list(source()["loss"]), source.metrics
+
+
+def _reachable(setting: Setting, sequences: Any) -> list[bool]:
+    requires = frozenset({"values"}) if setting.policy.value_head is not None else frozenset()
+    found = setting.policy.token_statistics(sequences, requires=requires)
+    total = (found.token_logprobs * torch.arange(1, found.token_logprobs.shape[-1] + 1)).sum()
+    total = total if found.values is None else total + found.values.sum()
+    gradients = torch.autograd.grad(total, setting.policy.parameters(), allow_unused=True)
+    return [_nonzero(gradient) for gradient in gradients]
+
+
+def tokens(subject: Subject) -> Finding:
+    """Learning reaches the first, the inner and the last tokens of completions, and both sides of a pair."""
+    counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
+    sides = {"chosen": [0, 0], "rejected": [0, 0]}
+    for spread in (0.0, 0.3):
+        setting = subject.stand_in(spread=spread)
+        batch = subject.first_update(setting)
+        gradient, _ = subject.gradient(setting, batch)
+        if "token_logprobs" not in setting.policy.places:
+            return skipped("the loss does not read token log-probabilities through the policy")
+        for part in parts_of(batch):
+            rows = completion_gradients(setting, part, gradient)
+            is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
+            for group in rows:
+                for place, values in enumerate(group):
+                    _count(counts, values)
+                    if is_pairs and len(values):
+                        _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
+    found = _judged(counts, "token of a completion", "compare completion_mask with the weights: one of them is shifted or cut by one")
+    if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
+        found = _judged(sides, "completion of a pair", "a side is detached or left out: a preference is about both completions")
+    if not sum(count[0] for count in (*counts.values(), *sides.values())):
+        return broken("no token gets a gradient", where="compute_loss", mend="something is detached or every weight is 0")
+    total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
+    return found or holds(f"{total[0]}/{total[1]} tokens")
+
+
+def _count(counts: dict[str, list[int]], values: Tensor) -> None:
+    if len(values) < 3:
+        return
+    alive = (values != 0).tolist()
+    _tally(counts["first"], alive[0])
+    _tally(counts["last"], alive[-1])
+    for each in alive[1:-1]:
+        _tally(counts["inner"], each)
+
+
+def _tally(count: list[int], alive: bool) -> None:
+    count[0] += alive
+    count[1] += 1
+
+
+def _judged(counts: dict[str, list[int]], what: str, mend: str) -> Finding | None:
+    """One kind that is never reached although another is."""
+    for name, (alive, seen) in counts.items():
+        if seen and not alive and any(other for other, _ in counts.values()):
+            others = ", ".join(f"{other}: {count[0]}/{count[1]}" for other, count in counts.items())
+            return broken(f"the {name} {what} never gets a gradient ({others})", number=f"0/{seen}", where="compute_loss", mend=mend)
+    return None

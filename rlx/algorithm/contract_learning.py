@@ -1,0 +1,158 @@
+"""Laws of learning: updates go the right way, and every hyperparameter makes a difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.contract_batch import parts_of
+from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
+from rlx.algorithm.contract_stand_in import reward_of
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, row_shown
+from rlx.seeding import Stream
+
+STEPS, RATE = 8, 3e-4
+OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
+
+
+def runs(subject: Subject) -> Finding:
+    """A step as a run makes it, on the real policy and sampler: it draws, updates and moves the policy, and nothing else."""
+    policy = subject.policy.frozen_copy()
+    policy.model.requires_grad_(True)
+    policy.value_head = subject.policy.value_head
+    setting = Setting(subject.small_task, policy, subject.reference, subject.sampler)
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    optimizer = subject.optimizer(setting)
+    batch = subject.draw(setting)
+    updates = 0
+    for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))):
+        source = subject.accumulate(subject.algorithm, policy, subject.reference, part, micro_batch=None)
+        figures = subject.algorithm.update_policy(source, optimizer)
+        updates += 1
+        bad = [name for name, value in {**source.metrics, **figures}.items() if not isinstance(value, (int, float))]
+        if bad:
+            return broken(f"the figure {bad[0]} of update_policy is no number", where="update_policy", mend="return plain numbers")
+        if updates == 4:  # more of the same
+            break
+    with torch.no_grad():
+        extra = subject.algorithm.validate(setting.lab())
+    if not all(isinstance(value, (int, float)) for value in extra.values()):
+        return broken("validate returns what is no number", where="validate", mend="return plain numbers")
+    if updates == 0:
+        return broken("updates yields no batch", where="updates", mend="yield at least one batch a draw")
+    moved = any(not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True))
+    signal = getattr(batch, "metrics", {}).get("groups_without_signal", 0.0) < 1.0
+    if not moved and signal:
+        return broken("an update leaves the policy where it was", where="update_policy", mend="end it with optimizer.step(gradients()['loss'], self.clipping)")
+    return holds(f"{updates} updates")
+
+
+def falls(subject: Subject) -> Finding:
+    """Where the loss is an objective, a few updates on one batch lower it."""
+    if subject.algorithm.kind not in OBJECTIVES:
+        return skipped("the loss is a surrogate; see direction")
+    setting = subject.real(moved=False)
+    batch = subject.first_update(setting)[slice(0, 6)]
+    optimizer = subject.optimizer(setting)
+    optimizer.torch_optimizer = torch.optim.Adam(setting.policy.parameters(), lr=RATE)
+    losses = []
+    for _ in range(STEPS):
+        source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=len(batch))
+        subject.algorithm.update_policy(source, optimizer)
+        losses.append(source.metrics["loss"])
+    fallen = losses[0] - min(losses[1:])
+    number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
+    if fallen > 0 and losses[-1] <= losses[0]:
+        return holds(number)
+    return broken(
+        f"{STEPS} updates on one batch take the loss from {losses[0]:.6g} to {losses[-1]:.6g}",
+        number=number,
+        where="compute_loss or update_policy",
+        example=row_shown(subject, batch, 0),
+        mend="look for a sign: the optimiser goes down, so a likelihood enters the loss with a minus; and for what is detached",
+    )
+
+
+def direction(subject: Subject) -> Finding:
+    """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
+    setting = subject.stand_in(spread=0.0)
+    batch = subject.first_update(setting)
+    gradient, _ = subject.gradient(setting, batch)
+    if "token_logprobs" not in setting.policy.places:
+        return skipped("the loss does not read token log-probabilities through the policy")
+    numbers = []
+    for part in parts_of(batch):
+        rows = completion_gradients(setting, part, gradient)
+        slopes = [torch.stack([values.sum() for values in group]) for group in rows]
+        if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
+            found = _rewarded(subject, part, slopes)
+        elif part.sequences.group_size == 2:
+            found = _preferred(subject, part, slopes)
+        elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
+            found = _demonstrated(subject, part, slopes)
+        else:
+            continue
+        if isinstance(found, Finding):
+            return found
+        numbers.append(f"{found:.1e}")
+    return holds(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
+
+
+def _is_pairs(subject: Subject, part: Any) -> bool:
+    return Need.PAIRS in subject.needs and not hasattr(part, "rewards")
+
+
+def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
+    """Sum over groups of (reward - mean of the group) times the slope of the loss: it must be below 0."""
+    total, worst, shown = 0.0, 0.0, 0
+    for row, group in enumerate(part.sequences.completions):
+        texts = [subject.policy.decode(tokens) for tokens in group]
+        rewards = torch.tensor([reward_of(text) for text in texts], dtype=torch.float64)
+        kept = getattr(part, "kept", None)
+        keep = torch.ones(len(group), dtype=torch.bool) if kept is None else kept[row].cpu()
+        pushed = float((((rewards - rewards.mean()) * slopes[row])[keep]).sum())
+        total += pushed
+        if pushed > worst:
+            worst, shown = pushed, row
+    if total < 0:
+        return total
+    if all(not bool(slope.any()) for slope in slopes):
+        return broken("rewards push no completion anywhere", where="compute_loss", mend="are the advantages all 0, or detached ratios?")
+    return broken(
+        f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
+        number=f"{total:+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, shown),
+        mend="the surrogate enters the loss with a minus: -(ratio * advantage); an advantage is reward minus baseline",
+    )
+
+
+def _preferred(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
+    """Slope of the loss along chosen up, rejected down: below 0."""
+    each = [float(slope[0] - slope[1]) for slope in slopes]
+    if sum(each) < 0:
+        return sum(each)
+    row = max(range(len(each)), key=lambda row: each[row])
+    return broken(
+        f"preferring the chosen completions more raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, row),
+        mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
+    )
+
+
+def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
+    each = [float(slope.sum()) for slope in slopes]
+    if sum(each) < 0:
+        return sum(each)
+    return broken(
+        f"raising the demonstrated completions raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a likelihood enters the loss with a minus",
+    )

@@ -1,0 +1,279 @@
+"""A laboratory of given numbers: a policy whose token statistics are leaves, a reference and a sampler that agree with it.
+
+Laws of gradients hold there to rounding in float64, and a step takes milliseconds. Dimensions: P prompts, G completions, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
+from rlx.policy.base import NO_STATISTICS, Policy
+from rlx.policy.reference import Reference
+from rlx.policy.statistics import TokenStatistics, unflatten
+from rlx.rollout.decoding import Completions
+from rlx.rollout.sampler import Draw, Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Prompt, Task
+
+Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
+STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
+SHAPES = ("usual", "one token", "empty", "some empty")
+
+
+def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
+    """What a completion of a prompt is found by."""
+    return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
+
+    spread: how far the policy lies from its sampler and its reference, in nats a token; constant: every log-probability instead.
+    """
+
+    spread: float
+    constant: float | None = None
+
+    def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
+        """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
+        rng = _numbers(name, key)
+        if name != "token_logprobs":
+            return rng.uniform(0.05, 0.9, length)
+        if self.constant is not None and who == "policy":
+            return np.full(length, self.constant)
+        near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * self.spread
+        values = -0.05 - 2 * rng.random(length) + near * rng.standard_normal(length)
+        return np.minimum(values, -0.01)
+
+
+def _numbers(name: str, key: Key) -> np.random.Generator:
+    digest = hashlib.blake2b(name.encode() + b"|" + key[0] + b"|" + key[1], digest_size=8).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+class StandInPolicy(Policy):
+    """A policy whose parameters are its own token statistics: one vector for each of STATISTICS that was ever asked for."""
+
+    @staticmethod
+    def of(policy: Policy, numbers: Numbers, *, shape: str = "usual", dtype: torch.dtype = torch.float64) -> StandInPolicy:
+        """The stand-in of a real policy, from which it has tokenizer, model and text. shape: of pairs, one of SHAPES."""
+        twin = copy.copy(policy)
+        twin.__class__ = StandInPolicy
+        assert isinstance(twin, StandInPolicy)
+        twin.numbers, twin.shape, twin.leaf_dtype = numbers, shape, dtype
+        twin.leaves, twin.places = {}, {}
+        twin.temperatures, twin.calls, twin.real = set(), 0, policy
+        twin._tokenized = []
+        return twin
+
+    numbers: Numbers
+    shape: str
+    leaf_dtype: torch.dtype
+    leaves: dict[str, nn.Parameter]  # statistic -> [all tokens seen]
+    places: dict[str, dict[Key, slice]]
+    temperatures: set[float]
+    calls: int
+    real: Policy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the leaves."""
+        return self.leaf_dtype
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The leaves."""
+        return [self.leaves[name] for name in STATISTICS if name in self.leaves]
+
+    def token_statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS, reference: Any = None
+    ) -> TokenStatistics:
+        """The leaves of these sequences, with a gradient."""
+        self.calls += 1
+        self.temperatures.add(temperature)
+        wanted = ("token_logprobs", *(name for name in STATISTICS[1:] if name in requires))
+        found = {name: self._gathered(name, sequences) for name in wanted}
+        found["token_logprobs"] = found["token_logprobs"] / temperature
+        return TokenStatistics(**found)
+
+    def tokenized(self, pairs: Sequence[Any]) -> TokenizedPairs:
+        """The pairs as tokens, cut to the shape of this laboratory."""
+        known = [made for of, made in self._tokenized if of is pairs]
+        if known:
+            return known[0]
+        made = self.real.tokenized(pairs)
+        if self.shape != "usual":
+            groups = enumerate(made.sequences.completions)
+            cut = tuple(tuple(_cut(tokens, row, self.shape) for tokens in group) for row, group in groups)
+            made = replace(made, sequences=Sequences(made.sequences.prompts, cut))
+        self._tokenized = [(pairs, made)]
+        return made
+
+    def _gathered(self, name: str, sequences: Sequences) -> Tensor:
+        places = self._register(name, sequences)
+        index = [np.arange(place.start, place.stop) for place in places]
+        flat = self.leaves[name][torch.from_numpy(np.concatenate(index))] if index else self.leaves[name][:0]
+        return unflatten(flat, sequences.completion_mask)
+
+    def _register(self, name: str, sequences: Sequences) -> list[slice]:
+        known = self.places.setdefault(name, {})
+        keys, fresh = [], []
+        total = len(self.leaves[name]) if name in self.leaves else 0
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+            for tokens in group:
+                keys.append(key := key_of(prompt, tokens))
+                if key not in known:
+                    known[key] = slice(total, total + len(tokens))
+                    fresh.append(self.numbers.of("policy", name, key, len(tokens)))
+                    total += len(tokens)
+        if fresh or name not in self.leaves:
+            values = torch.from_numpy(np.concatenate([np.zeros(0), *fresh])).to(self.leaf_dtype)
+            old = [self.leaves[name].detach()] if name in self.leaves else []
+            self.leaves[name] = nn.Parameter(torch.cat([*old, values]))
+        return [known[key] for key in keys]
+
+
+class StandInReference(Reference):
+    """A reference that gives numbers, never a gradient, and counts how often it was asked."""
+
+    @staticmethod
+    def of(reference: Reference, numbers: Numbers, *, dtype: torch.dtype = torch.float64) -> StandInReference:
+        """The stand-in of a real reference."""
+        twin = copy.copy(reference)
+        twin.__class__ = StandInReference
+        assert isinstance(twin, StandInReference)
+        twin.numbers, twin.dtype, twin.calls = numbers, dtype, 0
+        return twin
+
+    numbers: Numbers
+    dtype: torch.dtype
+    calls: int
+
+    def token_statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
+    ) -> TokenStatistics:
+        """Numbers [P, G, T]."""
+        self.calls += 1
+        names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
+        found = {name: given(self.numbers, "reference", name, sequences).to(self.dtype) for name in names}
+        return TokenStatistics(**{**found, "token_logprobs": found["token_logprobs"] / temperature})
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """Those of the real reference."""
+        self.calls += 1
+        return super().logits(sequences)
+
+    def _pair_values(self, batch: Any) -> Tensor:
+        return self.token_logprobs(batch.sequences)
+
+
+def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor:
+    """[P, G, T] of sequences, without a gradient."""
+    parts = [
+        numbers.of(who, name, key_of(prompt, tokens), len(tokens))
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True)
+        for tokens in group
+    ]
+    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.completion_mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedSampler(Sampler):
+    """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
+
+    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES.
+    """
+
+    numbers: Numbers | None
+    shape: str = "usual"
+
+    @staticmethod
+    def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
+        """With the decoding settings of a real sampler."""
+        names = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
+        return ScriptedSampler(**{name: getattr(sampler, name) for name in names}, numbers=numbers, shape=shape)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        """Tokens that the completion's own random address decides; a greedy completion is one of them."""
+        end = policy.eos_token_ids[:1] or (0,)
+        letters = np.unique(np.concatenate(draw.prompts))
+        letters = letters[~np.isin(letters, end)] if len(letters) > len(end) else letters
+        rows = []
+        for row, key in enumerate(draw.keys.tolist()):
+            rng = np.random.Generator(np.random.Philox(key=key))
+            limit = int(min(draw.limits[row // draw.group_size], 6))
+            body = letters[rng.integers(0, len(letters), size=int(rng.integers(0, limit + 1)))]
+            tokens = _cut(np.append(body, end[0])[:limit].astype(np.int64), row, self.shape)
+            rows.append((draw.prompts[row // draw.group_size], tokens, len(body) < limit))
+        made = Completions.empty(len(rows), max(1, max(len(tokens) for _, tokens, _ in rows)))
+        for row, (_, tokens, finished) in enumerate(rows):
+            made.tokens[row, : len(tokens)], made.lengths[row], made.finished[row] = tokens, len(tokens), finished
+        sequences = Sequences(tuple(prompt for prompt, _, _ in rows), tuple((tokens,) for _, tokens, _ in rows))
+        logprobs = self._logprobs(policy, sequences, draw.temperature)
+        made.logprobs[:, : logprobs.shape[-1]] = logprobs[:, 0, : made.logprobs.shape[1]]
+        return made
+
+    def _logprobs(self, policy: Policy, sequences: Sequences, temperature: float) -> np.ndarray:
+        if self.numbers is None:
+            with torch.no_grad():
+                return policy.token_logprobs(sequences, temperature=temperature).cpu().numpy()
+        return (given(self.numbers, "sampler", "token_logprobs", sequences) / temperature).numpy()
+
+    def prepare(self, policy: Policy) -> None:
+        """Nothing to prepare."""
+
+    @property
+    def in_process(self) -> Sampler:
+        """This one."""
+        return self
+
+
+def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
+    """A completion in one of SHAPES."""
+    if shape == "one token":
+        return tokens[-1:]
+    return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
+
+
+def shortened(task: Task, *, rows: int) -> Task:
+    """The task with its first `rows` pairs and prompts alone."""
+    twin = copy.copy(task)
+    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
+        if ("pairs" if "pairs" in name else "rewards") in task.offers:
+            few = tuple(getattr(task, name)()[:rows])
+            object.__setattr__(twin, name, lambda few=few: few)
+    return twin
+
+
+def stand_in_task(task: Task, *, equal_rewards: bool = False, offset: float = 0.0) -> Task:
+    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal. It keeps the names of the parts."""
+    twin = copy.copy(task)
+    names: list[str] = []
+
+    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
+        if not names:
+            names.extend(task.reward_all([prompt], [completion])[0])
+        value = (0.5 if equal_rewards else reward_of(completion)) + offset
+        return {**dict.fromkeys(names, value), "reward": value}
+
+    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    object.__setattr__(twin, "reward", reward)
+    object.__setattr__(twin, "reward_all", reward_all)
+    return twin
+
+
+def reward_of(text: str) -> float:
+    """0, 0.5 or 1."""
+    return Stream(0, ("reward", text)).key % 3 / 2

@@ -1,0 +1,204 @@
+"""What the laws are tried on: an algorithm, the real laboratory it is to work in, and stand-ins of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need
+from rlx.algorithm.contract_batch import parts_of
+from rlx.algorithm.contract_stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, shortened, stand_in_task
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Optimizer
+from rlx.policy.base import Policy
+from rlx.policy.reference import Reference
+from rlx.rollout.sampler import Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Task
+
+ROWS = 384  # pairs and prompts of the task that are looked at
+MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
+
+
+class Gradients(Protocol):
+    """How a training run computes the gradients of one update."""
+
+    metrics: dict[str, float]
+
+    def __call__(self, by: str | None = None) -> Mapping[str, Any]: ...
+
+
+Accumulate = Callable[..., Gradients]  # (algorithm, policy, reference, batch, micro_batch=...)
+
+
+@dataclass
+class Setting:
+    """A laboratory to try an algorithm in; `policy` has what the gradients are taken of."""
+
+    task: Task
+    policy: Any
+    reference: Any
+    sampler: Sampler
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
+        """What draw gets."""
+        return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random."""
+
+    algorithm: Algorithm[Any]
+    task: Task
+    policy: Policy
+    sampler: Sampler
+    accumulate: Accumulate
+    make_optimizer: Callable[..., torch.optim.Optimizer]
+    seed: int = 0
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The policy as it came."""
+        return Reference(self.policy)
+
+    @cached_property
+    def small_task(self) -> Task:
+        """A few hundred pairs and prompts of the task, tokenised once."""
+        task = shortened(self.task, rows=ROWS)
+        if "pairs" in task.offers:
+            self.policy.tokenized(task.pairs())
+        return task
+
+    @cached_property
+    def needs(self) -> frozenset[Need]:
+        """What the algorithm needs as it is set."""
+        return frozenset(getattr(self.algorithm, "active_needs", self.algorithm.needs))
+
+    def stand_in(
+        self,
+        *,
+        spread: float = MOVED,
+        constant: float | None = None,
+        shape: str = "usual",
+        dtype: torch.dtype = torch.float64,
+        equal_rewards: bool = False,
+        offset: float = 0.0,
+    ) -> Setting:
+        """A laboratory of given numbers: see rlx.algorithm.contract_stand_in."""
+        numbers = Numbers(spread, constant)
+        rewarded = "rewards" in self.task.offers
+        return Setting(
+            stand_in_task(self.small_task, equal_rewards=equal_rewards, offset=offset) if rewarded else self.small_task,
+            StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
+            StandInReference.of(self.reference, Numbers(spread), dtype=dtype),
+            ScriptedSampler.of(self.sampler, Numbers(spread), shape=shape),
+        )
+
+    def real(self, *, moved: bool) -> Setting:
+        """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
+        task = stand_in_task(self.small_task) if "rewards" in self.task.offers else self.small_task
+        policy = self.policy.frozen_copy()
+        policy.model = copy.deepcopy(self.policy.model).double().requires_grad_(True)
+        policy.value_head = copy.deepcopy(self.policy.value_head)
+        if policy.value_head is not None:
+            policy.value_head.double()
+        reference = Reference(policy)
+        if moved:
+            generator = Stream(self.seed, ("check", "moved")).torch()
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
+        return Setting(task, policy, reference, ScriptedSampler.of(self.sampler, None))
+
+    def draw(self, setting: Setting, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
+        """A batch, drawn as a run draws it."""
+        with torch.no_grad():
+            return (algorithm or self.algorithm).draw(setting.lab(step=step, seed=self.seed))
+
+    def first_update(self, setting: Setting, *, step: int = 0) -> Any:
+        """The batch of the first update of a draw."""
+        batch = self.draw(setting, step=step)
+        return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))))
+
+    def loss(self, setting: Setting, batch: Any) -> LossOutput:
+        """The loss on a batch."""
+        return self.algorithm.compute_loss(setting.policy, setting.reference, batch)
+
+    def gradient(self, setting: Setting, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
+        """([all parameters] the gradient, the figures) as a run computes them."""
+        if isinstance(setting.policy, StandInPolicy):
+            self.loss(setting, batch)  # now every completion has its leaves
+        rows = len(batch) if micro_batch is None else micro_batch
+        source = self.accumulate(self.algorithm, setting.policy, setting.reference, batch, micro_batch=max(1, rows))
+        parts = zip(source()["loss"], setting.policy.parameters(), strict=True)
+        flat = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *flat]).detach(), source.metrics
+
+    def optimizer(self, setting: Setting, *, rate: float | None = None) -> Optimizer:
+        """The run's optimiser on the setting's parameters; with `rate`, plain gradient descent."""
+
+        def descent(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=rate or 0.0)
+
+        make = self.make_optimizer if rate is None else descent
+        return Optimizer(make, setting.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
+
+    def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
+        """The same check of another algorithm."""
+        return replace(self, algorithm=algorithm)
+
+
+def row_shown(subject: Subject, batch: Any, row: int) -> str:
+    """A row of a batch as people read it."""
+    for part in parts_of(batch):
+        if row < len(part.sequences):
+            prompt, group = part.sequences.prompts[row], part.sequences.completions[row]
+            shown = [repr(subject.policy.decode(tokens)) for tokens in group[:3]] + ["..."] * (len(group) > 3)
+            return f"row {row}: {subject.policy.decode(prompt)!r} -> {', '.join(shown)}"
+    return f"row {row}"
+
+
+def completion_gradients(setting: Setting, part: Any, gradient: Tensor) -> list[list[Tensor]]:
+    """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
+    from rlx.algorithm.contract_stand_in import key_of
+
+    policy = setting.policy
+    places = policy.places.get("token_logprobs", {})
+    found = []
+    for prompt, group in zip(part.sequences.prompts, part.sequences.completions, strict=True):
+        keys = [key_of(prompt, tokens) for tokens in group]
+        found.append([gradient[places[key]] if key in places else gradient[:0] for key in keys])
+    return found
+
+
+@contextmanager
+def global_generators() -> Iterator[Callable[[], list[str]]]:
+    """Gives a function that names the global generators that were used since; puts them back afterwards."""
+    import random
+
+    def states() -> dict[str, Any]:
+        numpy_state = np.random.get_state()
+        return {
+            "random": random.getstate(),
+            "numpy.random": repr((numpy_state[1], numpy_state[2:])) if isinstance(numpy_state, tuple) else repr(numpy_state),
+            "torch": torch.get_rng_state().numpy().tobytes(),
+        }
+
+    before, kept = states(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    try:
+        yield lambda: [name for name, state in states().items() if state != before[name]]
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])

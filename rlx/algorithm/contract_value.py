@@ -1,0 +1,204 @@
+"""Laws of values: finite at extremes, equal when asked twice, metrics that mean what they are called, closed forms."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.contract_batch import signature, tensors_of
+from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
+from rlx.algorithm.contract_loss import losses_of
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, global_generators
+from rlx.errors import RlxError
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
+# what other tools call a figure -> what rlx calls it
+FOREIGN = {
+    "chosen_rewards": "rewards_chosen", "rejected_rewards": "rewards_rejected", "margins": "margin", "accuracies": "accuracy",
+    "rewards_margin": "margin", "reward_margin": "margin", "logps_chosen": "logprobs_chosen", "logps_rejected": "logprobs_rejected",
+    "chosen_logps": "logprobs_chosen", "rejected_logps": "logprobs_rejected", "kl_divergence": "kl", "approx_kl": "kl",
+    "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
+    "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
+}  # fmt: skip
+_TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
+
+
+def finite(subject: Subject) -> Finding:
+    """Loss, figures and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
+    cases: dict[str, Callable[[], Setting]] = {
+        "log-probabilities of -1e4": lambda: subject.stand_in(constant=-1e4, dtype=torch.float32),
+        "log-probabilities of 0": lambda: subject.stand_in(constant=0.0, dtype=torch.float32),
+        "completions of one token": lambda: subject.stand_in(shape="one token", dtype=torch.float32),
+        "some completions empty": lambda: subject.stand_in(shape="some empty", dtype=torch.float32),
+        "every completion empty": lambda: subject.stand_in(shape="empty", dtype=torch.float32),
+    }
+    if Need.REWARDS in subject.needs:
+        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(equal_rewards=True, dtype=torch.float32)
+    for name, make in cases.items():
+        found = _finite_in(subject, make(), name)
+        if found is not None:
+            return found
+    return holds(f"{len(cases)} cases")
+
+
+def _finite_in(subject: Subject, setting: Setting, name: str) -> Finding | None:
+    mend = "clamp what goes into exp, log, sqrt or a division: counts to at least 1, deviations by an epsilon, log-ratios to +-20"
+    try:
+        with torch.no_grad():
+            batch = subject.algorithm.draw(setting.lab(seed=subject.seed))
+        bad = [where for where, tensor in tensors_of(batch) if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+        if bad:
+            return broken(f"{bad[0]} is not finite for {name}", where="draw", example=name, mend=mend)
+        if len(batch) == 0:
+            return None
+        gradient, figures = subject.gradient(setting, batch)
+    except RlxError as error:
+        if "finite" in str(error):
+            return broken(f"{error}".partition(";")[0], where="compute_loss", example=name, mend=mend)
+        return None  # refused, with a message
+    except Exception as error:
+        return broken(f"{type(error).__name__}: {error}, for {name}", where="draw or compute_loss", example=name, mend=mend)
+    wrong = [f"the figure {key}" for key, value in figures.items() if not math.isfinite(value)]
+    if not bool(torch.isfinite(gradient).all()):
+        wrong.insert(0, "the gradient")
+    return broken(f"{wrong[0]} is not finite for {name}", where="compute_loss", example=name, mend=mend) if wrong else None
+
+
+def repeats(subject: Subject) -> Finding:
+    """The same stream gives the same batch, the same batch the same loss, whatever the global generators say; none is used."""
+    import random
+
+    import numpy as np
+
+    seen: list[tuple[str, float, Tensor]] = []
+    before = repr(subject.algorithm)
+    with global_generators() as used:
+        for round_ in range(2):
+            if round_:
+                random.seed(1)
+                np.random.seed(1)
+                torch.manual_seed(1)
+            setting = subject.stand_in()
+            drawn = subject.draw(setting)
+            batch = subject.first_update(setting)
+            gradient, figures = subject.gradient(setting, batch)
+            if round_ == 0 and (names := used()):
+                return broken(
+                    f"the global generator of {' and '.join(names)} is used",
+                    where="draw, updates or compute_loss",
+                    mend="take random numbers from lab.rng (draw) or rng (updates): rng.child('noise').torch(), .numpy()",
+                )
+            seen.append((signature(drawn), figures["loss"], gradient))
+            again, _ = subject.gradient(setting, batch)
+            if not torch.equal(again, gradient):
+                return broken(
+                    "the same batch gives another gradient the second time",
+                    where="compute_loss",
+                    mend="compute_loss is a pure function of policy and batch: no counters, no random numbers of its own",
+                )
+    first, second = seen
+    if first[0] != second[0]:
+        return broken(
+            "the same stream gives another batch the second time", where="draw", mend="derive every random number from lab.rng"
+        )
+    if not torch.equal(first[2], second[2]):
+        return broken("the same draw gives another loss", where="compute_loss", mend="derive every random number from the batch")
+    if repr(subject.algorithm) != before:
+        return broken("the algorithm's own fields changed", where="draw or compute_loss", mend="keep what must last in lab.state")
+    return holds("equal to the last bit")
+
+
+def metrics(subject: Subject) -> Finding:
+    """Figures carry no gradient, are (sum, count), finite, and named as rlx names them."""
+    setting = subject.stand_in()
+    batch = subject.first_update(setting)
+    output = subject.loss(setting, batch)
+    for name, given in output.metrics.items():
+        if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(item, Tensor) for item in given)):
+            return broken(f"the figure {name} is no (sum, count)", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)")
+        if any(item.requires_grad for item in given):
+            return broken(f"the figure {name} carries a gradient", where=f"metrics[{name!r}]", mend="detach it; mean_of(...) does")
+        if given[0].numel() != 1 or given[1].numel() != 1:
+            return broken(f"the figure {name} has {given[0].numel()} numbers", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)")
+    names = {*output.metrics, *getattr(batch, "metrics", {})}
+    for name in sorted(names):
+        found = _named(name, {*_TAKEN, *(f"{term}_loss" for term in output.terms)})
+        if found is not None:
+            return found
+    for name in output.terms:
+        if not _NAME.fullmatch(name):
+            return broken(f"the term {name!r} is not named in snake_case", where="terms", mend="use lower-case words joined by _")
+    return holds(f"{len(names)} figures")
+
+
+def _named(name: str, taken: set[str]) -> Finding | None:
+    leaf = name.rpartition("/")[2]
+    if not _NAME.fullmatch(name):
+        return broken(f"the figure {name!r} is not named in snake_case", where="metrics", mend="use lower-case words joined by _")
+    if name in taken:
+        return broken(f"the figure {name} would hide one that rlx logs", where="metrics", mend="give it another name")
+    if leaf in FOREIGN:
+        return broken(f"rlx calls the figure {name} {FOREIGN[leaf]}", where="metrics", mend=f"rename it to {FOREIGN[leaf]}")
+    return None
+
+
+def closed_forms(subject: Subject) -> Finding:
+    """Where policy, reference and sampler agree: margins and KL are 0, ratios 1, DPO is log 2 with gradient -+beta/2 a pair."""
+    setting = subject.stand_in(spread=0.0)
+    batch = subject.first_update(setting)
+    gradient, figures = subject.gradient(setting, batch)
+    promised = {"ratio_mean": 1.0, "kl": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0}
+    if Need.REFERENCE in subject.needs and all(loss.needs_reference for _, loss in losses_of(subject.algorithm)):
+        promised |= {"margin": 0.0, "rewards_chosen": 0.0, "rewards_rejected": 0.0, "accuracy": 0.5}
+    checked = 0
+    for name, value in promised.items():
+        for found in (key for key in figures if key == name or key.endswith(f"/{name}")):
+            checked += 1
+            if name in ("ratio_mean", "kl") and not _on_policy(setting):
+                continue
+            if abs(figures[found] - value) > 1e-5:
+                return broken(
+                    f"{found} is {figures[found]:.6g} where policy, reference and sampler agree; it must be {value:g}",
+                    number=f"{figures[found]:.3g}",
+                    where=f"metrics[{found!r}]",
+                    mend="look for a missing temperature, a shifted mask or a sign between the two log-probabilities",
+                )
+    found_form = _log_two(subject, setting, batch, gradient)
+    if found_form is not None:
+        return found_form if found_form.status != "passed" else holds(f"{checked + 1} forms")
+    return holds(f"{checked} forms") if checked else skipped("nothing here has a closed form")
+
+
+def _on_policy(setting: Setting) -> bool:
+    return len(setting.policy.temperatures) == 1
+
+
+def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+    """DPO at policy = reference, for an algorithm that holds nothing but that loss."""
+    losses = [loss for _, loss in losses_of(subject.algorithm)]
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) != 1:
+        return None
+    from rlx.loss.preference import Dpo
+
+    loss = losses[0]
+    output = subject.loss(setting, batch)
+    if type(loss) is not Dpo or loss.modifiers or len(output.terms) != 1 or getattr(loss, "label_smoothing", 0):
+        return None
+    (term,) = output.terms.values()
+    value, expected = float(term.total.detach()) / term.coefficient, math.log(2)
+    rows = [float(values[0][0]) * len(batch) for values in completion_gradients(setting, batch, gradient) if len(values[0])]
+    slope = sum(rows) / max(1, len(rows)) / term.coefficient
+    mend = "the loss is the mean over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))"
+    if abs(value - expected) > 1e-6:
+        return broken(f"DPO is {value:.6g} at policy = reference; it must be log 2 = 0.693147", where="compute_loss", mend=mend)
+    if abs(slope + loss.beta / 2) > 1e-6:
+        return broken(f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}", where="compute_loss", mend=mend)
+    return holds()
+
+

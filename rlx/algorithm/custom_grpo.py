@@ -1,0 +1,210 @@
+"""Policy gradients from groups of sampled completions, with any advantage, surrogate and KL, and a critic where it is asked for.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.algorithm.critic import explained_variance, returns_of, token_rewards
+from rlx.errors import ConfigError
+from rlx.loss.advantage import Advantage
+from rlx.loss.kl import rewards_with_kl
+from rlx.loss.policy_gradient_base import PolicyGradientLoss
+from rlx.loss.token_advantage import TokenAdvantage
+from rlx.loss.value import ValueLoss
+from rlx.optimizer.step import Clipping
+from rlx.rollout.draw import greedy_rewards, roll_out
+from rlx.rollout.rollouts import RolloutBatch
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy, Reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomGrpo(Algorithm[RolloutBatch]):
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) with every part a choice.
+
+    loss: any policy-gradient loss; its clip and its KL are loss.clip_low, loss.beta, ...
+    advantage: of completions (group_standardized, group_centered, leave_one_out, ...) or of tokens (gae, reinforce_plus_plus).
+    value_loss, value_loss_weight: of the critic; the policy has a value head where the weight is above 0 or the advantage reads values.
+    prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
+    minibatches: parts that the draw is cut into, one optimiser update each, in every one of its updates_per_batch passes.
+    resample_attempts: how often groups whose rewards are all equal are given up for other prompts (dynamic sampling, DAPO,
+    arXiv:2503.14476). filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
+    kl_in_reward: β of a KL to the reference that is subtracted from the reward, by its k1 estimate; 0 leaves it out.
+    gradient_scale: the gradient is multiplied by it before it is clipped.
+    adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
+    reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not measured.
+    """
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.POLICY_GRADIENT
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS})
+
+    loss: PolicyGradientLoss
+    advantage: Advantage | TokenAdvantage
+    value_loss: ValueLoss
+    value_loss_weight: float
+    prompts_per_step: int
+    group_size: int
+    minibatches: int
+    resample_attempts: int
+    filter_truncated: bool
+    kl_in_reward: float
+    gradient_scale: float
+    adaptive_gradient_clipping: float | None
+    reward_threshold: float | None
+
+    def __post_init__(self) -> None:
+        smallest = self.advantage.smallest_group if isinstance(self.advantage, Advantage) else 1
+        name = type(self.advantage).__name__
+        rules = (
+            ("prompts_per_step", self.prompts_per_step >= 1, "a step needs at least one prompt"),
+            ("group_size", self.group_size >= smallest, f"advantage {name} needs at least {smallest} completions of each prompt"),
+            ("minibatches", 1 <= self.minibatches <= self.prompts_per_step, "a minibatch holds at least one prompt, a draw prompts_per_step"),
+            ("updates_per_batch", self.updates_per_batch >= 1, "a draw is learned from at least once"),
+            ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward drift from the reference"),
+            ("value_loss_weight", self.value_loss_weight >= 0, "a negative one would make the critic worse"),
+            ("gradient_scale", self.gradient_scale > 0, "use a positive factor"),
+        )
+        for field, holds, why in rules:
+            if not holds:
+                raise ConfigError(f"algorithm.{field} is {getattr(self, field)}; {why}")
+
+    @property
+    def active_needs(self) -> frozenset[Need]:
+        values = {Need.VALUES} if self.reads_values else set()
+        drift = self.loss.needs_reference or self.kl_in_reward > 0 or "vocabulary_kl" in self.loss.requires
+        return self.needs | values | ({Need.REFERENCE} if drift else set())
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether there is a critic."""
+        return self.value_loss_weight > 0 or "values" in self.advantage.requires
+
+    @property
+    def couples_rows(self) -> bool:
+        return self.loss.couples_rows
+
+    @property
+    def clipping(self) -> Clipping:
+        return Clipping(self.max_grad_norm, self.adaptive_gradient_clipping, self.gradient_scale)
+
+    def draw(self, lab: Lab) -> RolloutBatch:
+        batch = roll_out(
+            lab,
+            prompts_per_step=self.prompts_per_step,
+            group_size=self.group_size,
+            resample_attempts=self.resample_attempts,
+            filter_truncated=self.filter_truncated,
+        )
+        if self.loss.needs_reference or self.kl_in_reward > 0:
+            batch = batch.with_values(reference_logprobs=lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature))
+        statistics = self._statistics(lab, batch)
+        batch = batch.with_values(rng=lab.rng.child("loss", lab.step), **statistics)
+        rewards = self._rewards(batch)
+        batch = self._weighed(batch.with_values(**self._advantages(lab, batch, rewards)))
+        assert batch.advantages is not None
+        figures = {"advantage_std": float(batch.advantages.double().std(correction=0))}
+        if self.reads_values:
+            figures["value_explained_variance"] = explained_variance(batch)
+        return replace(batch, metrics={**batch.metrics, **figures})
+
+    def _weighed(self, batch: RolloutBatch) -> RolloutBatch:
+        """With the weights of each term, over the rows that one update sees."""
+        return batch.with_values(weights=self.loss.weights(batch.loss_mask), value_weights=self.value_loss.weights(batch.loss_mask))
+
+    def _statistics(self, lab: Lab, batch: RolloutBatch) -> dict[str, Tensor]:
+        """What only a forward of the policy as it is now can tell: values, and log-probabilities by the code that trains."""
+        requires = frozenset({"values"}) if self.reads_values else frozenset()
+        proximal = "proximal_logprobs" in self.loss.requires
+        if not requires and not proximal:
+            return {}
+        with torch.no_grad():
+            found = lab.policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=requires)
+        kept = {"values": found.values, "proximal_logprobs": found.token_logprobs if proximal else None}
+        return {name: tensor for name, tensor in kept.items() if tensor is not None}
+
+    def _rewards(self, batch: RolloutBatch) -> Tensor:
+        """[P, G] the rewards, less the KL where it is part of them."""
+        if self.kl_in_reward == 0:
+            return batch.rewards
+        assert batch.reference_logprobs is not None
+        tensors = (batch.rewards, batch.sampling_logprobs, batch.reference_logprobs.cpu(), batch.loss_mask)
+        return rewards_with_kl(*tensors, beta=self.kl_in_reward, estimator="k1")
+
+    def _advantages(self, lab: Lab, batch: RolloutBatch, rewards: Tensor) -> dict[str, Tensor]:
+        """Advantages [P, G] or [P, G, T], and returns [P, G, T] where there is a critic."""
+        if isinstance(self.advantage, TokenAdvantage) or self.reads_values:
+            at_tokens = token_rewards(batch, kl_in_reward=self.kl_in_reward)
+        found: dict[str, Tensor] = {}
+        if self.reads_values:
+            assert batch.values is not None
+            found["returns"] = returns_of(self.advantage, at_tokens, batch.values.cpu(), batch.loss_mask)
+        if isinstance(self.advantage, TokenAdvantage):
+            found["advantages"] = self.advantage(at_tokens, batch.loss_mask, values=None if batch.values is None else batch.values.cpu())
+            return found
+        inputs: dict[str, Any] = {}
+        if "lengths" in self.advantage.requires:
+            inputs["lengths"] = batch.sequences.completion_lengths
+        if "greedy_rewards" in self.advantage.requires:
+            inputs["greedy_rewards"] = greedy_rewards(lab, batch.prompts)
+        return {**found, "advantages": self.advantage(rewards, **inputs)}
+
+    def updates(self, batch: RolloutBatch, rng: Stream) -> Iterator[RolloutBatch]:
+        """Each pass the whole draw, or its minibatches in an order of the pass's own, each weighed as the batch that it is."""
+        for number in range(self.updates_per_batch):
+            if self.minibatches == 1:
+                yield batch
+                continue
+            order = rng.child("minibatches", number).numpy().permutation(len(batch))
+            for rows in torch.from_numpy(order).tensor_split(self.minibatches):
+                yield self._weighed(batch.take(rows.tolist()))
+
+    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: RolloutBatch) -> LossOutput:
+        exact = "vocabulary_kl" in self.loss.requires
+        requires = {"entropy"} | ({"kl_to_reference"} if exact else set()) | ({"values"} if self.reads_values else set())
+        settings: dict[str, Any] = {"temperature": batch.temperature, "requires": frozenset(requires)}
+        ours = policy.token_statistics(batch.sequences, **settings, **({"reference": reference} if exact else {}))
+        batch = batch.to(ours.token_logprobs.device)
+        assert batch.advantages is not None
+        optional = {
+            "entropy": ours.entropy,
+            "vocabulary_kl": ours.kl_to_reference,
+            "proximal_logprobs": batch.proximal_logprobs,
+            "rng": None if batch.rng is None else batch.rng.torch(),
+        }
+        required = {name: optional[name] for name in self.loss.requires}
+        mask = batch.loss_mask
+        inputs = (ours.token_logprobs, batch.sampling_logprobs, batch.advantages, mask, batch.reference_logprobs)
+        figures = self.loss.figures(*inputs, **required)
+        terms = {"policy": Term(self.loss(*inputs, **required), present(batch.weights))}
+        if ours.entropy is not None:
+            figures["entropy"] = ours.entropy
+        if self.value_loss_weight > 0:
+            values = self.value_loss(present(ours.values), present(batch.returns), mask, present(batch.values))
+            terms["value"] = Term(values, present(batch.value_weights), self.value_loss_weight)
+        return LossOutput(terms, {name: mean_of(values, mask) for name, values in figures.items()})
+
+    def validate(self, lab: Lab) -> dict[str, float]:
+        return {} if self.reward_threshold is None else {"accuracy_at_threshold": threshold_accuracy(lab, self.reward_threshold)}
+
+
+def threshold_accuracy(lab: Lab, threshold: float, *, num_prompts: int = 512) -> float:
+    """Share of held-out prompts whose greedy completion is rewarded above the threshold."""
+    prompts = lab.task.held_out_prompts()[:num_prompts]
+    return float((greedy_rewards(lab, prompts) > threshold).double().mean())
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    """A tensor that `draw` or the policy has set."""
+    assert tensor is not None
+    return tensor

@@ -1,0 +1,175 @@
+"""Any number of algorithms as the terms of one: one batch, one optimiser step, one weight each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, zip_longest
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
+from rlx.algorithm.combine import Combine, cosine
+from rlx.errors import ConfigError
+from rlx.optimizer.step import Clipping, total_norm
+from rlx.seeding import Stream
+
+if TYPE_CHECKING:
+    from rlx.optimizer.step import GradientSource, Optimizer
+    from rlx.policy.base import Policy, Reference
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureBatch:
+    """The batches of the terms, one after the other as rows. weights: term -> its weight at this step."""
+
+    parts: Mapping[str, Any]
+    weights: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts.values())
+
+    def __getitem__(self, rows: slice) -> MixtureBatch:
+        start, stop, _ = rows.indices(len(self))
+        taken, offset = {}, 0
+        for name, part in self.parts.items():
+            first, last = max(start - offset, 0), min(stop - offset, len(part))
+            if first < last:
+                taken[name] = part[first:last]
+            offset += len(part)
+        return MixtureBatch(taken, self.weights, self.metrics)
+
+    @property
+    def row_tokens(self) -> list[int]:
+        """Tokens of each row."""
+        return [tokens for part in self.parts.values() for tokens in part.row_tokens]
+
+    @property
+    def tokens_sampled(self) -> int:
+        """What the draw cost."""
+        return sum(getattr(part, "tokens_sampled", 0) for part in self.parts.values())
+
+    def part_of(self, term: str) -> Any:
+        """The batch that a term `<name>/<term>` of the loss was computed on."""
+        return self.parts[term.partition("/")[0]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTerm:
+    """An algorithm with its weight. final_weight: reached in a straight line after the mixture's schedule_steps; null = constant."""
+
+    algorithm: Algorithm[Any]
+    weight: float
+    final_weight: float | None = None
+    loss: Any = None  # the node that the algorithm's `loss: ${..loss}` points to
+
+    def weight_at(self, step: int, schedule_steps: int | None) -> float:
+        """The weight at a step."""
+        if self.final_weight is None or schedule_steps is None:
+            return self.weight
+        return self.weight + (self.final_weight - self.weight) * min(1.0, step / schedule_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Algorithm[MixtureBatch]):
+    """The weighted sum of other algorithms' losses.
+
+    A term draws from the random streams that it would have alone; a term of weight 0 is not drawn. Each term's gradient is clipped as
+    its algorithm says, times its weight; then `combine` makes one of them, which is clipped by the mixture's own max_grad_norm.
+    So with a single term of weight 1 the run is that algorithm's, to the last bit.
+    An update holds the terms that still have one of their updates_per_batch left.
+
+    terms: name -> MixtureTerm. combine: algorithm/combine=sum, pcgrad, normalized_sum.
+    schedule_steps: steps over which weights go from weight to final_weight; null = they do not move.
+    adaptive_gradient_clipping: of the combined gradient (arXiv:2102.06171), or null.
+    """
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.HYBRID
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    terms: Mapping[str, MixtureTerm]
+    combine: Combine
+    schedule_steps: int | None
+    adaptive_gradient_clipping: float | None
+
+    def __post_init__(self) -> None:
+        check_terms(self.terms)
+        if self.schedule_steps is not None and self.schedule_steps < 1:
+            raise ConfigError(f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for weights that do not move")
+        if self.updates_per_batch != 1:
+            raise ConfigError("algorithm.updates_per_batch is the terms' own in a mixture; set it below the term")
+
+    @property
+    def active_needs(self) -> frozenset[Need]:
+        active = [term.algorithm.active_needs for term in self.terms.values() if term.weight or term.final_weight]
+        return frozenset().union(*active)
+
+    @property
+    def couples_rows(self) -> bool:
+        return any(term.algorithm.couples_rows for term in self.terms.values() if term.weight or term.final_weight)
+
+    @property
+    def clipping(self) -> Clipping:
+        return Clipping(max_grad_norm=self.max_grad_norm, adaptive=self.adaptive_gradient_clipping)
+
+    def draw(self, lab: Lab) -> MixtureBatch:
+        weights = {name: term.weight_at(lab.step, self.schedule_steps) for name, term in self.terms.items()}
+        weights = {name: weight for name, weight in weights.items() if weight != 0}
+        parts = {}
+        for name in weights:
+            own = {key.removeprefix(f"{name}/"): value for key, value in lab.state.items() if key.startswith(f"{name}/")}
+            parts[name] = self.terms[name].algorithm.draw(replace(lab, state=own))
+            lab.state.update({f"{name}/{key}": value for key, value in own.items()})
+        figures = {f"{name}/{figure}": value for name, part in parts.items() for figure, value in part.metrics.items()}
+        return MixtureBatch(parts, weights, figures | {f"{name}/weight": weight for name, weight in weights.items()})
+
+    def updates(self, batch: MixtureBatch, rng: Stream) -> Iterator[MixtureBatch]:
+        streams = [self.terms[name].algorithm.updates(part, rng) for name, part in batch.parts.items()]
+        for parts in zip_longest(*streams):
+            present = {name: part for name, part in zip(batch.parts, parts, strict=True) if part is not None}
+            yield MixtureBatch(present, batch.weights, batch.metrics)
+
+    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: MixtureBatch) -> LossOutput:
+        terms: dict[str, Term] = {}
+        metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, part in batch.parts.items():
+            output = self.terms[name].algorithm.compute_loss(policy, reference, part)
+            for own, term in output.terms.items():
+                terms[f"{name}/{own}"] = replace(term, coefficient=batch.weights[name] * term.coefficient)
+            metrics |= {f"{name}/{figure}": value for figure, value in output.metrics.items()}
+        return LossOutput(terms, metrics)
+
+    def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
+        found = gradients(by=lambda term: term.partition("/")[0])
+        figures: dict[str, float] = {}
+        clipped = {}
+        for name, gradient in found.items():
+            clipping = self.terms[name].algorithm.clipping.times(gradients.batch.weights[name])
+            clipped[name] = optimizer.clipped(gradient, clipping).gradients
+            figures[f"{name}/grad_norm"] = float(total_norm(gradient))
+        for first, second in combinations(found, 2):
+            figures[f"grad_cosine/{first}_{second}"] = cosine(found[first], found[second])
+        return figures | optimizer.step(self.combine(clipped) if clipped else [None] * len(optimizer.parameters), self.clipping)
+
+    def validate(self, lab: Lab) -> dict[str, float]:
+        active = {name: term for name, term in self.terms.items() if term.weight or term.final_weight}
+        return {f"{name}/{figure}": value for name, term in active.items() for figure, value in term.algorithm.validate(lab).items()}
+
+
+def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
+    """Refuse terms that a mixture could not run as they would run alone."""
+    if not any(term.weight or term.final_weight for term in terms.values()):
+        raise ConfigError("every term of the mixture has weight 0, so there is nothing to learn; give one a weight above 0")
+    for name, term in terms.items():
+        weights: Sequence[float] = [weight for weight in (term.weight, term.final_weight) if weight is not None]
+        if any(weight < 0 for weight in weights):
+            raise ConfigError(f"the weight of term {name} is {min(weights)}; a negative one would turn its loss around")
+        if "/" in name:
+            raise ConfigError(f"the term {name!r} has a slash in its name, which separates a term's metrics; choose another name")
+        if type(term.algorithm).update_policy is not Algorithm.update_policy:
+            raise ConfigError(
+                f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update of all its "
+                "terms; say what it does by its `clipping`, or train it alone"
+            )
