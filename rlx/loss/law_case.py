@@ -19,6 +19,7 @@ from rlx.loss.policy_gradient_base import PolicyGradientLoss
 from rlx.seeding import Stream
 
 Tensors = Mapping[str, Tensor]
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,3 +155,15 @@ def _rollouts(loss: PolicyGradientLoss, rows: int, tokens: int, rng: torch.Gener
         return loss(*arguments, reference, **required)
 
     return Case(loss, tensors, leaves, tokenwise, evaluate, "completion_mask")
+
+
+def differs(name: str, found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> str | None:
+    """What to say if two tensors are not equal to rounding, relative to the largest number in them."""
+    scale = max(1.0, float(expected.abs().max()) if expected.numel() else 0.0)
+    gap = float((found - expected).abs().max()) if expected.numel() else 0.0
+    return None if gap <= tolerance * scale else f"{name} differs by {gap:.2e} (of {scale:.2e})"
+
+
+def first(*messages: str | None) -> str | None:
+    """The first message there is."""
+    return next((message for message in messages if message is not None), None)

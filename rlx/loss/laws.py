@@ -12,24 +12,12 @@ import torch
 from torch import Tensor
 
 from rlx.loss.base import Loss, PreferenceLoss
-from rlx.loss.law_case import Case, case_of
+from rlx.loss.law_case import Case, case_of, differs, first
+from rlx.loss.law_gradient import constants, direction, finite_differences
 from rlx.loss.pairs import masked
 from rlx.loss.policy_gradient_base import PolicyGradientLoss
-from rlx.loss.stop_gradient import FrozenStopGradients
 
-TOLERANCE = 1e-9
 GARBAGE = float("nan")
-
-
-def _differs(name: str, found: Tensor, expected: Tensor, tolerance: float = TOLERANCE) -> str | None:
-    """What to say if two tensors are not equal to rounding, relative to the largest number in them."""
-    scale = max(1.0, float(expected.abs().max()) if expected.numel() else 0.0)
-    gap = float((found - expected).abs().max()) if expected.numel() else 0.0
-    return None if gap <= tolerance * scale else f"{name} differs by {gap:.2e} (of {scale:.2e})"
-
-
-def _first(*messages: str | None) -> str | None:
-    return next((message for message in messages if message is not None), None)
 
 
 def weights_follow_masks(loss: Loss) -> str | None:
@@ -59,7 +47,7 @@ def split(loss: Loss) -> str | None:
         cuts = [slice(start, start + size) for start in range(0, len(case), size)]
         if loss.couples_rows:
             pieces = torch.stack([_shared_gradient(case, gradients, cut) for cut in cuts])
-            found = _differs("the shared gradient", pieces.sum(), shared)
+            found = differs("the shared gradient", pieces.sum(), shared)
         else:
             found = _split_separately(case, cuts, whole, shared)
         if found is not None:
@@ -83,7 +71,7 @@ def _split_separately(case: Case, cuts: list[slice], whole: Tensor, shared: Tens
         if part.requires_grad:
             (found,) = torch.autograd.grad(part, parameter, allow_unused=True)
             gradient = gradient if found is None else gradient + found
-    return _first(_differs("the loss", total, whole), _differs("the shared gradient", gradient, shared))
+    return first(differs("the loss", total, whole), differs("the shared gradient", gradient, shared))
 
 
 def padding(loss: Loss) -> str | None:
@@ -103,10 +91,10 @@ def padding(loss: Loss) -> str | None:
         mask = case.tensors[_mask_of(case, name)]
         expected = torch.zeros_like(wider_gradients[name])
         expected[:, : mask.shape[1]] = masked(gradients[name], mask)
-        message = _differs(f"the gradient of {name}", wider_gradients[name].nan_to_num(nan=1e300), expected)
+        message = differs(f"the gradient of {name}", wider_gradients[name].nan_to_num(nan=1e300), expected)
         if message is not None:
             return f"{message} with NaN in the padding; mask values before any arithmetic (rlx.loss.pairs.masked)"
-    return _differs("the loss with NaN in the padding", found.nan_to_num(nan=1e300), whole)
+    return differs("the loss with NaN in the padding", found.nan_to_num(nan=1e300), whole)
 
 
 def _mask_of(case: Case, name: str) -> str:
@@ -122,8 +110,8 @@ def order(loss: Loss) -> str | None:
     shuffled = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
     whole, gradients = case.gradients()
     found, moved = case.at(shuffled).gradients()
-    messages = (_differs(f"the gradient of {name}", moved[name], gradients[name][shuffled]) for name in case.leaves)
-    return _first(_differs("the loss of permuted rows", found, whole), *messages)
+    messages = (differs(f"the gradient of {name}", moved[name], gradients[name][shuffled]) for name in case.leaves)
+    return first(differs("the loss of permuted rows", found, whole), *messages)
 
 
 def finite(loss: Loss) -> str | None:
@@ -145,62 +133,6 @@ def finite(loss: Loss) -> str | None:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients.values())):
             return f"loss or gradient is not finite at {name}; clamp what goes into an exp, a log or a division"
     return None
-
-
-def finite_differences(loss: Loss) -> str | None:
-    """Central differences along random directions agree with the gradient, constants of `stop_gradient` held fixed."""
-    case = case_of(loss, seed=1)
-    frozen = FrozenStopGradients()
-    with frozen.record():
-        case.total()
-    _, gradients = case.gradients()
-    rng, step = torch.Generator().manual_seed(0), 1e-6
-    for name in case.leaves:
-        for _ in range(3):
-            direction = torch.randn(case.tensors[name].shape, generator=rng, dtype=torch.float64)
-            ends = []
-            for sign in (step, -step):
-                with frozen.replay():
-                    ends.append(case.with_tensors(**{name: case.tensors[name] + sign * direction}).total())
-            slope, expected = (ends[0] - ends[1]) / (2 * step), (gradients[name] * direction).sum()
-            message = _differs(f"the slope along {name}", slope, expected, 1e-5)
-            if message is not None:
-                return f"{message}; write rlx.loss.stop_gradient(x) for a constant, not x.detach()"
-    return None
-
-
-def direction(loss: Loss) -> str | None:
-    """Learning goes the right way.
-
-    Preference: the loss is lower where the policy leans to the chosen completions than where it leans to the rejected ones.
-    Policy gradient: on policy the gradient of a token has the sign of minus its advantage, or is 0.
-    """
-    if isinstance(loss, PreferenceLoss):
-        case, totals = case_of(loss, labelled=False), []
-        for chosen, rejected in ((0.3, 6.3), (6.3, 0.3)):  # by how much the policy's token log-probabilities are lower
-            leant = {}
-            for side, lower in (("chosen", chosen), ("rejected", rejected)):
-                leant[f"policy.{side}"] = masked(case.tensors[f"reference.{side}"] - lower, case.tensors[f"policy.{side}_mask"])
-            totals.append(case.with_tensors(**leant).total())
-        return None if totals[0] < totals[1] else "the loss is lower where the policy prefers the rejected completions"
-    case = case_of(loss)
-    on_policy = dict.fromkeys(("sampling_logprobs", "reference_logprobs", "proximal_logprobs"), case.tensors["token_logprobs"])
-    _, gradients = case.with_tensors(**on_policy).gradients()
-    pushed = gradients["token_logprobs"] * case.tensors["advantages"][:, None]
-    return (
-        None if float(pushed.max()) <= TOLERANCE else "the gradient lowers the probability of a token with a positive advantage"
-    )
-
-
-def constants(loss: Loss) -> str | None:
-    """Only the policy gets a gradient: not the reference, the sampler, the advantages or a weight made of probabilities."""
-    case = case_of(loss)
-    names = [name for name, tensor in case.tensors.items() if tensor.is_floating_point() and name not in case.leaves]
-    fixed = {name: case.tensors[name].clone().requires_grad_() for name in names if name != "policy.scores"}
-    total = case.with_tensors(**fixed, **{name: case.tensors[name].requires_grad_() for name in case.leaves}).total()
-    found = torch.autograd.grad(total, list(fixed.values()), allow_unused=True)
-    reached = [name for name, gradient in zip(fixed, found, strict=True) if gradient is not None and bool(gradient.any())]
-    return f"a gradient reaches {', '.join(reached)}; hold it constant with rlx.loss.stop_gradient" if reached else None
 
 
 LAWS: dict[str, Callable[[Loss], str | None]] = {

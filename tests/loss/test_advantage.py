@@ -2,19 +2,8 @@ import pytest
 import torch
 
 from rlx.errors import ShapeError
-from rlx.loss.advantage import (
-    Advantage,
-    BatchNormalized,
-    Gpg,
-    GroupCentered,
-    GroupStandardized,
-    LeaveOneOut,
-    MaxRl,
-    Opo,
-    PassAtK,
-    ReMax,
-    WhitenedBaseline,
-)
+from rlx.loss.advantage import Advantage, BatchNormalized, GroupCentered, GroupStandardized, LeaveOneOut, WhitenedBaseline
+from rlx.loss.advantage_baseline import Gpg, MaxRl, Opo, PassAtK
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.2, 0.9, 0.4, 0.3]], dtype=torch.float64)
 LENGTHS = torch.tensor([[4, 2, 3, 5], [1, 1, 1, 1]])
@@ -80,34 +69,6 @@ def test_the_batch_deviation_is_shared_and_the_whitened_one_is_of_what_is_left()
     centered = REWARDS - REWARDS.mean(dim=1, keepdim=True)
     torch.testing.assert_close(of(BatchNormalized(epsilon=1e-6)), centered / (REWARDS.std() + 1e-6))
     assert of(WhitenedBaseline(epsilon=1e-9)).std().item() == pytest.approx(1)
-
-
-def test_remax_takes_one_completion_and_needs_the_greedy_reward():
-    greedy = torch.tensor([0.5, 0.1], dtype=torch.float64)
-    found = ReMax()(REWARDS[:, :1], greedy_rewards=greedy)
-    assert found.flatten().tolist() == pytest.approx([0.5, 0.1])
-    with pytest.raises(ShapeError, match="ReMax needs greedy_rewards"):
-        ReMax()(REWARDS)
-
-
-def test_opo_makes_the_advantages_weighed_by_length_sum_to_zero():
-    torch.testing.assert_close((of(Opo()) * LENGTHS).sum(dim=1), torch.zeros(2, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(of(Opo())[1], of(GroupCentered())[1])
-
-
-def test_gpg_makes_up_for_groups_without_signal():
-    half = torch.stack([torch.ones(4, dtype=torch.float64), REWARDS[1]])
-    torch.testing.assert_close(of(Gpg(divisor=1.0), half), 2 * of(GroupCentered(), half))
-
-
-def test_pass_at_k_gives_the_best_its_lead_and_the_others_nothing():
-    torch.testing.assert_close(of(PassAtK()), torch.tensor([[0.5, 0, 0, 0], [0, 0.5, 0, 0]], dtype=torch.float64))
-
-
-def test_max_rl_weighs_a_hard_prompt_more():
-    hard, easy = torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[1.0, 1, 1, 0]])
-    assert of(MaxRl(epsilon=1e-6), hard).max() == pytest.approx(3, abs=1e-4)  # (1 - 1/4) / (1/4)
-    assert of(MaxRl(epsilon=1e-6), easy).max() == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_advantages_carry_no_gradient_and_take_a_row_a_prompt():

@@ -43,6 +43,10 @@ def test_rewards_without_a_reference_are_of_the_log_probabilities_themselves():
     torch.testing.assert_close(chosen, 2 * POLICY.chosen_mean)
 
 
+def test_rewards_without_a_beta_are_the_scores_themselves():
+    torch.testing.assert_close(load("simper").implicit_rewards(POLICY, None)[1], POLICY.rejected_mean)
+
+
 def test_policy_and_reference_must_have_the_same_pairs():
     with pytest.raises(ShapeError, match="3 pairs of the policy and 2 of the reference"):
         load("dpo")(POLICY, REFERENCE[:2])
