@@ -16,7 +16,7 @@ from rlx.task.reward import Reward
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 # A minus after a word, a digit or a bracket subtracts; elsewhere it belongs to the number.
-NUMBER = re.compile(rf"(?:(?<![\w).])[-+])?(?:{_DIGITS})(?:[eE][-+]?[0-9]{1,3}|/[0-9]+(?![\d.]))?")
+NUMBER = re.compile(rf"(?:(?<![\w).])[-+])?(?:{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}}|/[0-9]+(?![\d.]))?")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,150 @@
+"""Tasks of the package reasoning-gym: problems that are generated, with a scorer for each kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar
+
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Prompt, Text
+from rlx.task.reward import Reward
+from rlx.task.rewarded import RewardedTask
+
+SCORER = "scorer"
+# The package makes problem i of a data set from seed + i: so far apart, no two sets share a seed.
+HELD_OUT_SEED = 1 << 40
+_SET_BY_RLX = {"seed": "task.data_seed", "size": "task.num_prompts"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningGym(RewardedTask):
+    """Any data set of reasoning-gym, judged by its own scorer (from 0 to 1, as the reward `scorer`) and further rewards by choice.
+
+    dataset: its name. parameters: its own, as the package calls them.
+    num_prompts, num_held_out: how many are generated; problems that both have, or that recur among the held-out ones, are dropped.
+    data_seed: of the problems; it is not the run's seed.
+    answer_tag: the scorer sees what stands in the last <tag>...</tag>, nothing without one; null: the whole completion.
+    instruction: a text put after each problem, on a line of its own; null: none.
+    scorer_weight: of the scorer in the sum.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
+
+    dataset: str
+    parameters: Mapping[str, Any]
+    num_prompts: int
+    num_held_out: int
+    data_seed: int
+    answer_tag: str | None
+    instruction: str | None
+    scorer_weight: float
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "num_held_out"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.data_seed < HELD_OUT_SEED >> 1:
+            raise ConfigError(f"task.data_seed is {self.data_seed}; it must be at least 0 and below {HELD_OUT_SEED >> 1}")
+        super().__post_init__()
+        check_parameters(self.dataset, self.parameters)
+
+    def all_rewards(self) -> Mapping[str, Reward]:
+        return {SCORER: self._scorer, **super().all_rewards()}
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(weight=self.scorer_weight, task=self)
+
+    @cached_property
+    def problems(self) -> Any:
+        """The package's data set that learning takes its prompts from; its scorer judges the others too."""
+        return self._generated(self.data_seed, self.num_prompts)
+
+    def _generated(self, seed: int, size: int) -> Any:
+        given = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        try:
+            return package().create_dataset(self.dataset, seed=seed, size=size, **self.parameters)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise ConfigError(f"task.parameters: {self.dataset} refuses {given or 'its own defaults'}: {error}") from error
+
+    @cached_property
+    def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+        """(learn, held out), no question in both. A question counts as the text that it is."""
+        others = self._generated(self.data_seed + HELD_OUT_SEED, self.num_held_out)
+        held_out = {entry["question"]: entry for entry in self._entries(others)}
+        learn = [entry for entry in self._entries(self.problems) if entry["question"] not in held_out]
+        if not learn:
+            raise DataError(
+                f"all {self.num_prompts} problems of {self.dataset} are among the {len(held_out)} held-out ones; "
+                "lower task.num_held_out, or make the problems more varied with task.parameters"
+            )
+        return tuple(map(self._prompt, learn)), tuple(map(self._prompt, held_out.values()))
+
+    def _entries(self, problems: Any) -> Sequence[Mapping[str, Any]]:
+        try:
+            return [problems[index] for index in range(len(problems))]
+        except Exception as error:  # generators of many authors
+            raise DataError(f"reasoning-gym cannot generate {self.dataset}: {type(error).__name__}: {error}") from error
+
+    def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
+        text = entry["question"] if self.instruction is None else f"{entry['question']}\n{self.instruction}"
+        return Prompt(text, {"answer": entry["answer"], "entry": entry})
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._split[0]
+
+    def held_out_prompts(self) -> Sequence[Prompt]:
+        return self._split[1]
+
+    def facts(self) -> Mapping[str, str]:
+        learn, held_out = len(self.prompts()), len(self.held_out_prompts())
+        dropped = self.num_prompts - learn, self.num_held_out - held_out
+        also = f"; dropped as known already: {dropped[0]} and {dropped[1]}" if any(dropped) else ""
+        return {"prompts": f"{learn} to learn from, {held_out} held out, of {self.dataset}{also}", "reward": self.reward_facts()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer(Reward):
+    """What the data set itself thinks of an answer, 0 to 1."""
+
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
+    task: ReasoningGym
+
+    def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
+        said: str | None = completion.strip()
+        if self.task.answer_tag is not None:
+            tag = re.escape(self.task.answer_tag)
+            inside = re.findall(rf"<{tag}>(.*?)</{tag}>", completion, re.DOTALL)
+            said = inside[-1].strip() if inside else None
+        return float(self.task.problems.score_answer(answer=said, entry=columns["entry"]))
+
+
+def package() -> Any:
+    """reasoning-gym, or a ConfigError that says how to install it."""
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise ConfigError(f"task=reasoning_gym needs the package reasoning-gym: pip install 'rlx[reasoning]' ({error})") from error
+    return reasoning_gym
+
+
+def check_parameters(dataset: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse the name of a data set, or of a parameter, that the package does not know."""
+    package()
+    from reasoning_gym.factory import DATASETS
+
+    if dataset not in DATASETS:
+        hint = did_you_mean(nearest(dataset, DATASETS)) or f"; some of its {len(DATASETS)}: {', '.join(sorted(DATASETS)[:8])}"
+        raise ConfigError(f"task.dataset={dataset}: reasoning-gym has no such data set{hint}")
+    known = [item.name for item in fields(DATASETS[dataset][1]) if item.name not in _SET_BY_RLX]
+    for name in parameters:
+        if name in _SET_BY_RLX:
+            raise ConfigError(f"task.parameters.{name} is set by {_SET_BY_RLX[name]}")
+        if name not in known:
+            hint = did_you_mean(nearest(name, known)) or f"; it has {', '.join(known)}"
+            raise ConfigError(f"task.parameters.{name} is no parameter of {dataset}{hint}")
