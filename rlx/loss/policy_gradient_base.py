@@ -134,6 +134,12 @@ class PolicyGradientLoss(Loss):
         """[B, T] the log of the importance ratio that the formula reads; one of a sequence where it reads that."""
         return rollouts.log_ratio
 
+    def clip_ends(self) -> tuple[float, float] | None:
+        """The ratios at which a token stops learning: 1 - clip_low and 1 + clip_high where the loss has them; for metrics."""
+        if hasattr(self, "clip_low") and hasattr(self, "clip_high"):
+            return 1 - self.clip_low, 1 + self.clip_high
+        return None
+
     def kl(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] the estimate of the KL to the reference that the loss holds."""
         if self.kl_estimator == "exact":
@@ -162,9 +168,10 @@ class PolicyGradientLoss(Loss):
             rollouts = self._rollouts(*given, required)
             ratio = clamped_exp(self.log_ratio(rollouts))
             figures = {"ratio_mean": ratio}
-            if hasattr(self, "clip_low") and hasattr(self, "clip_high"):
-                figures["clip_fraction_low"] = ((ratio < 1 - self.clip_low) & (rollouts.advantages < 0)).to(ratio.dtype)
-                figures["clip_fraction_high"] = ((ratio > 1 + self.clip_high) & (rollouts.advantages > 0)).to(ratio.dtype)
+            ends = self.clip_ends()
+            if ends is not None:
+                figures["clip_fraction_low"] = ((ratio < ends[0]) & (rollouts.advantages < 0)).to(ratio.dtype)
+                figures["clip_fraction_high"] = ((ratio > ends[1]) & (rollouts.advantages > 0)).to(ratio.dtype)
             if rollouts.reference_logprobs is not None:
                 figures["kl"] = k3(rollouts.token_logprobs, rollouts.reference_logprobs)
             return {name: masked(values, completion_mask) for name, values in figures.items()}

@@ -85,6 +85,10 @@ class Gmpo(PolicyGradientLoss):
     clip_low: float = within(at_least=0, advice="0.4 is that of the paper")
     clip_high: float = within(at_least=0, advice="0.4 is that of the paper")
 
+    def clip_ends(self) -> tuple[float, float]:
+        """e^-clip_low and e^clip_high."""
+        return math.exp(-self.clip_low), math.exp(self.clip_high)
+
     def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] gmpo_loss."""
         clips = {"clip_low": self.clip_low, "clip_high": self.clip_high}

@@ -130,10 +130,10 @@ class Slic(ScoreLoss):
 
 
 def nll_loss(chosen_nll: Tensor) -> Tensor:
-    """-c / n_c; the weights make it the mean over tokens or over completions.
+    """-c / n_c or -c; the weights make it the mean over tokens or over completions.
 
     Paper: Radford et al. 2018, Improving language understanding by generative pre-training, section 3.2.
-    Shapes: chosen_nll, the mean over the tokens of a completion [B] -> [B].
+    Shapes: chosen_nll, the mean or the sum over the tokens of a completion [B] -> [B].
     """
     return chosen_nll
 
@@ -170,6 +170,21 @@ class NllSequenceMean(ScoreLoss):
     formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
     per_token: ClassVar[bool] = True
+
+    def of_scores(self, scores: Scores) -> Tensor:
+        """[B] nll_loss of the chosen completion."""
+        return nll_loss(-scores.chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NllSequenceSum(ScoreLoss):
+    """Negative log-likelihood of the chosen completions: the sum over the tokens of each, then the mean over completions.
+
+    Convention: a completion weighs by its length, as in NeMo's sft term without sft_average_log_probs.
+    """
+
+    formula: ClassVar = nll_loss
+    needs_reference: ClassVar[bool] = False
 
     def of_scores(self, scores: Scores) -> Tensor:
         """[B] nll_loss of the chosen completion."""

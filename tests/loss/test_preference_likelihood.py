@@ -16,13 +16,14 @@ def test_log_odds_are_exact_over_many_orders_and_finite_at_certainty():
     assert bool(torch.isfinite(log_odds(certain)).all() & torch.isfinite(gradient).all())
 
 
-def test_nll_weighs_tokens_and_its_sequence_mean_weighs_completions():
+def test_nll_weighs_tokens_its_sequence_mean_completions_and_its_sum_lengths():
     totals = []
-    for name in ("nll", "nll_sequence_mean"):
+    for name in ("nll", "nll_sequence_mean", "nll_sequence_sum"):
         loss = load(name)
         totals.append((loss.weights(POLICY.chosen_mask) * loss(POLICY, None)).sum())
     torch.testing.assert_close(totals[0], -POLICY.chosen_sum.sum() / LENGTHS.sum())
     torch.testing.assert_close(totals[1], -(POLICY.chosen_sum / LENGTHS).mean())
+    torch.testing.assert_close(totals[2], -POLICY.chosen_sum.mean())
 
 
 def test_weights_may_be_asked_for_with_the_masks_of_both_completions():
