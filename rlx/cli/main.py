@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,6 +107,9 @@ def run_hydra(line: CommandLine) -> int:
         line.verb, verbs = cut_verb(os.environ)
         print(*verbs, sep="\n")
     verb = line.verb or "train"
+    directory = None
+    if line.is_multirun and verb == "train":
+        line, directory = resumed_sweep(line)
     module = importlib.import_module(f"rlx.cli.{verb}")
     use_working_directory()
     check_folders(line)
@@ -129,7 +133,7 @@ def run_hydra(line: CommandLine) -> int:
         return code
 
     if line.is_multirun and verb == "train":
-        install_sweeper(line)
+        install_sweeper(line, directory)
     with hydra_surroundings([*line.flags, *overrides]):
         hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(job)()
     if errors:
@@ -140,15 +144,25 @@ def run_hydra(line: CommandLine) -> int:
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
 
 
-def install_sweeper(line: CommandLine) -> None:
+def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
+    """With resume=SWEEP the command line of that sweep, and its directory."""
+    from rlx.sweep.again import command_again, sweep_to_resume
+
+    directory = sweep_to_resume(line.overrides)
+    return (line, None) if directory is None else (split(command_again(directory, line.argv)), directory)
+
+
+def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
     from rlx.cli.allow import all_folders, allowed_targets
     from rlx.config.compose import groups
     from rlx.sweep.register import install
     from rlx.sweep.session import Surroundings
 
+    if directory is not None:
+        sys.path.insert(0, str(directory / "sources"))  # a sweep goes on with the code that it began with
     losses = tuple(groups(all_folders(line)).get("loss", ()))
-    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), losses))
+    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), losses, directory))
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:

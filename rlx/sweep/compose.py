@@ -1,7 +1,7 @@
 """The config of every job, composed and checked before the first one runs.
 
-Hydra composes once for each choice of groups; values are put into copies, by the function with which Hydra does it. A copy costs a
-fiftieth of a composition, and a sweep of a thousand jobs has a handful of choices.
+Hydra composes once for each choice of groups; values are put into copies, by the function with which Hydra does it. A copy costs
+a fiftieth of a composition, and a sweep of a thousand jobs has a handful of choices.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ class Composer:
         choosing = tuple(str(item.input_line) for item in parsed if self._chooses(item))
         if choosing not in self._bases:
             base = self.loader.load_sweep_config(self.master, list(choosing))
-            choices = dict(base.hydra.runtime.choices)
+            made = dict(base.hydra.runtime.choices)
             with open_dict(base):
-                for key in ("hydra", *NOT_A_JOB[:1]):
-                    base.pop(key, None)
-            self._bases[choosing] = base, choices
+                base.pop("hydra")
+                base.pop("sweep")
+            self._bases[choosing] = base, made
         base, choices = self._bases[choosing]
-        cfg = copy.deepcopy(base)
+        cfg: DictConfig = copy.deepcopy(base)
         ConfigLoaderImpl._apply_overrides_to_config([item for item in parsed if not self._chooses(item)], cfg)
         return cfg, choices
 

@@ -117,7 +117,7 @@ def _lock(directory: Path, *, patience: float, say: Callable[[str], None]) -> in
 
 
 def keep_sources(directory: Path, files: Iterable[Source]) -> Path:
-    """Copy the user's own modules into the sweep: its jobs import these, so that an edit meanwhile does not mix two algorithms."""
+    """Copy the user's own modules into the sweep: its jobs import these, so that an edit meanwhile mixes nothing."""
     for source in {source.copy: source for source in files}.values():
         copy = directory / source.copy
         if copy.exists():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -27,4 +29,20 @@ class RlxSweeper(Sweeper):
         assert self.hydra_context is not None
         if register.surroundings is None:
             raise RuntimeError("rlx's sweeper runs under the command rlx; call rlx.sweep.register.install first")
-        raise SystemExit(Session(self.config, self.hydra_context.config_loader, register.surroundings).run(arguments))
+        launch = self._launch if self._has_launcher() else None
+        session = Session(self.config, self.hydra_context.config_loader, register.surroundings, launch)
+        raise SystemExit(session.run(arguments))
+
+    def _has_launcher(self) -> bool:
+        """Whether the user wants one of Hydra's launchers instead of the pool of workers."""
+        assert self.config is not None
+        chosen = any(str(text).startswith("hydra/launcher=") for text in self.config.hydra.overrides.hydra)
+        return chosen or self.config.hydra.runtime.choices["hydra/launcher"] != "basic" or self.config.sweep.workers == 0
+
+    def _launch(self, task: Callable[[Any], Any], overrides: Sequence[Sequence[str]]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=task, config=self.config
+        )
+        return launcher.launch(overrides, initial_job_idx=0)

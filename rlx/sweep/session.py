@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.errors import ConfigError
 from rlx.record.files import number
 from rlx.record.provenance import code_hash
 from rlx.report.sweep import SweepView, plan_lines, print_failures
 from rlx.sweep.compose import Composer, job_overrides
+from rlx.sweep.delegate import Delegate, Launch
 from rlx.sweep.directory import Place, keep_sources, name_latest, take
 from rlx.sweep.plan import Job, Plan, grid_plan
 from rlx.sweep.pool import Pool
@@ -53,6 +54,7 @@ class Session:
     config: DictConfig
     loader: ConfigLoader
     around: Surroundings
+    launch: Launch | None = None
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan and run; returns the exit code."""
@@ -90,7 +92,8 @@ class Session:
             print(text, file=sys.stderr, flush=True)
 
         patience = settings.grace + 30
-        return take(shelf, digest=digest, code=code_hash(), named=named, fresh=settings.new, patience=patience, say=say)
+        fresh = settings.new and self.around.directory is None
+        return take(shelf, digest=digest, code=code_hash(), named=named, fresh=fresh, patience=patience, say=say)
 
     def _run(self, plan: Plan, place: Place, settings: Settings, overrides: Sequence[str]) -> int:
         state = self._state(plan, place, overrides, settings)
@@ -103,8 +106,11 @@ class Session:
         size = min(num_workers(settings.workers, threads=threads), max(1, len(waiting)))
         view = SweepView(state.jobs, workers=size, total=len(state.jobs))
         view.start(_opening(state, plan, place, waiting, size))
+        path = [os.path.abspath(entry) if entry else os.getcwd() for entry in path]
         asked = None
-        if waiting:
+        if waiting and self.launch is not None:
+            asked = self._run_launcher(plan, state, waiting, settings, view, path=path)
+        elif waiting:
             asked = self._run_pool(plan, state, waiting, settings, view, path=path, size=size, lock=place.lock)
         view.close()
         return self._close(state, settings, asked)
@@ -130,24 +136,16 @@ class Session:
         size: int,
         lock: int | None,
     ) -> int | None:
-        from rlx.sweep.job import Training
-
-        jobs: Mapping[str, Job] = {job.name: job for job in plan.jobs}
-
-        def order_of(job: JobState) -> Training:
-            planned = jobs[job.name]
-            return Training(planned.composed.cfg, planned.composed.algorithm, planned.overrides)
-
         pool = Pool(
             size,
             _TASK,
-            [os.path.abspath(entry) if entry else os.getcwd() for entry in path],
+            path,
             state.directory / ".workers.log",
             grace=settings.grace,
             lock=lock,
             environments=environments(size),
         )
-        runner = Runner(state, Queue(deque(waiting)), pool, settings, view, order_of)
+        runner = Runner(state, Queue(deque(waiting)), pool, settings, view, order_of(plan))
         try:
             pool.start()
             runner.run()
@@ -155,6 +153,26 @@ class Session:
             pool.close()
             view.close()
         return runner.asked
+
+    def _run_launcher(
+        self,
+        plan: Plan,
+        state: SweepState,
+        waiting: Sequence[JobState],
+        settings: Settings,
+        view: SweepView,
+        *,
+        path: Sequence[str],
+    ) -> int | None:
+        assert self.launch is not None
+        with open_dict(self.config):
+            self.config.hydra.sweep.dir = os.path.abspath(state.directory)
+        delegate = Delegate(state, settings, view, self.launch, order_of(plan), path)
+        try:
+            delegate.run(waiting)
+        finally:
+            view.close()
+        return delegate.asked
 
     def _close(self, state: SweepState, settings: Settings, asked: int | None) -> int:
         counts = state.counts()
@@ -173,6 +191,19 @@ class Session:
         if asked is not None:
             return EXIT_CODES[asked]  # type: ignore[index]
         return FAILED_JOBS if unfinished or counts[FAILED] else 0
+
+
+def order_of(plan: Plan) -> Callable[[JobState], Any]:
+    """What a worker needs for a job of the plan."""
+    from rlx.sweep.job import Training
+
+    jobs: Mapping[str, Job] = {job.name: job for job in plan.jobs}
+
+    def order(job: JobState) -> Training:
+        planned = jobs[job.name]
+        return Training(planned.composed.cfg, planned.composed.algorithm, planned.overrides)
+
+    return order
 
 
 def _opening(state: SweepState, plan: Plan, place: Place, waiting: Sequence[JobState], size: int) -> list[str]:

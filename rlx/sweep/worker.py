@@ -85,7 +85,7 @@ def main() -> None:
             gc.collect()
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -96,7 +96,8 @@ def run_job(task: Any, order: Order, channel: Channel) -> Done:
     try:
         with output_into(directory / LOG):
             try:
-                return task(order, channel)  # type: ignore[no-any-return]
+                done: Done = task(order, channel)
+                return done
             except KeyboardInterrupt:
                 return Done("interrupted", reason="stopped from outside", healthy=False)
             except BaseException as error:

@@ -1,0 +1,60 @@
+"""`rlx -m resume=SWEEP`: the command of a sweep, read back from its plan as data, with what is given anew after it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlx.errors import ConfigError
+from rlx.record.files import follow_latest
+from rlx.sweep.directory import PLAN, read_plan
+
+_OWN_CLASS = re.compile(r"[\"'\[,={: ]((?!rlx\.|torch\.optim\.)[A-Za-z_]\w*(?:\.\w+)*\.[A-Z]\w*)")
+_FOLDERS = ("--config-dir", "-cd", "hydra.searchpath")
+
+
+def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
+    """The directory that `resume=` names, if it is a sweep's."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "resume" and value not in ("", "null"):
+            place = follow_latest(Path(value.strip("'\"")).expanduser())
+            place = place.parent if place.name == PLAN else place
+            if not (place / PLAN).exists():
+                raise ConfigError(
+                    f"resume={value}: no sweep is there (no {PLAN}); `rlx runs` lists those there are, "
+                    "and a single run goes on without -m: rlx train resume=RUN"
+                )
+            return place.resolve()
+    return None
+
+
+def command_again(directory: Path, given: Sequence[str]) -> list[str]:
+    """The arguments of the sweep's own command, then those given now (without resume), which may change how it runs, not what."""
+    plan = read_plan(directory)
+    if plan is None:
+        raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot go on; run its command again")
+    command = [str(word) for word in plan.get("command", ())][1:]
+    rest = [word for word in given if word.partition("=")[0] != "resume"]
+    foreign = [name for name in own_names(command) if not any(name in word for word in rest)]
+    if foreign:
+        raise ConfigError(
+            f"{directory / PLAN} names {', '.join(foreign)}, not of rlx's own; if you trust it, give its command again: "
+            f"rlx {shlex.join(command)}"
+        )
+    kept = [word for word in command if not _is_replaced(word, rest)]
+    return [*kept, *(word for word in rest if word not in ("-m", "--multirun", "train") and word not in kept)]
+
+
+def own_names(command: Sequence[str]) -> list[str]:
+    """What a command names that is not rlx's: classes, and folders of configs that may name some."""
+    found = [name for word in command for name in _OWN_CLASS.findall(word)]
+    folders = [word for word in command if word.partition("=")[0] in _FOLDERS]
+    return list(dict.fromkeys([*found, *folders]))
+
+
+def _is_replaced(word: str, given: Sequence[str]) -> bool:
+    key = word.partition("=")[0]
+    return "=" in word and any(other.partition("=")[0] == key for other in given)
