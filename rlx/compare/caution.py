@@ -169,7 +169,7 @@ def _records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: 
             f"the curve is cut"
         )
         found.append(Caution("cut_metrics", text))
-    early = [run for run in runs if run.state == "completed" and run.step < (run.config.get("num_steps") or 0) and not run.notes]
+    early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
     if early:
         found.append(
             Caution(

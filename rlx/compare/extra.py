@@ -115,7 +115,7 @@ def _echoes(key: str, keys: Sequence[str], configs: Sequence[Mapping[str, Any]])
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
     return (0, float(value), "") if is_number else (1, 0.0, str(value))
 
 

@@ -53,6 +53,11 @@ class RunScore:
         return self.record.seed
 
     @property
+    def stops_early(self) -> bool:
+        """Whether it ended before the steps that its config names."""
+        return self.step < _number(self.config.get("num_steps"), 0)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What `where` may ask about: the config's keys and the record's."""
         names = ("algorithm", "task", "variant", "seed", "status", "id", "started")
@@ -107,10 +112,16 @@ def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Colle
 def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
     """What a run's record says about its score."""
     rows = read_metrics(record.directory)
-    curve = [(int(row["step"]), float(row[metric])) for row in rows if _is_number(row.get(metric))]
-    steps, values = np.array([step for step, _ in curve], int), np.array([value for _, value in curve], float)
+    curve = dict(
+        sorted(
+            {
+                int(row["step"]): _usable(row[metric]) for row in rows if _is_number(row.get(metric)) and _is_number(row["step"])
+            }.items()
+        )
+    )
+    steps, values = np.array(list(curve), int), np.array(list(curve.values()), float)
     result = record.result
-    metadata = dict(result.metadata) if result is not None else {}
+    metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
     value, notes = _by_rule(score, values, stated, cut=_is_number(ended) and (len(steps) == 0 or steps[-1] < ended))
@@ -119,7 +130,7 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
     if state == "completed":
         if value is None and stated is None and len(values) == 0:
             state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
-        elif value is None or not math.isfinite(value):
+        elif value is None or not is_usable(value):
             state, notes = "failed", (*notes, f"{metric} is not finite")
         elif reached < _number(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
             state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
@@ -129,7 +140,7 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
     return RunScore(
         record=record,
         config=flatten(record.config),
-        score=value if value is not None and math.isfinite(value) else None,
+        score=value if value is not None and is_usable(value) else None,
         state=state,
         steps=steps,
         values=values,
@@ -208,7 +219,7 @@ def count_failures(runs: Sequence[RunScore], *, failed: str) -> list[RunScore]:
     """
     lowest: dict[str, float] = {}
     for run in runs:
-        seen = [value for value in (*run.values, run.score) if value is not None and math.isfinite(value)]
+        seen = [value for value in (*run.values, run.score) if value is not None and is_usable(value)]
         if seen:
             lowest[run.task] = min([lowest.get(run.task, math.inf), *map(float, seen)])
     counted = []
@@ -224,8 +235,19 @@ def _may_stop_early(config: Mapping[str, Any]) -> bool:
     return config.get("stop_at_score") is not None or config.get("max_seconds") is not None
 
 
+def is_usable(value: float) -> bool:
+    """Whether one can reckon with it: finite, and not so large that its square is not."""
+    return math.isfinite(value) and abs(value) < 1e100
+
+
+def _usable(value: float) -> float:
+    return float(value) if is_usable(value) else math.nan
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**62
+    return isinstance(value, float)
 
 
 def _number(value: Any, otherwise: float) -> float:
@@ -233,4 +255,4 @@ def _number(value: Any, otherwise: float) -> float:
 
 
 def _optional(value: Any) -> float | None:
-    return float(value) if _is_number(value) and math.isfinite(value) else None
+    return float(value) if _is_number(value) and is_usable(value) else None

@@ -59,8 +59,12 @@ def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
 
 
 def _facts(run: RunScore) -> dict[str, Any]:
-    sources = {f"source {item.get('module', item.get('target'))}": item.get("sha256") for item in run.record.sources}
-    return {"algorithm": run.record.algorithm, **compared(run.config), **sources}
+    sources = {
+        f"source {item.get('module', item.get('target'))}": item.get("sha256")
+        for item in run.record.sources
+        if isinstance(item, Mapping)
+    }
+    return {**compared(run.config), **sources, "algorithm": run.record.algorithm}
 
 
 def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -70,7 +70,7 @@ def _prospect(pair: Pair) -> str:
     seeds = str(pair.n_a) if pair.n_a == pair.n_b else f"{pair.n_a} and {pair.n_b}"
     shown = f"{seeds} seeds could have shown a difference of {number(pair.minimum_detectable_difference)} or more (80 % power)"
     if pair.seeds_needed is None:
-        return f"{shown}; one of this size no number of seeds will show."
+        return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs far more seeds than anybody can run."
     most = pair.seeds_needed_at_most
     doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
     return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}."
@@ -92,11 +92,13 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
         elif pair.b == first:
             sides[{"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)].append(pair.a)
     others = sum(map(len, sides.values()))
+    tied = [variant.label for variant in variants if variant.mean == variants[0].mean]
+    leads = f"{first} has the highest mean" if len(tied) == 1 else f"{several(tied)} share the highest mean"
     if others and len(sides["better"]) == others:
         scope = "all others" if others == len(variants) - 1 > 1 else several(sides["better"])
         return f"{first} is the best: it is better than {scope}."
     if sides["exploratory"]:
-        return f"{first} has the highest mean, but with this few seeds nothing is shown yet: everything here is exploratory."
+        return f"{leads}, but with this few seeds nothing is shown yet: everything here is exploratory."
     parts = []
     if sides["better"]:
         parts.append(f"it is better than {several(sides['better'])}")
@@ -105,11 +107,11 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
     if sides["inconclusive"]:
         parts.append(f"against {several(sides['inconclusive'])} nothing is decided")
     if not sides["better"] and not sides["equivalent"]:
-        return (
-            f"No winner yet: {first} has the highest mean, but these runs do not show that it is better than "
-            f"{several(sides['inconclusive'])}."
+        undecided = (
+            "" if len(tied) > 1 else f", but these runs do not show that it is better than {several(sides['inconclusive'])}"
         )
-    return f"{first} has the highest mean; {', and '.join(parts)}."
+        return f"No winner yet: {leads}{undecided}."
+    return f"{leads}; {', and '.join(parts)}."
 
 
 def several(names: Sequence[str], *, most: int = 6) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 from rlx.compare.comparison import Comparison, compare
 from rlx.compare.words import conclusion
 from rlx.errors import EvidenceError, RlxError
-from rlx.report.tables import Column, pair_columns, title, variant_columns
+from rlx.report.tables import Column, method_line, pair_columns, rank_line, search_lines, title, variant_columns
 from rlx.report.text import one_line, safe
 
 STYLES = {
@@ -50,7 +50,7 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None, 
     if comparison.pairs and len(comparison.pairs) <= MOST_PAIRS:
         out.print(_table(pair_columns(comparison), comparison.pairs, out))
         out.print()
-    _print_tasks(comparison, out)
+    _print_lines([method_line(comparison), rank_line(comparison), *search_lines(comparison)], out)
     if comparison.cautions:
         out.print(Text("read with care", style="bold"))
         for caution in comparison.cautions:
@@ -86,18 +86,11 @@ def _bullet(text: str, out: Console, *, style: str = "") -> None:
         out.print(Text("  ").append_text(line), soft_wrap=True)
 
 
-def _print_tasks(comparison: Comparison, out: Console) -> None:
-    """Ranks over tasks, where there are several."""
-    ranks = comparison.ranks
-    if ranks is None:
-        return
-    means = ", ".join(f"{variant.label} {rank:.2f}" for variant, rank in zip(comparison.variants, ranks.mean_ranks, strict=True))
-    text = (
-        f"mean ranks over {ranks.num_tasks} tasks: {means}; Friedman (Iman and Davenport) p {ranks.p:.3g}; "
-        f"two differ if their ranks are {ranks.critical_difference:.2f} apart (Nemenyi)"
-    )
-    out.print(Text(one_line(text, out.encoding)), soft_wrap=not out.is_terminal)
-    out.print()
+def _print_lines(lines: Sequence[str], out: Console) -> None:
+    for line in filter(None, lines):
+        out.print(Text(one_line(line, out.encoding)), soft_wrap=not out.is_terminal)
+    if any(lines):
+        out.print()
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Any], out: Console) -> Table:

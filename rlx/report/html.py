@@ -18,7 +18,7 @@ from rlx.compare.words import conclusion, number
 from rlx.errors import DataError
 from rlx.record.run import read_samples
 from rlx.report.figures import all_figures
-from rlx.report.tables import Column, pair_columns, title, variant_columns
+from rlx.report.tables import Column, method_line, pair_columns, rank_line, title, variant_columns
 from rlx.report.text import duration, figure, safe
 
 MOST_PROMPTS = 8
@@ -124,28 +124,6 @@ def run_columns() -> list[Column]:
     ]
 
 
-def method_line(comparison: Comparison) -> str:
-    """Which tests were used and why, once each."""
-    used = dict.fromkeys((pair.test, pair.reason) for pair in comparison.pairs)
-    if not used:
-        return ""
-    tests = "; ".join(f"{test} ({reason})" for test, reason in used)
-    count = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
-    return f"Tests: {tests}. Holm's adjustment over {count}; intervals are each for itself."
-
-
-def rank_line(comparison: Comparison) -> str:
-    """Ranks over tasks in a sentence."""
-    ranks = comparison.ranks
-    if ranks is None:
-        return ""
-    means = ", ".join(f"{v.label} {rank:.2f}" for v, rank in zip(comparison.variants, ranks.mean_ranks, strict=True))
-    return (
-        f"Mean ranks over {ranks.num_tasks} tasks: {means}. Friedman's test in Iman and Davenport's form: p {ranks.p:.3g}. "
-        f"Two variants differ if their mean ranks are {ranks.critical_difference:.2f} apart (Nemenyi)."
-    )
-
-
 def prompt_lines(comparison: Comparison) -> list[str]:
     """Differences over the same prompts, where runs kept their answers."""
     return [
@@ -225,7 +203,9 @@ def run_facts(run: RunScore) -> list[tuple[str, str]]:
         "rlx": _flat(code),
         "git": f"{git.get('commit')}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "",
         "sources": "; ".join(
-            f"{item.get('module', item.get('target', ''))} {str(item.get('sha256', ''))[:12]}" for item in record.sources
+            f"{item.get('module', item.get('target', ''))} {str(item.get('sha256', ''))[:12]}"
+            for item in record.sources
+            if isinstance(item, Mapping)
         ),
         "started": record.started,
         "ended": record.ended or "",

@@ -50,7 +50,7 @@ def variant_columns(comparison: Comparison) -> list[Column]:
         Column("runs", lambda v: str(v.runs), lambda v: v.runs, 5),
         Column("failed", lambda v: str(v.failed), lambda v: v.failed, 2, hint="failed or unfinished runs"),
         Column("IQM", lambda v: number(v.iqm), lambda v: v.iqm, 2, hint="interquartile mean; below 4 scores it is the mean"),
-        Column("IQM interval", lambda v: interval(v.iqm_interval), lambda v: _low(v.iqm_interval), 6),
+        Column("IQM interval", lambda v: interval(v.iqm_interval), lambda v: _low(v.iqm_interval), 5),
         Column("std", lambda v: number(v.std), lambda v: v.std, 1, hint="standard deviation over seeds"),
         Column("best", lambda v: number(v.best), lambda v: v.best, 3),
         Column("worst", lambda v: number(v.worst), lambda v: v.worst, 3),
@@ -115,7 +115,7 @@ def pair_columns(comparison: Comparison) -> list[Column]:
             2,
             hint="difference in standard deviations",
         ),
-        Column("g interval", lambda p: interval(p.effect_size_interval), lambda p: _low(p.effect_size_interval), 6),
+        Column("g interval", lambda p: interval(p.effect_size_interval), lambda p: _low(p.effect_size_interval), 5),
         Column(
             "P(a > b)",
             lambda p: percent(p.probability_of_improvement),
@@ -127,7 +127,7 @@ def pair_columns(comparison: Comparison) -> list[Column]:
             "P interval",
             lambda p: interval(p.probability_of_improvement_interval),
             lambda p: _low(p.probability_of_improvement_interval),
-            6,
+            5,
         ),
         Column(
             "detectable",
@@ -152,7 +152,7 @@ def pair_columns(comparison: Comparison) -> list[Column]:
         ),
         Column("test", lambda p: p.test, lambda p: p.test, 5, is_text=True),
     ]
-    return [c for c in columns if c.weight < 6 or any(c.value(p) is not None for p in comparison.pairs)]
+    return [c for c in columns if c.name != "rank test p" or any(c.value(p) is not None for p in comparison.pairs)]
 
 
 def _low(found: Interval | None) -> float | None:
@@ -164,3 +164,35 @@ def title(comparison: Comparison) -> str:
     on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
     return f"{len(comparison.variants)} variants, {len(comparison.runs)} runs on {on}: {comparison.choices.metric} at {when}"
+
+
+def method_line(comparison: Comparison) -> str:
+    """Which tests were used and why, once each."""
+    used = dict.fromkeys((pair.test, pair.reason) for pair in comparison.pairs)
+    if not used:
+        return ""
+    tests = "; ".join(f"{test} ({reason})" for test, reason in used)
+    count = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
+    return f"Tests: {tests}. Holm's adjustment over {count}; intervals are each for itself."
+
+
+def rank_line(comparison: Comparison) -> str:
+    """Ranks over tasks in a sentence."""
+    ranks = comparison.ranks
+    if ranks is None:
+        return ""
+    means = ", ".join(f"{v.label} {rank:.2f}" for v, rank in zip(comparison.variants, ranks.mean_ranks, strict=True))
+    return (
+        f"Mean ranks over {ranks.num_tasks} tasks: {means}. Friedman's test in Iman and Davenport's form: p {ranks.p:.3g}. "
+        f"Two variants differ if their mean ranks are {ranks.critical_difference:.2f} apart (Nemenyi)."
+    )
+
+
+def search_lines(comparison: Comparison) -> list[str]:
+    """What each search may expect, in a sentence."""
+    lines = []
+    for search in comparison.searches:
+        picks = sorted({1, max(1, search.trials // 2), search.trials})
+        steps = ", ".join(f"{number(float(search.expected[k - 1]))} with {k}" for k in picks)
+        lines.append(f"expected best of {search.algorithm} by the number of settings tried: {steps}")
+    return lines

@@ -39,6 +39,7 @@ def test_nothing_is_ever_called_not_significant():
 @dataclass
 class Row:
     label: str
+    mean: float = 0.0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,12 @@ class Row:
 )
 def test_the_conclusion_says_no_more_than_the_verdicts(verdicts, text):
     pairs = [replace(BASE, a="x", b=other, verdict=verdict) for other, verdict in zip("yz", verdicts, strict=True)]
-    assert conclusion([Row("x"), Row("y"), Row("z")], pairs) == text
+    assert conclusion([Row("x", 1.0), Row("y"), Row("z")], pairs) == text
+
+
+def test_those_who_share_the_lead_are_both_named():
+    pairs = [replace(BASE, a="x", b="y", verdict="inconclusive")]
+    assert conclusion([Row("x"), Row("y")], pairs) == "No winner yet: x and y share the highest mean."
 
 
 def test_one_variant_has_no_opponent():

@@ -31,6 +31,13 @@ def test_tables_drop_columns_rather_than_wrap(ordinary, width):
     assert "0.700" in rows[0]
 
 
+def test_the_test_is_named_with_its_reason_and_the_search_with_its_size(ordinary):
+    text = printed(lambda console: print_comparison(ordinary, console=console))
+    assert "Tests: Welch's t (different seeds, spreads that may differ)" in text
+    assert "Holm's adjustment over 10 comparisons" in text
+    assert "expected best of hybrid by the number of settings tried: 0.650 with 1, 0.700 with 3" in text
+
+
 def test_hostile_text_steers_no_terminal(hostile):
     text = printed(lambda console: print_comparison(hostile, console=console))
     assert "\x1b" not in text
@@ -54,7 +61,7 @@ def test_ranks_over_tasks_are_printed(tmp_path):
                 tmp_path / task, {algorithm: normal_scores(0.5 + index / 10 + place / 10, 0.01, 3, seed=index)}, task=task
             )
     text = printed(lambda console: print_comparison(compare(tmp_path, allow="tasks"), console=console))
-    assert "mean ranks over 3 tasks: c 1.00, b 2.00, a 3.00" in text
+    assert "Mean ranks over 3 tasks: c 1.00, b 2.00, a 3.00" in text
     assert "gap" in text
 
 
