@@ -89,7 +89,8 @@ class PairBatch:
     @property
     def chosen_mask(self) -> Tensor:
         """bool [B, T]."""
-        return self.sequences.completion_mask[:, 0]
+        mask = self.sequences.completion_mask
+        return mask[:, 0] if len(self) else mask.new_zeros((0, mask.shape[-1]))
 
     @property
     def rejected_mask(self) -> Tensor:

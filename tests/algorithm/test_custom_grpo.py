@@ -20,8 +20,8 @@ def made(name="custom_grpo", **changes):
 
 @pytest.fixture
 def rewarded(lab, monkeypatch):
-    """A task that rewards short completions, so that groups have signal."""
-    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(len(completion) % 3)})
+    """A task whose rewards differ within a group, so that there is signal."""
+    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)})
     task = rlx.load("task", "arithmetic", max_operand=20, max_new_tokens=4)
     policy = lab.policy
     if policy.value_head is None:

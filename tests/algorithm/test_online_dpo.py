@@ -14,7 +14,7 @@ def made(**changes):
 
 @pytest.fixture
 def rewarded(lab, monkeypatch):
-    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(len(completion) % 3)})
+    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)})
     return dataclasses.replace(lab, task=rlx.load("task", "arithmetic", max_operand=20, max_new_tokens=4))
 
 
@@ -23,7 +23,7 @@ def test_the_better_completion_is_the_chosen_one(rewarded):
     assert len(batch) > 0
     assert batch.metrics["pairs"] == len(batch)
     for row in range(len(batch)):
-        chosen, rejected = (len(rewarded.policy.decode(tokens)) % 3 for tokens in batch.sequences.completions[row])
+        chosen, rejected = (sum(map(ord, rewarded.policy.decode(tokens))) % 3 for tokens in batch.sequences.completions[row])
         assert chosen > rejected
     assert batch.tokens_sampled > 0
     assert torch.isfinite(made().compute_loss(rewarded.policy, rewarded.reference, batch).loss)
