@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.cli.words import CommandLine
-from rlx.compare.choices import Choices
+from rlx.compare.choices import Choices, require_flag
 from rlx.compare.comparison import compare_runs
 from rlx.compare.condition import holds
 from rlx.errors import ConfigError
@@ -21,6 +21,8 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     if line.is_multirun:
         raise ConfigError("rlx compare is no sweep: leave out -m; several runs or sweeps are words, rlx compare A B")
     values = {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
+    for name in ("write", "page", "figures"):
+        require_flag(name, values[name])
     runs = [values["runs"]] if isinstance(values["runs"], str) else list(values["runs"])
     comparison = compare_runs(runs, Choices.of(values), command=["rlx", *line.argv])
     failed = holds(values["fail_if"], comparison) if values["fail_if"] is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -36,6 +37,11 @@ class Choices:
     where: str | None
 
     def __post_init__(self) -> None:
+        for name in ("level", "target", "num_resamples", *(("margin",) if self.margin is not None else ())):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigError(f"{name}={value}: it is a number")
+        require_flag("paired", self.paired)
         one_of("score", self.score, ("last", "best"))
         one_of("failed", self.failed, ("worst", "exclude"))
         for name in self.allow:
@@ -44,8 +50,8 @@ class Choices:
             raise ConfigError(f"level is {self.level}; it is the share of repetitions that an interval covers, 0.5 to below 1")
         if self.margin is not None and not self.margin > 0:
             raise ConfigError(f"margin is {self.margin}; it is the largest difference that does not matter, above 0 (or null)")
-        if self.num_resamples < 100:
-            raise ConfigError(f"num_resamples is {self.num_resamples}; fewer than 100 resamples give no interval")
+        if self.num_resamples < 100 or self.num_resamples != int(self.num_resamples):
+            raise ConfigError(f"num_resamples is {self.num_resamples}; it is a whole number of 100 or more")
 
     @property
     def alpha(self) -> float:
@@ -59,6 +65,12 @@ class Choices:
         kept["by"] = _words(kept["by"]) or None
         kept["allow"] = _words(kept["allow"])
         return cls(**kept)
+
+
+def require_flag(key: str, value: Any) -> None:
+    """Refuses what is neither true nor false."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}={value}: it is true or false")
 
 
 def one_of(key: str, value: Any, options: tuple[str, ...]) -> None:

@@ -31,7 +31,12 @@ def test_no_grouping_is_none_and_not_an_empty_one():
         ({"allow": ["sinlge"]}, "did you mean single"),
         ({"level": 1.0}, "0.5 to below 1"),
         ({"margin": -0.1}, "above 0"),
-        ({"num_resamples": 1}, "100 resamples"),
+        ({"num_resamples": 1}, "100 or more"),
+        ({"num_resamples": 100.5}, "100 or more"),
+        ({"margin": "small"}, "margin=small: it is a number"),
+        ({"level": True}, "level=True: it is a number"),
+        ({"target": float("nan")}, "target=nan"),
+        ({"paired": "yes"}, "true or false"),
         ({"by": 3}, "no list of names"),
     ],
 )

@@ -37,6 +37,10 @@ def test_a_difference_within_the_margin_is_said_not_to_matter():
     assert "declared not to matter" in words
 
 
+def test_without_a_difference_nothing_is_said_about_one():
+    assert "declared not to matter" not in judge([replace(BASE, p=0.9, p_equivalent=0.01, margin=0.2)])[0].words
+
+
 def test_what_holds_alone_may_not_hold_among_many():
     pairs = judge([replace(BASE, p=p) for p in (0.03, 0.6, 0.7)])
     assert [pair.verdict for pair in pairs] == ["inconclusive"] * 3
