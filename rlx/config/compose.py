@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,22 @@ def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = Fals
     from hydra import initialize_config_dir
 
     install()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rlx"):
+    with _apart(), initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rlx"):
         return hydra_compose(config_name=verb, overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Let Hydra compose while it runs a job, which it holds to be a mistake."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    hydra = GlobalHydra.instance()
+    running = hydra.hydra
+    hydra.clear()
+    try:
+        yield
+    finally:
+        hydra.hydra = running
 
 
 def config_folders(extra: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:

@@ -10,6 +10,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from rlx.config.class_source import SCHEME, ClassSource
 from rlx.config.schema import register
+from rlx.config.verb_schema import register as register_verbs
 
 GROUP = "rlx.plugins"
 
@@ -37,6 +38,7 @@ class RlxSearchPath(SearchPathPlugin):
 def install() -> None:
     """Make schema, resolvers and sources known to Hydra; may be called again."""
     register()
+    register_verbs()
     plugins = Plugins.instance()  # its scan comes first: it would register other classes of the same names
     plugins.register(ClassSource)
     plugins.register(RlxSearchPath)

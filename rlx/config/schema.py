@@ -10,7 +10,7 @@ from omegaconf import MISSING, OmegaConf
 from rlx.errors import ConfigError
 
 
-def _at_least(smallest: float) -> Any:
+def at_least(smallest: float) -> Any:
     """A key without a value here (the YAML has it), which must not be smaller than this."""
     return field(default=MISSING, metadata={"at_least": smallest})
 
@@ -19,18 +19,19 @@ def _at_least(smallest: float) -> Any:
 class EvaluationConfig:
     """How much is measured at each evaluation."""
 
-    num_prompts: int = _at_least(1)
-    samples_per_prompt: int = _at_least(1)
-    num_pairs: int = _at_least(1)
-    num_shown: int = _at_least(0)
+    num_prompts: int = at_least(1)
+    samples_per_prompt: int = at_least(1)
+    num_pairs: int = at_least(1)
+    num_shown: int = at_least(0)
+    pass_at_k: list[int] | None = MISSING
 
 
 @dataclass
 class CheckpointConfig:
     """When checkpoints are written, and which stay."""
 
-    every: int | None = _at_least(1)
-    keep_last: int = _at_least(1)
+    every: int | None = at_least(1)
+    keep_last: int = at_least(1)
     keep_best: bool = MISSING
 
 
@@ -56,14 +57,14 @@ class RunConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     sweep: Any = None
 
-    seed: int = _at_least(0)
-    num_steps: int = _at_least(1)
-    eval_every: int | None = _at_least(1)
-    micro_batch: int | None = _at_least(1)
-    threads: int | None = _at_least(1)
+    seed: int = at_least(0)
+    num_steps: int = at_least(1)
+    eval_every: int | None = at_least(1)
+    micro_batch: int | None = at_least(1)
+    threads: int | None = at_least(1)
     device: str = MISSING
     stop_at_score: float | None = MISSING
-    max_seconds: float | None = _at_least(0)
+    max_seconds: float | None = at_least(0)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

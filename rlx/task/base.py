@@ -138,7 +138,9 @@ def content_uniform(text: Any, *, salt: str) -> float:
 def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, ...]:
     """Pairs of which a share is flipped, chosen by content. 0 changes nothing, 1 flips all."""
     if not 0 <= label_noise <= 1:
-        raise ConfigError(f"task.label_noise is {label_noise}; it is the share of training pairs that are flipped, between 0 and 1")
+        raise ConfigError(
+            f"task.label_noise is {label_noise}; it is the share of training pairs that are flipped, between 0 and 1"
+        )
     return tuple(
         pair.flipped() if content_uniform([pair.prompt, pair.chosen, pair.rejected], salt="label_noise") < label_noise else pair
         for pair in pairs

@@ -38,7 +38,9 @@ class PreferenceFile(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1")
+            raise ConfigError(
+                f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1"
+            )
         if (self.chosen_score_key is None) != (self.rejected_score_key is None):
             raise ConfigError("set both task.chosen_score_key and task.rejected_score_key, or none of them")
 
@@ -52,7 +54,9 @@ class PreferenceFile(Task):
         pairs = [self._pair(row, place) for place, row in read_rows(self._file)]
         places = [content_uniform(pair.prompt, salt="held out") for pair in pairs]
         if len(set(places)) < 2:
-            raise DataError(f"{self.path} has {len(set(places))} different prompts; one is needed to learn from and one for the score")
+            raise DataError(
+                f"{self.path} has {len(set(places))} different prompts; one is needed to learn from and one for the score"
+            )
         limit = max(self.held_out, min(places))
         learn = with_label_noise([pair for pair, place in zip(pairs, places, strict=True) if place > limit], self.label_noise)
         held_out = tuple(pair for pair, place in zip(pairs, places, strict=True) if place <= limit)
@@ -62,9 +66,13 @@ class PreferenceFile(Task):
 
     def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
         chosen = as_text(column(row, self.chosen_key, place=place, setting="task.chosen_key"), place=place, key=self.chosen_key)
-        rejected = as_text(column(row, self.rejected_key, place=place, setting="task.rejected_key"), place=place, key=self.rejected_key)
+        rejected = as_text(
+            column(row, self.rejected_key, place=place, setting="task.rejected_key"), place=place, key=self.rejected_key
+        )
         if isinstance(chosen, str) != isinstance(rejected, str):
-            raise DataError(f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form")
+            raise DataError(
+                f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
+            )
         if row.get(self.prompt_key) is None:
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place)
         else:
@@ -121,7 +129,11 @@ def continuation(prompt: Text, completion: Text, *, place: str) -> Text:
         return ({"role": "assistant", "content": completion},) if completion else ()
     if isinstance(prompt, str) and isinstance(completion, tuple):
         raise DataError(f"{place}: the prompt is text but the completion is a list of messages; give the prompt as messages too")
-    return completion[len(prompt) :] if completion[: len(prompt)] == prompt and len(prompt) > 0 and isinstance(prompt, tuple) else completion
+    return (
+        completion[len(prompt) :]
+        if completion[: len(prompt)] == prompt and len(prompt) > 0 and isinstance(prompt, tuple)
+        else completion
+    )
 
 
 def implied_prompt(chosen: Text, rejected: Text, *, place: str) -> tuple[Text, Text, Text]:
@@ -135,5 +147,7 @@ def implied_prompt(chosen: Text, rejected: Text, *, place: str) -> tuple[Text, T
     elif size < min(len(chosen), len(rejected)) or len(chosen) != len(rejected):
         size = max(chosen.rfind(" ", 0, size), chosen.rfind("\n", 0, size)) + 1
     if size == 0:
-        raise DataError(f"{place}: there is no prompt, and chosen and rejected have no common beginning; give a prompt (task.prompt_key)")
+        raise DataError(
+            f"{place}: there is no prompt, and chosen and rejected have no common beginning; give a prompt (task.prompt_key)"
+        )
     return chosen[:size], chosen[size:], rejected[size:]

@@ -36,7 +36,9 @@ class PromptFile(RewardedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1")
+            raise ConfigError(
+                f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1"
+            )
 
     @cached_property
     def _file(self) -> Path:

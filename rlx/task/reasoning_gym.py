@@ -129,7 +129,9 @@ def package() -> Any:
     try:
         import reasoning_gym
     except ImportError as error:
-        raise ConfigError(f"task=reasoning_gym needs the package reasoning-gym: pip install 'rlx[reasoning]' ({error})") from error
+        raise ConfigError(
+            f"task=reasoning_gym needs the package reasoning-gym: pip install 'rlx[reasoning]' ({error})"
+        ) from error
     return reasoning_gym
 
 

@@ -35,7 +35,9 @@ class MathVerify(Reward):
         try:
             import math_verify
         except ImportError as error:
-            raise ConfigError(f"the reward math_verify needs the package math-verify: pip install 'rlx[math]' ({error})") from error
+            raise ConfigError(
+                f"the reward math_verify needs the package math-verify: pip install 'rlx[math]' ({error})"
+            ) from error
         return math_verify
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:

@@ -87,7 +87,9 @@ class RewardModel(Reward):
         if self.label is None:
             if len(names) == 1:
                 return 0
-            raise ConfigError(f"task.rewards: {self.path} has the outputs {', '.join(names.values())}; say which one with label=...")
+            raise ConfigError(
+                f"task.rewards: {self.path} has the outputs {', '.join(names.values())}; say which one with label=..."
+            )
         places = [place for place, name in names.items() if self.label in (place, name)]
         if not places:
             raise ConfigError(f"task.rewards: {self.path} has no output {self.label}, only {', '.join(names.values())}")

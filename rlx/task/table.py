@@ -37,7 +37,9 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     elif file.suffix in SUFFIXES:
         yield from _jsonl_rows(file)
     else:
-        raise DataError(f"{file}: rlx reads {', '.join(SUFFIXES)}, not {file.suffix or 'a file without a suffix'}; rename or convert it")
+        raise DataError(
+            f"{file}: rlx reads {', '.join(SUFFIXES)}, not {file.suffix or 'a file without a suffix'}; rename or convert it"
+        )
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -48,14 +50,18 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             try:
                 row = json.loads(line)
             except UnicodeDecodeError as error:
-                raise DataError(f"{file}:{number}: this line is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+                raise DataError(
+                    f"{file}:{number}: this line is not UTF-8 text ({error.reason}); save the file as UTF-8"
+                ) from error
             except json.JSONDecodeError as error:
                 raise DataError(
                     f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; "
                     "a JSONL file has one whole JSON object a line"
                 ) from error
             if not isinstance(row, dict):
-                raise DataError(f"{file}:{number}: this line is a JSON {type(row).__name__}, not an object like {{\"prompt\": ...}}")
+                raise DataError(
+                    f'{file}:{number}: this line is a JSON {type(row).__name__}, not an object like {{"prompt": ...}}'
+                )
             yield f"{file}:{number}", row
 
 

@@ -45,7 +45,7 @@ class Evaluator:
 
     num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at `temperature` for reward, KL
     and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the probability that one of
-    k sampled completions is right, estimated from all that were sampled.
+    k sampled completions is right, estimated from all that were sampled; None: 1, 2, 4, ... where completions are right or wrong.
     """
 
     task: Task
@@ -56,17 +56,21 @@ class Evaluator:
     num_pairs: int
     num_shown: int
     micro_batch: int | None
-    pass_at_k: Sequence[int] = ()
+    pass_at_k: Sequence[int] | None = ()
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        unfit = [k for k in self.pass_at_k if not 1 <= k <= self.samples_per_prompt]
+        counts = "rewards" in self.task.offers and self.task.full_reward_value() is not None
+        if self.pass_at_k is None:
+            doubled = tuple(2**power for power in range(self.samples_per_prompt.bit_length()))
+            object.__setattr__(self, "pass_at_k", doubled if counts else ())
+        unfit = [k for k in self.pass_at_k or () if not 1 <= k <= self.samples_per_prompt]
         if unfit:
             raise ConfigError(
                 f"evaluation.pass_at_k holds {unfit[0]}; it is estimated from evaluation.samples_per_prompt="
                 f"{self.samples_per_prompt} completions of a prompt, so k lies between 1 and that"
             )
-        if self.pass_at_k and ("rewards" not in self.task.offers or self.task.full_reward_value() is None):
+        if self.pass_at_k and not counts:
             raise ConfigError(
                 f"evaluation.pass_at_k counts right completions, and for task {self.task.name} none is right or wrong; "
                 "set task.full_reward to the reward of a right one, or leave pass_at_k empty"
@@ -134,7 +138,7 @@ class Evaluator:
         if self.task.score == "greedy_reward":
             figures["score_standard_error"] = standard_error(greedy)
         figures |= {f"reward/{name}": float(part.mean()) for name, part in sampled.items() if name != "reward"}
-        for k in self.pass_at_k:
+        for k in self.pass_at_k or ():
             right = self._counted(sampled["reward"]).sum(axis=1).astype(int).tolist()
             figures[f"pass_at_{k}"] = float(np.mean([pass_at_k(count, self.samples_per_prompt, k) for count in right]))
         return figures

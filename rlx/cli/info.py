@@ -1,0 +1,106 @@
+"""Says what a loss, algorithm, task or another choice is: formula, paper, keys with the values in force."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rlx.config.check import check_node, paths_of, plain
+from rlx.config.classes import GROUP_BASE, locate, parameters_of
+from rlx.config.targets import check_targets
+from rlx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlx.cli.words import CommandLine
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """Print what the command line chooses; returns the exit code."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from rlx.cli.allow import allowed_targets
+
+    hydra = HydraConfig.get()
+    groups = [group for group in GROUP_BASE if group in cfg and cfg[group] is not None]
+    if not groups:
+        raise ConfigError("say of what: rlx info loss=NAME, algorithm=NAME, task=NAME; rlx --help lists the names")
+    whole = OmegaConf.to_container(_as_train(list(hydra.overrides.task), line), resolve=False)
+    pages = []
+    for group in groups:
+        option = hydra.runtime.choices[group]
+        node = _resolved(whole, group)
+        for name, part in node.items() if group == "logger" else [(option, node)]:
+            check_targets({group: part}, allowed_targets(line))
+            pages.append(card_lines(part, str(name)) if group == "loss" else described(part, str(name), group))
+    print("\n\n".join("\n".join(page) for page in pages))
+    return 0
+
+
+def _as_train(overrides: list[str], line: CommandLine) -> DictConfig:
+    """The config of a run with these choices: a node may read others."""
+    from rlx.config.compose import compose
+
+    search = [override for override in line.overrides if override.startswith("hydra.searchpath=")]
+    if "config_dir" in line.values:
+        search.append(f"hydra.searchpath=['{line.values['config_dir']}']")
+    return compose("train", [*search, *overrides])
+
+
+def _resolved(whole: Any, group: str) -> dict[str, Any]:
+    """The group's node with its interpolations resolved; what has no value stays ???."""
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.create(whole)
+    values = OmegaConf.to_container(cfg[group], resolve=False)
+    try:
+        values = plain(cfg)[group]
+    except ConfigError:  # a key without a value that another one reads: shown as it is written
+        pass
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]
+
+
+def card_lines(node: Mapping[str, Any], name: str) -> list[str]:
+    """The card of a loss."""
+    from omegaconf import OmegaConf
+
+    from rlx.experiment import make
+    from rlx.loss.card import card_of
+
+    check_node(node, "loss", list(paths_of(node, "loss")), group="loss")
+    return card_of(make(OmegaConf.create(dict(node)), key="loss"), name=name).lines()
+
+
+def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:
+    """What the class of a node says of itself, and its keys with their values."""
+    kind = locate(str(node["_target_"]), group)
+    shown = "" if name.rpartition(".")[2] == kind.__name__ else f" ({kind.__qualname__})"
+    lines = [f"{group} {name}{shown}", *(f"  {text}".rstrip() for text in (inspect.getdoc(kind) or "").splitlines())]
+    facts = {
+        "kind": getattr(getattr(kind, "kind", None), "value", ""),
+        "needs": ", ".join(sorted(need.value for need in getattr(kind, "needs", ()))),
+        "offers": ", ".join(sorted(getattr(kind, "offers", ()))),
+    }
+    lines += [f"  {key}: {text}" for key, text in facts.items() if text]
+    lines.append("values in force")
+    known = parameters_of(kind) or {}
+    order = [*(key for key in known if key in node), *(key for key in node if key not in known and not key.startswith("_"))]
+    return lines + [f"  {group}.{path} = {value}" for key in order for path, value in leaves(node[key], key)]
+
+
+def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """(dotted path, value as one types it) of a value; a node within is shown by its class, then its own keys."""
+    if isinstance(value, Mapping) and value:
+        if "_target_" in value:
+            yield path, str(value["_target_"]).rpartition(".")[2]
+        for key, item in value.items():
+            if not str(key).startswith("_"):
+                yield from leaves(item, f"{path}.{key}")
+    else:
+        from rlx.config.values import shown
+
+        yield path, shown(value)
