@@ -39,15 +39,19 @@ def assemble(cfg: DictConfig) -> Experiment:
     task: Task = make(cfg.task, key="task")
     algorithm: Algorithm[Any] = make(cfg.algorithm, key="algorithm")
     require_match(algorithm, task)
+    for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
+        if offered in task.offers:
+            load()  # a bad file is said before a model is loaded
     parts = {
         "schedule": make(cfg.scheduler, key="scheduler"),
         "sampler": make(cfg.rollout, key="rollout"),
         "make_optimizer": make(cfg.optimizer, key="optimizer"),
     }
+    device = torch_device(cfg.device)
     policy: Policy = make(cfg.policy, key="policy")
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
-    return Experiment(task=task, algorithm=algorithm, policy=policy.to(torch_device(cfg.device)), **parts)
+    return Experiment(task=task, algorithm=algorithm, policy=policy.to(device), **parts)
 
 
 def make(node: Any, *, key: str) -> Any:

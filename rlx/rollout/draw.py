@@ -121,7 +121,7 @@ def _texts(lab: Source, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
 
 def greedy_rewards(lab: Source, prompts: Sequence[Prompt]) -> torch.Tensor:
     """float32 [P]: the reward of the greedy completion of each prompt."""
-    rollout = lab.sampler.sample(
+    rollout = lab.sampler.in_process.sample(
         lab.policy,
         [lab.policy.encode_prompt(prompt.text) for prompt in prompts],
         group_size=1,

@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -111,8 +112,9 @@ def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer) ->
     try:
         values = json.loads((directory / TRAINER_JSON).read_text())
         tensors: dict[str, Any] = torch.load(directory / TRAINER_TENSORS, weights_only=True, map_location="cpu")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{directory}: the trainer's state cannot be read: {error}") from error
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{directory}: the trainer's state cannot be read: {reason}") from error
     optimizer.load_state_dict(tensors["optimizer"])
     if policy.value_head is not None:
         policy.value_head.load_state_dict(tensors["value_head"])

@@ -21,7 +21,7 @@ from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
 from rlx.train.evaluate import Evaluation, Evaluator
 from rlx.train.subject import Subject
-from rlx.train.summary import peak_memory
+from rlx.train.summary import peak_memory, relative
 
 VERB = "evaluate"
 
@@ -58,7 +58,7 @@ def evaluate_checkpoint(
         temperature=cfg.temperature,
         **cfg.evaluation,
     )
-    label = str(subject.weights or policy.name)
+    label = policy.name if subject.weights is None else relative(subject.weights)
     recorder = _recorder(cfg, subject, task, command, overrides, directory, label=label)
     try:
         evaluation = evaluator(policy)

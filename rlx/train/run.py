@@ -21,6 +21,7 @@ from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
 from rlx.record.sources import sources
 from rlx.report.terminal import TrainView
 from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, write_policy
+from rlx.train.diagnosis import diagnose
 from rlx.train.evaluate import Evaluator
 from rlx.train.gradients import NonFiniteLoss
 from rlx.train.loop import Loop, Plan
@@ -145,6 +146,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         experiment = assemble(cfg)
         data = experiment.task.content_hash()
         recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
+        experiment.sampler.prepare(experiment.policy)
         loop = build_loop(cfg, experiment, recorder, view, stop)
         prepare(loop)
         view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
@@ -152,9 +154,12 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
             metrics = loop.run()
         if cfg.export.path is not None:
             write_policy(loop.policy, Path(cfg.export.path), dtype=getattr(torch, cfg.export.dtype))
-        result = result_of(recorder.record, loop.progress, metrics, read_metrics(recorder.directory))
+        lines = read_metrics(recorder.directory)
+        result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
-        view.finish(closing(recorder.record, result, read_metrics(recorder.directory)))
+        view.finish(closing(recorder.record, result, lines))
+        for finding in diagnose(lines):
+            view.warn(finding)
         return result
     except Stopped as stopped:
         view.close()

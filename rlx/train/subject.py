@@ -98,13 +98,13 @@ def _own_nodes(record: RunRecord | None, weights: Path | None) -> dict[str, dict
 
 def located(place: Path, checkpoint: Any) -> tuple[RunRecord | None, Path]:
     """(record, weights) of a run directory or of a checkpoint in it; the record is None for a directory of weights alone."""
-    place = follow_latest(place)
-    if place == NEWEST and not place.exists():
+    place, named = follow_latest(place).resolve(), place  # `latest` will name another run one day
+    if named == NEWEST and not place.exists():
         raise ConfigError("there is no run in outputs/train yet; name a RUN, or choose a policy: policy=tiny")
     if (place / "config.json").is_file() and not (place / "run.json").is_file():
-        run = place.resolve().parent.parent
-        is_inside = place.resolve().parent.name == "checkpoint" and (run / "run.json").is_file()
-        return (read_run(run), run / "checkpoint" / place.resolve().name) if is_inside else (None, place)
+        run = place.parent.parent
+        is_inside = place.parent.name == "checkpoint" and (run / "run.json").is_file()
+        return read_run(run) if is_inside else None, place
     record = read_run(place)
     return record, checkpoint_path(record.directory, chosen_step(record.directory, checkpoint))
 

@@ -7,7 +7,7 @@ import torch
 
 from rlx.errors import DataError, TrainingError
 from rlx.optimizer.schedule import Constant
-from rlx.optimizer.step import Optimizer
+from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.tiny import build_tiny
 from rlx.train import checkpoint
 from rlx.train.checkpoint import Progress, checkpoint_path, checkpoint_steps, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -22,7 +22,7 @@ def optimizer_of(policy):
 
 
 def stepped(policy, optimizer):
-    optimizer.step([torch.full_like(parameter, 0.5) for parameter in policy.parameters()], max_grad_norm=None)
+    optimizer.step([torch.full_like(parameter, 0.5) for parameter in policy.parameters()], Clipping())
 
 
 def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path):
