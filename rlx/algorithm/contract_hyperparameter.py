@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
 SPREADS = (0.4, 2.0, 0.05)
-MOST_TRIES = 160
+MOST_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ def hyperparameters(subject: Subject) -> Finding:
 
 def _alive_elsewhere(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
     """Whether it matters once another hyperparameter has another value: an option of what is switched off, say."""
-    others = [base for other, base in variants(algorithm) if other != name]
-    near = sorted(others, key=lambda base: base is not None)
-    for base in near:
-        for tried, changed in variants(base):
-            if tried == name and known.differs(base, changed) == "deeds":
+    off = {other for other, value in leaves(algorithm) if not value}
+    others = [(other, base) for other, base in variants(algorithm) if other != name]
+    for other, base in sorted(others, key=lambda item: item[0] not in off):
+        for tried, changed in list(variants(base)):
+            if tried == name and known.differs(base, changed, spreads=SPREADS[:1] if other in off else SPREADS[1:2]) == "deeds":
                 return True
             if known.tries > MOST_TRIES:
                 return _is_read(algorithm, name, known)
@@ -94,10 +94,10 @@ class _Known:
         self._journeys: dict[tuple[str, float], Journey] = {}
         self.tries = 0
 
-    def differs(self, one: Algorithm[Any], other: Algorithm[Any]) -> str:
+    def differs(self, one: Algorithm[Any], other: Algorithm[Any], *, spreads: Sequence[float] = SPREADS) -> str:
         """deeds, loss or an empty text: in what two algorithms differ."""
         found = ""
-        for spread in SPREADS:
+        for spread in spreads:
             first, second = self._journey(one, spread), self._journey(other, spread)
             if first is None or second is None:
                 return "deeds" if first is not second else ""
@@ -119,15 +119,14 @@ class _Known:
     def read(self, algorithm: Algorithm[Any]) -> set[str]:
         """Names of the fields that are looked at in a few steps."""
         seen: set[str] = set()
+        kind = type(algorithm)
 
         def look(owner: Any, name: str) -> Any:
             seen.add(name)
-            return super(kind, owner).__getattribute__(name)
+            return kind.__getattribute__(owner, name)
 
-        kind = type(algorithm)
         watched = copy.copy(algorithm)
-        watching = type(kind.__name__, (kind,), {"__getattribute__": lambda owner, name: (seen.add(name), kind.__getattribute__(owner, name))[1]})
-        object.__setattr__(watched, "__class__", watching)
+        object.__setattr__(watched, "__class__", type(kind.__name__, (kind,), {"__getattribute__": look}))
         journey(self._subject.with_algorithm(watched), SPREADS[0])
         return seen
 
@@ -210,7 +209,7 @@ def _others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
         candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 0.0]
     elif value is None:
         candidates += [2, 1] if int in kinds else []
-        candidates += [0.01, 0.5, 5.0] if float in kinds else []
+        candidates += [0.01, 1e-4, 5.0] if float in kinds else []
         candidates += [True] if bool in kinds else []
     if value is not None and type(None) in kinds:
         candidates.append(None)

@@ -210,7 +210,9 @@ class ScriptedSampler(Sampler):
         letters = letters[~np.isin(letters, end)] if len(letters) > len(end) else letters
         rows = []
         for row, key in enumerate(draw.keys.tolist()):
-            rng = np.random.Generator(np.random.Philox(key=key))
+            prompt = _numbers("prompt", (draw.prompts[row // draw.group_size].tobytes(), b""))
+            equal = prompt.random() < 0.25  # a group without signal
+            rng = prompt if equal else np.random.Generator(np.random.Philox(key=key))
             limit = int(min(draw.limits[row // draw.group_size], 6))
             body = letters[rng.integers(0, len(letters), size=int(rng.integers(0, limit + 1)))]
             tokens = _cut(np.append(body, end[0])[:limit].astype(np.int64), row, self.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need
 from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, shortened, stand_in_task
+from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
@@ -25,6 +26,7 @@ from rlx.seeding import Stream
 from rlx.task.base import Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
+MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
 
@@ -52,6 +54,24 @@ class Setting:
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
         """What draw gets."""
         return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
+
+
+def small(owner: Any) -> Any:
+    """The same algorithm with fewer rows in a draw: its laws hold for any number of them."""
+    changes: dict[str, Any] = {}
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if item.name in MOST_ROWS and isinstance(value, int):
+            changes[item.name] = min(value, MOST_ROWS[item.name])
+        elif isinstance(value, Mapping):
+            changes[item.name] = {key: small(node) if is_dataclass(node) else node for key, node in value.items()}
+        elif is_dataclass(value) and not isinstance(value, type):
+            changes[item.name] = small(value)
+    changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
+    try:
+        return replace(owner, **changes) if changes else owner
+    except (RlxError, TypeError, ValueError):  # fewer rows than its other settings allow
+        return owner
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""The contract of an algorithm: the laws that every one keeps, each a function that says whether this one does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from rlx.algorithm.contract_differences import finite_differences
+from rlx.algorithm.contract_finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
+from rlx.algorithm.contract_gradient import belongs, reached, tokens
+from rlx.algorithm.contract_hyperparameter import hyperparameters
+from rlx.algorithm.contract_learning import direction, falls, runs
+from rlx.algorithm.contract_loss import losses
+from rlx.algorithm.contract_rows import order, padding, split
+from rlx.algorithm.contract_subject import Subject, small
+from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
+
+__all__ = ["FAILED", "LAWS", "NOT_APPLICABLE", "PASSED", "Finding", "Subject", "Verdict", "broken", "check_algorithm", "holds", "skipped"]
+
+Law = Callable[[Subject], Finding]
+LAWS: dict[str, Law] = {
+    "runs": runs,
+    "split": split,
+    "padding": padding,
+    "order": order,
+    "belongs": belongs,
+    "reached": reached,
+    "tokens": tokens,
+    "differences": finite_differences,
+    "finite": finite,
+    "repeats": repeats,
+    "metrics": metrics,
+    "closed_forms": closed_forms,
+    "direction": direction,
+    "falls": falls,
+    "hyperparameters": hyperparameters,
+    "losses": losses,
+}
+
+
+def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> Iterator[Verdict]:
+    """The laws' verdicts, one by one. An error that the algorithm raises is a broken law."""
+    shortened = replace(subject, algorithm=small(subject.algorithm))
+    for name, law in (LAWS if laws is None else laws).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield Verdict(name, promise(law), tried(law, subject if law is runs else shortened))
+
+
+def promise(law: Law) -> str:
+    """The first line of a law's docstring."""
+    return (law.__doc__ or "").partition("\n")[0]
+
+
+def tried(law: Law, subject: Subject) -> Finding:
+    """What a law says; an error on the way is what it says then."""
+    try:
+        return law(subject)
+    except Exception as error:  # whatever an algorithm under check raises is its verdict
+        place = _place(error)
+        return broken(f"{type(error).__name__}: {error}", where=place, mend="it raised on the way: mend this first")
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is not torch's."""
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""

@@ -1,0 +1,148 @@
+"""The doctor: what this machine and installation can do, measured, and what stands in the way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+OK, NOTE, BAD = "ok", "note", "bad"
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy", "scipy", "rich")
+EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "reasoning": "reasoning_gym", "gguf": "gguf", "parquet": "pyarrow", "optuna": "optuna"}
+ENOUGH_DISK = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One finding. mark: ok, note or bad; advice: what to do, if anything."""
+
+    mark: str
+    name: str
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine(*, threads: int | None = None) -> Iterator[Fact]:
+    """Everything, cheap things first."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    yield python()
+    yield packages()
+    yield extras()
+    yield cpu()
+    peaks = {name: matmul_peak(dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
+    yield best_dtype(peaks)
+    yield gpu()
+    yield disk(Path.cwd())
+    yield end_to_end()
+
+
+def python() -> Fact:
+    """Version and platform."""
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Fact(OK if supported else BAD, "python", found, "" if supported else "rlx needs Python 3.10 to 3.13")
+
+
+def packages() -> Fact:
+    """Versions of what rlx stands on; Hydra's pre-releases break it."""
+    versions: dict[str, str] = {}
+    for name in REQUIRED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return Fact(BAD, "packages", f"{name} is missing", "install rlx again")
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if not versions["hydra-core"].startswith("1.3."):
+        return Fact(BAD, "packages", found, "rlx needs hydra-core 1.3: pip install 'hydra-core>=1.3.8,<1.4'")
+    return Fact(OK, "packages", found)
+
+
+def extras() -> Fact:
+    """Which optional parts are there."""
+    there = [name for name, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
+    missing = [name for name in EXTRAS if name not in there]
+    advice = f"pip install 'rlx[{','.join(missing)}]' brings the others" if missing else ""
+    return Fact(OK, "extras", ", ".join(there) or "none", advice)
+
+
+def cpu() -> Fact:
+    """Threads and vector instructions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    found = f"{torch.get_num_threads()} threads of torch, {capability}"
+    slow = capability in ("DEFAULT", "NO AVX")
+    return Fact(NOTE if slow else OK, "cpu", found, "no vector instructions: training will be slow" if slow else "")
+
+
+def matmul_peak(dtype: torch.dtype, *, size: int = 768, seconds: float = 0.3) -> float:
+    """The most floating-point operations a second that a matrix product reached here."""
+    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    start = time.perf_counter()
+    left @ right
+    if time.perf_counter() - start > seconds:
+        size = 128
+        left, right = left[:size, :size].contiguous(), right[:size, :size].contiguous()
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == 0.0:
+        start = time.perf_counter()
+        left @ right
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def best_dtype(peaks: dict[str, float]) -> Fact:
+    """The dtype that this CPU multiplies fastest."""
+    found = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
+    better = max(peaks, key=lambda name: peaks[name] * (1.3 if name == "float32" else 1.0))
+    return Fact(OK, "matmul", f"{found}: {better} is the dtype for this CPU")
+
+
+def gpu() -> Fact:
+    """The GPU that torch sees."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Fact(OK, "gpu", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return Fact(OK, "gpu", "none; device=auto takes the CPU")
+
+
+def disk(place: Path) -> Fact:
+    """Room for checkpoints."""
+    free = shutil.disk_usage(place).free
+    enough = free >= ENOUGH_DISK
+    advice = "" if enough else "checkpoints may not fit: set checkpoint.every=null and output_dir to a larger disk"
+    return Fact(OK if enough else NOTE, "disk", f"{free / 2**30:.1f} GiB free in {place}", advice)
+
+
+def end_to_end() -> Fact:
+    """Two steps of training on a policy of a few thousand weights, in a folder that is removed afterwards."""
+    import contextlib
+    import io
+
+    import rlx
+
+    small = "policy=tiny_untrained policy.hidden_size=16 policy.intermediate_size=24 policy.num_layers=1 policy.num_heads=2"
+    sizes = "task.max_operand=20 algorithm.pairs_per_step=8 num_steps=2 evaluation.num_prompts=8 evaluation.num_pairs=8 logger=[]"
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        places = [f"output_dir={folder}/outputs", f"cache_dir={folder}/cache"]
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                result = rlx.train(["algorithm=custom_dpo", *small.split(), *sizes.split(), *places])
+        except Exception as error:  # whatever it is, it is the finding
+            return Fact(BAD, "a short run", f"{type(error).__name__}: {error}", "this is what to mend first")
+    score = result.performance_metrics["eval/score"]
+    return Fact(OK, "a short run", f"2 steps, evaluated and recorded in {time.monotonic() - start:.1f} s (score {score:.2f})")
