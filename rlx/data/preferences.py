@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,15 +51,12 @@ class PairBatch:
         rows = np.asarray(rows, dtype=np.int64)
         rows = rows[np.argsort(source.lengths[rows], kind="stable")]
         taken = Sequences(tuple(source.sequences.prompts[i] for i in rows), tuple(source.sequences.completions[i] for i in rows))
-        columns = (source.scores, source.label, source.has_label)
-        picked = (None if column is None else column[torch.from_numpy(rows)] for column in columns)
-        return PairBatch(source, rows, taken, {}, {}, *picked)
+        return PairBatch(source, rows, taken, **_picked(source, torch.from_numpy(rows)))
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def __getitem__(self, rows: slice) -> PairBatch:
-        columns = (self.scores, self.label, self.has_label)
         sequences = self.sequences[rows]
         width = sequences.completion_mask.shape[-1]
         return PairBatch(
@@ -68,7 +65,7 @@ class PairBatch:
             sequences,
             {name: weight[rows] if weight.ndim == 1 else weight[rows, ..., :width] for name, weight in self.weights.items()},
             self.metrics,
-            *(None if column is None else column[rows] for column in columns),
+            **_picked(self, rows),
         )
 
     def with_weights(self, **weights: Tensor) -> PairBatch:
@@ -120,6 +117,12 @@ class PairBatch:
             if both is not None:
                 optional[f"chosen_{name}"], optional[f"rejected_{name}"] = both.unbind(1)
         return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)
+
+
+def _picked(pairs: TokenizedPairs | PairBatch, rows: Tensor | slice) -> dict[str, Any]:
+    """The optional columns at `rows`."""
+    columns = {name: getattr(pairs, name) for name in ("scores", "label", "has_label")}
+    return {name: None if column is None else column[rows] for name, column in columns.items()}
 
 
 def epoch_rows(stream: Stream, *, num_rows: int, step: int, per_step: int) -> np.ndarray:
