@@ -1,7 +1,8 @@
 """What is resampled: whole runs, within each task. S seeds, M tasks, R resamples. Randomness is an argument.
 
 A percentile bootstrap over few runs is too narrow (5 seeds: 0.85 for 0.95), so intervals widen its deviations by
-sqrt(S / (S - 1)) and by the t quantile over the normal one; with many runs both factors are 1.
+(S / (S - 1)) ** 0.75 and by the t quantile over the normal one; with many runs both factors are 1. An exponent of 0.5 mends
+the variance; a quarter more makes up for how coarse the quantiles of so few resampled runs are (2 to 4 seeds: 0.92 without).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def widening(strata: Strata, *, level: float) -> float:
     """By how much the bootstrap's deviations are too small for this few runs."""
     freedom = sum(len(scores) - 1 for scores in strata)
     size = sum(len(scores) for scores in strata)
-    return math.sqrt(size / freedom) * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
+    return (size / freedom) ** 0.75 * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
 
 
 def first_rank_probability(arms: Sequence[Strata], rng: np.random.Generator, *, num_resamples: int = 5_000) -> Array:

@@ -100,7 +100,9 @@ def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Colle
             f"{named}: no run is there; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
         )
     runs = []
-    records = [(key, record) for key, record in found.items() if record.verb == "train"]
+    trained = any(record.verb == "train" for record in found.values())
+    verb = "train" if trained else "evaluate"  # evaluations repeat runs: they are compared where there is nothing else
+    records = [(key, record) for key, record in found.items() if record.verb == verb]
     for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
         try:
             runs.append(read_score(record, metric=metric, score=score))

@@ -97,3 +97,20 @@ def test_labels_are_found_by_their_algorithm_if_that_is_unambiguous():
         find_label("hybrid", labels, key="baseline")
     with pytest.raises(ConfigError, match="did you mean custom_dpo"):
         find_label("custom_dp", labels, key="baseline")
+
+
+def test_an_ambiguous_key_is_asked_for_in_full_unless_one_is_the_shallowest_that_differs(tmp_path):
+    for value in (1, 2):
+        write_run(tmp_path / f"r{value}", first__part__size=value, second__part__size=value)
+    with pytest.raises(ConfigError, match="several keys are called so: first.part.size, second.part.size"):
+        grouped(tmp_path, by=("size",))
+    assert grouped(tmp_path, by=("first.part.size",)).labels == ("size=1", "size=2")
+    for value in (1, 2):
+        write_run(tmp_path / f"s{value}", size=value, first__part__size=value, second__part__size=value)
+    assert grouped(tmp_path, by=("size",)).keys == ("size",)
+
+
+def test_a_key_that_differs_wins_over_its_namesakes_that_do_not(tmp_path):
+    for value in (1, 2):
+        write_run(tmp_path / f"r{value}", first__size=value, second__size=7)
+    assert grouped(tmp_path, by=("size",)).keys == ("first.size",)

@@ -52,6 +52,8 @@ def test_turning_twice_changes_nothing():
     once = turned(judged)
     assert (once.a, once.verdict, once.effect_size) == ("b", "worse", -judged.effect_size)
     assert once.probability_of_improvement_interval.high == pytest.approx(1 - judged.probability_of_improvement_interval.low)
+    assert once.probability_of_improvement_interval.low == pytest.approx(1 - judged.probability_of_improvement_interval.high)
+    assert (once.effect_size_interval.low, once.n_a, once.low) == (-judged.effect_size_interval.high, judged.n_b, -judged.high)
     twice = turned(once)
     assert (twice.words, twice.low, twice.statistic) == (judged.words, judged.low, judged.statistic)
     assert np.isclose(twice.probability_of_improvement, judged.probability_of_improvement)
