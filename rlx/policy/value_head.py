@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class ValueHead(nn.Module):
-    """A linear map of the hidden state that the language-model head reads. It starts at 0, so that GAE begins with plain returns."""
+    """A linear map of the hidden state that the language-model head reads; 0 at first, so that GAE begins with plain returns."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
