@@ -19,6 +19,13 @@ def test_every_loss_keeps_every_law(name, law):
     assert LAWS[law](load(name)) is None
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if load(name).couples_rows])
+def test_a_loss_that_says_it_couples_rows_does(name):
+    loss = load(name)
+    object.__setattr__(loss, "couples_rows", False)
+    assert LAWS["split"](loss) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Honest(PreferenceLoss):
     """A loss that keeps every law; those below break one each."""
