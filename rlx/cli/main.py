@@ -115,6 +115,7 @@ def run_hydra(line: CommandLine) -> int:
     check_folders(line)
     check_chosen(line.overrides, groups(all_folders(line)).get("loss", ()))
     install()
+    line.overrides = [_chosen(override) for override in line.overrides]
     overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
     overrides += words_override(module, verb, line.words)
     codes: list[int] = []
@@ -142,6 +143,11 @@ def run_hydra(line: CommandLine) -> int:
         return max(codes, default=0)
     usage = ConfigError.exit_code
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
+
+
+def _chosen(override: str) -> str:
+    """`+experiment=NAME`, as people know it from other tools: the group is there already and has no default."""
+    return override.removeprefix("+") if override.startswith("+experiment=") else override
 
 
 def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:

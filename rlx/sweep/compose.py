@@ -94,9 +94,10 @@ class Composer:
 
     def _chooses(self, override: Override) -> bool:
         """Whether the override may change the defaults list; in doubt it may."""
-        key = override.key_or_group
-        if override.package is not None or "/" in key:
-            return True
+        return override.package is not None or "/" in override.key_or_group or self.is_group(override.key_or_group)
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key chooses a file of a group."""
         if key not in self._choosing:
             self._choosing[key] = "." not in key and bool(self.loader.get_group_options(key))
         return self._choosing[key]

@@ -17,6 +17,7 @@ from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside
 from rlx.sweep.messages import Done, Order
+from rlx.sweep.state import figures_of
 from rlx.sweep.worker import LOG, Channel
 from rlx.train.checkpoint import checkpoint_steps
 from rlx.train.run import train
@@ -82,7 +83,7 @@ def run(order: Order, channel: Channel) -> Done:
     except RlxError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return Done("failed", reason=str(error))
-    return Done("completed", figures={name: float(value) for name, value in result.performance_metrics.items()})
+    return Done("completed", figures=figures_of(result))
 
 
 def prepared(cfg: DictConfig, directory: Path) -> DictConfig:

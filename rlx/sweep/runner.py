@@ -28,12 +28,15 @@ class View(Protocol):
     def refresh(self) -> None: ...
     def ended(self, job: JobState) -> None: ...
     def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class Work(Protocol):
     """Where jobs come from: a plan, or a search that makes them as it learns."""
 
-    wants_answers: bool
+    @property
+    def wants_answers(self) -> bool:
+        """Whether jobs wait at their evaluations to hear if they shall go on."""
 
     def next(self) -> JobState | None:
         """A job to run now; None if there is none at the moment."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,22 +14,23 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.errors import ConfigError
-from rlx.record.files import number
 from rlx.record.provenance import code_hash
-from rlx.report.sweep import SweepView, plan_lines, print_failures
+from rlx.record.sources import Source
+from rlx.report.sweep import SweepView, plan_lines
 from rlx.sweep.compose import Composer, job_overrides
 from rlx.sweep.delegate import Delegate, Launch
+from rlx.sweep.dimension import Dimension, dimension_of, random_variants
 from rlx.sweep.directory import Place, keep_sources, name_latest, take
-from rlx.sweep.plan import Job, Plan, grid_plan
+from rlx.sweep.ending import end
+from rlx.sweep.plan import Job, Plan, digest_of, grid_plan, job_of, plan_of
 from rlx.sweep.pool import Pool
 from rlx.sweep.resources import environments, num_workers
 from rlx.sweep.reuse import take_over_completed
-from rlx.sweep.runner import EXIT_CODES, Queue, Runner
-from rlx.sweep.settings import Settings, settings_of
+from rlx.sweep.runner import Queue, Runner, Work
+from rlx.sweep.settings import RandomSettings, SearchSettings, Settings, settings_of
 from rlx.sweep.space import Space, space_of
-from rlx.sweep.state import COMPLETED, ENDED, FAILED, JobState, SweepState, new_facts, now
+from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
-FAILED_JOBS = 3
 _TASK = "rlx.sweep.job:run"
 
 
@@ -49,7 +49,7 @@ class Surroundings:
 
 @dataclass
 class Session:
-    """One start of a sweep."""
+    """One start of a sweep. launch: how one of Hydra's launchers is called; None: the pool of workers runs the jobs."""
 
     config: DictConfig
     loader: ConfigLoader
@@ -62,22 +62,17 @@ class Session:
         composer = Composer(self.loader, self.config, self.around.allowed, self.around.losses)
         overrides = job_overrides(arguments)
         space = space_of(composer.parse(overrides), zipped=settings.zip, seeds=settings.seeds)
-        plan = self._plan(space, composer, settings)
+        if isinstance(settings, SearchSettings):
+            return self._search(space, composer, settings, overrides)
+        plan = planned(space, composer, settings)
         if settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
             return 0
         place = self._place(plan.digest, settings)
         try:
-            return self._run(plan, place, settings, overrides)
+            return self._run(plan, place, settings, overrides, composer)
         finally:
             place.close()
-
-    def _plan(self, space: Space, composer: Composer, settings: Settings) -> Plan:
-        if space.intervals:
-            raise ConfigError(
-                f"{space.intervals[0]} is an interval, which a grid cannot list; search it with sweep=random or sweep=optuna"
-            )
-        return grid_plan(space, composer)
 
     def _place(self, digest: str, settings: Settings) -> Place:
         shelf = Path(str(self.config.output_dir)) / "sweep"
@@ -95,113 +90,159 @@ class Session:
         fresh = settings.new and self.around.directory is None
         return take(shelf, digest=digest, code=code_hash(), named=named, fresh=fresh, patience=patience, say=say)
 
-    def _run(self, plan: Plan, place: Place, settings: Settings, overrides: Sequence[str]) -> int:
-        state = self._state(plan, place, overrides, settings)
-        name_latest(place.directory)
-        path = [str(keep_sources(place.directory, [file for job in plan.jobs for file in job.composed.sources])), *sys.path]
-        if settings.reuse:
-            take_over_completed(state, Path(str(self.config.output_dir)))
-        waiting = [job for job in state.jobs.values() if job.state not in ENDED]
-        threads = max((job.composed.threads or 1 for job in plan.jobs), default=1)
-        size = min(num_workers(settings.workers, threads=threads), max(1, len(waiting)))
-        view = SweepView(state.jobs, workers=size, total=len(state.jobs))
-        view.start(_opening(state, plan, place, waiting, size))
-        path = [os.path.abspath(entry) if entry else os.getcwd() for entry in path]
-        asked = None
-        if waiting and self.launch is not None:
-            asked = self._run_launcher(plan, state, waiting, settings, view, path=path)
-        elif waiting:
-            asked = self._run_pool(plan, state, waiting, settings, view, path=path, size=size, lock=place.lock)
-        view.close()
-        return self._close(state, settings, asked)
-
-    def _state(self, plan: Plan, place: Place, overrides: Sequence[str], settings: Settings) -> SweepState:
-        command = ["rlx", *self.around.argv]
-        facts = new_facts(command, overrides, method=settings.method, digest=plan.digest, code=code_hash())
-        state = SweepState(place.directory, facts, {job.name: JobState.of(job) for job in plan.jobs})
+    def _run(self, plan: Plan, place: Place, settings: Settings, overrides: Sequence[str], composer: Composer) -> int:
+        jobs = {job.name: job for job in plan.jobs}
+        state = self._state(plan.digest, place, overrides, settings)
+        state.jobs = {job.name: JobState.of(job) for job in plan.jobs}
         if place.before is not None:
             state.take_over(place.before)
         state.write(force=True)
-        return state
+        name_latest(place.directory)
+        if settings.reuse:
+            take_over_completed(state, Path(str(self.config.output_dir)))
+        waiting = [job for job in state.jobs.values() if job.state not in ENDED]
+        path = self._path(place, [file for job in plan.jobs for file in job.composed.sources])
+        size = self._size(settings, list(plan.jobs), len(waiting))
+        view = SweepView(state.jobs, workers=size, total=len(state.jobs))
+        view.start(_opening(state, plan, place, waiting, size))
+        asked = None
+        if waiting and self.launch is not None:
+            asked = self._run_launcher(jobs, state, waiting, settings, view, path)
+        elif waiting:
+            runner = self._runner(jobs, state, Queue(deque(waiting)), settings, view, path, size, place)
+            asked = _run_to_end(runner, lambda: False)
+        return end(state, settings, asked, is_group=composer.is_group)
 
-    def _run_pool(
+    def _search(self, space: Space, composer: Composer, settings: SearchSettings, overrides: Sequence[str]) -> int:
+        from rlx.sweep.search import Search
+        from rlx.sweep.study import Study, import_optuna
+
+        import_optuna()
+        if self.launch is not None:
+            raise ConfigError("sweep=optuna runs its jobs on this machine; leave out hydra/launcher, or use sweep=random with it")
+        dimensions = [dimension_of(axis) for axis in space.axes]
+        checked = checked_ends(dimensions, space, composer)
+        if settings.dry_run:
+            print(f"a search over {', '.join(dimension.name for dimension in dimensions)}: {settings.trials} trials")
+            return 0
+        digest = digest_of([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
+        place = self._place(digest, settings)
+        try:
+            state = self._state(digest, place, overrides, settings)
+            study = Study(place.directory, dimensions, settings)
+            search = Search(study, state, settings, space.seeds, lambda differs, seed: job_of(differs, seed, space, composer))
+            if place.before is not None:
+                state.facts |= {key: place.before[key] for key in ("started", "spent_seconds") if key in place.before}
+                state.jobs |= {job.name: job for job in map(JobState.of_plan, place.before["jobs"])}
+            search.take_up()
+            state.write(force=True)
+            name_latest(place.directory)
+            path = self._path(place, [file for job in checked for file in job.composed.sources])
+            size = self._size(settings, checked, study.limit() * len(space.seeds))
+            total = study.limit() * len(space.seeds) + settings.confirm
+            view = SweepView(state.jobs, workers=size, total=total)
+            counts = f"{study.limit()} trials x {len(space.seeds)} seeds"
+            view.start([f"search of {counts} in {os.path.relpath(place.directory)}, {size} at once"])
+            runner = self._runner(search.jobs, state, search, settings, view, path, size, place)
+            asked = _run_to_end(runner, search.confirm)
+            return end(state, settings, asked, is_group=composer.is_group, search=search)
+        finally:
+            place.close()
+
+    def _state(self, digest: str, place: Place, overrides: Sequence[str], settings: Settings) -> SweepState:
+        facts = new_facts(["rlx", *self.around.argv], overrides, method=settings.method, digest=digest, code=code_hash())
+        return SweepState(place.directory, facts)
+
+    def _path(self, place: Place, files: Iterable[Source]) -> list[str]:
+        """The Python path of the jobs: the sweep's copies of the user's modules first."""
+        path = [str(keep_sources(place.directory, files)), *sys.path]
+        return [os.path.abspath(entry) if entry else os.getcwd() for entry in path]
+
+    def _size(self, settings: Settings, jobs: Sequence[Job], most: int) -> int:
+        threads = max((job.composed.threads or 1 for job in jobs), default=1)
+        return min(num_workers(settings.workers, threads=threads), max(1, most))
+
+    def _runner(
         self,
-        plan: Plan,
+        jobs: Mapping[str, Job],
         state: SweepState,
-        waiting: Sequence[JobState],
+        work: Work,
         settings: Settings,
         view: SweepView,
-        *,
         path: Sequence[str],
         size: int,
-        lock: int | None,
-    ) -> int | None:
-        pool = Pool(
-            size,
-            _TASK,
-            path,
-            state.directory / ".workers.log",
-            grace=settings.grace,
-            lock=lock,
-            environments=environments(size),
-        )
-        runner = Runner(state, Queue(deque(waiting)), pool, settings, view, order_of(plan))
-        try:
-            pool.start()
-            runner.run()
-        finally:
-            pool.close()
-            view.close()
-        return runner.asked
+        place: Place,
+    ) -> Runner:
+        log = state.directory / ".workers.log"
+        pool = Pool(size, _TASK, path, log, grace=settings.grace, lock=place.lock, environments=environments(size))
+        return Runner(state, work, pool, settings, view, order_of(jobs))
 
     def _run_launcher(
         self,
-        plan: Plan,
+        jobs: Mapping[str, Job],
         state: SweepState,
         waiting: Sequence[JobState],
         settings: Settings,
         view: SweepView,
-        *,
         path: Sequence[str],
     ) -> int | None:
         assert self.launch is not None
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        delegate = Delegate(state, settings, view, self.launch, order_of(plan), path)
+        delegate = Delegate(state, settings, view, self.launch, order_of(jobs), path)
         try:
             delegate.run(waiting)
         finally:
             view.close()
         return delegate.asked
 
-    def _close(self, state: SweepState, settings: Settings, asked: int | None) -> int:
-        counts = state.counts()
-        unfinished = len(state.jobs) - sum(counts[name] for name in ENDED)
-        status = "interrupted" if unfinished else FAILED if counts[FAILED] else COMPLETED
-        state.facts |= {"status": status, "ended": now()}
-        state.write(force=True)
-        place = os.path.relpath(state.directory)
-        if settings.compare and counts[COMPLETED] > 1 and asked is None:
-            print_comparison_of(state.directory)
-        print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
-        print_failures(list(state.jobs.values()), place=place)
-        if unfinished or counts[FAILED]:
-            again = f"rlx -m resume={shlex.quote(place)}"
-            print(f"go on with what is not completed: {again} (or the same command again)", file=sys.stderr, flush=True)
-        if asked is not None:
-            return EXIT_CODES[asked]  # type: ignore[index]
-        return FAILED_JOBS if unfinished or counts[FAILED] else 0
+
+def _run_to_end(runner: Runner, more: Callable[[], bool]) -> int | None:
+    """Run with the pool open, and again as long as there is `more`; returns the signal that stopped it, if one did."""
+    try:
+        runner.pool.start()
+        runner.run()
+        while runner.asked is None and not runner.halted and more():
+            runner.run()
+    finally:
+        runner.pool.close()
+        runner.view.close()
+    return runner.asked
 
 
-def order_of(plan: Plan) -> Callable[[JobState], Any]:
-    """What a worker needs for a job of the plan."""
+def planned(space: Space, composer: Composer, settings: Settings) -> Plan:
+    """The plan of a grid or a random search, every job of it composed and checked."""
+    if isinstance(settings, RandomSettings):
+        dimensions = [dimension_of(axis) for axis in space.axes]
+        checked_ends(dimensions, space, composer)
+        return plan_of(random_variants(dimensions, trials=settings.trials, seed=settings.sampler_seed), space, composer)
+    if space.intervals:
+        raise ConfigError(
+            f"{space.intervals[0]} is an interval, which a grid cannot list; search it with sweep=random or sweep=optuna"
+        )
+    return grid_plan(space, composer)
+
+
+def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[Job]:
+    """A job at each end of each dimension, composed and checked, so that no trial meets an error of the command line."""
+    if not dimensions:
+        raise ConfigError("there is nothing to search: give a key several values or 'KEY=interval(LOW,HIGH)'")
+    first = [dimension.ends()[0] for dimension in dimensions]
+    jobs = []
+    for place, dimension in enumerate(dimensions):
+        for point in dimension.ends():
+            differs = [text for texts in [*first[:place], point, *first[place + 1 :]] for text in texts]
+            jobs.append(job_of(differs, space.seeds[0], space, composer))
+    return jobs
+
+
+def order_of(jobs: Mapping[str, Job]) -> Callable[[JobState], Any]:
+    """What a worker needs for a job."""
     from rlx.sweep.job import Training
 
-    jobs: Mapping[str, Job] = {job.name: job for job in plan.jobs}
-
     def order(job: JobState) -> Training:
-        planned = jobs[job.name]
-        return Training(planned.composed.cfg, planned.composed.algorithm, planned.overrides)
+        known = jobs[job.name]
+        return Training(known.composed.cfg, known.composed.algorithm, known.overrides)
 
     return order
 
@@ -218,22 +259,3 @@ def _opening(state: SweepState, plan: Plan, place: Place, waiting: Sequence[JobS
     if reused:
         lines.append(f"{reused} jobs were completed elsewhere with the same config and code")
     return lines
-
-
-def print_comparison_of(directory: Path) -> None:
-    """The comparison of the sweep's variants, as `rlx compare` prints it; a sweep that cannot be compared says why."""
-    from rlx.compare.choices import Choices
-    from rlx.compare.comparison import compare_runs
-    from rlx.config import conf_dir
-    from rlx.config.compose import read_yaml
-    from rlx.errors import RlxError
-    from rlx.report.comparison import print_comparison
-
-    values = read_yaml(conf_dir() / "compare.yaml")
-    choices = {str(key): number(values[key]) for key in values if key not in ("defaults", "hydra")}
-    choices |= {"allow": ["single", "tasks", "missing", "budget", "unfinished", "damaged"]}
-    try:
-        print()
-        print_comparison(compare_runs([str(directory)], Choices.of(choices), command=["rlx", "compare", str(directory)]))
-    except RlxError as error:
-        print(f"no comparison: {error}", file=sys.stderr)

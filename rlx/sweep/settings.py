@@ -43,7 +43,22 @@ class RandomSettings(Settings):
     sampler_seed: int = _at_least(0)
 
 
-KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings}
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(RandomSettings):
+    """Of a search with Optuna."""
+
+    sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
+    startup_trials: int = _at_least(0)
+    objectives: list[str]
+    pruner: Literal["none", "median", "halving", "hyperband"]
+    seed_pruner: Literal["none", "wilcoxon"]
+    max_seconds: float | None = _at_least(0)
+    max_tokens: float | None = _at_least(0)
+    confirm: int = _at_least(0)
+    plots: bool
+
+
+KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings, "optuna": SearchSettings}
 
 
 def settings_of(node: Mapping[str, Any]) -> Settings:

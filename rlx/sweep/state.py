@@ -15,7 +15,7 @@ from typing import Any
 from rlx.errors import DataError
 from rlx.record.files import json_value, number, write_atomic
 from rlx.record.process import this_process
-from rlx.record.run import read_run
+from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.directory import PLAN
 from rlx.sweep.plan import Job
 
@@ -57,6 +57,11 @@ class JobState:
             num_steps=job.composed.num_steps,
         )
 
+    @classmethod
+    def of_plan(cls, values: Mapping[str, Any]) -> JobState:
+        """The state of a job as a sweep.json holds it."""
+        return cls(**{key: number(value) for key, value in values.items() if key in _FIELDS})
+
     def end(self, state: str, *, figures: Mapping[str, float] | None = None, reason: str | None = None) -> None:
         """The job has ended, or was cut short."""
         self.state, self.reason = state, reason
@@ -75,6 +80,7 @@ class SweepState:
     facts: dict[str, Any]
     jobs: dict[str, JobState] = field(default_factory=dict)
     every: float = 2.0
+    winner: dict[str, Any] | None = None
     _written: float = -1e9
 
     def counts(self) -> Counter[str]:
@@ -87,23 +93,16 @@ class SweepState:
         if not force and now - self._written < self.every:
             return
         jobs = [dataclasses.asdict(job) for job in self.jobs.values()]
-        content = {"schema_version": SCHEMA_VERSION, **self.facts, "best": best(list(self.jobs.values())), "jobs": jobs}
+        content = {"schema_version": SCHEMA_VERSION, **self.facts, "best": self.winner, "jobs": jobs}
         write_atomic(self.directory / PLAN, json.dumps(json_value(content), indent=1, allow_nan=False) + "\n")
         self._written = time.monotonic()
 
     def take_over(self, before: Mapping[str, Any]) -> None:
         """What an earlier start of this sweep came to: completed jobs stay so, all others wait again."""
         self.facts["started"] = before.get("started", self.facts["started"])
-        for values in before["jobs"]:
-            known = {key: number(value) for key, value in values.items() if key in _FIELDS}
-            job = self.jobs.get(str(values.get("name")))
-            if job is None:
-                continue
-            job.attempts, job.seconds, job.reused_from = known["attempts"], known["seconds"], known["reused_from"]
-            job.trial = known["trial"]
-            if known["state"] == PRUNED:
-                job.end(PRUNED, reason=known["reason"])
-                job.score = known["score"]
+        for old in map(JobState.of_plan, before["jobs"]):
+            if (job := self.jobs.get(old.name)) is not None:
+                job.attempts, job.seconds, job.reused_from = old.attempts, old.seconds, old.reused_from
         for job in self.jobs.values():
             if (score := completed_score(self.directory / job.name)) is not None:
                 job.end(COMPLETED, figures=score)
@@ -117,7 +116,13 @@ def completed_score(directory: Path) -> dict[str, float] | None:
         return None
     if record.status != COMPLETED or record.result is None:
         return None
-    return dict(record.result.performance_metrics)
+    return figures_of(record.result)
+
+
+def figures_of(result: AlgorithmResult) -> dict[str, float]:
+    """The last value of every evaluation metric of a run, and the tokens that it took."""
+    tokens = {f"cost/{name}": result.metadata.get(name) for name in ("tokens_sampled", "tokens_trained")}
+    return {**result.performance_metrics, **{name: float(value) for name, value in tokens.items() if value is not None}}
 
 
 def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) -> dict[str, Any]:

@@ -78,9 +78,10 @@ class Loop:
         """Train to the end of the plan; returns the figures of the last evaluation. Raises Stopped when asked to stop on the way."""
         self._mark = time.monotonic()
         metrics = {}
-        if self.progress.step == 0:
+        if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: measured again, logged already
             metrics = self._evaluate()
-            self.recorder.log(0, metrics)
+            if self.progress.step == 0:
+                self.recorder.log(0, metrics)
         while not self._finished(metrics):
             step = self.progress.step
             line = self._step(step)
@@ -96,7 +97,8 @@ class Loop:
             is_best = self.plan.keep_best and self.progress.best_step == step
             if self.plan.checkpoints_at(step) or is_best or self.stop.requested or self._finished(metrics):
                 self._checkpoint()
-            self.stop.check(step)
+            if not self._finished(metrics):  # a run that is through has nothing to resume
+                self.stop.check(step)
         return metrics
 
     def _finished(self, metrics: Mapping[str, float]) -> bool:
@@ -123,7 +125,9 @@ class Loop:
         figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
-                gradients = AccumulatedGradients(self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch)
+                gradients = AccumulatedGradients(
+                    self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch
+                )
                 metrics = self.algorithm.update_policy(gradients, self.optimizer)
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
@@ -144,7 +148,9 @@ class Loop:
                 extra = self.algorithm.validate(lab)
         taken = sorted(extra.keys() & evaluation.metrics.keys())
         if taken:
-            raise TrainingError(f"{type(self.algorithm).__name__}.validate returns {', '.join(taken)}, which rlx measures; give another name")
+            raise TrainingError(
+                f"{type(self.algorithm).__name__}.validate returns {', '.join(taken)}, which rlx measures; give another name"
+            )
         metrics = {f"eval/{name}": value for name, value in {**evaluation.metrics, **extra}.items()}
         score = metrics["eval/score"]
         if self.progress.best_score is None or score > self.progress.best_score:

@@ -1,0 +1,123 @@
+"""What is said and written when a search is over: the best variant with both its scores, what mattered, the plots."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlx.report.text import figure
+from rlx.sweep.search import Search
+from rlx.sweep.state import COMPLETED, SCORE, JobState
+from rlx.sweep.study import DIFFERS
+
+_PLOTS = {
+    "history": "plot_optimization_history",
+    "slices": "plot_slice",
+    "parallel_coordinates": "plot_parallel_coordinate",
+}
+
+
+def best_of_search(search: Search) -> dict[str, Any] | None:
+    """The best variant of a search as sweep.json holds it, with the scores on fresh seeds if it was confirmed."""
+    best = search.study.best()
+    if not best:
+        return None
+    jobs = search.trials[best[0].number].jobs
+    found: dict[str, Any] = {
+        "variant": " ".join(best[0].user_attrs[DIFFERS]),
+        "trial": best[0].number,
+        "score": best[0].values[0],
+        "scores": [job.score for job in jobs if job.state == COMPLETED],
+        "seeds": [job.seed for job in jobs],
+        "overrides": [text for text in jobs[0].overrides if not text.startswith("seed=")],
+    }
+    confirmed = confirmed_scores(search.confirmed)
+    if confirmed:
+        found |= {"confirmed_score": sum(confirmed) / len(confirmed), "confirmed_scores": confirmed}
+        found |= {"confirmed_seeds": [job.seed for job in search.confirmed if job.state == COMPLETED]}
+    if len(search.study.signs) > 1:
+        found["front"] = [{"trial": one.number, "differs": one.user_attrs[DIFFERS], "values": one.values} for one in best]
+    return found
+
+
+def confirmed_scores(jobs: Sequence[JobState]) -> list[float]:
+    """The scores of the confirmation."""
+    return [job.score for job in jobs if job.state == COMPLETED and job.score is not None]
+
+
+def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: Mapping[str, float]) -> list[str]:
+    """The end of a search as people read it."""
+    states: dict[str, int] = {}
+    for trial in search.study.begun():
+        states[trial.state.name.lower()] = states.get(trial.state.name.lower(), 0) + 1
+    lines = [f"{len(search.trials)} trials: " + ", ".join(f"{count} {name}" for name, count in sorted(states.items()))]
+    if best is None:
+        return [*lines, "no trial has a value, so there is no best variant"]
+    name = next(iter(search.study.signs)) if search.study.settings.objectives != [SCORE] else "score"
+    lines.append(f"best: {best['variant']} (trial {best['trial']})")
+    lines.append(f"  {name} {figure(best['score'])} in the search, over seeds {_listed(best['seeds'])}")
+    if "confirmed_score" in best:
+        seeds = _listed(best["confirmed_seeds"])
+        lines.append(
+            f"  score {figure(best['confirmed_score'])} on fresh seeds {seeds}: the first is the best of many, believe this one"
+        )
+    elif search.settings.confirm == 0 and len(search.trials) > 1:
+        lines.append("  the best of many is flattered by luck; sweep.confirm=5 runs it again on fresh seeds")
+    for one in best.get("front", ()):
+        values = "  ".join(f"{name} {figure(value)}" for name, value in zip(search.study.signs, one["values"], strict=True))
+        lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(one['differs'])}")
+    if importances:
+        lines.append("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
+    return lines
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return ",".join(map(str, seeds))
+
+
+def draw_plots(search: Search, folder: Path) -> list[Path]:
+    """The figures of a search as PNG; one that cannot be drawn is left out."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import optuna.visualization.matplotlib as drawn
+
+    several = len(search.study.signs) > 1
+    plots = dict.fromkeys(("pareto_front",), "plot_pareto_front") if several else dict(_PLOTS)
+    if several:
+        plots |= {"slices": "plot_slice", "parallel_coordinates": "plot_parallel_coordinate"}
+    files = []
+    folder.mkdir(exist_ok=True)
+    for name, function in plots.items():
+        options: dict[str, Any] = {}
+        if several and name != "pareto_front":
+            options = {"target": lambda trial: trial.values[0], "target_name": next(iter(search.study.signs))}
+        elif several:
+            options = {"target_names": list(search.study.signs)}
+        with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError, TypeError, ImportError):
+            warnings.simplefilter("ignore")
+            getattr(drawn, function)(search.study.study, **options)
+            plt.gcf().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            files.append(folder / f"{name}.png")
+        plt.close("all")
+    return files
+
+
+def say_closing(search: Search, best: Mapping[str, Any] | None, directory: Path) -> None:
+    """Print the end of a search, and draw it."""
+    print("\n" + "\n".join(summary_lines(search, best, search.study.importances())), flush=True)
+    if search.settings.plots and best is not None:
+        try:
+            files = draw_plots(search, directory / "figures")
+        except (ImportError, OSError) as error:
+            print(f"no plots: {error}", file=sys.stderr)
+            return
+        if files:
+            print(f"plots: {', '.join(file.name for file in files)} in {files[0].parent}")
