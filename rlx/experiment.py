@@ -12,11 +12,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rlx.algorithm.base import Algorithm, Need
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, DataError, RlxError
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
 from rlx.task.base import Task
+
+_OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; where it adds more, sampling says so
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def assemble(cfg: DictConfig) -> Experiment:
     policy: Policy = make(cfg.policy, key="policy")
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
+    if Need.REWARDS in algorithm.needs:
+        require_room(task, policy)
     return Experiment(task=task, algorithm=algorithm, policy=policy.to(device), **parts)
 
 
@@ -76,6 +80,24 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
             f"algorithm {name} needs {' and '.join(sorted(missing))}, but task {task.name} offers only {', '.join(sorted(task.offers))}; "
             "choose a task that offers both (task=arithmetic does), or another algorithm (rlx --help says what each needs)"
         )
+
+
+def require_room(task: Task, policy: Policy) -> None:
+    """Refuse a prompt that leaves no position for a completion; else it would be found in the middle of a run."""
+    if policy.max_length is None:
+        return
+    for prompt in (*task.prompts(), *task.held_out_prompts()):
+        text = prompt.text if isinstance(prompt.text, str) else " ".join(str(message) for message in prompt.text)
+        if len(text.encode()) + _OF_TEMPLATE < policy.max_length:
+            continue  # a token is a byte at least
+        length = len(policy.encode_prompt(prompt.text))
+        if length >= policy.max_length:
+            shown = text if len(text) <= 80 else f"{text[:77]}..."
+            raise DataError(
+                f"the prompt {shown!r} of task {task.name} has {length} tokens and {policy.name} reads at most {policy.max_length}: "
+                "there is no room for a completion; drop it, cut its beginning with policy.max_prompt_length, or choose a policy "
+                "with a longer context"
+            )
 
 
 def torch_device(name: str) -> torch.device:

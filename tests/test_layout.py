@@ -50,7 +50,9 @@ def imported_rooms(path: Path) -> set[str]:
     return rooms
 
 
-@pytest.mark.parametrize("path", [p for p in modules() if p.name != "__init__.py" or p.parent != RLX], ids=lambda p: str(p.relative_to(RLX)))
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if p.name != "__init__.py" or p.parent != RLX], ids=lambda p: str(p.relative_to(RLX))
+)
 def test_imports_go_down(path):
     upward = {other for other in imported_rooms(path) if other != room(path) and LEVELS[other] > LEVELS[room(path)]}
     assert not upward
@@ -63,7 +65,11 @@ def test_the_evidence_wing_names_no_torch(path):
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import)
         for alias in node.names
-    } | {node.module.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom) and node.module}
+    } | {
+        node.module.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
     assert not names & {"torch", "transformers"}
     assert imported_rooms(path) <= EVIDENCE
 

@@ -13,7 +13,15 @@ def test_an_address_gives_the_same_numbers_in_any_order():
 
 
 def test_addresses_that_differ_have_different_keys():
-    streams = [Stream(0), Stream(1), Stream(0, ("a",)), Stream(0, ("a", "b")), Stream(0, ("ab",)), Stream(0, (1,)), Stream(0, ("1",))]
+    streams = [
+        Stream(0),
+        Stream(1),
+        Stream(0, ("a",)),
+        Stream(0, ("a", "b")),
+        Stream(0, ("ab",)),
+        Stream(0, (1,)),
+        Stream(0, ("1",)),
+    ]
     assert len({stream.key for stream in streams}) == len(streams)
 
 

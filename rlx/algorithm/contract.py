@@ -16,7 +16,19 @@ from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_subject import Subject, small
 from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
 
-__all__ = ["FAILED", "LAWS", "NOT_APPLICABLE", "PASSED", "Finding", "Subject", "Verdict", "broken", "check_algorithm", "holds", "skipped"]
+__all__ = [
+    "FAILED",
+    "LAWS",
+    "NOT_APPLICABLE",
+    "PASSED",
+    "Finding",
+    "Subject",
+    "Verdict",
+    "broken",
+    "check_algorithm",
+    "holds",
+    "skipped",
+]
 
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {

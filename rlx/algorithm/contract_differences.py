@@ -86,7 +86,14 @@ def _slope(subject: Subject, setting: Setting, batch: Any, held: HeldConstants, 
 
 
 def _differs(
-    subject: Subject, setting: Setting, batch: Any, held: HeldConstants, name: str, gradient: Tensor, slope: float, expected: float
+    subject: Subject,
+    setting: Setting,
+    batch: Any,
+    held: HeldConstants,
+    name: str,
+    gradient: Tensor,
+    slope: float,
+    expected: float,
 ) -> Finding:
     example = ""
     assert isinstance(setting.policy, StandInPolicy)

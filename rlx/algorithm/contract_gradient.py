@@ -43,7 +43,9 @@ def belongs(subject: Subject) -> Finding:
         )
     parameters = setting.policy.parameters()
     if any(parameter.grad is not None for parameter in parameters):
-        return broken("compute_loss leaves gradients behind", where="compute_loss", mend="return the loss; the run calls backward")
+        return broken(
+            "compute_loss leaves gradients behind", where="compute_loss", mend="return the loss; the run calls backward"
+        )
     if any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
         return broken("the policy's weights moved", where="draw or compute_loss", mend="only update_policy may change weights")
     return _reference_is_read(subject)
@@ -84,9 +86,7 @@ def _reference_is_read(subject: Subject) -> Finding:
             mend="take reference log-probabilities from reference.pair_logprobs(batch) or reference.token_logprobs(sequences)",
         )
     if Need.REFERENCE not in subject.needs and setting.reference.calls:
-        return broken(
-            "the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs"
-        )
+        return broken("the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs")
     return holds("none elsewhere")
 
 
@@ -115,7 +115,9 @@ def reached(subject: Subject) -> Finding:
     reachable = _reachable(setting, parts[0].sequences)
     missing = [name for name, mine, can in zip(names, gradient, reachable, strict=True) if can and not _nonzero(mine)]
     if missing:
-        shown = "no parameter gets a gradient" if not any(map(_nonzero, gradient)) else f"{len(missing)} parameters get no gradient"
+        shown = (
+            "no parameter gets a gradient" if not any(map(_nonzero, gradient)) else f"{len(missing)} parameters get no gradient"
+        )
         return broken(
             f"{shown}: {', '.join(missing[:2])}{', ...' if len(missing) > 2 else ''}",
             number=f"{len(names) - len(missing)}/{len(names)}",
@@ -162,7 +164,9 @@ def tokens(subject: Subject) -> Finding:
                     _count(counts, values)
                     if is_pairs and len(values):
                         _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
-    found = _judged(counts, "token of a completion", "compare completion_mask with the weights: one of them is shifted or cut by one")
+    found = _judged(
+        counts, "token of a completion", "compare completion_mask with the weights: one of them is shifted or cut by one"
+    )
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged(sides, "completion of a pair", "a side is detached or left out: a preference is about both completions")
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
@@ -191,5 +195,7 @@ def _judged(counts: dict[str, list[int]], what: str, mend: str) -> Finding | Non
     for name, (alive, seen) in counts.items():
         if seen and not alive and any(other for other, _ in counts.values()):
             others = ", ".join(f"{other}: {count[0]}/{count[1]}" for other, count in counts.items())
-            return broken(f"the {name} {what} never gets a gradient ({others})", number=f"0/{seen}", where="compute_loss", mend=mend)
+            return broken(
+                f"the {name} {what} never gets a gradient ({others})", number=f"0/{seen}", where="compute_loss", mend=mend
+            )
     return None

@@ -34,7 +34,9 @@ def runs(subject: Subject) -> Finding:
         updates += 1
         bad = [name for name, value in {**source.metrics, **figures}.items() if not isinstance(value, (int, float))]
         if bad:
-            return broken(f"the figure {bad[0]} of update_policy is no number", where="update_policy", mend="return plain numbers")
+            return broken(
+                f"the figure {bad[0]} of update_policy is no number", where="update_policy", mend="return plain numbers"
+            )
         if updates == 4:  # more of the same
             break
     with torch.no_grad():
@@ -46,7 +48,11 @@ def runs(subject: Subject) -> Finding:
     moved = any(not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True))
     signal = getattr(batch, "metrics", {}).get("groups_without_signal", 0.0) < 1.0
     if not moved and signal:
-        return broken("an update leaves the policy where it was", where="update_policy", mend="end it with optimizer.step(gradients()['loss'], self.clipping)")
+        return broken(
+            "an update leaves the policy where it was",
+            where="update_policy",
+            mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
+        )
     return holds(f"{updates} updates")
 
 
@@ -120,7 +126,9 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | fl
     if total < 0:
         return total
     if all(not bool(slope.any()) for slope in slopes):
-        return broken("rewards push no completion anywhere", where="compute_loss", mend="are the advantages all 0, or detached ratios?")
+        return broken(
+            "rewards push no completion anywhere", where="compute_loss", mend="are the advantages all 0, or detached ratios?"
+        )
     return broken(
         f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
         number=f"{total:+.1e}",

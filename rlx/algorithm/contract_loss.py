@@ -27,7 +27,9 @@ def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]
 
 def losses(subject: Subject) -> Finding:
     """Every loss within keeps the laws of losses on tensors: weights, split, NaN in padding, order, finite, slopes, direction."""
-    found = [(path, loss) for path, loss in losses_of(subject.algorithm) if isinstance(loss, (PreferenceLoss, PolicyGradientLoss))]
+    found = [
+        (path, loss) for path, loss in losses_of(subject.algorithm) if isinstance(loss, (PreferenceLoss, PolicyGradientLoss))
+    ]
     if not found:
         return skipped("there is no loss of rlx within")
     count = 0

@@ -46,7 +46,9 @@ def split(subject: Subject) -> Finding:
             worst = max(worst, off)
             if off > tolerance:
                 return _split_broken(subject, setting, batch, size, off)
-            wrong = [name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))]
+            wrong = [
+                name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))
+            ]
             wrong += [name for name in figures if name not in other]
             if wrong:
                 return broken(

@@ -123,9 +123,13 @@ def metrics(subject: Subject) -> Finding:
         if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(item, Tensor) for item in given)):
             return broken(f"the figure {name} is no (sum, count)", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)")
         if any(item.requires_grad for item in given):
-            return broken(f"the figure {name} carries a gradient", where=f"metrics[{name!r}]", mend="detach it; mean_of(...) does")
+            return broken(
+                f"the figure {name} carries a gradient", where=f"metrics[{name!r}]", mend="detach it; mean_of(...) does"
+            )
         if given[0].numel() != 1 or given[1].numel() != 1:
-            return broken(f"the figure {name} has {given[0].numel()} numbers", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)")
+            return broken(
+                f"the figure {name} has {given[0].numel()} numbers", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)"
+            )
     names = {*output.metrics, *getattr(batch, "metrics", {})}
     for name in sorted(names):
         found = _named(name, {*_TAKEN, *(f"{term}_loss" for term in output.terms)})
@@ -198,7 +202,9 @@ def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -
     if abs(value - expected) > 1e-6:
         return broken(f"DPO is {value:.6g} at policy = reference; it must be log 2 = 0.693147", where="compute_loss", mend=mend)
     if abs(slope + loss.beta / 2) > 1e-6:
-        return broken(f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}", where="compute_loss", mend=mend)
+        return broken(
+            f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}",
+            where="compute_loss",
+            mend=mend,
+        )
     return holds()
-
-

@@ -50,11 +50,17 @@ class CustomDpo(Algorithm[PairBatch]):
         weights = {name: getattr(self, name) for name in ("preference_loss_weight", "sft_loss_weight", "regularization_weight")}
         for name, weight in weights.items():
             if weight < 0:
-                raise ConfigError(f"algorithm.{name} is {weight}; a negative weight would turn its term around, use 0 to leave it out")
+                raise ConfigError(
+                    f"algorithm.{name} is {weight}; a negative weight would turn its term around, use 0 to leave it out"
+                )
         if not any(weights.values()):
-            raise ConfigError("all weights of custom_dpo are 0, so there is nothing to learn; raise algorithm.preference_loss_weight")
+            raise ConfigError(
+                "all weights of custom_dpo are 0, so there is nothing to learn; raise algorithm.preference_loss_weight"
+            )
         if self.adaptive_gradient_clipping is not None and self.adaptive_gradient_clipping <= 0:
-            raise ConfigError(f"algorithm.adaptive_gradient_clipping is {self.adaptive_gradient_clipping}; it is a ratio above 0, or null")
+            raise ConfigError(
+                f"algorithm.adaptive_gradient_clipping is {self.adaptive_gradient_clipping}; it is a ratio above 0, or null"
+            )
 
     @property
     def couples_rows(self) -> bool:
@@ -82,5 +88,7 @@ class CustomDpo(Algorithm[PairBatch]):
         if self.sft_loss_weight > 0:
             terms["sft"] = Term(-ours.chosen, batch.weights["sft"], self.sft_loss_weight)
         if self.regularization_weight > 0:
-            terms["regularization"] = Term(self.regularizer(ours, theirs), batch.weights["regularization"], self.regularization_weight)
+            terms["regularization"] = Term(
+                self.regularizer(ours, theirs), batch.weights["regularization"], self.regularization_weight
+            )
         return LossOutput(terms, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))

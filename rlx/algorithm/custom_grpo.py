@@ -69,7 +69,11 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         rules = (
             ("prompts_per_step", self.prompts_per_step >= 1, "a step needs at least one prompt"),
             ("group_size", self.group_size >= smallest, f"advantage {name} needs at least {smallest} completions of each prompt"),
-            ("minibatches", 1 <= self.minibatches <= self.prompts_per_step, "a minibatch holds at least one prompt, a draw prompts_per_step"),
+            (
+                "minibatches",
+                1 <= self.minibatches <= self.prompts_per_step,
+                "a minibatch holds at least one prompt, a draw prompts_per_step",
+            ),
             ("updates_per_batch", self.updates_per_batch >= 1, "a draw is learned from at least once"),
             ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward drift from the reference"),
             ("value_loss_weight", self.value_loss_weight >= 0, "a negative one would make the critic worse"),
@@ -107,7 +111,9 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             filter_truncated=self.filter_truncated,
         )
         if self.loss.needs_reference or self.kl_in_reward > 0:
-            batch = batch.with_values(reference_logprobs=lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature))
+            batch = batch.with_values(
+                reference_logprobs=lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature)
+            )
         statistics = self._statistics(lab, batch)
         batch = batch.with_values(rng=lab.rng.child("loss", lab.step), **statistics)
         rewards = self._rewards(batch)
@@ -120,7 +126,9 @@ class CustomGrpo(Algorithm[RolloutBatch]):
 
     def _weighed(self, batch: RolloutBatch) -> RolloutBatch:
         """With the weights of each term, over the rows that one update sees."""
-        return batch.with_values(weights=self.loss.weights(batch.loss_mask), value_weights=self.value_loss.weights(batch.loss_mask))
+        return batch.with_values(
+            weights=self.loss.weights(batch.loss_mask), value_weights=self.value_loss.weights(batch.loss_mask)
+        )
 
     def _statistics(self, lab: Lab, batch: RolloutBatch) -> dict[str, Tensor]:
         """What only a forward of the policy as it is now can tell: values, and log-probabilities by the code that trains."""
@@ -150,7 +158,9 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             assert batch.values is not None
             found["returns"] = returns_of(self.advantage, at_tokens, batch.values.cpu(), batch.loss_mask)
         if isinstance(self.advantage, TokenAdvantage):
-            found["advantages"] = self.advantage(at_tokens, batch.loss_mask, values=None if batch.values is None else batch.values.cpu())
+            found["advantages"] = self.advantage(
+                at_tokens, batch.loss_mask, values=None if batch.values is None else batch.values.cpu()
+            )
             return found
         inputs: dict[str, Any] = {}
         if "lengths" in self.advantage.requires:

@@ -97,7 +97,9 @@ class Mixture(Algorithm[MixtureBatch]):
     def __post_init__(self) -> None:
         check_terms(self.terms)
         if self.schedule_steps is not None and self.schedule_steps < 1:
-            raise ConfigError(f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for weights that do not move")
+            raise ConfigError(
+                f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for weights that do not move"
+            )
         if self.updates_per_batch != 1:
             raise ConfigError("algorithm.updates_per_batch is the terms' own in a mixture; set it below the term")
 
@@ -155,7 +157,9 @@ class Mixture(Algorithm[MixtureBatch]):
 
     def validate(self, lab: Lab) -> dict[str, float]:
         active = {name: term for name, term in self.terms.items() if term.weight or term.final_weight}
-        return {f"{name}/{figure}": value for name, term in active.items() for figure, value in term.algorithm.validate(lab).items()}
+        return {
+            f"{name}/{figure}": value for name, term in active.items() for figure, value in term.algorithm.validate(lab).items()
+        }
 
 
 def check_terms(terms: Mapping[str, MixtureTerm]) -> None:

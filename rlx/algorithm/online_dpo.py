@@ -37,7 +37,9 @@ class OnlineDpo(Algorithm[PairBatch]):
 
     def __post_init__(self) -> None:
         if self.group_size < 2:
-            raise ConfigError(f"algorithm.group_size is {self.group_size}; a pair is made of at least two completions of a prompt")
+            raise ConfigError(
+                f"algorithm.group_size is {self.group_size}; a pair is made of at least two completions of a prompt"
+            )
         if self.prompts_per_step < 1:
             raise ConfigError(f"algorithm.prompts_per_step is {self.prompts_per_step}; a step needs at least one prompt")
 

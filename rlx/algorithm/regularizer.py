@@ -37,7 +37,9 @@ class SquaredLogRatio(Regularizer):
     """
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
-        return token_mean_of_pair(policy, 0.5 * (policy.chosen - reference.chosen) ** 2, 0.5 * (policy.rejected - reference.rejected) ** 2)
+        return token_mean_of_pair(
+            policy, 0.5 * (policy.chosen - reference.chosen) ** 2, 0.5 * (policy.rejected - reference.rejected) ** 2
+        )
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def plainest_with(loss: Any) -> Any:
         return replace(rlx.load("algorithm", "dpo"), loss=loss)
     if isinstance(loss, PolicyGradientLoss):
         return replace(rlx.load("algorithm", "custom_grpo"), loss=loss)
-    raise ConfigError(f"loss={type(loss).__name__} is neither a PreferenceLoss nor a PolicyGradientLoss; check it with its algorithm")
+    raise ConfigError(
+        f"loss={type(loss).__name__} is neither a PreferenceLoss nor a PolicyGradientLoss; check it with its algorithm"
+    )
 
 
 def report(cfg: DictConfig, subject: Subject, name: str) -> int:
@@ -90,7 +92,9 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
     wanted = list(LAWS) if cfg.laws is None else [cfg.laws] if isinstance(cfg.laws, str) else list(cfg.laws)
     for law in wanted:
         if law not in LAWS:
-            raise ConfigError(f"laws: there is no law {law}{did_you_mean(nearest(str(law), LAWS)) or '; they are ' + ', '.join(LAWS)}")
+            raise ConfigError(
+                f"laws: there is no law {law}{did_you_mean(nearest(str(law), LAWS)) or '; they are ' + ', '.join(LAWS)}"
+            )
     start, verdicts = time.monotonic(), []
     for verdict in check_algorithm(subject, laws={law: LAWS[law] for law in wanted}):
         verdicts.append(verdict.as_dict())

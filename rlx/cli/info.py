@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rlx.config.check import check_node, paths_of, plain
@@ -56,10 +57,8 @@ def _resolved(whole: Any, group: str) -> dict[str, Any]:
 
     cfg = OmegaConf.create(whole)
     values = OmegaConf.to_container(cfg[group], resolve=False)
-    try:
+    with suppress(ConfigError):  # a key without a value that another one reads: shown as it is written
         values = plain(cfg)[group]
-    except ConfigError:  # a key without a value that another one reads: shown as it is written
-        pass
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]
 

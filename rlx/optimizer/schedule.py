@@ -58,7 +58,9 @@ class _Decay(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.final_factor <= 1:
-            raise ConfigError(f"scheduler.final_factor is {self.final_factor}; it is a share of the learning rate, between 0 and 1")
+            raise ConfigError(
+                f"scheduler.final_factor is {self.final_factor}; it is a share of the learning rate, between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class Prompt:
 class Pair:
     """A prompt with a better and a worse completion. The completions continue the prompt's text or conversation.
 
-    scores: how good the two are, where the data says so (for losses that ask for it); source: the place in the data, for messages.
+    scores: how good the two are, where the data says so (for losses that ask for it); source: the place in the data, for errors.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
 

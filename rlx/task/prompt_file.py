@@ -21,8 +21,8 @@ _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names can
 class PromptFile(RewardedTask):
     """JSONL or Parquet with a prompt a row. The other columns are handed to the rewards, the answer under the name `answer`.
 
-    path: the file. prompt_key: the column of the prompt, text or chat messages. answer_key: the column of the answer; null: there is
-    none, for rewards that need none.
+    path: the file. prompt_key: the column of the prompt, text or chat messages. answer_key: the column of the answer; null: there
+    is none, for rewards that need none. Columns called prompt or completion stay out.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all rows of a prompt are on one side.
     """
 
@@ -36,9 +36,7 @@ class PromptFile(RewardedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.held_out < 1:
-            raise ConfigError(
-                f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1"
-            )
+            raise ConfigError(f"task.held_out is {self.held_out}; it is the share held out for the score, between 0 and 1")
 
     @cached_property
     def _file(self) -> Path:
@@ -46,7 +44,7 @@ class PromptFile(RewardedTask):
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(learn, held out). When the hash holds no prompt out, the one nearest to the limit is taken, so that there is a score."""
+        """(learn, held out). When the hash holds no prompt out, the one nearest to it is, so that there is a score."""
         prompts = [self._prompt(row, place) for place, row in read_rows(self._file)]
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")

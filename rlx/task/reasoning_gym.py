@@ -22,10 +22,10 @@ _SET_BY_RLX = {"seed": "task.data_seed", "size": "task.num_prompts"}
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym(RewardedTask):
-    """Any data set of reasoning-gym, judged by its own scorer (from 0 to 1, as the reward `scorer`) and further rewards by choice.
+    """Any data set of reasoning-gym, judged by its own scorer (0 to 1, the reward `scorer`) and further rewards by choice.
 
     dataset: its name. parameters: its own, as the package calls them.
-    num_prompts, num_held_out: how many are generated; problems that both have, or that recur among the held-out ones, are dropped.
+    num_prompts, num_held_out: how many are generated; those that both have, or that recur among the held-out ones, are dropped.
     data_seed: of the problems; it is not the run's seed.
     answer_tag: the scorer sees what stands in the last <tag>...</tag>, nothing without one; null: the whole completion.
     instruction: a text put after each problem, on a line of its own; null: none.

@@ -68,11 +68,10 @@ class FunctionReward(Reward):
     def of(function: Callable[..., Any]) -> FunctionReward:
         """A bare function with weight 1; a `weight` bound to it that it does not take itself is the reward's."""
         weight = 1.0
-        if isinstance(function, functools.partial) and "weight" in function.keywords:
-            if "weight" not in inspect.signature(function.func).parameters:
-                bound = dict(function.keywords)
-                weight = bound.pop("weight")
-                function = functools.partial(function.func, *function.args, **bound)
+        bound = dict(function.keywords) if isinstance(function, functools.partial) else {}
+        if isinstance(function, functools.partial) and "weight" in bound and not _names(function.func, "weight"):
+            weight = bound.pop("weight")
+            function = functools.partial(function.func, *function.args, **bound)
         return FunctionReward(weight=weight, function=function)
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
@@ -95,6 +94,11 @@ class FunctionReward(Reward):
         if any(item.kind is item.VAR_KEYWORD for item in parameters):
             return free
         return {item.name: free[item.name] for item in named if item.name in free}
+
+
+def _names(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function has a parameter of this name."""
+    return name in inspect.signature(function).parameters
 
 
 def described(function: Callable[..., Any]) -> str:

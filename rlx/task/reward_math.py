@@ -48,5 +48,6 @@ class MathVerify(Reward):
 
     def _same(self, answer: Any, said: Any, limit: int | None) -> bool:
         text = str(answer)
-        right = self._package.parse(text, parsing_timeout=limit) or self._package.parse(f"${text}$", parsing_timeout=limit)
+        is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))  # in a bare 1+x it would see the number 1
+        right = self._package.parse(text if is_marked else f"${text}$", parsing_timeout=limit)
         return bool(self._package.verify(right, said, timeout_seconds=limit))

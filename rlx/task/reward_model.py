@@ -16,12 +16,12 @@ TEMPLATES = ("auto", "chat", "plain", "pair")
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel(Reward):
-    """The logit that a classifier gives to prompt and completion. It is loaded when it is first asked, and runs in this process.
+    """The logit that a classifier gives to prompt and completion. It is loaded when first asked, and runs in this process.
 
     path: a directory, or a name on the Hugging Face hub.
     label: whose logit it is, by name or number; null for a model with one output.
-    template: how it reads the two. chat: by its chat template, as user and assistant; plain: one text after the other; pair: as two
-    texts, as its tokenizer joins them; auto: chat where it has a chat template, else plain.
+    template: how it reads the two. chat: by its chat template, as user and assistant; plain: one text after the other; pair: as
+    two texts, as its tokenizer joins them; auto: chat where it has a chat template, else plain.
     max_length: longer texts lose their beginning; null: what the model has positions for.
     batch_size: texts read at once. device: auto (a GPU if there is one), cpu, cuda, cuda:N.
     """

@@ -24,8 +24,8 @@ class ExactMatch(Reward):
     """1 if the completion is the answer, white space around both apart, else 0. A list of answers: 1 if it is one of them.
 
     ignore_case: whether A and a are the same.
-    pattern: a regular expression that finds what is compared: its first group (or all of it) in its last match; without a match the
-    reward is 0. null: the whole completion.
+    pattern: a regular expression that finds what is compared: its first group (or all of it) in its last match; without a match
+    the reward is 0. null: the whole completion.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)

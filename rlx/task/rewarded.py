@@ -23,9 +23,9 @@ class RewardedTask(Task):
     rewards: name -> reward; a bare function counts with weight 1.
     on_reward_error: a reward that raises or gives no finite number, "stop": ends the run; "fail": makes a failed sample, whose
     reward is failed_reward; the share of failed samples is logged as reward/failed.
-    full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose greedy
-    completion is. "auto": the largest possible sum, where all rewards say what they can give at most; null: rewards are degrees, and
-    the score is the mean reward of the greedy completions (so it is with "auto" where the largest sum is unknown).
+    full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose
+    greedy completion is. "auto": the largest possible sum, where all rewards say what they can give at most; null: rewards are
+    degrees, and the score is the mean reward of the greedy completions (so it is with "auto" where the largest sum is unknown).
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})

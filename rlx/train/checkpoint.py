@@ -51,12 +51,18 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
     """Weights (safetensors), config and tokenizer, as transformers reads them; dtype None keeps the weights' own."""
     model = policy.model
-    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()} if dtype else None
+    state = (
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+        if dtype
+        else None
+    )
     model.save_pretrained(directory, state_dict=state, max_shard_size="1000GB")
     policy.tokenizer.save_pretrained(directory)
     if dtype:
         config = json.loads((directory / "config.json").read_text())
-        (directory / "config.json").write_text(json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n")
+        (directory / "config.json").write_text(
+            json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
+        )
 
 
 def save_checkpoint(run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress) -> Path:

@@ -52,7 +52,8 @@ def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 def mean_of_metric(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The mean of a training metric over lines, whatever term it belongs to; parts `<name>_...` are added up. None if it is not there."""
     found = [
-        [value for key, value in line.items() if key.startswith("train/") and key.rpartition("/")[2].startswith(name)] for line in lines
+        [value for key, value in line.items() if key.startswith("train/") and key.rpartition("/")[2].startswith(name)]
+        for line in lines
     ]
     sums = [sum(values) for values in found if values]
     return sum(sums) / len(sums) if sums else None

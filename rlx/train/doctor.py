@@ -18,7 +18,14 @@ import torch
 
 OK, NOTE, BAD = "ok", "note", "bad"
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy", "scipy", "rich")
-EXTRAS = {"wandb": "wandb", "mlflow": "mlflow", "reasoning": "reasoning_gym", "gguf": "gguf", "parquet": "pyarrow", "optuna": "optuna"}
+EXTRAS = {
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "reasoning": "reasoning_gym",
+    "gguf": "gguf",
+    "parquet": "pyarrow",
+    "optuna": "optuna",
+}
 ENOUGH_DISK = 2 * 2**30
 
 

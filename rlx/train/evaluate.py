@@ -44,8 +44,8 @@ class Evaluator:
     """Measures a policy on a task.
 
     num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at `temperature` for
-    reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the probability
-    that one of k sampled completions is right, estimated from all that were sampled; None: 1, 2, 4, ... where they are right or wrong.
+    reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the
+    probability that one of k sampled completions is right, estimated from all of them; None: 1, 2, 4, ... where any are right.
     """
 
     task: Task

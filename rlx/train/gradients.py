@@ -88,7 +88,9 @@ class AccumulatedGradients:
             [head for head, _ in wanted], self._parameters, [seed for _, seed in wanted], retain_graph=keep, allow_unused=True
         )
         before = totals.get(name, [None] * len(self._parameters))
-        totals[name] = [old if new is None else new if old is None else old.add_(new) for old, new in zip(before, grads, strict=True)]
+        totals[name] = [
+            old if new is None else new if old is None else old.add_(new) for old, new in zip(before, grads, strict=True)
+        ]
 
     def _require_finite(self, output: LossOutput, part: Any) -> None:
         if bool(torch.isfinite(output.loss.detach())):

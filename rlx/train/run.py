@@ -93,7 +93,9 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
 
     def load(loop: Loop) -> None:
         _require_unchanged_data(before, recorder.record, cfg.allow_changed)
-        loop.progress = load_checkpoint(checkpoint_path(before.directory, steps[-1]), policy=loop.policy, optimizer=loop.optimizer)
+        loop.progress = load_checkpoint(
+            checkpoint_path(before.directory, steps[-1]), policy=loop.policy, optimizer=loop.optimizer
+        )
         view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
 
     if cfg.threads is None:

@@ -55,7 +55,9 @@ def convergence_step(lines: Sequence[Mapping[str, Any]]) -> int | None:
     return next(int(step) for step, score in scores if score >= best - 0.01 * abs(best))
 
 
-def result_of(record: RunRecord, progress: Progress, metrics: Mapping[str, float], lines: Sequence[Mapping[str, Any]]) -> AlgorithmResult:
+def result_of(
+    record: RunRecord, progress: Progress, metrics: Mapping[str, float], lines: Sequence[Mapping[str, Any]]
+) -> AlgorithmResult:
     """The result of a completed run."""
     first = next((line for line in lines if "eval/score" in line), {})
     return AlgorithmResult(

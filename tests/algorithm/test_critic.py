@@ -51,7 +51,9 @@ def test_returns_of_gae_with_lambda_one_are_the_same():
     torch.testing.assert_close(found, torch.tensor([[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]]))
 
 
-@pytest.mark.parametrize(("values", "share"), [([[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]], 1.0), ([[[2.0, 2.0, 0.0], [2.0, 2.0, 2.0]]], 0.0)])
+@pytest.mark.parametrize(
+    ("values", "share"), [([[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]], 1.0), ([[[2.0, 2.0, 0.0], [2.0, 2.0, 2.0]]], 0.0)]
+)
 def test_explained_variance(values, share):
     returns = torch.tensor([[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]])
     assert explained_variance(batch(returns=returns, values=torch.tensor(values))) == pytest.approx(share)

@@ -21,7 +21,9 @@ def made(name="custom_grpo", **changes):
 @pytest.fixture
 def rewarded(lab, monkeypatch):
     """A task whose rewards differ within a group, so that there is signal."""
-    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)})
+    monkeypatch.setattr(
+        type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)}
+    )
     task = rlx.load("task", "arithmetic", max_operand=20, max_new_tokens=4)
     policy = lab.policy
     if policy.value_head is None:

@@ -16,7 +16,9 @@ def test_its_terms_are_custom_dpo_and_custom_grpo():
 
 def test_needs_are_those_of_the_terms_that_are_drawn():
     names = {
-        weights: {need.value for need in rlx.load("algorithm", "hybrid", dpo_weight=weights[0], grpo_weight=weights[1]).active_needs}
+        weights: {
+            need.value for need in rlx.load("algorithm", "hybrid", dpo_weight=weights[0], grpo_weight=weights[1]).active_needs
+        }
         for weights in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5))
     }
     assert names == {(1.0, 0.0): {"pairs", "reference"}, (0.0, 1.0): {"rewards"}, (0.5, 0.5): {"pairs", "reference", "rewards"}}

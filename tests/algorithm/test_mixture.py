@@ -24,7 +24,10 @@ def sft(**changes):
 
 
 def mixture(**terms):
-    made = {name: term if isinstance(term, MixtureTerm) else MixtureTerm(algorithm=term[0], weight=term[1]) for name, term in terms.items()}
+    made = {
+        name: term if isinstance(term, MixtureTerm) else MixtureTerm(algorithm=term[0], weight=term[1])
+        for name, term in terms.items()
+    }
     return Mixture(terms=made, combine=Sum(), schedule_steps=None, adaptive_gradient_clipping=None, max_grad_norm=None)
 
 
@@ -63,7 +66,9 @@ def moved(algorithm, lab):
     policy = lab.policy.frozen_copy()
     policy.model.requires_grad_(True)
     lab = dataclasses.replace(lab, policy=policy)
-    optimizer = Optimizer(partial(torch.optim.AdamW, lr=0.01), policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=2)
+    optimizer = Optimizer(
+        partial(torch.optim.AdamW, lr=0.01), policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=2
+    )
     for step in range(2):
         batch = algorithm.draw(dataclasses.replace(lab, step=step))
         for part in algorithm.updates(batch, Stream(0)):
@@ -91,7 +96,9 @@ def test_norms_and_angles_of_the_terms_are_logged(lab):
     policy = lab.policy.frozen_copy()
     policy.model.requires_grad_(True)
     optimizer = Optimizer(partial(torch.optim.SGD, lr=0.0), policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=2)
-    figures = algorithm.update_policy(AccumulatedGradients(algorithm, policy, lab.reference, algorithm.draw(lab), micro_batch=None), optimizer)
+    figures = algorithm.update_policy(
+        AccumulatedGradients(algorithm, policy, lab.reference, algorithm.draw(lab), micro_batch=None), optimizer
+    )
     assert -1 <= figures["grad_cosine/a_b"] <= 1
     assert figures["a/grad_norm"] > 0
 

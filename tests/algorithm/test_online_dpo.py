@@ -14,7 +14,9 @@ def made(**changes):
 
 @pytest.fixture
 def rewarded(lab, monkeypatch):
-    monkeypatch.setattr(type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)})
+    monkeypatch.setattr(
+        type(lab.task), "reward", lambda self, prompt, completion: {"reward": float(sum(map(ord, completion)) % 3)}
+    )
     return dataclasses.replace(lab, task=rlx.load("task", "arithmetic", max_operand=20, max_new_tokens=4))
 
 

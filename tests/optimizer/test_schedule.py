@@ -16,7 +16,9 @@ def test_cosine_is_half_way_in_the_middle():
     assert [schedule(step, 10) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
 
 
-@pytest.mark.parametrize("schedule", [Constant(warmup_steps=3), Linear(warmup_steps=3, final_factor=0.0), Cosine(warmup_steps=3, final_factor=0.0)])
+@pytest.mark.parametrize(
+    "schedule", [Constant(warmup_steps=3), Linear(warmup_steps=3, final_factor=0.0), Cosine(warmup_steps=3, final_factor=0.0)]
+)
 def test_warm_up_rises_to_one_and_never_starts_at_zero(schedule):
     assert [schedule(step, 100) for step in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
 

@@ -21,7 +21,9 @@ def test_places_are_uniform_and_differ_by_salt():
 
 
 def test_messages_have_a_place_whatever_the_order_of_their_keys():
-    assert content_uniform(({"role": "user", "content": "a"},), salt="x") == content_uniform(({"content": "a", "role": "user"},), salt="x")
+    assert content_uniform(({"role": "user", "content": "a"},), salt="x") == content_uniform(
+        ({"content": "a", "role": "user"},), salt="x"
+    )
 
 
 def test_no_noise_changes_nothing_and_full_noise_flips_all():

@@ -65,8 +65,14 @@ def test_one_prompt_is_not_enough(tmp_path):
     ("row", "expected"),
     [
         ({"prompt": "p ", "chosen": "c", "rejected": "r"}, ("p ", "c", "r")),
-        ({"prompt": [user("p")], "chosen": [assistant("c")], "rejected": [assistant("r")]}, ((user("p"),), (assistant("c"),), (assistant("r"),))),
-        ({"chosen": [user("p"), assistant("c")], "rejected": [user("p"), assistant("r")]}, ((user("p"),), (assistant("c"),), (assistant("r"),))),
+        (
+            {"prompt": [user("p")], "chosen": [assistant("c")], "rejected": [assistant("r")]},
+            ((user("p"),), (assistant("c"),), (assistant("r"),)),
+        ),
+        (
+            {"chosen": [user("p"), assistant("c")], "rejected": [user("p"), assistant("r")]},
+            ((user("p"),), (assistant("c"),), (assistant("r"),)),
+        ),
         (
             {"prompt": [user("p")], "chosen": [user("p"), assistant("c")], "rejected": [user("p"), assistant("r")]},
             ((user("p"),), (assistant("c"),), (assistant("r"),)),

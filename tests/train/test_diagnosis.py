@@ -2,12 +2,22 @@ import pytest
 
 from rlx.train.diagnosis import diagnose, mean_of_metric
 
-HEALTHY = {"train/loss": 0.5, "train/groups_without_signal": 0.2, "train/reward_std": 0.4, "train/reward_mean": 0.3, "train/ratio_mean": 1.01}
+HEALTHY = {
+    "train/loss": 0.5,
+    "train/groups_without_signal": 0.2,
+    "train/reward_std": 0.4,
+    "train/reward_mean": 0.3,
+    "train/ratio_mean": 1.01,
+}
 
 
 def run(score=(0.5, 0.6), kl=(0.0, 1.0), **changes):
     steps = [{"step": step + 1, **HEALTHY, **changes} for step in range(25)]
-    return [{"step": 0, "eval/score": score[0], "eval/kl": kl[0]}, *steps[:-1], {**steps[-1], "eval/score": score[1], "eval/kl": kl[1]}]
+    return [
+        {"step": 0, "eval/score": score[0], "eval/kl": kl[0]},
+        *steps[:-1],
+        {**steps[-1], "eval/score": score[1], "eval/kl": kl[1]},
+    ]
 
 
 def test_a_healthy_run_has_no_findings():

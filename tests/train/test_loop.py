@@ -31,7 +31,17 @@ def test_when_a_run_is_evaluated_and_checkpointed():
 
 def start(directory, *arguments):
     environment = {**os.environ, "RLX_CACHE": str(directory / "cache"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "rlx", "train", *SMALL, "num_steps=400", "eval_every=null", "checkpoint.keep_best=false", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "rlx",
+        "train",
+        *SMALL,
+        "num_steps=400",
+        "eval_every=null",
+        "checkpoint.keep_best=false",
+        *arguments,
+    ]
     return subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

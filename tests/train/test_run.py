@@ -13,7 +13,12 @@ def test_a_run_leaves_a_whole_record(rlx_run):
     assert not any(name.startswith("train/") for name in lines[0])
     assert [line["step"] for line in lines if "eval/score" in line] == [0, 3, 6]
     written = record(run)
-    assert (written["status"], written["algorithm"], written["task"], written["seed"]) == ("completed", "custom_dpo", "arithmetic", 0)
+    assert (written["status"], written["algorithm"], written["task"], written["seed"]) == (
+        "completed",
+        "custom_dpo",
+        "arithmetic",
+        0,
+    )
     assert written["result"]["performance_metrics"]["eval/score"] == lines[-1]["eval/score"]
     assert written["result"]["metadata"]["steps"] == 6
     assert (run / "config.yaml").exists()
@@ -44,7 +49,9 @@ def test_a_resumed_run_equals_the_unbroken_one(rlx_run):
     assert resumed == broken
     assert "resumed at step 4" in printed
     # the unbroken run evaluates at step 3 and 6 alone, the shorter one also at its end
-    without_end = [{k: v for k, v in line.items() if line["step"] != 4 or not k.startswith("eval/")} for line in reproducible(resumed)]
+    without_end = [
+        {k: v for k, v in line.items() if line["step"] != 4 or not k.startswith("eval/")} for line in reproducible(resumed)
+    ]
     assert without_end == reproducible(unbroken)
 
 

@@ -1,0 +1,328 @@
+"""Algorithms with one planted fault each; FAULTS says which laws may name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.loss.weight import token_mean
+from rlx.rollout.draw import roll_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations(Algorithm[Any]):
+    """Sound supervised learning; the base of faulty ones."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+
+    pairs_per_step: int = 8
+
+    def draw(self, lab: Lab) -> Any:
+        batch = lab.pairs(self.pairs_per_step).chosen_only()
+        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+
+    def compute_loss(self, policy, reference, batch) -> LossOutput:
+        logprobs = policy.token_logprobs(batch.sequences)[:, 0]
+        return LossOutput.of(-logprobs, batch.weights["nll"], logprobs_chosen=logprobs.sum(dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preferences(Algorithm[Any]):
+    """Sound DPO; the base of faulty ones."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
+
+    pairs_per_step: int = 8
+    beta: float = 0.1
+
+    def draw(self, lab: Lab) -> Any:
+        batch = lab.pairs(self.pairs_per_step)
+        return batch.with_weights(preference=torch.full((len(batch),), 1 / len(batch)))
+
+    def margin(self, ours, theirs):
+        return (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)
+
+    def compute_loss(self, policy, reference, batch) -> LossOutput:
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"], margin=self.beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewards(Algorithm[Any]):
+    """Sound group-relative policy gradients; the base of faulty ones."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.POLICY_GRADIENT
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS})
+
+    prompts_per_step: int = 4
+    group_size: int = 4
+
+    def draw(self, lab: Lab) -> Any:
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean(batch.loss_mask))
+
+    def advantages(self, rewards):
+        return rewards - rewards.mean(dim=1, keepdim=True)
+
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return (ours - batch.sampling_logprobs).clamp(-20, 20)
+
+    def compute_loss(self, policy, reference, batch) -> LossOutput:
+        ratio = self.log_ratio(policy, batch).exp()
+        metrics = {"ratio_mean": mean_of(ratio, batch.loss_mask)}
+        return LossOutput({"policy": Term(-ratio * batch.advantages[..., None], batch.weights)}, metrics)
+
+
+class MeanPerMicroBatch(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), torch.full((len(batch),), 1 / len(batch)))
+
+
+class PaddingInTheMean(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_weights(nll=torch.full((len(batch),), 1 / len(batch)))
+
+    def compute_loss(self, policy, reference, batch):
+        return LossOutput.of(-policy.token_logprobs(batch.sequences)[:, 0].mean(dim=-1), batch.weights["nll"])
+
+
+class GradientIntoTheReference(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        reference.model.requires_grad_(True)
+        theirs = reference._policy.pair_logprobs(batch)
+        margin = self.margin(policy.pair_logprobs(batch), theirs)
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"])
+
+
+class PolicyAsReference(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), policy.pair_logprobs(batch)
+        margin = ours.chosen_sum - theirs.rejected_sum
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class IgnoredHyperparameter(Preferences):
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetachedTerm(Preferences):
+    penalty: float = 0.3
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        drift = (policy.pair_logprobs(batch).chosen_sum.detach() - reference.pair_logprobs(batch).chosen_sum) ** 2
+        return LossOutput({**output.terms, "drift": Term(drift, batch.weights["preference"], self.penalty)}, output.metrics)
+
+
+class WrongSign(Preferences):
+    def margin(self, ours, theirs):
+        return -super().margin(ours, theirs)
+
+
+class LikelihoodWithoutMinus(Demonstrations):
+    def compute_loss(self, policy, reference, batch):
+        return LossOutput.of(policy.token_logprobs(batch.sequences)[:, 0], batch.weights["nll"])
+
+
+class WrongSignOfTheAdvantage(Rewards):
+    def advantages(self, rewards):
+        return rewards.mean(dim=1, keepdim=True) - rewards
+
+
+class MaskStartsOneLate(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.chosen_mask.clone()
+        mask[:, 0] = False
+        return batch.with_weights(nll=token_mean(mask))
+
+
+class EndIsLeftOut(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.chosen_mask
+        return batch.with_weights(nll=token_mean(mask & F.pad(mask, (0, 1))[:, 1:]))
+
+
+class MaskIsShifted(Rewards):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(weights=batch.weights.roll(1, dims=-1))
+
+
+class GlobalTorchGenerator(Preferences):
+    def margin(self, ours, theirs):
+        margin = super().margin(ours, theirs)
+        return margin + 0.1 * torch.rand_like(margin)
+
+
+class GlobalNumpyGenerator(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        start = int(np.random.randint(0, 4))
+        return batch[start : start + 4]
+
+
+class UnseededGenerator(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        noise = torch.from_numpy(np.random.default_rng().random(len(batch)))[:, None]
+        return batch.with_weights(nll=batch.weights["nll"] * noise)
+
+
+class RejectedIsDetached(Preferences):
+    def margin(self, ours, theirs):
+        return (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum).detach()
+
+
+class NumberOutOfTheGraph(Preferences):
+    def margin(self, ours, theirs):
+        return super().margin(ours, theirs) * (1 + ours.chosen_sum.mean().item() ** 2)
+
+    @property
+    def couples_rows(self) -> bool:
+        return True
+
+
+class ExpWithoutClamp(Rewards):
+    def log_ratio(self, policy, batch):
+        return -(policy.token_logprobs(batch.sequences, temperature=batch.temperature) - batch.sampling_logprobs) * -1 + 0 * (
+            (-policy.token_logprobs(batch.sequences)).exp()
+        )
+
+
+class DivisionByLength(Preferences):
+    def margin(self, ours, theirs):
+        chosen = (ours.chosen_sum - theirs.chosen_sum) / ours.chosen_length
+        return chosen - (ours.rejected_sum - theirs.rejected_sum) / ours.rejected_length
+
+
+class DeviationWithoutEpsilon(Rewards):
+    def advantages(self, rewards):
+        return super().advantages(rewards) / rewards.std(dim=1, keepdim=True)
+
+
+class MetricWithGradient(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        value = policy.pair_logprobs(batch).chosen_sum.sum()
+        return LossOutput(output.terms, {"logprobs_chosen": (value, torch.tensor(float(len(batch))))})
+
+
+class ForeignMetricName(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput(output.terms, {"logps_chosen": mean_of(policy.pair_logprobs(batch).chosen_sum)})
+
+
+class MeansForSums(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        mean = policy.pair_logprobs(batch).chosen_sum.detach().mean()
+        return LossOutput(output.terms, {"logprobs_chosen": (mean, torch.tensor(1.0))})
+
+
+class BatchWithGradient(Rewards):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        with torch.enable_grad():
+            ours = lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return replace(batch, sampling_logprobs=ours)
+
+
+class BackwardInsideTheLoss(Demonstrations):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        output.loss.backward(retain_graph=True)
+        return output
+
+
+class NoGradient(Demonstrations):
+    def compute_loss(self, policy, reference, batch):
+        with torch.no_grad():
+            logprobs = policy.token_logprobs(batch.sequences)[:, 0]
+        return LossOutput.of(-logprobs.requires_grad_(), batch.weights["nll"])
+
+
+class Counter(Demonstrations):
+    def compute_loss(self, policy, reference, batch):
+        calls = self.__dict__.get("calls", 0) + 1
+        object.__setattr__(self, "calls", calls)
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput({"nll": replace(output.terms["loss"], coefficient=1 / calls)}, output.metrics)
+
+
+class Ascends(Demonstrations):
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        upward = [None if gradient is None else -gradient for gradient in gradients()["loss"]]
+        return optimizer.step(upward, self.clipping)
+
+
+class ForgetsToStep(Demonstrations):
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        gradients()
+        return {}
+
+
+class PlaceInTheBatch(Preferences):
+    @property
+    def couples_rows(self) -> bool:
+        return True
+
+    def margin(self, ours, theirs):
+        margin = super().margin(ours, theirs)
+        return margin * torch.linspace(0.5, 1.5, len(margin))
+
+
+class NoUpdates(Demonstrations):
+    def updates(self, batch, rng) -> Iterator[Any]:
+        yield from ()
+
+
+FAULTS: dict[type, set[str]] = {
+    MeanPerMicroBatch: {"split"},
+    PaddingInTheMean: {"padding"},
+    GradientIntoTheReference: {"belongs"},
+    PolicyAsReference: {"belongs"},
+    IgnoredHyperparameter: {"hyperparameters"},
+    DetachedTerm: {"hyperparameters"},
+    WrongSign: {"direction", "falls"},
+    LikelihoodWithoutMinus: {"direction", "falls"},
+    WrongSignOfTheAdvantage: {"direction"},
+    MaskStartsOneLate: {"tokens"},
+    EndIsLeftOut: {"tokens"},
+    MaskIsShifted: {"tokens"},
+    GlobalTorchGenerator: {"repeats"},
+    GlobalNumpyGenerator: {"repeats"},
+    UnseededGenerator: {"repeats"},
+    RejectedIsDetached: {"tokens"},
+    NumberOutOfTheGraph: {"differences"},
+    ExpWithoutClamp: {"finite"},
+    DivisionByLength: {"finite"},
+    DeviationWithoutEpsilon: {"finite"},
+    MetricWithGradient: {"metrics"},
+    ForeignMetricName: {"metrics"},
+    MeansForSums: {"split"},
+    BatchWithGradient: {"belongs"},
+    BackwardInsideTheLoss: {"belongs"},
+    NoGradient: {"reached"},
+    Counter: {"repeats"},
+    Ascends: {"falls"},
+    ForgetsToStep: {"runs"},
+    PlaceInTheBatch: {"order"},
+    NoUpdates: {"runs"},
+}

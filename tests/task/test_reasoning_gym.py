@@ -1,0 +1,105 @@
+import builtins
+
+import pytest
+
+import rlx
+from rlx.errors import ConfigError, DataError
+
+pytest.importorskip("reasoning_gym", exc_type=ImportError)
+
+
+def task(**changes):
+    return rlx.load("task", "reasoning_gym", **{"dataset": "chain_sum", "num_prompts": 40, "num_held_out": 15, **changes})
+
+
+def test_the_answer_has_full_reward_and_another_has_not():
+    made = task()
+    assert made.score == "accuracy"
+    for prompt in (*made.prompts()[:5], *made.held_out_prompts()[:5]):
+        assert made.reward(prompt, f" {prompt.columns['answer']}\n")["reward"] >= made.full_reward_value()
+        assert made.reward(prompt, "nonsense")["reward"] < made.full_reward_value()
+
+
+def test_both_sides_are_disjoint_even_where_problems_recur():
+    made = task(parameters={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}, num_prompts=300)
+    learn, held_out = ([prompt.text for prompt in side] for side in (made.prompts(), made.held_out_prompts()))
+    assert not set(learn) & set(held_out)
+    assert len(learn) < 300  # 200 different problems: some of them are held out
+    assert len(set(held_out)) == len(held_out)
+    assert "dropped" in made.facts()["prompts"]
+
+
+def test_the_same_config_is_the_same_problems_and_another_data_seed_is_others():
+    first, second, third = ([prompt.text for prompt in made.prompts()] for made in (task(), task(), task(data_seed=7)))
+    assert first == second
+    assert not set(first[:5]) & set(third[:5])
+
+
+def test_seeds_side_by_side_do_not_share_held_out_problems():
+    assert not {p.text for p in task().prompts()} & {p.text for p in task(data_seed=1).held_out_prompts()}
+
+
+def test_the_answer_may_stand_in_a_tag():
+    made = task(answer_tag="answer", instruction="Write <answer>...</answer>.")
+    prompt = made.prompts()[0]
+    answer = prompt.columns["answer"]
+    assert prompt.text.endswith("\nWrite <answer>...</answer>.")
+    assert made.reward(prompt, f"<answer>x</answer> well, <answer> {answer} </answer>")["scorer"] == 1.0
+    assert made.reward(prompt, answer)["scorer"] < 1.0
+
+
+def test_further_rewards_are_added():
+    made = task(
+        rewards={
+            "brief": {
+                "_target_": "rlx.task.reward_text.LengthPenalty",
+                "weight": 0.5,
+                "max_characters": 20,
+                "cache_characters": 0,
+            }
+        }
+    )
+    prompt = made.prompts()[0]
+    right = prompt.columns["answer"]
+    assert made.reward(prompt, right + " " * 30) == {"reward": 0.5, "scorer": 1.0, "brief": -1.0}
+    assert made.reward_facts() == "scorer + 0.5 brief"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "chain_summ"}, "did you mean chain_sum?"),
+        ({"dataset": "xyzzy"}, "no such data set; some of its"),
+        ({"parameters": {"max_termz": 3}}, "did you mean max_terms?"),
+        ({"parameters": {"seed": 3}}, "task.parameters.seed is set by task.data_seed"),
+        ({"num_prompts": 0}, "num_prompts is 0"),
+        ({"data_seed": -1}, "data_seed is -1"),
+    ],
+)
+def test_what_the_package_does_not_know_is_refused_at_once(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        task(**changes)
+
+
+def test_values_that_a_data_set_refuses_are_said():
+    with pytest.raises(ConfigError, match="chain_sum refuses max_terms=0"):
+        task(parameters={"max_terms": 0}).prompts()
+
+
+def test_nothing_left_to_learn_from_is_said():
+    narrow = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    with pytest.raises(DataError, match="lower task.num_held_out"):
+        task(parameters=narrow, num_prompts=1, num_held_out=3000).prompts()
+
+
+def test_a_missing_package_says_how_to_install_it(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *arguments, **keywords):
+        if name.startswith("reasoning_gym"):
+            raise ModuleNotFoundError("No module named 'reasoning_gym'")
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ConfigError, match=r"pip install 'rlx\[reasoning\]'"):
+        task()
