@@ -22,7 +22,7 @@ LEVELS = {
     **dict.fromkeys(("cli", "notebook", "__main__"), 8),
 }
 EVIDENCE = {"errors", "config", "record", "compare", "report"}
-ROOM_OF_GROUP = {"scheduler": "optimizer", "logger": "record"}
+ROOM_OF_GROUP = {"scheduler": "optimizer", "logger": "record", "algorithm/advantage": "loss", "algorithm/value_loss": "loss"}
 NOT_ROOMS = {"hydra", "experiment"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "rlx", "conf", "tests", "outputs", "LICENSE"}
 
@@ -76,11 +76,11 @@ def test_the_evidence_wing_names_no_torch(path):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/**/*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
 def test_a_config_targets_its_room(path):
-    group = path.relative_to(CONF).parts[0]
+    group = path.relative_to(CONF).parent.as_posix()
     target = OmegaConf.load(path).get("_target_")
-    if target is None or group in NOT_ROOMS:
+    if target is None or path.relative_to(CONF).parts[0] in NOT_ROOMS:
         return
-    wanted = f"rlx.{ROOM_OF_GROUP.get(group, group)}."
+    wanted = f"rlx.{ROOM_OF_GROUP.get(group, group.partition('/')[0])}."
     assert target.startswith((wanted, "torch.optim."))
     module, _, name = target.rpartition(".")
     assert hasattr(importlib.import_module(module), name)

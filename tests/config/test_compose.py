@@ -27,7 +27,11 @@ def test_group_of():
     assert group_of("loss.beta=1", known) is None
 
 
-PARENT = {"algorithm/advantage": ["algorithm=custom_grpo"], "algorithm/value_loss": ["algorithm=custom_grpo"]}
+PARENT = {
+    "algorithm/advantage": ["algorithm=custom_grpo"],
+    "algorithm/combine": ["algorithm=hybrid"],
+    "algorithm/value_loss": ["algorithm=custom_grpo"],
+}
 NODES = {
     group: options
     for group, options in groups([conf_dir()]).items()
