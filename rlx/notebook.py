@@ -70,7 +70,7 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
 def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
     """Set a key that is there; a node (a config or a dict with a _target_) may replace another."""
     above, _, leaf = key.rpartition(".")
-    if leaf not in (OmegaConf.select(cfg, above) or {}):
+    if leaf not in list(OmegaConf.select(cfg, above) or {}):  # `in` of a config denies keys whose value is ???
         paths = list(
             paths_of(OmegaConf.to_container(OmegaConf.select(cfg, key.partition(".")[0]), resolve=True), key.partition(".")[0])
         )

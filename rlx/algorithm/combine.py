@@ -36,8 +36,8 @@ class Sum(Combine):
 class PcGrad(Combine):
     """Where two gradients conflict, each loses its part along the other; then they are added.
 
-    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms are taken in the order of
-    their names, where the paper shuffles them; with two terms there is no order.
+    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms are taken in the
+    order of their names, where the paper shuffles them; with two terms there is no order.
     """
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
@@ -54,7 +54,7 @@ class PcGrad(Combine):
 
 @dataclass(frozen=True)
 class NormalizedSum(Combine):
-    """Each gradient over its norm, times the mean of the norms: the terms pull equally hard, whatever the scale of their losses."""
+    """Each gradient over its norm, times the mean of the norms: the terms pull equally hard, however large their losses."""
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
         norms = {name: total_norm(gradient) for name, gradient in gradients.items()}

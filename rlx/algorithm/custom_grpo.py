@@ -26,7 +26,8 @@ from rlx.rollout.rollouts import RolloutBatch
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,18 @@ class CustomGrpo(Algorithm[RolloutBatch]):
 
     loss: any policy-gradient loss; its clip and its KL are loss.clip_low, loss.beta, ...
     advantage: of completions (group_standardized, group_centered, leave_one_out, ...) or of tokens (gae, reinforce_plus_plus).
-    value_loss, value_loss_weight: of the critic; the policy has a value head where the weight is above 0 or the advantage reads values.
+    value_loss, value_loss_weight: of the critic; the policy has a value head where the weight is above 0 or the advantage reads
+    values.
     prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
     minibatches: parts that the draw is cut into, one optimiser update each, in every one of its updates_per_batch passes.
     resample_attempts: how often groups whose rewards are all equal are given up for other prompts (dynamic sampling, DAPO,
-    arXiv:2503.14476). filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
+    arXiv:2503.14476).
+    filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
     kl_in_reward: β of a KL to the reference that is subtracted from the reward, by its k1 estimate; 0 leaves it out.
     gradient_scale: the gradient is multiplied by it before it is clipped.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
-    reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not measured.
+    reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not
+    measured.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.POLICY_GRADIENT
@@ -182,11 +186,15 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: RolloutBatch) -> LossOutput:
         exact = "vocabulary_kl" in self.loss.requires
         requires = {"entropy"} | ({"kl_to_reference"} if exact else set()) | ({"values"} if self.reads_values else set())
-        settings: dict[str, Any] = {"temperature": batch.temperature, "requires": frozenset(requires)}
-        ours = policy.token_statistics(batch.sequences, **settings, **({"reference": reference} if exact else {}))
+        ours = policy.token_statistics(
+            batch.sequences,
+            temperature=batch.temperature,
+            requires=frozenset(requires),
+            reference=reference if exact else None,
+        )
         batch = batch.to(ours.token_logprobs.device)
         assert batch.advantages is not None
-        optional = {
+        optional: dict[str, Any] = {
             "entropy": ours.entropy,
             "vocabulary_kl": ours.kl_to_reference,
             "proximal_logprobs": batch.proximal_logprobs,

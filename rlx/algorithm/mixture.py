@@ -17,7 +17,8 @@ from rlx.seeding import Stream
 
 if TYPE_CHECKING:
     from rlx.optimizer.step import GradientSource, Optimizer
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,10 @@ class MixtureBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureTerm:
-    """An algorithm with its weight. final_weight: reached in a straight line after the mixture's schedule_steps; null = constant."""
+    """An algorithm with its weight.
+
+    final_weight: reached in a straight line after the mixture's schedule_steps; null = the weight stays.
+    """
 
     algorithm: Algorithm[Any]
     weight: float
@@ -76,9 +80,9 @@ class MixtureTerm:
 class Mixture(Algorithm[MixtureBatch]):
     """The weighted sum of other algorithms' losses.
 
-    A term draws from the random streams that it would have alone; a term of weight 0 is not drawn. Each term's gradient is clipped as
-    its algorithm says, times its weight; then `combine` makes one of them, which is clipped by the mixture's own max_grad_norm.
-    So with a single term of weight 1 the run is that algorithm's, to the last bit.
+    A term draws from the random streams that it would have alone; a term of weight 0 is not drawn. Each term's gradient is
+    clipped as its algorithm says, times its weight; then `combine` makes one of them, which is clipped by the mixture's own
+    max_grad_norm. So with a single term of weight 1 the run is that algorithm's, to the last bit.
     An update holds the terms that still have one of their updates_per_batch left.
 
     terms: name -> MixtureTerm. combine: algorithm/combine=sum, pcgrad, normalized_sum.
@@ -174,6 +178,6 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
             raise ConfigError(f"the term {name!r} has a slash in its name, which separates a term's metrics; choose another name")
         if type(term.algorithm).update_policy is not Algorithm.update_policy:
             raise ConfigError(
-                f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update of all its "
-                "terms; say what it does by its `clipping`, or train it alone"
+                f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update of "
+                "all its terms; say what it does by its `clipping`, or train it alone"
             )

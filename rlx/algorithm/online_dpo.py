@@ -14,12 +14,13 @@ from rlx.rollout.draw import roll_out
 from rlx.rollout.ranking import best_against_worst
 
 if TYPE_CHECKING:
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineDpo(Algorithm[PairBatch]):
-    """Any preference loss on pairs of sampled completions (Guo et al. 2024, arXiv:2402.04792, with a reward in place of the judge).
+    """Any preference loss on pairs of sampled completions (Guo et al. 2024, arXiv:2402.04792, a reward in place of the judge).
 
     A group whose rewards are all equal gives no pair. The loss is the mean over the pairs there are.
 

@@ -27,8 +27,8 @@ class RolloutBatch:
     sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
     What an algorithm adds with `with_values`, None until then: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
-    over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the stream
-    of a loss that chooses at random.
+    over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the
+    stream of a loss that chooses at random.
     tokens_sampled: what the whole draw cost, groups included that were drawn and given up; a slice does not divide it.
     """
 
@@ -92,8 +92,9 @@ class RolloutBatch:
         """The tensors that a loss reads, on `device`; the masks follow them."""
         if device.type == "cpu":
             return self
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        return RolloutBatch(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()})
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in found.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def take(self, rows: Sequence[int]) -> RolloutBatch:
         """The groups `rows`, in that order."""

@@ -17,7 +17,8 @@ from rlx.task.table import column, file_hash, find_file, read_rows
 class PreferenceFile(Task):
     """JSONL or Parquet with a pair a row. The score is the share of held-out pairs whose implicit reward prefers the chosen one.
 
-    path: the file. prompt_key, chosen_key, rejected_key: its columns. A missing prompt is the common beginning of chosen and rejected.
+    path: the file. prompt_key, chosen_key, rejected_key: its columns. A missing prompt is the common beginning of chosen and
+    rejected.
     chosen_score_key, rejected_score_key: columns with scores, for losses that need them, or null.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all pairs of a prompt are on one side.
     label_noise: share of the training pairs that are flipped.
@@ -50,7 +51,7 @@ class PreferenceFile(Task):
 
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """(learn, held out). When the hash holds no prompt out, the one nearest to the limit is taken, so that there is a score."""
+        """(learn, held out). Where the hash holds no prompt out, the one nearest to the limit is, so that there is a score."""
         pairs = [self._pair(row, place) for place, row in read_rows(self._file)]
         places = [content_uniform(pair.prompt, salt="held out") for pair in pairs]
         if len(set(places)) < 2:

@@ -22,8 +22,8 @@ SYMPTOMS = (
     Symptom(
         "groups_without_signal",
         lambda share: share > 0.5,
-        "{value:.0%} of the groups have no signal, all their rewards are equal: raise algorithm.group_size, draw other prompts by "
-        "algorithm.resample_attempts=3, or take easier or harder prompts",
+        "{value:.0%} of the groups have no signal, all their rewards are equal: raise algorithm.group_size, draw other prompts "
+        "by algorithm.resample_attempts=3, or take easier or harder prompts",
     ),
     Symptom(
         "truncated_fraction",

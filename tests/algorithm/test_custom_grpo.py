@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import rlx
-from rlx.algorithm.custom_grpo import threshold_accuracy
 from rlx.algorithm.base import Need
+from rlx.algorithm.custom_grpo import threshold_accuracy
 from rlx.errors import ConfigError, RlxError
 from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
@@ -87,7 +87,7 @@ def test_the_same_address_draws_the_same_batch(rewarded):
 
 
 def test_a_kl_in_the_reward_lowers_it_by_beta_times_the_log_ratio(rewarded):
-    plain, held = made(**{"kl_in_reward": 0.0}), made(kl_in_reward=0.5)
+    plain, held = made(kl_in_reward=0.0), made(kl_in_reward=0.5)
     batch = held.draw(rewarded)
     log_ratio = (batch.sampling_logprobs - batch.reference_logprobs) * batch.loss_mask
     expected = plain.advantage((batch.rewards - 0.5 * log_ratio.sum(-1)).float())

@@ -84,7 +84,7 @@ def test_bad_files_are_named_with_their_line(tmp_path, rows, message):
 
 
 def test_a_share_outside_of_0_and_1_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="held_out is 1.0"):
+    with pytest.raises(ConfigError, match=r"held_out is 1\.0"):
         task(write(tmp_path, sums()), held_out=1.0)
 
 

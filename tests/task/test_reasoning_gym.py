@@ -88,7 +88,7 @@ def test_values_that_a_data_set_refuses_are_said():
 
 def test_nothing_left_to_learn_from_is_said():
     narrow = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
-    with pytest.raises(DataError, match="lower task.num_held_out"):
+    with pytest.raises(DataError, match=r"lower task\.num_held_out"):
         task(parameters=narrow, num_prompts=1, num_held_out=3000).prompts()
 
 

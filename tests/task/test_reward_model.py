@@ -67,7 +67,7 @@ def test_a_text_that_is_too_long_loses_its_beginning(tmp_path, tokenizer):
 
 def test_a_model_without_a_head_is_refused(tmp_path, tokenizer):
     saved(tmp_path, tokenizer, LlamaForCausalLM)
-    with pytest.raises(ConfigError, match="lack score.weight"):
+    with pytest.raises(ConfigError, match=r"lack score\.weight"):
         reward(tmp_path)("1+1=", "2")
 
 

@@ -80,7 +80,7 @@ def test_an_answer_without_a_number_is_an_error_of_the_data():
 
 @pytest.mark.parametrize("reward", [ExactMatch(weight=1.0, ignore_case=False, pattern=None), Numeric(weight=1.0, tolerance=0.0)])
 def test_a_prompt_without_an_answer_is_named(reward):
-    with pytest.raises(DataError, match="the prompt 'q' has none; see task.answer_key"):
+    with pytest.raises(DataError, match=r"the prompt 'q' has none; see task\.answer_key"):
         reward("q", "46")
 
 
