@@ -15,9 +15,11 @@ import torch
 from rlx.data.preferences import epoch_rows
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, DataError, TrainingError
+from rlx.rollout.noise import with_reward_noise
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
+from rlx.task.rewarded import RewardedTask
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
@@ -94,7 +96,9 @@ def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: 
         max_new_tokens=lab.task.max_new_tokens,
     )
     texts = _texts(lab, rollout.sequences)
-    rewards = rewards_of(lab.task, prompts, texts)
+    noise = lab.task.reward_noise if isinstance(lab.task, RewardedTask) else 0.0
+    noise_rng = lab.rng.child("reward_noise", lab.step, attempt)
+    rewards = with_reward_noise(rewards_of(lab.task, prompts, texts), noise, rng=noise_rng)
     return RolloutBatch(
         sequences=rollout.sequences,
         prompts=prompts,

@@ -26,6 +26,8 @@ class RewardedTask(Task):
     full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose
     greedy completion is. "auto": the largest possible sum, where all rewards say what they can give at most; null: rewards are
     degrees, and the score is the mean reward of the greedy completions (so it is with "auto" where the largest sum is unknown).
+    reward_noise: share of the completions of a draw that exchange their rewards, chosen at random; at 1 nothing can be learned
+    from them: a control. Evaluations see every reward as it is.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -34,6 +36,7 @@ class RewardedTask(Task):
     on_reward_error: str
     failed_reward: float
     full_reward: float | Literal["auto"] | None
+    reward_noise: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +46,11 @@ class RewardedTask(Task):
             raise ConfigError(f"task.full_reward is {self.full_reward}; it is a number, auto or null")
         if finite(self.failed_reward) is None:
             raise ConfigError(f"task.failed_reward is {self.failed_reward}; it must be a finite number")
+        if not 0 <= self.reward_noise <= 1:
+            raise ConfigError(
+                f"task.reward_noise is {self.reward_noise}; it is the share of completions that exchange their rewards, "
+                "between 0 and 1"
+            )
         object.__setattr__(self, "rewards", {name: as_reward(name, given) for name, given in self.rewards.items()})
         if not self.all_rewards():
             raise ConfigError("task.rewards is empty; choose one or several: task/reward=[exact_match]")

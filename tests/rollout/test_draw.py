@@ -8,6 +8,7 @@ from rlx.errors import ConfigError, DataError, RlxError, TrainingError
 from rlx.rollout.draw import roll_out
 from rlx.seeding import Stream
 from tests.rollout.stand_in import Bench, Letters, StandIn, model_of, sampler_of
+from tests.task.rewarding import letters
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,20 @@ def test_truncated_completions_can_be_kept_out_of_the_loss(bench):
     assert torch.equal(batch.kept, batch.finished)
     assert 0 < batch.kept.sum() < batch.kept.numel()
     assert torch.equal(batch.rewards, drawn(bench).rewards)
+
+
+def test_reward_noise_moves_rewards_between_the_completions_of_a_draw_and_no_others(bench):
+    def task(noise):
+        made = letters({"length": lambda prompt, completion: sum(map(ord, completion))}, reward_noise=noise)
+        return dataclasses.replace(bench, task=made)
+
+    clean, noisy, again = (drawn(task(noise), prompts_per_step=1, group_size=12) for noise in (0.0, 1.0, 1.0))
+    assert noisy.texts == clean.texts
+    assert not torch.equal(noisy.rewards, clean.rewards)
+    assert torch.equal(noisy.rewards.sort().values, clean.rewards.sort().values)
+    assert torch.equal(noisy.reward_parts["length"], noisy.rewards)
+    assert torch.equal(again.rewards, noisy.rewards)
+    assert noisy.metrics["reward_mean"] == pytest.approx(clean.metrics["reward_mean"])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

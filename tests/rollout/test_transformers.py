@@ -121,7 +121,7 @@ def test_a_completion_does_not_depend_on_its_batch(architecture):
             for place, completion in enumerate(tokens):
                 assert np.array_equal(completion, together[row][0][place])
                 length = len(completion)
-                torch.testing.assert_close(logprobs[place, :length], together[row][1][place, :length], atol=1e-5, rtol=0)
+                torch.testing.assert_close(logprobs[place, :length], together[row][1][place, :length], atol=5e-5, rtol=0)
                 assert finished[place] == together[row][2][place]
     assert any(not finished for _, _, flags in together.values() for finished in flags)
     assert any(finished for _, _, flags in together.values() for finished in flags)
