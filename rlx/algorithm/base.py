@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from rlx.errors import ShapeError
+from rlx.loss.base import PreferenceLoss
 from rlx.optimizer.step import Clipping
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
     from rlx.data.preferences import PairBatch
+    from rlx.loss.moving_reference import MovingReference
     from rlx.optimizer.step import GradientSource, Optimizer
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
     from rlx.rollout.sampler import Sampler
     from rlx.task.base import Task
 
@@ -103,8 +106,8 @@ class Batch(Protocol):
     Slicing takes weights, advantages and old values along, so the terms of the slices add up to those of the whole.
     """
 
-    metrics: Mapping[str, float]  # figures of the whole batch, logged as they are
-
+    @property
+    def metrics(self) -> Mapping[str, float]: ...  # figures of the whole batch, logged as they are
     @property
     def row_tokens(self) -> list[int]: ...  # of each row, for cutting the batch and counting its cost
     def __len__(self) -> int: ...
@@ -161,8 +164,14 @@ class Algorithm(Generic[B]):
 
     @property
     def couples_rows(self) -> bool:
-        """Whether the loss looks across rows (sorts them, subtracts their mean): then it is computed over all rows of an update at once."""
+        """Whether the loss looks across rows (sorts them, subtracts their mean): then it sees all rows of an update at once."""
         return False
+
+    @property
+    def moving_reference(self) -> MovingReference | None:
+        """How the reference follows the policy: what the loss says (loss=tr_dpo); None where it stays as it was."""
+        loss = getattr(self, "loss", None)
+        return loss.moving_reference if isinstance(loss, PreferenceLoss) else None
 
     def draw(self, lab: Lab) -> B:
         """What to learn from in this step; never carries a gradient."""
@@ -173,7 +182,7 @@ class Algorithm(Generic[B]):
         for _ in range(self.updates_per_batch):
             yield batch
 
-    def compute_loss(self, policy: Policy, reference: Reference, batch: B) -> LossOutput:
+    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: B) -> LossOutput:
         """How wrong the policy is on these rows, as a weighted sum over them."""
         raise TypeError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
 

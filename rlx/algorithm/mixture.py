@@ -16,6 +16,7 @@ from rlx.optimizer.step import Clipping, total_norm
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
+    from rlx.loss.moving_reference import MovingReference
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
@@ -120,6 +121,12 @@ class Mixture(Algorithm[MixtureBatch]):
     def clipping(self) -> Clipping:
         return Clipping(max_grad_norm=self.max_grad_norm, adaptive=self.adaptive_gradient_clipping)
 
+    @property
+    def moving_reference(self) -> MovingReference | None:
+        """That of the terms: all of them read the one reference."""
+        active = [term.algorithm for term in self.terms.values() if term.weight or term.final_weight]
+        return next((algorithm.moving_reference for algorithm in active if algorithm.moving_reference is not None), None)
+
     def draw(self, lab: Lab) -> MixtureBatch:
         weights = {name: term.weight_at(lab.step, self.schedule_steps) for name, term in self.terms.items()}
         weights = {name: weight for name, weight in weights.items() if weight != 0}
@@ -170,6 +177,13 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
     """Refuse terms that a mixture could not run as they would run alone."""
     if not any(term.weight or term.final_weight for term in terms.values()):
         raise ConfigError("every term of the mixture has weight 0, so there is nothing to learn; give one a weight above 0")
+    moving = {name: term.algorithm.moving_reference for name, term in terms.items() if term.weight or term.final_weight}
+    asking = {name: spec for name, spec in moving.items() if spec is not None}
+    if len(set(asking.values())) > 1:
+        raise ConfigError(
+            f"terms {' and '.join(asking)} move the reference in different ways, and a mixture has one reference for all its "
+            "terms; give them the same every_steps and policy_share, or leave it to one"
+        )
     for name, term in terms.items():
         weights: Sequence[float] = [weight for weight in (term.weight, term.final_weight) if weight is not None]
         if any(weight < 0 for weight in weights):
@@ -178,6 +192,6 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
             raise ConfigError(f"the term {name!r} has a slash in its name, which separates a term's metrics; choose another name")
         if type(term.algorithm).update_policy is not Algorithm.update_policy:
             raise ConfigError(
-                f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update of "
-                "all its terms; say what it does by its `clipping`, or train it alone"
+                f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update "
+                "of all its terms; say what it does by its `clipping`, or train it alone"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from rlx.errors import ConfigError, ShapeError
 from rlx.loss.hyperparameter import check_hyperparameters
 from rlx.loss.pairs import PairLogprobs, Scores
 from rlx.loss.stop_gradient import stop_gradient
+
+if TYPE_CHECKING:
+    from rlx.loss.moving_reference import MovingReference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,16 @@ class Loss(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceModifier:
-    """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden."""
+    """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden.
+
+    moves_reference: is it a MovingReference, which changes no formula but the weights of the reference as training goes on?
+    """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     removes_reference: ClassVar[bool] = False
     changes_scores: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = False
+    moves_reference: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
@@ -88,6 +95,11 @@ class PreferenceLoss(Loss):
         object.__setattr__(self, "requires", self.requires.union(*(modifier.requires for modifier in modifiers.values())))
         removed = any(modifier.removes_reference for modifier in modifiers.values())
         object.__setattr__(self, "needs_reference", self.needs_reference and not removed)
+        moving = [f"modifiers.{name}" for name, modifier in modifiers.items() if modifier.moves_reference]
+        if len(moving) > 1:
+            raise ConfigError(f"{' and '.join(moving)} of {type(self).__name__} both move the reference; keep one of them")
+        if moving and not self.needs_reference:
+            raise ConfigError(f"{type(self).__name__} reads no reference, so {moving[0]} would change nothing; drop it")
 
     def _check_modifier(self, name: str, modifier: object) -> None:
         own = type(self).__name__
@@ -107,6 +119,11 @@ class PreferenceLoss(Loss):
             )
         if modifier.removes_reference and not type(self).needs_reference:
             raise ConfigError(f"{own} reads no reference, so modifiers.{name} would change nothing; drop it")
+
+    @property
+    def moving_reference(self) -> MovingReference | None:
+        """How the reference follows the policy in training; None where it stays as it was."""
+        return next((modifier for modifier in self.modifiers.values() if modifier.moves_reference), None)  # type: ignore[return-value]
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] one value a pair."""

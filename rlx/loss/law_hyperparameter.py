@@ -10,6 +10,7 @@ from rlx.errors import ConfigError
 from rlx.loss.base import Loss
 from rlx.loss.hyperparameter import Choice, Range
 from rlx.loss.law_case import Case, case_of
+from rlx.loss.moving_reference import MovingReference
 from rlx.loss.policy_gradient_base import PolicyGradientLoss
 
 
@@ -33,12 +34,15 @@ def _outcome(case: Case) -> tuple[float, ...]:
 
 
 def variants(owner: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each."""
+    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
+
+    Those of a moving reference are left out: they change the reference as training goes on, not the loss of a batch.
+    """
     for item in fields(owner):
         value = getattr(owner, item.name)
         if isinstance(value, Mapping):
             for key, node in value.items():
-                for name, changed in variants(node):
+                for name, changed in () if isinstance(node, MovingReference) else variants(node):
                     yield f"{item.name}.{key}.{name}", replace(owner, **{item.name: {**value, key: changed}})
         elif is_dataclass(value):
             for name, changed in variants(value):

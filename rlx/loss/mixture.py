@@ -67,6 +67,11 @@ class Mixture(PreferenceLoss):
                 raise ConfigError(
                     f"parts.{name} of a mixture is {part!r}; write _target_: rlx.loss.mixture.Part, coefficient and loss"
                 )
+            if part.loss.moving_reference is not None:
+                raise ConfigError(
+                    f"parts.{name}.loss of a mixture moves the reference, which all parts share; "
+                    "write the modifier at the mixture's own modifiers"
+                )
         losses = [part.loss for part in self.parts.values()]
         object.__setattr__(self, "requires", frozenset().union(*(loss.requires for loss in losses)))
         object.__setattr__(self, "couples_rows", any(loss.couples_rows for loss in losses))

@@ -1,4 +1,4 @@
-"""The frozen reference: the policy as it was before training.
+"""The frozen reference: the policy as it was before training, or a mixture that follows it.
 
 Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens, V vocabulary.
 """
@@ -6,7 +6,7 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,6 +48,7 @@ class Reference:
         self._store: ReferenceStore | None = None
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
         self._is_trusted: bool | None = None
+        self._moved = False
         self.name = policy.name
         self.pairs_computed = 0
         self.pairs_read = 0
@@ -61,6 +62,23 @@ class Reference:
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self._policy.device
+
+    def follow(self, policy: Policy, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Replace each weight by mix(it, the policy's). What was computed before no longer holds, and nothing is kept now."""
+        theirs = dict(policy.model.named_parameters())
+        self.load_state_dict({name: mix(mine, theirs[name]) for name, mine in self._policy.model.named_parameters()})
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """The weights for a checkpoint; None as long as the reference has not moved, for then the run's config gives it."""
+        return {name: weight.detach() for name, weight in self._policy.model.named_parameters()} if self._moved else None
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put the weights of a moved reference in the place of these."""
+        with torch.no_grad():
+            for name, parameter in self._policy.model.named_parameters():
+                parameter.copy_(state[name])
+        self._moved = True
+        self._known.clear()
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
@@ -85,7 +103,7 @@ class Reference:
 
     def _pair_values(self, batch: PairBatch) -> Tensor:
         """[B, 2, T] log-probabilities of a batch; of a task's pairs, computed or read block by block as they are first needed."""
-        if not batch.source.recurs:
+        if self._moved or not batch.source.recurs:
             return self.token_logprobs(batch.sequences)
         known = self._known.get(batch.source)
         if known is None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from rlx.errors import DataError, TrainingError
 from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
+from rlx.policy.reference import Reference
 
 TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
 
@@ -65,7 +66,9 @@ def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None =
         )
 
 
-def save_checkpoint(run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress) -> Path:
+def save_checkpoint(
+    run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress, reference: Reference | None = None
+) -> Path:
     """Write to a temporary name, fsync, rename. Raises TrainingError when the disk refuses; then nothing has changed."""
     final = checkpoint_path(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
@@ -74,7 +77,8 @@ def save_checkpoint(run: Path, *, policy: Policy, optimizer: Optimizer, progress
         temporary.mkdir(parents=True)
         write_policy(policy, temporary)
         head = None if policy.value_head is None else policy.value_head.state_dict()
-        tensors = {"optimizer": optimizer.state_dict(), "state": progress.state, "value_head": head}
+        moved = None if reference is None else reference.state_dict()
+        tensors = {"optimizer": optimizer.state_dict(), "state": progress.state, "value_head": head, "reference": moved}
         torch.save(tensors, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
         (temporary / TRAINER_JSON).write_text(json.dumps(plain, indent=2) + "\n")
@@ -112,8 +116,11 @@ def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> No
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer) -> Progress:
-    """Put a checkpoint back into the policy and the optimiser. Nothing is unpickled but tensors and plain values."""
+def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, reference: Reference | None = None) -> Progress:
+    """Put a checkpoint back into the policy, the optimiser and a reference that had moved.
+
+    Nothing is unpickled but tensors and plain values.
+    """
     load_weights(directory, policy)
     try:
         values = json.loads((directory / TRAINER_JSON).read_text())
@@ -124,6 +131,8 @@ def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer) ->
     optimizer.load_state_dict(tensors["optimizer"])
     if policy.value_head is not None:
         policy.value_head.load_state_dict(tensors["value_head"])
+    if reference is not None and tensors.get("reference") is not None:
+        reference.load_state_dict(tensors["reference"])
     return Progress(**values, state=tensors["state"])
 
 

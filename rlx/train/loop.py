@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass
 class Loop:
-    """Everything that a step needs. `run` goes on from `progress`."""
+    """Everything that a step needs. `run` goes on from `progress`. The reference may move; the evaluator's never does."""
 
     plan: Plan
     task: Task
@@ -75,9 +75,9 @@ class Loop:
     _mark: float = 0.0
 
     def run(self) -> dict[str, float]:
-        """Train to the end of the plan; returns the figures of the last evaluation. Raises Stopped when asked to stop on the way."""
+        """Train to the end of the plan; returns the figures of the last evaluation. Raises Stopped when asked to stop."""
         self._mark = time.monotonic()
-        metrics = {}
+        metrics: dict[str, float] = {}
         if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: measured again, logged already
             metrics = self._evaluate()
             if self.progress.step == 0:
@@ -86,6 +86,9 @@ class Loop:
             step = self.progress.step
             line = self._step(step)
             self.progress.step = step = step + 1
+            moving = self.algorithm.moving_reference
+            if moving is not None and moving.due(step):
+                self.reference.follow(self.policy, moving.mix)
             ends = self.plan.num_steps == step or self._out_of_time()
             if self.plan.evaluates_at(step) or ends:
                 metrics = self._evaluate()
@@ -163,7 +166,13 @@ class Loop:
         with self._timed("checkpoint"):
             self._seconds()
             self.recorder.sync()
-            save_checkpoint(self.recorder.directory, policy=self.policy, optimizer=self.optimizer, progress=self.progress)
+            save_checkpoint(
+                self.recorder.directory,
+                policy=self.policy,
+                optimizer=self.optimizer,
+                progress=self.progress,
+                reference=self.reference,
+            )
             best = self.progress.best_step if self.plan.keep_best else None
             prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)
 

@@ -94,7 +94,10 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
     def load(loop: Loop) -> None:
         _require_unchanged_data(before, recorder.record, cfg.allow_changed)
         loop.progress = load_checkpoint(
-            checkpoint_path(before.directory, steps[-1]), policy=loop.policy, optimizer=loop.optimizer
+            checkpoint_path(before.directory, steps[-1]),
+            policy=loop.policy,
+            optimizer=loop.optimizer,
+            reference=loop.reference,
         )
         view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
 
@@ -192,7 +195,8 @@ def _keep(directory: Path, error: NonFiniteLoss) -> Path:
 def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: TrainView, stop: Stop) -> Loop:
     """The loop at its start: the reference is the policy as it is now."""
     policy = experiment.policy
-    reference = Reference(policy, cache_dir=cfg.cache_dir)
+    start = Reference(policy, cache_dir=cfg.cache_dir)  # what every run is measured against
+    moves = experiment.algorithm.moving_reference is not None
     return Loop(
         plan=Plan(
             seed=cfg.seed,
@@ -208,13 +212,13 @@ def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view
         task=experiment.task,
         algorithm=experiment.algorithm,
         policy=policy,
-        reference=reference,
+        reference=Reference(policy, cache_dir=cfg.cache_dir) if moves else start,
         sampler=experiment.sampler,
         optimizer=Optimizer(
             experiment.make_optimizer, policy.parameters(), schedule=experiment.schedule, num_steps=cfg.num_steps
         ),
         evaluator=Evaluator(
-            task=experiment.task, reference=reference, sampler=experiment.sampler, micro_batch=cfg.micro_batch, **cfg.evaluation
+            task=experiment.task, reference=start, sampler=experiment.sampler, micro_batch=cfg.micro_batch, **cfg.evaluation
         ),
         recorder=recorder,
         view=view,

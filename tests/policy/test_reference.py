@@ -161,3 +161,27 @@ def test_kl_over_the_vocabulary_is_exact_and_its_pieces_do_not_show(policy, monk
 )
 def test_pieces_hold_what_fits(sizes, most, expected):
     assert [(piece.start, piece.stop) for piece in module._pieces(sizes, most)] == expected
+
+
+def test_a_reference_that_follows_the_policy_is_the_mixture_and_comes_back_from_a_checkpoint(policy, tmp_path):
+    reference, batch = Reference(policy, cache_dir=tmp_path), batches(policy)[0]
+    assert reference.state_dict() is None
+    start = {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+    before = reference.pair_logprobs(batch).chosen
+    kept = files(tmp_path)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.05)
+    reference.follow(policy, lambda mine, theirs: mine.lerp(theirs, 0.5))
+    for name, weight in reference.model.named_parameters():
+        torch.testing.assert_close(weight, start[name] + 0.025)
+    moved = reference.pair_logprobs(batch).chosen
+    assert not torch.allclose(moved, before, atol=1e-3)
+    assert files(tmp_path) == kept  # the store is the start's
+    other = Reference(policy)
+    other.load_state_dict(reference.state_dict())
+    assert torch.equal(other.pair_logprobs(batch).chosen, moved)
+    reference.follow(policy, lambda mine, theirs: theirs)
+    torch.testing.assert_close(
+        reference.pair_logprobs(batch).chosen, policy.pair_logprobs(batch).chosen.detach(), atol=1e-5, rtol=0
+    )

@@ -11,6 +11,7 @@ from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.tiny import build_tiny
 from rlx.train import checkpoint
 from rlx.train.checkpoint import Progress, checkpoint_path, checkpoint_steps, load_checkpoint, prune_checkpoints, save_checkpoint
+from tests.train.conftest import metrics, reproducible
 
 
 def small(seed=0):
@@ -103,3 +104,33 @@ def test_paths_sort_by_number(tmp_path):
         checkpoint_path(tmp_path, step).mkdir(parents=True)
     (tmp_path / "checkpoint" / "step_x").mkdir()
     assert checkpoint_steps(tmp_path) == [5, 20, 100]
+
+
+MOVING = ("loss=tr_dpo", "loss.modifiers.reference.every_steps=2", "loss.modifiers.reference.policy_share=0.75")
+
+
+def test_a_moving_reference_moves_after_every_so_many_steps_and_the_evaluation_keeps_the_first(rlx_run):
+    """Each batch is the whole data twice over, so that a moved reference shows in the rewards of the next step."""
+    _, run, _ = rlx_run("loss=dpo", "optimizer.lr=0.01")
+    still = reproducible(run)
+    _, run, _ = rlx_run(*MOVING, "optimizer.lr=0.01")
+    moving = reproducible(run)
+    assert moving[:3] == still[:3]
+    assert abs(moving[3]["train/margin"]) < abs(still[3]["train/margin"])
+    assert moving[3]["eval/kl"] > 0.5 * still[3]["eval/kl"]  # far from the start, wherever the loss's reference went
+
+
+def test_a_reference_that_has_just_become_the_policy_gives_no_reward(rlx_run):
+    _, run, _ = rlx_run(*MOVING, "loss.modifiers.reference.policy_share=1", "optimizer.lr=0.01")
+    margins = [line["train/margin"] for line in metrics(run)[1:]]
+    assert [abs(margin) < 1e-4 for margin in margins] == [True, False] * 3
+
+
+def test_a_run_with_a_moving_reference_is_resumed_as_if_unbroken(rlx_run):
+    _, whole, _ = rlx_run(*MOVING, "optimizer.lr=0.01")
+    assert whole is not None
+    _, run, _ = rlx_run(*MOVING, "optimizer.lr=0.01", "num_steps=3", "checkpoint.keep_best=false")
+    assert run is not None
+    code, _, printed = rlx_run(f"resume={run}", "num_steps=6", small=False)
+    assert code == 0, printed
+    assert reproducible(run)[-3:] == reproducible(whole)[-3:]
