@@ -132,8 +132,15 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
     """The plan as people read it: how many jobs, and what differs between them."""
     variants = list(dict.fromkeys(job.variant for job in jobs))
     seeds = list(dict.fromkeys(job.seed for job in jobs))
+    shared = [text for text in jobs[0].overrides if all(text in job.overrides for job in jobs)] if jobs else []
     lines = [f"{len(jobs)} jobs: {len(variants)} variants x {len(seeds)} seeds"]
-    return lines + [f"  {number:>4}  {job.name}  {' '.join(job.overrides)}" for number, job in enumerate(jobs)]
+    if len(jobs) > 1 and shared:
+        lines.append(f"  all: {' '.join(shared)}")
+    width = max((len(job.name) for job in jobs), default=0)
+    for number, job in enumerate(jobs):
+        own = [text for text in job.overrides if len(jobs) == 1 or text not in shared]
+        lines.append(f"  {number:>4}  {job.name:<{width}}  {' '.join(own)}")
+    return lines
 
 
 def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None:
@@ -146,8 +153,8 @@ def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None
     width = max(len(job.name) for job in failed)
     for job in failed:
         print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left')}", file=out)
-    for job in failed[:3]:
-        if job.log_tail:
-            print(f"\nthe end of {place}/{job.name}/job.log:", file=out)
-            print("\n".join(f"  {one_line(line)}" for line in job.log_tail.splitlines()), file=out)
+    told = {job.reason: job for job in reversed(failed) if job.log_tail}  # the first of each reason
+    for job in [job for job in failed if told.get(job.reason) is job][:3]:
+        print(f"\nthe end of {place}/{job.name}/job.log:", file=out)
+        print("\n".join(f"  {one_line(line)}" for line in job.log_tail.splitlines()), file=out)
     out.flush()

@@ -29,6 +29,7 @@ from rlx.sweep.pool import tail
 from rlx.sweep.runner import View
 from rlx.sweep.settings import Settings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
+from rlx.sweep.verdict import mark_failed
 from rlx.sweep.worker import LOG, run_job
 
 _ORDERS = ".orders"
@@ -194,7 +195,9 @@ class Delegate:
             job.end(INTERRUPTED if begun else WAITING)
         else:
             reason = done.reason if done is not None and done.reason else problem
-            job.end(FAILED, reason=reason or "the process of the job was lost: killed, perhaps because the memory was full")
+            reason = reason or "the process of the job was lost: killed, perhaps because the memory was full"
+            job.end(FAILED, reason=reason)
+            mark_failed(self.state.directory / job.name, reason)
             job.log_tail = tail(self.state.directory / job.name / LOG)
         if job.state != WAITING:
             self.view.ended(job)

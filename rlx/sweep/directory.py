@@ -62,7 +62,7 @@ def take(
         before = read_plan(directory)
         if before is None or before.get("digest") != digest or before.get("code") != code:
             continue
-        lock = _lock(directory, patience=patience if is_alive(before.get("process", {})) is False else 0, say=say)
+        lock = _lock(directory, patience=_patience(before, patience), say=say)
         if lock is not None:
             return Place(directory, read_plan(directory), lock)
     directory = new_directory(shelf, stamped_name(digest[:8]))
@@ -72,7 +72,7 @@ def take(
 def _take_named(named: Path, digest: str, code: str, fresh: bool, patience: float, say: Callable[[str], None]) -> Place:
     with full_disk_explained(named):
         named.mkdir(parents=True, exist_ok=True)
-    lock = _lock(named, patience=patience, say=say)
+    lock = _lock(named, patience=_patience(read_plan(named) or {}, patience), say=say)
     if lock is None:
         raise ConfigError(f"{named}: this sweep is running; wait for it, stop it, or choose another sweep.name")
     before = read_plan(named)
@@ -89,6 +89,11 @@ def _take_named(named: Path, digest: str, code: str, fresh: bool, patience: floa
         os.close(lock)
         raise ConfigError(f"{named} {wrong}; choose another sweep.name")
     return Place(named, before, lock)
+
+
+def _patience(before: dict[str, Any], patience: float) -> float:
+    """How long to wait for a directory: not at all for one whose sweep lives."""
+    return 0.0 if is_alive(before.get("process", {})) else patience
 
 
 def _lock(directory: Path, *, patience: float, say: Callable[[str], None]) -> int | None:

@@ -16,6 +16,7 @@ from rlx.sweep.messages import Answer, Done, Evaluated, Order, Progress
 from rlx.sweep.pool import Event, Pool, Worker, tail
 from rlx.sweep.settings import Settings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
+from rlx.sweep.verdict import mark_failed
 from rlx.sweep.worker import LOG
 
 _TICK = 0.25
@@ -143,6 +144,7 @@ class Runner:
         job.end(state, figures=figures, reason=None if state == COMPLETED else reason)
         if state == FAILED:
             job.log_tail = tail(self.state.directory / job.name / LOG)
+            mark_failed(self.state.directory / job.name, reason)
             if job.attempts <= self.settings.retries and self.asked is None:
                 self.view.note(f"{job.name} failed ({reason}); it is tried again ({job.attempts} of {self.settings.retries})")
                 job.state = WAITING

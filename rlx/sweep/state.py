@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlx.errors import DataError
 from rlx.record.files import json_value, number, write_atomic
 from rlx.record.process import this_process
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.directory import PLAN
-from rlx.sweep.plan import Job
+
+if TYPE_CHECKING:
+    from rlx.sweep.plan import Job
 
 SCHEMA_VERSION = 1
 WAITING, RUNNING, COMPLETED, FAILED, INTERRUPTED, PRUNED = "waiting", "running", "completed", "failed", "interrupted", "pruned"
