@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from rlx.algorithm.base import Algorithm, Need
 from rlx.errors import ConfigError, DataError, RlxError
+from rlx.loss.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
@@ -77,9 +78,29 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
     missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
     if missing:
         raise ConfigError(
-            f"algorithm {name} needs {' and '.join(sorted(missing))}, but task {task.name} offers only {', '.join(sorted(task.offers))}; "
-            "choose a task that offers both (task=arithmetic does), or another algorithm (rlx --help says what each needs)"
+            f"algorithm {name} needs {' and '.join(sorted(missing))}, "
+            f"but task {task.name} offers only {', '.join(sorted(task.offers))}; choose a task that offers both "
+            "(task=arithmetic does), or another algorithm (rlx --help says what each needs)"
         )
+    if "labels" in task.offers:
+        for loss in _preference_losses(algorithm):
+            if "label" not in loss.requires:
+                raise ConfigError(
+                    f"task {task.name} has single completions with a label, and {type(loss).__name__} compares the two of a pair; "
+                    "take a loss that reads labels (loss=kto, loss=kto_pair), or pairs (task=preference_file)"
+                )
+
+
+def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
+    """Every preference loss in an algorithm, those of terms of weight 0 and of a mixture's parts too."""
+    if isinstance(owner, PreferenceLoss):
+        yield owner
+    if isinstance(owner, Mapping):
+        children = list(owner.values())
+    else:
+        children = [getattr(owner, item.name) for item in fields(owner)] if is_dataclass(owner) else []
+    for child in children:
+        yield from _preference_losses(child)
 
 
 def require_room(task: Task, policy: Policy) -> None:
@@ -94,9 +115,9 @@ def require_room(task: Task, policy: Policy) -> None:
         if length >= policy.max_length:
             shown = text if len(text) <= 80 else f"{text[:77]}..."
             raise DataError(
-                f"the prompt {shown!r} of task {task.name} has {length} tokens and {policy.name} reads at most {policy.max_length}: "
-                "there is no room for a completion; drop it, cut its beginning with policy.max_prompt_length, or choose a policy "
-                "with a longer context"
+                f"the prompt {shown!r} of task {task.name} has {length} tokens and {policy.name} reads at most "
+                f"{policy.max_length}: there is no room for a completion; drop it, cut its beginning with "
+                "policy.max_prompt_length, or choose a policy with a longer context"
             )
 
 

@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
 COMMANDS = [line[1:] for line in LINES if line and line[0] == "rlx"]
 MAKE = [line[1] for line in LINES if line and line[0] == "make"]
-SMALL = "num_steps=2 eval_every=null evaluation.num_prompts=8 evaluation.num_pairs=8 logger=[] threads=1".split()
+SMALL = ["num_steps=2", "eval_every=null", "evaluation.num_prompts=8", "evaluation.num_pairs=8", "logger=[]", "threads=1"]
 MODEL = "MODEL"
 
 

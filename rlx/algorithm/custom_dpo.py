@@ -17,20 +17,22 @@ from rlx.loss.weight import SequenceMean
 from rlx.optimizer.step import Clipping
 
 if TYPE_CHECKING:
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class CustomDpo(Algorithm[PairBatch]):
     """w_p · preference loss + w_s · mean negative log-likelihood of chosen + w_r · regulariser.
 
-    The likelihood term is that of Pang et al. 2024 (arXiv:2404.19733, eq. 1): per completion, its mean over tokens; then the mean over
-    pairs. A term of weight 0 is not computed.
+    The likelihood term is that of Pang et al. 2024 (arXiv:2404.19733, eq. 1): per completion, its mean over tokens; then the mean
+    over pairs. A term of weight 0 is not computed.
 
     loss: any preference loss; its beta is loss.beta. pairs_per_step: pairs of one update.
     preference_loss_weight, sft_loss_weight, regularization_weight: w_p, w_s, w_r.
     regularizer: what the policy should keep to (algorithm/regularizer=squared_log_ratio, entropy, length).
-    adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (Brock et al. 2021, arXiv:2102.06171), or null.
+    adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (Brock et al. 2021, arXiv:2102.06171),
+    or null.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING

@@ -12,7 +12,8 @@ from rlx.errors import ConfigError
 from rlx.loss.base import PreferenceLoss
 
 if TYPE_CHECKING:
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ class Regularizer(ABC):
 class SquaredLogRatio(Regularizer):
     """Mean over the pair's tokens of half the squared log-ratio to the reference: keeps the policy near it, token by token.
 
-    ½ (log π(t) - log π_ref(t))², the k2 estimator of the KL divergence (Schulman 2020, "Approximating KL divergence") on given tokens.
+    ½ (log π(t) - log π_ref(t))²: the k2 estimator of the KL divergence (Schulman 2020, "Approximating KL divergence") on given
+    tokens.
     """
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
@@ -44,13 +45,14 @@ class SquaredLogRatio(Regularizer):
 
 @dataclass(frozen=True)
 class Entropy(Regularizer):
-    """Minus the policy's mean entropy at the pair's tokens, in nats: keeps the policy from becoming certain (Williams & Peng 1991)."""
+    """Minus the policy's mean entropy at the pair's tokens, in nats: keeps it from becoming certain (Williams & Peng 1991)."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
         policy.require(self.requires, by="regularizer entropy")
-        assert policy.chosen_entropy is not None and policy.rejected_entropy is not None
+        assert policy.chosen_entropy is not None
+        assert policy.rejected_entropy is not None
         return -token_mean_of_pair(policy, policy.chosen_entropy, policy.rejected_entropy)
 
 

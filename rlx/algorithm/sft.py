@@ -11,7 +11,8 @@ from rlx.errors import ConfigError
 from rlx.loss.weight import token_mean
 
 if TYPE_CHECKING:
-    from rlx.policy.base import Policy, Reference
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,11 +90,16 @@ def similarity(left: str, right: str) -> float:
     return max(ratio, 0.8) if sorted(left) == sorted(right) else ratio
 
 
+def _agreement(left: str, right: str) -> int:
+    """How many letters two words begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
 def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str | None:
-    """The option most like `word`, if any is like it."""
-    scored = [(similarity(word, option), option) for option in options]
-    best = max(scored, default=(0.0, ""))
-    return best[1] if best[0] >= threshold else None
+    """The option most like `word`, if any is like it; of several, the one that begins like it."""
+    scored = [(similarity(word, option), _agreement(word, option), option) for option in options]
+    best = max(scored, default=(0.0, 0, ""))
+    return best[2] if best[0] >= threshold else None
 
 
 def nearest_path(path: str, paths: Iterable[str]) -> str | None:

@@ -12,7 +12,7 @@ from rlx.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """A factor on the learning rate. `needs_horizon` says whether it depends on num_steps: then a run cannot be made longer later.
+    """A factor on the learning rate. `needs_horizon`: whether it depends on num_steps, so that a run cannot be made longer later.
 
     warmup_steps: the factor rises linearly over these first steps, its first value is 1 / (warmup_steps + 1).
     """

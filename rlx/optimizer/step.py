@@ -29,8 +29,8 @@ class Clipping:
 
     def times(self, weight: float) -> Clipping:
         """The clipping of a gradient that was multiplied by `weight` beforehand: its limits grow with it."""
-        limits = (None if limit is None else limit * weight for limit in (self.max_grad_norm, self.adaptive))
-        return Clipping(*limits, scale=self.scale)
+        norm, adaptive = (None if limit is None else limit * weight for limit in (self.max_grad_norm, self.adaptive))
+        return Clipping(max_grad_norm=norm, adaptive=adaptive, scale=self.scale)
 
 
 @dataclass(frozen=True)

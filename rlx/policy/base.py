@@ -208,7 +208,7 @@ class Policy:
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
     def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:
-        """[N, V] logits that predict each completion token, float32 (float64 if the model is); hidden as in rlx.policy.forward."""
+        """[N, V] logits of each completion token, in float32 (float64 if the model is); hidden: see rlx.policy.forward."""
         return completion_logits(self.model, layout, gathers_before_head=self.gathers_before_head, hidden=hidden)
 
 

@@ -92,7 +92,8 @@ def save_checkpoint(
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "write" in str(error)
         reason = "the disk is full: free some room" if full else "mend this"
         raise TrainingError(
-            f"the checkpoint of step {progress.step} could not be written to {final}: {error}; {reason}, then go on with `rlx train resume={run}`"
+            f"the checkpoint of step {progress.step} could not be written to {final}: {error}; {reason}, "
+            f"then go on with `rlx train resume={run}`"
         ) from error
     return final
 

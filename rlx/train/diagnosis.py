@@ -50,7 +50,7 @@ def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def mean_of_metric(lines: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The mean of a training metric over lines, whatever term it belongs to; parts `<name>_...` are added up. None if it is not there."""
+    """The mean of a training metric over lines, whatever term it belongs to, or None; parts `<name>_...` are added up."""
     found = [
         [value for key, value in line.items() if key.startswith("train/") and key.rpartition("/")[2].startswith(name)]
         for line in lines
@@ -71,10 +71,11 @@ def _zero_loss(recent: Sequence[Mapping[str, Any]]) -> list[str]:
     ratio = mean_of_metric(recent, "ratio_mean")
     if ratio is None or not recent or any(abs(line["train/loss"]) > 1e-3 for line in recent) or abs(ratio - 1) > 1e-3:
         return []
-    return [
+    finding = (
         "the loss is 0 by construction: one on-policy update and advantages that add up to 0; its gradient is not. "
         "Nothing to worry about, watch train/reward_mean"
-    ]
+    )
+    return [finding]
 
 
 def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -84,7 +85,8 @@ def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     first, last = evaluations[0], evaluations[-1]
     if last["eval/kl"] <= 10 or last["eval/score"] > first["eval/score"]:
         return []
-    return [
-        f"the policy is {last['eval/kl']:.1f} nats a completion away from the reference and scores {last['eval/score']:.3f}, no more than "
-        f"the {first['eval/score']:.3f} it began with: raise loss.beta or lower optimizer.lr"
-    ]
+    finding = (
+        f"the policy is {last['eval/kl']:.1f} nats a completion away from the reference and scores {last['eval/score']:.3f}, "
+        f"no more than the {first['eval/score']:.3f} it began with: raise loss.beta or lower optimizer.lr"
+    )
+    return [finding]

@@ -18,7 +18,7 @@ from rlx.policy.base import Policy, TokenStatistics
 TOKENS_AT_ONCE = 4096  # tokens per forward where micro_batch is null: memory only
 
 
-class NonFiniteLoss(TrainingError):
+class NonFiniteLossError(TrainingError):
     """A loss that is NaN or infinite; `examples` are the token sequences of the rows to blame."""
 
     def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
@@ -66,7 +66,7 @@ class AccumulatedGradients:
             yield output
 
     def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
-        """A loss that looks across rows: its log-probabilities are collected first, and their gradients taken back piece by piece."""
+        """A loss that looks across rows: log-probabilities are collected first, their gradients taken back piece by piece."""
         recorder = _Leaves(self._policy, self._micro_batch)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
         self._require_finite(output, self.batch)
@@ -100,12 +100,12 @@ class AccumulatedGradients:
             if bad.any():
                 rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
                 source = part.part_of(name) if hasattr(part, "part_of") else part
-                raise NonFiniteLoss(
+                raise NonFiniteLossError(
                     f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; lower optimizer.lr, "
                     "or run `rlx check` on the algorithm",
                     [self._example(source, row) for row in rows],
                 )
-        raise NonFiniteLoss("the loss is not finite although each of its terms is; the terms overflow when added", [])
+        raise NonFiniteLossError("the loss is not finite although each of its terms is; the terms overflow when added", [])
 
     def _example(self, part: Any, row: int) -> dict[str, Any]:
         sequences = part.sequences[row : row + 1]

@@ -23,7 +23,7 @@ from rlx.report.terminal import TrainView
 from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, write_policy
 from rlx.train.diagnosis import diagnose
 from rlx.train.evaluate import Evaluator
-from rlx.train.gradients import NonFiniteLoss
+from rlx.train.gradients import NonFiniteLossError
 from rlx.train.loop import Loop, Plan
 from rlx.train.stop import Stop, Stopped
 from rlx.train.summary import closing, opening, result_of
@@ -68,7 +68,7 @@ def _new(
         loggers=_loggers(cfg),
         warn=view.warn,
     )
-    return _recorded(cfg, recorder, view, lambda loop: None)
+    return _recorded(cfg, recorder, view, lambda _: None)
 
 
 def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView) -> AlgorithmResult:
@@ -174,10 +174,11 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         view.close()
         recorder.interrupt(signal="SIGINT")
         raise
-    except NonFiniteLoss as error:
+    except NonFiniteLossError as error:
         view.close()
         step = loop.progress.step if loop else 0
-        named = NonFiniteLoss(f"step {step + 1}: {error}; the examples are in {_keep(recorder.directory, error)}", error.examples)
+        kept = _keep(recorder.directory, error)
+        named = NonFiniteLossError(f"step {step + 1}: {error}; the examples are in {kept}", error.examples)
         recorder.fail(named, step=step + 1)
         raise named from error
     except BaseException as error:
@@ -186,7 +187,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         raise
 
 
-def _keep(directory: Path, error: NonFiniteLoss) -> Path:
+def _keep(directory: Path, error: NonFiniteLossError) -> Path:
     file = directory / "nonfinite_examples.jsonl"
     file.write_text("".join(json.dumps(example, ensure_ascii=False) + "\n" for example in error.examples))
     return file
@@ -247,5 +248,6 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:
     if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
         raise DataError(
-            f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one by allow_changed=[data]"
+            f"the data of task {now.task} changed since this run began; "
+            "put the old file back, or go on with the new one by allow_changed=[data]"
         )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (to stop when asked is no error)
     """The run was asked to stop and has written its checkpoint."""
 
     def __init__(self, step: int, signal_number: int) -> None:

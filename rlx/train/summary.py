@@ -42,7 +42,7 @@ def settings(node: Any, *, skip: Sequence[str] = ()) -> str:
     """`name=value` of a node's plain hyperparameters."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    shown = [f"{name}={value}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
+    shown = [f"{name!s}={value}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
     return ", ".join(text for text in shown if "{" not in text) or "no hyperparameters"
 
 

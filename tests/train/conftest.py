@@ -1,22 +1,23 @@
 """Runs of the command line, in this process, on a policy of a few thousand weights."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from rlx.cli.main import main
 
-SMALL = (
+SMALL = shlex.split(
     "policy=tiny_untrained policy.hidden_size=16 policy.intermediate_size=24 policy.num_layers=1 policy.num_heads=2 "
     "task.max_operand=20 algorithm.pairs_per_step=8 num_steps=6 eval_every=3 checkpoint.every=2 logger=[] threads=1 "
     "evaluation.num_prompts=8 evaluation.num_pairs=8 rollout.max_new_tokens=4"
-).split()
+)
 
 
 @pytest.fixture
 def rlx_run(tmp_path, monkeypatch, capfd):
-    """Runs `rlx train` with small settings in a directory of its own; returns (exit code, run directory or None, what was printed)."""
+    """Runs `rlx train` with small settings in a directory of its own; gives (exit code, run directory or None, output)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RLX_CACHE", str(tmp_path / "cache"))
 

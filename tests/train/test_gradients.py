@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.train.gradients import AccumulatedGradients, NonFiniteLoss, micro_batches
+from rlx.train.gradients import AccumulatedGradients, NonFiniteLossError, micro_batches
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
 
 ALGORITHMS = {
@@ -76,7 +76,7 @@ def test_rows_that_are_not_finite_are_named(lab):  # noqa: F811
     batch = made.draw(lab)
     weights = batch.weights["preference"].clone()
     weights[[2, 5]] = float("nan")
-    with pytest.raises(NonFiniteLoss, match="'preference' of the loss is not finite on 2 of 10 rows") as caught:
+    with pytest.raises(NonFiniteLossError, match="'preference' of the loss is not finite on 2 of 10 rows") as caught:
         AccumulatedGradients(made, lab.policy, lab.reference, batch.with_weights(preference=weights), micro_batch=None)()
     expected = [lab.policy.decode(batch.sequences.prompts[row]) for row in (2, 5)]
     assert [example["prompt"] for example in caught.value.examples] == expected

@@ -15,11 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def plan(**changes):
-    values = {
-        **{"seed": 0, "num_steps": 10, "eval_every": 4, "micro_batch": None, "stop_at_score": None, "max_seconds": None},
-        **{"checkpoint_every": 3, "keep_last": 1, "keep_best": False},
-    }
-    return Plan(**{**values, **changes})
+    length = {"seed": 0, "num_steps": 10, "eval_every": 4, "micro_batch": None, "stop_at_score": None, "max_seconds": None}
+    kept = {"checkpoint_every": 3, "keep_last": 1, "keep_best": False}
+    return Plan(**{**length, **kept, **changes})
 
 
 def test_when_a_run_is_evaluated_and_checkpointed():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.train.conftest import metrics, record, reproducible
+from tests.train.conftest import SMALL, metrics, record, reproducible
 
 
 def test_a_run_leaves_a_whole_record(rlx_run):
@@ -73,7 +73,7 @@ def test_a_completed_run_is_not_resumed_without_more_steps(rlx_run):
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(rlx_run):
-    code, run, _ = rlx_run("optimizer.lr=.nan", "algorithm=dpo")
+    code, run, _ = rlx_run("optimizer.lr=1e30", "algorithm=dpo")
     code, _, printed = rlx_run(f"resume={run}", small=False)
     assert code == 2
     assert "no checkpoint" in printed
@@ -83,8 +83,8 @@ def test_changed_data_is_refused_unless_allowed_by_name(rlx_run, tmp_path):
     file = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": str(i + 2)} for i in range(30)]
     file.write_text("\n".join(map(json.dumps, rows)))
-    small = ("task=preference_file", f"task.path={file}", "~task.max_operand")
-    _, run, _ = rlx_run(*small, "num_steps=2")
+    small = [setting for setting in SMALL if not setting.startswith("task.")]
+    _, run, _ = rlx_run(*small, "task=preference_file", f"task.path={file}", "num_steps=2", small=False)
     file.write_text("\n".join(map(json.dumps, rows[:-1])))
     code, _, printed = rlx_run(f"resume={run}", "num_steps=4", small=False)
     assert code == 2
@@ -97,8 +97,8 @@ def test_a_loss_that_is_not_finite_names_step_term_and_examples(rlx_run, tmp_pat
     (tmp_path / "nan_lab.py").write_text(
         "from dataclasses import dataclass\nimport torch\nfrom rlx.loss.preference import Dpo\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Nan(Dpo):\n"
-        "    def values(self, policy, reference):\n        v = super().values(policy, reference).clone()\n        v[1] = float('nan')\n"
-        "        return v\n"
+        "    def values(self, policy, reference):\n        v = super().values(policy, reference).clone()\n"
+        "        v[1] = float('nan')\n        return v\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     code, run, printed = rlx_run("loss=nan_lab.Nan", "loss.beta=0.1")
