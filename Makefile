@@ -18,7 +18,9 @@ train: install  ## install rlx into .venv and run the main job
 test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 
+# reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day
+	$(PIP) install -q -c $(CONSTRAINTS) -e '.[reasoning]'
 	$(BIN)/python -m pytest -q -m "slow or browser"
 
 check: lint types test  ## everything CI runs
