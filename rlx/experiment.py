@@ -86,8 +86,8 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
         for loss in _preference_losses(algorithm):
             if "label" not in loss.requires:
                 raise ConfigError(
-                    f"task {task.name} has single completions with a label, and {type(loss).__name__} compares the two of a pair; "
-                    "take a loss that reads labels (loss=kto, loss=kto_pair), or pairs (task=preference_file)"
+                    f"task {task.name} has single completions with a label, and {type(loss).__name__} compares the two of a "
+                    "pair; take a loss that reads labels (loss=kto, loss=kto_pair), or pairs (task=preference_file)"
                 )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ import rlx
 from rlx.config.compose import compose
 from rlx.errors import ConfigError
 from rlx.experiment import assemble, require_match, torch_device
+from rlx.loss.mixture import Part
 
 SMALL = ["policy=tiny_untrained", "policy.hidden_size=16", "policy.num_heads=2", "policy.num_layers=1"]
 
@@ -40,3 +43,16 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees no GPU"):
             torch_device("cuda:1")
+
+
+def test_single_completions_need_losses_that_read_labels_in_every_part():
+    task = rlx.load("task", "arithmetic")
+    object.__setattr__(task, "offers", frozenset({"pairs", "labels"}))
+    own = rlx.load("algorithm", "dpo")
+    kto, pair = rlx.load("loss", "kto"), rlx.load("loss", "dpo")
+    require_match(replace(own, loss=kto), task)
+    parts = {"kto": Part(coefficient=1.0, loss=kto), "dpo": Part(coefficient=1.0, loss=pair)}
+    mixed = replace(rlx.load("loss", "mixture"), parts=parts)
+    for loss in (pair, mixed):
+        with pytest.raises(ConfigError, match="has single completions with a label, and Dpo compares the two of a pair"):
+            require_match(replace(own, loss=loss), task)

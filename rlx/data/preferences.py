@@ -96,9 +96,15 @@ class PairBatch:
 
     @cached_property
     def mismatched(self) -> Sequences:
-        """Each prompt with the completions of the pair that comes next in the source: [B, 2, T], whatever the other rows are."""
+        """Each prompt with the completions of the pair that comes next in the source, whatever the other rows are.
+
+        [B, 2, T]; [B, 1, T], one that is there, where the source has single completions.
+        """
         source, after = self.source.sequences, (self.rows + 1) % len(self.source)
-        return Sequences(self.sequences.prompts, tuple(source.completions[row] for row in after))
+        groups = tuple(source.completions[row] for row in after)
+        if self.source.has_label is not None and not self.source.has_label.all():
+            groups = tuple(group[:1] if len(group[0]) else group[1:] for group in groups)
+        return Sequences(self.sequences.prompts, groups)
 
     def logprobs(
         self, statistics: TokenStatistics, requires: frozenset[str] = frozenset(), *, mismatched: Tensor | None = None

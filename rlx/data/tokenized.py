@@ -56,23 +56,25 @@ class TokenizedPairs:
 
         A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
         are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
+        The absent side of a single completion (Pair.label) has no token.
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
-        split = [split_prompt(pair.prompt, pair.chosen, pair.rejected) for pair in pairs]
+        split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
         encoded = text.encode_completions([(prompt, completion) for prompt, *both in split for completion in both])
         dropped: Counter[str] = Counter()
         kept, prompts, completions, truncated = [], [], [], 0
         for row, (_, chosen, rejected) in enumerate(split):
             prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
             cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
-            reason = _why_dropped(chosen, rejected, len(cut), group, limit)
+            label = pairs[row].label
+            reason = _why_dropped(chosen, rejected, len(cut), group, limit, single=label is not None)
             if reason:
                 dropped[reason] += 1
                 continue
             truncated += len(cut) < len(prompt)
             kept.append(row)
             prompts.append(cut)
-            completions.append(group)
+            completions.append(group if label is None else _present(group, label))
         columns = _columns([pairs[row] for row in kept])
         sequences = Sequences(tuple(prompts), tuple(completions))
         return TokenizedPairs(sequences, np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns, recurs=True)
@@ -107,11 +109,26 @@ def shared_prompt(
     return (first[:end] if end else text.begin()), (first[end:], second[end:])
 
 
-def _why_dropped(chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None) -> str:
+def _both(pair: Pair) -> tuple[Any, Any]:
+    """The completions, the one there is in both places where the other is absent."""
+    if pair.label is None:
+        return pair.chosen, pair.rejected
+    return (pair.chosen, pair.chosen) if pair.label[0] is not None else (pair.rejected, pair.rejected)
+
+
+def _present(group: tuple[Tokens, Tokens], label: tuple[bool | None, bool | None]) -> tuple[Tokens, Tokens]:
+    """Without the tokens of the side that has no label."""
+    first, second = (side if known is not None else side[:0] for side, known in zip(group, label, strict=True))
+    return first, second
+
+
+def _why_dropped(
+    chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None, *, single: bool
+) -> str:
     """Why a pair cannot be learned from; empty if it can."""
     if not (_content(chosen).strip() and _content(rejected).strip()):
         return "empty"
-    if np.array_equal(*group):
+    if not single and np.array_equal(*group):
         return "equal"
     if limit is not None and prompt_length + max(map(len, group)) > limit:
         return "too_long"
@@ -126,11 +143,11 @@ def _content(completion: Any) -> str:
 def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:
     """Scores, where all pairs have them; labels, where any has one."""
     scores = [pair.scores for pair in pairs if pair.scores is not None]
-    labels = [getattr(pair, "label", None) for pair in pairs]
-    both = [label if isinstance(label, (tuple, list)) else (label, None if label is None else not label) for label in labels]
-    has_label = torch.tensor([[value is not None for value in row] for row in both], dtype=torch.bool).reshape(-1, 2)
-    return {
-        "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None,
-        "label": torch.tensor([[bool(value) for value in row] for row in both]).reshape(-1, 2) if has_label.any() else None,
-        "has_label": has_label if has_label.any() else None,
+    columns: dict[str, Tensor | None] = {
+        "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None
     }
+    if any(pair.label is not None for pair in pairs):
+        labels = [(True, False) if pair.label is None else pair.label for pair in pairs]
+        columns["label"] = torch.tensor([[bool(value) for value in row] for row in labels])
+        columns["has_label"] = torch.tensor([[value is not None for value in row] for row in labels])
+    return columns

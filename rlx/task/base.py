@@ -29,7 +29,9 @@ class Prompt:
 class Pair:
     """A prompt with a better and a worse completion. The completions continue the prompt's text or conversation.
 
-    scores: how good the two are, where the data says so (for losses that ask for it); source: the place in the data, for errors.
+    scores: how good the two are, where the data says so (for losses that ask for it).
+    label: of a single completion, whose other side is absent (empty): (True, None) where it is desirable, hence chosen, and
+    (None, False) where it is not, hence rejected; None of an ordinary pair. source: the place in the data, for errors.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
 
@@ -38,16 +40,22 @@ class Pair:
     rejected: Text
     scores: tuple[float, float] | None = None
     source: str = ""
+    label: tuple[bool | None, bool | None] | None = None
 
     def flipped(self) -> Pair:
-        """The same pair with chosen and rejected exchanged, scores too."""
+        """The same pair with chosen and rejected exchanged, scores too; of a single completion, with the other label."""
         scores = None if self.scores is None else (self.scores[1], self.scores[0])
-        return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores)
+        label = None if self.label is None else (_other(self.label[1]), _other(self.label[0]))
+        return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores, label=label)
+
+
+def _other(label: bool | None) -> bool | None:
+    return None if label is None else not label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Base of all tasks. `offers` says what an algorithm can get: "pairs", "rewards".
+    """Base of all tasks. `offers` says what an algorithm can get: "pairs", "rewards"; "labels" where a pair has one side alone.
 
     name: shown in tables and recorded; runs of different tasks are not compared.
     max_new_tokens: longest completion that is sampled, end-of-sequence token included.

@@ -172,6 +172,9 @@ class Evaluator:
             rejected.append((ours.rejected_sum - theirs.rejected_sum).double())
         chosen_ratio, rejected_ratio = torch.cat(chosen), torch.cat(rejected)
         margin = chosen_ratio - rejected_ratio
+        if batch.has_label is not None:  # single completions: every desirable one against every undesirable one
+            chosen_ratio, rejected_ratio = chosen_ratio[batch.has_label[:, 0]], rejected_ratio[batch.has_label[:, 1]]
+            margin = (chosen_ratio[:, None] - rejected_ratio).reshape(-1)
         tied = margin.abs() <= ROUNDING
         return {
             "pair_accuracy": float(torch.where(tied, 0.5, (margin > 0).double()).mean()),

@@ -6,9 +6,12 @@ import torch
 
 from rlx.data.preferences import PairBatch, TokenizedPairs, epoch_rows
 from rlx.data.sequences import Sequences
+from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.policy.statistics import TokenStatistics
+from rlx.policy.tiny import character_tokenizer
 from rlx.seeding import Stream
+from rlx.task.base import Pair
 
 
 def source_of(num_pairs=10, *, seed=0):
@@ -50,6 +53,16 @@ def test_mismatched_completions_depend_on_the_pair_not_on_the_batch():
     row = together.rows.tolist().index(9)
     assert alone.prompts[0] is together.mismatched.prompts[row] is source.sequences.prompts[9]
     assert alone.completions[0] is together.mismatched.completions[row] is source.sequences.completions[0]
+
+
+def test_a_mismatched_completion_of_single_completions_is_the_one_that_is_there():
+    pairs = [Pair("1+1=", "2", "", label=(True, None)), Pair("1+2=", "", "4", label=(None, False)), Pair("1+3=", "4", "5")]
+    source = TokenizedPairs.of(pairs, TextEncoder(character_tokenizer()))
+    batch = PairBatch.of(source, [0, 1, 2])
+    found = {int(row): group for row, group in zip(batch.rows, batch.mismatched.completions, strict=True)}
+    assert [len(group) for group in found.values()] == [1, 1, 1]
+    assert found[0][0] is source.sequences.completions[1][1]
+    assert found[1][0] is source.sequences.completions[2][0]
 
 
 def test_pairs_get_what_was_required_and_no_more():

@@ -89,3 +89,20 @@ def test_without_a_common_token_the_prompt_begins_with_bos():
     assert source.sequences.prompts[0].tolist() == [TEXT.tokenizer.bos_token_id]
     assert source.sequences.completion_mask.tolist() == [[[True, True], [True, True]]]
     assert torch.equal(source.sequences.completion_lengths, torch.tensor([[2, 2]]))
+
+
+def test_the_absent_side_of_a_single_completion_has_no_token():
+    pairs = [
+        Pair("1+1=", "2", "", label=(True, None)),
+        Pair("1+1=", "", "3", label=(None, False)),
+        Pair("1+2=", "", " ", label=(None, False)),
+        Pair("1+2=", "3", "4"),
+    ]
+    source = TokenizedPairs.of(pairs, TEXT)
+    assert source.dropped == {"empty": 1}
+    shown = [[decoded(side) for side in group] for group in source.sequences.completions]
+    assert shown == [["2<eos>", ""], ["", "3<eos>"], ["3<eos>", "4<eos>"]]
+    assert [decoded(prompt) for prompt in source.sequences.prompts] == ["1+1=", "1+1=", "1+2="]
+    assert source.label.tolist() == [[True, False], [False, False], [True, False]]
+    assert source.has_label.tolist() == [[True, False], [False, True], [True, True]]
+    assert TokenizedPairs.of(pairs[3:], TEXT).has_label is None

@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 
 import rlx
+from rlx.data.preferences import PairBatch
 from rlx.errors import DataError
 from rlx.policy.reference import Reference
 from rlx.train.evaluate import Evaluator
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
+from tests.train.conftest import SMALL, metrics
 
 
 def evaluator(lab, **changes):  # noqa: F811
@@ -59,3 +61,31 @@ def test_a_preference_task_is_scored_by_its_pairs(lab, tmp_path):  # noqa: F811
     assert figures["score"] == figures["pair_accuracy"]
     assert "reward" not in figures
     assert figures["completion_length"] <= 3
+
+
+def test_single_completions_are_scored_by_couples_of_a_desirable_and_an_undesirable_one(lab, tmp_path):  # noqa: F811
+    rows = "\n".join(f'{{"prompt": "{i}+{i}=", "completion": "{2 * i}", "label": {i % 3 % 2}}}' for i in range(60))
+    (tmp_path / "labelled.jsonl").write_text(rows)
+    task = rlx.load("task", "labelled_file", path=str(tmp_path / "labelled.jsonl"), max_new_tokens=3, held_out=0.5)
+    figures = evaluator(dataclasses.replace(lab, task=task))(lab.policy).metrics
+    batch = PairBatch.of(lab.policy.tokenized(task.held_out_pairs()), range(20))
+    ours, theirs = lab.policy.pair_logprobs(batch), lab.reference.pair_logprobs(batch)
+    ratios = (ours.chosen_sum - theirs.chosen_sum + ours.rejected_sum - theirs.rejected_sum).tolist()  # one of both is there
+    good = [ratio for ratio, (desirable, _) in zip(ratios, batch.has_label.tolist(), strict=True) if desirable]
+    bad = [ratio for ratio, (desirable, _) in zip(ratios, batch.has_label.tolist(), strict=True) if not desirable]
+    assert min(len(good), len(bad)) >= 5
+    assert figures["score"] == sum(a > b for a in good for b in bad) / (len(good) * len(bad))
+    assert figures["log_ratio_chosen"] == pytest.approx(sum(good) / len(good), abs=1e-6)
+    assert evaluator(dataclasses.replace(lab, task=task), micro_batch=3)(lab.policy).metrics == pytest.approx(figures, rel=1e-6)
+
+
+def test_kto_learns_from_single_completions(rlx_run, tmp_path):
+    """Desirable is what ends in 1: a start that knows nothing learns to tell."""
+    rows = "\n".join(f'{{"prompt": "{i}=", "completion": "{i % 2}{i % 2}", "label": {i % 2}}}' for i in range(60))
+    (tmp_path / "labelled.jsonl").write_text(rows)
+    small = [setting for setting in SMALL if not setting.startswith("task.")]
+    small += ["algorithm=dpo", "task=labelled_file", f"task.path={tmp_path / 'labelled.jsonl'}", "optimizer.lr=0.02"]
+    for loss in ("kto", "kto_pair"):
+        code, run, printed = rlx_run(*small, f"loss={loss}", "loss.beta=1", small=False)
+        assert code == 0, printed
+        assert [line["eval/score"] for line in metrics(run) if "eval/score" in line] == [0.5, 1.0, 1.0]
