@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rlx.sweep.plan import Job
+from rlx.sweep.seeds import is_beaten
 from rlx.sweep.settings import SearchSettings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, PRUNED, WAITING, JobState, SweepState, completed_score
 from rlx.sweep.study import DIFFERS, Study
@@ -148,14 +149,18 @@ class Search:
         elif PRUNED in states:
             self._close(trial, done, pruned=True)
         elif len(done) == len(trial.jobs):
-            self.study.spares_seeds(trial.number, self._scores(done))
             self._close(trial, done)
-        elif len(done) > 1 and self.study.spares_seeds(trial.number, self._scores(done)):
+        elif self.settings.seed_pruner != "none" and is_beaten(self._scores(trial), self._best_scores()):
             self._close(trial, done, pruned=True)
 
-    def _scores(self, done: list[Mapping[str, float]]) -> list[float]:
-        name = next(iter(self.study.signs))
-        return [float(figures[name]) for figures in done]
+    def _scores(self, trial: Trial) -> dict[int, float]:
+        """Seed -> the objective, larger is better, of the seeds of a trial that are done."""
+        ((name, sign), *_) = self.study.signs.items()
+        return {job.seed: sign * float(trial.figures[job.name][name]) for job in trial.jobs if job.name in trial.figures}
+
+    def _best_scores(self) -> dict[int, float]:
+        best = self.study.best()
+        return self._scores(self.trials[best[0].number]) if best else {}
 
     def _close(self, trial: Trial, done: list[Mapping[str, float]] | None, *, pruned: bool = False) -> None:
         trial.is_over = True

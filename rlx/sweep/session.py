@@ -142,7 +142,11 @@ class Session:
             total = study.limit() * len(space.seeds) + settings.confirm
             view = SweepView(state.jobs, workers=size, total=total)
             counts = f"{study.limit()} trials x {len(space.seeds)} seeds"
-            view.start([f"search of {counts} in {os.path.relpath(place.directory)}, {size} at once"])
+            lines = [f"search of {counts} in {os.path.relpath(place.directory)}, {size} at once"]
+            if search.trials:
+                over = sum(trial.is_over for trial in search.trials.values())
+                lines.append(f"going on with a search over the same space: {over} of its trials are over")
+            view.start(lines)
             runner = self._runner(search.jobs, state, search, settings, view, path, size, place)
             asked = _run_to_end(runner, search.confirm)
             return end(state, settings, asked, is_group=composer.is_group, search=search)
@@ -232,7 +236,13 @@ def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Compos
     for place, dimension in enumerate(dimensions):
         for point in dimension.ends():
             differs = [text for texts in [*first[:place], point, *first[place + 1 :]] for text in texts]
-            jobs.append(job_of(differs, space.seeds[0], space, composer))
+            try:
+                jobs.append(job_of(differs, space.seeds[0], space, composer))
+            except ConfigError as error:
+                if dimension.points or dimension.whole or "whole number" not in str(error):
+                    raise
+                ends = f"{dimension.low:g},{dimension.high:g}"
+                raise ConfigError(f"{error}; draw whole numbers with '{dimension.name}=int(interval({ends}))'") from error
     return jobs
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,16 @@ def signs_of(objectives: Sequence[str]) -> dict[str, int]:
     return {name.lstrip("+-"): -1 if name.startswith("-") else 1 for name in objectives}
 
 
+def mend_journal(file: Path) -> None:
+    """Undo what a kill in the middle of a write leaves: half a line, and a lock. Whoever calls this holds the sweep's directory."""
+    Path(f"{file}.lock").unlink(missing_ok=True)
+    if file.exists():
+        data = file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(file, whole)
+
+
 @dataclass
 class Study:
     """The trials of a search. A trial is a variant; its values are means over its seeds."""
@@ -46,8 +57,6 @@ class Study:
     dimensions: Sequence[Dimension]
     settings: SearchSettings
     study: Any = None
-    _seeds: Any = None
-    _of_seeds: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         optuna = import_optuna()
@@ -61,6 +70,7 @@ class Study:
         if len(directions) > 1 and self.settings.sampler == "cmaes":
             raise ConfigError("sweep.sampler=cmaes seeks one objective; for several use nsga2, tpe, gp, qmc or random")
         file = str(self.directory / JOURNAL)
+        mend_journal(self.directory / JOURNAL)
         storage = optuna.storages.JournalStorage(journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file)))
         num_told = len(storage.get_all_trials(storage.get_all_studies()[0]._study_id)) if storage.get_all_studies() else 0
         self.study = optuna.create_study(
@@ -71,7 +81,6 @@ class Study:
             sampler=sampler_of(self.settings, seed=self.settings.sampler_seed + num_told),
             pruner=pruner_of(self.settings.pruner, startup=self.settings.startup_trials),
         )
-        self._seeds = optuna.create_study(direction=directions[0], pruner=pruner_of(self.settings.seed_pruner, startup=0))
 
     def limit(self) -> int:
         """How many trials there will be: as many as asked for, or as the grid has points."""
@@ -120,8 +129,6 @@ class Study:
         values = self.values_of(figures) if figures else None
         state = states.PRUNED if pruned else states.COMPLETE if values is not None else states.FAIL
         self.study.tell(number, values if state == states.COMPLETE else None, state=state)
-        if values is not None and len(values) == 1:
-            self._end_seeds(number, values[0], states.PRUNED if pruned else states.COMPLETE)
         return values is not None
 
     def shall_prune(self, number: int, step: int, figures: Mapping[str, float]) -> bool:
@@ -136,23 +143,6 @@ class Study:
     def _trial(self, number: int) -> Any:
         trials = self.study.get_trials(deepcopy=False)
         return import_optuna().trial.Trial(self.study, trials[number]._trial_id)
-
-    def spares_seeds(self, number: int, scores: Sequence[float]) -> bool:
-        """Whether a trial's seeds so far are bad enough, against the best trial's on the same seeds, to spare it the others."""
-        if self.settings.seed_pruner == "none" or len(self.signs) > 1:
-            return False
-        if number not in self._of_seeds:
-            self._of_seeds[number] = self._seeds.ask()
-        trial = self._of_seeds[number]
-        for place, score in enumerate(scores):
-            if place not in trial.storage.get_trial(trial._trial_id).intermediate_values:
-                trial.report(score, place)
-        return bool(trial.should_prune())
-
-    def _end_seeds(self, number: int, value: float, state: Any) -> None:
-        trial = self._of_seeds.pop(number, None)
-        if trial is not None:
-            self._seeds.tell(trial, value, state=state)
 
     def best(self) -> list[optuna.trial.FrozenTrial]:
         """The best trial; with several objectives those that none beats in all; none while no trial is complete."""
@@ -184,7 +174,7 @@ def _grid(dimension: Dimension) -> list[Any]:
     if dimension.step is None:
         raise ConfigError(f"sweep.sampler=grid cannot list {dimension.name}, an interval; give range(...) or values")
     count = round((dimension.high - dimension.low) / dimension.step) + 1
-    values = [dimension.low + dimension.step * place for place in range(count)]
+    values = [float(f"{dimension.low + dimension.step * place:.12g}") for place in range(count)]
     return [int(value) for value in values] if dimension.whole else values
 
 
@@ -227,6 +217,5 @@ def pruner_of(name: str, *, startup: int) -> Any:
         "median": lambda: pruners.MedianPruner(n_startup_trials=max(1, startup)),
         "halving": pruners.SuccessiveHalvingPruner,
         "hyperband": pruners.HyperbandPruner,
-        "wilcoxon": lambda: pruners.WilcoxonPruner(p_threshold=0.2, n_startup_steps=2),
     }
     return makers[name]()
