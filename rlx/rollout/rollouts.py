@@ -72,7 +72,8 @@ class RolloutBatch:
     @property
     def completion_mask(self) -> Tensor:
         """bool [P, G, T]: the tokens of the completions, filtered ones too."""
-        return self.sequences.completion_mask
+        mask = self.sequences.completion_mask
+        return mask if len(self) else mask.new_zeros((0, self.rewards.shape[1], mask.shape[-1]))  # no row knows its G
 
     @property
     def loss_mask(self) -> Tensor:
@@ -148,8 +149,9 @@ class RolloutBatch:
         figures = {
             "reward_mean": float(rewards.mean()),
             "reward_std": float(rewards.std(correction=0)),
-            "groups_without_signal": float(self.without_signal.double().mean()),
             "completion_length": float(self.sequences.completion_lengths.double().mean()),
             "truncated_fraction": float((~self.finished).double().mean()),
         }
+        if self.group_size > 1:  # of a single completion there is nothing to compare
+            figures["groups_without_signal"] = float(self.without_signal.double().mean())
         return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}

@@ -21,10 +21,10 @@ from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
 from rlx.record.sources import sources
 from rlx.report.terminal import TrainView
 from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, write_policy
-from rlx.train.diagnosis import diagnose
+from rlx.train.diagnosis import Watched, diagnose, tell
 from rlx.train.evaluate import Evaluator
 from rlx.train.gradients import NonFiniteLossError
-from rlx.train.loop import Loop, Plan
+from rlx.train.loop import Loop, Plan, View
 from rlx.train.stop import Stop, Stopped
 from rlx.train.summary import closing, opening, result_of
 
@@ -152,7 +152,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         data = experiment.task.content_hash()
         recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
         experiment.sampler.prepare(experiment.policy)
-        loop = build_loop(cfg, experiment, recorder, view, stop)
+        loop = build_loop(cfg, experiment, recorder, Watched(view), stop)
         prepare(loop)
         view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
         with stop.listening():
@@ -163,8 +163,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
         view.finish(closing(recorder.record, result, lines))
-        for finding in diagnose(lines):
-            view.warn(finding)
+        tell(view, diagnose(lines))
         return result
     except Stopped as stopped:
         view.close()
@@ -193,7 +192,7 @@ def _keep(directory: Path, error: NonFiniteLossError) -> Path:
     return file
 
 
-def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: TrainView, stop: Stop) -> Loop:
+def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: View, stop: Stop) -> Loop:
     """The loop at its start: the reference is the policy as it is now."""
     policy = experiment.policy
     start = Reference(policy, cache_dir=cfg.cache_dir)  # what every run is measured against

@@ -53,7 +53,7 @@ def test_a_slice_takes_everything_along(batch):
 def test_slices_of_a_slice_and_of_nothing(batch):
     equal_rows(batch[1:5][1:3], batch, [2, 3])
     assert len(batch[2:2]) == 0
-    assert batch[2:2].completion_mask.shape[:2] == (0, 0)
+    assert batch[2:2].completion_mask.shape[:2] == batch[2:2].loss_mask.shape[:2] == (0, 3)
 
 
 def test_groups_can_be_taken_in_any_order(batch):
@@ -83,6 +83,10 @@ def test_figures(batch):
     assert figures["reward_mean"] == pytest.approx(rewards.mean().item())
     assert figures["reward/exact"] == pytest.approx(rewards.mean().item())
     assert figures["reward_std"] == pytest.approx(np.std(rewards.numpy()))
+    alone = dataclasses.replace(
+        batch, sequences=Sequences(batch.sequences.prompts, tuple(group[:1] for group in batch.sequences.completions))
+    )
+    assert "groups_without_signal" not in dataclasses.replace(alone, rewards=rewards[:, :1], reward_parts={}).figures()
     lengths = [len(completion) for group in batch.sequences.completions for completion in group]
     assert figures["completion_length"] == pytest.approx(np.mean(lengths))
     assert figures["truncated_fraction"] == pytest.approx(1 - batch.finished.float().mean().item())
