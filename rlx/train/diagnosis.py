@@ -118,7 +118,7 @@ def _of_term(lines: Iterable[Mapping[str, Any]], term: str) -> list[dict[str, fl
 
 
 def mean_of(lines: Iterable[Mapping[str, float]], name: str) -> float | None:
-    """The mean of a figure over the lines that have it; parts `<name>_low` and `<name>_high` are added up. None if none has it."""
+    """The mean of a figure over the lines that have it, `<name>_low` and `<name>_high` added up. None if none has it."""
     names = (name, f"{name}_low", f"{name}_high")
     sums = [sum(line[part] for part in names if part in line) for line in lines if any(part in line for part in names)]
     return sum(sums) / len(sums) if sums else None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlx.data.sequences import Sequences
 from rlx.rollout.draw import sample_groups
 from rlx.rollout.rollouts import RolloutBatch
 from tests.rollout.stand_in import Bench, StandIn, model_of, sampler_of
