@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import signal
@@ -122,6 +123,7 @@ class Delegate:
             (orders / f"{job.name}.pickle").write_bytes(pickle.dumps(order))
             job.state, job.reason, job.log_tail = RUNNING, None, None
             job.attempts += 1
+        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at every look that the accounting is off
         self._over.clear()
         watcher = threading.Thread(target=self._watch, args=(jobs,), daemon=True)
         before = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGUSR2)}

@@ -40,7 +40,7 @@ def signs_of(objectives: Sequence[str]) -> dict[str, int]:
 
 
 def mend_journal(file: Path) -> None:
-    """Undo what a kill in the middle of a write leaves: half a line, and a lock. Whoever calls this holds the sweep's directory."""
+    """Undo what a kill in the middle of a write leaves: half a line, and a lock. The caller holds the directory."""
     Path(f"{file}.lock").unlink(missing_ok=True)
     if file.exists():
         data = file.read_bytes()

@@ -84,7 +84,6 @@ def test_wilcoxon_spares_bad_variants_their_seeds(sweep):
         "sweep.seeds=6",
         "num_steps=1",
     )
-    assert [list(ran.states.values())[6 * trial :][:6].count("completed") for trial in range(3)][0] == 6
     assert all(state == "completed" for name, state in ran.states.items() if name.startswith("x-0.3"))
     for x in ("3", "4"):
         states = [state for name, state in ran.states.items() if name.startswith(f"x-{x}_")]

@@ -1,0 +1,123 @@
+"""The directory of a sweep: found again, never shared."""
+
+import fcntl
+import json
+
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.record.process import this_process
+from rlx.record.sources import Source
+from rlx.sweep.directory import keep_sources, name_latest, read_plan, set_aside, take
+
+DEAD = {**this_process(), "pid": 2**22 + 1}
+
+
+def taken(shelf, said=None, **changes):
+    options = {"digest": "d" * 16, "code": "c", "named": None, "fresh": False, "patience": 0.3, **changes}
+    return take(shelf, say=(said if said is not None else []).append, **options)
+
+
+def left(place, **changes):
+    """A sweep that was begun there and is gone."""
+    content = {"digest": "d" * 16, "code": "c", "jobs": [], "process": DEAD, "command": ["rlx", "-m"], **changes}
+    (place.directory / "sweep.json").write_text(json.dumps(content))
+    place.close()
+    return place.directory
+
+
+def test_the_same_plan_is_gone_on_with(tmp_path):
+    first = left(taken(tmp_path))
+    again = taken(tmp_path)
+    assert (again.directory, again.before["jobs"]) == (first, [])
+
+
+@pytest.mark.parametrize("changes", [{"digest": "e" * 16}, {"code": "other"}, {"fresh": True}])
+def test_another_plan_other_code_or_a_wish_begin_anew(tmp_path, changes):
+    first = left(taken(tmp_path))
+    other = taken(tmp_path, **changes)
+    assert other.directory != first
+    assert other.before is None
+
+
+def test_a_directory_that_is_held_is_not_shared(tmp_path):
+    held = taken(tmp_path)
+    (held.directory / "sweep.json").write_text(json.dumps({"digest": "d" * 16, "code": "c", "jobs": [], "process": this_process()}))
+    said = []
+    other = taken(tmp_path, said, patience=60)  # its sweep lives, so nobody waits
+    assert other.directory != held.directory
+    assert said == []
+
+
+def test_workers_of_a_killed_sweep_are_waited_for(tmp_path):
+    directory = left(taken(tmp_path))
+    with open(directory / ".lock", "rb") as worker:
+        fcntl.flock(worker, fcntl.LOCK_EX)
+        said = []
+        other = taken(tmp_path, said)
+    assert other.directory != directory
+    assert "waiting for the workers" in said[0]
+    other.close()
+    assert taken(tmp_path).directory == directory
+
+
+def test_a_named_place(tmp_path):
+    named = tmp_path / "mine"
+    first = taken(tmp_path, named=named)
+    with pytest.raises(ConfigError, match="is running"):
+        taken(tmp_path, named=named)
+    left(first)
+    again = taken(tmp_path, named=named)
+    assert again.before is not None
+    again.close()
+    for changes, said in (({"digest": "e" * 16}, "another sweep"), ({"code": "x"}, "another version"), ({"fresh": True}, "another")):
+        with pytest.raises(ConfigError, match=said):
+            taken(tmp_path, named=named, **changes)
+
+
+def test_a_named_place_with_something_else_in_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="holds no sweep"):
+        taken(tmp_path, named=tmp_path / "mine")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"jobs": 3}'])
+def test_a_plan_that_cannot_be_read_is_none(tmp_path, text):
+    assert read_plan(tmp_path) is None
+    (tmp_path / "sweep.json").write_text(text)
+    assert read_plan(tmp_path) is None
+
+
+def test_sources_are_copied_once_and_an_edit_meanwhile_is_noticed(tmp_path):
+    import hashlib
+
+    file = tmp_path / "idea.py"
+    file.write_text("x = 1\n")
+    source = Source("idea", file, hashlib.sha256(file.read_bytes()).hexdigest())
+    folder = keep_sources(tmp_path / "sweep", [source, source])
+    assert [copy.read_text() for copy in folder.rglob("*.py")] == ["x = 1\n"]
+    file.write_text("x = 2\n")
+    keep_sources(tmp_path / "sweep", [source])
+    with pytest.raises(ConfigError, match="was edited"):
+        keep_sources(tmp_path / "other", [source])
+
+
+def test_a_failed_attempt_is_moved_where_no_list_looks(tmp_path):
+    from rlx.record.run import find_run_directories
+
+    job = tmp_path / "job"
+    job.mkdir()
+    for name in ("run.json", "metrics.jsonl", "job.log"):
+        (job / name).write_text("{}")
+    set_aside(job, keep="job.log")
+    assert [file.name for file in job.iterdir()] == ["job.log"]
+    assert find_run_directories(tmp_path) == []
+    assert (tmp_path / ".attempts" / "job" / "run.json").exists()
+
+
+def test_latest_names_the_newest(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        name_latest(tmp_path / name)
+    assert (tmp_path / "latest").resolve() == tmp_path / "two"

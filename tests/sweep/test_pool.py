@@ -1,0 +1,161 @@
+"""Warm processes: they take job after job, die, and are replaced."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from rlx.errors import TrainingError
+from rlx.record.process import is_alive
+from rlx.sweep.messages import Answer, Done, Evaluated, Order
+from rlx.sweep.pool import Pool, memory_kills, tail
+
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture
+def open_pool(tmp_path):
+    pools = []
+
+    def make(size=1, task="trivial:run", **options):
+        pools.append(Pool(size, task, [HERE], tmp_path / "workers.log", grace=5, **options))
+        pools[-1].start()
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def ended(pool, contents, tmp_path, answer=None):
+    """Run jobs; their last events by name."""
+    waiting, last = dict(contents), {}
+    until = time.monotonic() + 60
+    while len(last) < len(contents):
+        assert time.monotonic() < until
+        for worker in pool.idle:
+            if waiting:
+                name = next(iter(waiting))
+                pool.give(worker, Order(name, str(tmp_path / name), waiting.pop(name), wants_answers=True))
+        for event in pool.events(0.1):
+            if isinstance(event.message, Evaluated):
+                pool.answer(event.slot, Answer(answer(event.message)))
+            elif event.message is None or isinstance(event.message, Done):
+                last[event.order.name] = event
+    return last
+
+
+def test_one_process_runs_job_after_job(open_pool, tmp_path):
+    last = ended(open_pool(), {"a": ["say"], "b": ["nothing"]}, tmp_path)
+    assert len({event.message.figures["pid"] for event in last.values()}) == 1
+    assert {event.message.figures["threads"] for event in last.values()} == {1.0}
+    assert (tmp_path / "a" / "job.log").read_text() == "out\nerr\n"
+    assert (tmp_path / "b" / "job.log").read_text() == ""
+
+
+def test_a_death_is_told_with_its_cause_and_the_next_job_runs(open_pool, tmp_path):
+    last = ended(open_pool(), {"a": ["kill"], "b": ["exit", 7], "c": ["raise"], "d": ["nothing"]}, tmp_path)
+    assert "SIGKILL" in last["a"].reason
+    assert "code 7" in last["b"].reason
+    assert last["c"].message.reason == "ValueError: boom"
+    assert "boom" in tail(tmp_path / "c" / "job.log")
+    assert last["d"].message.state == "completed"
+
+
+def test_what_a_dead_job_started_is_ended_too(open_pool, tmp_path):
+    before = time.monotonic()
+    last = ended(open_pool(), {"a": ["child"], "b": ["nothing"]}, tmp_path)  # the child holds the pipe open for a minute
+    assert time.monotonic() - before < 30
+    assert "SIGKILL" in last["a"].reason
+
+
+def test_jobs_are_asked_to_stop_and_killed(open_pool, tmp_path):
+    pool = open_pool(2)
+    for name, content in (("gentle", ["sleep", 60]), ("stubborn", ["stubborn"])):
+        while not pool.idle:
+            list(pool.events(0.1))
+        pool.give(pool.idle[0], Order(name, str(tmp_path / name), content))
+    time.sleep(0.5)
+    stubborn = next(worker for worker in pool.busy if worker.order.name == "stubborn")
+    for worker in pool.busy:
+        pool.ask_to_stop(worker, "because")
+    time.sleep(0.5)
+    pool.kill(stubborn)
+    events = {}
+    until = time.monotonic() + 20
+    while len(events) < 2 and time.monotonic() < until:
+        events |= {event.order.name: event for event in pool.events(0.1) if event.order}
+    assert events["gentle"].message.state == "interrupted"
+    assert events["stubborn"].message is None
+    assert {event.reason for event in events.values()} == {"because"}
+
+
+def test_an_answer_ends_a_job(open_pool, tmp_path):
+    last = ended(open_pool(), {"a": ["ask"]}, tmp_path, answer=lambda told: told.step == 2)
+    assert (last["a"].message.state, last["a"].message.reason) == ("pruned", "after 2")
+
+
+def test_workers_that_cannot_start_are_an_error_with_their_log(open_pool):
+    pool = open_pool(task="no_such_module:run")
+    with pytest.raises(TrainingError, match="no_such_module"):
+        for _ in range(300):
+            list(pool.events(0.1))
+
+
+def test_close_leaves_no_process(open_pool):
+    pool = open_pool(2)
+    processes = [worker.process for worker in pool.workers]
+    pool.close()
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_each_process_has_its_variables(open_pool, tmp_path):
+    pool = open_pool(2, environments=[{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}])
+    seen = [Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0") for worker in pool.workers]
+    assert [b"CUDA_VISIBLE_DEVICES=3" in seen[0], b"CUDA_VISIBLE_DEVICES=5" in seen[1]] == [True, True]
+
+
+def test_a_memory_that_was_full_is_named(open_pool, tmp_path, monkeypatch):
+    counter = tmp_path / "memory.events"
+    counter.write_text("low 0\noom_kill 4\n")
+    monkeypatch.setattr("rlx.sweep.pool._MEMORY_EVENTS", (counter,))
+    assert memory_kills() == 4
+    pool = open_pool()
+    counter.write_text("low 0\noom_kill 5\n")
+    assert ended(pool, {"a": ["kill"]}, tmp_path)["a"].reason.startswith("out of memory")
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes("".join(f"line {number}\n" for number in range(5000)).encode() + b"\xff torn")
+    lines = tail(log, lines=3).splitlines()
+    assert lines[0] == "line 4998"
+    assert lines[-1].endswith("torn")
+    assert tail(tmp_path / "none") == ""
+
+
+def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, time\nfrom rlx.sweep.pool import Pool\nfrom rlx.sweep.messages import Order\nfrom rlx.record.process import _birth\n"
+        f"pool = Pool(1, 'trivial:run', [{HERE!r}], __import__('pathlib').Path({str(tmp_path / 'log')!r}), grace=2)\npool.start()\n"
+        "while not pool.idle: list(pool.events(0.1))\n"
+        f"pool.give(pool.idle[0], Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))\n"
+        "pid = pool.workers[0].process.pid\nprint(pid, _birth(pid), flush=True)\ntime.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid, birth = parent.stdout.readline().split()
+    time.sleep(0.5)
+    parent.kill()
+    parent.communicate()
+    from rlx.record.process import this_process
+
+    worker = {**this_process(), "pid": int(pid), "birth": birth}
+    until = time.monotonic() + 20
+    while is_alive(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_alive(worker)
+    assert os.path.exists(tmp_path / "a" / "job.log")

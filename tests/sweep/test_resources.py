@@ -1,0 +1,47 @@
+"""How many jobs fit on a machine."""
+
+import pytest
+
+from rlx.sweep import resources
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    def of(cores, quota="max 100000", gpus=None):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+        (tmp_path / "cpu.max").write_text(quota)
+        monkeypatch.setattr(resources, "_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        if gpus is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+
+    return of
+
+
+def test_one_process_a_core(machine):
+    machine(8)
+    assert resources.num_workers("auto", threads=1) == 8
+    assert resources.num_workers("auto", threads=3) == 2
+    assert resources.num_workers("auto", threads=16) == 1
+    assert resources.num_workers(5, threads=4) == 5
+
+
+def test_a_container_may_have_fewer(machine):
+    machine(8, quota="250000 100000")
+    assert resources.num_cores() == 2
+    machine(8, quota="50000 100000")
+    assert resources.num_cores() == 1
+
+
+def test_one_process_a_gpu(machine):
+    machine(8, gpus="0,3")
+    assert resources.num_workers("auto", threads=1) == 2
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in resources.environments(3)] == ["0", "3", "0"]
+
+
+def test_no_gpus(machine):
+    machine(2, gpus="")
+    assert resources.gpus() == []
+    assert resources.environments(2) == []
