@@ -6,6 +6,7 @@ A launcher loses the results of a whole batch when one job dies, so nothing that
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -68,6 +69,7 @@ class LaunchedJob:
 
         name = Path(HydraConfig.get().runtime.output_dir).name
         sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
+        forget_modules(Path(self.directory) / "sources")
         os.environ["OMP_NUM_THREADS"] = "1"
         orders = Path(self.directory) / _ORDERS
         with open(orders / f"{name}.pickle", "rb") as file:
@@ -82,6 +84,14 @@ class LaunchedJob:
         if done.state == INTERRUPTED and os.getpid() == self.parent:
             raise _Stop(done.reason)
         return done.state
+
+
+def forget_modules(folder: Path) -> None:
+    """Hydra has composed the job with the user's modules as they are now; the job shall import the sweep's copies below `folder`."""
+    for file in folder.rglob("*.py") if folder.is_dir() else []:
+        parts = file.relative_to(folder).with_suffix("").parts
+        sys.modules.pop(".".join(parts[:-1] if parts[-1] == "__init__" else parts), None)
+    importlib.invalidate_caches()
 
 
 @dataclass

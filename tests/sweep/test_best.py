@@ -1,0 +1,42 @@
+"""best.yaml holds the winning overrides, and is an experiment of its own."""
+
+import yaml
+
+from rlx.sweep.best import experiment_of, write_best
+
+GROUPS = {"algorithm", "loss", "task", "optimizer", "experiment"}
+
+
+def test_choices_go_into_the_defaults_and_values_below():
+    found = experiment_of(
+        ["algorithm=hybrid", "optimizer.lr=1e-3", "loss@algorithm.dpo.loss=ipo", "task.path='a b.jsonl'", "experiment=mine"],
+        GROUPS.__contains__,
+    )
+    assert found == {
+        "defaults": [
+            {"override /algorithm": "hybrid"},
+            {"override /loss@algorithm.dpo.loss": "ipo"},
+            {"experiment": "mine"},
+        ],
+        "optimizer": {"lr": 1e-3},
+        "task": {"path": "a b.jsonl"},
+    }
+
+
+def test_it_is_written_twice(tmp_path):
+    best = {"variant": "v", "score": 0.5, "scores": [0.5], "overrides": ["algorithm=custom_dpo", "loss=ipo", "loss.beta=0.3"]}
+    write_best(tmp_path, best, place=str(tmp_path), is_group=GROUPS.__contains__)
+    assert (tmp_path / "best.yaml").read_text() == (tmp_path / "experiment" / "best.yaml").read_text()
+    assert yaml.safe_load((tmp_path / "best.yaml").read_text())["loss"] == {"beta": 0.3}
+
+
+def test_it_is_chosen_as_an_experiment_with_or_without_a_plus(tmp_path, monkeypatch, capsys):
+    from rlx.cli import main
+
+    best = {"variant": "v", "score": 0.5, "scores": [0.5], "overrides": ["algorithm=custom_dpo", "loss=ipo", "loss.beta=0.3"]}
+    write_best(tmp_path, best, place=str(tmp_path), is_group=GROUPS.__contains__)
+    for choice in ("experiment=best", "+experiment=best"):
+        assert main.invoke(["train", "--config-dir", str(tmp_path), choice, "--cfg", "job"]) == (0, "")
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert shown["loss"]["beta"] == 0.3
+        assert shown["loss"]["_target_"].endswith("Ipo")
