@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from rlx.algorithm.contract_differences import finite_differences
 from rlx.algorithm.contract_finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
@@ -53,7 +52,7 @@ LAWS: dict[str, Law] = {
 
 def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> Iterator[Verdict]:
     """The laws' verdicts, one by one. An error that the algorithm raises is a broken law."""
-    shortened = replace(subject, algorithm=small(subject.algorithm))
+    shortened = subject.with_algorithm(small(subject.algorithm))
     for name, law in (LAWS if laws is None else laws).items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

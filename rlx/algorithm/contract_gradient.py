@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.base import AlgorithmType, LossOutput, Need
 from rlx.algorithm.contract_batch import parts_of, tensors_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, row_shown
+from rlx.algorithm.contract_stand_in import StandInReference
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, reads_logprobs, row_shown
 
 ROWS = slice(0, 6)
+_MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
 
 def belongs(subject: Subject) -> Finding:
-    """Gradients go into the policy alone: not into the reference, the batch or its weights; nobody's weights move by themselves."""
+    """Gradients go into the policy alone: not into the reference, the batch or its weights; no weights move by themselves."""
     setting = subject.real(moved=True)
     before = [parameter.detach().clone() for parameter in setting.policy.parameters()]
     theirs = list(setting.reference.model.parameters())
@@ -79,13 +81,14 @@ def _reference_is_read(subject: Subject) -> Finding:
     setting = subject.stand_in()
     batch = subject.first_update(setting)
     subject.loss(setting, batch)
-    if Need.REFERENCE in subject.needs and setting.reference.calls == 0 and _real_calls(subject) == 0:
+    asked = setting.reference.calls if isinstance(setting.reference, StandInReference) else 0
+    if Need.REFERENCE in subject.needs and asked == 0 and _real_calls(subject) == 0:
         return broken(
             "Need.REFERENCE is declared, but the reference is never asked: the policy would be compared with itself",
             where="compute_loss",
             mend="take reference log-probabilities from reference.pair_logprobs(batch) or reference.token_logprobs(sequences)",
         )
-    if Need.REFERENCE not in subject.needs and setting.reference.calls:
+    if Need.REFERENCE not in subject.needs and asked:
         return broken("the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs")
     return holds("none elsewhere")
 
@@ -147,26 +150,27 @@ def _reachable(setting: Setting, sequences: Any) -> list[bool]:
 
 
 def tokens(subject: Subject) -> Finding:
-    """Learning reaches the first, the inner and the last tokens of completions, and both sides of a pair."""
+    """Learning reaches the first, the inner and the last tokens of completions, both sides of a pair, and nothing beyond."""
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     for spread in (0.0, 0.3):
         setting = subject.stand_in(spread=spread)
         batch = subject.first_update(setting)
         gradient, _ = subject.gradient(setting, batch)
-        if "token_logprobs" not in setting.policy.places:
+        if not reads_logprobs(setting):
             return skipped("the loss does not read token log-probabilities through the policy")
+        beyond = _weighs_padding(subject, subject.loss(setting, batch), batch)
+        if beyond is not None:
+            return beyond
         for part in parts_of(batch):
-            rows = completion_gradients(setting, part, gradient)
             is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
-            for group in rows:
+            for group in completion_gradients(setting, part, gradient):
                 for place, values in enumerate(group):
-                    _count(counts, values)
+                    if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
+                        _count(counts, values)
                     if is_pairs and len(values):
                         _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
-    found = _judged(
-        counts, "token of a completion", "compare completion_mask with the weights: one of them is shifted or cut by one"
-    )
+    found = _judged(counts, "token of a completion", _MASK_MEND)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged(sides, "completion of a pair", "a side is detached or left out: a preference is about both completions")
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
@@ -175,9 +179,31 @@ def tokens(subject: Subject) -> Finding:
     return found or holds(f"{total[0]}/{total[1]} tokens")
 
 
+def _weighs_padding(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:
+    """A term whose weights, shaped as a completion mask, are not 0 outside of it."""
+    for part in parts_of(batch):
+        mask = part.sequences.completion_mask
+        for name, term in output.terms.items():
+            shapes = {tuple(mask.shape): mask} | {tuple(mask[:, side].shape): mask[:, side] for side in range(mask.shape[1])}
+            inside = shapes.get(tuple(term.weights.shape))
+            if inside is None or (mask.shape[1] > 1 and term.weights.ndim == 2):
+                continue
+            weights = term.weights.detach().cpu()
+            if not bool((weights[~inside] != 0).any()):
+                continue
+            beyond = (weights != 0).logical_and(~inside)
+            row, places = int(beyond.flatten(1).any(dim=1).nonzero()[0]), int(beyond.sum())
+            return broken(
+                f"the weights of term {name} are not 0 outside of the completion mask ({places} places)",
+                number=f"{places} places",
+                where=f"terms[{name!r}].weights",
+                example=row_shown(subject, batch, row),
+                mend=_MASK_MEND,
+            )
+    return None
+
+
 def _count(counts: dict[str, list[int]], values: Tensor) -> None:
-    if len(values) < 3:
-        return
     alive = (values != 0).tolist()
     _tally(counts["first"], alive[0])
     _tally(counts["last"], alive[-1])

@@ -2,88 +2,134 @@
 
 from __future__ import annotations
 
-import copy
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
-from rlx.algorithm.contract_batch import signature
 from rlx.algorithm.contract_finding import Finding, broken, holds
-from rlx.algorithm.contract_subject import Subject
-from rlx.config.classes import parameters_of
+from rlx.algorithm.contract_subject import MOST_ROWS, Subject
+from rlx.algorithm.contract_variant import leaves, variants, watched
 from rlx.errors import RlxError
-from rlx.loss.hyperparameter import Choice, Range
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
 SPREADS = (0.4, 2.0, 0.05)
-MOST_TRIES = 200
+SAME = 1e-6  # nats; what moves the policy by less moves nothing
+FEW = 2  # other values tried of each of two hyperparameters at once
+MOST_TRIES = 240
+INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
+LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
 
 
 @dataclass(frozen=True)
 class Journey:
-    """What a few steps with an algorithm did, as text that is equal for equal deeds; `loss` only what it is called."""
+    """What a few steps with an algorithm did.
 
-    deeds: str
-    loss: str
+    policy: after each update; loss: before each; figures: what is logged, those of validate too;
+    refused: what was said where the values are not legal.
+    """
+
+    policy: tuple[Tensor, ...]
+    loss: tuple[float, ...]
+    figures: str
+    refused: str = ""
+
+    def difference(self, other: Journey) -> str:
+        """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
+        if self.refused != other.refused or len(self.policy) != len(other.policy):
+            return LEARNING
+        for mine, theirs in zip(self.policy, other.policy, strict=True):
+            if mine.shape != theirs.shape or not bool((mine - theirs).abs().le(SAME).all()):
+                return LEARNING
+        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
+            return LOSS
+        return FIGURES if self.figures != other.figures else NOTHING
 
 
 def hyperparameters(subject: Subject) -> Finding:
-    """Changing any hyperparameter changes the batch, the gradient, the update or a figure of validate; each is read."""
+    """Changing any hyperparameter changes what is learned, or a figure that is logged; each is read."""
     known = _Known(subject)
-    alive: dict[str, bool] = {}
-    only_loss: set[str] = set()
+    found: dict[str, str] = {}
     for name, changed in variants(subject.algorithm):
-        if alive.get(name):
-            continue
-        difference = known.differs(subject.algorithm, changed)
-        alive[name] = difference == "deeds"
-        if difference == "loss":
-            only_loss.add(name)
-    silent = [name for name, matters in alive.items() if not matters]
-    for name in silent:
-        alive[name] = _alive_elsewhere(subject.algorithm, name, known)
-    dead = sorted(name for name, matters in alive.items() if not matters)
-    if not dead:
-        return holds(f"{len(alive)} of {len(alive)}")
-    values = {name: value for name, value in leaves(subject.algorithm)}
-    if dead[0] in only_loss:
+        if found.get(name) != LEARNING:
+            difference = known.difference(subject.algorithm, changed)
+            found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
+    seen = known.looked_at()
+    unread = {name for name, _ in leaves(subject.algorithm) if name not in seen and found.get(name, NOTHING) == NOTHING}
+    detached = sorted(name for name, difference in found.items() if difference == LOSS)
+    silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
+    unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
+    spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
+    dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared)
+    total = len(set(found) | unread)
+    number = f"{total - len(dead) - len(detached) - len(spared)} of {total}"
+    values = dict(leaves(subject.algorithm))
+    if detached:
         return broken(
-            f"{dead[0]} changes the loss but no gradient: what it weighs is detached",
-            number=f"{len(alive) - len(dead)} of {len(alive)}",
-            where=f"algorithm.{dead[0]} = {values.get(dead[0])!r}",
-            mend="let its term carry a gradient, or take it out",
+            f"{detached[0]} changes the loss but no gradient: what it weighs is detached",
+            number=number,
+            where=f"algorithm.{detached[0]} = {values.get(detached[0])!r}",
+            example=f"with other values of it {len(STEPS)} steps report another loss and end with the same policy",
+            mend="let its term carry a gradient (no .detach(), no torch.no_grad()), or take it out",
         )
+    if dead:
+        return _dead(dead, unread, values, number)
+    undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared]
+    notes = [f"not read here: {name}" for name in sorted(spared)] + [f"not seen to matter: {name}" for name in undecided]
+    return holds("; ".join([number, *notes]))
+
+
+def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], number: str) -> Finding:
+    """What to say of hyperparameters that change nothing."""
+    name = dead[0]
+    cause = f"{name} is never read" if name in unread else f"{name} is read, but what it does cancels out"
     return broken(
-        f"changing {', '.join(dead)} changes nothing: no batch, no gradient, no update",
-        number=f"{len(alive) - len(dead)} of {len(alive)}",
-        where=f"algorithm.{dead[0]} = {values.get(dead[0])!r}",
+        f"changing {', '.join(dead)} changes nothing: no batch, no gradient, no update ({cause})",
+        number=number,
+        where=f"algorithm.{name} = {values.get(name)!r}",
         example=f"{len(STEPS)} steps with other values of it end with the same policy",
-        mend="use it (self." + dead[0] + "), or take it out of the class and its YAML",
+        mend=f"use it (self.{name}), or take it out of the class and its YAML",
     )
 
 
-def _alive_elsewhere(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
-    """Whether it matters once another hyperparameter has another value: an option of what is switched off, say."""
+def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
+    """A hyperparameter of every algorithm whose reader this one has replaced by a method of its own."""
+    reader = INHERITED.get(name)
+    if reader is None or getattr(type(algorithm), reader) is getattr(Algorithm, reader):
+        return False
+    return not any(name in vars(kind).get("__annotations__", {}) for kind in type(algorithm).__mro__ if kind is not Algorithm)
+
+
+def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: _Known) -> bool | None:
+    """Whether it matters once another hyperparameter has another value: an option of what is switched off, say.
+
+    None where there are too many to try.
+    """
     off = {other for other, value in leaves(algorithm) if not value}
-    others = [(other, base) for other, base in variants(algorithm) if other != name]
-    for other, base in sorted(others, key=lambda item: item[0] not in off):
-        for tried, changed in list(variants(base)):
-            if tried == name and known.differs(base, changed, spreads=SPREADS[:1] if other in off else SPREADS[1:2]) == "deeds":
+    parent = name.rpartition(".")[0]
+    others = [(other, base) for other, base in _few(algorithm) if other != name and other.rpartition(".")[2] not in MOST_ROWS]
+    others.sort(key=lambda item: (item[0] not in off, item[0].rpartition(".")[0] != parent))
+    for other, base in others:
+        spreads = SPREADS[:1] if other in off else SPREADS[1:2]
+        for tried, changed in _few(base):
+            if tried == name and known.difference(base, changed, spreads=spreads) in (LEARNING, FIGURES):
                 return True
-            if known.tries > MOST_TRIES:
-                return _is_read(algorithm, name, known)
+        if known.tries > MOST_TRIES:
+            return None
     return False
 
 
-def _is_read(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
-    """Whether a field is looked at in a few steps: all that can be said where trying everything would take too long."""
-    return "." in name or name in known.read(algorithm)
+def _few(algorithm: Algorithm[Any]) -> Iterator[tuple[str, Algorithm[Any]]]:
+    """The first few variants of each hyperparameter."""
+    counts: dict[str, int] = {}
+    for name, changed in variants(algorithm):
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] <= FEW:
+            yield name, changed
 
 
 class _Known:
@@ -94,123 +140,61 @@ class _Known:
         self._journeys: dict[tuple[str, float], Journey] = {}
         self.tries = 0
 
-    def differs(self, one: Algorithm[Any], other: Algorithm[Any], *, spreads: Sequence[float] = SPREADS) -> str:
-        """deeds, loss or an empty text: in what two algorithms differ."""
-        found = ""
+    def difference(self, one: Algorithm[Any], other: Algorithm[Any], *, spreads: Sequence[float] = SPREADS) -> str:
+        """The largest difference between two algorithms at any of these spreads."""
+        found = NOTHING
         for spread in spreads:
-            first, second = self._journey(one, spread), self._journey(other, spread)
-            if first is None or second is None:
-                return "deeds" if first is not second else ""
-            if first.deeds != second.deeds:
-                return "deeds"
-            found = "loss" if first.loss != second.loss else found
+            difference = self._journey(one, spread).difference(self._journey(other, spread))
+            if difference == LEARNING:
+                return LEARNING
+            found = LOSS if LOSS in (difference, found) else difference or found
         return found
 
-    def _journey(self, algorithm: Algorithm[Any], spread: float) -> Journey | None:
+    def _journey(self, algorithm: Algorithm[Any], spread: float) -> Journey:
         key = (repr(algorithm), spread)
         if key not in self._journeys:
             self.tries += 1
-            try:
-                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread)
-            except RlxError as error:  # refused values are a difference like any other
-                self._journeys[key] = Journey(str(error), "")
+            self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread)
         return self._journeys[key]
 
-    def read(self, algorithm: Algorithm[Any]) -> set[str]:
-        """Names of the fields that are looked at in a few steps."""
+    def looked_at(self) -> set[str]:
+        """Dotted names of the fields that a few steps look at."""
         seen: set[str] = set()
-        kind = type(algorithm)
-
-        def look(owner: Any, name: str) -> Any:
-            seen.add(name)
-            return kind.__getattribute__(owner, name)
-
-        watched = copy.copy(algorithm)
-        object.__setattr__(watched, "__class__", type(kind.__name__, (kind,), {"__getattribute__": look}))
-        journey(self._subject.with_algorithm(watched), SPREADS[0])
+        journey(self._subject.with_algorithm(watched(self._subject.algorithm, seen)), SPREADS[0])
         return seen
 
 
 def journey(subject: Subject, spread: float) -> Journey:
     """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
-    setting = subject.stand_in(spread=spread)
-    deeds: list[Any] = []
-    losses: list[Any] = []
+    policies: list[Tensor] = []
+    losses: list[float] = []
+    figures: list[Any] = []
+    try:
+        for policy, loss, logged in _steps(subject, spread):
+            policies.append(policy)
+            losses.append(loss)
+            figures.append(logged)
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey((), (), "", f"{type(error).__name__}: {error}")
+    return Journey(tuple(policies), tuple(losses), repr(figures))
+
+
+def _steps(subject: Subject, spread: float) -> Iterator[tuple[Tensor, float, Any]]:
+    setting, rate = subject.stand_in(spread=spread), 0.1 if subject.goes_past else 3.0
     for step in STEPS:
         lab = setting.lab(step=step, seed=subject.seed)
         with torch.no_grad():
             batch = subject.algorithm.draw(lab)
-        deeds.append(signature(batch))
+        logged: list[Any] = [sorted(getattr(batch, "metrics", {}).items())]
         for number, part in enumerate(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step)))):
             if number == 3:
-                deeds.append("more")
                 break
             subject.loss(setting, part)
             source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, part, micro_batch=max(1, len(part)))
-            subject.algorithm.update_policy(source, subject.optimizer(setting, rate=3.0))
-            deeds.append(signature([*setting.policy.parameters()]))
-            losses.append({name: value for name, value in source.metrics.items()})
+            figures = dict(subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate)))
+            own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
+            flat = torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in setting.policy.parameters())])
+            yield flat, float(source.metrics.get("loss", 0.0)), [sorted(own.items()), sorted(figures.items())]
         with torch.no_grad():
-            deeds.append(sorted(subject.algorithm.validate(lab).items()))
-    return Journey(repr(deeds), repr(losses))
-
-
-def leaves(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses."""
-    for item in fields(owner) if is_dataclass(owner) else ():
-        value = getattr(owner, item.name)
-        children = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, child in children:
-            name = f"{path}{item.name}" + (f".{key}" if key else "")
-            if is_dataclass(child):
-                yield from leaves(child, f"{name}.")
-            else:
-                yield name, child
-
-
-def variants(owner: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each."""
-    hints = parameters_of(type(owner)) or {}
-    for item in fields(owner):
-        value = getattr(owner, item.name)
-        if isinstance(value, Mapping):
-            for key, node in value.items():
-                for name, changed in variants(node) if is_dataclass(node) else ():
-                    yield from _made(f"{item.name}.{key}.{name}", owner, item.name, {**value, key: changed})
-        elif is_dataclass(value):
-            for name, changed in variants(value):
-                yield from _made(f"{item.name}.{name}", owner, item.name, changed)
-        else:
-            hint = hints[item.name].hint if item.name in hints else Any
-            for other in _others(value, item.metadata.get("range"), hint):
-                yield from _made(item.name, owner, item.name, other)
-
-
-def _made(name: str, owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
-    try:
-        yield name, replace(owner, **{field: value})
-    except (RlxError, ValueError, TypeError):  # not legal, or not beside the other hyperparameters
-        return
-
-
-def _others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
-    """Other values that the range or the type allows, near and far."""
-    if isinstance(allowed, Choice):
-        return [name for name in allowed.names if name != value]
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    literal = [option for kind in kinds if typing.get_origin(kind) is typing.Literal for option in typing.get_args(kind)]
-    candidates: list[Any] = [option for option in literal if option != value]
-    if isinstance(value, bool):
-        candidates.append(not value)
-    elif isinstance(value, int):
-        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * value]
-        candidates += [value + 0.5, value / 2] if float in kinds else []
-    elif isinstance(value, float):
-        candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 0.0]
-    elif value is None:
-        candidates += [2, 1] if int in kinds else []
-        candidates += [0.01, 1e-4, 5.0] if float in kinds else []
-        candidates += [True] if bool in kinds else []
-    if value is not None and type(None) in kinds:
-        candidates.append(None)
-    return [other for other in dict.fromkeys(candidates) if other != value and (allowed is None or other in allowed)]
+            logged.append(sorted(subject.algorithm.validate(lab).items()))
+        yield torch.zeros(0), 0.0, logged

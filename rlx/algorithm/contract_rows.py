@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from rlx.algorithm.contract_batch import parts_of, permuted, widened
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import Setting, Subject, row_shown
+from rlx.algorithm.contract_subject import REAL_TOLERANCE, Setting, Subject, row_shown
 
-TOLERANCE = 1e-9
-REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
     "and let the batch's slices take them along; never take a mean inside compute_loss"
@@ -29,22 +29,18 @@ def gap(found: Tensor, expected: Tensor) -> float:
 def split(subject: Subject) -> Finding:
     """Cut into micro-batches of any size, a batch gives the loss, the figures and the gradient of the whole."""
     worst = 0.0
-    for setting, tolerance, sizes in (
-        (subject.stand_in(), TOLERANCE, (1, 2, 3, 5)),
-        (subject.real(moved=True), REAL_TOLERANCE, (1, 3)),
-    ):
+    for setting, sizes in ((subject.stand_in(), (1, 2, 3, 5)), (subject.real(moved=True), (1, 3))):
         batch = subject.first_update(setting)
         if len(batch) < 2:
             return skipped("a batch of one row cannot be cut")
-        if tolerance == REAL_TOLERANCE:
-            batch = batch[slice(0, 6)]
+        batch = batch[slice(0, 6)] if setting.tolerance == REAL_TOLERANCE else batch
         whole, figures = subject.gradient(setting, batch)
         for size in sizes:
             found, other = subject.gradient(setting, batch, micro_batch=size)
             loss = torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])
             off = max(gap(found, whole), gap(*loss))
             worst = max(worst, off)
-            if off > tolerance:
+            if off > setting.tolerance:
                 return _split_broken(subject, setting, batch, size, off)
             wrong = [
                 name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))
@@ -52,7 +48,9 @@ def split(subject: Subject) -> Finding:
             wrong += [name for name in figures if name not in other]
             if wrong:
                 return broken(
-                    f"the figure {wrong[0]} is {figures[wrong[0]]:.6g} whole and {other.get(wrong[0], float('nan')):.6g} in pieces of {size}",
+                    f"the figure {wrong[0]} is {figures[wrong[0]]:.6g} whole and {other.get(wrong[0], math.nan):.6g} "
+                    f"in pieces of {size} rows",
+                    number=f"{abs(other.get(wrong[0], math.nan) - figures[wrong[0]]):.1e}",
                     where=f"metrics[{wrong[0]!r}]",
                     mend="give metrics as (sum, count) over rows or tokens, mean_of(values, mask), so that they add over pieces",
                 )
@@ -87,15 +85,15 @@ def padding(subject: Subject) -> Finding:
     for extra in (1, 4):
         found, other = subject.gradient(setting, widened(batch, extra))
         off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
-        if off > TOLERANCE:
+        if off > setting.tolerance:
             return broken(
                 f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",
                 where="compute_loss",
                 example=f"the loss is {figures['loss']:.6g}, with padding {other['loss']:.6g}; {row_shown(subject, batch, 0)}",
-                mend="sum over the completion mask and divide by its counts (mean_of(values, mask)); .mean(dim=-1) counts padding",
+                mend="sum over the completion mask and divide by its counts; .mean(dim=-1) counts the padding",
             )
-    return _layouts(subject, holds(f"{TOLERANCE:.0e}"))
+    return _layouts(subject, holds(f"{setting.tolerance:.0e}"))
 
 
 def _layouts(subject: Subject, finding: Finding) -> Finding:
@@ -133,7 +131,7 @@ def order(subject: Subject) -> Finding:
     off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
     if _draws_random_numbers(subject):
         return skipped("the loss draws a random number for each place in the batch")
-    if off > TOLERANCE:
+    if off > setting.tolerance:
         return broken(
             f"the rows in another order change the gradient by {off:.1e} of its largest entry",
             number=f"{off:.0e}",

@@ -1,6 +1,7 @@
 """A laboratory of given numbers: a policy whose token statistics are leaves, a reference and a sampler that agree with it.
 
-Laws of gradients hold there to rounding in float64, and a step takes milliseconds. Dimensions: P prompts, G completions, T tokens.
+Laws of gradients hold there to rounding in float64, and a step takes milliseconds.
+Dimensions: P prompts, G completions, T tokens.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,21 +42,28 @@ class Numbers:
     """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
 
     spread: how far the policy lies from its sampler and its reference, in nats a token; constant: every log-probability instead.
+    drift: by how much the reference's log-probabilities are lower.
     """
 
     spread: float
     constant: float | None = None
+    drift: float = 0.0
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
-        rng = _numbers(name, key)
-        if name != "token_logprobs":
-            return rng.uniform(0.05, 0.9, length)
-        if self.constant is not None and who == "policy":
+        if name == "token_logprobs" and self.constant is not None and who == "policy":
             return np.full(length, self.constant)
-        near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * self.spread
-        values = -0.05 - 2 * rng.random(length) + near * rng.standard_normal(length)
-        return np.minimum(values, -0.01)
+        return _values(self, who, name, key, length)
+
+
+@lru_cache(maxsize=1 << 15)
+def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.ndarray:
+    rng = _numbers(name, key)
+    if name != "token_logprobs":
+        return rng.uniform(0.05, 0.9, length)
+    near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * numbers.spread
+    values = np.minimum(-0.05 - 2 * rng.random(length) + near * rng.standard_normal(length), -0.01)
+    return values - numbers.drift if who == "reference" else values
 
 
 def _numbers(name: str, key: Key) -> np.random.Generator:
@@ -74,7 +83,6 @@ class StandInPolicy(Policy):
         twin.numbers, twin.shape, twin.leaf_dtype = numbers, shape, dtype
         twin.leaves, twin.places = {}, {}
         twin.temperatures, twin.calls, twin.real = set(), 0, policy
-        twin._tokenized = []
         return twin
 
     numbers: Numbers
@@ -108,16 +116,7 @@ class StandInPolicy(Policy):
 
     def tokenized(self, pairs: Sequence[Any]) -> TokenizedPairs:
         """The pairs as tokens, cut to the shape of this laboratory."""
-        known = [made for of, made in self._tokenized if of is pairs]
-        if known:
-            return known[0]
-        made = self.real.tokenized(pairs)
-        if self.shape != "usual":
-            groups = enumerate(made.sequences.completions)
-            cut = tuple(tuple(_cut(tokens, row, self.shape) for tokens in group) for row, group in groups)
-            made = replace(made, sequences=Sequences(made.sequences.prompts, cut))
-        self._tokenized = [(pairs, made)]
-        return made
+        return _shaped_pairs(self.real.tokenized(pairs), self.shape)
 
     def _gathered(self, name: str, sequences: Sequences) -> Tensor:
         places = self._register(name, sequences)
@@ -240,6 +239,22 @@ class ScriptedSampler(Sampler):
         return self
 
 
+@lru_cache(maxsize=8)
+def _shaped_pairs(pairs: TokenizedPairs, shape: str) -> TokenizedPairs:
+    """Tokenised pairs with their completions in one of SHAPES."""
+    rows = enumerate(zip(pairs.sequences.prompts, pairs.sequences.completions, strict=True))
+    groups = tuple(tuple(_shaped(prompt, tokens, row, shape) for tokens in group) for row, (prompt, group) in rows)
+    return replace(pairs, sequences=Sequences(pairs.sequences.prompts, groups))
+
+
+def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
+    """A task's own completion in one of SHAPES; usual: of at most six tokens more, so that lengths differ on any task."""
+    if shape != "usual" or len(tokens) == 0:
+        return _cut(tokens, row, shape)
+    rng = _numbers("length", key_of(prompt, tokens))
+    return np.concatenate([tokens[:-1], rng.choice(prompt, size=int(rng.integers(0, 7))), tokens[-1:]])
+
+
 def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
     """A completion in one of SHAPES."""
     if shape == "one token":
@@ -257,7 +272,7 @@ def shortened(task: Task, *, rows: int) -> Task:
     return twin
 
 
-def stand_in_task(task: Task, *, equal_rewards: bool = False, offset: float = 0.0) -> Task:
+def stand_in_task(task: Task, *, equal_rewards: bool = False) -> Task:
     """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal. It keeps the names of the parts."""
     twin = copy.copy(task)
     names: list[str] = []
@@ -265,7 +280,7 @@ def stand_in_task(task: Task, *, equal_rewards: bool = False, offset: float = 0.
     def reward(prompt: Prompt, completion: str) -> dict[str, float]:
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
-        value = (0.5 if equal_rewards else reward_of(completion)) + offset
+        value = 0.5 if equal_rewards else reward_of(completion)
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

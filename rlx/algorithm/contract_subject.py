@@ -18,7 +18,7 @@ from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, shortened, stand_in_task
 from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
-from rlx.optimizer.step import Optimizer
+from rlx.optimizer.step import GradientSource, Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
@@ -27,18 +27,18 @@ from rlx.task.base import Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
 MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}
+TOLERANCE = 1e-9
+REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
 
-class Gradients(Protocol):
-    """How a training run computes the gradients of one update."""
+class Accumulated(GradientSource, Protocol):
+    """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
 
     metrics: dict[str, float]
 
-    def __call__(self, by: str | None = None) -> Mapping[str, Any]: ...
 
-
-Accumulate = Callable[..., Gradients]  # (algorithm, policy, reference, batch, micro_batch=...)
+Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch, micro_batch=...)
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Setting:
     policy: Any
     reference: Any
     sampler: Sampler
+    tolerance: float  # within which equal gradients are equal, relative to the largest entry
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
@@ -112,21 +113,50 @@ class Subject:
         shape: str = "usual",
         dtype: torch.dtype = torch.float64,
         equal_rewards: bool = False,
-        offset: float = 0.0,
+        drift: float = 0.0,
     ) -> Setting:
-        """A laboratory of given numbers: see rlx.algorithm.contract_stand_in."""
-        numbers = Numbers(spread, constant)
+        """A laboratory of given numbers: see rlx.algorithm.contract_stand_in. For a loss that reads more of the policy than the
+        statistics of its tokens (`goes_past`) it is the real policy, and what is said of its numbers cannot be had.
+        """
+        if self.goes_past:
+            return self.real(moved=spread > 0, equal_rewards=equal_rewards)
+        return self._stand_in(Numbers(spread, constant), drift, shape=shape, dtype=dtype, equal_rewards=equal_rewards)
+
+    def _stand_in(
+        self,
+        numbers: Numbers,
+        drift: float = 0.0,
+        *,
+        shape: str = "usual",
+        dtype: torch.dtype = torch.float64,
+        equal_rewards: bool = False,
+    ) -> Setting:
         rewarded = "rewards" in self.task.offers
         return Setting(
-            stand_in_task(self.small_task, equal_rewards=equal_rewards, offset=offset) if rewarded else self.small_task,
+            stand_in_task(self.small_task, equal_rewards=equal_rewards) if rewarded else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
-            StandInReference.of(self.reference, Numbers(spread), dtype=dtype),
-            ScriptedSampler.of(self.sampler, Numbers(spread), shape=shape),
+            StandInReference.of(self.reference, Numbers(numbers.spread, drift=drift), dtype=dtype),
+            ScriptedSampler.of(self.sampler, Numbers(numbers.spread), shape=shape),
+            TOLERANCE,
         )
 
-    def real(self, *, moved: bool) -> Setting:
+    @cached_property
+    def goes_past(self) -> bool:
+        """Whether the loss reads logits or runs the model itself, so that its gradient misses the statistics of tokens."""
+        try:
+            setting = self._stand_in(Numbers(MOVED))
+            batch = self.first_update(setting)
+            loss = self.loss(setting, batch).loss
+            if len(batch) == 0 or not loss.requires_grad:
+                return False
+            leaves = setting.policy.parameters()
+            return not leaves or not any(part is not None for part in torch.autograd.grad(loss, leaves, allow_unused=True))
+        except Exception:  # the laws will meet it again, and name it
+            return False
+
+    def real(self, *, moved: bool, equal_rewards: bool = False) -> Setting:
         """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
-        task = stand_in_task(self.small_task) if "rewards" in self.task.offers else self.small_task
+        task = stand_in_task(self.small_task, equal_rewards=equal_rewards) if "rewards" in self.task.offers else self.small_task
         policy = self.policy.frozen_copy()
         policy.model = copy.deepcopy(self.policy.model).double().requires_grad_(True)
         policy.value_head = copy.deepcopy(self.policy.value_head)
@@ -139,7 +169,7 @@ class Subject:
                 for parameter in policy.parameters():
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
-        return Setting(task, policy, reference, ScriptedSampler.of(self.sampler, None))
+        return Setting(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE)
 
     def draw(self, setting: Setting, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
         """A batch, drawn as a run draws it."""
@@ -175,8 +205,16 @@ class Subject:
         return Optimizer(make, setting.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
 
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
-        """The same check of another algorithm."""
-        return replace(self, algorithm=algorithm)
+        """The same check of the same algorithm with other values, or with fewer rows."""
+        twin = replace(self, algorithm=algorithm)
+        shared = {"reference": self.reference, "small_task": self.small_task, "goes_past": self.goes_past}
+        twin.__dict__.update(shared)  # where cached_property looks
+        return twin
+
+
+def reads_logprobs(setting: Setting) -> bool:
+    """Whether token log-probabilities were read through a stand-in policy."""
+    return isinstance(setting.policy, StandInPolicy) and "token_logprobs" in setting.policy.places
 
 
 def row_shown(subject: Subject, batch: Any, row: int) -> str:

@@ -299,7 +299,25 @@ class Plain(Algorithm[Any]):
 
 
 SOUND = [
-    ScoreFunction, ConstantUnderNoGrad, DeclaredConstant, Clipped, BatchBaseline, OwnBatch, RunningBaseline, Listwise, Unlikelihood,
-    TermByTerm, EntropyBonus, ShuffledMinibatches, Curriculum, WithSignal, FromLogits, Regression, BestOfGroup, SequenceLevel,
-    TwoSources, WholeEpoch, Plain,
-]  # fmt: skip
+    ScoreFunction,
+    ConstantUnderNoGrad,
+    DeclaredConstant,
+    Clipped,
+    BatchBaseline,
+    OwnBatch,
+    RunningBaseline,
+    Listwise,
+    Unlikelihood,
+    TermByTerm,
+    EntropyBonus,
+    ShuffledMinibatches,
+    Curriculum,
+    WithSignal,
+    FromLogits,
+    Regression,
+    BestOfGroup,
+    SequenceLevel,
+    TwoSources,
+    WholeEpoch,
+    Plain,
+]

@@ -1,0 +1,145 @@
+"""Hyperparameters in a tree of dataclasses: their values, other legal ones, and which of them are looked at."""
+
+from __future__ import annotations
+
+import copy
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
+
+from rlx.config.classes import parameters_of
+from rlx.errors import RlxError
+from rlx.loss.hyperparameter import Choice, Range
+
+
+def is_node(value: Any) -> bool:
+    """A dataclass that holds hyperparameters of its own."""
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def leaves(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses."""
+    for item in fields(owner) if is_node(owner) else ():
+        value = getattr(owner, item.name)
+        for key, child in children(value) or [("", value)]:
+            name = f"{path}{item.name}{key}"
+            if is_node(child):
+                yield from leaves(child, f"{name}.")
+            else:
+                yield name, child
+
+
+def children(value: Any) -> list[tuple[str, Any]]:
+    """(".key", node) of the nodes in a mapping or a list; empty for anything else."""
+    if isinstance(value, Mapping):
+        return [(f".{key}", child) for key, child in value.items()]
+    if isinstance(value, (list, tuple)) and value and all(is_node(child) for child in value):
+        return [(f".{index}", child) for index, child in enumerate(value)]
+    return []
+
+
+def variants(owner: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each."""
+    hints = parameters_of(type(owner)) or {}
+    for item in fields(owner):
+        if not item.init:
+            continue
+        value = getattr(owner, item.name)
+        if is_node(value):
+            for name, changed in variants(value):
+                yield from _made(f"{item.name}.{name}", owner, item.name, changed)
+        elif children(value):
+            yield from _variants_within(owner, item.name, value)
+        else:
+            hint = hints[item.name].hint if item.name in hints else Any
+            for other in others(value, item.metadata.get("range"), hint):
+                yield from _made(item.name, owner, item.name, other)
+
+
+def _variants_within(owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for number, (key, node) in enumerate(children(value)):
+        for name, changed in variants(node) if is_node(node) else ():
+            if isinstance(value, Mapping):
+                whole: Any = {**value, key[1:]: changed}
+            else:
+                whole = type(value)([*value[:number], changed, *value[number + 1 :]])
+            yield from _made(f"{field}{key}.{name}", owner, field, whole)
+
+
+def _made(name: str, owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        yield name, replace(owner, **{field: value})
+    except (RlxError, ValueError, TypeError, AssertionError):  # not legal, or not beside the other hyperparameters
+        return
+
+
+def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
+    """Other values that the range or the type allows, near and far."""
+    if isinstance(allowed, Choice):
+        return [name for name in allowed.names if name != value]
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    candidates: list[Any] = [
+        option for kind in kinds if typing.get_origin(kind) is typing.Literal for option in typing.get_args(kind)
+    ]
+    if isinstance(value, Enum):
+        candidates += list(type(value))
+    elif isinstance(value, bool):
+        candidates.append(not value)
+    elif isinstance(value, int):
+        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * value, 1000 * value]
+        candidates += [value + 0.5, value / 2] if float in kinds else []
+    elif isinstance(value, float):
+        candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, -value, 0.0]
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
+        candidates += [type(value)(factor * item for item in value) for factor in (2, 3)]
+    elif value is None:
+        candidates += [2, 1] if int in kinds else []
+        candidates += [0.01, 1e-4, 5.0, 0.5] if float in kinds else []
+        candidates += [True] if bool in kinds else []
+    if value is not None and type(None) in kinds:
+        candidates.append(None)
+    different = [other for other in candidates if other != value or isinstance(other, bool) is not isinstance(value, bool)]
+    return [other for number, other in enumerate(different) if other not in different[:number] and _legal(other, allowed)]
+
+
+def _legal(value: Any, allowed: Range | Choice | None) -> bool:
+    return allowed is None or value in allowed
+
+
+def watched(owner: Any, seen: set[str], path: str = "") -> Any:
+    """A copy of a tree of dataclasses that adds to `seen` the dotted name of each field that is looked at.
+
+    A class that admits no watcher (one with slots) counts as looked at.
+    """
+    kind = type(owner)
+    names = {item.name for item in fields(owner)}
+
+    def look(self: Any, name: str) -> Any:
+        if name in names:
+            seen.add(f"{path}{name}")
+        return kind.__getattribute__(self, name)  # type: ignore[call-arg]
+
+    twin = copy.copy(owner)
+    for name in names:
+        value = getattr(owner, name)
+        with suppress(AttributeError, TypeError):
+            if is_node(value):
+                object.__setattr__(twin, name, watched(value, seen, f"{path}{name}."))
+            elif isinstance(value, Mapping):
+                nodes = {
+                    key: watched(node, seen, f"{path}{name}.{key}.") if is_node(node) else node for key, node in value.items()
+                }
+                object.__setattr__(twin, name, nodes)
+    try:
+        object.__setattr__(
+            twin, "__class__", type(kind.__name__, (kind,), {"__getattribute__": look, "__module__": kind.__module__})
+        )
+    except TypeError:
+        seen.update(f"{path}{name}" for name in names)
+    with suppress(Exception):
+        twin.__post_init__()
+    return twin
