@@ -45,6 +45,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:
             load()  # a bad file is said before a model is loaded
+    require_scores(algorithm, task)
     parts = {
         "schedule": make(cfg.scheduler, key="scheduler"),
         "sampler": make(cfg.rollout, key="rollout"),
@@ -91,8 +92,23 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
                 )
 
 
+def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
+    """Refuse a loss that reads scores where pairs of the task have none; else the first step would find it."""
+    reading = [type(loss).__name__ for loss in _preference_losses(algorithm) if "scores" in loss.requires]
+    pairs = task.pairs() if reading and "pairs" in task.offers else ()
+    lacking = sum(pair.scores is None for pair in pairs)
+    if lacking:
+        raise ConfigError(
+            f"loss {reading[0]} reads how good the two completions of a pair are, and {lacking} of {len(pairs)} pairs of task "
+            f"{task.name} have no scores; name their columns with task.chosen_score_key and task.rejected_score_key "
+            "(task=preference_file), or take another loss"
+        )
+
+
 def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
-    """Every preference loss in an algorithm, those of terms of weight 0 and of a mixture's parts too."""
+    """Every preference loss that learns from the task's pairs, those of terms of weight 0 and of a mixture's parts too."""
+    if isinstance(owner, Algorithm) and Need.PAIRS not in owner.active_needs:
+        return  # it samples its own
     if isinstance(owner, PreferenceLoss):
         yield owner
     if isinstance(owner, Mapping):

@@ -6,7 +6,7 @@ import torch
 import rlx
 from rlx.config.compose import compose
 from rlx.errors import ConfigError
-from rlx.experiment import assemble, require_match, torch_device
+from rlx.experiment import assemble, require_match, require_scores, torch_device
 from rlx.loss.mixture import Part
 
 SMALL = ["policy=tiny_untrained", "policy.hidden_size=16", "policy.num_heads=2", "policy.num_layers=1"]
@@ -56,3 +56,13 @@ def test_single_completions_need_losses_that_read_labels_in_every_part():
     for loss in (pair, mixed):
         with pytest.raises(ConfigError, match="has single completions with a label, and Dpo compares the two of a pair"):
             require_match(replace(own, loss=loss), task)
+
+
+def test_a_loss_that_reads_scores_is_refused_before_a_model_is_built_where_pairs_have_none(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("\n".join(f'{{"prompt": "{i}", "chosen": "a", "rejected": "b"}}' for i in range(9)))
+    task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"))
+    odpo = replace(rlx.load("algorithm", "dpo"), loss=rlx.load("loss", "odpo"))
+    with pytest.raises(ConfigError, match=r"loss Odpo reads .* [5-8] of [5-8] pairs .* have no scores; .*task\.chosen_score_key"):
+        require_scores(odpo, task)
+    require_scores(rlx.load("algorithm", "dpo"), task)
+    require_scores(replace(rlx.load("algorithm", "online_dpo"), loss=rlx.load("loss", "odpo")), task)  # it scores its own pairs

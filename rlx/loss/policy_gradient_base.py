@@ -162,7 +162,10 @@ class PolicyGradientLoss(Loss):
         reference_logprobs: Tensor | None = None,
         **required: Any,
     ) -> dict[str, Tensor]:
-        """Metric name -> [B, T] without a gradient, to be averaged over tokens: ratio_mean, clip_fraction_low and _high, kl."""
+        """Metric name -> [B, T] without a gradient, to be averaged over tokens: ratio_mean, clip_fraction_low and _high, kl.
+
+        kl is exact where the loss reads it over the vocabulary, else k3.
+        """
         with torch.no_grad():
             given = (token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs)
             rollouts = self._rollouts(*given, required)
@@ -172,6 +175,8 @@ class PolicyGradientLoss(Loss):
             if ends is not None:
                 figures["clip_fraction_low"] = ((ratio < ends[0]) & (rollouts.advantages < 0)).to(ratio.dtype)
                 figures["clip_fraction_high"] = ((ratio > ends[1]) & (rollouts.advantages > 0)).to(ratio.dtype)
-            if rollouts.reference_logprobs is not None:
+            if rollouts.vocabulary_kl is not None:
+                figures["kl"] = rollouts.vocabulary_kl
+            elif rollouts.reference_logprobs is not None:
                 figures["kl"] = k3(rollouts.token_logprobs, rollouts.reference_logprobs)
             return {name: masked(values, completion_mask) for name, values in figures.items()}

@@ -92,4 +92,7 @@ def test_figures_count_what_the_clip_stops():
     assert figures["clip_fraction_low"].sum() == (MASK & (ratio < 0.8) & (advantages < 0)).sum()
     assert figures["kl"].min() >= 0
     assert set(load("reinforce").figures(**G)) == {"ratio_mean", "kl"}
+    exact = load("clipped", beta=0.1, kl_estimator="exact", kl_gradient="plain")
+    over_vocabulary = torch.full_like(G["token_logprobs"], 0.3)
+    assert exact.figures(**G, vocabulary_kl=over_vocabulary)["kl"].sum().item() == pytest.approx(0.3 * int(MASK.sum()))
     assert load("gmpo", clip_low=0.4, clip_high=0.7).clip_ends() == pytest.approx((torch.e**-0.4, torch.e**0.7))
