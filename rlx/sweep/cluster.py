@@ -25,16 +25,18 @@ def is_used(directory: Path) -> bool:
     return any((directory / _FOLDER).glob("*/*submission.sh")) or any((directory / _FOLDER).glob("*submission*.sh"))
 
 
-def is_queued(directory: Path) -> bool:
-    """Whether the queue holds any job of a sweep; in doubt (Slurm does not answer) it does."""
+def queue() -> set[str] | None:
+    """The ids of the user's jobs that wait, run or end, tasks of arrays one by one; None if Slurm does not answer."""
+    answer = _slurm("squeue", "-h", "-r", "-o", "%i", "--me")
+    return None if answer is None else set(answer.split())
+
+
+def is_queued(directory: Path, queued: set[str], known: str | None = None) -> bool:
+    """Whether a queue holds a job: the one that is known by its id, or any of a sweep's."""
+    if known is not None:
+        return known in queued
     ids = job_ids(directory)
-    if not ids or not is_used(directory):
-        return False
-    answer = _slurm("squeue", "-h", "-o", "%i", "--me")
-    if answer is None:
-        return True
-    queued = {found.partition("_")[0] for found in answer.split()}
-    return any(name in queued for name in ids)
+    return any(found.partition("_")[0] in ids for found in queued)
 
 
 def cancel(directory: Path) -> None:
@@ -45,13 +47,16 @@ def cancel(directory: Path) -> None:
         _slurm("scancel", "--state=PENDING", *ids)
 
 
-def requeue() -> bool:
-    """In a job of Slurm that was signalled before its time limit: ask for the job to be run again; whether that was granted."""
+def this_job() -> str | None:
+    """The id of the job of Slurm that this process is; None if it is none."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-    if name is None or os.environ.get("SLURM_JOB_NAME") == "interactive":
-        return False
-    return _slurm("scontrol", "requeue", name) is not None
+    return None if os.environ.get("SLURM_JOB_NAME") == "interactive" else name
+
+
+def requeue(job: str) -> bool:
+    """For a job that was signalled before its time limit: ask for it to be run again; whether that was granted."""
+    return _slurm("scontrol", "requeue", job) is not None
 
 
 def _slurm(*command: str) -> str | None:

@@ -6,92 +6,34 @@ A launcher loses the results of a whole batch when one job dies, so nothing that
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.record.files import write_atomic
 from rlx.record.listing import listed
 from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.sweep import cluster
+from rlx.sweep.launched import ORDERS, STOP, LaunchedJob, StopLauncher
 from rlx.sweep.messages import Done, Order
 from rlx.sweep.pool import tail
 from rlx.sweep.runner import View
 from rlx.sweep.settings import Settings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
 from rlx.sweep.verdict import mark_failed
-from rlx.sweep.worker import LOG, run_job
+from rlx.sweep.worker import LOG
 
-_ORDERS = ".orders"
 _TICK = 1.0
+_QUEUE_TICK = 5.0  # seconds between two questions to the queue of a cluster
 Launch = Callable[[Callable[[Any], Any], Sequence[Sequence[str]]], Any]
-
-
-class _Stop(BaseException):
-    """Ends a launcher that runs its jobs in this process."""
-
-
-class Silent:
-    """A channel for jobs that nobody listens to: their records tell."""
-
-    def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
-        """Nothing to tell."""
-
-    def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class LaunchedJob:
-    """What a launcher calls in a job's process; it travels there as a pickle. parent: the process of the sweep."""
-
-    directory: str
-    path: tuple[str, ...]
-    parent: int
-    host: str
-
-    def __call__(self, cfg: Any) -> str:
-        from hydra.core.hydra_config import HydraConfig
-
-        from rlx.sweep.job import run
-
-        name = Path(HydraConfig.get().runtime.output_dir).name
-        sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
-        forget_modules(Path(self.directory) / "sources")
-        os.environ["OMP_NUM_THREADS"] = "1"
-        orders = Path(self.directory) / _ORDERS
-        with open(orders / f"{name}.pickle", "rb") as file:
-            order: Order = pickle.load(file)
-        before = signal.getsignal(signal.SIGTERM)
-        done = run_job(run, order, Silent())  # type: ignore[arg-type]
-        if done.state == INTERRUPTED and cluster.requeue():
-            return "requeued"
-        write_atomic(orders / f"{name}.json", json.dumps({"state": done.state, "reason": done.reason}))
-        with contextlib.suppress(TypeError, ValueError):
-            signal.signal(signal.SIGTERM, before)
-        if done.state == INTERRUPTED and os.getpid() == self.parent:
-            raise _Stop(done.reason)
-        return done.state
-
-
-def forget_modules(folder: Path) -> None:
-    """Hydra has composed the job with the user's modules as they are now; the job shall import the sweep's copies below `folder`."""
-    for file in folder.rglob("*.py") if folder.is_dir() else []:
-        parts = file.relative_to(folder).with_suffix("").parts
-        sys.modules.pop(".".join(parts[:-1] if parts[-1] == "__init__" else parts), None)
-    importlib.invalidate_caches()
 
 
 @dataclass
@@ -107,6 +49,7 @@ class Delegate:
     asked: int | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _lost: dict[str, float] = field(default_factory=dict)
+    _asked_queue: float = -1e9
     _abandoned: bool = False
 
     def run(self, waiting: Sequence[JobState]) -> None:
@@ -125,10 +68,12 @@ class Delegate:
 
     def _batch(self, jobs: Sequence[JobState]) -> str:
         """Launch jobs and wait; returns what the launcher says went wrong, if it does."""
-        orders = self.state.directory / _ORDERS
+        orders = self.state.directory / ORDERS
         orders.mkdir(exist_ok=True)
+        (orders / STOP).unlink(missing_ok=True)
         for job in jobs:
-            (orders / f"{job.name}.json").unlink(missing_ok=True)
+            for ending in ("json", "slurm"):
+                (orders / f"{job.name}.{ending}").unlink(missing_ok=True)
             order = Order(job.name, os.path.abspath(self.state.directory / job.name), self.order_of(job))
             (orders / f"{job.name}.pickle").write_bytes(pickle.dumps(order))
             job.state, job.reason, job.log_tail = RUNNING, None, None
@@ -142,7 +87,7 @@ class Delegate:
             path = tuple(self.path)
             task = LaunchedJob(os.path.abspath(self.state.directory), path, os.getpid(), os.uname().nodename)
             self.launch(task, [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in jobs])
-        except (KeyboardInterrupt, _Stop) as stop:
+        except (KeyboardInterrupt, StopLauncher) as stop:
             if not self._abandoned:
                 self.asked = self.asked or (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop)))
                 self._stop(jobs)
@@ -165,10 +110,12 @@ class Delegate:
             for job in jobs:
                 if job.state == RUNNING:
                     self._look(job)
+            if cluster.is_used(self.state.directory):
+                self._look_for_lost([job for job in jobs if job.state == RUNNING])
             self.state.write()
             self.view.refresh()
-            if cluster.is_used(self.state.directory) and all(job.state in ENDED or self._is_lost(job) for job in jobs):
-                self._abandoned = True
+            if cluster.is_used(self.state.directory) and all(job.state in ENDED for job in jobs):
+                self._abandoned = True  # the launcher would wait for ever for a job that is lost
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
@@ -179,17 +126,29 @@ class Delegate:
         if self._done(job) is not None:
             self._settle(job, "")
 
-    def _is_lost(self, job: JobState) -> bool:
-        """Whether no job of the cluster can still be this one: the queue has not known it for a while, and it has not ended."""
-        if cluster.is_queued(self.state.directory):
-            self._lost.clear()
-            return False
-        first = self._lost.setdefault(job.name, time.monotonic())
-        return time.monotonic() - first > cluster.PATIENCE
+    def _look_for_lost(self, jobs: Sequence[JobState]) -> None:
+        """Settle jobs that the queue has not known for a while, although they have not said that they ended."""
+        now = time.monotonic()
+        if now - self._asked_queue < _QUEUE_TICK:
+            return
+        self._asked_queue = now
+        queue = cluster.queue()
+        for job in jobs:
+            if queue is None or cluster.is_queued(self.state.directory, queue, self._slurm_id(job)):
+                self._lost.pop(job.name, None)
+            elif now - self._lost.setdefault(job.name, now) > cluster.PATIENCE:
+                self._look(job)
+                self._settle(job, "")
+
+    def _slurm_id(self, job: JobState) -> str | None:
+        try:
+            return (self.state.directory / ORDERS / f"{job.name}.slurm").read_text().strip()
+        except OSError:
+            return None
 
     def _done(self, job: JobState) -> Done | None:
         try:
-            said = json.loads((self.state.directory / _ORDERS / f"{job.name}.json").read_bytes())
+            said = json.loads((self.state.directory / ORDERS / f"{job.name}.json").read_bytes())
         except (OSError, ValueError):
             return None
         return Done(said["state"], reason=said["reason"])
@@ -217,6 +176,7 @@ class Delegate:
     def _stop(self, jobs: Sequence[JobState]) -> None:
         """Ask every job of the sweep to end with a checkpoint, and wait for it."""
         self.view.note("stopping: the jobs write their checkpoints")
+        (self.state.directory / ORDERS / STOP).touch()
         cluster.cancel(self.state.directory)
         until = time.monotonic() + self.settings.grace
         told: set[int] = set()
@@ -227,7 +187,8 @@ class Delegate:
                     told.add(pid)
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, signal.SIGTERM)
-            if not alive and not cluster.is_queued(self.state.directory):
+            queue = cluster.queue() if cluster.is_used(self.state.directory) else set()
+            if not alive and queue is not None and not cluster.is_queued(self.state.directory, queue):
                 return
             time.sleep(0.5)
 

@@ -1,6 +1,7 @@
 """Starts a real Slurm of one node on this machine, for tests: `python tests/sweep/one_node_slurm.py start DIR`, and `stop DIR`.
 
-Needs root and the packages of Debian: apt-get install --no-install-recommends slurm-wlm slurm-client munge. No accounting, no systemd.
+Needs root and packages of Debian: apt-get install --no-install-recommends slurm-wlm slurm-client munge.
+It has no accounting and needs no systemd.
 """
 
 from __future__ import annotations

@@ -24,7 +24,12 @@ def test_the_sweep_is_found(tmp_path):
 
 def test_the_command_with_what_is_given_anew(tmp_path):
     plan(tmp_path, "-m", "algorithm=hybrid", "seed=range(0,5)", "sweep.workers=2")
-    assert command_again(tmp_path, ["-m", f"resume={tmp_path}"]) == ["-m", "algorithm=hybrid", "seed=range(0,5)", "sweep.workers=2"]
+    assert command_again(tmp_path, ["-m", f"resume={tmp_path}"]) == [
+        "-m",
+        "algorithm=hybrid",
+        "seed=range(0,5)",
+        "sweep.workers=2",
+    ]
     again = command_again(tmp_path, ["-m", f"resume={tmp_path}", "sweep.workers=8", "sweep.retries=1"])
     assert again == ["-m", "algorithm=hybrid", "seed=range(0,5)", "sweep.workers=8", "sweep.retries=1"]
 
@@ -48,7 +53,11 @@ def test_what_a_plan_names_is_not_trusted(tmp_path, word):
 
 def test_the_user_may_name_it_again(tmp_path):
     plan(tmp_path, "-m", "algorithm=mine.Class", "seed=0,1")
-    assert command_again(tmp_path, ["-m", f"resume={tmp_path}", "algorithm=mine.Class"]) == ["-m", "seed=0,1", "algorithm=mine.Class"]
+    assert command_again(tmp_path, ["-m", f"resume={tmp_path}", "algorithm=mine.Class"]) == [
+        "-m",
+        "seed=0,1",
+        "algorithm=mine.Class",
+    ]
 
 
 def test_a_plan_that_cannot_be_read(tmp_path):

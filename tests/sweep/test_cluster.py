@@ -39,15 +39,19 @@ def test_the_jobs_of_a_sweep(sweep, tmp_path):
     assert not cluster.is_used(tmp_path)
 
 
-@pytest.mark.parametrize(("queue", "queued"), [("12_1\\n7\\n", True), ("12_[0-3]\\n", True), ("7\\n112_0\\n", False), ("", False)])
-def test_the_queue_is_asked(slurm, sweep, queue, queued):
-    slurm("squeue", queue)
-    assert cluster.is_queued(sweep) is queued
+def test_the_queue_is_asked(slurm, sweep):
+    slurm("squeue", "12_1\\n7\\n112_0\\n")
+    queue = cluster.queue()
+    assert queue == {"12_1", "7", "112_0"}
+    assert cluster.is_queued(sweep, queue, "12_1")
+    assert not cluster.is_queued(sweep, queue, "12_0")
+    assert cluster.is_queued(sweep, queue)  # of a job whose id is not known yet: any of the sweep's
+    assert not cluster.is_queued(sweep, {"112_0", "7"})
 
 
-def test_a_slurm_that_does_not_answer_is_no_proof(slurm, sweep):
+def test_a_slurm_that_does_not_answer_tells_nothing(slurm):
     slurm("squeue", "slurm_load_jobs error", 1)
-    assert cluster.is_queued(sweep)
+    assert cluster.queue() is None
 
 
 def test_cancel_asks_those_that_run_and_drops_those_that_wait(slurm, sweep):
@@ -60,12 +64,15 @@ def test_requeue_names_the_task_of_the_array(slurm, monkeypatch):
     slurm("scontrol", "")
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_NAME"):
         monkeypatch.delenv(name, raising=False)
-    assert not cluster.requeue()
+    assert cluster.this_job() is None
     monkeypatch.setenv("SLURM_JOB_ID", "14")
-    assert cluster.requeue()
+    assert cluster.this_job() == "14"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    assert cluster.requeue()
-    assert slurm.calls() == ["scontrol requeue 14", "scontrol requeue 12_1"]
+    assert cluster.this_job() == "12_1"
+    assert cluster.requeue("12_1")
+    assert slurm.calls() == ["scontrol requeue 12_1"]
     slurm("scontrol", "", 1)
-    assert not cluster.requeue()
+    assert not cluster.requeue("12_1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")  # salloc: nobody would run it again
+    assert cluster.this_job() is None

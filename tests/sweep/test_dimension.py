@@ -46,9 +46,7 @@ def test_both_ends_are_checked_before_a_search():
     assert [number(end) for end in dimension("x=interval(0,1)").ends()] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("override", "said"), [("x=interval(1,0)", "smaller"), ("x=tag(log,interval(0,1))", "begins above 0")]
-)
+@pytest.mark.parametrize(("override", "said"), [("x=interval(1,0)", "smaller"), ("x=tag(log,interval(0,1))", "begins above 0")])
 def test_an_interval_that_is_none_is_refused(override, said):
     with pytest.raises(ConfigError, match=said):
         dimension(override)

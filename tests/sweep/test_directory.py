@@ -42,7 +42,9 @@ def test_another_plan_other_code_or_a_wish_begin_anew(tmp_path, changes):
 
 def test_a_directory_that_is_held_is_not_shared(tmp_path):
     held = taken(tmp_path)
-    (held.directory / "sweep.json").write_text(json.dumps({"digest": "d" * 16, "code": "c", "jobs": [], "process": this_process()}))
+    (held.directory / "sweep.json").write_text(
+        json.dumps({"digest": "d" * 16, "code": "c", "jobs": [], "process": this_process()})
+    )
     said = []
     other = taken(tmp_path, said, patience=60)  # its sweep lives, so nobody waits
     assert other.directory != held.directory
@@ -70,7 +72,11 @@ def test_a_named_place(tmp_path):
     again = taken(tmp_path, named=named)
     assert again.before is not None
     again.close()
-    for changes, said in (({"digest": "e" * 16}, "another sweep"), ({"code": "x"}, "another version"), ({"fresh": True}, "another")):
+    for changes, said in (
+        ({"digest": "e" * 16}, "another sweep"),
+        ({"code": "x"}, "another version"),
+        ({"fresh": True}, "another"),
+    ):
         with pytest.raises(ConfigError, match=said):
             taken(tmp_path, named=named, **changes)
 

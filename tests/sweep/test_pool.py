@@ -98,9 +98,13 @@ def test_an_answer_ends_a_job(open_pool, tmp_path):
 
 def test_workers_that_cannot_start_are_an_error_with_their_log(open_pool):
     pool = open_pool(task="no_such_module:run")
-    with pytest.raises(TrainingError, match="no_such_module"):
+
+    def wait():
         for _ in range(300):
             list(pool.events(0.1))
+
+    with pytest.raises(TrainingError, match="no_such_module"):
+        wait()
 
 
 def test_close_leaves_no_process(open_pool):
@@ -139,12 +143,20 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
     import subprocess
     import sys
 
-    code = (
-        "import sys, time\nfrom rlx.sweep.pool import Pool\nfrom rlx.sweep.messages import Order\nfrom rlx.record.process import _birth\n"
-        f"pool = Pool(1, 'trivial:run', [{HERE!r}], __import__('pathlib').Path({str(tmp_path / 'log')!r}), grace=2)\npool.start()\n"
-        "while not pool.idle: list(pool.events(0.1))\n"
-        f"pool.give(pool.idle[0], Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))\n"
-        "pid = pool.workers[0].process.pid\nprint(pid, _birth(pid), flush=True)\ntime.sleep(60)\n"
+    code = "\n".join(
+        (
+            "import pathlib, time",
+            "from rlx.record.process import _birth",
+            "from rlx.sweep.messages import Order",
+            "from rlx.sweep.pool import Pool",
+            f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
+            "pool.start()",
+            "while not pool.idle: list(pool.events(0.1))",
+            f"pool.give(pool.idle[0], Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",
+            "pid = pool.workers[0].process.pid",
+            "print(pid, _birth(pid), flush=True)",
+            "time.sleep(60)",
+        )
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pid, birth = parent.stdout.readline().split()

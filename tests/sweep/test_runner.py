@@ -45,7 +45,9 @@ def runner(tmp_path):
         made.append(pool)
         state = SweepState(tmp_path, {}, jobs)
         options = {"grace": 1.0, **changes}
-        return Runner(state, (work or Queue)(deque(jobs.values())), pool, settings(**options), Seen(), lambda job: contents[job.name])
+        return Runner(
+            state, (work or Queue)(deque(jobs.values())), pool, settings(**options), Seen(), lambda job: contents[job.name]
+        )
 
     yield make
     for pool in made:
