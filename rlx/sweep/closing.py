@@ -107,7 +107,22 @@ def draw_plots(search: Search, folder: Path) -> list[Path]:
             plt.gcf().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
             files.append(folder / f"{name}.png")
         plt.close("all")
+    importances = search.study.importances()
+    if importances:
+        files.append(_draw_importances(importances, folder / "importances.png"))
     return files
+
+
+def _draw_importances(importances: Mapping[str, float], file: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    names = list(reversed(importances))
+    figure_, axes = plt.subplots(figsize=(6, 1 + 0.4 * len(names)))
+    axes.barh(names, [importances[name] for name in names])
+    axes.set_xlabel("share in what decides whether a trial is among the best")
+    figure_.savefig(file, dpi=150, bbox_inches="tight")
+    plt.close(figure_)
+    return file
 
 
 def say_closing(search: Search, best: Mapping[str, Any] | None, directory: Path) -> None:
