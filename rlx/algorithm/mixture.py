@@ -155,16 +155,21 @@ class Mixture(Algorithm[MixtureBatch]):
         return LossOutput(terms, metrics)
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
+        """One step along the combined gradient; grad_norm is that of the combination before anything was clipped."""
         found = gradients(by=lambda term: term.partition("/")[0])
-        figures: dict[str, float] = {}
-        clipped = {}
-        for name, gradient in found.items():
-            clipping = self.terms[name].algorithm.clipping.times(gradients.batch.weights[name])
-            clipped[name] = optimizer.clipped(gradient, clipping).gradients
-            figures[f"{name}/grad_norm"] = float(total_norm(gradient))
+        if not found:
+            return optimizer.step([None] * len(optimizer.parameters), self.clipping)
+        limits = {name: self.terms[name].algorithm.clipping.times(gradients.batch.weights[name]) for name in found}
+        raw = {name: optimizer.clipped(gradient, Clipping(scale=limits[name].scale)) for name, gradient in found.items()}
+        clipped = {name: optimizer.clipped(gradient, limits[name]) for name, gradient in found.items()}
+        figures = {f"{name}/grad_norm": part.norm for name, part in raw.items()}
         for first, second in combinations(found, 2):
             figures[f"grad_cosine/{first}_{second}"] = cosine(found[first], found[second])
-        return figures | optimizer.step(self.combine(clipped) if clipped else [None] * len(optimizer.parameters), self.clipping)
+        whole = total_norm(self.combine({name: part.gradients for name, part in raw.items()}))
+        stepped = optimizer.step(self.combine({name: part.gradients for name, part in clipped.items()}), self.clipping)
+        if len(clipped) == 1 and self.clipping == Clipping():  # rounded as it is where the algorithm runs alone
+            stepped["grad_norm_clipped"] = next(iter(clipped.values())).norm_after
+        return {**figures, **stepped, "grad_norm": float(whole)}
 
     def validate(self, lab: Lab) -> dict[str, float]:
         active = {name: term for name, term in self.terms.items() if term.weight or term.final_weight}

@@ -62,7 +62,8 @@ def test_a_term_of_weight_zero_is_not_drawn(lab):
 
 
 def moved(algorithm, lab):
-    """The parameters after two updates of one draw."""
+    """The parameters after two steps, and the figures of their updates."""
+    figures = []
     policy = lab.policy.frozen_copy()
     policy.model.requires_grad_(True)
     lab = dataclasses.replace(lab, policy=policy)
@@ -73,14 +74,17 @@ def moved(algorithm, lab):
         batch = algorithm.draw(dataclasses.replace(lab, step=step))
         for part in algorithm.updates(batch, Stream(0)):
             source = AccumulatedGradients(algorithm, policy, lab.reference, part, micro_batch=4)
-            algorithm.update_policy(source, optimizer)
-    return [parameter.detach().clone() for parameter in policy.parameters()]
+            figures.append(algorithm.update_policy(source, optimizer))
+    return [parameter.detach().clone() for parameter in policy.parameters()], figures
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_grad_norm": 0.01}, {"adaptive_gradient_clipping": 0.001}])
 def test_with_one_term_of_weight_one_it_is_that_algorithm_to_the_last_bit(lab, settings):
-    alone, mixed = (moved(algorithm, lab) for algorithm in (dpo(**settings), mixture(a=(dpo(**settings), 1.0), b=(sft(), 0.0))))
+    both = (dpo(**settings), mixture(a=(dpo(**settings), 1.0), b=(sft(), 0.0)))
+    (alone, figures), (mixed, of_mixture) = (moved(algorithm, lab) for algorithm in both)
     assert all(torch.equal(a, b) for a, b in zip(alone, mixed, strict=True))
+    assert [{name: line[name] for name in figures[0]} for line in of_mixture] == figures
+    assert any(line["grad_norm"] > line["grad_norm_clipped"] for line in figures) == bool(settings)
 
 
 def test_weights_move_in_a_straight_line(lab):
