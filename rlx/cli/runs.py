@@ -120,7 +120,7 @@ def _object(item: Listed) -> dict[str, Any]:
     return {**facts, "directory": os.path.abspath(item.directory), "metrics": metrics, "overrides": overrides, "config": config}
 
 
-_SWEEP = ("sweep", "jobs", *STATUSES[1:], "running", "damaged", "best", "age")
+_SWEEP = ("sweep", "jobs", *STATUSES[1:], "pruned", "running", "damaged", "best", "age")
 
 
 def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
@@ -131,7 +131,7 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
             groups.setdefault(item.directory.parent, []).append(item)
     lines = []
     for directory, jobs in groups.items():
-        states = Counter(job.status for job in jobs)
+        states = Counter(job.state for job in jobs)
         scores = [job.score for job in jobs if job.score is not None and job.score == job.score]
         ages = [job.age for job in jobs if job.age is not None]
         counts = [states[name] for name in _SWEEP[2:-2]]

@@ -32,6 +32,13 @@ class Listed:
         """running, completed, failed, interrupted, or damaged."""
         return "damaged" if self.record is None else self.record.status
 
+    @property
+    def state(self) -> str:
+        """The status; pruned for a run that its search had no more use for."""
+        error = None if self.record is None else self.record.error
+        is_pruned = self.status == "interrupted" and error is not None and error.get("signal") == "PRUNED"
+        return "pruned" if is_pruned else self.status
+
     @cached_property
     def last(self) -> Mapping[str, Any]:
         """The newest value of every metric. A finished run has them in its record, another at the end of its metrics."""
@@ -94,7 +101,7 @@ class Listed:
         error = None if record.error is None else record.error.get("message")
         metrics = {name: value for name, value in self.last.items() if "/" in name}
         figures = {"score": self.score, "steps": self.step, "age": self.age, "time": self.time, "sweep": self.sweep}
-        known = {"run": self.name, "status": self.status, "state": self.status, "config_hash": record.config_hash, "error": error}
+        known = {"run": self.name, "status": self.status, "state": self.state, "config_hash": record.config_hash, "error": error}
         return {**metrics, **_flat(record.config), **own, **figures, **known}
 
 

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def test_the_table_shows_runs_and_sweeps_newest_first(lab: Path, capsys: pytest.
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
     assert err == ""
-    assert lines[0][:7] == ["sweep", "jobs", "completed", "failed", "interrupted", "running", "damaged"]
-    assert lines[1][:8] == ["night", "5", "1", "1", "0", "1", "0", "0.9"]
+    assert lines[0][:8] == ["sweep", "jobs", "completed", "failed", "interrupted", "pruned", "running", "damaged"]
+    assert lines[1][:9] == ["night", "5", "1", "1", "0", "0", "1", "0", "0.9"]
     assert lines[3] == ["run", "state", "variant", "seed", "score", "steps", "age"]
     assert lines[4][:7] == ["outputs/sweep/night/11", "running", "dpo", "loss.beta=0.4", "1", "0.5", "120/200"]
     assert [line[0].rpartition("/")[2] for line in lines[4:]] == [
@@ -169,6 +169,12 @@ def test_wrong_words_are_one_message_and_exit_code_2(
     assert len(err.splitlines()) == 1
 
 
+def used() -> float:
+    """Seconds of processor time that this process's children have used."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path: Path) -> None:
     for number in range(1000):
         write(tmp_path / "outputs" / "train" / str(number), number, **({} if number % 2 else {"result": None}))
@@ -178,12 +184,12 @@ def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path: Path)
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
     seconds = []
-    for _ in range(3):  # the fastest: what else the machine does is not measured
-        begun = time.monotonic()
+    for _ in range(3):  # the fastest, of its own processor's time: what else the machine does is not measured
+        begun = used()
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
-        seconds.append(time.monotonic() - begun)
+        seconds.append(used() - begun)
         if seconds[-1] < 2.0:
             break
     assert len(done.stdout.splitlines()) == 716

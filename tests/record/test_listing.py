@@ -86,3 +86,12 @@ def test_a_job_knows_its_sweep(create, tmp_path: Path) -> None:
     other = create(tmp_path / "outputs" / "sweep" / "night" / "0")
     other.interrupt()
     assert line(other).facts["sweep"] == "night"
+
+
+def test_a_run_that_its_search_gave_up_is_pruned(create) -> None:
+    run = create()
+    run.interrupt(signal="PRUNED", step=3)
+    assert (line(run).status, line(run).state, line(run).facts["state"]) == ("interrupted", "pruned", "pruned")
+    other = create()
+    other.interrupt(signal="SIGTERM", step=3)
+    assert line(other).state == "interrupted"

@@ -1,4 +1,4 @@
-"""A job in a launcher's process: it runs the sweep's copy of the user's code, and a job of a cluster that is signalled is not over."""
+"""A job in a launcher's process: it runs the copy of the user's code; a job of a cluster that is signalled is not over."""
 
 import json
 import os
