@@ -24,24 +24,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixtureBatch:
-    """The batches of the terms, one after the other as rows. weights: term -> its weight at this step."""
+    """The batches of the terms, one after the other as rows.
+
+    weights: term -> its weight at this step. shares: term -> which share of its rows this slice has; a term not in it is whole.
+    """
 
     parts: Mapping[str, Any]
     weights: Mapping[str, float]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts.values())
 
     def __getitem__(self, rows: slice) -> MixtureBatch:
         start, stop, _ = rows.indices(len(self))
-        taken, offset = {}, 0
+        taken, shares, offset = {}, {}, 0
         for name, part in self.parts.items():
             first, last = max(start - offset, 0), min(stop - offset, len(part))
             if first < last:
                 taken[name] = part[first:last]
+                shares[name] = self.shares.get(name, 1.0) * (last - first) / len(part)
             offset += len(part)
-        return MixtureBatch(taken, self.weights, self.metrics)
+        return MixtureBatch(taken, self.weights, self.metrics, shares)
 
     @property
     def row_tokens(self) -> list[int]:
@@ -152,6 +157,8 @@ class Mixture(Algorithm[MixtureBatch]):
             for own, term in output.terms.items():
                 terms[f"{name}/{own}"] = replace(term, coefficient=batch.weights[name] * term.coefficient)
             metrics |= {f"{name}/{figure}": value for figure, value in output.metrics.items()}
+            loss = output.loss.detach()  # unweighted, as that of the algorithm alone
+            metrics[f"{name}/loss"] = (loss, loss.new_tensor(batch.shares.get(name, 1.0)))
         return LossOutput(terms, metrics)
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:

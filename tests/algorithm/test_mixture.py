@@ -42,6 +42,9 @@ def test_the_loss_is_the_weighted_sum_of_the_terms_alone(lab):
     torch.testing.assert_close(both, 0.25 * alone[0][0] + 2.0 * alone[1][0], atol=1e-7, rtol=1e-4)
     assert figures["loss"] == pytest.approx(0.25 * alone[0][1]["loss"] + 2.0 * alone[1][1]["loss"])
     assert figures["a/margin"] == pytest.approx(alone[0][1]["margin"])
+    for micro_batch in (99, 3):  # rows of the two terms lie in one slice, and in several
+        _, figures = gradient(mixture(a=(dpo(), 0.25), b=(sft(), 2.0)), lab, micro_batch)
+        assert [figures["a/loss"], figures["b/loss"]] == pytest.approx([part["loss"] for _, part in alone])
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4, 5])
