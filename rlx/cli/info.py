@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from rlx.cli.words import CommandLine
 
 
+# Whose node shows an algorithm's part that is asked for alone: rlx info algorithm/advantage=gae.
+HOST = {"advantage": "custom_grpo", "value_loss": "custom_grpo", "regularizer": "custom_dpo", "combine": "hybrid"}
+
+
+def prepare(line: CommandLine) -> None:
+    """Choose an algorithm that has the part which is asked for, where none is named."""
+    part = next((part for part in HOST if any(override.startswith(f"algorithm/{part}=") for override in line.overrides)), None)
+    if part is not None and not any(override.startswith("algorithm=") for override in line.overrides):
+        line.overrides = [f"algorithm={HOST[part]}", *line.overrides]
+        line.values["part"] = part
+
+
 def run(cfg: DictConfig, line: CommandLine) -> int:
     """Print what the command line chooses; returns the exit code."""
     from hydra.core.hydra_config import HydraConfig
@@ -28,15 +40,20 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     hydra = HydraConfig.get()
     groups = [group for group in GROUP_BASE if group in cfg and cfg[group] is not None]
     if not groups:
-        raise ConfigError("say of what: rlx info loss=NAME, algorithm=NAME, task=NAME; rlx --help lists the names")
+        raise ConfigError(
+            "say of what: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists the names"
+        )
     whole = OmegaConf.to_container(_as_train(list(hydra.overrides.task), line), resolve=False)
     pages = []
     for group in groups:
         option = hydra.runtime.choices[group]
         node = _resolved(whole, group)
+        if group == "algorithm" and "part" in line.values:
+            part = line.values["part"]
+            group, option, node = f"algorithm/{part}", hydra.runtime.choices[f"algorithm/{part}"], node[part]
         for name, part in node.items() if group == "logger" else [(option, node)]:
             check_targets({group: part}, allowed_targets(line))
-            pages.append(card_lines(part, str(name)) if group == "loss" else described(part, str(name), group))
+            pages.append(page(part, str(name), group, heading_of(group, str(name), line)))
     print("\n\n".join("\n".join(page) for page in pages))
     return 0
 
@@ -63,15 +80,28 @@ def _resolved(whole: Any, group: str) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
-def card_lines(node: Mapping[str, Any], name: str) -> list[str]:
-    """The card of a loss."""
+def heading_of(group: str, name: str, line: CommandLine) -> str:
+    """The comment that an option's YAML begins with; empty where it has none, or is a class."""
+    from rlx.cli.allow import all_folders
+
+    files = [folder / group / f"{name}.yaml" for folder in all_folders(line)]
+    first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[str]:
+    """The card of what has a formula, else what its class says of it."""
     from omegaconf import OmegaConf
 
     from rlx.experiment import make
     from rlx.loss.card import card_of
 
-    check_node(node, "loss", list(paths_of(node, "loss")), group="loss")
-    return card_of(make(OmegaConf.create(dict(node)), key="loss"), name=name).lines()
+    key = group.replace("/", ".")
+    if group == "loss":
+        check_node(node, key, list(paths_of(node, key)), group=group)
+    elif not hasattr(locate(str(node["_target_"]), group), "formula"):
+        return described(node, name, group)
+    return card_of(make(OmegaConf.create(dict(node)), key=key), name=name, heading=heading).lines()
 
 
 def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+PAPER = re.compile(r"arXiv:[\d.]+\d|doi:\S+|https?://\S+")
 ENTRY = re.compile(r"^([A-Za-z_]+)(?: \(class variable\))?: (.*)$")
 
 
@@ -30,11 +31,14 @@ class Hyperparameter:
 class Card:
     """What a reader needs to check a loss against its paper.
 
+    heading: what its YAML says of it, where that names a paper that the formula does not: a preset, say.
     parts: the cards of the losses of a mixture, by name; empty otherwise.
+    needs_reference: None of what never has one.
     requires: optional inputs that it reads. source: file and line of the formula.
     """
 
     title: str
+    heading: str
     summary: str
     formula: str
     notation: str
@@ -44,7 +48,7 @@ class Card:
     hyperparameters: tuple[Hyperparameter, ...]
     conventions: tuple[str, ...]
     requires: tuple[str, ...]
-    needs_reference: bool
+    needs_reference: bool | None
     couples_rows: bool
     source: str
     parts: Mapping[str, Card]
@@ -58,11 +62,12 @@ class Card:
             "shapes": self.shapes,
             "weights": self.weights,
             "reads": ", ".join(self.requires),
-            "reference": "needed" if self.needs_reference else "not needed",
+            "reference": {None: "", True: "needed", False: "not needed"}[self.needs_reference],
             "rows": "coupled: computed over all rows of an update at once" if self.couples_rows else "",
             "source": self.source,
         }
-        lines = [self.title, f"  {self.summary}", *(f"  {name:<10}{fact}" for name, fact in facts.items() if fact)]
+        lines = [self.title, *([f"  {self.heading}"] if self.heading else []), f"  {self.summary}"]
+        lines += [*(f"  {name:<10}{fact}" for name, fact in facts.items() if fact)]
         if self.hyperparameters:
             lines.append("hyperparameters")
         for item in self.hyperparameters:
@@ -76,26 +81,28 @@ class Card:
         return lines
 
 
-def card_of(loss: Any, *, name: str | None = None) -> Card:
-    """The card of an instantiated loss, advantage or value loss; `name` is what its YAML is called."""
+def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
+    """The card of an instantiated loss, advantage or value loss; `name` and `heading` are those of its YAML."""
     kind = type(loss)
     formula = getattr(kind, "formula", None)
     text = _entries(inspect.getdoc(formula) or "") if formula is not None else {}
     own = _entries(inspect.getdoc(kind) or "")
-    parts = {key: card_of(part.loss, name=key) for key, part in getattr(loss, "parts", {}).items()}
+    parts = {key: card_of(part.loss) for key, part in getattr(loss, "parts", {}).items()}
     module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    paper = _first(own, "Paper") or _first(text, "Paper")
     return Card(
         title=kind.__name__ if name is None else f"{name} ({kind.__name__})",
+        heading=heading if set(PAPER.findall(heading)) - set(PAPER.findall(paper)) else "",
         summary=_first(own, "summary"),
         formula=_first(text, "summary") or _first(own, "summary"),
-        notation=" ".join(module.partition("Notation:")[2].split()),
-        paper=_first(own, "Paper") or _first(text, "Paper"),
+        notation=" ".join([*module.partition("Notation:")[2].split(), *own.get("Where", [])]),
+        paper=paper,
         shapes=_first(text, "Shapes"),
         weights=_weights(loss),
         hyperparameters=tuple(_hyperparameters(loss)),
         conventions=tuple(convention for base in kind.__mro__ for convention in _conventions(base)),
         requires=tuple(sorted(getattr(loss, "requires", ()))),
-        needs_reference=bool(getattr(loss, "needs_reference", False)),
+        needs_reference=getattr(loss, "needs_reference", None),
         couples_rows=bool(getattr(loss, "couples_rows", False)),
         source=_source(kind if formula is None else formula),
         parts=parts,
@@ -143,8 +150,7 @@ def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
         if isinstance(value, Mapping):
             for key, node in value.items():
                 if item.name == "modifiers":
-                    summary = _first(_entries(inspect.getdoc(type(node)) or ""), "summary")
-                    yield Hyperparameter(f"{prefix}{item.name}.{key}", type(node).__name__, summary, "")
+                    yield Hyperparameter(f"{prefix}{item.name}.{key}", type(node).__name__, _of_modifier(type(node)), "")
                 yield from _hyperparameters(node, f"{prefix}{item.name}.{key}.")
         elif is_dataclass(value):
             if item.name != "loss":
@@ -154,6 +160,15 @@ def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
             allowed = item.metadata.get("range")
             meaning = _meaning(type(owner), item.name)
             yield Hyperparameter(prefix + item.name, value, meaning, "" if allowed is None else str(allowed))
+
+
+def _of_modifier(kind: type) -> str:
+    """What a modifier does, then its formula with the paper, where it names one."""
+    formula = getattr(kind, "formula", None)
+    said = [_first(_entries(inspect.getdoc(kind) or ""), "summary")]
+    if formula is not None:
+        said.append(" ".join((inspect.getdoc(formula) or "").split()))
+    return ": ".join(said)
 
 
 def _meaning(kind: type, name: str) -> str:

@@ -64,6 +64,8 @@ class TruncatedCorrection(_Correction):
     cap: the largest correction.
     """
 
+    formula: ClassVar = truncated_correction
+
     cap: float = within(at_least=1, advice="2 is usual")
 
     def scale(self, rollouts: RolloutLogprobs) -> Tensor:
@@ -90,6 +92,8 @@ class MaskedCorrection(_Band):
     high: upper end of the band.
     """
 
+    formula: ClassVar = masked_correction
+
     def scale(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] masked_correction."""
         return masked_correction(self.log_correction(rollouts), low=self.low, high=self.high)
@@ -103,6 +107,8 @@ class SequenceMaskedCorrection(_Band):
     high: upper end of the band.
     """
 
+    formula: ClassVar = sequence_region
+
     def scale(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] sequence_region times the correction of the token."""
         correction = self.log_correction(rollouts)
@@ -115,6 +121,8 @@ class StaleNegativeMask(PolicyGradientModifier):
 
     threshold: mean fall of the log-probability of a token (an estimate of the KL) beyond which it is dropped.
     """
+
+    formula: ClassVar = stale_negatives
 
     threshold: float = within(at_least=0, advice="it is a mean of log-ratios; 0.1 is a start")
 

@@ -53,6 +53,8 @@ class ReverseKl(_Divergence):
 class ForwardKl(_Divergence):
     """Forward KL: drift towards completions that the reference finds unlikely costs little, forgetting likely ones much."""
 
+    formula: ClassVar = forward_kl_score
+
     def score(self, log_ratio: Tensor) -> Tensor:
         """[B] forward_kl_score."""
         return forward_kl_score(log_ratio)
@@ -61,6 +63,8 @@ class ForwardKl(_Divergence):
 @dataclass(frozen=True, kw_only=True)
 class JensenShannon(_Divergence):
     """Jensen-Shannon divergence: between the two KLs; the score of a completion is at most log 2."""
+
+    formula: ClassVar = jensen_shannon_score
 
     def score(self, log_ratio: Tensor) -> Tensor:
         """[B] jensen_shannon_score."""
@@ -73,6 +77,8 @@ class AlphaDivergence(_Divergence):
 
     alpha: α; 1 is the reverse KL, 0 the forward KL, 0.5 lies between.
     """
+
+    formula: ClassVar = alpha_score
 
     alpha: float = within(at_least=0, at_most=1, advice="1 is the reverse KL, 0 the forward KL")
 

@@ -57,6 +57,7 @@ class HighEntropyTokens(PolicyGradientModifier):
     Convention: the mean is still over all tokens, as in TRL, so a smaller share has a smaller gradient.
     """
 
+    formula: ClassVar = high_entropy_tokens
     requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
     couples_rows: ClassVar[bool] = True
 

@@ -37,6 +37,8 @@ class LengthDesensitized(PreferenceModifier):
     alpha: weight of those tokens; 1 changes nothing, 0 ignores them.
     """
 
+    formula: ClassVar = length_desensitized
+
     alpha: float = within(at_least=0, at_most=1, advice="1 changes nothing, 0 ignores what exceeds the shorter completion")
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
@@ -62,6 +64,7 @@ class PolicyWeighting(PreferenceModifier):
     It applies to every loss that does not mix the pairs of a batch.
     """
 
+    formula: ClassVar = policy_likelihood_weight
     requires: ClassVar[frozenset[str]] = frozenset({"sum_p_squared"})
     weighs_rows: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ class MovingReference(PreferenceModifier):
     Convention: TRL's defaults are 512 steps and 0.6 (0.9 in older versions).
     """
 
+    formula: ClassVar = mixed
     moves_reference: ClassVar[bool] = True
 
     every_steps: int = within(at_least=1, whole=True, advice="512 is usual")

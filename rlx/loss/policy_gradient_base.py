@@ -53,8 +53,9 @@ class PolicyGradientLoss(Loss):
     Write `surrogate` in a subclass. The value of a token is scale · surrogate + additions + beta · KL.
     weighting: the weights of the tokens (see rlx.loss.weight).
     beta: coefficient of the KL to the reference in the loss; 0 leaves it out, and no reference is needed.
-    kl_estimator: k1, k2, k3 or exact (see rlx.loss.kl, which says which are biased).
-    kl_gradient: plain, importance_weighted, score_function or straight_through (see rlx.loss.kl); exact takes plain.
+    kl_estimator: of that KL, see rlx/loss/kl.py: k2 is biased, k1 and k3 are not, exact is over the vocabulary.
+    kl_gradient: plain is that of another quantity for k1 and k3; importance_weighted is right off policy too, score_function and
+        straight_through on policy; exact takes plain.
     modifiers: name -> modifier (see rlx.loss.correction, rlx.loss.entropy).
     """
 

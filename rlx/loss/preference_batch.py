@@ -34,6 +34,7 @@ def aot_loss(upper: Tensor, lower: Tensor, *, beta: float, label_smoothing: floa
 class Aot(PreferenceLoss):
     """The distribution of c - r over the batch is to dominate that of c0 - r0.
 
+    Where: upper is c - r, lower is c0 - r0.
     beta: scales the difference of the sorted values.
     label_smoothing: ε, the share of labels believed to be wrong; 0 is the loss of the paper.
     """
@@ -55,6 +56,7 @@ class Aot(PreferenceLoss):
 class AotUnpaired(ScoreLoss):
     """The distribution of the chosen log-ratios over the batch is to dominate that of the rejected ones.
 
+    Where: upper is a, lower is b.
     beta: scales the difference of the sorted values.
     label_smoothing: ε, the share of labels believed to be wrong; 0 is the loss of the paper.
     """
@@ -115,7 +117,7 @@ class _Kto(PreferenceLoss):
 class Kto(_Kto):
     """Prospect theory: each completion is a gain or a loss against z, the policy's drift on unrelated completions.
 
-    z = max(0, mean over the batch of the log-ratio of completions after prompts they do not belong to), without a gradient.
+    Where: z = max(0, mean over the batch of the log-ratio of completions after prompts they do not belong to), no gradient.
     beta: how fast the value of a gain saturates; a larger one keeps the policy closer to the reference.
     desirable_weight: weight of the desirable completions.
     undesirable_weight: weight of the undesirable ones; with unequal counts keep weight times count within 1 to 4/3 of each other.
@@ -139,11 +141,12 @@ class Kto(_Kto):
 class KtoPair(_Kto):
     """KTO whose z for one side is the mean log-ratio of the other: no forward pass for mismatched completions.
 
-    z of the desirable completions = max(0, mean log-ratio of the undesirable ones of the batch), and the other way round.
+    Where: z of the desirable ones = max(0, mean log-ratio of the undesirable ones of the batch), and vice versa; no gradient.
     beta: how fast the value of a gain saturates; a larger one keeps the policy closer to the reference.
     desirable_weight: weight of the desirable completions.
     undesirable_weight: weight of the undesirable ones.
     Convention: this is the paired form of the first KTO report, OpenRLHF and older TRL (kto_pair); the paper's estimate is kto.
+    Convention: z is constant here, as the paper has it; OpenRLHF and older TRL let the gradient through.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"label"})

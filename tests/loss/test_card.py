@@ -66,3 +66,22 @@ def test_modifiers_and_parts_have_their_place():
 def test_advantages_and_value_losses_have_cards_too():
     assert "V" in card_of(ClippedSquaredError(clip=0.2)).formula
     assert card_of(Gae(gamma=1.0, lam=0.95, whiten=True, epsilon=1e-8)).requires == ("values",)
+
+
+def test_symbols_of_one_loss_and_formulas_of_modifiers_are_on_the_card():
+    assert "z = max(0, " in card_of(load("kto")).notation
+    assert "upper is c - r" in card_of(load("aot")).notation
+    meaning = {item.name: item.meaning for item in card_of(load("wpo")).hyperparameters}["modifiers.weighting"]
+    assert "exp(mean_t (log p_t - log Σ_v p_v²))" in meaning
+    assert "arXiv:2406.11827" in meaning
+
+
+def test_a_heading_is_shown_where_it_names_another_paper():
+    assert card_of(load("ipo"), heading="IPO of sums, arXiv:2310.12036").lines()[1].startswith("  Identity")
+    assert card_of(load("ipo"), heading="Mine, arXiv:2401.00001").lines()[1] == "  Mine, arXiv:2401.00001"
+
+
+def test_what_never_has_a_reference_does_not_speak_of_one():
+    lines = card_of(Gae(gamma=1.0, lam=0.95, whiten=True, epsilon=1e-8)).lines()
+    assert not any(line.startswith("  reference") for line in lines)
+    assert "  reference not needed" in card_of(load("simpo")).lines()
