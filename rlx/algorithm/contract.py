@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 
+from rlx.algorithm.contract_anchor import anchor
 from rlx.algorithm.contract_differences import finite_differences
 from rlx.algorithm.contract_finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
 from rlx.algorithm.contract_gradient import belongs, reached, tokens
 from rlx.algorithm.contract_hyperparameter import hyperparameters
 from rlx.algorithm.contract_learning import direction, falls, runs
 from rlx.algorithm.contract_loss import losses
+from rlx.algorithm.contract_prompt import prompt
 from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_subject import Subject, small
 from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
@@ -32,18 +34,20 @@ __all__ = [
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
     "runs": runs,
+    "repeats": repeats,
+    "belongs": belongs,
     "split": split,
     "padding": padding,
     "order": order,
-    "belongs": belongs,
+    "prompt": prompt,
     "reached": reached,
     "tokens": tokens,
     "differences": finite_differences,
     "finite": finite,
-    "repeats": repeats,
     "metrics": metrics,
     "closed_forms": closed_forms,
     "direction": direction,
+    "anchor": anchor,
     "falls": falls,
     "hyperparameters": hyperparameters,
     "losses": losses,

@@ -217,9 +217,10 @@ def _tally(count: list[int], alive: bool) -> None:
 
 
 def _judged(counts: dict[str, list[int]], what: str, mend: str) -> Finding | None:
-    """One kind that is never reached although another is."""
+    """One kind that is never reached although all others are: who learns from the last token alone means it."""
     for name, (alive, seen) in counts.items():
-        if seen and not alive and any(other for other, _ in counts.values()):
+        rest = [count for other, count in counts.items() if other != name and count[1]]
+        if seen and not alive and rest and all(reached for reached, _ in rest):
             others = ", ".join(f"{other}: {count[0]}/{count[1]}" for other, count in counts.items())
             return broken(
                 f"the {name} {what} never gets a gradient ({others})", number=f"0/{seen}", where="compute_loss", mend=mend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
-from rlx.algorithm.contract_finding import Finding, broken, holds
+from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import MOST_ROWS, Subject
-from rlx.algorithm.contract_variant import leaves, variants, watched
+from rlx.algorithm.contract_variant import leaves, mentioned, variants, watched
 from rlx.errors import RlxError
 from rlx.seeding import Stream
 
@@ -23,19 +24,23 @@ FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
 LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
+OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
 
 
 @dataclass(frozen=True)
 class Journey:
     """What a few steps with an algorithm did.
 
-    policy: after each update; loss: before each; figures: what is logged, those of validate too;
+    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
+    measured: the figures of batches and of validate;
     refused: what was said where the values are not legal.
     """
 
     policy: tuple[Tensor, ...]
     loss: tuple[float, ...]
     figures: str
+    names: tuple[str, ...]
+    measured: str
     refused: str = ""
 
     def difference(self, other: Journey) -> str:
@@ -47,26 +52,31 @@ class Journey:
                 return LEARNING
         if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
             return LOSS
+        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
+            return LEARNING
         return FIGURES if self.figures != other.figures else NOTHING
 
 
 def hyperparameters(subject: Subject) -> Finding:
     """Changing any hyperparameter changes what is learned, or a figure that is logged; each is read."""
     known = _Known(subject)
+    if refused := known.refusal():
+        return skipped(f"no step could be made: {refused}")
     found: dict[str, str] = {}
     for name, changed in variants(subject.algorithm):
         if found.get(name) != LEARNING:
             difference = known.difference(subject.algorithm, changed)
             found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
-    seen = known.looked_at()
-    unread = {name for name, _ in leaves(subject.algorithm) if name not in seen and found.get(name, NOTHING) == NOTHING}
+    seen = known.looked_at() | mentioned(type(subject.algorithm))
+    unread = {name for name, _ in leaves(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)}
     detached = sorted(name for name, difference in found.items() if difference == LOSS)
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
     spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
     dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared)
+    logged = sorted(name for name, what in found.items() if what == FIGURES and not any(word in name for word in OF_FIGURES))
     total = len(set(found) | unread)
-    number = f"{total - len(dead) - len(detached) - len(spared)} of {total}"
+    number = f"{total - len(dead) - len(detached) - len(logged) - len(spared)} of {total}"
     values = dict(leaves(subject.algorithm))
     if detached:
         return broken(
@@ -75,6 +85,14 @@ def hyperparameters(subject: Subject) -> Finding:
             where=f"algorithm.{detached[0]} = {values.get(detached[0])!r}",
             example=f"with other values of it {len(STEPS)} steps report another loss and end with the same policy",
             mend="let its term carry a gradient (no .detach(), no torch.no_grad()), or take it out",
+        )
+    if logged:
+        return broken(
+            f"{logged[0]} changes figures that are logged, but nothing that is learned",
+            number=number,
+            where=f"algorithm.{logged[0]} = {values.get(logged[0])!r}",
+            example=f"with other values of it {len(STEPS)} steps end with the same policy",
+            mend="it is missing from the loss; what is meant for figures alone is called so: log_..., ..._threshold",
         )
     if dead:
         return _dead(dead, unread, values, number)
@@ -157,6 +175,11 @@ class _Known:
             self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread)
         return self._journeys[key]
 
+    def refusal(self) -> str:
+        """What is said where not even the values as they are make a step; empty if they do."""
+        journeys = [self._journey(self._subject.algorithm, spread) for spread in SPREADS]
+        return journeys[0].refused if all(journey.refused for journey in journeys) else ""
+
     def looked_at(self) -> set[str]:
         """Dotted names of the fields that a few steps look at."""
         seen: set[str] = set()
@@ -168,33 +191,31 @@ def journey(subject: Subject, spread: float) -> Journey:
     """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
     policies: list[Tensor] = []
     losses: list[float] = []
-    figures: list[Any] = []
-    try:
-        for policy, loss, logged in _steps(subject, spread):
-            policies.append(policy)
-            losses.append(loss)
-            figures.append(logged)
-    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
-        return Journey((), (), "", f"{type(error).__name__}: {error}")
-    return Journey(tuple(policies), tuple(losses), repr(figures))
-
-
-def _steps(subject: Subject, spread: float) -> Iterator[tuple[Tensor, float, Any]]:
+    figures: list[tuple[str, float]] = []
+    measured: list[Any] = []
     setting, rate = subject.stand_in(spread=spread), 0.1 if subject.goes_past else 3.0
-    for step in STEPS:
-        lab = setting.lab(step=step, seed=subject.seed)
-        with torch.no_grad():
-            batch = subject.algorithm.draw(lab)
-        logged: list[Any] = [sorted(getattr(batch, "metrics", {}).items())]
-        for number, part in enumerate(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step)))):
-            if number == 3:
-                break
-            subject.loss(setting, part)
-            source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, part, micro_batch=max(1, len(part)))
-            figures = dict(subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate)))
-            own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
-            flat = torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in setting.policy.parameters())])
-            yield flat, float(source.metrics.get("loss", 0.0)), [sorted(own.items()), sorted(figures.items())]
-        with torch.no_grad():
-            logged.append(sorted(subject.algorithm.validate(lab).items()))
-        yield torch.zeros(0), 0.0, logged
+    try:
+        for step in STEPS:
+            lab = setting.lab(step=step, seed=subject.seed)
+            with torch.no_grad():
+                batch = subject.algorithm.draw(lab)
+            measured += sorted(getattr(batch, "metrics", {}).items())
+            for part in _first_updates(subject, batch, step):
+                subject.loss(setting, part)
+                rows = max(1, len(part))
+                source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, part, micro_batch=rows)
+                done = dict(subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate)))
+                policies.append(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in setting.policy.parameters())]))
+                losses.append(float(source.metrics.get("loss", 0.0)))
+                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
+                figures += [*sorted(own.items()), *sorted(done.items())]
+            with torch.no_grad():
+                measured += sorted(subject.algorithm.validate(lab).items())
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
+    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
+    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
+
+
+def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:
+    return itertools.islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 3)

@@ -106,7 +106,7 @@ def direction(subject: Subject) -> Finding:
         slopes = [torch.stack([values.sum() for values in group]) for group in rows]
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
             found = _rewarded(subject, part, slopes)
-        elif part.sequences.group_size == 2:
+        elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = _preferred(subject, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
             found = _demonstrated(subject, part, slopes)
@@ -138,7 +138,10 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | fl
         return total
     if all(not bool(slope.any()) for slope in slopes):
         return broken(
-            "rewards push no completion anywhere", where="compute_loss", mend="are the advantages all 0, or detached ratios?"
+            "rewards push no completion anywhere",
+            where="compute_loss",
+            mend="are the advantages all 0, the ratio detached, or both of its log-probabilities live, so that their gradients "
+            "cancel? The old one is batch.sampling_logprobs",
         )
     return broken(
         f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
@@ -152,7 +155,7 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | fl
 def _preferred(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
     """Slope of the loss along chosen up, rejected down: below 0."""
     each = [float(slope[0] - slope[1]) for slope in slopes]
-    if sum(each) < 0:
+    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
         return sum(each)
     row = max(range(len(each)), key=lambda row: each[row])
     return broken(

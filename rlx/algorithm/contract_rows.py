@@ -17,13 +17,13 @@ MEAN_MEND = (
 )
 
 
-def gap(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest number."""
+def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
+    """The largest difference, relative to the largest number, or to `floor` if that is smaller."""
     if not expected.numel():
         return 0.0
     if not bool(torch.isfinite(found).all()):
         return float("inf")
-    return float((found - expected).abs().max()) / max(1e-12, float(expected.abs().max()), float(found.abs().max()) * 1e-3)
+    return float((found - expected).abs().max()) / max(floor, float(expected.abs().max()), float(found.abs().max()) * 1e-3)
 
 
 def split(subject: Subject) -> Finding:
@@ -104,7 +104,7 @@ def _layouts(subject: Subject, finding: Finding) -> Finding:
     batch = subject.first_update(setting)[slice(0, 6)]
     shared = subject.gradient(setting, batch)[0]
     setting.policy.shared_prefix = False
-    off = gap(subject.gradient(setting, batch)[0], shared)
+    off = gap(subject.gradient(setting, batch)[0], shared, floor=1e-3)
     if off <= 1e-4:
         return holds(f"{off:.0e}")
     return broken(

@@ -41,17 +41,19 @@ def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
 class Numbers:
     """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
 
-    spread: how far the policy lies from its sampler and its reference, in nats a token; constant: every log-probability instead.
+    spread: how far the policy lies from its sampler and its reference, in nats a token.
+    constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
     drift: by how much the reference's log-probabilities are lower.
     """
 
     spread: float
     constant: float | None = None
+    constant_of: str = "policy"
     drift: float = 0.0
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
-        if name == "token_logprobs" and self.constant is not None and who == "policy":
+        if name == "token_logprobs" and self.constant is not None and who == self.constant_of:
             return np.full(length, self.constant)
         return _values(self, who, name, key, length)
 
@@ -99,9 +101,14 @@ class StandInPolicy(Policy):
         """Of the leaves."""
         return self.leaf_dtype
 
+    @property
+    def leaf_names(self) -> list[str]:
+        """Of the statistics that were asked for, in the order of the parameters."""
+        return [name for name in STATISTICS if name in self.leaves]
+
     def parameters(self) -> list[nn.Parameter]:
         """The leaves."""
-        return [self.leaves[name] for name in STATISTICS if name in self.leaves]
+        return [self.leaves[name] for name in self.leaf_names]
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS, reference: Any = None

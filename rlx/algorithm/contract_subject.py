@@ -110,6 +110,7 @@ class Subject:
         *,
         spread: float = MOVED,
         constant: float | None = None,
+        constant_of: str = "policy",
         shape: str = "usual",
         dtype: torch.dtype = torch.float64,
         equal_rewards: bool = False,
@@ -120,12 +121,13 @@ class Subject:
         """
         if self.goes_past:
             return self.real(moved=spread > 0, equal_rewards=equal_rewards)
-        return self._stand_in(Numbers(spread, constant), drift, shape=shape, dtype=dtype, equal_rewards=equal_rewards)
+        return self._stand_in(
+            Numbers(spread, constant, constant_of, drift), shape=shape, dtype=dtype, equal_rewards=equal_rewards
+        )
 
     def _stand_in(
         self,
         numbers: Numbers,
-        drift: float = 0.0,
         *,
         shape: str = "usual",
         dtype: torch.dtype = torch.float64,
@@ -135,8 +137,8 @@ class Subject:
         return Setting(
             stand_in_task(self.small_task, equal_rewards=equal_rewards) if rewarded else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
-            StandInReference.of(self.reference, Numbers(numbers.spread, drift=drift), dtype=dtype),
-            ScriptedSampler.of(self.sampler, Numbers(numbers.spread), shape=shape),
+            StandInReference.of(self.reference, numbers, dtype=dtype),
+            ScriptedSampler.of(self.sampler, numbers, shape=shape),
             TOLERANCE,
         )
 

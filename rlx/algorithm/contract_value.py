@@ -14,7 +14,7 @@ from rlx.algorithm.base import AlgorithmType, Need
 from rlx.algorithm.contract_batch import signature, tensors_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_loss import losses_of
-from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, global_generators
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, global_generators, reads_logprobs, row_shown
 from rlx.errors import RlxError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
@@ -27,6 +27,7 @@ FOREIGN = {
     "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
 }  # fmt: skip
+OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
 
@@ -37,6 +38,12 @@ def finite(subject: Subject) -> Finding:
         if subject.goes_past
         else {
             "log-probabilities of -1e4": lambda: subject.stand_in(constant=-1e4, dtype=torch.float32),
+            "log-probabilities of -1e4 under the reference": lambda: subject.stand_in(
+                constant=-1e4, constant_of="reference", dtype=torch.float32
+            ),
+            "log-probabilities of -1e4 under the sampler": lambda: subject.stand_in(
+                constant=-1e4, constant_of="sampler", dtype=torch.float32
+            ),
             "log-probabilities of 0": lambda: subject.stand_in(constant=0.0, dtype=torch.float32),
             "completions of one token": lambda: subject.stand_in(shape="one token", dtype=torch.float32),
             "some completions empty": lambda: subject.stand_in(shape="some empty", dtype=torch.float32),
@@ -154,8 +161,11 @@ def _named(name: str, taken: set[str]) -> Finding | None:
         return broken(f"the figure {name!r} is not named in snake_case", where="metrics", mend="use lower-case words joined by _")
     if name in taken:
         return broken(f"the figure {name} would hide one that rlx logs", where="metrics", mend="give it another name")
-    if leaf in FOREIGN:
-        return broken(f"rlx calls the figure {name} {FOREIGN[leaf]}", where="metrics", mend=f"rename it to {FOREIGN[leaf]}")
+    words = {word: OWN_WORDS[word] for word in re.split("[/_]", name) if word in OWN_WORDS}
+    whole = name.replace("/", "_")
+    own = FOREIGN.get(leaf) or FOREIGN.get(whole) or "_".join(words.get(word, word) for word in whole.split("_"))
+    if leaf in FOREIGN or whole in FOREIGN or words:
+        return broken(f"rlx calls the figure {name} {own}", where=f"metrics[{name!r}]", mend=f"rename it to {own}")
     return None
 
 
@@ -193,7 +203,11 @@ def _on_policy(setting: Setting) -> bool:
 def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
     """DPO at policy = reference, for an algorithm that holds nothing but that loss."""
     losses = [loss for _, loss in losses_of(subject.algorithm)]
-    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) != 1:
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
+        return None
+    if not losses and isinstance(getattr(subject.algorithm, "beta", None), float):
+        return _log_two_by_hand(subject, setting, batch, gradient)
+    if len(losses) != 1:
         return None
     from rlx.loss.preference import Dpo
 
@@ -215,3 +229,27 @@ def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -
             mend=mend,
         )
     return holds()
+
+
+def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all chosen tokens: beta's?"""
+    terms = list(subject.loss(setting, batch).terms.values())
+    if len(terms) != 1 or not reads_logprobs(setting) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
+        return None
+    values = terms[0].values.detach().double()
+    rows = completion_gradients(setting, batch, gradient)
+    slopes = torch.cat([row[0].detach() / weight for row, weight in zip(rows, terms[0].weights.double(), strict=True) if weight])
+    same = bool(len(slopes)) and float(slopes.max() - slopes.min()) < 1e-9
+    if not same or bool((values - math.log(2)).abs().gt(1e-9).any()):
+        return None
+    beta, slope = subject.algorithm.beta, float(slopes[0]) / terms[0].coefficient  # type: ignore[attr-defined]
+    for wrong, why in ((-0.5, "beta is missing"), (-beta * beta / 2, "beta is multiplied twice")):
+        if abs(slope - wrong) < 1e-9 and abs(slope + beta / 2) > 1e-9:
+            return broken(
+                f"the loss is log 2 at policy = reference, but its gradient at a chosen token is {slope:.6g} a pair: {why}",
+                number=f"{slope:.3g}",
+                where="compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend=f"with beta = {beta:g} the gradient of DPO is -beta/2 = {-beta / 2:g}: -log sigmoid(beta * margin)",
+            )
+    return holds() if abs(slope + beta / 2) < 1e-9 else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -90,10 +92,10 @@ def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
     elif isinstance(value, bool):
         candidates.append(not value)
     elif isinstance(value, int):
-        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * value, 1000 * value]
+        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * max(1, value)]
         candidates += [value + 0.5, value / 2] if float in kinds else []
     elif isinstance(value, float):
-        candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, -value, 0.0]
+        candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 1e-6 * value]
     elif isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
         candidates += [type(value)(factor * item for item in value) for factor in (2, 3)]
     elif value is None:
@@ -102,12 +104,40 @@ def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
         candidates += [True] if bool in kinds else []
     if value is not None and type(None) in kinds:
         candidates.append(None)
+    if isinstance(value, (int, float)) and value > 0:  # what only 0 or another sign changes is no hyperparameter
+        candidates = [
+            other for other in candidates if not isinstance(other, (int, float)) or isinstance(other, bool) or other > 0
+        ]
     different = [other for other in candidates if other != value or isinstance(other, bool) is not isinstance(value, bool)]
     return [other for number, other in enumerate(different) if other not in different[:number] and _legal(other, allowed)]
 
 
 def _legal(value: Any, allowed: Range | Choice | None) -> bool:
     return allowed is None or value in allowed
+
+
+def mentioned(kind: type) -> set[str]:
+    """The names of all attributes that the code of a class's own modules mentions."""
+    found: set[str] = set()
+    modules = {ancestor.__module__ for ancestor in kind.__mro__} - {"rlx.algorithm.base", "builtins", "typing", "abc"}
+    for module in modules:
+        for value in list(vars(sys.modules.get(module, kind)).values()):
+            owners = [value, *vars(value).values()] if isinstance(value, type) and value.__module__ in modules else [value]
+            waiting = [code for owner in owners for code in _codes(owner)]
+            while waiting:
+                code = waiting.pop()
+                found.update(
+                    (*code.co_names, *(item for item in code.co_consts if isinstance(item, str) and item.isidentifier()))
+                )
+                waiting += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    return found
+
+
+def _codes(value: Any) -> list[types.CodeType]:
+    """The code of a function, method or property, not of what the dataclass decorator wrote."""
+    functions = [value.fget] if isinstance(value, property) else [getattr(value, "__func__", value)]
+    codes = [getattr(inspect.unwrap(function), "__code__", None) for function in functions if callable(function)]
+    return [code for code in codes if isinstance(code, types.CodeType) and not code.co_filename.startswith("<")]
 
 
 def watched(owner: Any, seen: set[str], path: str = "") -> Any:
