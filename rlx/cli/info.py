@@ -49,12 +49,12 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         option = hydra.runtime.choices[group]
         node = _resolved(whole, group)
         if group == "algorithm" and "part" in line.values:
-            part = line.values["part"]
-            group, option, node = f"algorithm/{part}", hydra.runtime.choices[f"algorithm/{part}"], node[part]
+            asked = line.values["part"]
+            group, option, node = f"algorithm/{asked}", hydra.runtime.choices[f"algorithm/{asked}"], node[asked]
         for name, part in node.items() if group == "logger" else [(option, node)]:
             check_targets({group: part}, allowed_targets(line))
             pages.append(page(part, str(name), group, heading_of(group, str(name), line)))
-    print("\n\n".join("\n".join(page) for page in pages))
+    print("\n\n".join("\n".join(lines) for lines in pages))
     return 0
 
 
