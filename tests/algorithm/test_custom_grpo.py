@@ -1,14 +1,19 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 import rlx
 from rlx.algorithm.base import Need
 from rlx.algorithm.custom_grpo import threshold_accuracy
+from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, RlxError
+from rlx.policy.reference import vocabulary_kl
 from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
+from rlx.task.base import Prompt, Task
+from rlx.train.gradients import AccumulatedGradients
 
 PRESETS = ["custom_grpo", "grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_plus_plus", "ppo"]
 
@@ -145,3 +150,41 @@ def test_a_threshold_is_a_share_of_held_out_prompts(rewarded, monkeypatch):
 def test_values_out_of_range_are_refused(changes, message):
     with pytest.raises(RlxError, match=message):
         made(**changes)
+
+
+def test_the_gradient_and_the_kl_estimate_what_enumeration_gives(lab):
+    """All 9703 completions of up to two tokens: the expected reward's gradient and the KL, exactly, against 16 draws."""
+
+    class Digits(Task):
+        offers, score = frozenset({"rewards"}), "accuracy"
+
+        def prompts(self):
+            return [Prompt("ab")]
+
+        def reward(self, prompt, completion):
+            return {"reward": float(sum(map(ord, completion)) % 7)}
+
+    policy, task = lab.policy, Digits(name="digits", max_new_tokens=2)
+    end, vocabulary = policy.eos_token_ids[0], range(policy.vocabulary_size)
+    every = [np.array([end])] + [np.array([a, b]) for a in vocabulary if a != end for b in vocabulary]
+    sequences = Sequences((policy.encode_prompt("ab"),), (tuple(every),))
+    rewards = torch.tensor([task.reward(None, policy.decode(completion))["reward"] for completion in every]).double()
+    logprobs = policy.token_logprobs(sequences)[0].sum(-1)
+    parameters = list(policy.model.parameters())
+    exact = flat(torch.autograd.grad((logprobs.exp() * rewards).sum(), parameters))
+    with torch.no_grad():
+        kl = (logprobs.exp() * (logprobs - lab.reference.token_logprobs(sequences)[0].sum(-1))).sum().item()
+    algorithm, lengths, drifts = made("rloo", prompts_per_step=1, group_size=1024), [], []
+    for step in range(16):
+        here = dataclasses.replace(lab, task=task, step=step)
+        batch = algorithm.draw(here)
+        source = AccumulatedGradients(algorithm, policy, lab.reference, batch, micro_batch=None)
+        lengths.append((-flat(source()["loss"][: len(parameters)]) @ exact / (exact @ exact)).item())
+        drifts.append(vocabulary_kl(policy, lab.reference, batch.sequences)[0].detach().sum().item() / 1024)
+    for estimates, truth in ((lengths, 1.0), (drifts, kl)):
+        assert np.mean(estimates) == pytest.approx(truth, abs=4 * np.std(estimates, ddof=1) / 16**0.5)
+        assert np.std(estimates) < 0.7 * truth  # else the check above says little
+
+
+def flat(gradients):
+    return torch.cat([gradient.detach().reshape(-1) for gradient in gradients])

@@ -168,6 +168,29 @@ def test_truncation_restricts_the_support():
     assert {int(completion[0]) for completion in rollout.sequences.completions[0]} == set(best)
 
 
+@pytest.mark.parametrize("limits", [{"top_k": 4}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 6, "top_p": 0.8, "min_p": 0.1}])
+def test_samples_of_a_truncated_distribution_have_its_probabilities(limits):
+    model = model_of("llama", vocab_size=9, eos_token_id=8, initializer_range=0.5)
+    prompt, group = np.array([2, 3, 5]), 5000
+    sampler = sampler_of(max_new_tokens=1, temperature=1.3, **limits)
+    rollout = sampler.sample(StandIn(model, eos=(8,)), [prompt], group_size=group, stream=STREAM, prompt_keys=[0])
+    exact = exact_logprobs(model, prompt, temperature=1.3)[-1].exp()
+    order = exact.argsort(descending=True).tolist()[: limits.get("top_k", 9)]
+    total, before, kept = sum(exact[token] for token in order), 0.0, []
+    for token in order:
+        if before < limits.get("top_p", 1.0) * total and exact[token] >= limits.get("min_p", 0.0) * exact[order[0]]:
+            kept.append(token)
+        before += exact[token]
+    assert 1 < len(kept) < 9
+    counts = Counter(int(completion[0]) for completion in rollout.sequences.completions[0])
+    assert set(counts) == set(kept)
+    expected = group * (exact[kept] / exact[kept].sum()).numpy()
+    assert stats.chisquare([counts[token] for token in kept], expected).pvalue > 1e-3
+    chosen = rollout.sampling_logprobs[0, :, 0]
+    first = torch.tensor([int(completion[0]) for completion in rollout.sequences.completions[0]])
+    torch.testing.assert_close(chosen.double(), exact.log()[first], atol=1e-4, rtol=0)  # those before truncation
+
+
 def test_a_recurrent_model_is_sampled_and_the_user_told():
     model = model_of("mamba")
     policy = StandIn(model)
