@@ -51,6 +51,7 @@ class Composer:
     losses: Sequence[str]
     _bases: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, Any]]] = field(default_factory=dict)
     _choosing: dict[str, bool] = field(default_factory=dict)
+    _allowed: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self._parser = OverridesParser.create(config_loader=self.loader)
@@ -63,7 +64,9 @@ class Composer:
         """The checked config of one job. Raises ConfigError, or what Hydra says against an override."""
         cfg, choices = self._composed(overrides)
         check_loss(cfg, choices=choices, options=self.losses)
-        check_config(cfg, allowed=self.allowed())
+        if self._allowed is None:  # of the whole command line, and slow to find out
+            self._allowed = tuple(self.allowed())
+        check_config(cfg, allowed=self._allowed)
         container = plain(cfg)
         files = tuple(sources(container))
         return Composed(

@@ -36,6 +36,11 @@ _QUEUE_TICK = 5.0  # seconds between two questions to the queue of a cluster
 Launch = Callable[[Callable[[Any], Any], Sequence[Sequence[str]]], Any]
 
 
+def _is_no_complaint(record: logging.LogRecord) -> bool:
+    """Submitit warns at every look that the accounting is off; nothing here relies on that."""
+    return "sacct" not in record.getMessage()
+
+
 @dataclass
 class Delegate:
     """Runs jobs by `launch`, which takes the function that a job calls and the overrides of each job."""
@@ -78,7 +83,7 @@ class Delegate:
             (orders / f"{job.name}.pickle").write_bytes(pickle.dumps(order))
             job.state, job.reason, job.log_tail = RUNNING, None, None
             job.attempts += 1
-        logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns at every look that the accounting is off
+        logging.getLogger("submitit").addFilter(_is_no_complaint)
         self._over.clear()
         watcher = threading.Thread(target=self._watch, args=(jobs,), daemon=True)
         before = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGUSR2)}
