@@ -16,6 +16,7 @@ from typing import Any
 from rlx.config.classes import parameters_of
 from rlx.errors import RlxError
 from rlx.loss.hyperparameter import Choice, Range
+from rlx.loss.moving_reference import MovingReference
 
 
 def is_node(value: Any) -> bool:
@@ -45,7 +46,10 @@ def children(value: Any) -> list[tuple[str, Any]]:
 
 
 def variants(owner: Any) -> Iterator[tuple[str, Any]]:
-    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each."""
+    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
+
+    Those of a moving reference are left out: the training loop reads them, not a step of the algorithm.
+    """
     hints = parameters_of(type(owner)) or {}
     for item in fields(owner):
         if not item.init:
@@ -64,7 +68,7 @@ def variants(owner: Any) -> Iterator[tuple[str, Any]]:
 
 def _variants_within(owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
     for number, (key, node) in enumerate(children(value)):
-        for name, changed in variants(node) if is_node(node) else ():
+        for name, changed in variants(node) if is_node(node) and not isinstance(node, MovingReference) else ():
             if isinstance(value, Mapping):
                 whole: Any = {**value, key[1:]: changed}
             else:

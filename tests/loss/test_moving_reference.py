@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import rlx
+from rlx.algorithm.contract_variant import variants
 from rlx.algorithm.mixture import MixtureTerm
 from rlx.errors import ConfigError
 from rlx.loss.mixture import Part
@@ -57,6 +58,12 @@ def test_a_part_of_a_mixture_cannot_move_the_reference_of_all():
     part = Part(coefficient=1.0, loss=replace(load("dpo"), modifiers={"moving": MOVING}))
     with pytest.raises(ConfigError, match=r"parts.dpo.loss of a mixture moves the reference, which all parts share"):
         replace(load("mixture"), parts={"dpo": part})
+
+
+def test_the_laws_of_a_batch_do_not_try_what_the_loop_reads():
+    names = {name for name, _ in variants(replace(rlx.load("algorithm", "dpo"), loss=load("tr_dpo")))}
+    assert "loss.beta" in names
+    assert not [name for name in names if "reference" in name]
 
 
 def test_an_algorithm_has_the_moving_reference_of_its_loss_and_a_mixture_that_of_its_terms():

@@ -57,6 +57,16 @@ def test_kto_pair_takes_its_reference_point_from_the_other_side():
     torch.testing.assert_close(load("kto_pair")(POLICY, REFERENCE), (good + bad) / 2)
 
 
+def test_the_reference_point_of_kto_is_constant():
+    """dL/dc_i = -β σ' / 2 of the pair itself: nothing comes through the mean of the other side."""
+    leaf = (POLICY.chosen + POLICY.chosen_mask).requires_grad_()  # so likely that the mean of the other side's point is above 0
+    policy = replace(POLICY, chosen=leaf)
+    (found,) = torch.autograd.grad(load("kto_pair")(policy, REFERENCE).sum(), leaf)
+    a = policy.chosen_sum - REFERENCE.chosen_sum
+    slope = torch.sigmoid(0.1 * (a - log_ratios()[1].mean().clamp(min=0)))
+    torch.testing.assert_close(found, (-0.1 * slope * (1 - slope) / 2).detach()[:, None] * POLICY.chosen_mask)
+
+
 @pytest.mark.parametrize("name", ["aot", "aot_unpaired", "kto", "kto_pair"])
 def test_they_say_that_they_couple_rows(name):
     assert load(name).couples_rows is True
