@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from rlx.errors import ShapeError
+from rlx.errors import ConfigError, ShapeError
 from rlx.loss.base import PreferenceLoss
 from rlx.optimizer.step import Clipping
 from rlx.seeding import Stream
@@ -151,6 +151,15 @@ class Algorithm(Generic[B]):
 
     updates_per_batch: int = 1
     max_grad_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.updates_per_batch < 1:
+            raise ConfigError(f"algorithm.updates_per_batch is {self.updates_per_batch}; a draw is learned from at least once")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(
+                f"algorithm.max_grad_norm is {self.max_grad_norm}; a gradient of no length moves nothing: "
+                "give a norm above 0, or null for no clipping"
+            )
 
     @property
     def active_needs(self) -> frozenset[Need]:

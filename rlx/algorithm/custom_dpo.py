@@ -47,6 +47,7 @@ class CustomDpo(Algorithm[PairBatch]):
     adaptive_gradient_clipping: float | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pairs_per_step < 1:
             raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
         weights = {name: getattr(self, name) for name in ("preference_loss_weight", "sft_loss_weight", "regularization_weight")}

@@ -68,6 +68,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     reward_threshold: float | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         smallest = self.advantage.smallest_group if isinstance(self.advantage, Advantage) else 1
         name = type(self.advantage).__name__
         rules = (

@@ -30,6 +30,7 @@ class Dpo(Algorithm[PairBatch]):
     pairs_per_step: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pairs_per_step < 1:
             raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
 

@@ -37,6 +37,7 @@ class OnlineDpo(Algorithm[PairBatch]):
     resample_attempts: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.group_size < 2:
             raise ConfigError(
                 f"algorithm.group_size is {self.group_size}; a pair is made of at least two completions of a prompt"

@@ -27,6 +27,7 @@ _COULD_NOT = re.compile(r"Could not (?:override|delete from config\.|delete) '([
 _MERGING = re.compile(r"Error merging override (.+)", re.DOTALL)
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+?)'\n", re.DOTALL)
 _NO_GROUP = re.compile(r"Override (\S+) looks like a config group override, but config group '([^']+)' does not exist")
+_FUNCTIONS = ("range", "choice", "interval", "glob", "shuffle", "sort", "tag")
 _UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
 
 
@@ -50,6 +51,9 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
             return _composition(cause, chain, line)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
+    if "No completion plugin" in str(error):
+        wanted = line.values.get("shell_completion", "--shell-completion")
+        return ConfigError(f"{wanted}: it is install=SHELL or uninstall=SHELL, with bash, fish or zsh")
     if isinstance(error, (ValueError, TypeError)) and _raised_by_hydra(error):
         hint = "; an option of a group is chosen by its name: group=option" if "Config group" in str(error) else ""
         return ConfigError(f"{_first_line(error)}{hint}")
@@ -79,6 +83,14 @@ def _grammar(error: OverrideParseException) -> ConfigError:
         return ConfigError(f"{override} is neither a verb nor an override; an override is key=value")
     if key != key.strip() or any(mark in key for mark in " ()<>,"):
         return ConfigError(f"{override}: {key!r} is no key; an override is key=value, without spaces around the =")
+    called = re.match(r"(\w+)\(", value)
+    if called and called[1] not in _FUNCTIONS and (near := nearest(called[1], _FUNCTIONS)):
+        return ConfigError(f"{override}: {called[1]} is no function of a sweep{did_you_mean(near)}")
+    for opening, closing in ("()", "[]", "{}"):
+        if value.count(opening) > value.count(closing) and value.startswith((opening, *(f"{name}(" for name in _FUNCTIONS))):
+            return ConfigError(
+                f"{override}: Hydra cannot read this value, a {closing} is missing; else quote it: '{key}=\"{value}\"'"
+            )
     return ConfigError(f"{override}: Hydra cannot read this value; quote it for Hydra and for the shell: '{key}=\"{value}\"'")
 
 
@@ -136,6 +148,8 @@ def _type_message(error: ValidationError) -> str:
     if found:
         names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"it must be {names.get(found[2], found[2])}"
+    if "is not a ListConfig" in message:
+        return "it must be a list, in brackets"
     if "not a valid bool" in message:
         return "it must be true or false"
     if "Incompatible value 'None'" in message or "not Optional" in message:
@@ -153,9 +167,15 @@ def _wrong_key(key: str, line: CommandLine) -> ConfigError:
     group, _, leaf = bare.partition(".")
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
     having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, all_folders(line))]
+    if having and group == "logger":  # several are chosen at once, each with a node of its own
+        return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
         return ConfigError(f"{bare} is no key of {owner}; {group}={having[0]} has it{_others(having[1:])}")
+    if group == "hydra":
+        return ConfigError(f"{bare} is no key of Hydra's; rlx --cfg hydra shows them all")
     paths = list(paths_of(raw))
+    if bare in paths:
+        return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
     near = right_name(bare.replace("/", "."), paths)
     if near is None and not leaf:
         near = nearest(bare, known)

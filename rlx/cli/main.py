@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import rlx
-from rlx.cli.words import CommandLine, split
+from rlx.cli.words import CommandLine, as_override, split
 from rlx.config import conf_dir
 from rlx.errors import ConfigError, RlxError
 
@@ -98,6 +98,7 @@ def run_hydra(line: CommandLine) -> int:
     from rlx.cli.allow import all_folders, check_folders
     from rlx.cli.completion import cut_verb, is_query
     from rlx.cli.quoting import quote_override
+    from rlx.config.choice_rule import check_choices
     from rlx.config.class_source import use_working_directory
     from rlx.config.compose import groups
     from rlx.config.loss_rule import check_chosen
@@ -111,9 +112,13 @@ def run_hydra(line: CommandLine) -> int:
     if line.is_multirun and verb == "train":
         line, directory = resumed_sweep(line)
     module = importlib.import_module(f"rlx.cli.{verb}")
+    if hasattr(module, "prepare"):
+        module.prepare(line)
     use_working_directory()
     check_folders(line)
-    check_chosen(line.overrides, groups(all_folders(line)).get("loss", ()))
+    known = groups(all_folders(line))
+    check_choices(line.overrides, known, multirun=line.is_multirun)
+    check_chosen(line.overrides, known.get("loss", ()))
     install()
     line.overrides = [_chosen(override) for override in line.overrides]
     overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
@@ -211,7 +216,9 @@ def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[
         return []
     key = getattr(module, "WORDS", None)
     if key is None:
-        raise ConfigError(f"{words[0]}: rlx {verb} takes no further words; an override is key=value")
+        meant = as_override(words[0], words[1:])
+        hint = f"an override is key=value{f': did you mean {meant}?' if meant else ''}"
+        raise ConfigError(f"{words[0]}: rlx {verb} takes no further words; {hint}")
     from omegaconf import ListConfig
 
     from rlx.cli.quoting import quoted

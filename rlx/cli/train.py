@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlx.errors import ConfigError
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -24,6 +26,8 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
+    if not str(hydra.run.dir).strip():
+        raise ConfigError("hydra.run.dir= names no directory; give one, or leave it out for a new one below output_dir")
     directory = Path(hydra.runtime.output_dir) if line.is_multirun or hydra.run.dir != "." else None
     allowed = allowed_targets(line)
     algorithm = str(hydra.runtime.choices["algorithm"])

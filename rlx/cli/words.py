@@ -109,8 +109,20 @@ def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:
     elif argument in _ALONE:
         line.flags.append(argument)
     else:
-        near = nearest(name, [*_ALONE, *_TAKES_VALUE, "--info"])
-        raise ConfigError(f"{name} is no option of rlx{did_you_mean(near)}")
+        raise ConfigError(f"{name} is no option of rlx{_meant_by_flag(name, equals, value, rest)}")
+
+
+def _meant_by_flag(name: str, equals: str, value: str, rest: list[str]) -> str:
+    """The nearest option, or the override that was written as one: --num_steps 3, --num-steps=3."""
+    options = [option for option in (*_ALONE, *_TAKES_VALUE, "--info") if option != name]
+    if name in _ALONE:
+        return f" with a value; write {name} alone"
+    near = nearest(name, options, threshold=0.75 if equals else 0.6)
+    follows = value if equals else next((word for word in rest[:1] if not word.startswith("-") and "=" not in word), None)
+    key = name.lstrip("-").replace("-", "_")
+    if near is None and follows is not None and key.replace(".", "").isidentifier():
+        return f"; an override is written without dashes: {key}={follows}"
+    return did_you_mean(near)
 
 
 def _take_value(line: CommandLine, name: str, value: str) -> None:
@@ -119,6 +131,8 @@ def _take_value(line: CommandLine, name: str, value: str) -> None:
         raise ConfigError(f"{name} is no option of rlx: {_REFUSED[meaning]}")
     if meaning == "cfg" and value not in _CFG:
         raise ConfigError(f"{name} {value}: it is one of {', '.join(_CFG)}{did_you_mean(nearest(value, _CFG))}")
+    if not value:
+        raise ConfigError(f"{name} needs a value after it")
     if meaning == "config_dir" and not Path(value).is_dir():
         siblings = [str(path) for path in Path(value).parent.iterdir() if path.is_dir()] if Path(value).parent.is_dir() else []
         raise ConfigError(f"{name} {value}: there is no such folder{did_you_mean(nearest(value, siblings, threshold=0.75))}")
@@ -130,11 +144,29 @@ def _take_value(line: CommandLine, name: str, value: str) -> None:
     line.values[meaning] = value
 
 
+def as_override(word: str, after: Sequence[str] = ()) -> str | None:
+    """A bare word as the override that was probably meant: an option of a group, or a key before its value; else None."""
+    from rlx.config.compose import config_folders, groups, read_yaml
+
+    if f"--{word}" in _ALONE:
+        return f"--{word}"
+    keys = read_yaml(conf_dir() / "train.yaml")
+    if word in keys and word != "defaults":
+        return f"{word}={after[0] if after else '...'}"
+    holding = [group for group, options in groups(config_folders()).items() if word in options and "/" not in group]
+    return f"{holding[0]}={word}" if holding else None
+
+
 def _verb(word: str) -> str:
     known = verbs()
     if word in known:
         return word
+    if f"--{word}" in _ALONE:
+        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx --{word}?")
     near = nearest(word, known)
+    meant = as_override(word) if near is None else None
+    if meant is not None:
+        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx train {meant}?")
     if near is None and Path(word).exists():
         raise ConfigError(f"{word} is a path, and no verb comes before it; the verbs are {', '.join(known)}")
     hint = did_you_mean(near) if near else f"; the verbs are {', '.join(known)}, an override is key=value"

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, accepts, fits_group, locate, parameters_of
-from rlx.config.schema import RunConfig
+from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.config.targets import check_targets
 from rlx.config.values import described, fits, shown
@@ -71,6 +71,9 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
         if isinstance(value, Mapping) and dataclasses.is_dataclass(fields[key].type):
             check_keys(value, fields[key].type, f"{full}.", paths, owner=owner)  # type: ignore[arg-type]
         _check_rule(full, value, rule)
+    gone = [name for name, item in fields.items() if name not in container and name not in GROUP_BASE and item.default == MISSING]
+    if gone:
+        raise ConfigError(f"{path}{gone[0]} has no value, and {owner} needs one; leave out ~{path}{gone[0]}, or give it a value")
 
 
 def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
@@ -100,7 +103,8 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         if key not in _SPECIAL and key not in parameters:
             names = [f"{path}.{name}" for name in parameters]
             raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths)
-    for parameter in parameters.values():
+    # the name last: it may be taken from another key, which is then to blame
+    for parameter in sorted(parameters.values(), key=lambda parameter: parameter.name == "name"):
         check_value(node, parameter, path, paths, owner=target)
 
 
@@ -127,7 +131,9 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
     if value is None and parameter.name == "loss" and not fits(None, parameter.hint):
         raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
-        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}")
+        group = full.replace(".", "/")
+        mend = f"; choose one by {group}=NAME" if isinstance(value, str) and (conf_dir() / group).is_dir() else ""
+        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}{mend}")
     _check_below(value, full, paths, hint=parameter.hint, owner=owner)
 
 
@@ -137,7 +143,9 @@ def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: A
     if isinstance(value, Mapping) and "_target_" in value:
         target = locate(value["_target_"], f"{path}._target_")
         if not accepts(hint, target, owner):
-            raise ConfigError(f"{path}: {value['_target_']} is not {described(hint).removeprefix('a node whose _target_ is ')}")
+            wanted = described(hint).removeprefix("a node whose _target_ is ")
+            mend = "; choose another with loss=NAME (rlx info loss=NAME says what one is)" if path.endswith(".loss") else ""
+            raise ConfigError(f"{path}: {value['_target_']} is not {wanted}, which {node_name(owner)} reads{mend}")
         check_node(value, path, paths)
     elif isinstance(value, Mapping):
         of = arguments[1] if len(arguments) == 2 and typing.get_origin(hint) is not typing.Union else Any
@@ -146,6 +154,11 @@ def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: A
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             _check_below(item, f"{path}[{index}]", paths, hint=arguments[0] if len(arguments) == 1 else Any, owner=owner)
+
+
+def node_name(owner: Any) -> str:
+    """A class or function in a message."""
+    return str(getattr(owner, "__name__", owner))
 
 
 def unknown_key(path: str, owner: str, paths: Iterable[str]) -> ConfigError:

@@ -28,7 +28,13 @@ def continued(
         raise ConfigError("resume goes on with a run and rerun starts it again; give one of them")
     if multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
-    record = read_run(Path(cfg[verb]).expanduser())
+    if not str(cfg[verb]).strip():
+        raise ConfigError(f"{verb}= names no run; give its directory: {verb}=outputs/train/latest")
+    run = Path(cfg[verb]).expanduser()
+    beside = [Path(cfg.output_dir).expanduser() / "train" / run, Path(cfg.output_dir).expanduser() / run]
+    if not run.exists() and (there := next((place for place in beside if (place / "run.json").is_file()), None)):
+        raise ConfigError(f"{verb}={cfg[verb]}: there is no such directory; did you mean {verb}={there}?")
+    record = read_run(run)
     _check_recorded_targets(record.config, allowed, verb)
     recorded = OmegaConf.create(dict(record.config))
     classes = {target for _, target in targets_of(dict(record.config))}

@@ -17,10 +17,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlx.errors import TrainingError
+from rlx.errors import ConfigError, TrainingError
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "the file is too large"}
+
+_MISPLACED = {
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+}
 
 
 def json_value(value: Any) -> Any:
@@ -56,13 +61,16 @@ def json_line(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system says while `path` is written into a TrainingError with the mend."""
+    """Turns what the operating system says while `path` is written into an error with the mend: a TrainingError, or a ConfigError
+    where the place itself is wrong.
+    """
     try:
         yield
     except OSError as error:
         reason = _FULL.get(error.errno or 0, error.strerror or str(error))
+        kind = ConfigError if error.errno in _MISPLACED else TrainingError
         mend = "free some space" if error.errno in _FULL else "make it writable"
-        raise TrainingError(f"cannot write {path}: {reason}; {mend}, or choose another place with output_dir=DIR") from error
+        raise kind(f"cannot write {path}: {reason}; {mend}, or choose another place with output_dir=DIR") from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -75,7 +75,8 @@ class PreferenceFile(Task):
                 f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
             )
         if row.get(self.prompt_key) is None:
-            prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place)
+            keys = f"no {self.prompt_key!r} here, only {', '.join(map(repr, row))}"
+            prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
         else:
             prompt = as_text(row[self.prompt_key], place=place, key=self.prompt_key)
             chosen, rejected = (continuation(prompt, completion, place=place) for completion in (chosen, rejected))
@@ -137,7 +138,7 @@ def continuation(prompt: Text, completion: Text, *, place: str) -> Text:
     )
 
 
-def implied_prompt(chosen: Text, rejected: Text, *, place: str) -> tuple[Text, Text, Text]:
+def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "no prompt") -> tuple[Text, Text, Text]:
     """(prompt, chosen, rejected) where the prompt is the common beginning: whole messages, or text up to the last white space."""
     size = 0
     while size < min(len(chosen), len(rejected)) and chosen[size] == rejected[size]:
@@ -149,6 +150,7 @@ def implied_prompt(chosen: Text, rejected: Text, *, place: str) -> tuple[Text, T
         size = max(chosen.rfind(" ", 0, size), chosen.rfind("\n", 0, size)) + 1
     if size == 0:
         raise DataError(
-            f"{place}: there is no prompt, and chosen and rejected have no common beginning; give a prompt (task.prompt_key)"
+            f"{place}: there is {missing}, and chosen and rejected have no common beginning to be the prompt; "
+            "give a prompt, or say which key holds it with task.prompt_key"
         )
     return chosen[:size], chosen[size:], rejected[size:]

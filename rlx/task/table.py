@@ -16,6 +16,8 @@ SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 
 def find_file(path: str, *, key: str) -> Path:
     """The file that `path` names, or a DataError with the nearest file beside it."""
+    if not path.strip():
+        raise DataError(f"{key} is empty; name the file")
     file = Path(path).expanduser()
     if file.is_file():
         return file
@@ -58,11 +60,22 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; "
                     "a JSONL file has one whole JSON object a line"
                 ) from error
+            if rb"\ud" in line.lower():
+                _require_characters(row, f"{file}:{number}")
             if not isinstance(row, dict):
                 raise DataError(
                     f'{file}:{number}: this line is a JSON {type(row).__name__}, not an object like {{"prompt": ...}}'
                 )
             yield f"{file}:{number}", row
+
+
+def _require_characters(row: Any, place: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and no encoding can hold."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise DataError(f"{place}: {half} on this line is half of a surrogate pair and no character; take it out") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rlx.errors import DataError, TrainingError
@@ -66,6 +67,25 @@ def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None =
         )
 
 
+def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype) -> None:
+    """`write_policy` at the end of a run; raises TrainingError when the disk refuses."""
+    try:
+        write_policy(policy, directory, dtype=dtype)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingError(
+            f"the final weights could not be written to export.path={directory}: {_reason(error)}; "
+            "they are in the run's last checkpoint"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was not written. torch and safetensors say of a full disk only that a write stopped at some place."""
+    words = ("No space", "unexpected pos", "PytorchStreamWriter", "inline_container")
+    if getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words):
+        return "the disk is full; free some room"
+    return f"{error}; mend this"
+
+
 def save_checkpoint(
     run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress, reference: Reference | None = None
 ) -> Path:
@@ -87,12 +107,10 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync(final.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "write" in str(error)
-        reason = "the disk is full: free some room" if full else "mend this"
         raise TrainingError(
-            f"the checkpoint of step {progress.step} could not be written to {final}: {error}; {reason}, "
+            f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, "
             f"then go on with `rlx train resume={run}`"
         ) from error
     return final

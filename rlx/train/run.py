@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
 from rlx.record.sources import sources
 from rlx.report.terminal import TrainView
-from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint, write_policy
+from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint
 from rlx.train.diagnosis import Watched, diagnose, tell
 from rlx.train.evaluate import Evaluator
 from rlx.train.gradients import NonFiniteLossError
@@ -148,6 +149,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     try:
         transformers.utils.logging.disable_progress_bar()  # one bar is enough
         set_threads(cfg.threads)
+        require_writable(cfg.export.path)
         experiment = assemble(cfg)
         data = experiment.task.content_hash()
         recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
@@ -158,7 +160,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         with stop.listening():
             metrics = loop.run()
         if cfg.export.path is not None:
-            write_policy(loop.policy, Path(cfg.export.path), dtype=getattr(torch, cfg.export.dtype))
+            export_policy(loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype))
         lines = read_metrics(recorder.directory)
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
@@ -224,6 +226,18 @@ def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view
         view=view,
         stop=stop,
     )
+
+
+def require_writable(path: str | None) -> None:
+    """Refuse a place for the final weights before they are made; the folder is there afterwards."""
+    if path is None:
+        return
+    try:
+        Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).expanduser()):
+            pass
+    except OSError as error:
+        raise ConfigError(f"export.path={path} cannot be written: {error.strerror}; choose another place") from error
 
 
 def set_threads(threads: int | None) -> None:

@@ -2,13 +2,22 @@ import pytest
 import torch
 
 from rlx.algorithm import Algorithm, AlgorithmType, LossOutput, Need, Term, mean_of
-from rlx.errors import ShapeError
+from rlx.errors import ConfigError, ShapeError
 from rlx.seeding import Stream
 
 
 class Bare(Algorithm):
     kind = AlgorithmType.SUPERVISED
     needs = frozenset()
+
+
+@pytest.mark.parametrize(
+    "values", [{"updates_per_batch": 0}, {"max_grad_norm": 0.0}, {"max_grad_norm": -1.0}, {"max_grad_norm": float("nan")}]
+)
+def test_what_would_learn_nothing_is_refused(values):
+    with pytest.raises(ConfigError, match=f"algorithm.{next(iter(values))} is"):
+        Bare(**values)
+    Bare(max_grad_norm=None)
 
 
 def test_a_loss_is_the_sum_of_its_terms():

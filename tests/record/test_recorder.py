@@ -310,7 +310,7 @@ def test_a_record_that_cannot_be_ended_is_said_and_hides_no_error(create, monkey
 
 def test_a_directory_that_cannot_be_made_is_one_message(create, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match=r"cannot write .*file/outputs/train: .*output_dir=DIR"):
+    with pytest.raises(ConfigError, match=r"cannot write .*file/outputs/train: .*output_dir=DIR"):
         create(output_dir=tmp_path / "file" / "outputs")
 
 

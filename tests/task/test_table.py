@@ -25,6 +25,7 @@ def test_parquet_rows_are_those_of_jsonl(tmp_path):
     ("content", "message"),
     [
         (b'{"x": 1}\n{"x": ', r"a\.jsonl:2: this line is not JSON"),
+        (b'{"x": 1}\n{"x": [{"y": "\\uD800"}]}', r"a\.jsonl:2: \\ud800 on this line is half of a surrogate pair"),
         (b'{"x": 1}\n[1, 2]\n', r"a\.jsonl:2: this line is a JSON list"),
         (b'{"x": 1}\n{"x": "\xff"}\n', r"a\.jsonl:2: this line is not UTF-8"),
     ],
@@ -50,6 +51,16 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         find_file(str(tmp_path / "pair.jsonl"), key="task.path")
     with pytest.raises(DataError, match="is a directory"):
         find_file(str(tmp_path), key="task.path")
+
+
+def test_what_json_escapes_is_read_and_a_byte_order_mark_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"x": "\\ud83d\\ude00"}\r\n \n{"x": "\\\\ud800"}\n')
+    assert [row["x"] for _, row in read_rows(tmp_path / "a.jsonl")] == ["\U0001f600", "\\ud800"]
+
+
+def test_an_empty_name_is_no_file():
+    with pytest.raises(DataError, match=r"task\.path is empty"):
+        find_file(" ", key="task.path")
 
 
 def test_a_missing_column_names_the_setting():

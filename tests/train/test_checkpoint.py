@@ -4,13 +4,22 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from rlx.errors import DataError, TrainingError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.tiny import build_tiny
 from rlx.train import checkpoint
-from rlx.train.checkpoint import Progress, checkpoint_path, checkpoint_steps, load_checkpoint, prune_checkpoints, save_checkpoint
+from rlx.train.checkpoint import (
+    Progress,
+    checkpoint_path,
+    checkpoint_steps,
+    export_policy,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from tests.train.conftest import metrics, reproducible
 
 
@@ -68,17 +77,28 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     assert checkpoint_steps(tmp_path) == [12]
 
 
-def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576512 vs 576404"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, monkeypatch, error):
     policy = small()
     optimizer = optimizer_of(policy)
     save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=1))
 
     def full(*arguments, **settings):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoint, "write_policy", full)
-    with pytest.raises(TrainingError, match="the disk is full: free some room"):
+    with pytest.raises(TrainingError, match=r"step 2 .*: the disk is full; free some room, then go on with"):
         save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=2))
+    with pytest.raises(TrainingError, match=r"export\.path=.*: the disk is full; free some room; they are in the run's last"):
+        export_policy(policy, tmp_path / "exported", dtype=torch.float16)
     assert [entry.name for entry in (tmp_path / "checkpoint").iterdir()] == ["step_1"]
 
 

@@ -130,6 +130,14 @@ def test_the_final_weights_can_be_exported(rlx_run, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "exported").decode([10]) != ""
 
 
+def test_a_place_that_cannot_hold_the_final_weights_is_refused_at_the_start(rlx_run, tmp_path):
+    (tmp_path / "file").touch()
+    code, run, printed = rlx_run(f"export.path={tmp_path / 'file' / 'below'}")
+    assert code == 2
+    assert "export.path" in printed
+    assert not (run / "metrics.jsonl").exists() or metrics(run) == []
+
+
 def test_training_stops_at_the_score_asked_for(rlx_run):
     _, run, _ = rlx_run("stop_at_score=0.0", "num_steps=6")
     assert [line["step"] for line in metrics(run)] == [0]
