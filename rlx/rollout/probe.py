@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlx.rollout.forward import CachedForward, Forward, PlainForward
+from rlx.rollout.llama import LlamaForward, fits
 
 _LONGEST_PROBE = 66  # tokens; a sliding window longer than this is not run past
 _SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # which row each row of a step goes on from
@@ -32,6 +33,7 @@ def forward_for(model: Any) -> tuple[Forward, str]:
 def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
     """Fastest first."""
     return {
+        "own arithmetic": lambda: LlamaForward(model),
         "prepared mask": lambda: CachedForward(model, prepared_mask=True),
         "plain mask": lambda: CachedForward(model, prepared_mask=False),
         "no cache": lambda: PlainForward(model),
@@ -48,7 +50,9 @@ def _windows(model: Any) -> list[int]:
 def _choose(model: Any) -> tuple[str, str]:
     windows = _windows(model)
     reason = ""
-    for way in ("prepared mask", "plain mask"):
+    for way in ("own arithmetic", "prepared mask", "plain mask"):
+        if way == "own arithmetic" and (windows or not fits(model)):
+            continue
         # a mask made here would override the windows, and only these two kinds of attention add a four-dimensional mask
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue

@@ -71,6 +71,7 @@ class FunctionReward(Reward):
         bound = dict(function.keywords) if isinstance(function, functools.partial) else {}
         if isinstance(function, functools.partial) and "weight" in bound and not _names(function.func, "weight"):
             weight = bound.pop("weight")
+        if isinstance(function, functools.partial):  # a plain one: Hydra's own looks at what it calls again in every call
             function = functools.partial(function.func, *function.args, **bound)
         return FunctionReward(weight=weight, function=function)
 
