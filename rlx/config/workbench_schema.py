@@ -1,6 +1,6 @@
 """The types of conf/check.yaml, conf/new.yaml and conf/bench.yaml. Values and comments stand in the YAML alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -28,7 +28,7 @@ class CheckConfig:
 class NewConfig:
     """rlx new."""
 
-    kind: Any = None
+    words: Any = MISSING
     out: str = MISSING
     force: bool = MISSING
 
@@ -38,17 +38,18 @@ class BenchConfig:
     """rlx bench; what it runs is a config of rlx train."""
 
     algorithm: Any = MISSING
+    loss: Any = None
     task: Any = MISSING
     policy: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = MISSING
     rollout: Any = MISSING
-    loss: Any = None
     rounds: int = at_least(1)
     tokens: int = at_least(1)
     seconds: float = at_least(0)
     warmup_steps: int = at_least(0)
     num_prompts: int = at_least(1)
+    num_steps: int = at_least(1)
     seed: int = at_least(0)
     micro_batch: int | None = at_least(1)
     threads: int | None = at_least(1)
@@ -56,4 +57,15 @@ class BenchConfig:
     profile: bool = MISSING
     plot: bool = MISSING
     out: str = MISSING
-    json: bool = field(default=MISSING)
+    json: bool = MISSING
+
+
+SCHEMAS = {"bench_config": BenchConfig, "new_config": NewConfig}
+
+
+def register() -> None:
+    """Make these schemas known to Hydra; may be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=name, node=schema, provider="rlx")
