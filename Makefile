@@ -7,7 +7,7 @@ CONSTRAINTS := .ci/constraints.txt
 FAST := -m "not slow and not peers and not slurm and not browser"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow check lint types smollm2 clean
+.PHONY: help install dev train test test-slow test-slurm check lint types smollm2 clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test: dev  ## the fast tests
 test-slow: dev smollm2  ## what is too slow for every day
 	$(PIP) install -q -c $(CONSTRAINTS) -e '.[reasoning]'
 	$(BIN)/python -m pytest -q -m "slow or browser"
+
+test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/sweep/test_slurm.py
 
 check: lint types test  ## everything CI runs
 

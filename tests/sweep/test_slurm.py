@@ -97,7 +97,7 @@ def test_jobs_that_are_signalled_or_requeued_go_on_from_their_checkpoints(begin,
 
 
 def test_a_job_killed_hard_is_noticed_without_accounting(begin, tmp_path):
-    process = begin("algorithm=patient.Patient", "seed=0,1", "num_steps=20", "algorithm.seconds=2")
+    process = begin("algorithm=patient.Patient", "seed=0,1", "num_steps=10", "algorithm.seconds=2")
     wait_for_steps(tmp_path, 1)
     killed, _ = job_directories(tmp_path)
     os.kill(read_run(killed).process["pid"], signal.SIGKILL)
@@ -106,9 +106,9 @@ def test_a_job_killed_hard_is_noticed_without_accounting(begin, tmp_path):
     assert (lost["state"], other["state"]) == ("failed", "completed")
     assert "lost" in lost["reason"]
     assert read_run(killed).status == "failed"
-    again = begin("algorithm=patient.Patient", "seed=0,1", "num_steps=20", "algorithm.seconds=2")
+    again = begin("algorithm=patient.Patient", "seed=0,1", "num_steps=10", "algorithm.seconds=2")
     assert again.wait(300) == 0, (tmp_path / "out").read_text()
-    assert [line["step"] for line in read_metrics(killed)] == list(range(21))
+    assert [line["step"] for line in read_metrics(killed)] == list(range(11))
 
 
 def test_a_sweep_that_is_stopped_leaves_nothing_in_the_queue(begin, tmp_path):
