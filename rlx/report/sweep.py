@@ -153,8 +153,11 @@ def print_failures(jobs: Sequence[Any], *, place: str, file: Any = None) -> None
     width = max(len(job.name) for job in failed)
     for job in failed:
         print(f"  {job.name:<{width}}  {one_line(job.reason or 'no reason was left')}", file=out)
-    told = {job.reason: job for job in reversed(failed) if job.log_tail}  # the first of each reason
-    for job in [job for job in failed if told.get(job.reason) is job][:3]:
+    first_of_reason: dict[str | None, Any] = {}
+    for job in failed:
+        if job.log_tail:
+            first_of_reason.setdefault(job.reason, job)
+    for job in list(first_of_reason.values())[:3]:
         print(f"\nthe end of {place}/{job.name}/job.log:", file=out)
         print("\n".join(f"  {one_line(line)}" for line in job.log_tail.splitlines()), file=out)
     out.flush()

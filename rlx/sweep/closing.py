@@ -116,7 +116,7 @@ def draw_plots(search: Search, folder: Path) -> list[Path]:
 def _draw_importances(importances: Mapping[str, float], file: Path) -> Path:
     import matplotlib.pyplot as plt
 
-    names = list(reversed(importances))
+    names = list(reversed(list(importances)))
     figure_, axes = plt.subplots(figsize=(6, 1 + 0.4 * len(names)))
     axes.barh(names, [importances[name] for name in names])
     axes.set_xlabel("share in what decides whether a trial is among the best")
