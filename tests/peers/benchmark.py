@@ -1,0 +1,167 @@
+"""rlx against TRL on this machine: `python -m tests.peers.benchmark`, which `make peers` runs; --help says what can be chosen.
+
+Both train the same model on the same data, in processes of their own that take turns round by round. A ratio is that of two
+rounds that follow each other, so what else the machine does weighs on both; its spread says how far to trust it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.peers.rounds import Worker
+from tests.peers.workload import SIZES, Workload, write
+
+SHAPES = {  # method, size, mean words of a prompt and of a completion, batch, updates of a round
+    "dpo-1M": ("dpo", "1M", 8, 8, 16, 16),
+    "dpo-20M": ("dpo", "20M", 64, 64, 16, 1),
+    "grpo-1M": ("grpo", "1M", 16, 16, 64, 4),
+    "grpo-20M": ("grpo", "20M", 64, 64, 32, 1),
+    "grpo-20M-long": ("grpo", "20M", 192, 64, 32, 1),
+}
+SIDES = {"dpo": ("rlx", "trl", "trl_precomputed"), "grpo": ("rlx", "trl")}
+WARM_UP = 1  # rounds before those that count: the reference is computed, memory is allocated
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare and print; 1 if the sides do not compute the same."""
+    chosen = parsed(arguments)
+    rows: list[dict[str, Any]] = []
+    for workload in workloads(chosen):
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder)
+            write(workload, place)
+            print(f"{workload.name}, batch {workload.batch}, {workload.threads} threads", flush=True)
+            if not agree(workload, place):
+                return 1
+            rows += list(compared(workload, measured(workload, place)))
+    print("\n".join(["", *table(rows)]))
+    print(f"\nmeasured {datetime.date.today()}, {chosen.rounds} rounds after {WARM_UP} of warm-up, {chosen.threads} threads")
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; all, if none is named")
+    parser.add_argument("--rounds", type=int, default=5, help="that count")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompt", type=int, help="mean words of a prompt, instead of the shape's")
+    parser.add_argument("--completion", type=int, help="mean words of a completion of a pair; the longest sampled")
+    parser.add_argument("--batch", type=int, help="pairs or completions of an update")
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--updates", type=int, help="of a round")
+    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--clock", choices=("seconds", "cpu_seconds"), default="seconds", help="what a round's time is")
+    parser.add_argument("--json", type=Path, help="write the figures of every comparison here")
+    chosen = parser.parse_args(arguments)
+    unknown = [name for name in chosen.shapes if name not in SHAPES]
+    if unknown:
+        parser.error(f"there is no shape {unknown[0]}; they are {', '.join(SHAPES)}")
+    for name in ("rounds", "threads", "prompt", "completion", "batch", "group_size", "updates"):
+        value = getattr(chosen, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it is at least 1")
+    return chosen
+
+
+def workloads(chosen: argparse.Namespace) -> Iterator[Workload]:
+    """The shapes that were asked for, with what the command line changes in them."""
+    for name in chosen.shapes or SHAPES:
+        method, size, prompt, completion, batch, updates = SHAPES[name]
+        yield Workload(
+            method,
+            chosen.size or size,
+            chosen.prompt or prompt,
+            chosen.completion or completion,
+            chosen.batch or batch,
+            chosen.group_size,
+            chosen.updates or updates,
+            chosen.rounds + WARM_UP,
+            chosen.threads,
+            clock=chosen.clock,
+        )
+
+
+def agree(workload: Workload, place: Path) -> bool:
+    """Whether both sides compute the same loss and gradient."""
+    from tests.peers.agreement import compare
+
+    found = compare(workload, place)
+    print(
+        f"  before the first update: loss {found.ours:.7f} here, {found.theirs:.7f} there; "
+        f"gradients differ by {found.gradient_difference:.1e} of the largest",
+        flush=True,
+    )
+    if not found.holds:
+        print("  the sides do not compute the same; their speeds are not compared", file=sys.stderr)
+    return found.holds
+
+
+def measured(workload: Workload, place: Path) -> dict[str, list[Mapping[str, Any]]]:
+    """Side -> what each of its rounds took, the warm-up left out."""
+    logs = Path(tempfile.mkdtemp(prefix="peers_"))
+    workers = [Worker(side, place, threads=workload.threads, log=logs / f"{side}.log") for side in SIDES[workload.method]]
+    rounds: dict[str, list[Mapping[str, Any]]] = {worker.side: [] for worker in workers}
+    try:
+        for number in range(workload.rounds):
+            for worker in workers if number % 2 == 0 else reversed(workers):
+                rounds[worker.side].append(worker.round())
+    finally:
+        for worker in workers:
+            worker.close()
+    return {side: each[WARM_UP:] for side, each in rounds.items()}
+
+
+def compared(workload: Workload, rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """For each other side: how many times faster rlx is, and what share of its memory it takes."""
+    items = workload.pairs * (1 if workload.method == "dpo" else workload.group_size)
+    ours = [each[workload.clock] for each in rounds["rlx"]]
+    for side, each in rounds.items():
+        if side == "rlx":
+            continue
+        theirs = [one[workload.clock] for one in each]
+        ratios = [other / mine for mine, other in zip(ours, theirs, strict=True)]
+        yield {
+            "workload": workload.name,
+            "batch": workload.batch,
+            "against": side,
+            "unit": "pairs/s" if workload.method == "dpo" else "completions/s",
+            "ours": items / statistics.median(ours),
+            "theirs": items / statistics.median(theirs),
+            "ratio": statistics.median(ratios),
+            "ratio_low": min(ratios),
+            "ratio_high": max(ratios),
+            "our_peak": max(one["peak"] for one in rounds["rlx"]),
+            "their_peak": max(one["peak"] for one in each),
+        }
+
+
+NAMES = {"trl": "TRL", "trl_precomputed": "TRL, reference precomputed"}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The comparisons in Markdown."""
+    lines = [
+        "| training | against | rlx | TRL | times faster [rounds] | peak memory, MiB: rlx, TRL |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        spread = f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
+        speeds = f"{row['ours']:.0f} {row['unit']} | {row['theirs']:.0f} {row['unit']}"
+        memory = f"{row['our_peak'] / 2**20:.0f}, {row['their_peak'] / 2**20:.0f}"
+        lines.append(f"| {row['workload']}, batch {row['batch']} | {NAMES[row['against']]} | {speeds} | {spread} | {memory} |")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
