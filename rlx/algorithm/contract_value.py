@@ -144,7 +144,8 @@ def metrics(subject: Subject) -> Finding:
             return broken(
                 f"the figure {name} has {given[0].numel()} numbers", where=f"metrics[{name!r}]", mend="use mean_of(values, mask)"
             )
-    names = {*output.metrics, *getattr(batch, "metrics", {})}
+    drawn = {name for name in getattr(batch, "metrics", {}) if not name.startswith("reward/")}  # those are the task's own names
+    names = {*output.metrics, *drawn}
     for name in sorted(names):
         found = _named(name, {*_TAKEN, *(f"{term}_loss" for term in output.terms)})
         if found is not None:
