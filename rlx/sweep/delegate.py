@@ -106,7 +106,8 @@ class Delegate:
         return ""
 
     def _caught(self, number: int, frame: object) -> None:
-        self.asked = self.asked or number
+        if not self._abandoned:
+            self.asked = self.asked or number
         raise KeyboardInterrupt
 
     def _watch(self, jobs: Sequence[JobState]) -> None:
@@ -121,7 +122,7 @@ class Delegate:
             self.view.refresh()
             if cluster.is_used(self.state.directory) and all(job.state in ENDED for job in jobs):
                 self._abandoned = True  # the launcher would wait for ever for a job that is lost
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)  # SIGINT may be ignored, as under nohup
                 return
 
     def _look(self, job: JobState) -> None:

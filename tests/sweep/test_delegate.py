@@ -113,8 +113,11 @@ def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegat
         time.sleep(60)  # as submitit without accounting does
 
     made = delegate(launch)
-    before = time.monotonic()
-    made.run(list(made.state.jobs.values()))
+    before, keyboard = time.monotonic(), signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        made.run(list(made.state.jobs.values()))
+    finally:
+        signal.signal(signal.SIGINT, keyboard)
     assert time.monotonic() - before < 40
     assert states(made) == {"a": "failed", "b": "completed"}
     assert made.view.told[0] == ("a", "failed")  # while b was still running
