@@ -81,6 +81,7 @@ def _grpo(workload: Workload, place: Path, trainer: Any, experiment: Any, refere
     lines = (place / "data.jsonl").read_text().splitlines()[: workload.batch // workload.group_size]
     prompts = [json.loads(line)["prompt"] for line in lines]
     trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1  # its training loop sets it
     scored = trainer._generate_and_score_completions([{"prompt": p} for p in prompts for _ in range(workload.group_size)])
     sequences = _sequences(scored, workload.group_size)
     sampling = reference.token_logprobs(sequences)  # of the policy before it moved: ratios that are not 1
