@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -293,6 +294,72 @@ class NoUpdates(Demonstrations):
         yield from ()
 
 
+class KlOfTheWrongSign(Rewards):
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = (who.token_logprobs(batch.sequences, temperature=batch.temperature) for who in (policy, reference))
+        gap = (theirs - ours).clamp(-20, 20)
+        values = -ours * batch.advantages[..., None] - 0.1 * (gap.exp() - gap - 1)
+        return LossOutput({"policy": Term(values, batch.weights)}, {})
+
+
+class PromptIsLearned(Demonstrations):
+    def compute_loss(self, policy, reference, batch):
+        values = []
+        for prompt, (chosen, *_) in zip(batch.sequences.prompts, batch.sequences.completions, strict=True):
+            tokens = torch.from_numpy(np.concatenate([prompt, chosen]))[None]
+            logprobs = F.log_softmax(policy.model(input_ids=tokens).logits[:, :-1], dim=-1)
+            values.append(-logprobs.gather(-1, tokens[:, 1:, None]).sum())
+        return LossOutput.of(torch.stack(values), torch.full((len(batch),), 1 / self.pairs_per_step))
+
+
+class BetaIsMissing(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(-F.logsigmoid(margin), batch.weights["preference"], margin=self.beta * margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleCancels(Rewards):
+    scale: float = 3.0
+
+    def advantages(self, rewards):
+        scaled = rewards * self.scale
+        centred = scaled - scaled.mean(dim=1, keepdim=True)
+        return centred / (scaled.std(dim=1, keepdim=True) + 1e-4 * self.scale)
+
+
+class BothLogprobsAreLive(Rewards):
+    def log_ratio(self, policy, batch):
+        ours, theirs = (policy.token_logprobs(batch.sequences, temperature=batch.temperature) for _ in range(2))
+        return ours - theirs
+
+
+class PlaceInTheCompletion(Preferences):
+    def margin(self, ours, theirs):
+        fade = [torch.linspace(1, 0, side.shape[1]).to(side) for side in (ours.chosen, ours.rejected)]
+        chosen, rejected = (ours.chosen - theirs.chosen) * fade[0], (ours.rejected - theirs.rejected) * fade[1]
+        return chosen.sum(dim=1) - rejected.sum(dim=1)
+
+
+class DependsOnTheClock(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_weights(nll=batch.weights["nll"] * (1 + time.perf_counter() % 1))
+
+
+class ForeignWordInAMetric(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput(output.terms, {"logps/chosen": mean_of(policy.pair_logprobs(batch).chosen_sum)})
+
+
+class ReferenceMayBeFarAway(Preferences):
+    def margin(self, ours, theirs):
+        return super().margin(ours, theirs) + torch.log(1 - torch.sigmoid(ours.rejected_sum - theirs.rejected_sum))
+
+
 FAULTS: dict[type, set[str]] = {
     MeanPerMicroBatch: {"split"},
     PaddingInTheMean: {"padding"},
@@ -300,8 +367,8 @@ FAULTS: dict[type, set[str]] = {
     PolicyAsReference: {"belongs"},
     IgnoredHyperparameter: {"hyperparameters"},
     DetachedTerm: {"hyperparameters"},
-    WrongSign: {"direction", "falls"},
-    LikelihoodWithoutMinus: {"direction", "falls"},
+    WrongSign: {"direction"},
+    LikelihoodWithoutMinus: {"direction"},
     WrongSignOfTheAdvantage: {"direction"},
     MaskStartsOneLate: {"tokens"},
     EndIsLeftOut: {"tokens"},
@@ -325,4 +392,13 @@ FAULTS: dict[type, set[str]] = {
     ForgetsToStep: {"runs"},
     PlaceInTheBatch: {"order"},
     NoUpdates: {"runs"},
+    KlOfTheWrongSign: {"anchor"},
+    PromptIsLearned: {"prompt"},
+    BetaIsMissing: {"closed_forms", "hyperparameters"},
+    ScaleCancels: {"hyperparameters"},
+    BothLogprobsAreLive: {"direction"},
+    PlaceInTheCompletion: {"padding"},
+    DependsOnTheClock: {"repeats"},
+    ForeignWordInAMetric: {"metrics"},
+    ReferenceMayBeFarAway: {"finite"},
 }

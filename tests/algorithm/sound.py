@@ -298,6 +298,43 @@ class Plain(Algorithm[Any]):
         return LossOutput.of(-policy.token_logprobs(batch.sequences)[:, 0].sum(dim=1), batch.weights["length"])
 
 
+class AtItsMinimum(Preferences):
+    """Stays near the reference on both completions: where the policy is the reference, the loss is 0 and has no slope."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        return LossOutput.of(self.beta * (ours.chosen - theirs.chosen).pow(2).sum(dim=1), batch.weights["preference"])
+
+
+class LastTokenAlone(Rewards):
+    """Credit goes to the last token of a completion."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.completion_mask
+        return batch.with_values(weights=token_mean(mask & ~F.pad(mask, (0, 1))[..., 1:]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehindTwoSwitches(Preferences):
+    """Options of a term that is off, one of them None."""
+
+    likelihood: float = 0.0
+    power: float = 1.0
+    floor: float | None = None
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        if self.likelihood == 0:
+            return output
+        ours = policy.pair_logprobs(batch)
+        values = (-ours.chosen_sum).clamp(min=1e-6) ** self.power
+        values = values if self.floor is None else values.clamp(min=self.floor)
+        return LossOutput({**output.terms, "likelihood": Term(values, batch.weights["preference"], self.likelihood)}, {})
+
+
 SOUND = [
     ScoreFunction,
     ConstantUnderNoGrad,
@@ -320,4 +357,7 @@ SOUND = [
     TwoSources,
     WholeEpoch,
     Plain,
+    AtItsMinimum,
+    LastTokenAlone,
+    BehindTwoSwitches,
 ]

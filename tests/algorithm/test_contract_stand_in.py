@@ -1,0 +1,48 @@
+"""A laboratory of given numbers: everybody in it agrees, and its policy's parameters are its numbers."""
+
+import torch
+
+from rlx.algorithm.contract_stand_in import Numbers
+from tests.algorithm.checking import subject
+from tests.algorithm.faulty import Preferences, Rewards
+
+
+def test_without_spread_policy_sampler_and_reference_agree():
+    checked = subject(Rewards())
+    setting = checked.stand_in(spread=0.0)
+    batch = checked.first_update(setting)
+    ours = setting.policy.token_logprobs(batch.sequences).detach()
+    torch.testing.assert_close(ours, setting.reference.token_logprobs(batch.sequences))
+    torch.testing.assert_close(ours.float(), batch.sampling_logprobs.float())
+
+
+def test_a_drift_lowers_the_reference_alone():
+    checked = subject(Preferences())
+    near, far = checked.stand_in(spread=0.0), checked.stand_in(spread=0.0, drift=0.5)
+    batch = checked.first_update(near)
+    mask = batch.sequences.completion_mask
+    gap = near.reference.token_logprobs(batch.sequences) - far.reference.token_logprobs(batch.sequences)
+    torch.testing.assert_close(gap[mask], torch.full_like(gap[mask], 0.5))
+    assert torch.equal(near.policy.token_logprobs(batch.sequences), far.policy.token_logprobs(batch.sequences))
+
+
+def test_the_gradient_of_a_log_probability_is_that_of_its_leaf():
+    checked = subject(Preferences())
+    setting = checked.stand_in()
+    batch = checked.first_update(setting)
+    setting.policy.token_logprobs(batch.sequences).sum().backward()
+    assert setting.policy.leaf_names == ["token_logprobs"]
+    assert bool((setting.policy.parameters()[0].grad == 1).all())
+
+
+def test_completions_of_any_task_differ_in_length():
+    checked = subject(Preferences())
+    batch = checked.first_update(checked.stand_in())
+    assert len(batch.sequences.completion_lengths.unique()) >= 4
+
+
+def test_a_constant_is_of_whom_it_is_named_for():
+    key = (b"p", b"c")
+    numbers = Numbers(0.1, -7.0, "reference")
+    assert (numbers.of("reference", "token_logprobs", key, 3) == -7).all()
+    assert (numbers.of("policy", "token_logprobs", key, 3) != -7).all()
