@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rlx.compare.comparison import compare
-from rlx.errors import TrainingError
+from rlx.errors import ConfigError
 from rlx.report.files import place_beside, write_files
 from tests.compare.records import write_sweep
 
@@ -36,7 +36,7 @@ def test_runs_with_nothing_in_common_write_where_one_stands(tmp_path, monkeypatc
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     comparison = compare(write_sweep(tmp_path / "sweep", SCORES))
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match="cannot write"):
+    with pytest.raises(ConfigError, match="cannot write"):
         write_files(comparison, tmp_path / "file" / "below", page=False, figures=False)
 
 
