@@ -170,7 +170,7 @@ def _wrong_key(key: str, line: CommandLine) -> ConfigError:
     if having and group == "logger":  # several are chosen at once, each with a node of its own
         return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
-        return ConfigError(f"{bare} is no key of {owner}; {group}={having[0]} has it{_others(having[1:])}")
+        return ConfigError(f"{bare} is no key of {owner}; {_any_of(group, having)}")
     if group == "hydra":
         return ConfigError(f"{bare} is no key of Hydra's; rlx --cfg hydra shows them all")
     paths = list(paths_of(raw))
@@ -185,8 +185,9 @@ def _wrong_key(key: str, line: CommandLine) -> ConfigError:
     return ConfigError(f"{bare} is no key of {owner}{did_you_mean(near) or '; rlx --cfg job shows them all'}")
 
 
-def _others(options: list[str]) -> str:
-    return f" ({', '.join(options[:4])} too)" if options else ""
+def _any_of(group: str, having: list[str]) -> str:
+    chosen = [f"{group}={option}" for option in having[:5]]
+    return f"{', '.join(chosen[:-1])} and {chosen[-1]} have it" if len(chosen) > 1 else f"{chosen[0]} has it"
 
 
 def _options_with(path: str, line: CommandLine) -> str:

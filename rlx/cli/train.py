@@ -39,12 +39,13 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
 
     from rlx.train.run import train
     from rlx.train.stop import Stopped
+    from rlx.train.summary import relative
 
     command = ["rlx", "train", *overrides] if line.is_multirun else ["rlx", *line.argv]
     try:
         train(cfg, algorithm=algorithm, command=command, overrides=overrides, directory=directory)
     except Stopped as stopped:
-        place = directory or Path(cfg.output_dir) / "train" / "latest"
-        print(f"rlx: {stopped}; go on with: rlx train resume={place}", file=sys.stderr)
+        again = f"; go on with: rlx train resume={relative(stopped.directory)}" if stopped.directory is not None else ""
+        print(f"rlx: {stopped}{again}", file=sys.stderr)
         return stopped.exit_code
     return 0

@@ -170,6 +170,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     except Stopped as stopped:
         view.close()
         recorder.interrupt(signal=stopped.signal_name, step=stopped.step)
+        stopped.directory = recorder.directory
         raise
     except KeyboardInterrupt:
         view.close()

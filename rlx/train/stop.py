@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
@@ -15,6 +16,7 @@ class Stopped(Exception):  # noqa: N818 (to stop when asked is no error)
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step = step
+        self.directory: Path | None = None  # the run's, once its record says so
         self.signal_name = signal.Signals(signal_number).name
         self.exit_code = EXIT_CODES[signal.Signals(signal_number)]
         super().__init__(f"stopped by {self.signal_name} after step {step}")

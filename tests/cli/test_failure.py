@@ -47,7 +47,7 @@ WRONG = [
     (["los=ipo"], "did you mean loss?"),
     (["algoritm=dpo"], "did you mean algorithm?"),
     (["optimiser=adamw"], "did you mean optimizer?"),
-    (["task.path=pairs.jsonl"], "task=preference_file has it"),
+    (["task.path=pairs.jsonl"], "task=labelled_file, task=preference_file and task=prompt_file have it"),
     (["optimizer.momentum=0.9"], "optimizer=sgd has it"),
     (["-m", "seed=0,1", "num_stepz=3"], "did you mean num_steps?"),
     (["loss@algorithm.x=ipo"], "nothing at algorithm.x chooses a loss"),

@@ -8,7 +8,7 @@ from rlx.config.schema import conf_dir
 
 def test_verbs_then_groups_then_examples():
     text = overview()
-    places = [text.index(word) for word in ("verbs", "groups", "algorithms", "options\n", "examples")]
+    places = [text.index(word) for word in ("verbs", "\ngroups", "\nalgorithms", "\noptions\n", "\nexamples")]
     assert places == sorted(places)
     for verb, summary in verbs().items():
         assert f"  {verb}" in text

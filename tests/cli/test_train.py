@@ -1,6 +1,7 @@
 """What `rlx train` hands to the training, and what it makes of how that ends."""
 
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,8 +54,9 @@ def test_jobs_of_a_sweep_have_places_and_commands_of_their_own(training, tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
 def test_a_run_that_was_stopped(training, number, code, capsys):
     training.error = Stopped(7, number)
+    training.error.directory = Path.cwd() / "outputs" / "train" / "mine"
     assert invoke(["train"]) == (code, "")
-    assert "resume=" in capsys.readouterr().err
+    assert "resume=outputs/train/mine" in capsys.readouterr().err
 
 
 def test_a_run_that_failed(training):

@@ -102,7 +102,7 @@ def test_labels_are_found_by_their_algorithm_if_that_is_unambiguous():
 def test_an_ambiguous_key_is_asked_for_in_full_unless_one_is_the_shallowest_that_differs(tmp_path):
     for value in (1, 2):
         write_run(tmp_path / f"r{value}", first__part__size=value, second__part__size=value)
-    with pytest.raises(ConfigError, match="several keys are called so: first.part.size, second.part.size"):
+    with pytest.raises(ConfigError, match=r"several keys are called so: first\.part\.size, second\.part\.size"):
         grouped(tmp_path, by=("size",))
     assert grouped(tmp_path, by=("first.part.size",)).labels == ("size=1", "size=2")
     for value in (1, 2):

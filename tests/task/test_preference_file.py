@@ -101,7 +101,7 @@ def test_key_names_and_scores_can_be_chosen(tmp_path):
         ({"prompt": "p", "chosen": 3, "rejected": "b"}, r"a\.jsonl:1: 'chosen' is neither text nor a list of messages"),
         ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, r"a\.jsonl:1: one of chosen and rejected is text"),
         ({"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")]}, r"a\.jsonl:1: the prompt is text"),
-        ({"chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is no prompt"),
+        ({"chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is no 'prompt' here, only"),
         ({"prompt": [{"text": "p"}], "chosen": "a", "rejected": "b"}, r"a\.jsonl:1: 'prompt' is neither"),
     ],
 )

@@ -35,7 +35,7 @@ def start(directory, *arguments):
         "rlx",
         "train",
         *SMALL,
-        "num_steps=400",
+        "num_steps=60",
         "eval_every=null",
         "checkpoint.keep_best=false",
         *arguments,
@@ -64,12 +64,12 @@ def unbroken(tmp_path_factory):
     return reproducible(run)
 
 
-@pytest.mark.parametrize("steps", [7, 120])
+@pytest.mark.parametrize("steps", [7, 30])
 def test_a_killed_run_resumes_to_the_metrics_of_the_unbroken_one(tmp_path, unbroken, steps):
     process = start(tmp_path)
     run = wait_for_steps(tmp_path, steps, process)
     process.kill()
-    process.wait()
+    process.communicate()
     resumed = subprocess.run(
         [sys.executable, "-m", "rlx", "train", f"resume={run}"],
         cwd=tmp_path,
