@@ -30,7 +30,7 @@ from rlx.record.sources import Source, sources
 
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
-_LINES = ("metrics.jsonl", "samples.jsonl")
+_LINES = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
 
 
 def _now() -> str:
@@ -163,6 +163,11 @@ class Recorder:
         for row in kept:
             self._append("samples.jsonl", {"step": int(step), **row})
         self._tell("samples", step, kept)
+
+    def answers(self, step: int, scores: Sequence[float]) -> None:
+        """Keeps what each held-out prompt counts in the score, so that two runs can be compared prompt by prompt."""
+        if scores:
+            self._append("answers.jsonl", {"step": int(step), "score": list(scores)})
 
     def sync(self) -> None:
         """Waits until all that was logged is on the disk; call it before a checkpoint is written."""

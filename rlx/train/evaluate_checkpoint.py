@@ -15,7 +15,6 @@ from rlx.errors import ConfigError
 from rlx.experiment import make, torch_device
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
-from rlx.record.files import json_line, write_atomic
 from rlx.record.provenance import provenance
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
@@ -69,8 +68,7 @@ def evaluate_checkpoint(
         steps = _steps(subject)
         recorder.log(steps, {**figures, "time/evaluation_seconds": seconds})
         recorder.samples(steps, evaluation.samples)
-        if evaluation.answers:
-            write_atomic(recorder.directory / "answers.jsonl", json_line({"step": steps, "score": list(evaluation.answers)}))
+        recorder.answers(steps, evaluation.answers)
         recorder.finish(_result(subject, recorder, figures, seconds, evaluation))
     except BaseException as error:
         recorder.fail(error)

@@ -159,6 +159,7 @@ class Loop:
         if self.progress.best_score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, step
         self.recorder.samples(step, evaluation.samples)
+        self.recorder.answers(step, evaluation.answers)
         self.view.evaluated(step, metrics)
         return metrics
 

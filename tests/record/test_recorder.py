@@ -22,7 +22,7 @@ from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import files, recorder
 from rlx.record.logger.base import Logger
 from rlx.record.recorder import Recorder
-from rlx.record.run import AlgorithmResult, find_run_directories, read_metrics, read_run, read_samples
+from rlx.record.run import AlgorithmResult, find_run_directories, read_lines, read_metrics, read_run, read_samples
 
 RESULT = AlgorithmResult("dpo", {"eval/score": 0.5}, 1.5, 50, {})
 WRITER = """
@@ -210,11 +210,13 @@ def test_a_resume_cuts_what_came_after_the_checkpoint(create) -> None:
     for step in range(8):
         run.log(step, {"train/loss": step})
         run.samples(step, [{"prompt": str(step)}] * 2)
+        run.answers(step, [1.0, 0.0])
     run.interrupt(signal="SIGTERM")
     assert read_run(run.directory).error["signal"] == "SIGTERM"
     again = Recorder.reopen(run.directory, 5, command=["rlx", "train", "resume=x"], threads=2)
     assert steps(run.directory) == [0, 1, 2, 3, 4, 5]
     assert [row["step"] for row in read_samples(run.directory)] == [step for step in range(6) for _ in range(2)]
+    assert [row["step"] for row in read_lines(run.directory, "answers.jsonl")] == list(range(6))
     record = read_run(run.directory)
     assert (record.status, record.error, record.ended, record.threads) == ("running", None, None, 2)
     assert (record.id, record.started) == (run.record.id, run.record.started)

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from rlx.record.run import read_lines
 from tests.train.conftest import SMALL, metrics, record, reproducible
 
 
@@ -41,6 +42,14 @@ def test_seeds_differ_in_training_but_start_from_one_policy(rlx_run):
 def test_the_first_loss_is_that_of_the_untouched_policy(rlx_run):
     _, run, _ = rlx_run("algorithm=dpo", "num_steps=1")
     assert metrics(run)[1]["train/loss"] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_a_run_keeps_what_each_held_out_prompt_counts_in_its_score(rlx_run):
+    _, run, _ = rlx_run()
+    kept = read_lines(run, "answers.jsonl")
+    assert [row["step"] for row in kept] == [line["step"] for line in metrics(run) if "eval/score" in line]
+    for row, line in zip(kept, (line for line in metrics(run) if "eval/score" in line), strict=True):
+        assert sum(row["score"]) / len(row["score"]) == line["eval/score"]
 
 
 def test_a_resumed_run_equals_the_unbroken_one(rlx_run):
