@@ -6,10 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
 PEERS_VENV := .venvs/peers
 PEERS ?=
-FAST := -m "not slow and not peers and not slurm and not browser"
+FAST := -m "not whole and not slow and not peers and not slurm and not browser"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-slow test-slurm check lint types smollm2 clean
+.PHONY: help install dev train test test-whole test-slow test-slurm check lint types smollm2 peers clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ train: install  ## install rlx into .venv and run the main job
 test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 
+test-whole: dev  ## whole runs, sweeps and command lines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser"
+
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day
 	$(PIP) install -q -c $(CONSTRAINTS) -e '.[reasoning]'
@@ -28,7 +31,7 @@ test-slow: dev smollm2  ## what is too slow for every day
 test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/sweep/test_slurm.py
 
-check: lint types test  ## everything CI runs
+check: lint types test test-whole  ## everything CI runs
 
 lint: dev  ## format and lint
 	$(BIN)/ruff format --check .

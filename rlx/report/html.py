@@ -21,6 +21,7 @@ from rlx.report.figures import all_figures
 from rlx.report.tables import Column, method_line, pair_columns, rank_line, title, variant_columns
 from rlx.report.text import duration, figure, safe
 
+MOST_TASKS = 4
 MOST_PROMPTS = 8
 MOST_VERDICTS = 60
 COLOURS = 8
@@ -54,6 +55,7 @@ def context(comparison: Comparison) -> dict[str, Any]:
     foremost = [pair for pair in comparison.pairs if len(comparison.pairs) <= 6 or first in (pair.a, pair.b)]
     others = [pair for pair in comparison.pairs if pair not in foremost]
     figures = [vars(drawn) for drawn in all_figures(comparison)]
+    folded = [drawn for drawn in figures if drawn["name"].startswith("curves-")][MOST_TASKS:]
     samples = sample_rows(comparison)
     differences = difference_table(comparison)
     contents = [
@@ -79,7 +81,8 @@ def context(comparison: Comparison) -> dict[str, Any]:
         "variant_css": "".join(
             f".v{i}{{--v:var(--c{i % COLOURS})}}.key{i}{{color:var(--c{i % COLOURS})}}" for i in range(len(comparison.variants))
         ),
-        "figures": figures,
+        "figures": [drawn for drawn in figures if drawn not in folded],
+        "folded": folded,
         "variants_table": filled(variant_columns(comparison), comparison.variants),
         "pairs_table": filled(pair_columns(comparison), comparison.pairs),
         "runs_table": filled(run_columns(), comparison.runs),

@@ -7,6 +7,8 @@ from tests.algorithm.checking import failed, subject
 from tests.algorithm.faulty import FAULTS, Demonstrations, Preferences, Rewards
 from tests.algorithm.sound import SOUND
 
+pytestmark = pytest.mark.whole
+
 TRIES_MUCH = ("hyperparameters",)  # a second or more for each algorithm
 
 

@@ -15,6 +15,8 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
 from rlx.train.gradients import AccumulatedGradients
 
+pytestmark = pytest.mark.whole
+
 PRESETS = ["custom_grpo", "grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce_plus_plus", "ppo"]
 
 

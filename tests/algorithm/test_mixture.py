@@ -14,6 +14,8 @@ from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
 from rlx.train.gradients import AccumulatedGradients
 
+pytestmark = pytest.mark.whole
+
 
 def dpo(**changes):
     return rlx.load("algorithm", "custom_dpo", **{"pairs_per_step": 6, **changes})

@@ -8,6 +8,8 @@ from rlx.cli import bench
 from rlx.cli.main import main
 from rlx.train.bench_clock import PHASES
 
+pytestmark = pytest.mark.whole
+
 SMALL = [
     "policy=tiny_untrained",
     *(f"policy.{key}" for key in ("hidden_size=16", "intermediate_size=24", "num_layers=1", "num_heads=2")),

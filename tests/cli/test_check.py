@@ -10,6 +10,8 @@ from rlx.cli.check import named
 from rlx.cli.main import invoke
 from rlx.config import conf_dir
 
+pytestmark = pytest.mark.whole
+
 ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algorithm").glob("*.yaml"))
 LOSSES = sorted(path.stem for path in (Path(conf_dir()) / "loss").glob("*.yaml"))
 LAB = """

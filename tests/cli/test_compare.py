@@ -7,6 +7,8 @@ import pytest
 from rlx.cli.main import main
 from tests.compare.records import normal_scores, write_run, write_sweep
 
+pytestmark = pytest.mark.whole
+
 SCORES = {"custom_dpo": normal_scores(0.5, 0.02, 6, seed=1), "hybrid": normal_scores(0.6, 0.02, 6, seed=2)}
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from rlx.cli.main import invoke
 
+pytestmark = pytest.mark.whole
+
 WRONG = [
     # verbs, words and options
     (["trian"], "did you mean train?"),

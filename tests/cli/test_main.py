@@ -15,6 +15,8 @@ import rlx.cli.train
 from rlx.cli.words import verbs
 from rlx.errors import ConfigError, TrainingError
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path):

@@ -9,6 +9,8 @@ import pytest
 from rlx.cli.main import invoke, main
 from rlx.cli.new import FOLDER, class_name, texts
 
+pytestmark = pytest.mark.whole
+
 CHECKED = {
     "algorithm": ["algorithm=fresh_algorithm.FreshAlgorithm"],
     "loss": ["loss=fresh_loss.FreshLoss"],

@@ -11,6 +11,8 @@ from rlx.cli.main import invoke
 from rlx.errors import TrainingError
 from rlx.train.stop import Stopped
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def training(monkeypatch, tmp_path):

@@ -13,6 +13,8 @@ from rlx.report.html import render_page
 from tests.compare.records import write_run, write_sweep
 from tests.report.pages import samples
 
+pytestmark = pytest.mark.whole
+
 STRANGE = (
     None,
     [],

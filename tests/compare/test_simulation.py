@@ -14,6 +14,8 @@ from rlx.compare.pair import Arm, compare_pair
 from rlx.compare.power import detectable_difference, seeds_needed
 from rlx.compare.verdict import judge
 
+pytestmark = pytest.mark.whole
+
 SHAPES = {
     "normal": lambda rng, size: rng.normal(size=size),
     "skewed": lambda rng, size: rng.lognormal(size=size),

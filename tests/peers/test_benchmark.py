@@ -9,6 +9,8 @@ from tests.peers.benchmark import compared, measured, parsed, table, workloads
 from tests.peers.rounds import Worker
 from tests.peers.workload import SIZES, Workload, even_words, model, pairs, with_held_out_last, word_tokenizer, write
 
+pytestmark = pytest.mark.whole
+
 SMALL = Workload("dpo", "1M", 4, 6, 8, 2, 3, 3, 1)
 
 

@@ -9,6 +9,8 @@ from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
 from tests.rollout.stand_in import StandIn, exact_logprobs, model_of, prompts_of, sampler_of
 
+pytestmark = pytest.mark.whole
+
 LENGTHS = (3, 9, 5, 1, 5, 7)
 STREAM = Stream(0, ("rollout", 0))
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 pytest.importorskip("optuna")
 SPACE = ("sweep=optuna", "algorithm.x=interval(0,1)", "algorithm.y=interval(-3,1)", "sweep.plots=false", "num_steps=2")
 

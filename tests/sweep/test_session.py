@@ -6,6 +6,8 @@ import pytest
 
 from rlx.cli import main
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_grid_with_its_seeds(sweep):
     ran = sweep("algorithm.x=0,0.25", "seed=range(0,3)")

@@ -6,6 +6,8 @@ import rlx
 from rlx.cli.main import main
 from tests.train.trained import last_evaluation, trained_run
 
+pytestmark = pytest.mark.whole
+
 SAME = ["evaluation.num_prompts=8", "evaluation.num_pairs=8", "evaluation.samples_per_prompt=1", "threads=1"]
 
 

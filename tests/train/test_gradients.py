@@ -7,6 +7,8 @@ import rlx
 from rlx.train.gradients import AccumulatedGradients, NonFiniteLossError, micro_batches
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
 
+pytestmark = pytest.mark.whole
+
 ALGORITHMS = {
     "sft": ("sft", {}),
     "dpo": ("dpo", {}),

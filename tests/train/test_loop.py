@@ -11,6 +11,8 @@ from rlx.train.checkpoint import checkpoint_steps
 from rlx.train.loop import Plan
 from tests.train.conftest import SMALL, metrics, record, reproducible
 
+pytestmark = pytest.mark.whole
+
 ROOT = Path(__file__).parents[2]
 
 

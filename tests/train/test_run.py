@@ -7,6 +7,8 @@ import pytest
 from rlx.record.run import read_lines
 from tests.train.conftest import SMALL, metrics, record, reproducible
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_run_leaves_a_whole_record(rlx_run):
     code, run, printed = rlx_run()

@@ -8,6 +8,8 @@ from rlx.cli.main import main
 from rlx.data.sequences import Sequences
 from tests.train.trained import trained_run
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def sample(capfd, tmp_path, monkeypatch):
