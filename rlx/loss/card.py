@@ -181,5 +181,8 @@ def _source(thing: Any) -> str:
     """Path below the folder that holds the package, and line."""
     path = Path(inspect.getsourcefile(thing) or "")
     package = (thing.__module__ or "").partition(".")[0]
-    inside = path.parts[path.parts.index(package) :] if package in path.parts else (path.name,)
+    above = [
+        place for place in path.parents if place.name == package
+    ]  # the innermost: a checkout may lie in a folder of that name
+    inside = path.relative_to(above[0].parent).parts if above else (path.name,)
     return f"{'/'.join(inside)}:{inspect.getsourcelines(thing)[1]}"

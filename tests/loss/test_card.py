@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from rlx.loss.card import card_of
+from rlx.loss.card import _source, card_of
 from rlx.loss.token_advantage import Gae
 from rlx.loss.value import ClippedSquaredError
 from tests.loss.catalogue import CONF, NAMES, load
@@ -85,3 +85,15 @@ def test_what_never_has_a_reference_does_not_speak_of_one():
     lines = card_of(Gae(gamma=1.0, lam=0.95, whiten=True, epsilon=1e-8)).lines()
     assert not any(line.startswith("  reference") for line in lines)
     assert "  reference not needed" in card_of(load("simpo")).lines()
+
+
+def test_the_source_is_told_from_the_package_on_even_in_a_folder_of_the_same_name(tmp_path, monkeypatch):
+    package = tmp_path / "outer_lab" / "outer_lab" / "part"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "mine.py").write_text("\n\nclass Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "outer_lab")
+    from outer_lab.part.mine import Mine
+
+    assert _source(Mine) == "outer_lab/part/mine.py:3"
