@@ -128,8 +128,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
 
 def unpack(model: Any, gguf_file: str) -> None:
     """Makes a model read from a GGUF file an ordinary one: its weights were unpacked on the way, it can be trained and saved."""
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None and not getattr(quantizer.quantization_config, "dequantize", True):
+    if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
         raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
     model.hf_quantizer = None  # transformers refuses to save what has one
     if hasattr(model.config, "quantization_config"):

@@ -142,13 +142,14 @@ def test_loading_leaves_transformers_as_talkative_as_it_was(tmp_path):
 
 def test_a_model_from_a_gguf_file_can_be_saved(tmp_path):
     model = model_of("llama")
-    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=True, quant_method="gguf"))
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=False, quant_method="gguf"))
     with pytest.raises(ValueError, match="not serializable"):
         model.save_pretrained(tmp_path)
     unpack(model, "small.gguf")
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
-    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=False))
+    packed = torch.zeros(2, 2, dtype=torch.uint8)
+    model.lm_head.weight = torch.nn.Parameter(packed, requires_grad=False)
     with pytest.raises(ConfigError, match="stay packed"):
         unpack(model, "small.gguf")
 
