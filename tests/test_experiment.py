@@ -9,6 +9,8 @@ from rlx.errors import ConfigError
 from rlx.experiment import assemble, require_match, require_scores, torch_device
 from rlx.loss.mixture import Part
 
+pytestmark = pytest.mark.whole
+
 SMALL = ["policy=tiny_untrained", "policy.hidden_size=16", "policy.num_heads=2", "policy.num_layers=1"]
 
 

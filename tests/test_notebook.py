@@ -8,6 +8,8 @@ import pytest
 import rlx
 from rlx.errors import ConfigError
 
+pytestmark = pytest.mark.whole
+
 
 def test_importing_rlx_is_cheap():
     code = "import sys, rlx; print([m for m in ('torch', 'numpy', 'hydra', 'omegaconf', 'rich') if m in sys.modules])"

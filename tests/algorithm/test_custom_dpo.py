@@ -9,6 +9,8 @@ from rlx.errors import ConfigError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 
+pytestmark = pytest.mark.whole
+
 
 def custom(**changes):
     return rlx.load("algorithm", "custom_dpo", **{"pairs_per_step": 8, **changes})

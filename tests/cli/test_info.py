@@ -6,6 +6,8 @@ from rlx.cli import info
 from rlx.cli.main import main
 from rlx.cli.words import CommandLine
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def shown(capsys):

@@ -13,6 +13,8 @@ import pytest
 
 from rlx.cli.main import main
 
+pytestmark = pytest.mark.whole
+
 RECORD: dict[str, Any] = {
     "schema_version": 1, "status": "completed", "command": ["rlx"], "verb": "train", "algorithm": "dpo", "task": "arithmetic",
     "threads": 2, "config_hash": "0" * 16, "overrides": [], "sources": [], "provenance": {}, "ended": "2026-11-22T10:01:00+00:00",

@@ -10,6 +10,8 @@ from rlx.config.compose import compose
 from rlx.config.recorded import continued
 from rlx.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def recorded_values():

@@ -14,6 +14,8 @@ from rlx.sweep.job import Training, prepared, run
 from rlx.sweep.messages import Order
 from tests.train.conftest import SMALL
 
+pytestmark = pytest.mark.whole
+
 
 class Heard:
     """A channel that notes what is told and prunes at a step; signal_at: a step at which the job is asked to stop."""

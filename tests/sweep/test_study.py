@@ -14,6 +14,8 @@ from rlx.sweep.settings import settings_of
 from rlx.sweep.space import space_of
 from rlx.sweep.study import Study, signs_of
 
+pytestmark = pytest.mark.whole
+
 
 def dimensions(*overrides):
     return [dimension_of(axis) for axis in space_of(OverridesParser.create().parse_overrides(list(overrides))).axes]
