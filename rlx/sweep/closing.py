@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -82,7 +81,7 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def draw_plots(search: Search, folder: Path) -> list[Path]:
-    """The figures of a search as PNG; one that cannot be drawn is left out."""
+    """The figures of a search as PNG; one that cannot be drawn (of a single trial, say) is left out, and said on stderr."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,11 +100,14 @@ def draw_plots(search: Search, folder: Path) -> list[Path]:
             options = {"target": lambda trial: trial.values[0], "target_name": next(iter(search.study.signs))}
         elif several:
             options = {"target_names": list(search.study.signs)}
-        with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError, TypeError, ImportError):
-            warnings.simplefilter("ignore")
-            getattr(drawn, function)(search.study.study, **options)
-            plt.gcf().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                getattr(drawn, function)(search.study.study, **options)
+                plt.gcf().savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
             files.append(folder / f"{name}.png")
+        except (ValueError, RuntimeError, TypeError, ImportError) as error:
+            print(f"no plot {name}: {type(error).__name__}: {error}", file=sys.stderr)
         plt.close("all")
     importances = search.study.importances()
     if importances:

@@ -65,3 +65,16 @@ def test_two_objectives_have_a_front(searched, tmp_path):
     assert len(best["front"]) >= 1
     assert sum(line.startswith("  front:") for line in summary_lines(search, best, {})) == len(best["front"])
     assert "pareto_front" in {file.stem for file in draw_plots(search, tmp_path / "figures")}
+
+
+def test_a_plot_that_cannot_be_drawn_is_said_and_the_others_are_drawn(searched, tmp_path, monkeypatch, capsys):
+    import optuna.visualization.matplotlib as drawn
+
+    def fail(*_, **__):
+        raise ValueError("too few trials")
+
+    monkeypatch.setattr(drawn, "plot_slice", fail)
+    files = {file.stem for file in draw_plots(searched(), tmp_path / "figures")}
+    assert "slices" not in files
+    assert "history" in files
+    assert "no plot slices: ValueError: too few trials" in capsys.readouterr().err
