@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError, DataError
-from rlx.task.base import Pair, Prompt, Task, content_uniform, with_label_noise
-from rlx.task.preference_file import as_text, continuation
-from rlx.task.table import column, file_hash, find_file, read_rows
+from rlx.errors import DataError
+from rlx.task.base import Pair
+from rlx.task.pair_file import PairFile, continuation
+from rlx.task.table import as_text, column
 
 WORDS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledFile(Task):
+class LabelledFile(PairFile):
     """JSONL or Parquet with a completion and its boolean label a row, for losses that read labels: loss=kto, loss=kto_pair.
 
     A row is a pair of which one side is absent: a desirable completion is chosen, an undesirable one rejected. The score is the
@@ -30,50 +28,22 @@ class LabelledFile(Task):
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs", "labels"})
-    score: ClassVar[str] = "pair_accuracy"
 
-    path: str
     prompt_key: str
     completion_key: str
     label_key: str
-    held_out: float
-    label_noise: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.held_out < 1:
-            raise ConfigError(
-                f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1"
-            )
-
-    @cached_property
-    def _file(self) -> Path:
-        return find_file(self.path, key="task.path")
-
-    @cached_property
-    def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """(learn, held out), the latter with both labels in turn as far as they last, so that its first rows have both."""
-        pairs = [self._pair(row, place) for place, row in read_rows(self._file)]
-        places = [content_uniform(pair.prompt, salt="held out") for pair in pairs]
-        first = {
-            desirable: min(
-                (place for pair, place in zip(pairs, places, strict=True) if is_desirable(pair) == desirable), default=2
-            )
-            for desirable in (True, False)
-        }
-        lacking = [str(desirable).lower() for desirable, place in first.items() if place == 2]
+    def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
+        places = {label: [place for place, pair in placed if is_desirable(pair) == label] for label in (True, False)}
+        lacking = [str(label).lower() for label, found in places.items() if not found]
         if lacking:
             raise DataError(f"{self.path}: no {self.label_key!r} is {lacking[0]}; both labels are needed to learn what is better")
-        limit = max(self.held_out, *first.values())
-        learn = with_label_noise([pair for pair, place in zip(pairs, places, strict=True) if place > limit], self.label_noise)
-        held_out = [pair for pair, place in zip(pairs, places, strict=True) if place <= limit]
-        if not learn:
-            raise DataError(
-                f"{self.path}: all prompts are held out, at task.held_out={self.held_out} and with both labels there; "
-                "lower it, or give more prompts"
-            )
-        kinds = ([pair for pair in held_out if is_desirable(pair) == desirable] for desirable in (True, False))
-        return learn, tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
+        return max(map(min, places.values()))
+
+    def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
+        """Both labels in turn as far as they last, so that the first rows have both."""
+        kinds = ([pair for pair in held_out if is_desirable(pair) == label] for label in (True, False))
+        return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
     def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
         values = {}
@@ -93,29 +63,11 @@ class LabelledFile(Task):
             return bool(value)
         raise DataError(f"{place}: {self.label_key!r} is {value!r}; a label is true or false, or 1 or 0")
 
-    def pairs(self) -> Sequence[Pair]:
-        return self._split[0]
-
-    def held_out_pairs(self) -> Sequence[Pair]:
-        return self._split[1]
-
-    def held_out_prompts(self) -> Sequence[Prompt]:
-        return self._held_out_prompts
-
-    @cached_property
-    def _held_out_prompts(self) -> tuple[Prompt, ...]:
-        """Each held-out prompt once."""
-        distinct = {content_uniform(pair.prompt, salt="held out"): pair.prompt for pair in self.held_out_pairs()}
-        return tuple(Prompt(text) for text in distinct.values())
-
     def facts(self) -> Mapping[str, str]:
         learn, held_out = self.pairs(), self.held_out_pairs()
         desirable = sum(map(is_desirable, learn))
         counts = f"{desirable} desirable and {len(learn) - desirable} undesirable completions to learn from"
         return {"pairs": f"{counts}, {len(held_out)} held out, from {self.path}"}
-
-    def content_hash(self) -> str:
-        return file_hash(self._file)
 
 
 def is_desirable(pair: Pair) -> bool:

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Prompt, content_uniform
-from rlx.task.preference_file import as_text
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import column, file_hash, find_file, read_rows
+from rlx.task.table import as_text, column, file_hash, find_file, read_rows
 
 _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
