@@ -64,16 +64,20 @@ class FunctionReward(Reward):
 
     function: Callable[..., float]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.function, functools.partial):  # a plain one: Hydra's own looks at what it calls again in every call
+            plain = functools.partial(self.function.func, *self.function.args, **self.function.keywords)
+            object.__setattr__(self, "function", plain)
+
     @staticmethod
     def of(function: Callable[..., Any]) -> FunctionReward:
         """A bare function with weight 1; a `weight` bound to it that it does not take itself is the reward's."""
-        weight = 1.0
         bound = dict(function.keywords) if isinstance(function, functools.partial) else {}
-        if isinstance(function, functools.partial) and "weight" in bound and not _names(function.func, "weight"):
-            weight = bound.pop("weight")
-        if isinstance(function, functools.partial):  # a plain one: Hydra's own looks at what it calls again in every call
-            function = functools.partial(function.func, *function.args, **bound)
-        return FunctionReward(weight=weight, function=function)
+        if not isinstance(function, functools.partial) or "weight" not in bound or _names(function.func, "weight"):
+            return FunctionReward(weight=1.0, function=function)
+        weight = bound.pop("weight")
+        return FunctionReward(weight=weight, function=functools.partial(function.func, *function.args, **bound))
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         return self.function(prompt, completion, **self._taken(columns))

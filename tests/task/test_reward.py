@@ -1,6 +1,7 @@
 import functools
 
 import pytest
+from hydra.utils import instantiate
 
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Prompt
@@ -38,6 +39,13 @@ def test_a_bound_weight_is_the_rewards_unless_the_function_takes_one():
     assert FunctionReward.of(functools.partial(brevity, weight=0.5)).weight == 0.5
     own = FunctionReward.of(functools.partial(weighs, weight=0.5))
     assert (own.weight, own("p", "c")) == (1.0, 0.5)
+
+
+def test_a_function_from_a_config_is_called_without_hydra_in_between():
+    node = {"_target_": "rlx.task.reward.FunctionReward", "weight": 1.0}
+    reward = instantiate({**node, "function": {"_target_": f"{__name__}.brevity", "_partial_": True}})
+    assert type(reward.function) is functools.partial
+    assert reward("p", "abc", scale=2) == -6
 
 
 def test_an_exception_stands_in_the_place_of_its_value_and_an_error_of_rlx_does_not():
