@@ -108,9 +108,12 @@ class Reference:
         known = self._known.get(batch.source)
         if known is None:
             known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self._pairs_per_block(batch.source))
-        for block in np.unique(batch.rows // known.pairs_per_block).tolist():
-            if not known.has_block[block]:
-                known.put(block, self._block(known.sequences(block)))
+        missing = [block for block in np.unique(batch.rows // known.pairs_per_block).tolist() if not known.has_block[block]]
+        for wait in (False, True):  # what another process is computing comes last: it may be there by then
+            for block in [block for block in missing if not known.has_block[block]]:
+                values = self._block(known.sequences(block), wait=wait)
+                if values is not None:
+                    known.put(block, values)
         return known.of(batch)
 
     def _pairs_per_block(self, source: TokenizedPairs) -> int:
@@ -118,12 +121,28 @@ class Reference:
         pairs = _WORK_OF_A_BLOCK / (self._policy.num_parameters * float(source.lengths.mean()))
         return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
-    def _block(self, block: Sequences) -> Tensor:
-        """[N] log-probabilities of a block, from the store if it has them."""
+    def _block(self, block: Sequences, *, wait: bool) -> Tensor | None:
+        """[N] log-probabilities of a block, from the store if it has them. None: another process is at it (not if `wait`)."""
         if self._store is None:
             self._store = self._open_store()
+        values = self._read(block)
+        if values is None:
+            with self._store.claim(block, wait=wait) as is_mine:
+                if not is_mine:
+                    return None
+                values = self._read(block)  # another process may have written it meanwhile
+                if values is None:
+                    values = self._compute(block)
+                    self._store.write(block, values)
+        return values
+
+    def _read(self, block: Sequences) -> Tensor | None:
+        """[N] log-probabilities of a block if the store has them; the first is computed too, to see if the store is right."""
+        assert self._store is not None
         values = self._store.read(block) if self._is_trusted is not False else None
-        if values is not None and self._is_trusted is None:
+        if values is None:
+            return None
+        if self._is_trusted is None:
             again = self._compute(block)
             self._is_trusted = bool((values - again).abs().max() <= TOLERANCE)
             if not self._is_trusted:
@@ -133,11 +152,7 @@ class Reference:
                 )
                 self._store.write(block, again)
                 return again
-        if values is None:
-            values = self._compute(block)
-            self._store.write(block, values)
-        else:
-            self.pairs_read += len(block)
+        self.pairs_read += len(block)
         return values
 
     def _compute(self, block: Sequences) -> Tensor:

@@ -1,5 +1,7 @@
 """Log-probabilities that outlive a run: blocks of consecutive pairs in files that are named by what decides their content.
 
+Processes that want the same block at once compute it once: one claims it, the others wait for it, and go on if that one dies.
+
 The name of a file is a hash of the policy and of the tokens. Beside these it carries what decides the rounding of a forward pass
 (library version, threads, device, layout), so that a run finds the very bits that it would have computed. Nothing else is in it:
 a sweep over beta or a learning rate reads what its first run wrote.
@@ -7,10 +9,13 @@ a sweep over beta or a learning rate reads what its first run wrote.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlx.data.sequences import Sequences
+
+_PATIENCE = 120.0  # seconds that a process waits for another one's block; then it computes the block itself
+_LOCK = ".lock"
 
 _log = logging.getLogger("rlx")
 
@@ -35,6 +43,7 @@ class ReferenceStore:
     folder: Path | None
     arithmetic: str
     _has_complained: bool = field(default=False, init=False)
+    _lock: int | None = field(default=None, init=False)
 
     def read(self, block: Sequences) -> Tensor | None:
         """float [N] log-probabilities of the completion tokens of `block`, if they are there and whole."""
@@ -71,6 +80,54 @@ class ReferenceStore:
             _log.warning(
                 "reference log-probabilities cannot be kept in %s (%s); every run computes them itself", path.parent, error
             )
+
+    @contextlib.contextmanager
+    def claim(self, block: Sequences, *, wait: bool) -> Iterator[bool]:
+        """Whether this process is to compute `block`; False if another one is at it. wait: for that one, though not for ever.
+
+        The claim is a lock on one byte of a file, which the system takes back when its holder dies.
+        """
+        path = self.path(block)
+        if path is None or not self._open_lock(path.parent):
+            yield True
+            return
+        import fcntl
+
+        assert self._lock is not None
+        place = int(path.stem[:15], 16)
+        until = time.monotonic() + _PATIENCE * wait
+        while True:
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= until:
+                    yield wait
+                    return
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                yield True
+                return
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
+
+    def _open_lock(self, folder: Path) -> bool:
+        """Open the file of the claims; False where there can be none."""
+        if self._lock is None and not self._has_complained:
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl  # noqa: F401
+
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        return self._lock is not None
+
+    def __del__(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
 
     def path(self, block: Sequences) -> Path | None:
         """The file of a block."""

@@ -14,10 +14,14 @@ _LENGTH = struct.Struct("!Q")
 
 @dataclass(frozen=True)
 class Hello:
-    """The first message to a worker. task: `module:function` that runs a job; grace: seconds to end in when the sweep dies."""
+    """The first message to a worker. task: `module:function` that runs a job; path: of Python; log: for what is of no job.
+
+    grace: seconds to end in when the sweep dies.
+    """
 
     task: str
     path: tuple[str, ...]
+    log: str
     grace: float
 
 

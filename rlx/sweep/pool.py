@@ -6,11 +6,13 @@ import contextlib
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +20,7 @@ from rlx.errors import TrainingError
 from rlx.sweep.messages import Done, Hello, Inbox, Order, Ready, send
 
 _FALSE_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run
-_START = "from rlx.sweep.worker import main; main()"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from rlx.sweep.worker import main; main()"
 _MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -38,6 +40,7 @@ class Worker:
 
     slot: int
     process: subprocess.Popen[bytes]
+    line: socket.socket
     inbox: Inbox
     order: Order | None = None
     since: float = 0.0
@@ -45,24 +48,33 @@ class Worker:
     is_ready: bool = False
     why: str = ""
 
-    @property
-    def stdin(self) -> BinaryIO:
+    @cached_property
+    def ear(self) -> BinaryIO:
         """Where it listens."""
-        assert self.process.stdin is not None
-        return self.process.stdin  # type: ignore[return-value]
+        return self.line.makefile("wb")
+
+    def tell(self, message: Any) -> None:
+        """Say something to it; of its death `Pool.events` tells."""
+        with contextlib.suppress(OSError):
+            send(self.ear, message)
 
 
 @dataclass
 class Pool:
-    """`size` processes that run `task`. path: the Python path of the jobs; lock: an open file that the workers hold too."""
+    """`size` processes that run `task`.
+
+    path: the Python path of the jobs; None as long as it is not known: then the processes import `warm` and wait for `lead`.
+    log: for what they say outside of jobs. lock: an open file that the workers hold too.
+    """
 
     size: int
     task: str
-    path: Sequence[str]
-    log: Path
+    path: Sequence[str] | None = None
+    log: Path = Path(os.devnull)
     grace: float = 60.0
     lock: int | None = None
     environments: Sequence[Mapping[str, str]] = ()
+    warm: Sequence[str] = ()
     workers: list[Worker] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _false_starts: int = 0
@@ -73,26 +85,43 @@ class Pool:
         for slot in range(self.size):
             self._start(slot)
 
+    def lead(self, size: int, *, path: Sequence[str], log: Path, lock: int | None) -> None:
+        """Tell processes that began before it was known what they are for; `size` of them stay."""
+        self.size, self.path, self.log, self.lock = size, path, log, lock
+        for worker in self.workers[size:]:
+            self.remove(worker)
+        for worker in self.workers:
+            self._greet(worker)
+        for slot in range(len(self.workers), size):
+            self._start(slot)
+
     def _start(self, slot: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, self.path)])
-        environment |= self.environments[slot] if self.environments else {}
-        with open(self.log, "ab") as log:
+        known = sys.path if self.path is None else self.path
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, known)])
+        environment |= self.environments[slot % len(self.environments)] if self.environments else {}
+        ours, theirs = socket.socketpair()
+        with theirs, open(self.log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", _START],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-c", _START, *self.warm],
+                stdin=theirs,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
                 start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its workers one by one
-                pass_fds=() if self.lock is None else (self.lock,),
             )
         assert process.stdout is not None
-        worker = Worker(slot, process, Inbox(process.stdout.fileno()))
+        worker = Worker(slot, process, ours, Inbox(process.stdout.fileno()))
         self.workers.append(worker)
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+        if self.path is not None:
+            self._greet(worker)
+
+    def _greet(self, worker: Worker) -> None:
+        assert self.path is not None
         with contextlib.suppress(OSError):
-            send(worker.stdin, Hello(self.task, tuple(self.path), self.grace))
+            socket.send_fds(worker.line, [b"+"], [] if self.lock is None else [self.lock])
+        worker.tell(Hello(self.task, tuple(self.path), os.fspath(self.log), self.grace))
 
     @property
     def idle(self) -> list[Worker]:
@@ -107,15 +136,13 @@ class Pool:
     def give(self, worker: Worker, order: Order) -> None:
         """Hand a job to an idle process."""
         worker.order, worker.since = order, time.monotonic()
-        with contextlib.suppress(OSError):  # its death is told by `events`
-            send(worker.stdin, order)
+        worker.tell(order)
 
     def answer(self, slot: int, message: Any) -> None:
         """Answer the job in a slot."""
         for worker in self.workers:
             if worker.slot == slot:
-                with contextlib.suppress(OSError):
-                    send(worker.stdin, message)
+                worker.tell(message)
 
     def events(self, timeout: float) -> Iterator[Event]:
         """What has happened; waits `timeout` seconds for something to happen."""
@@ -185,7 +212,8 @@ class Pool:
             os.killpg(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
         with contextlib.suppress(OSError):
-            worker.stdin.close()
+            worker.ear.close()
+        worker.line.close()
         worker.process.stdout.close()
 
     def ask_to_stop(self, worker: Worker, why: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import math
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ from rlx.sweep.space import Space, space_of
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
 _TASK = "rlx.sweep.job:run"
+_WARM = ("rlx.sweep.job", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "rlx.rollout.transformers")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Session:
     loader: ConfigLoader
     around: Surroundings
     launch: Launch | None = None
+    pool: Pool | None = None
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan and run; returns the exit code."""
@@ -62,8 +68,18 @@ class Session:
         composer = Composer(self.loader, self.config, self.around.allowed, self.around.losses)
         overrides = job_overrides(arguments)
         space = space_of(composer.parse(overrides), zipped=settings.zip, seeds=settings.seeds)
-        if isinstance(settings, SearchSettings):
-            return self._search(space, composer, settings, overrides)
+        if self.launch is None and not settings.dry_run:
+            self.pool = warming_pool(settings, space, default_threads=self.config.threads)
+            warm_comparison(settings)
+        try:
+            if isinstance(settings, SearchSettings):
+                return self._search(space, composer, settings, overrides)
+            return self._grid(space, composer, settings, overrides)
+        finally:
+            if self.pool is not None:
+                self.pool.close()
+
+    def _grid(self, space: Space, composer: Composer, settings: Settings, overrides: Sequence[str]) -> int:
         plan = planned(space, composer, settings)
         if settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
@@ -177,9 +193,9 @@ class Session:
         size: int,
         place: Place,
     ) -> Runner:
-        log = state.directory / ".workers.log"
-        pool = Pool(size, _TASK, path, log, grace=settings.grace, lock=place.lock, environments=environments(size))
-        return Runner(state, work, pool, settings, view, order_of(jobs))
+        assert self.pool is not None
+        self.pool.lead(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
+        return Runner(state, work, self.pool, settings, view, order_of(jobs))
 
     def _run_launcher(
         self,
@@ -201,10 +217,33 @@ class Session:
         return delegate.asked
 
 
+def warming_pool(settings: Settings, space: Space, *, default_threads: int | None) -> Pool:
+    """Processes that import what every job needs while the plan is made; how many of them stay is known after it."""
+    fixed = [text.partition("=")[2] for text in space.fixed if text.startswith("threads=")]
+    threads = int(fixed[-1]) if fixed and fixed[-1].isdigit() else default_threads or 1
+    points = math.prod(max(1, len(axis.points)) for axis in space.axes)
+    most = points * len(space.seeds) * (settings.trials if isinstance(settings, RandomSettings) else 1)
+    size = min(num_workers(settings.workers, threads=threads), most)
+    pool = Pool(size, _TASK, grace=settings.grace, environments=environments(size), warm=_WARM)
+    pool.start()
+    return pool
+
+
+def warm_comparison(settings: Settings) -> None:
+    """Import meanwhile what the comparison at the end needs."""
+
+    def warm() -> None:
+        with contextlib.suppress(Exception):  # said when it is needed
+            for name in ("rlx.compare.comparison", "rlx.report.comparison"):
+                importlib.import_module(name)
+
+    if settings.compare and settings.method != "optuna":
+        threading.Thread(target=warm, daemon=True).start()
+
+
 def _run_to_end(runner: Runner, more: Callable[[], bool]) -> int | None:
     """Run with the pool open, and again as long as there is `more`; returns the signal that stopped it, if one did."""
     try:
-        runner.pool.start()
         runner.run()
         while runner.asked is None and not runner.halted and more():
             runner.run()

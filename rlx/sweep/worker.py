@@ -8,6 +8,7 @@ import importlib
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -66,23 +67,41 @@ class Channel:
 
 def main() -> None:
     """What the process runs. Its standard input and output are the sweep's; prints of jobs go into their own logs."""
-    incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    line, outgoing = socket.socket(fileno=os.dup(0)), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
     _be_the_first_to_go()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
+    warm, sys.argv[1:] = sys.argv[1:], []
+    for name in warm:
+        with contextlib.suppress(Exception):  # the task needs it or not, and says so
+            importlib.import_module(name)
+    if not socket.recv_fds(line, 1, 1)[0]:  # with the sweep's lock, which this process holds from here on
+        return  # the sweep came to nothing
+    incoming = line.makefile("rb")
     hello: Hello = receive(incoming)
-    sys.path[:] = list(dict.fromkeys(hello.path))
-    module, _, name = hello.task.partition(":")
-    task = getattr(importlib.import_module(module), name)
+    task = _prepared(hello)
     channel = Channel(incoming, outgoing, hello.grace)
     channel.say(Ready())
     with contextlib.suppress(KeyboardInterrupt):
         while (order := channel.inbox.get()) is not None:
             channel.say(run_job(task, order, channel))
             gc.collect()
+
+
+def _prepared(hello: Hello) -> Any:
+    """The task, imported under the path and the log of its sweep."""
+    log = os.open(hello.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    sys.path[:] = list(dict.fromkeys(hello.path))
+    python_path = [*hello.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for what the jobs start
+    module, _, name = hello.task.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _interrupt(*_: object) -> None:

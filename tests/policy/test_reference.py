@@ -1,3 +1,4 @@
+import contextlib
 import logging
 
 import numpy as np
@@ -74,6 +75,28 @@ def test_a_second_run_computes_a_sample_only(policy, tmp_path):
     second.pair_logprobs(whole)
     second.pair_logprobs(whole)
     assert (second.pairs_computed, second.pairs_read) == (8, 63)
+
+
+def test_a_block_that_another_run_is_computing_is_read_when_it_is_done(policy, tmp_path, monkeypatch):
+    whole = batches(policy)[1]
+    expected = Reference(policy).pair_logprobs(whole)
+    Reference(policy, cache_dir=tmp_path).pair_logprobs(whole)
+    left_out, order = files(tmp_path)[3], []
+    content = left_out.read_bytes()
+    left_out.unlink()
+
+    @contextlib.contextmanager
+    def held_by_another(store, block, *, wait):
+        order.append(wait)
+        if wait:  # it was written while this run waited
+            left_out.write_bytes(content)
+        yield wait
+
+    monkeypatch.setattr("rlx.policy.reference_store.ReferenceStore.claim", held_by_another)
+    reference = Reference(policy, cache_dir=tmp_path)
+    assert torch.equal(reference.pair_logprobs(whole).chosen, expected.chosen)
+    assert order == [False, True]
+    assert (reference.pairs_computed, reference.pairs_read) == (8, 63)  # 8: the sample
 
 
 def test_only_the_blocks_that_a_batch_needs_are_computed(policy):

@@ -1,5 +1,9 @@
+import contextlib
 import logging
 import os
+import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -96,3 +100,70 @@ def test_what_decides_the_rounding_is_named():
     assert torch.__version__ in text
     assert f"{torch.get_num_threads()} threads" in text
     assert "plain" in text
+
+
+@contextlib.contextmanager
+def another_process(does):
+    """A process that claims the block, says so, and goes on with `does`; it is killed in the end."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            does(lambda: os.write(writes, b"+"))
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(reads, 1) == b"+"
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reads)
+        os.close(writes)
+
+
+def holding(folder, seconds):
+    def does(tell):
+        with ReferenceStore(folder, "cpu").claim(BLOCK, wait=False) as is_mine:
+            assert is_mine
+            tell()
+            time.sleep(seconds)
+
+    return does
+
+
+def test_a_block_that_another_process_computes_is_left_to_it(tmp_path):
+    store, other = ReferenceStore(tmp_path, "cpu"), sequences_of(num_prompts=4, group_size=2, seed=1)
+    with another_process(holding(tmp_path, 60)):
+        with store.claim(BLOCK, wait=False) as is_mine:
+            assert not is_mine
+        with store.claim(other, wait=False) as is_mine:
+            assert is_mine
+
+
+def test_one_that_waits_goes_on_when_the_other_is_done_or_killed(tmp_path):
+    with another_process(holding(tmp_path, 0.5)):
+        before = time.monotonic()
+        with ReferenceStore(tmp_path, "cpu").claim(BLOCK, wait=True) as is_mine:
+            assert is_mine
+        assert 0.2 < time.monotonic() - before < 20
+    with another_process(holding(tmp_path, 60)) as child:
+        threading.Timer(0.3, os.kill, (child, signal.SIGKILL)).start()
+        before = time.monotonic()
+        with ReferenceStore(tmp_path, "cpu").claim(BLOCK, wait=True) as is_mine:
+            assert is_mine
+        assert 0.1 < time.monotonic() - before < 20
+
+
+def test_nobody_waits_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlx.policy.reference_store._PATIENCE", 0.3)
+    with another_process(holding(tmp_path, 60)), ReferenceStore(tmp_path, "cpu").claim(BLOCK, wait=True) as is_mine:
+        assert is_mine
+
+
+def test_without_a_place_every_process_computes(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (None, tmp_path / "file" / "folder"):
+        with ReferenceStore(folder, "cpu").claim(BLOCK, wait=False) as is_mine:
+            assert is_mine

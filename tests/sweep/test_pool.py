@@ -1,5 +1,6 @@
 """Warm processes: they take job after job, die, and are replaced."""
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -105,6 +106,40 @@ def test_workers_that_cannot_start_are_an_error_with_their_log(open_pool):
 
     with pytest.raises(TrainingError, match="no_such_module"):
         wait()
+
+
+def test_processes_begin_before_they_know_what_for(tmp_path):
+    pool = Pool(2, "trivial:run", grace=5, warm=("no_such_module", "colorsys"))
+    pool.start()
+    try:
+        first = pool.workers[0].process.pid
+        assert list(pool.events(0.5)) == []
+        assert pool.idle == []
+        file = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pool.lead(1, path=[HERE], log=tmp_path / "workers.log", lock=file)
+        last = ended(pool, {"a": ["nothing"], "b": ["kill"], "c": ["nothing"]}, tmp_path)
+        os.close(file)
+        assert last["a"].message.figures["pid"] == first
+        assert last["c"].message.state == "completed"
+        assert len(pool.workers) == 1
+        other = os.open(tmp_path / "lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):  # the process holds it
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        pool.close()
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_more_processes_begin_when_more_are_wanted(tmp_path):
+    pool = Pool(1, "trivial:run", grace=5)
+    pool.start()
+    try:
+        pool.lead(2, path=[HERE], log=tmp_path / "workers.log", lock=None)
+        last = ended(pool, {"a": ["sleep", 0.5], "b": ["sleep", 0.5]}, tmp_path)
+        assert len({event.message.figures["pid"] for event in last.values()}) == 2
+    finally:
+        pool.close()
 
 
 def test_close_leaves_no_process(open_pool):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlx.cli import main
+from rlx.sweep.pool import Pool
 
 pytestmark = pytest.mark.whole
 
@@ -24,15 +25,39 @@ def test_a_grid_with_its_seeds(sweep):
 def test_the_whole_plan_is_written_before_the_first_job(sweep, monkeypatch):
     seen = {}
 
-    def at_the_start(self, slot):
+    def at_the_start(self, size, **facts):
         (plan,) = __import__("pathlib").Path("outputs/sweep").glob("2*/sweep.json")
         seen.update(json.loads(plan.read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlx.sweep.pool.Pool._start", at_the_start)
+    monkeypatch.setattr("rlx.sweep.pool.Pool.lead", at_the_start)
     assert sweep("algorithm.x=0,1", "seed=0,1").code == 130
     assert [job["state"] for job in seen["jobs"]] == ["waiting"] * 4
     assert all("seed=" in " ".join(job["overrides"]) for job in seen["jobs"])
+
+
+def test_processes_begin_while_the_plan_is_made_and_end_with_a_mistake_in_it(sweep, monkeypatch):
+    pools = []
+
+    def watched(self):
+        started(self)
+        pools.append((self, [worker.process for worker in self.workers]))
+
+    started = Pool.start
+    monkeypatch.setattr(Pool, "start", watched)
+    assert sweep("algorithm.x=0,much").code == 2
+    ((pool, processes),) = pools
+    assert (len(processes), pool.workers) == (2, [])
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_no_more_processes_begin_than_there_are_jobs(sweep, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(Pool, "start", lambda self: sizes.append(self.size))
+    sweep("algorithm.x=0,much", "sweep.workers=9")
+    sweep("algorithm.x=0,much", "seed=0,1", "sweep.workers=9")
+    sweep("algorithm.x=0,1", "sweep.dry_run=true")
+    assert sizes == [2, 4]
 
 
 @pytest.mark.parametrize(
