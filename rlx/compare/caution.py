@@ -10,7 +10,8 @@ import numpy as np
 
 from rlx.compare.choices import Choices
 from rlx.compare.pair import UNEQUAL, Arm
-from rlx.compare.refusal import Problem, more_seeds
+from rlx.compare.plain import Plain
+from rlx.compare.refusal import Problem, declared_budgets, more_seeds
 from rlx.compare.scores import Collected, RunScore
 from rlx.compare.shape import describe_shape
 from rlx.compare.summary import Variant
@@ -25,7 +26,7 @@ _COVERAGE = {  # measured, see rlx/compare/statistics.py: up to so many seeds, t
 
 
 @dataclass(frozen=True)
-class Caution:
+class Caution(Plain):
     """kind: a stable word for programs. text: for people."""
 
     kind: str
@@ -51,6 +52,7 @@ def find_cautions(
         *_failures(runs, choices),
         *_shapes(arms),
         *_grouping(grouping),
+        *_budgets(grouping, choices),
         *_records(runs, repeated, collected),
         *_selection(grouping, variants),
         *_costs(variants),
@@ -152,6 +154,14 @@ def _grouping(grouping: Grouping) -> list[Caution]:
         )
         found.append(Caution("confounded", text))
     return found
+
+
+def _budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
+    keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
+    if not keys:
+        return []
+    text = f"the budgets are unequal, as by= declares ({_names(keys)}): more of it may be the reason for a higher score"
+    return [Caution("unequal_budget", text)]
 
 
 def _records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rlx.compare.plain import Plain
 from rlx.errors import ConfigError
 
 ALLOWED = {
@@ -20,7 +21,7 @@ ALLOWED = {
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Plain):
     """Declared choices; conf/compare.yaml says what each does."""
 
     by: tuple[str, ...] | None

@@ -27,13 +27,14 @@ from rlx.compare.extra import (
 )
 from rlx.compare.interval import Array
 from rlx.compare.pair import Arm, Pair, compare_pair
-from rlx.compare.plain import plain, run_dict
+from rlx.compare.plain import plain
 from rlx.compare.rank import RankTest
-from rlx.compare.refusal import find_problems, find_too_few, insist
+from rlx.compare.refusal import find_problems, find_too_few, insist, require_metric
 from rlx.compare.scores import RunScore, Where, collect, count_failures
 from rlx.compare.summary import Variant, arm_of, summarise
 from rlx.compare.variant import Grouping, find_label, group
 from rlx.compare.verdict import judge, turned
+from rlx.compare.words import conclusion
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 from rlx.record.query import keep
@@ -52,21 +53,25 @@ class Comparison:
     Everything but `runs` and `arms`, which hold the records and arrays, is in `to_dict`.
     """
 
-    choices: Choices
+    choices: Choices = field(repr=False)
     tasks: tuple[str, ...]
-    variants: tuple[Variant, ...]
-    pairs: tuple[Pair, ...]
-    cautions: tuple[Caution, ...]
-    curves: tuple[Curve, ...]
-    settings: tuple[Setting, ...]
-    searches: tuple[Search, ...]
-    profiles: tuple[Profile, ...]
-    ranks: RankTest | None
-    config_differences: Mapping[str, Mapping[str, Sequence[Any]]]
-    prompt_differences: Mapping[str, tuple[float, float]]
+    variants: tuple[Variant, ...] = field(repr=False)
+    pairs: tuple[Pair, ...] = field(repr=False)
+    cautions: tuple[Caution, ...] = field(repr=False)
+    curves: tuple[Curve, ...] = field(repr=False)
+    settings: tuple[Setting, ...] = field(repr=False)
+    searches: tuple[Search, ...] = field(repr=False)
+    profiles: tuple[Profile, ...] = field(repr=False)
+    ranks: RankTest | None = field(repr=False)
+    config_differences: Mapping[str, Mapping[str, Sequence[Any]]] = field(repr=False)
+    prompt_differences: Mapping[str, tuple[float, float]] = field(repr=False)
     runs: tuple[RunScore, ...] = field(repr=False)
     arms: tuple[Arm, ...] = field(repr=False)
     command: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The answer and the verdicts, as the terminal says them."""
+        return "\n".join([conclusion(self.variants, self.pairs), *(f"  {pair.words}" for pair in self.pairs)])
 
     def scores(self, label: str, task: str | None = None) -> Array:
         """A variant's scores [S], one a seed, for one's own plots; with several tasks, name one."""
@@ -95,7 +100,7 @@ class Comparison:
             "schema_version": SCHEMA_VERSION,
             **values,
             "curves": [plain(curve) for curve in self.curves],
-            "runs": [run_dict(run) for run in self.runs],
+            "runs": [run.to_dict() for run in self.runs],
         }
 
 
@@ -123,6 +128,7 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
 
     collected = collect(where, metric=choices.metric, score=choices.score)
     chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
+    require_metric(choices.metric, chosen)
     if not chosen:
         reasons = (
             "; ".join(list(collected.unreadable.values())[:3])

@@ -16,7 +16,7 @@ def holds(condition: str, comparison: Comparison) -> str | None:
     `a < b`: a is worse than b. `a > b`: a is better. `a == b`: they are equivalent within the margin.
     """
     sign = next((sign for sign in ("==", "<", ">") if f" {sign} " in condition or condition.count(sign) == 1), None)
-    if sign is None or condition.count(sign) != 1:
+    if sign is None or condition.count(sign) != 1 or _is_other_sign(condition, sign):
         raise ConfigError(
             f"fail_if={condition!r}: write 'a < b' (a worse than b), 'a > b' or 'a == b', with the labels of two variants"
         )
@@ -32,5 +32,12 @@ def holds(condition: str, comparison: Comparison) -> str | None:
     pair = comparison.pair(a, b)
     least = min(pair.n_a, pair.n_b)
     if least < FEWEST:
-        raise EvidenceError(f"fail_if={condition!r}: {least} seeds carry no verdict; run at least {FEWEST} of {a} and of {b}")
+        few = "1 seed carries" if least == 1 else f"{least} seeds carry"
+        raise EvidenceError(f"fail_if={condition!r}: {few} no verdict; run at least {FEWEST} of {a} and of {b}")
     return pair.words if pair.verdict == MEANING[sign] else None
+
+
+def _is_other_sign(condition: str, sign: str) -> bool:
+    """Whether the sign is a part of a longer one that means nothing here: <=, =>, ->."""
+    before, _, after = condition.partition(sign)
+    return before.endswith(("=", "!", "-", "<", ">")) or after.startswith(("=", "-", "<", ">"))

@@ -12,6 +12,7 @@ from rlx.compare.bootstrap import performance_profile, profile_band
 from rlx.compare.curve import align, band
 from rlx.compare.interval import Array, Interval, mean_interval
 from rlx.compare.pair import Arm
+from rlx.compare.plain import Plain
 from rlx.compare.rank import RankTest, friedman
 from rlx.compare.scores import RunScore
 from rlx.compare.search import expected_best, expected_best_band
@@ -19,7 +20,7 @@ from rlx.compare.variant import Grouping, compared, short_names
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Plain):
     """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
 
     variant: str
@@ -32,7 +33,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Plain):
     """The score at one value of a swept hyperparameter, over seeds; what else was swept is averaged out."""
 
     key: str
@@ -45,7 +46,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Plain):
     """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial."""
 
     algorithm: str
@@ -58,7 +59,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Plain):
     """Share of runs above each threshold, averaged over tasks, with a pointwise band."""
 
     variant: str

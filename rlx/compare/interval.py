@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from rlx.compare.plain import Plain
 from rlx.errors import EvidenceError
 
 Array = np.ndarray
@@ -18,7 +19,7 @@ Strata = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Plain):
     """A range [low, high] that covers the true value in `level` of all repetitions, and how it was made."""
 
     low: float

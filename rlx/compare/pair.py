@@ -20,6 +20,7 @@ from rlx.compare.difference import (
 )
 from rlx.compare.effect import hedges_g, hedges_g_interval, probability_of_improvement, probability_of_improvement_interval
 from rlx.compare.interval import Interval, Strata, deviation
+from rlx.compare.plain import Plain
 from rlx.compare.power import detectable_difference, seeds_needed
 
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
@@ -41,7 +42,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Plain):
     """What is known about a - b. verdict: of a against b, one of VERDICTS; words: the same as a sentence.
 
     level: of all intervals here, each for itself. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
@@ -176,7 +177,7 @@ def _test(a: Arm, b: Arm, *, is_paired: bool, level: float, rng: np.random.Gener
         return result, f"runs that share a seed were declared pairs (paired=true){tasks}", result.p
     ratio = max(max(len(x), len(y)) / min(len(x), len(y)) for x, y in zip(a.scores, b.scores, strict=True))
     if ratio < UNEQUAL:
-        return result, f"different seeds, spreads that may differ{tasks}", result.p
+        return result, f"runs taken as independent (paired=false), spreads that may differ{tasks}", result.p
     permuted = studentised_permutation_p(a.scores, b.scores, rng)
     named = replace(result, name=f"{result.name}, checked by permutation")
     reason = f"very unequal numbers of seeds: the larger p of Welch's and of the studentised permutation test counts{tasks}"

@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from rlx.compare.scores import RunScore
+
+class Plain:
+    """What a part of a comparison is: a dataclass that can say itself in JSON's types."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field -> plain value, as it stands in comparison.json; what is not a finite number is null."""
+        return {item.name: plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 def plain(value: Any) -> Any:
     """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    if isinstance(value, Plain):
+        return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -31,11 +39,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (enum.Enum, os.PathLike)):
         return str(value)
     return value
-
-
-def run_dict(run: RunScore) -> dict[str, Any]:
-    """What comparison.json says about a single run."""
-    names = ("variant", "task", "seed", "state", "score", "imputed", "step", "tokens", "seconds", "kl", "prompt_error", "notes")
-    record = run.record
-    about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
-    return {**about, **{name: plain(getattr(run, name)) for name in names}, "error": plain(record.error)}

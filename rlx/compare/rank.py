@@ -9,11 +9,12 @@ import numpy as np
 from scipy import special
 
 from rlx.compare.interval import Array
+from rlx.compare.plain import Plain
 from rlx.errors import EvidenceError
 
 
 @dataclass(frozen=True)
-class RankTest:
+class RankTest(Plain):
     """Friedman's test in Iman and Davenport's form, the mean ranks (1 is best), and Nemenyi's critical difference."""
 
     mean_ranks: tuple[float, ...]
@@ -36,7 +37,8 @@ def task_ranks(scores: Array) -> Array:
 def friedman(scores: Array, *, alpha: float = 0.05) -> RankTest:
     """Do the algorithms' ranks differ over tasks? scores: [M, K], one aggregated score a task and algorithm.
 
-    Friedman 1937 with the correction for ties; F of Iman and Davenport 1980; Nemenyi's critical difference as in Demsar 2006.
+    Friedman 1937 with the correction for ties; F of Iman and Davenport 1980 (where all tasks
+    rank alike its p would be 0; the exact one stands there); Nemenyi's critical difference as in Demsar 2006.
     """
     from scipy import stats  # the studentised range; a slow import that only this needs
 
@@ -50,6 +52,7 @@ def friedman(scores: Array, *, alpha: float = 0.05) -> RankTest:
     rest = tasks * (arms - 1) - chi
     f = math.inf if rest <= 1e-12 else (tasks - 1) * chi / rest
     p = 0.0 if math.isinf(f) else float(special.fdtrc(arms - 1, (arms - 1) * (tasks - 1), f))
+    least = math.exp((1 - tasks) * math.lgamma(arms + 1))  # the chance that all tasks rank alike: no p can be smaller
     range_quantile = float(stats.studentized_range.ppf(1 - alpha, arms, np.inf)) / math.sqrt(2)
     critical = range_quantile * math.sqrt(arms * (arms + 1) / (6 * tasks))
-    return RankTest(tuple(map(float, mean_ranks)), chi, float(special.chdtrc(arms - 1, chi)), f, p, critical, tasks)
+    return RankTest(tuple(map(float, mean_ranks)), chi, float(special.chdtrc(arms - 1, chi)), f, max(p, least), critical, tasks)

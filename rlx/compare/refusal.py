@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rlx.compare.choices import Choices
 from rlx.compare.scores import Collected, RunScore
 from rlx.compare.words import several
-from rlx.errors import EvidenceError
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError, EvidenceError
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
 
@@ -30,6 +31,15 @@ def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Ch
     ]
     declared = keys if choices.by is not None else ()
     return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared)]
+
+
+def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
+    """Refuses a metric that no run was evaluated by, where they were evaluated by others."""
+    known = sorted({name for run in runs for name in run.evaluated})
+    if known and metric not in known and all(run.score is None for run in runs):
+        raise ConfigError(
+            f"metric={metric}: no run was evaluated by it{did_you_mean(nearest(metric, known))}; there are {', '.join(known)}"
+        )
 
 
 def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Problem]:
@@ -120,11 +130,8 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
 def _budget(runs: Sequence[RunScore], declared: Sequence[str]) -> list[Problem]:
     """Unequal budgets, training or evaluation, that the grouping does not name."""
     found = []
-    keys = [
-        key for key in dict.fromkeys(key for run in runs for key in run.config) if key in BUDGET or key.startswith("evaluation.")
-    ]
-    for key in keys:
-        if key == "evaluation.num_shown" or key in declared:
+    for key in filter(_is_budget, dict.fromkeys(key for run in runs for key in run.config)):
+        if key in declared:
             continue
         values: dict[str, list[str]] = {}
         for run in runs:
@@ -134,3 +141,12 @@ def _budget(runs: Sequence[RunScore], declared: Sequence[str]) -> list[Problem]:
             mend = f"give all of them the same {key}, or group by it: by=[algorithm,{key}]"
             found.append(Problem("budget", f"unequal {key}: {shown}", mend))
     return found
+
+
+def declared_budgets(runs: Sequence[RunScore], declared: Sequence[str]) -> list[str]:
+    """Budget keys that `by` names and in which the runs differ: allowed, but to be said."""
+    return [key for key in declared if _is_budget(key) and len({str(run.config.get(key)) for run in runs}) > 1]
+
+
+def _is_budget(key: str) -> bool:
+    return key in BUDGET or (key.startswith("evaluation.") and key != "evaluation.num_shown")

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlx.compare.curve import area_under_curve
 from rlx.compare.interval import Array
+from rlx.compare.plain import Plain, plain
 from rlx.errors import DataError, EvidenceError
 from rlx.record.run import RunRecord, find_run_directories, read_lines, read_metrics, read_run
 
@@ -20,12 +21,13 @@ PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
 
 
 @dataclass(frozen=True)
-class RunScore:
+class RunScore(Plain):
     """One run as the comparison sees it.
 
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
     steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
     fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt at the last evaluation.
+    evaluated: the names of the metrics of its evaluations.
     """
 
     record: RunRecord
@@ -42,6 +44,7 @@ class RunScore:
     prompt_error: float | None
     fingerprint: int
     answers: Array | None = None
+    evaluated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     variant: str = ""
     task: str = ""
@@ -56,6 +59,26 @@ class RunScore:
     def stops_early(self) -> bool:
         """Whether it ended before the steps that its config names."""
         return self.step < _number(self.config.get("num_steps"), 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What comparison.json says about a run; its curve stands under its variant's."""
+        names = (
+            "variant",
+            "task",
+            "seed",
+            "state",
+            "score",
+            "imputed",
+            "step",
+            "tokens",
+            "seconds",
+            "kl",
+            "prompt_error",
+            "notes",
+        )
+        record = self.record
+        about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
+        return {**about, **{name: plain(getattr(self, name)) for name in names}, "error": plain(record.error)}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -154,6 +177,7 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=_fingerprint(rows),
         answers=_answers(record, metric),
+        evaluated=tuple(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/"))),
         notes=notes,
     )
 

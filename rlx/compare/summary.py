@@ -11,11 +11,12 @@ import numpy as np
 from rlx.compare.bootstrap import bootstrap_interval, row_iqm, row_optimality_gap
 from rlx.compare.interval import Interval, deviation, iqm, iqm_interval, mean, mean_interval, optimality_gap
 from rlx.compare.pair import Arm
+from rlx.compare.plain import Plain
 from rlx.compare.scores import RunScore
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Plain):
     """A row of the table. Means of costs are over completed runs; null where the records do not say.
 
     scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or

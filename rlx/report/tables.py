@@ -183,7 +183,8 @@ def rank_line(comparison: Comparison) -> str:
         return ""
     means = ", ".join(f"{v.label} {rank:.2f}" for v, rank in zip(comparison.variants, ranks.mean_ranks, strict=True))
     return (
-        f"Mean ranks over {ranks.num_tasks} tasks: {means}. Friedman's test in Iman and Davenport's form: p {ranks.p:.3g}. "
+        f"Mean ranks over {ranks.num_tasks} tasks: {means}. Friedman's test in Iman and Davenport's form: "
+        f"p {probability(ranks.p)}. "
         f"Two variants differ if their mean ranks are {ranks.critical_difference:.2f} apart (Nemenyi)."
     )
 

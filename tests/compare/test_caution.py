@@ -78,3 +78,9 @@ def test_stopping_early_is_said(tmp_path):
         rows = [{"step": 0, "eval/score": 0.3}, {"step": 50, "eval/score": 0.4 + place % 7 / 100}]
         (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "12 runs stopped before num_steps" in texts(compare(tmp_path))["stopped_early"]
+
+
+def test_budgets_that_are_declared_unequal_are_said(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW})
+    write_sweep(tmp_path, {"hybrid": HIGH}, num_steps=200)
+    assert "num_steps" in texts(compare(tmp_path, by=["algorithm", "num_steps"]))["unequal_budget"]

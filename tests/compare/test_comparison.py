@@ -298,3 +298,15 @@ def test_wrong_choices_are_answered_with_the_right_ones(tmp_path, choice, messag
 def test_the_same_records_give_the_same_comparison(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH, "grpo": [*LOW, *HIGH]})
     assert compare(tmp_path).to_dict() == compare(tmp_path).to_dict()
+
+
+def test_it_reads_as_its_verdicts(comparison):
+    assert str(comparison).startswith("hybrid is the best")
+    assert comparison.pairs[0].words in str(comparison)
+    assert len(repr(comparison)) < 500
+
+
+def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.5, 0.6]})
+    with pytest.raises(ConfigError, match=r"metric=eval/scoer.*did you mean eval/score\?; there are eval/accuracy, eval/kl"):
+        compare(tmp_path, metric="eval/scoer")

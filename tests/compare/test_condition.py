@@ -30,8 +30,27 @@ def test_a_verdict_from_few_seeds_is_refused(tmp_path):
         holds("hybrid < custom_dpo", compare(tmp_path))
 
 
-@pytest.mark.parametrize("condition", ["hybrid", "hybrid < ", "hybrid <= custom_dpo", "hybrid < hybrid", "hybrd < custom_dpo"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "hybrid",
+        "hybrid < ",
+        "hybrid <= custom_dpo",
+        "hybrid=>custom_dpo",
+        "hybrid != custom_dpo",
+        "hybrid < hybrid",
+        "hybrd < custom_dpo",
+    ],
+)
 def test_what_is_no_condition_is_said(tmp_path, condition):
     write_sweep(tmp_path, SCORES)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as refused:
         holds(condition, compare(tmp_path))
+    if "=" in condition:
+        assert "write 'a < b'" in str(refused.value)
+
+
+def test_one_seed_is_said_in_the_singular(tmp_path):
+    write_sweep(tmp_path, {name: scores[:1] for name, scores in SCORES.items()})
+    with pytest.raises(EvidenceError, match="1 seed carries no verdict"):
+        holds("hybrid < custom_dpo", compare(tmp_path, allow="single"))

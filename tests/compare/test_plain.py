@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rlx.compare.interval import Interval
-from rlx.compare.plain import plain, run_dict
+from rlx.compare.plain import plain
 
 
 class Kind(enum.Enum):
@@ -25,7 +25,16 @@ def test_everything_becomes_json():
 
 
 def test_a_run_is_found_again_by_its_directory(comparison, sweep):
-    rows = [run_dict(run) for run in comparison.runs]
+    rows = [run.to_dict() for run in comparison.runs]
     broken = next(row for row in rows if row["state"] == "failed")
     assert broken["directory"] == str(sweep / "broken")
     assert broken["error"]["message"] == "the loss is not finite"
+
+
+def test_every_part_says_itself(comparison):
+    whole = comparison.to_dict()
+    assert comparison.variants[0].to_dict() == whole["variants"][0]
+    assert comparison.pairs[0].to_dict() == whole["pairs"][0]
+    assert comparison.variants[0].interval.to_dict() == whole["variants"][0]["interval"]
+    for part in (*comparison.curves, *comparison.profiles, *comparison.cautions, comparison.choices):
+        json.dumps(part.to_dict(), allow_nan=False)

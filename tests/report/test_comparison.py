@@ -33,7 +33,7 @@ def test_tables_drop_columns_rather_than_wrap(ordinary, width):
 
 def test_the_test_is_named_with_its_reason_and_the_search_with_its_size(ordinary):
     text = printed(lambda console: print_comparison(ordinary, console=console))
-    assert "Tests: Welch's t (different seeds, spreads that may differ)" in text
+    assert "Tests: Welch's t (runs taken as independent (paired=false), spreads that may differ)" in text
     assert "Holm's adjustment over 10 comparisons" in text
     assert "expected best of hybrid by the number of settings tried: 0.650 with 1, 0.700 with 3" in text
 
