@@ -14,11 +14,11 @@ from rlx.loss.token_advantage import Gae, TokenAdvantage, discounted_returns
 from rlx.rollout.rollouts import RolloutBatch
 
 
-def token_rewards(batch: RolloutBatch, *, kl_in_reward: float) -> Tensor:
-    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the k1 estimate of the KL at every token."""
+def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
+    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token."""
     reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
     tensors = (batch.rewards, batch.sampling_logprobs, reference, batch.loss_mask)
-    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator="k1")
+    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
 
 
 def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:

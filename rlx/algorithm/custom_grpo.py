@@ -16,7 +16,7 @@ from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, 
 from rlx.algorithm.critic import explained_variance, returns_of, token_rewards
 from rlx.errors import ConfigError
 from rlx.loss.advantage import Advantage
-from rlx.loss.kl import rewards_with_kl
+from rlx.loss.kl import ESTIMATES, rewards_with_kl
 from rlx.loss.policy_gradient_base import PolicyGradientLoss
 from rlx.loss.token_advantage import TokenAdvantage
 from rlx.loss.value import ValueLoss
@@ -43,7 +43,9 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     resample_attempts: how often groups whose rewards are all equal are given up for other prompts (dynamic sampling, DAPO,
     arXiv:2503.14476).
     filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
-    kl_in_reward: β of a KL to the reference that is subtracted from the reward, by its k1 estimate; 0 leaves it out.
+    kl_in_reward: β of a KL to the reference that is subtracted from the reward; 0 leaves it out.
+    kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which are of less variance but whose policy
+    gradient is another's (rlx.loss.kl.rewards_with_kl). The sum over the vocabulary says nothing of the token chosen.
     gradient_scale: the gradient is multiplied by it before it is clipped.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
     reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not
@@ -63,6 +65,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     resample_attempts: int
     filter_truncated: bool
     kl_in_reward: float
+    kl_in_reward_estimator: str
     gradient_scale: float
     adaptive_gradient_clipping: float | None
     reward_threshold: float | None
@@ -81,6 +84,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             ),
             ("updates_per_batch", self.updates_per_batch >= 1, "a draw is learned from at least once"),
             ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward drift from the reference"),
+            ("kl_in_reward_estimator", self.kl_in_reward_estimator in ESTIMATES, f"a reward takes one of {', '.join(ESTIMATES)}"),
             ("value_loss_weight", self.value_loss_weight >= 0, "a negative one would make the critic worse"),
             ("gradient_scale", self.gradient_scale > 0, "use a positive factor"),
         )
@@ -152,12 +156,12 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             return batch.rewards
         assert batch.reference_logprobs is not None
         tensors = (batch.rewards, batch.sampling_logprobs, batch.reference_logprobs.cpu(), batch.loss_mask)
-        return rewards_with_kl(*tensors, beta=self.kl_in_reward, estimator="k1")
+        return rewards_with_kl(*tensors, beta=self.kl_in_reward, estimator=self.kl_in_reward_estimator)
 
     def _advantages(self, lab: Lab, batch: RolloutBatch, rewards: Tensor) -> dict[str, Tensor]:
         """Advantages [P, G] or [P, G, T], and returns [P, G, T] where there is a critic."""
         if isinstance(self.advantage, TokenAdvantage) or self.reads_values:
-            at_tokens = token_rewards(batch, kl_in_reward=self.kl_in_reward)
+            at_tokens = token_rewards(batch, kl_in_reward=self.kl_in_reward, estimator=self.kl_in_reward_estimator)
         found: dict[str, Tensor] = {}
         if self.reads_values:
             assert batch.values is not None

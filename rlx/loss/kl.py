@@ -89,8 +89,10 @@ def token_kl(
 def rewards_with_kl(
     rewards: Tensor, token_logprobs: Tensor, reference_logprobs: Tensor, completion_mask: Tensor, *, beta: float, estimator: str
 ) -> Tensor:
-    """rewards - β Σ_t estimate_t: the KL as a part of the reward, whose policy gradient is right for k1, exact in expectation.
+    """rewards - β Σ_t estimate_t: the KL as a part of the reward.
 
+    The policy gradient of such a reward is, in expectation, that of the KL for k1 alone: an unbiased value is not enough. That
+    of k3 is the gradient of KL(policy || reference) less that of KL(reference || policy).
     rewards: [P, G]; token_logprobs (of the policy that sampled), reference_logprobs, completion_mask: [P, G, T]. Returns [P, G].
     """
     estimate = ESTIMATES[estimator](token_logprobs.detach(), reference_logprobs.detach())

@@ -29,25 +29,27 @@ def batch(**tensors):
 
 
 def test_the_reward_lies_at_the_last_token():
-    assert token_rewards(batch(), kl_in_reward=0.0).tolist() == [[[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]]]
+    assert token_rewards(batch(), kl_in_reward=0.0, estimator="k1").tolist() == [[[0.0, 1.0, 0.0], [0.0, 0.0, 3.0]]]
 
 
 def test_the_kl_is_paid_at_every_token():
     reference = torch.tensor([[[-2.0, -1.0, 0.0], [-2.0, -2.0, -0.5]]])
-    paid = token_rewards(batch(reference_logprobs=reference), kl_in_reward=0.5)
+    paid = token_rewards(batch(reference_logprobs=reference), kl_in_reward=0.5, estimator="k1")
     # k1 = log pi - log pi0: 1, 0 and 0, 1, 0
     assert paid.tolist() == [[[-0.5, 1.0, 0.0], [0.0, -0.5, 3.0]]]
 
 
 def test_returns_without_gae_are_the_rewards_to_come():
-    found = returns_of(GroupCentered(), token_rewards(batch(), kl_in_reward=0.0), torch.zeros(1, 2, 3), batch().loss_mask)
+    found = returns_of(
+        GroupCentered(), token_rewards(batch(), kl_in_reward=0.0, estimator="k1"), torch.zeros(1, 2, 3), batch().loss_mask
+    )
     assert found.tolist() == [[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]]
 
 
 def test_returns_of_gae_with_lambda_one_are_the_same():
     gae = Gae(gamma=1.0, lam=1.0, whiten=True, epsilon=1e-8)
     values = torch.tensor([[[0.3, 0.2, 0.0], [0.5, -1.0, 2.0]]])
-    found = returns_of(gae, token_rewards(batch(), kl_in_reward=0.0), values, batch().loss_mask)
+    found = returns_of(gae, token_rewards(batch(), kl_in_reward=0.0, estimator="k1"), values, batch().loss_mask)
     torch.testing.assert_close(found, torch.tensor([[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]]))
 
 

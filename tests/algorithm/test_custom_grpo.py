@@ -93,11 +93,17 @@ def test_the_same_address_draws_the_same_batch(rewarded):
     assert other.prompt_keys != first.prompt_keys
 
 
-def test_a_kl_in_the_reward_lowers_it_by_beta_times_the_log_ratio(rewarded):
-    plain, held = made(kl_in_reward=0.0), made(kl_in_reward=0.5)
+@pytest.mark.parametrize(
+    ("estimator", "estimate"), [("k1", lambda d: d), ("k2", lambda d: d**2 / 2), ("k3", lambda d: d.expm1() - d)]
+)
+def test_a_kl_in_the_reward_lowers_it_by_beta_times_the_estimate(rewarded, estimator, estimate):
+    plain, held = made(kl_in_reward=0.0), made(kl_in_reward=0.5, kl_in_reward_estimator=estimator)
     batch = held.draw(rewarded)
-    log_ratio = (batch.sampling_logprobs - batch.reference_logprobs) * batch.loss_mask
-    expected = plain.advantage((batch.rewards - 0.5 * log_ratio.sum(-1)).float())
+    sign = -1 if estimator == "k3" else 1
+    log_ratio = sign * (batch.sampling_logprobs - batch.reference_logprobs)
+    assert log_ratio[batch.loss_mask].abs().max() > 0.01
+    penalties = estimate(log_ratio) * batch.loss_mask
+    expected = plain.advantage((batch.rewards - 0.5 * penalties.sum(-1)).float())
     torch.testing.assert_close(batch.advantages.float(), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -144,6 +150,7 @@ def test_a_threshold_is_a_share_of_held_out_prompts(rewarded, monkeypatch):
         ({"minibatches": 7}, "a minibatch holds at least one prompt"),
         ({"updates_per_batch": 0}, "at least once"),
         ({"kl_in_reward": -1.0}, "drift"),
+        ({"kl_in_reward_estimator": "exact"}, "a reward takes one of k1, k2, k3"),
         ({"gradient_scale": 0.0}, "positive"),
         ({"value_loss_weight": -1.0}, "critic"),
         ({"loss.clip_low": 2.0}, "clip_low"),

@@ -85,6 +85,21 @@ def test_in_the_reward_the_kl_is_summed_over_the_completion():
     torch.testing.assert_close(rewards_with_kl(rewards, *shaped, beta=0.1, estimator="k1"), rewards - 0.1 * k1)
 
 
+def test_as_a_reward_only_k1_has_the_policy_gradient_of_the_kl():
+    logits = LOGITS.clone().requires_grad_()
+    policy, reference = logits.log_softmax(0), REFERENCE_LOGITS.log_softmax(0)
+
+    def policy_gradient(estimator: str) -> torch.Tensor:
+        token = torch.ones(V, 1, dtype=torch.bool)
+        shaped = (policy[:, None], reference[:, None], token)
+        penalties = -rewards_with_kl(torch.zeros(V, dtype=torch.float64), *shaped, beta=1.0, estimator=estimator)
+        return torch.autograd.grad((policy.detach().exp() * policy * penalties).sum(), logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(policy_gradient("k1"), exact()[1])
+    torch.testing.assert_close(policy_gradient("k3"), exact()[1] - exact(reverse=True)[1])
+    assert (policy_gradient("k2") - exact()[1]).abs().max() > 1e-2
+
+
 def test_at_tokens_the_reward_stands_at_the_last_one():
     given = (G["token_logprobs"], G["reference_logprobs"], MASK)
     tokens = token_rewards_with_kl(torch.arange(4.0), *given, beta=0.1, estimator="k1")
