@@ -32,8 +32,8 @@ WIDE = 200  # where the output is no terminal: files and pipes are not folded
 
 
 def console_for_output() -> Console:
-    """The console of standard output, wide when nobody sits in front of it."""
-    width = None if sys.stdout.isatty() else max(WIDE, shutil.get_terminal_size().columns)
+    """The console of standard output, wide when nobody sits in front of it, unless COLUMNS says how wide."""
+    width = None if sys.stdout.isatty() else shutil.get_terminal_size((WIDE, 0)).columns
     return Console(highlight=False, emoji=False, markup=False, width=width)
 
 

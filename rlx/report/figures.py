@@ -13,6 +13,7 @@ from rlx.report.tables import interval, percent
 
 MOST_CURVES = 12  # more lines in one figure cannot be told apart
 MOST_IN_MATRIX = 16
+MANY = 6  # more bands than this hide each other: they become fainter
 
 
 def all_figures(comparison: Comparison) -> list[Figure]:
@@ -117,17 +118,18 @@ def improvement(comparison: Comparison) -> list[Figure]:
         chance[pair.a, pair.b], chance[pair.b, pair.a] = (there, pair.words), (back, pair.words)
 
     def draw(width: float) -> str:
-        left = min(width * 0.34, max(map(text_width, labels)) + 14)
+        left = min(width * 0.34, max(map(text_width, labels)) + 36)
         cell = min(92.0, (width - left - 8) / len(labels))
+        is_named = max(map(text_width, labels)) <= cell - 4  # else columns are numbered as the rows are
         step = min(44.0, cell * 0.72)
         height = 30 + step * len(labels) + 8
         plot = Plot(width, height, (0, 1), (0, 1))
         for column, label in enumerate(labels):
             x = left + cell * (column + 0.5)
-            plot.text(x, 20, shorten(label, cell - 2) if cell > 44 else str(column + 1), "tick", anchor="middle", title=label)
+            plot.text(x, 20, label if is_named else str(column + 1), "tick", anchor="middle", title=label)
         for row, label in enumerate(labels):
             y = 30 + step * row
-            name = label if cell > 44 else f"{row + 1} {label}"
+            name = label if is_named else f"{row + 1} {label}"
             plot.text(left - 8, y + step / 2 + 4, shorten(name, left - 10), "name", anchor="end", title=label)
             for column, other in enumerate(labels):
                 x = left + cell * column
@@ -144,7 +146,9 @@ def improvement(comparison: Comparison) -> list[Figure]:
                 plot.text(x + cell / 2, y + step / 2 + 4, shown, kind, anchor="middle")
         return plot.done("probability of improvement of the row over the column")
 
-    caption = "Chance that a run of the row's variant scores higher than one of the column's, ties counting half. 50 % is none."
+    caption = (
+        "Chance that a run of the row's variant scores higher than one of the column's, ties counting half. 50\u00a0% is none."
+    )
     return [Figure("improvement", "Probability of improvement", caption, *twice(draw))]
 
 
@@ -165,9 +169,10 @@ def curves(comparison: Comparison) -> list[Figure]:
         ) -> str:
             plot = Plot(width, 320 if width > 500 else 260, (min(steps), max(steps)), room(min(heights), max(heights)), left=54)
             plot.axes("step", comparison.choices.metric)
+            shade = "band" if len(shown) <= MANY else "band many"
             for curve in shown:
                 v = order[curve.variant]
-                plot.band(curve.steps, curve.low, curve.high, f"v{v} band")
+                plot.band(curve.steps, curve.low, curve.high, f"v{v} {shade}")
                 for seed, xs, ys in curve.runs:
                     xs, ys = _thinned(xs, ys)
                     plot.line(xs, ys, f"v{v} seed", title=f"{curve.variant}, seed {seed}")
@@ -204,7 +209,7 @@ def profiles(comparison: Comparison) -> list[Figure]:
         plot = Plot(width, 280 if width > 500 else 240, (float(grid[0]), float(grid[-1])), (0, 1), left=54)
         plot.axes(f"{comparison.choices.metric} above", "share of runs")
         for v, profile in enumerate(shown):
-            plot.band(grid, profile.low, profile.high, f"v{v} band")
+            plot.band(grid, profile.low, profile.high, f"v{v} {'band' if len(shown) <= MANY else 'band many'}")
         for v, profile in enumerate(shown):
             plot.line(
                 [float(x) for x in grid], [float(y) for y in profile.share], f"v{v} curve d{v // 8 % 3}", title=profile.variant

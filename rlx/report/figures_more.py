@@ -105,7 +105,11 @@ def searches(comparison: Comparison) -> list[Figure]:
             ends = [float(value) for s in used for value in (*s.expected, *s.low, *s.high)]
             most = max(s.trials * (s.tokens or 0 if per_tokens else 1) for s in used)
             plot = Plot(width, 260, (0 if per_tokens else 1, most), room(min(ends), max(ends)), left=54)
-            plot.axes("tokens spent" if per_tokens else "settings tried", f"expected best {comparison.choices.metric}")
+            plot.axes(
+                "tokens spent" if per_tokens else "settings tried",
+                f"expected best {comparison.choices.metric}",
+                whole=not per_tokens,
+            )
             for search in used:
                 v = next(i for i, variant in enumerate(comparison.variants) if variant.algorithm == search.algorithm)
                 xs = [(k + 1) * (search.tokens or 0 if per_tokens else 1) for k in range(search.trials)]

@@ -169,8 +169,16 @@ def _last_samples(run: RunScore) -> list[dict[str, Any]]:
 
 
 def _text(value: Any, most: int = 4000) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    text = value if isinstance(value, str) else _chat(value) or json.dumps(value, ensure_ascii=False, indent=1)
     return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} more characters)"
+
+
+def _chat(value: Any) -> str:
+    """Messages as `role: content` lines; empty for whatever else."""
+    messages = value if isinstance(value, list) else []
+    if not all(isinstance(one, Mapping) and set(one) == {"role", "content"} for one in messages):
+        return ""
+    return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
 
 
 def difference_table(comparison: Comparison) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:

@@ -23,6 +23,7 @@ DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vP*X"
 WIDTH = 5.5  # inches, a column and a half
 MOST = 12
+COSTS = (("kl", "KL to the reference (nats per completion)"), ("tokens", "tokens a run"), ("seconds", "seconds a run"))
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -75,11 +76,16 @@ def drawings(comparison: Comparison) -> Iterator[Drawing]:
     groups = dict.fromkeys((setting.algorithm, setting.key) for setting in comparison.settings)
     for index, (algorithm, key) in enumerate(groups):
         yield f"setting_{index}", 2.4, lambda ax, a=algorithm, k=key: _setting(comparison, a, k, ax)  # type: ignore[misc]
-    for name, label in (("kl", "KL to the reference (nats per completion)"), ("tokens", "tokens a run")):
+    for name, label in COSTS:
         if sum(getattr(variant, name) is not None for variant in comparison.variants) > 1:
             yield f"pareto_{name}", 2.8, lambda ax, n=name, text=label: _pareto(comparison, n, text, ax)  # type: ignore[misc]
+    if len(comparison.tasks) > 1:
+        for name, label in (("iqm", "interquartile mean over runs and tasks"), ("optimality_gap", "optimality gap")):
+            yield f"aggregate_{name}", 0.9 + 0.26 * count, lambda ax, n=name, text=label: _aggregate(comparison, n, text, ax)  # type: ignore[misc]
     if comparison.searches:
         yield "search", 2.6, lambda ax: _searches(comparison, ax)
+    if any(search.tokens for search in comparison.searches):
+        yield "search_tokens", 2.6, lambda ax: _searches(comparison, ax, per_tokens=True)
 
 
 def plain_label(text: str, most: int = 48) -> str:
@@ -180,13 +186,27 @@ def _pareto(comparison: Comparison, name: str, label: str, ax: Axes) -> None:
     _labelled(ax, label, comparison.choices.metric)
 
 
-def _searches(comparison: Comparison, ax: Axes) -> None:
+def _aggregate(comparison: Comparison, name: str, label: str, ax: Axes) -> None:
+    for place, variant in enumerate(comparison.variants):
+        bar, colour = getattr(variant, f"{name}_interval"), COLOURS[place % len(COLOURS)]
+        if bar is not None:
+            ax.plot([bar.low, bar.high], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
+        ax.plot([getattr(variant, name)], [place], "o", color=colour, markersize=4.5)
+    _names(ax, [f"{variant.label} (n = {variant.n})" for variant in comparison.variants])
+    ax.set_xlabel(f"{label}, {100 * comparison.choices.level:g} % interval (stratified bootstrap)")
+
+
+def _searches(comparison: Comparison, ax: Axes, *, per_tokens: bool = False) -> None:
     for place, search in enumerate(comparison.searches):
-        trials = range(1, search.trials + 1)
+        if per_tokens and not search.tokens:
+            continue
+        trials = [trial * ((search.tokens or 0) if per_tokens else 1) for trial in range(1, search.trials + 1)]
         look = _look(place)
         ax.fill_between(trials, search.low, search.high, color=look["color"], alpha=0.15, linewidth=0)
         ax.plot(trials, search.expected, label=plain_label(search.algorithm), **look)
-    _labelled(ax, "settings tried", f"expected best {comparison.choices.metric}")
+    if not per_tokens:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    _labelled(ax, "tokens spent" if per_tokens else "settings tried", f"expected best {comparison.choices.metric}")
 
 
 def _labelled(ax: Axes, x: str, y: str, *, title: str = "") -> None:

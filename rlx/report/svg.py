@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rlx.report.text import one_line
 
 WIDE, NARROW = 920, 340  # the two widths at which every figure is drawn
-CHAR = 6.6  # about the width of a character of the labels' 12 px
+CHAR = 7.4  # the width of a character of the labels' 12 px, in a wide font
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def escape(text: object) -> str:
     return html.escape(one_line(text), quote=True)
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers from low to high."""
+def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
+    """About `count` round numbers from low to high; `whole` ones where halves of a thing do not exist."""
     span = high - low
     if not span > 0:
         return [low]
@@ -66,6 +66,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         if span / (step * factor) <= count:
             step *= factor
             break
+    step = max(step, 1) if whole else step
     first = math.ceil(low / step - 1e-9)
     return [value * step for value in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -118,12 +119,14 @@ class Plot:
         low, high = self.y_range
         return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
 
-    def axes(self, x_label: str = "", y_label: str = "", *, x_ticks: int = 6, y_ticks: int = 5, grid: str = "xy") -> None:
-        """Grid, ticks and labels; an axis that `grid` does not name is left out."""
+    def axes(
+        self, x_label: str = "", y_label: str = "", *, x_ticks: int = 6, y_ticks: int = 6, grid: str = "xy", whole: bool = False
+    ) -> None:
+        """Grid, ticks and labels; an axis that `grid` does not name is left out. whole: x counts things."""
         floor = self.height - self.bottom
         room = max(2, int((self.width - self.left - self.right) / 62))
         if "x" in grid:
-            values = ticks(*self.x_range, min(x_ticks, room))
+            values = ticks(*self.x_range, min(x_ticks, room), whole=whole)
             step = values[1] - values[0] if len(values) > 1 else 1.0
             for value in values:
                 self.raw(f'<path class="grid" d="M{self.x(value):.1f} {self.top}V{floor:.1f}"/>')

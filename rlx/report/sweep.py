@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rlx.report.text import duration, figure, one_line
+from rlx.report.text import count, duration, figure, one_line
 
 _SHOWN_ENDED = 6  # the last jobs that ended, in the live table
 _STYLES = {"failed": "red", "completed": "green", "pruned": "yellow", "interrupted": "yellow"}
@@ -133,7 +133,7 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
     variants = list(dict.fromkeys(job.variant for job in jobs))
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     shared = [text for text in jobs[0].overrides if all(text in job.overrides for job in jobs)] if jobs else []
-    lines = [f"{len(jobs)} jobs: {len(variants)} variants x {len(seeds)} seeds"]
+    lines = [f"{count(len(jobs), 'job')}: {count(len(variants), 'variant')} x {count(len(seeds), 'seed')}"]
     if len(jobs) > 1 and shared:
         lines.append(f"  all: {' '.join(shared)}")
     width = max((len(job.name) for job in jobs), default=0)

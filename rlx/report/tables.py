@@ -9,7 +9,7 @@ from typing import Any
 from rlx.compare.comparison import Comparison
 from rlx.compare.interval import Interval
 from rlx.compare.words import number, probability, span
-from rlx.report.text import duration, figure
+from rlx.report.text import count, duration, figure
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ def title(comparison: Comparison) -> str:
     """One line that says what was compared on what."""
     on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
-    return f"{len(comparison.variants)} variants, {len(comparison.runs)} runs on {on}: {comparison.choices.metric} at {when}"
+    size = f"{count(len(comparison.variants), 'variant')}, {count(len(comparison.runs), 'run')}"
+    return f"{size} on {on}: {comparison.choices.metric} at {when}"
 
 
 def method_line(comparison: Comparison) -> str:
@@ -172,8 +173,8 @@ def method_line(comparison: Comparison) -> str:
     if not used:
         return ""
     tests = "; ".join(f"{test} ({reason})" for test, reason in used)
-    count = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
-    return f"Tests: {tests}. Holm's adjustment over {count}; intervals are each for itself."
+    many = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
+    return f"Tests: {tests}. Holm's adjustment over {many}; intervals are each for itself."
 
 
 def rank_line(comparison: Comparison) -> str:

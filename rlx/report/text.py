@@ -48,3 +48,8 @@ def duration(seconds: float | None) -> str:
             whole, part = divmod(left, large)
             return f"{whole} {name} {part // small} {rest}" if part >= small else f"{whole} {name}"
     return f"{left} s"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 variant`, `3 variants`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

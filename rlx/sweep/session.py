@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import math
 import os
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +17,7 @@ from rlx.errors import ConfigError
 from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, plan_lines
+from rlx.report.text import count
 from rlx.sweep.compose import Composer, job_overrides
 from rlx.sweep.delegate import Delegate, Launch
 from rlx.sweep.dimension import Dimension, dimension_of, random_variants
@@ -28,15 +25,15 @@ from rlx.sweep.directory import Place, keep_sources, name_latest, take
 from rlx.sweep.ending import end
 from rlx.sweep.plan import Job, Plan, digest_of, grid_plan, job_of, plan_of
 from rlx.sweep.pool import Pool
-from rlx.sweep.resources import environments, num_workers
+from rlx.sweep.resources import num_workers
 from rlx.sweep.reuse import take_over_completed
 from rlx.sweep.runner import Queue, Runner, Work
 from rlx.sweep.settings import RandomSettings, SearchSettings, Settings, settings_of
 from rlx.sweep.space import Space, space_of
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
+from rlx.sweep.warm import warm_comparison, warming_pool
 
 _TASK = "rlx.sweep.job:run"
-_WARM = ("rlx.sweep.job", "transformers.modeling_utils", "transformers.models.auto.modeling_auto", "rlx.rollout.transformers")
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Session:
         overrides = job_overrides(arguments)
         space = space_of(composer.parse(overrides), zipped=settings.zip, seeds=settings.seeds)
         if self.launch is None and not settings.dry_run:
-            self.pool = warming_pool(settings, space, default_threads=self.config.threads)
+            self.pool = warming_pool(_TASK, settings, space, default_threads=self.config.threads)
             warm_comparison(settings)
         try:
             if isinstance(settings, SearchSettings):
@@ -217,30 +214,6 @@ class Session:
         return delegate.asked
 
 
-def warming_pool(settings: Settings, space: Space, *, default_threads: int | None) -> Pool:
-    """Processes that import what every job needs while the plan is made; how many of them stay is known after it."""
-    fixed = [text.partition("=")[2] for text in space.fixed if text.startswith("threads=")]
-    threads = int(fixed[-1]) if fixed and fixed[-1].isdigit() else default_threads or 1
-    points = math.prod(max(1, len(axis.points)) for axis in space.axes)
-    most = points * len(space.seeds) * (settings.trials if isinstance(settings, RandomSettings) else 1)
-    size = min(num_workers(settings.workers, threads=threads), most)
-    pool = Pool(size, _TASK, grace=settings.grace, environments=environments(size), warm=_WARM)
-    pool.start()
-    return pool
-
-
-def warm_comparison(settings: Settings) -> None:
-    """Import meanwhile what the comparison at the end needs."""
-
-    def warm() -> None:
-        with contextlib.suppress(Exception):  # said when it is needed
-            for name in ("rlx.compare.comparison", "rlx.report.comparison"):
-                importlib.import_module(name)
-
-    if settings.compare and settings.method != "optuna":
-        threading.Thread(target=warm, daemon=True).start()
-
-
 def _run_to_end(runner: Runner, more: Callable[[], bool]) -> int | None:
     """Run with the pool open, and again as long as there is `more`; returns the signal that stopped it, if one did."""
     try:
@@ -298,7 +271,8 @@ def order_of(jobs: Mapping[str, Job]) -> Callable[[JobState], Any]:
 
 def _opening(state: SweepState, plan: Plan, place: Place, waiting: Sequence[JobState], size: int) -> list[str]:
     variants = len({job.variant for job in state.jobs.values()})
-    lines = [f"sweep of {len(state.jobs)} jobs ({variants} variants) in {os.path.relpath(place.directory)}, {size} at once"]
+    jobs = f"{count(len(state.jobs), 'job')} ({count(variants, 'variant')})"
+    lines = [f"sweep of {jobs} in {os.path.relpath(place.directory)}, {size} at once"]
     if plan.repeated:
         lines.append(f"{plan.repeated} jobs are the same as others and run once")
     if place.before is not None:

@@ -88,3 +88,12 @@ def test_a_sweep_without_any_score_raises_nothing(tmp_path):
 
 def test_a_pipe_is_wide():
     assert console_for_output().width >= 200
+
+
+def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: (_ for _ in ()).throw(OSError()))
+    assert console_for_output().width == 200
+    monkeypatch.setenv("COLUMNS", "90")
+    assert console_for_output().width == 90

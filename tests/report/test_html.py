@@ -79,7 +79,7 @@ def test_samples_stand_side_by_side_for_the_same_prompt(ordinary):
     assert rows[0]["prompt"] == "12+34="
     assert [answer["variant"] for answer in rows[0]["answers"]] == [variant.label for variant in ordinary.variants]
     assert {answer["completion"] for answer in rows[0]["answers"]} == {"46", "47"}
-    assert "role" in rows[1]["prompt"]
+    assert rows[1]["prompt"] == "user: 7+8="
 
 
 def test_samples_are_those_of_the_last_evaluation(tmp_path):
@@ -117,3 +117,13 @@ def test_a_hundred_runs_make_a_small_page_quickly(tmp_path):
     text = render_page(compare(tmp_path))
     assert time.process_time() - start < 10
     assert len(text.encode()) < 3_000_000
+
+
+def test_chats_read_as_messages(tmp_path):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "7+8="}]
+    rows = [{"step": 100, "prompt": chat, "completion": "15"}, {"step": 100, "prompt": [{"odd": 1}], "completion": "x"}]
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed, score=0.5 + seed / 10, samples=rows)
+    prompts = [row["prompt"] for row in sample_rows(compare(tmp_path))]
+    assert prompts[0] == "system: Be brief.\nuser: 7+8="
+    assert '"odd"' in prompts[1]

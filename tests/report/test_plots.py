@@ -1,6 +1,8 @@
 import struct
 
+from rlx.compare.comparison import compare
 from rlx.report.plots import plain_label, write_figures
+from tests.compare.records import write_sweep
 
 
 def test_every_figure_as_pdf_and_png(ordinary, tmp_path):
@@ -15,7 +17,9 @@ def test_every_figure_as_pdf_and_png(ordinary, tmp_path):
         "setting_0",
         "pareto_kl",
         "pareto_tokens",
+        "pareto_seconds",
         "search",
+        "search_tokens",
     }
     for name in names:
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -32,3 +36,11 @@ def test_hostile_labels_are_drawn_as_they_are(hostile, tmp_path):
 def test_labels_are_no_formulas():
     assert plain_label("$x_1$\x1b") == r"\$x_1\$\x1b"
     assert len(plain_label("y" * 200)) <= 48
+
+
+def test_several_tasks_have_their_aggregates(tmp_path):
+    for task in ("one", "two"):
+        write_sweep(tmp_path / task, {"custom_dpo": [0.5, 0.52], "hybrid": [0.6, 0.62]}, task=task)
+    found = compare(tmp_path, allow="tasks", num_resamples=100)
+    names = {path.stem for path in write_figures(found, tmp_path / "figures")}
+    assert {"aggregate_iqm", "aggregate_optimality_gap", "curves_0", "curves_1"} <= names

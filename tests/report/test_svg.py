@@ -27,6 +27,11 @@ def test_tick_labels_are_short(value, step, text):
     assert tick_text(value, step) == text
 
 
+def test_things_are_counted_in_whole_ticks():
+    assert ticks(1, 3, 6, whole=True) == [1, 2, 3]
+    assert ticks(1, 12, 5, whole=True) == [5, 10]
+
+
 def test_text_is_escaped_everywhere():
     plot = Plot(300, 200, (0, 1), (0, 1))
     evil = '<script>"&\x1b'
@@ -59,6 +64,6 @@ def test_bands_stay_in_the_frame():
 
 
 def test_labels_are_cut_in_their_middle_and_pushed_apart():
-    assert shorten("abcdefghijklmnopqrstuvwxyz", 66) == "abcd…vwxyz"
-    assert shorten("short", 66) == "short"
+    assert shorten("abcdefghijklmnopqrstuvwxyz", 75) == "abcd…vwxyz"
+    assert shorten("short", 75) == "short"
     assert spread_labels([10, 10, 50]) == [10, 24, 50]

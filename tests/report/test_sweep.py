@@ -85,7 +85,7 @@ def test_an_outcome_in_a_line():
 def test_a_plan_says_what_all_share_once():
     jobs = [Job(f"j{seed}", seed=seed, overrides=("num_steps=3", "loss.beta=0.1", f"seed={seed}")) for seed in range(3)]
     assert plan_lines(jobs) == [
-        "3 jobs: 1 variants x 3 seeds",
+        "3 jobs: 1 variant x 3 seeds",
         "  all: num_steps=3 loss.beta=0.1",
         "     0  j0  seed=0",
         "     1  j1  seed=1",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlx.report.text import duration, figure, one_line, safe
+from rlx.report.text import count, duration, figure, one_line, safe
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -73,3 +73,7 @@ def test_a_figure_is_right_to_four_digits(value: float) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_thing_is_singular():
+    assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
