@@ -104,7 +104,7 @@ class Pool:
         with theirs, open(self.log, "ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", _START, *self.warm],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment,
