@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -80,6 +81,12 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
             _own(cfg, above)
             OmegaConf.update(cfg, key, value, merge=False)
     except OmegaConfBaseException as error:
+        if is_dataclass(value):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            raise ConfigError(
+                f"{key} is given an object of {type(value).__name__}, and a config holds names and numbers: give "
+                f"{{'_target_': '{kind}', ...}}, or put the object in with dataclasses.replace afterwards"
+            ) from error
         raise ConfigError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
 
 

@@ -38,6 +38,11 @@ def test_load_an_algorithm_with_its_loss():
     assert (algorithm.sft_loss_weight, algorithm.loss.beta) == (0.5, 0.7)
 
 
+def test_an_object_in_the_place_of_a_node_is_said_with_what_to_give_instead():
+    with pytest.raises(ConfigError, match=r"given an object of Ipo, .*'_target_': 'rlx\.loss\.preference\.Ipo'"):
+        rlx.load("algorithm", "custom_dpo", loss=rlx.load("loss", "ipo"))
+
+
 def test_load_a_class_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "note_lab.py").write_text(
         "from dataclasses import dataclass\nfrom rlx.loss.preference import Dpo\n"

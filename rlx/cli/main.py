@@ -204,7 +204,7 @@ def guarded(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     """Run the verb; an error that is not one of rlx's own is a bug, whatever its class."""
     try:
         return int(module.run(cfg, line))
-    except RlxError:
+    except (RlxError, BrokenPipeError):  # `rlx info ... | head` has read enough
         raise
     except Exception as error:
         raise UnexpectedError from error
