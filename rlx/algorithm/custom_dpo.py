@@ -94,4 +94,4 @@ class CustomDpo(Algorithm[PairBatch]):
             terms["regularization"] = Term(
                 self.regularizer(ours, theirs), batch.weights["regularization"], self.regularization_weight
             )
-        return LossOutput(terms, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))
+        return LossOutput(terms, pair_metrics(self.loss, ours, theirs))

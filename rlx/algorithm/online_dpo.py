@@ -65,4 +65,4 @@ class OnlineDpo(Algorithm[PairBatch]):
         ours = policy.pair_logprobs(batch, self.loss.requires, reference=reference)
         theirs = reference.pair_logprobs(batch, self.loss.requires)
         term = Term(self.loss(ours, theirs), batch.weights["preference"])
-        return LossOutput({"preference": term}, pair_metrics(ours, self.loss.implicit_rewards(ours, theirs)))
+        return LossOutput({"preference": term}, pair_metrics(self.loss, ours, theirs))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.loss.hyperparameter import check_hyperparameters
-from rlx.loss.pairs import PairLogprobs, Scores
+from rlx.loss.pairs import ROUNDING, PairLogprobs, Scores
 from rlx.loss.stop_gradient import stop_gradient
 
 if TYPE_CHECKING:
@@ -161,6 +161,15 @@ class PreferenceLoss(Loss):
         scores = scores.mean_of_tokens() if self.per_token else scores
         beta = getattr(self, "beta", 1.0)
         return (beta * scores.chosen).detach(), (beta * scores.rejected).detach()
+
+    def reward_rounding(self, policy: PairLogprobs) -> Tensor:
+        """[B] implicit rewards nearer to each other than this are equal but for rounding: ROUNDING nats in their unit.
+
+        0 without a reference: there a reward is one log-probability, not what is left of two that are almost the same.
+        """
+        nats = ROUNDING * abs(getattr(self, "beta", 1.0)) if self.needs_reference else 0.0
+        lengths = torch.minimum(policy.chosen_length, policy.rejected_length).clamp(min=1)
+        return nats / lengths if self.per_token else torch.full_like(lengths, nats)
 
 
 @dataclass(frozen=True, kw_only=True)

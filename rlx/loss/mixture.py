@@ -90,3 +90,7 @@ class Mixture(PreferenceLoss):
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
         """([B], [B]) for metrics: those of the first part."""
         return next(iter(self.parts.values())).loss.implicit_rewards(policy, reference)
+
+    def reward_rounding(self, policy: PairLogprobs) -> Tensor:
+        """[B] that of the first part."""
+        return next(iter(self.parts.values())).loss.reward_rounding(policy)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from rlx.errors import ShapeError
 
+ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
+
 
 @dataclass(frozen=True, eq=False)
 class PairLogprobs:

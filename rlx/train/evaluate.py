@@ -14,6 +14,7 @@ import torch
 
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError, DataError
+from rlx.loss.pairs import ROUNDING
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.sampler import Rollout, Sampler
@@ -22,7 +23,6 @@ from rlx.task.base import Prompt, Task
 from rlx.task.success import pass_at_k
 from rlx.train.gradients import micro_batches
 
-ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
 EVALUATION = Stream(0, ("evaluation",))  # the same numbers for every run: evaluation noise is shared, not added
 
 
