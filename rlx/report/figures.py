@@ -81,7 +81,7 @@ def differences(comparison: Comparison) -> list[Figure]:
     def draw(width: float) -> str:
         narrow = width < 500
         names = [f"{pair.a} − {pair.b}" for pair in pairs]
-        row, left = (42, 12) if narrow else (26, min(320, max(map(text_width, names)) + 20))
+        row, left = (42, 12) if narrow else (26, min(420, max(map(text_width, names)) + 20))
         plot = Plot(width, row * len(pairs) + 50, span, (0, 1), left=left, top=6)
         if margin:
             low, high = plot.x(-margin), plot.x(margin)

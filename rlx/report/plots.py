@@ -96,12 +96,13 @@ def plain_label(text: str, most: int = 48) -> str:
 
 
 def _look(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+    turn = place // len(COLOURS)  # a colour that comes again comes with other dashes
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[(place + turn) % len(DASHES)]}
 
 
 def _names(ax: Axes, names: Sequence[str]) -> None:
     ax.set_yticks(range(len(names)), [plain_label(name) for name in names])
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
 
 
@@ -182,7 +183,7 @@ def _pareto(comparison: Comparison, name: str, label: str, ax: Axes) -> None:
         cost = getattr(variant, name)
         if cost is not None:
             text = plain_label(variant.label, 36) if place < 2 * MOST else None
-            ax.plot([cost], [variant.mean], MARKERS[place % 8], color=COLOURS[place % 8], label=text, markersize=6)
+            ax.plot([cost], [variant.mean], MARKERS[(place + place // 8) % 8], color=COLOURS[place % 8], label=text, markersize=6)
     _labelled(ax, label, comparison.choices.metric)
 
 

@@ -1,7 +1,7 @@
 import struct
 
 from rlx.compare.comparison import compare
-from rlx.report.plots import plain_label, write_figures
+from rlx.report.plots import MOST, _look, plain_label, write_figures
 from tests.compare.records import write_sweep
 
 
@@ -44,3 +44,8 @@ def test_several_tasks_have_their_aggregates(tmp_path):
     found = compare(tmp_path, allow="tasks", num_resamples=100)
     names = {path.stem for path in write_figures(found, tmp_path / "figures")}
     assert {"aggregate_iqm", "aggregate_optimality_gap", "curves_0", "curves_1"} <= names
+
+
+def test_twelve_lines_look_different():
+    looks = {(look["color"], look["linestyle"]) for look in map(_look, range(MOST))}
+    assert len(looks) == MOST
