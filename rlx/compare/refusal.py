@@ -65,6 +65,8 @@ def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10) -> str:
     run = next((run for run in runs if run.variant == label), None)
     if run is None:
         return f"rlx -m ... 'seed=range(0,{seeds})'"
+    if run.record.verb != "train":
+        return f"train {run.record.algorithm} with {seeds} seeds, and rlx {run.record.verb} each of these runs"
     kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
     if not any(override.startswith("algorithm=") for override in kept):
         kept.insert(0, f"algorithm={run.record.algorithm}")

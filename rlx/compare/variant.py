@@ -132,14 +132,13 @@ def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None)
 def task_labels(runs: Sequence[RunScore]) -> list[str]:
     """The task of each run; where one name stands for several settings, what differs."""
     facts = [{key: value for key, value in run.config.items() if key.split(".")[0] == "task"} for run in runs]
-    labels = []
-    for run, fact in zip(runs, facts, strict=True):
-        peers = [other for peer, other in zip(runs, facts, strict=True) if peer.record.task == run.record.task]
-        leaves = short_names(_differing(peers))
-        labels.append(
-            " ".join([run.record.task, *(f"{leaf}={_shown(fact.get(key, _MISSING), key)}" for key, leaf in leaves.items())])
-        )
-    return labels
+    leaves = {}
+    for name in dict.fromkeys(run.record.task for run in runs):
+        leaves[name] = short_names(_differing([fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]))
+    return [
+        " ".join([name, *(f"{leaf}={_shown(fact.get(key, _MISSING), key)}" for key, leaf in leaves[name].items())])
+        for name, fact in zip((run.record.task for run in runs), facts, strict=True)
+    ]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -194,8 +193,12 @@ def _text(value: Any) -> str:
     """A value as something that compares: 1 and 1.0 are one value."""
     if value is _MISSING:
         return "\0missing"
+    if isinstance(value, str):
+        return f'"{value}"'
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value)
     return json.dumps(value, sort_keys=True, default=str)
 
 

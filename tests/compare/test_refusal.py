@@ -1,5 +1,6 @@
 import pytest
 
+from rlx.compare.comparison import compare
 from rlx.compare.refusal import Problem, insist, more_seeds
 from rlx.compare.scores import collect
 from rlx.compare.variant import group
@@ -35,3 +36,10 @@ def test_the_command_for_more_seeds_keeps_what_was_chosen(tmp_path):
     runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
     command = more_seeds(runs, "hybrid")
     assert command == "rlx -m algorithm=hybrid algorithm.dpo_weight=0.25 'task.path=my file.jsonl' 'seed=range(0,10)'"
+
+
+def test_evaluations_need_more_trained_seeds(tmp_path):
+    for seed in range(2):
+        write_run(tmp_path / str(seed), seed=seed, score=0.5 + seed / 10, record={"verb": "evaluate"})
+    cautions = {caution.kind: caution.text for caution in compare(tmp_path).cautions}
+    assert "train custom_dpo with 10 seeds, and rlx evaluate each of these runs" in cautions["fewer_than_5_seeds"]
