@@ -206,7 +206,7 @@ def _searches(comparison: Comparison, ax: Axes, *, per_tokens: bool = False) -> 
         ax.fill_between(trials, search.low, search.high, color=look["color"], alpha=0.15, linewidth=0)
         ax.plot(trials, search.expected, label=plain_label(search.algorithm), **look)
     if not per_tokens:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
     _labelled(ax, "tokens spent" if per_tokens else "settings tried", f"expected best {comparison.choices.metric}")
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from rlx.compare.shape import describe_shape
+from rlx.compare.shape import describe_shape, shapiro_wilk_p
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,11 @@ def test_normal_scores_are_rarely_named():
     rng = np.random.default_rng(0)
     assert np.mean([describe_shape(rng.normal(size=10)) is not None for _ in range(400)]) < 0.09
     assert np.mean([describe_shape(rng.normal(size=10), alpha=0.005) is not None for _ in range(400)]) < 0.03
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 11, 12, 50, 300])
+def test_shapiro_and_wilks_p_equals_scipys(size):
+    rng = np.random.default_rng(size)
+    for draw in (rng.normal, rng.exponential, lambda size: rng.choice([0.2, 0.8], size) + 0.02 * rng.normal(size=size)):
+        scores = draw(size=size)
+        assert shapiro_wilk_p(scores) == pytest.approx(stats.shapiro(scores).pvalue, abs=1e-6)
