@@ -121,7 +121,7 @@ def run_job(task: Any, order: Order, channel: Channel) -> Done:
                 return Done("interrupted", reason="stopped from outside", healthy=False)
             except BaseException as error:
                 traceback.print_exc()
-                return Done("failed", reason=f"{type(error).__name__}: {error}", healthy=False)
+                return Done("failed", reason=f"{type(error).__name__}: {error}".rstrip(": "), healthy=False)
     except KeyboardInterrupt:
         return Done("interrupted", reason="stopped from outside", healthy=False)
 

@@ -51,6 +51,7 @@ def test_an_evaluation_waits_for_its_answer(channel):
         (lambda: Done("completed"), "completed", ""),
         (lambda: 1 / 0, "failed", "ZeroDivisionError: division by zero"),
         (lambda: exec("raise SystemExit(5)"), "failed", "SystemExit: 5"),
+        (lambda: exec("raise MemoryError"), "failed", "MemoryError"),
         (lambda: exec("raise KeyboardInterrupt"), "interrupted", "stopped from outside"),
     ],
 )
