@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
     if not steps:
-        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {' '.join(before.command)}")
+        place = ", in another hydra.run.dir" if any(word.startswith("hydra.run.dir=") for word in before.command) else ""
+        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again{place}: {shlex.join(before.command)}")
     config = recorded_config(cfg)
     _require_unchanged_code(before, config, cfg.allow_changed)
     recorder = Recorder.reopen(

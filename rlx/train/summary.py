@@ -6,12 +6,14 @@ import contextlib
 import resource
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.train.checkpoint import Progress
@@ -30,13 +32,21 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     if cfg.loss is not None:
         facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {settings(cfg.loss)}"
     if "pairs" in task.offers:
-        tokenized = policy.tokenized(task.pairs())
-        dropped = ", ".join(f"{count} {reason}" for reason, count in tokenized.dropped.items())
-        facts["pairs"] = facts.get("pairs", f"{len(tokenized)} to learn from") + (f"; dropped: {dropped}" if dropped else "")
+        learn, held_out = policy.tokenized(task.pairs()), policy.tokenized(task.held_out_pairs())
+        facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"
     facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate(policy.notes, start=1)}
+
+
+def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:
+    """What became of a file's pairs on their way to tokens: how many were dropped and why, how many lost of their prompt."""
+    dropped = Counter(learn.dropped) + Counter(held_out.dropped)
+    said = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    leaving = f"; dropped: {said}, leaving {len(learn)} and {len(held_out)}" if said else ""
+    cut = learn.truncated + held_out.truncated
+    return leaving + (f"; {cut} prompts lost their beginning" if cut else "")
 
 
 def settings(node: Any, *, skip: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.train.summary import convergence_step, next_commands, peak_memory, relative, settings
+from rlx.train.summary import convergence_step, left_out, next_commands, peak_memory, relative, settings
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,20 @@ def test_a_directory_is_shown_as_people_type_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert relative(tmp_path / "outputs" / "x") == "outputs/x"
     assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")
+
+
+def test_pairs_that_were_dropped_are_counted_on_both_sides_of_the_split():
+    from types import SimpleNamespace
+
+    class Side(SimpleNamespace):
+        def __len__(self):
+            return self.kept
+
+    learn = Side(kept=57, dropped={"empty": 1, "too_long": 2}, truncated=3)
+    held_out = Side(kept=4, dropped={"too_long": 1, "equal": 1}, truncated=1)
+    whole = Side(kept=9, dropped={}, truncated=0)
+    assert left_out(learn, held_out) == (
+        "; dropped: 1 empty, 3 too_long, 1 equal, leaving 57 and 4; 4 prompts lost their beginning"
+    )
+    assert left_out(whole, held_out).startswith("; dropped: 1 too_long, 1 equal, leaving 9 and 4")
+    assert left_out(whole, whole) == ""
