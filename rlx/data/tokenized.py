@@ -60,10 +60,15 @@ class TokenizedPairs:
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
-        encoded = text.encode_completions([(prompt, completion) for prompt, *both in split for completion in both])
+        endless = [_endless(prompt, both, text, limit) for prompt, *both in split]  # minutes of work to know what is plain to see
+        tried = [("", "", "") if known else parts for known, parts in zip(endless, split, strict=True)]
+        encoded = text.encode_completions([(prompt, completion) for prompt, *both in tried for completion in both])
         dropped: Counter[str] = Counter()
         kept, prompts, completions, truncated = [], [], [], 0
         for row, (_, chosen, rejected) in enumerate(split):
+            if endless[row]:
+                dropped["too_long"] += 1
+                continue
             prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
             cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
             label = pairs[row].label
@@ -135,8 +140,15 @@ def _why_dropped(
     return ""
 
 
+def _endless(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:
+    """Has the pair several times more characters than so many of the longest tokens hold? Never, where the prompt may be cut."""
+    if limit is None or (text.max_prompt_length is not None and len(_content(prompt)) >= max(len(_content(c)) for c in both)):
+        return False
+    return len(_content(prompt)) + max(len(_content(c)) for c in both) > 8 * limit * text.longest_token
+
+
 def _content(completion: Any) -> str:
-    """The text of a completion."""
+    """The text of a prompt or completion."""
     return completion if isinstance(completion, str) else "".join(str(message.get("content") or "") for message in completion)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class TextEncoder:
     def applies_plain_chat(self) -> bool:
         """Would chat messages be written in rlx's own plain form?"""
         return self.tokenizer.chat_template is None
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the vocabulary's longest token."""
+        return max(map(len, self.tokenizer.get_vocab()))
 
     def eos_token_ids(self, model: Any) -> tuple[int, ...]:
         """The tokens that end a completion: the tokenizer's own first, then those of the model's generation settings."""

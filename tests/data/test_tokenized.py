@@ -106,3 +106,19 @@ def test_the_absent_side_of_a_single_completion_has_no_token():
     assert source.label.tolist() == [[True, False], [False, False], [True, False]]
     assert source.has_label.tolist() == [[True, False], [False, True], [True, True]]
     assert TokenizedPairs.of(pairs[3:], TEXT).has_label is None
+
+
+def test_a_prompt_of_millions_of_characters_is_dropped_without_being_tokenised(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        TextEncoder,
+        "encode_completions",
+        lambda self, examples, known=TextEncoder.encode_completions: (
+            seen.extend(len(prompt) for prompt, _ in examples) or known(self, examples)
+        ),
+    )
+    pairs = [Pair(prompt="7" * 3_000_000, chosen="2", rejected="3"), Pair(prompt="1+1=", chosen="2", rejected="3")]
+    source = TokenizedPairs.of(pairs, TEXT, max_length=16)
+    assert source.dropped == {"too_long": 1}
+    assert source.index.tolist() == [1]
+    assert max(seen) < 10
