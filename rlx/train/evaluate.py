@@ -19,7 +19,7 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task
+from rlx.task.base import Prompt, Task, Text, content_uniform
 from rlx.task.success import pass_at_k
 from rlx.train.gradients import micro_batches
 
@@ -79,7 +79,7 @@ class Evaluator:
     def __call__(self, policy: Policy) -> Evaluation:
         """Score and figures of the policy as it is now."""
         with torch.no_grad():
-            prompts = self.task.held_out_prompts()[: self.num_prompts]
+            prompts = self._prompts(policy)[: self.num_prompts]
             figures: dict[str, float] = {}
             samples: list[dict[str, Any]] = []
             tokens, answers = 0, np.zeros(0)
@@ -101,6 +101,17 @@ class Evaluator:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
             scored = tuple(answers.tolist()) if self.task.score in ("accuracy", "greedy_reward") else ()
             return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
+
+    def _prompts(self, policy: Policy) -> Sequence[Prompt]:
+        """The held-out prompts; of a task of pairs alone, those of the pairs that are left when what is too long is dropped."""
+        prompts, pairs = self.task.held_out_prompts(), self.task.held_out_pairs()
+        if not pairs or "rewards" in self.task.offers:
+            return prompts
+        kept = policy.tokenized(pairs).index
+        if len(kept) == len(pairs):
+            return prompts
+        left = {_content(pairs[row].prompt) for row in kept}
+        return [prompt for prompt in prompts if _content(prompt.text) in left]
 
     def _sample(self, policy: Policy, encoded: Sequence[np.ndarray], *, group_size: int, greedy: bool) -> Rollout:
         return self.sampler.in_process.sample(
@@ -199,3 +210,8 @@ class Evaluator:
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of values [P]; nan for a single one."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def _content(text: Text) -> float:
+    """A number that tells prompts apart by what they say."""
+    return content_uniform(text, salt="evaluation")

@@ -63,6 +63,17 @@ def test_a_preference_task_is_scored_by_its_pairs(lab, tmp_path):  # noqa: F811
     assert figures["completion_length"] <= 3
 
 
+def test_the_prompt_of_a_held_out_pair_that_is_too_long_is_not_completed_either(lab, tmp_path):  # noqa: F811
+    prompts = [f"{i}+{i}=" for i in range(20)] + [f"{i}" * 600 for i in range(1, 9)]
+    rows = "\n".join(f'{{"prompt": "{prompt}", "chosen": "2", "rejected": "3"}}' for prompt in prompts)
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"), max_new_tokens=3, held_out=0.5)
+    held_out = [prompt.text for prompt in task.held_out_prompts()]
+    assert any(len(text) > 512 for text in held_out)
+    evaluation = evaluator(dataclasses.replace(lab, task=task), num_shown=20)(lab.policy)
+    assert [row["prompt"] for row in evaluation.samples] == [text for text in held_out if len(text) <= 512]
+
+
 def test_single_completions_are_scored_by_couples_of_a_desirable_and_an_undesirable_one(lab, tmp_path):  # noqa: F811
     rows = "\n".join(f'{{"prompt": "{i}+{i}=", "completion": "{2 * i}", "label": {i % 3 % 2}}}' for i in range(60))
     (tmp_path / "labelled.jsonl").write_text(rows)
