@@ -59,7 +59,7 @@ def finite_differences(subject: Subject) -> Finding:
         if not loss.requires_grad:
             return skipped("the loss has no gradient here; see reached")
         gradients = torch.autograd.grad(loss, setting.policy.parameters(), allow_unused=True)
-        for name, gradient in zip(setting.policy.leaves, gradients, strict=True):
+        for name, gradient in zip(setting.policy.leaf_names, gradients, strict=True):
             leaf = setting.policy.leaves[name]
             gradient = torch.zeros_like(leaf) if gradient is None else gradient
             for number in range(3):

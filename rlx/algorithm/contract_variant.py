@@ -25,8 +25,10 @@ def is_node(value: Any) -> bool:
 
 
 def leaves(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses."""
+    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses; what is made of others is none."""
     for item in fields(owner) if is_node(owner) else ():
+        if not item.init:
+            continue
         value = getattr(owner, item.name)
         for key, child in children(value) or [("", value)]:
             name = f"{path}{item.name}{key}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlx.algorithm.base import Algorithm
@@ -19,7 +19,7 @@ class Hybrid(Mixture):
     final_dpo_weight, final_grpo_weight: reached in a straight line after schedule_steps; null = constant.
     """
 
-    terms: Mapping[str, MixtureTerm] = None  # type: ignore[assignment]  # made of the fields below
+    terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # made of the fields below
     dpo: Algorithm[Any]
     grpo: Algorithm[Any]
     dpo_weight: float

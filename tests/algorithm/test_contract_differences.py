@@ -2,6 +2,7 @@
 
 import pytest
 
+import rlx
 from tests.algorithm.checking import assert_named, failed, names_each
 from tests.algorithm.faulty import FAULTS, Demonstrations, Preferences, Rewards
 
@@ -16,3 +17,8 @@ def test_a_fault_is_named(kind, law):
 @pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards], ids=lambda kind: kind.__name__)
 def test_a_sound_one_is_not(kind):
     assert failed(kind(), *LAWS) == {}
+
+
+def test_a_statistic_without_a_gradient_is_not_taken_for_another():
+    ppo = rlx.load("algorithm", "ppo", prompts_per_step=4, minibatches=1)  # reads entropy for a figure alone, and values
+    assert failed(ppo, *LAWS) == {}

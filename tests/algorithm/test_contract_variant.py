@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+import rlx
 from rlx.algorithm.contract_variant import leaves, mentioned, variants, watched
 
 
@@ -43,6 +44,14 @@ def test_every_leaf_has_other_values_of_its_type():
     assert tried("how") == ["b"]
     assert 0.2 in tried("rate")
     assert all(isinstance(value, float) for value in tried("limit"))
+
+
+def test_what_is_made_of_other_fields_is_no_hyperparameter():
+    hybrid, mixture = (rlx.load("algorithm", name) for name in ("hybrid", "mixture"))
+    betas = [name for name, _ in leaves(hybrid) if name.endswith("loss.beta")]
+    assert betas == ["dpo.loss.beta", "grpo.loss.beta"]
+    assert [name for name, _ in leaves(mixture) if name.endswith("beta")] == ["terms.preference.algorithm.loss.beta"]
+    assert {name for name, _ in variants(hybrid)} <= {name for name, _ in leaves(hybrid)}
 
 
 def test_a_positive_number_stays_positive():
