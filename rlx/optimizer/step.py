@@ -15,6 +15,10 @@ from rlx.optimizer.schedule import Schedule
 Gradients = list[Tensor | None]  # one a trainable parameter, in the order of Optimizer.parameters
 
 
+class NonFiniteGradientError(TrainingError):
+    """A gradient that is NaN or infinite, or whose norm is."""
+
+
 @dataclass(frozen=True)
 class Clipping:
     """What happens to a gradient before a step, in this order.
@@ -87,12 +91,14 @@ class Optimizer:
     def clipped(self, gradients: Gradients, clipping: Clipping) -> Clipped:
         """The gradients scaled, clipped adaptively, then by their norm; the tensors given are not changed.
 
-        Raises TrainingError when a gradient is not finite.
+        Raises NonFiniteGradientError when a gradient is not finite.
         """
         scaled = gradients if clipping.scale == 1.0 else [None if g is None else g * clipping.scale for g in gradients]
         norm = total_norm(scaled)
         if not torch.isfinite(norm):
-            raise TrainingError(f"the gradient's norm is {norm.item()}; lower optimizer.lr or set algorithm.max_grad_norm")
+            raise NonFiniteGradientError(
+                f"the gradient's norm is {norm.item()}; lower optimizer.lr or set algorithm.max_grad_norm"
+            )
         after = norm
         if clipping.adaptive is not None:
             scaled = clip_adaptively(self.parameters, scaled, clipping.adaptive)
@@ -107,7 +113,7 @@ class Optimizer:
         """Clip the gradients and move the parameters.
 
         Returns grad_norm (before clipping), grad_norm_clipped and learning_rate.
-        Raises TrainingError when a gradient is not finite: the parameters are left as they were.
+        Raises NonFiniteGradientError when a gradient is not finite: the parameters are left as they were.
         """
         clipped = self.clipped(gradients, clipping)
         for parameter, gradient in zip(self.parameters, clipped.gradients, strict=True):

@@ -11,19 +11,11 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, LossOutput
 from rlx.data.sequences import Sequences
-from rlx.errors import TrainingError
-from rlx.optimizer.step import Gradients
+from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy, TokenStatistics
+from rlx.train.nonfinite import NonFiniteLossError, blamed, require_finite
 
 TOKENS_AT_ONCE = 4096  # tokens per forward where micro_batch is null: memory only
-
-
-class NonFiniteLossError(TrainingError):
-    """A loss that is NaN or infinite; `examples` are the token sequences of the rows to blame."""
-
-    def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
-        super().__init__(message)
-        self.examples = examples
 
 
 class AccumulatedGradients:
@@ -55,11 +47,15 @@ class AccumulatedGradients:
         self.metrics = tally.metrics()
         return totals
 
+    def blamed(self, error: NonFiniteGradientError) -> NonFiniteLossError:
+        """Which term and which rows have the gradient that an update refused."""
+        return blamed(error, self._algorithm, self._policy, self._reference, self.batch)
+
     def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         for rows in self._slices:
             part = self.batch[rows]
             output = self._algorithm.compute_loss(self._policy, self._reference, part)
-            self._require_finite(output, part)
+            require_finite(output, part, self._policy)
             heads = _heads(output, by)
             for index, (name, head) in enumerate(heads.items()):
                 self._accumulate(totals, name, [head], [None], keep=index + 1 < len(heads))
@@ -69,7 +65,7 @@ class AccumulatedGradients:
         """A loss that looks across rows: log-probabilities are collected first, their gradients taken back piece by piece."""
         recorder = _Leaves(self._policy, self._micro_batch)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
-        self._require_finite(output, self.batch)
+        require_finite(output, self.batch, self._policy)
         heads = _heads(output, by)
         for index, (name, head) in enumerate(heads.items()):
             gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)
@@ -91,28 +87,6 @@ class AccumulatedGradients:
         totals[name] = [
             old if new is None else new if old is None else old.add_(new) for old, new in zip(before, grads, strict=True)
         ]
-
-    def _require_finite(self, output: LossOutput, part: Any) -> None:
-        if bool(torch.isfinite(output.loss.detach())):
-            return
-        for name, term in output.terms.items():
-            bad = ~torch.isfinite((term.values * term.weights.to(term.values)).detach())
-            if bad.any():
-                rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
-                source = part.part_of(name) if hasattr(part, "part_of") else part
-                raise NonFiniteLossError(
-                    f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; lower optimizer.lr, "
-                    "or run `rlx check` on the algorithm",
-                    [self._example(source, row) for row in rows],
-                )
-        raise NonFiniteLossError("the loss is not finite although each of its terms is; the terms overflow when added", [])
-
-    def _example(self, part: Any, row: int) -> dict[str, Any]:
-        sequences = part.sequences[row : row + 1]
-        return {
-            "prompt": self._policy.decode(sequences.prompts[0]),
-            "completions": [self._policy.decode(completion) for completion in sequences.completions[0]],
-        }
 
 
 class _Tally:

@@ -12,7 +12,7 @@ import torch
 
 from rlx.algorithm.base import Algorithm, Lab
 from rlx.errors import TrainingError
-from rlx.optimizer.step import Optimizer
+from rlx.optimizer.step import NonFiniteGradientError, Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.recorder import Recorder
@@ -131,7 +131,10 @@ class Loop:
                 gradients = AccumulatedGradients(
                     self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch
                 )
-                metrics = self.algorithm.update_policy(gradients, self.optimizer)
+                try:
+                    metrics = self.algorithm.update_policy(gradients, self.optimizer)
+                except NonFiniteGradientError as error:
+                    raise gradients.blamed(error) from error
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
                 self._count("tokens_trained", sum(part.row_tokens))

@@ -25,8 +25,8 @@ from rlx.report.terminal import TrainView
 from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint
 from rlx.train.diagnosis import Watched, diagnose, tell
 from rlx.train.evaluate import Evaluator
-from rlx.train.gradients import NonFiniteLossError
 from rlx.train.loop import Loop, Plan, View
+from rlx.train.nonfinite import NonFiniteLossError
 from rlx.train.stop import Stop, Stopped
 from rlx.train.summary import closing, opening, result_of
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.train.gradients import AccumulatedGradients, NonFiniteLossError, micro_batches
+from rlx.train.gradients import AccumulatedGradients, micro_batches
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
 
 pytestmark = pytest.mark.whole
@@ -71,17 +71,6 @@ def test_the_figures_are_those_of_the_loss(lab):  # noqa: F811
 def test_nothing_reaches_the_reference(lab):  # noqa: F811
     gradients(MADE["custom_dpo"](), lab, 4)
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in lab.reference.model.parameters())
-
-
-def test_rows_that_are_not_finite_are_named(lab):  # noqa: F811
-    made = MADE["dpo"]()
-    batch = made.draw(lab)
-    weights = batch.weights["preference"].clone()
-    weights[[2, 5]] = float("nan")
-    with pytest.raises(NonFiniteLossError, match="'preference' of the loss is not finite on 2 of 10 rows") as caught:
-        AccumulatedGradients(made, lab.policy, lab.reference, batch.with_weights(preference=weights), micro_batch=None)()
-    expected = [lab.policy.decode(batch.sequences.prompts[row]) for row in (2, 5)]
-    assert [example["prompt"] for example in caught.value.examples] == expected
 
 
 def test_terms_can_be_grouped(lab):  # noqa: F811
