@@ -39,7 +39,7 @@ def test_load_an_algorithm_with_its_loss():
 
 
 def test_an_object_in_the_place_of_a_node_is_said_with_what_to_give_instead():
-    with pytest.raises(ConfigError, match=r"given an object of Ipo, .*'_target_': 'rlx\.loss\.preference\.Ipo'"):
+    with pytest.raises(ConfigError, match=r"given an object of Ipo, .*'_target_': 'rlx\.loss\.preference_target\.Ipo'"):
         rlx.load("algorithm", "custom_dpo", loss=rlx.load("loss", "ipo"))
 
 
