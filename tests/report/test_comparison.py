@@ -83,11 +83,7 @@ def test_a_sweep_that_carries_no_comparison_says_why_and_shows_its_scores(tmp_pa
 def test_a_sweep_without_any_score_raises_nothing(tmp_path):
     write_run(tmp_path / "a", status="failed", score=None, curve=[])
     assert "none of its runs has a score" in printed(lambda console: print_sweep(tmp_path, console=console))
-    assert "no run is there" in printed(lambda console: print_sweep(tmp_path / "a" / "checkpoint", console=console)) or True
-
-
-def test_a_pipe_is_wide():
-    assert console_for_output().width >= 200
+    assert "no such file or directory" in printed(lambda console: print_sweep(tmp_path / "a" / "checkpoint", console=console))
 
 
 def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch):
