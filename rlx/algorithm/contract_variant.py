@@ -106,7 +106,7 @@ def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
         candidates += [type(value)(factor * item for item in value) for factor in (2, 3)]
     elif value is None:
         candidates += [2, 1] if int in kinds else []
-        candidates += [0.01, 5.0, 0.5, 1e-4] if float in kinds else []  # small and large first: few are tried beside another
+        candidates += [0.01, 5.0, 0.5, 1e-4, 1e-6] if float in kinds else []  # small and large first: few are tried in pairs
         candidates += [True] if bool in kinds else []
     if value is not None and type(None) in kinds:
         candidates.append(None)
