@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlx.errors import RlxError, TrainingError
+from rlx.errors import TrainingError
 from rlx.optimizer.step import NonFiniteGradientError
 
 if TYPE_CHECKING:
@@ -47,15 +47,14 @@ def blamed(
         part = batch[row : row + 1]
         try:
             terms = algorithm.compute_loss(policy, reference, part).terms
-        except RlxError:  # a loss that cannot be had of one row
-            continue
+        except Exception as failure:  # a loss that cannot be had of one row: the rows are not to be told apart
+            reason = f"of one row alone the loss raises {type(failure).__name__}: {failure}"
+            return NonFiniteLossError(f"{error}; {reason}", [])
         for name, term in terms.items():
             if term.total.requires_grad and not _finite_gradient(term.total, policy):
                 rows.setdefault(name, []).append(example(_of_term(part, name), 0, policy))
     if not rows:
-        return NonFiniteLossError(
-            f"{error} (that of no row alone is)", [example(batch, row, policy) for row in range(len(batch))]
-        )
+        return NonFiniteLossError(f"{error}; that of each row alone is finite", [])
     name, examples = max(rows.items(), key=lambda item: len(item[1]))
     return NonFiniteLossError(
         f"the loss is finite, its gradient is not: {error}; "

@@ -181,8 +181,8 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     except NonFiniteLossError as error:
         view.close()
         step = loop.progress.step if loop else 0
-        kept = _keep(recorder.directory, error)
-        named = NonFiniteLossError(f"step {step + 1}: {error}; the examples are in {kept}", error.examples)
+        where = f"; the examples are in {_keep(recorder.directory, error)}" if error.examples else ""
+        named = NonFiniteLossError(f"step {step + 1}: {error}{where}", error.examples)
         recorder.fail(named, step=step + 1)
         raise named from error
     except BaseException as error:
