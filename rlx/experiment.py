@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rlx.algorithm.base import Algorithm, Need
+from rlx.data.token_store import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
@@ -53,6 +55,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     }
     device = torch_device(cfg.device)
     policy: Policy = make(cfg.policy, key="policy")
+    policy.token_store = token_store(cfg.cache_dir)
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
     if Need.REWARDS in algorithm.needs:
@@ -135,6 +138,11 @@ def require_room(task: Task, policy: Policy) -> None:
                 f"{policy.max_length}: there is no room for a completion; drop it, cut its beginning with "
                 "policy.max_prompt_length, or choose a policy with a longer context"
             )
+
+
+def token_store(cache_dir: str | None) -> TokenStore:
+    """Where the tokens of a task's pairs are kept for later runs."""
+    return TokenStore(None if cache_dir is None else Path(cache_dir).expanduser() / "tokens")
 
 
 def torch_device(name: str) -> torch.device:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
+from rlx.data.token_store import TokenStore
 from rlx.data.tokens import TextEncoder
 
 if TYPE_CHECKING:
@@ -51,8 +52,12 @@ class TokenizedPairs:
         return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
 
     @staticmethod
-    def of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None) -> TokenizedPairs:
+    def of(
+        pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None = None, store: TokenStore | None = None
+    ) -> TokenizedPairs:
         """Tokenise `pairs`. max_length: the model's positions; the smaller of it and the encoder's own limit holds.
+
+        store: where the tokens are kept for later runs.
 
         A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
         are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
@@ -62,7 +67,8 @@ class TokenizedPairs:
         split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
         endless = [_endless(prompt, both, text, limit) for prompt, *both in split]  # minutes of work to know what is plain to see
         tried = [("", "", "") if known else parts for known, parts in zip(endless, split, strict=True)]
-        encoded = text.encode_completions([(prompt, completion) for prompt, *both in tried for completion in both])
+        examples = [(prompt, completion) for prompt, *both in tried for completion in both]
+        encoded = (store or TokenStore(None)).encode_completions(text, examples)
         dropped: Counter[str] = Counter()
         kept, prompts, completions, truncated = [], [], [], 0
         for row, (_, chosen, rejected) in enumerate(split):

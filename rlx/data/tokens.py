@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,10 @@ class TextEncoder:
     def longest_token(self) -> int:
         """Characters of the vocabulary's longest token."""
         return max(map(len, self.tokenizer.get_vocab()))
+
+    def identity(self) -> str:
+        """What decides the tokens of a text, as text. The limits of length are not in it: they choose among finished examples."""
+        return json.dumps([self.chat_template, type(self.tokenizer).__name__, tokenizer_text(self.tokenizer)])
 
     def eos_token_ids(self, model: Any) -> tuple[int, ...]:
         """The tokens that end a completion: the tokenizer's own first, then those of the model's generation settings."""
@@ -193,3 +198,14 @@ def _without_trailing_special(tokens: list[int], is_special: list[int]) -> list[
 def _agreement(first: Sequence[Any], second: Sequence[Any]) -> int:
     """How many leading elements agree."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+
+
+def tokenizer_text(tokenizer: Any) -> str:
+    """All that decides how a tokenizer cuts text, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Padding and truncation are set and unset by every call of a fast tokenizer; they are no part of it.
+        parts = {name: value for name, value in json.loads(backend.to_str()).items() if name not in ("padding", "truncation")}
+    else:
+        parts = {"vocabulary": tokenizer.get_vocab()}
+    return json.dumps([parts, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True, default=str)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
+from rlx.data.token_store import TokenStore
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError, DataError
 from rlx.loss.pairs import PairLogprobs
@@ -39,6 +40,7 @@ class Policy:
     model: any transformers causal language model, kept in evaluation mode (dropout is 0 in training too).
     shared_prefix: the completions of a prompt go through the model in one row; None lets a comparison of both forwards decide.
     notes: what the user should know about how this policy was loaded.
+    token_store: where the tokens of a task's pairs are kept for later runs; None keeps them in memory only.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Policy:
         self.gathers_before_head = False
         self.shared_prefix = False
         self.value_head: ValueHead | None = None
+        self.token_store: TokenStore | None = None
         self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
         self._attention_cost = attention_cost(model)
         choose_layout(self, wanted=shared_prefix)
@@ -133,7 +136,7 @@ class Policy:
         for known, tokenized in self._tokenized:
             if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
                 return tokenized
-        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length)
+        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.token_store)
         _require_known_tokens(tokenized.sequences, self)
         self._tokenized = [*self._tokenized[-3:], (pairs, tokenized)]
         return tokenized

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from rlx.data.tokens import tokenizer_text
+
 # Fields of a model's configuration that say where it came from or how it is run, not what it computes.
 _NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
 
@@ -22,14 +24,3 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     digest.update(tokenizer_text(tokenizer).encode())
     return digest.hexdigest()
-
-
-def tokenizer_text(tokenizer: Any) -> str:
-    """All that decides how a tokenizer cuts text, as text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        # Padding and truncation are set and unset by every call of a fast tokenizer; they are no part of it.
-        parts = {name: value for name, value in json.loads(backend.to_str()).items() if name not in ("padding", "truncation")}
-    else:
-        parts = {"vocabulary": tokenizer.get_vocab()}
-    return json.dumps([parts, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True, default=str)

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import ConfigError
-from rlx.experiment import make, torch_device
+from rlx.experiment import make, token_store, torch_device
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.provenance import provenance
@@ -49,6 +49,7 @@ def evaluate_checkpoint(
     task, sampler = subject.make("task"), subject.make("rollout")
     device = torch_device(cfg.device)
     policy = subject.load().to(device)
+    policy.token_store = token_store(cfg.cache_dir)
     evaluator = Evaluator(
         task=task,
         reference=Reference(_start(subject, policy, task.score).to(device), cache_dir=cfg.cache_dir),

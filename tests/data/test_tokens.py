@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from rlx.data.tokenized import TokenizedPairs
-from rlx.data.tokens import TextEncoder
+from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError, DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
@@ -214,3 +214,14 @@ def test_many_pairs_at_once_are_those_one_by_one():
         alone = TokenizedPairs.of([pair], text).sequences
         assert np.array_equal(alone.prompts[0], together.prompts[row])
         assert all(np.array_equal(a, b) for a, b in zip(alone.completions[0], together.completions[row], strict=True))
+
+
+def test_a_tokenizer_without_a_fast_backend_has_its_vocabulary():
+    class Slow:
+        chat_template = None
+        special_tokens_map: ClassVar[dict[str, str]] = {}
+
+        def get_vocab(self):
+            return {"a": 0}
+
+    assert '"a": 0' in tokenizer_text(Slow())

@@ -1,10 +1,9 @@
 import copy
-from typing import ClassVar
 
 import torch
 
 from rlx.policy.base import Policy
-from rlx.policy.fingerprint import fingerprint, tokenizer_text
+from rlx.policy.fingerprint import fingerprint
 from tests.policy.models import model_of, tokenizer
 
 
@@ -38,14 +37,3 @@ def test_neither_use_nor_place_nor_a_journey_to_disk_counts(tmp_path):
     policy.tokenizer.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert policy.fingerprint() == before == fingerprint(*again)
-
-
-def test_a_tokenizer_without_a_fast_backend_has_its_vocabulary():
-    class Slow:
-        chat_template = None
-        special_tokens_map: ClassVar[dict[str, str]] = {}
-
-        def get_vocab(self):
-            return {"a": 0}
-
-    assert '"a": 0' in tokenizer_text(Slow())

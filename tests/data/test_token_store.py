@@ -1,0 +1,101 @@
+import copy
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rlx.data.token_store import TokenStore
+from rlx.data.tokenized import TokenizedPairs
+from rlx.data.tokens import TextEncoder
+from rlx.policy.tiny import character_tokenizer
+from rlx.task.base import Pair
+from tests.data.test_tokens import CHATML, bytes_tokenizer
+
+TEXT = TextEncoder(character_tokenizer())
+EXAMPLES = [(f"{a}+{b}=", str(a + b + off)) for a in range(5) for b in range(5) for off in (0, 1)]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        np.array_equal(a, b) and a.dtype == b.dtype and m == n for (a, m), (b, n) in zip(first, second, strict=True)
+    )
+
+
+class Counted(TextEncoder):
+    """Says how many examples it tokenised."""
+
+    examples = 0
+
+    def encode_completions(self, examples):
+        Counted.examples += len(examples)
+        return super().encode_completions(examples)
+
+
+@pytest.fixture
+def counted():
+    Counted.examples = 0
+    return Counted(character_tokenizer())
+
+
+def test_the_second_run_reads_what_the_first_tokenised(tmp_path, counted):
+    first = TokenStore(tmp_path).encode_completions(counted, EXAMPLES)
+    assert Counted.examples == len(EXAMPLES)
+    again = TokenStore(tmp_path).encode_completions(counted, EXAMPLES)
+    assert same(first, TEXT.encode_completions(EXAMPLES))
+    assert same(first, again)
+    assert Counted.examples <= len(EXAMPLES) + 8  # a sample is looked at again
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]) == 1
+
+
+def test_conversations_and_empty_texts_come_back_too(tmp_path):
+    tokenizer = copy.deepcopy(bytes_tokenizer(adds_bos=True))
+    tokenizer.chat_template = CHATML
+    text = TextEncoder(tokenizer)
+    chat = ({"role": "user", "content": "Straße?"},)
+    examples = [(chat, "yes"), ("", ""), (chat, ({"role": "assistant", "content": "ja, 好"},)), ("plain", " text")]
+    store = TokenStore(tmp_path)
+    written = store.encode_completions(text, examples)
+    assert same(written, text.encode_completions(examples))
+    assert same(store.encode_completions(text, examples), written)
+
+
+def test_other_texts_and_another_tokenizer_are_other_files(tmp_path):
+    store = TokenStore(tmp_path)
+    chatty = copy.deepcopy(character_tokenizer())
+    chatty.chat_template = CHATML
+    encoders = [TEXT, TextEncoder(chatty), TextEncoder(chatty, chat_template="never")]
+    for text in encoders:
+        store.encode_completions(text, EXAMPLES)
+    store.encode_completions(TEXT, EXAMPLES[:-1])
+    store.encode_completions(TEXT, [(prompt, completion + " ") for prompt, completion in EXAMPLES])
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(encoders) + 2
+
+
+def test_limits_of_length_read_the_same_file_and_hold(tmp_path):
+    pairs = [Pair("1+1=", "2", "3"), Pair("1+1=", "2", "3" * 40), Pair("1" * 30, "2", "3")]
+    for limit, shorter in ((20, None), (60, 3), (None, None)):
+        text = replace(TEXT, max_prompt_length=shorter)
+        stored = TokenizedPairs.of(pairs, text, max_length=limit, store=TokenStore(tmp_path))
+        plain = TokenizedPairs.of(pairs, text, max_length=limit)
+        assert (stored.dropped, stored.truncated, stored.index.tolist()) == (plain.dropped, plain.truncated, plain.index.tolist())
+        assert all(map(np.array_equal, stored.sequences.prompts, plain.sequences.prompts))
+
+
+def test_a_file_that_holds_other_tokens_is_said_and_replaced(tmp_path, caplog):
+    store = TokenStore(tmp_path)
+    right = store.encode_completions(TEXT, EXAMPLES)
+    (path,) = tmp_path.glob("*.safetensors")
+    kept = store._files.read(path.stem)
+    store._files.write(path.stem, {**kept, "tokens": torch.flip(kept["tokens"], dims=(0,))})
+    with caplog.at_level(logging.WARNING, logger="rlx"):
+        assert same(store.encode_completions(TEXT, EXAMPLES), right)
+    assert caplog.text.count("not this tokenizer's") == 1
+    assert torch.equal(store._files.read(path.stem)["tokens"], kept["tokens"])
+
+
+def test_without_a_folder_or_texts_nothing_is_kept(tmp_path, counted):
+    assert same(TokenStore(None).encode_completions(counted, EXAMPLES), TEXT.encode_completions(EXAMPLES))
+    assert TokenStore(tmp_path).encode_completions(counted, []) == []
+    assert not list(tmp_path.iterdir())
