@@ -48,7 +48,7 @@ def test_a_damaged_file_is_said_ignored_and_replaced(tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING, logger="rlx"):
         assert store.read(NAME) is None
         assert store.read(NAME) is None
-    assert caplog.text.count("damaged") == 1
+    assert caplog.text.count("are damaged") == 1
     store.write(NAME, CONTENT)
     assert same(store.read(NAME), CONTENT)
 
