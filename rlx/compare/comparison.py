@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.compare.bootstrap import first_rank_probability
-from rlx.compare.caution import Caution, find_cautions
+from rlx.compare.caution import Caution
+from rlx.compare.cautions import find_cautions
 from rlx.compare.choices import Choices
+from rlx.compare.collect import Where
+from rlx.compare.evidence import gather
 from rlx.compare.extra import (
     Curve,
     Profile,
@@ -29,15 +32,13 @@ from rlx.compare.interval import Array
 from rlx.compare.pair import Arm, Pair, compare_pair
 from rlx.compare.plain import plain
 from rlx.compare.rank import RankTest
-from rlx.compare.refusal import find_problems, find_too_few, insist, require_metric
-from rlx.compare.scores import RunScore, Where, collect, count_failures
+from rlx.compare.scores import RunScore
 from rlx.compare.summary import Variant, arm_of, summarise
-from rlx.compare.variant import Grouping, find_label, group
+from rlx.compare.variant import find_label
 from rlx.compare.verdict import judge, turned
 from rlx.compare.words import conclusion
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
-from rlx.record.query import keep
 
 if TYPE_CHECKING:
     from rlx.seeding import Stream
@@ -126,30 +127,13 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
     """Compares the runs at or below paths and patterns, or given as records, by declared choices."""
     from rlx.seeding import Stream  # where torch generators come from too: imported only here, and it imports no torch
 
-    collected = collect(where, metric=choices.metric, score=choices.score)
-    chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
-    require_metric(choices.metric, chosen)
-    if not chosen:
-        reasons = (
-            "; ".join(list(collected.unreadable.values())[:3])
-            or f"{len(collected.runs)} runs, none of them matches where={choices.where}"
-        )
-        raise EvidenceError(f"no run is left to compare: {reasons}")
-    grouping = group(chosen, by=choices.by)
-    grouping, repeated = _latest(grouping)
-    problems = find_problems(collected, grouping.runs, choices=choices, keys=grouping.keys)
-    counted = count_failures(grouping.runs, failed=choices.failed)
-    tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
-    problems += find_too_few(counted, labels)
-    allowed = insist(problems, allow=choices.allow)
-
-    stream = Stream(0, ("compare",))
-    arms = [arm_of(label, counted, tasks) for label in labels]
+    evidence, stream = gather(where, choices), Stream(0, ("compare",))
+    counted, tasks = evidence.counted, evidence.tasks
+    arms = [arm_of(label, counted, tasks) for label in evidence.labels]
     variants = [
         summarise(
             arm,
-            [run for run in grouping.runs if run.variant == arm.label],
-            [run for run in counted if run.variant == arm.label],
+            *evidence.of(arm.label),
             tasks,
             level=choices.level,
             target=choices.target,
@@ -162,61 +146,23 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
     arms = [next(arm for arm in arms if arm.label == variant.label) for variant in variants]
     pairs = _pairs(arms, choices, stream)
     prompts = {f"{pair.a} - {pair.b}": prompt_difference(pair.a, pair.b, counted) for pair in pairs}
-    done = [run for run in grouping.runs if run.variant in labels and run.task in tasks]
     return Comparison(
         choices=choices,
         tasks=tuple(tasks),
         variants=tuple(variants),
         pairs=tuple(pairs),
-        cautions=tuple(
-            find_cautions(
-                choices=choices,
-                collected=collected,
-                grouping=grouping,
-                allowed=allowed,
-                arms=arms,
-                variants=variants,
-                repeated=repeated,
-            )
-        ),
-        curves=tuple(curves_of(done, level=choices.level)),
+        cautions=tuple(find_cautions(evidence, choices=choices, arms=arms, variants=variants)),
+        curves=tuple(curves_of(evidence.done, level=choices.level)),
         settings=tuple(settings_of(counted, level=choices.level)) if len(tasks) == 1 else (),
         searches=tuple(searches_of(counted, stream.child("search").numpy(), level=choices.level)) if len(tasks) == 1 else (),
         profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
         ranks=ranks_of(arms, alpha=choices.alpha),
-        config_differences=config_differences(grouping),
+        config_differences=config_differences(evidence.grouping),
         prompt_differences={key: value for key, value in prompts.items() if value is not None},
-        runs=tuple(done),
+        runs=tuple(evidence.done),
         arms=tuple(arms),
         command=tuple(command),
     )
-
-
-def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:
-    """A run of the same config and seed is a repetition, not another seed: the newest counts."""
-    newest: dict[tuple[Any, ...], RunScore] = {}
-    for run in grouping.runs:  # oldest first; a finished run is not replaced by an unfinished one
-        key = (run.variant, run.task, run.seed, run.record.config_hash)
-        if key not in newest or run.state == "completed" or newest[key].state != "completed":
-            newest[key] = run
-    kept = {id(run) for run in newest.values()}
-    repeated = [run for run in grouping.runs if id(run) not in kept]
-    return replace(grouping, runs=tuple(run for run in grouping.runs if id(run) in kept)), repeated
-
-
-def _common_tasks(
-    grouping: Grouping, counted: Sequence[RunScore], *, allow: Sequence[str]
-) -> tuple[list[str], list[str], list[RunScore]]:
-    """The tasks that every variant ran (the others do not count), in order of appearance."""
-    labels = list(grouping.labels)
-    tasks = list(dict.fromkeys(run.task for run in grouping.runs))
-    if len(tasks) > 1 and "missing" in allow:
-        ran = {label: {run.task for run in counted if run.variant == label} for label in labels}
-        common = [task for task in tasks if all(task in ran[label] for label in labels)]
-        if not common:
-            raise EvidenceError("no task was run by all variants, so nothing can be compared; run one task with all of them")
-        tasks = common
-    return tasks, labels, [run for run in counted if run.task in tasks]
 
 
 def _ranked(variants: Sequence[Variant], arms: Sequence[Arm], rng: np.random.Generator) -> list[Variant]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlx.compare.choices import Choices
-from rlx.compare.scores import Collected, RunScore
+from rlx.compare.collect import Collected
+from rlx.compare.scores import RunScore
 from rlx.compare.words import several
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError

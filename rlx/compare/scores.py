@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from rlx.compare.curve import area_under_curve
 from rlx.compare.interval import Array
+from rlx.compare.number import is_number, is_usable, number, optional, usable
 from rlx.compare.plain import Plain, plain
-from rlx.errors import DataError, EvidenceError
-from rlx.record.run import RunRecord, find_run_directories, read_lines, read_metrics, read_run
+from rlx.record.lines import read_lines, read_metrics
+from rlx.record.run import RunRecord
 
 KL = "eval/kl"
 PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
@@ -58,7 +58,7 @@ class RunScore(Plain):
     @property
     def stops_early(self) -> bool:
         """Whether it ended before the steps that its config names."""
-        return self.step < _number(self.config.get("num_steps"), 0)
+        return self.step < number(self.config.get("num_steps"), 0)
 
     def to_dict(self) -> dict[str, Any]:
         """What comparison.json says about a run; its curve stands under its variant's."""
@@ -88,59 +88,13 @@ class RunScore(Plain):
         return {**self.config, **about, "score": self.score, "state": self.state, "steps": self.step}
 
 
-@dataclass(frozen=True)
-class Collected:
-    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs."""
-
-    runs: tuple[RunScore, ...]
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    skipped: int = 0
-
-
-Where = str | os.PathLike[str] | RunRecord
-
-
-def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Collected:
-    """The runs at or below paths and patterns, or given as records; each directory once, oldest first."""
-    places = [where] if isinstance(where, (str, os.PathLike, RunRecord)) else list(where)
-    found: dict[str, RunRecord] = {}
-    unreadable: dict[str, str] = {}
-    for place in places:
-        if isinstance(place, RunRecord):
-            found.setdefault(os.path.realpath(place.directory), place)
-            continue
-        for directory in find_run_directories(place):
-            key = os.path.realpath(directory)
-            if key in found or key in unreadable:
-                continue
-            try:
-                found[key] = read_run(directory)
-            except DataError as error:
-                unreadable[key] = str(error)
-    if not found and not unreadable:
-        named = ", ".join(os.fspath(place) for place in places if not isinstance(place, RunRecord)) or "nothing"
-        raise EvidenceError(
-            f"{named}: no run is there; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
-        )
-    runs = []
-    trained = any(record.verb == "train" for record in found.values())
-    verb = "train" if trained else "evaluate"  # evaluations repeat runs: they are compared where there is nothing else
-    records = [(key, record) for key, record in found.items() if record.verb == verb]
-    for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
-        try:
-            runs.append(read_score(record, metric=metric, score=score))
-        except DataError as error:
-            unreadable[key] = str(error)
-    return Collected(tuple(runs), unreadable, len(found) - len(records))
-
-
 def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
     """What a run's record says about its score."""
     rows = read_metrics(record.directory)
     curve = dict(
         sorted(
             {
-                int(row["step"]): _usable(row[metric]) for row in rows if _is_number(row.get(metric)) and _is_number(row["step"])
+                int(row["step"]): usable(row[metric]) for row in rows if is_number(row.get(metric)) and is_number(row["step"])
             }.items()
         )
     )
@@ -149,19 +103,19 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
-    value, notes = _by_rule(score, values, stated, cut=_is_number(ended) and (len(steps) == 0 or steps[-1] < ended))
-    reached = int(ended) if _is_number(ended) else int(steps[-1]) if len(steps) else 0
+    value, notes = _by_rule(score, values, stated, cut=is_number(ended) and (len(steps) == 0 or steps[-1] < ended))
+    reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
     state = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished")
     if state == "completed":
         if value is None and stated is None and len(values) == 0:
             state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
         elif value is None or not is_usable(value):
             state, notes = "failed", (*notes, f"{metric} is not finite")
-        elif reached < _number(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
+        elif reached < number(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
             state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
     evaluated = [row for row in rows if metric in row]
     last = evaluated[-1] if evaluated else {}
-    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if _is_number(metadata.get(name))]
+    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
     return RunScore(
         record=record,
         config=flatten(record.config),
@@ -171,9 +125,9 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
         values=values,
         step=reached,
         area=area_under_curve(steps, values),
-        kl=_optional(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
+        kl=optional(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
         tokens=float(sum(tokens)) if tokens else None,
-        seconds=_optional(result.training_time) if result is not None else None,
+        seconds=optional(result.training_time) if result is not None else None,
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=_fingerprint(rows),
         answers=_answers(record, metric),
@@ -185,7 +139,7 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
 def _by_rule(score: str, values: Array, stated: Any, *, cut: bool) -> tuple[float | None, tuple[str, ...]]:
     """The score by the declared rule. Where metrics were cut, the result in the record stands for their end."""
     notes: tuple[str, ...] = ("metrics.jsonl ends before the run did",) if cut else ()
-    last = float(stated) if _is_number(stated) else float(values[-1]) if len(values) else None
+    last = float(stated) if is_number(stated) else float(values[-1]) if len(values) else None
     if score == "last":
         return last, notes
     candidates = [value for value in (*values, last) if value is not None]
@@ -201,17 +155,17 @@ def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> int:
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
     """Standard error over prompts: as recorded, or that of a share of so many prompts."""
     for name in (f"{metric}_standard_error", f"{metric}_se"):
-        if _is_number(row.get(name)):
+        if is_number(row.get(name)):
             return float(row[name])
     value = row.get(metric)
-    if metric == "eval/reward" or not _is_number(value):
+    if metric == "eval/reward" or not is_number(value):
         return None
     shares = [name for name in PROBABILITY_SCORES if row.get(name) == value]
     evaluation = config.get("evaluation")
     if not shares or not isinstance(evaluation, Mapping):
         return None
     count = evaluation.get("num_prompts" if shares[0] == "eval/accuracy" else "num_pairs")
-    if not _is_number(count) or count < 2 or not 0 <= float(row[metric]) <= 1:
+    if not is_number(count) or count < 2 or not 0 <= float(row[metric]) <= 1:
         return None
     return math.sqrt(float(row[metric]) * (1 - float(row[metric])) / (count - 1))
 
@@ -222,7 +176,7 @@ def _answers(record: RunRecord, metric: str) -> Array | None:
         return None
     rows = read_lines(record.directory, "answers.jsonl")
     values = rows[-1].get("score") if rows else None
-    if not isinstance(values, list) or not values or not all(_is_number(value) for value in values):
+    if not isinstance(values, list) or not values or not all(is_number(value) for value in values):
         return None
     return np.array(values, float)
 
@@ -259,26 +213,3 @@ def count_failures(runs: Sequence[RunScore], *, failed: str) -> list[RunScore]:
 
 def _may_stop_early(config: Mapping[str, Any]) -> bool:
     return config.get("stop_at_score") is not None or config.get("max_seconds") is not None
-
-
-def is_usable(value: float) -> bool:
-    """Whether one can reckon with it: finite, and not so large that its square is not."""
-    return math.isfinite(value) and abs(value) < 1e100
-
-
-def _usable(value: float) -> float:
-    return float(value) if is_usable(value) else math.nan
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 2**62
-    return isinstance(value, float)
-
-
-def _number(value: Any, otherwise: float) -> float:
-    return float(value) if _is_number(value) else otherwise
-
-
-def _optional(value: Any) -> float | None:
-    return float(value) if _is_number(value) and is_usable(value) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.record.files import full_disk_explained
-from rlx.record.run import parse_lines, read_tail
+from rlx.record.lines import parse_lines, read_tail
 
 
 def new_directory(parent: Path, name: str) -> Path:

@@ -12,7 +12,8 @@ from typing import Any
 
 from rlx.errors import DataError
 from rlx.record.files import number
-from rlx.record.run import RunRecord, read_metrics, read_run, read_tail
+from rlx.record.lines import read_metrics, read_tail
+from rlx.record.run import RunRecord, read_run
 
 _TAIL = 16 * 1024
 

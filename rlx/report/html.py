@@ -16,7 +16,7 @@ from rlx.compare.comparison import Comparison
 from rlx.compare.scores import RunScore
 from rlx.compare.words import conclusion, number
 from rlx.errors import DataError
-from rlx.record.run import read_samples
+from rlx.record.lines import read_samples
 from rlx.report.figures import all_figures
 from rlx.report.tables import Column, method_line, pair_columns, rank_line, title, variant_columns
 from rlx.report.text import duration, figure, safe

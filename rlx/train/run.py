@@ -17,9 +17,10 @@ from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
 from rlx.optimizer.step import Optimizer
 from rlx.policy.reference import Reference
+from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
-from rlx.record.run import AlgorithmResult, RunRecord, read_metrics, read_run
+from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import sources
 from rlx.report.terminal import TrainView
 from rlx.train.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint

@@ -1,8 +1,8 @@
 import pytest
 
+from rlx.compare.collect import collect
 from rlx.compare.comparison import compare
 from rlx.compare.refusal import Problem, insist, more_seeds
-from rlx.compare.scores import collect
 from rlx.compare.variant import group
 from rlx.errors import EvidenceError
 from tests.compare.records import write_run

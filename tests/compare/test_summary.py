@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from rlx.compare.scores import collect, count_failures
+from rlx.compare.collect import collect
+from rlx.compare.scores import count_failures
 from rlx.compare.summary import arm_of, summarise
 from rlx.compare.variant import group
 from tests.compare.records import write_run

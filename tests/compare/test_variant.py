@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.compare.scores import collect
+from rlx.compare.collect import collect
 from rlx.compare.variant import find_label, group, short_names
 from rlx.errors import ConfigError
 from tests.compare.records import write_run

@@ -20,9 +20,10 @@ import pytest
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import files, recorder
+from rlx.record.lines import read_lines, read_metrics, read_samples
 from rlx.record.logger.base import Logger
 from rlx.record.recorder import Recorder
-from rlx.record.run import AlgorithmResult, find_run_directories, read_lines, read_metrics, read_run, read_samples
+from rlx.record.run import AlgorithmResult, find_run_directories, read_run
 
 RESULT = AlgorithmResult("dpo", {"eval/score": 0.5}, 1.5, 50, {})
 WRITER = """

@@ -9,7 +9,8 @@ import torch
 from omegaconf import open_dict
 
 from rlx.config.compose import compose
-from rlx.record.run import read_metrics, read_run
+from rlx.record.lines import read_metrics
+from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
 from rlx.sweep.messages import Order
 from tests.train.conftest import SMALL

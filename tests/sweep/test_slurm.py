@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rlx.record.run import read_metrics, read_run
+from rlx.record.lines import read_metrics
+from rlx.record.run import read_run
 from tests.sweep import one_node_slurm
 from tests.train.conftest import SMALL
 

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rlx.record.run import read_lines
+from rlx.record.lines import read_lines
 from tests.train.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole

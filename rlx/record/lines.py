@@ -1,0 +1,70 @@
+"""What a run logged, as it is read: files of JSON lines with a `step` in each. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.record.files import follow_latest, number
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, `step` in each; a last line that was cut off by a kill is left out."""
+    return [{key: number(value) for key, value in row.items()} for row in read_lines(path, "metrics.jsonl")]
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The sample completions that a run kept: `step`, `prompt`, `completion`, ... in each."""
+    return read_lines(path, "samples.jsonl")
+
+
+def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
+    """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
+    place = follow_latest(Path(path))
+    file = place if place.suffix == ".jsonl" else place / name
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        if file.parent.is_dir():
+            return []
+        raise DataError(f"{file.parent}: no such run directory") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_lines(data, file)
+
+
+def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[str, Any]]:
+    """JSON objects with an integer `step`, one a line; only the last line may be cut."""
+    lines = data.split(b"\n")
+    rows = []
+    for index, line in enumerate(lines, first_line):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if index - first_line == len(lines) - 1:  # no newline after it: the writer was killed in the middle of it
+                break
+            raise DataError(f"{file}, line {index}: not JSON; the record was damaged") from None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise DataError(f"{file}, line {index}: not an object with an integer step; the record was damaged")
+        rows.append(row)
+    return rows
+
+
+def read_tail(file: Path, size: int = 64 * 1024) -> list[dict[str, Any]]:
+    """The whole lines among the last `size` bytes of a file of lines: enough for the newest metrics of a long run."""
+    try:
+        with open(file, "rb") as lines:
+            length = lines.seek(0, os.SEEK_END)
+            start = max(0, length - size)
+            lines.seek(start)
+            data = lines.read()
+    except FileNotFoundError:
+        return []
+    if start > 0:
+        data = data.partition(b"\n")[2]
+    return parse_lines(data, file)
