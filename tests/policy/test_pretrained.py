@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import socket
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.policy import pretrained
-from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, locate, unpack
+from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, locate
 from rlx.task.base import Pair
 from tests.policy.models import model_of, tokenizer
 
@@ -138,20 +137,6 @@ def test_loading_leaves_transformers_as_talkative_as_it_was(tmp_path):
     before = logging.get_verbosity()
     load_pretrained(str(save(tmp_path)))
     assert logging.get_verbosity() == before
-
-
-def test_a_model_from_a_gguf_file_can_be_saved(tmp_path):
-    model = model_of("llama")
-    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(dequantize=False, quant_method="gguf"))
-    with pytest.raises(ValueError, match="not serializable"):
-        model.save_pretrained(tmp_path)
-    unpack(model, "small.gguf")
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").is_file()
-    packed = torch.zeros(2, 2, dtype=torch.uint8)
-    model.lm_head.weight = torch.nn.Parameter(packed, requires_grad=False)
-    with pytest.raises(ConfigError, match="stay packed"):
-        unpack(model, "small.gguf")
 
 
 @pytest.mark.slow
