@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from rlx.errors import DataError
@@ -11,7 +13,12 @@ from rlx.record.provenance import code_hash
 from rlx.record.run import RunRecord, find_run_directories, read_run
 from rlx.sweep.state import COMPLETED, ENDED, SweepState
 
-_EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl")  # run.json comes last: with it the copy counts as a run
+_EVIDENCE = (
+    "config.yaml",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "answers.jsonl",
+)  # run.json comes last: with it the copy counts as a run
 
 
 def take_over_completed(state: SweepState, shelf: Path) -> None:
@@ -38,9 +45,16 @@ def take_over_completed(state: SweepState, shelf: Path) -> None:
 
 
 def _is_usable(record: RunRecord) -> bool:
-    return (
-        record.status == COMPLETED and record.result is not None and record.provenance.get("rlx", {}).get("code") == code_hash()
-    )
+    is_whole = record.status == COMPLETED and record.result is not None
+    return is_whole and record.provenance.get("rlx", {}).get("code") == code_hash() and not _has_newer_files(record)
+
+
+def _has_newer_files(record: RunRecord) -> bool:
+    """Whether a file that the task or the policy is read from was written since: its content is no part of the config's hash."""
+    begun = datetime.datetime.fromisoformat(record.started).timestamp()
+    nodes = [value for key in ("task", "policy") if isinstance(value := record.config.get(key), Mapping)]
+    named = [Path(value).expanduser() for node in nodes for value in node.values() if isinstance(value, str)]
+    return any(path.exists() and path.stat().st_mtime > begun for path in named)
 
 
 def copy_record(source: Path, place: Path) -> None:

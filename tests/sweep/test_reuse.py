@@ -1,6 +1,7 @@
 """Runs completed elsewhere are taken over when config and code are the same, and only then."""
 
 import json
+import os
 
 import pytest
 
@@ -14,8 +15,12 @@ FACTS = {"verb": "train", "command": ["rlx"], "config_yaml": "seed: 0\n", "overr
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    recorder = Recorder.create(tmp_path / "outputs" / "train" / "old", **FACTS, config={"num_steps": 1, "seed": 0}, seed=0)
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    os.utime(tmp_path / "pairs.jsonl", (1, 1))
+    config = {"num_steps": 1, "seed": 0, "task": {"path": str(tmp_path / "pairs.jsonl")}}
+    recorder = Recorder.create(tmp_path / "outputs" / "train" / "old", **FACTS, config=config, seed=0)
     recorder.log(0, {"eval/score": 0.5})
+    recorder.answers(0, (1.0, 0.0))
     (recorder.directory / "checkpoint").mkdir()
     recorder.finish(AlgorithmResult("dpo", {"eval/score": 0.75}, 1.0))
     return recorder
@@ -33,18 +38,22 @@ def test_the_record_is_copied_without_the_checkpoint(tmp_path, elsewhere):
     job = state.jobs["job"]
     assert (job.state, job.score, job.reused_from) == ("completed", 0.75, str(elsewhere.directory))
     assert read_run(state.directory / "job").status == "completed"
-    assert sorted(file.name for file in (state.directory / "job").iterdir()) == ["config.yaml", "metrics.jsonl", "run.json"]
+    kept = ["answers.jsonl", "config.yaml", "metrics.jsonl", "run.json"]
+    assert sorted(file.name for file in (state.directory / "job").iterdir()) == kept
     assert json.loads((state.directory / "sweep.json").read_text())["jobs"][0]["state"] == "completed"
 
 
-@pytest.mark.parametrize("what", ["config", "code", "status"])
-def test_another_config_or_code_or_an_unfinished_run_is_not(tmp_path, elsewhere, what):
+@pytest.mark.parametrize("what", ["config", "code", "status", "data"])
+def test_another_config_code_or_data_or_an_unfinished_run_is_not(tmp_path, elsewhere, what):
     file = elsewhere.directory / "run.json"
     content = json.loads(file.read_text())
     if what == "code":
         content["provenance"]["rlx"]["code"] = "another"
     if what == "status":
         content["status"] = "failed"
+    if what == "data":
+        (tmp_path / "pairs.jsonl").write_text("{}\n{}\n")
+        os.utime(tmp_path / "pairs.jsonl", (2e9, 2e9))
     file.write_text(json.dumps(content))
     state = state_of(tmp_path, "x" * 16 if what == "config" else elsewhere.record.config_hash)
     take_over_completed(state, tmp_path / "outputs")
