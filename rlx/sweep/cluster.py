@@ -25,14 +25,19 @@ def is_used(directory: Path) -> bool:
     return any((directory / _FOLDER).glob("*/*submission.sh")) or any((directory / _FOLDER).glob("*submission*.sh"))
 
 
-def queue() -> set[str] | None:
-    """The ids of the user's jobs that wait, run or end, tasks of arrays one by one; None if Slurm does not answer."""
-    answer = _slurm("squeue", "-h", "-r", "-o", "%i", "--me")
+def queue(states: str = "") -> set[str] | None:
+    """The ids of the user's jobs that wait, run or end, tasks of arrays one by one; None if Slurm does not answer.
+
+    states: of jobs in these alone, as in `squeue --states`.
+    """
+    answer = _slurm("squeue", "-h", "-r", "-o", "%i", "--me", *([f"--states={states}"] if states else []))
     return None if answer is None else set(answer.split())
 
 
-def is_queued(directory: Path, queued: set[str], known: str | None = None) -> bool:
-    """Whether a queue holds a job: the one that is known by its id, or any of a sweep's."""
+def is_queued(directory: Path, queued: set[str] | None, known: str | None = None) -> bool:
+    """Whether a queue holds a job, the one that is known by its id or any of a sweep's; it may where Slurm does not answer."""
+    if queued is None:
+        return True
     if known is not None:
         return known in queued
     ids = job_ids(directory)
@@ -41,10 +46,15 @@ def is_queued(directory: Path, queued: set[str], known: str | None = None) -> bo
 
 def cancel(directory: Path) -> None:
     """Take the jobs of a sweep out of the queue, with a SIGTERM to those that run."""
-    ids = job_ids(directory)
-    if ids and is_used(directory):
-        _slurm("scancel", "--full", "--signal=TERM", *ids)
-        _slurm("scancel", "--state=PENDING", *ids)
+    if is_used(directory):
+        _slurm("scancel", "--full", "--signal=TERM", *job_ids(directory))
+        cancel_pending(directory)
+
+
+def cancel_pending(directory: Path) -> None:
+    """Take the jobs of a sweep out of the queue that have not begun."""
+    if is_used(directory):
+        _slurm("scancel", "--state=PENDING", *job_ids(directory))
 
 
 def this_job() -> str | None:

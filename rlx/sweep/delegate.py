@@ -1,15 +1,13 @@
-"""Jobs run by one of Hydra's launchers, on this machine or a cluster. What became of them is read from their records.
+"""Jobs run by one of Hydra's launchers, on this machine or a cluster.
 
-A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used.
+A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used (see `standing`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import pickle
 import signal
 import threading
 import time
@@ -17,22 +15,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlx.errors import DataError
-from rlx.record.listing import listed
-from rlx.record.process import is_alive
-from rlx.record.run import read_run
+from rlx.report.text import count
 from rlx.sweep import cluster
-from rlx.sweep.launched import ORDERS, STOP, LaunchedJob, StopLauncher
-from rlx.sweep.messages import Done, Order
-from rlx.sweep.pool import tail
+from rlx.sweep.launched import LaunchedJob, StopLauncher
+from rlx.sweep.messages import Order
+from rlx.sweep.orders import HALT, STOP
 from rlx.sweep.runner import View
 from rlx.sweep.settings import Settings
-from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
-from rlx.sweep.verdict import mark_failed
-from rlx.sweep.worker import LOG
+from rlx.sweep.standing import QUEUE_TICK, Standing
+from rlx.sweep.state import ENDED, FAILED, RUNNING, JobState, SweepState
 
 _TICK = 1.0
-_QUEUE_TICK = 5.0  # seconds between two questions to the queue of a cluster
 Launch = Callable[[Callable[[Any], Any], Sequence[Sequence[str]]], Any]
 
 
@@ -53,61 +46,89 @@ class Delegate:
     path: Sequence[str]
     asked: int | None = None
     _over: threading.Event = field(default_factory=threading.Event)
-    _lost: dict[str, float] = field(default_factory=dict)
-    _asked_queue: float = -1e9
     _abandoned: bool = False
 
+    def __post_init__(self) -> None:
+        self.standing = Standing(self.state, self.view)
+        self.orders = self.standing.orders
+
     def run(self, waiting: Sequence[JobState]) -> None:
-        """Launch all jobs, and those that failed again as often as `retries` says."""
-        left = list(waiting)
+        """Launch all jobs, and those that failed again as often as `retries` says.
+
+        Jobs that an earlier start of the sweep began, and that outlived it, are not launched but waited for.
+        """
+        running = self.standing.left_running(waiting)
+        if running:
+            self.view.note(f"waiting for {count(len(running), 'job')} of an earlier start, which still run")
+        left = [job for job in waiting if job not in running]
         for attempt in range(self.settings.retries + 1):
             if attempt:
-                self.view.note(f"{len(left)} failed jobs are tried again ({attempt} of {self.settings.retries})")
-            problem = self._batch(left)
-            for job in left:
-                self._settle(job, problem)
-            left = [job for job in left if job.state == FAILED]
+                self.view.note(f"{count(len(left), 'failed job')} tried again ({attempt} of {self.settings.retries})")
+            self._launch_all(left, running, halts=self.settings.on_failure == "stop" and attempt == self.settings.retries)
+            running, left = [], [job for job in (*running, *left) if job.state == FAILED]
             self.state.write(force=True)
-            if not left or self.asked is not None or self.settings.on_failure == "stop":
+            if not left or self.asked is not None:
                 return
 
-    def _batch(self, jobs: Sequence[JobState]) -> str:
-        """Launch jobs and wait; returns what the launcher says went wrong, if it does."""
-        orders = self.state.directory / ORDERS
-        orders.mkdir(exist_ok=True)
-        (orders / STOP).unlink(missing_ok=True)
+    def _launch_all(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> None:
+        """Launch jobs, and again those that a launcher never began because it broke on another; wait for those that run."""
+        while True:
+            problem = self._batch(jobs, running, halts=halts)
+            left = [job for job in jobs if job.state == RUNNING and not self.standing.has_begun(job)]
+            is_over = self.asked is not None or self.orders.is_told(HALT) or not 0 < len(left) < len(jobs)
+            for job in (*running, *jobs):
+                if is_over or job not in left:
+                    self.standing.settle(job, problem=problem, is_stopping=self.asked is not None)
+            if is_over:
+                return
+            self.view.note(f"the launcher broke ({problem}); {count(len(left), 'job')} that it had not begun are launched again")
+            for job in left:
+                job.attempts -= 1
+            jobs, running = left, []
+
+    def _batch(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> str:
+        """Launch jobs and wait for them and for those that run; returns what the launcher says went wrong, if it does."""
         for job in jobs:
-            for ending in ("json", "slurm"):
-                (orders / f"{job.name}.{ending}").unlink(missing_ok=True)
-            order = Order(job.name, os.path.abspath(self.state.directory / job.name), self.order_of(job))
-            (orders / f"{job.name}.pickle").write_bytes(pickle.dumps(order))
+            self.orders.give(Order(job.name, os.path.abspath(self.state.directory / job.name), self.order_of(job)))
             job.state, job.reason, job.log_tail = RUNNING, None, None
             job.attempts += 1
+        self.orders.clear()
         logging.getLogger("submitit").addFilter(_is_no_complaint)
+        self._abandoned, self.standing.halts = False, halts
         self._over.clear()
-        watcher = threading.Thread(target=self._watch, args=(jobs,), daemon=True)
+        both, problem = [*running, *jobs], ""
+        watcher = threading.Thread(target=self._watch, args=(both,), daemon=True)
         before = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGUSR2)}
         watcher.start()
         try:
-            path = tuple(self.path)
-            task = LaunchedJob(os.path.abspath(self.state.directory), path, os.getpid(), os.uname().nodename)
-            self.launch(task, [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in jobs])
+            problem = self._launched(jobs, halts=halts) if jobs else ""
+            while self.standing.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
+                time.sleep(QUEUE_TICK if self.standing.is_on_cluster else _TICK)
         except (KeyboardInterrupt, StopLauncher) as stop:
             if not self._abandoned:
                 self.asked = self.asked or (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop)))
-                self._stop(jobs)
-        except Exception as error:
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                self._stop(both)
         finally:
             self._over.set()
             watcher.join()
             for number, handler in before.items():
                 signal.signal(number, handler)
+        return problem
+
+    def _launched(self, jobs: Sequence[JobState], *, halts: bool) -> str:
+        where, settings = os.path.abspath(self.state.directory), self.settings
+        task = LaunchedJob(where, tuple(self.path), os.getpid(), timeout=settings.timeout, grace=settings.grace, halts=halts)
+        try:
+            self.launch(task, [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in jobs])
+        except Exception as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return ""
 
     def _caught(self, number: int, frame: object) -> None:
+        if self.asked is not None:
+            return
         if not self._abandoned:
-            self.asked = self.asked or number
+            self.asked = number
         raise KeyboardInterrupt
 
     def _watch(self, jobs: Sequence[JobState]) -> None:
@@ -115,99 +136,36 @@ class Delegate:
         while not self._over.wait(_TICK):
             for job in jobs:
                 if job.state == RUNNING:
-                    self._look(job)
-            if cluster.is_used(self.state.directory):
-                self._look_for_lost([job for job in jobs if job.state == RUNNING])
+                    self.standing.look(job)
+            if self.standing.is_on_cluster:
+                self.standing.look_for_lost([job for job in jobs if job.state == RUNNING])
             self.state.write()
             self.view.refresh()
-            if cluster.is_used(self.state.directory) and all(job.state in ENDED for job in jobs):
+            if self.standing.is_on_cluster and all(job.state in ENDED for job in jobs):
                 self._abandoned = True  # the launcher would wait for ever for a job that is lost
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)  # SIGINT may be ignored, as under nohup
                 return
 
-    def _look(self, job: JobState) -> None:
-        seen = listed(self.state.directory / job.name, now=time.time())
-        if seen.record is not None:
-            job.step, job.score, job.seconds = seen.step, seen.score, seen.time
-        if self._done(job) is not None:
-            self._settle(job, "")
-
-    def _look_for_lost(self, jobs: Sequence[JobState]) -> None:
-        """Settle jobs that the queue has not known for a while, although they have not said that they ended."""
-        now = time.monotonic()
-        if now - self._asked_queue < _QUEUE_TICK:
-            return
-        self._asked_queue = now
-        queue = cluster.queue()
-        for job in jobs:
-            if queue is None or cluster.is_queued(self.state.directory, queue, self._slurm_id(job)):
-                self._lost.pop(job.name, None)
-            elif now - self._lost.setdefault(job.name, now) > cluster.PATIENCE:
-                self._look(job)
-                self._settle(job, "")
-
-    def _slurm_id(self, job: JobState) -> str | None:
-        try:
-            return (self.state.directory / ORDERS / f"{job.name}.slurm").read_text().strip()
-        except OSError:
-            return None
-
-    def _done(self, job: JobState) -> Done | None:
-        try:
-            said = json.loads((self.state.directory / ORDERS / f"{job.name}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return Done(said["state"], reason=said["reason"])
-
-    def _settle(self, job: JobState, problem: str) -> None:
-        """Say of a job that is not running any more how it ended."""
-        if job.state != RUNNING:
-            return
-        figures = completed_score(self.state.directory / job.name)
-        done = self._done(job)
-        if figures is not None:
-            job.end(COMPLETED, figures=figures)
-        elif self.asked is not None:
-            begun = (self.state.directory / job.name / "run.json").exists()
-            job.end(INTERRUPTED if begun else WAITING)
-        else:
-            reason = done.reason if done is not None and done.reason else problem
-            reason = reason or "the process of the job was lost: killed, perhaps because the memory was full"
-            job.end(FAILED, reason=reason)
-            mark_failed(self.state.directory / job.name, reason)
-            job.log_tail = tail(self.state.directory / job.name / LOG)
-        if job.state != WAITING:
-            self.view.ended(job)
-
     def _stop(self, jobs: Sequence[JobState]) -> None:
-        """Ask every job of the sweep to end with a checkpoint, and wait for it."""
-        self.view.note("stopping: the jobs write their checkpoints")
-        (self.state.directory / ORDERS / STOP).touch()
-        cluster.cancel(self.state.directory)
-        until = time.monotonic() + self.settings.grace
-        told: set[int] = set()
-        while time.monotonic() < until:
-            alive = [pid for job in jobs if (pid := self._pid(job)) is not None]
-            for pid in alive:
-                if pid not in told:
-                    told.add(pid)
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGTERM)
-            queue = cluster.queue() if cluster.is_used(self.state.directory) else set()
-            if not alive and queue is not None and not cluster.is_queued(self.state.directory, queue):
-                return
-            time.sleep(0.5)
+        """Ask every job of the sweep to end with a checkpoint, and wait for it; Ctrl-C once more ends them at once."""
+        self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
+        self.orders.tell(STOP)
+        with contextlib.suppress(KeyboardInterrupt):
+            cluster.cancel(self.state.directory)
+            until = time.monotonic() + self.settings.grace
+            while self._signalled(jobs, signal.SIGTERM) or self.standing.is_queued():
+                if time.monotonic() > until:
+                    break
+                time.sleep(0.5)
+        self._signalled(jobs, signal.SIGKILL)
 
-    def _pid(self, job: JobState) -> int | None:
-        """The process of a running job on this machine, if it is not this one."""
-        try:
-            record = read_run(self.state.directory / job.name)
-        except DataError:
-            return None
-        is_other = record.process.get("pid") != os.getpid()
-        if record.status == "running" and is_other and is_alive(dict(record.process)):
-            return int(record.process["pid"])
-        return None
+    def _signalled(self, jobs: Sequence[JobState], number: int) -> bool:
+        """Send a signal to the jobs that run on this machine; whether there are any. SIGTERM may come before a job heeds it."""
+        processes = [pid for job in jobs if (pid := self.standing.process(job)) is not None]
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        return bool(processes)
 
 
 def _signal_of(reason: str) -> int:

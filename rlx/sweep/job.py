@@ -12,13 +12,16 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlx.errors import DataError, RlxError
+from rlx.errors import ConfigError, DataError, RlxError
+from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside
+from rlx.sweep.log import LOG
 from rlx.sweep.messages import Done, Order
-from rlx.sweep.state import figures_of
-from rlx.sweep.worker import LOG, Channel
+from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, figures_of
+from rlx.sweep.verdict import mark_failed
+from rlx.sweep.worker import Channel
 from rlx.train.checkpoint import checkpoint_steps
 from rlx.train.run import train
 from rlx.train.stop import Stopped
@@ -86,13 +89,24 @@ def run(order: Order, channel: Channel) -> Done:
     return Done("completed", figures=figures_of(result))
 
 
+def _given_up(directory: Path) -> str:
+    """The status of a record that says running: its process may be on a machine that was lost, and the job was given anew."""
+    process = dict(read_run(directory).process)
+    if is_alive(process):
+        raise ConfigError(f"{directory}: the run is still running (process {process['pid']}); wait for it, or stop it first")
+    mark_failed(directory, "its machine was lost")
+    return FAILED
+
+
 def prepared(cfg: DictConfig, directory: Path) -> DictConfig:
     """The config, asking to resume where an earlier attempt left a checkpoint; one that left none is moved aside."""
     if not (directory / "run.json").exists():
         return cfg
     try:
-        before = read_run(directory)
-        can_go_on = before.status in ("interrupted", "failed") and bool(checkpoint_steps(directory))
+        status = read_run(directory).status
+        if status == RUNNING:
+            status = _given_up(directory)
+        can_go_on = status in (INTERRUPTED, FAILED) and bool(checkpoint_steps(directory))
     except DataError:
         can_go_on = False
     if not can_go_on:

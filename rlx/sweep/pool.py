@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlx.errors import TrainingError
+from rlx.sweep.log import tail
 from rlx.sweep.messages import Done, Hello, Inbox, Order, Ready, send
+from rlx.sweep.resources import memory_kills
 
 _FALSE_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run
 _START = "import sys; sys.path[:] = filter(None, sys.path); from rlx.sweep.worker import main; main()"
-_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Pool:
     workers: list[Worker] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _false_starts: int = 0
-    _memory_kills: int = field(default_factory=lambda: memory_kills())
+    _memory_kills: int = field(default_factory=memory_kills)
 
     def start(self) -> None:
         """Begin to import in all processes at once."""
@@ -233,25 +234,3 @@ class Pool:
         for worker in list(self.workers):
             self.remove(worker)
         self._selector.close()
-
-
-def memory_kills() -> int:
-    """How many processes the kernel has killed in this container because its memory was full; 0 where it does not tell."""
-    for file in _MEMORY_EVENTS:
-        with contextlib.suppress(OSError, ValueError):
-            for line in file.read_text().splitlines():
-                name, _, value = line.partition(" ")
-                if name == "oom_kill":
-                    return int(value)
-    return 0
-
-
-def tail(file: Path, lines: int = 12, size: int = 8192) -> str:
-    """The last lines of a log."""
-    try:
-        with open(file, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - size))
-            text = log.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.rstrip().splitlines()[-lines:])

@@ -1,14 +1,17 @@
-"""How many jobs fit on this machine at once, and which GPU each of them sees."""
+"""How many jobs fit on this machine at once, which GPU each of them sees, and whether the memory was too small for them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_GROUPS = Path("/sys/fs/cgroup")
+_QUOTA = _GROUPS / "cpu.max"
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def num_cores() -> int:
@@ -49,3 +52,28 @@ def environments(size: int) -> list[Mapping[str, str]]:
     """For each process the variables that give it a GPU of its own; several share one if there are more of them."""
     found = gpus()
     return [{"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} for slot in range(size)] if found else []
+
+
+def memory_kills() -> int:
+    """How many processes of this control group the kernel has killed because the memory was full; 0 where it does not tell."""
+    for file in _memory_events():
+        with contextlib.suppress(OSError, ValueError):
+            for line in file.read_text().splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def _memory_events() -> list[Path]:
+    """Where the kernel counts: for the group of this process, else for the container, from within which it may not be seen."""
+    own, second = "", ""
+    with contextlib.suppress(OSError):
+        for line in _MEMBERSHIP.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                second = path.strip("/")
+            elif "memory" in controllers.split(","):
+                own = path.strip("/")
+    first = _GROUPS / "memory"
+    return [_GROUPS / second / "memory.events", first / own / "memory.oom_control", first / "memory.oom_control"]

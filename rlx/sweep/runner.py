@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rlx.sweep.log import LOG, tail
 from rlx.sweep.messages import Answer, Done, Evaluated, Order, Progress
-from rlx.sweep.pool import Event, Pool, Worker, tail
+from rlx.sweep.pool import Event, Pool, Worker
 from rlx.sweep.settings import Settings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
-from rlx.sweep.verdict import mark_failed
-from rlx.sweep.worker import LOG
+from rlx.sweep.verdict import mark_failed, timeout_reason
 
 _TICK = 0.25
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
@@ -79,8 +79,10 @@ class Runner:
     asked: int | None = None
     halted: bool = False
     _begun: dict[str, float] = field(default_factory=dict)
+    _failures: dict[str, int] = field(default_factory=dict)
     _coming: deque[JobState] = field(default_factory=deque)
     _kill: bool = False
+    _said: bool = False
 
     def run(self) -> None:
         """Run to the end, or until a signal comes."""
@@ -145,8 +147,9 @@ class Runner:
         if state == FAILED:
             job.log_tail = tail(self.state.directory / job.name / LOG)
             mark_failed(self.state.directory / job.name, reason)
-            if job.attempts <= self.settings.retries and self.asked is None:
-                self.view.note(f"{job.name} failed ({reason}); it is tried again ({job.attempts} of {self.settings.retries})")
+            self._failures[job.name] = failures = self._failures.get(job.name, 0) + 1
+            if failures <= self.settings.retries and self.asked is None:
+                self.view.note(f"{job.name} failed ({reason}); it is tried again ({failures} of {self.settings.retries})")
                 job.state = WAITING
                 self._coming.append(job)
                 return
@@ -159,14 +162,17 @@ class Runner:
         self.view.ended(job)
 
     def _watch(self) -> None:
-        """End what takes too long."""
+        """End what takes too long, and everything once a signal has come."""
         now = time.monotonic()
+        if self.asked is not None and not self._said:
+            self._said = True
+            self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
         for worker in self.pool.busy:
             limit = self.settings.timeout
             if self.asked is not None:
                 self.pool.ask_to_stop(worker, "")
             elif limit is not None and now - worker.since > limit:
-                self.pool.ask_to_stop(worker, f"timeout: it took more than {limit:g} s (sweep.timeout)")
+                self.pool.ask_to_stop(worker, timeout_reason(limit))
             if worker.asked is not None and (self._kill or now - worker.asked > self.settings.grace):
                 self.pool.kill(worker)
 
@@ -185,6 +191,4 @@ class Runner:
 
     def _caught(self, number: int, frame: object) -> None:
         self._kill = self._kill or (number == signal.SIGINT and self.asked == signal.SIGINT)
-        if self.asked is None:
-            self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
         self.asked = self.asked or number

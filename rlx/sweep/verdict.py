@@ -12,6 +12,11 @@ from rlx.record.run import read_run
 from rlx.sweep.state import COMPLETED, FAILED, now
 
 
+def timeout_reason(seconds: float) -> str:
+    """What is said of a job that took too long."""
+    return f"timeout: it took more than {seconds:g} s (sweep.timeout)"
+
+
 def mark_failed(directory: Path, reason: str) -> None:
     """Write into the record of a job that was killed or took too long what became of it; one that ended itself stays as it is."""
     try:

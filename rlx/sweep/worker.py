@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlx.sweep.log import LOG, output_into
 from rlx.sweep.messages import Answer, Done, Evaluated, Hello, Order, Progress, Ready, receive, send
 
-LOG = "job.log"
 _SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
 
 
@@ -124,24 +124,6 @@ def run_job(task: Any, order: Order, channel: Channel) -> Done:
                 return Done("failed", reason=f"{type(error).__name__}: {error}".rstrip(": "), healthy=False)
     except KeyboardInterrupt:
         return Done("interrupted", reason="stopped from outside", healthy=False)
-
-
-@contextlib.contextmanager
-def output_into(file: Path) -> Any:
-    """Append everything that is written to standard output and error to a file."""
-    saved = os.dup(1), os.dup(2)
-    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
-    try:
-        for number in (1, 2):
-            os.dup2(descriptor, number)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, before in zip((1, 2), saved, strict=True):
-            os.dup2(before, number)
-            os.close(before)
-        os.close(descriptor)
 
 
 def _be_the_first_to_go() -> None:

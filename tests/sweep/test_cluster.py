@@ -47,6 +47,9 @@ def test_the_queue_is_asked(slurm, sweep):
     assert not cluster.is_queued(sweep, queue, "12_0")
     assert cluster.is_queued(sweep, queue)  # of a job whose id is not known yet: any of the sweep's
     assert not cluster.is_queued(sweep, {"112_0", "7"})
+    assert cluster.is_queued(sweep, None, "12_0")  # nobody knows
+    cluster.queue("RUNNING")
+    assert slurm.calls()[-1] == "squeue -h -r -o %i --me --states=RUNNING"
 
 
 def test_a_slurm_that_does_not_answer_tells_nothing(slurm):

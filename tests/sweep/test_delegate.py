@@ -3,16 +3,20 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from rlx.record.process import this_process
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep import cluster
 from rlx.sweep.delegate import Delegate
-from rlx.sweep.launched import ORDERS, STOP
+from rlx.sweep.orders import ORDERS, STOP
 from rlx.sweep.state import JobState, SweepState
 from tests.sweep.test_runner import Seen
 from tests.sweep.test_study import settings
@@ -79,6 +83,84 @@ def test_only_what_failed_is_launched_again(delegate, tmp_path):
     assert states(made) == {"a": "completed", "b": "completed"}
 
 
+def begun_by(process):
+    """What a job writes that has begun in a process."""
+    birth = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return json.dumps({**this_process(), "pid": process.pid, "birth": birth})
+
+
+def sleeping(seconds):
+    return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+
+
+def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_begun_is_launched_again(delegate, tmp_path):
+    launched, others = [], []
+
+    def launch(task, overrides):
+        launched.append(names_of(overrides))
+        if len(launched) == 1:
+            (tmp_path / ORDERS / "a.process").write_text(json.dumps({**this_process(), "pid": 1, "birth": "0"}))
+            others.append(sleeping(3))
+            (tmp_path / ORDERS / "b.process").write_text(begun_by(others[0]))
+            threading.Timer(2, complete, (tmp_path / "b",)).start()
+            raise RuntimeError("a worker was killed")
+        for name in launched[-1]:
+            complete(tmp_path / name)
+
+    made = delegate(launch, names=("a", "b", "c", "d"))
+    made.run(list(made.state.jobs.values()))
+    others[0].wait()
+    assert launched == [["a", "b", "c", "d"], ["c", "d"]]
+    assert states(made) == {"a": "failed", "b": "completed", "c": "completed", "d": "completed"}
+    assert made.state.jobs["a"].reason == "RuntimeError: a worker was killed"
+    assert [job.attempts for job in made.state.jobs.values()] == [1, 1, 1, 1]
+
+
+def test_jobs_that_outlived_the_start_that_began_them_are_waited_for(delegate, tmp_path):
+    launched = []
+
+    def launch(task, overrides):
+        launched.append(names_of(overrides))
+        complete(tmp_path / "b")
+
+    (tmp_path / ORDERS).mkdir()
+    with sleeping(3) as other:
+        (tmp_path / ORDERS / "a.process").write_text(begun_by(other))
+        threading.Timer(2, complete, (tmp_path / "a",)).start()
+        made = delegate(launch)
+        made.run(list(made.state.jobs.values()))
+    assert launched == [["b"]]
+    assert states(made) == {"a": "completed", "b": "completed"}
+    assert "1 job of an earlier start" in made.view.notes[0]
+
+
+def test_after_a_failure_no_job_begins_where_that_is_wanted(delegate, tmp_path):
+    def launch(task, overrides):
+        (tmp_path / ORDERS / "a.process").write_text(json.dumps(this_process()))
+        (tmp_path / ORDERS / "a.json").write_text(json.dumps({"state": "failed", "reason": "boom"}))
+        (tmp_path / ORDERS / "halt").touch()  # as the job does
+
+    made = delegate(launch, on_failure="stop")
+    made.run(list(made.state.jobs.values()))
+    assert states(made) == {"a": "failed", "b": "waiting"}
+
+
+def test_jobs_that_do_not_stop_are_ended(delegate, tmp_path):
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    others = []
+
+    def launch(task, overrides):
+        others.append(subprocess.Popen([sys.executable, "-c", deaf]))
+        (tmp_path / ORDERS / "a.process").write_text(begun_by(others[0]))
+        threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(30)
+
+    made = delegate(launch, grace=1.0)
+    made.run(list(made.state.jobs.values()))
+    assert others[0].wait(10) == -signal.SIGKILL
+    assert states(made) == {"a": "interrupted", "b": "waiting"}
+
+
 def test_being_asked_to_stop_asks_the_jobs(delegate, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(cluster, "cancel", asked.append)
@@ -100,8 +182,8 @@ def test_being_asked_to_stop_asks_the_jobs(delegate, tmp_path, monkeypatch):
 def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegate, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "is_used", lambda directory: True)
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
-    monkeypatch.setattr("rlx.sweep.delegate._QUEUE_TICK", 0.1)
-    monkeypatch.setattr(cluster, "queue", lambda: {"12_1"} if not (tmp_path / "b" / "run.json").exists() else set())
+    monkeypatch.setattr("rlx.sweep.standing.QUEUE_TICK", 0.1)
+    monkeypatch.setattr(cluster, "queue", lambda states="": {"12_1"} if not (tmp_path / "b" / "run.json").exists() else set())
 
     def launch(task, overrides):
         Recorder.create(tmp_path / "a", **FACTS, algorithm="dpo", task="a")

@@ -1,5 +1,6 @@
 """A job as a worker runs it: a real training, told about as it goes, gone on with where it was cut short."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ from omegaconf import open_dict
 
 from rlx.config.compose import compose
 from rlx.record.lines import read_metrics
+from rlx.record.process import this_process
 from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
 from rlx.sweep.messages import Order
@@ -93,6 +95,19 @@ def test_an_attempt_without_a_checkpoint_begins_anew(job):
     assert job(Heard(), "num_steps=1").state == "completed"
     assert Path("job/job.log").read_text() == "its log\n"
     assert Path(".attempts/job/run.json").read_text() == "{ torn"
+
+
+def test_a_run_that_still_runs_is_left_alone(job):
+    assert job(Heard(signal_at=2)).state == "interrupted"
+    file = Path("job/run.json")
+    running = {**json.loads(file.read_text()), "status": "running"}
+    file.write_text(json.dumps({**running, "process": this_process()}))
+    done = job(Heard())
+    assert (done.state, "still running" in done.reason) == ("failed", True)
+    assert json.loads(file.read_text())["status"] == "running"
+    file.write_text(json.dumps({**running, "process": {**this_process(), "host": "a machine that was lost"}}))
+    assert job(Heard()).state == "completed"
+    assert read_run("job").resumed[0]["step"] == 2
 
 
 def test_bad_input_is_a_message_and_no_traceback(job, capfd):

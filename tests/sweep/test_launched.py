@@ -6,13 +6,17 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from rlx.record.process import this_process
 from rlx.sweep import launched
-from rlx.sweep.launched import ORDERS, STOP, LaunchedJob, StopLauncher, forget_modules
+from rlx.sweep.launched import LaunchedJob, StopLauncher, forget_modules
 from rlx.sweep.messages import Done, Order
+from rlx.sweep.orders import HALT, ORDERS, STOP
 
 
 @pytest.fixture
@@ -28,9 +32,9 @@ def job(tmp_path, monkeypatch):
     (tmp_path / ORDERS).mkdir()
     (tmp_path / ORDERS / "a.pickle").write_bytes(pickle.dumps(Order("a", str(tmp_path / "a"), None)))
 
-    def call(done, parent=0):
-        monkeypatch.setattr("rlx.sweep.job.run", lambda order, channel: done)
-        return LaunchedJob(str(tmp_path), (), parent, "host")(None)
+    def call(done, parent=0, timeout=None, halts=False):
+        monkeypatch.setattr("rlx.sweep.job.run", lambda order, channel: done() if callable(done) else done)
+        return LaunchedJob(str(tmp_path), (), parent, timeout, 0.5, halts)(None)
 
     return call
 
@@ -66,9 +70,64 @@ def test_in_a_job_of_slurm_it_is_requeued_and_says_nothing(job, tmp_path, monkey
 def test_a_sweep_that_was_stopped_requeues_nothing(job, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "14")
     monkeypatch.setattr(launched.cluster, "requeue", pytest.fail)
-    (tmp_path / ORDERS / STOP).touch()
-    assert job(Done("interrupted", reason="stopped by SIGTERM after step 3")) == "interrupted"
+
+    def is_stopped():
+        (tmp_path / ORDERS / STOP).touch()
+        return Done("interrupted", reason="stopped by SIGTERM after step 3")
+
+    assert job(is_stopped) == "interrupted"
     assert said(tmp_path)["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("word", [STOP, HALT])
+def test_a_job_that_comes_late_to_a_sweep_that_ended_does_not_begin(job, tmp_path, word):
+    (tmp_path / ORDERS / word).touch()
+    assert job(pytest.fail) == "waiting"
+    assert not (tmp_path / ORDERS / "a.process").exists()
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(job, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        birth = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        (tmp_path / ORDERS / "a.process").write_text(json.dumps({**this_process(), "pid": other.pid, "birth": birth}))
+        assert job(pytest.fail) == "running"
+        other.kill()
+    assert job(Done("completed")) == "completed"
+
+
+def test_no_job_begins_after_one_that_failed_where_that_is_wanted(job, tmp_path):
+    assert job(Done("failed", reason="boom")) == "failed"
+    assert not (tmp_path / ORDERS / HALT).exists()
+    assert job(Done("failed", reason="boom"), halts=True) == "failed"
+    assert (tmp_path / ORDERS / HALT).exists()
+
+
+def test_a_job_that_takes_too_long_is_asked_to_stop_and_counts_as_failed(job, tmp_path):
+    asked = []
+
+    def slow():
+        signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+        time.sleep(0.6)
+        return Done("interrupted", reason="stopped by SIGTERM after step 3")
+
+    assert job(slow, timeout=0.2) == "failed"
+    assert asked == [1]
+    assert said(tmp_path) == {"state": "failed", "reason": "timeout: it took more than 0.2 s (sweep.timeout)"}
+
+
+def test_a_job_that_takes_too_long_and_does_not_stop_is_ended(job, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def deaf():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1.5)
+        return Done("completed")
+
+    job(deaf, timeout=0.2)
+    assert ended == [1]
+    job(deaf, timeout=0.2, parent=os.getpid())  # in the process of the sweep: that goes on
+    assert ended == [1]
 
 
 def test_the_sweeps_copy_is_imported_not_the_edited_file(tmp_path):

@@ -9,8 +9,9 @@ import pytest
 
 from rlx.errors import TrainingError
 from rlx.record.process import is_alive
+from rlx.sweep.log import tail
 from rlx.sweep.messages import Answer, Done, Evaluated, Order
-from rlx.sweep.pool import Pool, memory_kills, tail
+from rlx.sweep.pool import Pool
 
 HERE = str(Path(__file__).parent)
 
@@ -156,22 +157,10 @@ def test_each_process_has_its_variables(open_pool, tmp_path):
 
 
 def test_a_memory_that_was_full_is_named(open_pool, tmp_path, monkeypatch):
-    counter = tmp_path / "memory.events"
-    counter.write_text("low 0\noom_kill 4\n")
-    monkeypatch.setattr("rlx.sweep.pool._MEMORY_EVENTS", (counter,))
-    assert memory_kills() == 4
-    pool = open_pool()
-    counter.write_text("low 0\noom_kill 5\n")
+    kills = iter([4, 5])
+    monkeypatch.setattr("rlx.sweep.pool.memory_kills", lambda: next(kills))
+    pool = open_pool(_memory_kills=next(kills))
     assert ended(pool, {"a": ["kill"]}, tmp_path)["a"].reason.startswith("out of memory")
-
-
-def test_the_end_of_a_log(tmp_path):
-    log = tmp_path / "log"
-    log.write_bytes("".join(f"line {number}\n" for number in range(5000)).encode() + b"\xff torn")
-    lines = tail(log, lines=3).splitlines()
-    assert lines[0] == "line 4998"
-    assert lines[-1].endswith("torn")
-    assert tail(tmp_path / "none") == ""
 
 
 def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):

@@ -45,3 +45,22 @@ def test_no_gpus(machine):
     machine(2, gpus="")
     assert resources.gpus() == []
     assert resources.environments(2) == []
+
+
+@pytest.mark.parametrize(
+    ("membership", "file", "text"),
+    [
+        ("0::/user.slice/me", "user.slice/me/memory.events", "low 0\noom_kill 3\n"),
+        ("0::/", "memory.events", "low 0\noom_kill 3\n"),
+        ("4:memory:/box/7\n0::/", "memory/box/7/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+        ("4:memory:/unseen\n0::/", "memory/memory.oom_control", "under_oom 0\noom_kill 3\n"),
+        ("0::/", "nowhere", ""),
+    ],
+)
+def test_a_full_memory_is_counted_for_the_group_of_this_process(tmp_path, monkeypatch, membership, file, text):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    (tmp_path / "membership").write_text(membership + "\n")
+    monkeypatch.setattr(resources, "_GROUPS", tmp_path)
+    monkeypatch.setattr(resources, "_MEMBERSHIP", tmp_path / "membership")
+    assert resources.memory_kills() == (3 if text else 0)

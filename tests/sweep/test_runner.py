@@ -82,6 +82,13 @@ def test_a_failure_is_tried_again_as_often_as_told(runner):
     assert states(made) == {"a": "failed", "b": "completed"}
 
 
+def test_attempts_of_earlier_starts_use_up_no_retry(runner):
+    made = runner({"a": ["kill"]}, retries=1)
+    made.state.jobs["a"].attempts = 5
+    made.run()
+    assert made.state.jobs["a"].attempts == 7
+
+
 def test_on_failure_stop(runner):
     made = runner({"a": ["raise"], "b": ["nothing"], "c": ["nothing"]}, on_failure="stop")
     made.run()

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from rlx.sweep.messages import Answer, Done, Evaluated, Order, Progress
-from rlx.sweep.worker import LOG, Channel, output_into, run_job
+from rlx.sweep.worker import Channel, run_job
 
 
 @pytest.fixture
@@ -59,13 +59,3 @@ def test_every_end_of_a_job_is_said(tmp_path, channel, does, state, reason):
     done = run_job(lambda order, channel: does(), Order("a", str(tmp_path / "a"), None), channel)
     assert (done.state, done.reason) == (state, reason)
     assert done.healthy == (state == "completed")
-
-
-def test_output_goes_into_the_log_of_the_job(tmp_path, capfd):
-    print("before")
-    with output_into(tmp_path / LOG):
-        os.write(1, b"within\n")
-        os.system("echo from a child")
-    print("after")
-    assert (tmp_path / LOG).read_text() == "within\nfrom a child\n"
-    assert capfd.readouterr().out == "before\nafter\n"

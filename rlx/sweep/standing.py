@@ -1,0 +1,117 @@
+"""Where the jobs stand that a launcher runs, and what became of them: told by their records, their words and Slurm's queue."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlx.record.listing import listed
+from rlx.record.process import is_alive
+from rlx.sweep import cluster
+from rlx.sweep.log import LOG, tail
+from rlx.sweep.orders import HALT, Orders
+from rlx.sweep.runner import View
+from rlx.sweep.state import COMPLETED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
+from rlx.sweep.verdict import mark_failed
+
+QUEUE_TICK = 5.0  # seconds between two questions to the queue of a cluster
+
+
+@dataclass
+class Standing:
+    """The jobs of a sweep as they can be seen from outside. halts: a failed job keeps others from beginning."""
+
+    state: SweepState
+    view: View
+    halts: bool = False
+    _lost: dict[str, float] = field(default_factory=dict)
+    _asked_queue: float = -1e9
+
+    def __post_init__(self) -> None:
+        self.orders = Orders(self.state.directory)
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """Whether Slurm runs the jobs."""
+        return cluster.is_used(self.state.directory)
+
+    def look(self, job: JobState) -> None:
+        """Note how far a running job is, and if it says so, how it ended."""
+        seen = listed(self.state.directory / job.name, now=time.time())
+        if seen.record is not None:
+            job.step, job.score, job.seconds = seen.step, seen.score, seen.time
+        if self.orders.ended(job.name) is not None:
+            self.settle(job)
+
+    def look_for_lost(self, jobs: Sequence[JobState]) -> None:
+        """Settle jobs that the queue has not known for a while, although they have not said that they ended."""
+        now = time.monotonic()
+        if now - self._asked_queue < QUEUE_TICK:
+            return
+        self._asked_queue = now
+        queue = cluster.queue()
+        for job in jobs:
+            if cluster.is_queued(self.state.directory, queue, self.orders.slurm_id(job.name)):
+                self._lost.pop(job.name, None)
+            elif now - self._lost.setdefault(job.name, now) > cluster.PATIENCE:
+                self.look(job)
+                self.settle(job)
+
+    def settle(self, job: JobState, *, problem: str = "", is_stopping: bool = False) -> None:
+        """Say of a job that is not running any more how it ended. problem: what its launcher complained of."""
+        if job.state != RUNNING:
+            return
+        figures = completed_score(self.state.directory / job.name)
+        done = self.orders.ended(job.name)
+        if figures is not None:
+            job.end(COMPLETED, figures=figures)
+        elif is_stopping or (self.orders.is_told(HALT) and not self.has_begun(job)):
+            job.end(INTERRUPTED if self.has_begun(job) else WAITING)
+        else:
+            reason = done.reason if done is not None and done.reason else problem
+            reason = reason or "the process of the job was lost: killed, perhaps because the memory was full"
+            job.end(FAILED, reason=reason)
+            mark_failed(self.state.directory / job.name, reason)
+            job.log_tail = tail(self.state.directory / job.name / LOG)
+            if self.halts:
+                self.orders.tell(HALT)
+        if job.state != WAITING:
+            self.view.ended(job)
+
+    def has_begun(self, job: JobState) -> bool:
+        """Whether a process has taken the job's order."""
+        return self.orders.process(job.name) is not None
+
+    def process(self, job: JobState) -> int | None:
+        """The process that a job runs in, on this machine, if it lives and is not this one."""
+        process = self.orders.process(job.name)
+        if process is None or self.orders.ended(job.name) is not None or process["pid"] == os.getpid() or not is_alive(process):
+            return None
+        return int(process["pid"])
+
+    def left_running(self, jobs: Sequence[JobState]) -> list[JobState]:
+        """Those that still run since an earlier start of the sweep; those of a cluster that had not begun are taken back."""
+        queue: set[str] = set()
+        if self.is_on_cluster:
+            cluster.cancel_pending(self.state.directory)
+            queue = cluster.queue("RUNNING,COMPLETING") or set()
+        running = [job for job in jobs if self.process(job) is not None or self._is_in(queue, job)]
+        for job in running:
+            job.state = RUNNING
+        return running
+
+    def _is_in(self, queue: set[str], job: JobState) -> bool:
+        return self.orders.slurm_id(job.name) in queue and self.orders.ended(job.name) is None
+
+    def may_still_run(self, jobs: Sequence[JobState]) -> bool:
+        """Whether one of these jobs may run although its launcher has returned."""
+        running = [job for job in jobs if job.state == RUNNING]
+        if not running or any(self.process(job) is not None for job in running):
+            return bool(running)
+        return self.is_queued()
+
+    def is_queued(self) -> bool:
+        """Whether the queue of a cluster holds any job of the sweep."""
+        return self.is_on_cluster and cluster.is_queued(self.state.directory, cluster.queue())
