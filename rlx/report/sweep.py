@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -15,6 +17,7 @@ from rich.text import Text
 
 from rlx.report.text import count, duration, figure, one_line
 
+_ENDED = ("completed", "failed", "pruned")
 _SHOWN_ENDED = 6  # the last jobs that ended, in the live table
 _STYLES = {"failed": "red", "completed": "green", "pruned": "yellow", "interrupted": "yellow"}
 
@@ -92,7 +95,7 @@ class SweepView:
         return f"  left {duration(left)}" if left else ""
 
     def _count(self) -> str:
-        ended = sum(job.state in ("completed", "failed", "pruned") for job in self.jobs.values())
+        ended = sum(job.state in _ENDED for job in self.jobs.values())
         return f"{ended}/{self.total if self.total is not None else len(self.jobs)}"
 
     def _table(self) -> Group:
@@ -126,6 +129,22 @@ def outcome(job: Job) -> str:
     if job.seconds is not None:
         parts.append(duration(job.seconds))
     return ", ".join(parts) + (f": {one_line(job.reason)}" if job.reason else "")
+
+
+def opening_lines(jobs: Mapping[str, Any], place: Path, *, size: int, repeated: int, goes_on: bool) -> list[str]:
+    """What is said before the first job. size: jobs at once; repeated: of those asked for; goes_on: with an earlier start."""
+    variants = len({job.variant for job in jobs.values()})
+    counts = f"{count(len(jobs), 'job')} ({count(variants, 'variant')})"
+    lines = [f"sweep of {counts} in {os.path.relpath(place)}, {size} at once"]
+    if repeated:
+        lines.append(f"{repeated} jobs are the same as others and run once")
+    if goes_on:
+        done = sum(job.state in _ENDED for job in jobs.values())
+        lines.append(f"going on with a sweep of the same plan: {done} of its jobs are done (sweep.new=true begins anew)")
+    reused = sum(job.reused_from is not None for job in jobs.values())
+    if reused:
+        lines.append(f"{reused} jobs were completed elsewhere with the same config and code")
+    return lines
 
 
 def plan_lines(jobs: Sequence[Any]) -> list[str]:

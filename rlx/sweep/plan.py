@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rlx.compare.variant import short_names
+from rlx.errors import ConfigError
 from rlx.record.provenance import variant as variant_of
 from rlx.sweep.compose import Composed, Composer
+from rlx.sweep.dimension import Dimension, dimension_of, random_variants
+from rlx.sweep.settings import RandomSettings, Settings
 from rlx.sweep.space import Space
 
 _LONGEST_NAME = 48
@@ -77,6 +80,38 @@ def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) 
         overrides=overrides,
         composed=composed,
     )
+
+
+def planned(space: Space, composer: Composer, settings: Settings) -> Plan:
+    """The plan of a grid or a random search, every job of it composed and checked."""
+    if isinstance(settings, RandomSettings):
+        dimensions = [dimension_of(axis) for axis in space.axes]
+        checked_ends(dimensions, space, composer)
+        return plan_of(random_variants(dimensions, trials=settings.trials, seed=settings.sampler_seed), space, composer)
+    if space.intervals:
+        raise ConfigError(
+            f"{space.intervals[0]} is an interval, which a grid cannot list; search it with sweep=random or sweep=optuna"
+        )
+    return grid_plan(space, composer)
+
+
+def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[Job]:
+    """A job at each end of each dimension, composed and checked, so that no trial meets an error of the command line."""
+    if not dimensions:
+        raise ConfigError("there is nothing to search: give a key several values or 'KEY=interval(LOW,HIGH)'")
+    first = [dimension.ends()[0] for dimension in dimensions]
+    jobs = []
+    for place, dimension in enumerate(dimensions):
+        for point in dimension.ends():
+            differs = [text for texts in [*first[:place], point, *first[place + 1 :]] for text in texts]
+            try:
+                jobs.append(job_of(differs, space.seeds[0], space, composer))
+            except ConfigError as error:
+                if dimension.points or dimension.whole or "whole number" not in str(error):
+                    raise
+                ends = f"{dimension.low:g},{dimension.high:g}"
+                raise ConfigError(f"{error}; draw whole numbers with '{dimension.name}=int(interval({ends}))'") from error
+    return jobs
 
 
 def name_of(differs: Sequence[str], identity: str) -> str:
