@@ -64,21 +64,26 @@ class Standing:
         if job.state != RUNNING:
             return
         figures = completed_score(self.state.directory / job.name)
-        done = self.orders.ended(job.name)
         if figures is not None:
             job.end(COMPLETED, figures=figures)
         elif is_stopping or (self.orders.is_told(HALT) and not self.has_begun(job)):
             job.end(INTERRUPTED if self.has_begun(job) else WAITING)
         else:
-            reason = done.reason if done is not None and done.reason else problem
-            reason = reason or "the process of the job was lost: killed, perhaps because the memory was full"
-            job.end(FAILED, reason=reason)
-            mark_failed(self.state.directory / job.name, reason)
+            job.end(FAILED, reason=self._cause(job, problem))
+            mark_failed(self.state.directory / job.name, job.reason or "")
             job.log_tail = tail(self.state.directory / job.name / LOG)
             if self.halts:
                 self.orders.tell(HALT)
         if job.state != WAITING:
             self.view.ended(job)
+
+    def _cause(self, job: JobState, problem: str) -> str:
+        done = self.orders.ended(job.name)
+        if done is not None and done.reason:
+            return done.reason
+        if problem and not self.has_begun(job):
+            return problem
+        return "the process of the job was lost: killed, perhaps because the memory was full"
 
     def has_begun(self, job: JobState) -> bool:
         """Whether a process has taken the job's order."""

@@ -112,7 +112,7 @@ def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_beg
     others[0].wait()
     assert launched == [["a", "b", "c", "d"], ["c", "d"]]
     assert states(made) == {"a": "failed", "b": "completed", "c": "completed", "d": "completed"}
-    assert made.state.jobs["a"].reason == "RuntimeError: a worker was killed"
+    assert "lost" in made.state.jobs["a"].reason
     assert [job.attempts for job in made.state.jobs.values()] == [1, 1, 1, 1]
 
 

@@ -30,6 +30,12 @@ def test_a_job_that_ended_without_a_word_was_lost(standing, tmp_path):
     assert (job.state, "lost" in job.reason) == ("failed", True)
 
 
+def test_a_job_that_died_has_a_better_reason_than_what_its_launcher_says(standing, tmp_path):
+    (tmp_path / ".orders" / "a.process").write_text(DEAD)
+    standing.settle(standing.state.jobs["a"], problem="UncompletedJobError: no output")
+    assert "lost" in standing.state.jobs["a"].reason
+
+
 def test_a_launchers_complaint_is_the_reason_unless_the_job_gave_one(standing):
     a, b, _ = standing.state.jobs.values()
     standing.orders.end("a", Done("failed", reason="boom"))
