@@ -101,7 +101,8 @@ class SweepView:
     def _table(self) -> Group:
         running = [job for job in self.jobs.values() if job.state == "running"]
         table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
-        for heading, justify in (("job", "left"), ("state", "left"), ("step", "right"), ("score", "right")):
+        table.add_column("job", overflow="ellipsis")  # the one that is cut where the terminal is narrow
+        for heading, justify in (("state", "left"), ("step", "right"), ("score", "right")):
             table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for job in [*self._ended[-_SHOWN_ENDED:], *running]:
             step = "" if job.step is None else f"{job.step}/{job.num_steps}"

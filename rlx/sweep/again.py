@@ -48,6 +48,16 @@ def command_again(directory: Path, given: Sequence[str]) -> list[str]:
     return [*kept, *(word for word in rest if word not in ("-m", "--multirun", "train") and word not in kept)]
 
 
+def resume_command(place: str, command: Sequence[str]) -> str:
+    """What to type for a sweep to go on. command: the sweep's own; what it names that is not rlx's has to be named again."""
+    words: list[str] = []
+    for place_in, word in enumerate(command):
+        is_folder = word.partition("=")[0] in _FOLDERS
+        if is_folder or _OWN_CLASS.search(word):
+            words += command[place_in : place_in + (2 if is_folder and "=" not in word else 1)]
+    return shlex.join(["rlx", "-m", f"resume={place}", *words])
+
+
 def own_names(command: Sequence[str]) -> list[str]:
     """What a command names that is not rlx's: classes, and folders of configs that may name some."""
     found = [name for word in command for name in _OWN_CLASS.findall(word)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlx.errors import RlxError
 from rlx.report.sweep import print_failures
+from rlx.sweep.again import resume_command
 from rlx.sweep.best import write_best
 from rlx.sweep.runner import EXIT_CODES
 from rlx.sweep.settings import Settings
@@ -47,7 +47,7 @@ def end(
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
     if unfinished or counts[FAILED] or asked is not None:
-        again = f"rlx -m resume={shlex.quote(place)}"
+        again = resume_command(place, state.facts["command"])
         print(f"go on with what is not completed: {again} (or the same command again)", file=sys.stderr, flush=True)
     if asked is not None:
         return EXIT_CODES[asked]  # type: ignore[index]

@@ -16,6 +16,7 @@ from rlx.sweep.settings import RandomSettings, Settings
 from rlx.sweep.space import Space
 
 _LONGEST_NAME = 48
+_SHORTEST_PART = 8
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,22 @@ def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Compos
 
 def name_of(differs: Sequence[str], identity: str) -> str:
     """`dpo_weight-0.25_seed-3_1a2b3c4d`: what differs, readable, safe in every shell and never long, and a hash."""
-    return f"{readable(differs)[:_LONGEST_NAME].rstrip('-_.')}_{identity[:8]}".lstrip("_")
+    *variant, seed = readable(differs) or [""]
+    left = _LONGEST_NAME - len(seed) - 1
+    width = _LONGEST_NAME
+    while width > _SHORTEST_PART and len("_".join(variant)) > left:  # the longest parts are cut first
+        width -= 1
+        variant = [part[:width].rstrip("-_.") for part in variant]
+    parts = ["_".join(variant)[: max(0, left)].rstrip("-_."), seed[:_LONGEST_NAME].rstrip("-_."), identity[:8]]
+    return "_".join(filter(None, parts))
 
 
-def readable(differs: Sequence[str]) -> str:
-    """Overrides as part of a file name."""
+def readable(differs: Sequence[str]) -> list[str]:
+    """Overrides as parts of a file name."""
     pairs = [override.lstrip("+~").partition("=") for override in differs]
     leaves = short_names([key for key, _, _ in pairs])
     parts = [
         f"{leaves[key]}-{value.strip(chr(39) + chr(34)).rpartition('/')[2]}" if value else leaves[key] for key, _, value in pairs
     ]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).lstrip(".-")
+    cleaned = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-_") for part in parts]
+    return list(filter(None, cleaned))

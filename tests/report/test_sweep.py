@@ -48,6 +48,21 @@ def test_without_a_terminal_there_is_a_line_for_each_job_that_ends():
     assert "\x1b" not in out.getvalue()
 
 
+def test_in_a_narrow_terminal_the_name_is_cut_and_not_the_figures():
+    jobs = [Job("n" * 57, "completed", 0.1234, 10), Job("m" * 57, "running", 0.5678, 4)]
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=60, highlight=False, color_system=None)
+    shown = SweepView({job.name: job for job in jobs}, workers=2, console=console)
+    shown.start([])
+    shown.ended(jobs[0])
+    shown.refresh()
+    shown.close()
+    rows = [line for line in out.getvalue().splitlines() if "nnn" in line or "mmm" in line]
+    assert all("…" in row for row in rows)
+    assert any("completed" in row and "10/10" in row and "0.1234" in row for row in rows)
+    assert any("running" in row and "4/10" in row and "0.5678" in row for row in rows)
+
+
 def test_in_a_terminal_there_is_a_table_of_what_runs():
     jobs = [Job("done", "completed", 0.5, 10, seconds=3.0), Job("runs", "running", 0.25, 4), Job("waits")]
     shown, out = view(jobs, terminal=True)

@@ -1,11 +1,12 @@
 """`rlx -m resume=SWEEP`: its command as data, which names nothing that the user did not."""
 
 import json
+import shlex
 
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.sweep.again import command_again, own_names, sweep_to_resume
+from rlx.sweep.again import command_again, own_names, resume_command, sweep_to_resume
 
 
 def plan(tmp_path, *command):
@@ -58,6 +59,15 @@ def test_the_user_may_name_it_again(tmp_path):
         "seed=0,1",
         "algorithm=mine.Class",
     ]
+
+
+def test_what_is_told_to_type_is_enough(tmp_path):
+    command = ("-m", "--config-dir", "my conf", "algorithm=mine.Class", "seed=0,1")
+    typed = shlex.split(resume_command(str(tmp_path), ["rlx", *command]))
+    assert typed == ["rlx", "-m", f"resume={tmp_path}", "--config-dir", "my conf", "algorithm=mine.Class"]
+    plan(tmp_path, *command)
+    assert sorted(command_again(tmp_path, typed[1:])) == sorted(command)
+    assert resume_command("a", ["rlx", "-m", "algorithm=dpo", "seed=0,1"]) == "rlx -m resume=a"
 
 
 def test_a_plan_that_cannot_be_read(tmp_path):

@@ -28,7 +28,7 @@ def finished(tmp_path, monkeypatch):
             job.score = score if state == "completed" else None
             job.reason = "because" if state == "failed" else None
             jobs[name] = job
-        return SweepState(tmp_path, {}, jobs)
+        return SweepState(tmp_path, {"command": ["rlx", "-m", "seed=0,1"]}, jobs)
 
     return make
 

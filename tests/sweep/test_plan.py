@@ -8,9 +8,15 @@ from rlx.sweep.plan import digest_of, name_of, readable
 
 
 def test_a_name_says_what_differs():
-    assert readable(["algorithm.dpo_weight=0.25", "seed=3"]) == "dpo_weight-0.25_seed-3"
-    assert readable(["algorithm=hybrid", "loss@algorithm.dpo.loss=ipo"]).startswith("algorithm-hybrid_")
-    assert readable(["task.path=data/pairs.jsonl"]) == "path-pairs.jsonl"
+    assert readable(["algorithm.dpo_weight=0.25", "seed=3"]) == ["dpo_weight-0.25", "seed-3"]
+    assert readable(["algorithm=hybrid", "loss@algorithm.dpo.loss=ipo"])[0] == "algorithm-hybrid"
+    assert readable(["task.path=data/pairs.jsonl"]) == ["path-pairs.jsonl"]
+    assert name_of(["algorithm.dpo_weight=0.25", "seed=3"], "0123456789abcdef") == "dpo_weight-0.25_seed-3_01234567"
+
+
+def test_a_long_value_hides_neither_the_seed_nor_the_other_values():
+    name = name_of(["algorithm.note=" + "x" * 100, "loss.beta=0.1", "seed=3"], "0123456789abcdef")
+    assert re.fullmatch(r"note-x{10,}_beta-0.1_seed-3_01234567", name)
 
 
 @pytest.mark.parametrize(
