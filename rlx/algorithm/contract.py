@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rlx.algorithm.contract_anchor import anchor
+from rlx.algorithm.contract_clip import clip
 from rlx.algorithm.contract_differences import finite_differences
 from rlx.algorithm.contract_finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
 from rlx.algorithm.contract_gradient import belongs, reached, tokens
@@ -13,9 +15,12 @@ from rlx.algorithm.contract_hyperparameter import hyperparameters
 from rlx.algorithm.contract_learning import direction, falls, runs
 from rlx.algorithm.contract_loss import losses
 from rlx.algorithm.contract_prompt import prompt
+from rlx.algorithm.contract_reference import reference
 from rlx.algorithm.contract_rows import order, padding, split
+from rlx.algorithm.contract_sampling import baseline, temperature
 from rlx.algorithm.contract_subject import Subject, small
 from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
+from rlx.errors import TrainingError
 
 __all__ = [
     "FAILED",
@@ -32,6 +37,7 @@ __all__ = [
 ]
 
 Law = Callable[[Subject], Finding]
+_RLX = str(Path(__file__).parents[1])
 LAWS: dict[str, Law] = {
     "runs": runs,
     "repeats": repeats,
@@ -47,6 +53,10 @@ LAWS: dict[str, Law] = {
     "metrics": metrics,
     "closed_forms": closed_forms,
     "direction": direction,
+    "reference": reference,
+    "temperature": temperature,
+    "baseline": baseline,
+    "clip": clip,
     "anchor": anchor,
     "falls": falls,
     "hyperparameters": hyperparameters,
@@ -73,13 +83,17 @@ def tried(law: Law, subject: Subject) -> Finding:
     try:
         return law(subject)
     except Exception as error:  # whatever an algorithm under check raises is its verdict
+        if isinstance(error, TrainingError) and "not finite" in str(error):  # a run's own words and advice are not meant here
+            said = str(error).partition(";")[0]
+            return broken(said, where="draw or compute_loss", mend="mend this first; the law finite says where it comes from")
         place = _place(error)
         return broken(f"{type(error).__name__}: {error}", where=place, mend="it raised on the way: mend this first")
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of code that is not torch's."""
+    """The innermost line of code of the user's, else of rlx's; not of an installed package's."""
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    own = [frame for frame in frames if not frame.filename.startswith(_RLX)] or frames
+    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""

@@ -1,4 +1,4 @@
-"""The law of a reference that rewarded completions are held near to."""
+"""The law of a reference that a policy is held near to."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ class _Found:
 
 
 def anchor(subject: Subject) -> Finding:
-    """Where all rewards are equal, drifting away from the reference does not lower the loss."""
+    """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
+    if (found := _bends_down(subject)) is not None:
+        return found
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
-        return skipped("no rewarded completions are held near a reference")
+        return holds("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
     if subject.goes_past or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return skipped("the reference is part of a preference, or read by the model itself")
     near, far = _at(subject, 0.0), _at(subject, DRIFT)
@@ -52,6 +54,42 @@ def anchor(subject: Subject) -> Finding:
             mend=mend,
         )
     return holds(f"{rise:+.1e}")
+
+
+def _bends_down(subject: Subject) -> Finding | None:
+    """A term whose slope is 0 where the policy is its reference, and that falls on both sides of it."""
+    if Need.REFERENCE not in subject.needs or subject.goes_past:
+        return None
+    setting = subject.stand_in(spread=0.0, depth=DRIFT)
+    batch = subject.first_update(setting)
+    if len(batch) == 0:
+        return None
+    here = subject.loss(setting, batch).terms
+    leaf = setting.policy.leaves.get("token_logprobs")
+    if leaf is None:
+        return None
+    before = leaf.detach().clone()
+    sides = []
+    for drift in (DRIFT, -DRIFT):
+        with torch.no_grad():
+            leaf.copy_(before + drift)
+        sides.append(subject.loss(setting, batch).terms)
+    with torch.no_grad():
+        leaf.copy_(before)
+    for name, term in here.items():
+        fall = float(term.total.detach()) - max(float(side[name].total.detach()) for side in sides if name in side)
+        if fall <= FLAT or not term.total.requires_grad:
+            continue
+        (slope,) = torch.autograd.grad(term.total, leaf, allow_unused=True)
+        if slope is None or float(slope.abs().max()) <= FLAT:
+            return broken(
+                f"term {name} falls by {fall:.2e} whichever way the policy leaves its reference: it rewards drift",
+                number=f"{-fall:.1e}",
+                where=f"terms[{name!r}]",
+                example=row_shown(subject, batch, 0),
+                mend="a distance to the reference is made small: it enters the loss with a plus",
+            )
+    return None
 
 
 def _at(subject: Subject, drift: float) -> _Found | None:

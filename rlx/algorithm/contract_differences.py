@@ -55,7 +55,11 @@ def finite_differences(subject: Subject) -> Finding:
             return skipped("the loss does not read the policy through token_statistics")
         held = HeldConstants()
         with held:
-            loss = subject.loss(setting, batch).loss
+            output = subject.loss(setting, batch)
+        loss = output.loss
+        for name, term in output.terms.items():
+            if term.values.dtype != setting.policy.dtype:
+                return _cast(name, term.values.dtype, setting.policy.dtype)
         if not loss.requires_grad:
             return skipped("the loss has no gradient here; see reached")
         gradients = torch.autograd.grad(loss, setting.policy.parameters(), allow_unused=True)
@@ -70,6 +74,15 @@ def finite_differences(subject: Subject) -> Finding:
                 if off > TOLERANCE:
                     return _differs(subject, setting, batch, held, name, gradient, slope, expected)
     return holds(f"{worst:.0e}")
+
+
+def _cast(name: str, found: torch.dtype, given: torch.dtype) -> Finding:
+    return broken(
+        f"term {name} is {found} though the log-probabilities that it is made of are {given}: digits are lost on the way",
+        number=str(found).removeprefix("torch."),
+        where=f"terms[{name!r}].values",
+        mend="keep the dtype of the log-probabilities: no .float(), .half(), .bfloat16(); a constant follows by .to(logprobs)",
+    )
 
 
 def _slope(subject: Subject, setting: Setting, batch: Any, held: HeldConstants, leaf: Tensor, direction: Tensor) -> float:
@@ -115,6 +128,6 @@ def _differs(
         number=f"{abs(slope - expected):.0e}",
         where="compute_loss",
         example=example,
-        mend="look for numbers taken out of the graph (.item(), float(), torch.tensor(...)), in-place changes and backward "
-        "functions of your own; a constant on purpose is written rlx.loss.stop_gradient(x)",
+        mend="look for numbers taken out of the graph (.item(), float(), torch.tensor(...)), casts to a smaller dtype, in-place "
+        "changes and backward functions of your own; a constant on purpose is written rlx.loss.stop_gradient(x)",
     )

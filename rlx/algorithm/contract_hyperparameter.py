@@ -192,7 +192,7 @@ def journey(subject: Subject, spread: float) -> Journey:
     policies: list[Tensor] = []
     losses: list[float] = []
     figures: list[tuple[str, float]] = []
-    measured: list[Any] = []
+    measured: list[Any] = [subject.algorithm.moving_reference]  # which the training loop asks
     setting, rate = subject.stand_in(spread=spread), 0.1 if subject.goes_past else 3.0
     try:
         for step in STEPS:

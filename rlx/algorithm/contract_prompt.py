@@ -1,4 +1,4 @@
-"""The law that nobody learns to write prompts."""
+"""The law that nobody learns to write prompts: all of a completion is learned, nothing before it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import Subject
+from rlx.algorithm.contract_subject import Subject, row_shown
+from rlx.data.preferences import PairBatch
 
 ROWS = slice(0, 4)
 
@@ -19,6 +20,8 @@ def prompt(subject: Subject) -> Finding:
     """No gradient reaches what the model predicts of a prompt, only its completions."""
     setting = subject.real(moved=True)
     batch = subject.first_update(setting)[ROWS]
+    if (found := _cut_elsewhere(subject, batch)) is not None:
+        return found
     prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]
     passes: list[tuple[Tensor, Tensor]] = []
 
@@ -51,6 +54,32 @@ def prompt(subject: Subject) -> Finding:
                     mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) has done so",
                 )
     return holds(f"{looked} rows")
+
+
+def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
+    """Pairs of the task put together anew: the end of the prompt is learned too, or the end of the completion is not."""
+    for part in parts_of(batch):
+        if not (isinstance(part, PairBatch) and len(part.source) > int(part.rows.max(initial=-1))):
+            continue
+        given, used = part.source.sequences, part.sequences
+        for row, place in enumerate(part.rows.tolist()):
+            was, now = given.prompts[place].tolist(), used.prompts[row].tolist()
+            if len(now) < len(was) and now == was[: len(now)] and used.completions[row][0][:1].tolist() == was[len(now) :][:1]:
+                return broken(
+                    f"{len(was) - len(now)} tokens at the end of a prompt are learned as if they were the completion's",
+                    where="draw",
+                    example=row_shown(subject, part, row),
+                    mend="leave the sequences of lab.pairs as they are: prompts are read, completions learned",
+                )
+        pairs = list(zip(part.rows.tolist(), used.completions, strict=True))
+        if pairs and all(np.array_equal(group[0], given.completions[place][0][:-1]) for place, group in pairs):
+            return broken(
+                "the last token of every completion is left out: the policy never learns to end",
+                where="draw",
+                example=row_shown(subject, part, 0),
+                mend="leave the sequences of lab.pairs as they are: a completion ends with its end-of-sequence token",
+            )
+    return None
 
 
 def _place(ids: list[int], prompts: list[np.ndarray]) -> tuple[int, int]:

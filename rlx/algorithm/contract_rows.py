@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlx.algorithm.base import Need
 from rlx.algorithm.contract_batch import parts_of, permuted, widened
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import REAL_TOLERANCE, Setting, Subject, row_shown
+from rlx.algorithm.contract_subject import REAL_TOLERANCE, TOLERANCE, Setting, Subject, completion_gradients, row_shown
 
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -117,7 +120,7 @@ def _layouts(subject: Subject, finding: Finding) -> Finding:
 
 
 def order(subject: Subject) -> Finding:
-    """The rows in another order give the same loss and gradient."""
+    """The rows in another order give the same loss and gradient; the order within a group does not matter to other groups."""
     setting = subject.stand_in()
     batch = subject.first_update(setting)
     if len(batch) < 2:
@@ -141,7 +144,45 @@ def order(subject: Subject) -> Finding:
             example=f"the loss is {figures['loss']:.6g}, reordered {other['loss']:.6g}",
             mend="let nothing depend on a row's place (batch[0], cumulative sums, index-based weights)",
         )
-    return holds(f"{off:.0e}")
+    return _turned(subject) or holds(f"{off:.0e}")
+
+
+def _turned(subject: Subject) -> Finding | None:
+    """Every second group's completions in the opposite order: nothing changes for the other groups."""
+    if Need.REWARDS not in subject.needs or subject.goes_past:
+        return None
+    (as_drawn, shown), (other, _) = _slopes_of_groups(subject, turned=False), _slopes_of_groups(subject, turned=True)
+    scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
+    for group in as_drawn.keys() & other.keys():
+        off = gap(other[group], as_drawn[group], floor=scale)
+        if off > TOLERANCE:
+            return broken(
+                f"the order of the completions in other groups changes the gradient of a group by {off:.1e} of its largest entry",
+                number=f"{off:.0e}",
+                where="draw or compute_loss",
+                example=shown[group],
+                mend="take means and deviations over the completions of a prompt, rewards.mean(dim=1, keepdim=True), or over the "
+                "whole batch; dim=0 goes over the prompts",
+            )
+    return None
+
+
+def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str]]:
+    """Prompt with its completions in their order -> the gradient at their tokens; and -> how they read."""
+    setting = subject.stand_in()
+    setting.sampler = replace(setting.sampler, turned=turned)  # type: ignore[call-arg]
+    batch = subject.first_update(setting)
+    slopes: dict[Any, Tensor] = {}
+    shown: dict[Any, str] = {}
+    if len(batch) == 0:
+        return slopes, shown
+    gradient, _ = subject.gradient(setting, batch)
+    for part in (part for part in parts_of(batch) if part.sequences.group_size > 1):
+        rows = zip(part.sequences.prompts, part.sequences.completions, strict=True)
+        keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in rows]
+        for row, found in enumerate(completion_gradients(setting, part, gradient)):
+            slopes[keys[row]], shown[keys[row]] = torch.cat(found), row_shown(subject, part, row)
+    return slopes, shown
 
 
 def _draws_random_numbers(subject: Subject) -> bool:

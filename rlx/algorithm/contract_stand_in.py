@@ -43,13 +43,14 @@ class Numbers:
 
     spread: how far the policy lies from its sampler and its reference, in nats a token.
     constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
-    drift: by how much the reference's log-probabilities are lower.
+    drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
     """
 
     spread: float
     constant: float | None = None
     constant_of: str = "policy"
     drift: float = 0.0
+    depth: float = 0.0
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
@@ -64,7 +65,7 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
     if name != "token_logprobs":
         return rng.uniform(0.05, 0.9, length)
     near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * numbers.spread
-    values = np.minimum(-0.05 - 2 * rng.random(length) + near * rng.standard_normal(length), -0.01)
+    values = np.minimum(-0.05 - 2 * rng.random(length) + near * rng.standard_normal(length), -0.01) - numbers.depth
     return values - numbers.drift if who == "reference" else values
 
 
@@ -150,7 +151,10 @@ class StandInPolicy(Policy):
 
 
 class StandInReference(Reference):
-    """A reference that gives numbers, never a gradient, and counts how often it was asked."""
+    """A reference that gives numbers, never a gradient, and counts how often it was asked.
+
+    raised: by how much the log-probability of each token of some completions is higher.
+    """
 
     @staticmethod
     def of(reference: Reference, numbers: Numbers, *, dtype: torch.dtype = torch.float64) -> StandInReference:
@@ -158,12 +162,13 @@ class StandInReference(Reference):
         twin = copy.copy(reference)
         twin.__class__ = StandInReference
         assert isinstance(twin, StandInReference)
-        twin.numbers, twin.dtype, twin.calls = numbers, dtype, 0
+        twin.numbers, twin.dtype, twin.calls, twin.raised = numbers, dtype, 0, {}
         return twin
 
     numbers: Numbers
     dtype: torch.dtype
     calls: int
+    raised: dict[Key, float]
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
@@ -172,6 +177,10 @@ class StandInReference(Reference):
         self.calls += 1
         names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
         found = {name: given(self.numbers, "reference", name, sequences).to(self.dtype) for name in names}
+        if self.raised:
+            rows = zip(sequences.prompts, sequences.completions, strict=True)
+            by = torch.tensor([[self.raised.get(key_of(prompt, tokens), 0.0) for tokens in group] for prompt, group in rows])
+            found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask
         return TokenStatistics(**{**found, "token_logprobs": found["token_logprobs"] / temperature})
 
     def logits(self, sequences: Sequences) -> Tensor:
@@ -198,10 +207,12 @@ class ScriptedSampler(Sampler):
     """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
 
     numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES.
+    turned: the completions of every second prompt come in the opposite order.
     """
 
     numbers: Numbers | None
     shape: str = "usual"
+    turned: bool = False
 
     @staticmethod
     def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
@@ -215,7 +226,10 @@ class ScriptedSampler(Sampler):
         letters = np.unique(np.concatenate(draw.prompts))
         letters = letters[~np.isin(letters, end)] if len(letters) > len(end) else letters
         rows = []
-        for row, key in enumerate(draw.keys.tolist()):
+        keys = draw.keys.reshape(-1, draw.group_size).copy()
+        if self.turned:
+            keys[1::2] = keys[1::2, ::-1]
+        for row, key in enumerate(keys.reshape(-1).tolist()):
             prompt = _numbers("prompt", (draw.prompts[row // draw.group_size].tobytes(), b""))
             equal = prompt.random() < 0.25  # a group without signal
             rng = prompt if equal else np.random.Generator(np.random.Philox(key=key))
@@ -279,15 +293,15 @@ def shortened(task: Task, *, rows: int) -> Task:
     return twin
 
 
-def stand_in_task(task: Task, *, equal_rewards: bool = False) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal. It keeps the names of the parts."""
+def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
+    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
     twin = copy.copy(task)
     names: list[str] = []
 
     def reward(prompt: Prompt, completion: str) -> dict[str, float]:
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
-        value = 0.5 if equal_rewards else reward_of(completion)
+        value = bonus + (0.5 if equal_rewards else reward_of(completion))
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

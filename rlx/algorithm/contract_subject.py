@@ -115,6 +115,8 @@ class Subject:
         dtype: torch.dtype = torch.float64,
         equal_rewards: bool = False,
         drift: float = 0.0,
+        depth: float = 0.0,
+        bonus: float = 0.0,
     ) -> Setting:
         """A laboratory of given numbers: see rlx.algorithm.contract_stand_in. For a loss that reads more of the policy than the
         statistics of its tokens (`goes_past`) it is the real policy, and what is said of its numbers cannot be had.
@@ -122,7 +124,11 @@ class Subject:
         if self.goes_past:
             return self.real(moved=spread > 0, equal_rewards=equal_rewards)
         return self._stand_in(
-            Numbers(spread, constant, constant_of, drift), shape=shape, dtype=dtype, equal_rewards=equal_rewards
+            Numbers(spread, constant, constant_of, drift, depth),
+            shape=shape,
+            dtype=dtype,
+            equal_rewards=equal_rewards,
+            bonus=bonus,
         )
 
     def _stand_in(
@@ -132,10 +138,11 @@ class Subject:
         shape: str = "usual",
         dtype: torch.dtype = torch.float64,
         equal_rewards: bool = False,
+        bonus: float = 0.0,
     ) -> Setting:
         rewarded = "rewards" in self.task.offers
         return Setting(
-            stand_in_task(self.small_task, equal_rewards=equal_rewards) if rewarded else self.small_task,
+            stand_in_task(self.small_task, equal_rewards=equal_rewards, bonus=bonus) if rewarded else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
             StandInReference.of(self.reference, numbers, dtype=dtype),
             ScriptedSampler.of(self.sampler, numbers, shape=shape),

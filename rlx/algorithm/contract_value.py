@@ -33,10 +33,11 @@ _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
 def finite(subject: Subject) -> Finding:
     """Loss, figures and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
-    cases: dict[str, Callable[[], Setting]] = (
-        {}
-        if subject.goes_past
-        else {
+    cases: dict[str, Callable[[], Setting]] = {}
+    if Need.REWARDS in subject.needs:
+        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(equal_rewards=True, dtype=torch.float32)
+    if not subject.goes_past:
+        cases |= {
             "log-probabilities of -1e4": lambda: subject.stand_in(constant=-1e4, dtype=torch.float32),
             "log-probabilities of -1e4 under the reference": lambda: subject.stand_in(
                 constant=-1e4, constant_of="reference", dtype=torch.float32
@@ -49,9 +50,6 @@ def finite(subject: Subject) -> Finding:
             "some completions empty": lambda: subject.stand_in(shape="some empty", dtype=torch.float32),
             "every completion empty": lambda: subject.stand_in(shape="empty", dtype=torch.float32),
         }
-    )
-    if Need.REWARDS in subject.needs:
-        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(equal_rewards=True, dtype=torch.float32)
     if not cases:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
     for name, make in cases.items():
@@ -101,12 +99,19 @@ def repeats(subject: Subject) -> Finding:
             setting = subject.stand_in()
             drawn = subject.draw(setting)
             batch = subject.first_update(setting)
+            as_drawn = _held(batch)
             gradient, figures = subject.gradient(setting, batch)
             if round_ == 0 and (names := used()):
                 return broken(
                     f"the global generator of {' and '.join(names)} is used",
                     where="draw, updates or compute_loss",
                     mend="take random numbers from lab.rng (draw) or rng (updates): rng.child('noise').torch(), .numpy()",
+                )
+            if changed := [name for name, value in _held(batch).items() if as_drawn.get(name, value) != value]:
+                return broken(
+                    f"compute_loss changes {changed[0]}",
+                    where="compute_loss",
+                    mend="no in-place methods (add_, mul_, clamp_, x[...] = y) on what a batch holds: the next update sees them",
                 )
             seen.append((signature(drawn), figures["loss"], gradient))
             again, _ = subject.gradient(setting, batch)
@@ -126,6 +131,11 @@ def repeats(subject: Subject) -> Finding:
     if repr(subject.algorithm) != before:
         return broken("the algorithm's own fields changed", where="draw or compute_loss", mend="keep what must last in lab.state")
     return holds("equal to the last bit")
+
+
+def _held(batch: Any) -> dict[str, str]:
+    """Where -> content of every tensor of a batch."""
+    return {where: signature(tensor) for where, tensor in tensors_of(batch)}
 
 
 def metrics(subject: Subject) -> Finding:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlx.loss.base import Loss, PreferenceLoss
 from rlx.loss.law_case import Case, case_of, differs, first
+from rlx.loss.law_clip import clip
 from rlx.loss.law_gradient import constants, direction, finite_differences
 from rlx.loss.pairs import masked
 from rlx.loss.policy_gradient_base import PolicyGradientLoss
@@ -147,6 +148,7 @@ LAWS: dict[str, Callable[[Loss], str | None]] = {
     "constants": constants,
     "finite_differences": finite_differences,
     "direction": direction,
+    "clip": clip,
 }
 
 

@@ -57,7 +57,8 @@ class RolloutBatch:
         return len(self.sequences)
 
     def __getitem__(self, rows: slice) -> RolloutBatch:
-        return self.take(range(*rows.indices(len(self))))
+        taken = range(*rows.indices(len(self)))
+        return self if taken == range(len(self)) else self.take(taken)
 
     @property
     def group_size(self) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.data.sequences import Sequences
 from rlx.loss.weight import token_mean
 from rlx.rollout.draw import roll_out
 
@@ -349,6 +350,119 @@ class DependsOnTheClock(Demonstrations):
         return batch.with_weights(nll=batch.weights["nll"] * (1 + time.perf_counter() % 1))
 
 
+class PaddingInTheRatio(Rewards):
+    """e^0 is 1 at every token of padding."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(weights=torch.full(batch.rewards.shape, 1 / batch.rewards.numel()))
+
+    def compute_loss(self, policy, reference, batch):
+        ratio = self.log_ratio(policy, batch).exp().mean(dim=-1)
+        return LossOutput({"policy": Term(-ratio * batch.advantages, batch.weights)}, {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargerOfTheTwo(Rewards):
+    """The larger of the whole and the clipped objective, and a KL beside it."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    def compute_loss(self, policy, reference, batch):
+        settings = {"temperature": batch.temperature}
+        gap = reference.token_logprobs(batch.sequences, **settings) - policy.token_logprobs(batch.sequences, **settings)
+        ratio, advantages = self.log_ratio(policy, batch).exp(), batch.advantages[..., None]
+        values = 0.04 * (gap.clamp(max=20).exp() - gap - 1) - self.surrogate(ratio, advantages)
+        return LossOutput({"policy": Term(values, batch.weights)}, {})
+
+    def surrogate(self, ratio, advantages):
+        return torch.maximum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+
+
+class ClippedAlone(LargerOfTheTwo):
+    def surrogate(self, ratio, advantages):
+        return ratio.clamp(0.8, 1.2) * advantages
+
+
+class SampledAtAnotherTemperature(Rewards):
+    def log_ratio(self, policy, batch):
+        return (policy.token_logprobs(batch.sequences) - batch.sampling_logprobs).clamp(-20, 20)
+
+
+class MeanOverThePrompts(Rewards):
+    def advantages(self, rewards):
+        return rewards - rewards.mean(dim=0, keepdim=True)
+
+
+class DeviationOverThePrompts(Rewards):
+    def advantages(self, rewards):
+        return super().advantages(rewards) / (rewards.std(dim=0, keepdim=True) + 1e-4)
+
+
+class MeanIsAdded(Rewards):
+    def advantages(self, rewards):
+        return rewards + rewards.mean(dim=1, keepdim=True)
+
+
+class BatchIsChanged(Rewards):
+    """By what changes it no more the second time."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        batch.rewards.zero_()
+        return output
+
+
+class ReferenceSidesAreSwapped(Preferences):
+    """And no figure shows it."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        margin = (ours.chosen_sum - theirs.rejected_sum) - (ours.rejected_sum - theirs.chosen_sum)
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"])
+
+
+class ChosenHasNoReference(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        margin = ours.chosen_sum - (ours.rejected_sum - theirs.rejected_sum)
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"])
+
+
+class DriftIsRewarded(Preferences):
+    """A regulariser of the wrong sign."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        drift = -((ours.chosen - theirs.chosen) ** 2).sum(dim=1)
+        return LossOutput({**output.terms, "drift": Term(drift, batch.weights["preference"], 0.1)}, output.metrics)
+
+
+class PromptIsMoved(Demonstrations):
+    """What a prompt ends with is learned as the beginning of the completion."""
+
+    def draw(self, lab):
+        batch, rows = super().draw(lab), []
+        for prompt, group in zip(batch.sequences.prompts, batch.sequences.completions, strict=True):
+            rows.append((prompt[:1], (np.concatenate([prompt[1:], group[0]]),)))
+        batch = replace(batch, sequences=Sequences(*(tuple(column) for column in zip(*rows, strict=True))))
+        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+
+
+class EndIsCutOff(Demonstrations):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        groups = tuple((group[0][:-1],) for group in batch.sequences.completions)
+        batch = replace(batch, sequences=Sequences(batch.sequences.prompts, groups))
+        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+
+
+class DigitsAreLost(Preferences):
+    def margin(self, ours, theirs):
+        return super().margin(ours, theirs).to(torch.bfloat16)
+
+
 class ForeignWordInAMetric(Preferences):
     def compute_loss(self, policy, reference, batch):
         output = super().compute_loss(policy, reference, batch)
@@ -399,6 +513,20 @@ FAULTS: dict[type, set[str]] = {
     BothLogprobsAreLive: {"direction"},
     PlaceInTheCompletion: {"padding"},
     DependsOnTheClock: {"repeats"},
+    PaddingInTheRatio: {"padding"},
+    SampledAtAnotherTemperature: {"temperature"},
+    MeanOverThePrompts: {"order"},
+    DeviationOverThePrompts: {"order"},
+    MeanIsAdded: {"baseline"},
+    BatchIsChanged: {"repeats"},
+    ReferenceSidesAreSwapped: {"reference"},
+    ChosenHasNoReference: {"reference"},
+    DriftIsRewarded: {"anchor"},
+    PromptIsMoved: {"prompt"},
+    EndIsCutOff: {"prompt"},
+    DigitsAreLost: {"differences"},
+    LargerOfTheTwo: {"clip"},
+    ClippedAlone: {"clip"},
     ForeignWordInAMetric: {"metrics"},
     ReferenceMayBeFarAway: {"finite"},
 }

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.sequences import Sequences
 from rlx.loss import stop_gradient
+from rlx.loss.moving_reference import MovingReference
 from rlx.loss.weight import token_mean
-from tests.algorithm.faulty import Demonstrations, Preferences, Rewards
+from tests.algorithm.faulty import Demonstrations, LargerOfTheTwo, Preferences, Rewards
 
 
 class ScoreFunction(Rewards):
@@ -49,6 +50,20 @@ class Clipped(Rewards):
         ratio, advantages = self.log_ratio(policy, batch).exp(), batch.advantages[..., None]
         surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
         return LossOutput({"policy": Term(-surrogate, batch.weights)}, {"ratio_mean": mean_of(ratio, batch.loss_mask)})
+
+
+class ClippedWithKl(LargerOfTheTwo):
+    """A clipped surrogate with a KL in the same values."""
+
+    def surrogate(self, ratio, advantages):
+        return torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+
+
+class BothSidesAreMasked(LargerOfTheTwo):
+    """Tokens outside of a band are dropped, wherever they went."""
+
+    def surrogate(self, ratio, advantages):
+        return torch.where((ratio > 0.8) & (ratio < 1.2), ratio * advantages, 0.0)
 
 
 class BatchBaseline(Preferences):
@@ -335,11 +350,25 @@ class BehindTwoSwitches(Preferences):
         return LossOutput({**output.terms, "likelihood": Term(values, batch.weights["preference"], self.likelihood)}, {})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFollows(Preferences):
+    """The reference follows the policy, by hyperparameters that only the training loop asks for."""
+
+    every: int = 5
+    share: float = 0.6
+
+    @property
+    def moving_reference(self) -> MovingReference:
+        return MovingReference(every_steps=self.every, policy_share=self.share)
+
+
 SOUND = [
     ScoreFunction,
     ConstantUnderNoGrad,
     DeclaredConstant,
     Clipped,
+    ClippedWithKl,
+    BothSidesAreMasked,
     BatchBaseline,
     OwnBatch,
     RunningBaseline,
@@ -360,4 +389,5 @@ SOUND = [
     AtItsMinimum,
     LastTokenAlone,
     BehindTwoSwitches,
+    ReferenceFollows,
 ]
