@@ -43,7 +43,9 @@ class Orders:
         return order
 
     def begin(self, name: str, slurm: str | None) -> bool:
-        """This process works on a job, as the job of Slurm of that id; False where another one does already."""
+        """This process works on a job, as the job of Slurm of that id; False where another one does, or the job has ended."""
+        if self.ended(name) is not None:  # a launcher may try again by itself what died
+            return False
         if (process := self.process(name)) is not None and process["pid"] != os.getpid() and is_alive(process):
             return False
         write_atomic(self._file(name, "process"), json.dumps(this_process()))

@@ -33,6 +33,7 @@ def job(tmp_path, monkeypatch):
     (tmp_path / ORDERS / "a.pickle").write_bytes(pickle.dumps(Order("a", str(tmp_path / "a"), None)))
 
     def call(done, parent=0, timeout=None, halts=False):
+        (tmp_path / ORDERS / "a.json").unlink(missing_ok=True)
         monkeypatch.setattr("rlx.sweep.job.run", lambda order, channel: done() if callable(done) else done)
         return LaunchedJob(str(tmp_path), (), parent, timeout, 0.5, halts)(None)
 

@@ -16,6 +16,7 @@ def test_an_order_is_read_begun_and_ended(tmp_path):
     assert (orders.process("a"), orders.slurm_id("a")) == (this_process(), "12_3")
     orders.end("a", Done("failed", reason="boom"))
     assert orders.ended("a") == Done("failed", reason="boom")
+    assert not orders.begin("a", None)
     orders.give(order)
     assert (orders.process("a"), orders.slurm_id("a"), orders.ended("a")) == (None, None, None)
 
