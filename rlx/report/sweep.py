@@ -122,6 +122,12 @@ class SweepView:
             self._console = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 
+def lasting_console() -> Console:
+    """A console on the standard output of now, also while jobs of this process have it redirected into their logs."""
+    out = open(os.dup(1), "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115 (for as long as the program)
+    return Console(file=out, highlight=False, emoji=False)
+
+
 def outcome(job: Job) -> str:
     """`completed, score 0.61, 12 s`, or the state and its reason."""
     parts = [job.state]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rlx.errors import ConfigError
 from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
-from rlx.report.sweep import SweepView, opening_lines, plan_lines
+from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.sweep.compose import Composer, job_overrides
 from rlx.sweep.delegate import Delegate, Launch
 from rlx.sweep.dimension import dimension_of
@@ -94,7 +94,8 @@ class Session:
             jobs, path = {job.name: job for job in plan.jobs}, self._path(place, plan.jobs)
             waiting = [job for job in state.jobs.values() if job.state not in ENDED]
             size = self._size(plan.jobs, len(waiting))
-            view = SweepView(state.jobs, workers=size, total=len(state.jobs))
+            console = None if self.launch is None else lasting_console()
+            view = SweepView(state.jobs, workers=size, total=len(state.jobs), console=console)
             goes_on = place.before is not None
             view.start(opening_lines(state.jobs, state.directory, size=size, repeated=plan.repeated, goes_on=goes_on))
             asked = None

@@ -1,12 +1,14 @@
 """How a sweep looks while it runs, and what is said of its plan and its failures."""
 
 import io
+import os
 from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
 
-from rlx.report.sweep import SweepView, outcome, plan_lines, print_failures
+from rlx.report.sweep import SweepView, lasting_console, outcome, plan_lines, print_failures
+from rlx.sweep.log import output_into
 
 
 @dataclass
@@ -61,6 +63,15 @@ def test_in_a_narrow_terminal_the_name_is_cut_and_not_the_figures():
     assert all("…" in row for row in rows)
     assert any("completed" in row and "10/10" in row and "0.1234" in row for row in rows)
     assert any("running" in row and "4/10" in row and "0.5678" in row for row in rows)
+
+
+def test_a_lasting_console_is_not_redirected_with_the_output_of_a_job(tmp_path, capfd):
+    console = lasting_console()
+    with output_into(tmp_path / "log"):
+        console.print("the sweep")
+        os.system("echo the job")
+    assert capfd.readouterr().out == "the sweep\n"
+    assert (tmp_path / "log").read_text() == "the job\n"
 
 
 def test_in_a_terminal_there_is_a_table_of_what_runs():
