@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 import rlx
 from rlx.config.compose import compose
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
 from rlx.experiment import assemble, require_match, require_scores, torch_device
 from rlx.loss.mixture import Part
 
@@ -68,3 +69,11 @@ def test_a_loss_that_reads_scores_is_refused_before_a_model_is_built_where_pairs
         require_scores(odpo, task)
     require_scores(rlx.load("algorithm", "dpo"), task)
     require_scores(replace(rlx.load("algorithm", "online_dpo"), loss=rlx.load("loss", "odpo")), task)  # it scores its own pairs
+
+
+def test_pairs_of_which_none_is_left_are_refused_with_the_reason(tmp_path):
+    lines = [{"prompt": f"{n}+{n}=", "chosen": "1", "rejected": "1"} for n in range(40)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"none of the \d+ pairs to learn from of task .* is left: \d+ have the same completion"):
+        assemble(compose("train", [*SMALL, "task=preference_file", f"task.path={file}"]))

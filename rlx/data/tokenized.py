@@ -18,9 +18,16 @@ from torch import Tensor
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.token_store import TokenStore
 from rlx.data.tokens import TextEncoder
+from rlx.errors import DataError
 
 if TYPE_CHECKING:
     from rlx.task.base import Pair
+
+_DROPPED = {
+    "empty": "have an empty completion",
+    "equal": "have the same completion as chosen and as rejected",
+    "too_long": "are longer than the policy reads; raise policy.max_length, or cut prompts with policy.max_prompt_length",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +57,12 @@ class TokenizedPairs:
         """int64 [number kept], tokens of the prompt and both completions."""
         parts = zip(self.sequences.prompts, self.sequences.completions, strict=True)
         return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
+
+    def require_some(self, what: str) -> None:
+        """Raise DataError, with the reasons, where every pair was dropped. what: `pairs held out of task X`, for the message."""
+        if len(self) == 0 and self.dropped:
+            reasons = ", ".join(f"{count} {_DROPPED[reason]}" for reason, count in self.dropped.items())
+            raise DataError(f"none of the {sum(self.dropped.values())} {what} is left: {reasons}")
 
     @staticmethod
     def of(

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from rlx.data.tokenized import TokenizedPairs, shared_prompt, split_prompt
 from rlx.data.tokens import TextEncoder
+from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
 
@@ -55,10 +57,16 @@ def test_scores_come_along_where_all_pairs_have_them():
     assert TokenizedPairs.of([*with_scores, Pair("c", "1", "2")], TEXT).scores is None
 
 
-def test_nothing_kept_is_no_error():
-    source = TokenizedPairs.of([Pair("a", "1", "1")], TEXT)
+def test_nothing_kept_is_an_error_only_for_who_needs_some_and_says_why():
+    source = TokenizedPairs.of(
+        [Pair("a", "1", "1"), Pair("a", "", "1"), Pair("a", "1" * 9, "2"), Pair("b", "", "")], TEXT, max_length=5
+    )
     assert len(source) == 0
-    assert source.dropped == {"equal": 1}
+    said = "none of the 4 pairs held out of task x is left: 1 have the same .*, 2 have an empty .*, 1 are longer .*max_length"
+    with pytest.raises(DataError, match=said):
+        source.require_some("pairs held out of task x")
+    TokenizedPairs.of([Pair("a", "1", "1"), Pair("a", "1", "2")], TEXT).require_some("pairs")
+    TokenizedPairs.of([], TEXT).require_some("pairs")
 
 
 def test_conversations_are_cut_where_their_prompt_ends():
