@@ -78,8 +78,11 @@ def make(node: Any, *, key: str) -> Any:
 
 
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
-    """Refuse an algorithm whose needs the task does not offer."""
+    """Refuse an algorithm whose needs the task does not offer, or that does not say them."""
     name = type(algorithm).__name__
+    for said, example in (("kind", "AlgorithmType.PREFERENCE_LEARNING"), ("needs", "frozenset({Need.PAIRS})")):
+        if not hasattr(algorithm, said):
+            raise ConfigError(f"{name} does not say its {said}; write, in the class: {said} = {example}")
     missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
     if missing:
         raise ConfigError(

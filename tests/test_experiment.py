@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import rlx
+from rlx.algorithm import Algorithm, AlgorithmType
 from rlx.config.compose import compose
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import assemble, require_match, require_scores, torch_device
@@ -29,6 +30,18 @@ def test_an_algorithm_is_refused_before_a_model_is_built():
     object.__setattr__(task, "offers", frozenset({"rewards"}))
     with pytest.raises(ConfigError, match="needs pairs, but task arithmetic offers only rewards"):
         require_match(algorithm, task)
+
+
+def test_an_algorithm_says_its_kind_and_its_needs():
+    class Silent(Algorithm):
+        pass
+
+    class Kind(Algorithm):
+        kind = AlgorithmType.HYBRID
+
+    for algorithm, lacking in ((Silent(), "kind"), (Kind(), "needs")):
+        with pytest.raises(ConfigError, match=f"does not say its {lacking}; write, in the class: {lacking} = "):
+            require_match(algorithm, rlx.load("task", "arithmetic"))
 
 
 @pytest.mark.parametrize("override", ["task.max_operand=2", "loss.beta=-1", "rollout.temperature=0", "scheduler.warmup_steps=-4"])

@@ -184,7 +184,7 @@ class Algorithm(Generic[B]):
 
     def draw(self, lab: Lab) -> B:
         """What to learn from in this step; never carries a gradient."""
-        raise TypeError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
+        raise ConfigError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
 
     def updates(self, batch: B, rng: Stream) -> Iterator[B]:
         """The batches of one draw's optimiser updates: the whole batch, `updates_per_batch` times."""
@@ -193,7 +193,7 @@ class Algorithm(Generic[B]):
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: B) -> LossOutput:
         """How wrong the policy is on these rows, as a weighted sum over them."""
-        raise TypeError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
+        raise ConfigError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
         """One optimiser update; `gradients()` accumulates over micro-batches. Returns figures to log."""

@@ -118,7 +118,8 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
     if "An item is already at" in text:
         return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
     if found := _COULD_NOT.search(text):
-        return _wrong_key(found[1], line)
+        named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))
+        return _wrong_key(next((key for key in named if key.startswith(f"{found[1]}.")), found[1]), line)
     types = next((cause for cause in chain if isinstance(cause, ValidationError)), None)
     if found := _MERGING.search(text):
         key = found[1].partition("=")[0].lstrip("+")

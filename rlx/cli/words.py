@@ -84,7 +84,8 @@ def split(argv: Sequence[str]) -> CommandLine:
         elif is_override(argument) and not (line.verb is not None and is_path(argument)):
             line.overrides.append(argument)
         elif rest and rest[0].startswith("="):
-            raise ConfigError(f"{argument} {rest[0]}: an override has no spaces around its =; write {argument}=value")
+            value = rest[0][1:] or next(iter(rest[1:]), "value")
+            raise ConfigError(f"{argument} {rest[0]}: an override has no spaces around its =; write {argument}={value}")
         elif line.verb is None:
             line.verb = _verb(argument)
         else:
@@ -163,6 +164,8 @@ def _verb(word: str) -> str:
         return word
     if f"--{word}" in _ALONE:
         raise ConfigError(f"{word} is no verb of rlx; did you mean rlx --{word}?")
+    if word in ("sweep", "search", "tune"):
+        raise ConfigError(f"{word} is no verb of rlx; a sweep is a train with -m: rlx -m algorithm=a,b 'seed=range(0,5)'")
     near = nearest(word, known)
     meant = as_override(word) if near is None else None
     if meant is not None:

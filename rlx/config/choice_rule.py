@@ -10,7 +10,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
 _SEVERAL = ("logger",)  # groups of which several options are chosen at once
-_MAY_BE_NULL = ("loss", "experiment")
+_OPTIONAL = {"loss": "the algorithm's own", "experiment": "none"}  # what there is without one
 _NOTHING = ("", "null", "none", "false")
 
 
@@ -40,8 +40,11 @@ def _check_choice(group: str, value: str, options: Sequence[str], *, multirun: b
 def _refuse_nothing(group: str, value: str, options: Sequence[str]) -> None:
     if group in _SEVERAL:
         raise ConfigError(f"{group}={value}: for no {group} at all write {group}=[]; else it is any of {', '.join(options)}")
-    if not (group in _MAY_BE_NULL and value == "null"):
-        raise ConfigError(f"{group}={value} chooses nothing; it is one of {', '.join(options)}")
+    if group in _OPTIONAL:
+        raise ConfigError(
+            f"{group}={value} chooses nothing; leave it out for {_OPTIONAL[group]}, or choose one (rlx --help lists them)"
+        )
+    raise ConfigError(f"{group}={value} chooses nothing; it is one of {', '.join(options)}")
 
 
 def _check_file(group: str, value: str, options: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ FOREIGN: dict[str, str] = {
     "val_at_end": "eval_every",
     "val_micro_batch_size": "micro_batch",
     "val_batch_size": "evaluation.num_prompts",
-    "reward_threshold": "stop_at_score",
+    "reward_threshold": "algorithm.reward_threshold",
     "val_global_batch_size": "evaluation.num_prompts",
     "val_batches": "evaluation.num_prompts",
     "max_val_samples": "evaluation.num_prompts",
@@ -85,7 +85,13 @@ FOREIGN: dict[str, str] = {
     "random_seed": "seed",
     "stop_at_validation_metric_threshold": "stop_at_score",
     "custom_regularization": "algorithm.regularization_weight",
+    "custom_value_loss": "algorithm.value_loss_weight",
     "gradient_clipping": "algorithm.max_grad_norm",
+    "gradient_scaling": "algorithm.gradient_scale",
+    "gradient_scale_factor": "algorithm.gradient_scale",
+    "dpo_weight": "algorithm.dpo_weight",
+    "grpo_weight": "algorithm.grpo_weight",
+    "algorithm_name": "algorithm",
     "generation": "rollout",
 }
 
@@ -103,10 +109,14 @@ def _agreement(left: str, right: str) -> int:
 
 
 def nearest(word: str, options: Iterable[str], *, threshold: float = 0.6) -> str | None:
-    """The option most like `word`, if any is like it; of several, the one that begins like it."""
+    """The option most like `word`, if any is like it or `word` only adds to it; of several, the one that begins like it."""
     scored = [(similarity(word, option), _agreement(word, option), option) for option in options]
     best = max(scored, default=(0.0, 0, ""))
-    return best[2] if best[0] >= threshold else None
+    if best[0] >= threshold:
+        return best[2]
+    return max(
+        (option for _, _, option in scored if option and word.startswith((f"{option}_", f"{option}-"))), key=len, default=None
+    )
 
 
 def nearest_path(path: str, paths: Iterable[str]) -> str | None:

@@ -102,6 +102,8 @@ def locate(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
 
     Raises ConfigError for a path that is not there, with the nearest name that is.
     """
+    if not path.strip():
+        raise ConfigError("policy.path names no model; give a directory, a name on the Hugging Face hub, or a GGUF file")
     local = Path(path).expanduser()
     if local.is_file():
         if local.suffix != ".gguf":
@@ -209,11 +211,12 @@ def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
 
 
 def _nearest(path: Path) -> str:
-    """A hint at the name beside `path` that is most like it."""
+    """A hint at the directory or GGUF file beside `path` whose name is most like its own."""
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent
-    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    entries = parent.iterdir() if parent.is_dir() else ()
+    names = [entry.name for entry in entries if entry.suffix == ".gguf" or entry.is_dir()]
     close = get_close_matches(path.name, names, n=1, cutoff=0.5)
     return f"; did you mean {parent / close[0]}?" if close else ""
 

@@ -44,6 +44,8 @@ class PairFile(Task, ABC):
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """(learn, held out). More than `held_out` is held out where less would leave no score."""
         pairs = [self._pair(row, place) for place, row in read_rows(self._file)]
+        if not pairs:
+            raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of Parquet, for each pair")
         placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         limit = max(self.held_out, self._least(placed))
         learn = with_label_noise([pair for place, pair in placed if place > limit], self.label_noise)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlx.errors import ConfigError, DataError
-from rlx.task.base import Pair, Text
+from rlx.task.base import Pair, Text, finite
 from rlx.task.pair_file import PairFile, continuation
 from rlx.task.table import as_text, column
 
@@ -63,9 +63,14 @@ class PreferenceFile(PairFile):
         chosen = column(row, self.chosen_score_key, place=place, setting="task.chosen_score_key")
         rejected = column(row, self.rejected_score_key, place=place, setting="task.rejected_score_key")
         try:
-            return float(chosen), float(rejected)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{place}: scores {chosen!r} and {rejected!r} are not both numbers") from error
+            better, worse = finite(float(chosen)), finite(float(rejected))
+        except (TypeError, ValueError):
+            better = worse = None
+        if better is None or worse is None:
+            raise DataError(
+                f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; mend them or leave the row out"
+            )
+        return better, worse
 
     def facts(self) -> Mapping[str, str]:
         return {"pairs": f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"}

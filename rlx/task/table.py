@@ -22,6 +22,8 @@ def find_file(path: str, *, key: str) -> Path:
     file = Path(path).expanduser()
     if file.is_file():
         return file
+    if file.exists() and not file.is_dir():
+        raise DataError(f"{key}: {path} is no ordinary file, and rlx reads its data more than once; write it into a file first")
     if file.is_dir():
         raise DataError(f"{key}: {path} is a directory; name one file in it ({', '.join(SUFFIXES)})")
     names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from rlx.train.loop import Loop, Plan, View
 from rlx.train.nonfinite import NonFiniteLossError
 from rlx.train.stop import Stop, Stopped
 from rlx.train.summary import closing, opening, result_of
+
+MOST_THREADS = 256
 
 
 def train(
@@ -246,6 +249,11 @@ def require_writable(path: str | None) -> None:
 
 def set_threads(threads: int | None) -> None:
     """Fix torch's CPU threads; None leaves torch's choice."""
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if threads is not None and threads > most:  # torch would end the process without a word
+        raise ConfigError(
+            f"threads={threads} is more than {most}; this machine has {os.cpu_count()} CPUs, and null lets torch decide"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
 

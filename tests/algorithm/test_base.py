@@ -47,9 +47,9 @@ def test_an_algorithm_updates_with_the_whole_batch_as_often_as_it_says():
 
 
 def test_what_an_algorithm_lacks_is_named(lab):
-    with pytest.raises(TypeError, match="define draw"):
+    with pytest.raises(ConfigError, match="define draw"):
         Bare().draw(lab)
-    with pytest.raises(TypeError, match="define compute_loss"):
+    with pytest.raises(ConfigError, match="define compute_loss"):
         Bare().compute_loss(lab.policy, lab.reference, None)
     assert Bare().validate(lab) == {}
 

@@ -56,6 +56,17 @@ def test_a_group_within_a_group_is_an_override():
     assert split(["train", "algorithm/regularizer=entropy", "~logger"]).overrides == ["algorithm/regularizer=entropy", "~logger"]
 
 
+@pytest.mark.parametrize("argv", [["num_steps", "=", "5"], ["num_steps", "=5"]])
+def test_an_override_with_spaces_is_written_as_it_was_meant(argv):
+    with pytest.raises(ConfigError, match=r"write num_steps=5$"):
+        split(["train", *argv])
+
+
+def test_a_sweep_is_no_verb_of_its_own():
+    with pytest.raises(ConfigError, match="a sweep is a train with -m"):
+        split(["sweep", "seed=1,2"])
+
+
 def test_a_path_without_a_verb_says_so(tmp_path):
     with pytest.raises(ConfigError, match="is a path, and no verb comes before it"):
         split([str(tmp_path)])

@@ -8,6 +8,7 @@ from rlx.errors import ConfigError
 KNOWN = {
     "algorithm": ["custom_dpo", "dpo"],
     "loss": ["dpo", "ipo"],
+    "experiment": ["tiny_policy"],
     "logger": ["tensorboard", "wandb"],
     "task/reward": ["numeric"],
 }
@@ -25,7 +26,9 @@ def _lab(tmp_path, monkeypatch):
     [
         ("algorithm=", "algorithm= chooses nothing; it is one of custom_dpo, dpo"),
         ("algorithm=null", "algorithm=null chooses nothing"),
-        ("loss=none", "loss=none chooses nothing"),
+        ("loss=none", "loss=none chooses nothing; leave it out for the algorithm's own"),
+        ("loss=null", "loss=null chooses nothing"),
+        ("experiment=null", "experiment=null chooses nothing; leave it out for none"),
         ("algorithm=[dpo]", "algorithm=dpo"),
         ("algorithm=dpo,custom_dpo", "add -m"),
         ("algorithm=dpo,custom_dop", "there is no algorithm custom_dop; did you mean custom_dpo?"),
@@ -52,7 +55,7 @@ def test_a_file_elsewhere_says_how_it_is_found(tmp_path):
 
 @pytest.mark.parametrize(
     "override",
-    ["algorithm=dpo", "loss=null", "loss={beta:0.1}", "logger=[]", "logger=[tensorboard,wandb]", "algorithm=my_lab.First",
+    ["algorithm=dpo", "loss={beta:0.1}", "logger=[]", "logger=[tensorboard,wandb]", "algorithm=my_lab.First",
      "task/reward=[numeric]", "seed=", "~loss", "loss@algorithm.loss=ipo", "algorithm=no_file_of_that_name"],
 )  # fmt: skip
 def test_what_may_be_a_choice_is_left_to_hydra(override):

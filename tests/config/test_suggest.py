@@ -53,6 +53,12 @@ def test_the_last_component_counts_more_than_its_beginning():
     assert nearest_path("optimizer.warmup_step", ["optimizer.warm_up", "scheduler.warmup_steps"]) == "scheduler.warmup_steps"
 
 
+def test_a_name_with_an_addition_is_found():
+    assert nearest("hybrid_algorithm", ["dpo", "hybrid"]) == "hybrid"
+    assert nearest("custom_dpo-with-entropy-bonus", ["custom", "custom_dpo"]) == "custom_dpo"
+    assert nearest("hybridisation_of_both", ["dpo", "hybrid"]) is None
+
+
 def test_letters_in_another_order():
     assert nearest("tyni", ["tiny", "pretrained"]) == "tiny"
 

@@ -49,6 +49,7 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        ("", "policy.path names no model"),
         ("{tmp}/modle", r"does not exist; did you mean .*/model\?"),
         ("{tmp}/modle/deeper", r"does not exist; did you mean .*/model\?"),
         ("{tmp}/weights.bin", "is a file, but no GGUF"),
@@ -93,6 +94,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "getproxies", dict)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some_model").mkdir()
+    (tmp_path / "some_modle.jsonl").write_text("a file that is no model is not what was meant")
     with pytest.raises(ConfigError, match=r"did you mean some_model\?, and the Hugging Face hub cannot be reached"):
         load_pretrained("some_modle")
     with pytest.raises(ConfigError, match="download the model elsewhere"):

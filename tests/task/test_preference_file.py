@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from omegaconf import OmegaConf
@@ -54,6 +55,11 @@ def test_a_small_file_has_at_least_one_pair_held_out(tmp_path):
         small = task(write(tmp_path / f"{count}.jsonl", rows))
         assert small.pairs()
         assert small.held_out_pairs()
+
+
+def test_an_empty_file_says_so(tmp_path):
+    with pytest.raises(DataError, match=r"a\.jsonl is empty; it has one JSON object a line"):
+        task(write(tmp_path / "a.jsonl", [])).pairs()
 
 
 def test_one_prompt_is_not_enough(tmp_path):
@@ -112,8 +118,10 @@ def test_a_row_that_is_no_pair_is_named(tmp_path, row, message):
 
 def test_scores_that_are_no_numbers_are_named(tmp_path):
     rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "s1": "x", "s2": 1}]
-    with pytest.raises(DataError, match=r":1: scores 'x' and 1"):
-        task(write(tmp_path / "a.jsonl", rows), chosen_score_key="s1", rejected_score_key="s2").pairs()
+    for score in ("x", math.nan, math.inf, None):
+        rows[0]["s1"] = score
+        with pytest.raises(DataError, match=rf":1: scores {score!r} and 1 are not both finite numbers"):
+            task(write(tmp_path / "a.jsonl", rows), chosen_score_key="s1", rejected_score_key="s2").pairs()
 
 
 def test_settings_that_cannot_be_are_refused(file):

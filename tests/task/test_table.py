@@ -51,6 +51,8 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         find_file(str(tmp_path / "pair.jsonl"), key="task.path")
     with pytest.raises(DataError, match="is a directory"):
         find_file(str(tmp_path), key="task.path")
+    with pytest.raises(DataError, match="/dev/null is no ordinary file"):
+        find_file("/dev/null", key="task.path")
 
 
 def test_what_json_escapes_is_read_and_a_byte_order_mark_passed_over(tmp_path):
