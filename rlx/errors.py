@@ -1,5 +1,15 @@
 """The errors of rlx: what is wrong with the value, where it came from, what to do."""
 
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+_OURS = str(Path(__file__).parent)
+_INSTALLED = (_OURS, *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+
 
 class RlxError(Exception):
     """Base of all errors that rlx raises on purpose; the command line prints them without a traceback."""
@@ -31,3 +41,22 @@ class EvidenceError(RlxError, ValueError):
     """A conclusion that the runs at hand cannot carry."""
 
     exit_code = 2
+
+
+def users_frames(error: BaseException) -> Iterator[TracebackType]:
+    """The places in an error's traceback that are neither rlx's own, nor Python's, nor an installed package's."""
+    frame = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith(("<", *_INSTALLED)):
+            yield frame
+        frame = frame.tb_next
+
+
+def users_place(error: BaseException) -> str:
+    """The innermost place of the user's own, as `FILE:LINE in FUNCTION`; empty if there is none."""
+    frames = list(users_frames(error))
+    if not frames:
+        return ""
+    code = frames[-1].tb_frame.f_code
+    return f"{code.co_filename}:{frames[-1].tb_lineno} in {code.co_name}"

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rlx.algorithm.base import Algorithm, Need
+from rlx.algorithm.whole import require_whole
 from rlx.data.token_store import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.base import PreferenceLoss
@@ -78,11 +79,9 @@ def make(node: Any, *, key: str) -> Any:
 
 
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
-    """Refuse an algorithm whose needs the task does not offer, or that does not say them."""
+    """Refuse an algorithm that is not whole, or whose needs the task does not offer."""
+    require_whole(algorithm)
     name = type(algorithm).__name__
-    for said, example in (("kind", "AlgorithmType.PREFERENCE_LEARNING"), ("needs", "frozenset({Need.PAIRS})")):
-        if not hasattr(algorithm, said):
-            raise ConfigError(f"{name} does not say its {said}; write, in the class: {said} = {example}")
     missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
     if missing:
         raise ConfigError(

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.errors import ConfigError, DataError, EvidenceError, RlxError, ShapeError, TrainingError
+from rlx.errors import ConfigError, DataError, EvidenceError, RlxError, ShapeError, TrainingError, users_frames, users_place
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,18 @@ def test_every_error_is_one_of_ours_and_a_builtin_with_its_exit_code(kind, built
     assert isinstance(error, RlxError)
     assert isinstance(error, builtin)
     assert error.exit_code == code
+
+
+def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_code(tmp_path):
+    (tmp_path / "mine.py").write_text("import json\n\ndef read(text):\n    return json.loads(text)\n")
+    space = {}
+    exec(compile((tmp_path / "mine.py").read_text(), str(tmp_path / "mine.py"), "exec"), space)
+    with pytest.raises(ValueError, match="Expecting value") as caught:
+        space["read"]("nonsense")
+    assert users_place(caught.value) == f"{tmp_path / 'mine.py'}:4 in read"
+    assert [frame.tb_frame.f_code.co_name for frame in users_frames(caught.value)][-1] == "read"
+
+
+def test_an_error_within_rlx_alone_has_no_place_of_the_users():
+    error = ConfigError("never raised")
+    assert users_place(error) == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rlx.algorithm.contract_anchor import anchor
 from rlx.algorithm.contract_clip import clip
@@ -20,7 +19,7 @@ from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_sampling import baseline, temperature
 from rlx.algorithm.contract_subject import Subject, small
 from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
-from rlx.errors import TrainingError
+from rlx.errors import TrainingError, users_place
 
 __all__ = [
     "FAILED",
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 Law = Callable[[Subject], Finding]
-_RLX = str(Path(__file__).parents[1])
 LAWS: dict[str, Law] = {
     "runs": runs,
     "repeats": repeats,
@@ -91,9 +89,8 @@ def tried(law: Law, subject: Subject) -> Finding:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of code of the user's, else of rlx's; not of an installed package's."""
+    """The innermost line of the user's, else of anything that is no installed package's."""
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-    own = [frame for frame in frames if not frame.filename.startswith(_RLX)] or frames
-    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else ""
+    return users_place(error) or (f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "")

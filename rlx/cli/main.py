@@ -16,7 +16,7 @@ from typing import Any
 import rlx
 from rlx.cli.words import CommandLine, as_override, split
 from rlx.config import conf_dir
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, RlxError, users_frames, users_place
 
 SWEEP_FAILED = 3
 STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
@@ -60,7 +60,7 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
         line = split(argv)
         return dispatch(line), ""
     except UnexpectedError as error:
-        return 1, "".join(traceback.format_exception(error.__cause__)).rstrip()
+        return 1, unexpected(error.__cause__)
     except RlxError as error:
         return error.exit_code, f"rlx: {error}"
     except (KeyboardInterrupt, BrokenPipeError):
@@ -193,7 +193,7 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
         print(f"rlx: job {hydra.job.num}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except UnexpectedError as error:
-        traceback.print_exception(error.__cause__)
+        print(unexpected(error.__cause__), file=sys.stderr)
         return 1
     if code in STOPPED:
         raise StopSweep(code)
@@ -208,6 +208,14 @@ def guarded(module: ModuleType, cfg: Any, line: CommandLine) -> int:
         raise
     except Exception as error:
         raise UnexpectedError from error
+
+
+def unexpected(error: BaseException | None) -> str:
+    """The traceback of an error that is not one of rlx's own; where it is in the user's code, only from there on."""
+    assert error is not None
+    first = next(users_frames(error), None)
+    shown = "".join(traceback.format_exception(type(error), error, first or error.__traceback__)).rstrip()
+    return shown if first is None else f"{shown}\nrlx: {users_place(error)}: {type(error).__name__}: {error}"
 
 
 def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -94,6 +95,7 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     target = locate(node["_target_"], f"{path}._target_")
     if group is not None and not fits_group(target, group):
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {GROUP_BASE[group]}")
+    _require_whole(target, path)
     parameters = parameters_of(target)
     if _is_bound_function(node, target, path):
         return
@@ -106,6 +108,15 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     # the name last: it may be taken from another key, which is then to blame
     for parameter in sorted(parameters.values(), key=lambda parameter: parameter.name == "name"):
         check_value(node, parameter, path, paths, owner=target)
+
+
+def _require_whole(target: Any, path: str) -> None:
+    """Refuse a class that leaves out what its base asks for."""
+    lacking = sorted(getattr(target, "__abstractmethods__", ())) if isinstance(target, type) else []
+    if lacking:
+        arguments = inspect.signature(getattr(target, lacking[0]))
+        raise ConfigError(f"{path}: {node_name(target)} lacks a method that every one of its kind has: define "
+                          f"{lacking[0]}{arguments}")  # fmt: skip
 
 
 def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlx.config.suggest import did_you_mean, nearest
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, users_place
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -68,8 +68,8 @@ def locate(target: str, key: str) -> Any:
                     continue
                 raise
             if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-                raise ConfigError(f"{key}: {module} cannot be imported: {error}") from error
-        except Exception as error:
+                raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
+        except (Exception, SystemExit) as error:
             raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
     if found is None:
         raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path")
@@ -86,9 +86,8 @@ def _described(error: BaseException) -> str:
     """An error of a user's module, with the file and line it happened on."""
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
-    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ is not None else []
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    place = users_place(error)
+    return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
 
 
 def fits_group(target: Any, group: str) -> bool:
@@ -116,7 +115,7 @@ def accepts(hint: Any, target: Any, owner: Any) -> bool:
 
 def parameters_of(target: Any) -> dict[str, Parameter] | None:
     """What a dataclass's fields or a signature take, by name; None where any keyword is taken."""
-    if dataclasses.is_dataclass(target) and isinstance(target, type) and "__init__" in vars(target):
+    if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
         hints = _hints(target)
         fields = [item for item in dataclasses.fields(target) if item.init]
         return {item.name: Parameter(item.name, hints.get(item.name, Any), _default(item)) for item in fields}
@@ -134,6 +133,11 @@ def parameters_of(target: Any) -> dict[str, Parameter] | None:
             default = REQUIRED if item.default is item.empty else item.default
             found[item.name] = Parameter(item.name, hints.get(item.name, Any), default, given_by_caller=item.name == "params")
     return found
+
+
+def _of_init(kind: type) -> type:
+    """The class that a class has its constructor from."""
+    return next(ancestor for ancestor in kind.__mro__ if "__init__" in vars(ancestor))
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, LossOutput
+from rlx.algorithm.whole import require_output
 from rlx.data.sequences import Sequences
 from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy, TokenStatistics
@@ -55,6 +56,7 @@ class AccumulatedGradients:
         for rows in self._slices:
             part = self.batch[rows]
             output = self._algorithm.compute_loss(self._policy, self._reference, part)
+            require_output(output, by=self._algorithm)
             require_finite(output, part, self._policy)
             heads = _heads(output, by)
             for index, (name, head) in enumerate(heads.items()):
@@ -65,6 +67,7 @@ class AccumulatedGradients:
         """A loss that looks across rows: log-probabilities are collected first, their gradients taken back piece by piece."""
         recorder = _Leaves(self._policy, self._micro_batch)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
+        require_output(output, by=self._algorithm)
         require_finite(output, self.batch, self._policy)
         heads = _heads(output, by)
         for index, (name, head) in enumerate(heads.items()):

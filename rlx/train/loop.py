@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from rlx.algorithm.base import Algorithm, Lab
+from rlx.algorithm.whole import require_batch
 from rlx.errors import TrainingError
 from rlx.optimizer.step import NonFiniteGradientError, Optimizer
 from rlx.policy.base import Policy
@@ -124,10 +125,12 @@ class Loop:
         lab = Lab(self.task, self.policy, self.reference, self.sampler, step, root, self.progress.state)
         with self._timed("draw"), torch.no_grad():
             batch = self.algorithm.draw(lab)
+        require_batch(batch, by=self.algorithm)
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
         figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
+                require_batch(part, by=self.algorithm)
                 gradients = AccumulatedGradients(
                     self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch
                 )

@@ -198,3 +198,36 @@ def test_a_bug_shows_its_traceback_and_is_no_usage_error(monkeypatch):
     assert code == 1
     assert "Traceback" in message
     assert "KeyError: 'a bug'" in message
+
+
+def test_an_error_in_the_users_code_is_shown_from_there_on_and_named(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_mine.py").write_text(OF_MINE)
+    code, message = invoke(["train", "algorithm=of_mine.Raises", "num_steps=1", f"output_dir={tmp_path}"])
+    said = message + capfd.readouterr().err
+    assert code == 1
+    assert "of_mine.py:12 in compute_loss: AttributeError: 'PairBatch' object has no attribute 'nothing_here'" in said
+    assert "rlx/train" not in said
+
+
+def test_a_class_that_leaves_a_method_out_is_said_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "half_mine.py").write_text("from rlx.loss.base import PreferenceLoss\nclass Half(PreferenceLoss):\n    pass\n")
+    code, message = invoke(["train", "loss=half_mine.Half"])
+    assert code == 2
+    assert "Half lacks a method that every one of its kind has: define values(self, policy" in message
+
+
+OF_MINE = """
+from dataclasses import dataclass
+from rlx.algorithm import Algorithm, AlgorithmType, Need
+@dataclass(frozen=True, kw_only=True)
+class Raises(Algorithm):
+    kind = AlgorithmType.PREFERENCE_LEARNING
+    needs = frozenset({Need.PAIRS})
+    def draw(self, lab):
+        batch = lab.pairs(4)
+        return batch
+    def compute_loss(self, policy, reference, batch):
+        return batch.nothing_here
+"""

@@ -33,7 +33,9 @@ def test_locate_says_what_is_missing(target, message):
     [
         ("def f(:\n", "line 1"),
         ("import no_such_package\n", "no_such_package"),
-        ("x = 1\n\ny = 1 / 0\n", r"ZeroDivisionError.*line 3"),
+        ("x = 1\n\ny = 1 / 0\n", r"ZeroDivisionError.*\.py:3"),
+        ("import sys\nsys.exit(3)\n", r"SystemExit: 3 .*\.py:2"),
+        ("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: list = []\n", r"mutable default.*broken_.*\.py:"),
     ],
 )
 def test_a_module_that_cannot_be_imported_names_file_and_line(text, message, tmp_path, monkeypatch):
