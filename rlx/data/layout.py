@@ -1,7 +1,10 @@
 """How sequences lie in the rows of a forward pass, and which position predicts which completion token.
 
-This is the only place where predictions and tokens are aligned. Dimensions: P prompts, G completions of a prompt, B rows of the
-forward, T tokens of a row, N completion tokens in the order of `Sequences.completion_mask`.
+This is the only place where predictions and tokens are aligned. The last token of a completion predicts nothing, so no row reads
+it: short completions cost a good deal less.
+
+Dimensions: P prompts, G completions of a prompt, B rows of the forward, T tokens of a row, N completion tokens in the order of
+`Sequences.completion_mask`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Sequences
+
+ROUNDING = 2  # raised whenever a change of the rows moves the last bits of what is computed from them
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +47,16 @@ class Layout:
 
 
 def plain_rows(sequences: Sequences) -> Layout:
-    """One row per completion, [P * G, T]: `[prompt | completion]`, right-padded."""
+    """One row per completion, [P * G, T]: `[prompt | completion]` without the last token, right-padded."""
     prompts = np.repeat(_lengths(sequences.prompts), sequences.group_size)
     lengths = sequences.completion_lengths.numpy().reshape(-1)
-    valid = np.arange((prompts + lengths).max()) < (prompts + lengths)[:, None]
+    totals = prompts + np.maximum(lengths - 1, 0)
+    valid = np.arange(totals.max()) < totals[:, None]
     tokens = np.zeros(valid.shape, dtype=np.int64)
     groups = zip(sequences.prompts, sequences.completions, strict=True)
-    tokens[valid] = np.concatenate([part for prompt, group in groups for completion in group for part in (prompt, completion)])
+    tokens[valid] = np.concatenate(
+        [part for prompt, group in groups for completion in group for part in (prompt, completion[:-1])]
+    )
     starts = np.arange(len(tokens)) * tokens.shape[1] + prompts - 1
     predictors = np.repeat(starts, lengths) + _counted(lengths)
     return Layout(torch.from_numpy(tokens), torch.from_numpy(predictors), _targets(sequences))
@@ -57,15 +65,16 @@ def plain_rows(sequences: Sequences) -> Layout:
 def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None) -> Layout:
     """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts to a row.
 
-    The trunk is the prompt with what all its completions begin with. The rest of a completion sees the trunk and itself, and its
-    positions follow the trunk's. Padding sees padding alone (a query that sees nothing gives NaN in some attention kernels).
+    The trunk is the prompt with what all its completions begin with. The rest of a completion, without its last token, sees the
+    trunk and itself, and its positions follow the trunk's. Padding sees padding alone (a query that sees nothing gives NaN in
+    some attention kernels).
     rows_of: int64 [P], the row of each prompt; None gives each prompt a row of its own.
     """
     rows_of = np.arange(len(sequences)) if rows_of is None else rows_of
     common, prompts = shared_beginnings(sequences), _lengths(sequences.prompts)
     lengths = sequences.completion_lengths.numpy()
     trunk = prompts + common
-    segments = np.concatenate([trunk[:, None], lengths - common[:, None]], axis=1)  # [P, 1 + G]
+    segments = np.concatenate([trunk[:, None], _rests(lengths, common)], axis=1)  # [P, 1 + G]
     begins = np.cumsum(segments, axis=1) - segments
     totals = segments.sum(axis=1)
     starts, shape = _places(totals, rows_of)
@@ -102,14 +111,15 @@ def cheapest_rows(sequences: Sequences, *, attention_cost: float) -> Layout:
     attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length.
     Longer rows waste less on padding and more on masked attention; plain causal attention skips the half that it must not see.
     """
-    group_size = sequences.group_size
-    prompts, lengths = _lengths(sequences.prompts), sequences.completion_lengths.numpy()
-    totals = prompts + lengths.sum(axis=1) - (group_size - 1) * shared_beginnings(sequences)
-    longest = int((prompts[:, None] + lengths).max())
+    prompts, lengths, common = _lengths(sequences.prompts), sequences.completion_lengths.numpy(), shared_beginnings(sequences)
+    totals = prompts + common + _rests(lengths, common).sum(axis=1)
+    longest = int((prompts[:, None] + np.maximum(lengths - 1, 0)).max())
     plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
     best_cost, best = plain_cost, None
-    for width in (0, totals.max(), 2 * totals.max()):
-        rows_of = balanced(totals, len(totals) if width == 0 else -(-int(totals.sum()) // int(width)))
+    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # as many prompts in each row: the best of similar lengths
+    full = {-(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())}  # of lengths that differ much
+    for num_rows in sorted(whole | full, reverse=True):
+        rows_of = balanced(totals, num_rows)
         row_lengths = np.bincount(rows_of, weights=totals)
         cost = len(row_lengths) * row_lengths.max() * (1 + attention_cost * row_lengths.max())
         if cost < best_cost:
@@ -139,11 +149,16 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
     return np.logical_and.accumulate(same, axis=1).sum(axis=1)
 
 
+def _rests(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
+    """int64 [P, G], tokens of each completion that are read after the trunk."""
+    return np.maximum(lengths - common[:, None] - 1, 0)
+
+
 def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
-    """All tokens in the order of the shared-prefix layout, without padding."""
+    """The tokens that are read, in the order of the shared-prefix layout, without padding."""
     parts = []
     for prompt, group, shared in zip(sequences.prompts, sequences.completions, common.tolist(), strict=True):
-        parts += [prompt, group[0][:shared], *(completion[shared:] for completion in group)] if shared else [prompt, *group]
+        parts += [prompt, group[0][:shared], *(completion[shared:-1] for completion in group)]
     return np.concatenate(parts)
 
 

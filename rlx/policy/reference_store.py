@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlx.data.layout import ROUNDING
 from rlx.data.sequences import Sequences
 from rlx.data.tensor_store import TensorStore
 
@@ -58,4 +59,4 @@ class ReferenceStore:
 def arithmetic_of(device: torch.device, *, layout: str) -> str:
     """What decides the rounding of a forward pass beside its inputs."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout}"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}"

@@ -67,10 +67,30 @@ def test_every_query_sees_something_and_none_sees_the_future(batch):
 
 
 def test_what_all_completions_begin_with_is_computed_once():
-    batch = Sequences((np.array([9]),), ((np.array([1, 2, 3]), np.array([1, 2, 4, 5])),))
+    batch = Sequences((np.array([9]),), ((np.array([1, 2, 3, 6]), np.array([1, 2, 4, 5, 7])),))
     assert shared_beginnings(batch).tolist() == [2]
     assert shared_prefix_rows(batch).tokens.tolist() == [[9, 1, 2, 3, 4, 5]]
     assert shared_prefix_rows(batch).positions.tolist() == [[0, 1, 2, 3, 3, 4]]
+
+
+def test_the_last_token_of_a_completion_is_not_read():
+    prompts = (np.array([9]), np.array([8, 8]))
+    batch = Sequences(prompts, ((np.array([1, 2]), np.array([3])), (np.array([4, 5, 6]), np.array([], dtype=np.int64))))
+    assert plain_rows(batch).tokens.tolist() == [[9, 1, 0, 0], [9, 0, 0, 0], [8, 8, 4, 5], [8, 8, 0, 0]]
+    assert shared_prefix_rows(batch).tokens.tolist() == [[9, 1, 0, 0], [8, 8, 4, 5]]
+
+
+@given(sequences())
+@settings(deadline=None, max_examples=100)
+def test_no_packing_costs_more_than_a_prompt_to_a_row_or_plain_rows(batch):
+    fewest = min(rows(batch).tokens.numel() for rows in (plain_rows, shared_prefix_rows))
+    assert cheapest_rows(batch, attention_cost=0.0).tokens.numel() <= fewest
+
+
+def test_as_many_prompts_go_into_each_row_where_they_are_of_similar_lengths():
+    lengths = (9, 12, 13, 14, 15, 16, 16, 17, 17, 17, 17, 17, 21, 22, 23, 24)
+    batch = Sequences(tuple(np.arange(length) for length in lengths), ((np.array([1]),),) * len(lengths))
+    assert cheapest_rows(batch, attention_cost=0.0).tokens.numel() <= 1.05 * sum(lengths)
 
 
 def test_rows_are_packed_until_attention_costs_more_than_padding():

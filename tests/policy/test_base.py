@@ -80,11 +80,10 @@ def test_garbage_in_the_padding_changes_nothing():
     for make in (plain_rows, shared_prefix_rows):
         layout = make(sequences)
         clean = policy.completion_logits(layout)
-        lengths = np.array([len(p) + sum(map(len, g)) for p, g in zip(sequences.prompts, sequences.completions, strict=True)])
+        rows = list(zip(sequences.prompts, sequences.completions, strict=True))
+        lengths = np.array([len(p) + sum(max(len(c) - 1, 0) for c in g) for p, g in rows])
         if make is plain_rows:
-            lengths = np.array(
-                [len(p) + len(c) for p, g in zip(sequences.prompts, sequences.completions, strict=True) for c in g]
-            )
+            lengths = np.array([len(p) + max(len(c) - 1, 0) for p, g in rows for c in g])
         padding = torch.arange(layout.tokens.shape[1]) >= torch.from_numpy(lengths)[:, None]
         assert padding.any()
         layout.tokens[padding] = 77
