@@ -144,13 +144,13 @@ def opening_lines(jobs: Mapping[str, Any], place: Path, *, size: int, repeated: 
     counts = f"{count(len(jobs), 'job')} ({count(variants, 'variant')})"
     lines = [f"sweep of {counts} in {os.path.relpath(place)}, {size} at once"]
     if repeated:
-        lines.append(f"{repeated} jobs are the same as others and run once")
+        lines.append(f"asked for twice and run once: {count(repeated, 'job')}")
     if goes_on:
         done = sum(job.state in _ENDED for job in jobs.values())
         lines.append(f"going on with a sweep of the same plan: {done} of its jobs are done (sweep.new=true begins anew)")
     reused = sum(job.reused_from is not None for job in jobs.values())
     if reused:
-        lines.append(f"{reused} jobs were completed elsewhere with the same config and code")
+        lines.append(f"completed elsewhere with the same config and code: {count(reused, 'job')}")
     return lines
 
 

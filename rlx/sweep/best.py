@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from rlx.record.files import write_atomic
+from rlx.sweep.state import SCORE
 
 _HEAD = """\
 # @package _global_
@@ -21,7 +22,9 @@ _HEAD = """\
 
 def write_best(directory: Path, best: dict[str, Any], *, place: str, is_group: Callable[[str], bool]) -> Path:
     """Write best.yaml, and again as experiment/best.yaml, where --config-dir finds it. is_group: whether a key chooses a file."""
-    head = _HEAD.format(place=place, variant=best["variant"], score=f"score {best['score']:.6g}", count=len(best["scores"]))
+    name = best.get("objective", SCORE)
+    score = f"{'score' if name == SCORE else name} {best['score']:.6g}"
+    head = _HEAD.format(place=place, variant=best["variant"], score=score, count=len(best["scores"]))
     text = head + yaml.safe_dump(experiment_of(best["overrides"], is_group), sort_keys=False, allow_unicode=True, width=10_000)
     experiment = directory / "experiment" / "best.yaml"
     experiment.parent.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlx.report.text import figure
 from rlx.sweep.search import Search
-from rlx.sweep.state import COMPLETED, SCORE, JobState
+from rlx.sweep.state import SCORE
 from rlx.sweep.study import DIFFERS
 
 _PLOTS = {
@@ -29,23 +29,20 @@ def best_of_search(search: Search) -> dict[str, Any] | None:
     found: dict[str, Any] = {
         "variant": " ".join(best[0].user_attrs[DIFFERS]),
         "trial": best[0].number,
+        "objective": search.objective,
         "score": best[0].values[0],
-        "scores": [job.score for job in jobs if job.state == COMPLETED],
+        "scores": [value for value in search.values(jobs) if value is not None],
         "seeds": [job.seed for job in jobs],
         "overrides": [text for text in jobs[0].overrides if not text.startswith("seed=")],
     }
-    confirmed = confirmed_scores(search.confirmed)
+    values = zip(search.confirmed, search.values(search.confirmed), strict=True)
+    confirmed = {job.seed: value for job, value in values if value is not None}
     if confirmed:
-        found |= {"confirmed_score": sum(confirmed) / len(confirmed), "confirmed_scores": confirmed}
-        found |= {"confirmed_seeds": [job.seed for job in search.confirmed if job.state == COMPLETED]}
+        scores = list(confirmed.values())
+        found |= {"confirmed_score": sum(scores) / len(scores), "confirmed_scores": scores, "confirmed_seeds": list(confirmed)}
     if len(search.study.signs) > 1:
         found["front"] = [{"trial": one.number, "differs": one.user_attrs[DIFFERS], "values": one.values} for one in best]
     return found
-
-
-def confirmed_scores(jobs: Sequence[JobState]) -> list[float]:
-    """The scores of the confirmation."""
-    return [job.score for job in jobs if job.state == COMPLETED and job.score is not None]
 
 
 def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: Mapping[str, float]) -> list[str]:
@@ -56,13 +53,13 @@ def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: M
     lines = [f"{len(search.trials)} trials: " + ", ".join(f"{count} {name}" for name, count in sorted(states.items()))]
     if best is None:
         return [*lines, "no trial has a value, so there is no best variant"]
-    name = next(iter(search.study.signs)) if search.study.settings.objectives != [SCORE] else "score"
+    name = "score" if search.objective == SCORE else search.objective
     lines.append(f"best: {best['variant']} (trial {best['trial']})")
     lines.append(f"  {name} {figure(best['score'])} in the search, over seeds {_listed(best['seeds'])}")
     if "confirmed_score" in best:
         seeds = _listed(best["confirmed_seeds"])
         lines.append(
-            f"  score {figure(best['confirmed_score'])} on fresh seeds {seeds}: the first is the best of many, believe this one"
+            f"  {name} {figure(best['confirmed_score'])} on fresh seeds {seeds}: the first is the best of many, believe this one"
         )
     elif search.settings.confirm == 0 and len(search.trials) > 1:
         lines.append("  the best of many is flattered by luck; sweep.confirm=5 runs it again on fresh seeds")

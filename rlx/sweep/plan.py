@@ -17,6 +17,8 @@ from rlx.sweep.space import Space
 
 _LONGEST_NAME = 48
 _SHORTEST_PART = 8
+_LONGEST_NUMBER = 6
+_NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -116,23 +118,31 @@ def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Compos
 
 
 def name_of(differs: Sequence[str], identity: str) -> str:
-    """`dpo_weight-0.25_seed-3_1a2b3c4d`: what differs, readable, safe in every shell and never long, and a hash."""
+    """`dpo_weight-0.25_seed-3_1a2b3c4d`: what differs, readable, safe in every shell and never long, and a hash.
+
+    Where it is too long, texts are cut, then keys are left out from the end. Numbers are never cut; the last, the seed, stays.
+    """
     *variant, seed = readable(differs) or [""]
-    left = _LONGEST_NAME - len(seed) - 1
-    width = _LONGEST_NAME
-    while width > _SHORTEST_PART and len("_".join(variant)) > left:  # the longest parts are cut first
+    left, width = _LONGEST_NAME - len(seed) - 1, _LONGEST_NAME
+    while len("_".join(variant)) > left and width > _SHORTEST_PART:
         width -= 1
-        variant = [part[:width].rstrip("-_.") for part in variant]
+        variant = [part if _NUMBER.fullmatch(part.partition("-")[2]) else part[:width].rstrip("-_.") for part in variant]
+    while len("_".join(variant)) > left and len(variant) > 1:
+        variant.pop()
     parts = ["_".join(variant)[: max(0, left)].rstrip("-_."), seed[:_LONGEST_NAME].rstrip("-_."), identity[:8]]
     return "_".join(filter(None, parts))
 
 
 def readable(differs: Sequence[str]) -> list[str]:
-    """Overrides as parts of a file name."""
+    """Overrides as parts of a file name, long numbers to four digits."""
     pairs = [override.lstrip("+~").partition("=") for override in differs]
     leaves = short_names([key for key, _, _ in pairs])
-    parts = [
-        f"{leaves[key]}-{value.strip(chr(39) + chr(34)).rpartition('/')[2]}" if value else leaves[key] for key, _, value in pairs
-    ]
+    parts = [f"{leaves[key]}-{_shortened(value)}" if value else leaves[key] for key, _, value in pairs]
     cleaned = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip(".-_") for part in parts]
     return list(filter(None, cleaned))
+
+
+def _shortened(value: str) -> str:
+    value = value.strip("'\"").rpartition("/")[2]
+    is_long = len(value) > _LONGEST_NUMBER and not value.isdigit() and _NUMBER.fullmatch(value)
+    return f"{float(value):.4g}" if is_long else value

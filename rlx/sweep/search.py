@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlx.sweep.plan import Job
@@ -18,18 +18,20 @@ TOKENS = ("cost/tokens_sampled", "cost/tokens_trained")
 
 @dataclass
 class Trial:
-    """A variant under way. jobs: one a seed, in their order; figures: of the seeds that are done."""
+    """A variant under way. jobs: one a seed, in their order."""
 
     number: int
     jobs: list[JobState]
-    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     is_over: bool = False
 
 
 @dataclass
 class Search:
-    """Gives jobs until the trials, the time or the tokens are used up. make: the job of a variant's overrides and a seed."""
+    """Gives jobs until the trials, the time or the tokens are used up.
+
+    make: the job of a variant's overrides and a seed. figures: of the jobs that are completed, by their names.
+    """
 
     study: Study
     state: SweepState
@@ -38,6 +40,7 @@ class Search:
     make: Callable[[tuple[str, ...], int], Job]
     jobs: dict[str, Job] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
+    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
     spent_seconds: float = 0.0
     spent_tokens: float = 0.0
     confirming: deque[JobState] | None = None
@@ -82,11 +85,6 @@ class Search:
             state.trial = number if state.trial is None else state.trial
             states.append(state)
         trial = self.trials[number] = Trial(number, states)
-        for state in states:  # another trial may have drawn the same variant
-            if state.state == COMPLETED:
-                known = next((one.figures[state.name] for one in self.trials.values() if state.name in one.figures), None)
-                if known is not None:
-                    trial.figures[state.name] = known
         return trial
 
     def next(self) -> JobState | None:
@@ -134,16 +132,15 @@ class Search:
 
     def _note(self, job: JobState, figures: Mapping[str, float]) -> None:
         self.spent_tokens += sum(figures.get(name, 0.0) for name in TOKENS)
-        for trial in self.trials.values():
-            if job.state == COMPLETED and any(one.name == job.name for one in trial.jobs):
-                trial.figures[job.name] = dict(figures)
+        if job.state == COMPLETED:
+            self.figures[job.name] = dict(figures)
 
     def _settle(self, trial: Trial) -> None:
         """Tell the study of a trial that is decided."""
         if trial.is_over:
             return
         states = {job.state for job in trial.jobs}
-        done = [trial.figures[job.name] for job in trial.jobs if job.name in trial.figures]
+        done = [self.figures[job.name] for job in trial.jobs if job.name in self.figures]
         if FAILED in states or any(self.study.values_of([figures]) is None for figures in done):
             self._close(trial, None)
         elif PRUNED in states:
@@ -155,8 +152,19 @@ class Search:
 
     def _scores(self, trial: Trial) -> dict[int, float]:
         """Seed -> the objective, larger is better, of the seeds of a trial that are done."""
-        ((name, sign), *_) = self.study.signs.items()
-        return {job.seed: sign * float(trial.figures[job.name][name]) for job in trial.jobs if job.name in trial.figures}
+        sign = self.study.signs[self.objective]
+        return {
+            job.seed: sign * value for job, value in zip(trial.jobs, self.values(trial.jobs), strict=True) if value is not None
+        }
+
+    @property
+    def objective(self) -> str:
+        """The first metric that is sought."""
+        return next(iter(self.study.signs))
+
+    def values(self, jobs: Sequence[JobState]) -> list[float | None]:
+        """The objective of each job; None for one that is not completed."""
+        return [self.figures[job.name].get(self.objective) if job.name in self.figures else None for job in jobs]
 
     def _best_scores(self) -> dict[int, float]:
         best = self.study.best()
@@ -190,6 +198,7 @@ class Search:
             figures = completed_score(self.state.directory / job.name)
             if figures is not None:
                 state.end(COMPLETED, figures=figures)
+                self._note(state, figures)
             self.confirmed.append(state)
             if state.state not in ENDED:
                 self.confirming.append(state)

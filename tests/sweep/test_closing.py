@@ -20,10 +20,12 @@ def searched(tmp_path):
             number, differs = made.ask()
             figures = {"eval/score": 1 - (point(differs)["x"] - 0.3) ** 2, "eval/kl": point(differs)["x"]}
             job = JobState(f"j{number}", "v", 0, [*differs, "seed=0"], "h", state=COMPLETED, score=figures["eval/score"])
+            search.figures[job.name] = figures
             search.trials[number] = type("Trial", (), {"jobs": [job], "number": number})()
             made.tell(number, [figures])
         for place, score in enumerate(confirmed):
             search.confirmed.append(JobState(f"c{place}", "v", place + 1, [], "h", state=COMPLETED, score=score))
+            search.figures[f"c{place}"] = {"eval/score": score, "eval/kl": 10 * score}
         return search
 
     return make
@@ -38,6 +40,15 @@ def test_both_numbers_of_the_best_are_shown(searched):
     assert "score 0.6 on fresh seeds 1-3" in text
     assert f"{best['score']:.4g}" in text
     assert "importance: x 90%, y 10%" in text
+
+
+def test_the_confirmation_is_of_what_is_sought(searched):
+    search = searched(confirmed=(0.5, 0.7), confirm=2, objectives=["-eval/kl"])
+    best = best_of_search(search)
+    assert best["objective"] == "eval/kl"
+    assert best["scores"] == [best["score"]]
+    assert best["confirmed_score"] == pytest.approx(6.0)
+    assert "eval/kl 6 on fresh seeds 1,2" in "\n".join(summary_lines(search, best, {}))
 
 
 def test_without_a_confirmation_it_says_that_luck_flatters(searched):

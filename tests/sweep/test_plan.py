@@ -19,6 +19,14 @@ def test_a_long_value_hides_neither_the_seed_nor_the_other_values():
     assert re.fullmatch(r"note-x{10,}_beta-0.1_seed-3_01234567", name)
 
 
+def test_a_number_is_rounded_and_never_cut():
+    drawn = ["algorithm.x=-0.434386", "algorithm.y=3.02542e-05", "algorithm.rate=0.958801", "algorithm.k=1", "seed=0"]
+    assert name_of(drawn, "0123456789abcdef") == "x--0.4344_y-3.025e-05_rate-0.9588_k-1_seed-0_01234567"
+    many = [f"algorithm.key_{place}={place}.123456e-05" for place in range(9)]
+    assert name_of([*many, "seed=3"], "0123456789abcdef") == "key_0-1.235e-06_key_1-1.123e-05_seed-3_01234567"
+    assert readable(["policy.path=1234567/12345678", "seed=12345678"]) == ["path-12345678", "seed-12345678"]
+
+
 @pytest.mark.parametrize(
     "differs",
     [
