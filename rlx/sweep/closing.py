@@ -92,11 +92,11 @@ def draw_plots(search: Search, folder: Path) -> list[Path]:
     files = []
     folder.mkdir(exist_ok=True)
     for name, function in plots.items():
-        options: dict[str, Any] = {}
-        if several and name != "pareto_front":
-            options = {"target": lambda trial: trial.values[0], "target_name": next(iter(search.study.signs))}
-        elif several:
+        options: dict[str, Any] = {"target_name": search.objective}
+        if name == "pareto_front":
             options = {"target_names": list(search.study.signs)}
+        elif several:
+            options["target"] = lambda trial: trial.values[0]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
