@@ -11,11 +11,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from rlx.record.files import write_atomic
+from rlx.report.text import count
 from rlx.sweep.state import SCORE
 
 _HEAD = """\
 # @package _global_
-# The best variant of the sweep in {place}: {variant}, {score} over {count} seeds.
+# The best variant of the sweep in {place}: {variant}, {score} over {seeds}.
 #     rlx train --config-dir {place} experiment=best
 """
 
@@ -24,7 +25,7 @@ def write_best(directory: Path, best: dict[str, Any], *, place: str, is_group: C
     """Write best.yaml, and again as experiment/best.yaml, where --config-dir finds it. is_group: whether a key chooses a file."""
     name = best.get("objective", SCORE)
     score = f"{'score' if name == SCORE else name} {best['score']:.6g}"
-    head = _HEAD.format(place=place, variant=best["variant"], score=score, count=len(best["scores"]))
+    head = _HEAD.format(place=place, variant=best["variant"], score=score, seeds=count(len(best["scores"]), "seed"))
     text = head + yaml.safe_dump(experiment_of(best["overrides"], is_group), sort_keys=False, allow_unicode=True, width=10_000)
     experiment = directory / "experiment" / "best.yaml"
     experiment.parent.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from rlx.errors import ConfigError
 from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
+from rlx.report.text import count
 from rlx.sweep.compose import Composer, job_overrides
 from rlx.sweep.delegate import Delegate, Launch
 from rlx.sweep.dimension import dimension_of
@@ -132,7 +133,7 @@ class Session:
             path, most = self._path(place, checked), study.limit() * len(space.seeds)
             size = self._size(checked, most)
             view = SweepView(state.jobs, workers=size, total=most + settings.confirm)
-            counts = f"{study.limit()} trials x {len(space.seeds)} seeds"
+            counts = f"{count(study.limit(), 'trial')} x {count(len(space.seeds), 'seed')}"
             lines = [f"search of {counts} in {os.path.relpath(place.directory)}, {size} at once"]
             if search.trials:
                 over = sum(trial.is_over for trial in search.trials.values())

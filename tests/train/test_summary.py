@@ -35,11 +35,15 @@ def test_the_commands_to_try_next_can_be_pasted_into_a_shell(monkeypatch, tmp_pa
 
     overrides = ["algorithm=dpo", "seed=3", "task.path='a b.jsonl'", "resume=x"]
     config = {"output_dir": "my runs", "logger": {"tensorboard": {}}}
-    sweep, runs, board = (shlex.split(command) for command in next_commands(SimpleNamespace(overrides=overrides, config=config)))
-    assert sweep == ["rlx", "-m", "algorithm=dpo", "task.path='a b.jsonl'", "seed=range(0,5)"]
+    command = ["rlx", "--config-dir", "my conf", "hydra.searchpath=[file:///x]", *overrides]
+    record = SimpleNamespace(overrides=overrides, config=config, command=command)
+    sweep, runs, board = (shlex.split(command) for command in next_commands(record))
+    assert sweep[:5] == ["rlx", "-m", "--config-dir", "my conf", "hydra.searchpath=[file:///x]"]
+    assert sweep[5:] == ["algorithm=dpo", "task.path='a b.jsonl'", "seed=range(0,5)"]
     assert runs == ["rlx", "runs", "my runs", "sort=-score"]
     assert board == ["tensorboard", "--logdir", "my runs"]
-    assert len(next_commands(SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}))) == 2
+    record = SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}, command=["rlx"])
+    assert len(next_commands(record)) == 2
 
 
 def test_a_directory_is_shown_as_people_type_it(monkeypatch, tmp_path):
