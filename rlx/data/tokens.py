@@ -138,7 +138,8 @@ class TextEncoder:
             )
         except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
             roles = [message.get("role") for message in messages]
-            raise DataError(f"the chat template refuses messages with the roles {roles}: {error}") from error
+            mend = "leave such messages out, or give the tokenizer another template"
+            raise DataError(f"the chat template refuses messages with the roles {roles}: {error}; {mend}") from error
 
     def _encode_texts(self, texts: list[str], boundaries: list[int], *, special: bool) -> list[tuple[Tokens, int]]:
         """Tokens of each text and how many of them end at or before its boundary."""

@@ -50,11 +50,11 @@ class LabelledFile(PairFile):
         for name in ("prompt", "completion"):
             key = getattr(self, f"{name}_key")
             values[name] = as_text(column(row, key, place=place, setting=f"task.{name}_key"), place=place, key=key)
-        completion = continuation(values["prompt"], values["completion"], place=place)
+        prompt, completion = continuation(values["prompt"], values["completion"])
         absent = "" if isinstance(completion, str) else ()
         if self._label(row, place):
-            return Pair(values["prompt"], completion, absent, label=(True, None), source=place)
-        return Pair(values["prompt"], absent, completion, label=(None, False), source=place)
+            return Pair(prompt, completion, absent, label=(True, None), source=place)
+        return Pair(prompt, absent, completion, label=(None, False), source=place)
 
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
         value = column(row, self.label_key, place=place, setting="task.label_key")

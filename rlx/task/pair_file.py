@@ -86,14 +86,22 @@ class PairFile(Task, ABC):
         return file_hash(self._file)
 
 
-def continuation(prompt: Text, completion: Text, *, place: str) -> Text:
-    """The completion without the prompt, should the data repeat it; chat completions keep only messages after the prompt's."""
-    if isinstance(prompt, tuple) and isinstance(completion, str):
-        return ({"role": "assistant", "content": completion},) if completion else ()
-    if isinstance(prompt, str) and isinstance(completion, tuple):
-        raise DataError(f"{place}: the prompt is text but the completion is a list of messages; give the prompt as messages too")
-    return (
-        completion[len(prompt) :]
-        if completion[: len(prompt)] == prompt and len(prompt) > 0 and isinstance(prompt, tuple)
-        else completion
-    )
+def is_conversation(completion: Text) -> bool:
+    """Whether it holds a user's message: then it is a whole conversation, prompt and all, whatever stands beside it."""
+    return isinstance(completion, tuple) and any(message["role"] == "user" for message in completion)
+
+
+def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
+    """(prompt, completion) in one form, text or messages, the completion without the prompt, should the data repeat it.
+
+    A text beside a whole conversation is the prompt once more: there the last answer is the completion.
+    """
+    if isinstance(completion, str):
+        return prompt, completion if isinstance(prompt, str) else (
+            ({"role": "assistant", "content": completion},) if completion else ()
+        )
+    if isinstance(prompt, str) and is_conversation(completion):
+        size = max(place for place, message in enumerate(completion, start=1) if message["role"] != "assistant")
+        return completion[:size], completion[size:]
+    prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    return prompt, completion[len(prompt) :] if prompt and completion[: len(prompt)] == prompt else completion

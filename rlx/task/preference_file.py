@@ -8,7 +8,7 @@ from typing import Any
 
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Pair, Text, finite
-from rlx.task.pair_file import PairFile, continuation
+from rlx.task.pair_file import PairFile, continuation, is_conversation
 from rlx.task.table import as_text, column
 
 
@@ -49,12 +49,17 @@ class PreferenceFile(PairFile):
             raise DataError(
                 f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
             )
-        if row.get(self.prompt_key) is None:
+        given = row.get(self.prompt_key)
+        if given is None:
             keys = f"no {self.prompt_key!r} here, only {', '.join(map(repr, row))}"
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
+        elif isinstance(given, str) and is_conversation(chosen):
+            prompt, chosen, rejected = implied_prompt(
+                chosen, rejected, place=place, missing="a prompt of text beside conversations"
+            )
         else:
-            prompt = as_text(row[self.prompt_key], place=place, key=self.prompt_key)
-            chosen, rejected = (continuation(prompt, completion, place=place) for completion in (chosen, rejected))
+            text = as_text(given, place=place, key=self.prompt_key)
+            (prompt, chosen), (_, rejected) = (continuation(text, completion) for completion in (chosen, rejected))
         return Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=self._scores(row, place), source=place)
 
     def _scores(self, row: Mapping[str, Any], place: str) -> tuple[float, float] | None:

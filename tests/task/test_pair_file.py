@@ -66,10 +66,16 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path):
 
 
 def test_a_chat_completion_that_repeats_its_prompt_is_what_comes_after_it():
-    prompt = (user("q"),)
-    assert continuation(prompt, (user("q"), assistant("a")), place="f:1") == (assistant("a"),)
-    assert continuation(prompt, (assistant("a"),), place="f:1") == (assistant("a"),)
-    assert continuation(prompt, "a", place="f:1") == (assistant("a"),)
-    assert continuation("q", "qa", place="f:1") == "qa"
-    with pytest.raises(DataError, match="f:1: the prompt is text"):
-        continuation("q", (assistant("a"),), place="f:1")
+    prompt, both = (user("q"),), ((user("q"),), (assistant("a"),))
+    assert continuation(prompt, (user("q"), assistant("a"))) == both
+    assert continuation(prompt, (assistant("a"),)) == both
+    assert continuation(prompt, "a") == both
+    assert continuation("q", "qa") == ("q", "qa")
+
+
+def test_a_text_beside_messages_is_a_users_message_or_the_conversations_own_prompt():
+    system = {"role": "system", "content": "be brief"}
+    assert continuation("q", (assistant("a"),)) == ((user("q"),), (assistant("a"),))
+    assert continuation("q", (user("q"), assistant("a"))) == ((user("q"),), (assistant("a"),))
+    whole = (system, user("q"), assistant("a"), user("q"), assistant("b"))
+    assert continuation("q", whole) == (whole[:4], whole[4:])

@@ -28,6 +28,9 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
 @pytest.fixture
 def file(tmp_path):
     return write(tmp_path / "pairs.jsonl", [{"prompt": f"p{i // 2}", "chosen": f"c{i}", "rejected": f"r{i}"} for i in range(200)])
@@ -84,6 +87,18 @@ def test_one_prompt_is_not_enough(tmp_path):
             ((user("p"),), (assistant("c"),), (assistant("r"),)),
         ),
         ({"prompt": [user("p")], "chosen": "c", "rejected": "r"}, ((user("p"),), (assistant("c"),), (assistant("r"),))),
+        (
+            {"prompt": "p", "chosen": [user("p"), assistant("c")], "rejected": [user("p"), assistant("r")]},
+            ((user("p"),), (assistant("c"),), (assistant("r"),)),
+        ),
+        (
+            {"prompt": "p", "chosen": [SYSTEM, user("p"), assistant("c")], "rejected": [SYSTEM, user("p"), assistant("r")]},
+            ((SYSTEM, user("p")), (assistant("c"),), (assistant("r"),)),
+        ),
+        (
+            {"prompt": "p", "chosen": [assistant("c")], "rejected": [assistant("r")]},
+            ((user("p"),), (assistant("c"),), (assistant("r"),)),
+        ),
         ({"chosen": "one two three", "rejected": "one two four"}, ("one two ", "three", "four")),
     ],
 )
@@ -106,7 +121,10 @@ def test_key_names_and_scores_can_be_chosen(tmp_path):
         ({"prompt": "p", "chosen": "a"}, r"a\.jsonl:1: there is no key 'rejected'"),
         ({"prompt": "p", "chosen": 3, "rejected": "b"}, r"a\.jsonl:1: 'chosen' is neither text nor a list of messages"),
         ({"prompt": "p", "chosen": "a", "rejected": [assistant("b")]}, r"a\.jsonl:1: one of chosen and rejected is text"),
-        ({"prompt": "p", "chosen": [assistant("a")], "rejected": [assistant("b")]}, r"a\.jsonl:1: the prompt is text"),
+        (
+            {"prompt": "p", "chosen": [user("p")], "rejected": [assistant("b")]},
+            r"a\.jsonl:1: there is a prompt of text beside conv",
+        ),
         ({"chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is no 'prompt' here, only"),
         ({"prompt": [{"text": "p"}], "chosen": "a", "rejected": "b"}, r"a\.jsonl:1: 'prompt' is neither"),
     ],
