@@ -109,9 +109,9 @@ def save_checkpoint(
         sync(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        again = f"go on with `rlx train resume={run}`" if checkpoint_steps(run) else "run the command again"
         raise TrainingError(
-            f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, "
-            f"then go on with `rlx train resume={run}`"
+            f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, then {again}"
         ) from error
     return final
 

@@ -100,6 +100,8 @@ def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, mo
     with pytest.raises(TrainingError, match=r"export\.path=.*: the disk is full; free some room; they are in the run's last"):
         export_policy(policy, tmp_path / "exported", dtype=torch.float16)
     assert [entry.name for entry in (tmp_path / "checkpoint").iterdir()] == ["step_1"]
+    with pytest.raises(TrainingError, match=r"free some room, then run the command again"):  # nothing to go on from
+        save_checkpoint(tmp_path / "new", policy=policy, optimizer=optimizer, progress=Progress(step=1))
 
 
 def test_damaged_state_is_named_and_nothing_is_unpickled(tmp_path):
