@@ -201,7 +201,7 @@ def _options_with(path: str, line: CommandLine) -> str:
 def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:
     """The unresolved config, and group -> option, of the choices on this command line; the default ones if they are wrong too."""
     known = groups(all_folders(line))
-    chosen = [override for override in line.overrides if group_of(override, known) and "," not in override]
+    chosen = [override for override in line.overrides if group_of(override, known) and ("," not in override or "=[" in override)]
     places = [f"'{place}'" for _, place in searched(line)]
     search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
     for overrides in ([*search, *chosen], search, []):

@@ -45,6 +45,7 @@ WRONG = [
     (["~evaluation.num_pairs"], "leave out ~evaluation.num_pairs"),
     (["hydra.run.dirr=x"], "--cfg hydra"),
     (["logger.project=x"], "as logger.wandb.project"),
+    (["logger=[tensorboard,wandb]", "logger.wandb.projekt=x"], "did you mean logger.wandb.project?"),
     (["+loss.beta=3"], "leave out the +"),
     (["los=ipo"], "did you mean loss?"),
     (["algoritm=dpo"], "did you mean algorithm?"),

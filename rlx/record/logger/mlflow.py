@@ -17,6 +17,13 @@ from rlx.record.run import RunRecord
 _BATCH = 1000  # metrics that one request of MLflow takes
 _PARAMS = 100
 _LONGEST = 6000
+# MLflow's own patience with a server that is gone would hold a run up for minutes; each is what the environment says, if it does.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -38,7 +45,8 @@ class MlflowLogger(Logger):
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
         """Begins the run, or goes on with it."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
         self._waiting: list[Any] = []

@@ -1,10 +1,11 @@
 """MLflow's own client sees every step once."""
 
+import time
 from pathlib import Path
 
 import pytest
 
-from rlx.record.logger.mlflow import MlflowLogger, _database, _name
+from rlx.record.logger.mlflow import _SETTINGS, MlflowLogger, _database, _name
 
 
 def test_names_that_mlflow_refuses_are_mended() -> None:
@@ -37,3 +38,16 @@ def test_after_a_resume_no_step_is_there_twice(watched, tmp_path: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "eval/score")
     assert [(metric.step, metric.value) for metric in history] == [(step, step / 10) for step in range(0, 10, 2)]
     assert len(client.list_artifacts(run.info.run_id, "samples")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_server_that_is_not_there_is_given_up_soon(monkeypatch) -> None:
+    pytest.importorskip("mlflow")
+    for name in _SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    began = time.monotonic()
+    uri = "http://127.0.0.1:9"
+    with pytest.raises(Exception, match="Max retries exceeded"):
+        MlflowLogger(tracking_uri=uri, experiment="rlx", name=None, tags={}, flush_seconds=60.0).open(None)
+    assert time.monotonic() - began < 60
