@@ -14,7 +14,7 @@ from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
 
 _NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
-_SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"']+)""")
+_SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"'](?:[^,\[\]"']*[^\s,\[\]"'])?)""")
 
 
 def allowed_targets(line: CommandLine) -> set[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlx.errors import ConfigError
+from rlx.record.command import folder_words
 from rlx.record.files import follow_latest
 from rlx.sweep.directory import PLAN, read_plan
 
@@ -50,12 +51,8 @@ def command_again(directory: Path, given: Sequence[str]) -> list[str]:
 
 def resume_command(place: str, command: Sequence[str]) -> str:
     """What to type for a sweep to go on. command: the sweep's own; what it names that is not rlx's has to be named again."""
-    words: list[str] = []
-    for place_in, word in enumerate(command):
-        is_folder = word.partition("=")[0] in _FOLDERS
-        if is_folder or _OWN_CLASS.search(word):
-            words += command[place_in : place_in + (2 if is_folder and "=" not in word else 1)]
-    return shlex.join(["rlx", "-m", f"resume={place}", *words])
+    classes = [word for word in command if _OWN_CLASS.search(word)]
+    return shlex.join(["rlx", "-m", f"resume={place}", *folder_words(command), *classes])
 
 
 def own_names(command: Sequence[str]) -> list[str]:

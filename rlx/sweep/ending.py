@@ -43,7 +43,7 @@ def end(
             print_comparison_of(place)
     state.write(force=True)
     if state.winner is not None and not unfinished:
-        write_best(state.directory, state.winner, place=place, is_group=is_group)
+        write_best(state.directory, state.winner, place=place, command=state.facts["command"], is_group=is_group)
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
     if unfinished or counts[FAILED] or asked is not None:

@@ -7,7 +7,7 @@ import resource
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
+from rlx.record.command import folder_words
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.train.checkpoint import Progress
 
@@ -122,18 +123,9 @@ def next_commands(record: RunRecord) -> list[str]:
     own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
     chosen = [override for override in record.overrides if not override.startswith(own)]
     output_dir = str(record.config["output_dir"])
-    commands = [shlex.join(["rlx", "-m", *_folders(record.command), *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
+    commands = [shlex.join(["rlx", "-m", *folder_words(record.command), *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
     if output_dir != "outputs":
         commands[1] = shlex.join(["rlx", "runs", output_dir, "sort=-score"])
     if "tensorboard" in (record.config["logger"] or {}):
         commands.append(shlex.join(["tensorboard", "--logdir", output_dir]))
     return commands
-
-
-def _folders(command: Sequence[str]) -> Iterator[str]:
-    """The words of a command that say where configs lie: the choices made there are found nowhere else."""
-    for word, after in zip(command, [*command[1:], ""], strict=True):
-        if word in ("--config-dir", "-cd"):
-            yield from (word, after)
-        elif word.startswith(("--config-dir=", "hydra.searchpath=")):
-            yield word

@@ -29,6 +29,8 @@ def test_a_package_on_the_search_path():
 
 
 def test_searched(tmp_path):
+    spaced = searched(line("hydra.searchpath=[file:///my conf, pkg://c.d,'/a b']"))
+    assert spaced == [("file", "/my conf"), ("pkg", "c.d"), ("file", "/a b")]
     assert searched(line("hydra.searchpath=[a,file:///b,pkg://c.d]", config_dir=tmp_path)) == [
         ("file", str(tmp_path)),
         ("file", "a"),

@@ -112,6 +112,21 @@ def test_a_job_killed_hard_is_noticed_without_accounting(begin, tmp_path):
     assert [line["step"] for line in read_metrics(killed)] == list(range(11))
 
 
+def test_a_sweep_that_was_killed_waits_for_the_jobs_that_outlived_it_and_begins_none_twice(begin, tmp_path):
+    jobs = ("algorithm=patient.Patient", "seed=range(0,6)", "num_steps=12", "sweep.grace=1")
+    process = begin(*jobs)
+    until = time.monotonic() + 200
+    while not list((tmp_path / "outputs").rglob("metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert begin(*jobs).wait(400) == 0, (tmp_path / "out").read_text()
+    assert "of an earlier start" in (tmp_path / "out").read_text()
+    records = [read_run(directory) for directory in job_directories(tmp_path)]
+    assert [record.status for record in records] == ["completed"] * 6
+    assert all(not record.resumed for record in records)
+
+
 def test_a_sweep_that_is_stopped_leaves_nothing_in_the_queue(begin, tmp_path):
     process = begin("algorithm=patient.Patient", "seed=0,1", "num_steps=40")
     wait_for_steps(tmp_path, 1)
