@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-
-_OURS = str(Path(__file__).parent)
-_INSTALLED = (_OURS, *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 
 
 class RlxError(Exception):
@@ -43,12 +40,21 @@ class EvidenceError(RlxError, ValueError):
     exit_code = 2
 
 
+@cache
+def _installed() -> tuple[str, ...]:
+    """Folders of what is not the user's own."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    return (str(Path(__file__).parent), *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+
+
 def users_frames(error: BaseException) -> Iterator[TracebackType]:
     """The places in an error's traceback that are neither rlx's own, nor Python's, nor an installed package's."""
     frame = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if not file.startswith(("<", *_INSTALLED)):
+        if not file.startswith(("<", *_installed())):
             yield frame
         frame = frame.tb_next
 

@@ -26,7 +26,7 @@ def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]
 
 
 def losses(subject: Subject) -> Finding:
-    """Every loss within keeps the laws of losses on tensors: weights, split, NaN in padding, order, finite, slopes, direction."""
+    """Losses within keep the laws of tensors: weights, split, NaN in padding, order, finite, slopes, direction, clip."""
     found = [
         (path, loss) for path, loss in losses_of(subject.algorithm) if isinstance(loss, (PreferenceLoss, PolicyGradientLoss))
     ]

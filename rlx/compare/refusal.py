@@ -11,6 +11,7 @@ from rlx.compare.scores import RunScore
 from rlx.compare.words import several
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
+from rlx.record.command import folder_words
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
 
@@ -71,7 +72,7 @@ def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10) -> str:
     kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
     if not any(override.startswith("algorithm=") for override in kept):
         kept.insert(0, f"algorithm={run.record.algorithm}")
-    return " ".join(["rlx -m", *map(quote, kept), f"'seed=range(0,{seeds})'"])
+    return " ".join(["rlx -m", *map(quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
 
 
 def quote(word: str) -> str:

@@ -38,6 +38,12 @@ def test_the_command_for_more_seeds_keeps_what_was_chosen(tmp_path):
     assert command == "rlx -m algorithm=hybrid algorithm.dpo_weight=0.25 'task.path=my file.jsonl' 'seed=range(0,10)'"
 
 
+def test_the_command_for_more_seeds_names_the_folders_of_its_configs(tmp_path):
+    write_run(tmp_path / "a", record={"command": ["rlx", "train", "--config-dir", "conf", "loss=mine"]})
+    runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
+    assert more_seeds(runs, "custom_dpo").startswith("rlx -m --config-dir conf algorithm=custom_dpo")
+
+
 def test_evaluations_need_more_trained_seeds(tmp_path):
     for seed in range(2):
         write_run(tmp_path / str(seed), seed=seed, score=0.5 + seed / 10, record={"verb": "evaluate"})
