@@ -40,6 +40,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
         write_files(comparison, tmp_path / "file" / "below", page=False, figures=False)
 
 
+@pytest.mark.whole
 def test_figures_and_page_on_demand(tmp_path):
     comparison = compare(write_sweep(tmp_path / "sweep", SCORES))
     written = write_files(comparison, tmp_path / "out", page=False, figures=True)

@@ -1,10 +1,13 @@
 import struct
 
+import pytest
+
 from rlx.compare.comparison import compare
 from rlx.report.plots import MOST, _look, plain_label, write_figures
 from tests.compare.records import write_sweep
 
 
+@pytest.mark.whole
 def test_every_figure_as_pdf_and_png(ordinary, tmp_path):
     write_figures(ordinary, tmp_path)
     names = {path.stem for path in tmp_path.iterdir()}
@@ -29,6 +32,7 @@ def test_every_figure_as_pdf_and_png(ordinary, tmp_path):
         assert 300 < height < 3000
 
 
+@pytest.mark.whole
 def test_hostile_labels_are_drawn_as_they_are(hostile, tmp_path):
     assert len(write_figures(hostile, tmp_path)) > 10
 
@@ -38,6 +42,7 @@ def test_labels_are_no_formulas():
     assert len(plain_label("y" * 200)) <= 48
 
 
+@pytest.mark.whole
 def test_several_tasks_have_their_aggregates(tmp_path):
     for task in ("one", "two"):
         write_sweep(tmp_path / task, {"custom_dpo": [0.5, 0.52], "hybrid": [0.6, 0.62]}, task=task)

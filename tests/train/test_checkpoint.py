@@ -131,6 +131,7 @@ def test_paths_sort_by_number(tmp_path):
 MOVING = ("loss=tr_dpo", "loss.modifiers.reference.every_steps=2", "loss.modifiers.reference.policy_share=0.75")
 
 
+@pytest.mark.whole
 def test_a_moving_reference_moves_after_every_so_many_steps_and_the_evaluation_keeps_the_first(rlx_run):
     """Each batch is the whole data twice over, so that a moved reference shows in the rewards of the next step."""
     _, run, _ = rlx_run("loss=dpo", "optimizer.lr=0.01")
@@ -148,6 +149,7 @@ def test_a_reference_that_has_just_become_the_policy_gives_no_reward(rlx_run):
     assert [abs(margin) < 1e-4 for margin in margins] == [True, False] * 3
 
 
+@pytest.mark.whole
 def test_a_run_with_a_moving_reference_is_resumed_as_if_unbroken(rlx_run):
     _, whole, _ = rlx_run(*MOVING, "optimizer.lr=0.01")
     assert whole is not None
