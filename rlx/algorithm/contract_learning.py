@@ -10,8 +10,8 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_stand_in import reward_of
 from rlx.algorithm.contract_subject import REAL_TOLERANCE, Setting, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.algorithm.contract_task import reward_of
 from rlx.seeding import Stream
 
 STEPS, RATE = 8, 3e-4

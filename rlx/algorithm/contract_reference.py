@@ -10,7 +10,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_stand_in import key_of
+from rlx.algorithm.contract_numbers import key_of
 from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, row_shown
 
 RAISED = 0.05  # nats a token

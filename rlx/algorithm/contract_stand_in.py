@@ -1,4 +1,4 @@
-"""A laboratory of given numbers: a policy whose token statistics are leaves, a reference and a sampler that agree with it.
+"""A laboratory of given numbers: a policy whose token statistics are leaves, and a reference that agrees with it.
 
 Laws of gradients hold there to rounding in float64, and a step takes milliseconds.
 Dimensions: P prompts, G completions, T tokens.
@@ -7,71 +7,20 @@ Dimensions: P prompts, G completions, T tokens.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlx.algorithm.contract_numbers import STATISTICS, Key, Numbers, given, key_of
+from rlx.algorithm.contract_sampler import shaped_pairs
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.policy.base import NO_STATISTICS, Policy
 from rlx.policy.reference import Reference
 from rlx.policy.statistics import TokenStatistics, unflatten
-from rlx.rollout.decoding import Completions
-from rlx.rollout.sampler import Draw, Sampler
-from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task
-
-Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
-STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
-SHAPES = ("usual", "one token", "empty", "some empty")
-
-
-def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
-    """What a completion of a prompt is found by."""
-    return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
-
-    spread: how far the policy lies from its sampler and its reference, in nats a token.
-    constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
-    drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
-    """
-
-    spread: float
-    constant: float | None = None
-    constant_of: str = "policy"
-    drift: float = 0.0
-    depth: float = 0.0
-
-    def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
-        """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
-        if name == "token_logprobs" and self.constant is not None and who == self.constant_of:
-            return np.full(length, self.constant)
-        return _values(self, who, name, key, length)
-
-
-@lru_cache(maxsize=1 << 15)
-def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.ndarray:
-    rng = _numbers(name, key)
-    if name != "token_logprobs":
-        return rng.uniform(0.05, 0.9, length)
-    near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * numbers.spread
-    values = np.minimum(-0.05 - 2 * rng.random(length) + near * rng.standard_normal(length), -0.01) - numbers.depth
-    return values - numbers.drift if who == "reference" else values
-
-
-def _numbers(name: str, key: Key) -> np.random.Generator:
-    digest = hashlib.blake2b(name.encode() + b"|" + key[0] + b"|" + key[1], digest_size=8).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 class StandInPolicy(Policy):
@@ -124,7 +73,7 @@ class StandInPolicy(Policy):
 
     def tokenized(self, pairs: Sequence[Any]) -> TokenizedPairs:
         """The pairs as tokens, cut to the shape of this laboratory."""
-        return _shaped_pairs(self.real.tokenized(pairs), self.shape)
+        return shaped_pairs(self.real.tokenized(pairs), self.shape)
 
     def _gathered(self, name: str, sequences: Sequences) -> Tensor:
         places = self._register(name, sequences)
@@ -190,128 +139,3 @@ class StandInReference(Reference):
 
     def _pair_values(self, batch: Any) -> Tensor:
         return self.token_logprobs(batch.sequences)
-
-
-def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor:
-    """[P, G, T] of sequences, without a gradient."""
-    parts = [
-        numbers.of(who, name, key_of(prompt, tokens), len(tokens))
-        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True)
-        for tokens in group
-    ]
-    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.completion_mask)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScriptedSampler(Sampler):
-    """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
-
-    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES.
-    turned: the completions of every second prompt come in the opposite order.
-    """
-
-    numbers: Numbers | None
-    shape: str = "usual"
-    turned: bool = False
-
-    @staticmethod
-    def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
-        """With the decoding settings of a real sampler."""
-        names = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
-        return ScriptedSampler(**{name: getattr(sampler, name) for name in names}, numbers=numbers, shape=shape)
-
-    def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """Tokens that the completion's own random address decides; a greedy completion is one of them."""
-        end = policy.eos_token_ids[:1] or (0,)
-        letters = np.unique(np.concatenate(draw.prompts))
-        letters = letters[~np.isin(letters, end)] if len(letters) > len(end) else letters
-        rows = []
-        keys = draw.keys.reshape(-1, draw.group_size).copy()
-        if self.turned:
-            keys[1::2] = keys[1::2, ::-1]
-        for row, key in enumerate(keys.reshape(-1).tolist()):
-            prompt = _numbers("prompt", (draw.prompts[row // draw.group_size].tobytes(), b""))
-            equal = prompt.random() < 0.25  # a group without signal
-            rng = prompt if equal else np.random.Generator(np.random.Philox(key=key))
-            limit = int(min(draw.limits[row // draw.group_size], 6))
-            body = letters[rng.integers(0, len(letters), size=int(rng.integers(0, limit + 1)))]
-            tokens = _cut(np.append(body, end[0])[:limit].astype(np.int64), row, self.shape)
-            rows.append((draw.prompts[row // draw.group_size], tokens, len(body) < limit))
-        made = Completions.empty(len(rows), max(1, max(len(tokens) for _, tokens, _ in rows)))
-        for row, (_, tokens, finished) in enumerate(rows):
-            made.tokens[row, : len(tokens)], made.lengths[row], made.finished[row] = tokens, len(tokens), finished
-        sequences = Sequences(tuple(prompt for prompt, _, _ in rows), tuple((tokens,) for _, tokens, _ in rows))
-        logprobs = self._logprobs(policy, sequences, draw.temperature)
-        made.logprobs[:, : logprobs.shape[-1]] = logprobs[:, 0, : made.logprobs.shape[1]]
-        return made
-
-    def _logprobs(self, policy: Policy, sequences: Sequences, temperature: float) -> np.ndarray:
-        if self.numbers is None:
-            with torch.no_grad():
-                return policy.token_logprobs(sequences, temperature=temperature).cpu().numpy()
-        return (given(self.numbers, "sampler", "token_logprobs", sequences) / temperature).numpy()
-
-    def prepare(self, policy: Policy) -> None:
-        """Nothing to prepare."""
-
-    @property
-    def in_process(self) -> Sampler:
-        """This one."""
-        return self
-
-
-@lru_cache(maxsize=8)
-def _shaped_pairs(pairs: TokenizedPairs, shape: str) -> TokenizedPairs:
-    """Tokenised pairs with their completions in one of SHAPES."""
-    rows = enumerate(zip(pairs.sequences.prompts, pairs.sequences.completions, strict=True))
-    groups = tuple(tuple(_shaped(prompt, tokens, row, shape) for tokens in group) for row, (prompt, group) in rows)
-    return replace(pairs, sequences=Sequences(pairs.sequences.prompts, groups))
-
-
-def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
-    """A task's own completion in one of SHAPES; usual: of at most six tokens more, so that lengths differ on any task."""
-    if shape != "usual" or len(tokens) == 0:
-        return _cut(tokens, row, shape)
-    rng = _numbers("length", key_of(prompt, tokens))
-    return np.concatenate([tokens[:-1], rng.choice(prompt, size=int(rng.integers(0, 7))), tokens[-1:]])
-
-
-def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
-    """A completion in one of SHAPES."""
-    if shape == "one token":
-        return tokens[-1:]
-    return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
-
-
-def shortened(task: Task, *, rows: int) -> Task:
-    """The task with its first `rows` pairs and prompts alone."""
-    twin = copy.copy(task)
-    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
-        if ("pairs" if "pairs" in name else "rewards") in task.offers:
-            few = tuple(getattr(task, name)()[:rows])
-            object.__setattr__(twin, name, lambda few=few: few)
-    return twin
-
-
-def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
-    twin = copy.copy(task)
-    names: list[str] = []
-
-    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
-        if not names:
-            names.extend(task.reward_all([prompt], [completion])[0])
-        value = bonus + (0.5 if equal_rewards else reward_of(completion))
-        return {**dict.fromkeys(names, value), "reward": value}
-
-    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-
-    object.__setattr__(twin, "reward", reward)
-    object.__setattr__(twin, "reward_all", reward_all)
-    return twin
-
-
-def reward_of(text: str) -> float:
-    """0, 0.5 or 1."""
-    return Stream(0, ("reward", text)).key % 3 / 2

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need
 from rlx.algorithm.contract_batch import parts_of
-from rlx.algorithm.contract_stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, shortened, stand_in_task
+from rlx.algorithm.contract_numbers import Numbers, key_of
+from rlx.algorithm.contract_sampler import ScriptedSampler
+from rlx.algorithm.contract_stand_in import StandInPolicy, StandInReference
+from rlx.algorithm.contract_task import shortened, stand_in_task
 from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
@@ -238,8 +241,6 @@ def row_shown(subject: Subject, batch: Any, row: int) -> str:
 
 def completion_gradients(setting: Setting, part: Any, gradient: Tensor) -> list[list[Tensor]]:
     """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
-    from rlx.algorithm.contract_stand_in import key_of
-
     policy = setting.policy
     places = policy.places.get("token_logprobs", {})
     found = []

@@ -2,7 +2,6 @@
 
 import torch
 
-from rlx.algorithm.contract_stand_in import Numbers
 from tests.algorithm.checking import subject
 from tests.algorithm.faulty import Preferences, Rewards
 
@@ -33,16 +32,3 @@ def test_the_gradient_of_a_log_probability_is_that_of_its_leaf():
     setting.policy.token_logprobs(batch.sequences).sum().backward()
     assert setting.policy.leaf_names == ["token_logprobs"]
     assert bool((setting.policy.parameters()[0].grad == 1).all())
-
-
-def test_completions_of_any_task_differ_in_length():
-    checked = subject(Preferences())
-    batch = checked.first_update(checked.stand_in())
-    assert len(batch.sequences.completion_lengths.unique()) >= 4
-
-
-def test_a_constant_is_of_whom_it_is_named_for():
-    key = (b"p", b"c")
-    numbers = Numbers(0.1, -7.0, "reference")
-    assert (numbers.of("reference", "token_logprobs", key, 3) == -7).all()
-    assert (numbers.of("policy", "token_logprobs", key, 3) != -7).all()
