@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -38,7 +39,12 @@ class UnexpectedError(Exception):
 
 def entry() -> None:
     """What the console script and `python -m rlx` call."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first was seen to
+        code = 130
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
+    sys.exit(code)
 
 
 def main(argv: Sequence[str]) -> int:

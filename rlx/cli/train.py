@@ -45,7 +45,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     try:
         train(cfg, algorithm=algorithm, command=command, overrides=overrides, directory=directory)
     except Stopped as stopped:
-        again = f"; go on with: rlx train resume={relative(stopped.directory)}" if stopped.directory is not None else ""
-        print(f"rlx: {stopped}{again}", file=sys.stderr)
+        resumed = "run it again" if stopped.directory is None else f"go on with: rlx train resume={relative(stopped.directory)}"
+        print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code
     return 0

@@ -47,7 +47,7 @@ def train(
     """Run the config, checked before: a new run, or what `resume` or `rerun` in it names.
 
     algorithm: the name that it was chosen by. directory: a place of the caller's own, or None.
-    Raises RlxError, with the record saying failed; Stopped, with a checkpoint and the record saying interrupted.
+    Raises RlxError, with the record saying failed; Stopped, with the record saying interrupted, and a checkpoint after a step.
     """
     view = view or TrainView()
     if cfg.resume is not None:
@@ -153,17 +153,9 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     stop = Stop()
     loop: Loop | None = None
     try:
-        transformers.utils.logging.disable_progress_bar()  # one bar is enough
-        set_threads(cfg.threads)
-        require_writable(cfg.export.path)
-        experiment = assemble(cfg)
-        data = experiment.task.content_hash()
-        recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
-        experiment.sampler.prepare(experiment.policy)
-        loop = build_loop(cfg, experiment, recorder, Watched(view), stop)
-        prepare(loop)
-        view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
         with stop.listening():
+            loop = _prepared(cfg, recorder, view, stop, prepare)
+            stop.begin()
             metrics = loop.run()
         if cfg.export.path is not None:
             export_policy(loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype))
@@ -176,7 +168,7 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
     except Stopped as stopped:
         view.close()
         recorder.interrupt(signal=stopped.signal_name, step=stopped.step)
-        stopped.directory = recorder.directory
+        stopped.directory = recorder.directory if checkpoint_steps(recorder.directory) else None
         raise
     except KeyboardInterrupt:
         view.close()
@@ -193,6 +185,21 @@ def _recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Cal
         view.close()
         recorder.fail(error, step=loop.progress.step if loop else 0)
         raise
+
+
+def _prepared(cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None]) -> Loop:
+    """The loop at its first step, or where it goes on."""
+    transformers.utils.logging.disable_progress_bar()  # one bar is enough
+    set_threads(cfg.threads)
+    require_writable(cfg.export.path)
+    experiment = assemble(cfg)
+    data = experiment.task.content_hash()
+    recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
+    experiment.sampler.prepare(experiment.policy)
+    loop = build_loop(cfg, experiment, recorder, Watched(view), stop)
+    prepare(loop)
+    view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
+    return loop
 
 
 def _keep(directory: Path, error: NonFiniteLossError) -> Path:

@@ -12,26 +12,36 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
 class Stopped(Exception):  # noqa: N818 (to stop when asked is no error)
-    """The run was asked to stop and has written its checkpoint."""
+    """The run was asked to stop and has written its checkpoint, if a step of it was done."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step = step
-        self.directory: Path | None = None  # the run's, once its record says so
+        self.directory: Path | None = None  # the run's, once its record says so and there is a checkpoint to go on from
         self.signal_name = signal.Signals(signal_number).name
         self.exit_code = EXIT_CODES[signal.Signals(signal_number)]
-        super().__init__(f"stopped by {self.signal_name} after step {step}")
+        super().__init__(f"stopped by {self.signal_name} {f'after step {step}' if step else 'before a step was done'}")
 
 
 class Stop:
-    """Whether this process was asked to stop."""
+    """Whether this process was asked to stop.
+
+    Before `begin` there is no step to finish: a signal ends the run at once. After it a signal is remembered for `check`, and a
+    second Ctrl-C ends at once.
+    """
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._has_begun = False
+        self._before: dict[signal.Signals, object] = {}
 
     @property
     def requested(self) -> bool:
         """A signal has come."""
         return self._signal is not None
+
+    def begin(self) -> None:
+        """From here on there are steps to finish."""
+        self._has_begun = True
 
     def check(self, step: int) -> None:
         """Raise Stopped if a signal has come."""
@@ -40,18 +50,28 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Catch the signals while this lasts; a second Ctrl-C ends at once. Only a main thread can."""
+        """Catch the signals while this lasts. Only a main thread can.
+
+        Raises KeyboardInterrupt for a Ctrl-C and Stopped for another signal, where they end the run at once.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before = {number: signal.signal(number, self._caught) for number in EXIT_CODES}
+        self._before = dict(before)
         try:
             yield self
+        except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` on the way takes it for an error
+            if self._signal in (None, signal.SIGINT):
+                raise
+            raise Stopped(0, self._signal) from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def _caught(self, number: int, frame: object) -> None:
-        if number == signal.SIGINT and self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = number == signal.SIGINT and self._signal == signal.SIGINT
+        ignored = self._before.get(signal.Signals(number)) == signal.SIG_IGN  # a sweep's worker is told by other means
         self._signal = number
+        if again or not (self._has_begun or ignored):
+            raise KeyboardInterrupt

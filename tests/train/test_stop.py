@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 
@@ -11,6 +12,7 @@ def test_a_signal_is_remembered_and_handlers_are_put_back(number, code):
     before = signal.getsignal(number)
     stop = Stop()
     with stop.listening():
+        stop.begin()
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested
@@ -20,9 +22,31 @@ def test_a_signal_is_remembered_and_handlers_are_put_back(number, code):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped), (signal.SIGUSR2, Stopped)]
+)
+def test_before_there_is_a_step_to_finish_a_signal_ends_at_once(number, raised):
+    with pytest.raises(raised) as stopped, Stop().listening(), contextlib.suppress(Exception):  # as code on the way may have it
+        os.kill(os.getpid(), number)
+    if raised is Stopped:
+        assert str(stopped.value) == f"stopped by {signal.Signals(number).name} before a step was done"
+        assert stopped.value.exit_code == 75
+
+
+def test_what_is_ignored_is_no_reason_to_end_at_once():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stop().listening() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_interrupt_ends_at_once():
     stop = Stop()
     with stop.listening():
+        stop.begin()
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
