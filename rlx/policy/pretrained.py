@@ -28,6 +28,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+_TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # files of which one is there, whatever kind of tokenizer it is
 
 
 def load_pretrained(
@@ -127,8 +128,9 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
         with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
             model, report = loaded
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ConfigError(f"no causal language model can be loaded from {source}: {_first_line(error)}") from error
+    except Exception as error:  # damaged files make their readers raise whatever they like
+        shapes = "its weights have other shapes than its config.json says" if "mismatched_sizes" in str(error) else ""
+        raise ConfigError(f"no causal language model can be loaded from {source}: {shapes or _first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigError(
@@ -187,6 +189,12 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
 def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
     from transformers import AutoTokenizer
 
+    if (
+        gguf_file is None
+        and Path(source).is_dir()
+        and not any(entry for name in _TOKENIZERS for entry in Path(source).glob(name))
+    ):
+        raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
     try:
         with _quiet():
             return AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))

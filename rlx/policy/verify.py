@@ -42,6 +42,8 @@ def choose_layout(policy: Policy, *, wanted: bool | None) -> None:
             probe = _probe(policy, _SHORT)
             plain = plain_rows(probe).to(policy.device)
             truth = _logits(policy, plain)
+            if not bool(torch.isfinite(truth).all()):
+                raise ConfigError(f"{policy.name} gives logits that are no finite numbers: its weights are damaged")
             _require_causal(policy, plain, truth)
             _choose_head(policy, plain, truth)
             policy.shared_prefix = wanted is not False

@@ -60,7 +60,11 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
         ("{tmp}/broken", "cannot be read"),
         ("{tmp}/encoder", "bert model, not a causal|sees the tokens that it is to predict"),
         ("{tmp}/translator", "t5 model, not a causal language model"),
-        ("{tmp}/mute", "its tokenizer cannot be loaded"),
+        ("{tmp}/mute", "its tokenizer cannot be loaded: tokenizer.json and the like are missing"),
+        ("{tmp}/stammering", "its tokenizer cannot be loaded: Expecting"),
+        ("{tmp}/torn", "no causal language model can be loaded from .*/torn: Error while deserializing header"),
+        ("{tmp}/pickled", "no causal language model can be loaded from .*/pickled"),
+        ("{tmp}/stretched", "its weights have other shapes than its config.json says"),
         ("{tmp}/hollow", r"lack \d+ tensors of LlamaForCausalLM"),
         ("{tmp}/weightless", "no causal language model can be loaded"),
     ],
@@ -79,7 +83,15 @@ def test_what_cannot_be_a_policy_is_said_in_one_line(tmp_path, path, message):
     save(tmp_path / "hollow")
     config = json.loads((tmp_path / "hollow" / "config.json").read_text())
     (tmp_path / "hollow" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    save(tmp_path / "weightless")
+    for name in ("stammering", "torn", "pickled", "stretched", "weightless"):
+        save(tmp_path / name)
+    (tmp_path / "stammering" / "tokenizer.json").write_text('{"version": "1.0"')
+    weights = (tmp_path / "torn" / "model.safetensors").read_bytes()
+    (tmp_path / "torn" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04junk")
+    config = json.loads((tmp_path / "stretched" / "config.json").read_text())
+    (tmp_path / "stretched" / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
     (tmp_path / "weightless" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=message) as caught:
         load_pretrained(path.format(tmp=tmp_path))

@@ -56,6 +56,15 @@ def test_a_model_that_sees_what_it_predicts_is_refused():
         policy_of("bert")
 
 
+def test_damaged_weights_are_found_when_they_are_loaded():
+    model = model_of("llama")
+    with torch.no_grad():
+        next(model.parameters())[5, 0] = float("nan")
+        model.get_output_embeddings().weight[7, 0] = float("inf")
+    with pytest.raises(ConfigError, match="its weights are damaged"):
+        Policy(model, tokenizer(), name="damaged")
+
+
 def test_half_precision_is_compared_in_float32_and_kept():
     model = model_of("llama", dtype=torch.bfloat16)
     weights = copy.deepcopy(model.state_dict())
