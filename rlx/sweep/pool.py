@@ -6,23 +6,19 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from rlx.errors import TrainingError
 from rlx.sweep.log import tail
-from rlx.sweep.messages import Done, Hello, Inbox, Order, Ready, send
+from rlx.sweep.messages import Done, Hello, Order, Ready
+from rlx.sweep.process import Worker
 from rlx.sweep.resources import memory_kills
 
 _FALSE_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run
-_START = "import sys; sys.path[:] = filter(None, sys.path); from rlx.sweep.worker import main; main()"
 
 
 @dataclass(frozen=True)
@@ -33,31 +29,6 @@ class Event:
     order: Order | None
     message: Any
     reason: str = ""
-
-
-@dataclass(eq=False)
-class Worker:
-    """One process. order: the job that it runs; since: when it got it; asked: when it was asked to stop."""
-
-    slot: int
-    process: subprocess.Popen[bytes]
-    line: socket.socket
-    inbox: Inbox
-    order: Order | None = None
-    since: float = 0.0
-    asked: float | None = None
-    is_ready: bool = False
-    why: str = ""
-
-    @cached_property
-    def ear(self) -> BinaryIO:
-        """Where it listens."""
-        return self.line.makefile("wb")
-
-    def tell(self, message: Any) -> None:
-        """Say something to it; of its death `Pool.events` tells."""
-        with contextlib.suppress(OSError):
-            send(self.ear, message)
 
 
 @dataclass
@@ -97,47 +68,26 @@ class Pool:
             self._start(slot)
 
     def _start(self, slot: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        known = sys.path if self.path is None else self.path
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, known)])
-        environment |= self.environments[slot % len(self.environments)] if self.environments else {}
-        ours, theirs = socket.socketpair()
-        with theirs, open(self.log, "ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _START, *self.warm],
-                stdin=theirs.fileno(),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the sweep alone, which asks its workers one by one
-            )
-        assert process.stdout is not None
-        worker = Worker(slot, process, ours, Inbox(process.stdout.fileno()))
+        variables = self.environments[slot % len(self.environments)] if self.environments else {}
+        path = sys.path if self.path is None else self.path
+        worker = Worker.start(slot, path=path, log=self.log, variables=variables, warm=self.warm)
         self.workers.append(worker)
-        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+        self._selector.register(worker.mouth, selectors.EVENT_READ, worker)
         if self.path is not None:
             self._greet(worker)
 
     def _greet(self, worker: Worker) -> None:
-        assert self.path is not None
-        with contextlib.suppress(OSError):
-            socket.send_fds(worker.line, [b"+"], [] if self.lock is None else [self.lock])
-        worker.tell(Hello(self.task, tuple(self.path), os.fspath(self.log), self.grace))
+        worker.greet(Hello(self.task, tuple(self.path or ()), os.fspath(self.log), self.grace), self.lock)
 
     @property
     def idle(self) -> list[Worker]:
         """Processes that wait for a job."""
-        return [worker for worker in self.workers if worker.is_ready and worker.order is None and worker.asked is None]
+        return [worker for worker in self.workers if worker.is_idle]
 
     @property
     def busy(self) -> list[Worker]:
         """Processes that run a job."""
         return [worker for worker in self.workers if worker.order is not None]
-
-    def give(self, worker: Worker, order: Order) -> None:
-        """Hand a job to an idle process."""
-        worker.order, worker.since = order, time.monotonic()
-        worker.tell(order)
 
     def answer(self, slot: int, message: Any) -> None:
         """Answer the job in a slot."""
@@ -206,28 +156,9 @@ class Pool:
         """End a process and all that it started."""
         if worker in self.workers:
             self.workers.remove(worker)
-        assert worker.process.stdout is not None
         with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(worker.process.stdout)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-        worker.process.wait()
-        with contextlib.suppress(OSError):
-            worker.ear.close()
-        worker.line.close()
-        worker.process.stdout.close()
-
-    def ask_to_stop(self, worker: Worker, why: str) -> None:
-        """Ask a job to write a checkpoint and end."""
-        if worker.asked is None:
-            worker.asked, worker.why = time.monotonic(), why
-            with contextlib.suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGTERM)
-
-    def kill(self, worker: Worker) -> None:
-        """End a job at once; `events` tells that it died."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
+            self._selector.unregister(worker.mouth)
+        worker.bury()
 
     def close(self) -> None:
         """End every process."""

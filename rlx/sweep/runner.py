@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from rlx.sweep.log import LOG, tail
 from rlx.sweep.messages import Answer, Done, Evaluated, Order, Progress
-from rlx.sweep.pool import Event, Pool, Worker
+from rlx.sweep.pool import Event, Pool
+from rlx.sweep.process import Worker
 from rlx.sweep.settings import Settings
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score
 from rlx.sweep.verdict import mark_failed, timeout_reason
@@ -118,7 +119,7 @@ class Runner:
         job.attempts += 1
         self._begun[job.name] = time.monotonic()
         directory = self.state.directory / job.name
-        self.pool.give(worker, Order(job.name, os.fspath(directory), self.order_of(job), self.work.wants_answers))
+        worker.give(Order(job.name, os.fspath(directory), self.order_of(job), self.work.wants_answers))
 
     def _take(self, event: Event) -> None:
         job = self.state.jobs[event.order.name] if event.order is not None else None
@@ -170,11 +171,11 @@ class Runner:
         for worker in self.pool.busy:
             limit = self.settings.timeout
             if self.asked is not None:
-                self.pool.ask_to_stop(worker, "")
+                worker.ask_to_stop("")
             elif limit is not None and now - worker.since > limit:
-                self.pool.ask_to_stop(worker, timeout_reason(limit))
+                worker.ask_to_stop(timeout_reason(limit))
             if worker.asked is not None and (self._kill or now - worker.asked > self.settings.grace):
-                self.pool.kill(worker)
+                worker.kill()
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ def ended(pool, contents, tmp_path, answer=None):
         for worker in pool.idle:
             if waiting:
                 name = next(iter(waiting))
-                pool.give(worker, Order(name, str(tmp_path / name), waiting.pop(name), wants_answers=True))
+                worker.give(Order(name, str(tmp_path / name), waiting.pop(name), wants_answers=True))
         for event in pool.events(0.1):
             if isinstance(event.message, Evaluated):
                 pool.answer(event.slot, Answer(answer(event.message)))
@@ -77,13 +77,13 @@ def test_jobs_are_asked_to_stop_and_killed(open_pool, tmp_path):
     for name, content in (("gentle", ["sleep", 60]), ("stubborn", ["stubborn"])):
         while not pool.idle:
             list(pool.events(0.1))
-        pool.give(pool.idle[0], Order(name, str(tmp_path / name), content))
+        pool.idle[0].give(Order(name, str(tmp_path / name), content))
     time.sleep(0.5)
     stubborn = next(worker for worker in pool.busy if worker.order.name == "stubborn")
     for worker in pool.busy:
-        pool.ask_to_stop(worker, "because")
+        worker.ask_to_stop("because")
     time.sleep(0.5)
-    pool.kill(stubborn)
+    stubborn.kill()
     events = {}
     until = time.monotonic() + 20
     while len(events) < 2 and time.monotonic() < until:
@@ -176,7 +176,7 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
             f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
             "pool.start()",
             "while not pool.idle: list(pool.events(0.1))",
-            f"pool.give(pool.idle[0], Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",
+            f"pool.idle[0].give(Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",
             "pid = pool.workers[0].process.pid",
             "print(pid, _birth(pid), flush=True)",
             "time.sleep(60)",
