@@ -152,6 +152,8 @@ def test_close_leaves_no_process(open_pool):
 
 def test_each_process_has_its_variables(open_pool, tmp_path):
     pool = open_pool(2, environments=[{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}])
+    while len(pool.idle) < 2:  # before a process is ready its environment may not be there yet
+        list(pool.events(0.1))
     seen = [Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0") for worker in pool.workers]
     assert [b"CUDA_VISIBLE_DEVICES=3" in seen[0], b"CUDA_VISIBLE_DEVICES=5" in seen[1]] == [True, True]
 

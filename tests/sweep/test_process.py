@@ -33,9 +33,9 @@ def next_message(worker):
 
 
 def test_it_runs_what_it_is_given(worker, tmp_path):
-    assert b"CUDA_VISIBLE_DEVICES=7" in Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
     worker.greet(worker.hello, None)
     assert isinstance(next_message(worker), Ready)
+    assert b"CUDA_VISIBLE_DEVICES=7" in Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
     worker.is_ready = True
     assert worker.is_idle
     worker.give(Order("a", str(tmp_path / "a"), ["nothing"]))
