@@ -31,11 +31,12 @@ SHOWN = ("train/loss", "eval/score")
 
 @dataclass(frozen=True)
 class Training:
-    """What a worker needs for one run: the composed config and how it came about."""
+    """What a worker needs for one run: the composed config and how it came about. folders: of configs, as words of a command."""
 
     cfg: DictConfig
     algorithm: str
     overrides: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
 
 class Pruned(Stopped):
@@ -72,7 +73,7 @@ def run(order: Order, channel: Channel) -> Done:
     view = JobView(channel, training.cfg.num_steps, wants_answers=order.wants_answers)
     options: dict[str, Any] = {
         "algorithm": training.algorithm,
-        "command": ["rlx", "train", *training.overrides],
+        "command": ["rlx", "train", *training.folders, *training.overrides],
         "overrides": list(training.overrides),
         "directory": directory,
         "view": view,

@@ -14,6 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.errors import ConfigError
+from rlx.record.command import folder_words
 from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
@@ -187,7 +188,7 @@ class Session:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
         self.pool.lead(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
-        runner = Runner(state, work, self.pool, self.settings, view, order_of(jobs))
+        runner = Runner(state, work, self.pool, self.settings, view, order_of(jobs, folder_words(self.around.argv)))
         try:
             runner.run()
             while runner.asked is None and not runner.halted and more():
@@ -208,7 +209,7 @@ class Session:
     ) -> int | None:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        delegate = Delegate(state, self.settings, view, launch, order_of(jobs), path)
+        delegate = Delegate(state, self.settings, view, launch, order_of(jobs, folder_words(self.around.argv)), path)
         try:
             delegate.run(waiting)
         finally:
@@ -216,12 +217,12 @@ class Session:
         return delegate.asked
 
 
-def order_of(jobs: Mapping[str, Job]) -> Callable[[JobState], Any]:
-    """What a worker needs for a job."""
+def order_of(jobs: Mapping[str, Job], folders: Sequence[str]) -> Callable[[JobState], Any]:
+    """What a worker needs for a job. folders: of configs, as the sweep's command names them."""
     from rlx.sweep.job import Training
 
     def order(job: JobState) -> Training:
         known = jobs[job.name]
-        return Training(known.composed.cfg, known.composed.algorithm, known.overrides)
+        return Training(known.composed.cfg, known.composed.algorithm, known.overrides, tuple(folders))
 
     return order

@@ -1,5 +1,6 @@
 """A job as a worker runs it: a real training, told about as it goes, gone on with where it was cut short."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -68,6 +69,13 @@ def test_a_job_is_a_run_with_its_record(job):
     assert done.figures["cost/tokens_trained"] > 0
     assert heard.steps == [1, 2, 3, 4, 5, 6]
     assert heard.evaluated == []  # nobody wants to prune
+
+
+def test_its_command_names_the_folders_of_its_configs(job):
+    made = order("num_steps=1")
+    content = dataclasses.replace(made.content, folders=("--config-dir", "mine"))
+    run(dataclasses.replace(made, content=content), Heard())
+    assert list(read_run("job").command) == ["rlx", "train", "--config-dir", "mine", "num_steps=1"]
 
 
 def test_a_pruned_job_says_where(job):
