@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from rlx.cli.words import CommandLine
 from rlx.config.check import paths_of, unknown_key
 from rlx.config.compose import compose, group_of, groups, option_node
 from rlx.config.suggest import did_you_mean, nearest, right_name
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import ConfigError, RlxError, TrainingError
 
 _COULD_NOT = re.compile(r"Could not (?:override|delete from config\.|delete) '([^']+)'")
 _MERGING = re.compile(r"Error merging override (.+)", re.DOTALL)
@@ -49,6 +50,10 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     for cause in chain:
         if isinstance(cause, ConfigCompositionException) and str(cause):
             return _composition(cause, chain, line)
+    if isinstance(error, OSError) and error.filename is not None:  # Hydra makes the directory of a run that has one of its own
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        said = f"hydra.run.dir: {error.filename} cannot be made: {error.strerror}; choose another place"
+        return TrainingError(said) if full else ConfigError(said)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
     if "No completion plugin" in str(error):
@@ -81,7 +86,7 @@ def _grammar(error: OverrideParseException) -> ConfigError:
     key, equals, value = override.partition("=")
     if not equals:
         return ConfigError(f"{override} is neither a verb nor an override; an override is key=value")
-    if key != key.strip() or any(mark in key for mark in " ()<>,"):
+    if key != key.strip() or not key.isascii() or any(mark in key for mark in " ()<>,"):
         return ConfigError(f"{override}: {key!r} is no key; an override is key=value, without spaces around the =")
     called = re.match(r"(\w+)\(", value)
     if called and called[1] not in _FUNCTIONS and (near := nearest(called[1], _FUNCTIONS)):

@@ -80,6 +80,8 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
 def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     if "at_least" in rule and value is not None and not value >= rule["at_least"]:
         raise ConfigError(f"{key}={shown(value)} is too small; it is at least {rule['at_least']}")
+    if rule.get("not_empty") and not str(value).strip():
+        raise ConfigError(f"{key}= names no folder; give one, or leave it out")
     options = rule.get("one_of", rule.get("each_of", ()))
     items = value if "each_of" in rule else [value] if "one_of" in rule else ()
     for item in items:

@@ -68,8 +68,8 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-    output_dir: str = MISSING
-    cache_dir: str = MISSING
+    output_dir: str = field(default=MISSING, metadata={"not_empty": True})
+    cache_dir: str = field(default=MISSING, metadata={"not_empty": True})
     resume: str | None = MISSING
     rerun: str | None = MISSING
     allow_changed: list[str] = field(default_factory=list, metadata={"each_of": ("data", "code")})

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_PLURALS = {"a whole number": "whole numbers", "a number": "numbers", "text": "texts"}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -64,8 +65,10 @@ def described(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in arguments)
     if origin in (list, tuple, Sequence, set, frozenset):
-        of = " and ".join(dict.fromkeys(described(argument) for argument in arguments if argument is not Ellipsis))
-        return f"a list of {of}" if of else "a list"
+        items = [argument for argument in arguments if argument is not Ellipsis]
+        of = " and ".join(dict.fromkeys(_PLURALS.get(name, name) for name in map(described, items)))
+        count = f"{len(items)} " if origin is tuple and len(items) == len(arguments) and of in _PLURALS.values() else ""
+        return f"a list of {count}{of}" if of else "a list"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return "one of " + ", ".join(str(member.value) for member in hint)
     if isinstance(origin, type) and issubclass(origin, Mapping):

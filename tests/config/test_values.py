@@ -49,6 +49,7 @@ def test_does_not_fit(value, hint):
 
 def test_types_in_words():
     assert described(int | None) == "a whole number or null"
-    assert described(tuple[float, float]) == "a list of a number"
+    assert described(tuple[float, float]) == "a list of 2 numbers"
+    assert described(tuple[float, ...]) == described(list[float]) == "a list of numbers"
     assert described(Literal["a", "b"]) == "one of a, b"
     assert "Thing" in described(Thing)
