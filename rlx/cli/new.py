@@ -70,7 +70,8 @@ def asked_for(words: list[str]) -> tuple[str, str]:
     what, name = words
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         better = re.sub(r"\W+|(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_").lower()
-        hint = did_you_mean(better) if re.fullmatch(r"[a-z][a-z0-9_]*", better) and not keyword.iskeyword(better) else ""
+        better = f"my_{better}" if better in sys.stdlib_module_names or keyword.iskeyword(better) else better
+        hint = did_you_mean(better) if re.fullmatch(r"[a-z][a-z0-9_]*", better) else ""
         raise ConfigError(f"rlx new {what} {name}: a name is that of a Python module, lower-case words joined by _{hint}")
     if name in sys.stdlib_module_names or taken(name):
         raise ConfigError(f"rlx new {what} {name}: there is a module {name} already, which yours would hide; try my_{name}")

@@ -7,6 +7,7 @@ drifted, which a loss with importance ratios corrects, and evaluation asks the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LOGPROBS = ("raw", "processed")
 _SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
 _PREFIX = "token_id:"
+_ROUNDING = 1e-3  # by which a log-probability of 0 may come out above it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +156,10 @@ class ServerSampler(Sampler):
 
     def _read(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
         """Tokens, their log-probabilities, and whether the completion ended by itself."""
-        choice = (reply.get("choices") or [{}])[0]
-        reported = choice.get("logprobs") or {}
+        choices = reply.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        reported = choice.get("logprobs")
+        reported = reported if isinstance(reported, dict) else {}
         tokens = choice.get("token_ids")
         if tokens is None and all(str(token).startswith(_PREFIX) for token in reported.get("tokens") or [None]):
             tokens = [int(token[len(_PREFIX) :]) for token in reported["tokens"]]
@@ -167,7 +171,7 @@ class ServerSampler(Sampler):
                 "very tokens that were sampled, so choose a server that returns them; vLLM does"
             )
         finished = choice.get("finish_reason") == "stop"
-        wrong = self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
+        wrong = _no_numbers(tokens, logprobs) or self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
         if wrong:
             raise TrainingError(f"the server at {self.url} {wrong}")
         return tokens, logprobs, finished
@@ -182,3 +186,15 @@ class ServerSampler(Sampler):
         if finished and not stopped and tokens[-1] not in policy.eos_token_ids:
             return f"ended a completion by itself, but its last token, {tokens[-1]}, is no end-of-sequence token of the policy"
         return ""
+
+
+def _no_numbers(tokens: Any, logprobs: Any) -> str:
+    """What is no token, or no log-probability, in a completion; empty if nothing."""
+    for name, values, holds in (
+        ("token ids", tokens, lambda value: isinstance(value, int) and not isinstance(value, bool)),
+        ("log-probabilities", logprobs, lambda value: isinstance(value, (int, float)) and -math.inf < value <= _ROUNDING),
+    ):
+        bad = [value for value in values if not holds(value)] if isinstance(values, list) else [values]
+        if bad:
+            return f"sent {bad[0]!r:.40} among its {name}; is it the API that rollout.url means to ask?"
+    return ""

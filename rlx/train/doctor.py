@@ -22,9 +22,13 @@ EXTRAS = {
     "wandb": "wandb",
     "mlflow": "mlflow",
     "reasoning": "reasoning_gym",
+    "math": "math_verify",
     "gguf": "gguf",
     "parquet": "pyarrow",
     "optuna": "optuna",
+    "joblib": "joblib",
+    "cluster": "submitit",
+    "ray": "ray",
 }
 ENOUGH_DISK = 2 * 2**30
 

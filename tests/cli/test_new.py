@@ -97,6 +97,7 @@ def test_out_is_another_folder(place, capsys):
         (["loss"], "takes one name"),
         (["loss", "a", "b"], "takes one name"),
         (["loss", "MyLoss"], "did you mean my_loss?"),
+        (["loss", "Json"], "did you mean my_json?"),
         (["loss", "class"], "name"),
         (["loss", "torch"], "would hide"),
         (["loss", "json"], "would hide"),

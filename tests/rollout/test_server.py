@@ -210,3 +210,27 @@ def test_batches_are_drawn_from_a_server(server, policy):
 def test_a_setting_out_of_range_is_named(change, key):
     with pytest.raises(ConfigError, match=key):
         server_sampler(None, **change)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"token_ids": ["a", "b"]}, "'a' among its token ids"),
+        ({"token_ids": [5.5]}, "5.5 among its token ids"),
+        ({"token_ids": "ab"}, "'ab' among its token ids"),
+        ({"logprobs": {"token_logprobs": [None]}}, "None among its log-probabilities"),
+        ({"logprobs": {"token_logprobs": ["x"]}}, "'x' among its log-probabilities"),
+        ({"logprobs": {"token_logprobs": [float("nan")]}}, "nan among its log-probabilities"),
+        ({"logprobs": {"token_logprobs": [2.5]}}, "2.5 among its log-probabilities"),
+    ],
+)
+def test_what_is_no_number_in_a_reply_is_the_servers_doing(server, policy, changed, said):
+    server.change = lambda choice: {**choice, **changed}
+    with pytest.raises(TrainingError, match=f"the server at .* sent {said}"):
+        sample(server, policy)
+
+
+def test_a_reply_of_another_form_has_no_tokens(server, policy):
+    server.change = lambda choice: "a text"
+    with pytest.raises(ConfigError, match="has no token_ids and no logprobs"):
+        sample(server, policy)

@@ -1,5 +1,6 @@
 """The doctor of the installation: what is found, and what is amiss."""
 
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -25,6 +26,13 @@ def test_missing_extras_are_named_with_what_brings_them(monkeypatch):
     monkeypatch.setattr(doctor, "EXTRAS", {"there": "json", "absent": "no_such_module"})
     assert doctor.extras().found == "there"
     assert "rlx[absent]" in doctor.extras().advice
+
+
+def test_every_extra_that_adds_to_rlx_is_looked_for():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    offered = set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+    assert set(doctor.EXTRAS) == offered - {"peers", "dev"}
 
 
 def test_little_room_is_noted(monkeypatch):
