@@ -72,10 +72,29 @@ def about_records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collec
     codes = {str(_code(run)) for run in runs}
     if len(codes) > 1:
         found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
-    found += _planned(collected)
+    found += [*_data(runs), *_planned(collected)]
     if collected.skipped:
         found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
     return found
+
+
+def _data(runs: Sequence[RunScore]) -> list[Caution]:
+    """Files that changed between runs that read them by one config."""
+    contents: dict[str, set[str]] = {}
+    for run in runs:
+        task = {key: value for key, value in run.config.items() if key.startswith("task.")}
+        contents.setdefault(json.dumps([run.task, task], sort_keys=True, default=str), set()).add(
+            str(run.record.provenance.get("data"))
+        )
+    return [
+        Caution(
+            "different_data",
+            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these are no "
+            "repeats of one experiment (provenance.data tells them apart)",
+        )
+        for task, hashes in contents.items()
+        if len(hashes) > 1
+    ]
 
 
 def _planned(collected: Collected) -> list[Caution]:

@@ -33,3 +33,15 @@ def test_budgets_that_are_declared_unequal_are_said(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": LOW})
     write_sweep(tmp_path, {"hybrid": HIGH}, num_steps=200)
     assert "num_steps" in texts(compare(tmp_path, by=["algorithm", "num_steps"]))["unequal_budget"]
+
+
+def test_data_that_changed_under_one_config_are_said_and_data_of_two_configs_are_not(tmp_path):
+    for content, variant, scores in (("aa", "custom_dpo", LOW), ("bb", "hybrid", HIGH)):
+        write_sweep(tmp_path / "one", {variant: scores}, record={"provenance": {"data": content}}, task__path="pairs.jsonl")
+    text = texts(compare(tmp_path / "one"))["different_data"]
+    assert "arithmetic was read with 2 different contents" in text
+    for content, noise, scores in (("aa", 0.0, LOW), ("bb", 0.5, HIGH)):
+        write_sweep(
+            tmp_path / "two" / content, {"custom_dpo": scores}, record={"provenance": {"data": content}}, task__label_noise=noise
+        )
+    assert "different_data" not in texts(compare(tmp_path / "two", allow="tasks"))
