@@ -89,8 +89,8 @@ def _data(runs: Sequence[RunScore]) -> list[Caution]:
     return [
         Caution(
             "different_data",
-            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these are no "
-            "repeats of one experiment (provenance.data tells them apart)",
+            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
+            "are no repeats of one experiment (provenance.data tells them apart)",
         )
         for task, hashes in contents.items()
         if len(hashes) > 1
