@@ -51,7 +51,10 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
-    source, file = locate(path, gguf_file)
+    try:
+        source, file = locate(path, gguf_file)
+    except PermissionError as error:
+        raise ConfigError(f"policy.path={path} cannot be read: {error.strerror}; make it readable") from error
     _check_config(source, file, path)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:

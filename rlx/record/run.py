@@ -157,7 +157,9 @@ def find_run_directories(where: str | os.PathLike[str]) -> list[Path]:
     else:
         starts = [Path(found) for found in sorted(glob.glob(text, recursive=True))]
         if not starts:
-            raise DataError(f"{text}: no such file or directory")
+            raise DataError(
+                f"{text}: no such file or directory; `rlx train` and `rlx -m` make runs, `rlx runs` lists those there are"
+            )
     found: dict[str, Path] = {}
     for start in starts:
         place = follow_latest(start)

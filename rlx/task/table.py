@@ -20,8 +20,12 @@ def find_file(path: str, *, key: str) -> Path:
     if not path.strip():
         raise DataError(f"{key} is empty; name the file")
     file = Path(path).expanduser()
-    if file.is_file():
-        return file
+    try:
+        if file.is_file():
+            file.open("rb").close()
+            return file
+    except OSError as error:
+        raise DataError(f"{key}: {path} cannot be read: {error.strerror}; make it readable") from error
     if file.exists() and not file.is_dir():
         raise DataError(f"{key}: {path} is no ordinary file, and rlx reads its data more than once; write it into a file first")
     if file.is_dir():

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +112,15 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):
         load_pretrained("some_modle")
     with pytest.raises(ConfigError, match="download the model elsewhere"):
         load_pretrained("organisation/model")
+
+
+def test_a_directory_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        load_pretrained(str(tmp_path))
 
 
 def test_an_unknown_dtype_names_the_known_ones():

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -53,6 +54,19 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         find_file(str(tmp_path), key="task.path")
     with pytest.raises(DataError, match="/dev/null is no ordinary file"):
         find_file("/dev/null", key="task.path")
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    (tmp_path / "pairs.jsonl").write_text("{}")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("open", "is_file"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, name, denied)
+            with pytest.raises(DataError, match=r"pairs\.jsonl cannot be read: Permission denied"):
+                find_file(str(tmp_path / "pairs.jsonl"), key="task.path")
 
 
 def test_what_json_escapes_is_read_and_a_byte_order_mark_passed_over(tmp_path):
