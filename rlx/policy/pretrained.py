@@ -5,14 +5,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 
@@ -20,6 +16,7 @@ from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.policy.base import Policy
 from rlx.policy.gguf import as_ordinary, unpacked_once
+from rlx.policy.place import locate, nearest_model, require_hub
 
 DTYPES = {
     "auto": torch.float32,
@@ -51,10 +48,7 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
-    try:
-        source, file = locate(path, gguf_file)
-    except PermissionError as error:
-        raise ConfigError(f"policy.path={path} cannot be read: {error.strerror}; make it readable") from error
+    source, file = locate(path, gguf_file)
     _check_config(source, file, path)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
@@ -101,27 +95,6 @@ def load_smollm2(
     )
 
 
-def locate(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
-    """What transformers is to read: a directory or hub name, and the GGUF file in it, if it is one.
-
-    Raises ConfigError for a path that is not there, with the nearest name that is.
-    """
-    if not path.strip():
-        raise ConfigError("policy.path names no model; give a directory, a name on the Hugging Face hub, or a GGUF file")
-    local = Path(path).expanduser()
-    if local.is_file():
-        if local.suffix != ".gguf":
-            raise ConfigError(f"policy.path={path} is a file, but no GGUF file; give the directory that holds config.json")
-        return str(local.parent), local.name
-    if local.is_dir():
-        if gguf_file is not None and not (local / gguf_file).is_file():
-            raise ConfigError(f"policy.gguf_file={gguf_file} is not in {local}{_nearest(local / gguf_file)}")
-        return str(local if gguf_file else _model_directory(local)), gguf_file
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf"):
-        raise ConfigError(f"policy.path={path} does not exist{_nearest(local)}")
-    return path, gguf_file
-
-
 def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None) -> Any:
     """The causal language model of a directory or hub name; every weight of it must be there."""
     from transformers import AutoModelForCausalLM
@@ -145,21 +118,6 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
     return model
 
 
-def _model_directory(directory: Path) -> Path:
-    """The directory itself, or the last checkpoint if it is a run of rlx."""
-    if (directory / "config.json").is_file():
-        return directory
-    checkpoints = [entry for entry in directory.glob("checkpoint/step_*") if (entry / "config.json").is_file()]
-    if checkpoints:
-        return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")))
-    if (directory / "adapter_config.json").is_file():
-        raise ConfigError(f"{directory} holds an adapter, not a whole model; merge it into its base model first")
-    files = sorted(file.name for file in directory.glob("*.gguf"))
-    if files:
-        raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
-    raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
-
-
 def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     """Read the model's configuration, which is small: most mistakes show here, before any weights are read."""
     from transformers import AutoConfig
@@ -172,7 +130,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
             raise ConfigError(f"{gguf_file} is a GGUF file, and reading it needs the package {names}: pip install 'rlx[gguf]'")
         return
     if not Path(source).is_dir():
-        _require_hub(path)
+        require_hub(path)
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(source)
@@ -180,7 +138,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
         if Path(source).is_dir():
             raise ConfigError(f"the configuration in {source} cannot be read: {_first_line(error)}") from error
         raise ConfigError(
-            f"policy.path={path} is no directory here{_nearest(Path(path))}, and the Hugging Face hub gives no such model "
+            f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub gives no such model "
             f"({_first_line(error)}); check the name and the connection, or download the model and give its directory"
         ) from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -221,17 +179,6 @@ def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
     return notes
 
 
-def _nearest(path: Path) -> str:
-    """A hint at the directory or GGUF file beside `path` whose name is most like its own."""
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        path, parent = parent, parent.parent
-    entries = parent.iterdir() if parent.is_dir() else ()
-    names = [entry.name for entry in entries if entry.suffix == ".gguf" or entry.is_dir()]
-    close = get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"; did you mean {parent / close[0]}?" if close else ""
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
@@ -249,19 +196,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         remarks.set_verbosity(verbosity)
-
-
-def _require_hub(path: str) -> None:
-    """Refuse a hub name at once when the hub's address is unknown here: the client would try for half a minute."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if getproxies() or constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
-        return
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise ConfigError(
-            f"policy.path={path} is no directory here{_nearest(Path(path))}, and the Hugging Face hub cannot be reached "
-            f"({host}: {error.strerror}); download the model elsewhere and give its directory"
-        ) from error
