@@ -29,7 +29,7 @@ NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that 
 
 @dataclass(frozen=True)
 class Composed:
-    """One job's config, checked. identity: of all that it says; config_hash: of what may change its numbers."""
+    """One job's config, checked. identity: of all that it says but its cache; config_hash: of what may change its numbers."""
 
     cfg: DictConfig
     algorithm: str
@@ -69,11 +69,12 @@ class Composer:
         check_config(cfg, allowed=self._allowed)
         container = plain(cfg)
         files = tuple(sources(container))
+        said = {key: value for key, value in container.items() if key != "cache_dir"}  # which the environment may have moved
         return Composed(
             cfg=cfg,
             algorithm=str(choices["algorithm"]),
             config_hash=config_hash(container, files),
-            identity=config_hash({"whole": json.dumps(container, sort_keys=True, default=str)}, files),
+            identity=config_hash({"whole": json.dumps(said, sort_keys=True, default=str)}, files),
             sources=files,
             num_steps=container["num_steps"],
             threads=container["threads"],

@@ -61,6 +61,10 @@ def test_the_hash_is_of_numbers_and_the_identity_of_all(composer):
     assert one.identity != same.identity
 
 
+def test_a_sweep_is_the_same_with_another_cache(composer):
+    assert composer.compose(["cache_dir=elsewhere"]).identity == composer.compose([]).identity
+
+
 @pytest.mark.parametrize("wrong", ["loss.betta=1", "+loss.new=1", "num_steps=many", "loss=ipoo", "algorithm=os.system"])
 def test_a_wrong_job_is_refused(composer, wrong):
     with pytest.raises((ConfigError, HydraException)):
