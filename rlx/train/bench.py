@@ -22,7 +22,7 @@ from rlx.experiment import assemble
 from rlx.train.bench_clock import PHASES, Clock, TimedAlgorithm, TimedOptimizer
 from rlx.train.doctor import matmul_peak
 from rlx.train.loop import Loop
-from rlx.train.run import build_loop, set_threads
+from rlx.train.session import build_loop, set_threads
 from rlx.train.summary import peak_memory
 
 PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds

@@ -4,9 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rlx.errors import ConfigError
 from rlx.record.lines import read_lines
-from rlx.train.run import set_threads
 from tests.train.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole
@@ -77,11 +75,6 @@ def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):
     assert again != run
     assert "agree" in printed
     assert reproducible(again) == reproducible(run)
-
-
-def test_more_threads_than_torch_survives_are_refused():
-    with pytest.raises(ConfigError, match="threads=100000 is more than"):
-        set_threads(100_000)
 
 
 def test_a_completed_run_is_not_resumed_without_more_steps(rlx_run):
