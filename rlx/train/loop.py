@@ -83,6 +83,7 @@ class Loop:
             metrics = self._evaluate()
             if self.progress.step == 0:
                 self.recorder.log(0, metrics)
+        self.stop.begin()  # the evaluation before training may take minutes, and there is nothing to save yet
         while not self._finished(metrics):
             step = self.progress.step
             line = self._step(step)

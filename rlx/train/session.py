@@ -38,7 +38,6 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
     try:
         with stop.listening():
             loop = _prepared(cfg, recorder, view, stop, prepare)
-            stop.begin()
             metrics = loop.run()
         if cfg.export.path is not None:
             export_policy(loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype))

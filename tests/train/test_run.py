@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -75,6 +77,19 @@ def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):
     assert again != run
     assert "agree" in printed
     assert reproducible(again) == reproducible(run)
+
+
+def test_a_signal_during_the_evaluation_before_training_ends_at_once(rlx_run, monkeypatch):
+    def interrupted(evaluator, policy):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the evaluation went on")
+
+    monkeypatch.setattr("rlx.train.evaluate.Evaluator.__call__", interrupted)
+    code, run, printed = rlx_run()
+    assert code == 75
+    assert record(run)["status"] == "interrupted"
+    assert "before a step was done" in printed
+    assert not list(run.glob("checkpoint/*"))
 
 
 def test_a_completed_run_is_not_resumed_without_more_steps(rlx_run):
