@@ -4,7 +4,16 @@ import signal
 
 import pytest
 
-from rlx.train.stop import Stop, Stopped
+from rlx.train.stop import EXIT_CODES, Stop, Stopped
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ignored():
+    """A shell that starts tests in the background has Ctrl-C ignored in them."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
