@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,10 @@ class TrainingError(RlxError, RuntimeError):
     """A run that cannot go on: a loss that is not finite, a full disk, a reward that raises."""
 
 
+class NonFiniteError(TrainingError):
+    """A number of a run that is NaN or infinite: a loss, a gradient, what the policy says."""
+
+
 class EvidenceError(RlxError, ValueError):
     """A conclusion that the runs at hand cannot carry."""
 
@@ -46,7 +51,8 @@ def _installed() -> tuple[str, ...]:
     import sysconfig
 
     paths = sysconfig.get_paths()
-    return (str(Path(__file__).parent), *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    folders = (Path(__file__).parent, *(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+    return tuple(f"{folder}{os.sep}" for folder in folders)
 
 
 def users_frames(error: BaseException) -> Iterator[TracebackType]:

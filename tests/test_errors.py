@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from rlx.errors import ConfigError, DataError, EvidenceError, RlxError, ShapeError, TrainingError, users_frames, users_place
@@ -33,3 +35,13 @@ def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_code(tmp_p
 def test_an_error_within_rlx_alone_has_no_place_of_the_users():
     error = ConfigError("never raised")
     assert users_place(error) == ""
+
+
+def test_a_folder_whose_name_begins_like_that_of_rlx_is_the_users_own(tmp_path):
+    import rlx.errors
+
+    place = Path(rlx.errors.__file__).parent
+    file = f"{place}_of_mine/lab.py"
+    with pytest.raises(ZeroDivisionError) as caught:
+        exec(compile("1 / 0", file, "exec"), {})
+    assert users_place(caught.value) == f"{file}:1 in <module>"

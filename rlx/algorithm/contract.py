@@ -19,7 +19,7 @@ from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_sampling import baseline, temperature
 from rlx.algorithm.contract_subject import Subject, small
 from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
-from rlx.errors import TrainingError, users_place
+from rlx.errors import NonFiniteError, users_place
 
 __all__ = [
     "FAILED",
@@ -81,7 +81,7 @@ def tried(law: Law, subject: Subject) -> Finding:
     try:
         return law(subject)
     except Exception as error:  # whatever an algorithm under check raises is its verdict
-        if isinstance(error, TrainingError) and "not finite" in str(error):  # a run's own words and advice are not meant here
+        if isinstance(error, NonFiniteError):  # the advice that a run gives with it is not meant here
             said = str(error).partition(";")[0]
             return broken(said, where="draw or compute_loss", mend="mend this first; the law finite says where it comes from")
         place = _place(error)

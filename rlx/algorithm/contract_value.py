@@ -15,7 +15,7 @@ from rlx.algorithm.contract_batch import signature, tensors_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_loss import losses_of
 from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, global_generators, reads_logprobs, row_shown
-from rlx.errors import RlxError
+from rlx.errors import NonFiniteError, RlxError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
 # what other tools call a figure -> what rlx calls it
@@ -70,9 +70,9 @@ def _finite_in(subject: Subject, setting: Setting, name: str) -> Finding | None:
         if len(batch) == 0:
             return None
         gradient, figures = subject.gradient(setting, batch)
-    except RlxError as error:
-        if "finite" in str(error):
-            return broken(f"{error}".partition(";")[0], where="compute_loss", example=name, mend=mend)
+    except NonFiniteError as error:
+        return broken(f"{error}".partition(";")[0], where="compute_loss", example=name, mend=mend)
+    except RlxError:
         return None  # refused, with a message
     except Exception as error:
         return broken(f"{type(error).__name__}: {error}, for {name}", where="draw or compute_loss", example=name, mend=mend)

@@ -10,12 +10,10 @@ from typing import Any
 from rlx.compare.scores import RunScore
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError
+from rlx.record.provenance import NOT_HASHED
 
 # what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
-NOT_COMPARED = frozenset(
-    {"seed", "output_dir", "cache_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
-    | {"threads", "micro_batch", "device", "experiment"}
-)
+NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
 SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
 _MISSING = object()
 
@@ -36,7 +34,7 @@ class Grouping:
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a flat config in which variants may differ; the task has its own place."""
-    return {key: value for key, value in config.items() if key.split(".")[0] not in NOT_COMPARED and key.split(".")[0] != "task"}
+    return {key: value for key, value in config.items() if not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})}
 
 
 def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:

@@ -117,8 +117,8 @@ def _require_whole(target: Any, path: str) -> None:
     lacking = sorted(getattr(target, "__abstractmethods__", ())) if isinstance(target, type) else []
     if lacking:
         arguments = inspect.signature(getattr(target, lacking[0]))
-        raise ConfigError(f"{path}: {node_name(target)} lacks a method that every one of its kind has: define "
-                          f"{lacking[0]}{arguments}")  # fmt: skip
+        name = node_name(target)
+        raise ConfigError(f"{path}: {name} lacks a method that every one of its kind has: define {lacking[0]}{arguments}")
 
 
 def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:

@@ -56,6 +56,9 @@ class TokenStore:
         kept = self._files.read(name)
         if kept is None:
             return None
+        if not {"tokens", "lengths", "prompt_lengths"} <= kept.keys() or len(kept["lengths"]) != len(examples):
+            _log.warning("cached tokens in %s are of other texts; they are computed again", self._files.path(name))
+            return None
         encoded = _unpacked(kept)
         rows = np.unique(np.linspace(0, len(examples) - 1, _LOOKED_AT).astype(int)).tolist()
         again = text.encode_completions([examples[row] for row in rows])
@@ -68,7 +71,13 @@ class TokenStore:
 
 def _name(text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for part in (transformers.__version__, tokenizers.__version__, _source(), text.identity(), json.dumps(examples)):
+    for part in (
+        transformers.__version__,
+        tokenizers.__version__,
+        _source(),
+        text.identity(),
+        json.dumps(examples, default=repr),
+    ):
         digest.update(hashlib.blake2b(part.encode()).digest())
     return digest.hexdigest()
 

@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlx.errors import ConfigError, TrainingError
+from rlx.errors import ConfigError, NonFiniteError
 from rlx.optimizer.schedule import Schedule
 
 Gradients = list[Tensor | None]  # one a trainable parameter, in the order of Optimizer.parameters
 
 
-class NonFiniteGradientError(TrainingError):
+class NonFiniteGradientError(NonFiniteError):
     """A gradient that is NaN or infinite, or whose norm is."""
 
 

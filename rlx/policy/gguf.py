@@ -62,9 +62,11 @@ def _keep(model: Any, tokenizer: Any, place: Path) -> None:
         temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
         tokenizer.save_pretrained(temporary)
         again = transformers.AutoTokenizer.from_pretrained(str(temporary))
-        if tokenizer_text(again) == tokenizer_text(tokenizer):
-            model.save_pretrained(temporary)
-            os.rename(temporary, place)
+        if tokenizer_text(again) != tokenizer_text(tokenizer):
+            _log.warning("the unpacked model is not kept: its tokenizer would come back as another; every run unpacks it")
+            return
+        model.save_pretrained(temporary)
+        os.rename(temporary, place)
     except OSError as error:
         _log.warning("the unpacked model cannot be kept in %s (%s); every run unpacks it", place.parent, error)
     finally:

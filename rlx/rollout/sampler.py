@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
-from rlx.errors import ConfigError, DataError, ShapeError, TrainingError
+from rlx.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from rlx.rollout.decoding import Completions
 from rlx.rollout.stop import cut
 from rlx.seeding import Stream
@@ -197,7 +197,7 @@ def _rollout(draw: Draw, made: Completions) -> Rollout:
     width = sequences.completion_mask.shape[-1]
     logprobs = torch.from_numpy(made.logprobs[:, :width].copy()).reshape(prompts, group, width)
     if not bool(torch.isfinite(logprobs).all()):
-        raise TrainingError(
+        raise NonFiniteError(
             "the policy's logits are not finite while sampling: its weights have diverged; "
             "try a smaller optimizer.lr, or more clipping by algorithm.max_grad_norm"
         )

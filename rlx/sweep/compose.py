@@ -21,7 +21,7 @@ from omegaconf import DictConfig, open_dict
 from rlx.config.check import check_config, plain
 from rlx.config.loss_rule import check_loss
 from rlx.errors import ConfigError
-from rlx.record.provenance import config_hash
+from rlx.record.provenance import CACHES, config_hash, without
 from rlx.record.sources import Source, sources
 
 NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that are no part of a job's config
@@ -69,7 +69,7 @@ class Composer:
         check_config(cfg, allowed=self._allowed)
         container = plain(cfg)
         files = tuple(sources(container))
-        said = {key: value for key, value in container.items() if key != "cache_dir"}  # which the environment may have moved
+        said = without(container, CACHES)  # which the environment may have moved
         return Composed(
             cfg=cfg,
             algorithm=str(choices["algorithm"]),

@@ -13,12 +13,8 @@ from rlx.record.provenance import code_hash
 from rlx.record.run import RunRecord, find_run_directories, read_run
 from rlx.sweep.state import COMPLETED, ENDED, SweepState
 
-_EVIDENCE = (
-    "config.yaml",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "answers.jsonl",
-)  # run.json comes last: with it the copy counts as a run
+# run.json comes last: with it the copy counts as a run
+_EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl", "answers.jsonl")
 
 
 def take_over_completed(state: SweepState, shelf: Path) -> None:
@@ -54,7 +50,8 @@ def _has_newer_files(record: RunRecord) -> bool:
     begun = datetime.datetime.fromisoformat(record.started).timestamp()
     nodes = [value for key in ("task", "policy") if isinstance(value := record.config.get(key), Mapping)]
     named = [Path(value).expanduser() for node in nodes for value in node.values() if isinstance(value, str)]
-    return any(path.exists() and path.stat().st_mtime > begun for path in named)
+    files = [file for path in named for file in ((path, *path.iterdir()) if path.is_dir() else (path,))]
+    return any(file.exists() and file.stat().st_mtime > begun for file in files)
 
 
 def copy_record(source: Path, place: Path) -> None:

@@ -97,9 +97,8 @@ def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
     A text beside a whole conversation is the prompt once more: there the last answer is the completion.
     """
     if isinstance(completion, str):
-        return prompt, completion if isinstance(prompt, str) else (
-            ({"role": "assistant", "content": completion},) if completion else ()
-        )
+        answer = ({"role": "assistant", "content": completion},) if completion else ()
+        return prompt, completion if isinstance(prompt, str) else answer
     if isinstance(prompt, str) and is_conversation(completion):
         size = max(place for place, message in enumerate(completion, start=1) if message["role"] != "assistant")
         return completion[:size], completion[size:]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlx.errors import TrainingError
+from rlx.errors import NonFiniteError
 from rlx.optimizer.step import NonFiniteGradientError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MEND = "lower optimizer.lr, or run `rlx check` on the algorithm"
 
 
-class NonFiniteLossError(TrainingError):
+class NonFiniteLossError(NonFiniteError):
     """A loss that is NaN or infinite, or has such a gradient; `examples` are the token sequences of the rows to blame."""
 
     def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:

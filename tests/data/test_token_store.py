@@ -1,4 +1,5 @@
 import copy
+import datetime
 import logging
 from dataclasses import replace
 
@@ -93,6 +94,26 @@ def test_a_file_that_holds_other_tokens_is_said_and_replaced(tmp_path, caplog):
         assert same(store.encode_completions(TEXT, EXAMPLES), right)
     assert caplog.text.count("not this tokenizer's") == 1
     assert torch.equal(store._files.read(path.stem)["tokens"], kept["tokens"])
+
+
+@pytest.mark.parametrize("damage", [{"lengths": torch.tensor([1])}, {"prompt_lengths": None}])
+def test_a_file_of_other_texts_is_said_and_replaced(tmp_path, caplog, damage):
+    store = TokenStore(tmp_path)
+    right = store.encode_completions(TEXT, EXAMPLES)
+    (path,) = tmp_path.glob("*.safetensors")
+    kept = {**store._files.read(path.stem), **damage}
+    store._files.write(path.stem, {key: value for key, value in kept.items() if value is not None})
+    with caplog.at_level(logging.WARNING, logger="rlx"):
+        assert same(store.encode_completions(TEXT, EXAMPLES), right)
+    assert caplog.text.count("of other texts") == 1
+
+
+def test_messages_may_hold_what_is_no_json(tmp_path):
+    tokenizer = copy.deepcopy(bytes_tokenizer())
+    tokenizer.chat_template = CHATML
+    chat = ({"role": "user", "content": "when?", "time": datetime.date(2026, 1, 1)},)
+    text = TextEncoder(tokenizer)
+    assert same(TokenStore(tmp_path).encode_completions(text, [(chat, "now")]), text.encode_completions([(chat, "now")]))
 
 
 def test_without_a_folder_or_texts_nothing_is_kept(tmp_path, counted):

@@ -49,3 +49,10 @@ def test_a_claim_is_of_one_block(tmp_path):
         assert first
         assert second
     assert store.path(BLOCK) != store.path(other)
+
+
+def test_values_of_other_tokens_under_its_name_are_said_and_not_read(tmp_path, caplog):
+    store = ReferenceStore(tmp_path, "cpu")
+    store.write(BLOCK, VALUES[:-1])
+    assert store.read(BLOCK) is None
+    assert "of other tokens" in caplog.text

@@ -10,16 +10,6 @@ from rlx.record import files
 from rlx.record.lines import read_metrics, read_samples, read_tail
 
 
-@pytest.fixture
-def run(create) -> Path:
-    recorder = create()
-    recorder.log(0, {"eval/score": 0.25})
-    recorder.log(1, {"train/loss": 0.7})
-    recorder.log(2, {"train/loss": 0.6, "eval/score": 0.5})
-    recorder.interrupt()
-    return recorder.directory
-
-
 def test_the_cut_last_line_is_left_out_at_every_place(run: Path) -> None:
     file = run / "metrics.jsonl"
     whole = file.read_bytes()

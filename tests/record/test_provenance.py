@@ -137,3 +137,11 @@ def test_git_commit_and_uncommitted_changes(tmp_path: Path) -> None:
 def test_without_git_there_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_state(tmp_path) is None
+
+
+def test_the_place_of_an_unpacked_model_is_a_place_and_another_value_of_the_policy_is_not() -> None:
+    config = {"policy": {"path": "a", "unpacked_dir": "here"}, "seed": 0}
+    assert config_hash(config) == config_hash({"policy": {"path": "a", "unpacked_dir": "there"}, "seed": 0})
+    assert config_hash(config) != config_hash({"policy": {"path": "b", "unpacked_dir": "here"}, "seed": 0})
+    assert config["policy"]["unpacked_dir"] == "here"
+    assert variant(["policy.unpacked_dir=there", "policy.dtype=float64"], "dpo") == "dpo policy.dtype=float64"

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -16,23 +15,11 @@ from rlx.errors import DataError
 from rlx.record.lines import read_metrics
 from rlx.record.run import (
     SCHEMA_VERSION,
-    AlgorithmResult,
     find_run_directories,
     find_runs,
     read_run,
 )
-
-RESULT = AlgorithmResult("dpo", {"eval/score": 0.5, "eval/kl": math.inf}, 1.5, 50, {"steps": 100})
-
-
-@pytest.fixture
-def run(create) -> Path:
-    recorder = create()
-    recorder.log(0, {"eval/score": 0.25})
-    recorder.log(1, {"train/loss": 0.7})
-    recorder.log(2, {"train/loss": 0.6, "eval/score": 0.5})
-    recorder.finish(RESULT)
-    return recorder.directory
+from tests.record.conftest import RESULT
 
 
 def change(run: Path, **fields: object) -> None:

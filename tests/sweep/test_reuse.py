@@ -17,7 +17,12 @@ FACTS = {"verb": "train", "command": ["rlx"], "config_yaml": "seed: 0\n", "overr
 def elsewhere(tmp_path):
     (tmp_path / "pairs.jsonl").write_text("{}\n")
     os.utime(tmp_path / "pairs.jsonl", (1, 1))
-    config = {"num_steps": 1, "seed": 0, "task": {"path": str(tmp_path / "pairs.jsonl")}}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("")
+    for path in (tmp_path / "model" / "weights", tmp_path / "model"):
+        os.utime(path, (1, 1))
+    places = {"task": {"path": str(tmp_path / "pairs.jsonl")}, "policy": {"path": str(tmp_path / "model")}}
+    config = {"num_steps": 1, "seed": 0, **places}
     recorder = Recorder.create(tmp_path / "outputs" / "train" / "old", **FACTS, config=config, seed=0)
     recorder.log(0, {"eval/score": 0.5})
     recorder.answers(0, (1.0, 0.0))
@@ -43,7 +48,7 @@ def test_the_record_is_copied_without_the_checkpoint(tmp_path, elsewhere):
     assert json.loads((state.directory / "sweep.json").read_text())["jobs"][0]["state"] == "completed"
 
 
-@pytest.mark.parametrize("what", ["config", "code", "status", "data"])
+@pytest.mark.parametrize("what", ["config", "code", "status", "data", "weights"])
 def test_another_config_code_or_data_or_an_unfinished_run_is_not(tmp_path, elsewhere, what):
     file = elsewhere.directory / "run.json"
     content = json.loads(file.read_text())
@@ -54,6 +59,8 @@ def test_another_config_code_or_data_or_an_unfinished_run_is_not(tmp_path, elsew
     if what == "data":
         (tmp_path / "pairs.jsonl").write_text("{}\n{}\n")
         os.utime(tmp_path / "pairs.jsonl", (2e9, 2e9))
+    if what == "weights":
+        os.utime(tmp_path / "model" / "weights", (2e9, 2e9))
     file.write_text(json.dumps(content))
     state = state_of(tmp_path, "x" * 16 if what == "config" else elsewhere.record.config_hash)
     take_over_completed(state, tmp_path / "outputs")
