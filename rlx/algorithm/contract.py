@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 from rlx.algorithm.contract_anchor import anchor
 from rlx.algorithm.contract_clip import clip
+from rlx.algorithm.contract_closed_form import closed_forms
 from rlx.algorithm.contract_differences import finite_differences
 from rlx.algorithm.contract_finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
-from rlx.algorithm.contract_gradient import belongs, reached, tokens
+from rlx.algorithm.contract_gradient import belongs, reached
 from rlx.algorithm.contract_hyperparameter import hyperparameters
 from rlx.algorithm.contract_learning import direction, falls, runs
 from rlx.algorithm.contract_loss import losses
@@ -17,8 +18,10 @@ from rlx.algorithm.contract_prompt import prompt
 from rlx.algorithm.contract_reference import reference
 from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_sampling import baseline, temperature
-from rlx.algorithm.contract_subject import Subject, small
-from rlx.algorithm.contract_value import closed_forms, finite, metrics, repeats
+from rlx.algorithm.contract_subject import Subject
+from rlx.algorithm.contract_tokens import tokens
+from rlx.algorithm.contract_value import finite, metrics, repeats
+from rlx.algorithm.contract_variant import small
 from rlx.errors import NonFiniteError, users_place
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import MOST_ROWS, Subject
-from rlx.algorithm.contract_variant import leaves, mentioned, variants, watched
+from rlx.algorithm.contract_subject import Subject
+from rlx.algorithm.contract_variant import MOST_ROWS, leaves, mentioned, variants, watched
 from rlx.errors import RlxError
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
 SPREADS = (0.4, 2.0, 0.05)
+RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
 SAME = 1e-6  # nats; what moves the policy by less moves nothing
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
@@ -115,9 +116,11 @@ def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], numb
 
 
 def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
-    """A hyperparameter of every algorithm whose reader this one has replaced by a method of its own."""
+    """A hyperparameter of every algorithm whose reader this one has replaced by a method of its own, and that nobody set."""
     reader = INHERITED.get(name)
     if reader is None or getattr(type(algorithm), reader) is getattr(Algorithm, reader):
+        return False
+    if any(item.name == name and getattr(algorithm, name) != item.default for item in fields(algorithm)):
         return False
     return not any(name in vars(kind).get("__annotations__", {}) for kind in type(algorithm).__mro__ if kind is not Algorithm)
 
@@ -192,9 +195,10 @@ def journey(subject: Subject, spread: float) -> Journey:
     policies: list[Tensor] = []
     losses: list[float] = []
     figures: list[tuple[str, float]] = []
-    measured: list[Any] = [subject.algorithm.moving_reference]  # which the training loop asks
-    setting, rate = subject.stand_in(spread=spread), 0.1 if subject.goes_past else 3.0
+    measured: list[Any] = []
+    setting, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
     try:
+        measured.append(subject.algorithm.moving_reference)  # which the training loop asks
         for step in STEPS:
             lab = setting.lab(step=step, seed=subject.seed)
             with torch.no_grad():

@@ -16,6 +16,7 @@ from rlx.seeding import Stream
 
 STEPS, RATE = 8, 3e-4
 FLAT = 1e-6
+LEANING = 6.0
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
@@ -54,7 +55,8 @@ def runs(subject: Subject) -> Finding:
             where="update_policy",
             mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
         )
-    return holds(f"{updates} updates")
+    scores = ", with made-up scores: the task's pairs have none" if subject.makes_scores_up else ""
+    return holds(f"{updates} updates{scores}")
 
 
 def falls(subject: Subject) -> Finding:
@@ -107,14 +109,14 @@ def direction(subject: Subject) -> Finding:
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
             found = _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
-            found = _preferred(subject, part, slopes)
+            found = _preferred(subject, setting, batch, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
             found = _demonstrated(subject, part, slopes)
         else:
             continue
         if isinstance(found, Finding):
             return found
-        numbers.append(f"{found:.1e}")
+        numbers.append(found)
     return holds(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
 
 
@@ -122,7 +124,7 @@ def _is_pairs(subject: Subject, part: Any) -> bool:
     return Need.PAIRS in subject.needs and not hasattr(part, "rewards")
 
 
-def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
+def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
     """Sum over groups of (reward - mean of the group) times the slope of the loss: it must be below 0."""
     total, worst, shown = 0.0, 0.0, 0
     for row, group in enumerate(part.sequences.completions):
@@ -135,7 +137,7 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | fl
         if pushed > worst:
             worst, shown = pushed, row
     if total < 0:
-        return total
+        return f"{total:.1e}"
     if all(not bool(slope.any()) for slope in slopes):
         return broken(
             "rewards push no completion anywhere",
@@ -152,11 +154,14 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | fl
     )
 
 
-def _preferred(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
-    """Slope of the loss along chosen up, rejected down: below 0."""
+def _preferred(subject: Subject, setting: Setting, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
     each = [float(slope[0] - slope[1]) for slope in slopes]
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
-        return sum(each)
+        return f"{sum(each):.1e}"
+    chosen, rejected = (_leaning(subject, setting, batch, part, side=side) for side in (0, 1))
+    if chosen < rejected:
+        return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
     row = max(range(len(each)), key=lambda row: each[row])
     return broken(
         f"preferring the chosen completions more raises the loss (slope {sum(each):+.2e}, it must be negative)",
@@ -167,10 +172,22 @@ def _preferred(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | f
     )
 
 
-def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | float:
+def _leaning(subject: Subject, setting: Setting, batch: Any, part: Any, *, side: int) -> float:
+    """The loss where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
+    leaf = setting.policy.leaves["token_logprobs"]
+    kept = leaf.detach().clone()
+    places = torch.cat([group[1 - side] for group in completion_gradients(setting, part, torch.arange(len(leaf)))])
+    with torch.no_grad():
+        leaf[places] -= LEANING
+        loss = float(subject.loss(setting, batch).loss)
+        leaf.copy_(kept)
+    return loss
+
+
+def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
     each = [float(slope.sum()) for slope in slopes]
     if sum(each) < 0:
-        return sum(each)
+        return f"{sum(each):.1e}"
     return broken(
         f"raising the demonstrated completions raises the loss (slope {sum(each):+.2e}, it must be negative)",
         number=f"{sum(each):+.1e}",

@@ -32,6 +32,7 @@ class Numbers:
     spread: how far the policy lies from its sampler and its reference, in nats a token.
     constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
     drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
+    agreeing: does the sampler agree with the policy on every other completion?
     """
 
     spread: float
@@ -39,6 +40,7 @@ class Numbers:
     constant_of: str = "policy"
     drift: float = 0.0
     depth: float = 0.0
+    agreeing: bool = False
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
@@ -52,8 +54,10 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
     rng = generator_of(name, key)
     if name != "token_logprobs":
         return rng.uniform(0.05, 0.9, length)
-    near = {"policy": 1.0, "reference": 0.0, "sampler": 0.5}[who] * numbers.spread
-    values = np.minimum(-0.05 - 2 * rng.random(length) + near * rng.standard_normal(length), -0.01) - numbers.depth
+    agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5
+    near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
+    drawn = -0.05 - 2 * rng.random(length) + near * rng.standard_normal(length)
+    values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
     return values - numbers.drift if who == "reference" else values
 
 

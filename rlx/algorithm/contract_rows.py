@@ -13,6 +13,7 @@ from rlx.algorithm.base import Need
 from rlx.algorithm.contract_batch import parts_of, permuted, widened
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import REAL_TOLERANCE, TOLERANCE, Setting, Subject, completion_gradients, row_shown
+from rlx.algorithm.contract_within import losses_of
 
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -153,6 +154,7 @@ def _turned(subject: Subject) -> Finding | None:
         return None
     (as_drawn, shown), (other, _) = _slopes_of_groups(subject, turned=False), _slopes_of_groups(subject, turned=True)
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
+    scale = max(scale, 1e-12)  # where nothing is learned
     for group in as_drawn.keys() & other.keys():
         off = gap(other[group], as_drawn[group], floor=scale)
         if off > TOLERANCE:
@@ -186,6 +188,4 @@ def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tens
 
 
 def _draws_random_numbers(subject: Subject) -> bool:
-    from rlx.algorithm.contract_loss import losses_of
-
     return any("rng" in loss.requires for _, loss in losses_of(subject.algorithm))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +16,8 @@ from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_numbers import Numbers, key_of
 from rlx.algorithm.contract_sampler import ScriptedSampler
 from rlx.algorithm.contract_stand_in import StandInPolicy, StandInReference
-from rlx.algorithm.contract_task import shortened, stand_in_task
-from rlx.errors import RlxError
+from rlx.algorithm.contract_task import has_scores, shortened, stand_in_task, with_scores
+from rlx.algorithm.contract_within import losses_of
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
 from rlx.policy.base import Policy
@@ -29,7 +27,6 @@ from rlx.seeding import Stream
 from rlx.task.base import Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
-MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}
 TOLERANCE = 1e-9
 REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
@@ -60,24 +57,6 @@ class Setting:
         return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
 
 
-def small(owner: Any) -> Any:
-    """The same algorithm with fewer rows in a draw: its laws hold for any number of them."""
-    changes: dict[str, Any] = {}
-    for item in fields(owner):
-        value = getattr(owner, item.name)
-        if item.name in MOST_ROWS and isinstance(value, int):
-            changes[item.name] = min(value, MOST_ROWS[item.name])
-        elif isinstance(value, Mapping):
-            changes[item.name] = {key: small(node) if is_dataclass(node) else node for key, node in value.items()}
-        elif is_dataclass(value) and not isinstance(value, type):
-            changes[item.name] = small(value)
-    changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
-    try:
-        return replace(owner, **changes) if changes else owner
-    except (RlxError, TypeError, ValueError):  # fewer rows than its other settings allow
-        return owner
-
-
 @dataclass(frozen=True)
 class Subject:
     """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random."""
@@ -99,9 +78,18 @@ class Subject:
     def small_task(self) -> Task:
         """A few hundred pairs and prompts of the task, tokenised once."""
         task = shortened(self.task, rows=ROWS)
+        if self.makes_scores_up:
+            task = with_scores(task)
         if "pairs" in task.offers:
             self.policy.tokenized(task.pairs())
         return task
+
+    @cached_property
+    def makes_scores_up(self) -> bool:
+        """Whether a loss reads scores that the task's pairs do not have: the laws are then tried on made-up ones."""
+        if "pairs" not in self.task.offers or has_scores(self.task):
+            return False
+        return any("scores" in loss.requires for _, loss in losses_of(self.algorithm))
 
     @cached_property
     def needs(self) -> frozenset[Need]:
@@ -119,6 +107,7 @@ class Subject:
         equal_rewards: bool = False,
         drift: float = 0.0,
         depth: float = 0.0,
+        agreeing: bool = False,
         bonus: float = 0.0,
     ) -> Setting:
         """A laboratory of given numbers: see rlx.algorithm.contract_stand_in. For a loss that reads more of the policy than the
@@ -127,7 +116,7 @@ class Subject:
         if self.goes_past:
             return self.real(moved=spread > 0, equal_rewards=equal_rewards)
         return self._stand_in(
-            Numbers(spread, constant, constant_of, drift, depth),
+            Numbers(spread, constant, constant_of, drift, depth, agreeing),
             shape=shape,
             dtype=dtype,
             equal_rewards=equal_rewards,
@@ -248,25 +237,3 @@ def completion_gradients(setting: Setting, part: Any, gradient: Tensor) -> list[
         keys = [key_of(prompt, tokens) for tokens in group]
         found.append([gradient[places[key]] if key in places else gradient[:0] for key in keys])
     return found
-
-
-@contextmanager
-def global_generators() -> Iterator[Callable[[], list[str]]]:
-    """Gives a function that names the global generators that were used since; puts them back afterwards."""
-    import random
-
-    def states() -> dict[str, Any]:
-        numpy_state = np.random.get_state()
-        return {
-            "random": random.getstate(),
-            "numpy.random": repr((numpy_state[1], numpy_state[2:])) if isinstance(numpy_state, tuple) else repr(numpy_state),
-            "torch": torch.get_rng_state().numpy().tobytes(),
-        }
-
-    before, kept = states(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    try:
-        yield lambda: [name for name, state in states().items() if state != before[name]]
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])

@@ -1,12 +1,13 @@
-"""A task cut short, with rewards that need no answers."""
+"""A task cut short, with rewards that need no answers, and scores that nobody gave."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task
+from rlx.task.base import Pair, Prompt, Task
 
 
 def shortened(task: Task, *, rows: int) -> Task:
@@ -17,6 +18,25 @@ def shortened(task: Task, *, rows: int) -> Task:
             few = tuple(getattr(task, name)()[:rows])
             object.__setattr__(twin, name, lambda few=few: few)
     return twin
+
+
+def has_scores(task: Task) -> bool:
+    """Whether every pair of the task says how good its completions are."""
+    return all(pair.scores is not None for pair in task.pairs())
+
+
+def with_scores(task: Task) -> Task:
+    """The task with scores that the text alone decides, those of chosen completions the higher ones."""
+    twin = copy.copy(task)
+    for name in ("pairs", "held_out_pairs"):
+        pairs = tuple(replace(pair, scores=_scores(pair)) for pair in getattr(task, name)())
+        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
+    return twin
+
+
+def _scores(pair: Pair) -> tuple[float, float]:
+    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
+    return 0.5 + chosen / 2, rejected / 2
 
 
 def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:

@@ -1,20 +1,22 @@
-"""Laws of values: finite at extremes, equal when asked twice, metrics that mean what they are called, closed forms."""
+"""Laws of values: finite at extremes, equal when asked twice, metrics that mean what they are called."""
 
 from __future__ import annotations
 
 import math
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.base import Need
 from rlx.algorithm.contract_batch import signature, tensors_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_loss import losses_of
-from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, global_generators, reads_logprobs, row_shown
+from rlx.algorithm.contract_subject import Setting, Subject
 from rlx.errors import NonFiniteError, RlxError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
@@ -84,10 +86,6 @@ def _finite_in(subject: Subject, setting: Setting, name: str) -> Finding | None:
 
 def repeats(subject: Subject) -> Finding:
     """The same stream gives the same batch, the same batch the same loss, whatever the global generators say; none is used."""
-    import random
-
-    import numpy as np
-
     seen: list[tuple[str, float, Tensor]] = []
     before = repr(subject.algorithm)
     with global_generators() as used:
@@ -138,6 +136,27 @@ def _held(batch: Any) -> dict[str, str]:
     return {where: signature(tensor) for where, tensor in tensors_of(batch)}
 
 
+@contextmanager
+def global_generators() -> Iterator[Callable[[], list[str]]]:
+    """Gives a function that names the global generators that were used since; puts them back afterwards."""
+
+    def states() -> dict[str, Any]:
+        numpy_state = np.random.get_state()
+        return {
+            "random": random.getstate(),
+            "numpy.random": repr((numpy_state[1], numpy_state[2:])) if isinstance(numpy_state, tuple) else repr(numpy_state),
+            "torch": torch.get_rng_state().numpy().tobytes(),
+        }
+
+    before, kept = states(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    try:
+        yield lambda: [name for name, state in states().items() if state != before[name]]
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
+
+
 def metrics(subject: Subject) -> Finding:
     """Figures carry no gradient, are (sum, count), finite, and named as rlx names them."""
     setting = subject.stand_in()
@@ -178,89 +197,3 @@ def _named(name: str, taken: set[str]) -> Finding | None:
     if leaf in FOREIGN or whole in FOREIGN or words:
         return broken(f"rlx calls the figure {name} {own}", where=f"metrics[{name!r}]", mend=f"rename it to {own}")
     return None
-
-
-def closed_forms(subject: Subject) -> Finding:
-    """Where policy, reference and sampler agree: margins and KL are 0, ratios 1, DPO is log 2 with gradient -+beta/2 a pair."""
-    setting = subject.stand_in(spread=0.0)
-    batch = subject.first_update(setting)
-    gradient, figures = subject.gradient(setting, batch)
-    promised = {"ratio_mean": 1.0, "kl": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0}
-    if Need.REFERENCE in subject.needs and all(loss.needs_reference for _, loss in losses_of(subject.algorithm)):
-        promised |= {"margin": 0.0, "rewards_chosen": 0.0, "rewards_rejected": 0.0, "accuracy": 0.5}
-    checked = 0
-    for name, value in promised.items():
-        for found in (key for key in figures if key == name or key.endswith(f"/{name}")):
-            checked += 1
-            if name in ("ratio_mean", "kl") and not _on_policy(setting):
-                continue
-            if abs(figures[found] - value) > 1e-5:
-                return broken(
-                    f"{found} is {figures[found]:.6g} where policy, reference and sampler agree; it must be {value:g}",
-                    number=f"{figures[found]:.3g}",
-                    where=f"metrics[{found!r}]",
-                    mend="look for a missing temperature, a shifted mask or a sign between the two log-probabilities",
-                )
-    found_form = _log_two(subject, setting, batch, gradient)
-    if found_form is not None:
-        return found_form if found_form.status != "passed" else holds(f"{checked + 1} forms")
-    return holds(f"{checked} forms") if checked else skipped("nothing here has a closed form")
-
-
-def _on_policy(setting: Setting) -> bool:
-    return len(getattr(setting.policy, "temperatures", ())) == 1
-
-
-def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
-    """DPO at policy = reference, for an algorithm that holds nothing but that loss."""
-    losses = [loss for _, loss in losses_of(subject.algorithm)]
-    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
-        return None
-    if not losses and isinstance(getattr(subject.algorithm, "beta", None), float):
-        return _log_two_by_hand(subject, setting, batch, gradient)
-    if len(losses) != 1:
-        return None
-    from rlx.loss.preference import Dpo
-
-    loss = losses[0]
-    output = subject.loss(setting, batch)
-    if type(loss) is not Dpo or loss.modifiers or len(output.terms) != 1:
-        return None
-    (term,) = output.terms.values()
-    value, expected = float(term.total.detach()) / term.coefficient, math.log(2)
-    rows = [float(values[0][0]) * len(batch) for values in completion_gradients(setting, batch, gradient) if len(values[0])]
-    slope = sum(rows) / max(1, len(rows)) / term.coefficient
-    mend = "the loss is the mean over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))"
-    if abs(value - expected) > 1e-6:
-        return broken(f"DPO is {value:.6g} at policy = reference; it must be log 2 = 0.693147", where="compute_loss", mend=mend)
-    if abs(slope + loss.beta / 2) > 1e-6:
-        return broken(
-            f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}",
-            where="compute_loss",
-            mend=mend,
-        )
-    return holds()
-
-
-def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
-    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all chosen tokens: beta's?"""
-    terms = list(subject.loss(setting, batch).terms.values())
-    if len(terms) != 1 or not reads_logprobs(setting) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
-        return None
-    values = terms[0].values.detach().double()
-    rows = completion_gradients(setting, batch, gradient)
-    slopes = torch.cat([row[0].detach() / weight for row, weight in zip(rows, terms[0].weights.double(), strict=True) if weight])
-    same = bool(len(slopes)) and float(slopes.max() - slopes.min()) < 1e-9
-    if not same or bool((values - math.log(2)).abs().gt(1e-9).any()):
-        return None
-    beta, slope = subject.algorithm.beta, float(slopes[0]) / terms[0].coefficient  # type: ignore[attr-defined]
-    for wrong, why in ((-0.5, "beta is missing"), (-beta * beta / 2, "beta is multiplied twice")):
-        if abs(slope - wrong) < 1e-9 and abs(slope + beta / 2) > 1e-9:
-            return broken(
-                f"the loss is log 2 at policy = reference, but its gradient at a chosen token is {slope:.6g} a pair: {why}",
-                number=f"{slope:.3g}",
-                where="compute_loss",
-                example=row_shown(subject, batch, 0),
-                mend=f"with beta = {beta:g} the gradient of DPO is -beta/2 = {-beta / 2:g}: -log sigmoid(beta * margin)",
-            )
-    return holds() if abs(slope + beta / 2) < 1e-9 else None

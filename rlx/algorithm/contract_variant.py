@@ -18,6 +18,8 @@ from rlx.errors import RlxError
 from rlx.loss.hyperparameter import Choice, Range
 from rlx.loss.moving_reference import MovingReference
 
+MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # of a draw where laws are tried
+
 
 def is_node(value: Any) -> bool:
     """A dataclass that holds hyperparameters of its own."""
@@ -120,6 +122,24 @@ def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
 
 def _legal(value: Any, allowed: Range | Choice | None) -> bool:
     return allowed is None or value in allowed
+
+
+def small(owner: Any) -> Any:
+    """The same algorithm with fewer rows in a draw: its laws hold for any number of them."""
+    changes: dict[str, Any] = {}
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if item.name in MOST_ROWS and isinstance(value, int):
+            changes[item.name] = min(value, MOST_ROWS[item.name])
+        elif isinstance(value, Mapping):
+            changes[item.name] = {key: small(node) if is_dataclass(node) else node for key, node in value.items()}
+        elif is_dataclass(value) and not isinstance(value, type):
+            changes[item.name] = small(value)
+    changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
+    try:
+        return replace(owner, **changes) if changes else owner
+    except (RlxError, TypeError, ValueError):  # fewer rows than its other settings allow
+        return owner
 
 
 def mentioned(kind: type) -> set[str]:

@@ -37,7 +37,8 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         check_loss(cfg, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
     given = {str(key): cfg[key] for key in cfg if key != "algorithm" or cfg.algorithm is not None}
     check_config(type(cfg)(given), allowed=allowed_targets(line), schema=CheckConfig, verb="check")
-    return report(cfg, subject_of(cfg), " ".join(f"{group}={choices[group]}" for group in groups_named))
+    subject = subject_of(cfg, own_task=any(override.startswith("task") for override in overrides))
+    return report(cfg, subject, " ".join(f"{group}={choices[group]}" for group in groups_named))
 
 
 def named(overrides: list[str]) -> list[str]:
@@ -45,14 +46,14 @@ def named(overrides: list[str]) -> list[str]:
     return [group for group in ("algorithm", "loss") if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
 
 
-def subject_of(cfg: DictConfig) -> Subject:
-    """What the laws are tried on."""
+def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
+    """What the laws are tried on. own_task: was the task chosen? Then it must have all that a run would ask of it."""
     import torch
     import transformers
 
     from rlx.algorithm.base import Need
     from rlx.algorithm.contract import Subject
-    from rlx.experiment import make, require_match
+    from rlx.experiment import make, require_match, require_scores
     from rlx.train.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()
@@ -61,6 +62,8 @@ def subject_of(cfg: DictConfig) -> Subject:
     task = make(cfg.task, key="task")
     algorithm = plainest_with(make(cfg.loss, key="loss")) if cfg.algorithm is None else make(cfg.algorithm, key="algorithm")
     require_match(algorithm, task)
+    if own_task:
+        require_scores(algorithm, task)
     optimizer, sampler = make(cfg.optimizer, key="optimizer"), make(cfg.rollout, key="rollout")
     policy = make(cfg.policy, key="policy")
     if Need.VALUES in getattr(algorithm, "active_needs", algorithm.needs) and policy.value_head is None:

@@ -80,9 +80,12 @@ class PreferenceLoss(Loss):
 
     modifiers: name -> modifier, applied in their order around the formula (see rlx.loss.modifier).
     per_token (class variable): are the rewards it implies means over tokens rather than sums?
+    reads_rejected (class variable): does the formula read both completions, as a preference does? A likelihood of the chosen
+        one alone does not, and says so here; an instance holds the same name with its parts taken in.
     """
 
     per_token: ClassVar[bool] = False
+    reads_rejected: ClassVar[bool] = True
 
     modifiers: Mapping[str, PreferenceModifier] = field(default_factory=dict)
 

@@ -76,6 +76,7 @@ class Mixture(PreferenceLoss):
         object.__setattr__(self, "requires", frozenset().union(*(loss.requires for loss in losses)))
         object.__setattr__(self, "couples_rows", any(loss.couples_rows for loss in losses))
         object.__setattr__(self, "needs_reference", any(loss.needs_reference for loss in losses))
+        object.__setattr__(self, "reads_rejected", any(loss.reads_rejected for loss in losses))
         super().__post_init__()
 
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:

@@ -147,6 +147,7 @@ class Nll(ScoreLoss):
 
     formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
+    reads_rejected: ClassVar[bool] = False
     per_token: ClassVar[bool] = True
 
     def of_scores(self, scores: Scores) -> Tensor:
@@ -169,6 +170,7 @@ class NllSequenceMean(ScoreLoss):
 
     formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
+    reads_rejected: ClassVar[bool] = False
     per_token: ClassVar[bool] = True
 
     def of_scores(self, scores: Scores) -> Tensor:
@@ -185,6 +187,7 @@ class NllSequenceSum(ScoreLoss):
 
     formula: ClassVar = nll_loss
     needs_reference: ClassVar[bool] = False
+    reads_rejected: ClassVar[bool] = False
 
     def of_scores(self, scores: Scores) -> Tensor:
         """[B] nll_loss of the chosen completion."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch.nn.functional as F
 
 from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.sequences import Sequences
+from rlx.loss.base import PreferenceLoss
 from rlx.loss.weight import token_mean
+from rlx.optimizer.step import Clipping
 from rlx.rollout.draw import roll_out
 
 
@@ -474,6 +476,41 @@ class ReferenceMayBeFarAway(Preferences):
         return super().margin(ours, theirs) + torch.log(1 - torch.sigmoid(ours.rejected_sum - theirs.rejected_sum))
 
 
+class DividedByTheOthersLength(Preferences):
+    def margin(self, ours, theirs):
+        chosen, rejected = ours.chosen_sum - theirs.chosen_sum, ours.rejected_sum - theirs.rejected_sum
+        return chosen / ours.rejected_length.clamp(min=1) - rejected / ours.chosen_length.clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipIsIgnored(Demonstrations):
+    """Somebody asks for a clip, and an update of its own knows none."""
+
+    max_grad_norm: float | None = 0.5
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        return optimizer.step(gradients()["loss"], Clipping(max_grad_norm=None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lopsided(PreferenceLoss):
+    needs_reference: ClassVar[bool] = False
+    reads_rejected: ClassVar[bool] = False
+
+    def values(self, policy, reference):
+        return -policy.chosen_mean + 0.1 * policy.rejected_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaysThatItReadsTheChosenAlone(Preferences):
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+
+    loss: PreferenceLoss = field(default_factory=_Lopsided)
+
+    def compute_loss(self, policy, reference, batch):
+        return LossOutput.of(self.beta * self.loss(policy.pair_logprobs(batch), None), batch.weights["preference"])
+
+
 FAULTS: dict[type, set[str]] = {
     MeanPerMicroBatch: {"split"},
     PaddingInTheMean: {"padding"},
@@ -529,4 +566,7 @@ FAULTS: dict[type, set[str]] = {
     ClippedAlone: {"clip"},
     ForeignWordInAMetric: {"metrics"},
     ReferenceMayBeFarAway: {"finite"},
+    DividedByTheOthersLength: {"closed_forms"},
+    ClipIsIgnored: {"hyperparameters"},
+    SaysThatItReadsTheChosenAlone: {"tokens"},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.sequences import Sequences
 from rlx.loss import stop_gradient
+from rlx.loss.base import PreferenceLoss
 from rlx.loss.moving_reference import MovingReference
+from rlx.loss.preference_likelihood import NllSequenceMean
 from rlx.loss.weight import token_mean
+from rlx.optimizer.step import Clipping
 from tests.algorithm.faulty import Demonstrations, LargerOfTheTwo, Preferences, Rewards
 
 
@@ -362,6 +365,42 @@ class ReferenceFollows(Preferences):
         return MovingReference(every_steps=self.every, policy_share=self.share)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChosenAlone(Preferences):
+    """A likelihood in the place of a preference, which says that it is one."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+
+    loss: PreferenceLoss = field(default_factory=NllSequenceMean)
+
+    def compute_loss(self, policy, reference, batch):
+        return LossOutput.of(self.beta * self.loss(policy.pair_logprobs(batch), None), batch.weights["preference"])
+
+
+class DipsAtFirst(Preferences):
+    """Not monotone: the slope at the reference is the other way."""
+
+    def compute_loss(self, policy, reference, batch):
+        margin = self.beta * self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(-F.logsigmoid(margin) + torch.tanh(4 * margin) / 4, batch.weights["preference"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnUpdate(Demonstrations):
+    """An update of its own without a clip, which nobody asked for."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        return optimizer.step(gradients()["loss"], Clipping(max_grad_norm=None))
+
+
+class LengthsByTheRoot(Preferences):
+    """Each side is divided by the root of its own length."""
+
+    def margin(self, ours, theirs):
+        chosen, rejected = ours.chosen_sum - theirs.chosen_sum, ours.rejected_sum - theirs.rejected_sum
+        return chosen / ours.chosen_length.clamp(min=1).sqrt() - rejected / ours.rejected_length.clamp(min=1).sqrt()
+
+
 SOUND = [
     ScoreFunction,
     ConstantUnderNoGrad,
@@ -390,4 +429,8 @@ SOUND = [
     LastTokenAlone,
     BehindTwoSwitches,
     ReferenceFollows,
+    ChosenAlone,
+    DipsAtFirst,
+    OwnUpdate,
+    LengthsByTheRoot,
 ]

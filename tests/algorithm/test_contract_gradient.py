@@ -8,7 +8,6 @@ from tests.algorithm.faulty import FAULTS, Demonstrations, Preferences, Rewards
 LAWS = (
     "belongs",
     "reached",
-    "tokens",
 )
 
 

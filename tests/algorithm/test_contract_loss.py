@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 
 import rlx
-from rlx.algorithm.contract_loss import losses_of
 from rlx.loss.base import PreferenceLoss
 from rlx.loss.hyperparameter import within
 from tests.algorithm.checking import failed
@@ -33,9 +32,3 @@ def test_a_faulty_loss_is_named_with_its_place():
     found = failed(replace(rlx.load("algorithm", "dpo"), loss=Upside()), "losses")["losses"]
     assert "direction" in found.wrong
     assert found.where == "algorithm.loss (Upside)"
-
-
-def test_losses_are_found_by_their_path():
-    paths = [path for path, _ in losses_of(rlx.load("algorithm", "hybrid"))]
-    assert paths
-    assert all(path.startswith("algorithm.") for path in paths)

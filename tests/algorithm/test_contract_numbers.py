@@ -19,3 +19,21 @@ def test_a_constant_is_of_whom_it_is_named_for():
     numbers = Numbers(0.1, -7.0, "reference")
     assert (numbers.of("reference", "token_logprobs", key, 3) == -7).all()
     assert (numbers.of("policy", "token_logprobs", key, 3) != -7).all()
+
+
+def test_log_probabilities_are_negative_and_those_of_two_never_agree_by_being_cut_off():
+    numbers = Numbers(2.0)
+    for letter in range(50):
+        key = key_of(np.array([1]), np.array([letter]))
+        policy, sampler = (numbers.of(who, "token_logprobs", key, 8) for who in ("policy", "sampler"))
+        assert (policy <= -0.01).all()
+        assert (policy != sampler).all()
+
+
+def test_an_agreeing_sampler_agrees_on_about_half_of_the_completions():
+    numbers = Numbers(0.4, agreeing=True)
+    keys = [key_of(np.array([1]), np.array([letter])) for letter in range(200)]
+    same = [
+        all(numbers.of("policy", "token_logprobs", key, 4) == numbers.of("sampler", "token_logprobs", key, 4)) for key in keys
+    ]
+    assert 70 < sum(same) < 130

@@ -1,19 +1,12 @@
 """What the laws are tried on."""
 
-import random
+from dataclasses import replace
 
-import numpy as np
-import torch
-
-from rlx.algorithm.contract_subject import completion_gradients, global_generators, row_shown, small
+import rlx
+from rlx.algorithm.contract_subject import completion_gradients, row_shown
 from tests.algorithm.checking import subject
-from tests.algorithm.faulty import Preferences, Rewards
+from tests.algorithm.faulty import Preferences
 from tests.algorithm.sound import FromLogits
-
-
-def test_an_algorithm_is_checked_with_fewer_rows():
-    assert small(Preferences(pairs_per_step=500)).pairs_per_step == 12
-    assert small(Rewards(prompts_per_step=3)).prompts_per_step == 3
 
 
 def test_a_loss_of_logits_goes_past_the_stand_in():
@@ -32,13 +25,9 @@ def test_gradients_are_found_by_completion():
     assert repr(checked.policy.decode(batch.sequences.prompts[1])) in row_shown(checked, batch, 1)
 
 
-def test_a_used_generator_is_named_and_put_back():
-    before = (random.getstate(), torch.get_rng_state())
-    with global_generators() as used:
-        assert used() == []
-        random.random()
-        np.random.random()
-        torch.rand(1)
-        assert used() == ["random", "numpy.random", "torch"]
-    assert random.getstate() == before[0]
-    assert torch.equal(torch.get_rng_state(), before[1])
+def test_scores_that_the_pairs_lack_are_made_up_where_a_loss_reads_them():
+    reads, plain = (subject(replace(rlx.load("algorithm", "dpo"), loss=rlx.load("loss", name))) for name in ("odpo", "dpo"))
+    assert reads.makes_scores_up
+    assert not plain.makes_scores_up
+    assert all(pair.scores[0] > pair.scores[1] for pair in reads.small_task.pairs())
+    assert plain.small_task.pairs()[0].scores is None

@@ -1,4 +1,4 @@
-from rlx.algorithm.contract_task import reward_of, shortened, stand_in_task
+from rlx.algorithm.contract_task import has_scores, reward_of, shortened, stand_in_task, with_scores
 from tests.algorithm.checking import laboratory
 
 
@@ -25,3 +25,13 @@ def test_rewards_can_all_be_equal_and_higher():
     task = laboratory()[1]
     rewards = stand_in_task(task, equal_rewards=True, bonus=2.0).reward_all([task.prompts()[0]] * 5, list("abcde"))
     assert {line["reward"] for line in rewards} == {2.5}
+
+
+def test_made_up_scores_prefer_the_chosen_and_depend_on_the_text_alone():
+    task = laboratory()[1]
+    assert not has_scores(task)
+    scored = with_scores(task)
+    assert has_scores(scored)
+    assert [pair.scores for pair in scored.pairs()] == [pair.scores for pair in with_scores(task).pairs()]
+    assert all(pair.scores[0] > pair.scores[1] for pair in scored.held_out_pairs())
+    assert len({pair.scores for pair in scored.pairs()}) > 1

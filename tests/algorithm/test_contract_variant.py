@@ -5,7 +5,8 @@ from enum import Enum
 from typing import Any, Literal
 
 import rlx
-from rlx.algorithm.contract_variant import leaves, mentioned, variants, watched
+from rlx.algorithm.contract_variant import leaves, mentioned, small, variants, watched
+from tests.algorithm.faulty import Preferences, Rewards
 
 
 class Shape(Enum):
@@ -71,3 +72,8 @@ def test_what_is_looked_at_is_seen():
 def test_code_that_mentions_a_name_is_found():
     assert {"rate", "beta", "on"} <= mentioned(Outer)
     assert "nowhere_to_be_" + "read" not in mentioned(Outer)
+
+
+def test_an_algorithm_is_checked_with_fewer_rows():
+    assert small(Preferences(pairs_per_step=500)).pairs_per_step == 12
+    assert small(Rewards(prompts_per_step=3)).prompts_per_step == 3

@@ -62,6 +62,11 @@ def test_a_loss_is_checked_within_the_plainest_algorithm(capsys):
     assert "keeps every law" in capsys.readouterr().out
 
 
+def test_scores_that_nobody_gave_are_made_up_and_said(capsys):
+    assert invoke(["check", "loss=odpo", "laws=[runs]"]) == (0, "")
+    assert "made-up scores" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -70,6 +75,7 @@ def test_a_loss_is_checked_within_the_plainest_algorithm(capsys):
         (["algorithm=dpo", "algorithm.betta=1"], "betta"),
         (["loss=nowhere_lab.Loss"], "nowhere_lab"),
         (["algorithm=dpo", "threads=0"], "threads"),
+        (["loss=odpo", "task=arithmetic"], "have no scores"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -3,6 +3,7 @@ import torch
 
 from rlx.errors import ShapeError
 from rlx.loss import Loss, PolicyGradientLoss, PreferenceLoss
+from rlx.loss.law_case import case_of
 from tests.loss.catalogue import NAMES, PREFERENCE, golden_pairs, load
 
 POLICY, REFERENCE = golden_pairs()
@@ -62,3 +63,10 @@ def test_what_is_in_force_stands_on_the_instance():
 def test_custom_losses_are_those_they_are_said_to_be():
     assert load("custom_dpo") == load("dpo")
     assert load("custom_grpo") == load("clipped")
+
+
+@pytest.mark.parametrize("name", PREFERENCE)
+def test_a_loss_says_whether_it_reads_rejected_completions(name):
+    loss = load(name)
+    _, gradients = case_of(loss).gradients()
+    assert loss.reads_rejected == bool(gradients["policy.rejected"].any())

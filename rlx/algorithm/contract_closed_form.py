@@ -1,0 +1,127 @@
+"""The law of closed forms: what a formula promises where policy, reference and sampler agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.algorithm.contract_finding import PASSED, Finding, broken, holds, skipped
+from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.algorithm.contract_within import losses_of
+
+
+def closed_forms(subject: Subject) -> Finding:
+    """Where policy, reference and sampler agree: margins and KL are 0, ratios 1, DPO is log 2 with gradient -+beta/2 a pair."""
+    setting = subject.stand_in(spread=0.0)
+    batch = subject.first_update(setting)
+    gradient, figures = subject.gradient(setting, batch)
+    promised = {"ratio_mean": 1.0, "kl": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0}
+    if Need.REFERENCE in subject.needs and all(loss.needs_reference for _, loss in losses_of(subject.algorithm)):
+        promised |= {"margin": 0.0, "rewards_chosen": 0.0, "rewards_rejected": 0.0, "accuracy": 0.5}
+    checked = 0
+    for name, value in promised.items():
+        for found in (key for key in figures if key == name or key.endswith(f"/{name}")):
+            checked += 1
+            if name in ("ratio_mean", "kl") and not _on_policy(setting):
+                continue
+            if abs(figures[found] - value) > 1e-5:
+                return broken(
+                    f"{found} is {figures[found]:.6g} where policy, reference and sampler agree; it must be {value:g}",
+                    number=f"{figures[found]:.3g}",
+                    where=f"metrics[{found!r}]",
+                    mend="look for a missing temperature, a shifted mask or a sign between the two log-probabilities",
+                )
+    for form in (_log_two(subject, setting, batch, gradient), _own_lengths(subject, setting, batch, gradient)):
+        if form is not None and form.status != PASSED:
+            return form
+        checked += form is not None
+    return holds(f"{checked} forms") if checked else skipped("nothing here has a closed form")
+
+
+def _on_policy(setting: Setting) -> bool:
+    return len(getattr(setting.policy, "temperatures", ())) == 1
+
+
+def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+    """DPO at policy = reference, for an algorithm that holds nothing but that loss."""
+    losses = [loss for _, loss in losses_of(subject.algorithm)]
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
+        return None
+    if not losses and isinstance(getattr(subject.algorithm, "beta", None), float):
+        return _log_two_by_hand(subject, setting, batch, gradient)
+    if len(losses) != 1:
+        return None
+    from rlx.loss.preference import Dpo
+
+    loss = losses[0]
+    output = subject.loss(setting, batch)
+    if type(loss) is not Dpo or loss.modifiers or len(output.terms) != 1:
+        return None
+    (term,) = output.terms.values()
+    value, expected = float(term.total.detach()) / term.coefficient, math.log(2)
+    rows = [float(values[0][0]) * len(batch) for values in completion_gradients(setting, batch, gradient) if len(values[0])]
+    slope = sum(rows) / max(1, len(rows)) / term.coefficient
+    mend = "the loss is the mean over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))"
+    if abs(value - expected) > 1e-6:
+        return broken(f"DPO is {value:.6g} at policy = reference; it must be log 2 = 0.693147", where="compute_loss", mend=mend)
+    if abs(slope + loss.beta / 2) > 1e-6:
+        return broken(
+            f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}",
+            where="compute_loss",
+            mend=mend,
+        )
+    return holds()
+
+
+def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all chosen tokens: beta's?"""
+    terms = list(subject.loss(setting, batch).terms.values())
+    if len(terms) != 1 or not reads_logprobs(setting) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
+        return None
+    values = terms[0].values.detach().double()
+    rows = completion_gradients(setting, batch, gradient)
+    slopes = torch.cat([row[0].detach() / weight for row, weight in zip(rows, terms[0].weights.double(), strict=True) if weight])
+    same = bool(len(slopes)) and float(slopes.max() - slopes.min()) < 1e-9
+    if not same or bool((values - math.log(2)).abs().gt(1e-9).any()):
+        return None
+    beta, slope = subject.algorithm.beta, float(slopes[0]) / terms[0].coefficient  # type: ignore[attr-defined]
+    for wrong, why in ((-0.5, "beta is missing"), (-beta * beta / 2, "beta is multiplied twice")):
+        if abs(slope - wrong) < 1e-9 and abs(slope + beta / 2) > 1e-9:
+            return broken(
+                f"the loss is log 2 at policy = reference, but its gradient at a chosen token is {slope:.6g} a pair: {why}",
+                number=f"{slope:.3g}",
+                where="compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend=f"with beta = {beta:g} the gradient of DPO is -beta/2 = {-beta / 2:g}: -log sigmoid(beta * margin)",
+            )
+    return holds() if abs(slope + beta / 2) < 1e-9 else None
+
+
+def _own_lengths(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+    """The slopes of the two sides of a pair stand to each other as 1 (sums) or as the inverse of their lengths (means)."""
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(setting):
+        return None
+    found = []
+    for row, group in enumerate(completion_gradients(setting, batch, gradient)):
+        sizes = [len(side) for side in group]
+        if len(group) == 2 and min(sizes) and sizes[0] != sizes[1] and bool(group[0][0]) and bool(group[1][0]):
+            found.append((row, float(-group[0][0] / group[1][0]), sizes[0] / sizes[1]))
+    if len(found) < 2:
+        return None
+    if all(abs(slopes - lengths) > 1e-9 * lengths for _, slopes, lengths in found):
+        return holds() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
+    row, slopes, lengths = found[0]
+    if not all(abs(slopes - lengths) < 1e-9 * lengths for _, slopes, lengths in found):
+        return None
+    return broken(
+        f"the slope at chosen tokens is {slopes:.4g} times that at rejected ones where chosen is {lengths:.4g} times as long: "
+        "each side is divided by the length of the other",
+        number=f"{slopes:.3g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, row),
+        mend="divide the sum of each completion by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
+    )
