@@ -16,6 +16,7 @@ from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.policy.base import Policy
 from rlx.policy.gguf import as_ordinary, unpacked_once
+from rlx.policy.peak import matmul_peak
 from rlx.policy.place import locate, nearest_model, require_hub
 
 DTYPES = {
@@ -167,9 +168,10 @@ def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
     """What the user should know."""
     notes = []
     if dtype in (torch.float16, torch.bfloat16) and not torch.cuda.is_available():
-        notes.append(
-            f"{str(dtype).removeprefix('torch.')} is about 50 times slower than float32 on a CPU; policy.dtype=auto is float32"
-        )
+        slower = matmul_peak(torch.float32, size=256, seconds=0.02) / matmul_peak(dtype, size=256, seconds=0.02)
+        if slower > 1:
+            name = str(dtype).removeprefix("torch.")
+            notes.append(f"{name} multiplies {slower:.0f} times slower than float32 on this CPU; policy.dtype=auto is float32")
     if len(policy.tokenizer) > policy.vocabulary_size:
         notes.append(
             f"the tokenizer has {len(policy.tokenizer)} tokens, the model {policy.vocabulary_size}: texts with others are refused"

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import RlxError
 from rlx.experiment import assemble
+from rlx.policy.peak import matmul_peak
 from rlx.train.bench_clock import PHASES, Clock, TimedAlgorithm, TimedOptimizer
-from rlx.train.doctor import matmul_peak
 from rlx.train.loop import Loop
 from rlx.train.session import build_loop, set_threads
 from rlx.train.summary import peak_memory

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from rlx.policy.peak import matmul_peak
+
 OK, NOTE, BAD = "ok", "note", "bad"
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy", "scipy", "rich")
 EXTRAS = {
@@ -97,22 +99,6 @@ def cpu() -> Fact:
     found = f"{torch.get_num_threads()} threads of torch, {capability}"
     slow = capability in ("DEFAULT", "NO AVX")
     return Fact(NOTE if slow else OK, "cpu", found, "no vector instructions: training will be slow" if slow else "")
-
-
-def matmul_peak(dtype: torch.dtype, *, size: int = 768, seconds: float = 0.3) -> float:
-    """The most floating-point operations a second that a matrix product reached here."""
-    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    start = time.perf_counter()
-    left @ right
-    if time.perf_counter() - start > seconds:
-        size = 128
-        left, right = left[:size, :size].contiguous(), right[:size, :size].contiguous()
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end or best == 0.0:
-        start = time.perf_counter()
-        left @ right
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
 
 
 def best_dtype(peaks: dict[str, float]) -> Fact:

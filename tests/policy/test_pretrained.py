@@ -6,6 +6,7 @@ import torch
 
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
+from rlx.policy import pretrained
 from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2
 from rlx.task.base import Pair
 from tests.policy.models import model_of, tokenizer
@@ -27,7 +28,16 @@ def test_a_directory_becomes_a_policy_of_the_same_weights(tmp_path, dtype):
     saved = model_of("llama").state_dict()
     assert all(torch.equal(tensor, saved[name].to(wanted)) for name, tensor in policy.model.state_dict().items())
     assert len(policy.encode_prompt("123456")) == 4
-    assert any("slower than float32" in note for note in policy.notes) == (dtype == "bfloat16" and not torch.cuda.is_available())
+
+
+@pytest.mark.parametrize(("peak", "told"), [(1e9, True), (1e12, False)])
+def test_a_dtype_that_this_cpu_multiplies_slowly_is_noted(tmp_path, monkeypatch, peak, told):
+    monkeypatch.setattr(pretrained, "matmul_peak", lambda dtype, **_: 1e11 if dtype == torch.float32 else peak)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    policy = load_pretrained(str(save(tmp_path / "my_model")), dtype="bfloat16")
+    assert [note for note in policy.notes if "slower" in note] == (
+        ["bfloat16 multiplies 100 times slower than float32 on this CPU; policy.dtype=auto is float32"] if told else []
+    )
 
 
 def test_a_run_is_its_last_checkpoint(tmp_path):
