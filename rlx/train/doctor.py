@@ -105,7 +105,8 @@ def best_dtype(peaks: dict[str, float]) -> Fact:
     """The dtype that this CPU multiplies fastest."""
     found = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
     better = max(peaks, key=lambda name: peaks[name] * (1.3 if name == "float32" else 1.0))
-    return Fact(OK, "matmul", f"{found}: {better} is the dtype for this CPU")
+    weights = "; rlx keeps weights in float32, for half precision loses small updates" if better != "float32" else ""
+    return Fact(OK, "matmul", f"{found}: {better} is the dtype for this CPU{weights}")
 
 
 def gpu() -> Fact:
