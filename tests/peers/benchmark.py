@@ -26,7 +26,7 @@ SHAPES = {  # method, size, mean words of a prompt and of a completion, batch, u
     "grpo-20M": ("grpo", "20M", 64, 64, 32, 1),
     "grpo-20M-long": ("grpo", "20M", 192, 64, 32, 1),
 }
-SIDES = {"dpo": ("rlx", "trl", "trl_precomputed"), "grpo": ("rlx", "trl")}
+SIDES = {"dpo": ("trl_default", "trl", "trl_precomputed"), "grpo": ("trl_default", "trl")}
 WARM_UP = 1  # rounds before those that count: the reference is computed, memory is allocated
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{workload.name}, batch {workload.batch}, {workload.threads} threads", flush=True)
             if not agree(workload, place):
                 return 1
-            rows += list(compared(workload, measured(workload, place)))
+            rows += list(compared(workload, measured(workload, place, bfloat16=chosen.bfloat16)))
     print("\n".join(["", *table(rows)]))
     print(f"\nmeasured {datetime.date.today()}, {chosen.rounds} rounds after {WARM_UP} of warm-up, {chosen.threads} threads")
     if chosen.json is not None:
@@ -62,6 +62,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--updates", type=int, help="of a round")
     parser.add_argument("--size", choices=SIZES)
     parser.add_argument("--clock", choices=("seconds", "cpu_seconds"), default="seconds", help="what a round's time is")
+    parser.add_argument("--bfloat16", action="store_true", help="against TRL's own default arithmetic too, which is not rlx's")
     parser.add_argument("--json", type=Path, help="write the figures of every comparison here")
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.shapes if name not in SHAPES]
@@ -107,10 +108,11 @@ def agree(workload: Workload, place: Path) -> bool:
     return found.holds
 
 
-def measured(workload: Workload, place: Path) -> dict[str, list[Mapping[str, Any]]]:
+def measured(workload: Workload, place: Path, *, bfloat16: bool) -> dict[str, list[Mapping[str, Any]]]:
     """Side -> what each of its rounds took, the warm-up left out."""
     logs = Path(tempfile.mkdtemp(prefix="peers_"))
-    workers = [Worker(side, place, threads=workload.threads, log=logs / f"{side}.log") for side in SIDES[workload.method]]
+    sides = ("rlx", *SIDES[workload.method], *(["trl_bfloat16"] if bfloat16 else []))
+    workers = [Worker(side, place, threads=workload.threads, log=logs / f"{side}.log") for side in sides]
     rounds: dict[str, list[Mapping[str, Any]]] = {worker.side: [] for worker in workers}
     try:
         for number in range(workload.rounds):
@@ -146,7 +148,12 @@ def compared(workload: Workload, rounds: Mapping[str, Sequence[Mapping[str, Any]
         }
 
 
-NAMES = {"trl": "TRL", "trl_precomputed": "TRL, reference precomputed"}
+NAMES = {
+    "trl_default": "TRL's defaults",
+    "trl_bfloat16": "TRL's defaults, in bfloat16",
+    "trl": "TRL without gradient checkpointing",
+    "trl_precomputed": "TRL without it, reference precomputed",
+}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""One side of the comparison, in a process of its own: `python -m tests.peers.side rlx|trl|trl_precomputed DIRECTORY`.
+"""One side of the comparison, in a process of its own: `python -m tests.peers.side SIDE DIRECTORY`, SIDE rlx or one of TRL_SIDES.
 
 Everything that is no training (start-up, loading, reading the data into tokens) lies before the first round.
 """
@@ -14,6 +14,15 @@ from typing import Any
 
 from tests.peers.rounds import Gate
 from tests.peers.workload import Workload, read
+
+# What TRL is told of speed: as fast as it goes here, its own defaults in float32, and its own defaults to the letter.
+_PLAIN = {"bf16": False, "gradient_checkpointing": False}
+TRL_SIDES: dict[str, dict[str, Any]] = {
+    "trl": _PLAIN,
+    "trl_precomputed": {**_PLAIN, "precompute_ref_log_probs": True},
+    "trl_default": {"bf16": False},
+    "trl_bfloat16": {},
+}
 
 
 def rlx_overrides(workload: Workload, place: Path) -> list[str]:
@@ -60,8 +69,8 @@ def run_rlx(workload: Workload, place: Path) -> None:
         rlx.train(rlx_overrides(workload, place))
 
 
-def run_trl(workload: Workload, place: Path, *, precompute: bool = False) -> None:
-    """TRL's trainer as fast as it goes here: no gradient checkpointing, float32, fused AdamW, nothing logged or saved."""
+def run_trl(workload: Workload, place: Path, *, side: str) -> None:
+    """TRL's trainer, one of TRL_SIDES: fused AdamW, nothing logged or saved."""
     from transformers import TrainerCallback
 
     gate = Gate()
@@ -72,13 +81,13 @@ def run_trl(workload: Workload, place: Path, *, precompute: bool = False) -> Non
                 gate.report(reference=reference)
                 gate.wait()
 
-    trainer, reference = trl_trainer(workload, place, precompute=precompute)
+    trainer, reference = trl_trainer(workload, place, side=side)
     trainer.add_callback(Rounds())
     gate.wait()
     trainer.train()
 
 
-def trl_trainer(workload: Workload, place: Path, *, precompute: bool = False) -> tuple[Any, float]:
+def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[Any, float]:
     """The trainer, and the seconds that it spent on the reference while it was made."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -91,8 +100,6 @@ def trl_trainer(workload: Workload, place: Path, *, precompute: bool = False) ->
         "logging_strategy": "no",
         "disable_tqdm": True,
         "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
         "optim": "adamw_torch_fused",
         "learning_rate": workload.learning_rate,
@@ -103,6 +110,7 @@ def trl_trainer(workload: Workload, place: Path, *, precompute: bool = False) ->
         "num_train_epochs": workload.rounds + 1,
         "seed": 0,
         "model_init_kwargs": {"dtype": "float32"},
+        **TRL_SIDES[side],
     }
     rows = [json.loads(line) for line in (place / "data.jsonl").read_text().splitlines()][: workload.pairs]
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
@@ -134,7 +142,7 @@ def trl_trainer(workload: Workload, place: Path, *, precompute: bool = False) ->
             spent += time.perf_counter() - began
             return made
 
-    arguments = DPOConfig(**shared, beta=workload.beta, max_length=None, precompute_ref_log_probs=precompute)
+    arguments = DPOConfig(**shared, beta=workload.beta, max_length=None)
     trainer = Timed(str(place / "model"), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     return trainer, spent
 
@@ -148,7 +156,7 @@ def main(side: str, place: Path) -> None:
     import torch
 
     torch.set_num_threads(workload.threads)
-    run_trl(workload, place, precompute=side == "trl_precomputed")
+    run_trl(workload, place, side=side)
 
 
 if __name__ == "__main__":
