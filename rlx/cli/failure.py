@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -188,7 +188,16 @@ def _wrong_key(key: str, line: CommandLine) -> ConfigError:
     if near is not None and near not in paths and near not in known:
         options = _options_with(near, line)
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
-    return ConfigError(f"{bare} is no key of {owner}{did_you_mean(near) or '; rlx --cfg job shows them all'}")
+    hint = did_you_mean(near) or _option_of_function(bare, paths) or "; rlx --cfg job shows them all"
+    return ConfigError(f"{bare} is no key of {owner}{hint}")
+
+
+def _option_of_function(key: str, paths: Sequence[str]) -> str:
+    """A hint at how an argument of a reward that is a function of the user's own is given."""
+    function = ".".join([*key.split(".")[:3], "function"])
+    if function not in paths:
+        return ""
+    return f"; an argument of the function itself is added: +{function}.{key.rpartition('.')[2]}=..."
 
 
 def _any_of(group: str, having: list[str]) -> str:

@@ -99,17 +99,19 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {GROUP_BASE[group]}")
     _require_whole(target, path)
     parameters = parameters_of(target)
-    if _is_bound_function(node, target, path):
+    bound = _is_bound_function(node, target, path)
+    if parameters is None and bound:
         return
     if parameters is None:
         raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
     for key in node:
-        if key not in _SPECIAL and key not in parameters:
+        if key not in _SPECIAL and key not in parameters and not (bound and key == "weight"):
             names = [f"{path}.{name}" for name in parameters]
             raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths)
     # the name last: it may be taken from another key, which is then to blame
     for parameter in sorted(parameters.values(), key=lambda parameter: parameter.name == "name"):
-        check_value(node, parameter, path, paths, owner=target)
+        if parameter.name in node or not bound:  # who calls a bound function gives it the rest
+            check_value(node, parameter, path, paths, owner=target)
 
 
 def _require_whole(target: Any, path: str) -> None:
@@ -122,7 +124,7 @@ def _require_whole(target: Any, path: str) -> None:
 
 
 def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
-    """A function that is bound and not called: who calls it gives it the rest, so there is nothing to check yet."""
+    """A function that is bound and not called: who calls it gives it the rest; a weight bound to a reward is the reward's."""
     if isinstance(target, type) or not callable(target):
         return False
     if not node.get("_partial_") and path.startswith("task.rewards.") and not fits_group(target, "task/reward"):

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlx.config.suggest import did_you_mean, nearest
@@ -77,9 +78,19 @@ def locate(target: str, key: str) -> Any:
         if not hasattr(found, name):
             owner = getattr(found, "__name__", parts[0])
             options = [option for option, value in vars(found).items() if isinstance(value, type)]
-            raise ConfigError(f"{key}: {owner} has no {name}{did_you_mean(nearest(name, options))}")
+            hint = _hidden(parts[0]) or did_you_mean(nearest(name, options))
+            raise ConfigError(f"{key}: {owner} has no {name}{hint}")
         found = getattr(found, name)
     return found
+
+
+def _hidden(module: str) -> str:
+    """A hint at a file here that another module of its name hides."""
+    mine = next((path for path in (Path(f"{module}.py"), Path(module, "__init__.py")) if path.is_file()), None)
+    other = getattr(sys.modules.get(module), "__file__", None)
+    if mine is None or (other is not None and Path(other).resolve() == mine.resolve()):
+        return ""
+    return f"; Python has a module {module} ({other or 'built in'}), which hides {mine}: give that file another name"
 
 
 def _described(error: BaseException) -> str:

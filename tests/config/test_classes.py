@@ -46,6 +46,15 @@ def test_a_module_that_cannot_be_imported_names_file_and_line(text, message, tmp
         locate(f"{name}.Thing", "algorithm")
 
 
+def test_a_file_that_a_module_of_python_hides_is_said_to_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("class Mine: ...\n")
+    with pytest.raises(ConfigError, match=r"json has no Mine; Python has a module json .*, which hides json\.py: give that file"):
+        locate("json.Mine", "algorithm")
+    with pytest.raises(ConfigError, match="did you mean SGD"):
+        locate("torch.optim.SGDD", "optimizer")
+
+
 def test_groups_take_their_own(lab):
     assert fits_group(locate(f"{lab}.Bare", ""), "algorithm")
     assert fits_group(locate(f"{lab}.MyLoss", ""), "loss")
