@@ -9,7 +9,6 @@ Dimensions: P prompts, G completions of a prompt, B rows of the forward, T token
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from itertools import chain
 
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlx.data.segments import Segments
 from rlx.data.sequences import Sequences
 
-ROUNDING = 2  # raised whenever a change of the rows moves the last bits of what is computed from them
+ROUNDING = 3  # raised whenever a change of the rows moves the last bits of what is computed from them
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,8 @@ class Layout:
     tokens: int64 [B, T], 0 in the padding.
     predictors: int64 [N], the flat index into [B * T] of the position whose logits predict each completion token.
     targets: int64 [N], the completion tokens.
-    positions: int64 [B, T] and attention_mask: bool [B, 1, T, T] (True = may see) for the shared-prefix layout; None for plain
-    rows, where right padding under a causal model needs neither.
+    positions: int64 [B, T] for the shared-prefix layout, with attention_mask: bool [B, 1, T, T] (True = may see), or segments,
+    for attention branch by branch within one row; None for plain rows, where right padding under a causal model needs neither.
     """
 
     tokens: Tensor
@@ -38,17 +38,19 @@ class Layout:
     targets: Tensor
     positions: Tensor | None = None
     attention_mask: Tensor | None = None
+    segments: Segments | None = None
 
     def to(self, device: torch.device) -> Layout:
         """The same rows on `device`."""
         positions = None if self.positions is None else self.positions.to(device)
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Layout(self.tokens.to(device), self.predictors.to(device), self.targets.to(device), positions, mask)
+        segments = None if self.segments is None else self.segments.to(device)
+        return Layout(self.tokens.to(device), self.predictors.to(device), self.targets.to(device), positions, mask, segments)
 
 
 def plain_rows(sequences: Sequences) -> Layout:
     """One row per completion, [P * G, T]: `[prompt | completion]` without the last token, right-padded."""
-    prompts = np.repeat(_lengths(sequences.prompts), sequences.group_size)
+    prompts = np.repeat(lengths_of(sequences.prompts), sequences.group_size)
     lengths = sequences.completion_lengths.numpy().reshape(-1)
     totals = prompts + np.maximum(lengths - 1, 0)
     valid = np.arange(totals.max()) < totals[:, None]
@@ -62,19 +64,21 @@ def plain_rows(sequences: Sequences) -> Layout:
     return Layout(torch.from_numpy(tokens), torch.from_numpy(predictors), _targets(sequences))
 
 
-def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None) -> Layout:
+def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None, branched: bool = False) -> Layout:
     """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts to a row.
 
     The trunk is the prompt with what all its completions begin with. The rest of a completion, without its last token, sees the
     trunk and itself, and its positions follow the trunk's. Padding sees padding alone (a query that sees nothing gives NaN in
     some attention kernels).
     rows_of: int64 [P], the row of each prompt; None gives each prompt a row of its own.
+    branched: all in one row, with segments instead of a mask.
     """
+    rows_of = np.zeros(len(sequences), dtype=np.int64) if branched else rows_of
     rows_of = np.arange(len(sequences)) if rows_of is None else rows_of
-    common, prompts = shared_beginnings(sequences), _lengths(sequences.prompts)
+    common, prompts = shared_beginnings(sequences), lengths_of(sequences.prompts)
     lengths = sequences.completion_lengths.numpy()
     trunk = prompts + common
-    segments = np.concatenate([trunk[:, None], _rests(lengths, common)], axis=1)  # [P, 1 + G]
+    segments = np.concatenate([trunk[:, None], rests_of(lengths, common)], axis=1)  # [P, 1 + G]
     begins = np.cumsum(segments, axis=1) - segments
     totals = segments.sum(axis=1)
     starts, shape = _places(totals, rows_of)
@@ -86,8 +90,6 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
     tokens.reshape(-1)[flat] = _trunks_and_rests(sequences, common)
     positions.reshape(-1)[flat] = offset + (segment > 0) * np.repeat(trunk, totals)
     of_prompt = np.repeat(np.arange(len(trunk)) * segments.shape[1], totals)
-    branches, trunks = np.full(shape, -1), np.full(shape, -1)
-    branches.reshape(-1)[flat], trunks.reshape(-1)[flat] = of_prompt + segment, of_prompt
 
     ends = (starts + prompts - 1)[:, None].repeat(lengths.shape[1], axis=1)
     rests = starts[:, None] + begins[:, 1:] - common[:, None] - 1
@@ -96,48 +98,15 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
     predictors = step + np.where(
         in_trunk, np.repeat(ends.reshape(-1), lengths.reshape(-1)), np.repeat(rests.reshape(-1), lengths.reshape(-1))
     )
+    visible = None if branched else _visible(flat, of_prompt + segment, of_prompt, shape)
     return Layout(
         torch.from_numpy(tokens),
         torch.from_numpy(predictors),
         _targets(sequences),
         torch.from_numpy(positions),
-        _visible(torch.from_numpy(branches), torch.from_numpy(trunks))[:, None],
+        visible,
+        Segments.of(segments, starts) if branched else None,
     )
-
-
-def cheapest_rows(sequences: Sequences, *, attention_cost: float) -> Layout:
-    """Shared-prefix rows with prompts packed into rows of similar lengths, or plain rows where those cost less.
-
-    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length.
-    Longer rows waste less on padding and more on masked attention; plain causal attention skips the half that it must not see.
-    """
-    prompts, lengths, common = _lengths(sequences.prompts), sequences.completion_lengths.numpy(), shared_beginnings(sequences)
-    totals = prompts + common + _rests(lengths, common).sum(axis=1)
-    longest = int((prompts[:, None] + np.maximum(lengths - 1, 0)).max())
-    plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
-    best_cost, best = plain_cost, None
-    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # as many prompts in each row: the best of similar lengths
-    full = {-(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())}  # of lengths that differ much
-    for num_rows in sorted(whole | full, reverse=True):
-        rows_of = balanced(totals, num_rows)
-        row_lengths = np.bincount(rows_of, weights=totals)
-        cost = len(row_lengths) * row_lengths.max() * (1 + attention_cost * row_lengths.max())
-        if cost < best_cost:
-            best_cost, best = cost, rows_of
-    return plain_rows(sequences) if best is None else shared_prefix_rows(sequences, rows_of=best)
-
-
-def balanced(totals: np.ndarray, num_rows: int) -> np.ndarray:
-    """int64 [P], a row for each item of these lengths [P]: longest first, each to the row that is emptiest so far."""
-    if num_rows >= len(totals):
-        return np.arange(len(totals))
-    rows_of = np.empty(len(totals), dtype=np.int64)
-    fill = [(0, row) for row in range(num_rows)]
-    for item in np.argsort(-totals, kind="stable").tolist():
-        length, row = fill[0]
-        rows_of[item] = row
-        heapq.heapreplace(fill, (length + int(totals[item]), row))
-    return rows_of
 
 
 def shared_beginnings(sequences: Sequences) -> np.ndarray:
@@ -149,7 +118,7 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
     return np.logical_and.accumulate(same, axis=1).sum(axis=1)
 
 
-def _rests(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
+def rests_of(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
     """int64 [P, G], tokens of each completion that are read after the trunk."""
     return np.maximum(lengths - common[:, None] - 1, 0)
 
@@ -162,11 +131,13 @@ def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _visible(branches: Tensor, trunks: Tensor) -> Tensor:
-    """bool [B, T, T] from the branch of each token and the trunk that it grows from, both [B, T]: query sees key."""
-    keys, width = branches[:, None, :], branches.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril_()
-    return ((keys == branches[:, :, None]) | (keys == trunks[:, :, None])).logical_and_(causal)
+def _visible(flat: np.ndarray, branch: np.ndarray, trunk: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """bool [B, 1, T, T], query sees key, from the place of each token, its branch, and the trunk that it grows from."""
+    branches, trunks = np.full(shape, -1), np.full(shape, -1)
+    branches.reshape(-1)[flat], trunks.reshape(-1)[flat] = branch, trunk
+    keys, queries, roots = (torch.from_numpy(array) for array in (branches[:, None, :], branches[:, :, None], trunks[:, :, None]))
+    causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril_()
+    return ((keys == queries) | (keys == roots)).logical_and_(causal)[:, None]
 
 
 def _places(totals: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -187,7 +158,7 @@ def _targets(sequences: Sequences) -> Tensor:
     return torch.from_numpy(np.concatenate(list(chain.from_iterable(sequences.completions))))
 
 
-def _lengths(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
+def lengths_of(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """int64 [number of arrays]."""
     return np.fromiter((len(array) for array in arrays), dtype=np.int64, count=len(arrays))
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlx.data.layout import Layout, cheapest_rows, plain_rows
+from rlx.data.layout import Layout, plain_rows
+from rlx.data.packing import cheapest_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
 from rlx.data.token_store import TokenStore
@@ -23,7 +24,7 @@ from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError, DataError
 from rlx.loss.pairs import PairLogprobs
 from rlx.policy.fingerprint import fingerprint
-from rlx.policy.forward import attention_cost, completion_logits
+from rlx.policy.forward import attention_cost, branch_cost, completion_logits
 from rlx.policy.statistics import DISTRIBUTION_STATISTICS, HasLogits, TokenStatistics, statistics_of, unflatten
 from rlx.policy.value_head import ValueHead
 from rlx.policy.verify import choose_layout
@@ -53,10 +54,11 @@ class Policy:
         self.notes: list[str] = []
         self.gathers_before_head = False
         self.shared_prefix = False
+        self.branched = False
         self.value_head: ValueHead | None = None
         self.token_store: TokenStore | None = None
         self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
-        self._attention_cost = attention_cost(model)
+        self._attention_cost, self._branch_cost = attention_cost(model), branch_cost(model)
         choose_layout(self, wanted=shared_prefix)
 
     # ---- the model -------------------------------------------------------------------------------------------------------------
@@ -206,8 +208,11 @@ class Policy:
 
     def layout(self, sequences: Sequences) -> Layout:
         """The rows of the forward pass, on the policy's device."""
-        shared = self.shared_prefix
-        rows = cheapest_rows(sequences, attention_cost=self._attention_cost) if shared else plain_rows(sequences)
+        if self.shared_prefix:
+            taken_apart = self._branch_cost if self.branched else None
+            rows = cheapest_rows(sequences, attention_cost=self._attention_cost, branch_cost=taken_apart)
+        else:
+            rows = plain_rows(sequences)
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
     def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:

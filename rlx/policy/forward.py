@@ -6,7 +6,7 @@ Dimensions: B rows of the forward, T tokens of a row, H hidden size, N completio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rlx.data.layout import Layout
 from rlx.errors import RlxError
+from rlx.policy.branched import branched_attention
 
 
 def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool, hidden: list[Tensor] | None = None) -> Tensor:
@@ -28,7 +29,16 @@ def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool, 
         # Added to the scores rather than true or false: every attention implementation takes that form.
         mask = torch.zeros(layout.attention_mask.shape, dtype=model.dtype, device=layout.attention_mask.device)
         mask.masked_fill_(~layout.attention_mask, torch.finfo(model.dtype).min)
-        inputs.update(attention_mask=mask, position_ids=layout.positions)
+        inputs.update(attention_mask=mask)
+    if layout.positions is not None:
+        inputs.update(position_ids=layout.positions)
+    with branched_attention(model, layout.segments) if layout.segments is not None else nullcontext():
+        return _logits(model, layout, inputs, gathers_before_head=gathers_before_head, hidden=hidden)
+
+
+def _logits(
+    model: Any, layout: Layout, inputs: dict[str, Any], *, gathers_before_head: bool, hidden: list[Tensor] | None
+) -> Tensor:
     if not gathers_before_head:
         with _seen_by_head(model, layout.predictors, hidden):
             logits = _gathered(model(**inputs).logits, layout.predictors)
@@ -91,3 +101,8 @@ def attention_cost(model: Any) -> float:
     hidden, layers = getattr(config, "hidden_size", 1024), getattr(config, "num_hidden_layers", 24)
     weights = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
     return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))
+
+
+def branch_cost(model: Any) -> float:
+    """What taking a row apart and putting it together again costs a token, in the unit of attention_cost: measured on CPUs."""
+    return 40 / getattr(model.config.get_text_config(), "hidden_size", 1024)

@@ -64,12 +64,14 @@ def _choose_head(policy: Policy, plain: Layout, truth: Tensor) -> None:
 
 
 def _compare(policy: Policy, probe: Sequences, truth: Tensor) -> None:
-    """Turn shared-prefix rows off if they do not give `truth`."""
+    """Turn shared-prefix rows off if they do not give `truth`; and attention branch by branch, where it does not."""
     if policy.shared_prefix:
         one_row = np.zeros(len(probe), dtype=np.int64)
         reason = _difference(policy, shared_prefix_rows(probe, rows_of=one_row).to(policy.device), truth)
         if reason:
             _use_plain_rows(policy, reason)
+        branches = shared_prefix_rows(probe, branched=True).to(policy.device)
+        policy.branched = policy.shared_prefix and not _difference(policy, branches, truth)
 
 
 def _compare_beyond_windows(policy: Policy, *, trusted: bool) -> None:

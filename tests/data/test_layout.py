@@ -1,10 +1,10 @@
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx.data.layout import balanced, cheapest_rows, plain_rows, shared_beginnings, shared_prefix_rows
+from rlx.data.layout import plain_rows, shared_beginnings, shared_prefix_rows
+from rlx.data.packing import balanced, cheapest_rows
 from rlx.data.sequences import Sequences
 
 
@@ -78,38 +78,3 @@ def test_the_last_token_of_a_completion_is_not_read():
     batch = Sequences(prompts, ((np.array([1, 2]), np.array([3])), (np.array([4, 5, 6]), np.array([], dtype=np.int64))))
     assert plain_rows(batch).tokens.tolist() == [[9, 1, 0, 0], [9, 0, 0, 0], [8, 8, 4, 5], [8, 8, 0, 0]]
     assert shared_prefix_rows(batch).tokens.tolist() == [[9, 1, 0, 0], [8, 8, 4, 5]]
-
-
-@given(sequences())
-@settings(deadline=None, max_examples=100)
-def test_no_packing_costs_more_than_a_prompt_to_a_row_or_plain_rows(batch):
-    fewest = min(rows(batch).tokens.numel() for rows in (plain_rows, shared_prefix_rows))
-    assert cheapest_rows(batch, attention_cost=0.0).tokens.numel() <= fewest
-
-
-def test_as_many_prompts_go_into_each_row_where_they_are_of_similar_lengths():
-    lengths = (9, 12, 13, 14, 15, 16, 16, 17, 17, 17, 17, 17, 21, 22, 23, 24)
-    batch = Sequences(tuple(np.arange(length) for length in lengths), ((np.array([1]),),) * len(lengths))
-    assert cheapest_rows(batch, attention_cost=0.0).tokens.numel() <= 1.05 * sum(lengths)
-
-
-def test_rows_are_packed_until_attention_costs_more_than_padding():
-    draw = np.random.default_rng(0)
-    prompts = tuple(draw.integers(1, 9, n) for n in (40, 3, 3, 3, 4, 4, 4, 5, 5, 5))
-    batch = Sequences(prompts, tuple((draw.integers(1, 9, 3), draw.integers(1, 9, 3)) for _ in prompts))
-    packed = cheapest_rows(batch, attention_cost=0.0)
-    assert packed.tokens.numel() < 0.5 * shared_prefix_rows(batch).tokens.numel()
-    # Two long completions of a short prompt: sharing saves one token and doubles the masked attention.
-    long = Sequences((np.array([1]),), ((np.arange(100), np.arange(1, 101)),))
-    assert cheapest_rows(long, attention_cost=0.1).attention_mask is None
-    assert cheapest_rows(long, attention_cost=0.0).attention_mask is not None
-
-
-@pytest.mark.parametrize("num_rows", [1, 3, 7, 20])
-def test_every_item_gets_a_row_and_no_row_stays_empty(num_rows):
-    assert set(balanced(np.array([5, 9, 2, 2, 7, 1, 4]), num_rows)) == set(range(min(num_rows, 7)))
-
-
-def test_the_longest_items_are_spread_first():
-    # 9, 7, 5 to a row each; then 4 joins 5, 2 joins 7, and 2 and 1 join what is shortest by then, each 9.
-    assert np.bincount(balanced(np.array([5, 9, 2, 2, 7, 1, 4]), 3), weights=[5, 9, 2, 2, 7, 1, 4]).tolist() == [11, 10, 9]
