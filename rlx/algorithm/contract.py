@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 
+from rlx.algorithm.contract_alignment import alignment
 from rlx.algorithm.contract_anchor import anchor
 from rlx.algorithm.contract_clip import clip
 from rlx.algorithm.contract_closed_form import closed_forms
@@ -20,9 +21,10 @@ from rlx.algorithm.contract_rows import order, padding, split
 from rlx.algorithm.contract_sampling import baseline, temperature
 from rlx.algorithm.contract_subject import Subject
 from rlx.algorithm.contract_tokens import tokens
+from rlx.algorithm.contract_update import draws, update
 from rlx.algorithm.contract_value import finite, metrics, repeats
 from rlx.algorithm.contract_variant import small
-from rlx.errors import NonFiniteError, users_place
+from rlx.errors import NonFiniteError, RlxError, users_place
 
 __all__ = [
     "FAILED",
@@ -38,10 +40,13 @@ __all__ = [
     "skipped",
 ]
 
+RAISED = "it raised on the way: mend this first"
+NOT_FINITE = "mend this first; the law finite says where it comes from"
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
     "runs": runs,
     "repeats": repeats,
+    "draws": draws,
     "belongs": belongs,
     "split": split,
     "padding": padding,
@@ -56,9 +61,11 @@ LAWS: dict[str, Law] = {
     "direction": direction,
     "reference": reference,
     "temperature": temperature,
+    "alignment": alignment,
     "baseline": baseline,
     "clip": clip,
     "anchor": anchor,
+    "update": update,
     "falls": falls,
     "hyperparameters": hyperparameters,
     "losses": losses,
@@ -66,12 +73,21 @@ LAWS: dict[str, Law] = {
 
 
 def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> Iterator[Verdict]:
-    """The laws' verdicts, one by one. An error that the algorithm raises is a broken law."""
+    """The laws' verdicts, one by one. An error that the algorithm raises is a broken law.
+
+    Where not even a plain step can be made, the others would say the same again; only where numbers come from is looked for.
+    """
     shortened = subject.with_algorithm(small(subject.algorithm))
+    stopped = False
     for name, law in (LAWS if laws is None else laws).items():
+        if stopped and law is not finite:
+            yield Verdict(name, promise(law), skipped("not tried: the law runs must hold first"))
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield Verdict(name, promise(law), tried(law, subject if law is runs else shortened))
+            finding = tried(law, subject if law is runs else shortened)
+        stopped = stopped or (law is runs and finding.mend in (RAISED, NOT_FINITE))
+        yield Verdict(name, promise(law), finding)
 
 
 def promise(law: Law) -> str:
@@ -86,14 +102,16 @@ def tried(law: Law, subject: Subject) -> Finding:
     except Exception as error:  # whatever an algorithm under check raises is its verdict
         if isinstance(error, NonFiniteError):  # the advice that a run gives with it is not meant here
             said = str(error).partition(";")[0]
-            return broken(said, where="draw or compute_loss", mend="mend this first; the law finite says where it comes from")
-        place = _place(error)
-        return broken(f"{type(error).__name__}: {error}", where=place, mend="it raised on the way: mend this first")
+            return broken(said, where="draw or compute_loss", mend=NOT_FINITE)
+        said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
+        return broken(said, where=_place(error), mend=RAISED)
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the user's, else of anything that is no installed package's."""
+    """The innermost line of the user's, else of anything that is no installed package's; a guard of rlx names what it means."""
     import traceback
 
+    if isinstance(error, RlxError) and not users_place(error):
+        return ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
     return users_place(error) or (f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "")

@@ -12,6 +12,7 @@ from rlx.algorithm.base import AlgorithmType, Need
 from rlx.algorithm.contract_finding import PASSED, Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.algorithm.contract_within import losses_of
+from rlx.loss.preference import Dpo
 
 
 def closed_forms(subject: Subject) -> Finding:
@@ -47,19 +48,19 @@ def _on_policy(setting: Setting) -> bool:
 
 
 def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
-    """DPO at policy = reference, for an algorithm that holds nothing but that loss."""
+    """DPO at policy = reference: rlx's own, or what looks like it, of an algorithm that holds nothing but that loss."""
     losses = [loss for _, loss in losses_of(subject.algorithm)]
-    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) > 1:
         return None
-    if not losses and isinstance(getattr(subject.algorithm, "beta", None), float):
-        return _log_two_by_hand(subject, setting, batch, gradient)
-    if len(losses) != 1:
-        return None
-    from rlx.loss.preference import Dpo
+    if losses and type(losses[0]) is Dpo:
+        return None if losses[0].modifiers else _log_two_of_dpo(subject, setting, batch, gradient, losses[0].beta)
+    beta = getattr(losses[0] if losses else subject.algorithm, "beta", None)
+    return _log_two_by_hand(subject, setting, batch, gradient, beta) if isinstance(beta, float) else None
 
-    loss = losses[0]
+
+def _log_two_of_dpo(subject: Subject, setting: Setting, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
     output = subject.loss(setting, batch)
-    if type(loss) is not Dpo or loss.modifiers or len(output.terms) != 1:
+    if len(output.terms) != 1:
         return None
     (term,) = output.terms.values()
     value, expected = float(term.total.detach()) / term.coefficient, math.log(2)
@@ -68,37 +69,49 @@ def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -
     mend = "the loss is the mean over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))"
     if abs(value - expected) > 1e-6:
         return broken(f"DPO is {value:.6g} at policy = reference; it must be log 2 = 0.693147", where="compute_loss", mend=mend)
-    if abs(slope + loss.beta / 2) > 1e-6:
+    if abs(slope + beta / 2) > 1e-6:
         return broken(
-            f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-loss.beta / 2:.6g}",
+            f"the gradient at a chosen token is {slope:.6g} a pair; it must be -beta/2 = {-beta / 2:.6g}",
             where="compute_loss",
             mend=mend,
         )
     return holds()
 
 
-def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
-    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all chosen tokens: beta's?"""
+def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
+    """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all tokens of a side: beta's?"""
     terms = list(subject.loss(setting, batch).terms.values())
     if len(terms) != 1 or not reads_logprobs(setting) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
         return None
     values = terms[0].values.detach().double()
-    rows = completion_gradients(setting, batch, gradient)
-    slopes = torch.cat([row[0].detach() / weight for row, weight in zip(rows, terms[0].weights.double(), strict=True) if weight])
-    same = bool(len(slopes)) and float(slopes.max() - slopes.min()) < 1e-9
-    if not same or bool((values - math.log(2)).abs().gt(1e-9).any()):
+    if bool((values - math.log(2)).abs().gt(1e-9).any()):
         return None
-    beta, slope = subject.algorithm.beta, float(slopes[0]) / terms[0].coefficient  # type: ignore[attr-defined]
-    for wrong, why in ((-0.5, "beta is missing"), (-beta * beta / 2, "beta is multiplied twice")):
-        if abs(slope - wrong) < 1e-9 and abs(slope + beta / 2) > 1e-9:
-            return broken(
-                f"the loss is log 2 at policy = reference, but its gradient at a chosen token is {slope:.6g} a pair: {why}",
-                number=f"{slope:.3g}",
-                where="compute_loss",
-                example=row_shown(subject, batch, 0),
-                mend=f"with beta = {beta:g} the gradient of DPO is -beta/2 = {-beta / 2:g}: -log sigmoid(beta * margin)",
-            )
+    rows = completion_gradients(setting, batch, gradient)
+    slope, other = (_only_slope(rows, terms[0], side) for side in (0, 1))
+    if slope is None:
+        return None
+    wrong = {-0.5: "beta is missing", -beta * beta / 2: "beta is multiplied twice"}
+    cause = next((why for value, why in wrong.items() if abs(slope - value) < 1e-9 and abs(slope + beta / 2) > 1e-9), "")
+    if not cause and other and beta != 1 and any(abs(abs(slope / other) - share) < 1e-9 for share in (beta, 1 / beta)):
+        cause = f"and at a rejected one {other:.6g}: beta multiplies one side alone"
+    if cause:
+        return broken(
+            f"the loss is log 2 at policy = reference, but its gradient at a chosen token is {slope:.6g} a pair: {cause}",
+            number=f"{slope:.3g}",
+            where="compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend=f"with beta = {beta:g} the gradients of DPO are -+beta/2 = {beta / 2:g}: -log sigmoid(beta * margin)",
+        )
     return holds() if abs(slope + beta / 2) < 1e-9 else None
+
+
+def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
+    """The slope a pair at every token of one side, if it is the same at all."""
+    weighed = zip(rows, term.weights.double().tolist(), strict=True)
+    slopes = torch.cat([torch.zeros(0), *(row[side].detach() / weight for row, weight in weighed if weight)])
+    if not len(slopes) or float(slopes.max() - slopes.min()) > 1e-9:
+        return None
+    return float(slopes[0]) / float(term.coefficient)
 
 
 def _own_lengths(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:

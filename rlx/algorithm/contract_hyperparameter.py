@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
+from rlx.algorithm.contract_journey import FIGURES, LEARNING, LOSS, NOTHING, STEPS, Journey, journey
 from rlx.algorithm.contract_subject import Subject
 from rlx.algorithm.contract_variant import MOST_ROWS, leaves, mentioned, variants, watched
-from rlx.errors import RlxError
-from rlx.seeding import Stream
 
-STEPS = (0, 1, 500)
+LATE = (10_000, 100_000)  # where a schedule that has done nothing so far may have begun
 SPREADS = (0.4, 2.0, 0.05)
-RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
-SAME = 1e-6  # nats; what moves the policy by less moves nothing
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
-LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
 OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
-
-
-@dataclass(frozen=True)
-class Journey:
-    """What a few steps with an algorithm did.
-
-    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
-    measured: the figures of batches and of validate;
-    refused: what was said where the values are not legal.
-    """
-
-    policy: tuple[Tensor, ...]
-    loss: tuple[float, ...]
-    figures: str
-    names: tuple[str, ...]
-    measured: str
-    refused: str = ""
-
-    def difference(self, other: Journey) -> str:
-        """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
-        if self.refused != other.refused or len(self.policy) != len(other.policy):
-            return LEARNING
-        for mine, theirs in zip(self.policy, other.policy, strict=True):
-            if mine.shape != theirs.shape or not bool((mine - theirs).abs().le(SAME).all()):
-                return LEARNING
-        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
-            return LOSS
-        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
-            return LEARNING
-        return FIGURES if self.figures != other.figures else NOTHING
 
 
 def hyperparameters(subject: Subject) -> Finding:
@@ -72,6 +34,7 @@ def hyperparameters(subject: Subject) -> Finding:
     unread = {name for name, _ in leaves(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)}
     detached = sorted(name for name, difference in found.items() if difference == LOSS)
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
+    silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
     spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
     dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared)
@@ -125,6 +88,12 @@ def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
     return not any(name in vars(kind).get("__annotations__", {}) for kind in type(algorithm).__mro__ if kind is not Algorithm)
 
 
+def _alive_late(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
+    """Whether it matters much later in a run."""
+    late = (changed for tried, changed in _few(algorithm) if tried == name)
+    return any(known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, FIGURES) for changed in late)
+
+
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: _Known) -> bool | None:
     """Whether it matters once another hyperparameter has another value: an option of what is switched off, say.
 
@@ -158,24 +127,31 @@ class _Known:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._journeys: dict[tuple[str, float], Journey] = {}
+        self._journeys: dict[tuple[str, float, Sequence[int]], Journey] = {}
         self.tries = 0
 
-    def difference(self, one: Algorithm[Any], other: Algorithm[Any], *, spreads: Sequence[float] = SPREADS) -> str:
+    def difference(
+        self,
+        one: Algorithm[Any],
+        other: Algorithm[Any],
+        *,
+        spreads: Sequence[float] = SPREADS,
+        steps: Sequence[int] = STEPS,
+    ) -> str:
         """The largest difference between two algorithms at any of these spreads."""
         found = NOTHING
         for spread in spreads:
-            difference = self._journey(one, spread).difference(self._journey(other, spread))
+            difference = self._journey(one, spread, steps).difference(self._journey(other, spread, steps))
             if difference == LEARNING:
                 return LEARNING
             found = LOSS if LOSS in (difference, found) else difference or found
         return found
 
-    def _journey(self, algorithm: Algorithm[Any], spread: float) -> Journey:
-        key = (repr(algorithm), spread)
+    def _journey(self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS) -> Journey:
+        key = (repr(algorithm), spread, steps)
         if key not in self._journeys:
             self.tries += 1
-            self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread)
+            self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
         return self._journeys[key]
 
     def refusal(self) -> str:
@@ -188,38 +164,3 @@ class _Known:
         seen: set[str] = set()
         journey(self._subject.with_algorithm(watched(self._subject.algorithm, seen)), SPREADS[0])
         return seen
-
-
-def journey(subject: Subject, spread: float) -> Journey:
-    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
-    policies: list[Tensor] = []
-    losses: list[float] = []
-    figures: list[tuple[str, float]] = []
-    measured: list[Any] = []
-    setting, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
-    try:
-        measured.append(subject.algorithm.moving_reference)  # which the training loop asks
-        for step in STEPS:
-            lab = setting.lab(step=step, seed=subject.seed)
-            with torch.no_grad():
-                batch = subject.algorithm.draw(lab)
-            measured += sorted(getattr(batch, "metrics", {}).items())
-            for part in _first_updates(subject, batch, step):
-                subject.loss(setting, part)
-                rows = max(1, len(part))
-                source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, part, micro_batch=rows)
-                done = dict(subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate)))
-                policies.append(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in setting.policy.parameters())]))
-                losses.append(float(source.metrics.get("loss", 0.0)))
-                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
-                figures += [*sorted(own.items()), *sorted(done.items())]
-            with torch.no_grad():
-                measured += sorted(subject.algorithm.validate(lab).items())
-    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
-        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
-    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
-    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
-
-
-def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:
-    return itertools.islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 3)

@@ -12,6 +12,7 @@ from rlx.algorithm.contract_batch import parts_of
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import REAL_TOLERANCE, Setting, Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.algorithm.contract_task import reward_of
+from rlx.algorithm.whole import require_figures
 from rlx.seeding import Stream
 
 STEPS, RATE = 8, 3e-4
@@ -32,13 +33,8 @@ def runs(subject: Subject) -> Finding:
     updates = 0
     for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))):
         source = subject.accumulate(subject.algorithm, policy, subject.reference, part, micro_batch=None)
-        figures = subject.algorithm.update_policy(source, optimizer)
+        require_figures(subject.algorithm.update_policy(source, optimizer), by=subject.algorithm)
         updates += 1
-        bad = [name for name, value in {**source.metrics, **figures}.items() if not isinstance(value, (int, float))]
-        if bad:
-            return broken(
-                f"the figure {bad[0]} of update_policy is no number", where="update_policy", mend="return plain numbers"
-            )
         if updates == 4:  # more of the same
             break
     with torch.no_grad():
@@ -55,8 +51,21 @@ def runs(subject: Subject) -> Finding:
             where="update_policy",
             mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
         )
-    scores = ", with made-up scores: the task's pairs have none" if subject.makes_scores_up else ""
-    return holds(f"{updates} updates{scores}")
+    return holds("; ".join([f"{updates} updates", *_remarks(subject, batch)]))
+
+
+def _remarks(subject: Subject, batch: Any) -> list[str]:
+    """What is no fault, and may be a surprise."""
+    remarks = []
+    if subject.makes_scores_up:
+        remarks.append("with made-up scores: the task's pairs have none")
+    covered = sum(len(part) for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
+    if covered < len(batch):
+        remarks.append(f"updates leave out {len(batch) - covered} of {len(batch)} rows")
+    rewards = getattr(batch, "rewards", None)
+    if isinstance(rewards, Tensor) and rewards.numel() > 1 and bool((rewards == rewards.flatten()[0]).all()):
+        remarks.append(f"all {rewards.numel()} rewards are {float(rewards.flatten()[0]):g}: nothing is learned from them")
+    return remarks
 
 
 def falls(subject: Subject) -> Finding:

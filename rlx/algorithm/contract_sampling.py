@@ -31,20 +31,33 @@ def temperature(subject: Subject) -> Finding:
     assert isinstance(setting.policy, StandInPolicy)
     setting.policy.temperatures.clear()
     gradient, _ = subject.gradient(setting, batch)
-    used = setting.policy.temperatures
+    used, theirs = setting.policy.temperatures, setting.reference.temperatures
     moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, sampled - 0.1, 0.0))
     if torch.equal(gradient, subject.gradient(setting, moved)[0]):
         return skipped("the loss does not compare with the sampling log-probabilities")
+    if used == {hotter} and theirs and hotter not in theirs:
+        return broken(
+            f"the policy is read at the sampler's temperature {hotter:g}, but the reference at {_listed_set(theirs)}: where they "
+            "are the same model their KL is not 0",
+            number=f"{hotter:g}",
+            where="draw or compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend="reference.token_logprobs(batch.sequences, temperature=batch.temperature)",
+        )
     if not used or hotter in used:
         return holds(f"{hotter:g}")
     return broken(
-        f"completions are sampled at temperature {hotter:g}, but the policy is read at {', '.join(map(str, sorted(used)))}: "
+        f"completions are sampled at temperature {hotter:g}, but the policy is read at {_listed_set(used)}: "
         "ratios are not 1 where nothing has moved",
         number=f"{hotter:g}",
         where="compute_loss",
         example=row_shown(subject, batch, 0),
         mend="policy.token_logprobs(batch.sequences, temperature=batch.temperature); the reference's likewise",
     )
+
+
+def _listed_set(values: set[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(values))
 
 
 def baseline(subject: Subject) -> Finding:

@@ -111,19 +111,21 @@ class StandInReference(Reference):
         twin = copy.copy(reference)
         twin.__class__ = StandInReference
         assert isinstance(twin, StandInReference)
-        twin.numbers, twin.dtype, twin.calls, twin.raised = numbers, dtype, 0, {}
+        twin.numbers, twin.dtype, twin.calls, twin.raised, twin.temperatures = numbers, dtype, 0, {}, set()
         return twin
 
     numbers: Numbers
     dtype: torch.dtype
     calls: int
     raised: dict[Key, float]
+    temperatures: set[float]
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
         """Numbers [P, G, T]."""
         self.calls += 1
+        self.temperatures.add(temperature)
         names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
         found = {name: given(self.numbers, "reference", name, sequences).to(self.dtype) for name in names}
         if self.raised:

@@ -18,6 +18,7 @@ from rlx.algorithm.contract_sampler import ScriptedSampler
 from rlx.algorithm.contract_stand_in import StandInPolicy, StandInReference
 from rlx.algorithm.contract_task import has_scores, shortened, stand_in_task, with_scores
 from rlx.algorithm.contract_within import losses_of
+from rlx.algorithm.whole import require_batch, require_output
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
 from rlx.policy.base import Policy
@@ -174,8 +175,11 @@ class Subject:
 
     def draw(self, setting: Setting, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
         """A batch, drawn as a run draws it."""
+        algorithm = algorithm or self.algorithm
         with torch.no_grad():
-            return (algorithm or self.algorithm).draw(setting.lab(step=step, seed=self.seed))
+            batch = algorithm.draw(setting.lab(step=step, seed=self.seed))
+        require_batch(batch, by=algorithm)
+        return batch
 
     def first_update(self, setting: Setting, *, step: int = 0) -> Any:
         """The batch of the first update of a draw."""
@@ -184,7 +188,9 @@ class Subject:
 
     def loss(self, setting: Setting, batch: Any) -> LossOutput:
         """The loss on a batch."""
-        return self.algorithm.compute_loss(setting.policy, setting.reference, batch)
+        output = self.algorithm.compute_loss(setting.policy, setting.reference, batch)
+        require_output(output, by=self.algorithm)
+        return output
 
     def gradient(self, setting: Setting, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
         """([all parameters] the gradient, the figures) as a run computes them."""

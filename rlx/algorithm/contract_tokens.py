@@ -52,7 +52,7 @@ def _weightless(output: LossOutput, batch: Any) -> int:
     """How many rows that have tokens weigh nothing in any term: left out on purpose, or by mistake, which nobody can tell."""
     weights = [term.weights.detach().cpu() for term in output.terms.values()]
     masks = [part.sequences.completion_mask.cpu() for part in parts_of(batch)]
-    if len(masks) != 1 or any(len(each) != len(batch) for each in (*weights, *masks)):
+    if len(masks) != 1 or any(each.shape[:1] != (len(batch),) for each in (*weights, *masks)):
         return 0
     weighs = torch.stack([each.reshape(len(batch), -1).ne(0).any(dim=1) for each in weights]).any(dim=0)
     return int((masks[0].reshape(len(batch), -1).any(dim=1) & ~weighs).sum())
@@ -99,8 +99,9 @@ def _judged_sides(subject: Subject, sides: dict[str, list[int]]) -> Finding | No
     """Both completions of a pair teach, unless every loss within says that it reads the chosen one alone."""
     found = [loss for _, loss in losses_of(subject.algorithm) if isinstance(loss, PreferenceLoss)]
     if not found or any(loss.reads_rejected for loss in found):
-        mend = "a side is detached or left out: a preference is about both completions; a loss of the chosen one alone says so "
-        return _judged(sides, "completion of a pair", mend + "with reads_rejected = False")
+        mend = "a side is detached or left out: a preference is about both completions. What is about one says so: "
+        declared = "reads_rejected = False in the loss" if found else "kind = AlgorithmType.SUPERVISED"
+        return _judged(sides, "completion of a pair", mend + declared)
     if not sides["rejected"][0]:
         return None
     return broken(

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
+from rlx.algorithm.base import Algorithm
 from rlx.config.classes import parameters_of
 from rlx.errors import RlxError
 from rlx.loss.hyperparameter import Choice, Range
@@ -148,6 +149,8 @@ def mentioned(kind: type) -> set[str]:
     modules = {ancestor.__module__ for ancestor in kind.__mro__} - {"rlx.algorithm.base", "builtins", "typing", "abc"}
     for module in modules:
         for value in list(vars(sys.modules.get(module, kind)).values()):
+            if isinstance(value, type) and issubclass(value, Algorithm) and not issubclass(kind, value):
+                continue  # another algorithm in the same file
             owners = [value, *vars(value).values()] if isinstance(value, type) and value.__module__ in modules else [value]
             waiting = [code for owner in owners for code in _codes(owner)]
             while waiting:

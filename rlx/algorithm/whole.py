@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, LossOutput, Need
@@ -30,6 +30,8 @@ def require_whole(algorithm: Algorithm[Any]) -> None:
         ("kind", "AlgorithmType.PREFERENCE_LEARNING", isinstance(getattr(algorithm, "kind", None), AlgorithmType)),
         ("needs", "frozenset({Need.PAIRS})", isinstance(needs, Iterable) and all(isinstance(need, Need) for need in needs)),
     ):
+        if not holds and said == "needs" and isinstance(needs, Iterable):
+            raise ConfigError(f"{name} has needs = {needs!r}; they are members of Need: needs = {example}")
         if not holds:
             raise ConfigError(f"{name} does not say its {said}; write, in the class: {said} = {example}")
     for method, arguments in CALLED_WITH.items():
@@ -68,6 +70,19 @@ def require_output(output: Any, *, by: Algorithm[Any]) -> None:
         )
     if not output.terms:
         raise TrainingError(f"compute_loss of {type(by).__name__} gives a LossOutput without terms; a loss is a sum of terms")
+
+
+def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
+    """Refuse what update_policy gives if it is no mapping of names to numbers."""
+    said = _article(figures) if not isinstance(figures, Mapping) else ""
+    for name, value in figures.items() if not said else ():
+        if not isinstance(value, (int, float)):
+            said = f"{_article(value)} as {name}"
+    if said:
+        raise TrainingError(
+            f"update_policy of {type(by).__name__} gives {said}; it gives names and plain numbers: "
+            "return optimizer.step(gradients()['loss'], self.clipping)"
+        )
 
 
 def _article(value: Any) -> str:

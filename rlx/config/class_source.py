@@ -89,7 +89,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
     if "defaults" in inherited:
-        node["defaults"] = inherited["defaults"]
+        node["defaults"] = [item for item in inherited["defaults"] if not chosen_by([item]) & _own_defaults(target)]
     if any(parameter.given_by_caller for parameter in parameters.values()):
         node["_partial_"] = True
     for parameter in parameters.values():
@@ -105,6 +105,12 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
             if not chosen:
                 node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
     return node
+
+
+def _own_defaults(target: Any) -> set[str]:
+    """The fields that a class declares anew: what its ancestor's YAML chooses for them is not meant any more."""
+    declared = set(vars(target).get("__annotations__", {})) if isinstance(target, type) else set()
+    return {name for name in declared if name != "loss"}
 
 
 def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: str, group: str) -> None:

@@ -73,7 +73,9 @@ def locate(target: str, key: str) -> Any:
         except (Exception, SystemExit) as error:
             raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
     if found is None:
-        raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path")
+        here = [path.stem for path in Path().glob("*.py")]
+        hint = did_you_mean(nearest(parts[0], here))
+        raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path{hint}")
     for name in parts[depth:]:
         if not hasattr(found, name):
             owner = getattr(found, "__name__", parts[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +66,14 @@ def whitened_baseline(rewards: Tensor, *, epsilon: float) -> Tensor:
     return centered / (centered.std() + epsilon)
 
 
+def require_advantages(found: Any, like: Tensor, *, by: str) -> Tensor:
+    """What a formula of advantages gave. Raises ShapeError if it is no tensor of the shape of `like`."""
+    if not isinstance(found, Tensor) or found.shape != like.shape:
+        given = tuple(found.shape) if isinstance(found, Tensor) else "None" if found is None else f"a {type(found).__name__}"
+        raise ShapeError(f"{by} gives {given}, not an advantage for each reward, a tensor of shape {tuple(like.shape)}")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Advantage(ABC):
     """An advantage of completions: `advantage(rewards, lengths=..., greedy_rewards=...) -> [P, G]`.
@@ -95,7 +103,7 @@ class Advantage(ABC):
         if missing:
             raise ShapeError(f"{own} needs {', '.join(missing)} beside the rewards; pass it by that name")
         needed = {name: value.detach() for name, value in given.items() if name in self.requires and value is not None}
-        return self.of_rewards(rewards.detach(), **needed)
+        return require_advantages(self.of_rewards(rewards.detach(), **needed), rewards, by=f"{own}.of_rewards")
 
     @abstractmethod
     def of_rewards(self, rewards: Tensor, **needed: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
+from rlx.loss.advantage import require_advantages
 from rlx.loss.hyperparameter import check_hyperparameters, within
 from rlx.loss.pairs import masked
 
@@ -75,7 +76,8 @@ class TokenAdvantage(ABC):
         for name, tensor in (("token_rewards", token_rewards), ("values", values)):
             if tensor is not None and tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")
-        return self.of_tokens(token_rewards.detach(), completion_mask, None if values is None else values.detach())
+        found = self.of_tokens(token_rewards.detach(), completion_mask, None if values is None else values.detach())
+        return require_advantages(found, token_rewards, by=f"{type(self).__name__}.of_tokens")
 
     @abstractmethod
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from rlx.algorithm.base import Algorithm, Lab
-from rlx.algorithm.whole import require_batch
+from rlx.algorithm.whole import require_batch, require_figures
 from rlx.errors import TrainingError
 from rlx.optimizer.step import NonFiniteGradientError, Optimizer
 from rlx.policy.base import Policy
@@ -139,6 +139,7 @@ class Loop:
                     metrics = self.algorithm.update_policy(gradients, self.optimizer)
                 except NonFiniteGradientError as error:
                     raise gradients.blamed(error) from error
+                require_figures(metrics, by=self.algorithm)
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
                 self._count("tokens_trained", sum(part.row_tokens))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.loss.base import PreferenceLoss
 from rlx.loss.weight import token_mean
@@ -511,6 +512,58 @@ class SaysThatItReadsTheChosenAlone(Preferences):
         return LossOutput.of(self.beta * self.loss(policy.pair_logprobs(batch), None), batch.weights["preference"])
 
 
+class SharpnessStaysThere(Preferences):
+    """A sharpness-aware update that never comes back from where it looked."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        found = gradients()["loss"]
+        with torch.no_grad():
+            for parameter, gradient in zip(optimizer.parameters, found, strict=True):
+                if gradient is not None:
+                    parameter.add_(0.05 * gradient / (gradient.norm() + 1e-12))
+        return optimizer.step(gradients()["loss"], self.clipping)
+
+
+class AscendsOnRewards(Rewards):
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        upward = [None if gradient is None else -gradient for gradient in gradients()["loss"]]
+        return optimizer.step(upward, self.clipping)
+
+
+class SameRowsForEver(Preferences):
+    def draw(self, lab):
+        pairs = lab.policy.tokenized(lab.task.pairs())
+        rows = lab.rng.child("rows").numpy().permutation(len(pairs))[: self.pairs_per_step]
+        batch = PairBatch.of(pairs, rows.tolist())
+        return batch.with_weights(preference=torch.full((len(batch),), 1 / len(batch)))
+
+
+class OldOfTheTokenBefore(Rewards):
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return (ours - batch.sampling_logprobs.roll(1, dims=-1)).clamp(-20, 20) * batch.completion_mask
+
+
+class BetaOfOneSide(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        chosen, rejected = ours.chosen_sum - theirs.chosen_sum, ours.rejected_sum - theirs.rejected_sum
+        return LossOutput.of(-F.logsigmoid(self.beta * chosen - rejected), batch.weights["preference"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceAtAnotherTemperature(Rewards):
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    beta: float = 0.1
+
+    def compute_loss(self, policy, reference, batch):
+        log_ratio = self.log_ratio(policy, batch)
+        apart = reference.token_logprobs(batch.sequences) - policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        kl = apart.clamp(-20, 20).exp() - apart - 1
+        return LossOutput({"policy": Term(self.beta * kl - log_ratio.exp() * batch.advantages[..., None], batch.weights)})
+
+
 FAULTS: dict[type, set[str]] = {
     MeanPerMicroBatch: {"split"},
     PaddingInTheMean: {"padding"},
@@ -539,7 +592,7 @@ FAULTS: dict[type, set[str]] = {
     BackwardInsideTheLoss: {"belongs"},
     NoGradient: {"reached"},
     Counter: {"repeats"},
-    Ascends: {"falls"},
+    Ascends: {"falls", "update"},
     ForgetsToStep: {"runs"},
     PlaceInTheBatch: {"order"},
     NoUpdates: {"runs"},
@@ -569,4 +622,10 @@ FAULTS: dict[type, set[str]] = {
     DividedByTheOthersLength: {"closed_forms"},
     ClipIsIgnored: {"hyperparameters"},
     SaysThatItReadsTheChosenAlone: {"tokens"},
+    SharpnessStaysThere: {"update"},
+    AscendsOnRewards: {"update"},
+    SameRowsForEver: {"draws"},
+    OldOfTheTokenBefore: {"alignment"},
+    BetaOfOneSide: {"closed_forms"},
+    ReferenceAtAnotherTemperature: {"temperature"},
 }

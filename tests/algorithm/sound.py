@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -296,10 +296,12 @@ class Both:
 
 
 class WholeEpoch(Demonstrations):
-    """Learns from the same rows at every step."""
+    """Learns from all rows at every step."""
 
     def draw(self, lab):
-        return super().draw(replace(lab, step=0))
+        rows = min(self.pairs_per_step, 1) * len(lab.task.pairs())
+        batch = lab.pairs(rows).chosen_only()
+        return batch.with_weights(nll=self.pairs_per_step * token_mean(batch.chosen_mask))
 
 
 class Plain(Algorithm[Any]):
@@ -401,6 +403,78 @@ class LengthsByTheRoot(Preferences):
         return chosen / ours.chosen_length.clamp(min=1).sqrt() - rejected / ours.rejected_length.clamp(min=1).sqrt()
 
 
+class Sharpness(Preferences):
+    """A sharpness-aware update that comes back before it moves."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        found, before = gradients()["loss"], [parameter.detach().clone() for parameter in optimizer.parameters]
+        with torch.no_grad():
+            for parameter, gradient in zip(optimizer.parameters, found, strict=True):
+                if gradient is not None:
+                    parameter.add_(0.05 * gradient / (gradient.norm() + 1e-12))
+        found = gradients()["loss"]
+        with torch.no_grad():
+            for parameter, old in zip(optimizer.parameters, before, strict=True):
+                parameter.copy_(old)
+        return optimizer.step(found, self.clipping)
+
+
+class SignsAlone(Preferences):
+    """Moves every weight by as much: beta scales the gradient and changes no sign of it at once."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        return optimizer.step([None if part is None else part.sign() for part in gradients()["loss"]], self.clipping)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceRatio(Rewards):
+    """GSPO by hand: the ratio of a completion is the geometric mean of those of its tokens."""
+
+    clip: float = 0.2
+
+    def compute_loss(self, policy, reference, batch):
+        mask = batch.completion_mask
+        ours = (policy.token_logprobs(batch.sequences, temperature=batch.temperature) * mask).sum(dim=-1)
+        theirs = (batch.sampling_logprobs * mask).sum(dim=-1)
+        ratio = ((ours - theirs) / mask.sum(dim=-1).clamp(min=1)).clamp(-20, 20).exp()
+        pushed = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - self.clip, 1 + self.clip) * batch.advantages)
+        return LossOutput.of(-pushed, batch.weights.sum(dim=-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantileBaseline(Rewards):
+    """The baseline is a quantile of the group, which torch refuses outside of 0 to 1."""
+
+    quantile: float = 0.75
+
+    def advantages(self, rewards):
+        return rewards - rewards.quantile(self.quantile, dim=1, keepdim=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitsLong(Preferences):
+    """Its schedule begins after more steps than are looked at first."""
+
+    wait: int = 1000
+    later: float = 2.0
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        weight = self.later if lab.step >= self.wait else 1.0
+        return batch.with_weights(preference=weight * batch.weights["preference"])
+
+
+class RejectedAlone(Preferences):
+    """NPO (arXiv:2404.05868): away from the rejected completion, which says so by its kind."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        away = -F.logsigmoid(-self.beta * (ours.rejected_sum - theirs.rejected_sum))
+        return LossOutput.of(away * 2 / self.beta, batch.weights["preference"])
+
+
 SOUND = [
     ScoreFunction,
     ConstantUnderNoGrad,
@@ -433,4 +507,10 @@ SOUND = [
     DipsAtFirst,
     OwnUpdate,
     LengthsByTheRoot,
+    Sharpness,
+    SignsAlone,
+    SequenceRatio,
+    QuantileBaseline,
+    WaitsLong,
+    RejectedAlone,
 ]

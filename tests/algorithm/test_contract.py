@@ -40,3 +40,13 @@ def test_an_error_of_the_algorithm_is_a_broken_law_with_its_place():
     assert verdict.failed
     assert "KeyError" in verdict.finding.wrong
     assert "test_contract.py" in verdict.finding.where
+
+
+def test_where_no_step_can_be_made_the_cause_is_said_once():
+    class Raises(Demonstrations):
+        def draw(self, lab):
+            raise KeyError("nothing here")
+
+    verdicts = list(check_algorithm(subject(Raises())))
+    assert [verdict.law for verdict in verdicts if verdict.failed] == ["runs", "finite"]
+    assert all("must hold first" in verdict.finding.number for verdict in verdicts if verdict.law not in ("runs", "finite"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlx.algorithm import Algorithm, AlgorithmType, LossOutput, Need
-from rlx.algorithm.whole import require_batch, require_output, require_whole
+from rlx.algorithm.whole import require_batch, require_figures, require_output, require_whole
 from rlx.errors import ConfigError, TrainingError
 from tests.algorithm.checking import subject
 from tests.algorithm.faulty import Demonstrations
@@ -63,7 +63,7 @@ class WantsNoReference(Whole):
         (LosesNothing, r"define compute_loss\(self, policy, reference, batch\)"),
         (KindIsText, "does not say its kind"),
         (KindIsMissing, "does not say its kind"),
-        (NeedIsText, "does not say its needs"),
+        (NeedIsText, "they are members of Need: needs = frozenset"),
         (NeedsAreMissing, "does not say its needs"),
         (WantsNoReference, r"compute_loss\(self, policy, batch\) cannot be called with policy, reference, batch"),
     ],
@@ -98,3 +98,10 @@ def test_a_draw_that_is_no_batch_is_refused(batch):
 def test_a_batch_is_not():
     checked = subject(Demonstrations())
     require_batch(checked.draw(checked.stand_in()), by=Demonstrations())
+
+
+@pytest.mark.parametrize(("figures", "said"), [(None, "gives None"), ({"norm": torch.ones(2)}, "gives a Tensor as norm")])
+def test_figures_that_are_none_are_refused(figures, said):
+    with pytest.raises(TrainingError, match=said):
+        require_figures(figures, by=Whole())
+    require_figures({"norm": 1.0}, by=Whole())

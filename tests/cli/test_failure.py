@@ -237,22 +237,3 @@ class Raises(Algorithm):
     def compute_loss(self, policy, reference, batch):
         return batch.nothing_here
 """
-
-
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
-        ("task.rewards.short.target=5", "is added: +task.rewards.short.function.target=..."),
-        ("task.rewards.short.function.target=5", "is added: +task.rewards.short.function.target=..."),
-        ("task.rewards.short.weihgt=5", "did you mean task.rewards.short.weight?"),
-        ("+task.rewards.short.function.targt=5", "did you mean task.rewards.short.function.target?"),
-        ("+task.rewards.short.function.target=far", "it must be a whole number"),
-    ],
-)
-def test_an_argument_of_a_reward_function_is_checked_before_anything_runs(override, expected, tmp_path, monkeypatch):
-    text = "def short(prompt: str, completion: str, *, target: int = 3) -> float:\n    return -abs(len(completion) - target)\n"
-    (tmp_path / "reward_of_ones_own.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    code, message = invoke(["train", "algorithm=custom_grpo", "task/reward=reward_of_ones_own.short", override])
-    assert code == 2
-    assert expected in message

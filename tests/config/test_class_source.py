@@ -105,3 +105,21 @@ def test_a_default_that_no_yaml_can_hold(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="fits no YAML"):
         compose("train", ["policy=odd_lab.load"])
+
+
+def test_another_part_of_ones_own_replaces_what_the_ancestor_chooses(tmp_path, monkeypatch):
+    text = """
+from dataclasses import dataclass, field
+from rlx.algorithm.custom_grpo import CustomGrpo
+from rlx.loss.advantage import Advantage, GroupCentered
+
+@dataclass(frozen=True, kw_only=True)
+class Centred(CustomGrpo):
+    advantage: Advantage = field(default_factory=GroupCentered)
+"""
+    (tmp_path / "centred_lab.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = compose("train", ["algorithm=centred_lab.Centred"])
+    assert OmegaConf.to_container(cfg.algorithm.advantage) == {"_target_": "rlx.loss.advantage.GroupCentered"}
+    assert cfg.algorithm.value_loss._target_.endswith("SquaredError")
+    check_config(cfg, allowed=served)

@@ -55,6 +55,13 @@ def test_a_file_that_a_module_of_python_hides_is_said_to_be(tmp_path, monkeypatc
         locate("torch.optim.SGDD", "optimizer")
 
 
+def test_a_module_that_is_not_there_is_one_like_it_perhaps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_lab.py").write_text("")
+    with pytest.raises(ConfigError, match=r"my_lb, which is neither here nor on the Python path; did you mean my_lab\?"):
+        locate("my_lb.Mine", "algorithm")
+
+
 def test_groups_take_their_own(lab):
     assert fits_group(locate(f"{lab}.Bare", ""), "algorithm")
     assert fits_group(locate(f"{lab}.MyLoss", ""), "loss")

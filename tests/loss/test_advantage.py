@@ -75,3 +75,13 @@ def test_advantages_carry_no_gradient_and_take_a_row_a_prompt():
     assert of(GroupCentered(), REWARDS.clone().requires_grad_()).requires_grad is False
     with pytest.raises(ShapeError, match=r"takes rewards \[P, G\]"):
         GroupCentered()(REWARDS[0])
+
+
+@pytest.mark.parametrize(("given", "said"), [(None, "gives None"), (torch.zeros(2), r"gives \(2,\)")])
+def test_a_formula_that_gives_no_advantages_is_named(given, said):
+    class Own(GroupCentered):
+        def of_rewards(self, rewards, **needed):
+            return given
+
+    with pytest.raises(ShapeError, match=f"Own.of_rewards {said}, not an advantage for each reward"):
+        of(Own())

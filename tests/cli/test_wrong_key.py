@@ -1,0 +1,42 @@
+"""A key that the config does not have is answered by how it is meant to be written."""
+
+import pytest
+
+from rlx.cli.main import invoke
+
+pytestmark = pytest.mark.whole
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("task.rewards.short.target=5", "is added: +task.rewards.short.function.target=..."),
+        ("task.rewards.short.function.target=5", "is added: +task.rewards.short.function.target=..."),
+        ("task.rewards.short.weihgt=5", "did you mean task.rewards.short.weight?"),
+        ("+task.rewards.short.function.targt=5", "did you mean task.rewards.short.function.target?"),
+        ("+task.rewards.short.function.target=far", "it must be a whole number"),
+    ],
+)
+def test_an_argument_of_a_reward_function_is_checked_before_anything_runs(override, expected, tmp_path, monkeypatch):
+    text = "def short(prompt: str, completion: str, *, target: int = 3) -> float:\n    return -abs(len(completion) - target)\n"
+    (tmp_path / "reward_of_ones_own.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, message = invoke(["train", "algorithm=custom_grpo", "task/reward=reward_of_ones_own.short", override])
+    assert code == 2
+    assert expected in message
+
+
+def test_an_attribute_without_a_type_is_no_key(tmp_path, monkeypatch):
+    text = """
+from dataclasses import dataclass
+from rlx.algorithm.sft import Sft
+
+@dataclass(frozen=True, kw_only=True)
+class Bare(Sft):
+    extra = 0.1
+"""
+    (tmp_path / "bare_lab.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, message = invoke(["check", "algorithm=bare_lab.Bare", "algorithm.extra=0.2"])
+    assert code == 2
+    assert "Bare has it without a type, which alone makes a key of it: write extra: float = 0.1" in message
