@@ -11,6 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.algorithm.contract_finding import PASSED, Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import Setting, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.algorithm.contract_variant import watched
 from rlx.algorithm.contract_within import losses_of
 from rlx.loss.preference import Dpo
 
@@ -53,9 +54,19 @@ def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) > 1:
         return None
     if losses and type(losses[0]) is Dpo:
-        return None if losses[0].modifiers else _log_two_of_dpo(subject, setting, batch, gradient, losses[0].beta)
+        usual = not losses[0].modifiers and _asked(subject, setting, batch)
+        return _log_two_of_dpo(subject, setting, batch, gradient, losses[0].beta) if usual else None
     beta = getattr(losses[0] if losses else subject.algorithm, "beta", None)
     return _log_two_by_hand(subject, setting, batch, gradient, beta) if isinstance(beta, float) else None
+
+
+def _asked(subject: Subject, setting: Setting, batch: Any) -> bool:
+    """Whether the loss that the algorithm holds is the one that it computes."""
+    seen: set[str] = set()
+    twin = watched(subject.algorithm, seen)
+    seen.clear()  # of what its own checks looked at
+    twin.compute_loss(setting.policy, setting.reference, batch)
+    return any(name.endswith("loss.beta") for name in seen)
 
 
 def _log_two_of_dpo(subject: Subject, setting: Setting, batch: Any, gradient: Tensor, beta: float) -> Finding | None:

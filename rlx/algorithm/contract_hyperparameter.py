@@ -12,7 +12,7 @@ from rlx.algorithm.contract_journey import FIGURES, LEARNING, LOSS, NOTHING, STE
 from rlx.algorithm.contract_subject import Subject
 from rlx.algorithm.contract_variant import MOST_ROWS, leaves, mentioned, variants, watched
 
-LATE = (10_000, 100_000)  # where a schedule that has done nothing so far may have begun
+LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
 SPREADS = (0.4, 2.0, 0.05)
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240

@@ -456,11 +456,11 @@ class WaitsLong(Preferences):
     """Its schedule begins after more steps than are looked at first."""
 
     wait: int = 1000
-    later: float = 2.0
+    over: int = 2000
 
     def draw(self, lab):
         batch = super().draw(lab)
-        weight = self.later if lab.step >= self.wait else 1.0
+        weight = 1 + min(1.0, max(0.0, (lab.step - self.wait) / self.over))
         return batch.with_weights(preference=weight * batch.weights["preference"])
 
 
