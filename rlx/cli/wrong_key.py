@@ -52,7 +52,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
 def _untyped(raw: object, group: str, name: str) -> str:
     """What to say of an attribute of a class of the user's own that has no annotation, which alone makes a key of it."""
     node = raw.get(group) if isinstance(raw, Mapping) else None
-    if not isinstance(node, Mapping) or "_target_" not in node:
+    if not isinstance(node, Mapping) or str(node.get("_target_", "rlx.")).startswith("rlx."):
         return ""
     try:
         kind = locate(str(node["_target_"]), group)
