@@ -7,14 +7,13 @@ import os
 import signal
 import sys
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import rlx
+from rlx.cli.surroundings import hydra_surroundings
 from rlx.cli.words import CommandLine, as_override, split
 from rlx.config import conf_dir
 from rlx.errors import ConfigError, RlxError, users_frames, users_place
@@ -244,21 +243,3 @@ def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[
     if len(words) > 1:
         raise ConfigError(f"rlx {verb} takes one {key}, not {len(words)}: {' '.join(words)}")
     return [f"{key}={values[0]}"]
-
-
-@contextmanager
-def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, prints errors itself unless told not to, and only warns about a missing folder."""
-    saved, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["rlx", *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=r"provider=.* is not\s+available")
-            yield
-    finally:
-        sys.argv = saved
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
