@@ -16,7 +16,7 @@ from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy, TokenStatistics
 from rlx.train.nonfinite import NonFiniteLossError, blamed, require_finite
 
-TOKENS_AT_ONCE = 4096  # tokens per forward where micro_batch is null: memory only
+TOKENS_AT_ONCE = 2048  # tokens per forward where micro_batch is null: memory only
 
 
 class AccumulatedGradients:

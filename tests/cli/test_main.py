@@ -226,10 +226,18 @@ def test_every_verb_leaves_the_working_directory_and_the_logging_alone(verb, tmp
 
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(f"rlx.cli.{verb}")
-    monkeypatch.setattr(module, "run", lambda cfg, line: 0)
+    writing: list[list[type]] = []
+
+    def run(cfg, line):
+        writing.append([type(handler) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)])
+        return 0
+
+    monkeypatch.setattr(module, "run", run)
+    before = logging.getLogger().handlers[:]
     assert main.invoke([verb]) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    assert [type(handler) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)] == []
+    assert writing == [[]]
+    assert logging.getLogger().handlers == before
 
 
 @pytest.mark.parametrize("verb", verbs())
