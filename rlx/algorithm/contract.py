@@ -40,8 +40,6 @@ __all__ = [
     "skipped",
 ]
 
-RAISED = "it raised on the way: mend this first"
-NOT_FINITE = "mend this first; the law finite says where it comes from"
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
     "runs": runs,
@@ -85,8 +83,8 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            finding = tried(law, subject if law is runs else shortened)
-        stopped = stopped or (law is runs and finding.mend in (RAISED, NOT_FINITE))
+            finding, raised = tried(law, subject if law is runs else shortened)
+        stopped = stopped or (law is runs and raised)
         yield Verdict(name, promise(law), finding)
 
 
@@ -95,16 +93,17 @@ def promise(law: Law) -> str:
     return (law.__doc__ or "").partition("\n")[0]
 
 
-def tried(law: Law, subject: Subject) -> Finding:
-    """What a law says; an error on the way is what it says then."""
+def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
+    """What a law says, and whether an error on the way is what it says."""
     try:
-        return law(subject)
+        return law(subject), False
     except Exception as error:  # whatever an algorithm under check raises is its verdict
         if isinstance(error, NonFiniteError):  # the advice that a run gives with it is not meant here
             said = str(error).partition(";")[0]
-            return broken(said, where="draw or compute_loss", mend=NOT_FINITE)
+            mend = "mend this first; the law finite says where it comes from"
+            return broken(said, where="draw or compute_loss", mend=mend), True
         said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
-        return broken(said, where=_place(error), mend=RAISED)
+        return broken(said, where=_place(error), mend="it raised on the way: mend this first"), True
 
 
 def _place(error: BaseException) -> str:

@@ -120,6 +120,15 @@ def widened(batch: Any, extra: int) -> Any:
     return _mapped(batch, wider, lambda s: Sequences(s.prompts, s.completions, width + extra), lambda part: widened(part, extra))
 
 
+def in_double(batch: Any) -> Any:
+    """The batch with its numbers in double precision, so that their sums do not depend on width and order."""
+
+    def doubled(value: Any) -> Any:
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return _mapped(batch, doubled, lambda s: s, in_double)
+
+
 def _mapped(
     batch: Any, change: Callable[[Any], Any], sequences: Callable[[Sequences], Sequences], inner: Callable[[Any], Any]
 ) -> Any:

@@ -151,7 +151,14 @@ class _Known:
         key = (repr(algorithm), spread, steps)
         if key not in self._journeys:
             self.tries += 1
-            self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
+            try:
+                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
+            except (
+                Exception
+            ) as error:  # torch, say, refuses a value; as it is set and at early steps, it is the algorithm's error
+                if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
+                    raise
+                self._journeys[key] = Journey.refused_by(error)
         return self._journeys[key]
 
     def refusal(self) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.algorithm.contract_subject import Subject
+from rlx.errors import RlxError
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
@@ -35,6 +36,11 @@ class Journey:
     names: tuple[str, ...]
     measured: str
     refused: str = ""
+
+    @staticmethod
+    def refused_by(error: Exception) -> Journey:
+        """No step could be made."""
+        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
 
     def difference(self, other: Journey) -> str:
         """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
@@ -79,18 +85,18 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS) -> Jo
                 figures += [*sorted(own.items()), *sorted(done.items())]
             with torch.no_grad():
                 measured += sorted(subject.algorithm.validate(lab).items())
-    except Exception as error:  # values that are refused, by whomever, are a difference like any other
-        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey.refused_by(error)
     names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
     return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
 
 
 def _below_one(policy: Any) -> None:
     """No probability rises above 1, as it never does in a model."""
-    for name, leaf in getattr(policy, "leaves", {}).items():
-        if name == "token_logprobs":
-            with torch.no_grad():
-                leaf.clamp_(max=-1e-3)
+    leaf = getattr(policy, "leaves", {}).get("token_logprobs")
+    if leaf is not None:
+        with torch.no_grad():
+            leaf.clamp_(max=-1e-3)
 
 
 def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:

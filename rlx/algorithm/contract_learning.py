@@ -58,7 +58,7 @@ def _remarks(subject: Subject, batch: Any) -> list[str]:
     """What is no fault, and may be a surprise."""
     remarks = []
     if subject.makes_scores_up:
-        remarks.append("with made-up scores: the task's pairs have none")
+        remarks.append("with made-up scores where the task's pairs have none")
     covered = sum(len(part) for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
     if covered < len(batch):
         remarks.append(f"updates leave out {len(batch) - covered} of {len(batch)} rows")

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.algorithm.contract_batch import parts_of, permuted, tensors_of, widened
+from rlx.algorithm.contract_batch import parts_of, permuted, widened
 from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
-from rlx.algorithm.contract_subject import REAL_TOLERANCE, Setting, Subject, completion_gradients, row_shown
+from rlx.algorithm.contract_subject import REAL_TOLERANCE, TOLERANCE, Setting, Subject, completion_gradients, row_shown
 from rlx.algorithm.contract_within import losses_of
 
-SINGLE = 1e-5  # within which gradients are equal that are made of numbers in single precision
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
     "and let the batch's slices take them along; never take a mean inside compute_loss"
@@ -80,12 +79,6 @@ def _pair_differs(subject: Subject, setting: Setting, rows: object) -> bool:
     return gap(subject.gradient(setting, rows, micro_batch=1)[0], subject.gradient(setting, rows)[0]) > REAL_TOLERANCE
 
 
-def _tolerance(setting: Setting, batch: Any) -> float:
-    """Sums of numbers in single precision, which a batch may hold, differ by their rounding where their order or width does."""
-    single = any(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for _, tensor in tensors_of(batch))
-    return SINGLE if single else setting.tolerance
-
-
 def padding(subject: Subject) -> Finding:
     """More columns of padding, with other garbage where none was promised, change nothing; nor do shared or separate rows."""
     setting = subject.stand_in()
@@ -96,7 +89,7 @@ def padding(subject: Subject) -> Finding:
     for extra in (1, 4):
         found, other = subject.gradient(setting, widened(batch, extra))
         off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
-        if off > _tolerance(setting, batch):
+        if off > setting.tolerance:
             return broken(
                 f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",
@@ -144,7 +137,7 @@ def order(subject: Subject) -> Finding:
     off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
     if _draws_random_numbers(subject):
         return skipped("the loss draws a random number for each place in the batch")
-    if off > _tolerance(setting, batch):
+    if off > setting.tolerance:
         return broken(
             f"the rows in another order change the gradient by {off:.1e} of its largest entry",
             number=f"{off:.0e}",
@@ -164,7 +157,7 @@ def _turned(subject: Subject) -> Finding | None:
     scale = max(scale, 1e-12)  # where nothing is learned
     for group in as_drawn.keys() & other.keys():
         off = gap(other[group], as_drawn[group], floor=scale)
-        if off > SINGLE:
+        if off > TOLERANCE:
             return broken(
                 f"the order of the completions in other groups changes the gradient of a group by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",

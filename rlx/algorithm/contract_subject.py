@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need
-from rlx.algorithm.contract_batch import parts_of
+from rlx.algorithm.contract_batch import in_double, parts_of
 from rlx.algorithm.contract_numbers import Numbers, key_of
 from rlx.algorithm.contract_sampler import ScriptedSampler
 from rlx.algorithm.contract_stand_in import StandInPolicy, StandInReference
@@ -179,7 +179,7 @@ class Subject:
         with torch.no_grad():
             batch = algorithm.draw(setting.lab(step=step, seed=self.seed))
         require_batch(batch, by=algorithm)
-        return batch
+        return in_double(batch) if setting.policy.dtype == torch.float64 else batch
 
     def first_update(self, setting: Setting, *, step: int = 0) -> Any:
         """The batch of the first update of a draw."""

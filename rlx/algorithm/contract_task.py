@@ -26,10 +26,10 @@ def has_scores(task: Task) -> bool:
 
 
 def with_scores(task: Task) -> Task:
-    """The task with scores that the text alone decides, those of chosen completions the higher ones."""
+    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
     twin = copy.copy(task)
     for name in ("pairs", "held_out_pairs"):
-        pairs = tuple(replace(pair, scores=_scores(pair)) for pair in getattr(task, name)())
+        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
         object.__setattr__(twin, name, lambda pairs=pairs: pairs)
     return twin
 

@@ -28,7 +28,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     from rlx.config.workbench_schema import CheckConfig
 
     choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
-    groups_named = named(overrides)
+    groups_named = named(overrides, "algorithm", "loss")
     if not groups_named:
         return doctor(cfg)
     if "algorithm" not in groups_named:
@@ -37,13 +37,13 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         check_loss(cfg, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
     given = {str(key): cfg[key] for key in cfg if key != "algorithm" or cfg.algorithm is not None}
     check_config(type(cfg)(given), allowed=allowed_targets(line), schema=CheckConfig, verb="check")
-    subject = subject_of(cfg, own_task=any(override.startswith("task") for override in overrides))
+    subject = subject_of(cfg, own_task=bool(named(overrides, "task")))
     return report(cfg, subject, " ".join(f"{group}={choices[group]}" for group in groups_named))
 
 
-def named(overrides: list[str]) -> list[str]:
-    """Those of algorithm and loss that the command line names."""
-    return [group for group in ("algorithm", "loss") if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
+def named(overrides: list[str], *groups: str) -> list[str]:
+    """Those of these groups that the command line names."""
+    return [group for group in groups if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
 
 
 def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:

@@ -21,8 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from rlx.data.segments import Segments
 
 NAME = "rlx_branched"
-_segments: ContextVar[Segments] = ContextVar("segments")
-_mask: ContextVar[Tensor] = ContextVar("mask")
+_current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # with the mask of the branches
 
 
 @contextmanager
@@ -30,14 +29,13 @@ def branched_attention(model: Any, segments: Segments) -> Iterator[None]:
     """While this lasts the model, which is given one row and its positions, attends branch by branch."""
     config = model.config
     before = config._attn_implementation
-    tokens = _segments.set(segments), _mask.set(_additive(segments, model.dtype))
+    token = _current.set((segments, _additive(segments, model.dtype)))
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = before
-        _segments.reset(tokens[0])
-        _mask.reset(tokens[1])
+        _current.reset(token)
 
 
 def _additive(segments: Segments, dtype: torch.dtype) -> Tensor:
@@ -62,7 +60,7 @@ def attend(
     asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if asked:
         raise NotImplementedError(f"attention branch by branch knows no {asked[0]}")
-    segments = _segments.get()
+    segments, mask = _current.get()
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [T, N or K, D]
     trunk, keys, values = (_gathered(states, segments.trunks) for states in rows)
@@ -72,7 +70,7 @@ def attend(
         group = segments.branches.shape[1]
         keys = torch.cat([_repeated(keys, group), own_keys], dim=-2)
         values = torch.cat([_repeated(values, group), own_values], dim=-2)
-        found.append(_flat(F.scaled_dot_product_attention(branch, keys, values, attn_mask=_mask.get(), **options)))
+        found.append(_flat(F.scaled_dot_product_attention(branch, keys, values, attn_mask=mask, **options)))
     out = F.embedding(segments.back, torch.cat(found))
     return out.view(1, len(out), query.shape[1], -1), None
 

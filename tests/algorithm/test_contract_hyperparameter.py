@@ -16,3 +16,11 @@ def test_a_fault_is_named(kind, law):
 @pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards], ids=lambda kind: kind.__name__)
 def test_a_sound_one_is_not(kind):
     assert failed(kind(), *LAWS) == {}
+
+
+def test_an_error_of_the_algorithm_as_it_is_set_is_no_other_value_refused():
+    class Refuses(Preferences):
+        def draw(self, lab):
+            raise RuntimeError("not here")
+
+    assert "RuntimeError: not here" in failed(Refuses(), "hyperparameters")["hyperparameters"].wrong

@@ -10,12 +10,3 @@ def test_the_same_steps_do_not_differ_and_other_values_do():
     first = journey(known, 0.4)
     assert first.difference(journey(known, 0.4)) == NOTHING
     assert first.difference(journey(known.with_algorithm(SignsAlone(beta=0.3)), 0.4)) == LEARNING
-
-
-def test_what_any_value_raises_is_kept():
-    assert "RuntimeError" in journey(subject(SignsAlone()).with_algorithm(Refuses()), 0.4).refused
-
-
-class Refuses(SignsAlone):
-    def draw(self, lab):
-        raise RuntimeError("not here")

@@ -87,9 +87,9 @@ def test_bad_input_is_one_message(words, said, capsys):
 
 
 def test_what_the_command_line_names():
-    assert named(["loss=ipo", "task=arithmetic"]) == ["loss"]
-    assert named(["algorithm.beta=1", "+loss.x=2"]) == ["algorithm", "loss"]
-    assert named(["policy=tiny"]) == []
+    assert named(["loss=ipo", "task=arithmetic"], "algorithm", "loss") == ["loss"]
+    assert named(["algorithm.beta=1", "+loss.x=2"], "algorithm", "loss") == ["algorithm", "loss"]
+    assert named(["policy=tiny"], "algorithm", "loss") == []
 
 
 @pytest.mark.slow
