@@ -13,13 +13,13 @@ from rlx.algorithm.contract_finding import Finding, broken, holds, skipped
 from rlx.algorithm.contract_subject import Subject, row_shown
 from rlx.data.preferences import PairBatch
 
-ROWS = slice(0, 4)
+FEW_ROWS = slice(0, 4)
 
 
 def prompt(subject: Subject) -> Finding:
     """No gradient reaches what the model predicts of a prompt, only its completions."""
     setting = subject.real(moved=True)
-    batch = subject.first_update(setting)[ROWS]
+    batch = subject.first_update(setting)[FEW_ROWS]
     if (found := _cut_elsewhere(subject, batch)) is not None:
         return found
     prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]

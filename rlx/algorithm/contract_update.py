@@ -14,7 +14,7 @@ from rlx.algorithm.contract_subject import Subject
 
 RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
 UPWARD = 1e-6  # a cosine above this goes up
-STEPS = (0, 1, 500)  # a curriculum has gone on by then
+DRAWN_STEPS = (0, 1, 500)  # a curriculum has gone on by then
 
 
 def update(subject: Subject) -> Finding:
@@ -57,7 +57,7 @@ def _upward(cosine: float, rate: float) -> Finding:
 def draws(subject: Subject) -> Finding:
     """Steps draw different rows, where the task has more than one step draws."""
     setting = subject.stand_in()
-    drawn = [_prompts(subject.draw(setting, step=step)) for step in STEPS]
+    drawn = [_prompts(subject.draw(setting, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:
         return skipped("the batch has no sequences of its own")
     sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
@@ -66,14 +66,14 @@ def draws(subject: Subject) -> Finding:
         return skipped("a step draws all there is")
     if all(rows == drawn[0] for rows in drawn):
         return broken(
-            f"steps {', '.join(map(str, STEPS))} draw the same {len(drawn[0])} rows, and the task has {min(sizes)}",
+            f"steps {', '.join(map(str, DRAWN_STEPS))} draw the same {len(drawn[0])} rows, and the task has {min(sizes)}",
             number=f"{len(drawn[0])} of {min(sizes)}",
             where="draw",
             example=repr(subject.policy.decode(parts_of(subject.draw(setting))[0].sequences.prompts[0])),
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    return holds(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(STEPS)} steps")
+    return holds(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
 
 
 def _prompts(batch: Any) -> list[bytes]:

@@ -10,8 +10,6 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from rlx.config.class_source import SCHEME, ClassSource
 from rlx.config.schema import register
-from rlx.config.verb_schema import register as register_verbs
-from rlx.config.workbench_schema import register as register_workbench
 
 GROUP = "rlx.plugins"
 
@@ -39,8 +37,6 @@ class RlxSearchPath(SearchPathPlugin):
 def install() -> None:
     """Make schema, resolvers and sources known to Hydra; may be called again."""
     register()
-    register_verbs()
-    register_workbench()
     plugins = Plugins.instance()  # its scan comes first: it would register other classes of the same names
     plugins.register(ClassSource)
     plugins.register(RlxSearchPath)

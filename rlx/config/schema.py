@@ -84,12 +84,5 @@ def conf_dir() -> Path:
     raise ConfigError(f"the folder conf with train.yaml lies neither in {package} nor beside it; install rlx again")
 
 
-def register() -> None:
-    """Make the schema known to Hydra; may be called again."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
-
-
 # Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)

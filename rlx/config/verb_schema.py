@@ -49,14 +49,3 @@ class SampleConfig:
     rollout: Any = None
     threads: int | None = at_least(1)
     device: str = MISSING
-
-
-SCHEMAS = {"evaluate_config": EvaluateConfig, "sample_config": SampleConfig}
-
-
-def register() -> None:
-    """Make these schemas known to Hydra; may be called again."""
-    from hydra.core.config_store import ConfigStore
-
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=name, node=schema, provider="rlx")

@@ -58,14 +58,3 @@ class BenchConfig:
     plot: bool = MISSING
     out: str = MISSING
     json: bool = MISSING
-
-
-SCHEMAS = {"bench_config": BenchConfig, "new_config": NewConfig}
-
-
-def register() -> None:
-    """Make these schemas known to Hydra; may be called again."""
-    from hydra.core.config_store import ConfigStore
-
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=name, node=schema, provider="rlx")

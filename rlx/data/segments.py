@@ -34,8 +34,8 @@ class Segments:
         begins = starts[:, None] + np.cumsum(lengths, axis=1) - lengths
         num_prompts, group_size = len(lengths), lengths.shape[1] - 1
         longest, rest = int(lengths[:, 0].max()), int(lengths[:, 1:].max())
-        trunks = _places(begins[:, 0], lengths[:, 0], longest, starts)
-        branches = _places(begins[:, 1:], lengths[:, 1:], rest, starts[:, None])
+        trunks = _branch_places(begins[:, 0], lengths[:, 0], longest, starts)
+        branches = _branch_places(begins[:, 1:], lengths[:, 1:], rest, starts[:, None])
         counts = lengths.reshape(-1)
         step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         first = np.empty_like(lengths)  # of each segment, among the flattened ones
@@ -54,7 +54,7 @@ class Segments:
         return Segments(self.trunks.to(device), self.branches.to(device), self.back.to(device), self.visible.to(device))
 
 
-def _places(begins: np.ndarray, lengths: np.ndarray, longest: int, otherwise: np.ndarray) -> np.ndarray:
+def _branch_places(begins: np.ndarray, lengths: np.ndarray, longest: int, otherwise: np.ndarray) -> np.ndarray:
     """[..., longest] the places of segments; `otherwise` in the padding."""
     steps = np.arange(longest)
     return np.where(steps < lengths[..., None], begins[..., None] + steps, otherwise[..., None])

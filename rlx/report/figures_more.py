@@ -58,10 +58,10 @@ def paretos(comparison: Comparison) -> list[Figure]:
         ("pareto-tokens", "Score against tokens", "tokens sampled and trained, a run", lambda v: v.tokens),
         ("pareto-seconds", "Score against time", "seconds a run", lambda v: v.seconds),
     )
-    return [found for kind in kinds if (found := _pareto(comparison, *kind)) is not None]
+    return [found for kind in kinds if (found := _pareto_figure(comparison, *kind)) is not None]
 
 
-def _pareto(comparison: Comparison, name: str, title: str, label: str, cost: Callable[[Variant], float | None]) -> Figure | None:
+def _pareto_figure(comparison: Comparison, name: str, title: str, label: str, cost: Callable[[Variant], float | None]) -> Figure | None:
     points = [(place, v, c) for place, v in enumerate(comparison.variants) if (c := cost(v)) is not None]
     if len(points) < 2:
         return None
