@@ -6,12 +6,16 @@ Importing rlx imports nothing else; each of these loads what it needs when it is
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rlx.comparison.comparison import Comparison
+    from rlx.record.run import AlgorithmResult, RunRecord
 
 __version__ = "0.1.0"
 __all__ = ["compare", "load", "runs", "train"]
@@ -23,42 +27,33 @@ def load(group: str, name: str, **overrides: Any) -> Any:
     name: an option of the group, or a class of one's own, `my_lab.MyLoss`.
     overrides: keys of the node, `**{"loss.beta": 0.2}` for one below it.
     """
-    from rlx.notebook import load as call
+    from rlx.api import load as call
 
     return call(group, name, overrides)
 
 
-def runs(path: str | Path = "outputs") -> list[Any]:
+def runs(path: str | Path = "outputs") -> list[RunRecord]:
     """The records of the runs at or below a path or glob pattern, oldest first. Imports no torch."""
     from rlx.record.run import find_runs
 
     return list(find_runs(path))
 
 
-class _Room(ModuleType):
-    """A package of rlx that is a function too: `rlx.train` is where training lives, `rlx.train([...])` trains."""
+def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
+    """One run, as `rlx train OVERRIDES` makes it: `rlx.train(["algorithm=dpo", "seed=3"])`. Returns its result."""
+    from rlx.api import train as call
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        notebook = importlib.import_module("rlx.notebook")
-        return getattr(notebook, self.__name__.rpartition(".")[2])(*arguments, **options)
-
-
-class _Rlx(ModuleType):
-    """Makes the packages that are functions too callable, whoever imports them."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("train", "compare") and isinstance(value, ModuleType):
-            value.__class__ = _Room
-        super().__setattr__(name, value)
+    return call(overrides)
 
 
-sys.modules[__name__].__class__ = _Rlx
+def compare(runs: Any, **choices: Any) -> Comparison:
+    """The comparison of run records, or of the runs at or below paths. Imports no torch.
 
+    choices: keys of conf/compare.yaml, `rlx.compare("outputs/sweep/latest", margin=0.02)`.
+    """
+    from rlx.api import compare as call
 
-def __getattr__(name: str) -> Any:
-    if name in ("train", "compare"):
-        return importlib.import_module(f"rlx.{name}")
-    raise AttributeError(f"module 'rlx' has no attribute {name!r}")
+    return call(runs, **choices)
 
 
 def _find_conf() -> None:

@@ -12,11 +12,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from rlx.algorithm.base import Algorithm, Need
-from rlx.algorithm.whole import require_whole
-from rlx.data.token_store import TokenStore
+from rlx.algorithm.base import Algorithm, Need, require_whole
+from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
-from rlx.loss.base import PreferenceLoss
+from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler

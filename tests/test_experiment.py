@@ -9,7 +9,7 @@ from rlx.algorithm import Algorithm, AlgorithmType
 from rlx.config.compose import compose
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import assemble, require_match, require_scores, torch_device
-from rlx.loss.mixture import Part
+from rlx.loss.preference.mixture import Part
 
 pytestmark = pytest.mark.whole
 

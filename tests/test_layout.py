@@ -11,17 +11,18 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 RLX, CONF, TESTS = ROOT / "rlx", ROOT / "conf", ROOT / "tests"
 LEVELS = {
-    **dict.fromkeys(("errors", "seeding", "config", "loss"), 0),
+    **dict.fromkeys(("errors", "seeding", "fields", "config", "loss"), 0),
     **dict.fromkeys(("task", "optimizer", "record"), 1),
-    **dict.fromkeys(("data", "compare"), 2),
+    **dict.fromkeys(("data", "comparison"), 2),
     **dict.fromkeys(("policy", "report"), 3),
     "rollout": 4,
     "algorithm": 5,
     "experiment": 6,
-    **dict.fromkeys(("train", "sweep"), 7),
-    **dict.fromkeys(("cli", "notebook", "__main__"), 8),
+    "training": 7,
+    **dict.fromkeys(("workbench", "check", "sweep"), 8),
+    **dict.fromkeys(("cli", "api", "__main__"), 9),
 }
-EVIDENCE = {"errors", "config", "record", "compare", "report"}
+EVIDENCE = {"errors", "fields", "config", "record", "comparison", "report"}
 ROOM_OF_GROUP = {"scheduler": "optimizer", "logger": "record", "algorithm/advantage": "loss", "algorithm/value_loss": "loss"}
 NOT_ROOMS = {"hydra", "experiment"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "rlx", "conf", "tests", "outputs", "LICENSE"}

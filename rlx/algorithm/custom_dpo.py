@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
-from rlx.algorithm.pair_metrics import pair_metrics
+from rlx.algorithm.dpo import pair_metrics
 from rlx.algorithm.regularizer import Regularizer
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
-from rlx.loss.base import PreferenceLoss
+from rlx.loss.preference.base import PreferenceLoss
 from rlx.loss.weight import SequenceMean
 from rlx.optimizer.step import Clipping
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
-from rlx.algorithm.critic import explained_variance, returns_of, token_rewards
 from rlx.errors import ConfigError
-from rlx.loss.advantage import Advantage
-from rlx.loss.kl import ESTIMATES, rewards_with_kl
-from rlx.loss.policy_gradient_base import PolicyGradientLoss
-from rlx.loss.token_advantage import TokenAdvantage
+from rlx.loss.advantage.completion import Advantage
+from rlx.loss.advantage.token import Gae, TokenAdvantage, discounted_returns
+from rlx.loss.policy_gradient.base import PolicyGradientLoss
+from rlx.loss.policy_gradient.kl import ESTIMATES, rewards_with_kl, token_rewards_with_kl
 from rlx.loss.value import ValueLoss
 from rlx.optimizer.step import Clipping
 from rlx.rollout.draw import greedy_rewards, roll_out
@@ -28,6 +27,36 @@ from rlx.seeding import Stream
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
+
+
+# What a value head is trained towards: rewards at tokens, and returns.
+
+
+def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
+    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token."""
+    reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
+    tensors = (batch.rewards, batch.sampling_logprobs, reference, batch.loss_mask)
+    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
+
+
+def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """[P, G, T] what the values are regressed to: GAE's own returns, or without it the sum of the rewards to come."""
+    if isinstance(advantage, Gae):
+        return advantage.returns(rewards, mask, values)
+    return discounted_returns(rewards, mask, gamma=1.0)
+
+
+def explained_variance(batch: RolloutBatch) -> float:
+    """1 - variance of (return - value) / variance of the returns, over tokens: 1 is a perfect critic, 0 a constant one."""
+    assert batch.returns is not None
+    assert batch.values is not None
+    mask = batch.loss_mask
+    returns, values = batch.returns[mask].double(), batch.values.cpu()[mask].double()
+    spread = returns.var(correction=0)
+    return float(1 - (returns - values).var(correction=0) / spread) if spread > 0 else float(torch.zeros(()))
+
+
+# Policy gradients from groups of sampled completions, with any advantage, surrogate and KL, and a critic where it is asked for.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +74,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
     kl_in_reward: β of a KL to the reference that is subtracted from the reward; 0 leaves it out.
     kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which are of less variance but whose policy
-    gradient is another's (rlx.loss.kl.rewards_with_kl). The sum over the vocabulary says nothing of the token chosen.
+    gradient is another's (`rewards_with_kl`). The sum over the vocabulary says nothing of the token chosen.
     gradient_scale: the gradient is multiplied by it before it is clipped.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
     reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not

@@ -16,7 +16,7 @@ from rlx.optimizer.step import Clipping, total_norm
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
-    from rlx.loss.moving_reference import MovingReference
+    from rlx.loss.preference.modifier import MovingReference
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
@@ -210,3 +210,30 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
                 f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update "
                 "of all its terms; say what it does by its `clipping`, or train it alone"
             )
+
+
+# The mixture of two: preferences and rewards.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid(Mixture):
+    """dpo_weight · (a preference algorithm's loss) + grpo_weight · (a policy-gradient algorithm's loss).
+
+    dpo, grpo: the two algorithms, custom_dpo and custom_grpo by default (algorithm@algorithm.dpo=dpo); their losses are chosen by
+    loss@algorithm.dpo.loss=ipo and set by algorithm.dpo.loss.beta=0.2.
+    final_dpo_weight, final_grpo_weight: reached in a straight line after schedule_steps; null = constant.
+    """
+
+    terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # made of the fields below
+    dpo: Algorithm[Any]
+    grpo: Algorithm[Any]
+    dpo_weight: float
+    grpo_weight: float
+    final_dpo_weight: float | None
+    final_grpo_weight: float | None
+
+    def __post_init__(self) -> None:
+        dpo = MixtureTerm(algorithm=self.dpo, weight=self.dpo_weight, final_weight=self.final_dpo_weight)
+        grpo = MixtureTerm(algorithm=self.grpo, weight=self.grpo_weight, final_weight=self.final_grpo_weight)
+        object.__setattr__(self, "terms", {"dpo": dpo, "grpo": grpo})
+        super().__post_init__()

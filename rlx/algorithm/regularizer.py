@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlx.loss.pairs import PairLogprobs
+from rlx.loss.preference.base import PairLogprobs
 
 
 @dataclass(frozen=True)

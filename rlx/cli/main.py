@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import rlx
-from rlx.cli.surroundings import hydra_surroundings
-from rlx.cli.words import CommandLine, as_override, split
+from rlx.cli.line import CommandLine, as_override, split
 from rlx.config import conf_dir
 from rlx.errors import ConfigError, RlxError, users_frames, users_place
+
+# What Hydra changes of the process, for as long as it runs.
+
+
+@contextmanager
+def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, prints errors itself unless told not to, and only warns about a missing folder.
+
+    For --info it logs to the standard output of the moment, and would go on with it in a notebook.
+    """
+    saved, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    sys.argv = ["rlx", *arguments]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=r"provider=.* is not\s+available")
+            yield
+    finally:
+        sys.argv = saved
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+# The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here.
 
 SWEEP_FAILED = 3
 STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
@@ -88,7 +120,7 @@ def dispatch(line: CommandLine) -> int:
         return 0
     nothing = line.verb is None and not line.overrides and not line.flags
     if line.has("--help", "-h") or nothing:
-        from rlx.cli.overview import overview, verb_help
+        from rlx.cli.help import overview, verb_help
 
         dirs = [line.values["config_dir"]] if "config_dir" in line.values else []
         print(overview(dirs) if line.verb is None else verb_help(line.verb, dirs))
@@ -100,14 +132,9 @@ def run_hydra(line: CommandLine) -> int:
     """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
     import hydra
 
-    from rlx.cli.allow import all_folders, check_folders
-    from rlx.cli.completion import cut_verb, is_query
-    from rlx.cli.quoting import quote_override
-    from rlx.config.choice_rule import check_choices
-    from rlx.config.class_source import use_working_directory
-    from rlx.config.compose import groups
-    from rlx.config.loss_rule import check_chosen
-    from rlx.config.plugins import install
+    from rlx.cli.line import all_folders, check_folders, cut_verb, is_query, quote_override
+    from rlx.config.compose import check_choices, check_chosen, groups
+    from rlx.config.sources import install, use_working_directory
 
     if is_query(line.overrides):
         line.verb, verbs = cut_verb(os.environ)
@@ -116,7 +143,7 @@ def run_hydra(line: CommandLine) -> int:
     directory = None
     if line.is_multirun and verb == "train":
         line, directory = resumed_sweep(line)
-    module = importlib.import_module(f"rlx.cli.{verb}")
+    module = importlib.import_module(f"rlx.cli.verb.{verb}")
     if hasattr(module, "prepare"):
         module.prepare(line)
     use_working_directory()
@@ -170,7 +197,7 @@ def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
-    from rlx.cli.allow import all_folders, allowed_targets
+    from rlx.cli.line import all_folders, allowed_targets
     from rlx.config.compose import groups
     from rlx.sweep.register import install
     from rlx.sweep.session import Surroundings
@@ -234,7 +261,7 @@ def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[
         raise ConfigError(f"{words[0]}: rlx {verb} takes no further words; {hint}")
     from omegaconf import ListConfig
 
-    from rlx.cli.quoting import quoted
+    from rlx.cli.line import quoted
     from rlx.config.compose import read_yaml
 
     values = [quoted(word, is_path=True) for word in words]

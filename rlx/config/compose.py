@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.plugins import install, plugin_packages
 from rlx.config.schema import conf_dir
+from rlx.config.sources import install, plugin_packages
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
 
 # groups below hydra/ and files that are no choice are left out of lists
 _HIDDEN_GROUPS = {"hydra"}
@@ -103,3 +107,126 @@ def read_yaml(file: Path) -> DictConfig:
     loaded = OmegaConf.load(file)
     assert isinstance(loaded, DictConfig)
     return loaded
+
+
+# The rules of choosing an option of a group, checked before Hydra composes: it would answer in words of its own insides.
+
+_SEVERAL = ("logger",)  # groups of which several options are chosen at once
+_OPTIONAL = {"loss": "the algorithm's own", "experiment": "none"}  # what there is without one
+_NOTHING = ("", "null", "none", "false")
+
+
+def check_choices(overrides: Iterable[str], known: Mapping[str, Sequence[str]], *, multirun: bool) -> None:
+    """Refuse `group=` that names no option, or several where one is chosen. known: group -> its options."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and key in known and "/" not in key:
+            _check_choice(key, value.strip(), known[key], multirun=multirun)
+
+
+def _check_choice(group: str, value: str, options: Sequence[str], *, multirun: bool) -> None:
+    if value.lower() in _NOTHING and value not in options:
+        _refuse_nothing(group, value, options)
+    elif value.startswith("[") and group not in _SEVERAL:
+        first = value.strip("[]").partition(",")[0].strip()
+        raise ConfigError(f"{group}={value} is a list, and one {group} is chosen: {group}={first or 'NAME'}")
+    elif "," in value and not multirun and group not in _SEVERAL:
+        for name in value.split(",") if value.replace(",", "").isidentifier() else ():
+            if name not in options:
+                raise ConfigError(f"there is no {group} {name}{did_you_mean(nearest(name, options))}")
+        raise ConfigError(f"{group}={value} is several: one {group} is chosen, or add -m to sweep over them")
+    else:
+        _check_file(group, value, options)
+
+
+def _refuse_nothing(group: str, value: str, options: Sequence[str]) -> None:
+    if group in _SEVERAL:
+        raise ConfigError(f"{group}={value}: for no {group} at all write {group}=[]; else it is any of {', '.join(options)}")
+    if group in _OPTIONAL:
+        raise ConfigError(
+            f"{group}={value} chooses nothing; leave it out for {_OPTIONAL[group]}, or choose one (rlx --help lists them)"
+        )
+    raise ConfigError(f"{group}={value} chooses nothing; it is one of {', '.join(options)}")
+
+
+def _check_file(group: str, value: str, options: Sequence[str]) -> None:
+    """A file or module of the user's own, where a class in it is meant."""
+    file = Path(value if value.endswith(".py") else f"{value}.py")
+    if value in options or not (value.endswith(".py") or (value.isidentifier() and file.is_file())):
+        return
+    if not file.is_file():
+        raise ConfigError(f"{group}={value}: there is no such file; one's own {group} is a class: {group}={file.stem}.CLASS")
+    try:
+        names = [node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+    except (SyntaxError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{group}={value}: {file} cannot be read as Python: {error}") from error
+    example = f"{file.stem}.{names[-1] if names else 'CLASS'}"
+    where = "" if file.parent == Path() else f", with {file.parent} on the Python path (PYTHONPATH)"
+    raise ConfigError(f"{group}={value} is a file, and a class in it is chosen: {group}={example}{where}")
+
+
+# The rules of the group `loss`: it is optional by default, so a mistyped or unread one would vanish without a word.
+
+_INTERPOLATION = re.compile(r"\$\{(\.*)([\w.]*)\}")
+
+
+def check_loss(cfg: DictConfig, *, choices: Mapping[str, Any], options: Iterable[str], overrides: Iterable[str] = ()) -> None:
+    """A chosen loss exists, and somebody reads it.
+
+    choices: group -> the option chosen (Hydra's runtime.choices); options: the losses there are; overrides: the command line's.
+    A loss that came along only because it bears the algorithm's name, and that nobody reads, is dropped.
+    """
+    chosen = choices.get("loss")
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    if raw.get("loss") is None:
+        if chosen is not None and chosen != choices.get("algorithm"):
+            hint = did_you_mean(nearest(str(chosen), options)) or "; rlx --help lists them"
+            raise ConfigError(f"there is no loss {chosen}{hint}")
+        return
+    if not any(path == "loss" or path.startswith("loss.") for path in read_paths(raw)):
+        if chosen == choices.get("algorithm") and not any(re.match(r"\+*loss[.=]", override) for override in overrides):
+            cfg.loss = None
+            return
+        nested = list(nested_losses(raw.get("algorithm"), "algorithm"))
+        algorithm = choices.get("algorithm")
+        where = "it has no loss of its own"
+        if nested:
+            first = nested[0]
+            where = f"its losses are {', '.join(nested)}: choose with loss@{first}={chosen}, set with {first}.beta=..."
+        raise ConfigError(f"nobody reads loss={chosen} under algorithm={algorithm}; {where}")
+
+
+def check_chosen(overrides: Iterable[str], options: Iterable[str]) -> None:
+    """Refuse `loss=NAME` (or `loss=A,B` of a sweep) where there is no such loss, before anything is composed."""
+    known = list(options)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        for name in value.split(",") if key == "loss" and re.fullmatch(r"[\w,-]+", value) else ():
+            if name not in known and name != "null":
+                raise ConfigError(f"there is no loss {name}{did_you_mean(nearest(name, known)) or '; rlx --help lists them'}")
+
+
+def read_paths(raw: Any, path: str = "") -> Iterator[str]:
+    """The absolute path that each ${interpolation} in an unresolved config leads to."""
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            yield from read_paths(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from read_paths(value, f"{path}.{index}")
+    elif isinstance(raw, str):
+        for dots, target in _INTERPOLATION.findall(raw):
+            above = path.split(".")[: -len(dots)] if dots else []
+            yield ".".join([*above, target]) if above else target
+
+
+def nested_losses(raw: Any, path: str) -> Iterator[str]:
+    """Paths below the algorithm whose node is a loss."""
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            below = f"{path}.{key}"
+            if key == "loss" and isinstance(value, Mapping):
+                yield below
+            else:
+                yield from nested_losses(value, below)

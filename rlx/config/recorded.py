@@ -7,8 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.classes import GROUP_BASE, locate
-from rlx.config.targets import is_allowed, targets_of
+from rlx.config.classes import GROUP_BASE, is_allowed, locate, targets_of
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {

@@ -86,3 +86,121 @@ def conf_dir() -> Path:
 
 # Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+# The types of conf/evaluate.yaml and conf/sample.yaml. Values and comments stand in the YAML alone.
+
+
+@dataclass
+class EvaluateConfig:
+    """rlx evaluate. task, policy and rollout are None where the run's own are meant, or hold a few keys to change in them."""
+
+    run: str | None = MISSING
+    checkpoint: Any = MISSING
+    task: Any = None
+    policy: Any = None
+    rollout: Any = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    temperature: float = MISSING
+    micro_batch: int | None = at_least(1)
+    threads: int | None = at_least(1)
+    device: str = MISSING
+    output_dir: str = MISSING
+    cache_dir: str = MISSING
+
+
+@dataclass
+class SampleConfig:
+    """rlx sample. task, policy and rollout as in EvaluateConfig."""
+
+    run: str | None = MISSING
+    checkpoint: Any = MISSING
+    prompt: Any = MISSING
+    num_prompts: int = at_least(1)
+    num_samples: int = at_least(1)
+    greedy: bool = MISSING
+    temperature: float | None = MISSING
+    top_k: int | None = MISSING
+    top_p: float | None = MISSING
+    min_p: float | None = MISSING
+    stop: Any = MISSING
+    max_new_tokens: int | None = at_least(1)
+    seed: int = at_least(0)
+    format: str = field(default=MISSING, metadata={"one_of": ("text", "json")})
+    task: Any = None
+    policy: Any = None
+    rollout: Any = None
+    threads: int | None = at_least(1)
+    device: str = MISSING
+
+
+# The types of conf/check.yaml, conf/new.yaml and conf/bench.yaml. Values and comments stand in the YAML alone.
+
+
+@dataclass
+class CheckConfig:
+    """rlx check."""
+
+    algorithm: Any = None
+    loss: Any = None
+    task: Any = MISSING
+    policy: Any = MISSING
+    optimizer: Any = MISSING
+    rollout: Any = MISSING
+    laws: Any = None
+    seed: int = at_least(0)
+    threads: int | None = at_least(1)
+    json: bool = MISSING
+
+
+@dataclass
+class NewConfig:
+    """rlx new."""
+
+    words: Any = MISSING
+    out: str = MISSING
+    force: bool = MISSING
+
+
+@dataclass
+class BenchConfig:
+    """rlx bench; what it runs is a config of rlx train."""
+
+    algorithm: Any = MISSING
+    loss: Any = None
+    task: Any = MISSING
+    policy: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    rollout: Any = MISSING
+    rounds: int = at_least(1)
+    tokens: int = at_least(1)
+    seconds: float = at_least(0)
+    warmup_steps: int = at_least(0)
+    num_prompts: int = at_least(1)
+    num_steps: int = at_least(1)
+    seed: int = at_least(0)
+    micro_batch: int | None = at_least(1)
+    threads: int | None = at_least(1)
+    device: str = MISSING
+    profile: bool = MISSING
+    plot: bool = MISSING
+    out: str = MISSING
+    json: bool = MISSING
+
+
+SCHEMAS = {
+    "run_config": RunConfig,
+    "evaluate_config": EvaluateConfig,
+    "sample_config": SampleConfig,
+    "bench_config": BenchConfig,
+    "new_config": NewConfig,
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra; may be called again."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=name, node=schema, provider="rlx")

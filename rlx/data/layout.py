@@ -9,6 +9,7 @@ Dimensions: P prompts, G completions of a prompt, B rows of the forward, T token
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,8 +17,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.segments import Segments
 from rlx.data.sequences import Sequences
+
+# Where the trunks and branches of shared-prefix rows lie, for attention that computes no more than what is seen.
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Places within a row. Padding of the shorter ones stands for the first token of the prompt.
+
+    trunks: int64 [P, A]; branches: int64 [P, G, R].
+    back: int64 [T], where each token lies among the trunks and then the branches, both flattened.
+    visible: bool [P, R, A + R], or [1, R, A + R] where it is the same for all: which keys, of the trunk and then of the branch
+    itself, a token of a branch sees.
+    """
+
+    trunks: Tensor
+    branches: Tensor
+    back: Tensor
+    visible: Tensor
+
+    @staticmethod
+    def of(lengths: np.ndarray, starts: np.ndarray) -> Segments:
+        """From the lengths of each trunk and its branches, int64 [P, 1 + G], and where each trunk begins, [P]."""
+        begins = starts[:, None] + np.cumsum(lengths, axis=1) - lengths
+        num_prompts, group_size = len(lengths), lengths.shape[1] - 1
+        longest, rest = int(lengths[:, 0].max()), int(lengths[:, 1:].max())
+        trunks = _branch_places(begins[:, 0], lengths[:, 0], longest, starts)
+        branches = _branch_places(begins[:, 1:], lengths[:, 1:], rest, starts[:, None])
+        counts = lengths.reshape(-1)
+        step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.empty_like(lengths)  # of each segment, among the flattened ones
+        first[:, 0] = np.arange(num_prompts) * longest
+        first[:, 1:] = num_prompts * longest + np.arange(num_prompts * group_size).reshape(num_prompts, -1) * rest
+        back = np.repeat(first.reshape(-1), counts) + step
+        of_trunk = np.arange(longest) < lengths[:, :1]
+        of_trunk = of_trunk[:1] if (of_trunk == of_trunk[:1]).all() else of_trunk
+        own = np.tril(np.ones((rest, rest), dtype=bool))
+        both = (np.broadcast_to(part, (len(of_trunk), rest, part.shape[-1])) for part in (of_trunk[:, None], own[None]))
+        visible = np.concatenate(list(both), axis=-1)
+        return Segments(*(torch.from_numpy(array) for array in (trunks, branches, back, visible)))
+
+    def to(self, device: torch.device) -> Segments:
+        """The same on `device`."""
+        return Segments(self.trunks.to(device), self.branches.to(device), self.back.to(device), self.visible.to(device))
+
+
+def _branch_places(begins: np.ndarray, lengths: np.ndarray, longest: int, otherwise: np.ndarray) -> np.ndarray:
+    """[..., longest] the places of segments; `otherwise` in the padding."""
+    steps = np.arange(longest)
+    return np.where(steps < lengths[..., None], begins[..., None] + steps, otherwise[..., None])
+
+
+# How sequences lie in the rows of a forward pass, and which position predicts which completion token.
 
 ROUNDING = 3  # raised whenever a change of the rows moves the last bits of what is computed from them
 
@@ -167,3 +219,49 @@ def _counted(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ..., length - 1 for each of the lengths, one after the other."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+
+
+# Which rows of a forward pass are the cheapest.
+
+
+def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: float | None = None) -> Layout:
+    """Shared-prefix rows with prompts packed into rows of similar lengths, one row branch by branch, or plain rows: the cheapest.
+
+    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length.
+    branch_cost: what taking a row apart for attention branch by branch costs a token, in the same unit; None where the model
+    cannot do so. Longer rows waste less on padding and more on masked attention; plain causal attention skips the half that it
+    must not see.
+    """
+    prompts, lengths, common = lengths_of(sequences.prompts), sequences.completion_lengths.numpy(), shared_beginnings(sequences)
+    totals = prompts + common + rests_of(lengths, common).sum(axis=1)
+    longest = int((prompts[:, None] + np.maximum(lengths - 1, 0)).max())
+    plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
+    best_cost, best = plain_cost, None
+    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # as many prompts in each row: the best of similar lengths
+    full = {-(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())}  # of lengths that differ much
+    for num_rows in sorted(whole | full, reverse=True):
+        rows_of = balanced(totals, num_rows)
+        row_lengths = np.bincount(rows_of, weights=totals)
+        cost = len(row_lengths) * row_lengths.max() * (1 + attention_cost * row_lengths.max())
+        if cost < best_cost:
+            best_cost, best = cost, rows_of
+    if branch_cost is not None:
+        trunks, branches = prompts + common, rests_of(lengths, common)
+        longest, rest = int(trunks.max()), int(branches.max())
+        seen = len(trunks) * longest**2 / 2 + branches.size * rest * (longest + rest)
+        if totals.sum() * (1 + branch_cost) + attention_cost * seen < best_cost:
+            return shared_prefix_rows(sequences, branched=True)
+    return plain_rows(sequences) if best is None else shared_prefix_rows(sequences, rows_of=best)
+
+
+def balanced(totals: np.ndarray, num_rows: int) -> np.ndarray:
+    """int64 [P], a row for each item of these lengths [P]: longest first, each to the row that is emptiest so far."""
+    if num_rows >= len(totals):
+        return np.arange(len(totals))
+    rows_of = np.empty(len(totals), dtype=np.int64)
+    fill = [(0, row) for row in range(num_rows)]
+    for item in np.argsort(-totals, kind="stable").tolist():
+        length, row = fill[0]
+        rows_of[item] = row
+        heapq.heapreplace(fill, (length + int(totals[item]), row))
+    return rows_of

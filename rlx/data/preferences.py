@@ -17,7 +17,7 @@ from torch import Tensor
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import DataError
-from rlx.loss.pairs import PairLogprobs
+from rlx.loss.preference.base import PairLogprobs
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:

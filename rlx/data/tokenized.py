@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
-from rlx.data.token_store import TokenStore
+from rlx.data.stores import TokenStore
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 

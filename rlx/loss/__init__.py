@@ -20,13 +20,11 @@ derived from ScoreLoss, PreferenceLoss or PolicyGradientLoss that names it as `f
 checks of ranges then hold for it without another line; `stop_gradient` marks what is constant.
 """
 
-from rlx.loss.advantage import Advantage
-from rlx.loss.base import Loss, PreferenceLoss, PreferenceModifier, ScoreLoss
-from rlx.loss.pairs import PairLogprobs, Scores
-from rlx.loss.policy_gradient_base import PolicyGradientLoss, PolicyGradientModifier
-from rlx.loss.rollout_logprobs import RolloutLogprobs
-from rlx.loss.stop_gradient import stop_gradient
-from rlx.loss.token_advantage import TokenAdvantage
+from rlx.loss.advantage.completion import Advantage
+from rlx.loss.advantage.token import TokenAdvantage
+from rlx.loss.policy_gradient.base import PolicyGradientLoss, PolicyGradientModifier, RolloutLogprobs
+from rlx.loss.preference.base import Loss, PairLogprobs, PreferenceLoss, PreferenceModifier, ScoreLoss, Scores
+from rlx.loss.ratio import stop_gradient
 from rlx.loss.value import ValueLoss
 from rlx.loss.weight import Weighting
 

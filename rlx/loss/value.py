@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
-from rlx.loss.base import Loss
-from rlx.loss.hyperparameter import within
-from rlx.loss.pairs import masked
+from rlx.fields import within
+from rlx.loss.preference.base import Loss, masked
 from rlx.loss.weight import TokenMean, Weighting
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlx.loss.hyperparameter import check_hyperparameters, within
+from rlx.fields import check_hyperparameters, within
 
 
 def token_mean(completion_mask: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,22 +17,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlx.data.layout import Layout, plain_rows
-from rlx.data.packing import cheapest_rows
+from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences, Tokens
-from rlx.data.token_store import TokenStore
-from rlx.data.tokens import TextEncoder
+from rlx.data.stores import TokenStore
+from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError, DataError
-from rlx.loss.pairs import PairLogprobs
-from rlx.policy.fingerprint import fingerprint
-from rlx.policy.forward import attention_cost, branch_cost, completion_logits
+from rlx.loss.preference.base import PairLogprobs
+from rlx.policy.forward import ValueHead, attention_cost, branch_cost, completion_logits
 from rlx.policy.statistics import DISTRIBUTION_STATISTICS, HasLogits, TokenStatistics, statistics_of, unflatten
-from rlx.policy.value_head import ValueHead
 from rlx.policy.verify import choose_layout
 
 if TYPE_CHECKING:
     from rlx.task.base import Pair, Text
+
+
+# The identity of a policy: a hash of what decides its log-probabilities.
+
+# Fields of a model's configuration that say where it came from or how it is run, not what it computes.
+_NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """32 hexadecimal digits that stand for the weights, the architecture and the tokenizer."""
+    digest = hashlib.blake2b(digest_size=16)
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
+    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(tokenizer_text(tokenizer).encode())
+    return digest.hexdigest()
+
+
+# A policy: a transformers causal language model behind a small face.
 
 NO_STATISTICS: frozenset[str] = frozenset()
 

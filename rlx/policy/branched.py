@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rlx.data.segments import Segments
+from rlx.data.layout import Segments
 
 NAME = "rlx_branched"
 _current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # with the mask of the branches

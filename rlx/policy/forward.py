@@ -109,3 +109,27 @@ def branch_cost(model: Any) -> float:
     With it the fastest rows were chosen, or rows within 3 % of them, for eleven shapes at 1 M and 20 M parameters on a CPU.
     """
     return 40 / getattr(model.config.get_text_config(), "hidden_size", 1024)
+
+
+# A value head: what return the policy expects from here on, read off its last hidden state.
+
+
+class ValueHead(nn.Module):
+    """A linear map of the hidden state that the language-model head reads; 0 at first, so that GAE begins with plain returns."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.bias.zero_()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: [N, H]. Returns [N], in float32 (float64 if the weights are)."""
+        values = self.linear(hidden)[..., 0]
+        return values if values.dtype == torch.float64 else values.float()
+
+    def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As forward, with its type."""
+        result: Tensor = super().__call__(hidden, *args, **kwargs)
+        return result

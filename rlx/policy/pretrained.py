@@ -15,9 +15,8 @@ import torch
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.policy.base import Policy
-from rlx.policy.gguf import as_ordinary, unpacked_once
+from rlx.policy.files import as_ordinary, locate, nearest_model, require_hub, unpacked_once
 from rlx.policy.peak import matmul_peak
-from rlx.policy.place import locate, nearest_model, require_hub
 
 DTYPES = {
     "auto": torch.float32,

@@ -5,6 +5,8 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,13 +17,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlx.data.layout import ROUNDING
 from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences
-from rlx.loss.pairs import PairLogprobs
+from rlx.data.stores import TensorStore
+from rlx.loss.preference.base import PairLogprobs
 from rlx.policy.base import NO_STATISTICS, Policy
-from rlx.policy.reference_store import ReferenceStore, arithmetic_of
 from rlx.policy.statistics import TokenStatistics, unflatten
 from rlx.policy.verify import TOLERANCE
+
+# Log-probabilities that outlive a run: blocks of consecutive pairs in files that are named by what decides their content.
+
+_log = logging.getLogger("rlx")
+
+
+class ReferenceStore:
+    """A folder of blocks.
+
+    folder: one policy's, created when first written to; None keeps nothing.
+    arithmetic: what decides the rounding.
+    """
+
+    def __init__(self, folder: Path | None, arithmetic: str) -> None:
+        self.folder = folder
+        self._arithmetic = arithmetic.encode()
+        self._files = TensorStore(folder, "reference log-probabilities")
+
+    def read(self, block: Sequences) -> Tensor | None:
+        """float [N] log-probabilities of the completion tokens of `block`, if they are there and whole."""
+        values = (self._files.read(self._name(block)) or {}).get("token_logprobs")
+        if values is not None and values.shape != (int(block.completion_lengths.sum()),):
+            _log.warning("the cached values in %s are of other tokens; they are computed again and replaced", self.path(block))
+            return None
+        return values
+
+    def write(self, block: Sequences, values: Tensor) -> None:
+        """Keep [N] log-probabilities of `block`."""
+        self._files.write(self._name(block), {"token_logprobs": values})
+
+    def claim(self, block: Sequences, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        """Whether this process is to compute `block`: TensorStore.claim."""
+        return self._files.claim(self._name(block), wait=wait)
+
+    def path(self, block: Sequences) -> Path | None:
+        """The file of a block."""
+        return self._files.path(self._name(block))
+
+    def _name(self, block: Sequences) -> str:
+        digest = hashlib.blake2b(self._arithmetic, digest_size=16)
+        for prompt, group in zip(block.prompts, block.completions, strict=True):
+            for tokens in (prompt, *group):
+                digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+        return digest.hexdigest()
+
+
+def arithmetic_of(device: torch.device, *, layout: str) -> str:
+    """What decides the rounding of a forward pass beside its inputs."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}"
+
+
+# The frozen reference: the policy as it was before training, or a mixture that follows it.
 
 _WORK_OF_A_BLOCK = 1e9  # weights times tokens: enough to hide the overhead of a call, not more, for all its pairs are computed
 _MOST_PAIRS = 256

@@ -30,7 +30,7 @@ CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
 NOT_HASHED = CACHES | {"output_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
-_ROOMS = ("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "train")
+_ROOMS = ("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training")
 _NUMBERS_COME_FROM = ("seeding.py", "experiment.py", *_ROOMS)
 _ROOT = Path(rlx.__file__).resolve().parent if rlx.__file__ else Path(next(iter(rlx.__path__))).resolve()
 

@@ -65,7 +65,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from rlx.report.plots import COLOURS, STYLE
+    from rlx.report.figures import COLOURS, STYLE
 
     names = list(result["algorithms"])
     summaries = [result["algorithms"][name]["summary"] for name in names]

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from rlx.compare.comparison import Comparison
+from rlx.comparison.comparison import Comparison
 from rlx.record.files import write_atomic
-from rlx.report.formats import csv_tables, latex, markdown
+from rlx.report.tables import csv_tables, latex, markdown
 
 
 def place_beside(comparison: Comparison) -> Path:
@@ -35,7 +35,7 @@ def write_files(comparison: Comparison, directory: Path, *, page: bool, figures:
         write_atomic(directory / "comparison.md", markdown(comparison))
         written = [directory / "comparison.json", directory / "comparison.md"]
         if figures:
-            from rlx.report.plots import write_figures
+            from rlx.report.figures import write_figures
 
             written += write_figures(comparison, directory / "figures")[:1]
         if page:

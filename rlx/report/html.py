@@ -12,9 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 import rlx
-from rlx.compare.comparison import Comparison
-from rlx.compare.scores import RunScore
-from rlx.compare.words import conclusion, number
+from rlx.comparison.comparison import Comparison
+from rlx.comparison.scores import RunScore
+from rlx.comparison.words import conclusion, number
 from rlx.errors import DataError
 from rlx.record.lines import read_samples
 from rlx.report.figures import all_figures

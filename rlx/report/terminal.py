@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from rlx.record.files import json_value
 from rlx.report.text import duration, figure, one_line, safe
 
 SHOWN = ("train/loss", "eval/score")  # the figures beside the bar
@@ -187,3 +192,96 @@ def _discard(console: Console) -> None:
             os.close(nowhere)
     except (OSError, ValueError):
         return
+
+
+# What `rlx check` prints: one line a law, and below a broken one what to know about it. Renders, computes nothing.
+
+MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
+
+
+def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
+    """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend."""
+    mark = MARKS[str(verdict["status"])]
+    figure = one_line(verdict["number"])
+    promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else figure
+    number = "" if verdict["status"] == "not applicable" or not figure else f"  [{figure}]"
+    lines = [f"{mark:<7} {verdict['law']:<{width}} {promise}{number}"]
+    if verdict["status"] == "failed":
+        for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("mend", "mend")):
+            if verdict[key]:
+                lines.append(f"        {label:<8} {safe(verdict[key])}")
+    return lines
+
+
+def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    """How many laws hold."""
+    counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in MARKS}
+    failed = [str(verdict["law"]) for verdict in verdicts if verdict["status"] == "failed"]
+    result = f"breaks {', '.join(failed)}" if failed else "keeps every law that concerns it"
+    return (
+        f"{subject} {result}: {counts['passed']} passed, {counts['failed']} failed, "
+        f"{counts['not applicable']} not applicable, in {seconds:.1f} s"
+    )
+
+
+def doctor_lines(facts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The doctor's findings: a mark, a name, what was found and what to do."""
+    rows = list(facts)
+    width = max((len(str(row["name"])) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        lines.append(f"{row['mark']:<5} {row['name']:<{width}}  {one_line(row['found'])}")
+        if row.get("advice"):
+            lines.append(f"      {'':<{width}}  {one_line(row['advice'])}")
+    return lines
+
+
+# The list of runs as an aligned table, as CSV and as JSON. Renders, computes nothing.
+
+_DURATIONS = ("age", "time")
+_FEWEST_CELLS = 12  # that a column is shortened to
+
+
+def cell(name: str, value: Any) -> str:
+    """A value as the table shows it."""
+    return duration(value) if name in _DURATIONS else figure(value) if name != "seed" else str(value)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, width: int | None, encoding: str = "utf-8") -> str:
+    """Columns of text, numbers to the right. width: of the terminal, the widest columns are shortened to it; None: whole."""
+    values = [list(row) for row in rows]
+    lines = [[one_line(text, encoding) for text in headings]]
+    lines += [[one_line(cell(name, value), encoding) for name, value in zip(headings, row, strict=True)] for row in values]
+    numeric = [
+        all(row[place] is None or isinstance(row[place], (int, float)) for row in values) for place in range(len(headings))
+    ]
+    sizes = [max(cell_len(line[place]) for line in lines) for place in range(len(headings))]
+    while width is not None and sum(sizes) + 2 * (len(sizes) - 1) > width and max(sizes) > _FEWEST_CELLS:
+        over = sum(sizes) + 2 * (len(sizes) - 1) - width
+        place = sizes.index(max(sizes))
+        second = max([size for size in sizes if size < sizes[place]], default=0)
+        sizes[place] = max(_FEWEST_CELLS, sizes[place] - over, min(second, sizes[place] - 1))
+    return "\n".join("  ".join(map(_fitted, line, sizes, numeric)).rstrip() for line in lines)
+
+
+def _fitted(text: str, size: int, to_the_right: bool) -> str:
+    if cell_len(text) > size:
+        return set_cell_size(text, size - 2) + ".."
+    blanks = " " * (size - cell_len(text))
+    return blanks + text if to_the_right else text + blanks
+
+
+def as_csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Plain values with a heading; nothing is rounded, and what is missing is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(headings)
+    for row in rows:
+        plain = [json_value(value) for value in row]
+        writer.writerow([json.dumps(value) if isinstance(value, (list, dict)) else value for value in plain])
+    return out.getvalue()
+
+
+def as_json(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One list of objects, in ASCII."""
+    return json.dumps(json_value(list(rows)), indent=2, allow_nan=False) + "\n"

@@ -5,17 +5,17 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlx.data.preferences import epoch_rows
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, DataError, TrainingError
-from rlx.rollout.noise import with_reward_noise
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
@@ -24,6 +24,32 @@ from rlx.task.rewarded import RewardedTask
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
     from rlx.task.base import Prompt, Task
+
+
+# Rewards that went to the wrong completions: a control that says how much an algorithm owes to its reward.
+
+
+def with_reward_noise(rewards: Mapping[str, Tensor], share: float, *, rng: Stream) -> dict[str, Tensor]:
+    """Name -> [P, G] where a share of the completions have exchanged their rewards, all parts of one together.
+
+    Which ones, and with whom, `rng` decides, over all groups. 0 changes nothing; at 1 a reward says nothing of its completion.
+    """
+    if share == 0:
+        return dict(rewards)
+    generator = rng.numpy()
+    first = next(iter(rewards.values()))
+    chosen = generator.permutation(first.numel())[: round(share * first.numel())]
+    places, sources = torch.from_numpy(chosen.copy()), torch.from_numpy(generator.permutation(chosen))
+    return {name: _moved(part, places, sources) for name, part in rewards.items()}
+
+
+def _moved(part: Tensor, places: Tensor, sources: Tensor) -> Tensor:
+    flat = part.flatten().clone()
+    flat[places] = part.flatten()[sources]
+    return flat.reshape(part.shape)
+
+
+# From prompts to a batch of rollouts: sample, read, reward, and draw again where a group teaches nothing.
 
 
 class Source(Protocol):

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rlx.data.preferences import PairBatch, TokenizedPairs
 from rlx.data.sequences import Sequences
 from rlx.seeding import Stream
 
@@ -156,3 +158,27 @@ class RolloutBatch:
         if self.group_size > 1:  # of a single completion there is nothing to compare
             figures["groups_without_signal"] = float(self.without_signal.double().mean())
         return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
+
+
+# Preference pairs out of rollouts: the best completion of a group against its worst.
+
+
+def best_against_worst(batch: RolloutBatch) -> PairBatch:
+    """One pair a group that has signal: the first of its best completions, and the first of its worst.
+
+    Completions that were filtered out are not paired; the pairs carry their rewards as scores. The batch's metrics go along.
+    """
+    rewards = batch.rewards.double()
+    best = torch.where(batch.kept, rewards, -torch.inf).argmax(dim=1)
+    worst = torch.where(batch.kept, rewards, torch.inf).argmin(dim=1)
+    pairs = torch.stack([best, worst], dim=1)  # [P, 2]
+    scores = batch.rewards.gather(1, pairs)
+    usable = batch.kept.any(dim=1) & (scores[:, 0] > scores[:, 1])
+    rows = torch.nonzero(usable).flatten().tolist()
+    sequences = Sequences(
+        tuple(batch.sequences.prompts[row] for row in rows),
+        tuple(tuple(batch.sequences.completions[row][place] for place in pairs[row].tolist()) for row in rows),
+    )
+    source = TokenizedPairs(sequences, np.array([batch.prompt_keys[row] for row in rows], dtype=np.int64), scores=scores[rows])
+    paired = PairBatch.of(source, np.arange(len(rows)))
+    return PairBatch(source, paired.rows, paired.sequences, {}, dict(batch.metrics), paired.scores)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
 from rlx.errors import ConfigError, DataError, NonFiniteError, ShapeError
-from rlx.rollout.decoding import Completions
-from rlx.rollout.stop import cut
+from rlx.rollout.decoding.loop import Completions, cut
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:

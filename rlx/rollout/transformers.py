@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 from rlx.errors import ConfigError
-from rlx.rollout.choice import choose
-from rlx.rollout.decoding import Completions, decode
-from rlx.rollout.probe import forward_for
+from rlx.rollout.decoding.choice import choose
+from rlx.rollout.decoding.loop import Completions, StopStrings, decode
+from rlx.rollout.decoding.probe import forward_for
 from rlx.rollout.sampler import Draw, Sampler
-from rlx.rollout.stop import StopStrings
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy

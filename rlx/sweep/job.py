@@ -17,14 +17,12 @@ from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside
-from rlx.sweep.log import LOG
-from rlx.sweep.messages import Done, Order
-from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, figures_of
-from rlx.sweep.verdict import mark_failed
-from rlx.sweep.worker import Channel
-from rlx.train.checkpoint import checkpoint_steps
-from rlx.train.run import train
-from rlx.train.stop import Stopped
+from rlx.sweep.pool.messages import Done, Order
+from rlx.sweep.pool.worker import LOG, Channel
+from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, figures_of, mark_failed
+from rlx.training.checkpoint import checkpoint_steps
+from rlx.training.run import train
+from rlx.training.stop import Stopped
 
 SHOWN = ("train/loss", "eval/score")
 

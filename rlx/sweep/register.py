@@ -36,7 +36,7 @@ def install(around: Surroundings | None = None) -> None:
             package = ModuleType("hydra_plugins")
             package.__path__ = []
             sys.modules["hydra_plugins"] = package
-        spec = importlib.util.spec_from_file_location(NAME, Path(__file__).with_name("plugin.py"))
+        spec = importlib.util.spec_from_file_location(NAME, Path(__file__).with_name("sweeper.py"))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

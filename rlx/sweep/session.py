@@ -19,20 +19,18 @@ from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.report.text import count
-from rlx.sweep.compose import Composer, job_overrides
-from rlx.sweep.delegate import Delegate, Launch
-from rlx.sweep.dimension import dimension_of
+from rlx.sweep.cluster.delegate import Delegate, Launch
 from rlx.sweep.directory import Place, keep_sources, name_latest, take
 from rlx.sweep.ending import end
-from rlx.sweep.plan import Job, checked_ends, digest_of, job_of, planned
-from rlx.sweep.pool import Pool
-from rlx.sweep.resources import num_workers
+from rlx.sweep.plan.compose import Composer, job_overrides
+from rlx.sweep.plan.plan import Job, checked_ends, digest_of, job_of, planned
+from rlx.sweep.plan.settings import SearchSettings, settings_of
+from rlx.sweep.plan.space import Space, dimension_of, space_of
+from rlx.sweep.pool.pool import Pool, warm_comparison, warming_pool
+from rlx.sweep.pool.resources import num_workers
+from rlx.sweep.pool.runner import Queue, Runner, Work
 from rlx.sweep.reuse import take_over_completed
-from rlx.sweep.runner import Queue, Runner, Work
-from rlx.sweep.settings import SearchSettings, settings_of
-from rlx.sweep.space import Space, space_of
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
-from rlx.sweep.warm import warm_comparison, warming_pool
 
 _TASK = "rlx.sweep.job:run"
 
@@ -108,8 +106,8 @@ class Session:
             return end(state, self.settings, asked, is_group=self.composer.is_group)
 
     def _search(self, space: Space, settings: SearchSettings) -> int:
-        from rlx.sweep.search import Search
-        from rlx.sweep.study import Study, import_optuna
+        from rlx.sweep.search.search import Search
+        from rlx.sweep.search.study import Study, import_optuna
 
         import_optuna()
         if self.launch is not None:

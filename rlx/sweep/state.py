@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -19,8 +20,7 @@ from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.directory import PLAN
 
 if TYPE_CHECKING:
-    from rlx.sweep.plan import Job
-
+    from rlx.sweep.plan.plan import Job
 SCHEMA_VERSION = 1
 WAITING, RUNNING, COMPLETED, FAILED, INTERRUPTED, PRUNED = "waiting", "running", "completed", "failed", "interrupted", "pruned"
 ENDED = (COMPLETED, FAILED, PRUNED)
@@ -161,3 +161,25 @@ def best(jobs: Sequence[JobState]) -> dict[str, Any] | None:
     overrides = [text for text in first.overrides if not text.startswith("seed=")]
     seeds = [job.seed for job in jobs if job.variant == winner]
     return {"variant": winner, "score": means[winner], "scores": scores[winner], "seeds": seeds, "overrides": overrides}
+
+
+# The sweep's word on a run that cannot give its own any more: its record says failed, and why.
+
+
+def timeout_reason(seconds: float) -> str:
+    """What is said of a job that took too long."""
+    return f"timeout: it took more than {seconds:g} s (sweep.timeout)"
+
+
+def mark_failed(directory: Path, reason: str) -> None:
+    """Write into the record of a job that was killed or took too long what became of it; one that ended itself stays as it is."""
+    try:
+        if read_run(directory).status in (COMPLETED, FAILED):
+            return
+    except DataError:  # it was killed before it had a record
+        return
+    file = directory / "run.json"
+    with contextlib.suppress(OSError):
+        content = json.loads(file.read_bytes())
+        content |= {"status": FAILED, "error": {"type": "Killed", "message": reason}, "ended": now()}
+        write_atomic(file, json.dumps(content, indent=2) + "\n")

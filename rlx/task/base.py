@@ -153,3 +153,16 @@ def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, .
         pair.flipped() if content_uniform([pair.prompt, pair.chosen, pair.rejected], salt="label_noise") < label_noise else pair
         for pair in pairs
     )
+
+
+# The share of prompts that are solved in k tries.
+
+
+def pass_at_k(num_right: int, num_samples: int, k: int) -> float:
+    """The unbiased estimate of the probability that one of k completions is right, where `num_right` of `num_samples` are.
+
+    1 - C(n - c, k) / C(n, k), Chen et al. 2021 (arXiv:2107.03374). Example: pass_at_k(1, 4, 2) == 0.5.
+    """
+    if not 1 <= k <= num_samples or not 0 <= num_right <= num_samples:
+        raise ConfigError(f"pass@{k} cannot be estimated from {num_right} right of {num_samples} completions")
+    return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
-from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, with_label_noise
-from rlx.task.table import file_hash, find_file, read_rows
+from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
+from rlx.task.table import as_text, column, file_hash, find_file, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +105,158 @@ def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
         return completion[:size], completion[size:]
     prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     return prompt, completion[len(prompt) :] if prompt and completion[: len(prompt)] == prompt else completion
+
+
+# Single completions from a file, each labelled desirable or not: what people give by a thumb up or down.
+
+WORDS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFile(PairFile):
+    """JSONL or Parquet with a completion and its boolean label a row, for losses that read labels: loss=kto, loss=kto_pair.
+
+    A row is a pair of which one side is absent: a desirable completion is chosen, an undesirable one rejected. The score is the
+    share of held-out couples, one desirable and one undesirable, of which the desirable one has the larger implicit reward.
+
+    path: the file. prompt_key, completion_key, label_key: its columns; a label is true or false, or 1 or 0.
+    held_out: share of the prompts held out, chosen by a hash of the prompt; more if it takes more to have both labels there.
+    label_noise: share of the training labels that are flipped.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"pairs", "labels"})
+
+    prompt_key: str
+    completion_key: str
+    label_key: str
+
+    def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
+        places = {label: [place for place, pair in placed if is_desirable(pair) == label] for label in (True, False)}
+        lacking = [str(label).lower() for label, found in places.items() if not found]
+        if lacking:
+            raise DataError(f"{self.path}: no {self.label_key!r} is {lacking[0]}; both labels are needed to learn what is better")
+        return max(map(min, places.values()))
+
+    def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
+        """Both labels in turn as far as they last, so that the first rows have both."""
+        kinds = ([pair for pair in held_out if is_desirable(pair) == label] for label in (True, False))
+        return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
+
+    def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        values = {}
+        for name in ("prompt", "completion"):
+            key = getattr(self, f"{name}_key")
+            values[name] = as_text(column(row, key, place=place, setting=f"task.{name}_key"), place=place, key=key)
+        prompt, completion = continuation(values["prompt"], values["completion"])
+        absent = "" if isinstance(completion, str) else ()
+        if self._label(row, place):
+            return Pair(prompt, completion, absent, label=(True, None), source=place)
+        return Pair(prompt, absent, completion, label=(None, False), source=place)
+
+    def _label(self, row: Mapping[str, Any], place: str) -> bool:
+        value = column(row, self.label_key, place=place, setting="task.label_key")
+        value = WORDS.get(value.lower(), value) if isinstance(value, str) else value
+        if isinstance(value, bool) or value in (0, 1):
+            return bool(value)
+        raise DataError(f"{place}: {self.label_key!r} is {value!r}; a label is true or false, or 1 or 0")
+
+    def facts(self) -> Mapping[str, str]:
+        learn, held_out = self.pairs(), self.held_out_pairs()
+        desirable = sum(map(is_desirable, learn))
+        counts = f"{desirable} desirable and {len(learn) - desirable} undesirable completions to learn from"
+        return {"pairs": f"{counts}, {len(held_out)} held out, from {self.path}"}
+
+
+def is_desirable(pair: Pair) -> bool:
+    """Whether the one completion of a row is the desirable kind."""
+    return pair.label is not None and pair.label[0] is not None
+
+
+# Preference pairs from a file: prompt, chosen, rejected, as text or as chat messages.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceFile(PairFile):
+    """JSONL or Parquet with a pair a row. The score is the share of held-out pairs whose implicit reward prefers the chosen one.
+
+    path: the file. prompt_key, chosen_key, rejected_key: its columns. A missing prompt is the common beginning of chosen and
+    rejected.
+    chosen_score_key, rejected_score_key: columns with scores, for losses that need them, or null.
+    held_out: share of the prompts held out, chosen by a hash of the prompt: all pairs of a prompt are on one side.
+    label_noise: share of the training pairs that are flipped.
+    """
+
+    prompt_key: str
+    chosen_key: str
+    rejected_key: str
+    chosen_score_key: str | None
+    rejected_score_key: str | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.chosen_score_key is None) != (self.rejected_score_key is None):
+            raise ConfigError("set both task.chosen_score_key and task.rejected_score_key, or none of them")
+
+    def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
+        places = {place for place, _ in placed}
+        if len(places) < 2:
+            raise DataError(f"{self.path} has {len(places)} different prompts; one is needed to learn from and one for the score")
+        return min(places)
+
+    def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        chosen = as_text(column(row, self.chosen_key, place=place, setting="task.chosen_key"), place=place, key=self.chosen_key)
+        rejected = as_text(
+            column(row, self.rejected_key, place=place, setting="task.rejected_key"), place=place, key=self.rejected_key
+        )
+        if isinstance(chosen, str) != isinstance(rejected, str):
+            raise DataError(
+                f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
+            )
+        given = row.get(self.prompt_key)
+        if given is None:
+            keys = f"no {self.prompt_key!r} here, only {', '.join(map(repr, row))}"
+            prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
+        elif isinstance(given, str) and is_conversation(chosen):
+            prompt, chosen, rejected = implied_prompt(
+                chosen, rejected, place=place, missing="a prompt of text beside conversations"
+            )
+        else:
+            text = as_text(given, place=place, key=self.prompt_key)
+            (prompt, chosen), (_, rejected) = (continuation(text, completion) for completion in (chosen, rejected))
+        return Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=self._scores(row, place), source=place)
+
+    def _scores(self, row: Mapping[str, Any], place: str) -> tuple[float, float] | None:
+        if self.chosen_score_key is None or self.rejected_score_key is None:
+            return None
+        chosen = column(row, self.chosen_score_key, place=place, setting="task.chosen_score_key")
+        rejected = column(row, self.rejected_score_key, place=place, setting="task.rejected_score_key")
+        try:
+            better, worse = finite(float(chosen)), finite(float(rejected))
+        except (TypeError, ValueError):
+            better = worse = None
+        if better is None or worse is None:
+            raise DataError(
+                f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; mend them or leave the row out"
+            )
+        return better, worse
+
+    def facts(self) -> Mapping[str, str]:
+        return {"pairs": f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"}
+
+
+def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "no prompt") -> tuple[Text, Text, Text]:
+    """(prompt, chosen, rejected) where the prompt is the common beginning: whole messages, or text up to the last white space."""
+    size = 0
+    while size < min(len(chosen), len(rejected)) and chosen[size] == rejected[size]:
+        size += 1
+    if isinstance(chosen, tuple):
+        while size > 0 and chosen[size - 1]["role"] == "assistant":  # equal completions are not a prompt
+            size -= 1
+    elif size < min(len(chosen), len(rejected)) or len(chosen) != len(rejected):
+        size = max(chosen.rfind(" ", 0, size), chosen.rfind("\n", 0, size)) + 1
+    if size == 0:
+        raise DataError(
+            f"{place}: there is {missing}, and chosen and rejected have no common beginning to be the prompt; "
+            "give a prompt, or say which key holds it with task.prompt_key"
+        )
+    return chosen[:size], chosen[size:], rejected[size:]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Prompt, Text
-from rlx.task.reward import Reward
+from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask
 
 SCORER = "scorer"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.task.base import Prompt, Task, finite
-from rlx.task.reward import FunctionReward, Reward
+from rlx.task.reward.base import FunctionReward, Reward
 
 ROUNDING = 1e-6  # of a sum of weighted rewards
 FAILED = "failed"

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlx.algorithm.critic import explained_variance, returns_of, token_rewards
+from rlx.algorithm.custom_grpo import explained_variance, returns_of, token_rewards
 from rlx.data.sequences import Sequences
-from rlx.loss.advantage import GroupCentered
-from rlx.loss.token_advantage import Gae
+from rlx.loss.advantage.completion import GroupCentered
+from rlx.loss.advantage.token import Gae
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.task.base import Prompt
 

@@ -13,7 +13,7 @@ from rlx.policy.reference import vocabulary_kl
 from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
-from rlx.train.gradients import AccumulatedGradients
+from rlx.training.gradients import AccumulatedGradients
 
 pytestmark = pytest.mark.whole
 

@@ -12,7 +12,7 @@ from rlx.errors import ConfigError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
-from rlx.train.gradients import AccumulatedGradients
+from rlx.training.gradients import AccumulatedGradients
 
 pytestmark = pytest.mark.whole
 

@@ -5,7 +5,7 @@ import torch
 
 import rlx
 from rlx.errors import ConfigError
-from rlx.train.gradients import AccumulatedGradients
+from rlx.training.gradients import AccumulatedGradients
 
 
 def made(**changes):

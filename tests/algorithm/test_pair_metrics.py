@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rlx.algorithm.pair_metrics import pair_metrics
-from rlx.loss.pairs import ROUNDING, PairLogprobs
+from rlx.algorithm.dpo import pair_metrics
+from rlx.loss.preference.base import ROUNDING, PairLogprobs
 from tests.loss.catalogue import load
 
 

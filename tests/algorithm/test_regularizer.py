@@ -5,7 +5,7 @@ import torch
 
 from rlx.algorithm.regularizer import Entropy, Length, SquaredLogRatio
 from rlx.errors import RlxError
-from rlx.loss.pairs import PairLogprobs
+from rlx.loss.preference.base import PairLogprobs
 
 
 def pair(chosen, rejected, **more):

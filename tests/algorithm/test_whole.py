@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rlx.algorithm import Algorithm, AlgorithmType, LossOutput, Need
-from rlx.algorithm.whole import require_batch, require_figures, require_output, require_whole
+from rlx.algorithm.base import require_batch, require_figures, require_output, require_whole
 from rlx.errors import ConfigError, TrainingError
-from tests.algorithm.checking import subject
-from tests.algorithm.faulty import Demonstrations
-from tests.algorithm.sound import SOUND
+from tests.check.checking import subject
+from tests.check.faulty import Demonstrations
+from tests.check.sound import SOUND
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from rlx.cli.allow import allowed_targets, check_folders, searched
-from rlx.cli.words import CommandLine
+from rlx.cli.line import CommandLine, allowed_targets, check_folders, searched
 from rlx.errors import ConfigError
 
 

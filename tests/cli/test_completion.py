@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlx.cli.completion import cut_verb
+from rlx.cli.line import cut_verb
 from rlx.cli.main import invoke
 
 ONLY_TRAIN = {"train": ""}
@@ -29,7 +29,7 @@ ONLY_TRAIN = {"train": ""}
     ],
 )
 def test_the_verb_is_cut_out(line, cut, verb, candidates, monkeypatch):
-    monkeypatch.setattr("rlx.cli.completion.verbs", lambda: ONLY_TRAIN)
+    monkeypatch.setattr("rlx.cli.line.verbs", lambda: ONLY_TRAIN)
     environment = {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     assert cut_verb(environment) == (verb, candidates)
     assert environment["COMP_LINE"] == cut

@@ -194,12 +194,12 @@ def test_a_yaml_with_the_name_of_one_of_rlx(tmp_path):
 
 
 def test_a_bug_shows_its_traceback_and_is_no_usage_error(monkeypatch):
-    import rlx.cli.train
+    import rlx.cli.verb.train
 
     def broken(cfg, line):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(rlx.cli.train, "run", broken)
+    monkeypatch.setattr(rlx.cli.verb.train, "run", broken)
     code, message = invoke(["train"])
     assert code == 1
     assert "Traceback" in message
@@ -218,7 +218,9 @@ def test_an_error_in_the_users_code_is_shown_from_there_on_and_named(tmp_path, m
 
 def test_a_class_that_leaves_a_method_out_is_said_to(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "half_mine.py").write_text("from rlx.loss.base import PreferenceLoss\nclass Half(PreferenceLoss):\n    pass\n")
+    (tmp_path / "half_mine.py").write_text(
+        "from rlx.loss.preference.base import PreferenceLoss\nclass Half(PreferenceLoss):\n    pass\n"
+    )
     code, message = invoke(["train", "loss=half_mine.Half"])
     assert code == 2
     assert "Half lacks a method that every one of its kind has: define values(self, policy" in message

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 import rlx.cli.main as main
-import rlx.cli.train
-from rlx.cli.words import verbs
+import rlx.cli.verb.train
+from rlx.cli.line import verbs
 from rlx.errors import ConfigError, TrainingError
 
 pytestmark = pytest.mark.whole
@@ -28,7 +28,7 @@ def calls(monkeypatch, tmp_path):
         seen.cfgs.append(cfg)
         return seen.do(cfg)
 
-    monkeypatch.setattr(rlx.cli.train, "run", run)
+    monkeypatch.setattr(rlx.cli.verb.train, "run", run)
     return seen
 
 
@@ -137,13 +137,13 @@ def test_a_stopped_job_ends_the_sweep(calls, code):
 
 
 def test_bare_words_become_the_value_of_the_verbs_key(calls, monkeypatch):
-    monkeypatch.setattr(rlx.cli.train, "WORDS", "allow_changed", raising=False)
+    monkeypatch.setattr(rlx.cli.verb.train, "WORDS", "allow_changed", raising=False)
     assert main.invoke(["train", "a b", "c"]) == (0, "")
     assert list(calls.cfgs[-1].allow_changed) == ["a b", "c"]
 
 
 def test_a_verb_that_takes_one_word_refuses_two(calls, monkeypatch):
-    monkeypatch.setattr(rlx.cli.train, "WORDS", "device", raising=False)
+    monkeypatch.setattr(rlx.cli.verb.train, "WORDS", "device", raising=False)
     assert main.invoke(["train", "cpu"]) == (0, "")
     assert calls.cfgs[-1].device == "cpu"
     code, message = main.invoke(["train", "cpu", "cuda"])
@@ -154,7 +154,7 @@ def test_a_verb_that_takes_one_word_refuses_two(calls, monkeypatch):
 def test_a_folder_of_yaml_files_of_the_users_own(calls, tmp_path):
     folder = tmp_path / "mine" / "loss"
     folder.mkdir(parents=True)
-    (folder / "gentle.yaml").write_text("_target_: rlx.loss.preference.Dpo\nbeta: 0.01\nmodifiers: {}\n")
+    (folder / "gentle.yaml").write_text("_target_: rlx.loss.preference.margin.Dpo\nbeta: 0.01\nmodifiers: {}\n")
     assert main.invoke(["--config-dir", str(tmp_path / "mine"), "loss=gentle"]) == (0, "")
     assert main.invoke([f"hydra.searchpath=[{tmp_path / 'mine'}]", "loss=gentle"]) == (0, "")
     assert [cfg.loss.beta for cfg in calls.cfgs] == [0.01, 0.01]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlx.cli.quoting import is_text_key, quote_override, quoted
+from rlx.cli.line import is_text_key, quote_override, quoted
 
 
 def value_of(override):

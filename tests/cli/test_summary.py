@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlx.cli.summary import summary_of
+from rlx.cli.help import summary_of
 from rlx.config.classes import locate
 from rlx.config.compose import compose, groups
 from rlx.config.schema import conf_dir

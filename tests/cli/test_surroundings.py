@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from rlx.cli.main import invoke
-from rlx.cli.surroundings import hydra_surroundings
+from rlx.cli.main import hydra_surroundings, invoke
 
 pytestmark = pytest.mark.whole
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlx.algorithm import Algorithm, AlgorithmType, Need
-from rlx.loss.preference import Dpo
+from rlx.loss.preference.margin import Dpo
 from rlx.policy.base import Policy
 
 

@@ -46,7 +46,7 @@ def test_nothing_is_built(cfg, monkeypatch):
         ("loss.beta", "???", "loss.beta has no value"),
         ("loss.beta", True, "loss.beta=true: it must be a number"),
         ("loss._target_", "rlx.task.arithmetic.Arithmetic", "loss: rlx.task.arithmetic.Arithmetic is no loss"),
-        ("loss._target_", "rlx.loss.preference.Dpoo", "did you mean Dpo"),
+        ("loss._target_", "rlx.loss.preference.margin.Dpoo", "did you mean Dpo"),
         ("loss._target_", "os.system", "loss._target_ names os.system"),
         ("loss", None, "algorithm reads a loss and none is chosen"),
         ("loss", {"beta": 1}, "loss is no node with a _target_"),
@@ -73,7 +73,7 @@ def test_refused(cfg, key, value, message):
 def test_a_missing_key_of_a_class(cfg):
     with open_dict(cfg):
         del cfg.loss["beta"]
-    with pytest.raises(ConfigError, match=r"loss\.beta has no value, and rlx\.loss\.preference\.Dpo needs one"):
+    with pytest.raises(ConfigError, match=r"loss\.beta has no value, and rlx\.loss\.preference\.margin\.Dpo needs one"):
         check_config(cfg)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlx.config.choice_rule import check_choices
+from rlx.config.compose import check_choices
 from rlx.errors import ConfigError
 
 KNOWN = {

@@ -99,7 +99,7 @@ def test_any_keyword_is_no_signature():
 
 
 def test_nested_nodes_fit_their_annotation(lab):
-    from rlx.loss.preference import Dpo
+    from rlx.loss.preference.margin import Dpo
 
     mine, owner = locate(f"{lab}.MyLoss", ""), locate(f"{lab}.Bare", "")
     assert accepts(Dpo, mine, owner)

@@ -2,7 +2,7 @@
 
 import math
 
-from rlx.config.function_source import REWARDS, function_node, is_function, reward_package
+from rlx.config.sources import REWARDS, function_node, is_function, reward_package
 
 
 def test_a_plain_function_is_a_reward_and_a_class_is_not():

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.config.loss_rule import check_chosen, check_loss, nested_losses, read_paths
+from rlx.config.compose import check_chosen, check_loss, nested_losses, read_paths
 from rlx.errors import ConfigError
 
 HYBRID = {

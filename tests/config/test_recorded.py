@@ -83,7 +83,7 @@ def test_a_rerun_has_a_directory_of_its_own(run):
         resumed(run(), "num_steps=3", verb="rerun")
 
 
-@pytest.mark.parametrize("target", ["os.system", "builtins.exec", "torch.load", "rlx.train.run.train"])
+@pytest.mark.parametrize("target", ["os.system", "builtins.exec", "torch.load", "rlx.training.run.train"])
 def test_a_record_is_data(run, recorded_values, target):
     task = {**recorded_values["task"], "_target_": target}
     with pytest.raises(ConfigError, match="the record names"):

@@ -59,7 +59,7 @@ def test_conf_is_the_package_rlx_conf():
 
 
 def test_config_imports_no_torch():
-    code = "import sys, rlx.config.check, rlx.config.plugins; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, rlx.config.check, rlx.config.sources; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == [
         "False",
         "False",

@@ -2,11 +2,11 @@
 
 import pytest
 
-from rlx.config.targets import check_targets, is_allowed, targets_in_folder, targets_of
+from rlx.config.classes import check_targets, is_allowed, targets_in_folder, targets_of
 from rlx.errors import ConfigError
 
 
-@pytest.mark.parametrize("target", ["rlx.loss.preference.Dpo", "torch.optim.AdamW", "rlx.policy.tiny.load_tiny"])
+@pytest.mark.parametrize("target", ["rlx.loss.preference.margin.Dpo", "torch.optim.AdamW", "rlx.policy.tiny.load_tiny"])
 def test_own(target):
     assert is_allowed(target, ())
 
@@ -19,7 +19,7 @@ def test_own(target):
         "subprocess.Popen",
         "torch.load",
         "pathlib.Path.write_text",
-        "rlx.train.run.train",
+        "rlx.training.run.train",
         "rlx.cli.main.main",
         "rlx.experiment.make",
         "rlx.load",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from rlx.config.values import described, fits
+from rlx.config.check import described, fits
 
 
 class Colour(Enum):

@@ -3,8 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.config.schema import conf_dir
-from rlx.config.verb_schema import SCHEMAS
+from rlx.config.schema import SCHEMAS, conf_dir
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "sample"])

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 
 from rlx.config.compose import compose
-from rlx.config.schema import conf_dir
-from rlx.config.workbench_schema import BenchConfig, CheckConfig
+from rlx.config.schema import BenchConfig, CheckConfig, conf_dir
 
 
 @pytest.mark.parametrize(("verb", "schema"), [("bench", BenchConfig), ("check", CheckConfig)])

@@ -3,8 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx.data.layout import plain_rows, shared_beginnings, shared_prefix_rows
-from rlx.data.packing import balanced, cheapest_rows
+from rlx.data.layout import balanced, cheapest_rows, plain_rows, shared_beginnings, shared_prefix_rows
 from rlx.data.sequences import Sequences
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from rlx.data.layout import plain_rows, shared_prefix_rows
-from rlx.data.packing import balanced, cheapest_rows
+from rlx.data.layout import balanced, cheapest_rows, plain_rows, shared_prefix_rows
 from rlx.data.sequences import Sequences
 from tests.data.test_layout import sequences
 

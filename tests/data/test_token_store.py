@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlx.data.token_store import TokenStore
+from rlx.data.stores import TokenStore
 from rlx.data.tokenized import TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.policy.tiny import character_tokenizer

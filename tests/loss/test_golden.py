@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlx.loss import PairLogprobs
 from tests.loss.catalogue import NAMES, golden_pairs, golden_rollouts, load
-from tests.loss.test_policy_gradient import GOLDEN as OLDER_ROLLOUTS
-from tests.loss.test_preference import GOLDEN as OLDER_PAIRS
+from tests.loss.policy_gradient.test_token import GOLDEN as OLDER_ROLLOUTS
+from tests.loss.preference.test_margin import GOLDEN as OLDER_PAIRS
 
 Case = tuple[str, dict[str, Any], float]
 

@@ -1,7 +1,7 @@
 import torch
 
 from rlx.loss import stop_gradient
-from rlx.loss.stop_gradient import FrozenStopGradients
+from rlx.loss.ratio import FrozenStopGradients
 
 
 def weighed(x: torch.Tensor) -> torch.Tensor:

@@ -47,8 +47,8 @@ def compare(workload: Workload, place: Path) -> Agreement:
 
 
 def _ours(workload: Workload, place: Path) -> tuple[Any, Any]:
-    from rlx.config.class_source import use_working_directory
     from rlx.config.compose import compose
+    from rlx.config.sources import use_working_directory
     from rlx.experiment import assemble
     from rlx.policy.reference import Reference
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlx.train.summary import peak_memory
+from rlx.training.summary import peak_memory
 
 
 class Gate:

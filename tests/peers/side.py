@@ -65,7 +65,7 @@ def run_rlx(workload: Workload, place: Path) -> None:
                 gate.report()
                 gate.wait()
 
-    with patch("rlx.train.run.TrainView", Rounds):
+    with patch("rlx.training.run.TrainView", Rounds):
         rlx.train(rlx_overrides(workload, place))
 
 

@@ -148,20 +148,20 @@ def test_the_kl_to_the_reference(gradient, corrected):
 
 def test_off_policy_sequence_masking():
     data = batch(3)
-    node = {"_target_": "rlx.loss.correction.StaleNegativeMask", "threshold": 0.05}
+    node = {"_target_": "rlx.loss.policy_gradient.modifier.StaleNegativeMask", "threshold": 0.05}
     assert_same(ours("dapo", data, **CLIPS, modifiers={"stale": node}), theirs(data, "dapo", off_policy_mask_threshold=0.05))
 
 
 def test_high_entropy_tokens():
     data = batch(4)
     data.entropy = data.entropy.float().double()  # TRL finds its quantile in float32
-    node = {"_target_": "rlx.loss.entropy.HighEntropyTokens", "share": 0.35}
+    node = {"_target_": "rlx.loss.policy_gradient.modifier.HighEntropyTokens", "share": 0.35}
     assert_same(ours("dapo", data, **CLIPS, modifiers={"entropy": node}), theirs(data, "dapo", top_entropy_quantile=0.35))
 
 
 def test_truncated_correction_between_sampler_and_trainer():
     data = batch(5)
-    node = {"_target_": "rlx.loss.correction.TruncatedCorrection", "cap": 1.2}
+    node = {"_target_": "rlx.loss.policy_gradient.modifier.TruncatedCorrection", "cap": 1.2}
     ratio = data.correction.exp().clamp(max=1.2)
     settings = {"use_vllm": True, "vllm_importance_sampling_correction": True, "inputs": {"importance_sampling_ratio": ratio}}
     assert_same(ours("dapo", data, **CLIPS, modifiers={"correction": node}), theirs(data, "dapo", **settings))
@@ -169,7 +169,7 @@ def test_truncated_correction_between_sampler_and_trainer():
 
 def test_the_entropy_bonus_with_token_weights():
     data = batch(6)
-    node = {"_target_": "rlx.loss.entropy.EntropyBonus", "coefficient": 0.2}
+    node = {"_target_": "rlx.loss.policy_gradient.modifier.EntropyBonus", "coefficient": 0.2}
     mine = ours("dapo", data, **CLIPS, modifiers={"bonus": node})
     assert_same(mine, theirs(data, "dapo", _entropy_bonus_enabled=True, entropy_coef=0.2))
 

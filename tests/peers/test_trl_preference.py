@@ -116,9 +116,9 @@ def test_every_loss_type_of_the_dpo_trainer(name, loss_type, overrides, seed):
 WITH_DIVERGENCE = {"dpo", "hinge", "ipo_normalized", "exo", "dpo_robust", "discopop", "dpo_normalized"}
 TAKES_DIVERGENCE = [case for case in PAIRED if case[0] in WITH_DIVERGENCE]
 DIVERGENCES = [
-    ("forward_kl", {"_target_": "rlx.loss.divergence.ForwardKl"}),
-    ("js_divergence", {"_target_": "rlx.loss.divergence.JensenShannon"}),
-    ("alpha_divergence", {"_target_": "rlx.loss.divergence.AlphaDivergence", "alpha": 0.5}),
+    ("forward_kl", {"_target_": "rlx.loss.preference.modifier.ForwardKl"}),
+    ("js_divergence", {"_target_": "rlx.loss.preference.modifier.JensenShannon"}),
+    ("alpha_divergence", {"_target_": "rlx.loss.preference.modifier.AlphaDivergence", "alpha": 0.5}),
 ]
 
 
@@ -132,7 +132,7 @@ def test_f_divergences(name, loss_type, overrides, kind, node):
 
 @pytest.mark.parametrize("name", ["dpo", "ipo_normalized", "aot", "apo_zero"])
 def test_length_desensitising(name):
-    node = {"_target_": "rlx.loss.modifier.LengthDesensitized", "alpha": 0.3}
+    node = {"_target_": "rlx.loss.preference.modifier.LengthDesensitized", "alpha": 0.3}
     overrides = next(given for own, _, given in PAIRED if own == name)
     loss_type = next(kind for own, kind, _ in PAIRED if own == name)
     data = batch(2)
@@ -141,7 +141,7 @@ def test_length_desensitising(name):
 
 @pytest.mark.parametrize("name", ["dpo", "ipo_normalized", "apo_zero", "nca"])
 def test_wpo_weighting(name):
-    node = {"_target_": "rlx.loss.modifier.PolicyWeighting"}
+    node = {"_target_": "rlx.loss.preference.modifier.PolicyWeighting"}
     loss_type = next(kind for own, kind, _ in PAIRED if own == name)
     data = batch(3)
     assert_same(ours(name, data, beta=BETA, modifiers={"weighting": node}), theirs(data, [loss_type], use_weighting=True))

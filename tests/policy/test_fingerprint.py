@@ -2,8 +2,7 @@ import copy
 
 import torch
 
-from rlx.policy.base import Policy
-from rlx.policy.fingerprint import fingerprint
+from rlx.policy.base import Policy, fingerprint
 from tests.policy.models import model_of, tokenizer
 
 

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlx.errors import ConfigError
-from rlx.policy.fingerprint import fingerprint
-from rlx.policy.gguf import as_ordinary, unpacked_once
+from rlx.policy.base import fingerprint
+from rlx.policy.files import as_ordinary, unpacked_once
 from tests.policy.models import model_of, tokenizer
 
 
@@ -73,6 +73,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(packed, monkeypatch, capl
 
 def test_a_tokenizer_that_would_come_back_as_another_is_not_kept(packed, monkeypatch):
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: SimpleNamespace())
-    monkeypatch.setattr("rlx.policy.gguf.tokenizer_text", lambda words: str(type(words)))
+    monkeypatch.setattr("rlx.policy.files.tokenizer_text", lambda words: str(type(words)))
     unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
     assert not [path for path in packed.folder.iterdir() if path.is_dir()]

@@ -92,7 +92,7 @@ def test_a_block_that_another_run_is_computing_is_read_when_it_is_done(policy, t
             left_out.write_bytes(content)
         yield wait
 
-    monkeypatch.setattr("rlx.policy.reference_store.ReferenceStore.claim", held_by_another)
+    monkeypatch.setattr("rlx.policy.reference.ReferenceStore.claim", held_by_another)
     reference = Reference(policy, cache_dir=tmp_path)
     assert torch.equal(reference.pair_logprobs(whole).chosen, expected.chosen)
     assert order == [False, True]

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from rlx.data.sequences import Sequences
-from rlx.policy.reference_store import ReferenceStore, arithmetic_of
+from rlx.policy.reference import ReferenceStore, arithmetic_of
 from tests.policy.models import sequences_of
 
 BLOCK = sequences_of(num_prompts=4, group_size=2)

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlx.policy.value_head import ValueHead
+from rlx.policy.forward import ValueHead
 
 
 def test_it_is_zero_at_first_whatever_it_reads():

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.compare.comparison import compare
+from rlx.comparison.comparison import compare
 from tests.report.pages import write_hostile, write_ordinary
 
 

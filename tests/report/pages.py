@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.compare.records import normal_scores, write_run
+from tests.comparison.records import normal_scores, write_run
 
 HOSTILE = (
     '<script>document.title="taken"</script><img src=x onerror="document.title=1">"\'</pre>'

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rlx.report.html import render_page
-from tests.report.test_figures import NAMES
+from tests.report.test_figures_figures import NAMES
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

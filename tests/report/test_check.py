@@ -1,6 +1,6 @@
 """What rlx check prints."""
 
-from rlx.report.check import doctor_lines, law_lines, summary_line
+from rlx.report.terminal import doctor_lines, law_lines, summary_line
 
 HELD = {
     "law": "split",

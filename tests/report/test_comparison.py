@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
-from rlx.compare.comparison import compare
+from rlx.comparison.comparison import compare
 from rlx.report.comparison import console_for_output, print_comparison, print_sweep
-from tests.compare.records import normal_scores, write_run, write_sweep
+from tests.comparison.records import normal_scores, write_run, write_sweep
 
 
 def printed(act, *, width=120, terminal=False):

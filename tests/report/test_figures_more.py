@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from rlx.report.figures_more import paretos, searches, settings
+from rlx.report.figures import paretos, searches, settings
 
 
 def test_the_front_is_what_nothing_beats_in_both(ordinary):

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from rlx.compare.comparison import compare
+from rlx.comparison.comparison import compare
 from rlx.errors import ConfigError
 from rlx.report.files import place_beside, write_files
-from tests.compare.records import write_sweep
+from tests.comparison.records import write_sweep
 
 SCORES = {"custom_dpo": [0.5, 0.51, 0.52], "hybrid": [0.6, 0.61, 0.62]}
 

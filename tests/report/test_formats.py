@@ -2,7 +2,7 @@ import csv
 import io
 import re
 
-from rlx.report.formats import csv_tables, latex, markdown
+from rlx.report.tables import csv_tables, latex, markdown
 from tests.report.pages import HOSTILE
 
 

@@ -2,9 +2,9 @@ import re
 import time
 from html.parser import HTMLParser
 
-from rlx.compare.comparison import compare
+from rlx.comparison.comparison import compare
 from rlx.report.html import render_page, sample_rows
-from tests.compare.records import normal_scores, write_run
+from tests.comparison.records import normal_scores, write_run
 from tests.report.pages import HOSTILE, samples, write_hostile
 
 VOID = {"meta", "link", "input", "img", "br"}

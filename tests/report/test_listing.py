@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from rlx.report.listing import as_csv, as_json, table
+from rlx.report.terminal import as_csv, as_json, table
 
 TEXT = st.text(st.characters(exclude_categories=("Mn", "Me", "Cf", "Cs")), max_size=30)
 ROWS = st.lists(st.tuples(TEXT, st.none() | st.floats(), TEXT), min_size=1, max_size=5)

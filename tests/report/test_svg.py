@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlx.report.svg import Plot, escape, room, shorten, spread_labels, tick_text, ticks, widened
+from rlx.report.figures import Plot, escape, room, shorten, spread_labels, tick_text, ticks, widened
 
 
 @pytest.mark.parametrize(

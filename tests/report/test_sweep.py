@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from rlx.report.sweep import SweepView, lasting_console, outcome, plan_lines, print_failures
-from rlx.sweep.log import output_into
+from rlx.sweep.pool.worker import output_into
 
 
 @dataclass

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlx.rollout.noise import with_reward_noise
+from rlx.rollout.draw import with_reward_noise
 from rlx.seeding import Stream
 
 REWARDS = {"reward": torch.arange(400.0).reshape(50, 8), "length": -torch.arange(400.0).reshape(50, 8)}

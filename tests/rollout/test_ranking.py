@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlx.rollout.draw import sample_groups
-from rlx.rollout.ranking import best_against_worst
+from rlx.rollout.rollouts import best_against_worst
 from tests.rollout.stand_in import Bench, StandIn, model_of
 
 REWARDS = torch.tensor(

@@ -7,8 +7,8 @@ import pytest
 
 from rlx.sweep.ending import end
 from rlx.sweep.state import JobState, SweepState
-from tests.compare.records import write_run
-from tests.sweep.test_study import settings
+from tests.comparison.records import write_run
+from tests.sweep.search.test_study import settings
 
 
 @pytest.fixture

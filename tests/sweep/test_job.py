@@ -15,8 +15,8 @@ from rlx.record.lines import read_metrics
 from rlx.record.process import this_process
 from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
-from rlx.sweep.messages import Order
-from tests.train.conftest import SMALL
+from rlx.sweep.pool.messages import Order
+from tests.training.conftest import SMALL
 
 pytestmark = pytest.mark.whole
 

@@ -13,7 +13,7 @@ import pytest
 from rlx.record.lines import read_metrics
 from rlx.record.run import read_run
 from tests.sweep import one_node_slurm
-from tests.train.conftest import SMALL
+from tests.training.conftest import SMALL
 
 pytestmark = [
     pytest.mark.slurm,

@@ -4,7 +4,7 @@ import pytest
 
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
-from rlx.sweep.verdict import mark_failed
+from rlx.sweep.state import mark_failed
 
 FACTS = {"verb": "train", "command": ["rlx"], "config": {"num_steps": 1}, "config_yaml": "", "overrides": [], "seed": 0}
 

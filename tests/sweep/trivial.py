@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 
-from rlx.sweep.messages import Done
+from rlx.sweep.pool.messages import Done
 
 
 def run(order, channel):

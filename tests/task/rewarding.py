@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlx.task.base import Prompt
-from rlx.task.reward import Reward
+from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask
 
 

@@ -3,7 +3,7 @@ import pytest
 from rlx.errors import ConfigError
 from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Prompt
-from rlx.task.reward_text import ExactMatch
+from rlx.task.reward.text import ExactMatch
 
 REWARDS = {
     "rewards": {"exact_match": ExactMatch(weight=1.0, ignore_case=False, pattern=None)},

@@ -3,8 +3,8 @@ from omegaconf import OmegaConf
 
 from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError, DataError
-from rlx.task.labelled_file import LabelledFile, is_desirable
-from tests.task.test_preference_file import assistant, user, write
+from rlx.task.pair_file import LabelledFile, is_desirable
+from tests.task.test_file import assistant, user, write
 
 ROWS = [{"prompt": f"p{i}", "completion": f"c{i}", "label": i % 3 == 0} for i in range(90)]
 

@@ -5,7 +5,7 @@ import pytest
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Pair, content_uniform
 from rlx.task.pair_file import PairFile, continuation
-from tests.task.test_preference_file import assistant, user, write
+from tests.task.test_file import assistant, user, write
 
 ROWS = [{"prompt": f"p{i // 2}", "good": f"g{i}", "bad": f"b{i}"} for i in range(200)]
 

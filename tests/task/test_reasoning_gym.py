@@ -55,7 +55,7 @@ def test_further_rewards_are_added():
     made = task(
         rewards={
             "brief": {
-                "_target_": "rlx.task.reward_text.LengthPenalty",
+                "_target_": "rlx.task.reward.text.LengthPenalty",
                 "weight": 0.5,
                 "max_characters": 20,
                 "cache_characters": 0,

@@ -2,7 +2,7 @@ import pytest
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.task.base import Prompt
-from rlx.task.reward_text import ExactMatch, LengthPenalty
+from rlx.task.reward.text import ExactMatch, LengthPenalty
 from tests.task.rewarding import Count, Letters, Told, letters
 
 EXACT = ExactMatch(weight=1.0, ignore_case=False, pattern=None)

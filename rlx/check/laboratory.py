@@ -1,0 +1,318 @@
+"""A laboratory of given numbers: a policy whose token statistics are leaves, and a reference that agrees with it.
+
+Laws of gradients hold there to rounding in float64, and a step takes milliseconds.
+Dimensions: P prompts, G completions, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
+from rlx.policy.base import NO_STATISTICS, Policy
+from rlx.policy.reference import Reference
+from rlx.policy.statistics import TokenStatistics, unflatten
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw, Sampler
+
+# Made-up token statistics that the tokens alone decide.
+
+Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
+STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
+
+
+def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
+    """What a completion of a prompt is found by."""
+    return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
+
+    spread: how far the policy lies from its sampler and its reference, in nats a token.
+    constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
+    drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
+    agreeing: does the sampler agree with the policy on every other completion?
+    """
+
+    spread: float
+    constant: float | None = None
+    constant_of: str = "policy"
+    drift: float = 0.0
+    depth: float = 0.0
+    agreeing: bool = False
+
+    def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
+        """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
+        if name == "token_logprobs" and self.constant is not None and who == self.constant_of:
+            return np.full(length, self.constant)
+        return _values(self, who, name, key, length)
+
+
+@lru_cache(maxsize=1 << 15)
+def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.ndarray:
+    rng = generator_of(name, key)
+    if name != "token_logprobs":
+        return rng.uniform(0.05, 0.9, length)
+    agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5
+    near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
+    drawn = -0.05 - 2 * rng.random(length) + near * rng.standard_normal(length)
+    values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
+    return values - numbers.drift if who == "reference" else values
+
+
+def generator_of(name: str, key: Key) -> np.random.Generator:
+    """Random numbers that the tokens decide, others for each name."""
+    digest = hashlib.blake2b(name.encode() + b"|" + key[0] + b"|" + key[1], digest_size=8).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor:
+    """[P, G, T] of sequences, without a gradient."""
+    parts = [
+        numbers.of(who, name, key_of(prompt, tokens), len(tokens))
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True)
+        for tokens in group
+    ]
+    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.completion_mask)
+
+
+# Completions and pairs out of a hat, in the shapes that laws are tried on.
+
+SHAPES = ("usual", "one token", "empty", "some empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedSampler(Sampler):
+    """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
+
+    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES.
+    turned: the completions of every second prompt come in the opposite order.
+    """
+
+    numbers: Numbers | None
+    shape: str = "usual"
+    turned: bool = False
+
+    @staticmethod
+    def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
+        """With the decoding settings of a real sampler."""
+        names = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
+        return ScriptedSampler(**{name: getattr(sampler, name) for name in names}, numbers=numbers, shape=shape)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        """Tokens that the completion's own random address decides; a greedy completion is one of them."""
+        keys = draw.keys.reshape(-1, draw.group_size).copy()
+        if self.turned:
+            keys[1::2] = keys[1::2, ::-1]
+        prompts = tuple(prompt.tobytes() for prompt in draw.prompts)
+        end = (policy.eos_token_ids[:1] or (0,))[0]
+        script = _script(prompts, keys.tobytes(), tuple(draw.limits.tolist()), end, self.shape, self.numbers)
+        made = Completions.empty(len(script.finished), script.sequences.width)
+        made.tokens[:] = script.sequences.completion_tokens[:, 0].numpy()
+        made.lengths[:], made.finished[:] = script.sequences.completion_lengths[:, 0].numpy(), script.finished
+        if script.logprobs is None:
+            with torch.no_grad():
+                made.logprobs[:] = policy.token_logprobs(script.sequences, temperature=draw.temperature)[:, 0].cpu().numpy()
+        else:
+            made.logprobs[:] = script.logprobs / draw.temperature
+        return made
+
+    def prepare(self, policy: Policy) -> None:
+        """Nothing to prepare."""
+
+    @property
+    def in_process(self) -> Sampler:
+        """This one."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Script:
+    """B completions, each with its prompt before it; logprobs float64 [B, T], or None where the policy is asked."""
+
+    sequences: Sequences
+    finished: list[bool]
+    logprobs: np.ndarray | None
+
+
+@lru_cache(maxsize=64)
+def _script(
+    prompts: tuple[bytes, ...], keys: bytes, limits: tuple[int, ...], end: int, shape: str, numbers: Numbers | None
+) -> _Script:
+    """What is sampled there, which laws that draw the same again and again need not make again."""
+    places = [np.frombuffer(prompt, dtype=np.int64).copy() for prompt in prompts]
+    letters = np.unique(np.concatenate(places))
+    letters = letters[letters != end] if len(letters) > 1 else letters
+    addresses = np.frombuffer(keys, dtype=np.uint64).reshape(len(places), -1)
+    rows: list[tuple[np.ndarray, tuple[np.ndarray, ...]]] = []
+    finished: list[bool] = []
+    for prompt, limit, group in zip(places, limits, addresses.tolist(), strict=True):
+        most = min(limit, 6)
+        for key in group:
+            of_prompt = generator_of("prompt", (prompt.tobytes(), b""))
+            equal = of_prompt.random() < 0.25  # a group without signal
+            rng = of_prompt if equal else np.random.Generator(np.random.Philox(key=key))
+            body = letters[rng.integers(0, len(letters), size=int(rng.integers(0, most + 1)))]
+            rows.append((prompt, (_cut(np.append(body, end)[:most].astype(np.int64), len(rows), shape),)))
+            finished.append(len(body) < most)
+    sequences = Sequences(tuple(prompt for prompt, _ in rows), tuple(group for _, group in rows))
+    logprobs = None if numbers is None else given(numbers, "sampler", "token_logprobs", sequences)[:, 0].numpy()
+    return _Script(sequences, finished, logprobs)
+
+
+@lru_cache(maxsize=8)
+def shaped_pairs(pairs: TokenizedPairs, shape: str) -> TokenizedPairs:
+    """Tokenised pairs with their completions in one of SHAPES."""
+    rows = enumerate(zip(pairs.sequences.prompts, pairs.sequences.completions, strict=True))
+    groups = tuple(tuple(_shaped(prompt, tokens, row, shape) for tokens in group) for row, (prompt, group) in rows)
+    return replace(pairs, sequences=Sequences(pairs.sequences.prompts, groups))
+
+
+def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
+    """A task's own completion in one of SHAPES; usual: of at most six tokens more, so that lengths differ on any task."""
+    if shape != "usual" or len(tokens) == 0:
+        return _cut(tokens, row, shape)
+    rng = generator_of("length", key_of(prompt, tokens))
+    return np.concatenate([tokens[:-1], rng.choice(prompt, size=int(rng.integers(0, 7))), tokens[-1:]])
+
+
+def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
+    """A completion in one of SHAPES."""
+    if shape == "one token":
+        return tokens[-1:]
+    return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
+
+
+# A laboratory of given numbers: a policy whose token statistics are leaves, and a reference that agrees with it.
+
+
+class StandInPolicy(Policy):
+    """A policy whose parameters are its own token statistics: one vector for each of STATISTICS that was ever asked for."""
+
+    @staticmethod
+    def of(policy: Policy, numbers: Numbers, *, shape: str = "usual", dtype: torch.dtype = torch.float64) -> StandInPolicy:
+        """The stand-in of a real policy, from which it has tokenizer, model and text. shape: of pairs, one of SHAPES."""
+        twin = copy.copy(policy)
+        twin.__class__ = StandInPolicy
+        assert isinstance(twin, StandInPolicy)
+        twin.numbers, twin.shape, twin.leaf_dtype = numbers, shape, dtype
+        twin.leaves, twin.places = {}, {}
+        twin.temperatures, twin.calls, twin.real = set(), 0, policy
+        return twin
+
+    numbers: Numbers
+    shape: str
+    leaf_dtype: torch.dtype
+    leaves: dict[str, nn.Parameter]  # statistic -> [all tokens seen]
+    places: dict[str, dict[Key, slice]]
+    temperatures: set[float]
+    calls: int
+    real: Policy
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the leaves."""
+        return self.leaf_dtype
+
+    @property
+    def leaf_names(self) -> list[str]:
+        """Of the statistics that were asked for, in the order of the parameters."""
+        return [name for name in STATISTICS if name in self.leaves]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The leaves."""
+        return [self.leaves[name] for name in self.leaf_names]
+
+    def token_statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS, reference: Any = None
+    ) -> TokenStatistics:
+        """The leaves of these sequences, with a gradient."""
+        self.calls += 1
+        self.temperatures.add(temperature)
+        wanted = ("token_logprobs", *(name for name in STATISTICS[1:] if name in requires))
+        found = {name: self._gathered(name, sequences) for name in wanted}
+        found["token_logprobs"] = found["token_logprobs"] / temperature
+        return TokenStatistics(**found)
+
+    def tokenized(self, pairs: Sequence[Any]) -> TokenizedPairs:
+        """The pairs as tokens, cut to the shape of this laboratory."""
+        return shaped_pairs(self.real.tokenized(pairs), self.shape)
+
+    def _gathered(self, name: str, sequences: Sequences) -> Tensor:
+        places = self._register(name, sequences)
+        index = [np.arange(place.start, place.stop) for place in places]
+        flat = self.leaves[name][torch.from_numpy(np.concatenate(index))] if index else self.leaves[name][:0]
+        return unflatten(flat, sequences.completion_mask)
+
+    def _register(self, name: str, sequences: Sequences) -> list[slice]:
+        known = self.places.setdefault(name, {})
+        keys, fresh = [], []
+        total = len(self.leaves[name]) if name in self.leaves else 0
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+            for tokens in group:
+                keys.append(key := key_of(prompt, tokens))
+                if key not in known:
+                    known[key] = slice(total, total + len(tokens))
+                    fresh.append(self.numbers.of("policy", name, key, len(tokens)))
+                    total += len(tokens)
+        if fresh or name not in self.leaves:
+            values = torch.from_numpy(np.concatenate([np.zeros(0), *fresh])).to(self.leaf_dtype)
+            old = [self.leaves[name].detach()] if name in self.leaves else []
+            self.leaves[name] = nn.Parameter(torch.cat([*old, values]))
+        return [known[key] for key in keys]
+
+
+class StandInReference(Reference):
+    """A reference that gives numbers, never a gradient, and counts how often it was asked.
+
+    raised: by how much the log-probability of each token of some completions is higher.
+    """
+
+    @staticmethod
+    def of(reference: Reference, numbers: Numbers, *, dtype: torch.dtype = torch.float64) -> StandInReference:
+        """The stand-in of a real reference."""
+        twin = copy.copy(reference)
+        twin.__class__ = StandInReference
+        assert isinstance(twin, StandInReference)
+        twin.numbers, twin.dtype, twin.calls, twin.raised, twin.temperatures = numbers, dtype, 0, {}, set()
+        return twin
+
+    numbers: Numbers
+    dtype: torch.dtype
+    calls: int
+    raised: dict[Key, float]
+    temperatures: set[float]
+
+    def token_statistics(
+        self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
+    ) -> TokenStatistics:
+        """Numbers [P, G, T]."""
+        self.calls += 1
+        self.temperatures.add(temperature)
+        names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))
+        found = {name: given(self.numbers, "reference", name, sequences).to(self.dtype) for name in names}
+        if self.raised:
+            rows = zip(sequences.prompts, sequences.completions, strict=True)
+            by = torch.tensor([[self.raised.get(key_of(prompt, tokens), 0.0) for tokens in group] for prompt, group in rows])
+            found["token_logprobs"] = found["token_logprobs"] + by[..., None] * sequences.completion_mask
+        return TokenStatistics(**{**found, "token_logprobs": found["token_logprobs"] / temperature})
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """Those of the real reference."""
+        self.calls += 1
+        return super().logits(sequences)
+
+    def _pair_values(self, batch: Any) -> Tensor:
+        return self.token_logprobs(batch.sequences)

@@ -1,0 +1,185 @@
+"""The law that every hyperparameter is read and makes a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rlx.algorithm.base import Algorithm
+from rlx.check.finding import Finding, broken, holds, skipped
+from rlx.check.subject import Subject
+from rlx.check.variant import (
+    FIGURES,
+    LEARNING,
+    LOSS,
+    MOST_ROWS,
+    NOTHING,
+    STEPS,
+    Journey,
+    journey,
+    leaves,
+    mentioned,
+    variants,
+    watched,
+)
+
+LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
+SPREADS = (0.4, 2.0, 0.05)
+FEW = 2  # other values tried of each of two hyperparameters at once
+MOST_TRIES = 240
+INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
+OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
+
+
+def hyperparameters(subject: Subject) -> Finding:
+    """Changing any hyperparameter changes what is learned, or a figure that is logged; each is read."""
+    known = _Known(subject)
+    if refused := known.refusal():
+        return skipped(f"no step could be made: {refused}")
+    found: dict[str, str] = {}
+    for name, changed in variants(subject.algorithm):
+        if found.get(name) != LEARNING:
+            difference = known.difference(subject.algorithm, changed)
+            found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
+    seen = known.looked_at() | mentioned(type(subject.algorithm))
+    unread = {name for name, _ in leaves(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)}
+    detached = sorted(name for name, difference in found.items() if difference == LOSS)
+    silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
+    silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
+    unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
+    spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
+    dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared)
+    logged = sorted(name for name, what in found.items() if what == FIGURES and not any(word in name for word in OF_FIGURES))
+    total = len(set(found) | unread)
+    number = f"{total - len(dead) - len(detached) - len(logged) - len(spared)} of {total}"
+    values = dict(leaves(subject.algorithm))
+    if detached:
+        return broken(
+            f"{detached[0]} changes the loss but no gradient: what it weighs is detached",
+            number=number,
+            where=f"algorithm.{detached[0]} = {values.get(detached[0])!r}",
+            example=f"with other values of it {len(STEPS)} steps report another loss and end with the same policy",
+            mend="let its term carry a gradient (no .detach(), no torch.no_grad()), or take it out",
+        )
+    if logged:
+        return broken(
+            f"{logged[0]} changes figures that are logged, but nothing that is learned",
+            number=number,
+            where=f"algorithm.{logged[0]} = {values.get(logged[0])!r}",
+            example=f"with other values of it {len(STEPS)} steps end with the same policy",
+            mend="it is missing from the loss; what is meant for figures alone is called so: log_..., ..._threshold",
+        )
+    if dead:
+        return _dead(dead, unread, values, number)
+    undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared]
+    notes = [f"not read here: {name}" for name in sorted(spared)] + [f"not seen to matter: {name}" for name in undecided]
+    return holds("; ".join([number, *notes]))
+
+
+def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], number: str) -> Finding:
+    """What to say of hyperparameters that change nothing."""
+    name = dead[0]
+    cause = f"{name} is never read" if name in unread else f"{name} is read, but what it does cancels out"
+    return broken(
+        f"changing {', '.join(dead)} changes nothing: no batch, no gradient, no update ({cause})",
+        number=number,
+        where=f"algorithm.{name} = {values.get(name)!r}",
+        example=f"{len(STEPS)} steps with other values of it end with the same policy",
+        mend=f"use it (self.{name}), or take it out of the class and its YAML",
+    )
+
+
+def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
+    """A hyperparameter of every algorithm whose reader this one has replaced by a method of its own, and that nobody set."""
+    reader = INHERITED.get(name)
+    if reader is None or getattr(type(algorithm), reader) is getattr(Algorithm, reader):
+        return False
+    if any(item.name == name and getattr(algorithm, name) != item.default for item in fields(algorithm)):
+        return False
+    return not any(name in vars(kind).get("__annotations__", {}) for kind in type(algorithm).__mro__ if kind is not Algorithm)
+
+
+def _alive_late(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
+    """Whether it matters much later in a run."""
+    late = (changed for tried, changed in _few(algorithm) if tried == name)
+    return any(known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, FIGURES) for changed in late)
+
+
+def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: _Known) -> bool | None:
+    """Whether it matters once another hyperparameter has another value: an option of what is switched off, say.
+
+    None where there are too many to try.
+    """
+    off = {other for other, value in leaves(algorithm) if not value}
+    parent = name.rpartition(".")[0]
+    others = [(other, base) for other, base in _few(algorithm) if other != name and other.rpartition(".")[2] not in MOST_ROWS]
+    others.sort(key=lambda item: (item[0] not in off, item[0].rpartition(".")[0] != parent))
+    for other, base in others:
+        spreads = SPREADS[:1] if other in off else SPREADS[1:2]
+        for tried, changed in _few(base):
+            if tried == name and known.difference(base, changed, spreads=spreads) in (LEARNING, FIGURES):
+                return True
+        if known.tries > MOST_TRIES:
+            return None
+    return False
+
+
+def _few(algorithm: Algorithm[Any]) -> Iterator[tuple[str, Algorithm[Any]]]:
+    """The first few variants of each hyperparameter."""
+    counts: dict[str, int] = {}
+    for name, changed in variants(algorithm):
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] <= FEW:
+            yield name, changed
+
+
+class _Known:
+    """Journeys, made once for each algorithm and spread."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._journeys: dict[tuple[str, float, Sequence[int]], Journey] = {}
+        self.tries = 0
+
+    def difference(
+        self,
+        one: Algorithm[Any],
+        other: Algorithm[Any],
+        *,
+        spreads: Sequence[float] = SPREADS,
+        steps: Sequence[int] = STEPS,
+    ) -> str:
+        """The largest difference between two algorithms at any of these spreads."""
+        found = NOTHING
+        for spread in spreads:
+            difference = self._journey(one, spread, steps).difference(self._journey(other, spread, steps))
+            if difference == LEARNING:
+                return LEARNING
+            found = LOSS if LOSS in (difference, found) else difference or found
+        return found
+
+    def _journey(self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS) -> Journey:
+        key = (repr(algorithm), spread, steps)
+        if key not in self._journeys:
+            self.tries += 1
+            try:
+                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
+            except (
+                Exception
+            ) as error:  # torch, say, refuses a value; as it is set and at early steps, it is the algorithm's error
+                if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
+                    raise
+                self._journeys[key] = Journey.refused_by(error)
+        return self._journeys[key]
+
+    def refusal(self) -> str:
+        """What is said where not even the values as they are make a step; empty if they do."""
+        journeys = [self._journey(self._subject.algorithm, spread) for spread in SPREADS]
+        return journeys[0].refused if all(journey.refused for journey in journeys) else ""
+
+    def looked_at(self) -> set[str]:
+        """Dotted names of the fields that a few steps look at."""
+        seen: set[str] = set()
+        journey(self._subject.with_algorithm(watched(self._subject.algorithm, seen)), SPREADS[0])
+        return seen

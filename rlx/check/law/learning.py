@@ -1,0 +1,275 @@
+"""Laws of learning: updates go the right way, and every hyperparameter makes a difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need, require_figures
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, holds, skipped
+from rlx.check.subject import REAL_TOLERANCE, Setting, Subject, completion_gradients, reads_logprobs, reward_of, row_shown
+from rlx.seeding import Stream
+
+STEPS, RATE = 8, 3e-4
+FLAT = 1e-6
+LEANING = 6.0
+OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
+
+
+def runs(subject: Subject) -> Finding:
+    """A step as a run makes it, on the real policy and sampler: it draws, updates and moves the policy, and nothing else."""
+    policy = subject.policy.frozen_copy()
+    policy.model.requires_grad_(True)
+    policy.value_head = subject.policy.value_head
+    setting = Setting(subject.small_task, policy, subject.reference, subject.sampler, REAL_TOLERANCE)
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+    optimizer = subject.optimizer(setting)
+    batch = subject.draw(setting)
+    updates = 0
+    for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))):
+        source = subject.accumulate(subject.algorithm, policy, subject.reference, part, micro_batch=None)
+        require_figures(subject.algorithm.update_policy(source, optimizer), by=subject.algorithm)
+        updates += 1
+        if updates == 4:  # more of the same
+            break
+    with torch.no_grad():
+        extra = subject.algorithm.validate(setting.lab())
+    if not all(isinstance(value, (int, float)) for value in extra.values()):
+        return broken("validate returns what is no number", where="validate", mend="return plain numbers")
+    if updates == 0:
+        return broken("updates yields no batch", where="updates", mend="yield at least one batch a draw")
+    moved = any(not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True))
+    signal = getattr(batch, "metrics", {}).get("groups_without_signal", 0.0) < 1.0
+    if not moved and signal:
+        return broken(
+            "an update leaves the policy where it was",
+            where="update_policy",
+            mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
+        )
+    return holds("; ".join([f"{updates} updates", *_remarks(subject, batch)]))
+
+
+def _remarks(subject: Subject, batch: Any) -> list[str]:
+    """What is no fault, and may be a surprise."""
+    remarks = []
+    if subject.makes_scores_up:
+        remarks.append("with made-up scores where the task's pairs have none")
+    covered = sum(len(part) for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
+    if covered < len(batch):
+        remarks.append(f"updates leave out {len(batch) - covered} of {len(batch)} rows")
+    rewards = getattr(batch, "rewards", None)
+    if isinstance(rewards, Tensor) and rewards.numel() > 1 and bool((rewards == rewards.flatten()[0]).all()):
+        remarks.append(f"all {rewards.numel()} rewards are {float(rewards.flatten()[0]):g}: nothing is learned from them")
+    return remarks
+
+
+def falls(subject: Subject) -> Finding:
+    """Where the loss is an objective, a few updates on one batch lower it."""
+    if subject.algorithm.kind not in OBJECTIVES:
+        return skipped("the loss is a surrogate; see direction")
+    for moved in (True, False):  # a loss may be at its minimum where the policy is its reference
+        setting = subject.real(moved=moved)
+        batch = subject.first_update(setting)[slice(0, 6)]
+        if len(batch) == 0:
+            return skipped("the batch is empty")
+        losses = _losses(subject, setting, batch)
+        number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
+        if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
+            return holds(number)
+        if max(losses) - min(losses) <= FLAT and losses[0] <= FLAT:  # at a minimum, and there it stays
+            return holds(f"{number}, at its minimum")
+    return broken(
+        f"{STEPS} updates on one batch take the loss from {losses[0]:.6g} to {losses[-1]:.6g}",
+        number=number,
+        where="compute_loss or update_policy",
+        example=row_shown(subject, batch, 0),
+        mend="look for a sign: the optimiser goes down, so a likelihood enters the loss with a minus; and for what is detached",
+    )
+
+
+def _losses(subject: Subject, setting: Setting, batch: Any) -> list[float]:
+    """The loss before each of a few updates on one batch."""
+    optimizer = subject.optimizer(setting)
+    optimizer.torch_optimizer = torch.optim.Adam(setting.policy.parameters(), lr=RATE)
+    losses = []
+    for _ in range(STEPS):
+        source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=len(batch))
+        subject.algorithm.update_policy(source, optimizer)
+        losses.append(source.metrics["loss"])
+    return losses
+
+
+def direction(subject: Subject) -> Finding:
+    """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
+    setting = subject.stand_in(spread=0.0)
+    batch = subject.first_update(setting)
+    gradient, _ = subject.gradient(setting, batch)
+    if not reads_logprobs(setting):
+        return skipped("the loss does not read token log-probabilities through the policy")
+    numbers = []
+    for part in parts_of(batch):
+        rows = completion_gradients(setting, part, gradient)
+        slopes = [torch.stack([values.sum() for values in group]) for group in rows]
+        if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
+            found = _rewarded(subject, part, slopes)
+        elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
+            found = _preferred(subject, setting, batch, part, slopes)
+        elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
+            found = _demonstrated(subject, part, slopes)
+        else:
+            continue
+        if isinstance(found, Finding):
+            return found
+        numbers.append(found)
+    return holds(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
+
+
+def _is_pairs(subject: Subject, part: Any) -> bool:
+    return Need.PAIRS in subject.needs and not hasattr(part, "rewards")
+
+
+def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Sum over groups of (reward - mean of the group) times the slope of the loss: it must be below 0."""
+    total, worst, shown = 0.0, 0.0, 0
+    for row, group in enumerate(part.sequences.completions):
+        texts = [subject.policy.decode(tokens) for tokens in group]
+        rewards = torch.tensor([reward_of(text) for text in texts], dtype=torch.float64)
+        kept = getattr(part, "kept", None)
+        keep = torch.ones(len(group), dtype=torch.bool) if kept is None else kept[row].cpu()
+        pushed = float((((rewards - rewards.mean()) * slopes[row])[keep]).sum())
+        total += pushed
+        if pushed > worst:
+            worst, shown = pushed, row
+    if total < 0:
+        return f"{total:.1e}"
+    if all(not bool(slope.any()) for slope in slopes):
+        return broken(
+            "rewards push no completion anywhere",
+            where="compute_loss",
+            mend="are the advantages all 0, the ratio detached, or both of its log-probabilities live, so that their gradients "
+            "cancel? The old one is batch.sampling_logprobs",
+        )
+    return broken(
+        f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
+        number=f"{total:+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, shown),
+        mend="the surrogate enters the loss with a minus: -(ratio * advantage); an advantage is reward minus baseline",
+    )
+
+
+def _preferred(subject: Subject, setting: Setting, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
+    each = [float(slope[0] - slope[1]) for slope in slopes]
+    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
+        return f"{sum(each):.1e}"
+    chosen, rejected = (_leaning(subject, setting, batch, part, side=side) for side in (0, 1))
+    if chosen < rejected:
+        return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
+    row = max(range(len(each)), key=lambda row: each[row])
+    return broken(
+        f"preferring the chosen completions more raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, row),
+        mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
+    )
+
+
+def _leaning(subject: Subject, setting: Setting, batch: Any, part: Any, *, side: int) -> float:
+    """The loss where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
+    leaf = setting.policy.leaves["token_logprobs"]
+    kept = leaf.detach().clone()
+    places = torch.cat([group[1 - side] for group in completion_gradients(setting, part, torch.arange(len(leaf)))])
+    with torch.no_grad():
+        leaf[places] -= LEANING
+        loss = float(subject.loss(setting, batch).loss)
+        leaf.copy_(kept)
+    return loss
+
+
+def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+    each = [float(slope.sum()) for slope in slopes]
+    if sum(each) < 0:
+        return f"{sum(each):.1e}"
+    return broken(
+        f"raising the demonstrated completions raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a likelihood enters the loss with a minus",
+    )
+
+
+# Laws of steps as a whole: an update goes down its loss, and steps do not learn from the same few rows for ever.
+
+RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
+UPWARD = 1e-6  # a cosine above this goes up
+DRAWN_STEPS = (0, 1, 500)  # a curriculum has gone on by then
+
+
+def update(subject: Subject) -> Finding:
+    """An update goes down the gradient of its loss, and where the learning rate is 0 not up either."""
+    cosines = []
+    for rate in RATES:
+        moved, gradient = _moved(subject, rate)
+        if not bool(gradient.any()):
+            return skipped("the loss has no gradient here; see reached")
+        scale = float(moved.norm() * gradient.norm())
+        cosines.append(float(moved @ gradient) / scale if scale else 0.0)
+        if cosines[-1] > UPWARD:
+            return _upward(cosines[-1], rate)
+    return holds(f"{cosines[-1]:.2g}")
+
+
+def _moved(subject: Subject, rate: float) -> tuple[Tensor, Tensor]:
+    """(how far an update at this learning rate moves the policy, the gradient of its loss before), [all parameters] each."""
+    setting = subject.stand_in()
+    batch = subject.first_update(setting)
+    gradient, _ = subject.gradient(setting, batch)
+    leaves = setting.policy.parameters()
+    before = [leaf.detach().clone() for leaf in leaves]
+    source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=max(1, len(batch)))
+    subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate))
+    parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double()
+
+
+def _upward(cosine: float, rate: float) -> Finding:
+    if rate:
+        wrong = f"an update moves the policy up its loss (the cosine with the gradient is {cosine:+.2f}, it must be negative)"
+        mend = "the optimiser goes down by itself: give it the gradient of the loss, not its negative"
+    else:
+        wrong = "an update at a learning rate of 0 moves the policy, and up its loss"
+        mend = "what is added to the weights on the way is taken away again before optimizer.step(...)"
+    return broken(wrong, number=f"{cosine:+.2f}", where="update_policy", mend=mend)
+
+
+def draws(subject: Subject) -> Finding:
+    """Steps draw different rows, where the task has more than one step draws."""
+    setting = subject.stand_in()
+    drawn = [_prompts(subject.draw(setting, step=step)) for step in DRAWN_STEPS]
+    if not drawn[0]:
+        return skipped("the batch has no sequences of its own")
+    sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
+    sizes += [len(subject.small_task.prompts())] if Need.REWARDS in subject.needs else []
+    if not sizes or len(drawn[0]) >= min(sizes):
+        return skipped("a step draws all there is")
+    if all(rows == drawn[0] for rows in drawn):
+        return broken(
+            f"steps {', '.join(map(str, DRAWN_STEPS))} draw the same {len(drawn[0])} rows, and the task has {min(sizes)}",
+            number=f"{len(drawn[0])} of {min(sizes)}",
+            where="draw",
+            example=repr(subject.policy.decode(parts_of(subject.draw(setting))[0].sequences.prompts[0])),
+            mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
+            "lab.pairs(...) and roll_out(lab, ...), which go through the task",
+        )
+    return holds(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
+
+
+def _prompts(batch: Any) -> list[bytes]:
+    """The tokens of every row's prompt, sorted."""
+    return sorted(prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts)

@@ -1,0 +1,190 @@
+"""Laws of rows and padding: a batch may be cut, reordered and padded, and its loss stays what it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of, permuted, widened
+from rlx.check.finding import Finding, broken, holds, skipped
+from rlx.check.subject import REAL_TOLERANCE, TOLERANCE, Setting, Subject, completion_gradients, losses_of, row_shown
+
+MEAN_MEND = (
+    "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
+    "and let the batch's slices take them along; never take a mean inside compute_loss"
+)
+
+
+def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
+    """The largest difference, relative to the largest number, or to `floor` if that is smaller."""
+    if not expected.numel():
+        return 0.0
+    if not bool(torch.isfinite(found).all()):
+        return float("inf")
+    return float((found - expected).abs().max()) / max(floor, float(expected.abs().max()), float(found.abs().max()) * 1e-3)
+
+
+def split(subject: Subject) -> Finding:
+    """Cut into micro-batches of any size, a batch gives the loss, the figures and the gradient of the whole."""
+    worst = 0.0
+    for setting, sizes in ((subject.stand_in(), (1, 2, 3, 5)), (subject.real(moved=True), (1, 3))):
+        batch = subject.first_update(setting)
+        if len(batch) < 2:
+            return skipped("a batch of one row cannot be cut")
+        batch = batch[slice(0, 6)] if setting.tolerance == REAL_TOLERANCE else batch
+        whole, figures = subject.gradient(setting, batch)
+        for size in sizes:
+            found, other = subject.gradient(setting, batch, micro_batch=size)
+            loss = torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])
+            off = max(gap(found, whole), gap(*loss))
+            worst = max(worst, off)
+            if off > setting.tolerance:
+                return _split_broken(subject, setting, batch, size, off)
+            wrong = [
+                name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))
+            ]
+            wrong += [name for name in figures if name not in other]
+            if wrong:
+                return broken(
+                    f"the figure {wrong[0]} is {figures[wrong[0]]:.6g} whole and {other.get(wrong[0], math.nan):.6g} "
+                    f"in pieces of {size} rows",
+                    number=f"{abs(other.get(wrong[0], math.nan) - figures[wrong[0]]):.1e}",
+                    where=f"metrics[{wrong[0]!r}]",
+                    mend="give metrics as (sum, count) over rows or tokens, mean_of(values, mask), so that they add over pieces",
+                )
+    return holds(f"{worst:.0e}")
+
+
+def _split_broken(subject: Subject, setting: Setting, batch: object, size: int, off: float) -> Finding:
+    rows = next((rows for rows in range(2, len(batch)) if _pair_differs(subject, setting, batch[slice(0, rows)])), len(batch))  # type: ignore[arg-type, index]
+    first = batch[slice(0, rows)]  # type: ignore[index]
+    whole = subject.gradient(setting, first)[1]["loss"]
+    pieces = subject.gradient(setting, first, micro_batch=1)[1]["loss"]
+    return broken(
+        f"the gradient in pieces of {size} rows differs from that of the whole batch by {off:.1e} of its largest entry",
+        number=f"{off:.0e}",
+        where="compute_loss",
+        example=f"{rows} rows: the loss is {whole:.6g} whole, {pieces:.6g} one row at a time; {row_shown(subject, first, 0)}",
+        mend=f"{MEAN_MEND}; a formula that mixes rows says so: couples_rows = True",
+    )
+
+
+def _pair_differs(subject: Subject, setting: Setting, rows: object) -> bool:
+    return gap(subject.gradient(setting, rows, micro_batch=1)[0], subject.gradient(setting, rows)[0]) > REAL_TOLERANCE
+
+
+def padding(subject: Subject) -> Finding:
+    """More columns of padding, with other garbage where none was promised, change nothing; nor do shared or separate rows."""
+    setting = subject.stand_in()
+    batch = subject.first_update(setting)
+    if not parts_of(batch):
+        return skipped("the batch has no sequences of its own to pad")
+    whole, figures = subject.gradient(setting, batch)
+    for extra in (1, 4):
+        found, other = subject.gradient(setting, widened(batch, extra))
+        off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
+        if off > setting.tolerance:
+            return broken(
+                f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",
+                number=f"{off:.0e}",
+                where="compute_loss",
+                example=f"the loss is {figures['loss']:.6g}, with padding {other['loss']:.6g}; {row_shown(subject, batch, 0)}",
+                mend="sum over the completion mask and divide by its counts; .mean(dim=-1) counts the padding",
+            )
+    return _layouts(subject, holds(f"{setting.tolerance:.0e}"))
+
+
+def _layouts(subject: Subject, finding: Finding) -> Finding:
+    """The real policy with the completions of a prompt in one row, and each in a row of its own."""
+    setting = subject.real(moved=True)
+    if not setting.policy.shared_prefix:
+        return finding
+    batch = subject.first_update(setting)[slice(0, 6)]
+    shared = subject.gradient(setting, batch)[0]
+    setting.policy.shared_prefix = False
+    off = gap(subject.gradient(setting, batch)[0], shared, floor=1e-3)
+    if off <= 1e-4:
+        return holds(f"{off:.0e}")
+    return broken(
+        f"one row a completion gives another gradient than completions that share their prompt's row, by {off:.1e}",
+        number=f"{off:.0e}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="read log-probabilities through policy.token_logprobs or pair_logprobs, which know where padding is",
+    )
+
+
+def order(subject: Subject) -> Finding:
+    """The rows in another order give the same loss and gradient; the order within a group does not matter to other groups."""
+    setting = subject.stand_in()
+    batch = subject.first_update(setting)
+    if len(batch) < 2:
+        return skipped("a batch of one row has one order")
+    whole, figures = subject.gradient(setting, batch)
+    try:
+        shuffled = permuted(batch)
+        found, other = subject.gradient(setting, shuffled)
+    except Exception as error:
+        if type(batch).__module__.startswith("rlx."):  # whose rows can stand in any order: it is the loss that raises
+            raise
+        return skipped(f"the rows of a {type(batch).__name__} could not be reordered: {type(error).__name__}: {error}")
+    off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
+    if _draws_random_numbers(subject):
+        return skipped("the loss draws a random number for each place in the batch")
+    if off > setting.tolerance:
+        return broken(
+            f"the rows in another order change the gradient by {off:.1e} of its largest entry",
+            number=f"{off:.0e}",
+            where="compute_loss",
+            example=f"the loss is {figures['loss']:.6g}, reordered {other['loss']:.6g}",
+            mend="let nothing depend on a row's place (batch[0], cumulative sums, index-based weights)",
+        )
+    return _turned(subject) or holds(f"{off:.0e}")
+
+
+def _turned(subject: Subject) -> Finding | None:
+    """Every second group's completions in the opposite order: nothing changes for the other groups."""
+    if Need.REWARDS not in subject.needs or subject.goes_past:
+        return None
+    (as_drawn, shown), (other, _) = _slopes_of_groups(subject, turned=False), _slopes_of_groups(subject, turned=True)
+    scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
+    scale = max(scale, 1e-12)  # where nothing is learned
+    for group in as_drawn.keys() & other.keys():
+        off = gap(other[group], as_drawn[group], floor=scale)
+        if off > TOLERANCE:
+            return broken(
+                f"the order of the completions in other groups changes the gradient of a group by {off:.1e} of its largest entry",
+                number=f"{off:.0e}",
+                where="draw or compute_loss",
+                example=shown[group],
+                mend="take means and deviations over the completions of a prompt, rewards.mean(dim=1, keepdim=True), or over the "
+                "whole batch; dim=0 goes over the prompts",
+            )
+    return None
+
+
+def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str]]:
+    """Prompt with its completions in their order -> the gradient at their tokens; and -> how they read."""
+    setting = subject.stand_in()
+    setting.sampler = replace(setting.sampler, turned=turned)  # type: ignore[call-arg]
+    batch = subject.first_update(setting)
+    slopes: dict[Any, Tensor] = {}
+    shown: dict[Any, str] = {}
+    if len(batch) == 0:
+        return slopes, shown
+    gradient, _ = subject.gradient(setting, batch)
+    for part in (part for part in parts_of(batch) if part.sequences.group_size > 1):
+        rows = zip(part.sequences.prompts, part.sequences.completions, strict=True)
+        keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in rows]
+        for row, found in enumerate(completion_gradients(setting, part, gradient)):
+            slopes[keys[row]], shown[keys[row]] = torch.cat(found), row_shown(subject, part, row)
+    return slopes, shown
+
+
+def _draws_random_numbers(subject: Subject) -> bool:
+    return any("rng" in loss.requires for _, loss in losses_of(subject.algorithm))

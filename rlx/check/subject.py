@@ -1,0 +1,314 @@
+"""What the laws are tried on: an algorithm, the real laboratory it is to work in, and stand-ins of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
+from rlx.check.batch import in_double, parts_of
+from rlx.check.laboratory import Numbers, ScriptedSampler, StandInPolicy, StandInReference, key_of
+from rlx.loss.preference.base import Loss
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import GradientSource, Optimizer
+from rlx.policy.base import Policy
+from rlx.policy.reference import Reference
+from rlx.rollout.sampler import Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Pair, Prompt, Task
+
+# A task cut short, with rewards that need no answers, and scores that nobody gave.
+
+
+def shortened(task: Task, *, rows: int) -> Task:
+    """The task with its first `rows` pairs and prompts alone."""
+    twin = copy.copy(task)
+    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
+        if ("pairs" if "pairs" in name else "rewards") in task.offers:
+            few = tuple(getattr(task, name)()[:rows])
+            object.__setattr__(twin, name, lambda few=few: few)
+    return twin
+
+
+def has_scores(task: Task) -> bool:
+    """Whether every pair of the task says how good its completions are."""
+    return all(pair.scores is not None for pair in task.pairs())
+
+
+def with_scores(task: Task) -> Task:
+    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
+    twin = copy.copy(task)
+    for name in ("pairs", "held_out_pairs"):
+        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
+        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
+    return twin
+
+
+def _scores(pair: Pair) -> tuple[float, float]:
+    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
+    return 0.5 + chosen / 2, rejected / 2
+
+
+def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
+    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
+    twin = copy.copy(task)
+    names: list[str] = []
+
+    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
+        if not names:
+            names.extend(task.reward_all([prompt], [completion])[0])
+        value = bonus + (0.5 if equal_rewards else reward_of(completion))
+        return {**dict.fromkeys(names, value), "reward": value}
+
+    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    object.__setattr__(twin, "reward", reward)
+    object.__setattr__(twin, "reward_all", reward_all)
+    return twin
+
+
+def reward_of(text: str) -> float:
+    """0, 0.5 or 1."""
+    return Stream(0, ("reward", text)).key % 3 / 2
+
+
+# What losses an algorithm holds.
+
+
+def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]:
+    """(where, loss) for every loss in a tree of dataclasses; not those within a loss."""
+    if isinstance(owner, Loss):
+        yield path, owner
+    elif is_dataclass(owner) and not isinstance(owner, type):
+        for item in fields(owner):
+            yield from losses_of(getattr(owner, item.name), f"{path}.{item.name}")
+    elif isinstance(owner, Mapping):
+        for key, value in owner.items():
+            yield from losses_of(value, f"{path}.{key}")
+
+
+# What the laws are tried on: an algorithm, the real laboratory it is to work in, and stand-ins of it.
+
+ROWS = 384  # pairs and prompts of the task that are looked at
+TOLERANCE = 1e-9
+REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
+MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
+
+
+class Accumulated(GradientSource, Protocol):
+    """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
+
+    metrics: dict[str, float]
+
+
+Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch, micro_batch=...)
+
+
+@dataclass
+class Setting:
+    """A laboratory to try an algorithm in; `policy` has what the gradients are taken of."""
+
+    task: Task
+    policy: Any
+    reference: Any
+    sampler: Sampler
+    tolerance: float  # within which equal gradients are equal, relative to the largest entry
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
+        """What draw gets."""
+        return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random."""
+
+    algorithm: Algorithm[Any]
+    task: Task
+    policy: Policy
+    sampler: Sampler
+    accumulate: Accumulate
+    make_optimizer: Callable[..., torch.optim.Optimizer]
+    seed: int = 0
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The policy as it came."""
+        return Reference(self.policy)
+
+    @cached_property
+    def small_task(self) -> Task:
+        """A few hundred pairs and prompts of the task, tokenised once."""
+        task = shortened(self.task, rows=ROWS)
+        if self.makes_scores_up:
+            task = with_scores(task)
+        if "pairs" in task.offers:
+            self.policy.tokenized(task.pairs())
+        return task
+
+    @cached_property
+    def makes_scores_up(self) -> bool:
+        """Whether a loss reads scores that the task's pairs do not have: the laws are then tried on made-up ones."""
+        if "pairs" not in self.task.offers or has_scores(self.task):
+            return False
+        return any("scores" in loss.requires for _, loss in losses_of(self.algorithm))
+
+    @cached_property
+    def needs(self) -> frozenset[Need]:
+        """What the algorithm needs as it is set."""
+        return frozenset(getattr(self.algorithm, "active_needs", self.algorithm.needs))
+
+    def stand_in(
+        self,
+        *,
+        spread: float = MOVED,
+        constant: float | None = None,
+        constant_of: str = "policy",
+        shape: str = "usual",
+        dtype: torch.dtype = torch.float64,
+        equal_rewards: bool = False,
+        drift: float = 0.0,
+        depth: float = 0.0,
+        agreeing: bool = False,
+        bonus: float = 0.0,
+    ) -> Setting:
+        """A laboratory of given numbers: see rlx.check.laboratory. For a loss that reads more of the policy than the
+        statistics of its tokens (`goes_past`) it is the real policy, and what is said of its numbers cannot be had.
+        """
+        if self.goes_past:
+            return self.real(moved=spread > 0, equal_rewards=equal_rewards)
+        return self._stand_in(
+            Numbers(spread, constant, constant_of, drift, depth, agreeing),
+            shape=shape,
+            dtype=dtype,
+            equal_rewards=equal_rewards,
+            bonus=bonus,
+        )
+
+    def _stand_in(
+        self,
+        numbers: Numbers,
+        *,
+        shape: str = "usual",
+        dtype: torch.dtype = torch.float64,
+        equal_rewards: bool = False,
+        bonus: float = 0.0,
+    ) -> Setting:
+        rewarded = "rewards" in self.task.offers
+        return Setting(
+            stand_in_task(self.small_task, equal_rewards=equal_rewards, bonus=bonus) if rewarded else self.small_task,
+            StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
+            StandInReference.of(self.reference, numbers, dtype=dtype),
+            ScriptedSampler.of(self.sampler, numbers, shape=shape),
+            TOLERANCE,
+        )
+
+    @cached_property
+    def goes_past(self) -> bool:
+        """Whether the loss reads logits or runs the model itself, so that its gradient misses the statistics of tokens."""
+        try:
+            setting = self._stand_in(Numbers(MOVED))
+            batch = self.first_update(setting)
+            loss = self.loss(setting, batch).loss
+            if len(batch) == 0 or not loss.requires_grad:
+                return False
+            leaves = setting.policy.parameters()
+            return not leaves or not any(part is not None for part in torch.autograd.grad(loss, leaves, allow_unused=True))
+        except Exception:  # the laws will meet it again, and name it
+            return False
+
+    def real(self, *, moved: bool, equal_rewards: bool = False) -> Setting:
+        """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
+        task = stand_in_task(self.small_task, equal_rewards=equal_rewards) if "rewards" in self.task.offers else self.small_task
+        policy = self.policy.frozen_copy()
+        policy.model = copy.deepcopy(self.policy.model).double().requires_grad_(True)
+        policy.value_head = copy.deepcopy(self.policy.value_head)
+        if policy.value_head is not None:
+            policy.value_head.double()
+        reference = Reference(policy)
+        if moved:
+            generator = Stream(self.seed, ("check", "moved")).torch()
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
+        return Setting(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE)
+
+    def draw(self, setting: Setting, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
+        """A batch, drawn as a run draws it."""
+        algorithm = algorithm or self.algorithm
+        with torch.no_grad():
+            batch = algorithm.draw(setting.lab(step=step, seed=self.seed))
+        require_batch(batch, by=algorithm)
+        return in_double(batch) if setting.policy.dtype == torch.float64 else batch
+
+    def first_update(self, setting: Setting, *, step: int = 0) -> Any:
+        """The batch of the first update of a draw."""
+        batch = self.draw(setting, step=step)
+        return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))))
+
+    def loss(self, setting: Setting, batch: Any) -> LossOutput:
+        """The loss on a batch."""
+        output = self.algorithm.compute_loss(setting.policy, setting.reference, batch)
+        require_output(output, by=self.algorithm)
+        return output
+
+    def gradient(self, setting: Setting, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
+        """([all parameters] the gradient, the figures) as a run computes them."""
+        if isinstance(setting.policy, StandInPolicy):
+            self.loss(setting, batch)  # now every completion has its leaves
+        rows = len(batch) if micro_batch is None else micro_batch
+        source = self.accumulate(self.algorithm, setting.policy, setting.reference, batch, micro_batch=max(1, rows))
+        parts = zip(source()["loss"], setting.policy.parameters(), strict=True)
+        flat = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *flat]).detach(), source.metrics
+
+    def optimizer(self, setting: Setting, *, rate: float | None = None) -> Optimizer:
+        """The run's optimiser on the setting's parameters; with `rate`, plain gradient descent."""
+
+        def descent(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=rate or 0.0)
+
+        make = self.make_optimizer if rate is None else descent
+        return Optimizer(make, setting.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
+
+    def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
+        """The same check of the same algorithm with other values, or with fewer rows."""
+        twin = replace(self, algorithm=algorithm)
+        shared = {"reference": self.reference, "small_task": self.small_task, "goes_past": self.goes_past}
+        twin.__dict__.update(shared)  # where cached_property looks
+        return twin
+
+
+def reads_logprobs(setting: Setting) -> bool:
+    """Whether token log-probabilities were read through a stand-in policy."""
+    return isinstance(setting.policy, StandInPolicy) and "token_logprobs" in setting.policy.places
+
+
+def row_shown(subject: Subject, batch: Any, row: int) -> str:
+    """A row of a batch as people read it."""
+    for part in parts_of(batch):
+        if row < len(part.sequences):
+            prompt, group = part.sequences.prompts[row], part.sequences.completions[row]
+            shown = [repr(subject.policy.decode(tokens)) for tokens in group[:3]] + ["..."] * (len(group) > 3)
+            return f"row {row}: {subject.policy.decode(prompt)!r} -> {', '.join(shown)}"
+    return f"row {row}"
+
+
+def completion_gradients(setting: Setting, part: Any, gradient: Tensor) -> list[list[Tensor]]:
+    """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
+    policy = setting.policy
+    places = policy.places.get("token_logprobs", {})
+    found = []
+    for prompt, group in zip(part.sequences.prompts, part.sequences.completions, strict=True):
+        keys = [key_of(prompt, tokens) for tokens in group]
+        found.append([gradient[places[key]] if key in places else gradient[:0] for key in keys])
+    return found

@@ -1,0 +1,300 @@
+"""Hyperparameters in a tree of dataclasses: their values, other legal ones, and which of them are looked at."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm
+from rlx.check.subject import Subject
+from rlx.config.classes import parameters_of
+from rlx.errors import RlxError
+from rlx.fields import Choice, Range
+from rlx.loss.preference.modifier import MovingReference
+from rlx.seeding import Stream
+
+MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # of a draw where laws are tried
+
+
+def is_node(value: Any) -> bool:
+    """A dataclass that holds hyperparameters of its own."""
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def leaves(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every plain hyperparameter in a tree of dataclasses; what is made of others is none."""
+    for item in fields(owner) if is_node(owner) else ():
+        if not item.init:
+            continue
+        value = getattr(owner, item.name)
+        for key, child in children(value) or [("", value)]:
+            name = f"{path}{item.name}{key}"
+            if is_node(child):
+                yield from leaves(child, f"{name}.")
+            else:
+                yield name, child
+
+
+def children(value: Any) -> list[tuple[str, Any]]:
+    """(".key", node) of the nodes in a mapping or a list; empty for anything else."""
+    if isinstance(value, Mapping):
+        return [(f".{key}", child) for key, child in value.items()]
+    if isinstance(value, (list, tuple)) and value and all(is_node(child) for child in value):
+        return [(f".{index}", child) for index, child in enumerate(value)]
+    return []
+
+
+def variants(owner: Any) -> Iterator[tuple[str, Any]]:
+    """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
+
+    Those of a moving reference are left out: the training loop reads them, not a step of the algorithm.
+    """
+    hints = parameters_of(type(owner)) or {}
+    for item in fields(owner):
+        if not item.init:
+            continue
+        value = getattr(owner, item.name)
+        if is_node(value):
+            for name, changed in variants(value):
+                yield from _made(f"{item.name}.{name}", owner, item.name, changed)
+        elif children(value):
+            yield from _variants_within(owner, item.name, value)
+        else:
+            hint = hints[item.name].hint if item.name in hints else Any
+            for other in others(value, item.metadata.get("range"), hint):
+                yield from _made(item.name, owner, item.name, other)
+
+
+def _variants_within(owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for number, (key, node) in enumerate(children(value)):
+        for name, changed in variants(node) if is_node(node) and not isinstance(node, MovingReference) else ():
+            if isinstance(value, Mapping):
+                whole: Any = {**value, key[1:]: changed}
+            else:
+                whole = type(value)([*value[:number], changed, *value[number + 1 :]])
+            yield from _made(f"{field}{key}.{name}", owner, field, whole)
+
+
+def _made(name: str, owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        yield name, replace(owner, **{field: value})
+    except (RlxError, ValueError, TypeError, AssertionError):  # not legal, or not beside the other hyperparameters
+        return
+
+
+def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
+    """Other values that the range or the type allows, near and far."""
+    if isinstance(allowed, Choice):
+        return [name for name in allowed.names if name != value]
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    candidates: list[Any] = [
+        option for kind in kinds if typing.get_origin(kind) is typing.Literal for option in typing.get_args(kind)
+    ]
+    if isinstance(value, Enum):
+        candidates += list(type(value))
+    elif isinstance(value, bool):
+        candidates.append(not value)
+    elif isinstance(value, int):
+        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * max(1, value)]
+        candidates += [value + 0.5, value / 2] if float in kinds else []
+    elif isinstance(value, float):
+        candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 1e-6 * value]
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):
+        candidates += [type(value)(factor * item for item in value) for factor in (2, 3)]
+    elif value is None:
+        candidates += [2, 1] if int in kinds else []
+        candidates += [0.01, 5.0, 0.5, 1e-4, 1e-6] if float in kinds else []  # small and large first: few are tried in pairs
+        candidates += [True] if bool in kinds else []
+    if value is not None and type(None) in kinds:
+        candidates.append(None)
+    if isinstance(value, (int, float)) and value > 0:  # what only 0 or another sign changes is no hyperparameter
+        candidates = [
+            other for other in candidates if not isinstance(other, (int, float)) or isinstance(other, bool) or other > 0
+        ]
+    different = [other for other in candidates if other != value or isinstance(other, bool) is not isinstance(value, bool)]
+    return [other for number, other in enumerate(different) if other not in different[:number] and _legal(other, allowed)]
+
+
+def _legal(value: Any, allowed: Range | Choice | None) -> bool:
+    return allowed is None or value in allowed
+
+
+def small(owner: Any) -> Any:
+    """The same algorithm with fewer rows in a draw: its laws hold for any number of them."""
+    changes: dict[str, Any] = {}
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        if item.name in MOST_ROWS and isinstance(value, int):
+            changes[item.name] = min(value, MOST_ROWS[item.name])
+        elif isinstance(value, Mapping):
+            changes[item.name] = {key: small(node) if is_dataclass(node) else node for key, node in value.items()}
+        elif is_dataclass(value) and not isinstance(value, type):
+            changes[item.name] = small(value)
+    changes = {name: value for name, value in changes.items() if repr(value) != repr(getattr(owner, name))}
+    try:
+        return replace(owner, **changes) if changes else owner
+    except (RlxError, TypeError, ValueError):  # fewer rows than its other settings allow
+        return owner
+
+
+def mentioned(kind: type) -> set[str]:
+    """The names of all attributes that the code of a class's own modules mentions."""
+    found: set[str] = set()
+    modules = {ancestor.__module__ for ancestor in kind.__mro__} - {"rlx.algorithm.base", "builtins", "typing", "abc"}
+    for module in modules:
+        for value in list(vars(sys.modules.get(module, kind)).values()):
+            if isinstance(value, type) and issubclass(value, Algorithm) and not issubclass(kind, value):
+                continue  # another algorithm in the same file
+            owners = [value, *vars(value).values()] if isinstance(value, type) and value.__module__ in modules else [value]
+            waiting = [code for owner in owners for code in _codes(owner)]
+            while waiting:
+                code = waiting.pop()
+                found.update(
+                    (*code.co_names, *(item for item in code.co_consts if isinstance(item, str) and item.isidentifier()))
+                )
+                waiting += [inner for inner in code.co_consts if isinstance(inner, types.CodeType)]
+    return found
+
+
+def _codes(value: Any) -> list[types.CodeType]:
+    """The code of a function, method or property, not of what the dataclass decorator wrote."""
+    functions = [value.fget] if isinstance(value, property) else [getattr(value, "__func__", value)]
+    codes = [getattr(inspect.unwrap(function), "__code__", None) for function in functions if callable(function)]
+    return [code for code in codes if isinstance(code, types.CodeType) and not code.co_filename.startswith("<")]
+
+
+def watched(owner: Any, seen: set[str], path: str = "") -> Any:
+    """A copy of a tree of dataclasses that adds to `seen` the dotted name of each field that is looked at.
+
+    A class that admits no watcher (one with slots) counts as looked at.
+    """
+    kind = type(owner)
+    names = {item.name for item in fields(owner)}
+
+    def look(self: Any, name: str) -> Any:
+        if name in names:
+            seen.add(f"{path}{name}")
+        return kind.__getattribute__(self, name)  # type: ignore[call-arg]
+
+    twin = copy.copy(owner)
+    for name in names:
+        value = getattr(owner, name)
+        with suppress(AttributeError, TypeError):
+            if is_node(value):
+                object.__setattr__(twin, name, watched(value, seen, f"{path}{name}."))
+            elif isinstance(value, Mapping):
+                nodes = {
+                    key: watched(node, seen, f"{path}{name}.{key}.") if is_node(node) else node for key, node in value.items()
+                }
+                object.__setattr__(twin, name, nodes)
+    try:
+        object.__setattr__(
+            twin, "__class__", type(kind.__name__, (kind,), {"__getattribute__": look, "__module__": kind.__module__})
+        )
+    except TypeError:
+        seen.update(f"{path}{name}" for name in names)
+    with suppress(Exception):
+        twin.__post_init__()
+    return twin
+
+
+# A few steps with an algorithm among given numbers, and in what two such journeys differ.
+
+STEPS = (0, 1, 500)
+SAME = 1e-6  # nats; what moves the policy by less moves nothing
+RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
+LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a few steps with an algorithm did.
+
+    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
+    measured: the figures of batches and of validate;
+    refused: what was said where the values are not legal.
+    """
+
+    policy: tuple[Tensor, ...]
+    loss: tuple[float, ...]
+    figures: str
+    names: tuple[str, ...]
+    measured: str
+    refused: str = ""
+
+    @staticmethod
+    def refused_by(error: Exception) -> Journey:
+        """No step could be made."""
+        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
+
+    def difference(self, other: Journey) -> str:
+        """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
+        if self.refused != other.refused or len(self.policy) != len(other.policy):
+            return LEARNING
+        for mine, theirs in zip(self.policy, other.policy, strict=True):
+            if mine.shape != theirs.shape or not bool((mine - theirs).abs().le(SAME).all()):
+                return LEARNING
+        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
+            return LOSS
+        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
+            return LEARNING
+        return FIGURES if self.figures != other.figures else NOTHING
+
+
+def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS) -> Journey:
+    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
+    policies: list[Tensor] = []
+    losses: list[float] = []
+    figures: list[tuple[str, float]] = []
+    measured: list[Any] = []
+    own_update = type(subject.algorithm).update_policy is not Algorithm.update_policy
+    setting, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
+    try:
+        measured.append(subject.algorithm.moving_reference)  # which the training loop asks
+        for step in steps:
+            lab = setting.lab(step=step, seed=subject.seed)
+            with torch.no_grad():
+                batch = subject.algorithm.draw(lab)
+            measured += sorted(getattr(batch, "metrics", {}).items())
+            for part in _first_updates(subject, batch, step):
+                subject.loss(setting, part)
+                rows = max(1, len(part))
+                source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, part, micro_batch=rows)
+                if own_update:  # which may read no more of a gradient than its sign
+                    policies.append(subject.gradient(setting, part)[0])
+                done = dict(subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate)))
+                policies.append(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in setting.policy.parameters())]))
+                _below_one(setting.policy)
+                losses.append(float(source.metrics.get("loss", 0.0)))
+                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
+                figures += [*sorted(own.items()), *sorted(done.items())]
+            with torch.no_grad():
+                measured += sorted(subject.algorithm.validate(lab).items())
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey.refused_by(error)
+    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
+    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
+
+
+def _below_one(policy: Any) -> None:
+    """No probability rises above 1, as it never does in a model."""
+    leaf = getattr(policy, "leaves", {}).get("token_logprobs")
+    if leaf is not None:
+        with torch.no_grad():
+            leaf.clamp_(max=-1e-3)
+
+
+def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:
+    return itertools.islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 3)

@@ -1,0 +1,162 @@
+"""What `rlx --help` prints: verbs first, then groups and their options, then examples. Reads files only."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import rlx
+from rlx.cli.line import verbs
+from rlx.config.compose import config_folders, groups, node_comments, option_node
+from rlx.config.schema import conf_dir
+
+# What an algorithm's class says of itself, read from its source: help needs it, and must not import torch for it.
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The kind of an algorithm, what it needs of the task and the run, and in one line what it is."""
+
+    kind: str = ""
+    needs: tuple[str, ...] = ()
+    text: str = ""
+
+
+def summary_of(option: str, folders: Iterable[Path]) -> Summary:
+    """The summary of the class that an option of the group algorithm targets; empty for a class that is not of rlx."""
+    places = list(folders)
+    target = str(option_node("algorithm", option, places).get("_target_"))
+    module, _, name = target.rpartition(".")
+    found = _class(module, name)
+    if found is None:
+        return Summary(text=comment_of(option, places))
+    kind = re.search(r"AlgorithmType\.(\w+)", _declared(found, "kind", module) or "")
+    needs = re.findall(r"Need\.(\w+)", _declared(found, "needs", module) or "")
+    text = comment_of(option, places) or (ast.get_docstring(found) or "").partition("\n")[0]
+    return Summary(kind[1].lower() if kind else "", tuple(sorted(need.lower() for need in needs)), text)
+
+
+def comment_of(option: str, folders: Iterable[Path]) -> str:
+    """The comment that an option's file begins with, if any: an option that builds on another says there what it is."""
+    files = (folder / "algorithm" / f"{option}.yaml" for folder in folders)
+    first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
+    return "" if not first.startswith("# ") or first.startswith("# @") else first.removeprefix("# ")
+
+
+def _tree(module: str) -> ast.Module | None:
+    """The syntax of one of rlx's modules."""
+    parts = module.split(".")
+    base = Path(rlx.__file__).parent.joinpath(*parts[1:])
+    files = (base.with_suffix(".py"), base / "__init__.py")
+    file = next((file for file in files if file.is_file()), None) if parts[0] == "rlx" else None
+    return None if file is None else ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _class(module: str, name: str) -> ast.ClassDef | None:
+    tree = _tree(module)
+    return next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None) if tree else None
+
+
+def _declared(found: ast.ClassDef, name: str, module: str) -> str | None:
+    """The source of a class variable's value, looked up along the base classes."""
+    for node in found.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name and node.value:
+            return ast.unparse(node.value)
+    for base in found.bases:
+        base_name = ast.unparse(base).partition("[")[0]
+        place = _imported_from(module, base_name)
+        above = _class(place, base_name)
+        if above is not None and (place, base_name) != (module, found.name):
+            value = _declared(above, name, place)
+            if value is not None:
+                return value
+    return None
+
+
+def _imported_from(module: str, name: str) -> str:
+    """The module that a name of `module` was imported from; itself if it was not."""
+    tree = _tree(module)
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ImportFrom) and node.module and any((alias.asname or alias.name) == name for alias in node.names):
+            return node.module
+    return module
+
+
+# What `rlx --help` prints: verbs first, then groups and their options, then examples. Reads files only.
+
+_EXAMPLES = """\
+examples
+  rlx train algorithm=custom_dpo
+  rlx train algorithm=custom_dpo loss=ipo loss.beta=0.2 num_steps=100
+  rlx train task=preference_file task.path=pairs.jsonl policy=pretrained policy.path=DIR
+  rlx -m algorithm=custom_dpo,dpo 'seed=range(0,5)'
+  rlx train algorithm=my_lab.MyAlgorithm          a class of your own, from my_lab.py in this directory
+  rlx train resume=outputs/train/latest
+"""
+
+_OPTIONS = """\
+options
+  -m                    one run for every combination of comma-separated values
+  --cfg job             print the composed config and stop (--cfg job --resolve: with interpolations resolved)
+  --config-dir DIR      a folder of your own YAML files, laid out in groups as above
+  --info                how the config was composed; --info searchpath: from where
+  --version
+  eval "$(rlx -sc install=bash)"                  completes verbs, groups and keys in this shell
+"""
+
+
+def overview(config_dirs: Iterable[str] = ()) -> str:
+    """The text of `rlx --help`."""
+    known = verbs()
+    width = max(map(len, known))
+    lines = ["usage: rlx [VERB] [key=value ...]", "", "verbs (train, if none is given)"]
+    lines += [f"  {verb:<{width}}  {summary}" for verb, summary in known.items()]
+    lines += [
+        "",
+        _groups(config_dirs),
+        _algorithms(config_dirs),
+        _OPTIONS,
+        _EXAMPLES,
+        "rlx VERB --help shows the keys of a verb.",
+    ]
+    return "\n".join(lines)
+
+
+def verb_help(verb: str, config_dirs: Iterable[str] = ()) -> str:
+    """The text of `rlx VERB --help`: what it does and every key with its comment."""
+    keys = textwrap.indent(node_comments(conf_dir() / f"{verb}.yaml"), "  ")
+    title = f"rlx {verb}: {verbs()[verb]}"
+    return "\n".join([title, "", "keys, with their defaults (override: key=value)", keys, "", _groups(config_dirs)])
+
+
+def _algorithms(config_dirs: Iterable[str]) -> str:
+    """Each algorithm with its kind, what it needs and what it is."""
+    folders = config_folders(config_dirs)
+    options = groups(folders).get("algorithm", [])
+    width = max(map(len, options), default=0)
+    lines = ["algorithms"]
+    for option in options:
+        found = summary_of(option, folders)
+        needs = f"needs {', '.join(found.needs)}" if found.needs else ""
+        lines.append(
+            f"  {option:<{width}}  " + "; ".join(part for part in (found.kind.replace("_", " "), needs, found.text) if part)
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _groups(config_dirs: Iterable[str]) -> str:
+    """Group and options, wrapped to the width of the terminal."""
+    columns = max(60, shutil.get_terminal_size((100, 24)).columns)
+    found = groups(config_folders(config_dirs))
+    width = max(map(len, found))
+    lines = ["groups (choose: group=option, set: group.key=value)"]
+    for group, options in found.items():
+        indent = " " * (width + 4)
+        text = textwrap.wrap("  ".join(options), columns - width - 4, break_on_hyphens=False)
+        lines.append(f"  {group:<{width}}  " + f"\n{indent}".join(text))
+    return "\n".join(lines) + "\n"

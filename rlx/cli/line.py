@@ -1,0 +1,333 @@
+"""The words of a command line: flags and their values, the verb, the runs or files after it, the overrides."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlx.config.classes import targets_in_folder
+from rlx.config.compose import config_folders
+from rlx.config.schema import conf_dir
+from rlx.config.sources import plugin_targets, served
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
+
+_TAKES_VALUE = {
+    "--cfg": "cfg", "-c": "cfg",
+    "--package": "package", "-p": "package",
+    "--config-dir": "config_dir", "-cd": "config_dir",
+    "--config-name": "config_name", "-cn": "config_name",
+    "--config-path": "config_path", "-cp": "config_path",
+    "--shell-completion": "shell_completion", "-sc": "shell_completion",
+    "--experimental-rerun": "experimental_rerun",
+}  # fmt: skip
+_ALONE = ("--help", "-h", "--hydra-help", "--version", "--multirun", "-m", "--run", "-r", "--resolve")
+_REFUSED = {
+    "config_name": "the verb says it",
+    "config_path": "add a folder with --config-dir",
+    "experimental_rerun": "use rerun=RUN",
+}
+_CFG = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+@dataclass
+class CommandLine:
+    """A command line taken apart. flags: as Hydra gets them; values: of the flags that take one."""
+
+    argv: list[str] = field(default_factory=list)
+    verb: str | None = None
+    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def has(self, *names: str) -> bool:
+        """Whether one of these flags is there."""
+        return any(name in self.flags for name in names)
+
+    @property
+    def is_multirun(self) -> bool:
+        """Whether -m is there."""
+        return self.has("-m", "--multirun")
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> what it does: every rlx/cli/verb/<verb>.py that has a primary config conf/<verb>.yaml. Imports none of them."""
+    folder, found = conf_dir(), {}
+    for file in sorted((Path(__file__).parent / "verb").glob("*.py")):
+        if (folder / f"{file.stem}.yaml").is_file():
+            summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found[file.stem] = summary.partition("\n")[0]
+    return {verb: found[verb] for verb in sorted(found, key=lambda verb: (verb != "train", verb))}
+
+
+def is_override(argument: str) -> bool:
+    """Whether Hydra reads it as an override: key=value, +key=value, ~key."""
+    return "=" in argument or argument[:1] in ("~", "+")
+
+
+def is_path(argument: str) -> bool:
+    """Whether an argument that could be an override is a file or folder that exists: outputs/a=b, ~/runs."""
+    return "/" in argument and Path(argument).expanduser().exists()
+
+
+def split(argv: Sequence[str]) -> CommandLine:
+    """Take a command line apart; the first bare word is the verb, wherever it stands."""
+    line = CommandLine(argv=list(argv))
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if argument.lstrip("+~").startswith("="):
+            raise ConfigError(f"{argument} has no key; an override is key=value, without spaces around the =")
+        if argument.startswith("-") and argument != "-":
+            _take_flag(line, argument, rest)
+        elif is_override(argument) and not (line.verb is not None and is_path(argument)):
+            line.overrides.append(argument)
+        elif rest and rest[0].startswith("="):
+            value = rest[0][1:] or next(iter(rest[1:]), "value")
+            raise ConfigError(f"{argument} {rest[0]}: an override has no spaces around its =; write {argument}={value}")
+        elif line.verb is None:
+            line.verb = _verb(argument)
+        else:
+            line.words.append(argument)
+    return line
+
+
+def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:
+    name, equals, value = argument.partition("=")
+    if name in ("--info", "-i"):
+        if not equals:
+            value = rest.pop(0) if rest and rest[0] in _INFO else "all"
+        if value not in _INFO:
+            raise ConfigError(f"--info {value}: it is one of {', '.join(_INFO)}")
+        line.flags += ["--info", value]
+    elif name in _TAKES_VALUE:
+        if not equals:
+            if not rest:
+                raise ConfigError(f"{name} needs a value after it")
+            value = rest.pop(0)
+        _take_value(line, name, value)
+    elif argument in _ALONE:
+        line.flags.append(argument)
+    else:
+        raise ConfigError(f"{name} is no option of rlx{_meant_by_flag(name, equals, value, rest)}")
+
+
+def _meant_by_flag(name: str, equals: str, value: str, rest: list[str]) -> str:
+    """The nearest option, or the override that was written as one: --num_steps 3, --num-steps=3."""
+    options = [option for option in (*_ALONE, *_TAKES_VALUE, "--info") if option != name]
+    if name in _ALONE:
+        return f" with a value; write {name} alone"
+    near = nearest(name, options, threshold=0.75 if equals else 0.6)
+    follows = value if equals else next((word for word in rest[:1] if not word.startswith("-") and "=" not in word), None)
+    key = name.lstrip("-").replace("-", "_")
+    if near is None and follows is not None and key.replace(".", "").isidentifier():
+        return f"; an override is written without dashes: {key}={follows}"
+    return did_you_mean(near)
+
+
+def _take_value(line: CommandLine, name: str, value: str) -> None:
+    meaning = _TAKES_VALUE[name]
+    if meaning in _REFUSED:
+        raise ConfigError(f"{name} is no option of rlx: {_REFUSED[meaning]}")
+    if meaning == "cfg" and value not in _CFG:
+        raise ConfigError(f"{name} {value}: it is one of {', '.join(_CFG)}{did_you_mean(nearest(value, _CFG))}")
+    if not value:
+        raise ConfigError(f"{name} needs a value after it")
+    if meaning == "config_dir" and not Path(value).is_dir():
+        siblings = [str(path) for path in Path(value).parent.iterdir() if path.is_dir()] if Path(value).parent.is_dir() else []
+        raise ConfigError(f"{name} {value}: there is no such folder{did_you_mean(nearest(value, siblings, threshold=0.75))}")
+    if meaning == "shell_completion":
+        line.overrides.append(value)  # Hydra reads install=bash as an override
+        line.flags.append("--shell-completion")
+    else:
+        line.flags += [name, value]
+    line.values[meaning] = value
+
+
+def as_override(word: str, after: Sequence[str] = ()) -> str | None:
+    """A bare word as the override that was probably meant: an option of a group, or a key before its value; else None."""
+    from rlx.config.compose import config_folders, groups, read_yaml
+
+    if f"--{word}" in _ALONE:
+        return f"--{word}"
+    keys = read_yaml(conf_dir() / "train.yaml")
+    if word in keys and word != "defaults":
+        return f"{word}={after[0] if after else '...'}"
+    holding = [group for group, options in groups(config_folders()).items() if word in options and "/" not in group]
+    return f"{holding[0]}={word}" if holding else None
+
+
+def _verb(word: str) -> str:
+    known = verbs()
+    if word in known:
+        return word
+    if f"--{word}" in _ALONE:
+        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx --{word}?")
+    if word in ("sweep", "search", "tune"):
+        raise ConfigError(f"{word} is no verb of rlx; a sweep is a train with -m: rlx -m algorithm=a,b 'seed=range(0,5)'")
+    near = nearest(word, known)
+    meant = as_override(word) if near is None else None
+    if meant is not None:
+        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx train {meant}?")
+    if near is None and Path(word).exists():
+        raise ConfigError(f"{word} is a path, and no verb comes before it; the verbs are {', '.join(known)}")
+    hint = did_you_mean(near) if near else f"; the verbs are {', '.join(known)}, an override is key=value"
+    raise ConfigError(f"{word} is no verb of rlx{hint}")
+
+
+# Which classes this command line names itself, and may therefore call.
+
+_NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
+_SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"'](?:[^,\[\]"']*[^\s,\[\]"'])?)""")
+
+
+def allowed_targets(line: CommandLine) -> set[str]:
+    """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins."""
+    allowed = set(served) | plugin_targets()
+    for override in line.overrides:
+        for names in _NAMED.findall(override):
+            allowed.update(name.strip("'\" ") for name in names.split(","))
+    for scheme, place in searched(line):
+        if scheme == "pkg":
+            allowed.add(f"{place.partition('.')[0]}.*")
+        else:
+            allowed |= targets_in_folder(Path(place))
+    return allowed
+
+
+def searched(line: CommandLine) -> list[tuple[str, str]]:
+    """(file or pkg, place) that --config-dir and hydra.searchpath name."""
+    places = [("file", line.values["config_dir"])] if "config_dir" in line.values else []
+    for override in line.overrides:
+        key, _, value = override.partition("=")
+        if key == "hydra.searchpath":
+            places += [(scheme or "file", place) for scheme, place in _SEARCHED.findall(value)]
+    return places
+
+
+def check_folders(line: CommandLine) -> None:
+    """Refuse a YAML file of the user's that rlx's own of the same name would hide."""
+    own = conf_dir()
+    for scheme, place in searched(line):
+        if scheme != "file":
+            continue
+        if not Path(place).is_dir():
+            raise ConfigError(f"hydra.searchpath: there is no folder {place}")
+        if Path(place).resolve() == own:
+            continue
+        for file in sorted(Path(place).rglob("*.yaml")):
+            name = file.relative_to(place)
+            if (own / name).is_file():
+                raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")
+
+
+def config_dirs(line: CommandLine) -> list[str]:
+    """The folders that this command line adds."""
+    return [place for scheme, place in searched(line) if scheme == "file" and Path(place).is_dir()]
+
+
+def all_folders(line: CommandLine) -> list[Path]:
+    """Every folder of YAML files that this command line searches."""
+    return config_folders(config_dirs(line))
+
+
+# Shell completion: Hydra's own, with the verb cut out of the line that it is asked about.
+
+
+def cut_verb(environment: MutableMapping[str, str]) -> tuple[str | None, list[str]]:
+    """Take the verb out of COMP_LINE and shift COMP_POINT.
+
+    Returns the verb, and the verbs that could complete the word at the cursor.
+    """
+    line = environment.get("COMP_LINE", "")
+    point = int(environment.get("COMP_POINT") or len(line))
+    known = verbs()
+    start = 0
+    words: list[tuple[int, str]] = []
+    for word in line.split():
+        start = line.index(word, start)
+        words.append((start, word))
+        start += len(word)
+    for place, word in words[1:]:
+        ends_before_cursor = place + len(word) < len(line)
+        if word in known and ends_before_cursor:
+            cut = line[:place] + line[place + len(word) :].lstrip()
+            environment["COMP_LINE"] = cut
+            environment["COMP_POINT"] = str(max(place, point - (len(line) - len(cut))))
+            return word, []
+        if not word.startswith("-") and not is_override(word) and ends_before_cursor:
+            return None, []
+    typed = "" if line.endswith(" ") or len(words) < 2 else words[-1][1]
+    return None, [verb for verb in known if verb.startswith(typed)]
+
+
+def is_query(overrides: list[str]) -> bool:
+    """Whether Hydra is asked for completions, not for the script that installs them."""
+    return any(override.startswith("query=") for override in overrides) and "COMP_LINE" in os.environ
+
+
+# Quotes for Hydra what people type unquoted: its grammar refuses `prompt=12+34=`, `where=score<0.5`, a path with a space.
+
+_TEXT_KEYS = {"prompt", "where", "fail_if", "out", "resume", "rerun"}
+_PATH_ENDINGS = ("path", "_dir", ".dir", "_file")
+_SWEEP = re.compile(r"^(choice|glob|range|interval|shuffle|sort|tag|extend_list)\s*\(.*\)$", re.DOTALL)
+
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
+
+
+def is_text_key(key: str) -> bool:
+    """Whether what follows this key is text or a path, never a number, a list or an expression of Hydra's."""
+    leaf = key.lstrip("+").rpartition(".")[2]
+    return leaf in _TEXT_KEYS or key.endswith(_PATH_ENDINGS)
+
+
+def quote_override(override: str, *, multirun: bool = False) -> str:
+    """The same override, its value in quotes where the key takes text or a path. With -m, commas separate values."""
+    key, equals, value = override.partition("=")
+    if not equals or not is_text_key(key) or key == "hydra.searchpath" or _stands_for_itself(value):
+        return override
+    if multirun and _SWEEP.match(value):
+        return override
+    values = value.split(",") if multirun else [value]
+    is_path = key.endswith(_PATH_ENDINGS) or key.lstrip("+") in ("out", "resume", "rerun")
+    return f"{key}={','.join(quoted(part, is_path=is_path) for part in values)}"
+
+
+def _stands_for_itself(value: str) -> bool:
+    """Empty, null, a list or in quotes already."""
+    is_quoted = len(value) >= 2 and value[0] in "'\"" and value[-1] == value[0]
+    return value in ("", "null") or is_quoted or (value.startswith("[") and value.endswith("]"))
+
+
+def is_plain(value: str) -> bool:
+    """Whether Hydra reads the value as this very text without quotes: a usual path or word, no number and no null."""
+    if not _PLAIN.fullmatch(value) or value.lower() in ("true", "false", "null", "nan", "inf"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def quoted(value: str, *, is_path: bool = False) -> str:
+    """A value as a string of Hydra's grammar, in quotes where it needs them.
+
+    In a path ~ is the home directory and ${...} stays an interpolation.
+    """
+    if is_plain(value):
+        return value
+    if is_path:
+        value = os.path.expanduser(value)
+    elif "${" in value:
+        value = value.replace("${", "\\${")
+    value = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    value = re.sub(r"(\\+)$", r"\1\1", value)
+    return f"'{value}'"

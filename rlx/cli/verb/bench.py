@@ -1,0 +1,174 @@
+"""How fast are algorithms here, where does their time go, what do they reach for it? On the same task, policy and budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlx.errors import ConfigError, RlxError, TrainingError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlx.cli.line import CommandLine
+
+_KEYS = (
+    "algorithm",
+    "loss",
+    "task",
+    "policy",
+    "optimizer",
+    "scheduler",
+    "rollout",
+    "num_steps",
+    "micro_batch",
+    "threads",
+    "device",
+)
+_NAMES = "algorithms"
+
+
+def prepare(line: CommandLine) -> None:
+    """Take `algorithm=a,b` apart before Hydra sees it, for which a comma belongs to a sweep."""
+    if line.is_multirun:
+        raise ConfigError("rlx bench takes several algorithms itself: rlx bench algorithm=a,b; leave out -m")
+    for place, override in enumerate(line.overrides):
+        key, equals, value = override.partition("=")
+        if key == "algorithm" and equals:
+            names = [name.strip() for name in value.strip("[]").split(",")]
+            if not all(names):
+                raise ConfigError(f"{override}: a name is missing; write algorithm=a,b")
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ConfigError(f"{override} names {twice} twice; each round measures it once, rounds=N says how often")
+            line.values[_NAMES] = ",".join(names)
+            line.overrides[place] = f"algorithm={names[0]}"
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """Measure every algorithm in turn, several rounds, and show what came of it; 1 if one of them failed."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = list(HydraConfig.get().overrides.task)
+    names = line.values.get(_NAMES, str(HydraConfig.get().runtime.choices["algorithm"])).split(",")
+    configs = {name: checked(name, overrides, line) for name in names}
+    rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
+    for number in range(cfg.rounds):
+        for name in names:
+            trace = str(Path(cfg.out) / f"trace_{file_name(name)}.json") if cfg.profile and number == 0 else None
+            rounds[name].append(measured(configs[name], cfg, number, trace))
+            if not cfg.json:
+                print(f"round {number + 1} of {cfg.rounds}: {name}: {words(rounds[name][-1])}", flush=True)
+    show(cfg, line, rounds)
+    return 0
+
+
+def checked(name: str, overrides: list[str], line: CommandLine) -> dict[str, Any]:
+    """The config of rlx train that an algorithm is measured under; wrong keys are said before anything is measured."""
+    from omegaconf import OmegaConf, open_dict
+
+    from rlx.cli.failure import explained
+    from rlx.cli.line import CommandLine, all_folders, allowed_targets
+    from rlx.config.check import check_config
+    from rlx.config.compose import check_loss, compose, groups
+    from rlx.config.schema import BenchConfig
+
+    own = [f"algorithm={name}" if override.startswith("algorithm=") else override for override in overrides]
+    places = [f"hydra.searchpath=[file://{Path(line.values['config_dir']).resolve()}]"] if "config_dir" in line.values else []
+    try:
+        composed = compose("bench", [*own, *places], with_hydra=True)
+    except Exception as error:  # an algorithm that Hydra does not find, a key that it does not know
+        known = explained(error, CommandLine(argv=line.argv, verb="bench", overrides=own, values=line.values))
+        if known is None:
+            raise
+        raise known from None
+    choices = composed.hydra.runtime.choices
+    with open_dict(composed):
+        del composed["hydra"]
+    check_loss(composed, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=own)
+    check_config(composed, allowed=allowed_targets(line), schema=BenchConfig, verb="bench")
+    train = compose("train", ["logger=[]", "checkpoint.every=null", "eval_every=null"])
+    with open_dict(train):
+        del train["sweep"]
+        for key in _KEYS:
+            train[key] = composed[key]
+        train.evaluation.num_prompts = train.evaluation.num_pairs = composed.num_prompts
+        train.evaluation.num_shown = 0
+    config = OmegaConf.to_container(train, resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
+    """One algorithm, once, in a process of its own."""
+    budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
+    request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    command = [sys.executable, "-m", "rlx.workbench.bench"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0 or not done.stdout:
+        last = "\n".join(done.stderr.strip().splitlines()[-12:])
+        raise TrainingError(f"the process that measured ended with {done.returncode}; the last it said:\n{last}")
+    answer: Mapping[str, Any] = json.loads(done.stdout)
+    if "error" in answer:
+        error = RlxError(answer["error"])
+        error.exit_code = answer["exit_code"]
+        raise error
+    return answer
+
+
+def show(cfg: DictConfig, line: CommandLine, rounds: Mapping[str, list[Mapping[str, Any]]]) -> None:
+    """The table, or JSON; and the files."""
+    import platform
+
+    import torch
+
+    from rlx.record.files import full_disk_explained, write_atomic
+    from rlx.report.bench import bench_lines, write_plot
+    from rlx.workbench.bench import summarised
+
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": cfg.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    budget = {key: cfg[key] for key in ("rounds", "tokens", "seconds", "num_prompts", "warmup_steps", "seed")}
+    result = {
+        "command": ["rlx", *line.argv],
+        "task": str(cfg.task.name),
+        "machine": machine,
+        "budget": budget,
+        "algorithms": {name: {"summary": summarised(each), "rounds": each} for name, each in rounds.items()},
+    }
+    text = json.dumps(result, indent=1)
+    directory = Path(cfg.out)
+    with full_disk_explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / "bench.json", text + "\n")
+        if cfg.plot:
+            write_plot(result, directory / "bench.png")
+    if cfg.json:
+        print(text)
+        return
+    print("\n".join(["", *bench_lines(result)]))
+    files = [
+        "bench.json",
+        *(["bench.png"] if cfg.plot else []),
+        *(f"trace_{file_name(name)}.json" for name in rounds if cfg.profile),
+    ]
+    print(f"\nwritten: {', '.join(str(directory / file) for file in files)}")
+
+
+def words(found: Mapping[str, Any]) -> str:
+    """What one round says while the others run."""
+    return f"{found['tokens_per_second']:,.0f} tokens/s, {found['steps']} steps in {found['seconds']:.1f} s"
+
+
+def file_name(name: str) -> str:
+    """An algorithm's name as part of a file's."""
+    return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)

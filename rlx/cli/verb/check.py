@@ -1,0 +1,127 @@
+"""Is an algorithm sane? Its laws, with what is wrong and how to mend it; without one, the doctor of the installation."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rlx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlx.check.checker import Subject
+    from rlx.cli.line import CommandLine
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """0 if every law holds, 1 if one is broken."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from rlx.cli.line import all_folders, allowed_targets
+    from rlx.config.check import check_config
+    from rlx.config.compose import check_loss, groups
+    from rlx.config.schema import CheckConfig
+
+    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
+    groups_named = named(overrides, "algorithm", "loss")
+    if not groups_named:
+        return doctor(cfg)
+    if "algorithm" not in groups_named:
+        cfg.algorithm = None
+    else:
+        check_loss(cfg, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
+    given = {str(key): cfg[key] for key in cfg if key != "algorithm" or cfg.algorithm is not None}
+    check_config(type(cfg)(given), allowed=allowed_targets(line), schema=CheckConfig, verb="check")
+    subject = subject_of(cfg, own_task=bool(named(overrides, "task")))
+    return report(cfg, subject, " ".join(f"{group}={choices[group]}" for group in groups_named))
+
+
+def named(overrides: list[str], *groups: str) -> list[str]:
+    """Those of these groups that the command line names."""
+    return [group for group in groups if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
+
+
+def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
+    """What the laws are tried on. own_task: was the task chosen? Then it must have all that a run would ask of it."""
+    import torch
+    import transformers
+
+    from rlx.algorithm.base import Need
+    from rlx.check.checker import Subject
+    from rlx.experiment import make, require_match, require_scores
+    from rlx.training.gradients import AccumulatedGradients
+
+    transformers.utils.logging.disable_progress_bar()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    task = make(cfg.task, key="task")
+    algorithm = plainest_with(make(cfg.loss, key="loss")) if cfg.algorithm is None else make(cfg.algorithm, key="algorithm")
+    require_match(algorithm, task)
+    if own_task:
+        require_scores(algorithm, task)
+    optimizer, sampler = make(cfg.optimizer, key="optimizer"), make(cfg.rollout, key="rollout")
+    policy = make(cfg.policy, key="policy")
+    if Need.VALUES in getattr(algorithm, "active_needs", algorithm.needs) and policy.value_head is None:
+        policy.add_value_head()
+    return Subject(algorithm, task, policy, sampler, AccumulatedGradients, optimizer, seed=cfg.seed)
+
+
+def plainest_with(loss: Any) -> Any:
+    """The plainest algorithm that reads a loss."""
+    import rlx
+    from rlx.loss.policy_gradient.base import PolicyGradientLoss
+    from rlx.loss.preference.base import PreferenceLoss
+
+    if isinstance(loss, PreferenceLoss):
+        return replace(rlx.load("algorithm", "dpo"), loss=loss)
+    if isinstance(loss, PolicyGradientLoss):
+        return replace(rlx.load("algorithm", "custom_grpo"), loss=loss)
+    raise ConfigError(
+        f"loss={type(loss).__name__} is neither a PreferenceLoss nor a PolicyGradientLoss; check it with its algorithm"
+    )
+
+
+def report(cfg: DictConfig, subject: Subject, name: str) -> int:
+    """Try the laws and print them as they come."""
+    from rlx.check.checker import LAWS, check_algorithm
+    from rlx.config.suggest import did_you_mean, nearest
+    from rlx.report.terminal import law_lines, summary_line
+
+    wanted = list(LAWS) if cfg.laws is None else [cfg.laws] if isinstance(cfg.laws, str) else list(cfg.laws)
+    for law in wanted:
+        if law not in LAWS:
+            raise ConfigError(
+                f"laws: there is no law {law}{did_you_mean(nearest(str(law), LAWS)) or '; they are ' + ', '.join(LAWS)}"
+            )
+    start, verdicts = time.monotonic(), []
+    for verdict in check_algorithm(subject, laws={law: LAWS[law] for law in wanted}):
+        verdicts.append(verdict.as_dict())
+        if not cfg.json:
+            print("\n".join(law_lines(verdicts[-1])), flush=True)
+    seconds = time.monotonic() - start
+    failed = any(verdict["status"] == "failed" for verdict in verdicts)
+    if cfg.json:
+        print(json.dumps({"subject": name, "passed": not failed, "seconds": round(seconds, 3), "laws": verdicts}, indent=2))
+    else:
+        print(summary_line(name, verdicts, seconds))
+    return int(failed)
+
+
+def doctor(cfg: DictConfig) -> int:
+    """What this installation can do, and what stands in its way."""
+    from rlx.check.doctor import examine
+    from rlx.report.terminal import doctor_lines
+
+    facts = []
+    for fact in examine(threads=cfg.threads):
+        facts.append(fact.as_dict())
+        if not cfg.json:
+            print("\n".join(doctor_lines([facts[-1]])), flush=True)
+    bad = [fact["name"] for fact in facts if fact["mark"] == "bad"]
+    if cfg.json:
+        print(json.dumps({"passed": not bad, "facts": facts}, indent=2))
+    return int(bool(bad))

@@ -1,0 +1,40 @@
+"""Compares runs over seeds: verdicts, tables, comparison.json and one page, from run records."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.cli.line import CommandLine
+from rlx.comparison.choices import Choices, require_flag
+from rlx.comparison.comparison import compare_runs, holds
+from rlx.errors import ConfigError
+
+WORDS = "runs"
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """Prints the comparison and writes its files; 1 if the verdict of `fail_if` holds."""
+    if line.is_multirun:
+        raise ConfigError("rlx compare is no sweep: leave out -m; several runs or sweeps are words, rlx compare A B")
+    values = {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
+    for name in ("write", "page", "figures"):
+        require_flag(name, values[name])
+    runs = [values["runs"]] if isinstance(values["runs"], str) else list(values["runs"])
+    comparison = compare_runs(runs, Choices.of(values), command=["rlx", *line.argv])
+    failed = holds(values["fail_if"], comparison) if values["fail_if"] is not None else None
+
+    from rlx.report.comparison import print_comparison
+    from rlx.report.files import place_beside, write_files
+
+    files: list[Path] = []
+    if values["write"]:
+        place = Path(values["out"]) if values["out"] is not None else place_beside(comparison)
+        files = write_files(comparison, place, page=values["page"], figures=values["figures"])
+    print_comparison(comparison, files=files)
+    if failed is not None:
+        print(f"rlx: fail_if={values['fail_if']!r} holds: {failed}", file=sys.stderr)
+        return 1
+    return 0

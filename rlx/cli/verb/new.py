@@ -1,0 +1,106 @@
+"""Writes a file to begin an algorithm, a loss or a reward from, with its YAML and its test."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlx.cli.line import CommandLine
+
+WORDS = "words"
+TEMPLATES = Path(__file__).parent / "template"
+FOLDER = {"algorithm": "algorithm", "loss": "loss", "reward": "task/reward"}  # kind -> folder below conf
+NEXT = {
+    "algorithm": ("rlx check algorithm={name}.{kind}", "rlx train algorithm={name}.{kind}"),
+    "loss": ("rlx check loss={name}.{kind}", "rlx train algorithm=custom_dpo loss={name}.{kind}"),
+    "reward": (
+        "rlx check algorithm=custom_grpo 'task/reward=[{name}.{kind}]'",
+        "rlx train algorithm=custom_grpo 'task/reward=[exact_match,{name}.{kind}]'",
+    ),
+}
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """Write the files and say what to do next; returns the exit code."""
+    from rlx.config.check import check_keys, paths_of, plain
+    from rlx.config.schema import NewConfig
+
+    values = plain(cfg)
+    check_keys(values, NewConfig, "", list(paths_of(values)), owner="rlx new")
+    if line.is_multirun:
+        raise ConfigError("rlx new writes one thing at a time: leave out -m")
+    what, name = asked_for([str(word) for word in cfg.words])
+    files = texts(what, name)
+    out = Path(cfg.out).expanduser()
+    there = [str(out / file) for file in files if (out / file).exists()]
+    if there and not cfg.force:
+        raise ConfigError(f"{there[0]} is there already; take another name, or force=true to replace it")
+    for file, text in files.items():
+        place = out / file
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"out={cfg.out}: {place} cannot be written: {error.strerror}") from error
+        print(f"wrote {place}")
+    folder = "" if out.resolve() == Path.cwd() else f"cd {out} && "
+    for command in (*NEXT[what], f"python -m pytest test_{name}.py"):
+        print(f"  {folder}{command.format(name=name, kind=class_name(name))}")
+    return 0
+
+
+def asked_for(words: list[str]) -> tuple[str, str]:
+    """(kind, name) out of the words after the verb."""
+    if not words or words[0] not in FOLDER:
+        near = did_you_mean(nearest(words[0], FOLDER)) if words else ""
+        said = f"rlx new {words[0]}: " if words else "rlx new: "
+        raise ConfigError(f"{said}it is one of {', '.join(FOLDER)}, then a name: rlx new algorithm my_idea{near}")
+    if len(words) != 2:
+        raise ConfigError(f"rlx new {words[0]} takes one name, such as my_idea; it got {' '.join(words[1:]) or 'none'}")
+    what, name = words
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        better = re.sub(r"\W+|(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_").lower()
+        better = f"my_{better}" if better in sys.stdlib_module_names or keyword.iskeyword(better) else better
+        hint = did_you_mean(better) if re.fullmatch(r"[a-z][a-z0-9_]*", better) else ""
+        raise ConfigError(f"rlx new {what} {name}: a name is that of a Python module, lower-case words joined by _{hint}")
+    if name in sys.stdlib_module_names or taken(name):
+        raise ConfigError(f"rlx new {what} {name}: there is a module {name} already, which yours would hide; try my_{name}")
+    return what, name
+
+
+def taken(name: str) -> bool:
+    """Whether an installed module has this name; one in the current folder may be replaced."""
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return found is not None and (found.origin is None or Path(found.origin).resolve().parent != Path.cwd())
+
+
+def class_name(name: str) -> str:
+    """my_idea -> MyIdea."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def texts(what: str, name: str) -> dict[str, str]:
+    """File -> text, of the module, its YAML and its test."""
+    files = {
+        f"{name}.py": f"{what}.py.txt",
+        f"conf/{FOLDER[what]}/{name}.yaml": f"{what}.yaml.txt",
+        f"test_{name}.py": f"{what}_test.py.txt",
+    }
+    return {file: _filled((TEMPLATES / template).read_text(encoding="utf-8"), name) for file, template in files.items()}
+
+
+def _filled(text: str, name: str) -> str:
+    return re.sub(r"\bNAME\b", name, re.sub(r"\bCLASS\b", class_name(name), text))

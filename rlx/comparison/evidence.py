@@ -1,0 +1,89 @@
+"""What a comparison rests on: the runs that were found, which of them count, and what is unfair about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlx.comparison.choices import Choices
+from rlx.comparison.refusal import Problem, find_problems, find_too_few, insist, require_metric
+from rlx.comparison.scores import Collected, RunScore, Where, collect, count_failures
+from rlx.comparison.variant import Grouping, group
+from rlx.errors import EvidenceError
+from rlx.record.query import keep
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Runs that may be compared.
+
+    collected: all that was found. grouping: the runs that were chosen, by variant. repeated: runs that a later one replaces.
+    counted: those with a score on `tasks`. allowed: what would be refused by default.
+    """
+
+    collected: Collected
+    grouping: Grouping
+    repeated: list[RunScore]
+    counted: list[RunScore]
+    tasks: list[str]
+    labels: list[str]
+    allowed: list[Problem]
+
+    def of(self, label: str) -> tuple[list[RunScore], list[RunScore]]:
+        """The runs of a variant: all, and those that count."""
+        return [run for run in self.grouping.runs if run.variant == label], [run for run in self.counted if run.variant == label]
+
+    @property
+    def done(self) -> list[RunScore]:
+        """The runs of all variants on the tasks that count."""
+        return [run for run in self.grouping.runs if run.variant in self.labels and run.task in self.tasks]
+
+
+def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
+    """The runs at or below paths and patterns, or given as records.
+
+    Raises EvidenceError where nothing is left to compare, and where comparing it would be unfair and was not allowed.
+    """
+    collected = collect(where, metric=choices.metric, score=choices.score)
+    chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
+    require_metric(choices.metric, chosen)
+    if not chosen:
+        reasons = (
+            "; ".join(list(collected.unreadable.values())[:3])
+            or f"{len(collected.runs)} runs, none of them matches where={choices.where}"
+        )
+        raise EvidenceError(f"no run is left to compare: {reasons}")
+    grouping, repeated = _latest(group(chosen, by=choices.by))
+    problems = find_problems(collected, grouping.runs, choices=choices, keys=grouping.keys)
+    counted = count_failures(grouping.runs, failed=choices.failed)
+    tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
+    problems += find_too_few(counted, labels)
+    return Evidence(collected, grouping, repeated, counted, tasks, labels, insist(problems, allow=choices.allow))
+
+
+def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:
+    """A run of the same config and seed is a repetition, not another seed: the newest counts."""
+    newest: dict[tuple[Any, ...], RunScore] = {}
+    for run in grouping.runs:  # oldest first; a finished run is not replaced by an unfinished one
+        key = (run.variant, run.task, run.seed, run.record.config_hash)
+        if key not in newest or run.state == "completed" or newest[key].state != "completed":
+            newest[key] = run
+    kept = {id(run) for run in newest.values()}
+    repeated = [run for run in grouping.runs if id(run) not in kept]
+    return replace(grouping, runs=tuple(run for run in grouping.runs if id(run) in kept)), repeated
+
+
+def _common_tasks(
+    grouping: Grouping, counted: Sequence[RunScore], *, allow: Sequence[str]
+) -> tuple[list[str], list[str], list[RunScore]]:
+    """The tasks that every variant ran (the others do not count), in order of appearance."""
+    labels = list(grouping.labels)
+    tasks = list(dict.fromkeys(run.task for run in grouping.runs))
+    if len(tasks) > 1 and "missing" in allow:
+        ran = {label: {run.task for run in counted if run.variant == label} for label in labels}
+        common = [task for task in tasks if all(task in ran[label] for label in labels)]
+        if not common:
+            raise EvidenceError("no task was run by all variants, so nothing can be compared; run one task with all of them")
+        tasks = common
+    return tasks, labels, [run for run in counted if run.task in tasks]

@@ -1,0 +1,194 @@
+"""What a comparison shows beside its verdicts: curves, swept hyperparameters, searches, several tasks, noise over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlx.comparison.pair import Arm
+from rlx.comparison.plain import Plain
+from rlx.comparison.scores import RunScore
+from rlx.comparison.statistics.bootstrap import performance_profile, profile_band
+from rlx.comparison.statistics.curve import align, band
+from rlx.comparison.statistics.interval import Array, Interval, mean_interval
+from rlx.comparison.statistics.rank import RankTest, friedman
+from rlx.comparison.statistics.search import expected_best, expected_best_band
+from rlx.comparison.variant import Grouping, compared, short_names
+
+
+@dataclass(frozen=True)
+class Curve(Plain):
+    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
+
+    variant: str
+    task: str
+    steps: Array
+    mean: Array
+    low: Array
+    high: Array
+    runs: tuple[tuple[int, Array, Array], ...]
+
+
+@dataclass(frozen=True)
+class Setting(Plain):
+    """The score at one value of a swept hyperparameter, over seeds; what else was swept is averaged out."""
+
+    key: str
+    name: str
+    algorithm: str
+    value: Any
+    n: int
+    mean: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Search(Plain):
+    """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial."""
+
+    algorithm: str
+    trials: int
+    expected: Array
+    low: Array
+    high: Array
+    tokens: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Profile(Plain):
+    """Share of runs above each threshold, averaged over tasks, with a pointwise band."""
+
+    variant: str
+    thresholds: Array
+    share: Array
+    low: Array
+    high: Array
+
+
+def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
+    """One for each variant and task with a learning curve."""
+    found = []
+    for variant, task in dict.fromkeys((run.variant, run.task) for run in runs):
+        mine = [run for run in runs if (run.variant, run.task) == (variant, task) and len(run.steps)]
+        if mine:
+            whole = [
+                run for run in mine if run.state == "completed"
+            ] or mine  # the mean of those left would jump where others end
+            steps, values = align([(run.steps, run.values) for run in whole])
+            centre, low, high = band(values, level=level)
+            found.append(Curve(variant, task, steps, centre, low, high, tuple((run.seed, run.steps, run.values) for run in mine)))
+    return found
+
+
+def settings_of(counted: Sequence[RunScore], *, level: float) -> list[Setting]:
+    """For each algorithm, every hyperparameter with several values: the score at each. One number a seed."""
+    found = []
+    for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
+        mine = [run for run in counted if run.record.algorithm == algorithm]
+        configs = [compared(run.config) for run in mine]
+        keys = [
+            key for key in configs[0] if len({repr(config.get(key)) for config in configs}) > 1 and not key.endswith("_target_")
+        ]
+        keys = [key for key in keys if not _echoes(key, keys, configs)]
+        names = short_names(keys)
+        for key in keys:
+            values = {repr(config.get(key)): config.get(key) for config in configs}
+            for text, value in sorted(values.items(), key=lambda item: _order(item[1])):
+                by_seed: dict[int, list[float]] = {}
+                for run, config in zip(mine, configs, strict=True):
+                    if repr(config.get(key)) == text and run.score is not None:
+                        by_seed.setdefault(run.seed, []).append(run.score)
+                scores = np.array([np.mean(each) for each in by_seed.values()])
+                interval = mean_interval([scores], level=level) if len(scores) > 1 else None
+                found.append(Setting(key, names[key], algorithm, value, len(scores), float(scores.mean()), interval))
+    return found
+
+
+def _echoes(key: str, keys: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a shorter key of the same last name always says the same (algorithm.loss.beta beside loss.beta)."""
+    leaf = key.rpartition(".")[2]
+    shorter = [other for other in keys if other != key and other.rpartition(".")[2] == leaf and other.count(".") < key.count(".")]
+    return any(all(config.get(key) == config.get(other) for config in configs) for other in shorter)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+
+
+def searches_of(counted: Sequence[RunScore], rng: np.random.Generator, *, level: float) -> list[Search]:
+    """For each algorithm that was run with three or more settings: a trial is a setting, its score the mean over its seeds."""
+    found = []
+    for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
+        trials: dict[str, list[RunScore]] = {}
+        for run in counted:
+            if run.record.algorithm == algorithm:
+                trials.setdefault(repr(sorted(compared(run.config).items())), []).append(run)
+        if len(trials) < 3:
+            continue
+        scores = np.array([np.mean([run.score for run in runs if run.score is not None]) for runs in trials.values()])
+        low, high = expected_best_band(scores, rng, level=level)
+        tokens = [sum(run.tokens or 0 for run in runs) for runs in trials.values()]
+        seconds = [sum(run.seconds or 0 for run in runs) for runs in trials.values()]
+        cost = [float(np.mean(values)) or None for values in (tokens, seconds)]
+        found.append(Search(algorithm, len(scores), expected_best(scores), low, high, cost[0], cost[1]))
+    return found
+
+
+def profiles_of(arms: Sequence[Arm], rng: np.random.Generator, *, level: float) -> list[Profile]:
+    """Performance profiles on one grid of thresholds; single tasks have them too."""
+    every = np.concatenate([scores for arm in arms for scores in arm.scores])
+    room = max(float(np.ptp(every)) * 0.05, 1e-6)
+    thresholds = np.linspace(every.min() - room, every.max() + room, 101)
+    found = []
+    for arm in arms:
+        low, high = profile_band(arm.scores, thresholds, rng, level=level)
+        found.append(Profile(arm.label, thresholds, performance_profile(arm.scores, thresholds), low, high))
+    return found
+
+
+def ranks_of(arms: Sequence[Arm], *, alpha: float) -> RankTest | None:
+    """Friedman's test over tasks, where there are enough of both."""
+    if len(arms) < 3 or len(arms[0].scores) < 2:
+        return None
+    return friedman(np.array([[float(np.mean(scores)) for scores in arm.scores] for arm in arms]).T, alpha=alpha)
+
+
+def prompt_difference(a: str, b: str, counted: Sequence[RunScore]) -> tuple[float, float] | None:
+    """Difference a - b and its standard error over prompts, where runs of both answered the same prompts: each prompt is a pair.
+
+    A figure about these runs, not about the algorithms: seeds are averaged before prompts are counted.
+    """
+    sides = []
+    for label in (a, b):
+        answers = [run.answers for run in counted if run.variant == label and not run.imputed]
+        if not answers or any(one is None for one in answers) or len({len(one) for one in answers if one is not None}) > 1:
+            return None
+        sides.append(np.mean([one for one in answers if one is not None], axis=0))
+    if len({run.task for run in counted}) > 1 or len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
+        return None
+    gap = sides[0] - sides[1]
+    return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
+
+
+def config_differences(grouping: Grouping) -> dict[str, dict[str, list[Any]]]:
+    """Config key -> variant -> its values, for every key in which any two runs differ."""
+    configs = [
+        (run.variant, {**compared(run.config), **{k: v for k, v in run.config.items() if k.startswith("task.")}})
+        for run in grouping.runs
+    ]
+    keys = dict.fromkeys(key for _, config in configs for key in config)
+    found: dict[str, dict[str, list[Any]]] = {}
+    for key in keys:
+        values: dict[str, list[Any]] = {}
+        for label, config in configs:
+            seen = values.setdefault(label, [])
+            if key in config and config[key] not in seen:
+                seen.append(config[key])
+        if len({repr(seen) for seen in values.values()}) > 1 or any(len(seen) > 1 for seen in values.values()):
+            found[key] = values
+    return found

@@ -1,0 +1,71 @@
+"""The values of a comparison as JSON's types."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import numpy as np
+
+
+class Plain:
+    """What a part of a comparison is: a dataclass that can say itself in JSON's types."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field -> plain value, as it stands in comparison.json; what is not a finite number is null."""
+        return {item.name: plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    if isinstance(value, Plain):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (enum.Enum, os.PathLike)):
+        return str(value)
+    return value
+
+
+# Which values of a record are numbers that one can reckon with.
+
+
+def is_usable(value: float) -> bool:
+    """Whether one can reckon with it: finite, and not so large that its square is not."""
+    return math.isfinite(value) and abs(value) < 1e100
+
+
+def usable(value: float) -> float:
+    """The value, NaN if one cannot reckon with it."""
+    return float(value) if is_usable(value) else math.nan
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a number, and neither true or false nor of a size that no record has."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**62
+    return isinstance(value, float)
+
+
+def number(value: Any, otherwise: float) -> float:
+    """The value if it is a number."""
+    return float(value) if is_number(value) else otherwise
+
+
+def optional(value: Any) -> float | None:
+    """The value if one can reckon with it."""
+    return float(value) if is_number(value) and is_usable(value) else None

@@ -1,0 +1,155 @@
+"""What a comparison refuses, why, and what to run instead; each kind can be allowed by name and is then shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlx.comparison.choices import Choices
+from rlx.comparison.scores import Collected, RunScore
+from rlx.comparison.words import several
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError, EvidenceError
+from rlx.record.command import folder_words
+
+BUDGET = ("num_steps", "max_seconds", "stop_at_score")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """kind: the word that allows it. text: what is wrong. mend: what to run instead."""
+
+    kind: str
+    text: str
+    mend: str
+
+
+def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Choices, keys: Sequence[str]) -> list[Problem]:
+    """Everything that makes the comparison unfair or empty, whether allowed or not. keys: what the labels tell apart."""
+    found = [
+        Problem("damaged", reason, "delete or restore the record, or leave it out")
+        for reason in list(collected.unreadable.values())[:5]
+    ]
+    declared = keys if choices.by is not None else ()
+    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared)]
+
+
+def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
+    """Refuses a metric that no run was evaluated by, where they were evaluated by others."""
+    known = sorted({name for run in runs for name in run.evaluated})
+    if known and metric not in known and all(run.score is None for run in runs):
+        raise ConfigError(
+            f"metric={metric}: no run was evaluated by it{did_you_mean(nearest(metric, known))}; there are {', '.join(known)}"
+        )
+
+
+def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Problem]:
+    """Variants of a single seed, which have no spread to judge by, and variants without any score."""
+    found = []
+    for label in labels:
+        per_task: dict[str, set[int]] = {}
+        for run in counted:
+            if run.variant == label:
+                per_task.setdefault(run.task, set()).add(run.seed)
+        if not per_task:
+            found.append(Problem("", f"{label}: none of its runs has a score", "look at them with `rlx runs`, and run it again"))
+        for task, seeds in per_task.items():
+            if len(seeds) == 1:
+                where = f" on {task}" if len(per_task) > 1 else ""
+                text = f"{label}{where}: one seed ({seeds.pop()}) says nothing about how scores vary"
+                found.append(Problem("single", text, f"run more seeds: {more_seeds(counted, label)}"))
+    return found
+
+
+def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10) -> str:
+    """A command that runs a variant on more seeds; 10 are suggested."""
+    run = next((run for run in runs if run.variant == label), None)
+    if run is None:
+        return f"rlx -m ... 'seed=range(0,{seeds})'"
+    if run.record.verb != "train":
+        return f"train {run.record.algorithm} with {seeds} seeds, and rlx {run.record.verb} each of these runs"
+    kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
+    if not any(override.startswith("algorithm=") for override in kept):
+        kept.insert(0, f"algorithm={run.record.algorithm}")
+    return " ".join(["rlx -m", *map(quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
+
+
+def quote(word: str) -> str:
+    """A word for the shell, in quotes only where it needs them."""
+    import shlex
+
+    return shlex.quote(word)
+
+
+def insist(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem]:
+    """Raises with all that is not allowed; returns what is, to be shown."""
+    refused = [problem for problem in problems if problem.kind not in allow]
+    if not refused:
+        return list(problems)
+    lines = []
+    for kind in dict.fromkeys(problem.kind for problem in refused):
+        same = [problem for problem in refused if problem.kind == kind]
+        shown = same[:6]
+        lines += [f"  - {problem.text}\n    {problem.mend}" for problem in shown]
+        if len(same) > len(shown):
+            lines.append(f"  - and {len(same) - len(shown)} more like these")
+    kinds = sorted({problem.kind for problem in refused if problem.kind})
+    instead = (
+        f"\nor see them compared all the same, with what is wrong said beside it: 'allow=[{','.join(kinds)}]'" if kinds else ""
+    )
+    raise EvidenceError("these runs cannot carry a comparison:\n" + "\n".join(lines) + instead)
+
+
+def _unfinished(runs: Sequence[RunScore]) -> list[Problem]:
+    found = []
+    for run in runs:
+        if run.state == "unfinished":
+            said = "; ".join(run.notes) or f"is {run.record.status}"
+            mend = "wait for it" if run.record.status == "running" else f"rlx train resume={quote(str(run.record.directory))}"
+            found.append(Problem("unfinished", f"{run.variant}, seed {run.seed} ({run.record.directory.name}) {said}", mend))
+    return found
+
+
+def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    if len(tasks) < 2:
+        return []
+    mend = (
+        f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each "
+        f"counting the same"
+    )
+    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {several(tasks)}", mend)]
+    for label in dict.fromkeys(run.variant for run in runs):
+        absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]
+        if absent:
+            text = f"{label} was not run on {several(absent)}"
+            mend = (
+                f"run it there; with allow=[missing] only tasks that all variants ran count ({more_seeds(runs, label)} task=...)"
+            )
+            found.append(Problem("missing", text, mend))
+    return found
+
+
+def _budget(runs: Sequence[RunScore], declared: Sequence[str]) -> list[Problem]:
+    """Unequal budgets, training or evaluation, that the grouping does not name."""
+    found = []
+    for key in filter(_is_budget, dict.fromkeys(key for run in runs for key in run.config)):
+        if key in declared:
+            continue
+        values: dict[str, list[str]] = {}
+        for run in runs:
+            values.setdefault(str(run.config.get(key)), []).append(run.variant)
+        if len(values) > 1:
+            shown = "; ".join(f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in list(values.items())[:5])
+            mend = f"give all of them the same {key}, or group by it: by=[algorithm,{key}]"
+            found.append(Problem("budget", f"unequal {key}: {shown}", mend))
+    return found
+
+
+def declared_budgets(runs: Sequence[RunScore], declared: Sequence[str]) -> list[str]:
+    """Budget keys that `by` names and in which the runs differ: allowed, but to be said."""
+    return [key for key in declared if _is_budget(key) and len({str(run.config.get(key)) for run in runs}) > 1]
+
+
+def _is_budget(key: str) -> bool:
+    return key in BUDGET or (key.startswith("evaluation.") and key != "evaluation.num_shown")

@@ -1,0 +1,118 @@
+"""What is resampled: whole runs, within each task. S seeds, M tasks, R resamples. Randomness is an argument.
+
+A percentile bootstrap over few runs is too narrow (5 seeds: 0.85 for 0.95), so intervals widen its deviations by
+(S / (S - 1)) ** 0.75 and by the t quantile over the normal one; with many runs both factors are 1. An exponent of 0.5 mends
+the variance; a quarter more makes up for how coarse the quantiles of so few resampled runs are (2 to 4 seeds: 0.92 without).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import special
+
+from rlx.comparison.statistics.interval import Array, Interval, Strata, t_quantile
+
+CHUNK = 2_000_000  # numbers held at once
+Statistic = Callable[[Array], Array]
+
+
+def row_iqm(values: Array) -> Array:
+    """Interquartile mean of each row. values: [R, N]; returns [R]."""
+    size = values.shape[1]
+    cut = size // 4
+    if cut == 0:
+        return values.mean(axis=1)
+    ordered = np.partition(values, (cut, size - cut - 1), axis=1)
+    return ordered[:, cut : size - cut].mean(axis=1)
+
+
+def row_mean(values: Array) -> Array:
+    """Mean of each row. values: [R, N]; returns [R]."""
+    return values.mean(axis=1)
+
+
+def row_optimality_gap(target: float) -> Statistic:
+    """The statistic that is each row's mean shortfall from `target`."""
+    return lambda values: np.maximum(target - values, 0).mean(axis=1)
+
+
+def stratified_bootstrap(strata: Strata, statistic: Statistic, rng: np.random.Generator, *, num_resamples: int = 2_000) -> Array:
+    """`statistic` of `num_resamples` data sets whose runs are drawn with replacement within each task; returns [R]."""
+    total = sum(len(scores) for scores in strata)
+    step = max(1, CHUNK // max(total, 1))
+    found = []
+    for start in range(0, num_resamples, step):
+        rows = min(step, num_resamples - start)
+        picked = [np.asarray(scores, float)[rng.integers(len(scores), size=(rows, len(scores)))] for scores in strata]
+        found.append(statistic(np.concatenate(picked, axis=1)))
+    return np.concatenate(found)
+
+
+def bootstrap_interval(
+    strata: Strata,
+    statistic: Statistic,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2_000,
+    widen: bool = True,
+) -> Interval:
+    """Stratified percentile bootstrap over runs; `widen=False` gives the plain one of Agarwal et al. 2021.
+
+    strata: one [S_m] per task. The claim is about these tasks and new seeds, not about new tasks.
+    """
+    draws = stratified_bootstrap(strata, statistic, rng, num_resamples=num_resamples)
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+    if not widen:
+        return Interval(float(low), float(high), level, "stratified bootstrap, percentile")
+    centre = float(statistic(np.concatenate([np.asarray(scores, float) for scores in strata])[None])[0])
+    factor = widening(strata, level=level)
+    return Interval(
+        centre - factor * (centre - float(low)), centre + factor * (float(high) - centre), level, "stratified bootstrap"
+    )
+
+
+def widening(strata: Strata, *, level: float) -> float:
+    """By how much the bootstrap's deviations are too small for this few runs."""
+    freedom = sum(len(scores) - 1 for scores in strata)
+    size = sum(len(scores) for scores in strata)
+    return (size / freedom) ** 0.75 * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
+
+
+def first_rank_probability(arms: Sequence[Strata], rng: np.random.Generator, *, num_resamples: int = 5_000) -> Array:
+    """How often each arm has the highest mean when runs are resampled; ties share. arms: K strata; returns [K].
+
+    Each resampled mean deviates from its arm's by sqrt(S / (S - 1)) more than plain resampling gives.
+    """
+    means = np.zeros((len(arms), num_resamples))
+    for index, strata in enumerate(arms):
+        for scores in strata:
+            values = np.asarray(scores, float)
+            size = len(values)
+            drawn = values[rng.integers(size, size=(num_resamples, size))].mean(axis=1)
+            factor = math.sqrt(size / (size - 1)) if size > 1 else 1.0
+            means[index] += (values.mean() + factor * (drawn - values.mean())) / len(strata)
+    best = means >= means.max(axis=0) - 1e-12
+    return np.asarray((best / best.sum(axis=0)).mean(axis=1))
+
+
+def performance_profile(strata: Strata, thresholds: Array) -> Array:
+    """Share of runs whose score is above each threshold, averaged over tasks. thresholds: [K]; returns [K]."""
+    shares = [(np.asarray(scores, float)[:, None] > thresholds).mean(axis=0) for scores in strata]
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def profile_band(
+    strata: Strata, thresholds: Array, rng: np.random.Generator, *, level: float = 0.95, num_resamples: int = 1_000
+) -> tuple[Array, Array]:
+    """Pointwise bootstrap band of the performance profile. thresholds: [K]; returns two [K]."""
+    above = [(np.asarray(scores, float)[:, None] > thresholds).astype(float) for scores in strata]
+    draws = np.zeros((num_resamples, len(thresholds)))
+    for part in above:
+        weights = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=num_resamples)
+        draws += weights @ part / len(part) / len(above)
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return low, high

@@ -1,0 +1,160 @@
+"""Tests of a difference between two algorithms over seeds, each with its interval. A difference is always a minus b.
+
+The arms are strata: one array [S_m] of scores per task (one task: a list of one array). With several tasks the claim is
+about the mean over these tasks: variances add within tasks, so easy and hard tasks do not blur each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from scipy import special
+
+from rlx.comparison.statistics.interval import Array, Strata, deviation, t_quantile
+
+ENUMERATED = 20_000
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a test says. p is two-sided; None if the data give no test (no spread). low, high: interval of the difference."""
+
+    __test__ = False
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    standard_error: float
+    df: float
+    statistic: float | None
+    p: float | None
+
+
+def welch(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> TestResult:
+    """Welch's t test of the difference of means, for arms of unequal spread; stratified over tasks if there are several.
+
+    a, b: one [S_m] per task. null: the difference under test (TOST shifts it).
+    """
+    parts = np.array([deviation(x) ** 2 / len(x) for x in (*a, *b)])
+    freedom = np.array([len(x) - 1 for x in (*a, *b)])
+    difference = float(np.mean([np.mean(x) - np.mean(y) for x, y in zip(a, b, strict=True)]))
+    total = parts.sum()
+    df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
+    name = "Welch's t" if len(a) == 1 else "stratified Welch's t"
+    return _student(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+
+
+def paired(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> TestResult:
+    """Student's t test of the differences of runs that share their seed. a, b: one [S_m] per task, in the same seed order."""
+    gaps = [np.asarray(x, float) - np.asarray(y, float) for x, y in zip(a, b, strict=True)]
+    # the spread of differences is judged against the size of the scores: what is left by subtraction may be rounding
+    spreads = [
+        0.0 if np.ptp(gap) <= 1e-12 * max(np.abs(x).max(), 1e-300) else deviation(gap) for gap, x in zip(gaps, a, strict=True)
+    ]
+    parts = np.array([spread**2 / len(gap) for spread, gap in zip(spreads, gaps, strict=True)])
+    freedom = np.array([len(gap) - 1 for gap in gaps])
+    total = parts.sum()
+    df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
+    difference = float(np.mean([gap.mean() for gap in gaps]))
+    name = "paired t" if len(a) == 1 else "stratified paired t"
+    return _student(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+
+
+def _student(name: str, difference: float, error: float, df: float, *, level: float, null: float) -> TestResult:
+    if error == 0:
+        return TestResult(name, difference, difference, difference, 0.0, df, None, None)
+    statistic = (difference - null) / error
+    half = t_quantile(df, level) * error
+    p = float(min(1.0, 2 * special.stdtr(df, -abs(statistic))))
+    return TestResult(name, difference, difference - half, difference + half, error, df, statistic, p)
+
+
+def studentised_permutation_p(a: Strata, b: Strata, rng: np.random.Generator, *, num_permutations: int = 9_999) -> float:
+    """p of Welch's statistic over relabelled runs: exact for equal algorithms whatever the shape of their scores.
+
+    All relabellings where there are few (one task), else random ones with the (1 + hits) / (1 + draws) rule
+    (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). a, b: one [S_m] per task.
+    """
+    observed = abs(_statistics([x[None] for x in a], [y[None] for y in b])[0])
+    pools = [np.concatenate([x, y]).astype(float) for x, y in zip(a, b, strict=True)]
+    sizes = [len(x) for x in a]
+    if len(pools) == 1 and comb(len(pools[0]), sizes[0]) <= ENUMERATED:
+        picks = np.array(list(combinations(range(len(pools[0])), sizes[0])))
+        mask = np.zeros((len(picks), len(pools[0])), bool)
+        np.put_along_axis(mask, picks, True, axis=1)
+        pool = np.broadcast_to(pools[0], mask.shape)
+        found = _statistics([pool[mask].reshape(len(mask), -1)], [pool[~mask].reshape(len(mask), -1)])
+        return float((np.abs(found) >= observed * (1 - 1e-9)).mean())
+    mixed = [rng.permuted(np.broadcast_to(pool, (num_permutations, len(pool))), axis=1) for pool in pools]
+    found = _statistics(
+        [pool[:, :size] for pool, size in zip(mixed, sizes, strict=True)],
+        [pool[:, size:] for pool, size in zip(mixed, sizes, strict=True)],
+    )
+    return float((1 + (np.abs(found) >= observed * (1 - 1e-9)).sum()) / (1 + num_permutations))
+
+
+def _statistics(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    """Welch's statistic of many relabellings at once. a, b: one [R, S_m] per task; returns [R], infinite without spread."""
+    gaps = sum(x.mean(axis=1) - y.mean(axis=1) for x, y in zip(a, b, strict=True))
+    variance = sum(x.var(axis=1, ddof=1) / x.shape[1] for x in (*a, *b))
+    scale = max(max(float(np.abs(x).max()) for x in (*a, *b)), 1e-300)
+    gaps = np.where(np.abs(gaps) <= 1e-12 * scale, 0.0, gaps)
+    flat = variance <= (1e-12 * scale) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flat, np.where(gaps == 0, 0.0, np.sign(gaps) * np.inf), gaps / np.sqrt(variance))
+
+
+def tost_p(a: Strata, b: Strata, *, margin: float, pairs: bool = False) -> float:
+    """p of two one-sided tests: small if the difference is shown to lie within (-margin, margin). a, b: one [S_m] per task.
+
+    Without any spread there is no test: 1.
+    """
+    test = paired if pairs else welch
+    result = test(a, b)
+    if result.standard_error == 0:
+        return 1.0
+    above = special.stdtr(result.df, -(result.difference + margin) / result.standard_error)
+    below = special.stdtr(result.df, (result.difference - margin) / result.standard_error)
+    return float(max(above, below))
+
+
+def rank_test_p(a: Array, b: Array) -> float:
+    """Two-sided p of Mann and Whitney's test: over all relabellings where there are few, else by the normal approximation.
+
+    Twice the smaller tail, as in scipy's exact test; the approximation corrects for ties and continuity. a: [S], b: [S'].
+    """
+    ranks = _ranks(np.concatenate([a, b]).astype(float))
+    size, total = len(a), len(ranks)
+    observed = ranks[:size].sum()
+    if comb(total, size) <= ENUMERATED // 4:
+        sums = ranks[np.array(list(combinations(range(total), size)))].sum(axis=1)
+        low, high = (sums <= observed + 1e-9).mean(), (sums >= observed - 1e-9).mean()
+        return float(min(1.0, 2 * min(low, high)))
+    deviations = ranks - (total + 1) / 2
+    spread = np.sqrt(size * (total - size) / total / (total - 1) * (deviations**2).sum())
+    if spread == 0:
+        return 1.0
+    distance = max(abs(observed - size * (total + 1) / 2) - 0.5, 0.0)
+    return float(min(1.0, 2 * special.ndtr(-distance / spread)))
+
+
+def _ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjustment: the chance of any false claim among all of them stays below the level. None (no test) counts as 1."""
+    order = sorted(range(len(p)), key=lambda index: 1.0 if p[index] is None else p[index])  # type: ignore[arg-type, return-value]
+    adjusted: list[float | None] = [None] * len(p)
+    running = 0.0
+    for place, index in enumerate(order):
+        value = p[index]
+        running = max(running, min(1.0, (len(p) - place) * (1.0 if value is None else value)))
+        adjusted[index] = None if value is None else running
+    return adjusted

@@ -1,0 +1,102 @@
+"""Aggregates of scores over seeds, and the interval of each. S seeds, M tasks; numpy and scipy.special only.
+
+`scores` is one array [S]; `strata` is a sequence of arrays, one [S_m] per task, of possibly unequal lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from rlx.comparison.plain import Plain
+from rlx.errors import EvidenceError
+
+Array = np.ndarray
+Strata = Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval(Plain):
+    """A range [low, high] that covers the true value in `level` of all repetitions, and how it was made."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+def t_quantile(df: float, level: float) -> float:
+    """The two-sided quantile of Student's t: the half-width of an interval in standard errors."""
+    return float(special.stdtrit(df, 0.5 + level / 2))
+
+
+def iqm(scores: Array) -> float:
+    """Interquartile mean: the mean after a quarter is cut off at each end, floor(S/4) values. Below 4 values: the mean.
+
+    scores: any shape, flattened (Agarwal et al. 2021, arXiv:2108.13264).
+    """
+    values = np.sort(np.asarray(scores, float), axis=None)
+    cut = len(values) // 4
+    return float(values[cut : len(values) - cut].mean())
+
+
+def optimality_gap(scores: Array, *, target: float) -> float:
+    """How far the scores fall short of `target` on average; what lies above it does not make up for what lies below."""
+    return float(np.maximum(target - np.asarray(scores, float), 0).mean())
+
+
+def deviation(scores: Array) -> float:
+    """Standard deviation over seeds (S - 1 in the denominator); exactly 0 where only rounding differs. scores: [S]."""
+    values = np.asarray(scores, float)
+    if len(values) < 2:
+        return float("nan")
+    spread = float(values.std(ddof=1))
+    return 0.0 if spread <= 1e-12 * max(float(np.abs(values).max()), 1e-300) else spread
+
+
+def standard_error(strata: Strata) -> tuple[float, float]:
+    """Standard error of the mean over tasks of the means over seeds, and its degrees of freedom (Welch-Satterthwaite)."""
+    parts = np.array([deviation(scores) ** 2 / len(scores) for scores in strata])
+    freedom = np.array([len(scores) - 1 for scores in strata])
+    total = parts.sum()
+    df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
+    return float(np.sqrt(total)) / len(strata), df
+
+
+def mean(strata: Strata) -> float:
+    """The mean over tasks of the means over seeds: every task counts the same, however many seeds it has."""
+    return float(np.mean([np.mean(scores) for scores in strata]))
+
+
+def mean_interval(strata: Strata, *, level: float = 0.95) -> Interval:
+    """Student's t interval of the mean over seeds; over several tasks, of the mean of the tasks' means."""
+    _need(strata, 2)
+    error, df = standard_error(strata)
+    centre, half = mean(strata), t_quantile(df, level) * error
+    return Interval(centre - half, centre + half, level, "t")
+
+
+def iqm_interval(scores: Array, *, level: float = 0.95) -> Interval:
+    """Tukey and McLaughlin's t interval of the interquartile mean of one task (1963, Sankhya A 25, 331-352). scores: [S].
+
+    Winsorised variance, S - 2 floor(S/4) - 1 degrees of freedom. Widened by S / (S - 1): the winsorised variance of
+    few values is too small, and without it the interval covers only 0.91 to 0.94 of normal scores.
+    """
+    _need([scores], 2)
+    values = np.sort(np.asarray(scores, float))
+    size, cut = len(values), len(values) // 4
+    winsorised = np.clip(values, values[cut], values[size - cut - 1])
+    kept = size - 2 * cut
+    half = t_quantile(kept - 1, level) * deviation(winsorised) / (1 - 2 * cut / size) / np.sqrt(size)
+    half *= size / (size - 1) if cut else 1.0
+    centre = iqm(values)
+    return Interval(float(centre - half), float(centre + half), level, "t of the trimmed mean" if cut else "t")
+
+
+def _need(strata: Strata, seeds: int) -> None:
+    short = min(len(scores) for scores in strata)
+    if short < seeds:
+        raise EvidenceError(f"{short} seed carries no interval: its spread is unknown; run at least {max(seeds, 5)} seeds")

@@ -1,0 +1,58 @@
+"""The verdict of each pair, in the light of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rlx.comparison.pair import Pair
+from rlx.comparison.statistics.difference import holm
+from rlx.comparison.words import say
+
+FEWEST = 5  # below this many seeds a verdict is exploratory
+
+
+def judge(pairs: Sequence[Pair]) -> list[Pair]:
+    """The verdict of each pair, in the light of all of them: Holm over differences, and over equivalences."""
+    differ = holm([pair.p for pair in pairs])
+    agree = holm([pair.p_equivalent for pair in pairs])
+    judged = []
+    for pair, p, same in zip(pairs, differ, agree, strict=True):
+        pair = replace(pair, p_adjusted=p, p_equivalent=same)
+        verdict = _verdict(pair)
+        judged.append(replace(pair, verdict=verdict, words=say(replace(pair, verdict=verdict))))
+    return judged
+
+
+def _verdict(pair: Pair) -> str:
+    alpha = 1 - pair.level
+    if min(pair.n_a, pair.n_b) < FEWEST:
+        return "exploratory"
+    if pair.p_equivalent is not None and pair.p_equivalent < alpha:
+        return "equivalent"
+    if pair.p_adjusted is not None and pair.p_adjusted < alpha and pair.difference != 0:
+        return "better" if pair.difference > 0 else "worse"
+    return "inconclusive"
+
+
+def turned(pair: Pair) -> Pair:
+    """The same pair with a and b exchanged."""
+    opposite = {"better": "worse", "worse": "better"}
+    effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval
+    new = replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        n_a=pair.n_b,
+        n_b=pair.n_a,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+        statistic=None if pair.statistic is None else -pair.statistic,
+        effect_size=None if pair.effect_size is None else -pair.effect_size,
+        effect_size_interval=None if effect is None else replace(effect, low=-effect.high, high=-effect.low),
+        probability_of_improvement=1 - pair.probability_of_improvement,
+        probability_of_improvement_interval=None if chance is None else replace(chance, low=1 - chance.high, high=1 - chance.low),
+        verdict=opposite.get(pair.verdict, pair.verdict),
+    )
+    return replace(new, words=say(new))

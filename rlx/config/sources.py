@@ -1,0 +1,256 @@
+"""A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from rlx.config.classes import BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.schema import conf_dir, register
+from rlx.errors import ConfigError
+
+# A function is a reward: `task/reward=[my_lab.brevity]` is served as a node that calls it for each completion.
+
+REWARDS = "task/reward"
+_WRAPPER = "rlx.task.reward.base.FunctionReward"
+
+
+def is_function(target: Any, group: str) -> bool:
+    """Whether a dotted name in the group of rewards stands for a function that is itself the reward, not for what makes one."""
+    return group == REWARDS and callable(target) and not isinstance(target, type) and not fits_group(target, group)
+
+
+def function_node(name: str) -> dict[str, Any]:
+    """The node of a reward that is a function: bound, not called, when the config is instantiated."""
+    return {"_target_": _WRAPPER, "weight": 1.0, "function": {"_target_": name, "_partial_": True}}
+
+
+def reward_package(name: str) -> str:
+    """Where the node of a reward goes: under the function's or class's own name."""
+    return f"task.rewards.{name.rpartition('.')[2]}"
+
+
+# A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields.
+
+SCHEME = "rlx-class"
+
+# dotted names that were chosen in a group on this command line (or in a folder that it names): the user's own words
+served: set[str] = set()
+
+
+class ClassSource(ConfigSource):
+    """Answers for `group/package.module.Class`, only where the class fits the group."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return False
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+    def is_config(self, config_path: str) -> bool:
+        group, name = _split(config_path)
+        if group not in BASE or "." not in name:
+            return False
+        if group == "loss" and fits_group(locate(name, group), "algorithm"):
+            return _loss_of(name) is not None  # the optional default `loss: ${algorithm}`
+        target = locate(name, group)
+        if not fits_group(target, group) and not is_function(target, group):
+            base = BASE[group].rpartition(".")[2]
+            raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
+        return True
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        group, name = _split(config_path)
+        served.add(name)
+        target = locate(name, group)
+        is_own_loss = group == "loss" and fits_group(target, "algorithm")
+        if is_function(target, group):
+            node: dict[str, Any] | None = function_node(name)
+        else:
+            node = _loss_of(name) if is_own_loss else node_of(target, name, group)
+        package = f"logger.{_logger_name(name)}" if group == "logger" else reward_package(name) if group == REWARDS else None
+        return ConfigResult(
+            config=OmegaConf.create(dict(node or {})), path=f"{SCHEME}://", provider=self.provider, header={"package": package}
+        )
+
+
+def _split(config_path: str) -> tuple[str, str]:
+    group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+    return group, name
+
+
+def _logger_name(name: str) -> str:
+    return name.rpartition(".")[2].removesuffix("Logger").lower() or "logger"
+
+
+def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
+    """The config node of a class: its fields' defaults, for a class derived from one of rlx's the values of that one's YAML."""
+    parameters = parameters_of(target)
+    if parameters is None:
+        raise ConfigError(
+            f"{group}={name}: it takes any keyword (**kwargs), so its node cannot be made; give its arguments names"
+        )
+    _require_dataclass(target, parameters, name, group)
+    inherited = inherited_node(target, group)
+    node: dict[str, Any] = {"_target_": name}
+    if "defaults" in inherited:
+        node["defaults"] = [item for item in inherited["defaults"] if not chosen_by([item]) & _own_defaults(target)]
+    if any(parameter.given_by_caller for parameter in parameters.values()):
+        node["_partial_"] = True
+    for parameter in parameters.values():
+        if parameter.given_by_caller:
+            continue
+        own = isinstance(target, type) and parameter.name in vars(target).get("__annotations__", {})
+        if parameter.name in inherited and not own:
+            node[parameter.name] = inherited[parameter.name]
+        elif parameter.name == "loss" and group == "algorithm":
+            node["loss"] = "${..loss}"
+        else:
+            chosen = own is False and parameter.name in chosen_by(inherited.get("defaults", ()))
+            if not chosen:
+                node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
+    return node
+
+
+def _own_defaults(target: Any) -> set[str]:
+    """The fields that a class declares anew: what its ancestor's YAML chooses for them is not meant any more."""
+    declared = set(vars(target).get("__annotations__", {})) if isinstance(target, type) else set()
+    return {name for name in declared if name != "loss"}
+
+
+def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: str, group: str) -> None:
+    """Refuse a class that declares fields and forgot the decorator which makes arguments of them."""
+    if dataclasses.is_dataclass(target) and "__dataclass_fields__" not in vars(target):
+        declared = vars(target).get("__annotations__", {})
+        lost = [field for field, hint in declared.items() if field not in parameters and "ClassVar" not in str(hint)]
+        if lost:
+            raise ConfigError(
+                f"{group}={name}: {', '.join(lost)} would be ignored, as the class is no dataclass of its own; "
+                f"put @dataclass(frozen=True, kw_only=True) above it"
+            )
+
+
+def chosen_by(defaults: Any) -> set[str]:
+    """The keys of a node that its defaults list fills by choosing from groups."""
+    groups = (str(key) for item in defaults if isinstance(item, Mapping) for key in item)
+    return {(group.rpartition("@")[2] or group).rpartition("/")[2].rpartition(".")[2] for group in groups}
+
+
+def _as_value(parameter: Parameter, name: str) -> Any:
+    """A default as a value of YAML; a dataclass becomes a node."""
+    value = parameter.default
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = {item.name: getattr(value, item.name) for item in dataclasses.fields(value) if item.init}
+        target = f"{kind.__module__}.{kind.__qualname__}"
+        served.add(target)
+        return {"_target_": target, **{key: _as_value(Parameter(key, Any, item), name) for key, item in fields.items()}}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _as_value(Parameter(str(key), Any, item), name) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_as_value(Parameter(parameter.name, Any, item), name) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(
+        f"{name}: the default {value!r} of {parameter.name} fits no YAML; use a number, a text, a list or a dataclass"
+    )
+
+
+def inherited_node(target: Any, group: str) -> dict[str, Any]:
+    """The YAML of the nearest ancestor that has one in conf/<group>, without its `_target_`."""
+    file = _inherited_file(target, group)
+    if file is None:
+        return {}
+    node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items() if key != "_target_"}
+
+
+def _inherited_file(target: Any, group: str) -> Path | None:
+    ancestors = target.__mro__[1:] if isinstance(target, type) else ()
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    for ancestor in ancestors:
+        name = re.compile(rf"^_target_:\s*rlx\.[\w.]*\b{re.escape(ancestor.__qualname__)}\s*(#.*)?$", re.MULTILINE)
+        same = [file for file in files if ancestor.__module__.startswith("rlx.") and name.search(file.read_text())]
+        for file in sorted(same, key=lambda file: file.stem not in ancestor.__module__):
+            return file
+    return None
+
+
+def _loss_of(name: str) -> dict[str, Any] | None:
+    """The loss that an algorithm's class brings: the default of its field, or the loss of the algorithm it derives from."""
+    target = locate(name, "algorithm")
+    parameter = (parameters_of(target) or {}).get("loss")
+    if parameter is None:
+        return None
+    if parameter.default is not REQUIRED and parameter.default is not None:
+        value = _as_value(parameter, name)
+        return value if isinstance(value, dict) else None
+    file = _inherited_file(target, "algorithm")
+    loss_file = conf_dir() / "loss" / file.name if file is not None else None
+    if loss_file is None or not loss_file.is_file():
+        return None
+    node = OmegaConf.to_container(OmegaConf.load(loss_file), resolve=False)
+    return node if isinstance(node, dict) else None  # type: ignore[return-value]
+
+
+def use_working_directory() -> None:
+    """Let modules in the current directory be found, as `python -m` does; console scripts do not."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.insert(0, os.getcwd())
+
+
+# What rlx adds to Hydra's search path: installed packages with the entry point `rlx.plugins`, and classes as configs.
+
+GROUP = "rlx.plugins"
+
+
+def plugin_packages() -> list[str]:
+    """The packages of YAML folders that installed plugins bring: the entry point `my_lab` (or `my_lab.conf`) is my_lab/conf."""
+    names = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
+    return sorted({name if name.endswith(".conf") else f"{name}.conf" for name in names})
+
+
+def plugin_targets() -> set[str]:
+    """Whatever an installed plugin holds may be named: it was installed on purpose."""
+    return {f"{package.partition('.')[0]}.*" for package in plugin_packages()}
+
+
+class RlxSearchPath(SearchPathPlugin):
+    """Adds the plugins' folders and the source of classes behind rlx's own conf."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for package in plugin_packages():
+            search_path.append(provider=package.removesuffix(".conf"), path=f"pkg://{package}")
+        search_path.append(provider="rlx", path=f"{SCHEME}://")
+
+
+def install() -> None:
+    """Make schema, resolvers and sources known to Hydra; may be called again."""
+    register()
+    plugins = Plugins.instance()  # its scan comes first: it would register other classes of the same names
+    plugins.register(ClassSource)
+    plugins.register(RlxSearchPath)

@@ -1,0 +1,224 @@
+"""Tensors that outlive a run: small files, each named by a hash of what decides its content.
+
+Processes that want the same file at once compute it once: one claims it, the others wait for it, and go on if that one dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlx.data import tokens as tokens_module
+from rlx.data.sequences import Tokens
+from rlx.data.tokens import TextEncoder
+
+if TYPE_CHECKING:
+    from rlx.task.base import Text
+_PATIENCE = 120.0  # seconds that a process waits for another one's file; then it computes the content itself
+_LOCK = ".lock"
+
+_log = logging.getLogger("rlx")
+
+
+@dataclass
+class TensorStore:
+    """A folder of files. Reading never fails: a file that is absent, torn or altered is None.
+
+    folder: created when first written to; None keeps nothing.
+    holds: what the files hold, for a warning.
+    """
+
+    folder: Path | None
+    holds: str
+    _has_complained: bool = field(default=False, init=False)
+    _damaged: set[str] = field(default_factory=set, init=False)
+    _lock: int | None = field(default=None, init=False)
+
+    def path(self, name: str) -> Path | None:
+        """The file of that name, 32 hexadecimal digits."""
+        return None if self.folder is None else self.folder / f"{name}.safetensors"
+
+    def read(self, name: str) -> dict[str, Tensor] | None:
+        """What was written under `name`, if it is there and whole."""
+        path = self.path(name)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+                if (file.metadata() or {}).get("checksum") == _checksum(tensors):
+                    return tensors
+        except (OSError, SafetensorError, KeyError, ValueError):
+            pass
+        if name not in self._damaged:
+            _log.warning("the cached %s in %s are damaged; they are computed again and replaced", self.holds, path)
+        self._damaged.add(name)
+        return None
+
+    def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep `tensors`; two processes may write the same name at once, the last one stays."""
+        path = self.path(name)
+        if path is None or self._has_complained:
+            return
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            content = {key: value.cpu().contiguous() for key, value in tensors.items()}
+            save_file(content, temporary, metadata={"checksum": _checksum(content)})
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            self._has_complained = True
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            _log.warning("%s cannot be kept in %s (%s); every run computes them itself", self.holds, path.parent, error)
+
+    @contextlib.contextmanager
+    def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Whether this process is to compute `name`; False if another one is at it. wait: for that one, though not for ever.
+
+        The claim is a lock on one byte of a file, which the system takes back when its holder dies.
+        """
+        path = self.path(name)
+        if path is None or not self._open_lock(path.parent):
+            yield True
+            return
+        import fcntl
+
+        assert self._lock is not None
+        place = int(name[:15], 16)
+        until = time.monotonic() + _PATIENCE * wait
+        while True:
+            try:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+                break
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= until:
+                    yield wait
+                    return
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                yield True
+                return
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
+
+    def _open_lock(self, folder: Path) -> bool:
+        """Open the file of the claims; False where there can be none."""
+        if self._lock is None and not self._has_complained:
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl  # noqa: F401
+
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        return self._lock is not None
+
+    def __del__(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._lock)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(tensors[name].view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# Tokenised texts that outlive a run, so that the jobs of a sweep tokenise their data once.
+
+_LOOKED_AT = 8  # examples that are tokenised again when a file is read, to see if it is right
+
+_log = logging.getLogger("rlx")
+
+
+class TokenStore:
+    """A folder of tokenised texts. None keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._files = TensorStore(folder, "tokens")
+
+    def encode_completions(self, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]]:
+        """As text.encode_completions(examples), computed by one process and read by all later ones."""
+        if self._files.folder is None or not examples:
+            return text.encode_completions(examples)
+        name = _name(text, examples)
+        with self._files.claim(name, wait=True):
+            encoded = self._read(name, text, examples)
+            if encoded is None:
+                encoded = text.encode_completions(examples)
+                self._files.write(name, _packed(encoded))
+        return encoded
+
+    def _read(self, name: str, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]] | None:
+        """What is kept under `name`, if a sample of it is what the tokenizer gives."""
+        kept = self._files.read(name)
+        if kept is None:
+            return None
+        if not {"tokens", "lengths", "prompt_lengths"} <= kept.keys() or len(kept["lengths"]) != len(examples):
+            _log.warning("cached tokens in %s are of other texts; they are computed again", self._files.path(name))
+            return None
+        encoded = _unpacked(kept)
+        rows = np.unique(np.linspace(0, len(examples) - 1, _LOOKED_AT).astype(int)).tolist()
+        again = text.encode_completions([examples[row] for row in rows])
+        for row, (tokens, num_prompt) in zip(rows, again, strict=True):
+            if num_prompt != encoded[row][1] or not np.array_equal(tokens, encoded[row][0]):
+                _log.warning("cached tokens in %s are not this tokenizer's; they are computed again", self._files.path(name))
+                return None
+        return encoded
+
+
+def _name(text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (
+        transformers.__version__,
+        tokenizers.__version__,
+        _source(),
+        text.identity(),
+        json.dumps(examples, default=repr),
+    ):
+        digest.update(hashlib.blake2b(part.encode()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def _source() -> str:
+    return Path(tokens_module.__file__).read_text()
+
+
+def _packed(encoded: Sequence[tuple[Tokens, int]]) -> dict[str, Tensor]:
+    return {
+        "tokens": torch.from_numpy(np.concatenate([tokens for tokens, _ in encoded]).astype(np.int32)),
+        "lengths": torch.tensor([len(tokens) for tokens, _ in encoded], dtype=torch.int64),
+        "prompt_lengths": torch.tensor([num_prompt for _, num_prompt in encoded], dtype=torch.int64),
+    }
+
+
+def _unpacked(kept: dict[str, Tensor]) -> list[tuple[Tokens, int]]:
+    ends = kept["lengths"].cumsum(0).tolist()
+    tokens = kept["tokens"].numpy().astype(np.int64)
+    starts = [0, *ends[:-1]]
+    return [(tokens[start:end], num) for start, end, num in zip(starts, ends, kept["prompt_lengths"].tolist(), strict=True)]

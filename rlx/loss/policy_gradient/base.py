@@ -1,0 +1,262 @@
+"""What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights.
+
+Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.errors import ConfigError, ShapeError
+from rlx.fields import check_hyperparameters, one_of, within
+from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, k3, token_kl
+from rlx.loss.preference.base import Loss, masked
+from rlx.loss.ratio import clamped_exp, stop_gradient
+from rlx.loss.weight import TokenMean, Weighting
+from rlx.seeding import Stream
+
+# What a policy-gradient loss reads: token log-probabilities and advantages of sampled completions.
+
+OPTIONAL = ("entropy", "vocabulary_kl", "proximal_logprobs", "rng")
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutLogprobs:
+    """Sampled completions under the policy that learns; every tensor is 0 outside of the mask.
+
+    token_logprobs: [B, T] under the policy. sampling_logprobs: [B, T] under the policy that sampled. advantages: [B, T].
+    completion_mask: bool [B, T]. reference_logprobs: [B, T] or None.
+    The other fields are there only where a loss names them in `requires`:
+    entropy: [B, T] of the policy, in nats, with its gradient; vocabulary_kl: [B, T] KL(policy || reference) over the vocabulary;
+    proximal_logprobs: [B, T] under the policy as it was when the batch was drawn, computed by the code that trains it, where
+        that differs from the code that samples; rng: a Stream, whose numbers are the same at every call, or a torch.Generator.
+    """
+
+    token_logprobs: Tensor
+    sampling_logprobs: Tensor
+    advantages: Tensor
+    completion_mask: Tensor
+    reference_logprobs: Tensor | None = None
+    entropy: Tensor | None = None
+    vocabulary_kl: Tensor | None = None
+    proximal_logprobs: Tensor | None = None
+    rng: torch.Generator | None = None
+
+    @staticmethod
+    def of(
+        token_logprobs: Tensor,
+        sampling_logprobs: Tensor,
+        advantages: Tensor,
+        completion_mask: Tensor,
+        reference_logprobs: Tensor | None,
+        **required: Any,
+    ) -> RolloutLogprobs:
+        """Checked, masked, and advantages given one a sequence spread over its tokens."""
+        shape = completion_mask.shape
+        unknown = sorted(set(required) - set(OPTIONAL))
+        if unknown:
+            raise ShapeError(f"a policy-gradient loss reads no {', '.join(unknown)}; it may read {', '.join(OPTIONAL)}")
+        if completion_mask.dtype != torch.bool:
+            raise ShapeError(f"completion_mask has dtype {completion_mask.dtype}; make it bool")
+        if advantages.shape == shape[:-1]:
+            advantages = advantages[..., None].expand(shape)
+        rng = required.pop("rng", None)
+        rng = rng.torch() if isinstance(rng, Stream) else rng
+        tensors = {
+            "token_logprobs": token_logprobs,
+            "sampling_logprobs": sampling_logprobs,
+            "advantages": advantages,
+            "reference_logprobs": reference_logprobs,
+            **required,
+        }
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.shape != shape:
+                raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(shape)}; they must agree")
+        for name in ("sampling_logprobs", "advantages", "reference_logprobs", "proximal_logprobs"):
+            given = tensors.get(name)
+            tensors[name] = None if given is None else given.detach().to(token_logprobs.dtype)
+        clean = {name: None if tensor is None else masked(tensor, completion_mask) for name, tensor in tensors.items()}
+        return RolloutLogprobs(completion_mask=completion_mask, rng=rng, **clean)  # type: ignore[arg-type]
+
+    @property
+    def behaviour_logprobs(self) -> Tensor:
+        """[B, T] what ratios are taken to: proximal_logprobs where they are given, else sampling_logprobs."""
+        return self.sampling_logprobs if self.proximal_logprobs is None else self.proximal_logprobs
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """[B, T] log π - log of the policy that ratios are taken to."""
+        return self.token_logprobs - self.behaviour_logprobs
+
+    def mean_over_tokens(self, values: Tensor) -> Tensor:
+        """[B, T] the mean of `values` over each sequence, at each of its tokens; 0 for an empty one. values: [B, T]."""
+        lengths = self.completion_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        return (masked(values, self.completion_mask).sum(dim=-1, keepdim=True) / lengths).expand_as(values)
+
+
+# What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights.
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientModifier:
+    """Scales the surrogate of a token, or adds to it; modifiers commute: scales multiply, then additions add.
+
+    The weights stay those of the mask alone: a token that is scaled to 0 still counts in the mean.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    couples_rows: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] multiplies the surrogate; taken as a constant."""
+        return torch.ones_like(rollouts.token_logprobs)
+
+    def addition(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] is added to the surrogate, with its gradient."""
+        return torch.zeros_like(rollouts.token_logprobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientLoss(Loss):
+    """A loss of sampled tokens: `loss(token_logprobs, sampling_logprobs, advantages, completion_mask, ...) -> [B, T]`.
+
+    Write `surrogate` in a subclass. The value of a token is scale · surrogate + additions + beta · KL.
+    weighting: the weights of the tokens (see rlx.loss.weight).
+    beta: coefficient of the KL to the reference in the loss; 0 leaves it out, and no reference is needed.
+    kl_estimator: of that KL, see rlx/loss/policy_gradient/kl.py: k2 is biased, k1 and k3 are not, exact is over the vocabulary.
+    kl_gradient: plain is that of another quantity for k1 and k3; importance_weighted is right off policy too, score_function and
+        straight_through on policy; exact takes plain.
+    modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier, rlx.loss.policy_gradient.modifier).
+    """
+
+    weighting: Weighting = field(default_factory=TokenMean)
+    beta: float = within(
+        at_least=0, default=0.0, advice="a negative one would reward drift from the reference; 0 leaves the KL out"
+    )
+    kl_estimator: str = one_of((*ESTIMATES, "exact"), default="k3")
+    kl_gradient: str = one_of(tuple(GRADIENTS), default="importance_weighted")
+    modifiers: Mapping[str, PolicyGradientModifier] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own, modifiers = type(self).__name__, dict(self.modifiers)
+        if not isinstance(self.weighting, Weighting):
+            raise ConfigError(f"weighting of {own} is {self.weighting!r}; give it a _target_ from rlx.loss.weight")
+        for name, modifier in modifiers.items():
+            if not isinstance(modifier, PolicyGradientModifier):
+                raise ConfigError(
+                    f"modifiers.{name} of {own} is {modifier!r}, no modifier of policy gradients; "
+                    "give it a _target_ from rlx.loss.policy_gradient.modifier or rlx.loss.policy_gradient.modifier"
+                )
+        exact = self.kl_estimator == "exact"
+        if exact and self.kl_gradient != "plain":
+            raise ConfigError(f"kl_estimator exact of {own} has the right gradient by itself; set kl_gradient=plain")
+        names = self.requires.union(*(modifier.requires for modifier in modifiers.values()))
+        object.__setattr__(self, "modifiers", modifiers)
+        object.__setattr__(self, "requires", names | {"vocabulary_kl"} if exact and self.beta > 0 else names)
+        object.__setattr__(self, "needs_reference", self.beta > 0 and not exact)
+        coupled = self.couples_rows or any(modifier.couples_rows for modifier in modifiers.values())
+        object.__setattr__(self, "couples_rows", coupled)
+
+    def __call__(
+        self,
+        token_logprobs: Tensor,
+        sampling_logprobs: Tensor,
+        advantages: Tensor,
+        completion_mask: Tensor,
+        reference_logprobs: Tensor | None = None,
+        **required: Any,
+    ) -> Tensor:
+        """[B, T] one value a token, 0 outside of the mask; advantages are [B] or [B, T], the others [B, T]."""
+        given = (token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs)
+        rollouts = self._rollouts(*given, required)
+        values = self.surrogate(rollouts)
+        for modifier in self.modifiers.values():
+            values = values * stop_gradient(modifier.scale(rollouts))
+        for modifier in self.modifiers.values():
+            values = values + modifier.addition(rollouts)
+        if self.beta > 0:
+            values = values + self.beta * self.kl(rollouts)
+        return masked(values, completion_mask)
+
+    def _rollouts(
+        self,
+        token_logprobs: Tensor,
+        sampling_logprobs: Tensor,
+        advantages: Tensor,
+        completion_mask: Tensor,
+        reference_logprobs: Tensor | None,
+        required: Mapping[str, Any],
+    ) -> RolloutLogprobs:
+        own = type(self).__name__
+        if self.needs_reference and reference_logprobs is None:
+            raise ShapeError(f"{own} with beta = {self.beta} needs reference_logprobs; pass the reference's, or set beta to 0")
+        missing = sorted(name for name in self.requires if required.get(name) is None)
+        if missing:
+            raise ShapeError(f"{own} needs {', '.join(missing)}; pass it by that name, or drop the option that reads it")
+        needed = {name: value for name, value in required.items() if name in self.requires}
+        return RolloutLogprobs.of(token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs, **needed)
+
+    @abstractmethod
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] the formula."""
+
+    def log_ratio(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] the log of the importance ratio that the formula reads; one of a sequence where it reads that."""
+        return rollouts.log_ratio
+
+    def clip_ends(self) -> tuple[float, float] | None:
+        """The ratios at which a token stops learning: 1 - clip_low and 1 + clip_high where the loss has them; for metrics."""
+        if hasattr(self, "clip_low") and hasattr(self, "clip_high"):
+            return 1 - self.clip_low, 1 + self.clip_high
+        return None
+
+    def kl(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] the estimate of the KL to the reference that the loss holds."""
+        if self.kl_estimator == "exact":
+            assert rollouts.vocabulary_kl is not None
+            return rollouts.vocabulary_kl
+        assert rollouts.reference_logprobs is not None
+        names = {"estimator": self.kl_estimator, "gradient": self.kl_gradient}
+        return token_kl(rollouts.token_logprobs, rollouts.reference_logprobs, rollouts.behaviour_logprobs, **names)
+
+    def weights(self, completion_mask: Tensor) -> Tensor:
+        """[B, T] by `weighting`, over all rows of an update."""
+        return self.weighting(completion_mask)
+
+    def figures(
+        self,
+        token_logprobs: Tensor,
+        sampling_logprobs: Tensor,
+        advantages: Tensor,
+        completion_mask: Tensor,
+        reference_logprobs: Tensor | None = None,
+        **required: Any,
+    ) -> dict[str, Tensor]:
+        """Metric name -> [B, T] without a gradient, to be averaged over tokens: ratio_mean, clip_fraction_low and _high, kl.
+
+        kl is exact where the loss reads it over the vocabulary, else k3.
+        """
+        with torch.no_grad():
+            given = (token_logprobs, sampling_logprobs, advantages, completion_mask, reference_logprobs)
+            rollouts = self._rollouts(*given, required)
+            ratio = clamped_exp(self.log_ratio(rollouts))
+            figures = {"ratio_mean": ratio}
+            ends = self.clip_ends()
+            if ends is not None:
+                figures["clip_fraction_low"] = ((ratio < ends[0]) & (rollouts.advantages < 0)).to(ratio.dtype)
+                figures["clip_fraction_high"] = ((ratio > ends[1]) & (rollouts.advantages > 0)).to(ratio.dtype)
+            if rollouts.vocabulary_kl is not None:
+                figures["kl"] = rollouts.vocabulary_kl
+            elif rollouts.reference_logprobs is not None:
+                figures["kl"] = k3(rollouts.token_logprobs, rollouts.reference_logprobs)
+            return {name: masked(values, completion_mask) for name, values in figures.items()}

@@ -1,0 +1,187 @@
+"""Modifiers of policy-gradient losses against stale or mismatched samples: the surrogate of a token is scaled by a constant.
+
+Samplers and trainers compute slightly different log-probabilities for one policy. With `proximal_logprobs`, the trainer's at the
+time of sampling, the loss takes its ratio to them, and exp(proximal - sampling) corrects for the difference.
+Dimensions: B sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.errors import ConfigError
+from rlx.fields import within
+from rlx.loss.policy_gradient.base import PolicyGradientModifier, RolloutLogprobs
+from rlx.loss.preference.base import masked
+from rlx.loss.ratio import clamped_exp
+
+
+def truncated_correction(log_correction: Tensor, *, cap: float) -> Tensor:
+    """min(e^x, cap), x = proximal - sampling log-probability (truncated importance sampling). [B, T] -> [B, T]."""
+    return clamped_exp(log_correction).clamp(max=cap)
+
+
+def masked_correction(log_correction: Tensor, *, low: float, high: float) -> Tensor:
+    """e^x where it lies within [low, high], else 0: Ling Team 2025, IcePop, arXiv:2510.18855. [B, T] -> [B, T]."""
+    correction = clamped_exp(log_correction)
+    return correction * ((correction >= low) & (correction <= high))
+
+
+def sequence_region(rollouts: RolloutLogprobs, log_correction: Tensor, *, low: float, high: float) -> Tensor:
+    """1 at the tokens of sequences whose geometric mean of e^x lies within [low, high], else 0. [B, T] -> [B, T]."""
+    mean = clamped_exp(rollouts.mean_over_tokens(log_correction))
+    return ((mean >= low) & (mean <= high)).to(log_correction.dtype)
+
+
+def stale_negatives(rollouts: RolloutLogprobs, *, threshold: float) -> Tensor:
+    """bool [B, T]: tokens of negative advantage in sequences whose mean log-probability fell by more than `threshold`.
+
+    DeepSeek-AI 2025, DeepSeek-V3.2, off-policy sequence masking, arXiv:2512.02556.
+    """
+    fallen = rollouts.mean_over_tokens(rollouts.sampling_logprobs - rollouts.token_logprobs.detach())
+    return (rollouts.advantages < 0) & (fallen > threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Correction(PolicyGradientModifier):
+    requires: ClassVar[frozenset[str]] = frozenset({"proximal_logprobs"})
+
+    def log_correction(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] log of (policy as the trainer computes it) / (as the sampler does), when the batch was drawn."""
+        assert rollouts.proximal_logprobs is not None
+        return masked(rollouts.proximal_logprobs - rollouts.sampling_logprobs, rollouts.completion_mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncatedCorrection(_Correction):
+    """Importance correction between sampler and trainer, truncated (TIS).
+
+    cap: the largest correction.
+    """
+
+    formula: ClassVar = truncated_correction
+
+    cap: float = within(at_least=1, advice="2 is usual")
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] truncated_correction."""
+        return truncated_correction(self.log_correction(rollouts), cap=self.cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Band(_Correction):
+    low: float = within(at_least=0, at_most=1, advice="the band must hold 1, where sampler and trainer agree")
+    high: float = within(at_least=1, advice="the band must hold 1, where sampler and trainer agree")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low == self.high:
+            raise ConfigError(f"low and high of {type(self).__name__} are both {self.low}; a band needs width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedCorrection(_Band):
+    """Importance correction between sampler and trainer; tokens outside of a band are dropped (IcePop).
+
+    low: lower end of the band.
+    high: upper end of the band.
+    """
+
+    formula: ClassVar = masked_correction
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] masked_correction."""
+        return masked_correction(self.log_correction(rollouts), low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceMaskedCorrection(_Band):
+    """Importance correction between sampler and trainer; sequences whose geometric mean lies outside of a band are dropped.
+
+    low: lower end of the band.
+    high: upper end of the band.
+    """
+
+    formula: ClassVar = sequence_region
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] sequence_region times the correction of the token."""
+        correction = self.log_correction(rollouts)
+        return clamped_exp(correction) * sequence_region(rollouts, correction, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaleNegativeMask(PolicyGradientModifier):
+    """Off-policy sequence masking: a bad completion that the policy has already left teaches nothing more.
+
+    threshold: mean fall of the log-probability of a token (an estimate of the KL) beyond which it is dropped.
+    """
+
+    formula: ClassVar = stale_negatives
+
+    threshold: float = within(at_least=0, advice="it is a mean of log-ratios; 0.1 is a start")
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] 0 at stale_negatives, 1 elsewhere."""
+        return torch.where(stale_negatives(rollouts, threshold=self.threshold), 0.0, torch.ones_like(rollouts.token_logprobs))
+
+
+# Modifiers of policy-gradient losses that read the entropy of the policy at each token.
+
+
+def high_entropy_tokens(entropy: Tensor, completion_mask: Tensor, *, share: float) -> Tensor:
+    """bool [B, T]: the `share` of the batch's tokens at which the policy is least certain, ties with the last one included.
+
+    Wang et al. 2025, Beyond the 80/20 rule, arXiv:2506.01939. entropy, completion_mask: [B, T].
+    """
+    values = entropy.detach()[completion_mask]
+    if len(values) == 0:
+        return completion_mask
+    # A sort rather than torch.quantile, which refuses more than 16 million values; the interpolation is the same.
+    place = (1 - share) * (len(values) - 1)
+    ordered = values.sort().values
+    low, high = ordered[int(place)], ordered[min(int(place) + 1, len(values) - 1)]
+    return completion_mask & (entropy.detach() >= low + (high - low) * (place - int(place)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyBonus(PolicyGradientModifier):
+    """Minus the coefficient times the entropy, at each token: keeps the policy from collapsing.
+
+    coefficient: how much an entropy of one nat is worth.
+    Convention: it is averaged with the weights of the loss; TRL takes the mean over tokens whatever the loss's weights.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
+
+    coefficient: float = within(at_least=0, advice="a negative one would punish entropy; 0.001 is usual")
+
+    def addition(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] -coefficient · entropy."""
+        assert rollouts.entropy is not None
+        return -self.coefficient * rollouts.entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighEntropyTokens(PolicyGradientModifier):
+    """Only the tokens at which the policy is least certain learn.
+
+    share: the share of the batch's tokens that learn; 1 is all of them.
+    Convention: the mean is still over all tokens, as in TRL, so a smaller share has a smaller gradient.
+    """
+
+    formula: ClassVar = high_entropy_tokens
+    requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
+    couples_rows: ClassVar[bool] = True
+
+    share: float = within(above=0, at_most=1, advice="0.2 is that of the paper")
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] 1 at high_entropy_tokens, 0 elsewhere."""
+        assert rollouts.entropy is not None
+        chosen = high_entropy_tokens(rollouts.entropy, rollouts.completion_mask, share=self.share)
+        return chosen.to(torch.promote_types(rollouts.token_logprobs.dtype, torch.float32))

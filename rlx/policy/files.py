@@ -1,0 +1,151 @@
+"""Where the files of a model are: a directory, a run of rlx, a GGUF file, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import transformers
+
+from rlx.data.stores import TensorStore
+from rlx.data.tokens import tokenizer_text
+from rlx.errors import ConfigError
+
+
+def locate(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """What transformers is to read: a directory or hub name, and the GGUF file in it, if it is one.
+
+    Raises ConfigError for a path that is not there, with the nearest name that is.
+    """
+    try:
+        return _located(path, gguf_file)
+    except PermissionError as error:
+        raise ConfigError(f"policy.path={path} cannot be read: {error.strerror}; make it readable") from error
+
+
+def _located(path: str, gguf_file: str | None) -> tuple[str, str | None]:
+    if not path.strip():
+        raise ConfigError("policy.path names no model; give a directory, a name on the Hugging Face hub, or a GGUF file")
+    local = Path(path).expanduser()
+    if local.is_file():
+        if local.suffix != ".gguf":
+            raise ConfigError(f"policy.path={path} is a file, but no GGUF file; give the directory that holds config.json")
+        return str(local.parent), local.name
+    if local.is_dir():
+        if gguf_file is not None and not (local / gguf_file).is_file():
+            raise ConfigError(f"policy.gguf_file={gguf_file} is not in {local}{nearest_model(local / gguf_file)}")
+        return str(local if gguf_file else _model_directory(local)), gguf_file
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".gguf"):
+        raise ConfigError(f"policy.path={path} does not exist{nearest_model(local)}")
+    return path, gguf_file
+
+
+def _model_directory(directory: Path) -> Path:
+    """The directory itself, or the last checkpoint if it is a run of rlx."""
+    if (directory / "config.json").is_file():
+        return directory
+    checkpoints = [entry for entry in directory.glob("checkpoint/step_*") if (entry / "config.json").is_file()]
+    if checkpoints:
+        return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")))
+    if (directory / "adapter_config.json").is_file():
+        raise ConfigError(f"{directory} holds an adapter, not a whole model; merge it into its base model first")
+    files = sorted(file.name for file in directory.glob("*.gguf"))
+    if files:
+        raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
+    raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
+
+
+def nearest_model(path: Path) -> str:
+    """A hint at the directory or GGUF file beside `path` whose name is most like its own."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    entries = parent.iterdir() if parent.is_dir() else ()
+    names = [entry.name for entry in entries if entry.suffix == ".gguf" or entry.is_dir()]
+    close = get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"; did you mean {parent / close[0]}?" if close else ""
+
+
+def require_hub(path: str) -> None:
+    """Refuse a hub name at once when the hub's address is unknown here: the client would try for half a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if getproxies() or constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
+        return
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ConfigError(
+            f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub cannot be reached "
+            f"({host}: {error.strerror}); download the model elsewhere and give its directory"
+        ) from error
+
+
+# Models from GGUF files: ordinary models once they are unpacked, which is slow and need be done only once.
+
+Read = Callable[[Path, str | None], tuple[Any, Any]]  # directory, GGUF file in it or None -> model, tokenizer
+
+_log = logging.getLogger("rlx")
+
+
+def as_ordinary(model: Any, gguf_file: str) -> None:
+    """Makes a model read from a GGUF file an ordinary one: its weights were unpacked on the way, it can be trained and saved."""
+    if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
+        raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
+    model.hf_quantizer = None  # transformers refuses to save what has one
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def unpacked_once(file: Path, folder: Path, read: Read, *, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, kept below `folder` as a directory of transformers that later runs read instead.
+
+    read: reads either form. The directory is named by the content of the file; processes that want it at once unpack it once.
+    """
+    name = _name(file, dtype)
+    place = folder / name
+    with TensorStore(folder, "unpacked models").claim(name, wait=True):
+        if not (place / "config.json").is_file():
+            model, tokenizer = read(file.parent, file.name)
+            _keep(model, tokenizer, place)
+            return model, tokenizer
+    return read(place, None)
+
+
+def _name(file: Path, dtype: str) -> str:
+    digest = hashlib.blake2b(f"{transformers.__version__} {dtype}".encode(), digest_size=16)
+    with file.open("rb") as content:
+        while block := content.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _keep(model: Any, tokenizer: Any, place: Path) -> None:
+    """Write the directory whole or not at all; nothing is kept where the tokenizer would come back as another."""
+    temporary = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        tokenizer.save_pretrained(temporary)
+        again = transformers.AutoTokenizer.from_pretrained(str(temporary))
+        if tokenizer_text(again) != tokenizer_text(tokenizer):
+            _log.warning("the unpacked model is not kept: its tokenizer would come back as another; every run unpacks it")
+            return
+        model.save_pretrained(temporary)
+        os.rename(temporary, place)
+    except OSError as error:
+        _log.warning("the unpacked model cannot be kept in %s (%s); every run unpacks it", place.parent, error)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,217 @@
+"""Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
+
+Both serve the same two calls: `start`, one row a prompt, and `step`, where rows go on with one more token each; a row may split
+into several that go on differently, or end. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from rlx.data.sequences import Tokens
+
+# A key-value cache that is allocated ahead, attended to only as far as it is filled, and whose rows split and end.
+
+_FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are used up
+
+
+class PreallocatedLayer(DynamicLayer):
+    """The keys and values of one full-attention layer.
+
+    The prompts come in by the first `update`; the first `batch_select_indices` moves them into a block with room for `max_rows`
+    rows, and for more tokens (in steps, so that short completions do not pay for a long limit).
+    """
+
+    def __init__(self, *, max_rows: int, max_new_tokens: int) -> None:
+        super().__init__()
+        self.max_rows = max_rows
+        self.max_new_tokens = max_new_tokens
+        self.filled = 0
+        self.rows = 0
+        self.prompt_length = 0
+        self._held: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # keys and values, [max_rows, H, capacity, D]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Takes [B, H, T, D] in and gives all keys and values so far."""
+        start = self.filled
+        self.filled += key_states.shape[-2]
+        if not self.is_initialized:
+            self._held, self.is_initialized = (key_states, value_states), True
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.rows, self.prompt_length = len(key_states), self.filled
+            return self._held
+        if self.filled > self._held[0].shape[-2]:
+            self._move(start)
+        keys, values = (held[: self.rows, :, : self.filled] for held in self._held)
+        keys[:, :, start:] = key_states
+        values[:, :, start:] = value_states
+        return keys, values
+
+    def _move(self, length: int) -> None:
+        """The first `length` tokens of all rows go into fresh blocks with more room."""
+        room = min(max(2 * (length - self.prompt_length), _FIRST_BLOCK), self.max_new_tokens)
+        blocks = []
+        for held in self._held:
+            block = held.new_empty(self.max_rows, held.shape[1], self.prompt_length + room, held.shape[3])
+            block[: self.rows, :, :length] = held[: self.rows, :, :length]
+            blocks.append(block)
+        self._held = (blocks[0], blocks[1])
+
+    def get_seq_length(self) -> int:
+        """Tokens held."""
+        return self.filled
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what the next query attends to."""
+        return self.filled + query_length, 0
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Row i becomes what row indices[i] was; int64 [B'], with repetitions. Rows that stay where they are, are not copied."""
+        if len(self._held[0]) < self.max_rows:
+            self._move(self.filled)
+        moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
+        if len(moved):
+            source = indices[moved]
+            for held in self._held:
+                held[moved, :, : self.filled] = held[source, :, : self.filled]
+        self.rows = len(indices)
+
+
+def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | None:
+    """An empty cache for `model`, or None if a layer keeps what cannot be copied by rows (a recurrent state, say)."""
+    layers = DynamicCache(config=model.config).layers
+    if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
+        return None
+
+    def ours(layer: Any) -> Any:
+        return PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) if type(layer) is DynamicLayer else layer
+
+    return Cache(layers=[ours(layer) for layer in layers])
+
+
+# Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
+
+
+class Forward(Protocol):
+    """A model in the middle of decoding."""
+
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor: ...
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor: ...
+
+
+def accepted_arguments(model: Any) -> frozenset[str]:
+    """The names of the arguments that the model's forward takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Tokens int64 [P, T], 0 where there is none, and mask int64 [P, T]."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
+        tokens[row, place] = prompt
+        mask[row, place] = 1
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+class CachedForward:
+    """Prompts padded on the left, each read once; then one token a row and step, against the cache.
+
+    The mask of a step is a view of one that is made once: with `prepared_mask` it is the four-dimensional one that attention adds
+    to its scores, which spares the model making its own in every step; without, it is the two-dimensional one that every
+    model understands.
+    """
+
+    def __init__(self, model: Any, *, prepared_mask: bool) -> None:
+        self.model = model
+        self.arguments = accepted_arguments(model)
+        self.prepared_mask = prepared_mask
+
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+        """Logits [P, V] of the first completion token. There will never be more than `max_rows` rows."""
+        cache = make_cache(self.model, max_rows=max_rows, max_new_tokens=max_new_tokens)
+        if cache is None:
+            raise NotImplementedError("its layers keep a state that cannot be copied by rows")
+        self.cache = cache
+        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
+        self.rows, self.filled = tokens.shape
+        ragged = len({len(prompt) for prompt in prompts}) > 1
+        arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
+        if ragged and "position_ids" in self.arguments:
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+        if "logits_to_keep" in self.arguments:
+            arguments["logits_to_keep"] = 1
+        self.mask = self._decoding_mask(mask, max_new_tokens) if ragged else None
+        self.positions = mask.sum(dim=1, keepdim=True) if ragged and "position_ids" in self.arguments else None
+        return self._forward(tokens, arguments)
+
+    def _decoding_mask(self, mask: Tensor, max_new_tokens: int) -> Tensor:
+        """The mask [P, T + max_new_tokens], or [P, 1, 1, T + max_new_tokens], of which each step sees as much as is filled."""
+        whole = torch.cat([mask, mask.new_ones(len(mask), max_new_tokens)], dim=1)
+        if not self.prepared_mask:
+            return whole
+        dtype = self.model.dtype
+        scores = torch.zeros(whole.shape, dtype=dtype, device=whole.device)
+        return scores.masked_fill_(whole == 0, torch.finfo(dtype).min)[:, None, None]
+
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        if len(parents) != self.rows or not torch.equal(parents, torch.arange(self.rows, device=parents.device)):
+            self._select(parents)
+        self.filled += 1
+        arguments: dict[str, Any] = {}
+        if self.mask is not None:
+            arguments["attention_mask"] = self.mask[..., : self.filled]
+        if self.positions is not None:
+            arguments["position_ids"] = self.positions
+        logits = self._forward(tokens[:, None], arguments)
+        if self.positions is not None:
+            self.positions = self.positions + 1
+        return logits
+
+    def _select(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.rows = len(rows)
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+        if self.positions is not None:
+            self.positions = self.positions[rows]
+
+    def _forward(self, tokens: Tensor, arguments: dict[str, Any]) -> Tensor:
+        return self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **arguments).logits[:, -1]
+
+
+class PlainForward:
+    """The whole sequence again for every token, padded on the right: slow, and right for every causal model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+        """Logits [P, V] of the first completion token."""
+        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=False))
+        self.lengths = mask.sum(dim=1)
+        self.tokens = torch.cat([tokens, tokens.new_zeros(len(tokens), max_new_tokens)], dim=1)
+        return self._forward()
+
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        self.tokens, self.lengths = self.tokens[parents], self.lengths[parents]
+        self.tokens[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
+        self.lengths = self.lengths + 1
+        return self._forward()
+
+    def _forward(self) -> Tensor:
+        width = int(self.lengths.max())
+        mask = torch.arange(width, device=self.lengths.device) < self.lengths[:, None]
+        logits = self.model(input_ids=self.tokens[:, :width], attention_mask=mask.long(), use_cache=False).logits
+        return logits[torch.arange(len(logits), device=logits.device), self.lengths - 1]

@@ -1,0 +1,141 @@
+"""Decoding of Llama and Qwen2 models straight from their weights: the arithmetic of transformers without its modules.
+
+On a CPU a token of a small model costs less than the Python around it. Whether a model is right this way is tried before it is
+used (rlx.rollout.decoding.probe).
+
+Dimensions: P prompts, B rows of the batch, T tokens, F tokens held so far, H hidden size, N heads, K key-value heads, D head
+dimension, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlx.data.sequences import Tokens
+from rlx.rollout.decoding.forward import PreallocatedLayer, padded
+
+_KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+
+
+def fits(model: Any) -> bool:
+    """Whether this is such a model, of plain linear layers that nobody has hooked into or replaced."""
+    if type(model).__name__ not in _KINDS or model.dtype not in (torch.float32, torch.float64):
+        return False
+    if any("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return False
+    config = model.config
+    plain = all(type(layer) is nn.Linear for block in model.model.layers for layer in _linears(block))
+    return plain and type(model.lm_head) is nn.Linear and config.hidden_act == "silu"
+
+
+def _linears(block: Any) -> tuple[nn.Module, ...]:
+    attention, mlp = block.self_attn, block.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    return (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+class LlamaForward:
+    """Prompts padded on the left, each read once; then one token a row and step, against the cache."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        config = model.config
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.scale = model.model.layers[0].self_attn.scaling
+
+    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+        """Logits [P, V] of the first completion token. There will never be more than `max_rows` rows."""
+        self.cache = [PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) for _ in self.model.model.layers]
+        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
+        self.rows, self.filled = tokens.shape
+        places = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+        self.cos, self.sin = self._rotation(self.filled + max_new_tokens)
+        self.positions = mask.sum(dim=1)
+        self.mask = None
+        causal = torch.ones(self.filled, self.filled, dtype=torch.bool, device=mask.device).tril_()
+        seen = causal.expand(self.rows, 1, -1, -1)
+        if len({len(prompt) for prompt in prompts}) > 1:
+            whole = torch.cat([mask, mask.new_ones(self.rows, max_new_tokens)], dim=1)
+            self.mask = self._additive(whole.bool())[:, None, None]
+            # a place in the padding sees itself: a query that sees nothing gives NaN
+            own = torch.eye(self.filled, dtype=torch.bool, device=mask.device)
+            seen = (seen & mask.bool()[:, None, None]) | own
+        return self._forward(tokens, self.cos[places][:, None], self.sin[places][:, None], self._additive(seen))
+
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        if len(parents) != self.rows or not torch.equal(parents, torch.arange(self.rows, device=parents.device)):
+            self._select(parents)
+        self.filled += 1
+        cos, sin = (table[self.positions][:, None, None] for table in (self.cos, self.sin))
+        self.positions = self.positions + 1
+        return self._forward(tokens[:, None], cos, sin, None if self.mask is None else self.mask[..., : self.filled])
+
+    def _select(self, rows: Tensor) -> None:
+        for layer in self.cache:
+            layer.batch_select_indices(rows)
+        self.rows = len(rows)
+        self.positions = self.positions[rows]
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+
+    def _rotation(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin [length, D] of the rotary embedding; the sine negative where the other half comes with a minus."""
+        positions = torch.arange(length, device=self.model.device)[None]
+        cos, sin = self.model.model.rotary_emb(torch.empty(0, dtype=self.model.dtype, device=self.model.device), positions)
+        half = sin.shape[-1] // 2
+        return cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+
+    def _additive(self, seen: Tensor) -> Tensor:
+        scores = torch.zeros(seen.shape, dtype=self.model.dtype, device=seen.device)
+        return scores.masked_fill_(~seen, torch.finfo(scores.dtype).min)
+
+    def _forward(self, tokens: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        body = self.model.model
+        hidden = F.embedding(tokens, body.embed_tokens.weight)
+        for block, cache in zip(body.layers, self.cache, strict=True):
+            hidden = hidden + self._attention(block.self_attn, cache, _normalised(block.input_layernorm, hidden), cos, sin, mask)
+            normalised, mlp = _normalised(block.post_attention_layernorm, hidden), block.mlp
+            gate = F.silu(_linear(mlp.gate_proj, normalised), inplace=True)
+            hidden = hidden + _linear(mlp.down_proj, gate.mul_(_linear(mlp.up_proj, normalised)))
+        return _linear(self.model.lm_head, _normalised(body.norm, hidden[:, -1]))
+
+    def _attention(
+        self, attention: Any, cache: PreallocatedLayer, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """hidden [B, T, H]; cos, sin [B, 1, T, D]; mask [B, 1, T, F], added to the scores."""
+        rows, length = hidden.shape[:2]
+
+        def split(layer: nn.Module, heads: int) -> Tensor:
+            return _linear(layer, hidden).view(rows, length, heads, -1).transpose(1, 2)
+
+        query = _rotated(split(attention.q_proj, self.heads), cos, sin)
+        key = _rotated(split(attention.k_proj, self.key_heads), cos, sin)
+        keys, values = cache.update(key, split(attention.v_proj, self.key_heads))
+        if length > 1:
+            out = F.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.key_heads
+            )
+        else:  # the heads that share keys are so many queries of one head, and no key is repeated
+            grouped = query.reshape(rows, self.key_heads, self.heads // self.key_heads, -1)
+            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
+            out = out.view(rows, self.heads, 1, -1)
+        return _linear(attention.o_proj, out.transpose(1, 2).reshape(rows, length, -1))
+
+
+def _linear(layer: Any, hidden: Tensor) -> Tensor:
+    return F.linear(hidden, layer.weight, layer.bias)
+
+
+def _normalised(norm: Any, hidden: Tensor) -> Tensor:
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """states [B, N, T, D] turned by their positions; sin with its signs, as `_rotation` gives it."""
+    return (states * cos).addcmul_(states.roll(states.shape[-1] // 2, dims=-1), sin)

@@ -1,0 +1,91 @@
+"""Which way of decoding a model can be trusted with: tried once on a few tokens, against forwards without a cache.
+
+A model that takes a cache but computes something else with it (a mask that it ignores, positions that it counts differently)
+fails silently; comparing finds that, and models that nobody thought of.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.rollout.decoding.forward import CachedForward, Forward, PlainForward
+from rlx.rollout.decoding.llama import LlamaForward, fits
+
+_LONGEST_PROBE = 66  # tokens; a sliding window longer than this is not run past
+_SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # which row each row of a step goes on from
+_chosen: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
+
+
+def forward_for(model: Any) -> tuple[Forward, str]:
+    """A fresh `Forward` for the model, and what the user should know about it ("" if nothing)."""
+    if model not in _chosen:
+        _chosen[model] = _choose(model)
+    way, note = _chosen[model]
+    return _ways(model)[way](), note
+
+
+def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
+    """Fastest first."""
+    return {
+        "own arithmetic": lambda: LlamaForward(model),
+        "prepared mask": lambda: CachedForward(model, prepared_mask=True),
+        "plain mask": lambda: CachedForward(model, prepared_mask=False),
+        "no cache": lambda: PlainForward(model),
+    }
+
+
+def _windows(model: Any) -> list[int]:
+    """Lengths of the windows that some layers see no further than."""
+    config = model.config.get_text_config(decoder=True)
+    names = ("sliding_window", "attention_chunk_size", "local_attention_size", "window_size")
+    return [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
+
+
+def _choose(model: Any) -> tuple[str, str]:
+    windows = _windows(model)
+    reason = ""
+    for way in ("own arithmetic", "prepared mask", "plain mask"):
+        if way == "own arithmetic" and (windows or not fits(model)):
+            continue
+        # a mask made here would override the windows, and only these two kinds of attention add a four-dimensional mask
+        if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
+            continue
+        try:
+            difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
+        except Exception as error:  # whatever a foreign model raises here, the answer is to do without a cache
+            reason = f"{type(error).__name__}: {error}"
+            continue
+        if difference <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1):
+            return way, ""
+        reason = f"log-probabilities differ by {difference:.1e}"
+    name = type(model).__name__
+    return "no cache", f"sampling from {name} reads the whole sequence again for every token, its cache cannot be used: {reason}"
+
+
+@torch.no_grad()
+def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequence[int]) -> float:
+    """Largest difference of log-probabilities over a few steps of prompts of unequal length, while rows split, move and end."""
+    generator = np.random.default_rng(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
+    prompts = [generator.integers(0, vocabulary, size=size) for size in (longest, 2, 4)]
+    logits = [forward.start(prompts, max_rows=5, max_new_tokens=len(_SPLITS) + 1) for forward in (cached, plain)]
+    worst = _distance(*logits)
+    for split in _SPLITS:
+        tokens = torch.from_numpy(generator.integers(0, vocabulary, size=len(split))).to(model.device)
+        parents = torch.tensor(split, device=model.device)
+        logits = [forward.step(parents, tokens) for forward in (cached, plain)]
+        worst = max(worst, _distance(*logits))
+    return worst
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    """Largest difference between the log-probabilities of logits [B, V]; infinite where one is no number."""
+    difference = torch.log_softmax(first.double(), dim=-1) - torch.log_softmax(second.double(), dim=-1)
+    return float(torch.nan_to_num(difference, nan=torch.inf).abs().max())

@@ -1,0 +1,88 @@
+"""The typed settings of a sweep: what `sweep.*` says. Values and comments stand in conf/sweep alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from rlx.config.check import described, fits, shown
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError
+
+
+def _at_least(smallest: float) -> Any:
+    return field(metadata={"at_least": smallest})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of every sweep."""
+
+    method: Literal["grid"] | str
+    name: str | None
+    dry_run: bool
+    new: bool
+    zip: list[str]
+    seeds: int | None = _at_least(1)
+    workers: Literal["auto"] | int = _at_least(0)
+    timeout: float | None = _at_least(0)
+    retries: int = _at_least(0)
+    on_failure: Literal["continue", "stop"]
+    reuse: bool
+    grace: float = _at_least(0)
+    compare: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSettings(Settings):
+    """Of a random search."""
+
+    trials: int = _at_least(1)
+    sampler_seed: int = _at_least(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(RandomSettings):
+    """Of a search with Optuna."""
+
+    sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
+    startup_trials: int = _at_least(0)
+    objectives: list[str]
+    pruner: Literal["none", "median", "halving", "hyperband"]
+    seed_pruner: Literal["none", "wilcoxon"]
+    max_seconds: float | None = _at_least(0)
+    max_tokens: float | None = _at_least(0)
+    confirm: int = _at_least(0)
+    plots: bool
+
+
+KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings, "optuna": SearchSettings}
+
+
+def settings_of(node: Mapping[str, Any]) -> Settings:
+    """The settings out of the plain node `sweep` of a config; an unknown key, a wrong type or value is refused."""
+    method = node.get("method")
+    if method not in KINDS:
+        raise ConfigError(f"sweep.method={shown(method)}: it is one of {', '.join(KINDS)}; choose it with sweep=NAME")
+    kind = KINDS[str(method)]
+    rules = {item.name: item.metadata for item in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    for key, value in node.items():
+        if key not in rules:
+            raise ConfigError(
+                f"sweep.{key} is no key of sweep={method}{did_you_mean(nearest(f'sweep.{key}', [f'sweep.{k}' for k in rules]))}"
+            )
+        if not fits(value, hints[key]):
+            raise ConfigError(f"sweep.{key}={shown(value)}: it must be {described(hints[key])}")
+        smallest = rules[key].get("at_least")
+        if smallest is not None and isinstance(value, (int, float)) and value < smallest:
+            raise ConfigError(f"sweep.{key}={shown(value)} is too small; it is at least {smallest}")
+    missing = [key for key in rules if key not in node]
+    if missing:
+        raise ConfigError(f"sweep.{missing[0]} has no value; give it one: sweep.{missing[0]}=...")
+    name = node["name"]
+    if name is not None and (not name or "/" in name or name.startswith(".") or name == "latest"):
+        raise ConfigError(f"sweep.name={name}: it is the name of a directory, without / and not beginning with a dot")
+    return kind(**node)

@@ -1,0 +1,225 @@
+"""A search as a source of jobs: it asks for variants, gives each its seeds, and tells what came of them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rlx.sweep.plan.plan import Job
+from rlx.sweep.plan.settings import SearchSettings
+from rlx.sweep.search.study import DIFFERS, Study
+from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, PRUNED, WAITING, JobState, SweepState, completed_score
+
+# Which variants have no chance to be the best, judged by the seeds that they have run so far.
+
+_THRESHOLD = 0.2  # p below which a variant is given up: with 3 seeds, all worse, it is 0.125
+FEWEST = 4  # seeds of a variant, of which the last can be spared
+
+
+def is_beaten(scores: Mapping[int, float], best: Mapping[int, float]) -> bool:
+    """Whether scores (by seed) are below those of the best variant on the same seeds: a one-sided Wilcoxon signed-rank test."""
+    from scipy.stats import wilcoxon
+
+    differences = [scores[seed] - best[seed] for seed in scores if seed in best]
+    if not any(differences):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ties and zeros make the p approximate, which is enough here
+        return bool(wilcoxon(differences, alternative="less").pvalue < _THRESHOLD)
+
+
+# A search as a source of jobs: it asks for variants, gives each its seeds, and tells what came of them.
+
+TOKENS = ("cost/tokens_sampled", "cost/tokens_trained")
+
+
+@dataclass
+class Trial:
+    """A variant under way. jobs: one a seed, in their order."""
+
+    number: int
+    jobs: list[JobState]
+    begun: set[str] = field(default_factory=set)
+    is_over: bool = False
+
+
+@dataclass
+class Search:
+    """Gives jobs until the trials, the time or the tokens are used up.
+
+    make: the job of a variant's overrides and a seed. figures: of the jobs that are completed, by their names.
+    """
+
+    study: Study
+    state: SweepState
+    settings: SearchSettings
+    seeds: tuple[int, ...]
+    make: Callable[[tuple[str, ...], int], Job]
+    jobs: dict[str, Job] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    spent_seconds: float = 0.0
+    spent_tokens: float = 0.0
+    confirming: deque[JobState] | None = None
+    confirmed: list[JobState] = field(default_factory=list)
+    _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def wants_answers(self) -> bool:
+        """Whether jobs wait at their evaluations to hear if they are pruned."""
+        return self.settings.pruner != "none"
+
+    def take_up(self) -> None:
+        """Go on with the trials of earlier starts: their jobs, and what became of them."""
+        self.spent_seconds = float(self.state.facts.get("spent_seconds", 0.0))
+        before = dict(self.state.jobs)
+        self.state.jobs.clear()
+        for frozen in self.study.begun():
+            trial = self._open(frozen.number, tuple(frozen.user_attrs[DIFFERS]))
+            for job in trial.jobs:
+                self._recall(job, before.get(job.name))
+            if frozen.state.is_finished():
+                trial.is_over = True
+            self._settle(trial)
+
+    def _recall(self, job: JobState, before: JobState | None) -> None:
+        if before is not None and job.state == WAITING:
+            job.attempts, job.seconds = before.attempts, before.seconds
+            if before.state in (FAILED, PRUNED):
+                job.end(before.state, reason=before.reason)
+                job.score, job.log_tail = before.score, before.log_tail
+        figures = completed_score(self.state.directory / job.name)
+        if figures is not None:
+            job.end(COMPLETED, figures=figures)
+            self._note(job, figures)
+
+    def _open(self, number: int, differs: tuple[str, ...]) -> Trial:
+        states = []
+        for seed in self.seeds:
+            job = self.make(differs, seed)
+            self.jobs.setdefault(job.name, job)
+            state = self.state.jobs.setdefault(job.name, JobState.of(job))
+            state.trial = number if state.trial is None else state.trial
+            states.append(state)
+        trial = self.trials[number] = Trial(number, states)
+        return trial
+
+    def next(self) -> JobState | None:
+        """A seed of a trial under way, else the first seed of a new trial, else a seed of the confirmation."""
+        if self.confirming is not None:
+            return self.confirming.popleft() if self.confirming and not self._is_used_up() else None
+        for trial in self.trials.values():
+            if (job := self._next_seed(trial)) is not None:
+                return job
+        while not self._is_used_up() and len(self.trials) < self.study.limit():
+            trial = self._open(*self.study.ask())
+            self._settle(trial)
+            if (job := self._next_seed(trial)) is not None:
+                return job
+        return None
+
+    def _next_seed(self, trial: Trial) -> JobState | None:
+        if trial.is_over:
+            return None
+        one_by_one = self.settings.seed_pruner != "none"
+        for job in trial.jobs:
+            if job.state in (WAITING, INTERRUPTED) and job.name not in trial.begun:
+                trial.begun.add(job.name)
+                return job
+            if one_by_one and job.state not in ENDED:
+                return None
+        return None
+
+    def _is_used_up(self) -> bool:
+        seconds, tokens = self.settings.max_seconds, self.settings.max_tokens
+        out_of_time = seconds is not None and self.seconds() >= seconds
+        return out_of_time or (tokens is not None and self.spent_tokens >= tokens)
+
+    def seconds(self) -> float:
+        """The time that the search has taken, all starts together."""
+        return self.spent_seconds + time.monotonic() - self._since
+
+    def ended(self, job: JobState, figures: Mapping[str, float]) -> None:
+        """A job has ended: the trial ends with it if it failed, was pruned, or was the last seed."""
+        self._note(job, figures)
+        self.state.facts["spent_seconds"] = self.seconds()
+        for trial in list(self.trials.values()):
+            if any(one.name == job.name for one in trial.jobs):
+                self._settle(trial)
+
+    def _note(self, job: JobState, figures: Mapping[str, float]) -> None:
+        self.spent_tokens += sum(figures.get(name, 0.0) for name in TOKENS)
+        if job.state == COMPLETED:
+            self.figures[job.name] = dict(figures)
+
+    def _settle(self, trial: Trial) -> None:
+        """Tell the study of a trial that is decided."""
+        if trial.is_over:
+            return
+        states = {job.state for job in trial.jobs}
+        done = [self.figures[job.name] for job in trial.jobs if job.name in self.figures]
+        if FAILED in states or any(self.study.values_of([figures]) is None for figures in done):
+            self._close(trial, None)
+        elif PRUNED in states:
+            self._close(trial, done, pruned=True)
+        elif len(done) == len(trial.jobs):
+            self._close(trial, done)
+        elif self.settings.seed_pruner != "none" and is_beaten(self._scores(trial), self._best_scores()):
+            self._close(trial, done, pruned=True)
+
+    def _scores(self, trial: Trial) -> dict[int, float]:
+        """Seed -> the objective, larger is better, of the seeds of a trial that are done."""
+        sign = self.study.signs[self.objective]
+        return {
+            job.seed: sign * value for job, value in zip(trial.jobs, self.values(trial.jobs), strict=True) if value is not None
+        }
+
+    @property
+    def objective(self) -> str:
+        """The first metric that is sought."""
+        return next(iter(self.study.signs))
+
+    def values(self, jobs: Sequence[JobState]) -> list[float | None]:
+        """The objective of each job; None for one that is not completed."""
+        return [self.figures[job.name].get(self.objective) if job.name in self.figures else None for job in jobs]
+
+    def _best_scores(self) -> dict[int, float]:
+        best = self.study.best()
+        return self._scores(self.trials[best[0].number]) if best else {}
+
+    def _close(self, trial: Trial, done: list[Mapping[str, float]] | None, *, pruned: bool = False) -> None:
+        trial.is_over = True
+        self.study.tell(trial.number, done, pruned=pruned)
+        for job in trial.jobs:
+            if job.state == WAITING and job.name not in trial.begun:
+                job.end(PRUNED, reason="its variant failed on another seed" if done is None else "its variant was given up")
+
+    def shall_prune(self, job: JobState, step: int, figures: Mapping[str, float]) -> bool:
+        """Only the first seed of a trial is judged on its way: the others are run because it did well."""
+        for trial in self.trials.values():
+            if not trial.is_over and trial.jobs[0].name == job.name:
+                return self.study.shall_prune(trial.number, step, figures)
+        return False
+
+    def confirm(self) -> bool:
+        """When the search is over: queue the best variant on fresh seeds; whether there is any to run."""
+        best = self.study.best()
+        if self.settings.confirm == 0 or not best or self.confirming is not None:
+            return False
+        self.confirming = deque()
+        first = max(self.seeds) + 1
+        for seed in range(first, first + self.settings.confirm):
+            job = self.make(tuple(best[0].user_attrs[DIFFERS]), seed)
+            self.jobs.setdefault(job.name, job)
+            state = self.state.jobs.setdefault(job.name, JobState.of(job))
+            figures = completed_score(self.state.directory / job.name)
+            if figures is not None:
+                state.end(COMPLETED, figures=figures)
+                self._note(state, figures)
+            self.confirmed.append(state)
+            if state.state not in ENDED:
+                self.confirming.append(state)
+        return bool(self.confirming)

@@ -1,0 +1,131 @@
+"""A reward model: a transformers sequence classifier that reads prompt and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rlx.errors import ConfigError
+from rlx.task.base import Prompt, Text
+from rlx.task.reward.base import Reward
+
+TEMPLATES = ("auto", "chat", "plain", "pair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel(Reward):
+    """The logit that a classifier gives to prompt and completion. It is loaded when first asked, and runs in this process.
+
+    path: a directory, or a name on the Hugging Face hub.
+    label: whose logit it is, by name or number; null for a model with one output.
+    template: how it reads the two. chat: by its chat template, as user and assistant; plain: one text after the other; pair: as
+    two texts, as its tokenizer joins them; auto: chat where it has a chat template, else plain.
+    max_length: longer texts lose their beginning; null: what the model has positions for.
+    batch_size: texts read at once. device: auto (a GPU if there is one), cpu, cuda, cuda:N.
+    """
+
+    path: str
+    label: str | int | None
+    template: str
+    max_length: int | None
+    batch_size: int
+    device: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.template not in TEMPLATES:
+            raise ConfigError(f"reward_model.template is {self.template}; it is one of {', '.join(TEMPLATES)}")
+        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise ConfigError(f"reward_model.{name} is {value}; it must be at least 1")
+
+    def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
+        return self.score_all([(Prompt(prompt, columns), completion)])[0]
+
+    def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
+        """Texts of similar length are read together; the values stand in the order of the samples."""
+        model, tokenizer, place = self._loaded
+        rows = [self._encoded(tokenizer, prompt.text, completion, model) for prompt, completion in samples]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
+        values: list[Any] = [None] * len(rows)
+        for first in range(0, len(order), self.batch_size):
+            taken = order[first : first + self.batch_size]
+            for row, value in zip(taken, self._logits(model, tokenizer, [rows[row] for row in taken], place), strict=True):
+                values[row] = value
+        return values
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any, int]:
+        """(model, tokenizer, the place of the label)."""
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils import logging
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(self.path, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(self.path)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise ConfigError(f"task.rewards: no sequence classifier can be loaded from {self.path}: {first}") from error
+        finally:
+            logging.set_verbosity(verbosity)
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise ConfigError(
+                f"task.rewards: the weights in {self.path} lack {', '.join(missing[:3])} of {type(model).__name__}, so its "
+                "values would be random; give a model that was trained as a reward model"
+            )
+        wanted = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return model.eval().requires_grad_(False).to(wanted), tokenizer, self._place(model.config)
+
+    def _place(self, config: Any) -> int:
+        names = {int(place): str(name) for place, name in config.id2label.items()}
+        if self.label is None:
+            if len(names) == 1:
+                return 0
+            raise ConfigError(
+                f"task.rewards: {self.path} has the outputs {', '.join(names.values())}; say which one with label=..."
+            )
+        places = [place for place, name in names.items() if self.label in (place, name)]
+        if not places:
+            raise ConfigError(f"task.rewards: {self.path} has no output {self.label}, only {', '.join(names.values())}")
+        return places[0]
+
+    def _encoded(self, tokenizer: Any, prompt: Text, completion: str, model: Any) -> dict[str, list[int]]:
+        """Its tokens, the end of them if they are too many."""
+        chat = self.template == "chat" or (self.template == "auto" and tokenizer.chat_template is not None)
+        if chat:
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            text = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": completion}], tokenize=False)
+            encoded = tokenizer(text, add_special_tokens=False)
+        else:
+            before = prompt if isinstance(prompt, str) else "\n".join(str(message["content"]) for message in prompt)
+            encoded = tokenizer(before, completion) if self.template == "pair" else tokenizer(before + completion)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = self.max_length if self.max_length is not None else positions if isinstance(positions, int) else None
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoded]
+        return {name: list(encoded[name])[-limit if limit else None :] for name in names}
+
+    def _logits(self, model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]], place: int) -> list[float]:
+        """Right-padded, so that a causal classifier's last token is found by its padding token."""
+        import torch
+
+        padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else model.config.pad_token_id
+        if padding is None:
+            if len(rows) > 1:  # without a padding token nobody knows where a text ends
+                return [value for row in rows for value in self._logits(model, tokenizer, [row], place)]
+            padding = 0
+        elif model.config.pad_token_id is None:
+            model.config.pad_token_id = padding
+        width = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": padding, "attention_mask": 0, "token_type_ids": 0}
+        batch = {
+            name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows], device=model.device)
+            for name in rows[0]
+        }
+        with torch.no_grad():
+            return [float(value) for value in model(**batch).logits[:, place].float().cpu()]

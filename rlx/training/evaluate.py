@@ -1,0 +1,216 @@
+"""The one evaluation: the same measurement, on the same held-out data, with the same decoding, for every algorithm.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlx.data.preferences import PairBatch
+from rlx.errors import ConfigError, DataError
+from rlx.loss.preference.base import ROUNDING
+from rlx.policy.base import Policy
+from rlx.policy.reference import Reference, vocabulary_kl
+from rlx.rollout.sampler import Rollout, Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Prompt, Task, Text, content_uniform, pass_at_k
+from rlx.training.gradients import micro_batches
+
+EVALUATION = Stream(0, ("evaluation",))  # the same numbers for every run: evaluation noise is shared, not added
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
+
+    answers: what each held-out prompt's greedy completion counts in the score; empty where the score is not of prompts.
+    """
+
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+    tokens_sampled: int
+    answers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures a policy on a task.
+
+    num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at `temperature` for
+    reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the
+    probability that one of k sampled completions is right, estimated from all of them; None: 1, 2, 4, ... where any are right.
+    """
+
+    task: Task
+    reference: Reference
+    sampler: Sampler
+    num_prompts: int
+    samples_per_prompt: int
+    num_pairs: int
+    num_shown: int
+    micro_batch: int | None
+    pass_at_k: Sequence[int] | None = ()
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        counts = "rewards" in self.task.offers and self.task.full_reward_value() is not None
+        if self.pass_at_k is None:
+            doubled = tuple(2**power for power in range(self.samples_per_prompt.bit_length()))
+            object.__setattr__(self, "pass_at_k", doubled if counts else ())
+        unfit = [k for k in self.pass_at_k or () if not 1 <= k <= self.samples_per_prompt]
+        if unfit:
+            raise ConfigError(
+                f"evaluation.pass_at_k holds {unfit[0]}; it is estimated from evaluation.samples_per_prompt="
+                f"{self.samples_per_prompt} completions of a prompt, so k lies between 1 and that"
+            )
+        if self.pass_at_k and not counts:
+            raise ConfigError(
+                f"evaluation.pass_at_k counts right completions, and for task {self.task.name} none is right or wrong; "
+                "set task.full_reward to the reward of a right one, or leave pass_at_k empty"
+            )
+
+    def __call__(self, policy: Policy) -> Evaluation:
+        """Score and figures of the policy as it is now."""
+        with torch.no_grad():
+            prompts = self._prompts(policy)[: self.num_prompts]
+            figures: dict[str, float] = {}
+            samples: list[dict[str, Any]] = []
+            tokens, answers = 0, np.zeros(0)
+            if prompts:
+                encoded = [policy.encode_prompt(prompt.text) for prompt in prompts]
+                greedy = self._sample(policy, encoded, group_size=1, greedy=True)
+                sampled = self._sample(policy, encoded, group_size=self.samples_per_prompt, greedy=False)
+                tokens = sum(int(rollout.sequences.completion_lengths.sum()) for rollout in (greedy, sampled))
+                said, said_sampled = self._texts(policy, greedy), self._texts(policy, sampled)
+                rewards = None
+                if "rewards" in self.task.offers:
+                    rewards = self._reward_parts(prompts, said)["reward"][:, 0]
+                    answers = self._counted(rewards)
+                    figures |= self._rewards(rewards, self._reward_parts(prompts, said_sampled))
+                figures |= self._drift(policy, sampled)
+                samples = self._shown(prompts, said, said_sampled, rewards)
+            figures |= self._preferences(policy)
+            if self.task.score not in figures:
+                raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
+            scored = tuple(answers.tolist()) if self.task.score in ("accuracy", "greedy_reward") else ()
+            return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
+
+    def _prompts(self, policy: Policy) -> Sequence[Prompt]:
+        """The held-out prompts; of a task of pairs alone, those of the pairs that are left when what is too long is dropped."""
+        prompts, pairs = self.task.held_out_prompts(), self.task.held_out_pairs()
+        if not pairs or "rewards" in self.task.offers:
+            return prompts
+        kept = policy.tokenized(pairs).index
+        if len(kept) == len(pairs):
+            return prompts
+        left = {_content(pairs[row].prompt) for row in kept}
+        return [prompt for prompt in prompts if _content(prompt.text) in left]
+
+    def _sample(self, policy: Policy, encoded: Sequence[np.ndarray], *, group_size: int, greedy: bool) -> Rollout:
+        return self.sampler.in_process.sample(
+            policy,
+            encoded,
+            group_size=group_size,
+            stream=EVALUATION.child("sample"),
+            prompt_keys=range(len(encoded)),
+            max_new_tokens=self.task.max_new_tokens,
+            temperature=self.temperature,
+            greedy=greedy,
+        )
+
+    def _texts(self, policy: Policy, rollout: Rollout) -> list[list[str]]:
+        """What the completions say, as in training: without special tokens, cut before a stop string."""
+        return [[self.sampler.text(policy, tokens) for tokens in group] for group in rollout.sequences.completions]
+
+    def _reward_parts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Name -> float64 [P, G], "reward" among them."""
+        asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
+        given = self.task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
+        return {name: np.array([reward[name] for reward in given]).reshape(len(prompts), -1) for name in given[0]}
+
+    def _counted(self, rewards: np.ndarray) -> np.ndarray:
+        """What rewards count in the score: 1 for a right completion and 0 for another, or as they are where they are degrees."""
+        full = self.task.full_reward_value()
+        return rewards if full is None else (rewards >= full).astype(float)
+
+    def _rewards(self, greedy: np.ndarray, sampled: dict[str, np.ndarray]) -> dict[str, float]:
+        """greedy: rewards of the greedy completions, float64 [P]; sampled: name -> float64 [P, G]."""
+        figures = {"accuracy": float(self._counted(greedy).mean())} if self.task.full_reward_value() is not None else {}
+        rewards = sampled["reward"].mean(axis=1)
+        figures |= {"reward": float(rewards.mean()), "reward_standard_error": standard_error(rewards)}
+        figures |= {"greedy_reward": float(greedy.mean())}
+        if self.task.score == "greedy_reward":
+            figures["score_standard_error"] = standard_error(greedy)
+        figures |= {f"reward/{name}": float(part.mean()) for name, part in sampled.items() if name != "reward"}
+        for k in self.pass_at_k or ():
+            right = self._counted(sampled["reward"]).sum(axis=1).astype(int).tolist()
+            figures[f"pass_at_{k}"] = float(np.mean([pass_at_k(count, self.samples_per_prompt, k) for count in right]))
+        return figures
+
+    def _drift(self, policy: Policy, sampled: Rollout) -> dict[str, float]:
+        """How far the policy is from the reference on its own completions, and how they look. KL in nats per completion."""
+        kl = entropy = 0.0
+        for rows in micro_batches(sampled.sequences.row_tokens, self.micro_batch):
+            part_kl, part_entropy = vocabulary_kl(policy, self.reference, sampled.sequences[rows])
+            kl += float(part_kl.double().sum())
+            entropy += float(part_entropy.double().sum())
+        lengths = sampled.sequences.completion_lengths.double()
+        return {
+            "kl": kl / lengths.numel(),
+            "entropy": entropy / max(1.0, float(lengths.sum())),
+            "completion_length": float(lengths.mean()),
+            "truncated_fraction": float((~sampled.finished).double().mean()),
+        }
+
+    def _preferences(self, policy: Policy) -> dict[str, float]:
+        """Held-out pairs: share whose implicit reward is larger for the chosen one (ties count half), and log-ratios in nats."""
+        pairs = self.task.held_out_pairs()
+        tokenized = policy.tokenized(pairs) if pairs else None
+        if tokenized is None or len(tokenized) == 0:
+            return {}
+        batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
+        chosen, rejected = [], []
+        for rows in micro_batches(batch.row_tokens, self.micro_batch):
+            ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows])
+            chosen.append((ours.chosen_sum - theirs.chosen_sum).double())
+            rejected.append((ours.rejected_sum - theirs.rejected_sum).double())
+        chosen_ratio, rejected_ratio = torch.cat(chosen), torch.cat(rejected)
+        margin = chosen_ratio - rejected_ratio
+        if batch.has_label is not None:  # single completions: every desirable one against every undesirable one
+            chosen_ratio, rejected_ratio = chosen_ratio[batch.has_label[:, 0]], rejected_ratio[batch.has_label[:, 1]]
+            margin = (chosen_ratio[:, None] - rejected_ratio).reshape(-1)
+        tied = margin.abs() <= ROUNDING
+        return {
+            "pair_accuracy": float(torch.where(tied, 0.5, (margin > 0).double()).mean()),
+            "log_ratio_chosen": float(chosen_ratio.mean()),
+            "log_ratio_rejected": float(rejected_ratio.mean()),
+            "log_ratio_margin": float(margin.mean()),
+        }
+
+    def _shown(
+        self, prompts: Sequence[Prompt], greedy: list[list[str]], sampled: list[list[str]], rewards: np.ndarray | None
+    ) -> list[dict[str, Any]]:
+        rows = []
+        for index, prompt in enumerate(prompts[: self.num_shown]):
+            row: dict[str, Any] = {"prompt": prompt.text if isinstance(prompt.text, str) else list(prompt.text)}
+            row |= {"completion": greedy[index][0], "sampled": sampled[index][0]}
+            if rewards is not None:
+                row["reward"] = float(rewards[index])
+            rows.append(row)
+        return rows
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of values [P]; nan for a single one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def _content(text: Text) -> float:
+    """A number that tells prompts apart by what they say."""
+    return content_uniform(text, salt="evaluation")

@@ -1,0 +1,256 @@
+"""Gradients of one optimiser update, accumulated over micro-batches. The cut changes memory, never the gradient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, LossOutput, require_output
+from rlx.data.sequences import Sequences
+from rlx.errors import NonFiniteError
+from rlx.optimizer.step import Gradients, NonFiniteGradientError
+from rlx.policy.base import Policy, TokenStatistics
+
+if TYPE_CHECKING:
+    from rlx.algorithm.base import Algorithm, LossOutput
+    from rlx.policy.base import Policy
+
+
+# A loss or a gradient that is no number: which term, which rows.
+
+MEND = "lower optimizer.lr, or run `rlx check` on the algorithm"
+
+
+class NonFiniteLossError(NonFiniteError):
+    """A loss that is NaN or infinite, or has such a gradient; `examples` are the token sequences of the rows to blame."""
+
+    def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.examples = examples
+
+
+def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
+    """Raise NonFiniteLossError where the loss of these rows is no number."""
+    if bool(torch.isfinite(output.loss.detach())):
+        return
+    for name, term in output.terms.items():
+        bad = ~torch.isfinite((term.values * term.weights.to(term.values)).detach())
+        if bad.any():
+            rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
+            source = _of_term(part, name)
+            message = f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; {MEND}"
+            raise NonFiniteLossError(message, [example(source, row, policy) for row in rows])
+    raise NonFiniteLossError("the loss is not finite although each of its terms is; the terms overflow when added", [])
+
+
+def blamed(
+    error: NonFiniteGradientError, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any
+) -> NonFiniteLossError:
+    """What to say of a gradient that is no number, each row and term looked at alone."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in range(len(batch)):
+        part = batch[row : row + 1]
+        try:
+            terms = algorithm.compute_loss(policy, reference, part).terms
+        except Exception as failure:  # a loss that cannot be had of one row: the rows are not to be told apart
+            reason = f"of one row alone the loss raises {type(failure).__name__}: {failure}"
+            return NonFiniteLossError(f"{error}; {reason}", [])
+        for name, term in terms.items():
+            if term.total.requires_grad and not _finite_gradient(term.total, policy):
+                rows.setdefault(name, []).append(example(_of_term(part, name), 0, policy))
+    if not rows:
+        return NonFiniteLossError(f"{error}; that of each row alone is finite", [])
+    name, examples = max(rows.items(), key=lambda item: len(item[1]))
+    return NonFiniteLossError(
+        f"the loss is finite, its gradient is not: {error}; "
+        f"term {name!r} has such a gradient on {len(examples)} of {len(batch)} rows",
+        examples,
+    )
+
+
+def example(part: Any, row: int, policy: Policy) -> dict[str, Any]:
+    """A row as text."""
+    sequences = part.sequences[row : row + 1]
+    return {
+        "prompt": policy.decode(sequences.prompts[0]),
+        "completions": [policy.decode(completion) for completion in sequences.completions[0]],
+    }
+
+
+def _of_term(part: Any, name: str) -> Any:
+    """The batch that a term was computed on."""
+    return part.part_of(name) if hasattr(part, "part_of") else part
+
+
+def _finite_gradient(total: torch.Tensor, policy: Policy) -> bool:
+    found = torch.autograd.grad(total, policy.parameters(), retain_graph=True, allow_unused=True)
+    return all(bool(torch.isfinite(gradient).all()) for gradient in found if gradient is not None)
+
+
+# Gradients of one optimiser update, accumulated over micro-batches. The cut changes memory, never the gradient.
+
+TOKENS_AT_ONCE = 2048  # tokens per forward where micro_batch is null: memory only
+
+
+class AccumulatedGradients:
+    """A `GradientSource`: each call runs the update's rows through the policy, micro-batch by micro-batch.
+
+    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the algorithm's own figures over all rows.
+    """
+
+    def __init__(self, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any, *, micro_batch: int | None) -> None:
+        self._algorithm = algorithm
+        self._policy = policy
+        self._reference = reference
+        self.batch = batch
+        self._micro_batch = micro_batch
+        self._slices = list(micro_batches(batch.row_tokens, micro_batch))
+        self._parameters = policy.parameters()
+        self.metrics: dict[str, float] = {}
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        """{"loss": gradients}, or {group: gradients} where `by` names the group of each term (str: the term itself).
+
+        Gradients are in the order of the policy's parameters; None where nothing depends on one.
+        """
+        totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
+        tally = _Tally()
+        coupled = self._algorithm.couples_rows and len(self._slices) > 1
+        for output in self._coupled(by, totals) if coupled else self._separate(by, totals):
+            tally.add(output)
+        self.metrics = tally.metrics()
+        return totals
+
+    def blamed(self, error: NonFiniteGradientError) -> NonFiniteLossError:
+        """Which term and which rows have the gradient that an update refused."""
+        return blamed(error, self._algorithm, self._policy, self._reference, self.batch)
+
+    def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+        for rows in self._slices:
+            part = self.batch[rows]
+            output = self._algorithm.compute_loss(self._policy, self._reference, part)
+            require_output(output, by=self._algorithm)
+            require_finite(output, part, self._policy)
+            heads = _heads(output, by)
+            for index, (name, head) in enumerate(heads.items()):
+                self._accumulate(totals, name, [head], [None], keep=index + 1 < len(heads))
+            yield output
+
+    def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+        """A loss that looks across rows: log-probabilities are collected first, their gradients taken back piece by piece."""
+        recorder = _Leaves(self._policy, self._micro_batch)
+        output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
+        require_output(output, by=self._algorithm)
+        require_finite(output, self.batch, self._policy)
+        heads = _heads(output, by)
+        for index, (name, head) in enumerate(heads.items()):
+            gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)
+            for outputs, parts in recorder.replay(gradients):
+                self._accumulate(totals, name, outputs, parts)
+        yield output
+
+    def _accumulate(
+        self, totals: dict[str, Gradients], name: str, heads: list[Tensor], seeds: list[Tensor | None], *, keep: bool = False
+    ) -> None:
+        wanted = [(head, seed) for head, seed in zip(heads, seeds, strict=True) if head.requires_grad]
+        if not wanted:  # nothing here depends on the policy: a batch of empty completions, say
+            totals.setdefault(name, [None] * len(self._parameters))
+            return
+        grads = torch.autograd.grad(
+            [head for head, _ in wanted], self._parameters, [seed for _, seed in wanted], retain_graph=keep, allow_unused=True
+        )
+        before = totals.get(name, [None] * len(self._parameters))
+        totals[name] = [
+            old if new is None else new if old is None else old.add_(new) for old, new in zip(before, grads, strict=True)
+        ]
+
+
+class _Tally:
+    """Sums of a loss's terms and metrics over micro-batches."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def add(self, output: LossOutput) -> None:
+        for name, term in output.terms.items():
+            self._terms[name] = self._terms.get(name, 0) + term.total.detach()
+        for name, (total, count) in output.metrics.items():
+            old = self._sums.get(name)
+            self._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+
+    def metrics(self) -> dict[str, float]:
+        figures = {"loss": float(sum(self._terms.values()))}
+        if len(self._terms) > 1:
+            figures |= {f"{name}_loss": total.item() for name, total in self._terms.items()}
+        return figures | {name: (total / count).item() if count else 0.0 for name, (total, count) in self._sums.items()}
+
+
+class _Leaves:
+    """A stand-in for the policy whose statistics are leaves, computed without a graph; `replay` computes them again with one."""
+
+    def __init__(self, policy: Policy, micro_batch: int | None) -> None:
+        self._real = policy
+        self._micro_batch = micro_batch
+        self._calls: list[tuple[Any, dict[str, Any], list[str]]] = []
+        self.leaves: list[Tensor] = []
+        self.policy = copy.copy(policy)
+        self.policy.token_statistics = self._collect  # type: ignore[method-assign]
+
+    def _collect(self, sequences: Any, **settings: Any) -> TokenStatistics:
+        with torch.no_grad():
+            parts = [self._real.token_statistics(sequences[rows], **settings) for rows in self._cut(sequences)]
+        width = sequences.completion_mask.shape[-1]
+        present = [name for name, value in vars(parts[0]).items() if value is not None]
+        joined = {
+            name: torch.cat([_widened(getattr(part, name), width) for part in parts]).requires_grad_(torch.is_grad_enabled())
+            for name in present
+        }
+        self._calls.append((sequences, settings, present))
+        self.leaves += joined.values()
+        return TokenStatistics(**joined)
+
+    def replay(self, gradients: tuple[Tensor | None, ...]) -> Iterator[tuple[list[Tensor], list[Tensor | None]]]:
+        """(statistics of a slice with their graph, the gradients that belong to them), slice by slice."""
+        remaining = list(gradients)
+        for sequences, settings, present in self._calls:
+            mine, remaining = remaining[: len(present)], remaining[len(present) :]
+            used = [(name, gradient) for name, gradient in zip(present, mine, strict=True) if gradient is not None]
+            for rows in self._cut(sequences) if used else ():
+                again = self._real.token_statistics(sequences[rows], **settings)
+                heads = [getattr(again, name) for name, _ in used]
+                yield heads, [gradient[rows, :, : head.shape[-1]] for (_, gradient), head in zip(used, heads, strict=True)]
+
+    def _cut(self, sequences: Sequences) -> Iterator[slice]:
+        return micro_batches(sequences.row_tokens, self._micro_batch)
+
+
+def _heads(output: LossOutput, by: Callable[[str], str] | None) -> dict[str, Tensor]:
+    """What is differentiated: the whole loss, or the sum of the terms of each group."""
+    if by is None:
+        return {"loss": output.loss}
+    heads: dict[str, Tensor] = {}
+    for name, term in output.terms.items():
+        group = by(name)
+        heads[group] = heads[group] + term.total if group in heads else term.total
+    return heads
+
+
+def _widened(values: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+
+
+def micro_batches(row_tokens: Sequence[int], micro_batch: int | None) -> Iterator[slice]:
+    """Consecutive rows: `micro_batch` at a time, or as many as hold about TOKENS_AT_ONCE tokens when padded to the longest."""
+    if micro_batch is not None:
+        yield from (slice(start, start + micro_batch) for start in range(0, len(row_tokens), micro_batch))
+        return
+    start = 0
+    for end in range(1, len(row_tokens) + 1):
+        if end == len(row_tokens) or (end - start + 1) * max(row_tokens[start : end + 1]) > TOKENS_AT_ONCE:
+            yield slice(start, end)
+            start = end

@@ -1,0 +1,289 @@
+"""One run from its config to its record: assemble, train, and record what came of it, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.errors import ConfigError, DataError
+from rlx.experiment import Experiment, assemble, make
+from rlx.optimizer.step import Optimizer
+from rlx.policy.reference import Reference
+from rlx.record.lines import read_metrics
+from rlx.record.provenance import code_hash, config_hash
+from rlx.record.recorder import Recorder
+from rlx.record.run import AlgorithmResult, RunRecord, read_run
+from rlx.record.sources import sources
+from rlx.report.terminal import TrainView
+from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint
+from rlx.training.diagnosis import Watched, diagnose, tell
+from rlx.training.evaluate import Evaluator
+from rlx.training.gradients import NonFiniteLossError
+from rlx.training.loop import Loop, Plan, View
+from rlx.training.stop import Stop, Stopped
+from rlx.training.summary import closing, opening, result_of
+
+# A run from its objects to its end: whatever happens on the way is written into the record.
+
+MOST_THREADS = 256
+
+
+def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None]) -> AlgorithmResult:
+    """Assemble and run; every way to end is written into the record."""
+    stop = Stop()
+    loop: Loop | None = None
+    try:
+        with stop.listening():
+            loop = _prepared(cfg, recorder, view, stop, prepare)
+            metrics = loop.run()
+        if cfg.export.path is not None:
+            export_policy(loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype))
+        lines = read_metrics(recorder.directory)
+        result = result_of(recorder.record, loop.progress, metrics, lines)
+        recorder.finish(result)
+        view.finish(closing(recorder.record, result, lines))
+        tell(view, diagnose(lines))
+        return result
+    except Stopped as stopped:
+        view.close()
+        recorder.interrupt(signal=stopped.signal_name, step=stopped.step)
+        stopped.directory = recorder.directory if checkpoint_steps(recorder.directory) else None
+        raise
+    except KeyboardInterrupt:
+        view.close()
+        recorder.interrupt(signal="SIGINT")
+        raise
+    except NonFiniteLossError as error:
+        view.close()
+        step = loop.progress.step if loop else 0
+        where = f"; the examples are in {_keep(recorder.directory, error)}" if error.examples else ""
+        named = NonFiniteLossError(f"step {step + 1}: {error}{where}", error.examples)
+        recorder.fail(named, step=step + 1)
+        raise named from error
+    except BaseException as error:
+        view.close()
+        recorder.fail(error, step=loop.progress.step if loop else 0)
+        raise
+
+
+def _prepared(cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None]) -> Loop:
+    """The loop at its first step, or where it goes on."""
+    transformers.utils.logging.disable_progress_bar()  # one bar is enough
+    set_threads(cfg.threads)
+    require_writable(cfg.export.path)
+    experiment = assemble(cfg)
+    data = experiment.task.content_hash()
+    recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
+    experiment.sampler.prepare(experiment.policy)
+    loop = build_loop(cfg, experiment, recorder, Watched(view), stop)
+    prepare(loop)
+    view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
+    return loop
+
+
+def _keep(directory: Path, error: NonFiniteLossError) -> Path:
+    file = directory / "nonfinite_examples.jsonl"
+    file.write_text("".join(json.dumps(example, ensure_ascii=False) + "\n" for example in error.examples))
+    return file
+
+
+def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: View, stop: Stop) -> Loop:
+    """The loop at its start: the reference is the policy as it is now."""
+    policy = experiment.policy
+    start = Reference(policy, cache_dir=cfg.cache_dir)  # what every run is measured against
+    moves = experiment.algorithm.moving_reference is not None
+    return Loop(
+        plan=Plan(
+            seed=cfg.seed,
+            num_steps=cfg.num_steps,
+            eval_every=cfg.eval_every,
+            micro_batch=cfg.micro_batch,
+            stop_at_score=cfg.stop_at_score,
+            max_seconds=cfg.max_seconds,
+            checkpoint_every=cfg.checkpoint.every,
+            keep_last=cfg.checkpoint.keep_last,
+            keep_best=cfg.checkpoint.keep_best,
+        ),
+        task=experiment.task,
+        algorithm=experiment.algorithm,
+        policy=policy,
+        reference=Reference(policy, cache_dir=cfg.cache_dir) if moves else start,
+        sampler=experiment.sampler,
+        optimizer=Optimizer(
+            experiment.make_optimizer, policy.parameters(), schedule=experiment.schedule, num_steps=cfg.num_steps
+        ),
+        evaluator=Evaluator(
+            task=experiment.task, reference=start, sampler=experiment.sampler, micro_batch=cfg.micro_batch, **cfg.evaluation
+        ),
+        recorder=recorder,
+        view=view,
+        stop=stop,
+    )
+
+
+def require_writable(path: str | None) -> None:
+    """Refuse a place for the final weights before they are made; the folder is there afterwards."""
+    if path is None:
+        return
+    try:
+        Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).expanduser()):
+            pass
+    except OSError as error:
+        raise ConfigError(f"export.path={path} cannot be written: {error.strerror}; choose another place") from error
+
+
+def set_threads(threads: int | None) -> None:
+    """Fix torch's CPU threads; None leaves torch's choice."""
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if threads is not None and threads > most:  # torch would end the process without a word
+        raise ConfigError(
+            f"threads={threads} is more than {most}; this machine has {os.cpu_count()} CPUs, and null lets torch decide"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+# One run from its config to its record: assemble, train, and record what came of it, whatever happens.
+
+
+def train(
+    cfg: DictConfig,
+    *,
+    algorithm: str,
+    command: Sequence[str],
+    overrides: Sequence[str],
+    directory: Path | None = None,
+    view: TrainView | None = None,
+) -> AlgorithmResult:
+    """Run the config, checked before: a new run, or what `resume` or `rerun` in it names.
+
+    algorithm: the name that it was chosen by. directory: a place of the caller's own, or None.
+    Raises RlxError, with the record saying failed; Stopped, with the record saying interrupted, and a checkpoint after a step.
+    """
+    view = view or TrainView()
+    if cfg.resume is not None:
+        return _resume(cfg, Path(cfg.resume).expanduser(), command, view)
+    if cfg.rerun is not None:
+        return _rerun(cfg, Path(cfg.rerun).expanduser(), command, directory, view)
+    return _new(cfg, algorithm, command, overrides, directory, view)
+
+
+def _new(
+    cfg: DictConfig, algorithm: str, command: Sequence[str], overrides: Sequence[str], directory: Path | None, view: TrainView
+) -> AlgorithmResult:
+    recorder = Recorder.create(
+        directory,
+        output_dir=cfg.output_dir,
+        verb="train",
+        command=command,
+        config=recorded_config(cfg),
+        config_yaml=OmegaConf.to_yaml(cfg),
+        overrides=overrides,
+        algorithm=algorithm,
+        task=cfg.task.name,
+        seed=cfg.seed,
+        loggers=_loggers(cfg),
+        warn=view.warn,
+    )
+    return run_recorded(cfg, recorder, view, lambda _: None)
+
+
+def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView) -> AlgorithmResult:
+    """Go on with a run from its last checkpoint, unless there is nothing to go on from or data or code have changed."""
+    before = read_run(run)
+    steps = checkpoint_steps(before.directory)
+    if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
+        raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
+    if not steps:
+        place = ", in another hydra.run.dir" if any(word.startswith("hydra.run.dir=") for word in before.command) else ""
+        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again{place}: {shlex.join(before.command)}")
+    config = recorded_config(cfg)
+    _require_unchanged_code(before, config, cfg.allow_changed)
+    recorder = Recorder.reopen(
+        before.directory,
+        steps[-1],
+        command=command,
+        loggers=_loggers(cfg),
+        warn=view.warn,
+        config=config,
+        config_hash=config_hash(config, sources(config)),
+    )
+
+    def load(loop: Loop) -> None:
+        _require_unchanged_data(before, recorder.record, cfg.allow_changed)
+        loop.progress = load_checkpoint(
+            checkpoint_path(before.directory, steps[-1]),
+            policy=loop.policy,
+            optimizer=loop.optimizer,
+            reference=loop.reference,
+        )
+        view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
+
+    if cfg.threads is None:
+        set_threads(before.threads)
+    return run_recorded(cfg, recorder, view, load)
+
+
+def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView) -> AlgorithmResult:
+    """A new run of a run's config that says whether the metrics agree with the old ones, to the last bit."""
+    before = read_run(run)
+    if cfg.threads is None:
+        set_threads(before.threads)
+    result = _new(cfg, before.algorithm, command, before.overrides, directory, view)
+    old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
+    differing = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
+    if differing:
+        a, b = differing[0]
+        name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
+        view.warn(f"the metrics differ from {run} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
+    elif len(old) != len(new):
+        view.warn(f"{run} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
+    else:
+        view.note(f"the metrics of all {len(new)} lines agree with {run}, to the last bit")
+    return result
+
+
+def reproducible(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics without what a clock or the machine's memory decides."""
+    return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
+
+
+def recorded_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values, without the request that brought it here: it must describe a run, not a resume."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    return {**{str(key): value for key, value in config.items()}, "resume": None, "rerun": None, "allow_changed": []}
+
+
+def _loggers(cfg: DictConfig) -> dict[str, Any]:
+    return {str(name): make(node, key=f"logger.{name}") for name, node in cfg.logger.items()}
+
+
+def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
+    now = {source.module: source.sha256 for source in sources(config)}
+    changed = [source["module"] for source in before.sources if now.get(source["module"]) != source["sha256"]]
+    if before.provenance["rlx"]["code"] != code_hash():
+        changed.append(f"rlx itself (it was {before.provenance['rlx']['version']})")
+    if changed and "code" not in allowed:
+        raise ConfigError(
+            f"{', '.join(changed)} changed since this run began (its copy is in {before.directory / 'sources'}); "
+            "put it back, or go on with the new code by allow_changed=[code]"
+        )
+
+
+def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:
+    if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
+        raise DataError(
+            f"the data of task {now.task} changed since this run began; "
+            "put the old file back, or go on with the new one by allow_changed=[data]"
+        )

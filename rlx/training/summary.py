@@ -1,0 +1,131 @@
+"""What a run is and what it came to, as plain values for the record and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.data.tokenized import TokenizedPairs
+from rlx.experiment import Experiment
+from rlx.record.command import folder_words
+from rlx.record.run import AlgorithmResult, RunRecord
+from rlx.training.checkpoint import Progress
+
+
+def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
+    """Label -> text of the table that is shown before the first step; the numbers behind the words 'batch size'."""
+    policy, task = experiment.policy, experiment.task
+    facts = {
+        "task": task.name,
+        **task.facts(),
+        "policy": f"{policy.name}, {policy.num_parameters / 1e6:.2f} M parameters, "
+        + ("shared-prefix rows" if policy.shared_prefix else "plain rows"),
+        "algorithm": f"{record.algorithm} ({type(experiment.algorithm).kind.value}): {settings(cfg.algorithm, skip=('loss',))}",
+    }
+    if cfg.loss is not None:
+        facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {settings(cfg.loss)}"
+    if "pairs" in task.offers:
+        learn, held_out = policy.tokenized(task.pairs()), policy.tokenized(task.held_out_pairs())
+        facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
+    rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
+    facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"
+    facts["record"] = relative(record.directory)
+    return facts | {f"note {number}": note for number, note in enumerate(policy.notes, start=1)}
+
+
+def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:
+    """What became of a file's pairs on their way to tokens: how many were dropped and why, how many lost of their prompt."""
+    dropped = Counter(learn.dropped) + Counter(held_out.dropped)
+    said = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    leaving = f"; dropped: {said}, leaving {len(learn)} and {len(held_out)}" if said else ""
+    cut = learn.truncated + held_out.truncated
+    return leaving + (f"; {cut} prompts lost their beginning" if cut else "")
+
+
+def settings(node: Any, *, skip: Sequence[str] = ()) -> str:
+    """`name=value` of a node's plain hyperparameters."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    shown = [f"{name!s}={value}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
+    return ", ".join(text for text in shown if "{" not in text) or "no hyperparameters"
+
+
+def convergence_step(lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first evaluated step whose score is within 1 % of the best."""
+    scores = [(line["step"], line["eval/score"]) for line in lines if "eval/score" in line]
+    if not scores:
+        return None
+    best = max(score for _, score in scores)
+    return next(int(step) for step, score in scores if score >= best - 0.01 * abs(best))
+
+
+def result_of(
+    record: RunRecord, progress: Progress, metrics: Mapping[str, float], lines: Sequence[Mapping[str, Any]]
+) -> AlgorithmResult:
+    """The result of a completed run."""
+    first = next((line for line in lines if "eval/score" in line), {})
+    return AlgorithmResult(
+        algorithm_name=record.algorithm,
+        performance_metrics=dict(metrics),
+        training_time=progress.seconds,
+        convergence_steps=convergence_step(lines),
+        metadata={
+            "steps": progress.step,
+            **{name: int(total) for name, total in progress.totals.items()},
+            "score_before": first.get("eval/score"),
+            "best_score": progress.best_score,
+            "best_step": progress.best_step,
+            "peak_memory_bytes": peak_memory(),
+            "directory": str(record.directory),
+        },
+    )
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory that this process has held at most."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux; its getrusage counts in what the parent held
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is shown when a run ends: figures before and after, speed, and where to go from here."""
+    first = next((line for line in lines if "eval/score" in line), {})
+    last = result.performance_metrics
+    shown = [name for name in last if name in first]
+    updates = sum(line.get("time/update_seconds", 0.0) for line in lines)
+    return {
+        "figures": {name.removeprefix("eval/"): (first[name], last[name]) for name in shown},
+        "tokens_per_second": result.metadata.get("tokens_trained", 0) / updates if updates else None,
+        "seconds": result.training_time,
+        "record": relative(record.directory),
+        "next": next_commands(record),
+    }
+
+
+def relative(directory: Path) -> str:
+    """A directory as people type it: from the working directory if it lies below it."""
+    return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)
+
+
+def next_commands(record: RunRecord) -> list[str]:
+    """What to try after a run: the same over five seeds, and where to look at it."""
+    own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
+    chosen = [override for override in record.overrides if not override.startswith(own)]
+    output_dir = str(record.config["output_dir"])
+    commands = [shlex.join(["rlx", "-m", *folder_words(record.command), *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
+    if output_dir != "outputs":
+        commands[1] = shlex.join(["rlx", "runs", output_dir, "sort=-score"])
+    if "tensorboard" in (record.config["logger"] or {}):
+        commands.append(shlex.join(["tensorboard", "--logdir", output_dir]))
+    return commands

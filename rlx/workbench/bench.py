@@ -1,0 +1,307 @@
+"""Measures one algorithm once, in a process of its own: `python -m rlx.workbench.bench`, a config on stdin, figures on stdout.
+
+A process of its own, because its peak memory is the algorithm's alone, and what ran before has warmed nothing up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.errors import RlxError
+from rlx.experiment import assemble
+from rlx.optimizer.step import Gradients
+from rlx.policy.peak import matmul_peak
+from rlx.training.loop import Loop
+from rlx.training.run import build_loop, set_threads
+from rlx.training.summary import peak_memory
+
+# Where the time of a training step goes: stand-ins for an algorithm and an optimiser that time what passes through them.
+
+PHASES = ("draw", "forward", "backward", "step")
+
+
+class Clock:
+    """Seconds by phase. A phase within another is taken out of it, so the phases add up to no more than the time that passed."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds: dict[str, float] = {}
+        self._now = now
+        self._inner = [0.0]  # per open phase, what the phases within it took
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = self._now()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            passed = self._now() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + passed - self._inner.pop()
+            self._inner[-1] += passed
+
+    def take(self) -> dict[str, float]:
+        """The seconds so far; the clock begins again."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds
+
+
+class TimedAlgorithm:
+    """An algorithm whose draw, forward, backward and step are timed; everything else is the algorithm's own.
+
+    completions: how many completions its draws held so far.
+    """
+
+    def __init__(self, algorithm: Any, clock: Clock) -> None:
+        self._own = algorithm
+        self._clock = clock
+        self.completions = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def draw(self, lab: Any) -> Any:
+        """As the algorithm's."""
+        with self._clock("draw"):
+            batch = self._own.draw(lab)
+        self.completions += count_completions(batch)
+        return batch
+
+    def compute_loss(self, policy: Any, reference: Any, batch: Any) -> Any:
+        """As the algorithm's."""
+        with self._clock("forward"):
+            return self._own.compute_loss(policy, reference, batch)
+
+    def update_policy(self, gradients: Any, optimizer: Any) -> Mapping[str, float]:
+        """As the algorithm's; its gradients are timed as the backward pass, less the forward within."""
+        metrics: Mapping[str, float] = self._own.update_policy(_TimedGradients(gradients, self._clock), optimizer)
+        return metrics
+
+
+class TimedOptimizer:
+    """An optimiser whose step is timed."""
+
+    def __init__(self, optimizer: Any, clock: Clock) -> None:
+        self._own = optimizer
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def step(self, gradients: Gradients, clipping: Any) -> dict[str, float]:
+        """As the optimiser's."""
+        with self._clock("step"):
+            metrics: dict[str, float] = self._own.step(gradients, clipping)
+            return metrics
+
+
+class _TimedGradients:
+    """A source of gradients, timed."""
+
+    def __init__(self, gradients: Any, clock: Clock) -> None:
+        self._own = gradients
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        with self._clock("backward"):
+            found: Mapping[str, Gradients] = self._own(by)
+            return found
+
+
+def count_completions(batch: Any) -> int:
+    """Completions of a batch, those of all its parts where it is a mixture's."""
+    parts = getattr(batch, "parts", None)
+    if parts is not None:
+        return sum(count_completions(part) for part in parts.values())
+    sequences = getattr(batch, "sequences", None)
+    return len(batch) if sequences is None else len(sequences) * sequences.group_size
+
+
+# Measures one algorithm once, in a process of its own: `python -m rlx.workbench.bench`, a config on stdin, figures on stdout.
+
+PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
+PROFILED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long an algorithm is measured.
+
+    tokens, seconds: when the score is taken. warmup_steps: first steps that count for no speed. trace: where a profile goes.
+    """
+
+    tokens: int
+    seconds: float
+    warmup_steps: int
+    trace: str | None = None
+
+
+def measure(cfg: DictConfig, budget: Budget) -> dict[str, Any]:
+    """Train until both budgets are spent; speeds, phases, scores, memory and the share of the matmul peak.
+
+    cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step.
+    """
+    set_threads(cfg.threads)
+    experiment = assemble(cfg)
+    experiment.sampler.prepare(experiment.policy)
+    loop = build_loop(cfg, experiment, None, None, None)  # type: ignore[arg-type]  # no record, view or signal here
+    clock = Clock()
+    algorithm = TimedAlgorithm(loop.algorithm, clock)
+    loop.algorithm, loop.optimizer = algorithm, TimedOptimizer(loop.optimizer, clock)  # type: ignore[assignment]
+    found = {"score_before": _score(loop, clock)[0], **_train(loop, clock, algorithm, budget)}
+    found["peak_memory_bytes"] = peak_memory()
+    found |= _share_of_peak(loop, found, experiment.policy)
+    if budget.trace is not None:
+        found["trace"] = _profile(loop, Path(budget.trace))
+    return found
+
+
+def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) -> dict[str, Any]:
+    """Steps, their phases, and the scores at the budgets."""
+    scores: dict[str, float | None] = {"score_at_tokens": None, "score_at_seconds": None}
+    phases = dict.fromkeys((*PHASES, "other"), 0.0)
+    seconds = warm_seconds = 0.0
+    warm: dict[str, float] = {}
+    evaluations: list[float] = []
+    while True:
+        if loop.progress.step == budget.warmup_steps:
+            warm, warm_seconds, phases = _counts(loop, algorithm), seconds, dict.fromkeys(phases, 0.0)
+        start = time.perf_counter()
+        loop._step(loop.progress.step)
+        passed = time.perf_counter() - start
+        loop.progress.step += 1
+        seconds += passed
+        spent = clock.take()
+        for phase in PHASES:
+            phases[phase] += spent.get(phase, 0.0)
+        phases["other"] += passed - sum(spent.get(phase, 0.0) for phase in PHASES)
+        reached = {"score_at_tokens": _tokens(loop) >= budget.tokens, "score_at_seconds": seconds >= budget.seconds}
+        new = [name for name, there in reached.items() if there and scores[name] is None]
+        if new:
+            score, took = _score(loop, clock)
+            scores |= dict.fromkeys(new, score)
+            evaluations.append(took)
+        is_measured = loop.progress.step > budget.warmup_steps and scores["score_at_seconds"] is not None
+        if is_measured and (scores["score_at_tokens"] is not None or seconds >= PATIENCE * max(budget.seconds, 1.0)):
+            break
+    total = _counts(loop, algorithm)
+    done = {name: total[name] - warm.get(name, 0.0) for name in total}
+    timed = seconds - warm_seconds
+    return {
+        **scores,
+        "steps": loop.progress.step,
+        "seconds": seconds,
+        "tokens": _tokens(loop),
+        "steps_per_second": done["steps"] / timed,
+        "tokens_per_second": done["tokens"] / timed,
+        "completions_per_second": done["completions"] / timed,
+        "phase_milliseconds": {phase: 1e3 * spent / done["steps"] for phase, spent in phases.items()},
+        "evaluation_seconds": sum(evaluations) / len(evaluations),
+    }
+
+
+def _tokens(loop: Loop) -> float:
+    """Tokens sampled and trained so far."""
+    return loop.progress.totals.get("tokens_sampled", 0.0) + loop.progress.totals.get("tokens_trained", 0.0)
+
+
+def _counts(loop: Loop, algorithm: TimedAlgorithm) -> dict[str, float]:
+    return {"steps": loop.progress.step, "tokens": _tokens(loop), "completions": algorithm.completions}
+
+
+def _score(loop: Loop, clock: Clock) -> tuple[float, float]:
+    """The task's score, and the seconds that it took."""
+    start = time.perf_counter()
+    score = loop.evaluator(loop.policy).metrics["score"]
+    clock.take()
+    return score, time.perf_counter() - start
+
+
+def _share_of_peak(loop: Loop, found: Mapping[str, Any], policy: Any) -> dict[str, Any]:
+    """Floating-point operations of the matrix products of one more step, a second, against what a lone product reaches here."""
+    if policy.device.type != "cpu":
+        return {"matmul_peak": None, "matmul_share": None}
+    from torch.utils.flop_counter import FlopCounterMode
+
+    before, counter = _tokens(loop), FlopCounterMode(display=False)
+    with counter:
+        loop._step(loop.progress.step)
+    loop.progress.step += 1
+    tokens = _tokens(loop) - before
+    peak = matmul_peak(policy.dtype)
+    rate = counter.get_total_flops() / tokens * found["tokens_per_second"] if tokens else 0.0
+    return {"matmul_peak": peak, "matmul_share": rate / peak}
+
+
+def _profile(loop: Loop, file: Path) -> str:
+    """A few more steps under torch's profiler, written as a trace; returns the file."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profile(activities=kinds, record_shapes=True) as profiler:
+        for _ in range(PROFILED_STEPS):
+            loop._step(loop.progress.step)
+            loop.progress.step += 1
+    file.parent.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(file))
+    return str(file)
+
+
+def main() -> int:
+    """Read the request, measure, write one JSON object; what anything else prints goes to stderr."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    try:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        answer = measure(OmegaConf.create(request["config"]), Budget(**request["budget"]))
+    except RlxError as error:
+        answer = {"error": str(error), "exit_code": error.exit_code}
+    json.dump(answer, out)
+    out.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+# Rounds of a benchmark summed up: for each figure the median over the rounds, with the smallest and the largest.
+
+Spread = dict[str, Any]  # median, low, high; None where a round did not get there
+
+
+def spread_of(values: Sequence[float | None]) -> Spread:
+    """Median, smallest and largest; all None where any is missing, for a median of the luckier rounds would mislead."""
+    if not values or any(value is None for value in values):
+        return {"median": None, "low": None, "high": None}
+    present = [float(value) for value in values if value is not None]
+    return {"median": statistics.median(present), "low": min(present), "high": max(present)}
+
+
+def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of one algorithm's rounds, each as a spread; phases by name."""
+    first = rounds[0]
+    figures: dict[str, Any] = {}
+    for name, value in first.items():
+        if isinstance(value, Mapping):
+            figures[name] = {key: spread_of([one[name][key] for one in rounds]) for key in value}
+        elif not isinstance(value, str):
+            figures[name] = spread_of([one[name] for one in rounds])
+    return figures

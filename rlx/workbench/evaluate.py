@@ -1,0 +1,158 @@
+"""Scores a checkpoint, or any policy, on a task, and keeps the figures in a record of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.errors import ConfigError
+from rlx.experiment import make, token_store, torch_device
+from rlx.policy.base import Policy
+from rlx.policy.reference import Reference
+from rlx.record.provenance import provenance
+from rlx.record.recorder import Recorder
+from rlx.record.run import AlgorithmResult
+from rlx.training.evaluate import Evaluation, Evaluator
+from rlx.training.summary import peak_memory, relative
+from rlx.workbench.subject import Subject
+
+VERB = "evaluate"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The evaluation, the directory of its record, and what was evaluated on what."""
+
+    evaluation: Evaluation
+    directory: Path
+    policy: str
+    task: str
+    num_prompts: int
+
+
+def evaluate_checkpoint(
+    cfg: DictConfig, subject: Subject, *, command: Sequence[str], overrides: Sequence[str], directory: Path | None = None
+) -> Scored:
+    """Evaluate `subject` as the config says. directory: of the record, where the caller chose one.
+
+    Raises RlxError; once the policy is loaded, with a record that says failed.
+    """
+    start = time.monotonic()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    task, sampler = subject.make("task"), subject.make("rollout")
+    device = torch_device(cfg.device)
+    policy = subject.load().to(device)
+    policy.token_store = token_store(cfg.cache_dir)
+    evaluator = Evaluator(
+        task=task,
+        reference=Reference(_start(subject, policy, task.score).to(device), cache_dir=cfg.cache_dir),
+        sampler=sampler,
+        micro_batch=cfg.micro_batch,
+        temperature=cfg.temperature,
+        **cfg.evaluation,
+    )
+    label = policy.name if subject.weights is None else relative(subject.weights)
+    recorder = _recorder(cfg, subject, task, command, overrides, directory, label=label)
+    try:
+        evaluation = evaluator(policy)
+        if subject.start is None:
+            evaluation = replace(evaluation, metrics=_without_drift(evaluation.metrics))
+        seconds = time.monotonic() - start
+        figures = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+        steps = _steps(subject)
+        recorder.log(steps, {**figures, "time/evaluation_seconds": seconds})
+        recorder.samples(steps, evaluation.samples)
+        recorder.answers(steps, evaluation.answers)
+        recorder.finish(_result(subject, recorder, figures, seconds, evaluation))
+    except BaseException as error:
+        recorder.fail(error)
+        raise
+    count = min(len(task.held_out_prompts()), cfg.evaluation.num_prompts)
+    return Scored(evaluation, recorder.directory, label, task.name, count)
+
+
+def _start(subject: Subject, policy: Policy, score: str) -> Policy:
+    """The policy that KL and implicit rewards are measured from: the one that the run began with."""
+    if subject.start is not None:
+        started: Policy = make(OmegaConf.create(dict(subject.start)), key="policy")
+        return started
+    if score == "pair_accuracy":
+        raise ConfigError(
+            "a preference task is scored by how far a policy moved from the one that its run began with, and "
+            f"{policy.name} comes without a run; name a RUN or a checkpoint in it"
+        )
+    return policy
+
+
+def _without_drift(figures: Mapping[str, float]) -> dict[str, float]:
+    """Without what is measured from the policy that a run began with: here that would be the policy itself."""
+    return {name: value for name, value in figures.items() if name not in ("kl", "pair_accuracy") and "log_ratio" not in name}
+
+
+def _steps(subject: Subject) -> int:
+    """The steps behind the policy: those of the whole run if it is completed, whichever of its checkpoints was taken."""
+    result = subject.record.result if subject.record is not None else None
+    steps = result.metadata.get("steps") if result is not None else None
+    return int(steps) if isinstance(steps, int) else subject.step
+
+
+def _recorder(
+    cfg: DictConfig,
+    subject: Subject,
+    task: Any,
+    command: Sequence[str],
+    overrides: Sequence[str],
+    directory: Path | None,
+    *,
+    label: str,
+) -> Recorder:
+    """The record names the run's algorithm, variant and seed, so that it compares as the run would."""
+    record = subject.record if subject.weights is not None else None
+    nodes = {**subject.nodes, **({"policy": subject.start} if subject.start is not None else {})}
+    settings = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    config = {
+        **(dict(record.config) if record is not None else {}),
+        **nodes,
+        "evaluation": settings,
+        "temperature": cfg.temperature,
+    }
+    evaluated = {"policy": label, "run": None if record is None else str(record.directory), "step": subject.step}
+    return Recorder.create(
+        directory,
+        output_dir=cfg.output_dir,
+        verb=VERB,
+        command=command,
+        config=config,
+        config_yaml=OmegaConf.to_yaml(OmegaConf.create(config)),
+        overrides=overrides,
+        algorithm=label if record is None else record.algorithm,
+        variant=label if record is None else record.variant,
+        task=task.name,
+        seed=0 if record is None else record.seed,
+        threads=torch.get_num_threads(),
+        provenance={**provenance(), "data": task.content_hash(), "evaluated": evaluated},
+    )
+
+
+def _result(
+    subject: Subject, recorder: Recorder, figures: Mapping[str, float], seconds: float, evaluation: Evaluation
+) -> AlgorithmResult:
+    return AlgorithmResult(
+        algorithm_name=recorder.record.algorithm,
+        performance_metrics=dict(figures),
+        training_time=seconds,
+        metadata={
+            "steps": _steps(subject),
+            "checkpoint_step": subject.step,
+            "tokens_sampled": evaluation.tokens_sampled,
+            "peak_memory_bytes": peak_memory(),
+            "directory": str(recorder.directory),
+        },
+    )

@@ -1,0 +1,117 @@
+"""Completions of a checkpoint, or of any policy, with their log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.errors import ConfigError
+from rlx.experiment import torch_device
+from rlx.policy.base import Policy
+from rlx.rollout.sampler import Rollout, Sampler
+from rlx.seeding import Stream
+from rlx.task.base import Prompt, Text
+from rlx.workbench.subject import Subject
+
+LONGEST = 128  # tokens, where neither the rollout nor a task says
+_OF_ROLLOUT = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion. logprob: of all its tokens under the policy at temperature 1, in nats; its end counts where it has one.
+
+    reward: name -> value where the prompt is the task's and the task gives rewards, else None.
+    """
+
+    prompt: Text
+    text: str
+    logprob: float
+    num_tokens: int
+    finished: bool
+    reward: Mapping[str, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
+        fields = {"logprob": self.logprob, "num_tokens": self.num_tokens, "finished": self.finished}
+        return {"prompt": prompt, "completion": self.text, **fields, **({} if self.reward is None else {"reward": self.reward})}
+
+
+def sample_checkpoint(cfg: DictConfig, subject: Subject) -> list[list[Completion]]:
+    """For each prompt its completions, as the config says."""
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    given = texts_of(cfg.prompt)
+    task = subject.make("task") if given is None else None
+    prompts = [Prompt(text) for text in given or ()] if task is None else list(task.held_out_prompts()[: cfg.num_prompts])
+    if not prompts:
+        raise ConfigError('there is no prompt; give one: prompt="12+34="')
+    sampler = sampler_of(cfg, subject)
+    policy = subject.load().to(torch_device(cfg.device))
+    rollout = sampler.sample(
+        policy,
+        [policy.encode_prompt(prompt.text) for prompt in prompts],
+        group_size=1 if cfg.greedy else cfg.num_samples,
+        stream=Stream(cfg.seed, ("sample",)),
+        prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others
+        max_new_tokens=subject.nodes["task"].get("max_new_tokens", LONGEST),
+        greedy=cfg.greedy,
+    )
+    logprobs = logprobs_of(policy, rollout)
+    rewarded = task if task is not None and "rewards" in task.offers else None
+    return [
+        [
+            _completion(policy, sampler, rollout, logprobs, prompt, row, column, rewarded)
+            for column in range(rollout.sequences.group_size)
+        ]
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def texts_of(prompt: Any) -> list[Text] | None:
+    """The prompts of the config: one text, a list of texts, or None."""
+    if prompt is None:
+        return None
+    values = OmegaConf.to_container(prompt) if OmegaConf.is_list(prompt) else [prompt]
+    assert isinstance(values, list)
+    if not all(isinstance(value, (str, int, float)) for value in values):
+        raise ConfigError(f"prompt={values}: give a text, or a list of texts")
+    return [str(value) for value in values]
+
+
+def sampler_of(cfg: DictConfig, subject: Subject) -> Sampler:
+    """The rollout's sampler in this process, with what the command line says of decoding."""
+    stop = cfg.stop if cfg.stop is None or isinstance(cfg.stop, str) else tuple(str(text) for text in cfg.stop)
+    given = {name: cfg[name] for name in _OF_ROLLOUT if name != "stop" and cfg[name] is not None}
+    if stop is not None:
+        given["stop"] = (stop,) if isinstance(stop, str) else stop
+    sampler: Sampler = subject.make("rollout").in_process
+    return replace(sampler, **given)
+
+
+def logprobs_of(policy: Policy, rollout: Rollout) -> torch.Tensor:
+    """[P, G] log-probabilities of the completions at temperature 1."""
+    if rollout.temperature == 1.0:
+        return rollout.sampling_logprobs.double().sum(dim=-1)
+    with torch.no_grad():
+        return policy.token_logprobs(rollout.sequences).double().sum(dim=-1).cpu()
+
+
+def _completion(
+    policy: Policy, sampler: Sampler, rollout: Rollout, logprobs: torch.Tensor, prompt: Prompt, row: int, column: int, task: Any
+) -> Completion:
+    tokens: Sequence[int] = rollout.sequences.completions[row][column]  # type: ignore[assignment]
+    text = sampler.text(policy, tokens)  # type: ignore[arg-type]
+    return Completion(
+        prompt=prompt.text,
+        text=text,
+        logprob=float(logprobs[row, column]),
+        num_tokens=len(tokens),
+        finished=bool(rollout.finished[row, column]),
+        reward=None if task is None else task.reward_all([prompt], [text])[0],
+    )

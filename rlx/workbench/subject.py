@@ -1,0 +1,141 @@
+"""What is evaluated or sampled from: a run at one of its checkpoints, a directory of weights, or any policy by its config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.config.check import check_node, plain
+from rlx.config.classes import check_targets
+from rlx.config.compose import compose
+from rlx.errors import ConfigError, DataError
+from rlx.experiment import make
+from rlx.policy.base import Policy
+from rlx.record.files import follow_latest
+from rlx.record.run import RunRecord, read_run
+from rlx.training.checkpoint import TRAINER_JSON, checkpoint_path, checkpoint_steps, load_weights
+
+NEWEST = Path("outputs/train/latest")
+GROUPS = ("task", "policy", "rollout")
+_LOADER = "rlx.policy.pretrained.load_pretrained"
+_SETTINGS = ("dtype", "shared_prefix", "chat_template", "max_length", "max_prompt_length")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy with the task and the rollout that belong to it.
+
+    nodes: the config of task, policy and rollout, checked. start: that of the policy which the run began with; None: the same.
+    record: the run's; weights: the checkpoint; both None for a policy of its own. step: the checkpoint's.
+    """
+
+    nodes: Mapping[str, Any]
+    start: Mapping[str, Any] | None
+    record: RunRecord | None
+    weights: Path | None
+    step: int
+
+    def load(self) -> Policy:
+        """The policy, with the checkpoint's weights."""
+        policy: Policy = make(OmegaConf.create(dict(self.nodes["policy"])), key="policy")
+        if self.weights is not None and self.nodes["policy"]["_target_"] != _LOADER:
+            load_weights(self.weights, policy)
+        return policy
+
+    def make(self, group: str) -> Any:
+        """The task or the rollout."""
+        return make(OmegaConf.create(dict(self.nodes[group])), key=group)
+
+
+def subject_of(cfg: DictConfig, *, allowed: Iterable[str]) -> Subject:
+    """What a verb's config names; configs read from a record pass the same checks as any other."""
+    chosen = {group: _chosen(cfg, group) for group in GROUPS}
+    record, weights = None, None
+    if cfg.run is not None or "_target_" not in chosen["policy"]:
+        record, weights = located(NEWEST if cfg.run is None else Path(str(cfg.run)).expanduser(), cfg.checkpoint)
+    own = _own_nodes(record, weights)
+    if "_target_" in chosen["policy"]:
+        weights, own = None, {**own, "policy": chosen["policy"]}
+    nodes = {group: chosen[group] if "_target_" in chosen[group] else {**own[group], **chosen[group]} for group in GROUPS}
+    start = dict(record.config["policy"]) if record is not None and weights is not None else None
+    nodes = plain(OmegaConf.create(nodes))
+    for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
+        check_targets({group: node}, allowed)
+        check_node(node, group, [], group=group)
+    return Subject(nodes, start, record, weights, int(weights.name.removeprefix("step_")) if record and weights else 0)
+
+
+def _chosen(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """A node chosen on the command line, or the keys added to the run's own."""
+    node = cfg[group]
+    if node is None:
+        return {}
+    values = plain(node)
+    return {str(key): value for key, value in values.items()}
+
+
+def _own_nodes(record: RunRecord | None, weights: Path | None) -> dict[str, dict[str, Any]]:
+    """The nodes of the run, its policy at the checkpoint; without a run the default task and rollout."""
+    if record is None:
+        default = plain(OmegaConf.masked_copy(compose("train"), list(GROUPS)))
+        nodes = {group: dict(default[group]) for group in GROUPS}
+    else:
+        lacking = [group for group in GROUPS if not isinstance(record.config.get(group), Mapping)]
+        if lacking:
+            raise DataError(f"{record.directory}: its config has no {', '.join(lacking)}; the record was damaged")
+        nodes = {group: dict(record.config[group]) for group in GROUPS}
+    if weights is not None and str(nodes["policy"].get("_target_", "")).startswith("rlx.policy."):
+        kept = {key: nodes["policy"][key] for key in _SETTINGS if key in nodes["policy"]} if record is not None else {}
+        name = f"{record.directory.name}/{weights.name}" if record is not None else None
+        nodes["policy"] = {"_target_": _LOADER, "path": str(weights), **kept, "name": name}
+    return nodes
+
+
+def located(place: Path, checkpoint: Any) -> tuple[RunRecord | None, Path]:
+    """(record, weights) of a run directory or of a checkpoint in it; the record is None for a directory of weights alone."""
+    place, named = follow_latest(place).resolve(), place  # `latest` will name another run one day
+    if named == NEWEST and not place.exists():
+        raise ConfigError("there is no run in outputs/train yet; name a RUN, or choose a policy: policy=tiny")
+    if (place / "config.json").is_file() and not (place / "run.json").is_file():
+        run = place.parent.parent
+        is_inside = place.parent.name == "checkpoint" and (run / "run.json").is_file()
+        return read_run(run) if is_inside else None, place
+    record = read_run(place)
+    return record, checkpoint_path(record.directory, chosen_step(record.directory, checkpoint))
+
+
+def chosen_step(run: Path, checkpoint: Any) -> int:
+    """The step that `checkpoint` means: last, best or a number."""
+    steps = checkpoint_steps(run)
+    if not steps:
+        raise ConfigError(f"{run} has no checkpoint; a run writes one when it ends, and every checkpoint.every steps")
+    if checkpoint == "last":
+        return steps[-1]
+    known = ", ".join(map(str, steps))
+    if checkpoint == "best":
+        best = best_step(checkpoint_path(run, steps[-1]))
+        if best == 0:
+            raise ConfigError(
+                f"{run} was best before training, with the policy that it began with; checkpoint=last is step {steps[-1]}"
+            )
+        if best not in steps:
+            raise ConfigError(
+                f"{run} has no checkpoint of its best step ({best}), only of {known}; checkpoint.keep_best=true keeps it"
+            )
+        return best
+    if isinstance(checkpoint, int) and checkpoint in steps:
+        return checkpoint
+    raise ConfigError(f"checkpoint={checkpoint}: it is last, best or a step with a checkpoint; {run} has {known}")
+
+
+def best_step(last: Path) -> int:
+    """The step of the best evaluation, as the last checkpoint knows it."""
+    try:
+        return int(json.loads((last / TRAINER_JSON).read_text())["best_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{last / TRAINER_JSON} does not say which step was best: {error}") from error

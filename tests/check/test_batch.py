@@ -1,0 +1,36 @@
+"""A batch taken apart: reordered and padded, it holds the same."""
+
+import torch
+
+from rlx.check.batch import parts_of, permuted, signature, tensors_of, widened
+from tests.check.checking import subject
+from tests.check.faulty import Rewards
+
+
+def drawn():
+    checked = subject(Rewards())
+    return checked.first_update(checked.stand_in())
+
+
+def test_rows_in_another_order_are_the_same_rows():
+    batch = drawn()
+    moved = permuted(batch)
+    assert signature(moved) != signature(batch)
+    assert torch.equal(moved.rewards.sort(dim=0).values, batch.rewards.sort(dim=0).values)
+    assert moved.sequences.completion_lengths.sum() == batch.sequences.completion_lengths.sum()
+    assert torch.equal(moved.weights.sum(dim=-1) > 0, moved.completion_mask.any(dim=-1))
+
+
+def test_padding_widens_what_lies_along_tokens_alone():
+    batch, wider = drawn(), widened(drawn(), 3)
+    width = batch.sequences.width
+    assert wider.sequences.width == width + 3
+    assert torch.equal(wider.weights[..., :width], batch.weights)
+    assert wider.rewards.shape == batch.rewards.shape
+
+
+def test_every_tensor_is_found_by_its_name():
+    names = [where for where, _ in tensors_of(drawn())]
+    assert "batch.rewards" in names
+    assert "batch.weights" in names
+    assert parts_of(drawn())[0].sequences.group_size == Rewards().group_size

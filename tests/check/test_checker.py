@@ -1,0 +1,52 @@
+"""The contract passes every sound algorithm of unusual shape, and knows each planted fault by one law at least."""
+
+import pytest
+
+from rlx.check.checker import LAWS, check_algorithm, promise
+from tests.check.checking import failed, subject
+from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+from tests.check.sound import SOUND
+
+pytestmark = pytest.mark.whole
+
+TRIES_MUCH = ("hyperparameters",)  # a second or more for each algorithm
+
+
+@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, *SOUND], ids=lambda kind: kind.__name__)
+def test_a_sound_algorithm_passes(kind):
+    assert failed(kind(), *(law for law in LAWS if law not in TRIES_MUCH)) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, *SOUND], ids=lambda kind: kind.__name__)
+def test_the_hyperparameters_of_a_sound_algorithm_matter(kind):
+    assert failed(kind(), *TRIES_MUCH) == {}
+
+
+def test_every_law_names_a_fault():
+    assert set(LAWS) - {"losses"} <= set().union(*FAULTS.values())
+
+
+def test_every_law_promises_something():
+    assert all(promise(law).endswith(".") for law in LAWS.values())
+
+
+def test_an_error_of_the_algorithm_is_a_broken_law_with_its_place():
+    class Raises(Demonstrations):
+        def compute_loss(self, policy, reference, batch):
+            raise KeyError("nothing here")
+
+    (verdict,) = check_algorithm(subject(Raises()), laws={"metrics": LAWS["metrics"]})
+    assert verdict.failed
+    assert "KeyError" in verdict.finding.wrong
+    assert "test_contract.py" in verdict.finding.where
+
+
+def test_where_no_step_can_be_made_the_cause_is_said_once():
+    class Raises(Demonstrations):
+        def draw(self, lab):
+            raise KeyError("nothing here")
+
+    verdicts = list(check_algorithm(subject(Raises())))
+    assert [verdict.law for verdict in verdicts if verdict.failed] == ["runs", "finite"]
+    assert all("must hold first" in verdict.finding.number for verdict in verdicts if verdict.law not in ("runs", "finite"))

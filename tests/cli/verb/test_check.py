@@ -1,0 +1,117 @@
+"""rlx check from the outside: what it prints, its JSON, its exit codes, and everything that rlx ships."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlx.cli.main import invoke
+from rlx.cli.verb.check import named
+from rlx.config import conf_dir
+
+pytestmark = pytest.mark.whole
+
+ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algorithm").glob("*.yaml"))
+LOSSES = sorted(path.stem for path in (Path(conf_dir()) / "loss").glob("*.yaml"))
+LAB = """
+from dataclasses import dataclass
+from rlx.algorithm.sft import Sft
+
+@dataclass(frozen=True, kw_only=True)
+class Upside(Sft):
+    extra: float = 0.1
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        term = output.terms["loss"]
+        return type(output)({"loss": type(term)(-term.values, term.weights)}, output.metrics)
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    (tmp_path / "upside_lab.py").write_text(LAB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("upside_lab", None)
+
+
+def test_a_class_of_ones_own_is_judged_with_what_is_wrong_and_the_mend(lab, capsys):
+    code, message = invoke(["check", "algorithm=upside_lab.Upside", "laws=[direction,hyperparameters,split]"])
+    printed = capsys.readouterr().out
+    assert (code, message) == (1, "")
+    assert "FAILED  direction" in printed
+    assert "passed  split" in printed
+    assert "extra" in printed
+    assert "mend" in printed
+    assert "breaks direction, hyperparameters" in printed.splitlines()[-1]
+
+
+def test_json_holds_every_law(lab, capsys):
+    assert invoke(["check", "algorithm=upside_lab.Upside", "laws=[direction,anchor]", "json=true"])[0] == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"] is False
+    assert told["subject"] == "algorithm=upside_lab.Upside"
+    assert {law["law"]: law["status"] for law in told["laws"]} == {"direction": "failed", "anchor": "not applicable"}
+
+
+def test_a_loss_is_checked_within_the_plainest_algorithm(capsys):
+    assert invoke(["check", "loss=ipo", "loss.beta=0.3", "laws=[losses,direction]"]) == (0, "")
+    assert "keeps every law" in capsys.readouterr().out
+
+
+def test_scores_that_nobody_gave_are_made_up_and_said(capsys):
+    assert invoke(["check", "loss=odpo", "laws=[runs]"]) == (0, "")
+    assert "made-up scores" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["algorithm=dpo", "laws=[splitt]"], "did you mean split?"),
+        (["algorithm=dpoo"], "did you mean dpo?"),
+        (["algorithm=dpo", "algorithm.betta=1"], "betta"),
+        (["loss=nowhere_lab.Loss"], "nowhere_lab"),
+        (["algorithm=dpo", "threads=0"], "threads"),
+        (["loss=odpo", "task=arithmetic"], "have no scores"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_message(words, said, capsys):
+    code, message = invoke(["check", *words])
+    assert code == 2
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_what_the_command_line_names():
+    assert named(["loss=ipo", "task=arithmetic"], "algorithm", "loss") == ["loss"]
+    assert named(["algorithm.beta=1", "+loss.x=2"], "algorithm", "loss") == ["algorithm", "loss"]
+    assert named(["policy=tiny"], "algorithm", "loss") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_of_rlx_keeps_its_laws(name, capsys):
+    code, message = invoke(["check", f"algorithm={name}"])
+    assert code == 0, message + capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_rlx_keeps_its_laws(name, capsys):
+    code, message = invoke(["check", f"loss={name}"])
+    assert code == 0, message + capsys.readouterr().out
+
+
+def test_without_an_algorithm_it_is_the_doctor(monkeypatch, capsys):
+    from rlx.check import doctor
+
+    monkeypatch.setattr(doctor, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(doctor, "end_to_end", lambda: doctor.Fact("bad", "a short run", "it broke", "mend it"))
+    assert invoke(["check", "json=true"])[0] == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"] is False
+    assert [fact["name"] for fact in told["facts"]][-1] == "a short run"

@@ -1,0 +1,112 @@
+"""`rlx info`: what a choice is, for one who has never seen it."""
+
+import pytest
+
+from rlx.cli.line import CommandLine
+from rlx.cli.main import main
+from rlx.cli.verb import info
+
+pytestmark = pytest.mark.whole
+
+
+@pytest.fixture
+def shown(capsys):
+    """Runs `rlx info` and gives (exit code, lines printed, what stderr says)."""
+
+    def run(*arguments: str) -> tuple[int, list[str], str]:
+        code = main(["info", *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out.splitlines(), printed.err
+
+    return run
+
+
+def test_a_loss_shows_formula_paper_ranges_and_values_in_force(shown):
+    code, lines, _ = shown("loss=ipo", "loss.beta=0.25")
+    assert code == 0
+    assert lines[0] == "ipo (Ipo)"
+    assert "  formula   (Δ - 1/(2β))²" in lines
+    assert any(line.startswith("  paper     Azar et al. 2023") and line.endswith("arXiv:2310.12036") for line in lines)
+    assert any(line.startswith("  beta = 0.25 (a finite number above 0): ") for line in lines)
+    assert any("TRL" in line for line in lines[lines.index("conventions") :])
+
+
+def test_a_preset_names_its_own_paper_beside_that_of_its_formula(shown):
+    _, lines, _ = shown("loss=grpo")
+    assert lines[1].startswith("  GRPO: ")
+    assert "arXiv:2402.03300" in lines[1]
+    assert any("arXiv:1707.06347" in line for line in lines[2:])
+    _, lines, _ = shown("loss=ipo")
+    assert "arXiv" not in lines[1]  # it would say the same twice
+
+
+def test_a_loss_of_ones_own_folder_has_its_heading_too(shown, tmp_path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text(
+        "# Mine, arXiv:9999.99999\n_target_: rlx.loss.preference.margin.Dpo\nbeta: 0.3\n"
+    )
+    code, lines, _ = shown("--config-dir", str(tmp_path), "loss=mine")
+    assert code == 0
+    assert lines[:2] == ["mine (Dpo)", "  Mine, arXiv:9999.99999"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "title", "formula"),
+    [
+        ("algorithm/advantage=gae", "gae (Gae)", "A_t = "),
+        ("algorithm/advantage=opo", "opo (Opo)", "r - Σ n r / Σ n"),
+        ("algorithm/value_loss=clipped", "clipped (ClippedSquaredError)", "½ max("),
+    ],
+)
+def test_a_part_of_an_algorithm_has_its_card(shown, asked, title, formula):
+    code, lines, _ = shown(asked)
+    assert code == 0
+    assert lines[0] == title
+    assert next(line for line in lines if line.startswith("  formula")).startswith(f"  formula   {formula}")
+
+
+def test_a_part_takes_values_and_what_has_no_formula_is_described(shown):
+    _, lines, _ = shown("algorithm/advantage=gae", "algorithm.advantage.lam=0.5")
+    assert any(line.startswith("  lam = 0.5 (") for line in lines)
+    _, lines, _ = shown("algorithm/combine=pcgrad")
+    assert lines[0] == "algorithm/combine pcgrad (PcGrad)"
+
+
+def test_a_named_algorithm_is_shown_whole(shown):
+    _, lines, _ = shown("algorithm=custom_grpo", "algorithm/advantage=gae")
+    assert lines[0] == "algorithm custom_grpo (CustomGrpo)"
+    assert "  algorithm.advantage = Gae" in lines
+    assert "  needs: rewards" in lines
+
+
+def test_every_host_has_the_part(shown):
+    for part, host in info.HOST.items():
+        line = CommandLine(overrides=[f"algorithm/{part}=x"])
+        info.prepare(line)
+        assert line.overrides == [f"algorithm={host}", f"algorithm/{part}=x"]
+        _, lines, _ = shown(f"algorithm={host}")
+        assert any(shown.startswith(f"  algorithm.{part} = ") for shown in lines), part
+
+
+def test_several_choices_come_one_after_the_other(shown):
+    _, lines, _ = shown("loss=dpo", "task=arithmetic", "optimizer=adamw")
+    titles = [line for number, line in enumerate(lines) if number == 0 or lines[number - 1] == ""]
+    assert "dpo (Dpo)" in titles
+    assert any(title.startswith("task arithmetic") for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ((), "say of what: rlx info loss=NAME"),
+        (("loss=ipoo",), "did you mean ipo?"),
+        (("loss=ipo", "loss.beta=-1"), "beta of Ipo is -1, but must be a finite number above 0"),
+        (("loss=ipo", "loss.betta=1"), "did you mean loss.beta?"),
+        (("algorithm/advantage=gea",), "did you mean gae?"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_without_a_traceback(shown, asked, said):
+    code, lines, error = shown(*asked)
+    assert (code, lines) == (2, [])
+    assert said in error
+    assert "Traceback" not in error

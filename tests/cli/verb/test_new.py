@@ -1,0 +1,122 @@
+"""What `rlx new` writes runs, keeps the laws and passes its own tests as it is."""
+
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+
+from rlx.cli.main import invoke, main
+from rlx.cli.verb.new import FOLDER, class_name, texts
+
+pytestmark = pytest.mark.whole
+
+CHECKED = {
+    "algorithm": ["algorithm=fresh_algorithm.FreshAlgorithm"],
+    "loss": ["loss=fresh_loss.FreshLoss"],
+    "reward": ["algorithm=custom_grpo", "task/reward=[fresh_reward.FreshReward]"],
+}
+BY_YAML = {
+    "algorithm": ["algorithm=fresh_algorithm"],
+    "loss": ["algorithm=dpo", "loss=fresh_loss"],
+    "reward": ["algorithm=custom_grpo", "task/reward=[exact_match,fresh_reward]"],
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for module in [module for module in sys.modules if module.startswith("fresh_")]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize("what", FOLDER)
+def test_it_writes_a_module_its_yaml_and_its_test(what, place, capsys):
+    assert main(["new", what, f"fresh_{what}"]) == 0
+    written = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+    assert written == {f"fresh_{what}.py", f"test_fresh_{what}.py", f"conf/{FOLDER[what]}/fresh_{what}.yaml"}
+    for path in written:
+        text = (place / path).read_text()
+        assert "NAME" not in text
+        assert "CLASS" not in text
+    assert f"fresh_{what}.Fresh{what.capitalize()}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", FOLDER)
+def test_the_yaml_composes_to_the_values_of_the_class(what, place, capsys):
+    assert main(["new", what, f"fresh_{what}"]) == 0
+    capsys.readouterr()
+    assert invoke(["train", "--config-dir", "conf", *BY_YAML[what], "--cfg", "job"]) == (0, "")
+    by_yaml = capsys.readouterr().out
+    assert f"_target_: fresh_{what}.Fresh{what.capitalize()}" in by_yaml
+    by_name = [word.replace(f"fresh_{what}", f"fresh_{what}.Fresh{what.capitalize()}") for word in BY_YAML[what]]
+    assert invoke(["train", *by_name, "--cfg", "job"]) == (0, "")
+    assert sorted(capsys.readouterr().out.lower().replace(f"fresh{what}:", f"fresh_{what}:").split()) == sorted(
+        by_yaml.lower().split()
+    )
+
+
+@pytest.mark.parametrize("what", FOLDER)
+def test_it_keeps_the_laws(what, place, capsys):
+    main(["new", what, f"fresh_{what}"])
+    assert main(["check", *CHECKED[what]]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", FOLDER)
+def test_its_own_test_passes(what, place):
+    main(["new", what, f"fresh_{what}"])
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", f"test_fresh_{what}.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_is_overwritten_unless_asked(place):
+    assert invoke(["new", "loss", "fresh_loss"])[0] == 0
+    (place / "fresh_loss.py").write_text("mine")
+    code, message = invoke(["new", "loss", "fresh_loss"])
+    assert code == 2
+    assert "force=true" in message
+    assert (place / "fresh_loss.py").read_text() == "mine"
+    assert invoke(["new", "loss", "fresh_loss", "force=true"])[0] == 0
+    assert (place / "fresh_loss.py").read_text() != "mine"
+
+
+def test_out_is_another_folder(place, capsys):
+    assert main(["new", "reward", "fresh_reward", "out=lab"]) == 0
+    assert (place / "lab" / "fresh_reward.py").is_file()
+    assert "cd lab && " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "one of algorithm, loss, reward"),
+        (["algoritm", "x"], "did you mean algorithm?"),
+        (["loss"], "takes one name"),
+        (["loss", "a", "b"], "takes one name"),
+        (["loss", "MyLoss"], "did you mean my_loss?"),
+        (["loss", "Json"], "did you mean my_json?"),
+        (["loss", "class"], "name"),
+        (["loss", "torch"], "would hide"),
+        (["loss", "json"], "would hide"),
+        (["loss", "fresh", "outt=x"], "did you mean out?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_made_is_said(words, said, place):
+    code, message = invoke(["new", *words])
+    assert code == 2
+    assert said in message
+    assert not any(place.iterdir())
+
+
+def test_names():
+    assert class_name("my_idea_2") == "MyIdea2"
+    assert texts("loss", "a_b")["a_b.py"].count("class AB(") == 1
+
+
+def test_the_templates_are_packaged():
+    folder = files("rlx.cli") / "template"
+    assert {f"{what}{kind}.txt" for what in FOLDER for kind in (".py", ".yaml", "_test.py")} == {p.name for p in folder.iterdir()}

@@ -1,0 +1,47 @@
+import json
+
+from rlx.comparison.cautions import listed
+from rlx.comparison.comparison import compare
+from tests.comparison.records import normal_scores, write_sweep
+from tests.comparison.test_cautions import texts
+
+LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, seed=2)
+
+
+def test_a_list_of_names_is_short_and_says_what_it_leaves_out():
+    assert listed(["a", "b", "a"]) == "a, b"
+    assert listed([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+
+
+def test_jobs_without_a_record_are_missed(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [{}] * 15}))
+    assert "planned 15 jobs, but 12 of them have a record" in texts(compare(tmp_path))["missing_jobs"]
+    (tmp_path / "sweep.json").write_text("damaged")
+    assert "missing_jobs" not in texts(compare(tmp_path))
+
+
+def test_stopping_early_is_said(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, stop_at_score=0.4, record={"result": None})
+    for place, directory in enumerate(sorted(tmp_path.iterdir())):
+        rows = [{"step": 0, "eval/score": 0.3}, {"step": 50, "eval/score": 0.4 + place % 7 / 100}]
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "12 runs stopped before num_steps" in texts(compare(tmp_path))["stopped_early"]
+
+
+def test_budgets_that_are_declared_unequal_are_said(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW})
+    write_sweep(tmp_path, {"hybrid": HIGH}, num_steps=200)
+    assert "num_steps" in texts(compare(tmp_path, by=["algorithm", "num_steps"]))["unequal_budget"]
+
+
+def test_data_that_changed_under_one_config_are_said_and_data_of_two_configs_are_not(tmp_path):
+    for content, variant, scores in (("aa", "custom_dpo", LOW), ("bb", "hybrid", HIGH)):
+        write_sweep(tmp_path / "one", {variant: scores}, record={"provenance": {"data": content}}, task__path="pairs.jsonl")
+    text = texts(compare(tmp_path / "one"))["different_data"]
+    assert "arithmetic was read with 2 different contents" in text
+    for content, noise, scores in (("aa", 0.0, LOW), ("bb", 0.5, HIGH)):
+        write_sweep(
+            tmp_path / "two" / content, {"custom_dpo": scores}, record={"provenance": {"data": content}}, task__label_noise=noise
+        )
+    assert "different_data" not in texts(compare(tmp_path / "two", allow="tasks"))

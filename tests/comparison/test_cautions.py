@@ -1,0 +1,62 @@
+import pytest
+
+from rlx.comparison.comparison import compare
+from tests.comparison.records import normal_scores, write_run, write_sweep
+
+LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, seed=2)
+
+
+def texts(comparison):
+    return {caution.kind: caution.text for caution in comparison.cautions}
+
+
+def test_ten_clean_seeds_need_no_caution(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 10, seed=3), "hybrid": normal_scores(0.6, 0.02, 10, seed=4)})
+    assert texts(compare(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "choices", "kind", "piece"),
+    [
+        ({}, {}, "fewer_than_10_seeds", "about 1.8 standard deviations"),
+        ({}, {"score": "best"}, "best_score", "score=best"),
+        ({}, {"paired": True}, "paired", "paired=true"),
+        ({"stop_at_score": 0.9, "record": {"result": None}, "status": "completed"}, {}, "", ""),
+    ],
+)
+def test_what_was_declared_is_said(tmp_path, options, choices, kind, piece):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, **options)
+    found = texts(compare(tmp_path, **choices))
+    assert piece in found.get(kind, "")
+    assert not kind or kind in found
+
+
+def test_unequal_cost_is_named_with_its_ratio(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW}, tokens=1000)
+    write_sweep(tmp_path, {"grpo": HIGH}, tokens=5000)
+    assert "grpo spent 5.0 times the tokens of custom_dpo" in texts(compare(tmp_path))["unequal_cost"]
+
+
+def test_other_code_and_confounders_are_named(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW}, optimizer__lr=0.1)
+    write_sweep(tmp_path, {"grpo": HIGH}, optimizer__lr=0.2, record={"provenance": {"rlx": {"code": "other"}}})
+    found = texts(compare(tmp_path))
+    assert "optimizer.lr" in found["confounded"]
+    assert "2 versions of the code" in found["different_code"]
+
+
+def test_the_best_of_several_settings_is_to_be_confirmed_on_fresh_seeds(tmp_path):
+    for weight in (0.1, 0.5, 0.9):
+        for seed, score in enumerate(LOW):
+            place = tmp_path / f"{weight}{seed}"
+            overrides = ["algorithm=hybrid", f"algorithm.dpo_weight={weight}", f"seed={seed}"]
+            write_run(
+                place, algorithm="hybrid", seed=seed, score=score + weight, overrides=overrides, algorithm__dpo_weight=weight
+            )
+    text = texts(compare(tmp_path))["selected_on_same_seeds"]
+    assert "rlx -m algorithm=hybrid algorithm.dpo_weight=0.9 'seed=range(6,16)'" in text
+
+
+def test_the_caution_about_shape_says_how_much_an_interval_covers(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.8, 0.81, 0.79, 0.805, 0.2], "hybrid": HIGH})
+    assert "covers about 66 % then" in texts(compare(tmp_path))["not_normal"]

@@ -1,0 +1,60 @@
+import pytest
+
+from rlx.comparison.choices import Choices
+from rlx.comparison.comparison import compare
+from rlx.comparison.evidence import gather
+from rlx.config.compose import read_yaml
+from rlx.config.schema import conf_dir
+from rlx.errors import ConfigError, EvidenceError
+from tests.comparison.records import normal_scores, write_run, write_sweep
+
+LOW, HIGH = normal_scores(0.5, 0.02, 8, seed=1), normal_scores(0.6, 0.03, 8, seed=2)
+
+
+def kinds(comparison):
+    return {caution.kind for caution in comparison.cautions}
+
+
+def test_runs_are_told_apart_by_variant_and_by_whether_they_count(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    write_run(tmp_path / "broken", algorithm="hybrid", seed=9, status="failed", score=None)
+    defaults = {str(key): value for key, value in read_yaml(conf_dir() / "compare.yaml").items()}
+    evidence = gather(tmp_path, Choices.of({**defaults, "failed": "exclude"}))
+    every, counted = evidence.of("hybrid")
+    assert (len(every), len(counted), len(evidence.done)) == (9, 8, 17)
+    assert {run.variant for run in every} == {"hybrid"}
+    assert sorted(run.score for run in counted) == sorted(HIGH)
+
+
+def test_damaged_records_are_refused_unless_allowed(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    (tmp_path / "custom_dpo_0_" / "run.json").write_text('{"schema_version": 1, "id"')
+    with pytest.raises(EvidenceError, match="the record was damaged"):
+        compare(tmp_path)
+    comparison = compare(tmp_path, allow=["damaged"])
+    assert next(v for v in comparison.variants if v.label == "custom_dpo").n == 7
+    assert "allowed_damaged" in kinds(comparison)
+
+
+def test_a_repeated_run_is_no_further_seed(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    write_run(tmp_path / "again", algorithm="hybrid", seed=0, score=0.99, record={"started": "2027-01-01T00:00:00+00:00"})
+    comparison = compare(tmp_path)
+    hybrid = next(v for v in comparison.variants if v.label == "hybrid")
+    assert (hybrid.n, hybrid.best) == (8, 0.99)
+    assert "repeated_runs" in kinds(comparison)
+
+
+def test_only_common_tasks_count_when_some_are_missing(tmp_path):
+    for task in ("one", "two"):
+        write_sweep(tmp_path / task, {"custom_dpo": LOW, "hybrid": HIGH}, task=task)
+    write_sweep(tmp_path / "three", {"custom_dpo": LOW}, task="three")
+    with pytest.raises(EvidenceError, match="hybrid was not run on three"):
+        compare(tmp_path, allow="tasks")
+    assert sorted(compare(tmp_path, allow="tasks,missing").tasks) == ["one", "two"]
+
+
+def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.5, 0.6]})
+    with pytest.raises(ConfigError, match=r"metric=eval/scoer.*did you mean eval/score\?; there are eval/accuracy, eval/kl"):
+        compare(tmp_path, metric="eval/scoer")

@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+
+from rlx.comparison.scores import collect, count_failures, flatten, read_score
+from rlx.record.run import read_run
+from tests.comparison.records import write_run, write_sweep
+
+
+def score_of(directory, *, score="last", metric="eval/score"):
+    return read_score(read_run(directory), metric=metric, score=score)
+
+
+def test_the_last_evaluation_and_the_best_one(tmp_path):
+    run = write_run(tmp_path / "a", score=0.6, curve=[0.3, 0.7, 0.6])
+    assert score_of(run).score == 0.6
+    assert score_of(run, score="best").score == 0.7
+    assert score_of(run).area == pytest.approx((0.5 + 0.65) / 2)
+
+
+def test_costs_and_noise_come_from_the_record(tmp_path):
+    run = score_of(write_run(tmp_path / "a", score=0.5, tokens=1234, kl=0.25))
+    assert (run.tokens, run.seconds, run.kl, run.step) == (1234, 12.5, 0.25, 100)
+    assert run.prompt_error == pytest.approx(np.sqrt(0.25 / 511))
+
+
+def test_a_recorded_standard_error_wins(tmp_path):
+    directory = write_run(tmp_path / "a", score=0.5)
+    (directory / "metrics.jsonl").write_text('{"step": 100, "eval/reward": 0.4, "eval/reward_standard_error": 0.07}\n')
+    assert score_of(directory, metric="eval/reward").prompt_error == 0.07
+
+
+@pytest.mark.parametrize(
+    ("damage", "state", "note"),
+    [
+        (lambda d: (d / "metrics.jsonl").write_text(""), "completed", "metrics.jsonl ends before the run did"),
+        (lambda d: (d / "metrics.jsonl").unlink(), "completed", "metrics.jsonl ends before the run did"),
+        (lambda d: (d / "metrics.jsonl").write_text('{"step": 0, "eval/score": 0.1}\n{"st'), "completed", "ends before"),
+    ],
+    ids=["empty", "gone", "cut"],
+)
+def test_where_metrics_are_cut_the_result_stands_for_their_end(tmp_path, damage, state, note):
+    directory = write_run(tmp_path / "a", score=0.6)
+    damage(directory)
+    run = score_of(directory)
+    assert (run.score, run.state) == (0.6, state)
+    assert note in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        ({"result": None}, "completed"),
+        ({"status": "failed", "result": None}, "failed"),
+        ({"status": "interrupted", "result": None}, "unfinished"),
+        ({"status": "running", "result": None, "process": {"host": "elsewhere"}}, "unfinished"),
+    ],
+)
+def test_what_a_status_counts_as(tmp_path, record, state):
+    assert score_of(write_run(tmp_path / "a", score=0.6, record=record)).state == state
+
+
+def test_a_completed_run_without_any_score_is_unfinished(tmp_path):
+    directory = write_run(tmp_path / "a", record={"result": None})
+    (directory / "metrics.jsonl").write_text("")
+    run = score_of(directory)
+    assert run.state == "unfinished"
+    assert "holds no eval/score" in run.notes[-1]
+
+
+def test_a_score_that_is_not_finite_is_a_failure(tmp_path):
+    directory = write_run(tmp_path / "a")
+    values = json.loads((directory / "run.json").read_text())
+    values["result"]["performance_metrics"]["eval/score"] = "NaN"
+    (directory / "run.json").write_text(json.dumps(values))
+    run = score_of(directory)
+    assert run.state == "failed"
+    assert run.score is None
+
+
+def test_a_run_that_ends_before_its_steps_is_unfinished_unless_it_may_stop_early(tmp_path):
+    short = {"result": None}
+    cut = '{"step": 40, "eval/score": 0.5}\n'
+    for name, options, state in (("a", {}, "unfinished"), ("b", {"stop_at_score": 0.5}, "completed")):
+        directory = write_run(tmp_path / name, record=short, **options)
+        (directory / "metrics.jsonl").write_text(cut)
+        assert score_of(directory).state == state
+
+
+def test_failed_runs_get_the_lowest_score_ever_evaluated_or_drop_out(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.7, 0.8]})
+    write_run(tmp_path / "broken", seed=5, status="failed", curve=[0.25, 0.1], score=None)
+    runs = collect(tmp_path, metric="eval/score", score="last").runs
+    worst = count_failures(runs, failed="worst")
+    assert sorted(run.score for run in worst) == [0.1, 0.7, 0.8]
+    assert [run.seed for run in worst if run.imputed] == [5]
+    assert sorted(run.score for run in count_failures(runs, failed="exclude")) == [0.7, 0.8]
+
+
+def test_flatten_keeps_empty_nodes():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_answers_per_prompt_are_read_where_there_are_any(tmp_path):
+    assert score_of(write_run(tmp_path / "a", answers=[1.0, 0.0, 1.0])).answers.tolist() == [1, 0, 1]
+    assert score_of(write_run(tmp_path / "b")).answers is None

@@ -1,0 +1,144 @@
+"""The method is honest: error rates, coverage and power of the verdicts themselves, by simulation.
+
+The fast versions catch what is badly wrong; the slow ones (pytest -m slow) measure rlx/comparison/statistics/measured.py.
+"""
+
+import numpy as np
+import pytest
+from scipy import special
+
+from rlx.comparison.pair import Arm, compare_pair
+from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
+from rlx.comparison.statistics.effect import hedges_g_interval, probability_of_improvement_interval, small_sample_factor
+from rlx.comparison.statistics.interval import iqm, iqm_interval, mean_interval
+from rlx.comparison.statistics.power import detectable_difference, seeds_needed
+from rlx.comparison.verdict import judge
+
+pytestmark = pytest.mark.whole
+
+SHAPES = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "skewed": lambda rng, size: rng.lognormal(size=size),
+    "collapsing": lambda rng, size: np.where(rng.random(size) < 0.2, rng.normal(0.2, 0.02, size), rng.normal(0.8, 0.02, size)),
+    "two groups": lambda rng, size: np.where(rng.random(size) < 0.5, rng.normal(0.2, 0.02, size), rng.normal(0.8, 0.02, size)),
+    "accuracy": lambda rng, size: rng.binomial(512, 0.7, size) / 512,
+}
+MEANS = {"normal": 0.0, "skewed": np.exp(0.5), "collapsing": 0.68, "two groups": 0.5, "accuracy": 0.7}
+SLOW, FAST = 4000, 100
+
+
+def pytest_generate_tests(metafunc):
+    if "repetitions" in metafunc.fixturenames:
+        metafunc.parametrize("repetitions", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["fast", "slow"])
+
+
+def room(rate: float, repetitions: int) -> float:
+    """Three standard errors of a rate measured this often."""
+    return 3 * float(np.sqrt(rate * (1 - rate) / repetitions))
+
+
+def verdicts(scores, *, is_paired=False, margin=None):
+    """Verdicts over all pairs of the arms. scores: arms of [S]."""
+    arms = [Arm(str(index), [values], [range(len(values))]) for index, values in enumerate(scores)]
+    couples = [(a, b) for place, a in enumerate(arms) for b in arms[place + 1 :]]
+    rng = np.random.default_rng(0)
+    options = {"is_paired": is_paired, "margin": margin, "level": 0.95, "comparisons": len(couples), "rng": rng}
+    return [pair.verdict for pair in judge([compare_pair(a, b, **options) for a, b in couples])]
+
+
+def error_rate(shape, sizes, repetitions):
+    rng = np.random.default_rng([len(shape), *sizes])
+    draws = (verdicts([SHAPES[shape](rng, size) for size in sizes]) for _ in range(repetitions))
+    return np.mean([bool({"better", "worse"} & set(found)) for found in draws])
+
+
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equal_algorithms_are_rarely_called_better_or_worse(shape, seeds, repetitions):
+    assert error_rate(shape, [seeds, seeds], repetitions) <= 0.06 + (repetitions == FAST) * room(0.05, repetitions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(5, 20), (10, 20)])
+@pytest.mark.parametrize("shape", ["normal", "skewed", "collapsing", "two groups"])
+def test_so_are_equal_algorithms_with_unequal_numbers_of_seeds(shape, sizes):
+    assert error_rate(shape, sizes, 1500) <= 0.06
+
+
+def test_collapsing_scores_with_unequal_numbers_of_seeds_quickly():
+    assert error_rate("collapsing", (5, 20), 100) <= 0.06 + room(0.05, 100)  # Welch's t alone errs in 0.17
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.parametrize("shape", ["normal", "skewed", "collapsing", "two groups"])
+def test_so_are_any_two_of_four_equal_algorithms(shape, seeds):
+    assert error_rate(shape, [seeds] * 4, 1500) <= 0.06 + room(0.05, 1500) / 2  # 0.057 at most, over 40 000 repetitions
+
+
+@pytest.mark.parametrize("seeds", [5, 20])
+def test_any_two_of_four_equal_algorithms_quickly(seeds):
+    assert error_rate("normal", [seeds] * 4, 60) <= 0.06 + room(0.05, 60)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8, 10, 20])
+def test_intervals_cover_normal_scores(seeds, repetitions):
+    rng = np.random.default_rng(seeds)
+    hits = np.zeros(5)
+    for _ in range(repetitions):
+        a, b = rng.normal(1, 1, seeds), rng.normal(0, 1, seeds)
+        found = [
+            (mean_interval([a]), 1.0),
+            (iqm_interval(a), 1.0),
+            (probability_of_improvement_interval([a], [b]), special.ndtr(1 / np.sqrt(2))),
+            (hedges_g_interval([a], [b]), small_sample_factor(2 * seeds - 2)),
+            (difference_interval(a, b), 1.0),
+        ]
+        hits += [interval.low <= truth <= interval.high for interval, truth in found]
+    assert (hits / repetitions >= 0.93 - (repetitions == FAST) * room(0.95, repetitions)).all(), hits / repetitions
+
+
+def difference_interval(a, b):
+    return compare_pair(
+        Arm("a", [a], [range(len(a))]), Arm("b", [b], [range(len(b))]), is_paired=False, margin=None, level=0.95, comparisons=1,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_bootstrap_over_tasks_covers_normal_scores(seeds):
+    rng = np.random.default_rng(seeds)
+    centres = np.linspace(0, 1, 5)
+    truth = iqm(centres + rng.normal(0, 0.3, (100_000, 5)))
+    found = [
+        bootstrap_interval([rng.normal(c, 0.3, seeds) for c in centres], row_iqm, rng, num_resamples=1000) for _ in range(1000)
+    ]
+    assert np.mean([interval.low <= truth <= interval.high for interval in found]) >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+def test_the_power_is_as_promised(seeds, repetitions):
+    rng = np.random.default_rng(seeds)
+    gap = detectable_difference(error=np.sqrt(2 / seeds), df=2 * seeds - 2)
+    found = [verdicts([rng.normal(gap, 1, seeds), rng.normal(0, 1, seeds)]) == ["better"] for _ in range(repetitions)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05 + (repetitions == FAST) * room(0.8, repetitions))
+
+
+@pytest.mark.parametrize(("gap", "deviations"), [(1.5, (1.0, 1.0)), (1.0, (0.5, 1.0))])
+def test_so_is_the_power_at_the_seeds_needed(gap, deviations, repetitions):
+    rng = np.random.default_rng(1)
+    seeds = seeds_needed(gap, deviations=deviations)
+    found = [
+        verdicts([rng.normal(gap, deviations[0], seeds), rng.normal(0, deviations[1], seeds)]) == ["better"]
+        for _ in range(repetitions)
+    ]
+    assert np.mean(found) == pytest.approx(0.82, abs=0.05 + (repetitions == FAST) * room(0.8, repetitions))
+
+
+def test_algorithms_at_the_margin_are_rarely_called_equivalent(repetitions):
+    rng = np.random.default_rng(4)
+    found = [
+        verdicts([rng.normal(0.5, 0.3, 10), rng.normal(0, 0.3, 10)], margin=0.5) == ["equivalent"] for _ in range(repetitions)
+    ]
+    assert np.mean(found) <= 0.06 + (repetitions == FAST) * room(0.05, repetitions)

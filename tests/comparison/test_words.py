@@ -1,0 +1,76 @@
+from dataclasses import dataclass, replace
+
+import pytest
+
+from rlx.comparison.verdict import judge
+from rlx.comparison.words import VERDICTS, conclusion, number, probability, several
+from tests.comparison.test_verdict import BASE
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(0.12345, "0.123"), (0.0012345, "0.0012"), (0.00012, "0.000120"), (0.0, "0.000"), (None, "-"), (float("nan"), "-")],
+        *[(1234.5, "1234"), (150.26, "150.3")],
+    ],
+)
+def test_numbers_keep_what_can_be_seen(value, text):
+    assert number(value) == text
+
+
+def test_signs_and_probabilities():
+    assert number(0.5, signed=True) == "+0.500"
+    assert (probability(0.0), probability(0.04999), probability(None)) == ("<0.001", "0.050", "none")
+
+
+def test_names_in_a_row():
+    assert several(["a"]) == "a"
+    assert several(["a", "b", "c"]) == "a, b and c"
+    assert several(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
+
+
+def test_nothing_is_ever_called_not_significant():
+    for changes in ({}, {"p": 0.9}, {"p": None}, {"n_a": 3}, {"p_equivalent": 0.0, "margin": 1.0}):
+        words = judge([replace(BASE, **changes)])[0].words
+        assert "significant" not in words
+        assert words.endswith(".")
+
+
+@dataclass
+class Row:
+    label: str
+    mean: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "text"),
+    [
+        (["better", "better"], "x is the best: it is better than all others."),
+        (["better", "inconclusive"], "x has the highest mean; it is better than y, and against z nothing is decided."),
+        (
+            ["equivalent", "inconclusive"],
+            "x has the highest mean; as good as y within the margin, and against z nothing is decided.",
+        ),
+        (
+            ["inconclusive", "inconclusive"],
+            "No winner yet: x has the highest mean, but these runs do not show that it is better than y and z.",
+        ),
+        (
+            ["exploratory", "exploratory"],
+            "x has the highest mean, but with this few seeds nothing is shown yet: everything here is exploratory.",
+        ),
+    ],
+)
+def test_the_conclusion_says_no_more_than_the_verdicts(verdicts, text):
+    pairs = [replace(BASE, a="x", b=other, verdict=verdict) for other, verdict in zip("yz", verdicts, strict=True)]
+    assert conclusion([Row("x", 1.0), Row("y"), Row("z")], pairs) == text
+
+
+def test_those_who_share_the_lead_are_both_named():
+    pairs = [replace(BASE, a="x", b="y", verdict="inconclusive")]
+    assert conclusion([Row("x"), Row("y")], pairs) == "No winner yet: x and y share the highest mean."
+
+
+def test_one_variant_has_no_opponent():
+    assert "nothing to compare it with" in conclusion([Row("x")], [])
+    assert set(VERDICTS) == {"better", "worse", "equivalent", "inconclusive", "exploratory"}

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from rlx.rollout.decoding.forward import PlainForward
+from rlx.rollout.decoding.llama import LlamaForward, fits
+from tests.rollout.stand_in import model_of
+
+KINDS = {
+    "llama": {},
+    "llama with shared keys": {"num_key_value_heads": 2},
+    "llama with biases": {"attention_bias": True, "mlp_bias": True},
+    "llama with wide heads": {"head_dim": 12},
+    "llama with scaled positions": {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}},
+    "qwen2": {},
+}
+
+
+def of(kind):
+    return model_of(kind.partition(" ")[0], **KINDS[kind])
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (9, 2, 4)], ids=["equal", "ragged"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_logits_are_those_of_the_model_while_rows_split_and_end(kind, lengths):
+    model, draw = of(kind), np.random.default_rng(1)
+    assert fits(model)
+    prompts = [draw.integers(0, 41, size) for size in lengths]
+    ours, plain = LlamaForward(model), PlainForward(model)
+    with torch.no_grad():
+        logits = [forward.start(prompts, max_rows=4, max_new_tokens=5) for forward in (ours, plain)]
+        torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+        for parents in ([0, 1, 1, 0], [0, 3, 2, 1], [1, 0], [0, 1]):
+            tokens = torch.from_numpy(draw.integers(0, 41, len(parents)))
+            logits = [forward.step(torch.tensor(parents), tokens) for forward in (ours, plain)]
+            torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_it_sees_weights_that_change_between_draws():
+    model = of("llama")
+    forward = LlamaForward(model)
+    prompts = [np.array([3, 4])]
+    with torch.no_grad():
+        before = forward.start(prompts, max_rows=1, max_new_tokens=1)
+        model.model.layers[1].mlp.up_proj.weight.mul_(1.5)
+        after = LlamaForward(model).start(prompts, max_rows=1, max_new_tokens=1)
+        torch.testing.assert_close(after, PlainForward(model).start(prompts, max_rows=1, max_new_tokens=1))
+    assert not torch.allclose(before, after)
+
+
+def test_what_is_no_plain_llama_does_not_fit():
+    hooked, wrapped, replaced, half = (of("llama") for _ in range(4))
+    hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    wrapped.model.layers[1].self_attn.q_proj = torch.nn.Sequential(wrapped.model.layers[1].self_attn.q_proj)
+    replaced.forward = lambda **_: None
+    others = [
+        hooked,
+        wrapped,
+        replaced,
+        half.bfloat16(),
+        model_of("llama", hidden_act="gelu"),
+        model_of("gpt2"),
+        model_of("mistral"),
+    ]
+    assert not any(map(fits, others))

@@ -1,0 +1,84 @@
+"""Configs of jobs, as Hydra composes them, checked, without composing each from nothing."""
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+
+from rlx.cli import main
+from rlx.config.compose import compose
+from rlx.errors import ConfigError
+from rlx.sweep.plan.compose import Composer, job_overrides
+from rlx.sweep.session import Session
+
+
+@pytest.fixture(scope="module")
+def composer(tmp_path_factory):
+    """The composer that a real command line makes."""
+    made = []
+
+    def keep(self, arguments):
+        made.append(Composer(self.loader, self.config, self.around.allowed, self.around.losses))
+        return 0
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(tmp_path_factory.mktemp("composer"))
+        monkeypatch.setattr(Session, "run", keep)
+        assert main.invoke(["-m", "seed=0,1"]) == (0, "")
+    return made[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=3"],
+        ["algorithm=hybrid", "algorithm.dpo_weight=0.25", "seed=1"],
+        ["loss=ipo", "loss.beta=0.3", "logger=[]"],
+        ["algorithm=hybrid", "loss@algorithm.dpo.loss=hinge", "algorithm.dpo.loss.beta=0.2"],
+        ["optimizer=sgd", "optimizer.lr=1e-2", "scheduler=cosine"],
+        ["task=preference_file", "task.path='a b.jsonl'"],
+        ["evaluation.pass_at_k=[1,2]", "evaluation.samples_per_prompt=2"],
+    ],
+)
+def test_a_job_is_what_hydra_would_compose(composer, overrides):
+    composed = composer.compose(overrides)
+    whole = compose("train", overrides)
+    with open_dict(whole):
+        whole.pop("sweep")
+    assert OmegaConf.to_container(composed.cfg, resolve=True) == OmegaConf.to_container(whole, resolve=True)
+    assert composed.seed == whole.seed
+
+
+def test_jobs_do_not_touch_each_other(composer):
+    first = composer.compose(["loss.beta=0.3", "seed=1"])
+    second = composer.compose(["seed=2"])
+    assert (first.cfg.loss.beta, second.cfg.loss.beta) == (0.3, 0.1)
+    assert (first.cfg.seed, second.cfg.seed) == (1, 2)
+
+
+def test_the_hash_is_of_numbers_and_the_identity_of_all(composer):
+    one, same, other = (composer.compose(words) for words in (["seed=1"], ["seed=1", "checkpoint.every=7"], ["seed=2"]))
+    assert one.config_hash == same.config_hash != other.config_hash
+    assert one.identity != same.identity
+
+
+def test_a_sweep_is_the_same_with_another_cache(composer):
+    assert composer.compose(["cache_dir=elsewhere"]).identity == composer.compose([]).identity
+
+
+@pytest.mark.parametrize("wrong", ["loss.betta=1", "+loss.new=1", "num_steps=many", "loss=ipoo", "algorithm=os.system"])
+def test_a_wrong_job_is_refused(composer, wrong):
+    with pytest.raises((ConfigError, HydraException)):
+        composer.compose([wrong])
+
+
+def test_groups_are_known(composer):
+    assert composer.is_group("algorithm")
+    assert composer.is_group("loss")
+    assert not composer.is_group("seed")
+    assert not composer.is_group("loss.beta")
+
+
+def test_settings_of_the_sweep_are_no_part_of_a_job():
+    assert job_overrides(["sweep=random", "sweep.trials=3", "seed=1", "loss.beta=1,2"]) == ["seed=1", "loss.beta=1,2"]
+    with pytest.raises(ConfigError, match="goes on"):
+        job_overrides(["resume=somewhere", "seed=0,1"])

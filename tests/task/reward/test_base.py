@@ -1,0 +1,65 @@
+import functools
+
+import pytest
+from hydra.utils import instantiate
+
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Prompt
+from rlx.task.reward.base import FunctionReward
+from tests.task.rewarding import Count, Told
+
+
+def brevity(prompt, completion, **columns):
+    return -len(completion) * columns.get("scale", 1)
+
+
+def level(prompt, completion, level):
+    return level
+
+
+def weighs(prompt, completion, weight):
+    return weight
+
+
+def test_a_function_gets_the_columns_that_it_takes():
+    assert FunctionReward.of(brevity)("p", "abc", scale=2, answer="x") == -6
+    assert FunctionReward.of(level)("p", "abc", level=7, answer="x") == 7
+
+
+def test_a_column_that_a_function_needs_and_nobody_has_is_named():
+    with pytest.raises(DataError, match="level needs the column level, and the task's prompts have answer"):
+        FunctionReward.of(level)("p", "abc", answer="x")
+
+
+def test_what_is_bound_beside_the_target_wins_over_columns():
+    assert FunctionReward.of(functools.partial(level, level=3))("p", "abc", level=7) == 3
+
+
+def test_a_bound_weight_is_the_rewards_unless_the_function_takes_one():
+    assert FunctionReward.of(functools.partial(brevity, weight=0.5)).weight == 0.5
+    own = FunctionReward.of(functools.partial(weighs, weight=0.5))
+    assert (own.weight, own("p", "c")) == (1.0, 0.5)
+
+
+def test_a_function_from_a_config_is_called_without_hydra_in_between():
+    node = {"_target_": "rlx.task.reward.base.FunctionReward", "weight": 1.0}
+    reward = instantiate({**node, "function": {"_target_": f"{__name__}.brevity", "_partial_": True}})
+    assert type(reward.function) is functools.partial
+    assert reward("p", "abc", scale=2) == -6
+
+
+def test_an_exception_stands_in_the_place_of_its_value_and_an_error_of_rlx_does_not():
+    error = ZeroDivisionError("x")
+    assert Told(weight=1.0, outcome=error).score_all([(Prompt("p"), "c")]) == [error]
+    with pytest.raises(DataError):
+        Told(weight=1.0, outcome=DataError("mend the file")).score_all([(Prompt("p"), "c")])
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_is_finite(weight):
+    with pytest.raises(ConfigError, match="weight"):
+        Count(weight=weight, letter="a")
+
+
+def test_what_nobody_knows_has_no_largest_value():
+    assert Count(weight=1.0, letter="a").largest is None

@@ -1,0 +1,78 @@
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.fields import Choice, Range, check_hyperparameters, one_of, within
+from rlx.loss.preference.margin import Dpo
+from tests.loss.catalogue import NAMES, load
+
+
+def ranged(owner: Any) -> list[tuple[Any, str, Any]]:
+    """(owner, field, range) of every hyperparameter, those of nodes within included."""
+    found = []
+    for item in fields(owner):
+        value = getattr(owner, item.name)
+        nodes = list(value.values()) if isinstance(value, dict) else [value] if is_dataclass(value) else []
+        for node in nodes:
+            found += ranged(node)
+        if "range" in item.metadata:
+            found.append((owner, item.name, item.metadata["range"]))
+    return found
+
+
+def illegal(allowed: Range | Choice) -> list[Any]:
+    values: list[Any] = ["0.1x", True, float("nan"), float("inf")]
+    if isinstance(allowed, Range):
+        values += [edge for edge in (allowed.above, allowed.below) if abs(edge) < 1e9]
+        values += [end + step for end, step in ((allowed.at_least, -1), (allowed.at_most, 1)) if abs(end) < 1e9]
+    return values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_hyperparameter_refuses_what_lies_outside_of_its_range_and_says_so(name):
+    loss = load(name)
+    assert ranged(loss) or name == "simper" or "nll" in name
+    for owner, field, allowed in ranged(loss):
+        for value in illegal(allowed):
+            with pytest.raises(ConfigError, match=rf"{field} of {type(owner).__name__} is .* must be"):
+                replace(owner, **{field: value})
+
+
+@pytest.mark.parametrize("name", ["dpo", "simpo", "clipped", "dro"])
+def test_whole_numbers_will_do_for_fractions(name):
+    for owner, field, allowed in ranged(load(name)):
+        if isinstance(allowed, Range) and 1 in allowed:
+            assert getattr(replace(owner, **{field: 1}), field) == 1
+
+
+def test_the_message_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"beta of Dpo is -0.1, but must be a finite number above 0; .* 0.1 is usual for dpo"):
+        Dpo(beta=-0.1)
+
+
+@dataclass(frozen=True)
+class Knobs:
+    share: float = within(at_least=0, at_most=1)
+    count: int = within(at_least=1, whole=True)
+    limit: float | None = within(above=0, optional=True)
+    kind: str = one_of(("sum", "mean"))
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+
+
+def test_ranges_whole_numbers_nulls_and_names():
+    good = Knobs(share=0, count=3, limit=None, kind="sum")
+    for wrong in ({"share": 1.01}, {"count": 1.5}, {"count": 0}, {"limit": 0}, {"share": None}):
+        with pytest.raises(ConfigError):
+            replace(good, **wrong)
+    with pytest.raises(ConfigError, match="did you mean mean"):
+        replace(good, kind="meen")
+
+
+def test_a_range_reads_well():
+    assert str(Range(above=0)) == "a finite number above 0"
+    assert str(Range(at_least=0, below=0.5)) == "a finite number at least 0 and below 0.5"
+    assert str(Range(at_least=1, whole=True, optional=True)) == "a whole number at least 1 or null"

@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlx.training.checkpoint import checkpoint_steps
+from rlx.training.loop import Plan
+from tests.training.conftest import SMALL, metrics, record, reproducible
+
+pytestmark = pytest.mark.whole
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(**changes):
+    length = {"seed": 0, "num_steps": 10, "eval_every": 4, "micro_batch": None, "stop_at_score": None, "max_seconds": None}
+    kept = {"checkpoint_every": 3, "keep_last": 1, "keep_best": False}
+    return Plan(**{**length, **kept, **changes})
+
+
+def test_when_a_run_is_evaluated_and_checkpointed():
+    assert [step for step in range(11) if plan().evaluates_at(step)] == [0, 4, 8, 10]
+    assert [step for step in range(11) if plan(eval_every=None).evaluates_at(step)] == [0, 10]
+    assert [step for step in range(11) if plan().checkpoints_at(step)] == [0, 3, 6, 9, 10]
+    assert [step for step in range(11) if plan(checkpoint_every=None).checkpoints_at(step)] == [10]
+
+
+def start(directory, *arguments):
+    environment = {**os.environ, "RLX_CACHE": str(directory / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "rlx",
+        "train",
+        *SMALL,
+        "num_steps=60",
+        "eval_every=null",
+        "checkpoint.keep_best=false",
+        *arguments,
+    ]
+    return subprocess.Popen(command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_steps(directory, count, process):
+    """The run directory, once it has logged `count` lines."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for file in (directory / "outputs" / "train").glob("2*/metrics.jsonl"):
+            if file.read_bytes().count(b"\n") >= count:
+                return file.parent
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} steps; it printed: {process.communicate()[0]}")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    process = start(directory)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    (run,) = (directory / "outputs" / "train").glob("2*")
+    return reproducible(run)
+
+
+@pytest.mark.parametrize("steps", [7, 30])
+def test_a_killed_run_resumes_to_the_metrics_of_the_unbroken_one(tmp_path, unbroken, steps):
+    process = start(tmp_path)
+    run = wait_for_steps(tmp_path, steps, process)
+    process.kill()
+    process.communicate()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "rlx", "train", f"resume={run}"],
+        cwd=tmp_path,
+        env={**os.environ, "RLX_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert reproducible(run) == unbroken
+    assert record(run)["status"] == "completed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_ends_a_run_with_a_checkpoint_of_its_last_step(tmp_path, number, code):
+    process = start(tmp_path)
+    run = wait_for_steps(tmp_path, 5, process)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == code, printed
+    assert "Traceback" not in printed
+    assert f"resume={run.relative_to(tmp_path)}" in printed.replace("./", "")
+    assert record(run)["status"] == "interrupted"
+    assert checkpoint_steps(run)[-1] == metrics(run)[-1]["step"]

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlx.config.compose import compose
+from rlx.errors import ConfigError
+from rlx.experiment import assemble
+from rlx.report.terminal import TrainView
+from rlx.training.run import build_loop, require_writable, set_threads
+from rlx.training.stop import Stop
+from tests.training.conftest import SMALL, record
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_more_threads_than_torch_survives_are_refused(threads):
+    with pytest.raises(ConfigError, match="threads=100000 is more than"):
+        set_threads(100_000)
+    set_threads(None)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_place_for_the_weights_that_cannot_be_made_is_refused_before_they_are(tmp_path):
+    require_writable(None)
+    require_writable(str(tmp_path / "deep" / "folder"))
+    assert not list((tmp_path / "deep" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"export\.path"):
+        require_writable(str(tmp_path / "file" / "below"))
+
+
+def test_only_an_algorithm_whose_reference_moves_has_one_beside_the_evaluators():
+    for words, is_same in ((["algorithm=dpo"], True), (["algorithm=dpo", "loss=tr_dpo"], False)):
+        cfg = compose("train", [*SMALL, *words])
+        loop = build_loop(cfg, assemble(cfg), None, TrainView(), Stop())
+        assert (loop.reference is loop.evaluator.reference) == is_same
+        assert loop.progress.step == 0
+
+
+@pytest.mark.whole
+def test_every_way_to_end_is_in_the_record(rlx_run):
+    _, run, _ = rlx_run("optimizer.lr=1e30", "algorithm=dpo")
+    assert record(run)["status"] == "failed"
+    kept = [json.loads(line) for line in Path(run, "nonfinite_examples.jsonl").read_text().splitlines()]
+    assert kept
+    _, run, _ = rlx_run()
+    assert record(run)["status"] == "completed"

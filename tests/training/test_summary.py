@@ -1,0 +1,69 @@
+import pytest
+
+from rlx.training.summary import convergence_step, left_out, next_commands, peak_memory, relative, settings
+
+
+@pytest.mark.parametrize(
+    ("scores", "step"),
+    [
+        ([(0, 0.5), (50, 0.7), (100, 0.705), (150, 0.71)], 100),
+        ([(0, 0.9), (50, 0.2)], 0),
+        ([(0, -2.0), (50, -1.005), (100, -1.0)], 50),
+        ([], None),
+    ],
+)
+def test_the_step_from_which_the_score_is_within_one_percent_of_the_best(scores, step):
+    lines = [{"step": at, "eval/score": score} for at, score in scores] + [{"step": 7, "train/loss": 1.0}]
+    assert convergence_step(lines) == step
+
+
+def test_settings_show_plain_hyperparameters():
+    node = {"_target_": "x.Y", "beta": 0.1, "loss": {"beta": 3}, "modifiers": {}}
+    from omegaconf import OmegaConf
+
+    assert settings(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
+    assert settings(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
+
+
+def test_peak_memory_is_in_bytes():
+    assert 2**24 < peak_memory() < 2**45
+
+
+def test_the_commands_to_try_next_can_be_pasted_into_a_shell(monkeypatch, tmp_path):
+    import shlex
+    from types import SimpleNamespace
+
+    overrides = ["algorithm=dpo", "seed=3", "task.path='a b.jsonl'", "resume=x"]
+    config = {"output_dir": "my runs", "logger": {"tensorboard": {}}}
+    command = ["rlx", "--config-dir", "my conf", "hydra.searchpath=[file:///x]", *overrides]
+    record = SimpleNamespace(overrides=overrides, config=config, command=command)
+    sweep, runs, board = (shlex.split(command) for command in next_commands(record))
+    assert sweep[:5] == ["rlx", "-m", "--config-dir", "my conf", "hydra.searchpath=[file:///x]"]
+    assert sweep[5:] == ["algorithm=dpo", "task.path='a b.jsonl'", "seed=range(0,5)"]
+    assert runs == ["rlx", "runs", "my runs", "sort=-score"]
+    assert board == ["tensorboard", "--logdir", "my runs"]
+    record = SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}, command=["rlx"])
+    assert len(next_commands(record)) == 2
+
+
+def test_a_directory_is_shown_as_people_type_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert relative(tmp_path / "outputs" / "x") == "outputs/x"
+    assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")
+
+
+def test_pairs_that_were_dropped_are_counted_on_both_sides_of_the_split():
+    from types import SimpleNamespace
+
+    class Side(SimpleNamespace):
+        def __len__(self):
+            return self.kept
+
+    learn = Side(kept=57, dropped={"empty": 1, "too_long": 2}, truncated=3)
+    held_out = Side(kept=4, dropped={"too_long": 1, "equal": 1}, truncated=1)
+    whole = Side(kept=9, dropped={}, truncated=0)
+    assert left_out(learn, held_out) == (
+        "; dropped: 1 empty, 3 too_long, 1 equal, leaving 57 and 4; 4 prompts lost their beginning"
+    )
+    assert left_out(whole, held_out).startswith("; dropped: 1 too_long, 1 equal, leaving 9 and 4")
+    assert left_out(whole, whole) == ""

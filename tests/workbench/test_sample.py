@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+import rlx
+from rlx.cli.main import main
+from rlx.data.sequences import Sequences
+from tests.training.trained import trained_run
+
+pytestmark = pytest.mark.whole
+
+
+@pytest.fixture
+def sample(capfd, tmp_path, monkeypatch):
+    """Runs `rlx sample` on the run; gives its completions, or (exit code, message) if there are none."""
+    monkeypatch.chdir(tmp_path)
+    run = trained_run()
+    capfd.readouterr()
+
+    def call(*arguments, subject=run):
+        code = main(["sample", *([str(subject)] if subject else []), "format=json", "threads=1", "max_new_tokens=5", *arguments])
+        printed, said = capfd.readouterr()
+        return [json.loads(line) for line in printed.splitlines()] if code == 0 else (code, said)
+
+    return call
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_completions_come_with_their_log_probability_at_temperature_1(sample, temperature):
+    rows = sample('prompt=["12+34=","7+8="]', "num_samples=3", f"temperature={temperature}")
+    assert [row["prompt"] for row in rows] == ["12+34="] * 3 + ["7+8="] * 3
+    policy = rlx.load("policy", "pretrained", path=str(trained_run()))
+    for row in rows:
+        tokens = policy.encode_prompt(row["completion"]) if row["completion"] else np.zeros(0, dtype=np.int64)
+        ending = np.array(policy.eos_token_ids[:1] if row["finished"] else (), dtype=np.int64)
+        completion = np.concatenate([tokens, ending])
+        if row["num_tokens"] != len(completion):
+            continue  # a special token in the middle, which the text does not show
+        logprobs = policy.token_logprobs(Sequences((policy.encode_prompt(row["prompt"]),), ((completion,),)))
+        assert row["logprob"] == pytest.approx(logprobs.sum().item(), abs=1e-3)
+        assert "reward" not in row
+
+
+def test_a_prompt_is_completed_the_same_whatever_else_is_asked(sample):
+    alone = sample("prompt=12+34=")
+    assert len(alone) == 4
+    assert sample('prompt=["7+8=","12+34="]')[4:] == alone
+    assert sample("prompt=12+34=", "seed=1") != alone
+
+
+def test_without_a_prompt_those_of_the_task_are_asked_and_rewarded(sample):
+    rows = sample("num_prompts=3", "greedy=true")
+    held_out = [prompt.text for prompt in rlx.load("task", "arithmetic", max_operand=20).held_out_prompts()[:3]]
+    assert [row["prompt"] for row in rows] == held_out
+    for row in rows:
+        a, b = row["prompt"].rstrip("=").split("+")
+        assert row["reward"]["reward"] == float(row["completion"].strip() == str(int(a) + int(b)))
+
+
+def test_decoding_is_as_the_command_line_says(sample):
+    assert all(row["num_tokens"] <= 2 for row in sample("prompt=1+1=", "max_new_tokens=2", "num_samples=8"))
+    free = sample("prompt=1+1=", "num_samples=8")
+    letter = next(row["completion"][1] for row in free if len(row["completion"]) > 1)
+    stopped = sample("prompt=1+1=", "num_samples=8", f"stop={json.dumps([letter])}")
+    assert [row["completion"] for row in stopped] == [row["completion"].split(letter)[0] for row in free]
+    assert len({row["completion"] for row in sample("prompt=1+1=", "num_samples=8", "top_k=1")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prompt=[]"], "there is no prompt"),
+        (["num_samples=0", "prompt=1+1="], "num_samples=0 is too small"),
+        (["temperature=0", "prompt=1+1="], "temperature"),
+        (["checkpoint=7", "prompt=1+1="], "it is last, best or a step with a checkpoint"),
+        (["policy=tiny", "task=preference_file", "task.path=none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_what_cannot_be_sampled_is_said(sample, arguments, words):
+    code, said = sample(*arguments)
+    assert code == 2
+    assert words in said
+    assert "Traceback" not in said
