@@ -39,7 +39,7 @@ def test_an_error_of_the_algorithm_is_a_broken_law_with_its_place():
     (verdict,) = check_algorithm(subject(Raises()), laws={"metrics": LAWS["metrics"]})
     assert verdict.failed
     assert "KeyError" in verdict.finding.wrong
-    assert "test_contract.py" in verdict.finding.where
+    assert "test_checker.py" in verdict.finding.where
 
 
 def test_where_no_step_can_be_made_the_cause_is_said_once():

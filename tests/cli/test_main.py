@@ -225,7 +225,7 @@ def test_every_verb_leaves_the_working_directory_and_the_logging_alone(verb, tmp
     import logging
 
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module(f"rlx.cli.{verb}")
+    module = importlib.import_module(f"rlx.cli.verb.{verb}")
     writing: list[list[type]] = []
 
     def run(cfg, line):

@@ -118,5 +118,5 @@ def test_names():
 
 
 def test_the_templates_are_packaged():
-    folder = files("rlx.cli") / "template"
+    folder = files("rlx.cli.verb") / "template"
     assert {f"{what}{kind}.txt" for what in FOLDER for kind in (".py", ".yaml", "_test.py")} == {p.name for p in folder.iterdir()}
