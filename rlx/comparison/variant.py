@@ -58,7 +58,7 @@ def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
 
 def _facts(run: RunScore) -> dict[str, Any]:
     sources = {
-        f"source {item.get('module', item.get('target'))}": item.get("sha256")
+        f"source {item.get('module', item.get('target'))}": item.get("code", item.get("sha256"))
         for item in run.record.sources
         if isinstance(item, Mapping)
     }

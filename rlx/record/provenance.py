@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import rlx
 from rlx.record.files import json_value
 from rlx.record.sources import Source
+from rlx.record.syntax import syntax_hash
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf", "accelerate", "peft"),
@@ -30,9 +30,14 @@ CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
 NOT_HASHED = CACHES | {"output_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
-_ROOMS = ("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training")
-_NUMBERS_COME_FROM = ("seeding.py", "experiment.py", *_ROOMS)
-_ROOT = Path(rlx.__file__).resolve().parent if rlx.__file__ else Path(next(iter(rlx.__path__))).resolve()
+# The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
+NUMBERS_COME_FROM = (
+    *("seeding.py", "experiment.py"),
+    *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training"),
+)
+# Files of these rooms that only say, measure or stop: a change in them changes no metric but those of a clock.
+NO_NUMBERS = frozenset({"training/summary.py", "training/diagnosis.py", "training/stop.py", "policy/peak.py"})
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def _sha256(data: bytes) -> str:
@@ -56,7 +61,7 @@ def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inp
     Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
     """
     kept = without(config, NOT_HASHED)
-    files = sorted((source.module, source.sha256) for source in sources)
+    files = sorted((source.module, source.code) for source in sources)
     text = json.dumps([_canonical(kept), files, _canonical(inputs)], sort_keys=True, allow_nan=False)
     return _sha256(text.encode())[:16]
 
@@ -114,15 +119,25 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """A hash of the parts of rlx that numbers come from: what must be equal for a resumed run to equal the unbroken one."""
+@lru_cache(maxsize=2)
+def code_hash(root: Path = _ROOT) -> str:
+    """A hash of the parts of rlx that numbers come from: what must be equal for a resumed run to equal the unbroken one.
+
+    Prose is not hashed: comments, docstrings, annotations, messages of errors. root: the folder of the package.
+    """
     digest = hashlib.sha256()
-    for name in _NUMBERS_COME_FROM:
-        place = _ROOT / name
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.exists() else []:
-            digest.update(file.relative_to(_ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in number_files(root):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + syntax_hash(file.read_bytes()).encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def number_files(root: Path = _ROOT) -> list[Path]:
+    """The files of rlx that `code_hash` is made of."""
+    found = []
+    for name in NUMBERS_COME_FROM:
+        place = root / name
+        found += sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.exists() else []
+    return [file for file in found if file.relative_to(root).as_posix() not in NO_NUMBERS]
 
 
 def cpu_name() -> str:

@@ -9,19 +9,25 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlx.record.syntax import syntax_hash
+
 
 @dataclass(frozen=True)
 class Source:
-    """A file of the user's own that a run depends on: the module it is, where it lies, what it holds."""
+    """A file of the user's own that a run depends on: the module it is, where it lies, what it holds.
+
+    sha256: of the file, to the byte. code: of what it computes, so that another comment is the same code.
+    """
 
     module: str
     file: Path
     sha256: str
+    code: str
     targets: tuple[str, ...] = ()
 
     @property
@@ -32,7 +38,7 @@ class Source:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `run.json`."""
-        place = {"file": str(self.file), "sha256": self.sha256, "copy": self.copy}
+        place = {"file": str(self.file), "sha256": self.sha256, "code": self.code, "copy": self.copy}
         return {"module": self.module, "targets": list(self.targets), **place}
 
 
@@ -68,11 +74,12 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
             continue
         files[module] = file
         waiting += _imports(module, file)
-    return [Source(module, file, _digest(file), tuple(sorted(named.get(module, ())))) for module, file in sorted(files.items())]
+    return [_source(module, file, named.get(module, ())) for module, file in sorted(files.items())]
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _source(module: str, file: Path, targets: Iterable[str]) -> Source:
+    data = file.read_bytes()
+    return Source(module, file, hashlib.sha256(data).hexdigest(), syntax_hash(data), tuple(sorted(targets)))
 
 
 def _spec(module: str) -> Any:

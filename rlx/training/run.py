@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run
-from rlx.record.sources import sources
+from rlx.record.sources import Source, sources
 from rlx.report.terminal import TrainView
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint
 from rlx.training.diagnosis import Watched, diagnose, tell
@@ -270,8 +270,8 @@ def _loggers(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
-    now = {source.module: source.sha256 for source in sources(config)}
-    changed = [source["module"] for source in before.sources if now.get(source["module"]) != source["sha256"]]
+    now = {source.module: source for source in sources(config)}
+    changed = [source["module"] for source in before.sources if not _is_same(source, now.get(source["module"]))]
     if before.provenance["rlx"]["code"] != code_hash():
         changed.append(f"rlx itself (it was {before.provenance['rlx']['version']})")
     if changed and "code" not in allowed:
@@ -279,6 +279,11 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
             f"{', '.join(changed)} changed since this run began (its copy is in {before.directory / 'sources'}); "
             "put it back, or go on with the new code by allow_changed=[code]"
         )
+
+
+def _is_same(recorded: Mapping[str, Any], now: Source | None) -> bool:
+    """Whether a file computes what it did: by its code, or in a record that has no hash of that, by its bytes."""
+    return now is not None and (recorded["code"] == now.code if "code" in recorded else recorded["sha256"] == now.sha256)
 
 
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Equal numbers, equal hash; what may change a number changes the hash."""
 
+import ast
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlx.record.provenance import NOT_HASHED, code_hash, config_hash, git_state, provenance, variant
+from rlx.record.provenance import (
+    NO_NUMBERS,
+    NOT_HASHED,
+    NUMBERS_COME_FROM,
+    code_hash,
+    config_hash,
+    git_state,
+    number_files,
+    provenance,
+    variant,
+)
 from rlx.record.sources import Source
+from rlx.record.syntax import syntax_hash
 
+RLX = Path(__file__).parents[2] / "rlx"
 CONFIG = {
     "seed": 0,
     "algorithm": {"_target_": "a.B", "beta": 0.1, "terms": [1, 2]},
@@ -62,8 +76,11 @@ def test_a_number_is_its_value_however_it_is_written() -> None:
     assert config_hash({"x": float("inf")}) != config_hash({"x": float("-inf")})
 
 
-def test_sources_and_named_inputs_matter_and_their_place_does_not() -> None:
-    one, moved, edited = Source("lab", Path("a.py"), "11"), Source("lab", Path("b.py"), "11"), Source("lab", Path("a.py"), "22")
+def test_sources_and_named_inputs_matter_and_their_place_and_comments_do_not() -> None:
+    one, moved, edited = (
+        Source("lab", Path(file), sha256, code)
+        for file, sha256, code in (("a.py", "11", "1"), ("b.py", "12", "1"), ("a.py", "13", "2"))
+    )
     assert config_hash(CONFIG, [one]) == config_hash(CONFIG, [moved])
     assert (
         len({config_hash(CONFIG), config_hash(CONFIG, [one]), config_hash(CONFIG, [edited]), config_hash(CONFIG, data="x")}) == 4
@@ -145,3 +162,76 @@ def test_the_place_of_an_unpacked_model_is_a_place_and_another_value_of_the_poli
     assert config_hash(config) != config_hash({"policy": {"path": "b", "unpacked_dir": "here"}, "seed": 0})
     assert config["policy"]["unpacked_dir"] == "here"
     assert variant(["policy.unpacked_dir=there", "policy.dtype=float64"], "dpo") == "dpo policy.dtype=float64"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the package, to be edited."""
+    return Path(shutil.copytree(RLX, tmp_path / "rlx", ignore=shutil.ignore_patterns("__pycache__", "checkpoint")))
+
+
+def reworded(tree: ast.Module) -> ast.Module:
+    """The module with every docstring said in other words."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Expr(ast.Constant("In other words."))
+    return tree
+
+
+def constants(tree: ast.AST) -> list[ast.Constant]:
+    """The fractions of a module that it computes with."""
+    if isinstance(tree, ast.Constant) and type(tree.value) is float:
+        return [tree]
+    fields = [(name, value) for name, value in ast.iter_fields(tree) if name not in ("annotation", "returns")]
+    children = [child for _, value in fields for child in (value if isinstance(value, list) else [value])]
+    return [found for child in children if isinstance(child, ast.AST) for found in constants(child)]
+
+
+@pytest.mark.parametrize("room", ["check", "report", "comparison", "cli", "config", "record", "sweep", "workbench"])
+def test_the_hash_of_the_code_leaves_out_what_makes_no_number(tree: Path, room: str) -> None:
+    files = sorted((tree / room).rglob("*.py"))
+    assert len(files) > 1
+    for file in files:
+        file.write_text(file.read_text() + "\nCHANGED = 1\n")
+    assert code_hash(tree) == code_hash(RLX)
+
+
+@pytest.mark.parametrize("name", sorted(NO_NUMBERS))
+def test_so_are_the_files_of_the_learning_wing_that_make_none(tree: Path, name: str) -> None:
+    (tree / name).write_text((tree / name).read_text() + "\nCHANGED = 1\n")
+    assert code_hash(tree) == code_hash(RLX)
+
+
+def test_prose_in_any_file_that_makes_numbers_changes_nothing(tree: Path) -> None:
+    for file in number_files(tree):
+        file.write_text("# Said once more.\n" + ast.unparse(reworded(ast.parse(file.read_text()))))
+    assert code_hash(tree) == code_hash(RLX)
+
+
+@pytest.mark.parametrize("room", ["loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training"])
+def test_a_constant_in_a_formula_a_sampler_or_a_step_changes_it(tree: Path, room: str) -> None:
+    modules = {file: ast.parse(file.read_text()) for file in number_files(tree) if file.relative_to(tree).parts[0] == room}
+    found = {file: module for file, module in modules.items() if constants(module)}
+    assert room in NUMBERS_COME_FROM
+    assert found
+    for file, module in found.items():
+        before = syntax_hash(file.read_bytes())
+        constants(module)[0].value = 0.123
+        file.write_text(ast.unparse(module))
+        assert syntax_hash(file.read_bytes()) != before, file
+    assert code_hash(tree) != code_hash(RLX)
+
+
+def test_another_way_to_derive_randomness_changes_it(tree: Path) -> None:
+    text = (tree / "seeding.py").read_text()
+    (tree / "seeding.py").write_text(text.replace("return ", "return not ", 1))
+    assert code_hash(tree) != code_hash(RLX)
+
+
+def test_what_the_learning_wing_imports_makes_numbers_or_is_known_not_to() -> None:
+    makes_none = {"errors", "fields", "config", "record", "report"}
+    for file in number_files():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlx."):
+                room = str(node.module).split(".")[1]
+                assert {room, f"{room}.py"} & {*makes_none, *NUMBERS_COME_FROM}, f"{file} imports {node.module}"

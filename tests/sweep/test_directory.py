@@ -100,7 +100,7 @@ def test_sources_are_copied_once_and_an_edit_meanwhile_is_noticed(tmp_path):
 
     file = tmp_path / "idea.py"
     file.write_text("x = 1\n")
-    source = Source("idea", file, hashlib.sha256(file.read_bytes()).hexdigest())
+    source = Source("idea", file, hashlib.sha256(file.read_bytes()).hexdigest(), "code")
     folder = keep_sources(tmp_path / "sweep", [source, source])
     assert [copy.read_text() for copy in folder.rglob("*.py")] == ["x = 1\n"]
     file.write_text("x = 2\n")
