@@ -85,7 +85,7 @@ def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor
         for prompt, group in zip(sequences.prompts, sequences.completions, strict=True)
         for tokens in group
     ]
-    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.completion_mask)
+    return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.token_mask) * sequences.completion_mask
 
 
 # Completions and pairs out of a hat, in the shapes that laws are tried on.
@@ -254,7 +254,7 @@ class StandInPolicy(Policy):
         places = self._register(name, sequences)
         index = [np.arange(place.start, place.stop) for place in places]
         flat = self.leaves[name][torch.from_numpy(np.concatenate(index))] if index else self.leaves[name][:0]
-        return unflatten(flat, sequences.completion_mask)
+        return unflatten(flat, sequences.token_mask) * sequences.completion_mask
 
     def _register(self, name: str, sequences: Sequences) -> list[slice]:
         known = self.places.setdefault(name, {})

@@ -3,8 +3,8 @@
 This is the only place where predictions and tokens are aligned. The last token of a completion predicts nothing, so no row reads
 it: short completions cost a good deal less.
 
-Dimensions: P prompts, G completions of a prompt, B rows of the forward, T tokens of a row, N completion tokens in the order of
-`Sequences.completion_mask`.
+Dimensions: P prompts, G completions of a prompt, B rows of the forward, T tokens of a row, N learned completion tokens in the
+order of `Sequences.completion_mask`. A completion token that is not learned is read like any other; nothing predicts it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def plain_rows(sequences: Sequences) -> Layout:
     )
     starts = np.arange(len(tokens)) * tokens.shape[1] + prompts - 1
     predictors = np.repeat(starts, lengths) + _counted(lengths)
-    return Layout(torch.from_numpy(tokens), torch.from_numpy(predictors), _targets(sequences))
+    return Layout(torch.from_numpy(tokens), _learned(sequences, torch.from_numpy(predictors)), _targets(sequences))
 
 
 def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = None, branched: bool = False) -> Layout:
@@ -153,7 +153,7 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
     visible = None if branched else _visible(flat, of_prompt + segment, of_prompt, shape)
     return Layout(
         torch.from_numpy(tokens),
-        torch.from_numpy(predictors),
+        _learned(sequences, torch.from_numpy(predictors)),
         _targets(sequences),
         torch.from_numpy(positions),
         visible,
@@ -165,7 +165,7 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
     """int64 [P], how many leading tokens all completions of a prompt have in common; 0 where there is only one completion."""
     if sequences.group_size < 2:
         return np.zeros(len(sequences), dtype=np.int64)
-    tokens, mask = sequences.completion_tokens.numpy(), sequences.completion_mask.numpy()
+    tokens, mask = sequences.completion_tokens.numpy(), sequences.token_mask.numpy()
     same = (tokens == tokens[:, :1]).all(axis=1) & mask.all(axis=1)
     return np.logical_and.accumulate(same, axis=1).sum(axis=1)
 
@@ -206,8 +206,13 @@ def _places(totals: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, tuple[
 
 
 def _targets(sequences: Sequences) -> Tensor:
-    """int64 [N], the completion tokens."""
-    return torch.from_numpy(np.concatenate(list(chain.from_iterable(sequences.completions))))
+    """int64 [N], the learned completion tokens."""
+    return _learned(sequences, torch.from_numpy(np.concatenate(list(chain.from_iterable(sequences.completions)))))
+
+
+def _learned(sequences: Sequences, values: Tensor) -> Tensor:
+    """[N], of values [number of completion tokens] those of the learned ones."""
+    return values if sequences.learned_tokens is None else values[sequences.learned_tokens]
 
 
 def lengths_of(arrays: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -50,8 +50,7 @@ class PairBatch:
         """The pairs at `rows`, longest last, so that a micro-batch holds pairs of similar lengths."""
         rows = np.asarray(rows, dtype=np.int64)
         rows = rows[np.argsort(source.lengths[rows], kind="stable")]
-        taken = Sequences(tuple(source.sequences.prompts[i] for i in rows), tuple(source.sequences.completions[i] for i in rows))
-        return PairBatch(source, rows, taken, **_picked(source, torch.from_numpy(rows)))
+        return PairBatch(source, rows, source.sequences.take(rows), **_picked(source, torch.from_numpy(rows)))
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -79,9 +78,7 @@ class PairBatch:
 
     def chosen_only(self) -> PairBatch:
         """The same rows with the chosen completion alone (G = 1), for algorithms that learn from demonstrations."""
-        return replace(
-            self, sequences=Sequences(self.sequences.prompts, tuple(group[:1] for group in self.sequences.completions))
-        )
+        return replace(self, sequences=self.sequences.only(slice(0, 1)))
 
     @property
     def chosen_mask(self) -> Tensor:
@@ -100,11 +97,13 @@ class PairBatch:
 
         [B, 2, T]; [B, 1, T], one that is there, where the source has single completions.
         """
-        source, after = self.source.sequences, (self.rows + 1) % len(self.source)
-        groups = tuple(source.completions[row] for row in after)
+        after = self.source.sequences.take((self.rows + 1) % len(self.source))
+        groups, learned = after.completions, after.learned
         if self.source.has_label is not None and not self.source.has_label.all():
-            groups = tuple(group[:1] if len(group[0]) else group[1:] for group in groups)
-        return Sequences(self.sequences.prompts, groups)
+            there = [slice(0, 1) if len(group[0]) else slice(1, 2) for group in groups]
+            groups = tuple(group[place] for group, place in zip(groups, there, strict=True))
+            learned = None if learned is None else tuple(group[place] for group, place in zip(learned, there, strict=True))
+        return Sequences(self.sequences.prompts, groups, learned=learned)
 
     def logprobs(
         self, statistics: TokenStatistics, requires: frozenset[str] = frozenset(), *, mismatched: Tensor | None = None

@@ -5,6 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from rlx.errors import ShapeError
 
 Tokens = np.ndarray  # int64 [T]: the tokens of one prompt or of one completion
+Learned = np.ndarray  # bool [T]: which tokens of a completion are learned
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +26,15 @@ class Sequences:
     prompts: P arrays int64 [T_p]; at least one token each.
     completions: P tuples of G arrays int64 [T_pg]; a completion may be empty.
     width: T, at least the longest completion. A slice keeps it, so that per-token tensors of the whole batch fit its slices.
+    learned: P tuples of G arrays bool [T_pg], False at the tokens of a completion that others wrote (a user's turn, a tool's
+    result): they are context for the tokens after them, and no loss counts them. None: every token is learned.
     Example: Sequences((array([5, 6]),), ((array([7, 1]), array([8, 9, 1])),)) is one prompt with two completions.
     """
 
     prompts: tuple[Tokens, ...]
     completions: tuple[tuple[Tokens, ...], ...]
     width: int = 0
+    learned: tuple[tuple[Learned, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.completions):
@@ -40,6 +45,8 @@ class Sequences:
             raise ShapeError("every prompt needs the same number of completions; split the batch by group size")
         if any(len(prompt) == 0 for prompt in self.prompts):
             raise ShapeError("a prompt has no token to predict the first completion token from; begin it with bos")
+        if self.learned is not None and _lengths(self.learned) != _lengths(self.completions):
+            raise ShapeError("learned has other lengths than the completions; give one truth value a token")
         longest = max((len(completion) for group in self.completions for completion in group), default=1)
         object.__setattr__(self, "width", max(1, self.width, longest))
 
@@ -47,7 +54,19 @@ class Sequences:
         return len(self.prompts)
 
     def __getitem__(self, rows: slice) -> Sequences:
-        return Sequences(self.prompts[rows], self.completions[rows], self.width)
+        learned = None if self.learned is None else self.learned[rows]
+        return Sequences(self.prompts[rows], self.completions[rows], self.width, learned)
+
+    def take(self, rows: Iterable[int], *, width: int = 0) -> Sequences:
+        """The rows `rows`, in that order."""
+        rows = list(rows)
+        learned = None if self.learned is None else tuple(self.learned[row] for row in rows)
+        return Sequences(tuple(self.prompts[row] for row in rows), tuple(self.completions[row] for row in rows), width, learned)
+
+    def only(self, places: slice) -> Sequences:
+        """The same prompts with the completions at `places` of each group alone."""
+        learned = None if self.learned is None else tuple(group[places] for group in self.learned)
+        return Sequences(self.prompts, tuple(group[places] for group in self.completions), learned=learned)
 
     @property
     def group_size(self) -> int:
@@ -56,23 +75,47 @@ class Sequences:
 
     @cached_property
     def completion_lengths(self) -> Tensor:
-        """int64 [P, G]."""
+        """int64 [P, G], tokens of each completion, learned or not."""
         lengths = [[len(completion) for completion in group] for group in self.completions]
         return torch.tensor(lengths, dtype=torch.long).reshape(len(self), self.group_size)
 
     @cached_property
-    def completion_mask(self) -> Tensor:
+    def learned_lengths(self) -> Tensor:
+        """int64 [P, G], learned tokens of each completion."""
+        if self.learned is None or self.learned_tokens is None:
+            return self.completion_lengths
+        lengths = [[int(part.sum()) for part in group] for group in self.learned]
+        return torch.tensor(lengths, dtype=torch.long).reshape(len(self), self.group_size)
+
+    @cached_property
+    def token_mask(self) -> Tensor:
         """bool [P, G, T], T = width: True at the tokens of a completion, its end-of-sequence token included."""
         return torch.arange(self.width) < self.completion_lengths[..., None]
 
     @cached_property
+    def completion_mask(self) -> Tensor:
+        """bool [P, G, T]: True at the learned tokens of a completion; statistics and losses know no others."""
+        return self.token_mask if self.learned_tokens is None else self._spread(self.learned_tokens)
+
+    @cached_property
+    def learned_tokens(self) -> Tensor | None:
+        """bool [number of completion tokens], one completion after the other; None where every token is learned."""
+        flat = [] if self.learned is None else [part for group in self.learned for part in group]
+        return torch.from_numpy(np.concatenate(flat)) if flat and not all(part.all() for part in flat) else None
+
+    @cached_property
     def completion_tokens(self) -> Tensor:
-        """int64 [P, G, T], 0 outside of the mask."""
-        tokens = torch.zeros(self.completion_mask.shape, dtype=torch.long)
+        """int64 [P, G, T], 0 outside of the token mask."""
         flat = [completion for group in self.completions for completion in group]
-        if flat:
-            tokens[self.completion_mask] = torch.from_numpy(np.concatenate(flat))
-        return tokens
+        if not flat:
+            return torch.zeros(self.token_mask.shape, dtype=torch.long)
+        return self._spread(torch.from_numpy(np.concatenate(flat)))
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """[P, G, T] with one value for each completion token, 0 in the padding."""
+        spread = torch.zeros(self.token_mask.shape, dtype=values.dtype)
+        spread[self.token_mask] = values
+        return spread
 
     @property
     def row_tokens(self) -> list[int]:
@@ -83,3 +126,7 @@ class Sequences:
     def num_tokens(self) -> int:
         """Tokens in prompts (each counted once) and completions."""
         return sum(self.row_tokens)
+
+
+def _lengths(groups: tuple[tuple[np.ndarray, ...], ...]) -> list[list[int]]:
+    return [[len(part) for part in group] for group in groups]

@@ -46,7 +46,7 @@ class ReferenceStore:
     def read(self, block: Sequences) -> Tensor | None:
         """float [N] log-probabilities of the completion tokens of `block`, if they are there and whole."""
         values = (self._files.read(self._name(block)) or {}).get("token_logprobs")
-        if values is not None and values.shape != (int(block.completion_lengths.sum()),):
+        if values is not None and values.shape != (int(block.learned_lengths.sum()),):
             _log.warning("the cached values in %s are of other tokens; they are computed again and replaced", self.path(block))
             return None
         return values
@@ -68,6 +68,8 @@ class ReferenceStore:
         for prompt, group in zip(block.prompts, block.completions, strict=True):
             for tokens in (prompt, *group):
                 digest.update(len(tokens).to_bytes(8, "little") + tokens.tobytes())
+        if block.learned_tokens is not None:
+            digest.update(block.learned_tokens.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -226,7 +228,7 @@ class _Known:
     """The log-probabilities of a task's pairs as far as they are known, one after the other in the task's order."""
 
     def __init__(self, source: TokenizedPairs, dtype: torch.dtype, pairs_per_block: int) -> None:
-        lengths = source.sequences.completion_lengths  # [all pairs, 2]
+        lengths = source.sequences.learned_lengths  # [all pairs, 2]
         self._starts = (lengths.reshape(-1).cumsum(0) - lengths.reshape(-1)).reshape(lengths.shape)
         self._values = torch.zeros(int(lengths.sum()), dtype=dtype if dtype == torch.float64 else torch.float32)
         self.pairs_per_block = pairs_per_block
@@ -236,7 +238,7 @@ class _Known:
     def sequences(self, block: int) -> Sequences:
         """The pairs of a block."""
         pairs = slice(block * self.pairs_per_block, (block + 1) * self.pairs_per_block)
-        return Sequences(self._all.prompts[pairs], self._all.completions[pairs])
+        return self._all.take(range(*pairs.indices(len(self._all))))
 
     def put(self, block: int, values: Tensor) -> None:
         """Remember [N] log-probabilities of a block."""
@@ -247,7 +249,7 @@ class _Known:
     def of(self, batch: PairBatch) -> Tensor:
         """[B, 2, T], 0 outside of the completion mask."""
         mask = batch.sequences.completion_mask
-        places = self._starts[torch.from_numpy(batch.rows)][..., None] + torch.arange(mask.shape[-1])
+        places = self._starts[torch.from_numpy(batch.rows)][..., None] + mask.cumsum(dim=-1) - 1
         return unflatten(self._values[places[mask]], mask)
 
 
