@@ -1,1 +1,1 @@
-"""Compares algorithms over seeds, from run records alone. From Python: `rlx.compare("outputs/sweep/latest", margin=0.02)`."""
+"""From run records to verdicts: which runs, their scores, tests over seeds and prompts, cautions. Imports no torch."""

@@ -1,145 +1,25 @@
-"""What a reader must know before believing a comparison, each with its reason."""
+"""Cautions: what a reader must know before believing a comparison, each with its reason."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from rlx.comparison.choices import Choices
 from rlx.comparison.evidence import Evidence
+from rlx.comparison.grouping import Grouping
 from rlx.comparison.pair import UNEQUAL, Arm
-from rlx.comparison.plain import Plain
-from rlx.comparison.refusal import declared_budgets, more_seeds
-from rlx.comparison.scores import Collected, RunScore
+from rlx.comparison.refusal import more_seeds
+from rlx.comparison.run_cautions import Caution, about_budgets, about_failures, about_records
+from rlx.comparison.scores import RunScore
+from rlx.comparison.statistics.measured import MEAN_COVERAGE
 from rlx.comparison.statistics.shape import describe_shape
-from rlx.comparison.summary import Variant
-from rlx.comparison.variant import Grouping
+from rlx.comparison.variant import Variant
 from rlx.comparison.verdict import FEWEST
-
-# A caution about a comparison, and those that the runs themselves give rise to.
-
-
-@dataclass(frozen=True)
-class Caution(Plain):
-    """kind: a stable word for programs. text: for people."""
-
-    kind: str
-    text: str
-
-
-def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
-    """Runs that failed or did not finish, and what they count as."""
-    broken = [run for run in runs if run.state != "completed"]
-    if not broken:
-        return []
-    counts = {label: sum(run.variant == label for run in broken) for label in dict.fromkeys(run.variant for run in broken)}
-    named = listed([f"{count} of {label}" for label, count in counts.items()])
-    if choices.failed == "worst":
-        how = "counted as the lowest score of any run at any evaluation (failed=worst)"
-    else:
-        how = "left out (failed=exclude), which favours whatever fails often"
-    return [Caution("failed_runs", f"{len(broken)} failed or unfinished run{'s' * (len(broken) > 1)} ({named}): {how}")]
-
-
-def about_budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
-    """Budgets that differ because they were declared to."""
-    keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
-    if not keys:
-        return []
-    text = f"the budgets are unequal, as by= declares ({listed(keys)}): more of it may be the reason for a higher score"
-    return [Caution("unequal_budget", text)]
-
-
-def about_records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:
-    """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
-    found = []
-    if repeated:
-        text = (
-            f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a "
-            f"repeated seed is no further seed"
-        )
-        found.append(Caution("repeated_runs", text))
-    cut = [run for run in runs if run.state == "completed" and run.notes]
-    if cut:
-        text = (
-            f"{listed([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, "
-            f"the curve is cut"
-        )
-        found.append(Caution("cut_metrics", text))
-    early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
-    if early:
-        found.append(
-            Caution(
-                "stopped_early",
-                f"{len(early)} runs stopped before num_steps (stop_at_score or max_seconds): compare their costs too",
-            )
-        )
-    codes = {str(_code(run)) for run in runs}
-    if len(codes) > 1:
-        found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
-    found += [*_data(runs), *_planned(collected)]
-    if collected.skipped:
-        found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
-    return found
-
-
-def _data(runs: Sequence[RunScore]) -> list[Caution]:
-    """Files that changed between runs that read them by one config."""
-    contents: dict[str, set[str]] = {}
-    for run in runs:
-        task = {key: value for key, value in run.config.items() if key.startswith("task.")}
-        contents.setdefault(json.dumps([run.task, task], sort_keys=True, default=str), set()).add(
-            str(run.record.provenance.get("data"))
-        )
-    return [
-        Caution(
-            "different_data",
-            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
-            "are no repeats of one experiment (provenance.data tells them apart)",
-        )
-        for task, hashes in contents.items()
-        if len(hashes) > 1
-    ]
-
-
-def _planned(collected: Collected) -> list[Caution]:
-    """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
-    found = []
-    for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
-        try:
-            jobs = len(json.loads((directory / "sweep.json").read_bytes())["jobs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        known = sum(run.record.directory.parent == directory for run in collected.runs)
-        if jobs > known + len(collected.unreadable):
-            text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"
-            found.append(Caution("missing_jobs", text))
-    return found
-
-
-def _code(run: RunScore) -> object:
-    rlx = run.record.provenance.get("rlx")
-    return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx
-
-
-def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    unique = list(dict.fromkeys(names))
-    rest = f" and {len(unique) - most} more" if len(unique) > most else ""
-    return ", ".join(unique[:most]) + rest
-
-
-# What a reader must know before believing a comparison, each with its reason.
+from rlx.comparison.wording import join_names
 
 FEW = 10
-# Measured (rlx/comparison/statistics/measured.py): up to so many seeds, the 95 % t interval of the mean covers so much.
-_COVERAGE = {
-    "skewed": ((7, "82 %"), (14, "84 %"), (30, "87 %")),
-    "groups": ((7, "66 %"), (14, "89 %"), (30, "92 %")),
-}
 
 
 def find_cautions(evidence: Evidence, *, choices: Choices, arms: Sequence[Arm], variants: Sequence[Variant]) -> list[Caution]:
@@ -170,7 +50,7 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore]) -> list[Caution]:
     sizes = {arm.label: arm.n for arm in arms}
     least = min(sizes.values())
     if least < FEWEST:
-        few = listed([label for label, n in sizes.items() if n < FEWEST])
+        few = join_names([label for label, n in sizes.items() if n < FEWEST])
         text = f"fewer than {FEWEST} seeds ({few}): intervals and p are shown, but every verdict about them is exploratory"
         found.append(Caution("fewer_than_5_seeds", f"{text}; run {FEW}: {more_seeds(runs, min(sizes, key=lambda k: sizes[k]))}"))
     elif least < FEW:
@@ -220,10 +100,10 @@ def _shapes(arms: Sequence[Arm]) -> list[Caution]:
             named.setdefault(shape, []).append(label)
     for shape, labels in named.items():
         few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores)
-        about = next((cover for seeds, cover in _COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
+        about = next((cover for seeds, cover in MEAN_COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
         reason = f"a 95 % interval of the mean covers about {about} then" if about else "the mean may not be what matters then"
         text = (
-            f"scores do not look normal ({shape}) for {listed(labels)}: {reason}; look at the single runs, and compare "
+            f"scores do not look normal ({shape}) for {join_names(labels)}: {reason}; look at the single runs, and compare "
             f"the IQM too"
         )
         found.append(Caution("not_normal", text))
@@ -233,14 +113,14 @@ def _shapes(arms: Sequence[Arm]) -> list[Caution]:
 def _grouping(grouping: Grouping) -> list[Caution]:
     found = []
     if grouping.mixed:
-        keys = listed(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
+        keys = join_names(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
         text = (
             f"variants hold runs that differ in {keys}: runs of one seed were averaged, so a verdict is about the average setting"
         )
         found.append(Caution("mixed_variants", text))
     if grouping.beyond:
         text = (
-            f"the algorithms also differ in {listed(grouping.beyond)}: nobody can tell whether the algorithm or that "
+            f"the algorithms also differ in {join_names(grouping.beyond)}: nobody can tell whether the algorithm or that "
             f"made the difference"
         )
         found.append(Caution("confounded", text))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rlx.comparison.plain import Plain
+from rlx.comparison.serializable import Serializable
 from rlx.errors import ConfigError
 
 ALLOWED = {
@@ -21,7 +21,7 @@ ALLOWED = {
 
 
 @dataclass(frozen=True)
-class Choices(Plain):
+class Choices(Serializable):
     """Declared choices; conf/compare.yaml says what each does."""
 
     by: tuple[str, ...] | None
@@ -43,10 +43,10 @@ class Choices(Plain):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ConfigError(f"{name}={value}: it is a number")
         require_flag("paired", self.paired)
-        one_of("score", self.score, ("last", "best"))
-        one_of("failed", self.failed, ("worst", "exclude"))
+        require_one_of("score", self.score, ("last", "best"))
+        require_one_of("failed", self.failed, ("worst", "exclude"))
         for name in self.allow:
-            one_of("allow", name, tuple(ALLOWED))
+            require_one_of("allow", name, tuple(ALLOWED))
         if not 0.5 <= self.level < 1:
             raise ConfigError(f"level is {self.level}; it is the share of repetitions that an interval covers, 0.5 to below 1")
         if self.margin is not None and not self.margin > 0:
@@ -74,7 +74,7 @@ def require_flag(key: str, value: Any) -> None:
         raise ConfigError(f"{key}={value}: it is true or false")
 
 
-def one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
+def require_one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
     """Refuses a value that is not among the options, naming the nearest one."""
     if value not in options:
         from rlx.config.suggest import did_you_mean, nearest

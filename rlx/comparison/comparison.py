@@ -9,32 +9,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlx.comparison.cautions import Caution, find_cautions
+from rlx.comparison.cautions import find_cautions
 from rlx.comparison.choices import Choices
-from rlx.comparison.evidence import gather
-from rlx.comparison.extra import (
+from rlx.comparison.collection import Where
+from rlx.comparison.descriptive import (
     Curve,
     Profile,
-    Search,
-    Setting,
+    SettingScore,
+    TuningCurve,
     config_differences,
     curves_of,
     profiles_of,
     prompt_difference,
     ranks_of,
-    searches_of,
-    settings_of,
+    setting_scores,
+    tuning_curves,
 )
-from rlx.comparison.pair import Arm, Pair, compare_pair
-from rlx.comparison.plain import plain
-from rlx.comparison.scores import RunScore, Where
+from rlx.comparison.evidence import gather
+from rlx.comparison.grouping import find_label
+from rlx.comparison.pair import Arm, PairComparison, compare_pair
+from rlx.comparison.run_cautions import Caution
+from rlx.comparison.scores import RunScore
+from rlx.comparison.serializable import to_plain
 from rlx.comparison.statistics.bootstrap import first_rank_probability
 from rlx.comparison.statistics.interval import Array
 from rlx.comparison.statistics.rank import RankTest
-from rlx.comparison.summary import Variant, arm_of, summarise
-from rlx.comparison.variant import find_label
-from rlx.comparison.verdict import FEWEST, judge, turned
-from rlx.comparison.words import conclusion
+from rlx.comparison.variant import Variant, arm_of, summarise
+from rlx.comparison.verdict import judge, turned
+from rlx.comparison.wording import conclusion
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 
@@ -54,11 +56,11 @@ class Comparison:
     choices: Choices = field(repr=False)
     tasks: tuple[str, ...]
     variants: tuple[Variant, ...] = field(repr=False)
-    pairs: tuple[Pair, ...] = field(repr=False)
+    pairs: tuple[PairComparison, ...] = field(repr=False)
     cautions: tuple[Caution, ...] = field(repr=False)
     curves: tuple[Curve, ...] = field(repr=False)
-    settings: tuple[Setting, ...] = field(repr=False)
-    searches: tuple[Search, ...] = field(repr=False)
+    settings: tuple[SettingScore, ...] = field(repr=False)
+    searches: tuple[TuningCurve, ...] = field(repr=False)
     profiles: tuple[Profile, ...] = field(repr=False)
     ranks: RankTest | None = field(repr=False)
     config_differences: Mapping[str, Mapping[str, Sequence[Any]]] = field(repr=False)
@@ -78,7 +80,7 @@ class Comparison:
             raise EvidenceError(f"there are {len(self.tasks)} tasks; name one of {', '.join(self.tasks)}")
         return arm.scores[self.tasks.index(task) if task is not None else 0]
 
-    def pair(self, a: str, b: str) -> Pair:
+    def pair(self, a: str, b: str) -> PairComparison:
         """What is known about a against b, whichever way round it was compared."""
         labels = [variant.label for variant in self.variants]
         a, b = find_label(a, labels, key="pair"), find_label(b, labels, key="pair")
@@ -90,14 +92,14 @@ class Comparison:
         raise EvidenceError(f"{a} and {b} were not compared; leave out baseline={self.choices.baseline}, or name another one")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they stand in comparison.json; what is not a finite number is null."""
+        """Serializable values, as they stand in comparison.json; what is not a finite number is null."""
         kept = [item.name for item in dataclasses.fields(self) if item.name not in ("runs", "arms", "curves")]
-        values = {name: plain(getattr(self, name)) for name in kept}
+        values = {name: to_plain(getattr(self, name)) for name in kept}
         return {
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             **values,
-            "curves": [plain(curve) for curve in self.curves],
+            "curves": [to_plain(curve) for curve in self.curves],
             "runs": [run.to_dict() for run in self.runs],
         }
 
@@ -150,8 +152,8 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
         pairs=tuple(pairs),
         cautions=tuple(find_cautions(evidence, choices=choices, arms=arms, variants=variants)),
         curves=tuple(curves_of(evidence.done, level=choices.level)),
-        settings=tuple(settings_of(counted, level=choices.level)) if len(tasks) == 1 else (),
-        searches=tuple(searches_of(counted, stream.child("search").numpy(), level=choices.level)) if len(tasks) == 1 else (),
+        settings=tuple(setting_scores(counted, level=choices.level)) if len(tasks) == 1 else (),
+        searches=tuple(tuning_curves(counted, stream.child("search").numpy(), level=choices.level)) if len(tasks) == 1 else (),
         profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
         ranks=ranks_of(arms, alpha=choices.alpha),
         config_differences=config_differences(evidence.grouping),
@@ -173,7 +175,7 @@ def _ranked(variants: Sequence[Variant], arms: Sequence[Arm], rng: np.random.Gen
     return [replace(variant, rank=1 + sum(other.mean > variant.mean for other in rows)) for variant in rows]
 
 
-def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[Pair]:
+def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairComparison]:
     """Each against the baseline, or all pairs, the better mean first; then the verdicts."""
     labels = [arm.label for arm in arms]
     if choices.baseline is not None:
@@ -195,41 +197,3 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[Pair]:
             for a, b in couples
         ]
     )
-
-
-# `fail_if`: a verdict that fails a build, as in "hybrid < custom_dpo".
-
-MEANING = {"<": "worse", ">": "better", "==": "equivalent"}
-
-
-def holds(condition: str, comparison: Comparison) -> str | None:
-    """The sentence of the pair if its verdict is what the condition names, else None. Refused below 5 seeds.
-
-    `a < b`: a is worse than b. `a > b`: a is better. `a == b`: they are equivalent within the margin.
-    """
-    sign = next((sign for sign in ("==", "<", ">") if f" {sign} " in condition or condition.count(sign) == 1), None)
-    if sign is None or condition.count(sign) != 1 or _is_other_sign(condition, sign):
-        raise ConfigError(
-            f"fail_if={condition!r}: write 'a < b' (a worse than b), 'a > b' or 'a == b', with the labels of two variants"
-        )
-    names = [part.strip() for part in condition.split(sign)]
-    labels = [variant.label for variant in comparison.variants]
-    if not all(names):
-        raise ConfigError(f"fail_if={condition!r}: a variant's label must stand on both sides of {sign}: {'; '.join(labels)}")
-    a, b = (find_label(name, labels, key="fail_if") for name in names)
-    if a == b:
-        raise ConfigError(f"fail_if={condition!r}: both sides are {a}")
-    if sign == "==" and comparison.choices.margin is None:
-        raise ConfigError(f"fail_if={condition!r}: equivalence needs a margin, margin=0.02 say")
-    pair = comparison.pair(a, b)
-    least = min(pair.n_a, pair.n_b)
-    if least < FEWEST:
-        few = "1 seed carries" if least == 1 else f"{least} seeds carry"
-        raise EvidenceError(f"fail_if={condition!r}: {few} no verdict; run at least {FEWEST} of {a} and of {b}")
-    return pair.words if pair.verdict == MEANING[sign] else None
-
-
-def _is_other_sign(condition: str, sign: str) -> bool:
-    """Whether the sign is a part of a longer one that means nothing here: <=, =>, ->."""
-    before, _, after = condition.partition(sign)
-    return before.endswith(("=", "!", "-", "<", ">")) or after.startswith(("=", "-", "<", ">"))

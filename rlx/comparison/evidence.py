@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlx.comparison.choices import Choices
+from rlx.comparison.collection import Collected, Where, collect
+from rlx.comparison.grouping import Grouping, group
 from rlx.comparison.refusal import Problem, find_problems, find_too_few, insist, require_metric
-from rlx.comparison.scores import Collected, RunScore, Where, collect, count_failures
-from rlx.comparison.variant import Grouping, group
+from rlx.comparison.scores import RunScore, count_failures
 from rlx.errors import EvidenceError
 from rlx.record.query import keep
 

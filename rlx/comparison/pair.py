@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from rlx.comparison.plain import Plain
+from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.difference import (
     TestResult,
     paired,
@@ -47,7 +47,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Pair(Plain):
+class PairComparison(Serializable):
     """What is known about a - b. verdict: of a against b, one of VERDICTS; words: the same as a sentence.
 
     level: of all intervals here, each for itself. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
@@ -85,7 +85,7 @@ class Pair(Plain):
 
 def compare_pair(
     a: Arm, b: Arm, *, is_paired: bool, margin: float | None, level: float, comparisons: int, rng: np.random.Generator
-) -> Pair:
+) -> PairComparison:
     """Everything about one pair but its verdict, which depends on the others (Holm)."""
     if is_paired:
         a, b = common_seeds(a, b)
@@ -96,7 +96,7 @@ def compare_pair(
     testable = result.standard_error > 0
     single = len(a.scores) == 1
     at_most = _seeds(a, b, result, alpha=alpha, is_paired=is_paired, cautious=True) if testable else None
-    return Pair(
+    return PairComparison(
         a=a.label,
         b=b.label,
         n_a=a.n,
@@ -128,7 +128,7 @@ def compare_pair(
     )
 
 
-def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> Pair:
+def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComparison:
     """A pair with a single run in an arm: the difference, and nothing that would need a spread."""
     if min(a.n, b.n) == 0:
         from rlx.errors import EvidenceError
@@ -143,7 +143,7 @@ def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> Pair:
             *("probability_of_improvement_interval", "minimum_detectable_difference", "seeds_needed", "seeds_needed_at_most"),
         )
     )
-    return Pair(
+    return PairComparison(
         a=a.label,
         b=b.label,
         n_a=a.n,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlx.comparison.choices import Choices
-from rlx.comparison.scores import Collected, RunScore
-from rlx.comparison.words import several
+from rlx.comparison.collection import Collected
+from rlx.comparison.scores import RunScore
+from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 from rlx.record.command import folder_words
@@ -118,11 +119,11 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
         f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each "
         f"counting the same"
     )
-    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {several(tasks)}", mend)]
+    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {join_names(tasks)}", mend)]
     for label in dict.fromkeys(run.variant for run in runs):
         absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]
         if absent:
-            text = f"{label} was not run on {several(absent)}"
+            text = f"{label} was not run on {join_names(absent)}"
             mend = (
                 f"run it there; with allow=[missing] only tasks that all variants ran count ({more_seeds(runs, label)} task=...)"
             )

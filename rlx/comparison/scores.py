@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rlx.comparison.plain import Plain, is_number, is_usable, number, optional, plain, usable
+from rlx.comparison.numbers import is_number, is_usable, number_or, usable, usable_or_none
+from rlx.comparison.serializable import Serializable, to_plain
 from rlx.comparison.statistics.curve import area_under_curve
 from rlx.comparison.statistics.interval import Array
-from rlx.errors import DataError, EvidenceError
 from rlx.record.lines import read_lines, read_metrics
-from rlx.record.run import RunRecord, find_run_directories, read_run
+from rlx.record.run import RunRecord
 
 KL = "eval/kl"
 PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
 
 
 @dataclass(frozen=True)
-class RunScore(Plain):
+class RunScore(Serializable):
     """One run as the comparison sees it.
 
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
@@ -59,7 +58,7 @@ class RunScore(Plain):
     @property
     def stops_early(self) -> bool:
         """Whether it ended before the steps that its config names."""
-        return self.step < number(self.config.get("num_steps"), 0)
+        return self.step < number_or(self.config.get("num_steps"), 0)
 
     def to_dict(self) -> dict[str, Any]:
         """What comparison.json says about a run; its curve stands under its variant's."""
@@ -79,7 +78,7 @@ class RunScore(Plain):
         )
         record = self.record
         about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
-        return {**about, **{name: plain(getattr(self, name)) for name in names}, "error": plain(record.error)}
+        return {**about, **{name: to_plain(getattr(self, name)) for name in names}, "error": to_plain(record.error)}
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
             state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
         elif value is None or not is_usable(value):
             state, notes = "failed", (*notes, f"{metric} is not finite")
-        elif reached < number(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
+        elif reached < number_or(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
             state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
     evaluated = [row for row in rows if metric in row]
     last = evaluated[-1] if evaluated else {}
@@ -126,9 +125,9 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
         values=values,
         step=reached,
         area=area_under_curve(steps, values),
-        kl=optional(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
+        kl=usable_or_none(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
         tokens=float(sum(tokens)) if tokens else None,
-        seconds=optional(result.training_time) if result is not None else None,
+        seconds=usable_or_none(result.training_time) if result is not None else None,
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=_fingerprint(rows),
         answers=_answers(record, metric),
@@ -214,52 +213,3 @@ def count_failures(runs: Sequence[RunScore], *, failed: str) -> list[RunScore]:
 
 def _may_stop_early(config: Mapping[str, Any]) -> bool:
     return config.get("stop_at_score") is not None or config.get("max_seconds") is not None
-
-
-# Which runs there are to compare, and those that cannot be read.
-
-
-@dataclass(frozen=True)
-class Collected:
-    """All runs that were found. unreadable: path -> reason. skipped: records of other verbs."""
-
-    runs: tuple[RunScore, ...]
-    unreadable: Mapping[str, str] = field(default_factory=dict)
-    skipped: int = 0
-
-
-Where = str | os.PathLike[str] | RunRecord
-
-
-def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Collected:
-    """The runs at or below paths and patterns, or given as records; each directory once, oldest first."""
-    places = [where] if isinstance(where, (str, os.PathLike, RunRecord)) else list(where)
-    found: dict[str, RunRecord] = {}
-    unreadable: dict[str, str] = {}
-    for place in places:
-        if isinstance(place, RunRecord):
-            found.setdefault(os.path.realpath(place.directory), place)
-            continue
-        for directory in find_run_directories(place):
-            key = os.path.realpath(directory)
-            if key in found or key in unreadable:
-                continue
-            try:
-                found[key] = read_run(directory)
-            except DataError as error:
-                unreadable[key] = str(error)
-    if not found and not unreadable:
-        named = ", ".join(os.fspath(place) for place in places if not isinstance(place, RunRecord)) or "nothing"
-        raise EvidenceError(
-            f"{named}: no run is there; train some with `rlx -m algorithm=a,b 'seed=range(0,5)'`, or see `rlx runs`"
-        )
-    runs = []
-    trained = any(record.verb == "train" for record in found.values())
-    verb = "train" if trained else "evaluate"  # evaluations repeat runs: they are compared where there is nothing else
-    records = [(key, record) for key, record in found.items() if record.verb == verb]
-    for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
-        try:
-            runs.append(read_score(record, metric=metric, score=score))
-        except DataError as error:
-            unreadable[key] = str(error)
-    return Collected(tuple(runs), unreadable, len(found) - len(records))

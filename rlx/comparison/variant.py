@@ -1,212 +1,129 @@
-"""Which runs belong together: a variant is what differs in nothing but the seed, or in nothing of what `by` names."""
+"""One variant by itself: scores, aggregates, costs."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
+import numpy as np
+
+from rlx.comparison.pair import Arm
 from rlx.comparison.scores import RunScore
-from rlx.config.suggest import did_you_mean, nearest, right_name
-from rlx.errors import ConfigError
-from rlx.record.provenance import NOT_HASHED
-
-# what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
-NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
-SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
-_MISSING = object()
+from rlx.comparison.serializable import Serializable
+from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm, row_optimality_gap
+from rlx.comparison.statistics.interval import Interval, deviation, iqm, iqm_interval, mean, mean_interval, optimality_gap
 
 
 @dataclass(frozen=True)
-class Grouping:
-    """Labels, and why they are so. keys: what the labels tell apart. mixed: label -> keys that differ inside a variant.
+class Variant(Serializable):
+    """A row of the table. Means of costs are over completed runs; null where the records do not say.
 
-    beyond: keys outside of algorithm and loss in which variants differ although no label says so.
+    scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or
+    did not finish. interval: of the mean; null for one seed. evaluation_error: standard error over prompts within a run, which
+    is a part of what seeds differ by, not to be added to it. optimality_gap: over several tasks only.
     """
 
-    runs: tuple[RunScore, ...]
-    labels: tuple[str, ...]
-    keys: tuple[str, ...]
-    mixed: Mapping[str, tuple[str, ...]]
-    beyond: tuple[str, ...]
+    label: str
+    algorithm: str
+    runs: int
+    n: int
+    seeds: tuple[int, ...]
+    failed: int
+    imputed: int
+    scores: tuple[float, ...]
+    scores_by_task: Mapping[str, tuple[float, ...]]
+    mean: float
+    std: float
+    iqm: float
+    interval: Interval | None
+    iqm_interval: Interval | None
+    optimality_gap: float | None
+    optimality_gap_interval: Interval | None
+    best: float
+    worst: float
+    area_under_curve: float | None
+    area_interval: Interval | None
+    steps: float | None
+    tokens: float | None
+    seconds: float | None
+    kl: float | None
+    evaluation_error: float | None
+    rank: int = 0
+    first_probability: float | None = None
 
 
-def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a flat config in which variants may differ; the task has its own place."""
-    return {key: value for key, value in config.items() if not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})}
+def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm:
+    """A variant's scores per task, one a seed: a seed's runs of several configs are averaged, for they are no further seeds."""
+    scores, seeds = [], []
+    prints: list[int] = []
+    for task in tasks:
+        by_seed: dict[int, list[RunScore]] = {}
+        for run in counted:
+            if run.variant == label and run.task == task:
+                by_seed.setdefault(run.seed, []).append(run)
+        seeds.append(sorted(by_seed))
+        scores.append(np.array([np.mean([run.score for run in by_seed[seed]]) for seed in seeds[-1]]))
+        prints += [runs[0].fingerprint for runs in by_seed.values() if len(runs) == 1 and len(runs[0].values)]
+    total = sum(len(s) for s in scores)
+    same = len(tasks) == 1 and len(prints) == total > 1 and len(set(prints)) == 1
+    return Arm(label, scores, seeds, same)
 
 
-def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
-    """Runs with their variant's label and their task's."""
-    tasks = task_labels(runs)
-    facts = [_facts(run) for run in runs]
-    keys = tuple(_resolve(name, facts) for name in by) if by is not None else None
-    names = _labels_by(keys, facts) if keys is not None else _labels_by_difference(facts)
-    labelled = tuple(replace(run, variant=name, task=task) for run, name, task in zip(runs, names, tasks, strict=True))
-    labels = tuple(dict.fromkeys(names))
-    mixed = {}
-    for label in labels:
-        inside = [fact for fact, name in zip(facts, names, strict=True) if name == label]
-        found = tuple(_differing(inside))
-        if found:
-            mixed[label] = found
-    shown = keys if keys is not None else tuple(_differing(facts))
-    beyond = _confounders(facts, keys)
-    return Grouping(labelled, labels, shown, mixed, beyond)
+def summarise(
+    arm: Arm, runs: Sequence[RunScore], counted: Sequence[RunScore], tasks: Sequence[str], *, level: float, target: float,
+    rng: np.random.Generator, num_resamples: int,
+) -> Variant:  # fmt: skip
+    """The row of one variant. runs: all of its runs; counted: those with a score, imputed ones among them."""
+    everything = np.concatenate(list(arm.scores))
+    several, enough = len(arm.scores) > 1, arm.n >= 2
+    done = [run for run in runs if run.state == "completed"]
+    areas = np.array([run.area for run in done if math.isfinite(run.area)])
+    gap = row_optimality_gap(target)
+    return Variant(
+        label=arm.label,
+        algorithm=runs[0].record.algorithm,
+        runs=len(runs),
+        n=arm.n,
+        seeds=tuple(sorted({seed for seeds in arm.seeds for seed in seeds})),
+        failed=sum(run.state != "completed" for run in runs),
+        imputed=sum(run.imputed for run in counted),
+        scores=tuple(map(float, everything)),
+        scores_by_task={task: tuple(map(float, scores)) for task, scores in zip(tasks, arm.scores, strict=True)},
+        mean=mean(arm.scores),
+        std=_spread(arm),
+        iqm=iqm(everything),
+        interval=mean_interval(arm.scores, level=level) if enough else None,
+        iqm_interval=_iqm_interval(arm, level=level, rng=rng, num_resamples=num_resamples) if enough else None,
+        optimality_gap=optimality_gap(everything, target=target) if several else None,
+        optimality_gap_interval=bootstrap_interval(arm.scores, gap, rng, level=level, num_resamples=num_resamples)
+        if several and enough
+        else None,
+        best=float(everything.max()),
+        worst=float(everything.min()),
+        area_under_curve=float(areas.mean()) if len(areas) else None,
+        area_interval=mean_interval([areas], level=level) if len(areas) > 1 and not several else None,
+        steps=_average([float(run.step) for run in done]),
+        tokens=_average([run.tokens for run in done]),
+        seconds=_average([run.seconds for run in done]),
+        kl=_average([run.kl for run in done]),
+        evaluation_error=_average([run.prompt_error for run in done]),
+    )
 
 
-def _facts(run: RunScore) -> dict[str, Any]:
-    sources = {
-        f"source {item.get('module', item.get('target'))}": item.get("code", item.get("sha256"))
-        for item in run.record.sources
-        if isinstance(item, Mapping)
-    }
-    return {**compared(run.config), **sources, "algorithm": run.record.algorithm}
+def _iqm_interval(arm: Arm, *, level: float, rng: np.random.Generator, num_resamples: int) -> Interval:
+    if len(arm.scores) == 1:
+        return iqm_interval(arm.scores[0], level=level)
+    return bootstrap_interval(arm.scores, row_iqm, rng, level=level, num_resamples=num_resamples)
 
 
-def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = dict.fromkeys(key for fact in facts for key in fact)
-    return [key for key in keys if len({_text(fact.get(key, _MISSING)) for fact in facts}) > 1]
+def _spread(arm: Arm) -> float:
+    """Standard deviation over seeds; over several tasks, the root mean square of the tasks'. NaN for one seed."""
+    if arm.n < 2:
+        return math.nan
+    return math.sqrt(float(np.mean([deviation(scores) ** 2 for scores in arm.scores])))
 
 
-def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    leaves = short_names([key for key in keys if key != "algorithm"])
-    return [
-        " ".join(
-            fact["algorithm"] if key == "algorithm" else f"{leaves[key]}={_shown(fact.get(key, _MISSING), key)}" for key in keys
-        )
-        for fact in facts
-    ]
-
-
-def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The algorithm's name, and what tells apart the variants of one algorithm."""
-    names: list[str] = [""] * len(facts)
-    for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
-        places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
-        keys = _differing([facts[index] for index in places])
-        leaves = short_names(_without_echoes(keys, [facts[index] for index in places]))
-        for index in places:
-            names[index] = " ".join(
-                [algorithm, *(f"{leaf}={_shown(facts[index].get(key, _MISSING), key)}" for key, leaf in leaves.items())]
-            )
-    return names
-
-
-def _without_echoes(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Leaves out a key that another one speaks for: algorithm.loss.beta beside loss.beta, or what came with another class."""
-
-    def spoken_for(key: str, other: str) -> bool:
-        pairs = {(_text(fact.get(other, _MISSING)), _text(fact.get(key, _MISSING))) for fact in facts}
-        parent = other.removesuffix("_target_")
-        if other.endswith("_target_") and key.startswith((parent, f"algorithm.{parent}")):
-            return len(pairs) == len({value for value, _ in pairs})  # the class decides the value
-        return other.rpartition(".")[2] == key.rpartition(".")[2] and all(value == own for value, own in pairs)
-
-    kept: list[str] = []
-    for key in sorted(keys, key=lambda key: (key.count("."), not key.endswith("_target_"))):
-        if not any(spoken_for(key, other) for other in kept):
-            kept.append(key)
-    return sorted(kept, key=list(keys).index)
-
-
-def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None) -> tuple[str, ...]:
-    """Keys outside of algorithm and loss that always go with the algorithm, so that nobody can tell which of the two did it."""
-    by_algorithm: dict[str, list[Mapping[str, Any]]] = {}
-    for fact in facts:
-        by_algorithm.setdefault(fact["algorithm"], []).append(fact)
-    if len(by_algorithm) < 2:
-        return ()
-    found = []
-    for key in _differing(facts):
-        if key.split(".")[0] in SCIENCE or key.startswith("source ") or key in (keys or ()):
-            continue
-        if all(len({_text(fact.get(key, _MISSING)) for fact in group}) == 1 for group in by_algorithm.values()):
-            found.append(key)
-    return tuple(found)
-
-
-def task_labels(runs: Sequence[RunScore]) -> list[str]:
-    """The task of each run; where one name stands for several settings, what differs."""
-    facts = [{key: value for key, value in run.config.items() if key.split(".")[0] == "task"} for run in runs]
-    leaves = {}
-    for name in dict.fromkeys(run.record.task for run in runs):
-        leaves[name] = short_names(_differing([fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]))
-    return [
-        " ".join([name, *(f"{leaf}={_shown(fact.get(key, _MISSING), key)}" for key, leaf in leaves[name].items())])
-        for name, fact in zip((run.record.task for run in runs), facts, strict=True)
-    ]
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key's shortest ending that no other key shares."""
-    short = {}
-    for key in keys:
-        parts = key.split(".")
-        if parts[-1] == "_target_" and len(parts) > 1:
-            short[key] = ".".join(parts[:-1])
-            continue
-        for size in range(1, len(parts) + 1):
-            ending = ".".join(parts[-size:])
-            if sum(other == ending or other.endswith("." + ending) for other in keys) == 1 or size == len(parts):
-                short[key] = ending
-                break
-    return short
-
-
-def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
-    """A config key from its full name or an ending of it that only one key has."""
-    known = list(dict.fromkeys(key for fact in facts for key in fact))
-    if name in known or f"{name}._target_" in known:
-        return name if name in known else f"{name}._target_"
-    found = [key for key in known if key.endswith("." + name) or key.startswith(name + ".")]
-    if len(found) > 1:
-        differing = [key for key in found if key in _differing(facts)]
-        shallow = [key for key in differing if key.count(".") == min(other.count(".") for other in differing)]
-        found = shallow if len(shallow) == 1 else differing or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"by={name}: several keys are called so: {', '.join(sorted(found)[:6])}; give one in full")
-    if name == "seed":
-        raise ConfigError("by=seed: seeds are what a comparison averages over; group by what was changed on purpose")
-    near = right_name(name, known) or nearest(name, known)
-    raise ConfigError(f"by={name}: no run has this key in its config{did_you_mean(near)}")
-
-
-def find_label(name: str, labels: Sequence[str], *, key: str) -> str:
-    """The variant that a user means: its label, or an algorithm's name that only one variant has."""
-    if name in labels:
-        return name
-    starting = [label for label in labels if label.split(" ")[0] == name]
-    if len(starting) == 1:
-        return starting[0]
-    if starting:
-        raise ConfigError(f"{key}: several variants are {name}: {'; '.join(starting[:8])}; give one in full")
-    raise ConfigError(f"{key}: {name} is none of the variants ({'; '.join(labels[:12])}){did_you_mean(nearest(name, labels))}")
-
-
-def _text(value: Any) -> str:
-    """A value as something that compares: 1 and 1.0 are one value."""
-    if value is _MISSING:
-        return "\0missing"
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return str(value)
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _shown(value: Any, key: str) -> str:
-    if value is _MISSING:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, str):
-        return value.rpartition(".")[2] if key.endswith("_target_") else value
-    if value is None:
-        return "null"
-    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value)
+def _average(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

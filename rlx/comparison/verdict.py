@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlx.comparison.pair import Pair
+from rlx.comparison.pair import PairComparison
 from rlx.comparison.statistics.difference import holm
-from rlx.comparison.words import say
+from rlx.comparison.wording import verdict_sentence
 
 FEWEST = 5  # below this many seeds a verdict is exploratory
 
 
-def judge(pairs: Sequence[Pair]) -> list[Pair]:
+def judge(pairs: Sequence[PairComparison]) -> list[PairComparison]:
     """The verdict of each pair, in the light of all of them: Holm over differences, and over equivalences."""
     differ = holm([pair.p for pair in pairs])
     agree = holm([pair.p_equivalent for pair in pairs])
@@ -20,11 +20,11 @@ def judge(pairs: Sequence[Pair]) -> list[Pair]:
     for pair, p, same in zip(pairs, differ, agree, strict=True):
         pair = replace(pair, p_adjusted=p, p_equivalent=same)
         verdict = _verdict(pair)
-        judged.append(replace(pair, verdict=verdict, words=say(replace(pair, verdict=verdict))))
+        judged.append(replace(pair, verdict=verdict, words=verdict_sentence(replace(pair, verdict=verdict))))
     return judged
 
 
-def _verdict(pair: Pair) -> str:
+def _verdict(pair: PairComparison) -> str:
     alpha = 1 - pair.level
     if min(pair.n_a, pair.n_b) < FEWEST:
         return "exploratory"
@@ -35,7 +35,7 @@ def _verdict(pair: Pair) -> str:
     return "inconclusive"
 
 
-def turned(pair: Pair) -> Pair:
+def turned(pair: PairComparison) -> PairComparison:
     """The same pair with a and b exchanged."""
     opposite = {"better": "worse", "worse": "better"}
     effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval
@@ -55,4 +55,4 @@ def turned(pair: Pair) -> Pair:
         probability_of_improvement_interval=None if chance is None else replace(chance, low=1 - chance.high, high=1 - chance.low),
         verdict=opposite.get(pair.verdict, pair.verdict),
     )
-    return replace(new, words=say(new))
+    return replace(new, words=verdict_sentence(new))

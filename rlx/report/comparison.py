@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlx.comparison.comparison import Comparison, compare
-from rlx.comparison.words import conclusion
+from rlx.comparison.wording import conclusion
 from rlx.errors import EvidenceError, RlxError
 from rlx.report.tables import Column, method_line, pair_columns, rank_line, search_lines, title, variant_columns
 from rlx.report.text import one_line, safe

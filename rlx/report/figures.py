@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.comparison.comparison import Comparison
-from rlx.comparison.extra import Setting
+from rlx.comparison.descriptive import SettingScore
 from rlx.comparison.statistics.interval import Interval
-from rlx.comparison.summary import Variant
-from rlx.comparison.words import number
+from rlx.comparison.variant import Variant
+from rlx.comparison.wording import score_text as number
 from rlx.report.tables import interval, percent
 from rlx.report.text import figure as figure_text
 from rlx.report.text import one_line
@@ -444,7 +444,7 @@ def settings(comparison: Comparison) -> list[Figure]:
     return found
 
 
-def _draw_setting(comparison: Comparison, points: Sequence[Setting], width: float) -> str:
+def _draw_setting(comparison: Comparison, points: Sequence[SettingScore], width: float) -> str:
     ends = [e for p in points for e in ((p.interval.low, p.interval.high) if p.interval else (p.mean, p.mean))]
     plot = Plot(width, 230, (-0.5, len(points) - 0.5), room(min(ends), max(ends)), left=54)
     plot.axes(points[0].name, comparison.choices.metric, grid="y")

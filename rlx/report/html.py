@@ -14,7 +14,8 @@ from typing import Any
 import rlx
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.scores import RunScore
-from rlx.comparison.words import conclusion, number
+from rlx.comparison.wording import conclusion
+from rlx.comparison.wording import score_text as number
 from rlx.errors import DataError
 from rlx.record.lines import read_samples
 from rlx.report.figures import all_figures

@@ -10,7 +10,8 @@ from typing import Any
 
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.statistics.interval import Interval
-from rlx.comparison.words import number, probability, span
+from rlx.comparison.wording import probability, span
+from rlx.comparison.wording import score_text as number
 from rlx.report.text import count, duration, figure, one_line
 
 

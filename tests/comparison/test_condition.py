@@ -1,6 +1,7 @@
 import pytest
 
-from rlx.comparison.comparison import compare, holds
+from rlx.comparison.comparison import compare
+from rlx.comparison.condition import failing_verdict
 from rlx.errors import ConfigError, EvidenceError
 from tests.comparison.records import normal_scores, write_sweep
 
@@ -13,20 +14,20 @@ SCORES = {"custom_dpo": normal_scores(0.5, 0.02, 6, seed=1), "hybrid": normal_sc
 )
 def test_a_verdict_holds_or_not(tmp_path, condition, expected):
     write_sweep(tmp_path, SCORES)
-    assert (holds(condition, compare(tmp_path)) is not None) is expected
+    assert (failing_verdict(condition, compare(tmp_path)) is not None) is expected
 
 
 def test_equivalence_is_a_condition_with_a_margin(tmp_path):
     write_sweep(tmp_path, SCORES)
-    assert holds("hybrid == custom_dpo", compare(tmp_path, margin=0.5))
+    assert failing_verdict("hybrid == custom_dpo", compare(tmp_path, margin=0.5))
     with pytest.raises(ConfigError, match="needs a margin"):
-        holds("hybrid == custom_dpo", compare(tmp_path))
+        failing_verdict("hybrid == custom_dpo", compare(tmp_path))
 
 
 def test_a_verdict_from_few_seeds_is_refused(tmp_path):
     write_sweep(tmp_path, {name: scores[:4] for name, scores in SCORES.items()})
     with pytest.raises(EvidenceError, match="4 seeds carry no verdict"):
-        holds("hybrid < custom_dpo", compare(tmp_path))
+        failing_verdict("hybrid < custom_dpo", compare(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_verdict_from_few_seeds_is_refused(tmp_path):
 def test_what_is_no_condition_is_said(tmp_path, condition):
     write_sweep(tmp_path, SCORES)
     with pytest.raises(ConfigError) as refused:
-        holds(condition, compare(tmp_path))
+        failing_verdict(condition, compare(tmp_path))
     if "=" in condition:
         assert "write 'a < b'" in str(refused.value)
 
@@ -52,4 +53,4 @@ def test_what_is_no_condition_is_said(tmp_path, condition):
 def test_one_seed_is_said_in_the_singular(tmp_path):
     write_sweep(tmp_path, {name: scores[:1] for name, scores in SCORES.items()})
     with pytest.raises(EvidenceError, match="1 seed carries no verdict"):
-        holds("hybrid < custom_dpo", compare(tmp_path, allow="single"))
+        failing_verdict("hybrid < custom_dpo", compare(tmp_path, allow="single"))

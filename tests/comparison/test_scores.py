@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from rlx.comparison.scores import collect, count_failures, flatten, read_score
+from rlx.comparison.collection import collect
+from rlx.comparison.scores import count_failures, flatten, read_score
 from rlx.record.run import read_run
 from tests.comparison.records import write_run, write_sweep
 

@@ -1,116 +1,60 @@
+import numpy as np
 import pytest
 
-from rlx.comparison.scores import collect
-from rlx.comparison.variant import find_label, group, short_names
-from rlx.errors import ConfigError
+from rlx.comparison.collection import collect
+from rlx.comparison.grouping import group
+from rlx.comparison.scores import count_failures
+from rlx.comparison.variant import arm_of, summarise
 from tests.comparison.records import write_run
 
 
-def runs_in(path):
-    return collect(path, metric="eval/score", score="last").runs
+def rows(path, tasks=("arithmetic",)):
+    runs = group(collect(path, metric="eval/score", score="last").runs, by=("algorithm",)).runs
+    counted = count_failures(runs, failed="worst")
+    arm = arm_of("custom_dpo", counted, tasks)
+    options = {"level": 0.95, "target": 1.0, "rng": np.random.default_rng(0), "num_resamples": 200}
+    return arm, summarise(arm, runs, counted, tasks, **options)
 
 
-def grouped(path, by=None):
-    return group(runs_in(path), by=by)
-
-
-def test_algorithms_are_called_by_their_names(tmp_path):
-    for algorithm in ("custom_dpo", "grpo"):
-        for seed in (0, 1):
-            write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed)
-    found = grouped(tmp_path)
-    assert sorted(found.labels) == ["custom_dpo", "grpo"]
-    assert not found.mixed
-    assert not found.beyond
-
-
-def test_a_swept_key_is_named_and_its_echo_in_the_algorithm_is_not(tmp_path):
-    for beta in (0.1, 0.5):
-        write_run(tmp_path / f"b{beta}", loss__beta=beta, algorithm__loss__beta=beta)
-    assert grouped(tmp_path).labels == ("custom_dpo beta=0.1", "custom_dpo beta=0.5")
-
-
-def test_another_loss_is_named_by_its_class_and_not_by_what_came_with_it(tmp_path):
-    write_run(tmp_path / "a")
-    ipo = {"_target_": "rlx.loss.preference.margin.Ipo", "tau": 0.1}
-    write_run(tmp_path / "b", loss=ipo, algorithm__loss=ipo)
-    assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Ipo")
-
-
-def test_places_and_pieces_make_no_variant(tmp_path):
-    write_run(tmp_path / "a", seed=0)
-    write_run(tmp_path / "b", seed=1, output_dir="elsewhere", micro_batch=4, threads=2, logger={"tensorboard": {}})
-    assert grouped(tmp_path).labels == ("custom_dpo",)
-
-
-def test_by_groups_and_names_what_it_mixes(tmp_path):
-    for lr in (0.1, 0.2):
-        for algorithm in ("custom_dpo", "grpo"):
-            write_run(tmp_path / f"{algorithm}{lr}", algorithm=algorithm, optimizer__lr=lr)
-    by_algorithm = grouped(tmp_path, by=("algorithm",))
-    assert by_algorithm.labels == ("custom_dpo", "grpo")
-    assert by_algorithm.mixed == {"custom_dpo": ("optimizer.lr",), "grpo": ("optimizer.lr",)}
-    assert grouped(tmp_path, by=("lr",)).labels == ("lr=0.1", "lr=0.2")
-    assert grouped(tmp_path, by=("algorithm", "optimizer.lr")).labels[0] == "custom_dpo lr=0.1"
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"), [("optimizer.lrr", "optimizer.lr"), ("learning_rate", "optimizer.lr"), ("seed", "averages over")]
-)
-def test_a_key_that_no_run_has_is_answered_with_the_nearest(tmp_path, name, hint):
-    write_run(tmp_path / "a")
-    with pytest.raises(ConfigError, match=hint):
-        grouped(tmp_path, by=(name,))
-
-
-def test_what_always_goes_with_the_algorithm_is_a_confounder(tmp_path):
+def test_a_seeds_runs_of_several_settings_are_one_number(tmp_path):
     for seed in (0, 1):
-        write_run(tmp_path / f"a{seed}", algorithm="custom_dpo", seed=seed, optimizer__lr=0.1)
-        write_run(tmp_path / f"b{seed}", algorithm="grpo", seed=seed, optimizer__lr=0.2)
-    found = grouped(tmp_path)
-    assert sorted(found.labels) == ["custom_dpo", "grpo"]
-    assert found.beyond == ("optimizer.lr",)
+        for lr in (0.1, 0.2):
+            write_run(tmp_path / f"{seed}{lr}", seed=seed, optimizer__lr=lr, score=0.5 + seed / 10 + lr / 2)
+    arm, row = rows(tmp_path)
+    assert arm.scores[0] == pytest.approx([0.575, 0.675])
+    assert (row.n, row.runs, row.seeds) == (2, 4, (0, 1))
 
 
-def test_an_edited_source_file_is_another_variant(tmp_path):
-    for seed, digest in ((0, "aaa"), (0, "bbb")):
-        write_run(tmp_path / digest, seed=seed, record={"sources": [{"module": "my_lab", "sha256": digest}]})
-    assert len(grouped(tmp_path).labels) == 2
+def test_costs_are_means_over_completed_runs(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed, score=0.5 + seed / 10, tokens=1000 * (seed + 1), kl=0.1 * (seed + 1))
+    write_run(tmp_path / "x", seed=2, status="failed", score=None, tokens=10**9)
+    _, row = rows(tmp_path)
+    assert (row.tokens, row.kl, row.steps, row.failed, row.imputed) == (1500, pytest.approx(0.15), 100, 1, 1)
+    assert row.area_under_curve == pytest.approx(np.mean([0.4, 0.45]))
+    assert row.evaluation_error == pytest.approx(np.mean(np.sqrt([0.25 / 511, 0.24 / 511])))
 
 
-def test_settings_of_a_task_make_tasks(tmp_path):
-    write_run(tmp_path / "a", task__max_operand=9)
-    write_run(tmp_path / "b", task__max_operand=99)
-    assert sorted({run.task for run in grouped(tmp_path).runs}) == ["arithmetic max_operand=9", "arithmetic max_operand=99"]
+def test_one_seed_has_a_mean_and_no_interval(tmp_path):
+    write_run(tmp_path / "a", score=0.5)
+    _, row = rows(tmp_path)
+    assert (row.mean, row.interval, row.iqm_interval) == (0.5, None, None)
+    assert np.isnan(row.std)
 
 
-def test_short_names_are_unambiguous():
-    keys = ["a.b.lr", "c.b.lr", "x.beta", "loss._target_"]
-    assert short_names(keys) == {"a.b.lr": "a.b.lr", "c.b.lr": "c.b.lr", "x.beta": "beta", "loss._target_": "loss"}
+def test_the_spread_over_tasks_is_within_tasks(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / f"e{seed}", seed=seed, task="easy", score=0.9 + seed / 100)
+        write_run(tmp_path / f"h{seed}", seed=seed, task="hard", score=0.1 + seed / 100)
+    _, row = rows(tmp_path, tasks=("easy", "hard"))
+    assert row.std == pytest.approx(np.std([0, 0.01], ddof=1))
+    assert row.scores_by_task == {"easy": (0.9, 0.91), "hard": (0.1, 0.11)}
+    assert row.optimality_gap == pytest.approx(1 - row.mean)
 
 
-def test_labels_are_found_by_their_algorithm_if_that_is_unambiguous():
-    labels = ["custom_dpo", "hybrid w=1", "hybrid w=2"]
-    assert find_label("custom_dpo", labels, key="baseline") == "custom_dpo"
-    assert find_label("hybrid", labels[:2], key="baseline") == "hybrid w=1"
-    with pytest.raises(ConfigError, match="several variants"):
-        find_label("hybrid", labels, key="baseline")
-    with pytest.raises(ConfigError, match="did you mean custom_dpo"):
-        find_label("custom_dp", labels, key="baseline")
-
-
-def test_an_ambiguous_key_is_asked_for_in_full_unless_one_is_the_shallowest_that_differs(tmp_path):
-    for value in (1, 2):
-        write_run(tmp_path / f"r{value}", first__part__size=value, second__part__size=value)
-    with pytest.raises(ConfigError, match=r"several keys are called so: first\.part\.size, second\.part\.size"):
-        grouped(tmp_path, by=("size",))
-    assert grouped(tmp_path, by=("first.part.size",)).labels == ("size=1", "size=2")
-    for value in (1, 2):
-        write_run(tmp_path / f"s{value}", size=value, first__part__size=value, second__part__size=value)
-    assert grouped(tmp_path, by=("size",)).keys == ("size",)
-
-
-def test_a_key_that_differs_wins_over_its_namesakes_that_do_not(tmp_path):
-    for value in (1, 2):
-        write_run(tmp_path / f"r{value}", first__size=value, second__size=7)
-    assert grouped(tmp_path, by=("size",)).keys == ("first.size",)
+def test_runs_that_agree_in_every_metric_are_the_same_run(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / str(seed), seed=seed, score=0.5, noise=0.0)
+    assert rows(tmp_path)[0].same_run
+    write_run(tmp_path / "other", seed=3, score=0.5, noise=1.0)
+    assert not rows(tmp_path)[0].same_run

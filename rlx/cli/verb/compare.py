@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.cli.line import CommandLine
 from rlx.comparison.choices import Choices, require_flag
-from rlx.comparison.comparison import compare_runs, holds
+from rlx.comparison.comparison import compare_runs
+from rlx.comparison.condition import failing_verdict
 from rlx.errors import ConfigError
 
 WORDS = "runs"
@@ -24,7 +25,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         require_flag(name, values[name])
     runs = [values["runs"]] if isinstance(values["runs"], str) else list(values["runs"])
     comparison = compare_runs(runs, Choices.of(values), command=["rlx", *line.argv])
-    failed = holds(values["fail_if"], comparison) if values["fail_if"] is not None else None
+    failed = failing_verdict(values["fail_if"], comparison) if values["fail_if"] is not None else None
 
     from rlx.report.comparison import print_comparison
     from rlx.report.files import place_beside, write_files

@@ -24,19 +24,19 @@ def row_iqm(values: Array) -> Array:
     size = values.shape[1]
     cut = size // 4
     if cut == 0:
-        return values.mean(axis=1)
+        return np.asarray(values.mean(axis=1))
     ordered = np.partition(values, (cut, size - cut - 1), axis=1)
-    return ordered[:, cut : size - cut].mean(axis=1)
+    return np.asarray(ordered[:, cut : size - cut].mean(axis=1))
 
 
 def row_mean(values: Array) -> Array:
     """Mean of each row. values: [R, N]; returns [R]."""
-    return values.mean(axis=1)
+    return np.asarray(values.mean(axis=1))
 
 
 def row_optimality_gap(target: float) -> Statistic:
     """The statistic that is each row's mean shortfall from `target`."""
-    return lambda values: np.maximum(target - values, 0).mean(axis=1)
+    return lambda values: np.asarray(np.maximum(target - values, 0).mean(axis=1))
 
 
 def stratified_bootstrap(strata: Strata, statistic: Statistic, rng: np.random.Generator, *, num_resamples: int = 2_000) -> Array:
@@ -79,7 +79,7 @@ def widening(strata: Strata, *, level: float) -> float:
     """By how much the bootstrap's deviations are too small for this few runs."""
     freedom = sum(len(scores) - 1 for scores in strata)
     size = sum(len(scores) for scores in strata)
-    return (size / freedom) ** 0.75 * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
+    return float((size / freedom) ** 0.75) * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
 
 
 def first_rank_probability(arms: Sequence[Strata], rng: np.random.Generator, *, num_resamples: int = 5_000) -> Array:

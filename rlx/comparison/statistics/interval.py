@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
-from rlx.comparison.plain import Plain
 from rlx.errors import EvidenceError
 
 Array = np.ndarray
@@ -19,13 +19,18 @@ Strata = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Interval(Plain):
+class Interval:
     """A range [low, high] that covers the true value in `level` of all repetitions, and how it was made."""
 
     low: float
     high: float
     level: float
     method: str
+
+    def to_dict(self) -> dict[str, float | str | None]:
+        """Plain values, as they stand in comparison.json; an infinite end is null."""
+        ends = {name: value if math.isfinite(value) else None for name, value in (("low", self.low), ("high", self.high))}
+        return {**ends, "level": self.level, "method": self.method}
 
 
 def t_quantile(df: float, level: float) -> float:
@@ -57,7 +62,7 @@ def deviation(scores: Array) -> float:
     return 0.0 if spread <= 1e-12 * max(float(np.abs(values).max()), 1e-300) else spread
 
 
-def standard_error(strata: Strata) -> tuple[float, float]:
+def mean_standard_error(strata: Strata) -> tuple[float, float]:
     """Standard error of the mean over tasks of the means over seeds, and its degrees of freedom (Welch-Satterthwaite)."""
     parts = np.array([deviation(scores) ** 2 / len(scores) for scores in strata])
     freedom = np.array([len(scores) - 1 for scores in strata])
@@ -74,7 +79,7 @@ def mean(strata: Strata) -> float:
 def mean_interval(strata: Strata, *, level: float = 0.95) -> Interval:
     """Student's t interval of the mean over seeds; over several tasks, of the mean of the tasks' means."""
     _need(strata, 2)
-    error, df = standard_error(strata)
+    error, df = mean_standard_error(strata)
     centre, half = mean(strata), t_quantile(df, level) * error
     return Interval(centre - half, centre + half, level, "t")
 

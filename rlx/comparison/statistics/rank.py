@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from rlx.comparison.plain import Plain
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import EvidenceError
 
 
 @dataclass(frozen=True)
-class RankTest(Plain):
+class RankTest:
     """Friedman's test in Iman and Davenport's form, the mean ranks (1 is best), and Nemenyi's critical difference."""
 
     mean_ranks: tuple[float, ...]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rlx.comparison.variant import short_names
+from rlx.comparison.grouping import short_names
 from rlx.errors import ConfigError
 from rlx.record.provenance import variant as variant_of
 from rlx.sweep.plan.compose import Composed, Composer

@@ -1,47 +1,51 @@
 import ast
+import importlib
 import inspect
+from pathlib import Path
 
-from rlx.comparison.statistics import measured as statistics
+import pytest
 
+from rlx.comparison import statistics
+from rlx.comparison.statistics import measured
 
-def test_every_name_has_a_docstring():
-    for name in statistics.__all__:
-        assert inspect.getdoc(getattr(statistics, name)), name
-
-
-def test_after_the_data_everything_is_named():
-    data = {
-        "a",
-        "b",
-        "rng",
-        "scores",
-        "strata",
-        "statistic",
-        "arms",
-        "curves",
-        "values",
-        "thresholds",
-        "steps",
-        "difference",
-        "p",
-    }
-    data |= {"target"}  # of row_optimality_gap, which makes a statistic
-    for name in statistics.__all__:
-        item = getattr(statistics, name)
-        if inspect.isfunction(item):
-            positional = [p.name for p in inspect.signature(item).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-            assert set(positional) <= data, name
+MODULES = sorted(path.stem for path in Path(statistics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "measured"))
+DATA = {"a", "b", "rng", "scores", "strata", "statistic", "arms", "curves", "values", "thresholds", "steps", "difference", "p"}
+DATA |= {"target", "df", "level"}  # of functions that make a statistic or a quantile
 
 
-def test_no_global_generator_is_read():
-    source = "".join(inspect.getsource(inspect.getmodule(getattr(statistics, name))) for name in statistics.__all__)
-    calls = [
-        ast.unparse(node)
-        for node in ast.walk(ast.parse(source.replace("from __future__ import annotations", "")))
-        if isinstance(node, ast.Attribute)
-    ]
+@pytest.fixture(params=MODULES)
+def module(request):
+    return importlib.import_module(f"rlx.comparison.statistics.{request.param}")
+
+
+def functions(module):
+    found = [item for _, item in inspect.getmembers(module, inspect.isfunction) if item.__module__ == module.__name__]
+    return [item for item in found if not item.__name__.startswith("_")]
+
+
+def test_every_function_has_a_docstring(module):
+    assert [item.__name__ for item in functions(module) if not inspect.getdoc(item)] == []
+
+
+def test_after_the_data_everything_is_named(module):
+    for item in functions(module):
+        positional = [p.name for p in inspect.signature(item).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert set(positional) <= DATA, item.__name__
+
+
+def test_no_global_generator_is_read(module):
+    calls = [ast.unparse(node) for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Attribute)]
     assert not [call for call in calls if call.startswith("np.random.") and call != "np.random.Generator"]
 
 
+def test_nothing_of_rlx_but_its_errors_is_imported(module):
+    names = {
+        node.module
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rlx")
+    }
+    assert {name for name in names if not name.startswith("rlx.comparison.statistics.")} <= {"rlx.errors"}
+
+
 def test_the_measured_numbers_are_printed():
-    assert "Coverage of the 95 % intervals" in statistics.__doc__
+    assert "Coverage of the 95 % intervals" in measured.__doc__

@@ -1,7 +1,7 @@
 import json
 
-from rlx.comparison.cautions import listed
 from rlx.comparison.comparison import compare
+from rlx.comparison.wording import join_names
 from tests.comparison.records import normal_scores, write_sweep
 from tests.comparison.test_cautions import texts
 
@@ -9,8 +9,8 @@ LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, see
 
 
 def test_a_list_of_names_is_short_and_says_what_it_leaves_out():
-    assert listed(["a", "b", "a"]) == "a, b"
-    assert listed([str(number) for number in range(7)]) == "0, 1, 2, 3, 4 and 2 more"
+    assert join_names(["a", "b", "a"]) == "a and b"
+    assert join_names([str(number) for number in range(8)]) == "0, 1, 2, 3, 4, 5 and 2 more"
 
 
 def test_jobs_without_a_record_are_missed(tmp_path):

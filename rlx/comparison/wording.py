@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlx.comparison.pair import Pair
-    from rlx.comparison.summary import Variant
+    from rlx.comparison.pair import PairComparison
+    from rlx.comparison.variant import Variant
 
 VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
+def score_text(value: float | None, *, signed: bool = False) -> str:
     """A score, difference or effect in three decimals, more where it is small, fewer where it is large."""
     if value is None or value != value:
         return "-"
@@ -31,44 +31,48 @@ def probability(p: float | None) -> str:
 
 def span(low: float, high: float) -> str:
     """An interval."""
-    return f"[{number(low, signed=True)}, {number(high, signed=True)}]"
+    return f"[{score_text(low, signed=True)}, {score_text(high, signed=True)}]"
 
 
-def say(pair: Pair) -> str:
+def verdict_sentence(pair: PairComparison) -> str:
     """The verdict of a pair as one or two sentences."""
     if pair.verdict in ("better", "worse"):
         return (
-            f"{pair.a} is {pair.verdict} than {pair.b} by {number(abs(pair.difference))} "
-            f"({level(pair)} of the difference {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)})."
+            f"{pair.a} is {pair.verdict} than {pair.b} by {score_text(abs(pair.difference))} "
+            f"({_level(pair)} of the difference {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)})."
         )
     if pair.verdict == "equivalent":
         real = pair.p_adjusted is not None and pair.p_adjusted < 1 - pair.level
         less = " There is a difference, but one that was declared not to matter." if real else ""
-        return f"{pair.a} and {pair.b} are equivalent: they differ by less than the margin of {number(pair.margin)}.{less}"
+        return f"{pair.a} and {pair.b} are equivalent: they differ by less than the margin of {score_text(pair.margin)}.{less}"
     if pair.n_a < 2 or pair.n_b < 2:
-        return f"{pair.a} and {pair.b} differ by {number(pair.difference, signed=True)} in one run; nothing follows from that."
+        return (
+            f"{pair.a} and {pair.b} differ by {score_text(pair.difference, signed=True)} in one run; nothing follows from that."
+        )
     if pair.verdict == "exploratory":
-        seen = f"difference {number(pair.difference, signed=True)} {span(pair.low, pair.high)}"
+        seen = f"difference {score_text(pair.difference, signed=True)} {span(pair.low, pair.high)}"
         few = f"with {min(pair.n_a, pair.n_b)} seeds this is exploratory"
         return f"{pair.a} against {pair.b}: {seen}, adjusted p {probability(pair.p_adjusted)}; {few}. {_prospect(pair)}".rstrip()
     if pair.p is None:
         return f"No verdict between {pair.a} and {pair.b}: {pair.reason}."
     alone = pair.p < 1 - pair.level <= (1.0 if pair.p_adjusted is None else pair.p_adjusted)
     why = f"may be chance among so many comparisons (adjusted p {probability(pair.p_adjusted)})" if alone else "may be chance"
-    gap = f"the difference of {number(pair.difference, signed=True)} {span(pair.low, pair.high)} {why}"
+    gap = f"the difference of {score_text(pair.difference, signed=True)} {span(pair.low, pair.high)} {why}"
     return f"No verdict between {pair.a} and {pair.b}: {gap}. {_prospect(pair)}".rstrip()
 
 
-def level(pair: Pair) -> str:
+def _level(pair: PairComparison) -> str:
     """`95 % interval`."""
     return f"{100 * pair.level:g} % interval"
 
 
-def _prospect(pair: Pair) -> str:
+def _prospect(pair: PairComparison) -> str:
     if pair.minimum_detectable_difference is None:
         return ""
     seeds = str(pair.n_a) if pair.n_a == pair.n_b else f"{pair.n_a} and {pair.n_b}"
-    shown = f"{seeds} seeds could have shown a difference of {number(pair.minimum_detectable_difference)} or more (80 % power)"
+    shown = (
+        f"{seeds} seeds could have shown a difference of {score_text(pair.minimum_detectable_difference)} or more (80 % power)"
+    )
     if pair.seeds_needed is None:
         return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs far more seeds than anybody can run."
     most = pair.seeds_needed_at_most
@@ -76,7 +80,7 @@ def _prospect(pair: Pair) -> str:
     return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}."
 
 
-def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
+def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> str:
     """What all verdicts come to, for somebody who has to choose one."""
     if len(variants) < 2:
         return (
@@ -93,29 +97,30 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[Pair]) -> str:
             sides[{"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)].append(pair.a)
     others = sum(map(len, sides.values()))
     tied = [variant.label for variant in variants if variant.mean == variants[0].mean]
-    leads = f"{first} has the highest mean" if len(tied) == 1 else f"{several(tied)} share the highest mean"
+    leads = f"{first} has the highest mean" if len(tied) == 1 else f"{join_names(tied)} share the highest mean"
     if others and len(sides["better"]) == others:
-        scope = "all others" if others == len(variants) - 1 > 1 else several(sides["better"])
+        scope = "all others" if others == len(variants) - 1 > 1 else join_names(sides["better"])
         return f"{first} is the best: it is better than {scope}."
     if sides["exploratory"]:
         return f"{leads}, but with this few seeds nothing is shown yet: everything here is exploratory."
     parts = []
     if sides["better"]:
-        parts.append(f"it is better than {several(sides['better'])}")
+        parts.append(f"it is better than {join_names(sides['better'])}")
     if sides["equivalent"]:
-        parts.append(f"as good as {several(sides['equivalent'])} within the margin")
+        parts.append(f"as good as {join_names(sides['equivalent'])} within the margin")
     if sides["inconclusive"]:
-        parts.append(f"against {several(sides['inconclusive'])} nothing is decided")
+        parts.append(f"against {join_names(sides['inconclusive'])} nothing is decided")
     if not sides["better"] and not sides["equivalent"]:
         undecided = (
-            "" if len(tied) > 1 else f", but these runs do not show that it is better than {several(sides['inconclusive'])}"
+            "" if len(tied) > 1 else f", but these runs do not show that it is better than {join_names(sides['inconclusive'])}"
         )
         return f"No winner yet: {leads}{undecided}."
     return f"{leads}; {', and '.join(parts)}."
 
 
-def several(names: Sequence[str], *, most: int = 6) -> str:
-    """Names in a row: `a, b and c`; many are counted."""
+def join_names(names: Sequence[str], *, most: int = 6) -> str:
+    """Names in a row, each once: `a, b and c`; of many, the number of those left out."""
+    names = list(dict.fromkeys(names))
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "any other"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlx.comparison.plain import plain
+from rlx.comparison.serializable import to_plain
 from rlx.comparison.statistics.interval import Interval
 
 
@@ -20,8 +20,8 @@ def test_everything_becomes_json():
         "p": Path("x"),
     }
     expected = {"a": [1.0, None], "b": [2.0, 3], "4": {"low": 0.0, "high": None, "level": 0.95, "method": "t"}, "p": "x"}
-    assert plain(value) == expected
-    json.dumps(plain({"k": Kind.ONE}), allow_nan=False)
+    assert to_plain(value) == expected
+    json.dumps(to_plain({"k": Kind.ONE}), allow_nan=False)
 
 
 def test_a_run_is_found_again_by_its_directory(comparison, sweep):

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from rlx.comparison.grouping import Grouping, compared, short_names
 from rlx.comparison.pair import Arm
-from rlx.comparison.plain import Plain
 from rlx.comparison.scores import RunScore
+from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.bootstrap import performance_profile, profile_band
 from rlx.comparison.statistics.curve import align, band
 from rlx.comparison.statistics.interval import Array, Interval, mean_interval
 from rlx.comparison.statistics.rank import RankTest, friedman
 from rlx.comparison.statistics.search import expected_best, expected_best_band
-from rlx.comparison.variant import Grouping, compared, short_names
 
 
 @dataclass(frozen=True)
-class Curve(Plain):
+class Curve(Serializable):
     """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
 
     variant: str
@@ -33,7 +33,7 @@ class Curve(Plain):
 
 
 @dataclass(frozen=True)
-class Setting(Plain):
+class SettingScore(Serializable):
     """The score at one value of a swept hyperparameter, over seeds; what else was swept is averaged out."""
 
     key: str
@@ -46,7 +46,7 @@ class Setting(Plain):
 
 
 @dataclass(frozen=True)
-class Search(Plain):
+class TuningCurve(Serializable):
     """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial."""
 
     algorithm: str
@@ -59,7 +59,7 @@ class Search(Plain):
 
 
 @dataclass(frozen=True)
-class Profile(Plain):
+class Profile(Serializable):
     """Share of runs above each threshold, averaged over tasks, with a pointwise band."""
 
     variant: str
@@ -84,7 +84,7 @@ def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
     return found
 
 
-def settings_of(counted: Sequence[RunScore], *, level: float) -> list[Setting]:
+def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[SettingScore]:
     """For each algorithm, every hyperparameter with several values: the score at each. One number a seed."""
     found = []
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
@@ -104,7 +104,7 @@ def settings_of(counted: Sequence[RunScore], *, level: float) -> list[Setting]:
                         by_seed.setdefault(run.seed, []).append(run.score)
                 scores = np.array([np.mean(each) for each in by_seed.values()])
                 interval = mean_interval([scores], level=level) if len(scores) > 1 else None
-                found.append(Setting(key, names[key], algorithm, value, len(scores), float(scores.mean()), interval))
+                found.append(SettingScore(key, names[key], algorithm, value, len(scores), float(scores.mean()), interval))
     return found
 
 
@@ -120,7 +120,7 @@ def _order(value: Any) -> tuple[int, float, str]:
     return (0, float(value), "") if is_number else (1, 0.0, str(value))
 
 
-def searches_of(counted: Sequence[RunScore], rng: np.random.Generator, *, level: float) -> list[Search]:
+def tuning_curves(counted: Sequence[RunScore], rng: np.random.Generator, *, level: float) -> list[TuningCurve]:
     """For each algorithm that was run with three or more settings: a trial is a setting, its score the mean over its seeds."""
     found = []
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
@@ -135,7 +135,7 @@ def searches_of(counted: Sequence[RunScore], rng: np.random.Generator, *, level:
         tokens = [sum(run.tokens or 0 for run in runs) for runs in trials.values()]
         seconds = [sum(run.seconds or 0 for run in runs) for runs in trials.values()]
         cost = [float(np.mean(values)) or None for values in (tokens, seconds)]
-        found.append(Search(algorithm, len(scores), expected_best(scores), low, high, cost[0], cost[1]))
+        found.append(TuningCurve(algorithm, len(scores), expected_best(scores), low, high, cost[0], cost[1]))
     return found
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from rlx.comparison.verdict import judge
-from rlx.comparison.words import VERDICTS, conclusion, number, probability, several
+from rlx.comparison.wording import VERDICTS, conclusion, join_names, probability, score_text
 from tests.comparison.test_verdict import BASE
 
 
@@ -15,18 +15,18 @@ from tests.comparison.test_verdict import BASE
     ],
 )
 def test_numbers_keep_what_can_be_seen(value, text):
-    assert number(value) == text
+    assert score_text(value) == text
 
 
 def test_signs_and_probabilities():
-    assert number(0.5, signed=True) == "+0.500"
+    assert score_text(0.5, signed=True) == "+0.500"
     assert (probability(0.0), probability(0.04999), probability(None)) == ("<0.001", "0.050", "none")
 
 
 def test_names_in_a_row():
-    assert several(["a"]) == "a"
-    assert several(["a", "b", "c"]) == "a, b and c"
-    assert several(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
+    assert join_names(["a"]) == "a"
+    assert join_names(["a", "b", "c"]) == "a, b and c"
+    assert join_names(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
 
 
 def test_nothing_is_ever_called_not_significant():

@@ -1,0 +1,212 @@
+"""Which runs belong together: a variant is what differs in nothing but the seed, or in nothing of what `by` names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlx.comparison.scores import RunScore
+from rlx.config.suggest import did_you_mean, nearest, right_name
+from rlx.errors import ConfigError
+from rlx.record.provenance import NOT_HASHED
+
+# what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
+NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
+SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Labels, and why they are so. keys: what the labels tell apart. mixed: label -> keys that differ inside a variant.
+
+    beyond: keys outside of algorithm and loss in which variants differ although no label says so.
+    """
+
+    runs: tuple[RunScore, ...]
+    labels: tuple[str, ...]
+    keys: tuple[str, ...]
+    mixed: Mapping[str, tuple[str, ...]]
+    beyond: tuple[str, ...]
+
+
+def compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a flat config in which variants may differ; the task has its own place."""
+    return {key: value for key, value in config.items() if not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})}
+
+
+def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
+    """Runs with their variant's label and their task's."""
+    tasks = task_labels(runs)
+    facts = [_facts(run) for run in runs]
+    keys = tuple(_resolve(name, facts) for name in by) if by is not None else None
+    names = _labels_by(keys, facts) if keys is not None else _labels_by_difference(facts)
+    labelled = tuple(replace(run, variant=name, task=task) for run, name, task in zip(runs, names, tasks, strict=True))
+    labels = tuple(dict.fromkeys(names))
+    mixed = {}
+    for label in labels:
+        inside = [fact for fact, name in zip(facts, names, strict=True) if name == label]
+        found = tuple(_differing(inside))
+        if found:
+            mixed[label] = found
+    shown = keys if keys is not None else tuple(_differing(facts))
+    beyond = _confounders(facts, keys)
+    return Grouping(labelled, labels, shown, mixed, beyond)
+
+
+def _facts(run: RunScore) -> dict[str, Any]:
+    sources = {
+        f"source {item.get('module', item.get('target'))}": item.get("code", item.get("sha256"))
+        for item in run.record.sources
+        if isinstance(item, Mapping)
+    }
+    return {**compared(run.config), **sources, "algorithm": run.record.algorithm}
+
+
+def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for fact in facts for key in fact)
+    return [key for key in keys if len({_text(fact.get(key, _MISSING)) for fact in facts}) > 1]
+
+
+def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    leaves = short_names([key for key in keys if key != "algorithm"])
+    return [
+        " ".join(
+            fact["algorithm"] if key == "algorithm" else f"{leaves[key]}={_shown(fact.get(key, _MISSING), key)}" for key in keys
+        )
+        for fact in facts
+    ]
+
+
+def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The algorithm's name, and what tells apart the variants of one algorithm."""
+    names: list[str] = [""] * len(facts)
+    for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
+        places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
+        keys = _differing([facts[index] for index in places])
+        leaves = short_names(_without_echoes(keys, [facts[index] for index in places]))
+        for index in places:
+            names[index] = " ".join(
+                [algorithm, *(f"{leaf}={_shown(facts[index].get(key, _MISSING), key)}" for key, leaf in leaves.items())]
+            )
+    return names
+
+
+def _without_echoes(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Leaves out a key that another one speaks for: algorithm.loss.beta beside loss.beta, or what came with another class."""
+
+    def spoken_for(key: str, other: str) -> bool:
+        pairs = {(_text(fact.get(other, _MISSING)), _text(fact.get(key, _MISSING))) for fact in facts}
+        parent = other.removesuffix("_target_")
+        if other.endswith("_target_") and key.startswith((parent, f"algorithm.{parent}")):
+            return len(pairs) == len({value for value, _ in pairs})  # the class decides the value
+        return other.rpartition(".")[2] == key.rpartition(".")[2] and all(value == own for value, own in pairs)
+
+    kept: list[str] = []
+    for key in sorted(keys, key=lambda key: (key.count("."), not key.endswith("_target_"))):
+        if not any(spoken_for(key, other) for other in kept):
+            kept.append(key)
+    return sorted(kept, key=list(keys).index)
+
+
+def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None) -> tuple[str, ...]:
+    """Keys outside of algorithm and loss that always go with the algorithm, so that nobody can tell which of the two did it."""
+    by_algorithm: dict[str, list[Mapping[str, Any]]] = {}
+    for fact in facts:
+        by_algorithm.setdefault(fact["algorithm"], []).append(fact)
+    if len(by_algorithm) < 2:
+        return ()
+    found = []
+    for key in _differing(facts):
+        if key.split(".")[0] in SCIENCE or key.startswith("source ") or key in (keys or ()):
+            continue
+        if all(len({_text(fact.get(key, _MISSING)) for fact in group}) == 1 for group in by_algorithm.values()):
+            found.append(key)
+    return tuple(found)
+
+
+def task_labels(runs: Sequence[RunScore]) -> list[str]:
+    """The task of each run; where one name stands for several settings, what differs."""
+    facts = [{key: value for key, value in run.config.items() if key.split(".")[0] == "task"} for run in runs]
+    leaves = {}
+    for name in dict.fromkeys(run.record.task for run in runs):
+        leaves[name] = short_names(_differing([fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]))
+    return [
+        " ".join([name, *(f"{leaf}={_shown(fact.get(key, _MISSING), key)}" for key, leaf in leaves[name].items())])
+        for name, fact in zip((run.record.task for run in runs), facts, strict=True)
+    ]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Each key's shortest ending that no other key shares."""
+    short = {}
+    for key in keys:
+        parts = key.split(".")
+        if parts[-1] == "_target_" and len(parts) > 1:
+            short[key] = ".".join(parts[:-1])
+            continue
+        for size in range(1, len(parts) + 1):
+            ending = ".".join(parts[-size:])
+            if sum(other == ending or other.endswith("." + ending) for other in keys) == 1 or size == len(parts):
+                short[key] = ending
+                break
+    return short
+
+
+def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
+    """A config key from its full name or an ending of it that only one key has."""
+    known = list(dict.fromkeys(key for fact in facts for key in fact))
+    if name in known or f"{name}._target_" in known:
+        return name if name in known else f"{name}._target_"
+    found = [key for key in known if key.endswith("." + name) or key.startswith(name + ".")]
+    if len(found) > 1:
+        differing = [key for key in found if key in _differing(facts)]
+        shallow = [key for key in differing if key.count(".") == min(other.count(".") for other in differing)]
+        found = shallow if len(shallow) == 1 else differing or found
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"by={name}: several keys are called so: {', '.join(sorted(found)[:6])}; give one in full")
+    if name == "seed":
+        raise ConfigError("by=seed: seeds are what a comparison averages over; group by what was changed on purpose")
+    near = right_name(name, known) or nearest(name, known)
+    raise ConfigError(f"by={name}: no run has this key in its config{did_you_mean(near)}")
+
+
+def find_label(name: str, labels: Sequence[str], *, key: str) -> str:
+    """The variant that a user means: its label, or an algorithm's name that only one variant has."""
+    if name in labels:
+        return name
+    starting = [label for label in labels if label.split(" ")[0] == name]
+    if len(starting) == 1:
+        return starting[0]
+    if starting:
+        raise ConfigError(f"{key}: several variants are {name}: {'; '.join(starting[:8])}; give one in full")
+    raise ConfigError(f"{key}: {name} is none of the variants ({'; '.join(labels[:12])}){did_you_mean(nearest(name, labels))}")
+
+
+def _text(value: Any) -> str:
+    """A value as something that compares: 1 and 1.0 are one value."""
+    if value is _MISSING:
+        return "\0missing"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value)
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _shown(value: Any, key: str) -> str:
+    if value is _MISSING:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, str):
+        return value.rpartition(".")[2] if key.endswith("_target_") else value
+    if value is None:
+        return "null"
+    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value)

@@ -1,0 +1,118 @@
+"""Cautions that the run records give rise to: failures, budgets, repeats, cut metrics, changed code and data, absent jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlx.comparison.choices import Choices
+from rlx.comparison.collection import Collected
+from rlx.comparison.grouping import Grouping
+from rlx.comparison.refusal import declared_budgets
+from rlx.comparison.scores import RunScore
+from rlx.comparison.serializable import Serializable
+from rlx.comparison.wording import join_names
+
+
+@dataclass(frozen=True)
+class Caution(Serializable):
+    """kind: a stable word for programs. text: for people."""
+
+    kind: str
+    text: str
+
+
+def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
+    """Runs that failed or did not finish, and what they count as."""
+    broken = [run for run in runs if run.state != "completed"]
+    if not broken:
+        return []
+    counts = {label: sum(run.variant == label for run in broken) for label in dict.fromkeys(run.variant for run in broken)}
+    named = join_names([f"{count} of {label}" for label, count in counts.items()])
+    if choices.failed == "worst":
+        how = "counted as the lowest score of any run at any evaluation (failed=worst)"
+    else:
+        how = "left out (failed=exclude), which favours whatever fails often"
+    return [Caution("failed_runs", f"{len(broken)} failed or unfinished run{'s' * (len(broken) > 1)} ({named}): {how}")]
+
+
+def about_budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
+    """Budgets that differ because they were declared to."""
+    keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
+    if not keys:
+        return []
+    text = f"the budgets are unequal, as by= declares ({join_names(keys)}): more of it may be the reason for a higher score"
+    return [Caution("unequal_budget", text)]
+
+
+def about_records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:
+    """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
+    found = []
+    if repeated:
+        text = (
+            f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a "
+            f"repeated seed is no further seed"
+        )
+        found.append(Caution("repeated_runs", text))
+    cut = [run for run in runs if run.state == "completed" and run.notes]
+    if cut:
+        text = (
+            f"{join_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, "
+            f"the curve is cut"
+        )
+        found.append(Caution("cut_metrics", text))
+    early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
+    if early:
+        found.append(
+            Caution(
+                "stopped_early",
+                f"{len(early)} runs stopped before num_steps (stop_at_score or max_seconds): compare their costs too",
+            )
+        )
+    codes = {str(_code(run)) for run in runs}
+    if len(codes) > 1:
+        found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
+    found += [*_data(runs), *_planned(collected)]
+    if collected.skipped:
+        found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
+    return found
+
+
+def _data(runs: Sequence[RunScore]) -> list[Caution]:
+    """Files that changed between runs that read them by one config."""
+    contents: dict[str, set[str]] = {}
+    for run in runs:
+        task = {key: value for key, value in run.config.items() if key.startswith("task.")}
+        contents.setdefault(json.dumps([run.task, task], sort_keys=True, default=str), set()).add(
+            str(run.record.provenance.get("data"))
+        )
+    return [
+        Caution(
+            "different_data",
+            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
+            "are no repeats of one experiment (provenance.data tells them apart)",
+        )
+        for task, hashes in contents.items()
+        if len(hashes) > 1
+    ]
+
+
+def _planned(collected: Collected) -> list[Caution]:
+    """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
+    found = []
+    for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
+        try:
+            jobs = len(json.loads((directory / "sweep.json").read_bytes())["jobs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        known = sum(run.record.directory.parent == directory for run in collected.runs)
+        if jobs > known + len(collected.unreadable):
+            text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"
+            found.append(Caution("missing_jobs", text))
+    return found
+
+
+def _code(run: RunScore) -> object:
+    rlx = run.record.provenance.get("rlx")
+    return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx

@@ -1,0 +1,41 @@
+"""The values of a comparison as JSON's types."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Serializable:
+    """What a part of a comparison is: a dataclass that can say itself in JSON's types."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field -> plain value, as it stands in comparison.json; what is not a finite number is null."""
+        return {item.name: to_plain(getattr(self, item.name)) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    if isinstance(value, Serializable):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [to_plain(item) for item in value.tolist()]
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (enum.Enum, os.PathLike)):
+        return str(value)
+    return value
