@@ -1,4 +1,4 @@
-"""The house: rooms mirror each other, and imports only go down."""
+"""The house: rooms mirror each other, imports only go down, and no file is longer than one subject needs."""
 
 import ast
 import importlib
@@ -11,17 +11,27 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 RLX, CONF, TESTS = ROOT / "rlx", ROOT / "conf", ROOT / "tests"
 LEVELS = {
-    **dict.fromkeys(("errors", "seeding", "fields", "config", "loss"), 0),
-    **dict.fromkeys(("task", "optimizer", "record"), 1),
-    **dict.fromkeys(("data", "comparison"), 2),
-    **dict.fromkeys(("policy", "report"), 3),
-    "rollout": 4,
-    "algorithm": 5,
-    "experiment": 6,
-    "training": 7,
-    **dict.fromkeys(("workbench", "check", "sweep"), 8),
-    **dict.fromkeys(("cli", "api", "__main__"), 9),
+    **dict.fromkeys(("errors", "seeding", "fields"), 0),
+    **dict.fromkeys(("config", "loss"), 1),
+    **dict.fromkeys(("task", "optimizer", "record"), 2),
+    **dict.fromkeys(("data", "comparison"), 3),
+    **dict.fromkeys(("policy", "report"), 4),
+    "rollout": 5,
+    "algorithm": 6,
+    "experiment": 7,
+    "training": 8,
+    **dict.fromkeys(("workbench", "check", "sweep"), 9),
+    "cli": 10,
+    **dict.fromkeys(("api", "__main__"), 11),
 }
+# What is left to mend. These lists may only shrink.
+CLIMBS_LEFT = {"config/recorded.py": {"record"}}
+CIRCLES_LEFT = (
+    {"rlx.loss.preference.base", "rlx.loss.preference.modifier"},
+    {"rlx.policy.base", "rlx.policy.verify"},
+)
+MOST_LINES = 400
+LONGER = {"report/figures.py": 810, "check/law/loss.py": 560, "loss/preference/margin.py": 410}
 EVIDENCE = {"errors", "fields", "config", "record", "comparison", "report"}
 ROOM_OF_GROUP = {"scheduler": "optimizer", "logger": "record", "algorithm/advantage": "loss", "algorithm/value_loss": "loss"}
 NOT_ROOMS = {"hydra", "experiment"}
@@ -36,27 +46,86 @@ def room(path: Path) -> str:
     return path.relative_to(RLX).parts[0].removesuffix(".py")
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms that a module imports when it is loaded; imports within functions and for type checkers alone do not count."""
-    rooms = set()
+def dotted(path: Path) -> str:
+    """The name by which a module is imported."""
+    return ".".join(("rlx", *path.relative_to(RLX).with_suffix("").parts)).removesuffix(".__init__")
+
+
+FILES = {dotted(path): path for path in modules()}
+
+
+def imported(path: Path, *, types: bool = False, functions: bool = True) -> set[str]:
+    """Modules of rlx that a module imports, within functions too. types: for type checkers alone, too."""
+    name, found = dotted(path), set()
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     waiting: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not types:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlx" and "." in node.module:
-            rooms.add(node.module.split(".")[1])
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names}
+        if functions or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             waiting += ast.iter_child_nodes(node)
-    return rooms
+    return (found & set(FILES)) - {name}
+
+
+def imported_rooms(path: Path, *, functions: bool = True) -> set[str]:
+    """Rooms that a module imports. The package itself is none: importing it imports nothing else."""
+    return {name.split(".")[1] for name in imported(path, functions=functions) if "." in name} - {room(path)}
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The strongly connected components of more than one module (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        order[name] = lowest[name] = len(order)
+        stack.append(name)
+        for other in graph[name]:
+            if other not in order:
+                visit(other)
+            if other in stack:
+                lowest[name] = min(lowest[name], lowest[other])
+        if lowest[name] == order[name]:
+            component = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            if len(component) > 1:
+                found.append(component)
+
+    for name in graph:
+        if name not in order:
+            visit(name)
+    return found
 
 
 @pytest.mark.parametrize(
     "path", [p for p in modules() if p.name != "__init__.py" or p.parent != RLX], ids=lambda p: str(p.relative_to(RLX))
 )
 def test_imports_go_down(path):
-    upward = {other for other in imported_rooms(path) if other != room(path) and LEVELS[other] > LEVELS[room(path)]}
-    assert not upward
+    upward = {other for other in imported_rooms(path) if LEVELS[other] > LEVELS[room(path)]}
+    assert upward <= CLIMBS_LEFT.get(str(path.relative_to(RLX)), set())
+
+
+def test_there_are_no_circles():
+    found = circles({name: imported(path, types=True) for name, path in FILES.items()})
+    assert [circle for circle in found if circle not in CIRCLES_LEFT] == []
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a", "d"}}) == [{"b", "c"}]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(RLX)))
+def test_a_file_is_not_too_long(path):
+    assert len(path.read_text().splitlines()) <= LONGER.get(str(path.relative_to(RLX)), MOST_LINES)
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if room(p) in EVIDENCE], ids=lambda p: str(p.relative_to(RLX)))
@@ -72,7 +141,7 @@ def test_the_evidence_wing_names_no_torch(path):
         if isinstance(node, ast.ImportFrom) and node.module
     }
     assert not names & {"torch", "transformers"}
-    assert imported_rooms(path) <= EVIDENCE
+    assert imported_rooms(path, functions=False) <= EVIDENCE
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/**/*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
@@ -97,6 +166,11 @@ def test_every_module_has_its_tests():
         if not test.exists():
             missing.append(f"{relative} has no {test.relative_to(ROOT)}")
     assert not missing
+
+
+def test_every_folder_of_tests_is_a_room():
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path(), Path("peers")}
+    assert [str(folder) for folder in folders if not (RLX / folder).is_dir()] == []
 
 
 def test_nothing_else_lies_at_the_top():
