@@ -102,11 +102,11 @@ def permuted(batch: Any) -> Any:
     return _mapped(batch, moved, lambda s: Sequences(moved(s.prompts), moved(s.completions), s.width), permuted)
 
 
-def widened(batch: Any, extra: int) -> Any:
+def with_padding(batch: Any, extra: int) -> Any:
     """The batch with `extra` columns of padding: 0 where there was 0, garbage where anything else stood outside of the mask."""
     sequences = getattr(batch, "sequences", None)
     if not isinstance(sequences, Sequences):
-        return _mapped(batch, lambda value: value, lambda s: s, lambda part: widened(part, extra))
+        return _mapped(batch, lambda value: value, lambda s: s, lambda part: with_padding(part, extra))
     width, mask = sequences.width, sequences.completion_mask
 
     def wider(value: Any) -> Any:
@@ -117,7 +117,9 @@ def widened(batch: Any, extra: int) -> Any:
         fill = GARBAGE if value.is_floating_point() and bool((outside != 0).any()) else 0
         return torch.nn.functional.pad(value, (0, extra), value=fill)
 
-    return _mapped(batch, wider, lambda s: Sequences(s.prompts, s.completions, width + extra), lambda part: widened(part, extra))
+    return _mapped(
+        batch, wider, lambda s: Sequences(s.prompts, s.completions, width + extra), lambda part: with_padding(part, extra)
+    )
 
 
 def in_double(batch: Any) -> Any:

@@ -1,36 +1,24 @@
-"""The contract of an algorithm: the laws that every one keeps, each a function that says whether this one does."""
+"""The laws that every algorithm keeps, by name, and what came of trying them on one algorithm."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 
-from rlx.check.finding import FAILED, NOT_APPLICABLE, PASSED, Finding, Verdict, broken, holds, skipped
+from rlx.check.finding import Finding, Verdict, broken, skipped
+from rlx.check.law.closed_form import closed_forms
+from rlx.check.law.difference import finite_differences
 from rlx.check.law.hyperparameter import hyperparameters
 from rlx.check.law.learning import direction, draws, falls, runs, update
 from rlx.check.law.loss import losses
-from rlx.check.law.policy_gradient import alignment, anchor, baseline, clip, temperature
-from rlx.check.law.preference import closed_forms, reference
+from rlx.check.law.number import metrics, repeats, stays_finite
+from rlx.check.law.policy_gradient import alignment, baseline, clip, temperature
 from rlx.check.law.reach import belongs, prompt, reached, tokens
+from rlx.check.law.reference import anchor, reference
 from rlx.check.law.rows import order, padding, split
-from rlx.check.law.slope import finite, finite_differences, metrics, repeats
 from rlx.check.subject import Subject
 from rlx.check.variant import small
 from rlx.errors import NonFiniteError, RlxError, users_place
-
-__all__ = [
-    "FAILED",
-    "LAWS",
-    "NOT_APPLICABLE",
-    "PASSED",
-    "Finding",
-    "Subject",
-    "Verdict",
-    "broken",
-    "check_algorithm",
-    "holds",
-    "skipped",
-]
 
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
@@ -45,7 +33,7 @@ LAWS: dict[str, Law] = {
     "reached": reached,
     "tokens": tokens,
     "differences": finite_differences,
-    "finite": finite,
+    "finite": stays_finite,
     "metrics": metrics,
     "closed_forms": closed_forms,
     "direction": direction,
@@ -63,14 +51,15 @@ LAWS: dict[str, Law] = {
 
 
 def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> Iterator[Verdict]:
-    """The laws' verdicts, one by one. An error that the algorithm raises is a broken law.
+    """The verdict of each law, one by one; an error that the algorithm raises on the way is a broken law.
 
-    Where not even a plain step can be made, the others would say the same again; only where numbers come from is looked for.
+    Where the law `runs` raises, no step can be made and the other laws would only repeat it: they are skipped, except `finite`,
+    which looks for the place that a non-finite number comes from.
     """
     shortened = subject.with_algorithm(small(subject.algorithm))
     stopped = False
     for name, law in (LAWS if laws is None else laws).items():
-        if stopped and law is not finite:
+        if stopped and law is not stays_finite:
             yield Verdict(name, promise(law), skipped("not tried: the law runs must hold first"))
             continue
         with warnings.catch_warnings():
@@ -86,11 +75,11 @@ def promise(law: Law) -> str:
 
 
 def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
-    """What a law says, and whether an error on the way is what it says."""
+    """(what a law finds, whether the algorithm raised an error on the way)."""
     try:
         return law(subject), False
     except Exception as error:  # whatever an algorithm under check raises is its verdict
-        if isinstance(error, NonFiniteError):  # the advice that a run gives with it is not meant here
+        if isinstance(error, NonFiniteError):  # without the advice that a run gives with it
             said = str(error).partition(";")[0]
             mend = "mend this first; the law finite says where it comes from"
             return broken(said, where="draw or compute_loss", mend=mend), True
@@ -99,7 +88,7 @@ def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the user's, else of anything that is no installed package's; a guard of rlx names what it means."""
+    """The innermost line of the user's own file, else of rlx; empty where rlx refused something and its message says what."""
     import traceback
 
     if isinstance(error, RlxError) and not users_place(error):

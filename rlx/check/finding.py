@@ -1,4 +1,4 @@
-"""What a law of the contract says of an algorithm."""
+"""What a law finds in an algorithm."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ PASSED, FAILED, NOT_APPLICABLE = "passed", "failed", "not applicable"
 
 @dataclass(frozen=True)
 class Finding:
-    """One law's verdict.
+    """What one law found.
 
-    number: what was measured; wrong: what is wrong and by how much; where: the term, tensor or row; example: the smallest input
-    that shows it; mend: the usual remedy. The last four are empty where the law holds.
+    status: PASSED, FAILED or NOT_APPLICABLE. number: what was measured, or why the law does not apply.
+    Of a broken law: wrong: what is wrong, and by how much; where: the file and line, term, tensor or row; example: a small input
+    that shows it; mend: the usual remedy.
     """
 
     status: str
@@ -26,7 +27,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A law's name, its promise in one sentence, and what came of it."""
+    """A finding with the name of its law and what the law promises, in one sentence."""
 
     law: str
     promise: str
@@ -34,24 +35,24 @@ class Verdict:
 
     @property
     def failed(self) -> bool:
-        """Is the law broken?"""
+        """Whether the law is broken."""
         return self.finding.status == FAILED
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As a JSON object."""
         return {"law": self.law, "promise": self.promise, **asdict(self.finding)}
 
 
-def holds(number: str = "") -> Finding:
-    """The law is kept."""
+def passed(number: str = "") -> Finding:
+    """The algorithm keeps the law."""
     return Finding(PASSED, number)
 
 
 def broken(wrong: str, *, number: str = "", where: str = "", example: str = "", mend: str = "") -> Finding:
-    """The law is broken."""
+    """The algorithm breaks the law."""
     return Finding(FAILED, number, wrong, where, example, mend)
 
 
 def skipped(why: str) -> Finding:
-    """The law does not concern this algorithm."""
+    """The law does not apply to this algorithm."""
     return Finding(NOT_APPLICABLE, why)

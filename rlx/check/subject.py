@@ -1,4 +1,4 @@
-"""What the laws are tried on: an algorithm, the real laboratory it is to work in, and stand-ins of it."""
+"""What the laws are tried on: an algorithm with its task, policy and sampler, and laboratories to try it in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
 from rlx.check.batch import in_double, parts_of
-from rlx.check.laboratory import Numbers, ScriptedSampler, StandInPolicy, StandInReference, key_of
+from rlx.check.stand_in import (
+    Numbers,
+    ScriptedSampler,
+    StandInPolicy,
+    StandInReference,
+    has_scores,
+    key_of,
+    shortened,
+    stand_in_task,
+    with_scores,
+)
 from rlx.loss.preference.base import Loss
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
@@ -21,65 +31,12 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Prompt, Task
+from rlx.task.base import Task
 
-# A task cut short, with rewards that need no answers, and scores that nobody gave.
-
-
-def shortened(task: Task, *, rows: int) -> Task:
-    """The task with its first `rows` pairs and prompts alone."""
-    twin = copy.copy(task)
-    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
-        if ("pairs" if "pairs" in name else "rewards") in task.offers:
-            few = tuple(getattr(task, name)()[:rows])
-            object.__setattr__(twin, name, lambda few=few: few)
-    return twin
-
-
-def has_scores(task: Task) -> bool:
-    """Whether every pair of the task says how good its completions are."""
-    return all(pair.scores is not None for pair in task.pairs())
-
-
-def with_scores(task: Task) -> Task:
-    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
-    twin = copy.copy(task)
-    for name in ("pairs", "held_out_pairs"):
-        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
-        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
-    return twin
-
-
-def _scores(pair: Pair) -> tuple[float, float]:
-    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
-    return 0.5 + chosen / 2, rejected / 2
-
-
-def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
-    twin = copy.copy(task)
-    names: list[str] = []
-
-    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
-        if not names:
-            names.extend(task.reward_all([prompt], [completion])[0])
-        value = bonus + (0.5 if equal_rewards else reward_of(completion))
-        return {**dict.fromkeys(names, value), "reward": value}
-
-    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-
-    object.__setattr__(twin, "reward", reward)
-    object.__setattr__(twin, "reward_all", reward_all)
-    return twin
-
-
-def reward_of(text: str) -> float:
-    """0, 0.5 or 1."""
-    return Stream(0, ("reward", text)).key % 3 / 2
-
-
-# What losses an algorithm holds.
+ROWS = 384  # pairs and prompts of the task that are looked at
+TOLERANCE = 1e-9
+REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
+MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
 
 def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]:
@@ -94,14 +51,6 @@ def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]
             yield from losses_of(value, f"{path}.{key}")
 
 
-# What the laws are tried on: an algorithm, the real laboratory it is to work in, and stand-ins of it.
-
-ROWS = 384  # pairs and prompts of the task that are looked at
-TOLERANCE = 1e-9
-REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
-MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
-
-
 class Accumulated(GradientSource, Protocol):
     """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
 
@@ -112,8 +61,8 @@ Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch,
 
 
 @dataclass
-class Setting:
-    """A laboratory to try an algorithm in; `policy` has what the gradients are taken of."""
+class Laboratory:
+    """Task, policy, reference and sampler to try an algorithm with; gradients are taken of the policy's parameters."""
 
     task: Task
     policy: Any
@@ -179,8 +128,8 @@ class Subject:
         depth: float = 0.0,
         agreeing: bool = False,
         bonus: float = 0.0,
-    ) -> Setting:
-        """A laboratory of given numbers: see rlx.check.laboratory. For a loss that reads more of the policy than the
+    ) -> Laboratory:
+        """A laboratory of stand-ins: see rlx.check.stand_in. For a loss that reads more of the policy than the
         statistics of its tokens (`goes_past`) it is the real policy, and what is said of its numbers cannot be had.
         """
         if self.goes_past:
@@ -201,9 +150,9 @@ class Subject:
         dtype: torch.dtype = torch.float64,
         equal_rewards: bool = False,
         bonus: float = 0.0,
-    ) -> Setting:
+    ) -> Laboratory:
         rewarded = "rewards" in self.task.offers
-        return Setting(
+        return Laboratory(
             stand_in_task(self.small_task, equal_rewards=equal_rewards, bonus=bonus) if rewarded else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
             StandInReference.of(self.reference, numbers, dtype=dtype),
@@ -215,17 +164,17 @@ class Subject:
     def goes_past(self) -> bool:
         """Whether the loss reads logits or runs the model itself, so that its gradient misses the statistics of tokens."""
         try:
-            setting = self._stand_in(Numbers(MOVED))
-            batch = self.first_update(setting)
-            loss = self.loss(setting, batch).loss
+            laboratory = self._stand_in(Numbers(MOVED))
+            batch = self.first_update(laboratory)
+            loss = self.loss(laboratory, batch).loss
             if len(batch) == 0 or not loss.requires_grad:
                 return False
-            leaves = setting.policy.parameters()
+            leaves = laboratory.policy.parameters()
             return not leaves or not any(part is not None for part in torch.autograd.grad(loss, leaves, allow_unused=True))
         except Exception:  # the laws will meet it again, and name it
             return False
 
-    def real(self, *, moved: bool, equal_rewards: bool = False) -> Setting:
+    def real(self, *, moved: bool, equal_rewards: bool = False) -> Laboratory:
         """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
         task = stand_in_task(self.small_task, equal_rewards=equal_rewards) if "rewards" in self.task.offers else self.small_task
         policy = self.policy.frozen_copy()
@@ -240,45 +189,45 @@ class Subject:
                 for parameter in policy.parameters():
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
-        return Setting(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE)
+        return Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE)
 
-    def draw(self, setting: Setting, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
+    def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
         """A batch, drawn as a run draws it."""
         algorithm = algorithm or self.algorithm
         with torch.no_grad():
-            batch = algorithm.draw(setting.lab(step=step, seed=self.seed))
+            batch = algorithm.draw(laboratory.lab(step=step, seed=self.seed))
         require_batch(batch, by=algorithm)
-        return in_double(batch) if setting.policy.dtype == torch.float64 else batch
+        return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 
-    def first_update(self, setting: Setting, *, step: int = 0) -> Any:
+    def first_update(self, laboratory: Laboratory, *, step: int = 0) -> Any:
         """The batch of the first update of a draw."""
-        batch = self.draw(setting, step=step)
+        batch = self.draw(laboratory, step=step)
         return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))))
 
-    def loss(self, setting: Setting, batch: Any) -> LossOutput:
+    def loss(self, laboratory: Laboratory, batch: Any) -> LossOutput:
         """The loss on a batch."""
-        output = self.algorithm.compute_loss(setting.policy, setting.reference, batch)
+        output = self.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
         require_output(output, by=self.algorithm)
         return output
 
-    def gradient(self, setting: Setting, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
+    def gradient(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
         """([all parameters] the gradient, the figures) as a run computes them."""
-        if isinstance(setting.policy, StandInPolicy):
-            self.loss(setting, batch)  # now every completion has its leaves
+        if isinstance(laboratory.policy, StandInPolicy):
+            self.loss(laboratory, batch)  # now every completion has its leaves
         rows = len(batch) if micro_batch is None else micro_batch
-        source = self.accumulate(self.algorithm, setting.policy, setting.reference, batch, micro_batch=max(1, rows))
-        parts = zip(source()["loss"], setting.policy.parameters(), strict=True)
+        source = self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, rows))
+        parts = zip(source()["loss"], laboratory.policy.parameters(), strict=True)
         flat = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *flat]).detach(), source.metrics
 
-    def optimizer(self, setting: Setting, *, rate: float | None = None) -> Optimizer:
-        """The run's optimiser on the setting's parameters; with `rate`, plain gradient descent."""
+    def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
+        """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""
 
         def descent(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
             return torch.optim.SGD(parameters, lr=rate or 0.0)
 
         make = self.make_optimizer if rate is None else descent
-        return Optimizer(make, setting.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
+        return Optimizer(make, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
 
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
@@ -288,9 +237,9 @@ class Subject:
         return twin
 
 
-def reads_logprobs(setting: Setting) -> bool:
+def reads_logprobs(laboratory: Laboratory) -> bool:
     """Whether token log-probabilities were read through a stand-in policy."""
-    return isinstance(setting.policy, StandInPolicy) and "token_logprobs" in setting.policy.places
+    return isinstance(laboratory.policy, StandInPolicy) and "token_logprobs" in laboratory.policy.places
 
 
 def row_shown(subject: Subject, batch: Any, row: int) -> str:
@@ -303,9 +252,9 @@ def row_shown(subject: Subject, batch: Any, row: int) -> str:
     return f"row {row}"
 
 
-def completion_gradients(setting: Setting, part: Any, gradient: Tensor) -> list[list[Tensor]]:
+def completion_gradients(laboratory: Laboratory, part: Any, gradient: Tensor) -> list[list[Tensor]]:
     """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
-    policy = setting.policy
+    policy = laboratory.policy
     places = policy.places.get("token_logprobs", {})
     found = []
     for prompt, group in zip(part.sequences.prompts, part.sequences.completions, strict=True):

@@ -1,0 +1,1 @@
+"""What is done with a policy beside training it: measure its speed, evaluate it, sample from it."""

@@ -1,6 +1,6 @@
-"""Measures one algorithm once, in a process of its own: `python -m rlx.workbench.bench`, a config on stdin, figures on stdout.
+"""Measures how fast an algorithm trains: `python -m rlx.workbench.bench` reads a config from stdin and prints figures.
 
-A process of its own, because its peak memory is the algorithm's alone, and what ran before has warmed nothing up.
+Each measurement has a process of its own, so that its peak memory is the algorithm's alone and no cache is warm.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from rlx.training.loop import Loop
 from rlx.training.run import build_loop, set_threads
 from rlx.training.summary import peak_memory
 
-# Where the time of a training step goes: stand-ins for an algorithm and an optimiser that time what passes through them.
-
 PHASES = ("draw", "forward", "backward", "step")
+PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
+PROFILED_STEPS = 2
+Spread = dict[str, Any]  # median, low, high; None where a round did not get there
 
 
 class Clock:
-    """Seconds by phase. A phase within another is taken out of it, so the phases add up to no more than the time that passed."""
+    """Seconds by phase. The time of a phase within another counts for the inner one alone, so no second counts twice."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
@@ -131,17 +132,12 @@ def count_completions(batch: Any) -> int:
     return len(batch) if sequences is None else len(sequences) * sequences.group_size
 
 
-# Measures one algorithm once, in a process of its own: `python -m rlx.workbench.bench`, a config on stdin, figures on stdout.
-
-PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
-PROFILED_STEPS = 2
-
-
 @dataclass(frozen=True)
 class Budget:
     """How long an algorithm is measured.
 
-    tokens, seconds: when the score is taken. warmup_steps: first steps that count for no speed. trace: where a profile goes.
+    tokens, seconds: after how many the score is taken. warmup_steps: first steps that count for no speed. trace: file of a
+    profile, or None.
     """
 
     tokens: int
@@ -261,34 +257,8 @@ def _profile(loop: Loop, file: Path) -> str:
     return str(file)
 
 
-def main() -> int:
-    """Read the request, measure, write one JSON object; what anything else prints goes to stderr."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    try:
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        answer = measure(OmegaConf.create(request["config"]), Budget(**request["budget"]))
-    except RlxError as error:
-        answer = {"error": str(error), "exit_code": error.exit_code}
-    json.dump(answer, out)
-    out.close()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-# Rounds of a benchmark summed up: for each figure the median over the rounds, with the smallest and the largest.
-
-Spread = dict[str, Any]  # median, low, high; None where a round did not get there
-
-
 def spread_of(values: Sequence[float | None]) -> Spread:
-    """Median, smallest and largest; all None where any is missing, for a median of the luckier rounds would mislead."""
+    """Median, smallest and largest; all None where a round has no value, since a median of the others would mislead."""
     if not values or any(value is None for value in values):
         return {"median": None, "low": None, "high": None}
     present = [float(value) for value in values if value is not None]
@@ -305,3 +275,24 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif not isinstance(value, str):
             figures[name] = spread_of([one[name] for one in rounds])
     return figures
+
+
+def measure_request() -> int:
+    """Read a request {config, budget} from stdin, measure, print one JSON object; all other output goes to stderr."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    try:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        answer = measure(OmegaConf.create(request["config"]), Budget(**request["budget"]))
+    except RlxError as error:
+        answer = {"error": str(error), "exit_code": error.exit_code}
+    json.dump(answer, out)
+    out.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(measure_request())

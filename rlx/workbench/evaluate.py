@@ -20,7 +20,7 @@ from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
 from rlx.training.evaluate import Evaluation, Evaluator
 from rlx.training.summary import peak_memory, relative
-from rlx.workbench.subject import Subject
+from rlx.workbench.choice import PolicyChoice
 
 VERB = "evaluate"
 
@@ -37,40 +37,40 @@ class Scored:
 
 
 def evaluate_checkpoint(
-    cfg: DictConfig, subject: Subject, *, command: Sequence[str], overrides: Sequence[str], directory: Path | None = None
+    cfg: DictConfig, choice: PolicyChoice, *, command: Sequence[str], overrides: Sequence[str], directory: Path | None = None
 ) -> Scored:
-    """Evaluate `subject` as the config says. directory: of the record, where the caller chose one.
+    """Evaluate `choice` as the config says. directory: of the record, where the caller chose one.
 
     Raises RlxError; once the policy is loaded, with a record that says failed.
     """
     start = time.monotonic()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    task, sampler = subject.make("task"), subject.make("rollout")
+    task, sampler = choice.make("task"), choice.make("rollout")
     device = torch_device(cfg.device)
-    policy = subject.load().to(device)
+    policy = choice.load().to(device)
     policy.token_store = token_store(cfg.cache_dir)
     evaluator = Evaluator(
         task=task,
-        reference=Reference(_start(subject, policy, task.score).to(device), cache_dir=cfg.cache_dir),
+        reference=Reference(_start(choice, policy, task.score).to(device), cache_dir=cfg.cache_dir),
         sampler=sampler,
         micro_batch=cfg.micro_batch,
         temperature=cfg.temperature,
         **cfg.evaluation,
     )
-    label = policy.name if subject.weights is None else relative(subject.weights)
-    recorder = _recorder(cfg, subject, task, command, overrides, directory, label=label)
+    label = policy.name if choice.weights is None else relative(choice.weights)
+    recorder = _recorder(cfg, choice, task, command, overrides, directory, label=label)
     try:
         evaluation = evaluator(policy)
-        if subject.start is None:
+        if choice.start is None:
             evaluation = replace(evaluation, metrics=_without_drift(evaluation.metrics))
         seconds = time.monotonic() - start
         figures = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        steps = _steps(subject)
+        steps = _steps(choice)
         recorder.log(steps, {**figures, "time/evaluation_seconds": seconds})
         recorder.samples(steps, evaluation.samples)
         recorder.answers(steps, evaluation.answers)
-        recorder.finish(_result(subject, recorder, figures, seconds, evaluation))
+        recorder.finish(_result(choice, recorder, figures, seconds, evaluation))
     except BaseException as error:
         recorder.fail(error)
         raise
@@ -78,10 +78,10 @@ def evaluate_checkpoint(
     return Scored(evaluation, recorder.directory, label, task.name, count)
 
 
-def _start(subject: Subject, policy: Policy, score: str) -> Policy:
+def _start(choice: PolicyChoice, policy: Policy, score: str) -> Policy:
     """The policy that KL and implicit rewards are measured from: the one that the run began with."""
-    if subject.start is not None:
-        started: Policy = make(OmegaConf.create(dict(subject.start)), key="policy")
+    if choice.start is not None:
+        started: Policy = make(OmegaConf.create(dict(choice.start)), key="policy")
         return started
     if score == "pair_accuracy":
         raise ConfigError(
@@ -96,16 +96,16 @@ def _without_drift(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if name not in ("kl", "pair_accuracy") and "log_ratio" not in name}
 
 
-def _steps(subject: Subject) -> int:
+def _steps(choice: PolicyChoice) -> int:
     """The steps behind the policy: those of the whole run if it is completed, whichever of its checkpoints was taken."""
-    result = subject.record.result if subject.record is not None else None
+    result = choice.record.result if choice.record is not None else None
     steps = result.metadata.get("steps") if result is not None else None
-    return int(steps) if isinstance(steps, int) else subject.step
+    return int(steps) if isinstance(steps, int) else choice.step
 
 
 def _recorder(
     cfg: DictConfig,
-    subject: Subject,
+    choice: PolicyChoice,
     task: Any,
     command: Sequence[str],
     overrides: Sequence[str],
@@ -114,8 +114,8 @@ def _recorder(
     label: str,
 ) -> Recorder:
     """The record names the run's algorithm, variant and seed, so that it compares as the run would."""
-    record = subject.record if subject.weights is not None else None
-    nodes = {**subject.nodes, **({"policy": subject.start} if subject.start is not None else {})}
+    record = choice.record if choice.weights is not None else None
+    nodes = {**choice.nodes, **({"policy": choice.start} if choice.start is not None else {})}
     settings = OmegaConf.to_container(cfg.evaluation, resolve=True)
     config = {
         **(dict(record.config) if record is not None else {}),
@@ -123,7 +123,7 @@ def _recorder(
         "evaluation": settings,
         "temperature": cfg.temperature,
     }
-    evaluated = {"policy": label, "run": None if record is None else str(record.directory), "step": subject.step}
+    evaluated = {"policy": label, "run": None if record is None else str(record.directory), "step": choice.step}
     return Recorder.create(
         directory,
         output_dir=cfg.output_dir,
@@ -142,15 +142,15 @@ def _recorder(
 
 
 def _result(
-    subject: Subject, recorder: Recorder, figures: Mapping[str, float], seconds: float, evaluation: Evaluation
+    choice: PolicyChoice, recorder: Recorder, figures: Mapping[str, float], seconds: float, evaluation: Evaluation
 ) -> AlgorithmResult:
     return AlgorithmResult(
         algorithm_name=recorder.record.algorithm,
         performance_metrics=dict(figures),
         training_time=seconds,
         metadata={
-            "steps": _steps(subject),
-            "checkpoint_step": subject.step,
+            "steps": _steps(choice),
+            "checkpoint_step": choice.step,
             "tokens_sampled": evaluation.tokens_sampled,
             "peak_memory_bytes": peak_memory(),
             "directory": str(recorder.directory),

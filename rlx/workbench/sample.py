@@ -15,7 +15,7 @@ from rlx.policy.base import Policy
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Text
-from rlx.workbench.subject import Subject
+from rlx.workbench.choice import PolicyChoice
 
 LONGEST = 128  # tokens, where neither the rollout nor a task says
 _OF_ROLLOUT = ("temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens")
@@ -42,24 +42,24 @@ class Completion:
         return {"prompt": prompt, "completion": self.text, **fields, **({} if self.reward is None else {"reward": self.reward})}
 
 
-def sample_checkpoint(cfg: DictConfig, subject: Subject) -> list[list[Completion]]:
+def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice) -> list[list[Completion]]:
     """For each prompt its completions, as the config says."""
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     given = texts_of(cfg.prompt)
-    task = subject.make("task") if given is None else None
+    task = choice.make("task") if given is None else None
     prompts = [Prompt(text) for text in given or ()] if task is None else list(task.held_out_prompts()[: cfg.num_prompts])
     if not prompts:
         raise ConfigError('there is no prompt; give one: prompt="12+34="')
-    sampler = sampler_of(cfg, subject)
-    policy = subject.load().to(torch_device(cfg.device))
+    sampler = configured_sampler(cfg, choice)
+    policy = choice.load().to(torch_device(cfg.device))
     rollout = sampler.sample(
         policy,
         [policy.encode_prompt(prompt.text) for prompt in prompts],
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
         prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others
-        max_new_tokens=subject.nodes["task"].get("max_new_tokens", LONGEST),
+        max_new_tokens=choice.nodes["task"].get("max_new_tokens", LONGEST),
         greedy=cfg.greedy,
     )
     logprobs = logprobs_of(policy, rollout)
@@ -84,13 +84,13 @@ def texts_of(prompt: Any) -> list[Text] | None:
     return [str(value) for value in values]
 
 
-def sampler_of(cfg: DictConfig, subject: Subject) -> Sampler:
+def configured_sampler(cfg: DictConfig, choice: PolicyChoice) -> Sampler:
     """The rollout's sampler in this process, with what the command line says of decoding."""
     stop = cfg.stop if cfg.stop is None or isinstance(cfg.stop, str) else tuple(str(text) for text in cfg.stop)
     given = {name: cfg[name] for name in _OF_ROLLOUT if name != "stop" and cfg[name] is not None}
     if stop is not None:
         given["stop"] = (stop,) if isinstance(stop, str) else stop
-    sampler: Sampler = subject.make("rollout").in_process
+    sampler: Sampler = choice.make("rollout").in_process
     return replace(sampler, **given)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 
 import rlx
 from rlx.algorithm.base import Need
-from rlx.check.checker import LAWS, Subject, check_algorithm
+from rlx.check.checker import LAWS, check_algorithm
+from rlx.check.subject import Subject
+from rlx.loss import PreferenceLoss
 from rlx.policy.tiny import build_tiny
 from rlx.training.gradients import AccumulatedGradients
 
@@ -35,14 +38,7 @@ def failed(algorithm, *laws):
     return {verdict.law: verdict.finding for verdict in check_algorithm(subject(algorithm), laws=wanted) if verdict.failed}
 
 
-def names_each(faults, *laws):
-    """For each faulty class whose law is among these: (class, law)."""
-    return [(kind, law) for kind, wanted in faults.items() for law in sorted(wanted) if law in laws]
-
-
-def assert_named(kind, law):
-    found = failed(kind(), law)
-    assert set(found) == {law}
-    assert found[law].wrong
-    assert found[law].mend
-    assert found[law].where
+def with_loss(loss):
+    """The plainest algorithm that reads a loss."""
+    name = "dpo" if isinstance(loss, PreferenceLoss) else "custom_grpo"
+    return replace(rlx.load("algorithm", name), loss=loss)

@@ -2,7 +2,7 @@
 
 import torch
 
-from rlx.check.batch import parts_of, permuted, signature, tensors_of, widened
+from rlx.check.batch import parts_of, permuted, signature, tensors_of, with_padding
 from tests.check.checking import subject
 from tests.check.faulty import Rewards
 
@@ -22,7 +22,7 @@ def test_rows_in_another_order_are_the_same_rows():
 
 
 def test_padding_widens_what_lies_along_tokens_alone():
-    batch, wider = drawn(), widened(drawn(), 3)
+    batch, wider = drawn(), with_padding(drawn(), 3)
     width = batch.sequences.width
     assert wider.sequences.width == width + 3
     assert torch.equal(wider.weights[..., :width], batch.weights)

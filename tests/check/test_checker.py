@@ -1,10 +1,10 @@
-"""The contract passes every sound algorithm of unusual shape, and knows each planted fault by one law at least."""
+"""No law accuses a sound algorithm of unusual shape; an error of an algorithm is a broken law."""
 
 import pytest
 
 from rlx.check.checker import LAWS, check_algorithm, promise
 from tests.check.checking import failed, subject
-from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.sound import SOUND
 
 pytestmark = pytest.mark.whole
@@ -21,10 +21,6 @@ def test_a_sound_algorithm_passes(kind):
 @pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, *SOUND], ids=lambda kind: kind.__name__)
 def test_the_hyperparameters_of_a_sound_algorithm_matter(kind):
     assert failed(kind(), *TRIES_MUCH) == {}
-
-
-def test_every_law_names_a_fault():
-    assert set(LAWS) - {"losses"} <= set().union(*FAULTS.values())
 
 
 def test_every_law_promises_something():

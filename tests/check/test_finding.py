@@ -1,6 +1,6 @@
 """Verdicts as data."""
 
-from rlx.check.finding import FAILED, NOT_APPLICABLE, PASSED, Verdict, broken, holds, skipped
+from rlx.check.finding import FAILED, NOT_APPLICABLE, PASSED, Verdict, broken, passed, skipped
 
 
 def test_a_verdict_is_json():
@@ -13,5 +13,5 @@ def test_a_verdict_is_json():
 
 
 def test_only_a_broken_law_fails():
-    assert [Verdict("a", "b.", finding).failed for finding in (holds("1"), skipped("why"))] == [False, False]
-    assert (holds().status, skipped("why").status) == (PASSED, NOT_APPLICABLE)
+    assert [Verdict("a", "b.", finding).failed for finding in (passed("1"), skipped("why"))] == [False, False]
+    assert (passed().status, skipped("why").status) == (PASSED, NOT_APPLICABLE)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import rlx
-from rlx.check.subject import completion_gradients, row_shown
+from rlx.check.subject import completion_gradients, losses_of, row_shown
 from tests.check.checking import subject
 from tests.check.faulty import Preferences
 from tests.check.sound import FromLogits
@@ -31,3 +31,9 @@ def test_scores_that_the_pairs_lack_are_made_up_where_a_loss_reads_them():
     assert not plain.makes_scores_up
     assert all(pair.scores[0] > pair.scores[1] for pair in reads.small_task.pairs())
     assert plain.small_task.pairs()[0].scores is None
+
+
+def test_losses_are_found_by_their_path():
+    paths = [path for path, _ in losses_of(rlx.load("algorithm", "hybrid"))]
+    assert paths
+    assert all(path.startswith("algorithm.") for path in paths)

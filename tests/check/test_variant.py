@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import rlx
-from rlx.check.variant import leaves, mentioned, small, variants, watched
+from rlx.check.variant import mentioned, plain_fields, small, variants, watched
 from tests.check.faulty import Preferences, Rewards
 
 
@@ -35,11 +35,11 @@ class Outer:
 
 
 def tried(name):
-    return [dict(leaves(changed))[name] for found, changed in variants(Outer()) if found == name]
+    return [dict(plain_fields(changed))[name] for found, changed in variants(Outer()) if found == name]
 
 
 def test_every_leaf_has_other_values_of_its_type():
-    assert {name for name, _ in variants(Outer())} == {name for name, _ in leaves(Outer())}
+    assert {name for name, _ in variants(Outer())} == {name for name, _ in plain_fields(Outer())}
     assert tried("on") == [True]
     assert tried("shape") == [Shape.SQUARE]
     assert tried("how") == ["b"]
@@ -49,10 +49,10 @@ def test_every_leaf_has_other_values_of_its_type():
 
 def test_what_is_made_of_other_fields_is_no_hyperparameter():
     hybrid, mixture = (rlx.load("algorithm", name) for name in ("hybrid", "mixture"))
-    betas = [name for name, _ in leaves(hybrid) if name.endswith("loss.beta")]
+    betas = [name for name, _ in plain_fields(hybrid) if name.endswith("loss.beta")]
     assert betas == ["dpo.loss.beta", "grpo.loss.beta"]
-    assert [name for name, _ in leaves(mixture) if name.endswith("beta")] == ["terms.preference.algorithm.loss.beta"]
-    assert {name for name, _ in variants(hybrid)} <= {name for name, _ in leaves(hybrid)}
+    assert [name for name, _ in plain_fields(mixture) if name.endswith("beta")] == ["terms.preference.algorithm.loss.beta"]
+    assert {name for name, _ in variants(hybrid)} <= {name for name, _ in plain_fields(hybrid)}
 
 
 def test_a_positive_number_stays_positive():

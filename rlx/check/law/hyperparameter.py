@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from rlx.algorithm.base import Algorithm
-from rlx.check.finding import Finding, broken, holds, skipped
-from rlx.check.subject import Subject
-from rlx.check.variant import (
-    FIGURES,
-    LEARNING,
-    LOSS,
-    MOST_ROWS,
-    NOTHING,
-    STEPS,
-    Journey,
-    journey,
-    leaves,
-    mentioned,
-    variants,
-    watched,
-)
+import torch
+from torch import Tensor
 
+from rlx.algorithm.base import Algorithm
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.subject import Subject
+from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
+from rlx.errors import RlxError
+from rlx.seeding import Stream
+
+STEPS = (0, 1, 500)
 LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
 SPREADS = (0.4, 2.0, 0.05)
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
+SAME = 1e-6  # nats; what moves the policy by less moves nothing
+RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
+LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
 INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
 OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
 
@@ -43,7 +40,9 @@ def hyperparameters(subject: Subject) -> Finding:
             difference = known.difference(subject.algorithm, changed)
             found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
     seen = known.looked_at() | mentioned(type(subject.algorithm))
-    unread = {name for name, _ in leaves(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)}
+    unread = {
+        name for name, _ in plain_fields(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)
+    }
     detached = sorted(name for name, difference in found.items() if difference == LOSS)
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
@@ -53,7 +52,7 @@ def hyperparameters(subject: Subject) -> Finding:
     logged = sorted(name for name, what in found.items() if what == FIGURES and not any(word in name for word in OF_FIGURES))
     total = len(set(found) | unread)
     number = f"{total - len(dead) - len(detached) - len(logged) - len(spared)} of {total}"
-    values = dict(leaves(subject.algorithm))
+    values = dict(plain_fields(subject.algorithm))
     if detached:
         return broken(
             f"{detached[0]} changes the loss but no gradient: what it weighs is detached",
@@ -74,7 +73,7 @@ def hyperparameters(subject: Subject) -> Finding:
         return _dead(dead, unread, values, number)
     undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared]
     notes = [f"not read here: {name}" for name in sorted(spared)] + [f"not seen to matter: {name}" for name in undecided]
-    return holds("; ".join([number, *notes]))
+    return passed("; ".join([number, *notes]))
 
 
 def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], number: str) -> Finding:
@@ -111,7 +110,7 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: _Known) -
 
     None where there are too many to try.
     """
-    off = {other for other, value in leaves(algorithm) if not value}
+    off = {other for other, value in plain_fields(algorithm) if not value}
     parent = name.rpartition(".")[0]
     others = [(other, base) for other, base in _few(algorithm) if other != name and other.rpartition(".")[2] not in MOST_ROWS]
     others.sort(key=lambda item: (item[0] not in off, item[0].rpartition(".")[0] != parent))
@@ -183,3 +182,87 @@ class _Known:
         seen: set[str] = set()
         journey(self._subject.with_algorithm(watched(self._subject.algorithm, seen)), SPREADS[0])
         return seen
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a few steps with an algorithm did.
+
+    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
+    measured: the figures of batches and of validate;
+    refused: what was said where the values are not legal.
+    """
+
+    policy: tuple[Tensor, ...]
+    loss: tuple[float, ...]
+    figures: str
+    names: tuple[str, ...]
+    measured: str
+    refused: str = ""
+
+    @staticmethod
+    def refused_by(error: Exception) -> Journey:
+        """No step could be made."""
+        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
+
+    def difference(self, other: Journey) -> str:
+        """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
+        if self.refused != other.refused or len(self.policy) != len(other.policy):
+            return LEARNING
+        for mine, theirs in zip(self.policy, other.policy, strict=True):
+            if mine.shape != theirs.shape or not bool((mine - theirs).abs().le(SAME).all()):
+                return LEARNING
+        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
+            return LOSS
+        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
+            return LEARNING
+        return FIGURES if self.figures != other.figures else NOTHING
+
+
+def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS) -> Journey:
+    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
+    policies: list[Tensor] = []
+    losses: list[float] = []
+    figures: list[tuple[str, float]] = []
+    measured: list[Any] = []
+    own_update = type(subject.algorithm).update_policy is not Algorithm.update_policy
+    laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
+    try:
+        measured.append(subject.algorithm.moving_reference)  # which the training loop asks
+        for step in steps:
+            lab = laboratory.lab(step=step, seed=subject.seed)
+            with torch.no_grad():
+                batch = subject.algorithm.draw(lab)
+            measured += sorted(getattr(batch, "metrics", {}).items())
+            for part in _first_updates(subject, batch, step):
+                subject.loss(laboratory, part)
+                rows = max(1, len(part))
+                source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, part, micro_batch=rows)
+                if own_update:  # which may read no more of a gradient than its sign
+                    policies.append(subject.gradient(laboratory, part)[0])
+                done = dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
+                policies.append(
+                    torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])
+                )
+                _below_one(laboratory.policy)
+                losses.append(float(source.metrics.get("loss", 0.0)))
+                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
+                figures += [*sorted(own.items()), *sorted(done.items())]
+            with torch.no_grad():
+                measured += sorted(subject.algorithm.validate(lab).items())
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey.refused_by(error)
+    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
+    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
+
+
+def _below_one(policy: Any) -> None:
+    """No probability rises above 1, as it never does in a model."""
+    leaf = getattr(policy, "leaves", {}).get("token_logprobs")
+    if leaf is not None:
+        with torch.no_grad():
+            leaf.clamp_(max=-1e-3)
+
+
+def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:
+    return itertools.islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 3)

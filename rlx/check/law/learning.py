@@ -1,4 +1,4 @@
-"""Laws of learning: updates go the right way, and every hyperparameter makes a difference."""
+"""Laws of learning: a step runs, learns in the right direction, goes down its loss, and draws other rows than the step before."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import parts_of
-from rlx.check.finding import Finding, broken, holds, skipped
-from rlx.check.subject import REAL_TOLERANCE, Setting, Subject, completion_gradients, reads_logprobs, reward_of, row_shown
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import reward_of
+from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 from rlx.seeding import Stream
 
-STEPS, RATE = 8, 3e-4
-FLAT = 1e-6
-LEANING = 6.0
+STEPS, RATE = 8, 3e-4  # of Adam, where a loss shall fall
+FLAT = 1e-6  # losses nearer than this are equal
+LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
+RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
+UPWARD = 1e-6  # a cosine above this goes up
+DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
@@ -24,10 +28,10 @@ def runs(subject: Subject) -> Finding:
     policy = subject.policy.frozen_copy()
     policy.model.requires_grad_(True)
     policy.value_head = subject.policy.value_head
-    setting = Setting(subject.small_task, policy, subject.reference, subject.sampler, REAL_TOLERANCE)
+    laboratory = Laboratory(subject.small_task, policy, subject.reference, subject.sampler, REAL_TOLERANCE)
     before = [parameter.detach().clone() for parameter in policy.parameters()]
-    optimizer = subject.optimizer(setting)
-    batch = subject.draw(setting)
+    optimizer = subject.optimizer(laboratory)
+    batch = subject.draw(laboratory)
     updates = 0
     for part in subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))):
         source = subject.accumulate(subject.algorithm, policy, subject.reference, part, micro_batch=None)
@@ -36,7 +40,7 @@ def runs(subject: Subject) -> Finding:
         if updates == 4:  # more of the same
             break
     with torch.no_grad():
-        extra = subject.algorithm.validate(setting.lab())
+        extra = subject.algorithm.validate(laboratory.lab())
     if not all(isinstance(value, (int, float)) for value in extra.values()):
         return broken("validate returns what is no number", where="validate", mend="return plain numbers")
     if updates == 0:
@@ -49,7 +53,7 @@ def runs(subject: Subject) -> Finding:
             where="update_policy",
             mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
         )
-    return holds("; ".join([f"{updates} updates", *_remarks(subject, batch)]))
+    return passed("; ".join([f"{updates} updates", *_remarks(subject, batch)]))
 
 
 def _remarks(subject: Subject, batch: Any) -> list[str]:
@@ -71,16 +75,16 @@ def falls(subject: Subject) -> Finding:
     if subject.algorithm.kind not in OBJECTIVES:
         return skipped("the loss is a surrogate; see direction")
     for moved in (True, False):  # a loss may be at its minimum where the policy is its reference
-        setting = subject.real(moved=moved)
-        batch = subject.first_update(setting)[slice(0, 6)]
+        laboratory = subject.real(moved=moved)
+        batch = subject.first_update(laboratory)[slice(0, 6)]
         if len(batch) == 0:
             return skipped("the batch is empty")
-        losses = _losses(subject, setting, batch)
+        losses = _losses(subject, laboratory, batch)
         number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
         if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
-            return holds(number)
+            return passed(number)
         if max(losses) - min(losses) <= FLAT and losses[0] <= FLAT:  # at a minimum, and there it stays
-            return holds(f"{number}, at its minimum")
+            return passed(f"{number}, at its minimum")
     return broken(
         f"{STEPS} updates on one batch take the loss from {losses[0]:.6g} to {losses[-1]:.6g}",
         number=number,
@@ -90,13 +94,13 @@ def falls(subject: Subject) -> Finding:
     )
 
 
-def _losses(subject: Subject, setting: Setting, batch: Any) -> list[float]:
+def _losses(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]:
     """The loss before each of a few updates on one batch."""
-    optimizer = subject.optimizer(setting)
-    optimizer.torch_optimizer = torch.optim.Adam(setting.policy.parameters(), lr=RATE)
+    optimizer = subject.optimizer(laboratory)
+    optimizer.torch_optimizer = torch.optim.Adam(laboratory.policy.parameters(), lr=RATE)
     losses = []
     for _ in range(STEPS):
-        source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=len(batch))
+        source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
         subject.algorithm.update_policy(source, optimizer)
         losses.append(source.metrics["loss"])
     return losses
@@ -104,19 +108,19 @@ def _losses(subject: Subject, setting: Setting, batch: Any) -> list[float]:
 
 def direction(subject: Subject) -> Finding:
     """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
-    setting = subject.stand_in(spread=0.0)
-    batch = subject.first_update(setting)
-    gradient, _ = subject.gradient(setting, batch)
-    if not reads_logprobs(setting):
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    gradient, _ = subject.gradient(laboratory, batch)
+    if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
     numbers = []
     for part in parts_of(batch):
-        rows = completion_gradients(setting, part, gradient)
+        rows = completion_gradients(laboratory, part, gradient)
         slopes = [torch.stack([values.sum() for values in group]) for group in rows]
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
             found = _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
-            found = _preferred(subject, setting, batch, part, slopes)
+            found = _preferred(subject, laboratory, batch, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
             found = _demonstrated(subject, part, slopes)
         else:
@@ -124,7 +128,7 @@ def direction(subject: Subject) -> Finding:
         if isinstance(found, Finding):
             return found
         numbers.append(found)
-    return holds(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
+    return passed(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
 
 
 def _is_pairs(subject: Subject, part: Any) -> bool:
@@ -161,12 +165,12 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
     )
 
 
-def _preferred(subject: Subject, setting: Setting, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
+def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
     """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
     each = [float(slope[0] - slope[1]) for slope in slopes]
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
         return f"{sum(each):.1e}"
-    chosen, rejected = (_leaning(subject, setting, batch, part, side=side) for side in (0, 1))
+    chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side) for side in (0, 1))
     if chosen < rejected:
         return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
     row = max(range(len(each)), key=lambda row: each[row])
@@ -179,14 +183,14 @@ def _preferred(subject: Subject, setting: Setting, batch: Any, part: Any, slopes
     )
 
 
-def _leaning(subject: Subject, setting: Setting, batch: Any, part: Any, *, side: int) -> float:
+def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> float:
     """The loss where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
-    leaf = setting.policy.leaves["token_logprobs"]
+    leaf = laboratory.policy.leaves["token_logprobs"]
     kept = leaf.detach().clone()
-    places = torch.cat([group[1 - side] for group in completion_gradients(setting, part, torch.arange(len(leaf)))])
+    places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
     with torch.no_grad():
         leaf[places] -= LEANING
-        loss = float(subject.loss(setting, batch).loss)
+        loss = float(subject.loss(laboratory, batch).loss)
         leaf.copy_(kept)
     return loss
 
@@ -204,13 +208,6 @@ def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding 
     )
 
 
-# Laws of steps as a whole: an update goes down its loss, and steps do not learn from the same few rows for ever.
-
-RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
-UPWARD = 1e-6  # a cosine above this goes up
-DRAWN_STEPS = (0, 1, 500)  # a curriculum has gone on by then
-
-
 def update(subject: Subject) -> Finding:
     """An update goes down the gradient of its loss, and where the learning rate is 0 not up either."""
     cosines = []
@@ -222,18 +219,18 @@ def update(subject: Subject) -> Finding:
         cosines.append(float(moved @ gradient) / scale if scale else 0.0)
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
-    return holds(f"{cosines[-1]:.2g}")
+    return passed(f"{cosines[-1]:.2g}")
 
 
 def _moved(subject: Subject, rate: float) -> tuple[Tensor, Tensor]:
     """(how far an update at this learning rate moves the policy, the gradient of its loss before), [all parameters] each."""
-    setting = subject.stand_in()
-    batch = subject.first_update(setting)
-    gradient, _ = subject.gradient(setting, batch)
-    leaves = setting.policy.parameters()
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    gradient, _ = subject.gradient(laboratory, batch)
+    leaves = laboratory.policy.parameters()
     before = [leaf.detach().clone() for leaf in leaves]
-    source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=max(1, len(batch)))
-    subject.algorithm.update_policy(source, subject.optimizer(setting, rate=rate))
+    source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch)))
+    subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate))
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double()
 
@@ -250,8 +247,8 @@ def _upward(cosine: float, rate: float) -> Finding:
 
 def draws(subject: Subject) -> Finding:
     """Steps draw different rows, where the task has more than one step draws."""
-    setting = subject.stand_in()
-    drawn = [_prompts(subject.draw(setting, step=step)) for step in DRAWN_STEPS]
+    laboratory = subject.stand_in()
+    drawn = [_prompts(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:
         return skipped("the batch has no sequences of its own")
     sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
@@ -263,11 +260,11 @@ def draws(subject: Subject) -> Finding:
             f"steps {', '.join(map(str, DRAWN_STEPS))} draw the same {len(drawn[0])} rows, and the task has {min(sizes)}",
             number=f"{len(drawn[0])} of {min(sizes)}",
             where="draw",
-            example=repr(subject.policy.decode(parts_of(subject.draw(setting))[0].sequences.prompts[0])),
+            example=repr(subject.policy.decode(parts_of(subject.draw(laboratory))[0].sequences.prompts[0])),
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    return holds(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
+    return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
 
 
 def _prompts(batch: Any) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""The law of giving tokens up: a clip stops what has gone far enough the right way, not what has gone astray."""
+"""Laws of rewarded completions: what a clip stops, what old log-probabilities are compared with, what a baseline takes away."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import parts_of
-from rlx.check.finding import Finding, broken, holds, skipped
-from rlx.check.laboratory import StandInPolicy
-from rlx.check.law.loss import FAR, MOVES
+from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import gap
-from rlx.check.subject import Setting, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.check.stand_in import StandInPolicy
+from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
+MOVES = (0.25, 0.5)  # nats a token between the policy and its sampler: beyond usual clips, short of a dual one
+FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 1.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
-MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
+SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
+EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
+FACTOR = 1.25  # of the sampler's own temperature
+BONUS = 0.25  # that every reward is higher by
+STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
+CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,15 @@ def clip(subject: Subject) -> Finding:
     """Tokens that went the right way may be given up (clipped), those that went the wrong way not before them."""
     if Need.REWARDS not in subject.needs or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return skipped("no rewarded completions are given up")
-    setting = subject.stand_in(spread=0.0, depth=DEPTH)
-    batch = subject.first_update(setting)
+    laboratory = subject.stand_in(spread=0.0, depth=DEPTH)
+    batch = subject.first_update(laboratory)
     if len(batch):
-        subject.loss(setting, batch)  # now every token has its leaf
-    if not reads_logprobs(setting):
+        subject.loss(laboratory, batch)  # now every token has its leaf
+    if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
-    start = _moved(subject, setting, batch, 0.0)
+    start = _moved(subject, laboratory, batch, 0.0)
     rises, learning = start.slopes < 0, start.slopes != 0  # the loss falls as a token becomes likelier
-    ways = [[_moved(subject, setting, batch, way * move) for move in (*MOVES, FAR)] for way in (1, -1)]
+    ways = [[_moved(subject, laboratory, batch, way * move) for move in (*MOVES, FAR)] for way in (1, -1)]
     up, down = ([tokens.slopes for tokens in way] for way in ways)
     right = [torch.where(rises, raised, lowered) for raised, lowered in zip(up, down, strict=True)]
     for place, move in enumerate(MOVES):
@@ -60,37 +66,37 @@ def clip(subject: Subject) -> Finding:
                     f"tokens that went {move:g} nats the wrong way {what}",
                     number=f"{int(tokens.sum())} tokens",
                     where="compute_loss",
-                    example=_shown(subject, setting, batch, tokens),
-                    mend=MEND,
+                    example=_shown(subject, laboratory, batch, tokens),
+                    mend=CLIP_MEND,
                 )
-    return holds(f"{int((learning & (right[-1] == 0)).sum())} of {int(learning.sum())} tokens given up")
+    return passed(f"{int((learning & (right[-1] == 0)).sum())} of {int(learning.sum())} tokens given up")
 
 
-def _moved(subject: Subject, setting: Setting, batch: Any, distance: float) -> _Tokens:
+def _moved(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> _Tokens:
     """The tokens once the policy has made each likelier by `distance` nats than it was when sampled, its reference too."""
-    leaf = setting.policy.leaves["token_logprobs"]
-    reference = copy.copy(setting.reference)
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    reference = copy.copy(laboratory.reference)
     reference.numbers = replace(reference.numbers, drift=-distance)
-    setting = replace(setting, reference=reference)
+    laboratory = replace(laboratory, reference=reference)
     if (kept := getattr(batch, "reference_logprobs", None)) is not None:
         batch = batch.with_values(reference_logprobs=torch.where(batch.completion_mask, kept + distance, 0.0))
     before = leaf.detach().clone()
     with torch.no_grad():
         leaf.add_(distance)
-    gradient, _ = subject.gradient(setting, batch)
-    counted = _counted(subject, setting, batch, len(leaf))
+    gradient, _ = subject.gradient(laboratory, batch)
+    counted = _counted(subject, laboratory, batch, len(leaf))
     with torch.no_grad():
         leaf.copy_(before)
     return _Tokens(gradient[: len(leaf)], counted)
 
 
-def _counted(subject: Subject, setting: Setting, batch: Any, size: int) -> Tensor:
+def _counted(subject: Subject, laboratory: Laboratory, batch: Any, size: int) -> Tensor:
     """bool [N]: tokens where a term that has a value a token, or a completion, is not 0."""
     found = torch.zeros(size, dtype=torch.bool)
-    terms = subject.loss(setting, batch).terms.values()
+    terms = subject.loss(laboratory, batch).terms.values()
     for part in parts_of(batch):
         mask = part.sequences.completion_mask
-        places = completion_gradients(setting, part, torch.arange(size))
+        places = completion_gradients(laboratory, part, torch.arange(size))
         for values in (term.values.detach() for term in terms):
             each = values[..., None].expand(mask.shape) if values.shape == mask.shape[:-1] else values
             if each.shape != mask.shape:
@@ -101,39 +107,33 @@ def _counted(subject: Subject, setting: Setting, batch: Any, size: int) -> Tenso
     return found
 
 
-def _shown(subject: Subject, setting: Setting, batch: Any, tokens: Tensor) -> str:
+def _shown(subject: Subject, laboratory: Laboratory, batch: Any, tokens: Tensor) -> str:
     """The first row that holds one of the tokens."""
     for part in parts_of(batch):
-        for row, group in enumerate(completion_gradients(setting, part, tokens)):
+        for row, group in enumerate(completion_gradients(laboratory, part, tokens)):
             if any(bool(place.any()) for place in group):
                 return row_shown(subject, part, row)
     return ""
-
-
-# The law that old log-probabilities are those of the token itself.
-
-SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
-EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 
 
 def alignment(subject: Subject) -> Finding:
     """The log-probability of a token is compared with the sampler's of that token, not of its neighbour."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
-    setting = subject.stand_in(spread=0.1)
-    batch = subject.first_update(setting)
+    laboratory = subject.stand_in(spread=0.1)
+    batch = subject.first_update(laboratory)
     sampled = getattr(batch, "sampling_logprobs", None)
     if sampled is None or len(batch) == 0 or sampled.shape != batch.completion_mask.shape:
         return skipped("the batch holds no sampling log-probabilities of its own")
-    before, _ = subject.gradient(setting, batch)
-    if not reads_logprobs(setting):
+    before, _ = subject.gradient(laboratory, batch)
+    if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
-    leaf = setting.policy.leaves["token_logprobs"]
+    leaf = laboratory.policy.leaves["token_logprobs"]
     shift = SHIFT * torch.rand(len(leaf), generator=torch.Generator().manual_seed(0), dtype=leaf.dtype)
-    inner, moves = _laid_out(setting, batch, shift, sampled)
+    inner, moves = _laid_out(laboratory, batch, shift, sampled)
     with torch.no_grad():
         leaf.add_(shift)
-    after = [subject.gradient(setting, batch.with_values(sampling_logprobs=sampled + move))[0] for move in moves]
+    after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move))[0] for move in moves]
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
         if off < EQUAL and own > OTHER:
@@ -144,10 +144,10 @@ def alignment(subject: Subject) -> Finding:
                 example=row_shown(subject, batch, 0),
                 mend="batch.sampling_logprobs[..., t] is of token t, as policy.token_logprobs(...)[..., t] is: roll neither",
             )
-    return holds(f"{own:.0e}") if own < EQUAL else skipped("the loss reads more than differences of log-probabilities")
+    return passed(f"{own:.0e}") if own < EQUAL else skipped("the loss reads more than differences of log-probabilities")
 
 
-def _laid_out(setting: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Tensor, list[Tensor]]:
     """(bool [N], the leaves of tokens that are neither first nor last; moves of the sampling log-probabilities, as `like`).
 
     With a move every token's sampling log-probability shifts as does the policy's of the token itself, of the one before, of the
@@ -155,7 +155,7 @@ def _laid_out(setting: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Te
     """
     inner = torch.zeros(len(shift), dtype=torch.bool)
     moves = [torch.zeros_like(like) for _ in range(3)]
-    for row, group in enumerate(completion_gradients(setting, batch, torch.arange(len(shift)))):
+    for row, group in enumerate(completion_gradients(laboratory, batch, torch.arange(len(shift)))):
         for side, places in enumerate(group):
             inner[places[1:-1]] = True
             mine, length = shift[places].to(like), len(places)
@@ -166,126 +166,23 @@ def _laid_out(setting: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Te
     return inner, moves
 
 
-# The law of a reference that a policy is held near to.
-
-DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
-FLAT = 1e-6
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The loss, its slope along the policy's log-probabilities and along its KL over the vocabulary, and a row to show."""
-
-    loss: float
-    slope: float
-    kl_slope: float
-    shown: str
-
-
-def anchor(subject: Subject) -> Finding:
-    """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
-    if (found := _bends_down(subject)) is not None:
-        return found
-    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
-        return holds("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
-    if subject.goes_past or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
-        return skipped("the reference is part of a preference, or read by the model itself")
-    near, far = _at(subject, 0.0), _at(subject, DRIFT)
-    if near is None or far is None:
-        return skipped("groups whose rewards are all equal are not learned from")
-    rise, slope = far.loss - near.loss, far.slope - near.slope
-    mend = "a KL to the reference is added to the loss: + beta * kl, with kl = exp(r) - r - 1 and r = reference - policy"
-    if rise < -FLAT and slope <= FLAT:
-        return broken(
-            f"a policy {DRIFT} nats a token above its reference has a loss lower by {-rise:.2e} than one that equals it",
-            number=f"{rise:+.1e}",
-            where="compute_loss, or the rewards that draw makes",
-            example=far.shown,
-            mend=mend,
-        )
-    if far.kl_slope < -FLAT:
-        return broken(
-            f"raising the KL to the reference lowers the loss (slope {far.kl_slope:+.2e}, it must not be negative)",
-            number=f"{far.kl_slope:+.1e}",
-            where="compute_loss",
-            example=far.shown,
-            mend=mend,
-        )
-    return holds(f"{rise:+.1e}")
-
-
-def _bends_down(subject: Subject) -> Finding | None:
-    """A term whose slope is 0 where the policy is its reference, and that falls on both sides of it."""
-    if Need.REFERENCE not in subject.needs or subject.goes_past:
-        return None
-    setting = subject.stand_in(spread=0.0, depth=DRIFT)
-    batch = subject.first_update(setting)
-    if len(batch) == 0:
-        return None
-    here = subject.loss(setting, batch).terms
-    leaf = setting.policy.leaves.get("token_logprobs")
-    if leaf is None:
-        return None
-    before = leaf.detach().clone()
-    sides = []
-    for drift in (DRIFT, -DRIFT):
-        with torch.no_grad():
-            leaf.copy_(before + drift)
-        sides.append(subject.loss(setting, batch).terms)
-    with torch.no_grad():
-        leaf.copy_(before)
-    for name, term in here.items():
-        fall = float(term.total.detach()) - max(float(side[name].total.detach()) for side in sides if name in side)
-        if fall <= FLAT or not term.total.requires_grad:
-            continue
-        (slope,) = torch.autograd.grad(term.total, leaf, allow_unused=True)
-        if slope is None or float(slope.abs().max()) <= FLAT:
-            return broken(
-                f"term {name} falls by {fall:.2e} whichever way the policy leaves its reference: it rewards drift",
-                number=f"{-fall:.1e}",
-                where=f"terms[{name!r}]",
-                example=row_shown(subject, batch, 0),
-                mend="a distance to the reference is made small: it enters the loss with a plus",
-            )
-    return None
-
-
-def _at(subject: Subject, drift: float) -> _Found | None:
-    setting = subject.stand_in(spread=0.0, equal_rewards=True, drift=drift)
-    batch = subject.first_update(setting)
-    if len(batch) == 0:
-        return None
-    gradient, figures = subject.gradient(setting, batch)
-    names = setting.policy.leaf_names
-    parts = dict(zip(names, torch.split(gradient, [len(setting.policy.leaves[name]) for name in names]), strict=True))
-    slopes = {name: float(parts[name].sum()) if name in parts else 0.0 for name in ("token_logprobs", "kl_to_reference")}
-    return _Found(figures["loss"], slopes["token_logprobs"], slopes["kl_to_reference"], row_shown(subject, batch, 0))
-
-
-# Laws of what was sampled: at which temperature, and what is taken away from its rewards.
-
-FACTOR = 1.25  # of the sampler's own temperature
-BONUS = 0.25  # that every reward is higher by
-STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
-
-
 def temperature(subject: Subject) -> Finding:
     """A policy whose log-probabilities are compared with those of the sampler is read at the sampler's temperature."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
-    setting = subject.stand_in()
+    laboratory = subject.stand_in()
     hotter = FACTOR * subject.sampler.temperature
-    setting.sampler = replace(setting.sampler, temperature=hotter)
-    batch = subject.first_update(setting)
+    laboratory.sampler = replace(laboratory.sampler, temperature=hotter)
+    batch = subject.first_update(laboratory)
     sampled = getattr(batch, "sampling_logprobs", None)
     if sampled is None or len(batch) == 0:
         return skipped("the batch holds no sampling log-probabilities of its own")
-    assert isinstance(setting.policy, StandInPolicy)
-    setting.policy.temperatures.clear()
-    gradient, _ = subject.gradient(setting, batch)
-    used, theirs = setting.policy.temperatures, setting.reference.temperatures
+    assert isinstance(laboratory.policy, StandInPolicy)
+    laboratory.policy.temperatures.clear()
+    gradient, _ = subject.gradient(laboratory, batch)
+    used, theirs = laboratory.policy.temperatures, laboratory.reference.temperatures
     moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, sampled - 0.1, 0.0))
-    if torch.equal(gradient, subject.gradient(setting, moved)[0]):
+    if torch.equal(gradient, subject.gradient(laboratory, moved)[0]):
         return skipped("the loss does not compare with the sampling log-probabilities")
     if used == {hotter} and theirs and hotter not in theirs:
         return broken(
@@ -297,7 +194,7 @@ def temperature(subject: Subject) -> Finding:
             mend="reference.token_logprobs(batch.sequences, temperature=batch.temperature)",
         )
     if not used or hotter in used:
-        return holds(f"{hotter:g}")
+        return passed(f"{hotter:g}")
     return broken(
         f"completions are sampled at temperature {hotter:g}, but the policy is read at {_listed_set(used)}: "
         "ratios are not 1 where nothing has moved",
@@ -339,7 +236,7 @@ def baseline(subject: Subject) -> Finding:
                 mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
             )
     return (
-        holds(f"{sum(shares) / len(shares):.2g} of a shift is left")
+        passed(f"{sum(shares) / len(shares):.2g} of a shift is left")
         if shares
         else skipped("advantages are not linear in rewards")
     )
@@ -347,8 +244,8 @@ def baseline(subject: Subject) -> Finding:
 
 def _advantages(subject: Subject, bonus: float) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(rewards [P, G], advantages [P, G]) of a draw whose rewards are higher by `bonus`."""
-    setting: Setting = subject.stand_in(spread=0.0, bonus=bonus)
-    batch: Any = subject.first_update(setting)
+    laboratory: Laboratory = subject.stand_in(spread=0.0, bonus=bonus)
+    batch: Any = subject.first_update(laboratory)
     found = getattr(batch, "advantages", None)
     if found is None or found.ndim != 2 or found.shape != batch.rewards.shape:
         return None

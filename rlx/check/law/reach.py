@@ -1,4 +1,4 @@
-"""Laws of gradients: they reach what they should and nothing else."""
+"""Laws of reach: gradients go into the policy alone, and into all of a completion's tokens, none of the prompt's."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, LossOutput, Need
 from rlx.check.batch import parts_of, tensors_of
-from rlx.check.finding import Finding, broken, holds, skipped
-from rlx.check.laboratory import StandInReference
-from rlx.check.subject import Setting, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import StandInReference
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 from rlx.data.preferences import PairBatch
 from rlx.loss.preference.base import PreferenceLoss
 
-ROWS = slice(0, 6)
+ROWS, FEW_ROWS = slice(0, 6), slice(0, 4)  # of a batch, where the real model runs
+_MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
 
 def belongs(subject: Subject) -> Finding:
     """Gradients go into the policy alone: not into the reference, the batch or its weights; no weights move by themselves."""
-    setting = subject.real(moved=True)
-    before = [parameter.detach().clone() for parameter in setting.policy.parameters()]
-    theirs = list(setting.reference.model.parameters())
-    batch = subject.first_update(setting)
+    laboratory = subject.real(moved=True)
+    before = [parameter.detach().clone() for parameter in laboratory.policy.parameters()]
+    theirs = list(laboratory.reference.model.parameters())
+    batch = subject.first_update(laboratory)
     carrying = [where for where, tensor in tensors_of(batch) if tensor.requires_grad]
     if carrying:
         return broken(
@@ -36,7 +37,7 @@ def belongs(subject: Subject) -> Finding:
     for parameter in theirs:
         parameter.requires_grad_(True)
     if not unfrozen:
-        found = _reaches_reference(subject, setting, batch[ROWS], theirs)
+        found = _reaches_reference(subject, laboratory, batch[ROWS], theirs)
         if found is not None:
             return found
     if unfrozen or any(parameter.grad is not None for parameter in theirs):
@@ -45,7 +46,7 @@ def belongs(subject: Subject) -> Finding:
             where="draw or compute_loss",
             mend="leave reference.model alone; read reference.token_logprobs or reference.pair_logprobs",
         )
-    parameters = setting.policy.parameters()
+    parameters = laboratory.policy.parameters()
     if any(parameter.grad is not None for parameter in parameters):
         return broken(
             "compute_loss leaves gradients behind", where="compute_loss", mend="return the loss; the run calls backward"
@@ -55,8 +56,8 @@ def belongs(subject: Subject) -> Finding:
     return _reference_is_read(subject)
 
 
-def _reaches_reference(subject: Subject, setting: Setting, batch: Any, theirs: list[torch.nn.Parameter]) -> Finding | None:
-    output = subject.loss(setting, batch)
+def _reaches_reference(subject: Subject, laboratory: Laboratory, batch: Any, theirs: list[torch.nn.Parameter]) -> Finding | None:
+    output = subject.loss(laboratory, batch)
     for name, term in output.terms.items():
         if term.weights.requires_grad:
             return broken(
@@ -80,10 +81,10 @@ def _reaches_reference(subject: Subject, setting: Setting, batch: Any, theirs: l
 
 
 def _reference_is_read(subject: Subject) -> Finding:
-    setting = subject.stand_in()
-    batch = subject.first_update(setting)
-    subject.loss(setting, batch)
-    asked = setting.reference.calls if isinstance(setting.reference, StandInReference) else 0
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    subject.loss(laboratory, batch)
+    asked = laboratory.reference.calls if isinstance(laboratory.reference, StandInReference) else 0
     if Need.REFERENCE in subject.needs and asked == 0 and _real_calls(subject) == 0:
         return broken(
             "Need.REFERENCE is declared, but the reference is never asked: the policy would be compared with itself",
@@ -92,16 +93,16 @@ def _reference_is_read(subject: Subject) -> Finding:
         )
     if Need.REFERENCE not in subject.needs and asked:
         return broken("the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs")
-    return holds("none elsewhere")
+    return passed("none elsewhere")
 
 
 def _real_calls(subject: Subject) -> int:
     """How often the reference's model is run, for algorithms that go past the stand-in's methods."""
-    setting = subject.real(moved=False)
+    laboratory = subject.real(moved=False)
     calls: list[int] = []
-    handle = setting.reference.model.register_forward_hook(lambda *_: calls.append(1))
+    handle = laboratory.reference.model.register_forward_hook(lambda *_: calls.append(1))
     try:
-        subject.loss(setting, subject.first_update(setting)[ROWS])
+        subject.loss(laboratory, subject.first_update(laboratory)[ROWS])
     finally:
         handle.remove()
     return len(calls)
@@ -109,15 +110,15 @@ def _real_calls(subject: Subject) -> int:
 
 def reached(subject: Subject) -> Finding:
     """Every trainable parameter that log-probabilities (and values, where there is a critic) depend on gets a gradient."""
-    setting = subject.real(moved=True)
-    batch = subject.first_update(setting)[ROWS]
-    names = [name for name, parameter in setting.policy.model.named_parameters() if parameter.requires_grad]
-    gradient, _ = _by_parameter(subject, setting, batch)
+    laboratory = subject.real(moved=True)
+    batch = subject.first_update(laboratory)[ROWS]
+    names = [name for name, parameter in laboratory.policy.model.named_parameters() if parameter.requires_grad]
+    gradient, _ = _by_parameter(subject, laboratory, batch)
     names += [f"value_head.{number}" for number in range(len(gradient) - len(names))]
     parts = parts_of(batch)
     if not parts:
         return skipped("the batch has no sequences of its own")
-    reachable = _reachable(setting, parts[0].sequences)
+    reachable = _reachable(laboratory, parts[0].sequences)
     missing = [name for name, mine, can in zip(names, gradient, reachable, strict=True) if can and not _nonzero(mine)]
     if missing:
         shown = (
@@ -130,36 +131,31 @@ def reached(subject: Subject) -> Finding:
             example=row_shown(subject, batch, 0),
             mend="something is detached, computed under no_grad or read from the batch where the policy was meant",
         )
-    return holds(f"{sum(map(_nonzero, gradient))}/{len(names)}")
+    return passed(f"{sum(map(_nonzero, gradient))}/{len(names)}")
 
 
 def _nonzero(gradient: Tensor | None) -> bool:
     return gradient is not None and bool((gradient != 0).any())
 
 
-def _by_parameter(subject: Subject, setting: Setting, batch: Any) -> tuple[list[Tensor | None], dict[str, float]]:
-    source = subject.accumulate(subject.algorithm, setting.policy, setting.reference, batch, micro_batch=len(batch))
+def _by_parameter(subject: Subject, laboratory: Laboratory, batch: Any) -> tuple[list[Tensor | None], dict[str, float]]:
+    source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
     return list(source()["loss"]), source.metrics
 
 
-def _reachable(setting: Setting, sequences: Any) -> list[bool]:
-    requires = frozenset({"values"}) if setting.policy.value_head is not None else frozenset()
-    found = setting.policy.token_statistics(sequences, requires=requires)
+def _reachable(laboratory: Laboratory, sequences: Any) -> list[bool]:
+    requires = frozenset({"values"}) if laboratory.policy.value_head is not None else frozenset()
+    found = laboratory.policy.token_statistics(sequences, requires=requires)
     total = (found.token_logprobs * torch.arange(1, found.token_logprobs.shape[-1] + 1)).sum()
     total = total if found.values is None else total + found.values.sum()
-    gradients = torch.autograd.grad(total, setting.policy.parameters(), allow_unused=True)
+    gradients = torch.autograd.grad(total, laboratory.policy.parameters(), allow_unused=True)
     return [_nonzero(gradient) for gradient in gradients]
-
-
-# The law that nobody learns to write prompts: all of a completion is learned, nothing before it.
-
-FEW_ROWS = slice(0, 4)
 
 
 def prompt(subject: Subject) -> Finding:
     """No gradient reaches what the model predicts of a prompt, only its completions."""
-    setting = subject.real(moved=True)
-    batch = subject.first_update(setting)[FEW_ROWS]
+    laboratory = subject.real(moved=True)
+    batch = subject.first_update(laboratory)[FEW_ROWS]
     if (found := _cut_elsewhere(subject, batch)) is not None:
         return found
     prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]
@@ -170,9 +166,9 @@ def prompt(subject: Subject) -> Finding:
         if tokens is not None and logits is not None and logits.requires_grad and logits.shape[:2] == tokens.shape:
             passes.append((tokens, logits))
 
-    handle = setting.policy.model.register_forward_hook(seen, with_kwargs=True)
+    handle = laboratory.policy.model.register_forward_hook(seen, with_kwargs=True)
     try:
-        loss = subject.loss(setting, batch).loss
+        loss = subject.loss(laboratory, batch).loss
     finally:
         handle.remove()
     if not loss.requires_grad or not passes or not prompts:
@@ -193,7 +189,7 @@ def prompt(subject: Subject) -> Finding:
                     example=repr(subject.policy.decode(np.array(ids[start : start + length]))),
                     mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) has done so",
                 )
-    return holds(f"{looked} rows")
+    return passed(f"{looked} rows")
 
 
 def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
@@ -234,27 +230,22 @@ def _place(ids: list[int], prompts: list[np.ndarray]) -> tuple[int, int]:
     return found
 
 
-# The law of tokens: learning reaches those of completions, all of them, and nothing else.
-
-_MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
-
-
 def tokens(subject: Subject) -> Finding:
     """Learning reaches the first, the inner and the last tokens of completions, both sides of a pair, and nothing beyond."""
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     for spread in (0.0, 0.3):
-        setting = subject.stand_in(spread=spread)
-        batch = subject.first_update(setting)
-        gradient, _ = subject.gradient(setting, batch)
-        if not reads_logprobs(setting):
+        laboratory = subject.stand_in(spread=spread)
+        batch = subject.first_update(laboratory)
+        gradient, _ = subject.gradient(laboratory, batch)
+        if not reads_logprobs(laboratory):
             return skipped("the loss does not read token log-probabilities through the policy")
-        beyond = _weighs_padding(subject, subject.loss(setting, batch), batch)
+        beyond = _weighs_padding(subject, subject.loss(laboratory, batch), batch)
         if beyond is not None:
             return beyond
         for part in parts_of(batch):
             is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
-            for group in completion_gradients(setting, part, gradient):
+            for group in completion_gradients(laboratory, part, gradient):
                 for place, values in enumerate(group):
                     if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
                         _count(counts, values)
@@ -266,8 +257,8 @@ def tokens(subject: Subject) -> Finding:
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
         return broken("no token gets a gradient", where="compute_loss", mend="something is detached or every weight is 0")
     total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
-    idle = _weightless(subject.loss(setting, batch), batch)
-    return found or holds(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
+    idle = _weightless(subject.loss(laboratory, batch), batch)
+    return found or passed(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
 
 
 def _weightless(output: LossOutput, batch: Any) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, permuted, widened
-from rlx.check.finding import Finding, broken, holds, skipped
-from rlx.check.subject import REAL_TOLERANCE, TOLERANCE, Setting, Subject, completion_gradients, losses_of, row_shown
+from rlx.check.batch import parts_of, permuted, with_padding
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.subject import REAL_TOLERANCE, TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -32,19 +32,19 @@ def gap(found: Tensor, expected: Tensor, *, floor: float = 1e-12) -> float:
 def split(subject: Subject) -> Finding:
     """Cut into micro-batches of any size, a batch gives the loss, the figures and the gradient of the whole."""
     worst = 0.0
-    for setting, sizes in ((subject.stand_in(), (1, 2, 3, 5)), (subject.real(moved=True), (1, 3))):
-        batch = subject.first_update(setting)
+    for laboratory, sizes in ((subject.stand_in(), (1, 2, 3, 5)), (subject.real(moved=True), (1, 3))):
+        batch = subject.first_update(laboratory)
         if len(batch) < 2:
             return skipped("a batch of one row cannot be cut")
-        batch = batch[slice(0, 6)] if setting.tolerance == REAL_TOLERANCE else batch
-        whole, figures = subject.gradient(setting, batch)
+        batch = batch[slice(0, 6)] if laboratory.tolerance == REAL_TOLERANCE else batch
+        whole, figures = subject.gradient(laboratory, batch)
         for size in sizes:
-            found, other = subject.gradient(setting, batch, micro_batch=size)
+            found, other = subject.gradient(laboratory, batch, micro_batch=size)
             loss = torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])
             off = max(gap(found, whole), gap(*loss))
             worst = max(worst, off)
-            if off > setting.tolerance:
-                return _split_broken(subject, setting, batch, size, off)
+            if off > laboratory.tolerance:
+                return _split_broken(subject, laboratory, batch, size, off)
             wrong = [
                 name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))
             ]
@@ -57,14 +57,14 @@ def split(subject: Subject) -> Finding:
                     where=f"metrics[{wrong[0]!r}]",
                     mend="give metrics as (sum, count) over rows or tokens, mean_of(values, mask), so that they add over pieces",
                 )
-    return holds(f"{worst:.0e}")
+    return passed(f"{worst:.0e}")
 
 
-def _split_broken(subject: Subject, setting: Setting, batch: object, size: int, off: float) -> Finding:
-    rows = next((rows for rows in range(2, len(batch)) if _pair_differs(subject, setting, batch[slice(0, rows)])), len(batch))  # type: ignore[arg-type, index]
+def _split_broken(subject: Subject, laboratory: Laboratory, batch: object, size: int, off: float) -> Finding:
+    rows = next((rows for rows in range(2, len(batch)) if _pair_differs(subject, laboratory, batch[slice(0, rows)])), len(batch))  # type: ignore[arg-type, index]
     first = batch[slice(0, rows)]  # type: ignore[index]
-    whole = subject.gradient(setting, first)[1]["loss"]
-    pieces = subject.gradient(setting, first, micro_batch=1)[1]["loss"]
+    whole = subject.gradient(laboratory, first)[1]["loss"]
+    pieces = subject.gradient(laboratory, first, micro_batch=1)[1]["loss"]
     return broken(
         f"the gradient in pieces of {size} rows differs from that of the whole batch by {off:.1e} of its largest entry",
         number=f"{off:.0e}",
@@ -74,21 +74,21 @@ def _split_broken(subject: Subject, setting: Setting, batch: object, size: int, 
     )
 
 
-def _pair_differs(subject: Subject, setting: Setting, rows: object) -> bool:
-    return gap(subject.gradient(setting, rows, micro_batch=1)[0], subject.gradient(setting, rows)[0]) > REAL_TOLERANCE
+def _pair_differs(subject: Subject, laboratory: Laboratory, rows: object) -> bool:
+    return gap(subject.gradient(laboratory, rows, micro_batch=1)[0], subject.gradient(laboratory, rows)[0]) > REAL_TOLERANCE
 
 
 def padding(subject: Subject) -> Finding:
     """More columns of padding, with other garbage where none was promised, change nothing; nor do shared or separate rows."""
-    setting = subject.stand_in()
-    batch = subject.first_update(setting)
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
     if not parts_of(batch):
         return skipped("the batch has no sequences of its own to pad")
-    whole, figures = subject.gradient(setting, batch)
+    whole, figures = subject.gradient(laboratory, batch)
     for extra in (1, 4):
-        found, other = subject.gradient(setting, widened(batch, extra))
+        found, other = subject.gradient(laboratory, with_padding(batch, extra))
         off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
-        if off > setting.tolerance:
+        if off > laboratory.tolerance:
             return broken(
                 f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",
@@ -96,20 +96,20 @@ def padding(subject: Subject) -> Finding:
                 example=f"the loss is {figures['loss']:.6g}, with padding {other['loss']:.6g}; {row_shown(subject, batch, 0)}",
                 mend="sum over the completion mask and divide by its counts; .mean(dim=-1) counts the padding",
             )
-    return _layouts(subject, holds(f"{setting.tolerance:.0e}"))
+    return _layouts(subject, passed(f"{laboratory.tolerance:.0e}"))
 
 
 def _layouts(subject: Subject, finding: Finding) -> Finding:
     """The real policy with the completions of a prompt in one row, and each in a row of its own."""
-    setting = subject.real(moved=True)
-    if not setting.policy.shared_prefix:
+    laboratory = subject.real(moved=True)
+    if not laboratory.policy.shared_prefix:
         return finding
-    batch = subject.first_update(setting)[slice(0, 6)]
-    shared = subject.gradient(setting, batch)[0]
-    setting.policy.shared_prefix = False
-    off = gap(subject.gradient(setting, batch)[0], shared, floor=1e-3)
+    batch = subject.first_update(laboratory)[slice(0, 6)]
+    shared = subject.gradient(laboratory, batch)[0]
+    laboratory.policy.shared_prefix = False
+    off = gap(subject.gradient(laboratory, batch)[0], shared, floor=1e-3)
     if off <= 1e-4:
-        return holds(f"{off:.0e}")
+        return passed(f"{off:.0e}")
     return broken(
         f"one row a completion gives another gradient than completions that share their prompt's row, by {off:.1e}",
         number=f"{off:.0e}",
@@ -121,14 +121,14 @@ def _layouts(subject: Subject, finding: Finding) -> Finding:
 
 def order(subject: Subject) -> Finding:
     """The rows in another order give the same loss and gradient; the order within a group does not matter to other groups."""
-    setting = subject.stand_in()
-    batch = subject.first_update(setting)
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
     if len(batch) < 2:
         return skipped("a batch of one row has one order")
-    whole, figures = subject.gradient(setting, batch)
+    whole, figures = subject.gradient(laboratory, batch)
     try:
         shuffled = permuted(batch)
-        found, other = subject.gradient(setting, shuffled)
+        found, other = subject.gradient(laboratory, shuffled)
     except Exception as error:
         if type(batch).__module__.startswith("rlx."):  # whose rows can stand in any order: it is the loss that raises
             raise
@@ -136,7 +136,7 @@ def order(subject: Subject) -> Finding:
     off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
     if _draws_random_numbers(subject):
         return skipped("the loss draws a random number for each place in the batch")
-    if off > setting.tolerance:
+    if off > laboratory.tolerance:
         return broken(
             f"the rows in another order change the gradient by {off:.1e} of its largest entry",
             number=f"{off:.0e}",
@@ -144,7 +144,7 @@ def order(subject: Subject) -> Finding:
             example=f"the loss is {figures['loss']:.6g}, reordered {other['loss']:.6g}",
             mend="let nothing depend on a row's place (batch[0], cumulative sums, index-based weights)",
         )
-    return _turned(subject) or holds(f"{off:.0e}")
+    return _turned(subject) or passed(f"{off:.0e}")
 
 
 def _turned(subject: Subject) -> Finding | None:
@@ -170,18 +170,18 @@ def _turned(subject: Subject) -> Finding | None:
 
 def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str]]:
     """Prompt with its completions in their order -> the gradient at their tokens; and -> how they read."""
-    setting = subject.stand_in()
-    setting.sampler = replace(setting.sampler, turned=turned)  # type: ignore[call-arg]
-    batch = subject.first_update(setting)
+    laboratory = subject.stand_in()
+    laboratory.sampler = replace(laboratory.sampler, turned=turned)  # type: ignore[call-arg]
+    batch = subject.first_update(laboratory)
     slopes: dict[Any, Tensor] = {}
     shown: dict[Any, str] = {}
     if len(batch) == 0:
         return slopes, shown
-    gradient, _ = subject.gradient(setting, batch)
+    gradient, _ = subject.gradient(laboratory, batch)
     for part in (part for part in parts_of(batch) if part.sequences.group_size > 1):
         rows = zip(part.sequences.prompts, part.sequences.completions, strict=True)
         keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in rows]
-        for row, found in enumerate(completion_gradients(setting, part, gradient)):
+        for row, found in enumerate(completion_gradients(laboratory, part, gradient)):
             slopes[keys[row]], shown[keys[row]] = torch.cat(found), row_shown(subject, part, row)
     return slopes, shown
 

@@ -25,13 +25,13 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     values = plain(cfg)
     check_keys(values, EvaluateConfig, "", list(paths_of(values)), owner="rlx evaluate")
 
+    from rlx.workbench.choice import choose_policy
     from rlx.workbench.evaluate import evaluate_checkpoint
-    from rlx.workbench.subject import subject_of
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     directory = Path(hydra.runtime.output_dir) if line.is_multirun or hydra.run.dir != "." else None
-    subject = subject_of(cfg, allowed=allowed_targets(line))
+    subject = choose_policy(cfg, allowed=allowed_targets(line))
     command = ["rlx", "evaluate", *overrides] if line.is_multirun else ["rlx", *line.argv]
     scored = evaluate_checkpoint(cfg, subject, command=command, overrides=overrides, directory=directory)
     print("\n".join(shown(scored)))

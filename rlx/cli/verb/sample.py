@@ -28,10 +28,10 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     values = plain(cfg)
     check_keys(values, SampleConfig, "", list(paths_of(values)), owner="rlx sample")
 
+    from rlx.workbench.choice import choose_policy
     from rlx.workbench.sample import sample_checkpoint
-    from rlx.workbench.subject import subject_of
 
-    groups = sample_checkpoint(cfg, subject_of(cfg, allowed=allowed_targets(line)))
+    groups = sample_checkpoint(cfg, choose_policy(cfg, allowed=allowed_targets(line)))
     if cfg.format == "json":
         print("\n".join(json.dumps(item.to_dict(), ensure_ascii=False) for group in groups for item in group))
     else:

@@ -1,97 +1,87 @@
-"""Every law on every loss of conf/loss; and every law catches a loss that breaks it."""
+"""Laws of a loss alone: every shipped loss keeps them, a planted fault breaks one; and every shipped loss in an algorithm."""
 
-import math
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlx.check.law.loss import LAWS, check_loss
+from rlx.check.finding import FAILED
+from rlx.check.law.loss import LOSS_LAWS, case_of, clip_ends, signs, weights
+from rlx.errors import ConfigError
+from rlx.fields import within
 from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs, stop_gradient
+from rlx.loss.value import SquaredError
+from tests.check.checking import failed, with_loss
 from tests.loss.catalogue import NAMES, load
 
+THROUGH_AN_ALGORITHM = ("split", "padding", "order", "differences", "finite", "direction", "clip")
 
-@pytest.mark.parametrize("law", LAWS)
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_loss_keeps_every_law(name, law):
-    assert LAWS[law](load(name)) is None
+def test_every_shipped_loss_keeps_the_laws_of_a_loss_alone(name):
+    assert [law for law, find in LOSS_LAWS.items() if find(load(name)).status == FAILED] == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if load(name).couples_rows])
-def test_a_loss_that_says_it_couples_rows_does(name):
-    loss = load(name)
-    object.__setattr__(loss, "couples_rows", False)
-    assert LAWS["split"](loss) is not None
+@pytest.mark.whole
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_loss_keeps_the_other_laws_in_an_algorithm(name):
+    assert failed(with_loss(load(name)), *THROUGH_AN_ALGORITHM) == {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Honest(PreferenceLoss):
-    """A loss that keeps every law; those below break one each."""
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_loss_holds_all_but_the_policy_constant(name):
+    case = case_of(load(name))
+    fixed = {
+        name: tensor.clone().requires_grad_()
+        for name, tensor in case.tensors.items()
+        if tensor.is_floating_point() and name not in (*case.leaves, "policy.scores")
+    }
+    leaves = {name: case.tensors[name].clone().requires_grad_() for name in case.leaves}
+    total = case.with_tensors(**fixed, **leaves).total()
+    found = torch.autograd.grad(total, list(fixed.values()), allow_unused=True)
+    assert [name for name, part in zip(fixed, found, strict=True) if part is not None and bool(part.any())] == []
 
+
+@pytest.mark.parametrize("name", ["dpo", "clipped", "clipped_entropy_bonus"])
+def test_a_case_has_rows_first_and_a_gradient_for_each_leaf(name):
+    case = case_of(load(name))
+    assert {len(tensor) for tensor in case.tensors.values()} == {8}
+    total, gradients = case.gradients()
+    assert total.ndim == 0
+    assert set(gradients) == set(case.leaves)
+    assert all(bool(gradient.abs().sum() > 0) for gradient in gradients.values())
+
+
+def test_a_case_holds_an_empty_completion_and_one_of_a_single_token():
+    lengths = case_of(load("clipped")).tensors["completion_mask"].sum(dim=1).tolist()
+    assert {0, 1, 7} <= set(lengths)
+
+
+def test_the_same_seed_gives_the_same_case_and_another_seed_another():
+    first, again, other = (case_of(load("dpo"), seed=seed).total() for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_labels_only_where_they_are_wanted_and_read():
+    assert "policy.label" in case_of(load("kto")).tensors
+    assert "policy.label" not in case_of(load("kto"), labelled=False).tensors
+    assert "policy.label" not in case_of(load("dpo")).tensors
+
+
+def test_what_is_no_loss_of_pairs_or_rollouts_is_refused():
+    with pytest.raises(ConfigError, match="neither a PreferenceLoss nor a PolicyGradientLoss"):
+        case_of(SquaredError())
+
+
+class WeighsByValue(PreferenceLoss):
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        assert reference is not None
-        return torch.nn.functional.softplus(stop_gradient(self.margin(reference)) - self.margin(policy))
+        return policy.rejected_sum - policy.chosen_sum
 
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return pairs.chosen_sum - pairs.rejected_sum
-
-
-class Unmasked(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return pairs.chosen.sum(dim=1) - pairs.rejected.sum(dim=1)
-
-
-class Reversed(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return pairs.rejected_sum - pairs.chosen_sum
-
-
-class Exploding(Honest):
-    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        return torch.exp(-self.margin(policy))
-
-
-class DividesByLength(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return pairs.chosen_sum / pairs.chosen_length - pairs.rejected_sum / pairs.rejected_length
-
-
-class CouplesInSecret(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        margin = pairs.chosen_sum - pairs.rejected_sum
-        return margin - 0.1 * margin.mean()
-
-
-class Detaches(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return pairs.chosen_sum - pairs.rejected_sum.detach()
-
-
-class MovesTheReference(Honest):
-    def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        assert reference is not None
-        return torch.nn.functional.softplus(self.margin(reference) - self.margin(policy))
-
-
-class RowNumber(Honest):
-    def margin(self, pairs: PairLogprobs) -> Tensor:
-        return (pairs.chosen_sum - pairs.rejected_sum) * torch.arange(1, len(pairs) + 1)
-
-    couples_rows = True
-
-
-class WeighsByValue(Honest):
     def weights(self, completion_mask: Tensor) -> Tensor:
         return super().weights(completion_mask)[:, None]
-
-
-class LocalTokenMean(PolicyGradientLoss):
-    """The bug that most trainers shipped: the mean over the tokens of the micro-batch."""
-
-    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
-        return -rollouts.advantages * rollouts.token_logprobs / rollouts.completion_mask.sum()
 
 
 class WrongSign(PolicyGradientLoss):
@@ -99,43 +89,78 @@ class WrongSign(PolicyGradientLoss):
         return rollouts.advantages * rollouts.token_logprobs
 
 
-BROKEN: Mapping[type, str] = {
-    Unmasked: "padding",
-    Reversed: "direction",
-    Exploding: "finite",
-    DividesByLength: "finite",
-    CouplesInSecret: "split",
-    Detaches: "finite_differences",
-    RowNumber: "order",
-    MovesTheReference: "constants",
-    WeighsByValue: "weights",
-    LocalTokenMean: "split",
-    WrongSign: "direction",
-}
+class Inert(PolicyGradientLoss):
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        return torch.zeros_like(rollouts.token_logprobs)
 
 
-def test_an_honest_loss_passes():
-    assert [verdict for verdict in check_loss(Honest()) if verdict.broken] == []
+@dataclass(frozen=True, kw_only=True)
+class ByHand(PolicyGradientLoss):
+    """PPO's clip; those below turn one thing around each."""
+
+    clip_low: float = within(at_least=0, at_most=1, default=0.1)
+    clip_high: float = within(at_least=0, default=0.3)
+
+    def ends(self) -> tuple[float, float]:
+        return 1 - self.clip_low, 1 + self.clip_high
+
+    def both(self, rollouts: RolloutLogprobs) -> tuple[Tensor, Tensor]:
+        ratio = rollouts.log_ratio.clamp(-20, 20).exp()
+        return ratio * rollouts.advantages, ratio.clamp(*self.ends()) * rollouts.advantages
+
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        return -torch.minimum(*self.both(rollouts))
 
 
-@pytest.mark.parametrize(("kind", "law"), BROKEN.items(), ids=lambda item: item if isinstance(item, str) else item.__name__)
-def test_a_law_catches_a_loss_that_breaks_it(kind, law):
-    broken = {verdict.law: verdict.broken for verdict in check_loss(kind())}
-    assert broken[law] is not None
+class EndsAreSwapped(ByHand):
+    def ends(self) -> tuple[float, float]:
+        return 1 - self.clip_high, 1 + self.clip_low
 
 
-def test_an_error_is_a_broken_law_that_says_what_was_raised():
-    class Raises(Honest):
-        def margin(self, pairs: PairLogprobs) -> Tensor:
-            raise ZeroDivisionError("no margin")
-
-    assert "ZeroDivisionError: no margin" in str(check_loss(Raises())[0].broken)
+class OneEndForBoth(ByHand):
+    def ends(self) -> tuple[float, float]:
+        return 1 - self.clip_low, 1 + self.clip_low
 
 
-def test_verdicts_carry_the_promise_of_the_law():
-    assert all(verdict.promise.endswith((".", "promise")) and len(verdict.promise) > 20 for verdict in check_loss(Honest()))
+class Masked(ByHand):
+    """Tokens beyond either end add nothing: a choice, for what is dropped is not counted."""
+
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        whole, clipped = self.both(rollouts)
+        return torch.where(whole == clipped, -whole, 0.0)
 
 
-def test_the_honest_loss_is_log_two_at_the_reference():
-    pairs = PairLogprobs(*(torch.zeros(2, 3, dtype=torch.float64),) * 2, *(torch.ones(2, 3, dtype=torch.bool),) * 2)
-    torch.testing.assert_close(Honest()(pairs, pairs), torch.full((2,), math.log(2), dtype=torch.float64))
+class Weighed(ByHand):
+    """A clipped weight never gives a token up."""
+
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        ratio = rollouts.log_ratio.clamp(-20, 20).exp().clamp(*self.ends())
+        return -stop_gradient(ratio) * rollouts.advantages * rollouts.token_logprobs
+
+
+@pytest.mark.parametrize(
+    ("law", "kind", "said"),
+    [
+        (weights, WeighsByValue, r"weights are \(8, 1\), but values \(8,\)"),
+        (signs, WrongSign, "lowers the probability of a token with a positive advantage"),
+        (clip_ends, EndsAreSwapped, "do not stop learning at the ratio 0.9"),
+        (clip_ends, OneEndForBoth, "do not stop learning at the ratio 1.3"),
+    ],
+)
+def test_a_fault_of_a_loss_is_named_with_the_place_of_the_loss(law, kind, said):
+    finding = law(kind())
+    assert finding.status == FAILED
+    assert finding.mend
+    found = failed(with_loss(kind()), "losses")["losses"]
+    assert re.search(said, found.wrong)
+    assert found.where.endswith(f"algorithm.loss ({kind.__name__})")
+
+
+@pytest.mark.parametrize("loss", [ByHand(), ByHand(clip_low=1.0), ByHand(beta=0.1), Masked(), Weighed(), Inert()])
+def test_a_sound_loss_is_not_accused(loss):
+    assert failed(with_loss(loss), "losses") == {}
+
+
+@pytest.mark.parametrize("loss", [load("dpo"), load("dual_clip", dual_clip=1.6)])
+def test_neither_are_losses_with_no_ends_or_with_a_third(loss):
+    assert clip_ends(loss).status != FAILED

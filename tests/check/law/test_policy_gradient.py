@@ -1,33 +1,43 @@
-"""The law of giving tokens up: each planted fault is named with its tokens and a mend."""
+"""Laws of rewarded completions accuse no shipped loss, advantage or algorithm, and skip what they do not concern."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 import rlx
-from tests.check.checking import assert_named, failed, names_each
-from tests.check.faulty import FAULTS, Rewards
-from tests.check.sound import BothSidesAreMasked, Clipped, ClippedWithKl, SequenceLevel
-from tests.loss.catalogue import POLICY_GRADIENT, load
+from rlx.check.checker import LAWS, tried
+from rlx.check.finding import NOT_APPLICABLE
+from tests.check.checking import failed, subject
+from tests.check.faulty import Preferences
+from tests.check.sound import BestOfGroup, BothSidesAreMasked, Clipped, ClippedWithKl, RunningBaseline, SequenceLevel, TwoSources
+
+ADVANTAGES = sorted((Path(__file__).parents[3] / "conf/algorithm/advantage").glob("*.yaml"))
 
 
-@pytest.mark.parametrize(("kind", "law"), names_each(FAULTS, "clip"), ids=lambda value: getattr(value, "__name__", value))
-def test_a_fault_is_named(kind, law):
-    assert_named(kind, law)
-
-
-@pytest.mark.parametrize(
-    "kind", [Rewards, Clipped, ClippedWithKl, BothSidesAreMasked, SequenceLevel], ids=lambda kind: kind.__name__
-)
-def test_a_sound_one_is_not(kind):
+@pytest.mark.parametrize("kind", [Clipped, ClippedWithKl, BothSidesAreMasked, SequenceLevel], ids=lambda kind: kind.__name__)
+def test_a_sound_clip_is_not_accused(kind):
     assert failed(kind(), "clip") == {}
 
 
-@pytest.mark.parametrize("name", POLICY_GRADIENT)
-def test_no_shipped_loss_is(name):
-    assert failed(replace(rlx.load("algorithm", "custom_grpo"), loss=load(name)), "clip") == {}
-
-
 @pytest.mark.parametrize("name", ["ppo", "hybrid", "online_dpo"])
-def test_no_shipped_algorithm_is(name):
+def test_no_shipped_algorithm_clips_wrongly(name):
     assert failed(rlx.load("algorithm", name), "clip") == {}
+
+
+@pytest.mark.parametrize("kind", [RunningBaseline, TwoSources], ids=lambda kind: kind.__name__)
+def test_a_sound_baseline_is_not_accused(kind):
+    assert failed(kind(), "temperature", "baseline") == {}
+
+
+@pytest.mark.parametrize(("kind", "law"), [(BestOfGroup, "temperature"), (Preferences, "temperature"), (Preferences, "baseline")])
+def test_it_does_not_concern_one_that_compares_with_nothing_sampled(kind, law):
+    assert tried(LAWS[law], subject(kind()))[0].status == NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("file", ADVANTAGES, ids=lambda file: file.stem)
+def test_no_shipped_advantage_is_accused(file):
+    advantage = instantiate(OmegaConf.load(file))
+    assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "temperature", "baseline") == {}

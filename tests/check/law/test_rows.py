@@ -1,25 +1,15 @@
-"""Laws of the contract about cut, reordered and padded: each planted fault is named with a number or a place and a mend."""
+"""Laws of rows: what a batch in pieces, in another order or with more padding shows."""
+
+from dataclasses import replace
 
 import pytest
+import torch
 
-from tests.check.checking import assert_named, failed, names_each
-from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
-
-LAWS = (
-    "split",
-    "padding",
-    "order",
-)
-
-
-@pytest.mark.parametrize(("kind", "law"), names_each(FAULTS, *LAWS), ids=lambda value: getattr(value, "__name__", value))
-def test_a_fault_is_named(kind, law):
-    assert_named(kind, law)
-
-
-@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards], ids=lambda kind: kind.__name__)
-def test_a_sound_one_is_not(kind):
-    assert failed(kind(), *LAWS) == {}
+import rlx
+from rlx.check.law.loss import case_of
+from tests.check.checking import failed
+from tests.check.faulty import Preferences
+from tests.loss.catalogue import NAMES, load
 
 
 def test_a_loss_that_raises_in_another_order_breaks_the_law_and_is_not_passed_over():
@@ -34,3 +24,26 @@ def test_a_loss_that_raises_in_another_order_breaks_the_law_and_is_not_passed_ov
             return super().compute_loss(policy, reference, batch)
 
     assert "the longest row must come where it came" in failed(Particular(), "order")["order"].wrong
+
+
+def parts_of(case, tensors):
+    """The values of the rows, and the gradients of their sum."""
+    leaves = {key: tensors[key].clone().requires_grad_() for key in case.leaves}
+    values = case.evaluate({**tensors, **leaves})
+    return values.detach(), *torch.autograd.grad(values.sum(), list(leaves.values()))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load(name).couples_rows])
+def test_a_loss_that_says_it_couples_rows_does(name):
+    differs = []
+    for seed in range(3):
+        case = case_of(load(name), seed=seed, spread=3.0)
+        for rows in (slice(0, 4), slice(4, 8)):
+            half = {key: tensor[rows] for key, tensor in case.tensors.items()}
+            alone, among = parts_of(case, half), [part[rows] for part in parts_of(case, case.tensors)]
+            differs += [not torch.allclose(*pair) for pair in zip(alone, among, strict=True)]
+    assert any(differs)
+
+
+def test_the_layout_of_the_rows_does_not_matter():
+    assert failed(replace(rlx.load("algorithm", "custom_dpo"), pairs_per_step=6), "padding") == {}

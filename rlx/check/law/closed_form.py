@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,19 +9,17 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
-from rlx.check.batch import parts_of
-from rlx.check.finding import PASSED, Finding, broken, holds, skipped
-from rlx.check.laboratory import key_of
-from rlx.check.subject import Setting, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.check.finding import PASSED, Finding, broken, passed, skipped
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 from rlx.check.variant import watched
 from rlx.loss.preference.margin import Dpo
 
 
 def closed_forms(subject: Subject) -> Finding:
     """Where policy, reference and sampler agree: margins and KL are 0, ratios 1, DPO is log 2 with gradient -+beta/2 a pair."""
-    setting = subject.stand_in(spread=0.0)
-    batch = subject.first_update(setting)
-    gradient, figures = subject.gradient(setting, batch)
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    gradient, figures = subject.gradient(laboratory, batch)
     promised = {"ratio_mean": 1.0, "kl": 0.0, "clip_fraction_low": 0.0, "clip_fraction_high": 0.0}
     if Need.REFERENCE in subject.needs and all(loss.needs_reference for _, loss in losses_of(subject.algorithm)):
         promised |= {"margin": 0.0, "rewards_chosen": 0.0, "rewards_rejected": 0.0, "accuracy": 0.5}
@@ -30,7 +27,7 @@ def closed_forms(subject: Subject) -> Finding:
     for name, value in promised.items():
         for found in (key for key in figures if key == name or key.endswith(f"/{name}")):
             checked += 1
-            if name in ("ratio_mean", "kl") and not _on_policy(setting):
+            if name in ("ratio_mean", "kl") and not _on_policy(laboratory):
                 continue
             if abs(figures[found] - value) > 1e-5:
                 return broken(
@@ -39,45 +36,45 @@ def closed_forms(subject: Subject) -> Finding:
                     where=f"metrics[{found!r}]",
                     mend="look for a missing temperature, a shifted mask or a sign between the two log-probabilities",
                 )
-    for form in (_log_two(subject, setting, batch, gradient), _own_lengths(subject, setting, batch, gradient)):
+    for form in (_log_two(subject, laboratory, batch, gradient), _own_lengths(subject, laboratory, batch, gradient)):
         if form is not None and form.status != PASSED:
             return form
         checked += form is not None
-    return holds(f"{checked} forms") if checked else skipped("nothing here has a closed form")
+    return passed(f"{checked} forms") if checked else skipped("nothing here has a closed form")
 
 
-def _on_policy(setting: Setting) -> bool:
-    return len(getattr(setting.policy, "temperatures", ())) == 1
+def _on_policy(laboratory: Laboratory) -> bool:
+    return len(getattr(laboratory.policy, "temperatures", ())) == 1
 
 
-def _log_two(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
     """DPO at policy = reference: rlx's own, or what looks like it, of an algorithm that holds nothing but that loss."""
     losses = [loss for _, loss in losses_of(subject.algorithm)]
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) > 1:
         return None
     if losses and type(losses[0]) is Dpo:
-        usual = not losses[0].modifiers and _asked(subject, setting, batch)
-        return _log_two_of_dpo(subject, setting, batch, gradient, losses[0].beta) if usual else None
+        usual = not losses[0].modifiers and _asked(subject, laboratory, batch)
+        return _log_two_of_dpo(subject, laboratory, batch, gradient, losses[0].beta) if usual else None
     beta = getattr(losses[0] if losses else subject.algorithm, "beta", None)
-    return _log_two_by_hand(subject, setting, batch, gradient, beta) if isinstance(beta, float) else None
+    return _log_two_by_hand(subject, laboratory, batch, gradient, beta) if isinstance(beta, float) else None
 
 
-def _asked(subject: Subject, setting: Setting, batch: Any) -> bool:
+def _asked(subject: Subject, laboratory: Laboratory, batch: Any) -> bool:
     """Whether the loss that the algorithm holds is the one that it computes."""
     seen: set[str] = set()
     twin = watched(subject.algorithm, seen)
     seen.clear()  # of what its own checks looked at
-    twin.compute_loss(setting.policy, setting.reference, batch)
+    twin.compute_loss(laboratory.policy, laboratory.reference, batch)
     return any(name.endswith("loss.beta") for name in seen)
 
 
-def _log_two_of_dpo(subject: Subject, setting: Setting, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
-    output = subject.loss(setting, batch)
+def _log_two_of_dpo(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
+    output = subject.loss(laboratory, batch)
     if len(output.terms) != 1:
         return None
     (term,) = output.terms.values()
     value, expected = float(term.total.detach()) / term.coefficient, math.log(2)
-    rows = [float(values[0][0]) * len(batch) for values in completion_gradients(setting, batch, gradient) if len(values[0])]
+    rows = [float(values[0][0]) * len(batch) for values in completion_gradients(laboratory, batch, gradient) if len(values[0])]
     slope = sum(rows) / max(1, len(rows)) / term.coefficient
     mend = "the loss is the mean over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected))"
     if abs(value - expected) > 1e-6:
@@ -88,18 +85,18 @@ def _log_two_of_dpo(subject: Subject, setting: Setting, batch: Any, gradient: Te
             where="compute_loss",
             mend=mend,
         )
-    return holds()
+    return passed()
 
 
-def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
+def _log_two_by_hand(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor, beta: float) -> Finding | None:
     """A loss of one's own that is log 2 at policy = reference, as DPO is, with one slope for all tokens of a side: beta's?"""
-    terms = list(subject.loss(setting, batch).terms.values())
-    if len(terms) != 1 or not reads_logprobs(setting) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
+    terms = list(subject.loss(laboratory, batch).terms.values())
+    if len(terms) != 1 or not reads_logprobs(laboratory) or terms[0].values.ndim != 1 or len(terms[0].values) != len(batch):
         return None
     values = terms[0].values.detach().double()
     if bool((values - math.log(2)).abs().gt(1e-9).any()):
         return None
-    rows = completion_gradients(setting, batch, gradient)
+    rows = completion_gradients(laboratory, batch, gradient)
     slope, other = (_only_slope(rows, terms[0], side) for side in (0, 1))
     if slope is None:
         return None
@@ -115,7 +112,7 @@ def _log_two_by_hand(subject: Subject, setting: Setting, batch: Any, gradient: T
             example=row_shown(subject, batch, 0),
             mend=f"with beta = {beta:g} the gradients of DPO are -+beta/2 = {beta / 2:g}: -log sigmoid(beta * margin)",
         )
-    return holds() if abs(slope + beta / 2) < 1e-9 else None
+    return passed() if abs(slope + beta / 2) < 1e-9 else None
 
 
 def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
@@ -127,19 +124,19 @@ def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
     return float(slopes[0]) / float(term.coefficient)
 
 
-def _own_lengths(subject: Subject, setting: Setting, batch: Any, gradient: Tensor) -> Finding | None:
+def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
     """The slopes of the two sides of a pair stand to each other as 1 (sums) or as the inverse of their lengths (means)."""
-    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(setting):
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(laboratory):
         return None
     found = []
-    for row, group in enumerate(completion_gradients(setting, batch, gradient)):
+    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
         sizes = [len(side) for side in group]
         if len(group) == 2 and min(sizes) and sizes[0] != sizes[1] and bool(group[0][0]) and bool(group[1][0]):
             found.append((row, float(-group[0][0] / group[1][0]), sizes[0] / sizes[1]))
     if len(found) < 2:
         return None
     if all(abs(slopes - lengths) > 1e-9 * lengths for _, slopes, lengths in found):
-        return holds() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
+        return passed() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
     row, slopes, lengths = found[0]
     if not all(abs(slopes - lengths) < 1e-9 * lengths for _, slopes, lengths in found):
         return None
@@ -151,57 +148,3 @@ def _own_lengths(subject: Subject, setting: Setting, batch: Any, gradient: Tenso
         example=row_shown(subject, batch, row),
         mend="divide the sum of each completion by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
     )
-
-
-# The law of what a preference is held to: the reference's log-probabilities of the same completions.
-
-RAISED = 0.05  # nats a token
-FLAT = 1e-9
-SIDES = ("chosen", "rejected")
-MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
-
-
-def reference(subject: Subject) -> Finding:
-    """Raising the reference's log-probabilities of a completion does the opposite of raising the policy's."""
-    if Need.REFERENCE not in subject.needs or subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
-        return skipped("no preference is held to a reference")
-    if subject.goes_past:
-        return skipped("the loss reads the model itself, whose numbers cannot be set")
-    setting = subject.stand_in(spread=0.0)
-    batch = subject.first_update(setting)
-    pairs = [part for part in parts_of(batch) if part.sequences.group_size == 2 and not hasattr(part, "rewards")]
-    if not pairs:
-        return skipped("the batch holds no pairs")
-    gradient, _ = subject.gradient(setting, batch)
-    ours = [_slope(setting, pairs, gradient, side) for side in (0, 1)]
-    theirs = [_reference_slope(subject, setting, batch, pairs, side) for side in (0, 1)]
-    for side, name in enumerate(SIDES):
-        unread = abs(theirs[side]) <= FLAT < abs(theirs[1 - side])
-        if abs(ours[side]) <= FLAT or not (unread or ours[side] * theirs[side] > FLAT**2):
-            continue
-        what = "change nothing, those of the other side do" if unread else "move the loss the same way as the policy's"
-        return broken(
-            f"the reference's log-probabilities of {name} completions {what}",
-            number=f"{theirs[side]:+.1e}",
-            where="compute_loss",
-            example=row_shown(subject, pairs[0], 0),
-            mend=MEND,
-        )
-    return holds(", ".join(f"{slope:+.1e}" for slope in theirs))
-
-
-def _slope(setting: Setting, pairs: list[Any], gradient: Tensor, side: int) -> float:
-    """Of the loss along the policy's log-probabilities of one side, each token as much as any other."""
-    rows = (row for part in pairs for row in completion_gradients(setting, part, gradient))
-    return float(sum(row[side].sum() for row in rows))
-
-
-def _reference_slope(subject: Subject, setting: Setting, batch: Any, pairs: list[Any], side: int) -> float:
-    """The same along the reference's, which take no gradient: by differences."""
-    rows = [row for part in pairs for row in zip(part.sequences.prompts, part.sequences.completions, strict=True)]
-    losses = []
-    for raised in (-RAISED, RAISED):
-        twin = copy.copy(setting.reference)
-        twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
-        losses.append(float(subject.algorithm.compute_loss(setting.policy, twin, batch).loss.detach()))
-    return (losses[1] - losses[0]) / (2 * RAISED)

@@ -1,4 +1,4 @@
-"""What is evaluated or sampled from: a run at one of its checkpoints, a directory of weights, or any policy by its config."""
+"""Which policy is evaluated or sampled from: a run at one of its checkpoints, a directory of weights, or any policy's config."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _SETTINGS = ("dtype", "shared_prefix", "chat_template", "max_length", "max_promp
 
 
 @dataclass(frozen=True)
-class Subject:
+class PolicyChoice:
     """A policy with the task and the rollout that belong to it.
 
-    nodes: the config of task, policy and rollout, checked. start: that of the policy which the run began with; None: the same.
-    record: the run's; weights: the checkpoint; both None for a policy of its own. step: the checkpoint's.
+    nodes: the checked config of task, policy and rollout. start: the config of the policy that the run began with, or None if
+    that is this policy. record: of the run; weights: directory of the checkpoint; both None for a policy without a run.
+    step: of the checkpoint.
     """
 
     nodes: Mapping[str, Any]
@@ -52,8 +53,8 @@ class Subject:
         return make(OmegaConf.create(dict(self.nodes[group])), key=group)
 
 
-def subject_of(cfg: DictConfig, *, allowed: Iterable[str]) -> Subject:
-    """What a verb's config names; configs read from a record pass the same checks as any other."""
+def choose_policy(cfg: DictConfig, *, allowed: Iterable[str]) -> PolicyChoice:
+    """The policy that a verb's config names; a config read from a record passes the same checks as any other."""
     chosen = {group: _chosen(cfg, group) for group in GROUPS}
     record, weights = None, None
     if cfg.run is not None or "_target_" not in chosen["policy"]:
@@ -67,7 +68,7 @@ def subject_of(cfg: DictConfig, *, allowed: Iterable[str]) -> Subject:
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
         check_targets({group: node}, allowed)
         check_node(node, group, [], group=group)
-    return Subject(nodes, start, record, weights, int(weights.name.removeprefix("step_")) if record and weights else 0)
+    return PolicyChoice(nodes, start, record, weights, int(weights.name.removeprefix("step_")) if record and weights else 0)
 
 
 def _chosen(cfg: DictConfig, group: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""A laboratory of given numbers: a policy whose token statistics are leaves, and a reference that agrees with it.
+"""Stand-ins for policy, reference, sampler and task, whose numbers are a function of the tokens alone.
 
-Laws of gradients hold there to rounding in float64, and a step takes milliseconds.
+The parameters of the stand-in policy are its token statistics (log-probabilities, entropy, values), so the gradient of a loss at
+each token can be read off, exact to rounding in float64, and a step takes milliseconds.
 Dimensions: P prompts, G completions, T tokens.
 """
 
@@ -24,10 +25,11 @@ from rlx.policy.reference import Reference
 from rlx.policy.statistics import TokenStatistics, unflatten
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
-
-# Made-up token statistics that the tokens alone decide.
+from rlx.seeding import Stream
+from rlx.task.base import Pair, Prompt, Task
 
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
+SHAPES = ("usual", "one token", "empty", "some empty")  # of completions
 STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
 
 
@@ -86,11 +88,6 @@ def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor
         for tokens in group
     ]
     return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.token_mask) * sequences.completion_mask
-
-
-# Completions and pairs out of a hat, in the shapes that laws are tried on.
-
-SHAPES = ("usual", "one token", "empty", "some empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +190,6 @@ def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
     if shape == "one token":
         return tokens[-1:]
     return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
-
-
-# A laboratory of given numbers: a policy whose token statistics are leaves, and a reference that agrees with it.
 
 
 class StandInPolicy(Policy):
@@ -316,3 +310,56 @@ class StandInReference(Reference):
 
     def _pair_values(self, batch: Any) -> Tensor:
         return self.token_logprobs(batch.sequences)
+
+
+def shortened(task: Task, *, rows: int) -> Task:
+    """The task with its first `rows` pairs and prompts alone."""
+    twin = copy.copy(task)
+    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
+        if ("pairs" if "pairs" in name else "rewards") in task.offers:
+            few = tuple(getattr(task, name)()[:rows])
+            object.__setattr__(twin, name, lambda few=few: few)
+    return twin
+
+
+def has_scores(task: Task) -> bool:
+    """Whether every pair of the task says how good its completions are."""
+    return all(pair.scores is not None for pair in task.pairs())
+
+
+def with_scores(task: Task) -> Task:
+    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
+    twin = copy.copy(task)
+    for name in ("pairs", "held_out_pairs"):
+        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
+        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
+    return twin
+
+
+def _scores(pair: Pair) -> tuple[float, float]:
+    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
+    return 0.5 + chosen / 2, rejected / 2
+
+
+def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
+    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
+    twin = copy.copy(task)
+    names: list[str] = []
+
+    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
+        if not names:
+            names.extend(task.reward_all([prompt], [completion])[0])
+        value = bonus + (0.5 if equal_rewards else reward_of(completion))
+        return {**dict.fromkeys(names, value), "reward": value}
+
+    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    object.__setattr__(twin, "reward", reward)
+    object.__setattr__(twin, "reward_all", reward_all)
+    return twin
+
+
+def reward_of(text: str) -> float:
+    """0, 0.5 or 1."""
+    return Stream(0, ("reward", text)).key % 3 / 2

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlx.errors import ConfigError, DataError
-from rlx.workbench.subject import best_step, chosen_step, located
+from rlx.workbench.choice import best_step, chosen_step, located
 
 
 @pytest.fixture

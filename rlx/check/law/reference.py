@@ -1,0 +1,159 @@
+"""Laws of the reference: a preference is held to it side by side, and a penalty draws the policy towards it, not away."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import key_of
+from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+
+RAISED = 0.05  # nats a token
+DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
+UNREAD = 1e-9  # a slope below this is 0
+FLAT = 1e-6
+SIDES = ("chosen", "rejected")
+MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
+
+
+def reference(subject: Subject) -> Finding:
+    """Raising the reference's log-probabilities of a completion does the opposite of raising the policy's."""
+    if Need.REFERENCE not in subject.needs or subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
+        return skipped("no preference is held to a reference")
+    if subject.goes_past:
+        return skipped("the loss reads the model itself, whose numbers cannot be set")
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    pairs = [part for part in parts_of(batch) if part.sequences.group_size == 2 and not hasattr(part, "rewards")]
+    if not pairs:
+        return skipped("the batch holds no pairs")
+    gradient, _ = subject.gradient(laboratory, batch)
+    ours = [_slope(laboratory, pairs, gradient, side) for side in (0, 1)]
+    theirs = [_reference_slope(subject, laboratory, batch, pairs, side) for side in (0, 1)]
+    for side, name in enumerate(SIDES):
+        unread = abs(theirs[side]) <= UNREAD < abs(theirs[1 - side])
+        if abs(ours[side]) <= UNREAD or not (unread or ours[side] * theirs[side] > UNREAD**2):
+            continue
+        what = "change nothing, those of the other side do" if unread else "move the loss the same way as the policy's"
+        return broken(
+            f"the reference's log-probabilities of {name} completions {what}",
+            number=f"{theirs[side]:+.1e}",
+            where="compute_loss",
+            example=row_shown(subject, pairs[0], 0),
+            mend=MEND,
+        )
+    return passed(", ".join(f"{slope:+.1e}" for slope in theirs))
+
+
+def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int) -> float:
+    """Of the loss along the policy's log-probabilities of one side, each token as much as any other."""
+    rows = (row for part in pairs for row in completion_gradients(laboratory, part, gradient))
+    return float(sum(row[side].sum() for row in rows))
+
+
+def _reference_slope(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int) -> float:
+    """The same along the reference's, which take no gradient: by differences."""
+    rows = [row for part in pairs for row in zip(part.sequences.prompts, part.sequences.completions, strict=True)]
+    losses = []
+    for raised in (-RAISED, RAISED):
+        twin = copy.copy(laboratory.reference)
+        twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
+        losses.append(float(subject.algorithm.compute_loss(laboratory.policy, twin, batch).loss.detach()))
+    return (losses[1] - losses[0]) / (2 * RAISED)
+
+
+@dataclass(frozen=True)
+class _AtDrift:
+    """The loss, its slope along the policy's log-probabilities and along its KL over the vocabulary, and a row to show."""
+
+    loss: float
+    slope: float
+    kl_slope: float
+    shown: str
+
+
+def anchor(subject: Subject) -> Finding:
+    """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
+    if (found := _bends_down(subject)) is not None:
+        return found
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
+        return passed("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
+    if subject.goes_past or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
+        return skipped("the reference is part of a preference, or read by the model itself")
+    near, far = _at(subject, 0.0), _at(subject, DRIFT)
+    if near is None or far is None:
+        return skipped("groups whose rewards are all equal are not learned from")
+    rise, slope = far.loss - near.loss, far.slope - near.slope
+    mend = "a KL to the reference is added to the loss: + beta * kl, with kl = exp(r) - r - 1 and r = reference - policy"
+    if rise < -FLAT and slope <= FLAT:
+        return broken(
+            f"a policy {DRIFT} nats a token above its reference has a loss lower by {-rise:.2e} than one that equals it",
+            number=f"{rise:+.1e}",
+            where="compute_loss, or the rewards that draw makes",
+            example=far.shown,
+            mend=mend,
+        )
+    if far.kl_slope < -FLAT:
+        return broken(
+            f"raising the KL to the reference lowers the loss (slope {far.kl_slope:+.2e}, it must not be negative)",
+            number=f"{far.kl_slope:+.1e}",
+            where="compute_loss",
+            example=far.shown,
+            mend=mend,
+        )
+    return passed(f"{rise:+.1e}")
+
+
+def _bends_down(subject: Subject) -> Finding | None:
+    """A term whose slope is 0 where the policy is its reference, and that falls on both sides of it."""
+    if Need.REFERENCE not in subject.needs or subject.goes_past:
+        return None
+    laboratory = subject.stand_in(spread=0.0, depth=DRIFT)
+    batch = subject.first_update(laboratory)
+    if len(batch) == 0:
+        return None
+    here = subject.loss(laboratory, batch).terms
+    leaf = laboratory.policy.leaves.get("token_logprobs")
+    if leaf is None:
+        return None
+    before = leaf.detach().clone()
+    sides = []
+    for drift in (DRIFT, -DRIFT):
+        with torch.no_grad():
+            leaf.copy_(before + drift)
+        sides.append(subject.loss(laboratory, batch).terms)
+    with torch.no_grad():
+        leaf.copy_(before)
+    for name, term in here.items():
+        fall = float(term.total.detach()) - max(float(side[name].total.detach()) for side in sides if name in side)
+        if fall <= FLAT or not term.total.requires_grad:
+            continue
+        (slope,) = torch.autograd.grad(term.total, leaf, allow_unused=True)
+        if slope is None or float(slope.abs().max()) <= FLAT:
+            return broken(
+                f"term {name} falls by {fall:.2e} whichever way the policy leaves its reference: it rewards drift",
+                number=f"{-fall:.1e}",
+                where=f"terms[{name!r}]",
+                example=row_shown(subject, batch, 0),
+                mend="a distance to the reference is made small: it enters the loss with a plus",
+            )
+    return None
+
+
+def _at(subject: Subject, drift: float) -> _AtDrift | None:
+    laboratory = subject.stand_in(spread=0.0, equal_rewards=True, drift=drift)
+    batch = subject.first_update(laboratory)
+    if len(batch) == 0:
+        return None
+    gradient, figures = subject.gradient(laboratory, batch)
+    names = laboratory.policy.leaf_names
+    parts = dict(zip(names, torch.split(gradient, [len(laboratory.policy.leaves[name]) for name in names]), strict=True))
+    slopes = {name: float(parts[name].sum()) if name in parts else 0.0 for name in ("token_logprobs", "kl_to_reference")}
+    return _AtDrift(figures["loss"], slopes["token_logprobs"], slopes["kl_to_reference"], row_shown(subject, batch, 0))

@@ -1,0 +1,27 @@
+"""Each planted fault is named by its law, with a place and a mend; the sound algorithms they derive from break no law."""
+
+import pytest
+
+from rlx.check.checker import LAWS
+from tests.check.checking import failed
+from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+
+NAMED = [(kind, law) for kind, laws in FAULTS.items() for law in sorted(laws)]
+
+
+@pytest.mark.parametrize(("kind", "law"), NAMED, ids=lambda value: getattr(value, "__name__", value))
+def test_a_fault_is_named(kind, law):
+    found = failed(kind(), law)
+    assert set(found) == {law}
+    assert found[law].wrong
+    assert found[law].mend
+    assert found[law].where
+
+
+@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards], ids=lambda kind: kind.__name__)
+def test_a_sound_algorithm_breaks_no_law(kind):
+    assert failed(kind()) == {}
+
+
+def test_every_law_names_a_fault():
+    assert set(LAWS) - {"losses"} <= set().union(*FAULTS.values())
