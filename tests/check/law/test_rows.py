@@ -30,7 +30,8 @@ def parts_of(case, tensors):
     """The values of the rows, and the gradients of their sum."""
     leaves = {key: tensors[key].clone().requires_grad_() for key in case.leaves}
     values = case.evaluate({**tensors, **leaves})
-    return values.detach(), *torch.autograd.grad(values.sum(), list(leaves.values()))
+    total = values.sum()
+    return values.detach(), *(torch.autograd.grad(total, list(leaves.values())) if total.requires_grad else ())
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load(name).couples_rows])
@@ -38,10 +39,10 @@ def test_a_loss_that_says_it_couples_rows_does(name):
     differs = []
     for seed in range(3):
         case = case_of(load(name), seed=seed, spread=3.0)
-        for rows in (slice(0, 4), slice(4, 8)):
+        for rows in (slice(0, 4), *(slice(row, row + 1) for row in range(8))):
             half = {key: tensor[rows] for key, tensor in case.tensors.items()}
             alone, among = parts_of(case, half), [part[rows] for part in parts_of(case, case.tensors)]
-            differs += [not torch.allclose(*pair) for pair in zip(alone, among, strict=True)]
+            differs += [not torch.allclose(*pair) for pair in zip(alone, among, strict=False)]
     assert any(differs)
 
 
