@@ -13,7 +13,7 @@ from rlx.errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from rlx.check.checker import Subject
+    from rlx.check.subject import Subject
     from rlx.cli.line import CommandLine
 
 
@@ -51,7 +51,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     import transformers
 
     from rlx.algorithm.base import Need
-    from rlx.check.checker import Subject
+    from rlx.check.subject import Subject
     from rlx.experiment import make, require_match, require_scores
     from rlx.training.gradients import AccumulatedGradients
 
