@@ -55,7 +55,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     }
     device = torch_device(cfg.device)
     policy: Policy = make(cfg.policy, key="policy")
-    policy.token_store = token_store(cfg.cache_dir)
+    policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     require_pairs(algorithm, task, policy)
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
@@ -127,9 +127,9 @@ def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:
     """Refuse pairs of which none is left once they are tokens, where they are learned from or the score is measured on them."""
     if Need.PAIRS in algorithm.active_needs:
-        policy.tokenized(task.pairs()).require_some(f"pairs to learn from of task {task.name}")
+        policy.pair_tokenizer(task.pairs()).require_some(f"pairs to learn from of task {task.name}")
     if task.score == "pair_accuracy":
-        policy.tokenized(task.held_out_pairs()).require_some(f"pairs held out of task {task.name}")
+        policy.pair_tokenizer(task.held_out_pairs()).require_some(f"pairs held out of task {task.name}")
 
 
 def require_room(task: Task, policy: Policy) -> None:

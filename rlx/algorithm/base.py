@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -20,10 +20,9 @@ from rlx.seeding import Stream
 
 if TYPE_CHECKING:
     from rlx.data.preferences import PairBatch
-    from rlx.loss.preference.modifier import MovingReference
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
-    from rlx.policy.reference import Reference
+    from rlx.policy.reference import MovingReference, Reference
     from rlx.rollout.sampler import Sampler
     from rlx.task.base import Task
 
@@ -131,7 +130,7 @@ class Lab:
         """This step's preference pairs: every pair once an epoch, in an order that (seed, epoch) decides."""
         from rlx.data.preferences import PairBatch, epoch_rows
 
-        pairs = self.policy.tokenized(self.task.pairs())
+        pairs = self.policy.pair_tokenizer(self.task.pairs())
         rows = epoch_rows(self.rng.child("pairs"), num_rows=len(pairs), step=self.step, per_step=pairs_per_step)
         return PairBatch.of(pairs, rows)
 
@@ -181,7 +180,7 @@ class Algorithm(Generic[B]):
     def moving_reference(self) -> MovingReference | None:
         """How the reference follows the policy: what the loss says (loss=tr_dpo); None where it stays as it was."""
         loss = getattr(self, "loss", None)
-        return loss.moving_reference if isinstance(loss, PreferenceLoss) else None
+        return cast("MovingReference | None", loss.moving_reference) if isinstance(loss, PreferenceLoss) else None
 
     def draw(self, lab: Lab) -> B:
         """What to learn from in this step; never carries a gradient."""

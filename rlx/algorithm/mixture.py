@@ -16,10 +16,9 @@ from rlx.optimizer.step import Clipping, total_norm
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
-    from rlx.loss.preference.modifier import MovingReference
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
-    from rlx.policy.reference import Reference
+    from rlx.policy.reference import MovingReference, Reference
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from rlx.data.sequences import Sequences
-from rlx.data.tokenized import TokenizedPairs
-from rlx.policy.base import NO_STATISTICS, Policy
+from rlx.data.tokenized import PairTokenizer, TokenizedPairs
+from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
-from rlx.policy.statistics import TokenStatistics, unflatten
+from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, unflatten
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
@@ -201,19 +201,18 @@ class StandInPolicy(Policy):
         twin = copy.copy(policy)
         twin.__class__ = StandInPolicy
         assert isinstance(twin, StandInPolicy)
-        twin.numbers, twin.shape, twin.leaf_dtype = numbers, shape, dtype
+        twin.numbers, twin.leaf_dtype = numbers, dtype
         twin.leaves, twin.places = {}, {}
-        twin.temperatures, twin.calls, twin.real = set(), 0, policy
+        twin.temperatures, twin.calls = set(), 0
+        twin.pair_tokenizer = _ShapedPairs(policy.pair_tokenizer, shape)
         return twin
 
     numbers: Numbers
-    shape: str
     leaf_dtype: torch.dtype
     leaves: dict[str, nn.Parameter]  # statistic -> [all tokens seen]
     places: dict[str, dict[Key, slice]]
     temperatures: set[float]
     calls: int
-    real: Policy
 
     @property
     def dtype(self) -> torch.dtype:
@@ -240,10 +239,6 @@ class StandInPolicy(Policy):
         found["token_logprobs"] = found["token_logprobs"] / temperature
         return TokenStatistics(**found)
 
-    def tokenized(self, pairs: Sequence[Any]) -> TokenizedPairs:
-        """The pairs as tokens, cut to the shape of this laboratory."""
-        return shaped_pairs(self.real.tokenized(pairs), self.shape)
-
     def _gathered(self, name: str, sequences: Sequences) -> Tensor:
         places = self._register(name, sequences)
         index = [np.arange(place.start, place.stop) for place in places]
@@ -266,6 +261,16 @@ class StandInPolicy(Policy):
             old = [self.leaves[name].detach()] if name in self.leaves else []
             self.leaves[name] = nn.Parameter(torch.cat([*old, values]))
         return [known[key] for key in keys]
+
+
+class _ShapedPairs(PairTokenizer):
+    """Tokenises pairs as another one does, and brings the completions into one of SHAPES."""
+
+    def __init__(self, original: PairTokenizer, shape: str) -> None:
+        self.original, self.shape = original, shape
+
+    def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
+        return shaped_pairs(self.original(pairs), self.shape)
 
 
 class StandInReference(Reference):

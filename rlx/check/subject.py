@@ -100,7 +100,7 @@ class Subject:
         if self.makes_scores_up:
             task = with_scores(task)
         if "pairs" in task.offers:
-            self.policy.tokenized(task.pairs())
+            self.policy.pair_tokenizer(task.pairs())
         return task
 
     @cached_property

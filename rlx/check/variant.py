@@ -17,7 +17,7 @@ from rlx.algorithm.base import Algorithm
 from rlx.config.classes import parameters_of
 from rlx.errors import RlxError
 from rlx.fields import Choice, Range
-from rlx.loss.preference.modifier import MovingReference
+from rlx.policy.reference import MovingReference
 
 MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # of a draw where laws are tried
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,7 @@ from torch import Tensor
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import DataError
-from rlx.loss.preference.base import PairLogprobs
 from rlx.seeding import Stream
-
-if TYPE_CHECKING:
-    from rlx.policy.statistics import TokenStatistics
-
-__all__ = ["PairBatch", "TokenizedPairs", "epoch_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +98,6 @@ class PairBatch:
             groups = tuple(group[place] for group, place in zip(groups, there, strict=True))
             learned = None if learned is None else tuple(group[place] for group, place in zip(learned, there, strict=True))
         return Sequences(self.sequences.prompts, groups, learned=learned)
-
-    def logprobs(
-        self, statistics: TokenStatistics, requires: frozenset[str] = frozenset(), *, mismatched: Tensor | None = None
-    ) -> PairLogprobs:
-        """Token statistics [B, 2, T] of this batch's sequences in the form that a preference loss reads."""
-        values, device = statistics.token_logprobs, statistics.token_logprobs.device
-        mask = self.sequences.completion_mask.to(device)
-        optional: dict[str, Tensor | None] = {"mismatched": mismatched}
-        for name in ("scores", "label", "has_label"):
-            column = getattr(self, name)
-            if column is not None and (name in requires or (name == "has_label" and "label" in requires)):
-                optional[name] = column.to(device)
-        per_token = {"sum_p_squared": "sum_p_squared", "entropy": "entropy", "vocabulary_kl": "kl_from_reference"}
-        for name, statistic in per_token.items():
-            both = getattr(statistics, statistic)
-            if both is not None:
-                optional[f"chosen_{name}"], optional[f"rejected_{name}"] = both.unbind(1)
-        return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)
 
 
 def _picked(pairs: TokenizedPairs | PairBatch, rows: Tensor | slice) -> dict[str, Any]:

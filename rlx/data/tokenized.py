@@ -104,6 +104,53 @@ class TokenizedPairs:
         return TokenizedPairs(sequences, np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns, recurs=True)
 
 
+class PairTokenizer:
+    """Tokenises pairs for one model, and keeps the latest results in memory.
+
+    text: how text becomes tokens. name, max_length, vocabulary_size: of the model; max_length None where it does not say.
+    store: where the tokens are kept for later runs; None keeps them in memory only.
+    """
+
+    def __init__(
+        self,
+        text: TextEncoder,
+        *,
+        name: str,
+        max_length: int | None,
+        vocabulary_size: int,
+        store: TokenStore | None = None,
+    ) -> None:
+        self.text = text
+        self.name = name
+        self.max_length = max_length
+        self.vocabulary_size = vocabulary_size
+        self.store = store
+        self._latest: list[tuple[Sequence[Pair], TokenizedPairs]] = []
+
+    def __call__(self, pairs: Sequence[Pair]) -> TokenizedPairs:
+        """The pairs as tokens; the same object for the same pairs.
+
+        Raises DataError for tokens that the model has no embedding of.
+        """
+        for known, tokenized in self._latest:
+            if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
+                return tokenized
+        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.store)
+        self._require_known_tokens(tokenized.sequences)
+        self._latest = [*self._latest[-3:], (pairs, tokenized)]
+        return tokenized
+
+    def _require_known_tokens(self, sequences: Sequences) -> None:
+        """Refuse tokens that the model has no embedding of, which a tokenizer with added tokens may give."""
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+            largest = max(int(tokens.max()) for tokens in (prompt, *group) if len(tokens))
+            if largest >= self.vocabulary_size:
+                raise DataError(
+                    f"{self.name}: the tokenizer gives token {largest}, but the model knows only {self.vocabulary_size}; "
+                    "tokenizer and model do not belong together"
+                )
+
+
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     """Prompt and completions. Conversations may be given whole: the prompt that they begin with, or share, is cut off them."""
     if isinstance(chosen, str) or isinstance(rejected, str):

@@ -18,50 +18,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlx.data.layout import Layout, cheapest_rows, plain_rows
-from rlx.data.preferences import PairBatch, TokenizedPairs
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences, Tokens
-from rlx.data.stores import TokenStore
+from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokens import TextEncoder, tokenizer_text
-from rlx.errors import ConfigError, DataError
+from rlx.errors import ConfigError
 from rlx.loss.preference.base import PairLogprobs
-from rlx.policy.forward import ValueHead, attention_cost, branch_cost, completion_logits
-from rlx.policy.statistics import DISTRIBUTION_STATISTICS, HasLogits, TokenStatistics, statistics_of, unflatten
-from rlx.policy.verify import choose_layout
+from rlx.policy.forward import ValueHead, attention_cost, branch_cost, completion_logits, max_positions, vocabulary_size
+from rlx.policy.statistics import (
+    DISTRIBUTION_STATISTICS,
+    NO_STATISTICS,
+    HasLogits,
+    TokenStatistics,
+    pair_logprobs_of,
+    statistics_of,
+    unflatten,
+)
+from rlx.policy.verify import ForwardChoice, choose_forward
 
 if TYPE_CHECKING:
-    from rlx.task.base import Pair, Text
-
-
-# The identity of a policy: a hash of what decides its log-probabilities.
-
-# Fields of a model's configuration that say where it came from or how it is run, not what it computes.
-_NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
-
-
-def fingerprint(model: Any, tokenizer: Any) -> str:
-    """32 hexadecimal digits that stand for the weights, the architecture and the tokenizer."""
-    digest = hashlib.blake2b(digest_size=16)
-    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
-    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    digest.update(tokenizer_text(tokenizer).encode())
-    return digest.hexdigest()
-
-
-# A policy: a transformers causal language model behind a small face.
-
-NO_STATISTICS: frozenset[str] = frozenset()
+    from rlx.task.base import Text
 
 
 class Policy:
     """A causal language model with its tokenizer.
 
     model: any transformers causal language model, kept in evaluation mode (dropout is 0 in training too).
-    shared_prefix: the completions of a prompt go through the model in one row; None lets a comparison of both forwards decide.
-    notes: what the user should know about how this policy was loaded.
-    token_store: where the tokens of a task's pairs are kept for later runs; None keeps them in memory only.
+    text: how text becomes tokens. shared_prefix: the completions of a prompt go through the model in one row; None lets a
+    comparison of both forwards decide. notes: what the user should know about how this policy was loaded.
+    pair_tokenizer: tokenises the pairs of a task for this policy.
     """
 
     def __init__(
@@ -71,27 +56,27 @@ class Policy:
         self.tokenizer = tokenizer
         self.name = name
         self.text = TextEncoder(tokenizer) if text is None else text
-        self.notes: list[str] = []
-        self.gathers_before_head = False
-        self.shared_prefix = False
-        self.branched = False
+        self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
+        self.notes = list(self.forward_choice.notes)
         self.value_head: ValueHead | None = None
-        self.token_store: TokenStore | None = None
-        self._tokenized: list[tuple[Sequence[Pair], TokenizedPairs]] = []
+        self.pair_tokenizer = PairTokenizer(
+            self.text, name=name, max_length=self.max_length, vocabulary_size=self.vocabulary_size
+        )
         self._attention_cost, self._branch_cost = attention_cost(model), branch_cost(model)
-        choose_layout(self, wanted=shared_prefix)
 
     # ---- the model -------------------------------------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return next(self.model.parameters()).device
+        found: torch.device = next(self.model.parameters()).device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return next(self.model.parameters()).dtype
+        found: torch.dtype = next(self.model.parameters()).dtype
+        return found
 
     @property
     def num_parameters(self) -> int:
@@ -101,13 +86,23 @@ class Policy:
     @property
     def vocabulary_size(self) -> int:
         """V, as the model has it: a tokenizer may know fewer tokens."""
-        return int(self.model.config.get_text_config().vocab_size)
+        return vocabulary_size(self.model)
 
     @property
     def max_length(self) -> int | None:
         """The longest sequence that the model has positions for; None if it does not say."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return int(limit) if isinstance(limit, int) and limit > 0 else None
+        return max_positions(self.model)
+
+    @property
+    def shared_prefix(self) -> bool:
+        """The completions of a prompt go through the model in one row."""
+        return self.forward_choice.shared_prefix
+
+    def with_plain_rows(self) -> Policy:
+        """The same model and weights, each completion in a row of its own."""
+        twin = copy.copy(self)
+        twin.forward_choice = self.forward_choice.with_plain_rows()
+        return twin
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, tied ones once."""
@@ -152,16 +147,6 @@ class Policy:
     def decode(self, tokens: Tokens | Sequence[int]) -> str:
         """The text of `tokens`, without special tokens."""
         return str(self.tokenizer.decode(np.asarray(tokens).tolist(), skip_special_tokens=True))
-
-    def tokenized(self, pairs: Sequence[Pair]) -> TokenizedPairs:
-        """The pairs as tokens: made once, and found again by the pairs' identity."""
-        for known, tokenized in self._tokenized:
-            if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
-                return tokenized
-        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.token_store)
-        _require_known_tokens(tokenized.sequences, self)
-        self._tokenized = [*self._tokenized[-3:], (pairs, tokenized)]
-        return tokenized
 
     # ---- log-probabilities -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +200,7 @@ class Policy:
         wanted = requires | {"kl_from_reference"} if "vocabulary_kl" in requires else requires
         statistics = self.token_statistics(batch.sequences, requires=wanted, reference=reference)
         mismatched = self.mismatched_logprobs(batch) if "mismatched" in requires else None
-        return batch.logprobs(statistics, requires, mismatched=mismatched)
+        return pair_logprobs_of(batch, statistics, requires, mismatched=mismatched)
 
     def mismatched_logprobs(self, batch: PairBatch) -> Tensor:
         """[B, 2] log-probabilities of another pair's completions after each row's prompt, without a gradient."""
@@ -228,24 +213,29 @@ class Policy:
 
     def layout(self, sequences: Sequences) -> Layout:
         """The rows of the forward pass, on the policy's device."""
-        if self.shared_prefix:
-            taken_apart = self._branch_cost if self.branched else None
-            rows = cheapest_rows(sequences, attention_cost=self._attention_cost, branch_cost=taken_apart)
+        if self.forward_choice.shared_prefix:
+            branch_cost = self._branch_cost if self.forward_choice.branched else None
+            rows = cheapest_rows(sequences, attention_cost=self._attention_cost, branch_cost=branch_cost)
         else:
             rows = plain_rows(sequences)
         return rows if self.device.type == "cpu" else rows.to(self.device)
 
     def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:
         """[N, V] logits of each completion token, in float32 (float64 if the model is); hidden: see rlx.policy.forward."""
-        return completion_logits(self.model, layout, gathers_before_head=self.gathers_before_head, hidden=hidden)
+        return completion_logits(self.model, layout, gathers_before_head=self.forward_choice.gathers_before_head, hidden=hidden)
 
 
-def _require_known_tokens(sequences: Sequences, policy: Policy) -> None:
-    """Refuse tokens that the model has no embedding for, which a tokenizer with added tokens may give."""
-    for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
-        largest = max(int(tokens.max()) for tokens in (prompt, *group) if len(tokens))
-        if largest >= policy.vocabulary_size:
-            raise DataError(
-                f"{policy.name}: the tokenizer gives token {largest}, but the model knows only {policy.vocabulary_size}; "
-                "tokenizer and model do not belong together"
-            )
+# Fields of a model's configuration that say where it came from or how it is run, not what it computes.
+_NOT_ARCHITECTURE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+
+
+def fingerprint(model: Any, tokenizer: Any) -> str:
+    """32 hexadecimal digits that stand for the weights, the architecture and the tokenizer."""
+    digest = hashlib.blake2b(digest_size=16)
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
+    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(tokenizer_text(tokenizer).encode())
+    return digest.hexdigest()

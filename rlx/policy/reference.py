@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 
 from rlx.data.layout import ROUNDING
-from rlx.data.preferences import PairBatch, TokenizedPairs
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.data.stores import TensorStore
-from rlx.loss.preference.base import PairLogprobs
-from rlx.policy.base import NO_STATISTICS, Policy
-from rlx.policy.statistics import TokenStatistics, unflatten
+from rlx.data.tokenized import TokenizedPairs
+from rlx.fields import within
+from rlx.loss.preference.base import PairLogprobs, PreferenceModifier
+from rlx.policy.base import Policy
+from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, pair_logprobs_of, unflatten
 from rlx.policy.verify import TOLERANCE
 
 # Log-probabilities that outlive a run: blocks of consecutive pairs in files that are named by what decides their content.
@@ -157,7 +160,8 @@ class Reference:
     def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
         """Token log-probabilities of a batch of pairs; of `requires`, only what concerns a reference."""
         mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
-        return batch.logprobs(TokenStatistics(self._pair_values(batch).to(self.device)), requires, mismatched=mismatched)
+        statistics = TokenStatistics(self._pair_values(batch).to(self.device))
+        return pair_logprobs_of(batch, statistics, requires, mismatched=mismatched)
 
     def _pair_values(self, batch: PairBatch) -> Tensor:
         """[B, 2, T] log-probabilities of a batch; of a task's pairs, computed or read block by block as they are first needed."""
@@ -251,6 +255,36 @@ class _Known:
         mask = batch.sequences.completion_mask
         places = self._starts[torch.from_numpy(batch.rows)][..., None] + mask.cumsum(dim=-1) - 1
         return unflatten(self._values[places[mask]], mask)
+
+
+def mixed(reference: Tensor, policy: Tensor, *, policy_share: float) -> Tensor:
+    """α π + (1-α) π0 of one parameter, without a gradient. Any shape -> the same, in the reference's dtype."""
+    return reference.detach().lerp(policy.detach().to(reference.dtype), policy_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingReference(PreferenceModifier):
+    """TR-DPO: every `every_steps` steps each weight of the reference becomes a mixture of itself and the policy's.
+
+    Gorbatovski et al. 2024, arXiv:2404.09656. It applies to every preference loss with a reference.
+    every_steps: steps between two updates of the reference.
+    policy_share: α, the policy's share of the mixture; 1 is the hard update of the paper, below it the soft one.
+    Convention: TRL's defaults are 512 steps and 0.6 (0.9 in older versions).
+    """
+
+    formula: ClassVar = mixed
+    moves_reference: ClassVar[bool] = True
+
+    every_steps: int = within(at_least=1, whole=True, advice="512 is usual")
+    policy_share: float = within(above=0, at_most=1, advice="0.6 is usual, 1 replaces the reference by the policy")
+
+    def due(self, step: int) -> bool:
+        """Is the reference updated after `step` steps?"""
+        return step > 0 and step % self.every_steps == 0
+
+    def mix(self, reference: Tensor, policy: Tensor) -> Tensor:
+        """The reference's parameter after an update."""
+        return mixed(reference, policy, policy_share=self.policy_share)
 
 
 def vocabulary_kl(policy: Policy, reference: Policy | Reference, sequences: Sequences) -> tuple[Tensor, Tensor]:

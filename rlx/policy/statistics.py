@@ -1,6 +1,7 @@
-"""What is read off the distributions that a policy gives over the vocabulary.
+"""Statistics of the distributions that a policy gives over the vocabulary, and the inputs of a preference loss made of them.
 
-Dimensions: P prompts, G completions of a prompt, T tokens, N completion tokens in the order of the completion mask, V vocabulary.
+Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens in the order of the completion mask,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
+from rlx.loss.preference.base import PairLogprobs
+
+NO_STATISTICS: frozenset[str] = frozenset()
 
 
 class HasLogits(Protocol):
@@ -67,3 +72,25 @@ _FUNCTIONS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "kl_from_reference": lambda ours, theirs: (theirs.exp() * (theirs - ours)).sum(-1),
 }
 DISTRIBUTION_STATISTICS = frozenset(_FUNCTIONS)
+
+
+def pair_logprobs_of(
+    batch: PairBatch, statistics: TokenStatistics, requires: frozenset[str] = NO_STATISTICS, *, mismatched: Tensor | None = None
+) -> PairLogprobs:
+    """Token statistics [B, 2, T] of the sequences of `batch` as the inputs of a preference loss.
+
+    requires: the optional inputs that the loss names. mismatched: [B, 2], see PairLogprobs.
+    """
+    values, device = statistics.token_logprobs, statistics.token_logprobs.device
+    mask = batch.sequences.completion_mask.to(device)
+    optional: dict[str, Tensor | None] = {"mismatched": mismatched}
+    for name in ("scores", "label", "has_label"):
+        column = getattr(batch, name)
+        if column is not None and (name in requires or (name == "has_label" and "label" in requires)):
+            optional[name] = column.to(device)
+    per_token = {"sum_p_squared": "sum_p_squared", "entropy": "entropy", "vocabulary_kl": "kl_from_reference"}
+    for name, statistic in per_token.items():
+        both = getattr(statistics, statistic)
+        if both is not None:
+            optional[f"chosen_{name}"], optional[f"rejected_{name}"] = both.unbind(1)
+    return PairLogprobs(values[:, 0], values[:, 1], mask[:, 0], mask[:, 1], **optional)

@@ -1,13 +1,13 @@
-"""Which forward pass a model can be trusted with: tried on the model itself when it is loaded.
+"""Which forward pass a model can be trusted with: compared with plain rows on the model itself when it is loaded.
 
-Some architectures ignore a 4-D mask or the positions without a word (sliding windows),
-others refuse them (ALiBi, recurrent ones).
+Some architectures ignore a 4-D mask or the positions silently (sliding windows); others refuse them (ALiBi, recurrent ones).
+Dimensions: N completion tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,8 @@ from torch import Tensor
 from rlx.data.layout import Layout, plain_rows, shared_prefix_rows
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError
+from rlx.policy.forward import completion_logits, max_positions, vocabulary_size
 from rlx.seeding import Stream
-
-if TYPE_CHECKING:
-    from rlx.policy.base import Policy
 
 TOLERANCE = 1e-4
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "attention_window")
@@ -27,107 +25,144 @@ _SHORT = 24  # tokens of a prompt that tries everything but windows
 _MOST_WORK = 1e12  # weights times tokens of a comparison beyond a window: a minute or so of a CPU
 
 
-def choose_layout(policy: Policy, *, wanted: bool | None) -> None:
-    """Set how `policy` computes log-probabilities: head on completion positions only, completions of a prompt in one row.
+@dataclass(frozen=True)
+class ForwardChoice:
+    """How log-probabilities are computed.
 
-    wanted: False for plain rows; None for shared-prefix rows where they equal plain rows; True for the same, but without a
-    comparison beyond a window where that would take minutes. Each short cut that fails is turned off and said in `policy.notes`.
+    gathers_before_head: the head runs on the positions that predict completion tokens, not on all. shared_prefix: the completions
+    of a prompt go through the model in one row. branched: such rows may attend branch by branch. notes: what was turned off, why.
     """
-    dtype = policy.dtype
+
+    gathers_before_head: bool = False
+    shared_prefix: bool = False
+    branched: bool = False
+    notes: tuple[str, ...] = ()
+
+    def with_plain_rows(self, reason: str = "") -> ForwardChoice:
+        """The same with one row for each completion; a reason is noted."""
+        added = (f"each completion is computed with its own copy of the prompt (slower): {reason}",) if reason else ()
+        return replace(self, shared_prefix=False, branched=False, notes=self.notes + added)
+
+
+def choose_forward(model: Any, *, name: str, num_tokens: int, wanted: bool | None) -> ForwardChoice:
+    """The fastest forward pass whose logits equal those of plain rows, compared in float32 (float64 if the model is).
+
+    name: of the model, for messages; num_tokens: of its tokenizer's vocabulary.
+    wanted: False for plain rows; None for shared-prefix rows where they equal plain rows; True for the same, but without a
+    comparison beyond a window where that would take minutes.
+    Raises ConfigError for a model with non-finite logits, with too few positions, or that is not causal.
+    """
+    dtype = next(model.parameters()).dtype
     half = dtype not in (torch.float32, torch.float64)
     if half:
-        policy.model.float()
+        model.float()
     try:
         with torch.no_grad():
-            probe = _probe(policy, _SHORT)
-            plain = plain_rows(probe).to(policy.device)
-            truth = _logits(policy, plain)
-            if not bool(torch.isfinite(truth).all()):
-                raise ConfigError(f"{policy.name} gives logits that are no finite numbers: its weights are damaged")
-            _require_causal(policy, plain, truth)
-            _choose_head(policy, plain, truth)
-            policy.shared_prefix = policy.branched = wanted is not False
-            _compare(policy, probe, truth)
-            _compare_beyond_windows(policy, trusted=wanted is True)
+            return _Comparison(model, name, num_tokens).chosen(wanted)
     finally:
         if half:
-            policy.model.to(dtype)
+            model.to(dtype)
 
 
-def _choose_head(policy: Policy, plain: Layout, truth: Tensor) -> None:
-    """Run the head on completion positions only, if that gives `truth`."""
-    policy.gathers_before_head = policy.model.get_output_embeddings() is not None
-    reason = _difference(policy, plain, truth) if policy.gathers_before_head else "the model names no output embeddings"
-    if reason:
-        policy.gathers_before_head = False
-        policy.notes.append(f"logits are computed at every position: {reason}")
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """model: compared with itself. num_tokens: of its tokenizer's vocabulary."""
 
+    model: Any
+    name: str
+    num_tokens: int
 
-def _compare(policy: Policy, probe: Sequences, truth: Tensor) -> None:
-    """Turn shared-prefix rows off if they do not give `truth`; and attention branch by branch, where it does not."""
-    if policy.shared_prefix:
+    def chosen(self, wanted: bool | None) -> ForwardChoice:
+        """See choose_forward."""
+        probe = self._probe(_SHORT)
+        plain = self._on_device(plain_rows(probe))
+        truth = completion_logits(self.model, plain, gathers_before_head=False)
+        if not bool(torch.isfinite(truth).all()):
+            raise ConfigError(f"{self.name} gives non-finite logits: its weights are damaged")
+        self._require_causal(plain, truth)
+        choice = self._head(plain, truth)
+        if wanted is False:
+            return choice
+        choice = self._rows(replace(choice, shared_prefix=True, branched=True), probe, truth)
+        return self._rows_beyond_windows(choice, trusted=wanted is True)
+
+    def _head(self, plain: Layout, truth: Tensor) -> ForwardChoice:
+        """The head on completion positions only, if that gives `truth`."""
+        if self.model.get_output_embeddings() is None:
+            reason = "the model names no output embeddings"
+        else:
+            reason = self._difference(ForwardChoice(gathers_before_head=True), plain, truth)
+        return ForwardChoice(not reason, notes=(f"logits are computed at every position: {reason}",) if reason else ())
+
+    def _rows(self, choice: ForwardChoice, probe: Sequences, truth: Tensor) -> ForwardChoice:
+        """`choice` without shared-prefix rows, or without attention branch by branch, where these do not give `truth`."""
         one_row = np.zeros(len(probe), dtype=np.int64)
-        reason = _difference(policy, shared_prefix_rows(probe, rows_of=one_row).to(policy.device), truth)
+        reason = self._difference(choice, shared_prefix_rows(probe, rows_of=one_row), truth)
         if reason:
-            _use_plain_rows(policy, reason)
-    if policy.branched:
-        branches = shared_prefix_rows(probe, branched=True).to(policy.device)
-        policy.branched = not _difference(policy, branches, truth)
+            return choice.with_plain_rows(reason)
+        branched = choice.branched and not self._difference(choice, shared_prefix_rows(probe, branched=True), truth)
+        return replace(choice, branched=branched)
 
-
-def _compare_beyond_windows(policy: Policy, *, trusted: bool) -> None:
-    """The same on a prompt that is longer than any window of the model."""
-    window = _longest_window(policy.model.config.get_text_config())
-    length = window + 8 if policy.max_length is None else min(window + 8, policy.max_length - 16)
-    if not policy.shared_prefix or length <= _SHORT:
-        return
-    if policy.num_parameters * length <= _MOST_WORK:
-        probe = _probe(policy, length)[:1]
-        _compare(policy, probe, _logits(policy, plain_rows(probe).to(policy.device)))
-        return
-    policy.branched = False
-    if not trusted:
-        _use_plain_rows(
-            policy,
-            f"beyond its window of {window} tokens this could not be compared in short; policy.shared_prefix=true trusts it",
+    def _rows_beyond_windows(self, choice: ForwardChoice, *, trusted: bool) -> ForwardChoice:
+        """The same on a prompt that is longer than any window of the model."""
+        window = _longest_window(self.model.config.get_text_config())
+        positions = max_positions(self.model)
+        length = window + 8 if positions is None else min(window + 8, positions - 16)
+        if not choice.shared_prefix or length <= _SHORT:
+            return choice
+        if sum(parameter.numel() for parameter in self.model.parameters()) * length <= _MOST_WORK:
+            probe = self._probe(length)[:1]
+            plain = self._on_device(plain_rows(probe))
+            truth = completion_logits(self.model, plain, gathers_before_head=choice.gathers_before_head)
+            return self._rows(choice, probe, truth)
+        if trusted:
+            return replace(choice, branched=False)
+        return choice.with_plain_rows(
+            f"beyond its window of {window} tokens this could not be compared in short; policy.shared_prefix=true trusts it"
         )
 
+    def _require_causal(self, plain: Layout, truth: Tensor) -> None:
+        """Refuse a model whose predictions change with the tokens that they predict."""
+        first_ones = slice(0, 1)
+        tokens = plain.tokens.clone()
+        tokens.view(-1)[plain.predictors[first_ones] + 1] += 1
+        tokens.remainder_(vocabulary_size(self.model))
+        changed = completion_logits(self.model, replace(plain, tokens=tokens), gathers_before_head=False)
+        if float((changed - truth)[first_ones].abs().max()) > TOLERANCE:
+            raise ConfigError(f"{self.name} sees the tokens that it is to predict: it is no causal language model")
 
-def _use_plain_rows(policy: Policy, reason: str) -> None:
-    policy.shared_prefix = policy.branched = False
-    policy.notes.append(f"each completion is computed with its own copy of the prompt (slower): {reason}")
+    def _difference(self, choice: ForwardChoice, layout: Layout, truth: Tensor) -> str:
+        """Why the logits of `layout` cannot take the place of `truth` [N, V]; empty if they can."""
+        try:
+            values = completion_logits(self.model, self._on_device(layout), gathers_before_head=choice.gathers_before_head)
+        except Exception as error:  # whatever a model raises on inputs that it does not support means the same
+            message = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"the model refuses the short cut ({message[:120]})"
+        if values.shape != truth.shape:
+            return f"logits come out as {tuple(values.shape)} instead of {tuple(truth.shape)}"
+        # A common offset does not change the softmax; and where a freshly initialised model predicts nearly the same for all
+        # tokens, differences count in proportion.
+        truth, values = truth - truth.mean(-1, keepdim=True), values - values.mean(-1, keepdim=True)
+        gap = float((values - truth).abs().max())
+        return "" if gap <= TOLERANCE * min(1.0, float(truth.std())) else f"logits differ by {gap:.2g}"
 
+    def _on_device(self, layout: Layout) -> Layout:
+        return layout.to(next(self.model.parameters()).device)
 
-def _require_causal(policy: Policy, plain: Layout, truth: Tensor) -> None:
-    """Refuse a model whose predictions change with the tokens that they predict."""
-    first_ones = slice(0, 1)
-    tokens = plain.tokens.clone()
-    tokens.view(-1)[plain.predictors[first_ones] + 1] += 1
-    tokens.remainder_(policy.vocabulary_size)
-    changed = _logits(policy, replace(plain, tokens=tokens))
-    if float((changed - truth)[first_ones].abs().max()) > TOLERANCE:
-        raise ConfigError(f"{policy.name} sees the tokens that it is to predict: it is no causal language model")
+    def _probe(self, prompt_length: int) -> Sequences:
+        """Two prompts of different lengths with three completions of different lengths, of random tokens."""
+        draw = Stream(0, ("verify", prompt_length)).numpy()
+        vocabulary = min(vocabulary_size(self.model), max(2, self.num_tokens))
+        limit = max_positions(self.model)
+        if limit is not None and limit < 17:
+            raise ConfigError(f"{self.name} has {limit} positions; rlx needs at least 17")
+        longest = prompt_length if limit is None else min(prompt_length, limit - 16)
 
+        def tokens(length: int) -> np.ndarray:
+            return draw.integers(0, vocabulary, length)
 
-def _difference(policy: Policy, layout: Layout, truth: Tensor) -> str:
-    """Why the log-probabilities of `layout` cannot be used in place of `truth` [N, V]; empty if they can."""
-    try:
-        values = _logits(policy, layout)
-    except Exception as error:  # whatever a model raises on inputs that it does not support means the same
-        message = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"the model refuses the short cut ({message[:120]})"
-    if values.shape != truth.shape:
-        return f"logits come out as {tuple(values.shape)} instead of {tuple(truth.shape)}"
-    # Softmax does not see a common offset; and where a freshly initialised model says nearly the same of all tokens, differences
-    # count in proportion.
-    truth, values = truth - truth.mean(-1, keepdim=True), values - values.mean(-1, keepdim=True)
-    gap = float((values - truth).abs().max())
-    return "" if gap <= TOLERANCE * min(1.0, float(truth.std())) else f"logits differ by {gap:.2g}"
-
-
-def _logits(policy: Policy, layout: Layout) -> Tensor:
-    """[N, V]."""
-    return policy.completion_logits(layout)
+        prompts = (tokens(longest), tokens(max(1, longest - 3)))
+        return Sequences(prompts, ((tokens(5), tokens(9), tokens(2)), (tokens(4), tokens(1), tokens(7))))
 
 
 def _longest_window(config: Any) -> int:
@@ -137,19 +172,3 @@ def _longest_window(config: Any) -> int:
         return 0
     windows = [getattr(config, name, None) for name in _WINDOWS]
     return max((window for window in windows if isinstance(window, int)), default=0)
-
-
-def _probe(policy: Policy, prompt_length: int) -> Sequences:
-    """Two prompts of different lengths with three completions of different lengths, of random tokens."""
-    draw = Stream(0, ("verify", prompt_length)).numpy()
-    vocabulary = min(policy.vocabulary_size, max(2, len(policy.tokenizer)))
-    limit = policy.max_length
-    if limit is not None and limit < 17:
-        raise ConfigError(f"{policy.name} has {limit} positions; rlx needs at least 17")
-    longest = prompt_length if limit is None else min(prompt_length, limit - 16)
-
-    def tokens(length: int) -> np.ndarray:
-        return draw.integers(0, vocabulary, length)
-
-    prompts = (tokens(longest), tokens(max(1, longest - 3)))
-    return Sequences(prompts, ((tokens(5), tokens(9), tokens(2)), (tokens(4), tokens(1), tokens(7))))

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.preferences import PairBatch, TokenizedPairs
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:

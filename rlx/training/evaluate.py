@@ -106,7 +106,7 @@ class Evaluator:
         prompts, pairs = self.task.held_out_prompts(), self.task.held_out_pairs()
         if not pairs or "rewards" in self.task.offers:
             return prompts
-        kept = policy.tokenized(pairs).index
+        kept = policy.pair_tokenizer(pairs).index
         if len(kept) == len(pairs):
             return prompts
         left = {_content(pairs[row].prompt) for row in kept}
@@ -171,7 +171,7 @@ class Evaluator:
     def _preferences(self, policy: Policy) -> dict[str, float]:
         """Held-out pairs: share whose implicit reward is larger for the chosen one (ties count half), and log-ratios in nats."""
         pairs = self.task.held_out_pairs()
-        tokenized = policy.tokenized(pairs) if pairs else None
+        tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
             return {}
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))

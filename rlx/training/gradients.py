@@ -13,7 +13,8 @@ from rlx.algorithm.base import Algorithm, LossOutput, require_output
 from rlx.data.sequences import Sequences
 from rlx.errors import NonFiniteError
 from rlx.optimizer.step import Gradients, NonFiniteGradientError
-from rlx.policy.base import Policy, TokenStatistics
+from rlx.policy.base import Policy
+from rlx.policy.statistics import TokenStatistics
 
 if TYPE_CHECKING:
     from rlx.algorithm.base import Algorithm, LossOutput

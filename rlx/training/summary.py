@@ -33,7 +33,7 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     if cfg.loss is not None:
         facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {settings(cfg.loss)}"
     if "pairs" in task.offers:
-        learn, held_out = policy.tokenized(task.pairs()), policy.tokenized(task.held_out_pairs())
+        learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
         facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"

@@ -49,7 +49,7 @@ def evaluate_checkpoint(
     task, sampler = choice.make("task"), choice.make("rollout")
     device = torch_device(cfg.device)
     policy = choice.load().to(device)
-    policy.token_store = token_store(cfg.cache_dir)
+    policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     evaluator = Evaluator(
         task=task,
         reference=Reference(_start(choice, policy, task.score).to(device), cache_dir=cfg.cache_dir),

@@ -18,7 +18,7 @@ def test_the_loss_is_the_mean_over_all_chosen_tokens(lab):
 def test_it_learns_from_the_chosen_completions_alone(lab):
     batch = rlx.load("algorithm", "sft", pairs_per_step=6).draw(lab)
     pairs = lab.task.pairs()
-    tokenized = lab.policy.tokenized(pairs)
+    tokenized = lab.policy.pair_tokenizer(pairs)
     chosen = [pairs[tokenized.index[row]].chosen for row in batch.rows]
     assert [lab.policy.decode(group[0]) for group in batch.sequences.completions] == chosen
     assert torch.isfinite(lab.policy.token_logprobs(batch.sequences)).all()

@@ -532,7 +532,7 @@ class AscendsOnRewards(Rewards):
 
 class SameRowsForEver(Preferences):
     def draw(self, lab):
-        pairs = lab.policy.tokenized(lab.task.pairs())
+        pairs = lab.policy.pair_tokenizer(lab.task.pairs())
         rows = lab.rng.child("rows").numpy().permutation(len(pairs))[: self.pairs_per_step]
         batch = PairBatch.of(pairs, rows.tolist())
         return batch.with_weights(preference=torch.full((len(batch),), 1 / len(batch)))

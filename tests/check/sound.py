@@ -14,10 +14,10 @@ from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term,
 from rlx.data.sequences import Sequences
 from rlx.loss import stop_gradient
 from rlx.loss.preference.base import PreferenceLoss
-from rlx.loss.preference.modifier import MovingReference
 from rlx.loss.preference.reference_free import NllSequenceMean
 from rlx.loss.weight import token_mean
 from rlx.optimizer.step import Clipping
+from rlx.policy.reference import MovingReference
 from tests.check.faulty import Demonstrations, LargerOfTheTwo, Preferences, Rewards
 
 

@@ -1,14 +1,12 @@
-from collections import Counter
-
 import numpy as np
 import pytest
 import torch
 
-from rlx.data.preferences import PairBatch, TokenizedPairs, epoch_rows
+from rlx.data.preferences import PairBatch, epoch_rows
 from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
-from rlx.policy.statistics import TokenStatistics
 from rlx.policy.tiny import character_tokenizer
 from rlx.seeding import Stream
 from rlx.task.base import Pair
@@ -63,26 +61,6 @@ def test_a_mismatched_completion_of_single_completions_is_the_one_that_is_there(
     assert [len(group) for group in found.values()] == [1, 1, 1]
     assert found[0][0] is source.sequences.completions[1][1]
     assert found[1][0] is source.sequences.completions[2][0]
-
-
-def test_pairs_get_what_was_required_and_no_more():
-    batch = PairBatch.of(source_of(), [0, 1])
-    values = torch.zeros(batch.sequences.completion_mask.shape)
-    plain = batch.logprobs(TokenStatistics(values))
-    full = batch.logprobs(TokenStatistics(values, entropy=values + 1), frozenset({"scores", "label"}))
-    assert plain.scores is None
-    assert plain.chosen_entropy is None
-    assert full.scores is not None
-    assert full.label is None
-    assert full.rejected_entropy.mean() == 1
-
-
-@pytest.mark.parametrize(("num_rows", "per_step"), [(10, 3), (10, 10), (7, 20), (1, 1)])
-def test_every_row_comes_once_an_epoch(num_rows, per_step):
-    steps = [epoch_rows(Stream(0), num_rows=num_rows, step=step, per_step=per_step) for step in range(3 * num_rows)]
-    drawn = np.concatenate(steps)
-    for epoch in range(len(drawn) // num_rows):
-        assert Counter(drawn[epoch * num_rows : (epoch + 1) * num_rows]) == Counter(range(num_rows))
 
 
 def test_rows_are_a_function_of_stream_and_step():

@@ -65,7 +65,7 @@ def _dpo(workload: Workload, place: Path, trainer: Any, experiment: Any, referen
     from rlx.data.preferences import PairBatch
 
     rows = list(range(min(workload.batch, workload.pairs)))
-    tokenized = experiment.policy.tokenized(experiment.task.pairs())
+    tokenized = experiment.policy.pair_tokenizer(experiment.task.pairs())
     batch = PairBatch.of(tokenized, rows)
     batch = batch.with_weights(preference=experiment.algorithm.loss.weights(batch.chosen_mask))
     ours = experiment.algorithm.compute_loss(experiment.policy, reference, batch).loss

@@ -27,7 +27,7 @@ def gradients(policy, loss):
 def test_shared_prefix_rows_equal_one_forward_per_sequence(architecture, num_tokens):
     policy = policy_of(architecture)
     assert policy.shared_prefix
-    assert policy.gathers_before_head
+    assert policy.forward_choice.gathers_before_head
     assert not policy.notes
     sequences = sequences_of(num_tokens=num_tokens)
     expected = naive_logprobs(policy.model, sequences)
@@ -133,14 +133,14 @@ def test_a_frozen_copy_shares_nothing_and_stays():
 def test_pairs_are_tokenised_once():
     policy = policy_of("llama")
     pairs = [Pair("1+1=", "2", "3"), Pair("2+2=", "4", "5")]
-    assert policy.tokenized(pairs) is policy.tokenized(pairs)
-    assert policy.tokenized(tuple(pairs)) is policy.tokenized(pairs)
-    assert policy.tokenized(pairs[:1]) is not policy.tokenized(pairs)
+    assert policy.pair_tokenizer(pairs) is policy.pair_tokenizer(pairs)
+    assert policy.pair_tokenizer(tuple(pairs)) is policy.pair_tokenizer(pairs)
+    assert policy.pair_tokenizer(pairs[:1]) is not policy.pair_tokenizer(pairs)
 
 
 def test_pair_logprobs_are_the_token_logprobs_of_both_sides():
     policy = policy_of("llama")
-    batch = PairBatch.of(policy.tokenized([Pair("1+1=", "2", "33"), Pair("12+2=", "14", "5")]), [0, 1])
+    batch = PairBatch.of(policy.pair_tokenizer([Pair("1+1=", "2", "33"), Pair("12+2=", "14", "5")]), [0, 1])
     values, pairs = policy.token_logprobs(batch.sequences), policy.pair_logprobs(batch)
     assert torch.equal(pairs.chosen, values[:, 0])
     assert torch.equal(pairs.rejected, values[:, 1])
@@ -150,7 +150,7 @@ def test_pair_logprobs_are_the_token_logprobs_of_both_sides():
 
 def test_what_a_loss_requires_comes_with_the_pairs():
     policy = policy_of("llama")
-    source = policy.tokenized([Pair("1+1=", "2", "33", scores=(1.0, 0.0)), Pair("12+2=", "14", "5", scores=(3.0, 2.0))])
+    source = policy.pair_tokenizer([Pair("1+1=", "2", "33", scores=(1.0, 0.0)), Pair("12+2=", "14", "5", scores=(3.0, 2.0))])
     batch = PairBatch.of(source, [0, 1])
     wanted = frozenset({"entropy", "sum_p_squared", "vocabulary_kl", "scores", "mismatched"})
     pairs = policy.pair_logprobs(batch, wanted, reference=Reference(policy))
@@ -170,4 +170,4 @@ def test_tokens_that_the_model_does_not_know_are_refused():
     grown.add_tokens(["<think>"])
     policy = Policy(model, grown, name="mixed")
     with pytest.raises(DataError, match="token 99, but the model knows only 99"):
-        policy.tokenized([Pair("a", "<think>", "b")])
+        policy.pair_tokenizer([Pair("a", "<think>", "b")])

@@ -17,7 +17,7 @@ def branched(sequences):
 @pytest.mark.parametrize("num_tokens", [99, 3])
 def test_log_probabilities_are_those_of_one_forward_per_sequence(architecture, num_tokens):
     policy = policy_of(architecture)
-    assert policy.branched
+    assert policy.forward_choice.branched
     sequences = sequences_of(num_tokens=num_tokens)
     expected = naive_logprobs(policy.model, sequences)
     policy.layout = branched
@@ -38,7 +38,7 @@ def test_gradients_are_those_of_plain_rows():
 
 @pytest.mark.parametrize("architecture", ["gemma2_full", "mistral_window", "bloom", "mamba"])
 def test_a_model_that_does_more_in_its_attention_is_left_to_do_so(architecture):
-    assert not policy_of(architecture).branched
+    assert not policy_of(architecture).forward_choice.branched
 
 
 @pytest.mark.parametrize("asked", ["sliding_window", "softcap", "s_aux"])

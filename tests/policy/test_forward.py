@@ -17,7 +17,7 @@ def test_what_follows_the_head_still_happens():
     policy = policy_of("gemma2_full")  # caps its logits at 0.5
     layout = policy.layout(sequences_of())
     gathered = completion_logits(policy.model, layout, gathers_before_head=True)
-    assert policy.gathers_before_head
+    assert policy.forward_choice.gathers_before_head
     assert 0.4 < float(gathered.detach().max()) <= 0.5
     torch.testing.assert_close(gathered, completion_logits(policy.model, layout, gathers_before_head=False), atol=1e-5, rtol=0)
 

@@ -160,11 +160,10 @@ def test_smollm2_answers_and_shares_prefixes():
     question = ({"role": "user", "content": "What is the capital of France?"},)
     right = ({"role": "assistant", "content": "The capital of France is Paris."},)
     wrong = ({"role": "assistant", "content": "The capital of France is Bread."},)
-    batch = PairBatch.of(policy.tokenized([Pair(question, right, wrong)]), [0])
+    batch = PairBatch.of(policy.pair_tokenizer([Pair(question, right, wrong)]), [0])
     with torch.no_grad():
         shared = policy.pair_logprobs(batch)
-        policy.shared_prefix = False
-        plain = policy.pair_logprobs(batch)
+        plain = policy.with_plain_rows().pair_logprobs(batch)
     assert float(shared.chosen_sum - shared.rejected_sum) > 5
     torch.testing.assert_close(shared.chosen, plain.chosen, atol=1e-3, rtol=0)
     assert policy.decode(batch.sequences.completions[0][0]) == "The capital of France is Paris."

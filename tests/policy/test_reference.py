@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlx.data.preferences import PairBatch, TokenizedPairs
+from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
 from rlx.policy import reference as module
 from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.task.base import Pair
@@ -22,7 +23,7 @@ def policy(monkeypatch):
 
 
 def batches(policy):
-    source = policy.tokenized(PAIRS)
+    source = policy.pair_tokenizer(PAIRS)
     return [PairBatch.of(source, rows) for rows in ([3, 50, 4, 4], np.arange(63), [62])]
 
 
@@ -101,7 +102,7 @@ def test_a_block_that_another_run_is_computing_is_read_when_it_is_done(policy, t
 
 def test_only_the_blocks_that_a_batch_needs_are_computed(policy):
     reference = Reference(policy)
-    reference.pair_logprobs(PairBatch.of(policy.tokenized(PAIRS), [0, 9, 10]))
+    reference.pair_logprobs(PairBatch.of(policy.pair_tokenizer(PAIRS), [0, 9, 10]))
     assert reference.pairs_computed == 16
 
 
@@ -112,7 +113,7 @@ def test_other_weights_or_other_pairs_are_other_files(policy, tmp_path):
     moved = Reference(policy, cache_dir=tmp_path)
     moved.pair_logprobs(batches(policy)[1])
     assert moved.pairs_read == 0
-    longer = policy.tokenized([*PAIRS, Pair("9+9=", "18", "19")])
+    longer = policy.pair_tokenizer([*PAIRS, Pair("9+9=", "18", "19")])
     again = Reference(policy, cache_dir=tmp_path)
     again.pair_logprobs(PairBatch.of(longer, np.arange(64)))
     assert again.pairs_read == 56  # the last block has another content
@@ -144,8 +145,8 @@ def test_pairs_that_do_not_come_again_are_not_kept(policy, tmp_path):
 
 def test_blocks_are_small_where_a_forward_is_long(policy):
     reference = Reference(policy)
-    short = policy.tokenized(PAIRS)
-    long = policy.tokenized([Pair("1" * 40, "2" * 400, "3" * 400)] * 4)
+    short = policy.pair_tokenizer(PAIRS)
+    long = policy.pair_tokenizer([Pair("1" * 40, "2" * 400, "3" * 400)] * 4)
     policy.model.big = torch.nn.Linear(10000, 100)
     assert reference._pairs_per_block(short) == 8
     assert Reference(policy)._pairs_per_block(long) == 1

@@ -1,9 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from rlx.data.preferences import PairBatch
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import RlxError
-from rlx.policy.statistics import DISTRIBUTION_STATISTICS, statistics_of, unflatten
+from rlx.policy.statistics import DISTRIBUTION_STATISTICS, TokenStatistics, pair_logprobs_of, statistics_of, unflatten
 
 MASK = torch.tensor([[[True, True], [True, False]], [[False, False], [True, True]]])
 
@@ -43,3 +47,17 @@ def test_values_lie_where_the_mask_holds_and_keep_their_gradient():
     assert placed.tolist() == [[[1, 2], [3, 0]], [[0, 0], [4, 5]]]
     (placed * 2).sum().backward()
     assert values.grad.tolist() == [2.0] * 5
+
+
+def test_pairs_get_what_was_required_and_no_more():
+    sequences = Sequences((np.array([1]), np.array([2, 3])), ((np.array([4]), np.array([5, 6])), (np.array([7]), np.array([8]))))
+    scores = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
+    batch = PairBatch.of(TokenizedPairs(sequences, np.arange(2), scores=scores), [0, 1])
+    values = torch.zeros(batch.sequences.completion_mask.shape)
+    plain = pair_logprobs_of(batch, TokenStatistics(values))
+    full = pair_logprobs_of(batch, TokenStatistics(values, entropy=values + 1), frozenset({"scores", "label"}))
+    assert plain.scores is None
+    assert plain.chosen_entropy is None
+    assert full.scores is not None
+    assert full.label is None
+    assert full.rejected_entropy.mean() == 1

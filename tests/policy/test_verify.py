@@ -45,7 +45,7 @@ def test_a_head_that_needs_all_positions_gets_them_and_it_is_said():
     # Logits that depend on the neighbouring positions, as no gathered rows can reproduce.
     head.register_forward_hook(lambda module, inputs, output: output + output.cumsum(dim=1))
     policy = Policy(model, tokenizer(), name="odd")
-    assert not policy.gathers_before_head
+    assert not policy.forward_choice.gathers_before_head
     assert "every position" in policy.notes[0]
     sequences = sequences_of(group_size=1)
     torch.testing.assert_close(policy.token_logprobs(sequences), naive_logprobs(model, sequences), atol=1e-4, rtol=0)

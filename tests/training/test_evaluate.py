@@ -79,7 +79,7 @@ def test_single_completions_are_scored_by_couples_of_a_desirable_and_an_undesira
     (tmp_path / "labelled.jsonl").write_text(rows)
     task = rlx.load("task", "labelled_file", path=str(tmp_path / "labelled.jsonl"), max_new_tokens=3, held_out=0.5)
     figures = evaluator(dataclasses.replace(lab, task=task))(lab.policy).metrics
-    batch = PairBatch.of(lab.policy.tokenized(task.held_out_pairs()), range(20))
+    batch = PairBatch.of(lab.policy.pair_tokenizer(task.held_out_pairs()), range(20))
     ours, theirs = lab.policy.pair_logprobs(batch), lab.reference.pair_logprobs(batch)
     ratios = (ours.chosen_sum - theirs.chosen_sum + ours.rejected_sum - theirs.rejected_sum).tolist()  # one of both is there
     good = [ratio for ratio, (desirable, _) in zip(ratios, batch.has_label.tolist(), strict=True) if desirable]

@@ -106,8 +106,8 @@ def _layouts(subject: Subject, finding: Finding) -> Finding:
         return finding
     batch = subject.first_update(laboratory)[slice(0, 6)]
     shared = subject.gradient(laboratory, batch)[0]
-    laboratory.policy.shared_prefix = False
-    off = gap(subject.gradient(laboratory, batch)[0], shared, floor=1e-3)
+    plain = replace(laboratory, policy=laboratory.policy.with_plain_rows())
+    off = gap(subject.gradient(plain, batch)[0], shared, floor=1e-3)
     if off <= 1e-4:
         return passed(f"{off:.0e}")
     return broken(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,6 @@ from torch import Tensor
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import check_hyperparameters
 from rlx.loss.ratio import stop_gradient
-
-if TYPE_CHECKING:
-    from rlx.loss.preference.modifier import MovingReference
-
 
 # What a preference loss reads: token log-probabilities of pairs, and the scores made of them.
 
@@ -182,7 +178,7 @@ class Loss(ABC):
 class PreferenceModifier:
     """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden.
 
-    moves_reference: is it a MovingReference, which changes no formula but the weights of the reference as training goes on?
+    moves_reference: does it change no formula, but the weights of the reference during training?
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -257,9 +253,9 @@ class PreferenceLoss(Loss):
             raise ConfigError(f"{own} reads no reference, so modifiers.{name} would change nothing; drop it")
 
     @property
-    def moving_reference(self) -> MovingReference | None:
+    def moving_reference(self) -> PreferenceModifier | None:
         """How the reference follows the policy in training; None where it stays as it was."""
-        return next((modifier for modifier in self.modifiers.values() if modifier.moves_reference), None)  # type: ignore[return-value]
+        return next((modifier for modifier in self.modifiers.values() if modifier.moves_reference), None)
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] one value a pair."""

@@ -8,7 +8,8 @@ from rlx.algorithm.mixture import MixtureTerm
 from rlx.check.variant import variants
 from rlx.errors import ConfigError
 from rlx.loss.preference.mixture import Part
-from rlx.loss.preference.modifier import MovingReference, ReferenceFree
+from rlx.loss.preference.modifier import ReferenceFree
+from rlx.policy.reference import MovingReference
 from tests.loss.catalogue import load
 
 
