@@ -1,7 +1,7 @@
 """How sequences lie in the rows of a forward pass, and which position predicts which completion token.
 
-This is the only place where predictions and tokens are aligned. The last token of a completion predicts nothing, so no row reads
-it: short completions cost a good deal less.
+This is the only module that aligns predictions with tokens. The last token of a completion predicts nothing, so no row contains
+it, which makes short completions considerably cheaper.
 
 Dimensions: P prompts, G completions of a prompt, B rows of the forward, T tokens of a row, N learned completion tokens in the
 order of `Sequences.completion_mask`. A completion token that is not learned is read like any other; nothing predicts it.
@@ -19,15 +19,17 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences
 
-# Where the trunks and branches of shared-prefix rows lie, for attention that computes no more than what is seen.
+ROUNDING = 3  # raised whenever a change of the rows changes the last bits of what is computed from them
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Places within a row. Padding of the shorter ones stands for the first token of the prompt.
+    """Where the trunks and branches of shared-prefix rows lie in their row, for attention branch by branch.
+
+    Shorter ones are padded with the place of the first token of the prompt.
 
     trunks: int64 [P, A]; branches: int64 [P, G, R].
-    back: int64 [T], where each token lies among the trunks and then the branches, both flattened.
+    back: int64 [T], where each token of the row lies among the trunks and then the branches, both flattened.
     visible: bool [P, R, A + R], or [1, R, A + R] where it is the same for all: which keys, of the trunk and then of the branch
     itself, a token of a branch sees.
     """
@@ -64,14 +66,9 @@ class Segments:
 
 
 def _branch_places(begins: np.ndarray, lengths: np.ndarray, longest: int, otherwise: np.ndarray) -> np.ndarray:
-    """[..., longest] the places of segments; `otherwise` in the padding."""
+    """[..., longest] the places of segments, with `otherwise` in the padding."""
     steps = np.arange(longest)
     return np.where(steps < lengths[..., None], begins[..., None] + steps, otherwise[..., None])
-
-
-# How sequences lie in the rows of a forward pass, and which position predicts which completion token.
-
-ROUNDING = 3  # raised whenever a change of the rows moves the last bits of what is computed from them
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,7 @@ class Layout:
     predictors: int64 [N], the flat index into [B * T] of the position whose logits predict each completion token.
     targets: int64 [N], the completion tokens.
     positions: int64 [B, T] for the shared-prefix layout, with attention_mask: bool [B, 1, T, T] (True = may see), or segments,
-    for attention branch by branch within one row; None for plain rows, where right padding under a causal model needs neither.
+    for attention branch by branch within one row; None for plain rows: right padding of a causal model needs neither.
     """
 
     tokens: Tensor
@@ -120,8 +117,8 @@ def shared_prefix_rows(sequences: Sequences, *, rows_of: np.ndarray | None = Non
     """Each prompt once, [B, T]: `[trunk | rest of completion 1 | ... | rest of completion G]`, several prompts to a row.
 
     The trunk is the prompt with what all its completions begin with. The rest of a completion, without its last token, sees the
-    trunk and itself, and its positions follow the trunk's. Padding sees padding alone (a query that sees nothing gives NaN in
-    some attention kernels).
+    trunk and itself, and its positions follow the trunk's. Padding attends to padding only (a query without any key gives NaN
+    in some attention kernels).
     rows_of: int64 [P], the row of each prompt; None gives each prompt a row of its own.
     branched: all in one row, with segments instead of a mask.
     """
@@ -171,12 +168,12 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
 
 
 def rests_of(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """int64 [P, G], tokens of each completion that are read after the trunk."""
+    """int64 [P, G], how many tokens of each completion follow the trunk in the row."""
     return np.maximum(lengths - common[:, None] - 1, 0)
 
 
 def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
-    """The tokens that are read, in the order of the shared-prefix layout, without padding."""
+    """The tokens of the rows in the order of the shared-prefix layout, without padding."""
     parts = []
     for prompt, group, shared in zip(sequences.prompts, sequences.completions, common.tolist(), strict=True):
         parts += [prompt, group[0][:shared], *(completion[shared:-1] for completion in group)]
@@ -184,7 +181,7 @@ def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
 
 
 def _visible(flat: np.ndarray, branch: np.ndarray, trunk: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """bool [B, 1, T, T], query sees key, from the place of each token, its branch, and the trunk that it grows from."""
+    """bool [B, 1, T, T], whether a query attends to a key, from the place, the branch and the trunk of each token."""
     branches, trunks = np.full(shape, -1), np.full(shape, -1)
     branches.reshape(-1)[flat], trunks.reshape(-1)[flat] = branch, trunk
     keys, queries, roots = (torch.from_numpy(array) for array in (branches[:, None, :], branches[:, :, None], trunks[:, :, None]))
@@ -193,7 +190,7 @@ def _visible(flat: np.ndarray, branch: np.ndarray, trunk: np.ndarray, shape: tup
 
 
 def _places(totals: np.ndarray, rows_of: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """Where each item of these lengths [P] begins, as a flat index into rows of the shape that comes with it."""
+    """Flat index at which each item of lengths `totals` [P] begins in the rows, and the shape of the rows."""
     order = np.argsort(rows_of, kind="stable")
     filled = np.cumsum(totals[order]) - totals[order]
     num_rows = int(rows_of.max()) + 1
@@ -221,29 +218,28 @@ def lengths_of(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def _counted(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ..., length - 1 for each of the lengths, one after the other."""
+    """0, 1, ..., length - 1 for each of the lengths, concatenated."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-
-
-# Which rows of a forward pass are the cheapest.
 
 
 def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: float | None = None) -> Layout:
     """Shared-prefix rows with prompts packed into rows of similar lengths, one row branch by branch, or plain rows: the cheapest.
 
-    attention_cost: what seeing one more position costs a token, as a share of all that does not depend on the row's length.
-    branch_cost: what taking a row apart for attention branch by branch costs a token, in the same unit; None where the model
-    cannot do so. Longer rows waste less on padding and more on masked attention; plain causal attention skips the half that it
-    must not see.
+    attention_cost: what attending to one more position costs a token, as a share of the cost that does not depend on the row's
+    length. branch_cost: what splitting a row for attention branch by branch costs a token, in the same unit; None where the model
+    does not support it. Longer rows waste less on padding and more on masked attention; plain causal attention skips the masked
+    half.
     """
     prompts, lengths, common = lengths_of(sequences.prompts), sequences.completion_lengths.numpy(), shared_beginnings(sequences)
     totals = prompts + common + rests_of(lengths, common).sum(axis=1)
     longest = int((prompts[:, None] + np.maximum(lengths - 1, 0)).max())
     plain_cost = lengths.size * longest * (1 + attention_cost * longest / 2)
     best_cost, best = plain_cost, None
-    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # as many prompts in each row: the best of similar lengths
-    full = {-(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())}  # of lengths that differ much
+    whole = {-(-len(totals) // each) for each in (1, 2, 3, 4, 8)}  # equally many prompts a row: best for similar lengths
+    full = {
+        -(-int(totals.sum()) // int(width)) for width in (totals.max(), 2 * totals.max())
+    }  # best for lengths that differ much
     for num_rows in sorted(whole | full, reverse=True):
         rows_of = balanced(totals, num_rows)
         row_lengths = np.bincount(rows_of, weights=totals)
@@ -260,7 +256,7 @@ def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: f
 
 
 def balanced(totals: np.ndarray, num_rows: int) -> np.ndarray:
-    """int64 [P], a row for each item of these lengths [P]: longest first, each to the row that is emptiest so far."""
+    """int64 [P], a row for each item of lengths `totals` [P]: longest first, each into the row with the fewest tokens so far."""
     if num_rows >= len(totals):
         return np.arange(len(totals))
     rows_of = np.empty(len(totals), dtype=np.int64)

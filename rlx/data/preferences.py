@@ -22,11 +22,11 @@ from rlx.seeding import Stream
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Some pairs, with what an algorithm weighs them by.
+    """Some pairs, with the weights that an algorithm gives them.
 
     source: the tokenised pairs that this batch was taken from. rows: int64 [B], which of them.
     sequences: B pairs, chosen before rejected. weights: name -> tensor of B rows; slicing takes them along.
-    tokens_sampled: what drawing the batch cost, where the pairs were sampled.
+    tokens_sampled: tokens that were sampled to make the batch, where its pairs were sampled.
     """
 
     source: TokenizedPairs
@@ -87,9 +87,9 @@ class PairBatch:
 
     @cached_property
     def mismatched(self) -> Sequences:
-        """Each prompt with the completions of the pair that comes next in the source, whatever the other rows are.
+        """Each prompt with the completions of the pair that follows in the source, whatever the other rows are.
 
-        [B, 2, T]; [B, 1, T], one that is there, where the source has single completions.
+        [B, 2, T]; where the source has single completions, [B, 1, T] with the one that exists.
         """
         after = self.source.sequences.take((self.rows + 1) % len(self.source))
         groups, learned = after.completions, after.learned
@@ -107,9 +107,9 @@ def _picked(pairs: TokenizedPairs | PairBatch, rows: Tensor | slice) -> dict[str
 
 
 def epoch_rows(stream: Stream, *, num_rows: int, step: int, per_step: int) -> np.ndarray:
-    """int64 [per_step]: the rows of one step when every row comes once an epoch; a pure function of its arguments.
+    """int64 [per_step]: the rows of one step where every row comes once an epoch; a pure function of its arguments.
 
-    A step that reaches over the end of an epoch, or asks for more rows than there are, goes on with the next epoch's order.
+    A step that passes the end of an epoch, or needs more rows than there are, continues with the next epoch's order.
     """
     if num_rows == 0:
         raise DataError("there is nothing to learn from: every pair was dropped; the task's counts say why")

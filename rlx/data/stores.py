@@ -1,6 +1,7 @@
-"""Tensors that outlive a run: small files, each named by a hash of what decides its content.
+"""Caches on disk for later runs: small files of tensors, each named by a hash of what determines its content.
 
-Processes that want the same file at once compute it once: one claims it, the others wait for it, and go on if that one dies.
+Of processes that need the same file at the same time one computes it; the others wait, and compute it if that one dies.
+TensorStore keeps tensors under names, TokenStore the tokens of texts, so that the jobs of a sweep tokenise their data once.
 """
 
 from __future__ import annotations
@@ -32,18 +33,20 @@ from rlx.data.tokens import TextEncoder
 
 if TYPE_CHECKING:
     from rlx.task.base import Text
+
 _PATIENCE = 120.0  # seconds that a process waits for another one's file; then it computes the content itself
 _LOCK = ".lock"
+_SAMPLES = 8  # examples that are tokenised again when a file of tokens is read, to verify it
 
 _log = logging.getLogger("rlx")
 
 
 @dataclass
 class TensorStore:
-    """A folder of files. Reading never fails: a file that is absent, torn or altered is None.
+    """A folder of files. Reading never raises: an absent, incomplete or altered file reads as None.
 
-    folder: created when first written to; None keeps nothing.
-    holds: what the files hold, for a warning.
+    folder: created by the first write; None keeps nothing.
+    holds: what the files hold, for warnings.
     """
 
     folder: Path | None
@@ -57,7 +60,7 @@ class TensorStore:
         return None if self.folder is None else self.folder / f"{name}.safetensors"
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """What was written under `name`, if it is there and whole."""
+        """What was written under `name`; None if it is absent or damaged."""
         path = self.path(name)
         if path is None or not path.is_file():
             return None
@@ -74,7 +77,7 @@ class TensorStore:
         return None
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep `tensors`; two processes may write the same name at once, the last one stays."""
+        """Write `tensors` under `name`; of two processes that write the same name the last one counts."""
         path = self.path(name)
         if path is None or self._has_complained:
             return
@@ -94,9 +97,9 @@ class TensorStore:
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Whether this process is to compute `name`; False if another one is at it. wait: for that one, though not for ever.
+        """Whether this process computes `name`; False if another one does. wait: wait for the other one, up to a limit.
 
-        The claim is a lock on one byte of a file, which the system takes back when its holder dies.
+        The claim is a lock on one byte of a file, which the operating system releases when its holder dies.
         """
         path = self.path(name)
         if path is None or not self._open_lock(path.parent):
@@ -126,7 +129,7 @@ class TensorStore:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
 
     def _open_lock(self, folder: Path) -> bool:
-        """Open the file of the claims; False where there can be none."""
+        """Open the file of the locks; False where that is impossible."""
         if self._lock is None and not self._has_complained:
             with contextlib.suppress(OSError, ImportError):
                 import fcntl  # noqa: F401
@@ -148,21 +151,14 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# Tokenised texts that outlive a run, so that the jobs of a sweep tokenise their data once.
-
-_LOOKED_AT = 8  # examples that are tokenised again when a file is read, to see if it is right
-
-_log = logging.getLogger("rlx")
-
-
 class TokenStore:
-    """A folder of tokenised texts. None keeps nothing."""
+    """A folder of tokenised texts; None keeps nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "tokens")
 
     def encode_completions(self, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]]:
-        """As text.encode_completions(examples), computed by one process and read by all later ones."""
+        """As text.encode_completions(examples), computed by one process and read by later ones."""
         if self._files.folder is None or not examples:
             return text.encode_completions(examples)
         name = _name(text, examples)
@@ -174,19 +170,19 @@ class TokenStore:
         return encoded
 
     def _read(self, name: str, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]] | None:
-        """What is kept under `name`, if a sample of it is what the tokenizer gives."""
+        """The content of `name`; None if it is absent, or if a sample of it differs from what the tokenizer gives."""
         kept = self._files.read(name)
         if kept is None:
             return None
         if not {"tokens", "lengths", "prompt_lengths"} <= kept.keys() or len(kept["lengths"]) != len(examples):
-            _log.warning("cached tokens in %s are of other texts; they are computed again", self._files.path(name))
+            _log.warning("cached tokens in %s belong to other texts; they are computed again", self._files.path(name))
             return None
         encoded = _unpacked(kept)
-        rows = np.unique(np.linspace(0, len(examples) - 1, _LOOKED_AT).astype(int)).tolist()
+        rows = np.unique(np.linspace(0, len(examples) - 1, _SAMPLES).astype(int)).tolist()
         again = text.encode_completions([examples[row] for row in rows])
         for row, (tokens, num_prompt) in zip(rows, again, strict=True):
             if num_prompt != encoded[row][1] or not np.array_equal(tokens, encoded[row][0]):
-                _log.warning("cached tokens in %s are not this tokenizer's; they are computed again", self._files.path(name))
+                _log.warning("cached tokens in %s belong to another tokenizer; they are computed again", self._files.path(name))
                 return None
         return encoded
 

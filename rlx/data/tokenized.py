@@ -1,4 +1,4 @@
-"""The preference pairs of a task as tokens.
+"""Preference pairs of a task as tokens: which are kept, where prompt and completion part, and a cache of the result.
 
 Dimensions: T tokens; G = 2, chosen before rejected.
 """
@@ -37,7 +37,7 @@ class TokenizedPairs:
     sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
     dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
-    recurs: the pairs are a task's and come again, so what is computed once for them is worth keeping.
+    recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.
     """
 
     sequences: Sequences
@@ -59,7 +59,7 @@ class TokenizedPairs:
         return np.array([len(prompt) + sum(map(len, group)) for prompt, group in parts], dtype=np.int64)
 
     def require_some(self, what: str) -> None:
-        """Raise DataError, with the reasons, where every pair was dropped. what: `pairs held out of task X`, for the message."""
+        """Raise DataError with the reasons where every pair was dropped. what: names the pairs in the message."""
         if len(self) == 0 and self.dropped:
             reasons = ", ".join(f"{count} {_DROPPED[reason]}" for reason, count in self.dropped.items())
             raise DataError(f"none of the {sum(self.dropped.values())} {what} is left: {reasons}")
@@ -74,18 +74,20 @@ class TokenizedPairs:
 
         A pair is dropped, and counted, when a completion is empty, when both completions are equal, or when prompt and completion
         are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
-        The absent side of a single completion (Pair.label) has no token.
+        The absent side of a single completion (Pair.label) has no tokens.
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
-        endless = [_endless(prompt, both, text, limit) for prompt, *both in split]  # minutes of work to know what is plain to see
-        tried = [("", "", "") if known else parts for known, parts in zip(endless, split, strict=True)]
+        far_too_long = [
+            _far_too_long(prompt, both, text, limit) for prompt, *both in split
+        ]  # tokenising these would take minutes
+        tried = [("", "", "") if known else parts for known, parts in zip(far_too_long, split, strict=True)]
         examples = [(prompt, completion) for prompt, *both in tried for completion in both]
         encoded = (store or TokenStore(None)).encode_completions(text, examples)
         dropped: Counter[str] = Counter()
         kept, prompts, completions, truncated = [], [], [], 0
         for row, (_, chosen, rejected) in enumerate(split):
-            if endless[row]:
+            if far_too_long[row]:
                 dropped["too_long"] += 1
                 continue
             prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
@@ -152,7 +154,7 @@ class PairTokenizer:
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Prompt and completions. Conversations may be given whole: the prompt that they begin with, or share, is cut off them."""
+    """Prompt and completions. Of whole conversations, the prompt that both begin with is removed from the completions."""
     if isinstance(chosen, str) or isinstance(rejected, str):
         return prompt, chosen, rejected
     chosen, rejected = tuple(chosen), tuple(rejected)
@@ -169,9 +171,9 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any
 def shared_prompt(
     chosen: tuple[Tokens, int], rejected: tuple[Tokens, int], text: TextEncoder
 ) -> tuple[Tokens, tuple[Tokens, Tokens]]:
-    """The prompt as far as both token sequences agree on it, and what follows it in each.
+    """The prompt as far as both token sequences agree, and the rest of each.
 
-    A token that straddles the end of the prompt in one of them belongs to the completion, in both.
+    A token that crosses the end of the prompt in one of them belongs to the completion in both.
     """
     (first, first_end), (second, second_end) = chosen, rejected
     most = min(first_end, second_end)
@@ -181,7 +183,7 @@ def shared_prompt(
 
 
 def _both(pair: Pair) -> tuple[Any, Any]:
-    """The completions, the one there is in both places where the other is absent."""
+    """Both completions; where one is absent, the other one twice."""
     if pair.label is None:
         return pair.chosen, pair.rejected
     return (pair.chosen, pair.chosen) if pair.label[0] is not None else (pair.rejected, pair.rejected)
@@ -196,7 +198,7 @@ def _present(group: tuple[Tokens, Tokens], label: tuple[bool | None, bool | None
 def _why_dropped(
     chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None, *, single: bool
 ) -> str:
-    """Why a pair cannot be learned from; empty if it can."""
+    """The reason to drop a pair; empty if it is kept."""
     if not (_content(chosen).strip() and _content(rejected).strip()):
         return "empty"
     if not single and np.array_equal(*group):
@@ -206,8 +208,11 @@ def _why_dropped(
     return ""
 
 
-def _endless(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:
-    """Has the pair several times more characters than so many of the longest tokens hold? Never, where the prompt may be cut."""
+def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:
+    """Whether a pair exceeds the limit by its characters alone: 8 times as many as `limit` tokens of the longest kind hold.
+
+    False where the prompt is the longer part and may be cut.
+    """
     if limit is None or (text.max_prompt_length is not None and len(_content(prompt)) >= max(len(_content(c)) for c in both)):
         return False
     return len(_content(prompt)) + max(len(_content(c)) for c in both) > 8 * limit * text.longest_token
@@ -219,7 +224,7 @@ def _content(completion: Any) -> str:
 
 
 def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:
-    """Scores, where all pairs have them; labels, where any has one."""
+    """The optional columns: scores where all pairs have them, labels where any has one."""
     scores = [pair.scores for pair in pairs if pair.scores is not None]
     columns: dict[str, Tensor | None] = {
         "scores": torch.tensor(scores, dtype=torch.float32) if scores and len(scores) == len(pairs) else None

@@ -12,7 +12,7 @@ from rlx.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(ABC):
-    """A factor on the learning rate. `needs_horizon`: whether it depends on num_steps, so that a run cannot be made longer later.
+    """A factor on the learning rate. `needs_horizon`: it depends on num_steps, so that a finished run cannot be extended.
 
     warmup_steps: the factor rises linearly over these first steps, its first value is 1 / (warmup_steps + 1).
     """
@@ -65,7 +65,7 @@ class _Decay(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(_Decay):
-    """Falls in a straight line from 1 to final_factor."""
+    """Falls linearly from 1 to final_factor after the warm-up."""
 
     def after_warmup(self, progress: float) -> float:
         return 1 + (self.final_factor - 1) * progress

@@ -32,13 +32,13 @@ class Clipping:
     scale: float = 1.0
 
     def times(self, weight: float) -> Clipping:
-        """The clipping of a gradient that was multiplied by `weight` beforehand: its limits grow with it."""
+        """The same clipping for a gradient that was multiplied by `weight` before: the limits are multiplied too."""
         norm, adaptive = (None if limit is None else limit * weight for limit in (self.max_grad_norm, self.adaptive))
         return Clipping(max_grad_norm=norm, adaptive=adaptive, scale=self.scale)
 
 
 @dataclass(frozen=True)
-class Clipped:
+class ClippedGradients:
     """Gradients after clipping, and their norm before and after."""
 
     gradients: Gradients
@@ -47,7 +47,7 @@ class Clipped:
 
 
 class GradientSource(Protocol):
-    """What `update_policy` gets: a call accumulates over the micro-batches of one update."""
+    """What `update_policy` is given: a call accumulates the gradients of one update over its micro-batches."""
 
     @property
     def batch(self) -> Any:
@@ -60,7 +60,10 @@ class GradientSource(Protocol):
 
 
 class Optimizer:
-    """A torch optimiser with its schedule. `step` takes gradients, so an algorithm may combine them as it likes first."""
+    """A torch optimiser with its schedule. `step` is given gradients, so that an algorithm may combine them first.
+
+    make: gives the torch optimiser of parameters; ConfigError where torch refuses its values.
+    """
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class Optimizer:
             group["lr"] = rate * factor
         self.learning_rate = float(self.torch_optimizer.param_groups[0]["lr"])
 
-    def clipped(self, gradients: Gradients, clipping: Clipping) -> Clipped:
+    def clipped(self, gradients: Gradients, clipping: Clipping) -> ClippedGradients:
         """The gradients scaled, clipped adaptively, then by their norm; the tensors given are not changed.
 
         Raises NonFiniteGradientError when a gradient is not finite.
@@ -107,13 +110,13 @@ class Optimizer:
             factor = (clipping.max_grad_norm / (after + 1e-6)).clamp(max=1.0)
             scaled = [None if g is None else g * factor.to(g) for g in scaled]
             after = after * factor
-        return Clipped(scaled, norm.item(), after.item())
+        return ClippedGradients(scaled, norm.item(), after.item())
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
         """Clip the gradients and move the parameters.
 
         Returns grad_norm (before clipping), grad_norm_clipped and learning_rate.
-        Raises NonFiniteGradientError when a gradient is not finite: the parameters are left as they were.
+        Raises NonFiniteGradientError when a gradient is not finite; the parameters are then unchanged.
         """
         clipped = self.clipped(gradients, clipping)
         for parameter, gradient in zip(self.parameters, clipped.gradients, strict=True):
@@ -127,7 +130,7 @@ class Optimizer:
         return self.torch_optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.torch_optimizer.load_state_dict(state)
 
 
@@ -141,7 +144,7 @@ def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: f
     """Adaptive gradient clipping: each unit's gradient norm is at most `ratio` times its weight norm.
 
     A unit is a row of a matrix (all but the first dimension), or a whole vector: Brock et al. 2021, arXiv:2102.06171, eq. 3.
-    epsilon: weight norms below it count as it, so that units that start at zero can move.
+    epsilon: the least weight norm, so that units that start at zero can change.
     """
     clipped: Gradients = []
     for parameter, gradient in zip(parameters, gradients, strict=True):

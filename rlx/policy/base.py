@@ -1,4 +1,4 @@
-"""A policy: a transformers causal language model behind a small face.
+"""A policy: a transformers causal language model with the few methods that algorithms need.
 
 Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens of a batch, V vocabulary.
 """
@@ -164,7 +164,8 @@ class Policy:
     ) -> TokenStatistics:
         """Statistics of each completion token under log_softmax(logits / temperature), in float32 (float64 if the model is).
 
-        requires: names of further fields of TokenStatistics; other names are passed over. The KLs need the reference.
+        requires: names of further fields of TokenStatistics; other names are ignored. The KLs need the reference.
+        Raises ConfigError for a temperature that is not positive, and for values without a value head.
         """
         if temperature <= 0:
             raise ConfigError(f"a temperature of {temperature} gives no distribution; use a positive one")

@@ -1,7 +1,7 @@
-"""Attention of shared-prefix rows, branch by branch: what is not seen is not computed.
+"""Attention of shared-prefix rows, branch by branch: no score is computed that a mask would hide.
 
-A mask over a row with all completions of a prompt hides most of it, and attention pays for what is hidden. Here each trunk
-attends to itself, and each branch to its trunk and itself.
+Attention with a mask over a row that holds all completions of a prompt computes every score and then hides most of them. Here
+each trunk attends to itself, and each branch to its trunk and itself.
 Dimensions: P prompts, G completions of a prompt, T tokens of the row, A and R of the longest trunk and branch, N heads, D head
 dimension, K key-value heads.
 """
@@ -26,7 +26,7 @@ _current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # with th
 
 @contextmanager
 def branched_attention(model: Any, segments: Segments) -> Iterator[None]:
-    """While this lasts the model, which is given one row and its positions, attends branch by branch."""
+    """Within this context the model, which is given one row and its positions, attends branch by branch."""
     config = model.config
     before = config._attn_implementation
     token = _current.set((segments, _additive(segments, model.dtype)))
@@ -59,7 +59,7 @@ def attend(
     """[1, T, N, D] of query [1, N, T, D], key and value [1, K, T, D]: an attention function of transformers."""
     asked = [name for name in ("sliding_window", "softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if asked:
-        raise NotImplementedError(f"attention branch by branch knows no {asked[0]}")
+        raise NotImplementedError(f"attention branch by branch does not support {asked[0]}")
     segments, mask = _current.get()
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # [T, N or K, D]
@@ -82,7 +82,7 @@ def _gathered(states: Tensor, places: Tensor) -> Tensor:
 
 
 def _repeated(states: Tensor, times: int) -> Tensor:
-    """[B * times, N, L, D], each of states [B, N, L, D] so many times."""
+    """[B * times, N, L, D]: each of states [B, N, L, D] repeated `times` times."""
     return states[:, None].expand(-1, times, -1, -1, -1).flatten(0, 1)
 
 

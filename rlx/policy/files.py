@@ -1,4 +1,7 @@
-"""Where the files of a model are: a directory, a run of rlx, a GGUF file, or a name on the Hugging Face hub."""
+"""The files of a model: a directory, a run of rlx, a GGUF file, or a name on the Hugging Face hub.
+
+A model from a GGUF file is unpacked once and kept as a directory that later runs read.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from rlx.data.tokens import tokenizer_text
 from rlx.errors import ConfigError
 
 
-def locate(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
-    """What transformers is to read: a directory or hub name, and the GGUF file in it, if it is one.
+def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """The directory or hub name that transformers reads, and the GGUF file in it, if it is one.
 
-    Raises ConfigError for a path that is not there, with the nearest name that is.
+    Raises ConfigError for a path that does not exist, with the nearest name that does.
     """
     try:
         return _located(path, gguf_file)
@@ -66,7 +69,7 @@ def _model_directory(directory: Path) -> Path:
 
 
 def nearest_model(path: Path) -> str:
-    """A hint at the directory or GGUF file beside `path` whose name is most like its own."""
+    """A hint for an error message: the directory or GGUF file beside `path` with the most similar name; or nothing."""
     parent = path.parent
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent
@@ -77,7 +80,7 @@ def nearest_model(path: Path) -> str:
 
 
 def require_hub(path: str) -> None:
-    """Refuse a hub name at once when the hub's address is unknown here: the client would try for half a minute."""
+    """Raise ConfigError for a hub name at once where the hub's address cannot be resolved: its client would retry for long."""
     from huggingface_hub import constants, try_to_load_from_cache
 
     if getproxies() or constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
@@ -92,15 +95,13 @@ def require_hub(path: str) -> None:
         ) from error
 
 
-# Models from GGUF files: ordinary models once they are unpacked, which is slow and need be done only once.
-
 Read = Callable[[Path, str | None], tuple[Any, Any]]  # directory, GGUF file in it or None -> model, tokenizer
 
 _log = logging.getLogger("rlx")
 
 
 def as_ordinary(model: Any, gguf_file: str) -> None:
-    """Makes a model read from a GGUF file an ordinary one: its weights were unpacked on the way, it can be trained and saved."""
+    """Turn a model that was read from a GGUF file into one that can be trained and saved; its weights are unpacked already."""
     if any(not weight.is_floating_point() for name, weight in model.state_dict().items() if name.endswith("weight")):
         raise ConfigError(f"the weights of {gguf_file} stay packed here and cannot be trained; uninstall the package kernels")
     model.hf_quantizer = None  # transformers refuses to save what has one
@@ -111,7 +112,8 @@ def as_ordinary(model: Any, gguf_file: str) -> None:
 def unpacked_once(file: Path, folder: Path, read: Read, *, dtype: str) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, kept below `folder` as a directory of transformers that later runs read instead.
 
-    read: reads either form. The directory is named by the content of the file; processes that want it at once unpack it once.
+    read: reads either form. The directory is named by the content of the file. Of processes that need it at the same time, one
+    unpacks it.
     """
     name = _name(file, dtype)
     place = folder / name
@@ -132,7 +134,7 @@ def _name(file: Path, dtype: str) -> str:
 
 
 def _keep(model: Any, tokenizer: Any, place: Path) -> None:
-    """Write the directory whole or not at all; nothing is kept where the tokenizer would come back as another."""
+    """Write the directory completely or not at all; nothing is kept where the tokenizer would be read back differently."""
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +142,7 @@ def _keep(model: Any, tokenizer: Any, place: Path) -> None:
         tokenizer.save_pretrained(temporary)
         again = transformers.AutoTokenizer.from_pretrained(str(temporary))
         if tokenizer_text(again) != tokenizer_text(tokenizer):
-            _log.warning("the unpacked model is not kept: its tokenizer would come back as another; every run unpacks it")
+            _log.warning("the unpacked model is not kept: its tokenizer would be read back differently; every run unpacks it")
             return
         model.save_pretrained(temporary)
         os.rename(temporary, place)

@@ -52,9 +52,9 @@ def _logits(
 
 @contextmanager
 def _gathered_head_input(head: nn.Module, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
-    """While this lasts the head sees [1, N, H], the hidden states that predict a completion token, instead of all [B, T, H].
+    """Within this context the head reads [1, N, H], the hidden states that predict a completion token, not all [B, T, H].
 
-    A hook rather than a call of the head: what a model does to its logits after the head (soft-capping, scaling) still happens.
+    A hook rather than a call of the head, so that what a model does to its logits after the head (soft-capping) still happens.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -72,7 +72,7 @@ def _gathered_head_input(head: nn.Module, predictors: Tensor, hidden: list[Tenso
 
 @contextmanager
 def _seen_by_head(model: Any, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
-    """While this lasts the rows `predictors` of what the head reads are appended to `hidden`, if that is given."""
+    """Within this context the rows `predictors` of what the head reads are appended to `hidden`, if that is given."""
     if hidden is None:
         yield
         return

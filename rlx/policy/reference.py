@@ -1,4 +1,4 @@
-"""The frozen reference: the policy as it was before training, or a mixture that follows it.
+"""The reference: a frozen copy of the policy before training, or one that follows it (TR-DPO).
 
 Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completion tokens, V vocabulary.
 """
@@ -29,16 +29,14 @@ from rlx.policy.base import Policy
 from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, pair_logprobs_of, unflatten
 from rlx.policy.verify import TOLERANCE
 
-# Log-probabilities that outlive a run: blocks of consecutive pairs in files that are named by what decides their content.
-
 _log = logging.getLogger("rlx")
 
 
 class ReferenceStore:
-    """A folder of blocks.
+    """Reference log-probabilities on disk: blocks of consecutive pairs, each in a file named by a hash of what determines it.
 
-    folder: one policy's, created when first written to; None keeps nothing.
-    arithmetic: what decides the rounding.
+    folder: of one policy, created by the first write; None keeps nothing.
+    arithmetic: what decides the rounding; see arithmetic_of.
     """
 
     def __init__(self, folder: Path | None, arithmetic: str) -> None:
@@ -47,7 +45,7 @@ class ReferenceStore:
         self._files = TensorStore(folder, "reference log-probabilities")
 
     def read(self, block: Sequences) -> Tensor | None:
-        """float [N] log-probabilities of the completion tokens of `block`, if they are there and whole."""
+        """float [N] log-probabilities of the completion tokens of `block`; None if they are absent or damaged."""
         values = (self._files.read(self._name(block)) or {}).get("token_logprobs")
         if values is not None and values.shape != (int(block.learned_lengths.sum()),):
             _log.warning("the cached values in %s are of other tokens; they are computed again and replaced", self.path(block))
@@ -59,7 +57,7 @@ class ReferenceStore:
         self._files.write(self._name(block), {"token_logprobs": values})
 
     def claim(self, block: Sequences, *, wait: bool) -> contextlib.AbstractContextManager[bool]:
-        """Whether this process is to compute `block`: TensorStore.claim."""
+        """Whether this process computes `block`: see TensorStore.claim."""
         return self._files.claim(self._name(block), wait=wait)
 
     def path(self, block: Sequences) -> Path | None:
@@ -77,28 +75,24 @@ class ReferenceStore:
 
 
 def arithmetic_of(device: torch.device, *, layout: str) -> str:
-    """What decides the rounding of a forward pass beside its inputs."""
+    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware and the rows."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}"
 
 
-# The frozen reference: the policy as it was before training, or a mixture that follows it.
-
-_WORK_OF_A_BLOCK = 1e9  # weights times tokens: enough to hide the overhead of a call, not more, for all its pairs are computed
+_WORK_OF_A_BLOCK = 1e9  # weights times tokens: large enough to hide the overhead of a call; all pairs of a block are computed
 _MOST_PAIRS = 256
 _LOGITS_AT_ONCE = 1 << 24
-
-_log = logging.getLogger("rlx")
 
 
 class Reference:
     """A frozen copy of a policy, called like it, without gradients.
 
-    The weights are copied here and now, because by the time that a forward is first needed the policy has moved.
+    The weights are copied at once, since the policy has changed by the time that a forward is first needed.
 
     Log-probabilities of a task's pairs are computed once per pair and kept for later runs. They are computed in blocks of
-    consecutive pairs of the task's order, whatever the batch that asks for them: a value does not depend on which run or batch
-    needed it first.
+    consecutive pairs in the task's order, whichever batch needs them: a value does not depend on the run or batch that needed it
+    first.
 
     cache_dir: the folder for them; None keeps them in memory only.
     """
@@ -125,16 +119,16 @@ class Reference:
         return self._policy.device
 
     def follow(self, policy: Policy, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Replace each weight by mix(it, the policy's). What was computed before no longer holds, and nothing is kept now."""
+        """Replace each weight by mix(weight, weight of the policy). Cached values are dropped, and no longer kept."""
         theirs = dict(policy.model.named_parameters())
         self.load_state_dict({name: mix(mine, theirs[name]) for name, mine in self._policy.model.named_parameters()})
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """The weights for a checkpoint; None as long as the reference has not moved, for then the run's config gives it."""
+        """The weights for a checkpoint; None while the reference has not moved, since the run's config then determines it."""
         return {name: weight.detach() for name, weight in self._policy.model.named_parameters()} if self._moved else None
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put the weights of a moved reference in the place of these."""
+        """Replace the weights by those of a moved reference."""
         with torch.no_grad():
             for name, parameter in self._policy.model.named_parameters():
                 parameter.copy_(state[name])
@@ -158,20 +152,20 @@ class Reference:
             return self._policy.logits(sequences)
 
     def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
-        """Token log-probabilities of a batch of pairs; of `requires`, only what concerns a reference."""
+        """As Policy.pair_logprobs, with only those of `requires` that concern a reference."""
         mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
         statistics = TokenStatistics(self._pair_values(batch).to(self.device))
         return pair_logprobs_of(batch, statistics, requires, mismatched=mismatched)
 
     def _pair_values(self, batch: PairBatch) -> Tensor:
-        """[B, 2, T] log-probabilities of a batch; of a task's pairs, computed or read block by block as they are first needed."""
+        """[B, 2, T] log-probabilities of a batch; those of a task's pairs are computed or read by blocks when first needed."""
         if self._moved or not batch.source.recurs:
             return self.token_logprobs(batch.sequences)
         known = self._known.get(batch.source)
         if known is None:
             known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self._pairs_per_block(batch.source))
         missing = [block for block in np.unique(batch.rows // known.pairs_per_block).tolist() if not known.has_block[block]]
-        for wait in (False, True):  # what another process is computing comes last: it may be there by then
+        for wait in (False, True):  # blocks that another process is computing come last: they may be on disk by then
             for block in [block for block in missing if not known.has_block[block]]:
                 values = self._block(known.sequences(block), wait=wait)
                 if values is not None:
@@ -184,7 +178,7 @@ class Reference:
         return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
     def _block(self, block: Sequences, *, wait: bool) -> Tensor | None:
-        """[N] log-probabilities of a block, from the store if it has them. None: another process is at it (not if `wait`)."""
+        """[N] log-probabilities of a block, stored or computed; None where another process computes it (unless wait)."""
         if self._store is None:
             self._store = self._open_store()
         values = self._read(block)
@@ -199,7 +193,7 @@ class Reference:
         return values
 
     def _read(self, block: Sequences) -> Tensor | None:
-        """[N] log-probabilities of a block if the store has them; the first is computed too, to see if the store is right."""
+        """[N] log-probabilities of a block if the store has them; the first block is also computed, to verify the store."""
         assert self._store is not None
         values = self._store.read(block) if self._is_trusted is not False else None
         if values is None:
@@ -209,7 +203,7 @@ class Reference:
             self._is_trusted = bool((values - again).abs().max() <= TOLERANCE)
             if not self._is_trusted:
                 _log.warning(
-                    "cached reference log-probabilities in %s are not this policy's; they are computed again and replaced",
+                    "cached reference log-probabilities in %s belong to another policy; they are computed again and replaced",
                     self._store.folder,
                 )
                 self._store.write(block, again)
@@ -229,7 +223,7 @@ class Reference:
 
 
 class _Known:
-    """The log-probabilities of a task's pairs as far as they are known, one after the other in the task's order."""
+    """The log-probabilities of a task's pairs that are in memory, concatenated in the task's order."""
 
     def __init__(self, source: TokenizedPairs, dtype: torch.dtype, pairs_per_block: int) -> None:
         lengths = source.sequences.learned_lengths  # [all pairs, 2]
@@ -279,7 +273,7 @@ class MovingReference(PreferenceModifier):
     policy_share: float = within(above=0, at_most=1, advice="0.6 is usual, 1 replaces the reference by the policy")
 
     def due(self, step: int) -> bool:
-        """Is the reference updated after `step` steps?"""
+        """Whether the reference is updated after `step` steps."""
         return step > 0 and step % self.every_steps == 0
 
     def mix(self, reference: Tensor, policy: Tensor) -> Tensor:
@@ -290,7 +284,7 @@ class MovingReference(PreferenceModifier):
 def vocabulary_kl(policy: Policy, reference: Policy | Reference, sequences: Sequences) -> tuple[Tensor, Tensor]:
     """KL(policy || reference) over the vocabulary and the policy's entropy at each completion token, exact, in nats.
 
-    Both [P, G, T], 0 outside of the completion mask, without gradients. Rows are taken a few at a time: memory stays bounded.
+    Both [P, G, T], 0 outside of the completion mask, without gradients. A few rows at a time bound the memory.
     """
     mask = sequences.completion_mask
     kl, entropy = torch.zeros(mask.shape), torch.zeros(mask.shape)
@@ -304,7 +298,7 @@ def vocabulary_kl(policy: Policy, reference: Policy | Reference, sequences: Sequ
 
 
 def _pieces(sizes: list[int], most: int) -> Iterator[slice]:
-    """Consecutive items whose sizes add up to at most `most`; an item that is larger comes alone."""
+    """Slices of consecutive items whose sizes add up to at most `most`; a larger item is alone in its slice."""
     start, total = 0, 0
     for item, size in enumerate(sizes):
         if item > start and total + size > most:

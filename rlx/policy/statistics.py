@@ -30,12 +30,12 @@ class HasLogits(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenStatistics:
-    """What a policy says about each completion token, 0 outside of the completion mask; all [P, G, T].
+    """Statistics of each completion token under a policy, 0 outside of the completion mask; all [P, G, T].
 
-    token_logprobs: log-probability of the token. The others are there only where they were required; they describe the
+    token_logprobs: log-probability of the token. The others are present only where they were required; they describe the
     distribution that the token was drawn from. entropy: in nats. sum_p_squared: sum over the vocabulary of p squared.
     kl_to_reference: KL(policy || reference), kl_from_reference: KL(reference || policy), over the vocabulary.
-    values: what the value head expects of the return before the token is chosen.
+    values: the return that the value head expects before the token is chosen.
     """
 
     token_logprobs: Tensor

@@ -60,7 +60,7 @@ def build_tiny(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # transformers draws the initial weights from torch's global generator
         model = LlamaForCausalLM(config)
     _initialise(model, Stream(seed, ("policy", "tiny")).torch())
     return Policy(
@@ -69,7 +69,7 @@ def build_tiny(
 
 
 def character_tokenizer() -> Any:
-    """A fast tokenizer of single characters: printable ASCII and the line break; any other character reads as a question mark."""
+    """A fast tokenizer of single characters: printable ASCII and the line break; others become question marks."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 

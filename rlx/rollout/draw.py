@@ -1,4 +1,4 @@
-"""From prompts to a batch of rollouts: sample, read, reward, and draw again where a group teaches nothing.
+"""From prompts to a batch of rollouts: sample, decode, reward, and resample groups without signal.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -26,13 +26,11 @@ if TYPE_CHECKING:
     from rlx.task.base import Prompt, Task
 
 
-# Rewards that went to the wrong completions: a control that says how much an algorithm owes to its reward.
-
-
 def with_reward_noise(rewards: Mapping[str, Tensor], share: float, *, rng: Stream) -> dict[str, Tensor]:
-    """Name -> [P, G] where a share of the completions have exchanged their rewards, all parts of one together.
+    """Name -> [P, G] where a share of the completions have exchanged their rewards, all parts of a reward together.
 
-    Which ones, and with whom, `rng` decides, over all groups. 0 changes nothing; at 1 a reward says nothing of its completion.
+    A control that measures how much an algorithm depends on its reward. `rng` chooses the completions, over all groups. 0 changes
+    nothing; at 1 rewards are independent of their completions.
     """
     if share == 0:
         return dict(rewards)
@@ -49,10 +47,7 @@ def _moved(part: Tensor, places: Tensor, sources: Tensor) -> Tensor:
     return flat.reshape(part.shape)
 
 
-# From prompts to a batch of rollouts: sample, read, reward, and draw again where a group teaches nothing.
-
-
-class Source(Protocol):
+class RolloutContext(Protocol):
     """What rollouts are made from; a Lab is one."""
 
     @property
@@ -68,13 +63,13 @@ class Source(Protocol):
 
 
 def roll_out(
-    lab: Source, *, prompts_per_step: int, group_size: int, resample_attempts: int, filter_truncated: bool
+    lab: RolloutContext, *, prompts_per_step: int, group_size: int, resample_attempts: int, filter_truncated: bool
 ) -> RolloutBatch:
     """This step's rollouts: every prompt once an epoch, `group_size` completions each.
 
-    resample_attempts: how often groups without signal (all rewards equal) are given up for groups of other prompts, drawn at
-    random; what still has no signal then stays in. filter_truncated: truncated completions are kept out of the loss, not out of
-    the rewards.
+    resample_attempts: how often groups without signal (all rewards equal) are replaced by groups of other prompts, drawn at
+    random; groups that still have no signal are kept. filter_truncated: truncated completions are left out of the loss, not out
+    of the rewards.
     """
     if prompts_per_step < 1 or group_size < 1 or resample_attempts < 0:
         raise ConfigError(
@@ -88,14 +83,14 @@ def roll_out(
     batch = sample_groups(lab, rows, group_size=group_size)
     drawn = len(batch)
     for attempt in range(1, resample_attempts + 1):
-        barren = batch.without_signal
-        missing = int(barren.sum())
+        without_signal = batch.without_signal
+        missing = int(without_signal.sum())
         if not missing:
             break
         again = lab.rng.child("prompts", "attempt", attempt, lab.step).numpy().integers(0, num_rows, size=missing)
         fresh = sample_groups(lab, again, group_size=group_size, attempt=attempt)
         drawn += missing
-        good = batch.take(torch.nonzero(~barren).flatten().tolist())
+        good = batch.take(torch.nonzero(~without_signal).flatten().tolist())
         batch = (
             RolloutBatch.join([good, fresh])
             if len(good)
@@ -107,8 +102,8 @@ def roll_out(
     return replace(batch, metrics=batch.figures() | counts)
 
 
-def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: int, attempt: int = 0) -> RolloutBatch:
-    """Completions of the task's training prompts `rows`, read and rewarded."""
+def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, group_size: int, attempt: int = 0) -> RolloutBatch:
+    """Completions of the task's training prompts `rows`, decoded and rewarded."""
     keys = [int(row) for row in rows]
     all_prompts = lab.task.prompts()
     prompts = tuple(all_prompts[key] for key in keys)
@@ -140,8 +135,8 @@ def sample_groups(lab: Source, rows: Sequence[int] | np.ndarray, *, group_size: 
     )
 
 
-def _texts(lab: Source, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
-    """What the completions say; equal ones, of which a group has many, are read once."""
+def _texts(lab: RolloutContext, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
+    """The texts of the completions; equal completions, which are frequent in a group, are decoded once."""
     read: dict[bytes, str] = {}
     for tokens in (tokens for group in sequences.completions for tokens in group):
         if tokens.tobytes() not in read:
@@ -149,7 +144,7 @@ def _texts(lab: Source, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(read[tokens.tobytes()] for tokens in group) for group in sequences.completions)
 
 
-def greedy_rewards(lab: Source, prompts: Sequence[Prompt]) -> torch.Tensor:
+def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tensor:
     """float32 [P]: the reward of the greedy completion of each prompt."""
     rollout = lab.sampler.in_process.sample(
         lab.policy,
@@ -165,7 +160,10 @@ def greedy_rewards(lab: Source, prompts: Sequence[Prompt]) -> torch.Tensor:
 
 
 def rewards_of(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
-    """Name -> float32 [P, G], "reward" among them; one that raises or is no number is named with its prompt and completion."""
+    """Name -> float32 [P, G], "reward" among them.
+
+    A reward function that raises, or gives a non-finite value, is reported with its prompt and completion.
+    """
     asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
     given = task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
     names = given[0].keys()

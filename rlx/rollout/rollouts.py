@@ -1,4 +1,4 @@
-"""Batches of rollouts: completions that a policy made, with their rewards, for algorithms that learn from them.
+"""Batches of rollouts: completions that a policy sampled, with their rewards; and preference pairs made of them.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 class RolloutBatch:
     """P groups of G completions. A row is a group; slicing takes everything along, tensors [P, G, T] cut to the slice's own T.
 
-    prompts: what the task asked; prompt_keys: their indices in the task; texts: what each completion says, without a stop string.
+    prompts: of the task; prompt_keys: their indices in the task; texts: of the completions, without a stop string.
     sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
-    What an algorithm adds with `with_values`, None until then: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
+    An algorithm sets by `with_values`, else None: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
     over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the
     stream of a loss that chooses at random.
-    tokens_sampled: what the whole draw cost, groups included that were drawn and given up; a slice does not divide it.
+    tokens_sampled: of the whole draw, discarded groups included; a slice keeps the number.
     """
 
     sequences: Sequences
@@ -77,16 +77,18 @@ class RolloutBatch:
     def completion_mask(self) -> Tensor:
         """bool [P, G, T]: the tokens of the completions, filtered ones too."""
         mask = self.sequences.completion_mask
-        return mask if len(self) else mask.new_zeros((0, self.rewards.shape[1], mask.shape[-1]))  # no row knows its G
+        return (
+            mask if len(self) else mask.new_zeros((0, self.rewards.shape[1], mask.shape[-1]))
+        )  # G cannot be read off an empty batch
 
     @property
     def loss_mask(self) -> Tensor:
-        """bool [P, G, T]: the tokens that a loss counts and weighs, those of the completions that were kept."""
+        """bool [P, G, T]: the tokens that the loss is computed on, those of the kept completions."""
         return self.completion_mask.to(self.kept.device) & self.kept[..., None]
 
     @property
     def without_signal(self) -> Tensor:
-        """bool [P]: groups whose rewards are all equal, from which a group-relative advantage learns nothing."""
+        """bool [P]: groups whose rewards are all equal, so that group-relative advantages are 0."""
         return self.rewards.amax(dim=1) == self.rewards.amin(dim=1)
 
     def with_values(self, **tensors: Any) -> RolloutBatch:
@@ -123,7 +125,7 @@ class RolloutBatch:
 
     @staticmethod
     def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
-        """All groups of `batches` in one, fresh from sampling: without advantages and the like. Tokens sampled add up."""
+        """All groups of `batches` in one, without the fields that an algorithm sets; tokens_sampled adds up."""
         first = batches[0]
         sequences = Sequences(
             tuple(prompt for batch in batches for prompt in batch.sequences.prompts),
@@ -148,7 +150,7 @@ class RolloutBatch:
         )
 
     def figures(self) -> dict[str, float]:
-        """Means over the batch, under the names that they are logged by."""
+        """Means over the batch, under the names that they are logged under."""
         rewards = self.rewards.double()
         figures = {
             "reward_mean": float(rewards.mean()),
@@ -156,18 +158,15 @@ class RolloutBatch:
             "completion_length": float(self.sequences.completion_lengths.double().mean()),
             "truncated_fraction": float((~self.finished).double().mean()),
         }
-        if self.group_size > 1:  # of a single completion there is nothing to compare
+        if self.group_size > 1:  # a single completion has nothing to be compared with
             figures["groups_without_signal"] = float(self.without_signal.double().mean())
         return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
 
 
-# Preference pairs out of rollouts: the best completion of a group against its worst.
-
-
 def best_against_worst(batch: RolloutBatch) -> PairBatch:
-    """One pair a group that has signal: the first of its best completions, and the first of its worst.
+    """One pair for each group with signal: the first of its best completions against the first of its worst.
 
-    Completions that were filtered out are not paired; the pairs carry their rewards as scores. The batch's metrics go along.
+    Filtered completions are not paired. The scores of the pairs are their rewards; the metrics are those of the batch.
     """
     rewards = batch.rewards.double()
     best = torch.where(batch.kept, rewards, -torch.inf).argmax(dim=1)

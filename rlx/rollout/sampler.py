@@ -1,4 +1,4 @@
-"""The face of everything that completes prompts: settings of decoding, and `sample`.
+"""The base class of samplers: settings of decoding, and `sample`, which completes prompts.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What a sampler made of P prompts.
+    """Completions of P prompts.
 
     sampling_logprobs: float32 [P, G, T], log_softmax(logits / temperature) of each token before any truncation, 0 outside of the
-    completion mask. finished: bool [P, G], ended by an end-of-sequence token or a stop string; else its limit truncated it.
+    completion mask. finished: bool [P, G], ended by an end-of-sequence token or a stop string, not truncated by its limit.
     """
 
     sequences: Sequences
@@ -40,7 +40,7 @@ class Rollout:
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One call of `sample`, checked and completed.
+    """The arguments of one call of `sample`, validated and with defaults filled in.
 
     limits: int64 [P], the longest completion of each prompt; keys: uint64 [P * G], the random address of each completion.
     """
@@ -55,7 +55,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """How completions are made; the subclass says where.
+    """How completions are sampled; a subclass says where: in this process, or on a server.
 
     temperature: logits are divided by it, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null
     for none; it biases importance ratios, since log-probabilities are those before it. stop: strings that end a completion, kept
@@ -102,17 +102,17 @@ class Sampler(ABC):
         greedy: bool = False,
         max_new_tokens: int | None = None,
     ) -> Rollout:
-        """Completes every prompt `group_size` times; a completion depends on its prompt and on numbers drawn for it alone.
+        """Complete every prompt `group_size` times; a completion depends on its prompt and on its own random numbers only.
 
-        prompt_keys: what each prompt is called (its index in the task, say); occurrences: how often the same prompt came before
-        in this draw, counted if None; attempt: which resampling this is; temperature: instead of the sampler's own; greedy: the
-        likeliest token each time, group_size 1; max_new_tokens: what the task says, used where the sampler's own is null.
+        prompt_keys: a name of each prompt (its index in the task, say); occurrences: how often the same prompt came before in
+        this draw, counted if None; attempt: the number of the resampling; temperature: instead of the sampler's own; greedy: the
+        likeliest token each time, group_size 1; max_new_tokens: of the task, used where the sampler's own is null.
         """
         if occurrences is None:
             occurrences = counted(prompt_keys)
         if not len(prompts) == len(prompt_keys) == len(occurrences):
             counts = f"{len(prompts)} prompts, {len(prompt_keys)} prompt_keys and {len(occurrences)} occurrences"
-            raise ShapeError(f"{counts} do not belong together; give each prompt one of each")
+            raise ShapeError(f"{counts} differ in number; give each prompt one key and one occurrence")
         if group_size < 1 or (greedy and group_size != 1):
             raise ConfigError(
                 f"group_size is {group_size}; it must be at least 1, and 1 for greedy decoding, which has one outcome"
@@ -132,19 +132,19 @@ class Sampler(ABC):
 
     @abstractmethod
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """Makes the completions, in the order of the prompts."""
+        """Make the completions, in the order of the prompts."""
 
     @abstractmethod
     def prepare(self, policy: Policy) -> None:
-        """Looks before a run whether sampling will work; what the user should know goes to `policy.notes`."""
+        """Check before a run that sampling works; what the user should know is appended to `policy.notes`."""
 
     @property
     @abstractmethod
     def in_process(self) -> Sampler:
-        """The sampler with these settings that reads the policy's own weights: what an evaluation asks."""
+        """The sampler with the same settings in this process, from the policy's own weights: evaluations use it."""
 
     def text(self, policy: Policy, completion: Tokens) -> str:
-        """What a completion says, cut before its first stop string."""
+        """The text of a completion, cut before its first stop string."""
         return cut(policy.decode(completion), self.stop)
 
     def _limits(self, policy: Policy, prompts: Sequence[Tokens], of_task: int | None) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Sampling from a server with an OpenAI-compatible completions API, such as vLLM.
 
-The server must answer with token ids and their log-probabilities: text alone cannot be turned back into the tokens that were
-sampled. It samples from the weights that it has; rlx does not send it new ones. So training is off-policy by as much as they have
-drifted, which a loss with importance ratios corrects, and evaluation asks the policy itself.
+The server must answer with token ids and their log-probabilities: text alone does not determine the tokens that were sampled. It
+samples from its own weights; rlx does not send it new ones. So training is off-policy by as much as the policy has moved since,
+which a loss with importance ratios corrects, and evaluations sample in this process.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
 
-# JSON over HTTP, with time-outs and retries, for a server that completes prompts.
-
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that another try may mend
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at another try
+LOGPROBS = ("raw", "processed")
+_SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
+_PREFIX = "token_id:"
+_ROUNDING = 1e-3  # by how much a log-probability of 0 may exceed it
 
 
 @dataclass(frozen=True)
 class JsonClient:
-    """Asks one server.
+    """Requests in JSON over HTTP to one server, with time-outs and retries.
 
     timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
     time; api_key_variable: the environment variable that holds the key, None if the server asks for none.
@@ -75,9 +77,9 @@ class JsonClient:
         )
 
     def ask_all(self, path: str, bodies: Sequence[dict[str, Any]], *, at_once: int) -> list[dict[str, Any]]:
-        """The replies to all `bodies`, in order; the first request that fails for good ends the others and is raised.
+        """The replies to all `bodies`, in order; the first request that fails after its retries ends the others and is raised.
 
-        In threads that do not keep the program alive: an interrupt does not wait for a server that is slow.
+        The threads are daemons, so that an interrupt does not wait for a slow server.
         """
         waiting = deque(enumerate(bodies))
         done: SimpleQueue[tuple[int, dict[str, Any] | Exception]] = SimpleQueue()
@@ -90,7 +92,7 @@ class JsonClient:
                     return
                 try:
                     done.put((number, self.ask(path, body)))
-                except Exception as error:  # raised where it is waited for
+                except Exception as error:  # raised in the thread that waits for the replies
                     done.put((number, error))
 
         for _ in range(min(at_once, len(bodies))):
@@ -136,17 +138,9 @@ def _trouble(error: Exception, timeout: float) -> str:
     return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
 
 
-# Sampling from a server with an OpenAI-compatible completions API, such as vLLM.
-
-LOGPROBS = ("raw", "processed")
-_SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
-_PREFIX = "token_id:"
-_ROUNDING = 1e-3  # by which a log-probability of 0 may come out above it
-
-
 @dataclass(frozen=True, kw_only=True)
 class ServerSampler(Sampler):
-    """One request a completion, with a seed of its own, several at a time.
+    """One request for each completion, with its own seed, several at a time.
 
     url: where the API begins, /v1 included; model: the server's name for it, null for the only one it has.
     logprobs: what the server reports: raw, log_softmax(logits), or processed, that of the distribution it sampled from.
@@ -193,11 +187,11 @@ class ServerSampler(Sampler):
 
     @property
     def client(self) -> JsonClient:
-        """Asks the server."""
+        """The client of the server."""
         return JsonClient(self.url, self.timeout, self.retries, self.backoff, self.api_key_variable)
 
     def prepare(self, policy: Policy) -> None:
-        """Compares the server's log-probabilities of a short completion with the policy's: do both have the same weights?"""
+        """Compare the server's log-probabilities of a short completion with the policy's, to see whether their weights agree."""
         prompt = np.array([policy.eos_token_ids[0]] if policy.eos_token_ids else [0], dtype=np.int64)
         draw = Draw((prompt,), 1, np.array([4]), np.array([0], dtype=np.uint64), temperature=self.temperature, greedy=False)
         made = self.complete(policy, draw)
@@ -230,7 +224,7 @@ class ServerSampler(Sampler):
         return out
 
     def _check_logprobs(self, draw: Draw) -> None:
-        """rlx needs log_softmax(logits / temperature) before any truncation; does the server report it?"""
+        """Raise ConfigError where the server does not report log_softmax(logits / temperature) before any truncation."""
         if self.logprobs == "raw" and draw.temperature != 1.0:
             raise ConfigError(
                 f"at temperature {draw.temperature:g} raw log-probabilities are not those that were sampled from; let the server "
@@ -284,13 +278,13 @@ class ServerSampler(Sampler):
                 "very tokens that were sampled, so choose a server that returns them; vLLM does"
             )
         finished = choice.get("finish_reason") == "stop"
-        wrong = _no_numbers(tokens, logprobs) or self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
+        wrong = _invalid_values(tokens, logprobs) or self._wrong(tokens, logprobs, policy, limit=limit, finished=finished)
         if wrong:
             raise TrainingError(f"the server at {self.url} {wrong}")
         return tokens, logprobs, finished
 
     def _wrong(self, tokens: list[int], logprobs: list[float], policy: Policy, *, limit: int, finished: bool) -> str:
-        """What is wrong with a completion; empty if nothing."""
+        """What is wrong with a completion; empty if it is valid."""
         if len(tokens) != len(logprobs) or len(tokens) > limit:
             return f"sent {len(tokens)} tokens with {len(logprobs)} log-probabilities where at most {limit} tokens were asked for"
         if not 0 <= min(tokens) <= max(tokens) < policy.vocabulary_size:
@@ -301,13 +295,13 @@ class ServerSampler(Sampler):
         return ""
 
 
-def _no_numbers(tokens: Any, logprobs: Any) -> str:
-    """What is no token, or no log-probability, in a completion; empty if nothing."""
+def _invalid_values(tokens: Any, logprobs: Any) -> str:
+    """An invalid token id or log-probability of a completion, as text; empty if all are valid."""
     for name, values, holds in (
         ("token ids", tokens, lambda value: isinstance(value, int) and not isinstance(value, bool)),
         ("log-probabilities", logprobs, lambda value: isinstance(value, (int, float)) and -math.inf < value <= _ROUNDING),
     ):
         bad = [value for value in values if not holds(value)] if isinstance(values, list) else [values]
         if bad:
-            return f"sent {bad[0]!r:.40} among its {name}; is it the API that rollout.url means to ask?"
+            return f"sent {bad[0]!r:.40} among its {name}; does rollout.url name a completions API?"
     return ""

@@ -1,7 +1,7 @@
 """Sampling in this process, from the policy's own transformers model.
 
-The distribution is the model's own: what its generation settings would do to it (a repetition penalty, a top-k) is not applied,
-since log-probabilities in training know nothing of it.
+The distribution is that of the logits: generation settings of the model (a repetition penalty, a top-k) are not applied, since
+the log-probabilities in training do not include them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersSampler(Sampler):
-    """All prompts and completions in one batch, up to a budget; what completions have in common is computed once.
+    """Decodes prompts and completions in batches up to a budget of tokens; common prefixes are computed once.
 
-    batch_tokens: tokens of prompts and longest completions decoded together; bounds memory, changes no number beyond rounding.
+    batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and changes rounding only.
     """
 
     batch_tokens: int

@@ -1,4 +1,4 @@
-"""Checkpoints: a transformers directory a step, with the trainer's state beside the weights; written whole or not at all."""
+"""Checkpoints: a transformers directory for each step, with the trainer's state; written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
 
 
 @dataclass
-class Progress:
-    """Where a run stands after `step` steps: what the loop needs to go on as if it had never stopped.
+class TrainerState:
+    """The state of a run after `step` steps: what the loop needs to continue as if it had not stopped.
 
-    totals: figures that add up over the run (tokens). best_score and best_step: of the evaluations so far.
+    totals: figures summed over the run (tokens). best_score and best_step: of the evaluations so far.
     state: the algorithm's own tensors, written by its `draw`.
     """
 
@@ -40,18 +40,18 @@ class Progress:
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """Steps of the whole checkpoints of a run, in order."""
+    """Steps of the complete checkpoints of a run, in order."""
     found = (entry.name.removeprefix("step_") for entry in (run / "checkpoint").glob("step_*"))
     return sorted(int(number) for number in found if number.isdigit())
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The directory of the checkpoint of a step."""
     return run / "checkpoint" / f"step_{step}"
 
 
 def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Weights (safetensors), config and tokenizer, as transformers reads them; dtype None keeps the weights' own."""
+    """Write weights (safetensors), config and tokenizer as transformers reads them; dtype None keeps that of the weights."""
     model = policy.model
     state = (
         {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
@@ -68,7 +68,7 @@ def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None =
 
 
 def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype) -> None:
-    """`write_policy` at the end of a run; raises TrainingError when the disk refuses."""
+    """`write_policy` at the end of a run; raises TrainingError where the files cannot be written."""
     try:
         write_policy(policy, directory, dtype=dtype)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -79,17 +79,17 @@ def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype) -> Non
 
 
 def _reason(error: Exception) -> str:
-    """Why a file was not written. torch and safetensors say of a full disk only that a write stopped at some place."""
+    """Why a file was not written. torch and safetensors report a full disk only as a write that ended early."""
     words = ("No space", "unexpected pos", "PytorchStreamWriter", "inline_container")
     if getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words):
-        return "the disk is full; free some room"
-    return f"{error}; mend this"
+        return "the disk is full; free some space"
+    return f"{error}; repair this"
 
 
 def save_checkpoint(
-    run: Path, *, policy: Policy, optimizer: Optimizer, progress: Progress, reference: Reference | None = None
+    run: Path, *, policy: Policy, optimizer: Optimizer, progress: TrainerState, reference: Reference | None = None
 ) -> Path:
-    """Write to a temporary name, fsync, rename. Raises TrainingError when the disk refuses; then nothing has changed."""
+    """Write to a temporary name, fsync, rename. Raises TrainingError where that fails; older checkpoints are then unchanged."""
     final = checkpoint_path(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     try:
@@ -126,7 +126,7 @@ def sync(path: Path) -> None:
 
 
 def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> None:
-    """Remove whole checkpoints but the newest `keep_last` and the best one; leftovers of interrupted writes go too."""
+    """Remove checkpoints except the newest `keep_last` and the best one, and what interrupted writes left."""
     steps = checkpoint_steps(run)
     for step in steps[:-keep_last]:
         if step != best_step:
@@ -135,10 +135,10 @@ def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> No
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, reference: Reference | None = None) -> Progress:
-    """Put a checkpoint back into the policy, the optimiser and a reference that had moved.
+def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, reference: Reference | None = None) -> TrainerState:
+    """Restore the policy, the optimiser and a moved reference from a checkpoint.
 
-    Nothing is unpickled but tensors and plain values.
+    Only tensors and plain values are unpickled. Raises DataError for files that cannot be read.
     """
     load_weights(directory, policy)
     try:
@@ -152,11 +152,11 @@ def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, re
         policy.value_head.load_state_dict(tensors["value_head"])
     if reference is not None and tensors.get("reference") is not None:
         reference.load_state_dict(tensors["reference"])
-    return Progress(**values, state=tensors["state"])
+    return TrainerState(**values, state=tensors["state"])
 
 
 def load_weights(directory: Path, policy: Policy) -> None:
-    """Put a checkpoint's weights into the policy."""
+    """Load the weights of a checkpoint into the policy."""
     from rlx.policy.pretrained import load_model
 
     weights = load_model(directory, dtype=policy.dtype).state_dict()

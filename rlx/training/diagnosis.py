@@ -1,4 +1,4 @@
-"""Why does nothing learn? What the metrics of a run show, one line a finding, with the number and what to do."""
+"""Diagnoses of a run that does not learn, from its metrics: each a line with the figure and what to change."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-WINDOW = 20  # steps: a finding is about the last ones
-FAR = 2.0  # nats a completion; runs that learn stay below it, or have a better score to show for it
+WINDOW = 20  # steps: a diagnosis is about the last ones
+FAR = 2.0  # nats a completion; runs that learn stay below it, or have a better score
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """A figure that is out of the ordinary. metric: its name without stage and term; words: with {value} in them."""
+    """A metric with an unusual value. metric: its name without stage and term; words: the message, with {value} in it."""
 
     metric: str
     shows: Callable[[float], bool]
@@ -41,16 +41,16 @@ SYMPTOMS = (
 
 
 @dataclass(frozen=True)
-class Finding:
-    """name: of what was found, and of the term of a mixture that it was found in. is_fault: something should be mended."""
+class Diagnosis:
+    """A line for the user. name: of the symptom, with its term in a mixture; is_fault: something should be changed."""
 
     name: str
     words: str
     is_fault: bool = True
 
 
-class View(Protocol):
-    """What shows a run while it runs."""
+class TrainingView(Protocol):
+    """Shows a run during training."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None: ...
@@ -60,51 +60,51 @@ class View(Protocol):
 
 @dataclass
 class Watched:
-    """A view that says each finding once, as soon as WINDOW steps show it."""
+    """A view that also shows each diagnosis once, as soon as WINDOW steps support it."""
 
-    view: View
+    view: TrainingView
     _recent: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _first: list[Mapping[str, Any]] = field(default_factory=list)
-    _said: set[str] = field(default_factory=set)
+    _shown: set[str] = field(default_factory=set)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.view.step(step, metrics)
         self._recent.append(metrics)
         if len(self._recent) == WINDOW:
             found = diagnose([*self._first, *self._recent])
-            tell(self.view, [finding for finding in found if finding.name not in self._said])
-            self._said |= {finding.name for finding in found}
+            tell(self.view, [diagnosis for diagnosis in found if diagnosis.name not in self._shown])
+            self._shown |= {diagnosis.name for diagnosis in found}
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         self.view.evaluated(step, metrics)
         self._first = self._first or [metrics]
 
 
-def tell(view: View, findings: Iterable[Finding]) -> None:
-    """Show findings, one line each."""
-    for finding in findings:
-        (view.warn if finding.is_fault else view.note)(finding.words)
+def tell(view: TrainingView, diagnoses: Iterable[Diagnosis]) -> None:
+    """Show diagnoses, one line each."""
+    for diagnosis in diagnoses:
+        (view.warn if diagnosis.is_fault else view.note)(diagnosis.words)
 
 
-def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Findings about a run from the lines of its metrics, the last WINDOW training steps and all evaluations.
+def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
+    """Diagnoses of a run from the lines of its metrics: of the last WINDOW training steps and of all evaluations.
 
-    A term of a mixture is diagnosed for itself, and named.
+    The terms of a mixture are diagnosed one by one, and named.
     """
     recent = [line for line in lines if "train/loss" in line][-WINDOW:]
     found = []
     for term in terms_of(recent):
         own = _of_term(recent, term)
-        said = [*_symptoms(own), *_dead_reward(own), *_zero_loss(own, alone=not term)]
+        of_term = [*_symptoms(own), *_dead_reward(own), *_zero_loss(own, alone=not term)]
         found += [
-            replace(finding, name=f"{term}/{finding.name}", words=f"{term}: {finding.words}") if term else finding
-            for finding in said
+            replace(diagnosis, name=f"{term}/{diagnosis.name}", words=f"{term}: {diagnosis.words}") if term else diagnosis
+            for diagnosis in of_term
         ]
     return [*found, *_runaway(lines)]
 
 
 def terms_of(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The terms that have figures of rollouts: "" for the algorithm itself, and "grpo" of a mixture that has it."""
+    """The terms with metrics of rollouts: "" for the algorithm itself, and for example "grpo" in a mixture."""
     marks = ("/groups_without_signal", "/truncated_fraction", "/reward_std", "/ratio_mean", "/clip_fraction_low")
     keys = {key for line in lines for key in line if key.startswith("train/") and key.endswith(marks)}
     return sorted({key.removeprefix("train/").rpartition("/")[0] for key in keys})
@@ -117,43 +117,45 @@ def _of_term(lines: Iterable[Mapping[str, Any]], term: str) -> list[dict[str, fl
     return [{name: value for name, value in figures.items() if "/" not in name} for figures in named]
 
 
-def mean_of(lines: Iterable[Mapping[str, float]], name: str) -> float | None:
-    """The mean of a figure over the lines that have it, `<name>_low` and `<name>_high` added up. None if none has it."""
+def mean_figure(lines: Iterable[Mapping[str, float]], name: str) -> float | None:
+    """The mean of a metric over the lines that have it, `<name>_low` and `<name>_high` summed. None if no line has it."""
     names = (name, f"{name}_low", f"{name}_high")
     sums = [sum(line[part] for part in names if part in line) for line in lines if any(part in line for part in names)]
     return sum(sums) / len(sums) if sums else None
 
 
-def _symptoms(own: Sequence[Mapping[str, float]]) -> Iterable[Finding]:
+def _symptoms(own: Sequence[Mapping[str, float]]) -> Iterable[Diagnosis]:
     for symptom in SYMPTOMS:
-        value = mean_of(own, symptom.metric)
+        value = mean_figure(own, symptom.metric)
         if value is not None and symptom.shows(value):
-            yield Finding(symptom.metric, symptom.words.format(value=value))
+            yield Diagnosis(symptom.metric, symptom.words.format(value=value))
 
 
-def _dead_reward(own: Sequence[Mapping[str, float]]) -> list[Finding]:
-    spread, mean = mean_of(own, "reward_std"), mean_of(own, "reward_mean")
+def _dead_reward(own: Sequence[Mapping[str, float]]) -> list[Diagnosis]:
+    spread, mean = mean_figure(own, "reward_std"), mean_figure(own, "reward_mean")
     if spread is None or mean is None or spread > 0:
         return []
-    words = f"every completion has the reward {mean:g}: the reward tells nothing apart; look at completions with `rlx sample`"
-    return [Finding("dead_reward", words)]
+    words = (
+        f"every completion has the reward {mean:g}, so that nothing can be learned from it; look at completions with `rlx sample`"
+    )
+    return [Diagnosis("dead_reward", words)]
 
 
-def _zero_loss(own: Sequence[Mapping[str, float]], *, alone: bool) -> list[Finding]:
-    """Advantages of a group add up to zero, so that on policy a policy-gradient loss is 0 whatever its gradient."""
+def _zero_loss(own: Sequence[Mapping[str, float]], *, alone: bool) -> list[Diagnosis]:
+    """Advantages of a group add up to zero, so that an on-policy policy-gradient loss is 0 whatever its gradient."""
     name = "loss" if alone and not any("policy_loss" in line for line in own) else "policy_loss"
     losses = [line[name] for line in own if name in line]
-    ratio, gradient = mean_of(own, "ratio_mean"), mean_of(own, "grad_norm")
+    ratio, gradient = mean_figure(own, "ratio_mean"), mean_figure(own, "grad_norm")
     if ratio is None or not losses or max(map(abs, losses)) > 1e-3 or abs(ratio - 1) > 1e-3 or not gradient:
         return []
     words = (
-        "the loss is 0 by construction: one on-policy update and advantages that add up to 0; its gradient is not, the norm is "
-        f"{gradient:.2g}. Nothing to worry about, watch reward_mean"
+        "the loss is 0 by construction: one on-policy update and advantages that add up to 0; its gradient is not 0, the norm is "
+        f"{gradient:.2g}. This is as it should be; watch reward_mean"
     )
-    return [Finding("zero_loss", words, is_fault=False)]
+    return [Diagnosis("zero_loss", words, is_fault=False)]
 
 
-def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
     evaluations = [line for line in lines if "eval/score" in line and "eval/kl" in line]
     if len(evaluations) < 2:
         return []
@@ -164,4 +166,4 @@ def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[Finding]:
         f"the policy is {last['eval/kl']:.1f} nats a completion away from the reference and scores {last['eval/score']:.3f}, no "
         f"more than the {first['eval/score']:.3f} it began with: raise loss.beta, lower optimizer.lr, or look at the reward"
     )
-    return [Finding("runaway", words)]
+    return [Diagnosis("runaway", words)]

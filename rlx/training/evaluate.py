@@ -1,4 +1,4 @@
-"""The one evaluation: the same measurement, on the same held-out data, with the same decoding, for every algorithm.
+"""The evaluation, equal for every algorithm: the same measurements on the same held-out data with the same decoding.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -22,14 +22,14 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task, Text, content_uniform, pass_at_k
 from rlx.training.gradients import micro_batches
 
-EVALUATION = Stream(0, ("evaluation",))  # the same numbers for every run: evaluation noise is shared, not added
+EVALUATION = Stream(0, ("evaluation",))  # the same random numbers for every run, so that runs share the noise of evaluation
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
 
-    answers: what each held-out prompt's greedy completion counts in the score; empty where the score is not of prompts.
+    answers: the contribution of each held-out prompt's greedy completion to the score; empty where prompts do not make the score.
     """
 
     metrics: dict[str, float]
@@ -42,7 +42,7 @@ class Evaluation:
 class Evaluator:
     """Measures a policy on a task.
 
-    num_prompts, num_pairs: at most this many held-out ones. samples_per_prompt: completions sampled at `temperature` for
+    num_prompts, num_pairs: the most held-out prompts and pairs. samples_per_prompt: completions sampled at `temperature` for
     reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the
     probability that one of k sampled completions is right, estimated from all of them; None: 1, 2, 4, ... where any are right.
     """
@@ -102,7 +102,7 @@ class Evaluator:
             return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
 
     def _prompts(self, policy: Policy) -> Sequence[Prompt]:
-        """The held-out prompts; of a task of pairs alone, those of the pairs that are left when what is too long is dropped."""
+        """The held-out prompts; of a task of pairs only, those of the pairs that are kept when tokenised."""
         prompts, pairs = self.task.held_out_prompts(), self.task.held_out_pairs()
         if not pairs or "rewards" in self.task.offers:
             return prompts
@@ -125,7 +125,7 @@ class Evaluator:
         )
 
     def _texts(self, policy: Policy, rollout: Rollout) -> list[list[str]]:
-        """What the completions say, as in training: without special tokens, cut before a stop string."""
+        """The texts of the completions, as in training: without special tokens, cut before a stop string."""
         return [[self.sampler.text(policy, tokens) for tokens in group] for group in rollout.sequences.completions]
 
     def _reward_parts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
@@ -135,7 +135,7 @@ class Evaluator:
         return {name: np.array([reward[name] for reward in given]).reshape(len(prompts), -1) for name in given[0]}
 
     def _counted(self, rewards: np.ndarray) -> np.ndarray:
-        """What rewards count in the score: 1 for a right completion and 0 for another, or as they are where they are degrees."""
+        """Contributions to the score: 1 for a right completion and 0 for another; the rewards where no value counts as right."""
         full = self.task.full_reward_value()
         return rewards if full is None else (rewards >= full).astype(float)
 
@@ -143,10 +143,10 @@ class Evaluator:
         """greedy: rewards of the greedy completions, float64 [P]; sampled: name -> float64 [P, G]."""
         figures = {"accuracy": float(self._counted(greedy).mean())} if self.task.full_reward_value() is not None else {}
         rewards = sampled["reward"].mean(axis=1)
-        figures |= {"reward": float(rewards.mean()), "reward_standard_error": standard_error(rewards)}
+        figures |= {"reward": float(rewards.mean()), "reward_standard_error": standard_error_of_mean(rewards)}
         figures |= {"greedy_reward": float(greedy.mean())}
         if self.task.score == "greedy_reward":
-            figures["score_standard_error"] = standard_error(greedy)
+            figures["score_standard_error"] = standard_error_of_mean(greedy)
         figures |= {f"reward/{name}": float(part.mean()) for name, part in sampled.items() if name != "reward"}
         for k in self.pass_at_k or ():
             right = self._counted(sampled["reward"]).sum(axis=1).astype(int).tolist()
@@ -154,7 +154,7 @@ class Evaluator:
         return figures
 
     def _drift(self, policy: Policy, sampled: Rollout) -> dict[str, float]:
-        """How far the policy is from the reference on its own completions, and how they look. KL in nats per completion."""
+        """KL to the reference (nats per completion) and entropy on sampled completions, and their lengths."""
         kl = entropy = 0.0
         for rows in micro_batches(sampled.sequences.row_tokens, self.micro_batch):
             part_kl, part_entropy = vocabulary_kl(policy, self.reference, sampled.sequences[rows])
@@ -169,7 +169,7 @@ class Evaluator:
         }
 
     def _preferences(self, policy: Policy) -> dict[str, float]:
-        """Held-out pairs: share whose implicit reward is larger for the chosen one (ties count half), and log-ratios in nats."""
+        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats."""
         pairs = self.task.held_out_pairs()
         tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
@@ -206,11 +206,11 @@ class Evaluator:
         return rows
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of values [P]; nan for a single one."""
+def standard_error_of_mean(values: np.ndarray) -> float:
+    """The standard error of the mean of values [P]; nan for a single one."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def _content(text: Text) -> float:
-    """A number that tells prompts apart by what they say."""
+    """A number that is equal for prompts of equal content."""
     return content_uniform(text, salt="evaluation")

@@ -1,10 +1,13 @@
-"""Gradients of one optimiser update, accumulated over micro-batches. The cut changes memory, never the gradient."""
+"""Gradients of one optimiser update, accumulated over micro-batches, and errors that name the rows of non-finite ones.
+
+The size of the micro-batches changes the memory, not the gradient.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +19,12 @@ from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy
 from rlx.policy.statistics import TokenStatistics
 
-if TYPE_CHECKING:
-    from rlx.algorithm.base import Algorithm, LossOutput
-    from rlx.policy.base import Policy
-
-
-# A loss or a gradient that is no number: which term, which rows.
-
-MEND = "lower optimizer.lr, or run `rlx check` on the algorithm"
+ADVICE = "lower optimizer.lr, or run `rlx check` on the algorithm"
+TOKENS_AT_ONCE = 2048  # tokens of a forward where micro_batch is null; it changes the memory only
 
 
 class NonFiniteLossError(NonFiniteError):
-    """A loss that is NaN or infinite, or has such a gradient; `examples` are the token sequences of the rows to blame."""
+    """A loss that is NaN or infinite, or has such a gradient; `examples` are the texts of the rows that cause it."""
 
     def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
         super().__init__(message)
@@ -35,7 +32,7 @@ class NonFiniteLossError(NonFiniteError):
 
 
 def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
-    """Raise NonFiniteLossError where the loss of these rows is no number."""
+    """Raise NonFiniteLossError where the loss of these rows is NaN or infinite."""
     if bool(torch.isfinite(output.loss.detach())):
         return
     for name, term in output.terms.items():
@@ -43,28 +40,28 @@ def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
         if bad.any():
             rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
             source = _of_term(part, name)
-            message = f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; {MEND}"
+            message = f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; {ADVICE}"
             raise NonFiniteLossError(message, [example(source, row, policy) for row in rows])
     raise NonFiniteLossError("the loss is not finite although each of its terms is; the terms overflow when added", [])
 
 
-def blamed(
+def non_finite_rows(
     error: NonFiniteGradientError, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any
 ) -> NonFiniteLossError:
-    """What to say of a gradient that is no number, each row and term looked at alone."""
+    """The error that names the terms and rows of a non-finite gradient, each computed alone."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in range(len(batch)):
         part = batch[row : row + 1]
         try:
             terms = algorithm.compute_loss(policy, reference, part).terms
-        except Exception as failure:  # a loss that cannot be had of one row: the rows are not to be told apart
-            reason = f"of one row alone the loss raises {type(failure).__name__}: {failure}"
+        except Exception as failure:  # a loss that fails on single rows does not tell which one it is
+            reason = f"for one row alone the loss raises {type(failure).__name__}: {failure}"
             return NonFiniteLossError(f"{error}; {reason}", [])
         for name, term in terms.items():
             if term.total.requires_grad and not _finite_gradient(term.total, policy):
                 rows.setdefault(name, []).append(example(_of_term(part, name), 0, policy))
     if not rows:
-        return NonFiniteLossError(f"{error}; that of each row alone is finite", [])
+        return NonFiniteLossError(f"{error}; the gradient of each row alone is finite", [])
     name, examples = max(rows.items(), key=lambda item: len(item[1]))
     return NonFiniteLossError(
         f"the loss is finite, its gradient is not: {error}; "
@@ -74,7 +71,7 @@ def blamed(
 
 
 def example(part: Any, row: int, policy: Policy) -> dict[str, Any]:
-    """A row as text."""
+    """A row of a batch as text."""
     sequences = part.sequences[row : row + 1]
     return {
         "prompt": policy.decode(sequences.prompts[0]),
@@ -92,15 +89,10 @@ def _finite_gradient(total: torch.Tensor, policy: Policy) -> bool:
     return all(bool(torch.isfinite(gradient).all()) for gradient in found if gradient is not None)
 
 
-# Gradients of one optimiser update, accumulated over micro-batches. The cut changes memory, never the gradient.
-
-TOKENS_AT_ONCE = 2048  # tokens per forward where micro_batch is null: memory only
-
-
 class AccumulatedGradients:
-    """A `GradientSource`: each call runs the update's rows through the policy, micro-batch by micro-batch.
+    """A `GradientSource`: each call computes the gradients of an update's rows, micro-batch by micro-batch.
 
-    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the algorithm's own figures over all rows.
+    After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the metrics of the algorithm, over all rows.
     """
 
     def __init__(self, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any, *, micro_batch: int | None) -> None:
@@ -126,9 +118,9 @@ class AccumulatedGradients:
         self.metrics = tally.metrics()
         return totals
 
-    def blamed(self, error: NonFiniteGradientError) -> NonFiniteLossError:
-        """Which term and which rows have the gradient that an update refused."""
-        return blamed(error, self._algorithm, self._policy, self._reference, self.batch)
+    def non_finite_rows(self, error: NonFiniteGradientError) -> NonFiniteLossError:
+        """The error that names the terms and rows of a gradient that an update refused."""
+        return non_finite_rows(error, self._algorithm, self._policy, self._reference, self.batch)
 
     def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         for rows in self._slices:
@@ -142,7 +134,7 @@ class AccumulatedGradients:
             yield output
 
     def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
-        """A loss that looks across rows: log-probabilities are collected first, their gradients taken back piece by piece."""
+        """A loss that couples rows: statistics of all rows are computed first, then backpropagated micro-batch by micro-batch."""
         recorder = _Leaves(self._policy, self._micro_batch)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
         require_output(output, by=self._algorithm)
@@ -158,7 +150,7 @@ class AccumulatedGradients:
         self, totals: dict[str, Gradients], name: str, heads: list[Tensor], seeds: list[Tensor | None], *, keep: bool = False
     ) -> None:
         wanted = [(head, seed) for head, seed in zip(heads, seeds, strict=True) if head.requires_grad]
-        if not wanted:  # nothing here depends on the policy: a batch of empty completions, say
+        if not wanted:  # nothing depends on the policy: a batch of empty completions, say
             totals.setdefault(name, [None] * len(self._parameters))
             return
         grads = torch.autograd.grad(
@@ -192,7 +184,7 @@ class _Tally:
 
 
 class _Leaves:
-    """A stand-in for the policy whose statistics are leaves, computed without a graph; `replay` computes them again with one."""
+    """A copy of the policy whose statistics are leaves computed without a graph; `replay` computes them again with one."""
 
     def __init__(self, policy: Policy, micro_batch: int | None) -> None:
         self._real = policy
@@ -231,7 +223,7 @@ class _Leaves:
 
 
 def _heads(output: LossOutput, by: Callable[[str], str] | None) -> dict[str, Tensor]:
-    """What is differentiated: the whole loss, or the sum of the terms of each group."""
+    """The scalars to differentiate: the loss, or the sum of the terms of each group."""
     if by is None:
         return {"loss": output.loss}
     heads: dict[str, Tensor] = {}
@@ -246,7 +238,7 @@ def _widened(values: Tensor, width: int) -> Tensor:
 
 
 def micro_batches(row_tokens: Sequence[int], micro_batch: int | None) -> Iterator[slice]:
-    """Consecutive rows: `micro_batch` at a time, or as many as hold about TOKENS_AT_ONCE tokens when padded to the longest."""
+    """Slices of consecutive rows: of `micro_batch` rows, or of about TOKENS_AT_ONCE tokens when padded to the longest row."""
     if micro_batch is not None:
         yield from (slice(start, start + micro_batch) for start in range(0, len(row_tokens), micro_batch))
         return

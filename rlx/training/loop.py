@@ -1,4 +1,4 @@
-"""The one loop: draw, update, evaluate, checkpoint. It never asks which algorithm it runs."""
+"""The training loop, equal for every algorithm: draw, update, evaluate, checkpoint."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from rlx.record.recorder import Recorder
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
-from rlx.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
+from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint
 from rlx.training.evaluate import Evaluator
 from rlx.training.gradients import AccumulatedGradients
 from rlx.training.stop import Stop
 
 
-class View(Protocol):
-    """What shows a run while it runs."""
+class ProgressView(Protocol):
+    """Shows steps and evaluations of a run."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long the loop runs and what it does on the way; all counted in steps."""
+class TrainingPlan:
+    """How long the loop runs, and when it evaluates and checkpoints, in steps; max_seconds in seconds of training."""
 
     seed: int
     num_steps: int
@@ -57,9 +57,9 @@ class Plan:
 
 @dataclass
 class Loop:
-    """Everything that a step needs. `run` goes on from `progress`. The reference may move; the evaluator's never does."""
+    """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not."""
 
-    plan: Plan
+    plan: TrainingPlan
     task: Task
     algorithm: Algorithm[Any]
     policy: Policy
@@ -68,21 +68,21 @@ class Loop:
     optimizer: Optimizer
     evaluator: Evaluator
     recorder: Recorder
-    view: View
+    view: ProgressView
     stop: Stop
-    progress: Progress = field(default_factory=Progress)
+    progress: TrainerState = field(default_factory=TrainerState)
     _clock: dict[str, float] = field(default_factory=dict)
     _mark: float = 0.0
 
     def run(self) -> dict[str, float]:
-        """Train to the end of the plan; returns the figures of the last evaluation. Raises Stopped when asked to stop."""
+        """Train to the end of the plan; returns the metrics of the last evaluation. Raises Stopped after a signal."""
         self._mark = time.monotonic()
         metrics: dict[str, float] = {}
-        if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: measured again, logged already
+        if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: evaluated again, logged already
             metrics = self._evaluate()
             if self.progress.step == 0:
                 self.recorder.log(0, metrics)
-        self.stop.begin()  # the evaluation before training may take minutes, and there is nothing to save yet
+        self.stop.begin()  # before this, a signal ends the run at once, since there is nothing to save
         while not self._finished(metrics):
             step = self.progress.step
             line = self._step(step)
@@ -101,7 +101,7 @@ class Loop:
             is_best = self.plan.keep_best and self.progress.best_step == step
             if self.plan.checkpoints_at(step) or is_best or self.stop.requested or self._finished(metrics):
                 self._checkpoint()
-            if not self._finished(metrics):  # a run that is through has nothing to resume
+            if not self._finished(metrics):  # a finished run has nothing to resume
                 self.stop.check(step)
         return metrics
 
@@ -119,7 +119,7 @@ class Loop:
         return self.progress.seconds
 
     def _step(self, step: int) -> dict[str, float]:
-        """One draw and its updates. Figures are means over the updates; the loss is the one before each update."""
+        """One draw and its updates. Metrics are means over the updates; losses are those before each update."""
         root = Stream(self.plan.seed)
         self.optimizer.start_step(step)
         lab = Lab(self.task, self.policy, self.reference, self.sampler, step, root, self.progress.state)
@@ -137,7 +137,7 @@ class Loop:
                 try:
                     metrics = self.algorithm.update_policy(gradients, self.optimizer)
                 except NonFiniteGradientError as error:
-                    raise gradients.blamed(error) from error
+                    raise gradients.non_finite_rows(error) from error
                 require_figures(metrics, by=self.algorithm)
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)

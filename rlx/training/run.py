@@ -1,4 +1,4 @@
-"""One run from its config to its record: assemble, train, and record what came of it, whatever happens."""
+"""One run from its config to its record: a new, resumed or repeated one, whose outcome is recorded whatever happens."""
 
 from __future__ import annotations
 
@@ -28,17 +28,15 @@ from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_po
 from rlx.training.diagnosis import Watched, diagnose, tell
 from rlx.training.evaluate import Evaluator
 from rlx.training.gradients import NonFiniteLossError
-from rlx.training.loop import Loop, Plan, View
+from rlx.training.loop import Loop, ProgressView, TrainingPlan
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing, opening, result_of
-
-# A run from its objects to its end: whatever happens on the way is written into the record.
 
 MOST_THREADS = 256
 
 
 def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None]) -> AlgorithmResult:
-    """Assemble and run; every way to end is written into the record."""
+    """Assemble and run; the outcome is written into the record, an error or a signal too."""
     stop = Stop()
     loop: Loop | None = None
     try:
@@ -76,7 +74,7 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
 
 
 def _prepared(cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None]) -> Loop:
-    """The loop at its first step, or where it goes on."""
+    """The loop at its first step, or at the step where `prepare` lets it continue."""
     transformers.utils.logging.disable_progress_bar()  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
@@ -96,13 +94,13 @@ def _keep(directory: Path, error: NonFiniteLossError) -> Path:
     return file
 
 
-def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: View, stop: Stop) -> Loop:
-    """The loop at its start: the reference is the policy as it is now."""
+def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop) -> Loop:
+    """The loop before its first step; the reference is a copy of the policy as it is now."""
     policy = experiment.policy
-    start = Reference(policy, cache_dir=cfg.cache_dir)  # what every run is measured against
+    start = Reference(policy, cache_dir=cfg.cache_dir)  # evaluations are measured against it
     moves = experiment.algorithm.moving_reference is not None
     return Loop(
-        plan=Plan(
+        plan=TrainingPlan(
             seed=cfg.seed,
             num_steps=cfg.num_steps,
             eval_every=cfg.eval_every,
@@ -131,7 +129,7 @@ def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view
 
 
 def require_writable(path: str | None) -> None:
-    """Refuse a place for the final weights before they are made; the folder is there afterwards."""
+    """Create the directory of the final weights before training; ConfigError where it cannot be written."""
     if path is None:
         return
     try:
@@ -139,21 +137,18 @@ def require_writable(path: str | None) -> None:
         with tempfile.TemporaryFile(dir=Path(path).expanduser()):
             pass
     except OSError as error:
-        raise ConfigError(f"export.path={path} cannot be written: {error.strerror}; choose another place") from error
+        raise ConfigError(f"export.path={path} cannot be written: {error.strerror}; choose another directory") from error
 
 
 def set_threads(threads: int | None) -> None:
-    """Fix torch's CPU threads; None leaves torch's choice."""
+    """Set the number of torch's CPU threads; None leaves torch's choice. ConfigError for more than MOST_THREADS."""
     most = max(MOST_THREADS, os.cpu_count() or 1)
-    if threads is not None and threads > most:  # torch would end the process without a word
+    if threads is not None and threads > most:  # torch would end the process without a message
         raise ConfigError(
             f"threads={threads} is more than {most}; this machine has {os.cpu_count()} CPUs, and null lets torch decide"
         )
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-# One run from its config to its record: assemble, train, and record what came of it, whatever happens.
 
 
 def train(
@@ -165,9 +160,9 @@ def train(
     directory: Path | None = None,
     view: TrainView | None = None,
 ) -> AlgorithmResult:
-    """Run the config, checked before: a new run, or what `resume` or `rerun` in it names.
+    """Run a checked config: a new run, or the run that its `resume` or `rerun` names.
 
-    algorithm: the name that it was chosen by. directory: a place of the caller's own, or None.
+    algorithm: the name that it was chosen by. directory: of the record, where the caller chooses one.
     Raises RlxError, with the record saying failed; Stopped, with the record saying interrupted, and a checkpoint after a step.
     """
     view = view or TrainView()
@@ -199,7 +194,7 @@ def _new(
 
 
 def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView) -> AlgorithmResult:
-    """Go on with a run from its last checkpoint, unless there is nothing to go on from or data or code have changed."""
+    """Continue a run from its last checkpoint. Raises an RlxError where there is none, or where data or code changed."""
     before = read_run(run)
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
@@ -235,7 +230,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
 
 
 def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView) -> AlgorithmResult:
-    """A new run of a run's config that says whether the metrics agree with the old ones, to the last bit."""
+    """Run the config of a run again, and report whether the metrics are equal to the last bit."""
     before = read_run(run)
     if cfg.threads is None:
         set_threads(before.threads)
@@ -254,12 +249,12 @@ def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path |
 
 
 def reproducible(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics without what a clock or the machine's memory decides."""
+    """A line of metrics without times and memory."""
     return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
 
 
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain values, without the request that brought it here: it must describe a run, not a resume."""
+    """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`: it describes a run, not a request."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     return {**{str(key): value for key, value in config.items()}, "resume": None, "rerun": None, "allow_changed": []}

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, SIGTERM or SIGUSR2 end a run after the step at hand, with a checkpoint."""
+"""Signals that stop a run: Ctrl-C, SIGTERM or SIGUSR2 end it after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
-class Stopped(Exception):  # noqa: N818 (to stop when asked is no error)
-    """The run was asked to stop and has written its checkpoint, if a step of it was done."""
+class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
+    """A signal stopped the run; its checkpoint is written if a step was completed."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step = step
-        self.directory: Path | None = None  # the run's, once its record says so and there is a checkpoint to go on from
+        self.directory: Path | None = None  # of the run, once its record says interrupted and a checkpoint exists
         self.signal_name = signal.Signals(signal_number).name
         self.exit_code = EXIT_CODES[signal.Signals(signal_number)]
         super().__init__(f"stopped by {self.signal_name} {f'after step {step}' if step else 'before a step was done'}")
 
 
 class Stop:
-    """Whether this process was asked to stop.
+    """Whether a signal asked this process to stop.
 
-    Before `begin` there is no step to finish: a signal ends the run at once. After it a signal is remembered for `check`, and a
-    second Ctrl-C ends at once.
+    Before `begin` a signal ends the run at once. After it a signal is remembered until `check`, and a second Ctrl-C ends the run
+    at once.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stop:
         return self._signal is not None
 
     def begin(self) -> None:
-        """From here on there are steps to finish."""
+        """From now on signals wait for the end of a step."""
         self._has_begun = True
 
     def check(self, step: int) -> None:
@@ -50,7 +50,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Catch the signals while this lasts. Only a main thread can.
+        """Catch the signals within this context; only a main thread can.
 
         Raises KeyboardInterrupt for a Ctrl-C and Stopped for another signal, where they end the run at once.
         """
@@ -61,7 +61,7 @@ class Stop:
         self._before = dict(before)
         try:
             yield self
-        except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` on the way takes it for an error
+        except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` in between catches it
             if self._signal in (None, signal.SIGINT):
                 raise
             raise Stopped(0, self._signal) from None
@@ -71,7 +71,7 @@ class Stop:
 
     def _caught(self, number: int, frame: object) -> None:
         again = number == signal.SIGINT and self._signal == signal.SIGINT
-        ignored = self._before.get(signal.Signals(number)) == signal.SIG_IGN  # a sweep's worker is told by other means
+        ignored = self._before.get(signal.Signals(number)) == signal.SIG_IGN  # a sweep tells its workers by other means
         self._signal = number
         if again or not (self._has_begun or ignored):
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What a run is and what it came to, as plain values for the record and the terminal."""
+"""Descriptions of a run and of its result, as plain values for the record and the terminal."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
 from rlx.record.command import folder_words
 from rlx.record.run import AlgorithmResult, RunRecord
-from rlx.training.checkpoint import Progress
+from rlx.training.checkpoint import TrainerState
 
 
 def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
-    """Label -> text of the table that is shown before the first step; the numbers behind the words 'batch size'."""
+    """Label -> text of the table that is shown before the first step."""
     policy, task = experiment.policy, experiment.task
     facts = {
         "task": task.name,
         **task.facts(),
         "policy": f"{policy.name}, {policy.num_parameters / 1e6:.2f} M parameters, "
         + ("shared-prefix rows" if policy.shared_prefix else "plain rows"),
-        "algorithm": f"{record.algorithm} ({type(experiment.algorithm).kind.value}): {settings(cfg.algorithm, skip=('loss',))}",
+        "algorithm": f"{record.algorithm} ({type(experiment.algorithm).kind.value}): "
+        + hyperparameters_text(cfg.algorithm, skip=("loss",)),
     }
     if cfg.loss is not None:
-        facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {settings(cfg.loss)}"
+        facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {hyperparameters_text(cfg.loss)}"
     if "pairs" in task.offers:
         learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
         facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
@@ -42,7 +43,7 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
 
 
 def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:
-    """What became of a file's pairs on their way to tokens: how many were dropped and why, how many lost of their prompt."""
+    """How many pairs were dropped when tokenised and why, and how many prompts were shortened, as text."""
     dropped = Counter(learn.dropped) + Counter(held_out.dropped)
     said = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     leaving = f"; dropped: {said}, leaving {len(learn)} and {len(held_out)}" if said else ""
@@ -50,7 +51,7 @@ def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:
     return leaving + (f"; {cut} prompts lost their beginning" if cut else "")
 
 
-def settings(node: Any, *, skip: Sequence[str] = ()) -> str:
+def hyperparameters_text(node: Any, *, skip: Sequence[str] = ()) -> str:
     """`name=value` of a node's plain hyperparameters."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
@@ -68,7 +69,7 @@ def convergence_step(lines: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def result_of(
-    record: RunRecord, progress: Progress, metrics: Mapping[str, float], lines: Sequence[Mapping[str, Any]]
+    record: RunRecord, progress: TrainerState, metrics: Mapping[str, float], lines: Sequence[Mapping[str, Any]]
 ) -> AlgorithmResult:
     """The result of a completed run."""
     first = next((line for line in lines if "eval/score" in line), {})
@@ -90,8 +91,8 @@ def result_of(
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory that this process has held at most."""
-    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux; its getrusage counts in what the parent held
+    """The peak of this process's resident memory in bytes."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):  # Linux, where getrusage includes the memory of the parent
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024
@@ -99,7 +100,7 @@ def peak_memory() -> int:
 
 
 def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is shown when a run ends: figures before and after, speed, and where to go from here."""
+    """The summary that is shown when a run ends: metrics before and after, speed, and commands to try next."""
     first = next((line for line in lines if "eval/score" in line), {})
     last = result.performance_metrics
     shown = [name for name in last if name in first]
@@ -114,12 +115,12 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
 
 
 def relative(directory: Path) -> str:
-    """A directory as people type it: from the working directory if it lies below it."""
+    """A directory as text, relative to the working directory if it lies below it."""
     return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)
 
 
 def next_commands(record: RunRecord) -> list[str]:
-    """What to try after a run: the same over five seeds, and where to look at it."""
+    """Commands to try after a run: the same with five seeds, and where to look at the results."""
     own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
     chosen = [override for override in record.overrides if not override.startswith(own)]
     output_dir = str(record.config["output_dir"])

@@ -5,16 +5,16 @@ import pytest
 
 from rlx.errors import ConfigError
 from rlx.policy import files as place
-from rlx.policy.files import locate
+from rlx.policy.files import locate_model
 from rlx.policy.pretrained import load_pretrained
 
 
 def test_a_gguf_file_is_found_with_and_without_its_directory(tmp_path, monkeypatch):
     (tmp_path / "small.gguf").write_bytes(b"")
-    assert locate(str(tmp_path / "small.gguf")) == (str(tmp_path), "small.gguf")
-    assert locate(str(tmp_path), "small.gguf") == (str(tmp_path), "small.gguf")
+    assert locate_model(str(tmp_path / "small.gguf")) == (str(tmp_path), "small.gguf")
+    assert locate_model(str(tmp_path), "small.gguf") == (str(tmp_path), "small.gguf")
     with pytest.raises(ConfigError, match=r"did you mean .*small.gguf\?"):
-        locate(str(tmp_path), "smal.gguf")
+        locate_model(str(tmp_path), "smal.gguf")
 
 
 def test_a_directory_that_may_not_be_read_says_so(tmp_path, monkeypatch):
@@ -23,7 +23,7 @@ def test_a_directory_that_may_not_be_read_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "is_file", denied)
     with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-        locate(str(tmp_path))
+        locate_model(str(tmp_path))
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.tiny import build_tiny
 from rlx.training import checkpoint
 from rlx.training.checkpoint import (
-    Progress,
+    TrainerState,
     checkpoint_path,
     checkpoint_steps,
     export_policy,
@@ -39,13 +39,13 @@ def test_what_is_saved_is_loaded_to_the_last_bit(tmp_path):
     policy = small()
     optimizer = optimizer_of(policy)
     stepped(policy, optimizer)
-    progress = Progress(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5, {"baseline": torch.tensor([1.0, 2.0])})
+    progress = TrainerState(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5, {"baseline": torch.tensor([1.0, 2.0])})
     directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=progress)
     other = small(seed=1)
     again = optimizer_of(other)
     loaded = load_checkpoint(directory, policy=other, optimizer=again)
     assert loaded.state.pop("baseline").tolist() == [1.0, 2.0]
-    assert loaded == Progress(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5)
+    assert loaded == TrainerState(3, 0.5, 2, {"tokens_trained": 7.0}, 1.5)
     for one, two in ((policy, optimizer), (other, again)):
         stepped(one, two)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
@@ -55,7 +55,7 @@ def test_a_checkpoint_is_a_transformers_directory(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     policy = small()
-    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer_of(policy), progress=Progress(step=1))
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer_of(policy), progress=TrainerState(step=1))
     assert (directory / "model.safetensors").exists()
     model = AutoModelForCausalLM.from_pretrained(directory)
     assert torch.equal(next(model.parameters()), next(iter(policy.parameters())))
@@ -68,7 +68,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
     policy = small()
     optimizer = optimizer_of(policy)
     for step in (2, 4, 10, 12):
-        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=step))
+        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=step))
     (tmp_path / "checkpoint" / ".step_14.99").mkdir()
     prune_checkpoints(tmp_path, keep_last=2, best_step=2)
     assert checkpoint_steps(tmp_path) == [2, 10, 12]
@@ -89,25 +89,25 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 def test_a_full_disk_leaves_the_old_checkpoints_and_says_what_to_do(tmp_path, monkeypatch, error):
     policy = small()
     optimizer = optimizer_of(policy)
-    save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=1))
+    save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=1))
 
     def full(*arguments, **settings):
         raise error
 
     monkeypatch.setattr(checkpoint, "write_policy", full)
     with pytest.raises(TrainingError, match=r"step 2 .*: the disk is full; free some room, then go on with"):
-        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=2))
+        save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=2))
     with pytest.raises(TrainingError, match=r"export\.path=.*: the disk is full; free some room; they are in the run's last"):
         export_policy(policy, tmp_path / "exported", dtype=torch.float16)
     assert [entry.name for entry in (tmp_path / "checkpoint").iterdir()] == ["step_1"]
     with pytest.raises(TrainingError, match=r"free some room, then run the command again"):  # nothing to go on from
-        save_checkpoint(tmp_path / "new", policy=policy, optimizer=optimizer, progress=Progress(step=1))
+        save_checkpoint(tmp_path / "new", policy=policy, optimizer=optimizer, progress=TrainerState(step=1))
 
 
 def test_damaged_state_is_named_and_nothing_is_unpickled(tmp_path):
     policy = small()
     optimizer = optimizer_of(policy)
-    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=Progress(step=1))
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=1))
 
     class Evil:
         def __reduce__(self):

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.training.diagnosis import WINDOW, Watched, diagnose, mean_of
+from rlx.training.diagnosis import WINDOW, Watched, diagnose, mean_figure
 
 HEALTHY = {
     "train/loss": 0.5,
@@ -71,8 +71,8 @@ def test_only_the_last_steps_count():
 
 
 def test_means_are_over_the_lines_that_have_the_figure():
-    assert mean_of([{"a": 1.0}, {"a_low": 1.0, "a_high": 2.0}, {"ab": 9.0}], "a") == 2.0
-    assert mean_of([{"b": 1.0}], "a") is None
+    assert mean_figure([{"a": 1.0}, {"a_low": 1.0, "a_high": 2.0}, {"ab": 9.0}], "a") == 2.0
+    assert mean_figure([{"b": 1.0}], "a") is None
 
 
 class Said:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlx.training.checkpoint import checkpoint_steps
-from rlx.training.loop import Plan
+from rlx.training.loop import TrainingPlan
 from tests.training.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def plan(**changes):
     length = {"seed": 0, "num_steps": 10, "eval_every": 4, "micro_batch": None, "stop_at_score": None, "max_seconds": None}
     kept = {"checkpoint_every": 3, "keep_last": 1, "keep_best": False}
-    return Plan(**{**length, **kept, **changes})
+    return TrainingPlan(**{**length, **kept, **changes})
 
 
 def test_when_a_run_is_evaluated_and_checkpointed():

@@ -51,14 +51,14 @@ def test_a_gradient_that_is_no_number_is_blamed_on_its_term_and_rows(lab):  # no
     source = source_of(lab, loss=Cusp(beta=0.1, below=below))
     (found,) = source().values()
     assert not all(torch.isfinite(gradient).all() for gradient in found if gradient is not None)
-    error = source.blamed(NonFiniteGradientError("the gradient's norm is nan"))
+    error = source.non_finite_rows(NonFiniteGradientError("the gradient's norm is nan"))
     assert "norm is nan; term 'preference' has such a gradient on 4 of 10 rows" in str(error)
     expected = [lab.policy.decode(source.batch.sequences.prompts[row]) for row in rows]
     assert [example["prompt"] for example in error.examples] == expected
 
 
 def test_where_no_row_alone_is_to_blame_that_is_said(lab):  # noqa: F811
-    error = source_of(lab).blamed(NonFiniteGradientError("the gradient's norm is inf"))
+    error = source_of(lab).non_finite_rows(NonFiniteGradientError("the gradient's norm is inf"))
     assert str(error) == "the gradient's norm is inf; that of each row alone is finite"
     assert error.examples == []
 
@@ -66,5 +66,5 @@ def test_where_no_row_alone_is_to_blame_that_is_said(lab):  # noqa: F811
 def test_a_loss_that_cannot_be_had_of_one_row_is_said_beside_the_error(lab, monkeypatch):  # noqa: F811
     source = source_of(lab)
     monkeypatch.setattr(Dpo, "of_scores", lambda self, scores: 1 / 0)
-    error = source.blamed(NonFiniteGradientError("the gradient's norm is nan"))
+    error = source.non_finite_rows(NonFiniteGradientError("the gradient's norm is nan"))
     assert str(error) == "the gradient's norm is nan; of one row alone the loss raises ZeroDivisionError: division by zero"

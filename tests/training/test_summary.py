@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.training.summary import convergence_step, left_out, next_commands, peak_memory, relative, settings
+from rlx.training.summary import convergence_step, left_out, next_commands, peak_memory, relative, hyperparameters_text
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_settings_show_plain_hyperparameters():
     node = {"_target_": "x.Y", "beta": 0.1, "loss": {"beta": 3}, "modifiers": {}}
     from omegaconf import OmegaConf
 
-    assert settings(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
-    assert settings(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
+    assert hyperparameters_text(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
+    assert hyperparameters_text(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
 
 
 def test_peak_memory_is_in_bytes():

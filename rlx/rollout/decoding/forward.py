@@ -1,7 +1,7 @@
-"""Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
+"""Next-token logits of growing sequences: with a key-value cache, or without one for models that do not support it.
 
-Both serve the same two calls: `start`, one row a prompt, and `step`, where rows go on with one more token each; a row may split
-into several that go on differently, or end. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
+Both have the same two methods: `start`, with one row for each prompt, and `step`, which extends rows by one token each; a row may
+split into several with different continuations, or end. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLay
 
 from rlx.data.sequences import Tokens
 
-# A key-value cache that is allocated ahead, attended to only as far as it is filled, and whose rows split and end.
-
 _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are used up
 
 
 class PreallocatedLayer(DynamicLayer):
-    """The keys and values of one full-attention layer.
+    """The keys and values of one full-attention layer: allocated ahead, read only as far as filled, with rows that split and end.
 
-    The prompts come in by the first `update`; the first `batch_select_indices` moves them into a block with room for `max_rows`
-    rows, and for more tokens (in steps, so that short completions do not pay for a long limit).
+    The first `update` brings the prompts; the first `batch_select_indices` moves them into a block with room for `max_rows` rows
+    and for more tokens (which grows in steps, so that short completions do not allocate a long limit).
     """
 
     def __init__(self, *, max_rows: int, max_new_tokens: int) -> None:
@@ -39,7 +37,7 @@ class PreallocatedLayer(DynamicLayer):
         self._held: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # keys and values, [max_rows, H, capacity, D]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Takes [B, H, T, D] in and gives all keys and values so far."""
+        """Append [B, H, T, D]; returns all keys and values so far."""
         start = self.filled
         self.filled += key_states.shape[-2]
         if not self.is_initialized:
@@ -55,7 +53,7 @@ class PreallocatedLayer(DynamicLayer):
         return keys, values
 
     def _move(self, length: int) -> None:
-        """The first `length` tokens of all rows go into fresh blocks with more room."""
+        """Copy the first `length` tokens of all rows into new blocks with more room."""
         room = min(max(2 * (length - self.prompt_length), _FIRST_BLOCK), self.max_new_tokens)
         blocks = []
         for held in self._held:
@@ -69,11 +67,11 @@ class PreallocatedLayer(DynamicLayer):
         return self.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what the next query attends to."""
+        """Length and offset of the keys that the next query attends to."""
         return self.filled + query_length, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Row i becomes what row indices[i] was; int64 [B'], with repetitions. Rows that stay where they are, are not copied."""
+        """Row i becomes the former row indices[i]; int64 [B'], with repetitions. Rows that keep their place are not copied."""
         if len(self._held[0]) < self.max_rows:
             self._move(self.filled)
         moved = torch.nonzero(indices != torch.arange(len(indices), device=indices.device)).flatten()
@@ -85,7 +83,7 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | None:
-    """An empty cache for `model`, or None if a layer keeps what cannot be copied by rows (a recurrent state, say)."""
+    """An empty cache for `model`; None if a layer has a state that cannot be copied by rows (a recurrent one, say)."""
     layers = DynamicCache(config=model.config).layers
     if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer) for layer in layers):
         return None
@@ -96,11 +94,8 @@ def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | Non
     return Cache(layers=[ours(layer) for layer in layers])
 
 
-# Next-token logits for growing sequences: with a key-value cache, and without one for models that cannot take it.
-
-
 class Forward(Protocol):
-    """A model in the middle of decoding."""
+    """A model during decoding of one batch."""
 
     def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor: ...
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor: ...
@@ -124,11 +119,11 @@ def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
 
 
 class CachedForward:
-    """Prompts padded on the left, each read once; then one token a row and step, against the cache.
+    """Prompts padded on the left, each computed once; then one token for each row and step, with the cache.
 
-    The mask of a step is a view of one that is made once: with `prepared_mask` it is the four-dimensional one that attention adds
-    to its scores, which spares the model making its own in every step; without, it is the two-dimensional one that every
-    model understands.
+    The mask of a step is a view of one that is made once. With `prepared_mask` it is the four-dimensional one that attention adds
+    to its scores, so that the model need not make its own in every step; without, it is the two-dimensional one that every model
+    supports.
     """
 
     def __init__(self, model: Any, *, prepared_mask: bool) -> None:
@@ -137,10 +132,10 @@ class CachedForward:
         self.prepared_mask = prepared_mask
 
     def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
-        """Logits [P, V] of the first completion token. There will never be more than `max_rows` rows."""
+        """Logits [P, V] of the first completion token. max_rows: the most rows of any step."""
         cache = make_cache(self.model, max_rows=max_rows, max_new_tokens=max_new_tokens)
         if cache is None:
-            raise NotImplementedError("its layers keep a state that cannot be copied by rows")
+            raise NotImplementedError("its layers have a state that cannot be copied by rows")
         self.cache = cache
         tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
         self.rows, self.filled = tokens.shape
@@ -164,7 +159,7 @@ class CachedForward:
         return scores.masked_fill_(whole == 0, torch.finfo(dtype).min)[:, None, None]
 
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        """Logits [B', V] where row i continues the former row parents[i] with tokens[i]; both int64 [B']."""
         if len(parents) != self.rows or not torch.equal(parents, torch.arange(self.rows, device=parents.device)):
             self._select(parents)
         self.filled += 1
@@ -187,11 +182,12 @@ class CachedForward:
             self.positions = self.positions[rows]
 
     def _forward(self, tokens: Tensor, arguments: dict[str, Any]) -> Tensor:
-        return self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **arguments).logits[:, -1]
+        logits: Tensor = self.model(input_ids=tokens, past_key_values=self.cache, use_cache=True, **arguments).logits
+        return logits[:, -1]
 
 
 class PlainForward:
-    """The whole sequence again for every token, padded on the right: slow, and right for every causal model."""
+    """Computes the whole sequence for every token, padded on the right: slow, and correct for every causal model."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -204,7 +200,7 @@ class PlainForward:
         return self._forward()
 
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        """Logits [B', V] where row i continues the former row parents[i] with tokens[i]; both int64 [B']."""
         self.tokens, self.lengths = self.tokens[parents], self.lengths[parents]
         self.tokens[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
         self.lengths = self.lengths + 1
@@ -213,5 +209,5 @@ class PlainForward:
     def _forward(self) -> Tensor:
         width = int(self.lengths.max())
         mask = torch.arange(width, device=self.lengths.device) < self.lengths[:, None]
-        logits = self.model(input_ids=self.tokens[:, :width], attention_mask=mask.long(), use_cache=False).logits
+        logits: Tensor = self.model(input_ids=self.tokens[:, :width], attention_mask=mask.long(), use_cache=False).logits
         return logits[torch.arange(len(logits), device=logits.device), self.lengths - 1]

@@ -1,7 +1,7 @@
 """Decoding of Llama and Qwen2 models straight from their weights: the arithmetic of transformers without its modules.
 
-On a CPU a token of a small model costs less than the Python around it. Whether a model is right this way is tried before it is
-used (rlx.rollout.decoding.probe).
+On a CPU a token of a small model costs less than the Python of its modules. Whether a model decodes correctly this way is tested
+before it is used (rlx.rollout.decoding.probe).
 
 Dimensions: P prompts, B rows of the batch, T tokens, F tokens held so far, H hidden size, N heads, K key-value heads, D head
 dimension, V vocabulary.
@@ -22,8 +22,8 @@ from rlx.rollout.decoding.forward import PreallocatedLayer, padded
 _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
-def fits(model: Any) -> bool:
-    """Whether this is such a model, of plain linear layers that nobody has hooked into or replaced."""
+def supports_llama_forward(model: Any) -> bool:
+    """Whether `model` is a float Llama or Qwen2 of plain linear layers without hooks or replaced modules."""
     if type(model).__name__ not in _KINDS or model.dtype not in (torch.float32, torch.float64):
         return False
     if any("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -40,7 +40,7 @@ def _linears(block: Any) -> tuple[nn.Module, ...]:
 
 
 class LlamaForward:
-    """Prompts padded on the left, each read once; then one token a row and step, against the cache."""
+    """Prompts padded on the left, each computed once; then one token for each row and step, with the cache."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -49,7 +49,7 @@ class LlamaForward:
         self.scale = model.model.layers[0].self_attn.scaling
 
     def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
-        """Logits [P, V] of the first completion token. There will never be more than `max_rows` rows."""
+        """Logits [P, V] of the first completion token. max_rows: the most rows of any step."""
         self.cache = [PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) for _ in self.model.model.layers]
         tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
         self.rows, self.filled = tokens.shape
@@ -62,13 +62,13 @@ class LlamaForward:
         if len({len(prompt) for prompt in prompts}) > 1:
             whole = torch.cat([mask, mask.new_ones(self.rows, max_new_tokens)], dim=1)
             self.mask = self._additive(whole.bool())[:, None, None]
-            # a place in the padding sees itself: a query that sees nothing gives NaN
+            # a padding position attends to itself: a query without any key gives NaN
             own = torch.eye(self.filled, dtype=torch.bool, device=mask.device)
             seen = (seen & mask.bool()[:, None, None]) | own
         return self._forward(tokens, self.cos[places][:, None], self.sin[places][:, None], self._additive(seen))
 
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B', V] where row i goes on from what was row parents[i] with tokens[i]; both int64 [B']."""
+        """Logits [B', V] where row i continues the former row parents[i] with tokens[i]; both int64 [B']."""
         if len(parents) != self.rows or not torch.equal(parents, torch.arange(self.rows, device=parents.device)):
             self._select(parents)
         self.filled += 1
@@ -85,7 +85,7 @@ class LlamaForward:
             self.mask = self.mask[rows]
 
     def _rotation(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [length, D] of the rotary embedding; the sine negative where the other half comes with a minus."""
+        """cos and sin [length, D] of the rotary embedding; sin is negated where the rotation subtracts the other half."""
         positions = torch.arange(length, device=self.model.device)[None]
         cos, sin = self.model.model.rotary_emb(torch.empty(0, dtype=self.model.dtype, device=self.model.device), positions)
         half = sin.shape[-1] // 2
@@ -121,7 +121,7 @@ class LlamaForward:
             out = F.scaled_dot_product_attention(
                 query, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=self.heads != self.key_heads
             )
-        else:  # the heads that share keys are so many queries of one head, and no key is repeated
+        else:  # heads that share keys are treated as several queries of one head, so that no key is repeated
             grouped = query.reshape(rows, self.key_heads, self.heads // self.key_heads, -1)
             out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
             out = out.view(rows, self.heads, 1, -1)
@@ -137,5 +137,5 @@ def _normalised(norm: Any, hidden: Tensor) -> Tensor:
 
 
 def _rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """states [B, N, T, D] turned by their positions; sin with its signs, as `_rotation` gives it."""
+    """states [B, N, T, D] rotated by their positions; sin with signs, as `_rotation` returns it."""
     return (states * cos).addcmul_(states.roll(states.shape[-1] // 2, dims=-1), sin)

@@ -1,7 +1,8 @@
-"""The decoding loop: a batch of prompts, each with G completions, until every row has ended.
+"""The decoding loop: a batch of prompts, each with G completions, until every completion has ended.
 
-Dimensions: P prompts, G completions of a prompt, B = P * G completions in the order of the prompts, R rows of the batch, each for
-the completions that are equal so far, T tokens, V vocabulary.
+Completions that are equal so far share a row of the batch, which splits where they differ.
+Dimensions: P prompts, G completions of a prompt, B = P * G completions in the order of the prompts, R rows of the batch,
+T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from rlx.data.sequences import Tokens
 from rlx.rollout.decoding.forward import Forward
 from rlx.seeding import uniforms
 
-# Completions that say the same so far are one row of the batch, which splits where they part.
+_SPARE_TOKENS = 8  # beyond one token a byte: tokens that decode to nothing, or to half a character
+# logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
+Choose = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def distinct(prompts: Sequence[Tokens]) -> tuple[list[int], np.ndarray]:
-    """Where each different prompt is met first, and int64 [P], which of those each prompt is."""
+    """The first place of each different prompt, and int64 [P], the number of each prompt among these."""
     first: dict[bytes, int] = {}
     found: list[int] = []
     numbers = np.empty(len(prompts), dtype=np.int64)
@@ -34,17 +37,17 @@ def distinct(prompts: Sequence[Tokens]) -> tuple[list[int], np.ndarray]:
 
 
 def branch(rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The next batch: which row each row goes on from and with which token, both int64 [R'], and each completion's row in it.
+    """The next batch: the row that each row continues and its next token, both int64 [R'], and the row of each completion.
 
-    rows: int64 [B], the row of each completion that goes on; tokens: int64 [B], what it said. A row stays where it is if it can,
-    so that little is copied: the others fill the holes, and the end.
+    rows: int64 [B], the row of each unfinished completion; tokens: int64 [B], its latest token. A row keeps its place where it
+    can, so that little is copied; other rows fill the free places, then the end.
     """
     width = int(tokens.max()) + 1
     children, child_of = np.unique(rows * width + tokens, return_inverse=True)
     parents, following = np.divmod(children, width)
     count = len(children)
     stays = np.ones(count, dtype=bool)
-    stays[1:] = parents[1:] != parents[:-1]  # of the rows that come from one row, one can stay in its place
+    stays[1:] = parents[1:] != parents[:-1]  # of the rows that continue one row, one can keep its place
     stays &= parents < count
     place = np.empty(count, dtype=np.int64)
     place[stays] = parents[stays]
@@ -56,20 +59,15 @@ def branch(rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return parents[order], following[order], place[child_of]
 
 
-# Stop strings: where a completion ends because of what it says.
-
-_SPARE_TOKENS = 8  # beyond one token a byte: tokens that decode to nothing, or to half a character
-
-
 @dataclass(frozen=True)
 class StopStrings:
-    """strings: none may be empty. decode: tokens to text."""
+    """Strings that end a completion. strings: none may be empty. decode: tokens to text."""
 
     strings: tuple[str, ...]
     decode: Callable[[Tokens], str]
 
     def complete(self, tokens: Tokens) -> bool:
-        """Whether a stop string stands at the end of tokens, int64 [T]; asked after every token."""
+        """Whether a stop string ends tokens, int64 [T]; called after every token."""
         window = max(len(string.encode()) for string in self.strings) + _SPARE_TOKENS
         text = self.decode(tokens[-window:])
         return any(string in text for string in self.strings)
@@ -79,12 +77,6 @@ def cut(text: str, strings: Sequence[str]) -> str:
     """The text before the first stop string in it."""
     places = [place for string in strings if (place := text.find(string)) >= 0]
     return text[: min(places)] if places else text
-
-
-# The decoding loop: a batch of prompts, each with G completions, until every row has ended.
-
-# logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
-Choose = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +95,7 @@ class Completions:
         return Completions(tokens, logprobs, np.zeros(rows, dtype=np.int64), np.zeros(rows, dtype=bool))
 
     def place(self, other: Completions, rows: np.ndarray) -> None:
-        """Writes `other` into `rows`, int64 [B'], of this."""
+        """Write `other` into the rows `rows`, int64 [B'], of this."""
         width = other.tokens.shape[1]
         self.tokens[rows, :width] = other.tokens
         self.logprobs[rows, :width] = other.logprobs
@@ -122,7 +114,7 @@ def decode(
     choose: Choose,
     stop: StopStrings | None,
 ) -> Completions:
-    """Completes every prompt `group_size` times.
+    """Complete every prompt `group_size` times.
 
     limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random address of each completion, None for
     greedy decoding.

@@ -1,7 +1,7 @@
-"""Which way of decoding a model can be trusted with: tried once on a few tokens, against forwards without a cache.
+"""The fastest way of decoding that is correct for a model, found by comparison with forwards without a cache on a few tokens.
 
-A model that takes a cache but computes something else with it (a mask that it ignores, positions that it counts differently)
-fails silently; comparing finds that, and models that nobody thought of.
+A model that accepts a cache but computes other values with it (it ignores a mask, or counts positions differently) fails
+silently; the comparison finds this for any architecture.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from rlx.rollout.decoding.forward import CachedForward, Forward, PlainForward
-from rlx.rollout.decoding.llama import LlamaForward, fits
+from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 
-_LONGEST_PROBE = 66  # tokens; a sliding window longer than this is not run past
-_SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # which row each row of a step goes on from
+_LONGEST_PROBE = 66  # tokens; longer sliding windows are not exceeded
+_SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # the row that each row of a step continues
 _chosen: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
 
 
 def forward_for(model: Any) -> tuple[Forward, str]:
-    """A fresh `Forward` for the model, and what the user should know about it ("" if nothing)."""
+    """A new `Forward` of the model, and what the user should know about it ("" if nothing)."""
     if model not in _chosen:
         _chosen[model] = _choose(model)
     way, note = _chosen[model]
@@ -41,7 +41,7 @@ def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
 
 
 def _windows(model: Any) -> list[int]:
-    """Lengths of the windows that some layers see no further than."""
+    """Lengths of the sliding windows of attention."""
     config = model.config.get_text_config(decoder=True)
     names = ("sliding_window", "attention_chunk_size", "local_attention_size", "window_size")
     return [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
@@ -51,26 +51,26 @@ def _choose(model: Any) -> tuple[str, str]:
     windows = _windows(model)
     reason = ""
     for way in ("own arithmetic", "prepared mask", "plain mask"):
-        if way == "own arithmetic" and (windows or not fits(model)):
+        if way == "own arithmetic" and (windows or not supports_llama_forward(model)):
             continue
-        # a mask made here would override the windows, and only these two kinds of attention add a four-dimensional mask
+        # a prepared mask would override the windows, and only these two kinds of attention add a four-dimensional mask
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue
         try:
             difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
-        except Exception as error:  # whatever a foreign model raises here, the answer is to do without a cache
+        except Exception as error:  # whatever a model raises here, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
             continue
         if difference <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1):
             return way, ""
         reason = f"log-probabilities differ by {difference:.1e}"
     name = type(model).__name__
-    return "no cache", f"sampling from {name} reads the whole sequence again for every token, its cache cannot be used: {reason}"
+    return "no cache", f"sampling from {name} computes the whole sequence for every token, its cache cannot be used: {reason}"
 
 
 @torch.no_grad()
 def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequence[int]) -> float:
-    """Largest difference of log-probabilities over a few steps of prompts of unequal length, while rows split, move and end."""
+    """Largest difference of log-probabilities over a few steps on prompts of unequal lengths, while rows split, move and end."""
     generator = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
     longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
@@ -86,6 +86,6 @@ def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequenc
 
 
 def _distance(first: Tensor, second: Tensor) -> float:
-    """Largest difference between the log-probabilities of logits [B, V]; infinite where one is no number."""
+    """Largest difference between the log-probabilities of logits [B, V]; infinite where one is NaN."""
     difference = torch.log_softmax(first.double(), dim=-1) - torch.log_softmax(second.double(), dim=-1)
     return float(torch.nan_to_num(difference, nan=torch.inf).abs().max())

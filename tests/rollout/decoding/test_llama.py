@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rlx.rollout.decoding.forward import PlainForward
-from rlx.rollout.decoding.llama import LlamaForward, fits
+from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 from tests.rollout.stand_in import model_of
 
 KINDS = {
@@ -24,7 +24,7 @@ def of(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_logits_are_those_of_the_model_while_rows_split_and_end(kind, lengths):
     model, draw = of(kind), np.random.default_rng(1)
-    assert fits(model)
+    assert supports_llama_forward(model)
     prompts = [draw.integers(0, 41, size) for size in lengths]
     ours, plain = LlamaForward(model), PlainForward(model)
     with torch.no_grad():
@@ -62,4 +62,4 @@ def test_what_is_no_plain_llama_does_not_fit():
         model_of("gpt2"),
         model_of("mistral"),
     ]
-    assert not any(map(fits, others))
+    assert not any(map(supports_llama_forward, others))
