@@ -26,10 +26,7 @@ LEVELS = {
 }
 # What is left to mend. These lists may only shrink.
 CLIMBS_LEFT = {"config/recorded.py": {"record"}}
-CIRCLES_LEFT = (
-    {"rlx.loss.preference.base", "rlx.loss.preference.modifier"},
-    {"rlx.policy.base", "rlx.policy.verify"},
-)
+CIRCLES_LEFT: tuple[set[str], ...] = ()
 MOST_LINES = 400
 LONGER = {"report/figures.py": 810, "check/law/loss.py": 560, "loss/preference/margin.py": 410}
 EVIDENCE = {"errors", "fields", "config", "record", "comparison", "report"}

@@ -164,12 +164,14 @@ def shared_beginnings(sequences: Sequences) -> np.ndarray:
         return np.zeros(len(sequences), dtype=np.int64)
     tokens, mask = sequences.completion_tokens.numpy(), sequences.token_mask.numpy()
     same = (tokens == tokens[:, :1]).all(axis=1) & mask.all(axis=1)
-    return np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    common: np.ndarray = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+    return common
 
 
 def rests_of(lengths: np.ndarray, common: np.ndarray) -> np.ndarray:
     """int64 [P, G], how many tokens of each completion follow the trunk in the row."""
-    return np.maximum(lengths - common[:, None] - 1, 0)
+    rests: np.ndarray = np.maximum(lengths - common[:, None] - 1, 0)
+    return rests
 
 
 def _trunks_and_rests(sequences: Sequences, common: np.ndarray) -> np.ndarray:
@@ -220,7 +222,8 @@ def lengths_of(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
 def _counted(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ..., length - 1 for each of the lengths, concatenated."""
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    counted: np.ndarray = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    return counted
 
 
 def cheapest_rows(sequences: Sequences, *, attention_cost: float, branch_cost: float | None = None) -> Layout:

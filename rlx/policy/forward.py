@@ -110,7 +110,7 @@ def attention_cost(model: Any) -> float:
     """What attending to one more position costs a token, as a share of its matrix products with the weights."""
     config = model.config.get_text_config()
     hidden, layers = int(getattr(config, "hidden_size", 1024)), int(getattr(config, "num_hidden_layers", 24))
-    weights = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
+    weights: int = sum(parameter.numel() for parameter in model.parameters()) - int(config.vocab_size) * hidden
     return 4 * hidden * layers / (2 * max(weights, hidden * hidden * layers))
 
 

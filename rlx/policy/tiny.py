@@ -78,7 +78,7 @@ def character_tokenizer() -> Any:
     backend.normalizer = normalizers.Replace(Regex(r"[^\n -~]"), "?")
     backend.decoder = decoders.Fuse()
     pad, bos, eos = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
     )
 

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -297,10 +297,11 @@ class ServerSampler(Sampler):
 
 def _invalid_values(tokens: Any, logprobs: Any) -> str:
     """An invalid token id or log-probability of a completion, as text; empty if all are valid."""
-    for name, values, holds in (
+    checks: tuple[tuple[str, Any, Callable[[Any], bool]], ...] = (
         ("token ids", tokens, lambda value: isinstance(value, int) and not isinstance(value, bool)),
         ("log-probabilities", logprobs, lambda value: isinstance(value, (int, float)) and -math.inf < value <= _ROUNDING),
-    ):
+    )
+    for name, values, holds in checks:
         bad = [value for value in values if not holds(value)] if isinstance(values, list) else [values]
         if bad:
             return f"sent {bad[0]!r:.40} among its {name}; does rollout.url name a completions API?"

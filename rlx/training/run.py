@@ -75,7 +75,7 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
 
 def _prepared(cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None]) -> Loop:
     """The loop at its first step, or at the step where `prepare` lets it continue."""
-    transformers.utils.logging.disable_progress_bar()  # one bar is enough
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
     experiment = assemble(cfg)

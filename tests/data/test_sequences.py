@@ -70,8 +70,8 @@ def test_tokens_that_others_wrote_are_tokens_but_not_learned():
 
 @pytest.mark.parametrize("shared_prefix", [False, True])
 def test_what_is_not_learned_is_context_for_what_follows(shared_prefix):
-    policy = build_tiny()
-    policy.shared_prefix = shared_prefix
+    policy = build_tiny() if shared_prefix else build_tiny().with_plain_rows()
+    assert policy.shared_prefix is shared_prefix
     sequences = with_a_turn_of_others()
     all_learned = Sequences(sequences.prompts, sequences.completions)
     masked, whole = policy.token_logprobs(sequences), policy.token_logprobs(all_learned)

@@ -128,7 +128,7 @@ def test_a_stored_value_that_is_not_the_policys_is_found_and_replaced(policy, tm
     with caplog.at_level(logging.WARNING, logger="rlx"):
         found = Reference(policy, cache_dir=tmp_path)
         assert torch.equal(found.pair_logprobs(whole).chosen, expected)
-    assert "not this policy's" in caplog.text
+    assert "belong to another policy" in caplog.text
     assert found.pairs_read == 0
     healed = Reference(policy, cache_dir=tmp_path)
     assert torch.equal(healed.pair_logprobs(whole).chosen, expected)

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.training.summary import convergence_step, left_out, next_commands, peak_memory, relative, hyperparameters_text
+from rlx.training.summary import convergence_step, hyperparameters_text, left_out, next_commands, peak_memory, relative
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from rlx.data.sequences import Tokens
 _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are used up
 
 
-class PreallocatedLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The keys and values of one full-attention layer: allocated ahead, read only as far as filled, with rows that split and end.
 
     The first `update` brings the prompts; the first `batch_select_indices` moves them into a block with room for `max_rows` rows
@@ -28,7 +28,7 @@ class PreallocatedLayer(DynamicLayer):
     """
 
     def __init__(self, *, max_rows: int, max_new_tokens: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.max_rows = max_rows
         self.max_new_tokens = max_new_tokens
         self.filled = 0

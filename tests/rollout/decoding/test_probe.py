@@ -31,7 +31,7 @@ def test_windows_that_are_too_long_to_try_are_respected():
 def test_a_recurrent_model_does_without_a_cache_and_says_so():
     forward, note = forward_for(model_of("mamba"))
     assert isinstance(forward, PlainForward)
-    assert "reads the whole sequence again for every token" in note
+    assert "computes the whole sequence for every token" in note
     assert "Mamba" in note
 
 
