@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx.report.text import figure, one_line
+from rlx.report.table import Column, Table, as_lines
+from rlx.report.text import one_line, significant
 
 ROWS = (
     ("tokens/s", "tokens_per_second", 1.0),
@@ -27,9 +28,9 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
     budget, machine = result["budget"], result["machine"]
     names = list(result["algorithms"])
     summaries = [result["algorithms"][name]["summary"] for name in names]
-    rows: list[list[str]] = [["", *names]]
+    rows: list[list[str]] = []
     for label, key, scale in ROWS:
-        shown = label.format(tokens=figure(budget["tokens"]), seconds=figure(budget["seconds"]))
+        shown = label.format(tokens=significant(budget["tokens"]), seconds=significant(budget["seconds"]))
         rows.append([shown, *(spread_text(summary[key], scale) for summary in summaries)])
     for phase in PHASES:
         rows.append([f"{phase}, ms a step", *(spread_text(summary["phase_milliseconds"][phase]) for summary in summaries)])
@@ -37,27 +38,21 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
     about = (
         f"task {one_line(result['task'])}; {rounds}, each in a fresh process with a seed of its own; {machine['threads']} threads"
     )
-    return [*aligned(rows), "", about]
+    table = Table("bench", [_column(place, name) for place, name in enumerate(["", *names])], rows)
+    return [*(line.plain for line in as_lines(table)), "", about]
+
+
+def _column(place: int, heading: str) -> Column:
+    """The first to the left, the others to the right."""
+    return Column(heading, lambda row: row[place], lambda row: row[place], is_text=place == 0)
 
 
 def spread_text(spread: Mapping[str, Any], scale: float = 1.0) -> str:
     """`median [smallest, largest]`; `-` where a round did not get there, and no brackets where all rounds agree."""
     if spread["median"] is None:
         return "-"
-    median, low, high = (figure(spread[key] * scale) for key in ("median", "low", "high"))
+    median, low, high = (significant(spread[key] * scale) for key in ("median", "low", "high"))
     return median if low == high else f"{median} [{low}, {high}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells under one another; the first column to the left, the others to the right."""
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = []
-    for row in cells:
-        first, *others = row
-        padded = [f"{first:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append("  ".join(padded).rstrip())
-    return lines
 
 
 def write_plot(result: Mapping[str, Any], path: Path) -> None:
@@ -65,11 +60,11 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from rlx.report.figures import COLOURS, STYLE
+    from rlx.report.figure.paper import COLOURS, STYLE, plain_label
 
     names = list(result["algorithms"])
     summaries = [result["algorithms"][name]["summary"] for name in names]
-    labels = [one_line(name).replace("$", r"\$") for name in names]
+    labels = [plain_label(name) for name in names]
     with matplotlib.rc_context(STYLE):
         drawing = Figure(figsize=(9, 1.6 + 0.35 * len(names)), layout="constrained")
         phases, speed, score = drawing.subplots(1, 3, sharey=True)
@@ -83,7 +78,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
         _bars(speed, labels, [summary["tokens_per_second"] for summary in summaries], COLOURS[0])
         speed.set_xlabel("tokens/s")
         _bars(score, labels, [summary["score_at_seconds"] for summary in summaries], COLOURS[2])
-        score.set_xlabel(f"score after {figure(result['budget']['seconds'])} s")
+        score.set_xlabel(f"score after {significant(result['budget']['seconds'])} s")
         phases.invert_yaxis()
         drawing.savefig(path, dpi=200)
 

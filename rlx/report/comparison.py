@@ -1,34 +1,81 @@
-"""A comparison in the terminal: verdicts first, then the tables, then what to be careful about."""
+"""A comparison in words: its lines, what the terminal shows of it, and the same as Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from rlx.comparison.comparison import Comparison, compare
-from rlx.comparison.wording import conclusion
+from rlx.comparison.wording import conclusion, probability, score_text
 from rlx.errors import EvidenceError, RlxError
-from rlx.report.tables import Column, method_line, pair_columns, rank_line, search_lines, title, variant_columns
-from rlx.report.text import one_line, safe
+from rlx.report.columns import STYLES, pair_table, variant_table
+from rlx.report.table import Table, as_latex, as_lines, as_markdown, markdown_text
+from rlx.report.text import count, one_line, safe
 
-STYLES = {
-    "better": "bold green",
-    "worse": "bold red",
-    "equivalent": "bold cyan",
-    "inconclusive": "yellow",
-    "exploratory": "yellow",
-}
-FOLDED = ("variant", "a", "b")  # labels may be long
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
+LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
+
+
+def title(comparison: Comparison) -> str:
+    """One line that says what was compared on what."""
+    on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
+    when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
+    size = f"{count(len(comparison.variants), 'variant')}, {count(len(comparison.runs), 'run')}"
+    return f"{size} on {on}: {comparison.choices.metric} at {when}"
+
+
+def method_line(comparison: Comparison) -> str:
+    """Which tests were used and why, once each."""
+    used = dict.fromkeys((pair.test, pair.reason) for pair in comparison.pairs)
+    if not used:
+        return ""
+    tests = "; ".join(f"{test} ({reason})" for test, reason in used)
+    many = f"{len(comparison.pairs)} comparisons" if len(comparison.pairs) > 1 else "one comparison"
+    return f"Tests: {tests}. Holm's adjustment over {many}; intervals are each for itself."
+
+
+def rank_line(comparison: Comparison) -> str:
+    """Ranks over tasks in a sentence."""
+    ranks = comparison.ranks
+    if ranks is None:
+        return ""
+    means = ", ".join(f"{v.label} {rank:.2f}" for v, rank in zip(comparison.variants, ranks.mean_ranks, strict=True))
+    return (
+        f"Mean ranks over {ranks.num_tasks} tasks: {means}. Friedman's test in Iman and Davenport's form: "
+        f"p {probability(ranks.p)}. "
+        f"Two variants differ if their mean ranks are {ranks.critical_difference:.2f} apart (Nemenyi)."
+    )
+
+
+def search_lines(comparison: Comparison) -> list[str]:
+    """What each search may expect, in a sentence."""
+    lines = []
+    for search in comparison.searches:
+        picks = sorted({1, max(1, search.trials // 2), search.trials})
+        steps = ", ".join(f"{score_text(float(search.expected[k - 1]))} with {k}" for k in picks)
+        lines.append(f"expected best of {search.algorithm} by the number of settings tried: {steps}")
+    return lines
+
+
+def prompt_lines(comparison: Comparison) -> list[str]:
+    """Differences over the same prompts, where runs kept their answers."""
+    return [
+        f"{pair} over the same prompts: {score_text(gap, signed=True)} ± {score_text(error)} (standard error over prompts, for "
+        "these runs; it says nothing about other seeds)."
+        for pair, (gap, error) in comparison.prompt_differences.items()
+    ]
+
+
+# The terminal.
 
 
 def console_for_output() -> Console:
@@ -37,18 +84,20 @@ def console_for_output() -> Console:
     return Console(highlight=False, emoji=False, markup=False, width=width)
 
 
-def print_comparison(comparison: Comparison, *, console: Console | None = None, files: Sequence[Path] = ()) -> None:
-    """Everything one needs to decide, on a screen or two."""
+def print_comparison(
+    comparison: Comparison, *, console: Console | None = None, files: Sequence[Path] = (), columns: Sequence[str] = ()
+) -> None:
+    """Everything one needs to decide, on a screen or two. columns: of the tables, instead of all that fit."""
     out = console or console_for_output()
     out.print(Text(one_line(title(comparison), out.encoding), style="bold"), soft_wrap=not out.is_terminal)
     answer = one_line(conclusion(comparison.variants, comparison.pairs), out.encoding)
     out.print(Text(answer, style="bold"), soft_wrap=not out.is_terminal)
     out.print()
     _print_verdicts(comparison, out)
-    out.print(_table(variant_columns(comparison), comparison.variants, out))
+    print_table(_with_columns(variant_table(comparison), columns), out)
     out.print()
     if comparison.pairs and len(comparison.pairs) <= MOST_PAIRS:
-        out.print(_table(pair_columns(comparison), comparison.pairs, out))
+        print_table(_with_columns(pair_table(comparison), columns), out)
         out.print()
     _print_lines([method_line(comparison), rank_line(comparison), *search_lines(comparison)], out)
     if comparison.cautions:
@@ -58,6 +107,20 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None, 
         out.print()
     for file in files:
         out.print(Text(one_line(str(file), out.encoding)), soft_wrap=True)
+
+
+def print_table(table: Table, out: Console) -> None:
+    """A table as wide as the console."""
+    for line in as_lines(table, width=out.width, encoding=out.encoding):
+        out.print(line, soft_wrap=line.overflow != "fold")
+
+
+def _with_columns(table: Table, names: Sequence[str]) -> Table:
+    chosen = table.chosen(names)
+    if not chosen.columns:
+        return table
+    first = [column for column in table.columns if column.name in ("variant", "a", "b") and column.name not in names]
+    return replace(table, columns=[*first, *chosen.columns])
 
 
 def _print_verdicts(comparison: Comparison, out: Console) -> None:
@@ -93,28 +156,6 @@ def _print_lines(lines: Sequence[str], out: Console) -> None:
         out.print()
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Any], out: Console) -> Table:
-    """As many columns as there is room for, the least important left out first."""
-    cells = {column.name: [one_line(column.text(row), out.encoding) for row in rows] for column in columns}
-    width = {column.name: max(len(column.name), *(len(cell) for cell in cells[column.name])) + 2 for column in columns}
-    kept = [column for column in columns if column.weight < 6]
-    while sum(width[column.name] for column in kept) > out.width and max(column.weight for column in kept) > 0:
-        heaviest = max(column.weight for column in kept)
-        kept.remove(next(column for column in reversed(kept) if column.weight == heaviest))
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for column in kept:
-        table.add_column(
-            column.name, justify="left" if column.is_text else "right", no_wrap=column.name not in FOLDED, overflow="fold"
-        )
-    for index, row in enumerate(rows):
-        texts = [
-            Text(cells[column.name][index], style=STYLES.get(row.verdict, "") if column.name == "verdict" else "")
-            for column in kept
-        ]
-        table.add_row(*texts)
-    return table
-
-
 def print_sweep(directory: Path, *, console: Console | None = None, **choices: Any) -> Comparison | None:
     """What a sweep says at its end: the comparison of its own runs; where they cannot carry one, why, and the bare figures.
 
@@ -131,7 +172,7 @@ def print_sweep(directory: Path, *, console: Console | None = None, **choices: A
         except RlxError:
             return None
         out.print()
-        out.print(_table(variant_columns(comparison), comparison.variants, out))
+        print_table(variant_table(comparison), out)
         return comparison
     except RlxError as error:
         out.print(Text(f"no comparison: {safe(str(error), out.encoding)}"), soft_wrap=True)
@@ -139,3 +180,35 @@ def print_sweep(directory: Path, *, console: Console | None = None, **choices: A
     print_comparison(comparison, console=out)
     out.print(Text(f"the page with figures: rlx compare {directory}"), soft_wrap=True)
     return comparison
+
+
+# Files.
+
+
+def markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
+    """Verdicts, both tables and the cautions in Markdown."""
+    lines = [f"# {markdown_text(title(comparison))}", "", *[f"- {markdown_text(pair.words)}" for pair in comparison.pairs], ""]
+    lines += as_markdown(_with_columns(variant_table(comparison), columns))
+    if comparison.pairs:
+        lines += ["", *as_markdown(_with_columns(pair_table(comparison), columns))]
+    if comparison.cautions:
+        lines += ["", "Read with care:", "", *[f"- {markdown_text(caution.text)}" for caution in comparison.cautions]]
+    return "\n".join(lines) + "\n"
+
+
+def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
+    """Both tables as LaTeX, for a paper: the chosen columns, or those that matter most."""
+    n = sorted({variant.n for variant in comparison.variants})
+    seeds = f"{n[0]} seeds" if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
+    tests = ", ".join(dict.fromkeys(pair.test for pair in comparison.pairs))
+    captions = (
+        f"{title(comparison)}; {seeds}, intervals of the mean by Student's t.",
+        f"Differences; {tests}; p adjusted by Holm over all pairs.",
+    )
+    tables = (variant_table(comparison), pair_table(comparison))
+    parts = []
+    for table, caption, weight in zip(tables, captions, LATEX_WEIGHTS, strict=True):
+        if table.rows:
+            shown = _with_columns(table, columns) if columns else table.lighter(weight)
+            parts.append(as_latex(replace(shown, caption=caption)))
+    return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n".join(parts)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rlx.comparison.comparison import Comparison
 from rlx.record.files import write_atomic
-from rlx.report.tables import csv_tables, latex, markdown
+from rlx.report.columns import full_tables
+from rlx.report.comparison import latex, markdown
+from rlx.report.table import as_csv
 
 
 def place_beside(comparison: Comparison) -> Path:
@@ -21,26 +23,28 @@ def place_beside(comparison: Comparison) -> Path:
     return Path.cwd() if shared in (Path(shared.anchor), Path.home()) else shared
 
 
-def write_files(comparison: Comparison, directory: Path, *, page: bool, figures: bool) -> list[Path]:
-    """Writes everything and returns the paths that people open first."""
+def write_files(comparison: Comparison, directory: Path, *, page: bool, figures: bool, version: str) -> list[Path]:
+    """Writes everything and returns the paths that people open first. version: of rlx, for the page."""
     from rlx.record.files import full_disk_explained
 
     with full_disk_explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False, ensure_ascii=True)
         write_atomic(directory / "comparison.json", text + "\n")
-        for name, content in csv_tables(comparison).items():
-            write_atomic(directory / name, content)
+        for table in full_tables(comparison):
+            write_atomic(directory / f"{table.name}.csv", as_csv(table))
         write_atomic(directory / "comparison.tex", latex(comparison))
         write_atomic(directory / "comparison.md", markdown(comparison))
         written = [directory / "comparison.json", directory / "comparison.md"]
         if figures:
-            from rlx.report.figures import write_figures
+            from rlx.report.figure.figures import all_figures
+            from rlx.report.figure.paper import write_figures
 
-            written += write_figures(comparison, directory / "figures")[:1]
+            printed = [figure for figure in all_figures(comparison) if figure.is_printed]
+            written += write_figures(printed, directory / "figures")[:1]
         if page:
             from rlx.report.html import render_page
 
-            write_atomic(directory / "report.html", render_page(comparison))
+            write_atomic(directory / "report.html", render_page(comparison, version=version))
             written.append(directory / "report.html")
     return written

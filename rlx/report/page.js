@@ -30,6 +30,18 @@
     });
   });
 
+  const announce = (note) => {
+    const table = document.getElementById(note.dataset.of), box = table.parentElement.getBoundingClientRect();
+    const names = [...table.tHead.rows[0].cells].filter((cell) => cell.getBoundingClientRect().right > box.right + 4).map((cell) => cell.textContent);
+    note.hidden = names.length === 0;
+    note.textContent = `Scroll the table to the right for: ${names.join(", ")}.`;
+  };
+  each(".hidden-columns", (note) => {
+    announce(note);
+    addEventListener("resize", () => announce(note));
+    document.getElementById(note.dataset.of).parentElement.addEventListener("scroll", () => announce(note));
+  });
+
   each("input[data-seeds]", (box) => {
     box.addEventListener("change", () => document.getElementById(box.dataset.seeds).classList.toggle("seeds", box.checked));
   });

@@ -12,18 +12,18 @@ from typing import Any, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from rlx.report.text import count, duration, figure, one_line
+from rlx.report.table import Column, Table, as_lines
+from rlx.report.text import count, duration, one_line, significant
 
 _ENDED = ("completed", "failed", "pruned")
 _SHOWN_ENDED = 6  # the last jobs that ended, in the live table
 _STYLES = {"failed": "red", "completed": "green", "pruned": "yellow", "interrupted": "yellow"}
 
 
-class Job(Protocol):
-    """What is shown of a job."""
+class ShownJob(Protocol):
+    """What is shown of a job of a sweep."""
 
     name: str
     state: str
@@ -47,7 +47,7 @@ class SweepView:
         self._console = self.console or Console(highlight=False, emoji=False)
         self._live: Live | None = None
         self._began = time.monotonic()
-        self._ended: list[Job] = []
+        self._ended: list[ShownJob] = []
         self._before = sum(job.state == "completed" for job in self.jobs.values())
         self._drawn = 0.0
 
@@ -65,7 +65,7 @@ class SweepView:
             self._drawn = time.monotonic()
             self._live.update(self._table(), refresh=True)
 
-    def ended(self, job: Job) -> None:
+    def ended(self, job: ShownJob) -> None:
         """A job has ended."""
         self._ended.append(job)
         if self._live is None:
@@ -100,18 +100,12 @@ class SweepView:
 
     def _table(self) -> Group:
         running = [job for job in self.jobs.values() if job.state == "running"]
-        table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
-        table.add_column("job", overflow="ellipsis")  # the one that is cut where the terminal is narrow
-        for heading, justify in (("state", "left"), ("step", "right"), ("score", "right")):
-            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        for job in [*self._ended[-_SHOWN_ENDED:], *running]:
-            step = "" if job.step is None else f"{job.step}/{job.num_steps}"
-            cells = (job.name, job.state, step, "" if job.score is None else figure(job.score))
-            table.add_row(*(one_line(cell) for cell in cells), style=_STYLES.get(job.state, ""))
+        table = Table("jobs", _COLUMNS, [*self._ended[-_SHOWN_ENDED:], *running])
+        lines = as_lines(table, width=self._console.width, encoding=self._console.encoding)
         waiting = sum(job.state == "waiting" for job in self.jobs.values())
         failed = sum(job.state == "failed" for job in self.jobs.values())
         words = [f"{self._count()} ended", f"{len(running)} running", f"{waiting} waiting", f"{failed} failed" if failed else ""]
-        return Group(table, Text("  ".join(filter(None, words)) + self._left_text()))
+        return Group(*lines, Text("  ".join(filter(None, words)) + self._left_text()))
 
     def _print(self, text: str) -> None:
         console = self._live.console if self._live is not None else self._console
@@ -122,17 +116,37 @@ class SweepView:
             self._console = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 
+def _style(job: ShownJob) -> str:
+    return _STYLES.get(job.state, "")
+
+
+def _step_text(job: ShownJob) -> str:
+    return "" if job.step is None else f"{job.step}/{job.num_steps}"
+
+
+def _score_text(job: ShownJob) -> str:
+    return "" if job.score is None else significant(job.score)
+
+
+_COLUMNS = (  # the name is cut where the terminal is narrow
+    Column("job", lambda job: job.name, lambda job: job.name, is_text=True, style=_style),
+    Column("state", lambda job: job.state, lambda job: job.state, is_text=True, style=_style),
+    Column("step", _step_text, lambda job: job.step, style=_style),
+    Column("score", _score_text, lambda job: job.score, style=_style),
+)
+
+
 def lasting_console() -> Console:
     """A console on the standard output of now, also while jobs of this process have it redirected into their logs."""
     out = open(os.dup(1), "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115 (for as long as the program)
     return Console(file=out, highlight=False, emoji=False)
 
 
-def outcome(job: Job) -> str:
+def outcome(job: ShownJob) -> str:
     """`completed, score 0.61, 12 s`, or the state and its reason."""
     parts = [job.state]
     if job.state == "completed" and job.score is not None:
-        parts.append(f"score {figure(job.score)}")
+        parts.append(f"score {significant(job.score)}")
     if job.seconds is not None:
         parts.append(duration(job.seconds))
     return ", ".join(parts) + (f": {one_line(job.reason)}" if job.reason else "")

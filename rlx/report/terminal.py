@@ -1,27 +1,23 @@
-"""What `rlx train` shows: the table before it starts, its progress, the table at its end. Renders, computes nothing."""
+"""What the terminal shows of a training run (facts, progress, summary) and of a check (a line a law). Computes nothing."""
 
 from __future__ import annotations
 
-import csv
 import errno
-import io
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from rlx.record.files import json_value
-from rlx.report.text import duration, figure, one_line, safe
+from rlx.report.table import as_lines, table_of_lists
+from rlx.report.text import duration, one_line, safe, significant
 
-SHOWN = ("train/loss", "eval/score")  # the figures beside the bar
+SHOWN = ("train/loss", "eval/score")  # the metrics beside the bar
 _LINE_SECONDS = 10.0
 
 
@@ -104,7 +100,9 @@ class TrainView:
         self._figures.update({name: metrics[name] for name in SHOWN if name in metrics})
 
     def _figure_text(self) -> str:
-        return "  ".join(f"{name.partition('/')[2]} {figure(self._figures[name])}" for name in SHOWN if name in self._figures)
+        return "  ".join(
+            f"{name.partition('/')[2]} {significant(self._figures[name])}" for name in SHOWN if name in self._figures
+        )
 
     def _start_bar(self, step: int) -> None:
         columns = (
@@ -135,7 +133,7 @@ class TrainView:
     def _print_pairs(self, rows: Sequence[tuple[Any, Any]]) -> None:
         """Two columns without lines: folded in a terminal, one line each elsewhere."""
         encoding = self._console.encoding
-        cells = [(one_line(label, encoding), one_line(figure(value), encoding)) for label, value in rows]
+        cells = [(one_line(label, encoding), one_line(significant(value), encoding)) for label, value in rows]
         if self._console.is_terminal:
             table = Table.grid(padding=(0, 2))
             for label, value in cells:
@@ -151,15 +149,12 @@ class TrainView:
         commands: Sequence[str] = summary.pop("next", ())
         encoding = self._console.encoding
         self._print("")
-        table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
-        for heading in ("", "before", "after"):
-            table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
-        for name, (before, after) in figures.items():
-            table.add_row(*(Text(one_line(figure(cell), encoding)) for cell in (name, before, after)))
         if figures:
-            self._console.print(table)
+            rows = [[name, before, after] for name, (before, after) in figures.items()]
+            for line in as_lines(table_of_lists("summary", ("", "before", "after"), rows), encoding=encoding):
+                self._console.print(line, soft_wrap=True)
             self._print("")
-        for name, show in (("seconds", duration), ("tokens_per_second", figure)):
+        for name, show in (("seconds", duration), ("tokens_per_second", significant)):
             if name in summary:
                 summary[name] = show(summary[name])
         words = {"seconds": "time", "tokens_per_second": "tokens/s"}
@@ -194,7 +189,7 @@ def _discard(console: Console) -> None:
         return
 
 
-# What `rlx check` prints: one line a law, and below a broken one what to know about it. Renders, computes nothing.
+# What `rlx check` prints: one line a law, and below a broken one what to know about it.
 
 MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
@@ -202,9 +197,9 @@ MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
     """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend."""
     mark = MARKS[str(verdict["status"])]
-    figure = one_line(verdict["number"])
-    promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else figure
-    number = "" if verdict["status"] == "not applicable" or not figure else f"  [{figure}]"
+    measured = one_line(verdict["number"])
+    promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else measured
+    number = "" if verdict["status"] == "not applicable" or not measured else f"  [{measured}]"
     lines = [f"{mark:<7} {verdict['law']:<{width}} {promise}{number}"]
     if verdict["status"] == "failed":
         for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("mend", "mend")):
@@ -234,54 +229,3 @@ def doctor_lines(facts: Iterable[Mapping[str, Any]]) -> list[str]:
         if row.get("advice"):
             lines.append(f"      {'':<{width}}  {one_line(row['advice'])}")
     return lines
-
-
-# The list of runs as an aligned table, as CSV and as JSON. Renders, computes nothing.
-
-_DURATIONS = ("age", "time")
-_FEWEST_CELLS = 12  # that a column is shortened to
-
-
-def cell(name: str, value: Any) -> str:
-    """A value as the table shows it."""
-    return duration(value) if name in _DURATIONS else figure(value) if name != "seed" else str(value)
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, width: int | None, encoding: str = "utf-8") -> str:
-    """Columns of text, numbers to the right. width: of the terminal, the widest columns are shortened to it; None: whole."""
-    values = [list(row) for row in rows]
-    lines = [[one_line(text, encoding) for text in headings]]
-    lines += [[one_line(cell(name, value), encoding) for name, value in zip(headings, row, strict=True)] for row in values]
-    numeric = [
-        all(row[place] is None or isinstance(row[place], (int, float)) for row in values) for place in range(len(headings))
-    ]
-    sizes = [max(cell_len(line[place]) for line in lines) for place in range(len(headings))]
-    while width is not None and sum(sizes) + 2 * (len(sizes) - 1) > width and max(sizes) > _FEWEST_CELLS:
-        over = sum(sizes) + 2 * (len(sizes) - 1) - width
-        place = sizes.index(max(sizes))
-        second = max([size for size in sizes if size < sizes[place]], default=0)
-        sizes[place] = max(_FEWEST_CELLS, sizes[place] - over, min(second, sizes[place] - 1))
-    return "\n".join("  ".join(map(_fitted, line, sizes, numeric)).rstrip() for line in lines)
-
-
-def _fitted(text: str, size: int, to_the_right: bool) -> str:
-    if cell_len(text) > size:
-        return set_cell_size(text, size - 2) + ".."
-    blanks = " " * (size - cell_len(text))
-    return blanks + text if to_the_right else text + blanks
-
-
-def as_csv(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Plain values with a heading; nothing is rounded, and what is missing is empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(headings)
-    for row in rows:
-        plain = [json_value(value) for value in row]
-        writer.writerow([json.dumps(value) if isinstance(value, (list, dict)) else value for value in plain])
-    return out.getvalue()
-
-
-def as_json(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One list of objects, in ASCII."""
-    return json.dumps(json_value(list(rows)), indent=2, allow_nan=False) + "\n"

@@ -1,10 +1,16 @@
-"""Text from data, made fit for a terminal: no markup, no escape sequences, nothing that its encoding refuses."""
+"""Text that is fit to be shown: strings from data without control characters, and numbers as people read them."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rlx.comparison.wording import score_text
+
+if TYPE_CHECKING:
+    from rlx.comparison.comparison import Comparison
+    from rlx.comparison.statistics.interval import Interval
 
 # control characters, and marks that reorder what follows them
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -21,8 +27,8 @@ def one_line(text: Any, encoding: str = "utf-8") -> str:
     return safe(text, encoding).replace("\n", "\\n").replace("\t", " ")
 
 
-def figure(value: Any) -> str:
-    """A number as people read it: four significant digits, integers whole; `-` for none; other values as text."""
+def significant(value: Any) -> str:
+    """A number with four significant digits, integers in full; `-` for None; other values as text."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -53,3 +59,20 @@ def duration(seconds: float | None) -> str:
 def count(number: int, noun: str) -> str:
     """`1 variant`, `3 variants`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def interval(found: Interval | None) -> str:
+    """`[0.71, 0.75]`, or a dash."""
+    return "-" if found is None else f"[{score_text(found.low)}, {score_text(found.high)}]"
+
+
+def percent(share: float | None) -> str:
+    """A probability in percent, or a dash."""
+    if share is None:
+        return "-"
+    return "<1 %" if 0 < share < 0.01 else ">99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
+def level(comparison: Comparison) -> str:
+    """The level of a comparison's intervals: `95 %`."""
+    return f"{100 * comparison.choices.level:g} %"

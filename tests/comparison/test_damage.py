@@ -8,8 +8,10 @@ import pytest
 
 from rlx.comparison.comparison import compare
 from rlx.errors import RlxError
+from rlx.report.columns import full_tables
+from rlx.report.comparison import latex, markdown
 from rlx.report.html import render_page
-from rlx.report.tables import csv_tables, latex, markdown
+from rlx.report.table import as_csv
 from tests.comparison.records import write_run, write_sweep
 from tests.report.pages import samples
 
@@ -61,8 +63,8 @@ def without(values, path):
 def survives(root):
     try:
         comparison = compare(root, allow=ALLOW, num_resamples=100)
-        render_page(comparison)
-        markdown(comparison), latex(comparison), csv_tables(comparison)
+        render_page(comparison, version="1.2.3")
+        markdown(comparison), latex(comparison), [as_csv(table) for table in full_tables(comparison)]
         json.dumps(comparison.to_dict(), allow_nan=False)
     except RlxError as error:
         return str(error)

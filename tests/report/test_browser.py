@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rlx.report.html import render_page
-from tests.report.test_figures_figures import NAMES
+from tests.report.figure.test_figures import NAMES
 
 webdriver = pytest.importorskip("selenium.webdriver")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
 def pages(tmp_path_factory, ordinary, hostile):
     root = tmp_path_factory.mktemp("pages")
     for name, comparison in (("ordinary", ordinary), ("hostile", hostile)):
-        (root / f"{name}.html").write_text(render_page(comparison), encoding="utf-8")
+        (root / f"{name}.html").write_text(render_page(comparison, version="1.2.3"), encoding="utf-8")
     return root
 
 
@@ -66,7 +66,7 @@ def test_every_figure_is_seen_in_its_one_drawing(browser, pages, size):
     show(browser, pages, size=size)
     seen = ask(
         browser,
-        "[...document.querySelectorAll('figure')].map(f => [f.id, [...f.querySelectorAll('svg')]"
+        "[...document.querySelectorAll('figure')].map(f => [f.id, [...f.querySelectorAll('.plot > svg')]"
         ".map(s => s.getBoundingClientRect()).filter(r => r.width > 200 && r.height > 60).length])",
     )
     assert {name.removeprefix("figure-"): count for name, count in seen} == dict.fromkeys(NAMES, 1)
@@ -111,9 +111,7 @@ def test_the_filter_leaves_what_matches_every_word(browser, pages):
 
 def test_single_seeds_and_variants_come_and_go(browser, pages):
     show(browser, pages)
-    visible = (
-        "[...document.querySelectorAll('#figure-curves .wide .%s')].filter(l => getComputedStyle(l).display !== 'none').length"
-    )
+    visible = "[...document.querySelectorAll('#figure-curves .%s')].filter(l => getComputedStyle(l).display !== 'none').length"
     assert ask(browser, visible % "seed") == 0
     browser.find_element("css selector", "#figure-curves input").click()
     assert ask(browser, visible % "seed") == 31

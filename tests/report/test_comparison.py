@@ -1,10 +1,11 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from rlx.comparison.comparison import compare
-from rlx.report.comparison import console_for_output, print_comparison, print_sweep
+from rlx.report.comparison import console_for_output, latex, markdown, print_comparison, print_sweep, title
 from tests.comparison.records import normal_scores, write_run, write_sweep
 
 
@@ -93,3 +94,32 @@ def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch):
     assert console_for_output().width == 200
     monkeypatch.setenv("COLUMNS", "90")
     assert console_for_output().width == 90
+
+
+def test_the_title_says_what_was_compared(ordinary):
+    assert title(ordinary) == "5 variants, 31 runs on arithmetic: eval/score at the last evaluation"
+
+
+def test_columns_are_hidden_with_a_word_and_chosen_by_name(ordinary):
+    text = printed(lambda console: print_comparison(ordinary, console=console), width=80, terminal=True)
+    assert "no room for: " in text
+    chosen = printed(lambda console: print_comparison(ordinary, console=console, columns=["best", "p"]))
+    assert [line.split() for line in chosen.splitlines() if line.startswith(("variant ", "a "))] == [
+        ["variant", "best"],
+        ["a", "b", "p"],
+    ]
+
+
+def test_latex_rows_fit_their_tabular(ordinary):
+    for text in (latex(ordinary), latex(ordinary, ["best", "p"])):
+        specs = re.findall(r"\\begin\{tabular\}\{(\w+)\}", text)
+        bodies = [part.split(r"\bottomrule")[0] for part in text.split(r"\midrule")[1:]]
+        for spec, body in zip(specs, bodies, strict=True):
+            assert {line.count(" & ") + 1 for line in body.splitlines() if line} == {len(spec)}
+    assert specs == ["lr", "llr"]
+
+
+def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):
+    text = markdown(ordinary)
+    assert text.index("is better than") < text.index("| rank |") < text.index("Read with care")
+    assert "<script>" not in markdown(hostile)

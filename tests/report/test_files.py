@@ -14,7 +14,7 @@ SCORES = {"custom_dpo": [0.5, 0.51, 0.52], "hybrid": [0.6, 0.61, 0.62]}
 def test_files_lie_beside_the_runs(tmp_path):
     comparison = compare(write_sweep(tmp_path / "sweep", SCORES))
     assert place_beside(comparison) == tmp_path / "sweep"
-    write_files(comparison, place_beside(comparison), page=True, figures=False)
+    write_files(comparison, place_beside(comparison), page=True, figures=False, version="1.2.3")
     names = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_file()}
     assert names == {"comparison.json", "comparison.md", "comparison.tex", "variants.csv", "pairs.csv", "runs.csv", "report.html"}
     again = compare(tmp_path / "sweep")  # its own files do not disturb it
@@ -37,12 +37,12 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     comparison = compare(write_sweep(tmp_path / "sweep", SCORES))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write"):
-        write_files(comparison, tmp_path / "file" / "below", page=False, figures=False)
+        write_files(comparison, tmp_path / "file" / "below", page=False, figures=False, version="1.2.3")
 
 
 @pytest.mark.whole
 def test_figures_and_page_on_demand(tmp_path):
     comparison = compare(write_sweep(tmp_path / "sweep", SCORES))
-    written = write_files(comparison, tmp_path / "out", page=False, figures=True)
+    written = write_files(comparison, tmp_path / "out", page=False, figures=True, version="1.2.3")
     assert tmp_path / "out" / "figures" in written
     assert not (tmp_path / "out" / "report.html").exists()

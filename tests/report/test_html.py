@@ -3,9 +3,15 @@ import time
 from html.parser import HTMLParser
 
 from rlx.comparison.comparison import compare
-from rlx.report.html import render_page, sample_rows
+from rlx.report.html import render_page as render
+from rlx.report.html import sample_rows
 from tests.comparison.records import normal_scores, write_run
 from tests.report.pages import HOSTILE, samples, write_hostile
+
+
+def render_page(comparison):
+    return render(comparison, version="1.2.3")
+
 
 VOID = {"meta", "link", "input", "img", "br"}
 
@@ -42,6 +48,7 @@ def test_the_page_is_well_formed_and_whole(ordinary):
         "Differences of the configs",
         "Provenance",
         "Make it again",
+        "rlx 1.2.3.",
     ):
         assert piece in text
     assert text.index("Verdicts</h2>") < text.index("Figures</h2>")

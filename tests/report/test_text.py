@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlx.report.text import count, duration, figure, one_line, safe
+from rlx.comparison.statistics.interval import Interval
+from rlx.report.text import count, duration, interval, level, one_line, percent, safe, significant
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -47,13 +48,13 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
         ("log 2", "log 2"),
     ],
 )
-def test_figures(value: object, text: str) -> None:
-    assert figure(value) == text
+def test_numbers(value: object, text: str) -> None:
+    assert significant(value) == text
 
 
 @given(st.floats(1e-3, 1e9) | st.floats(-1e9, -1e-3))
-def test_a_figure_is_right_to_four_digits(value: float) -> None:
-    assert float(figure(value).replace(",", "")) == pytest.approx(value, rel=6e-4)
+def test_a_number_is_right_to_four_digits(value: float) -> None:
+    assert float(significant(value).replace(",", "")) == pytest.approx(value, rel=6e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,16 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_one_thing_is_singular():
     assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.001, "<1 %"), (0.999, ">99 %"), (0.5, "50 %"), (1.0, "100 %"), (0.0, "0 %"), (None, "-")]
+)
+def test_percent(share: float | None, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_intervals_and_their_level(ordinary) -> None:
+    assert interval(None) == "-"
+    assert interval(Interval(0.71234, 0.75, 0.95, "t")) == "[0.712, 0.750]"
+    assert level(ordinary) == "95 %"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx import __version__
 from rlx.cli.line import CommandLine
 from rlx.comparison.choices import Choices, require_flag
 from rlx.comparison.comparison import compare_runs
@@ -33,7 +34,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     files: list[Path] = []
     if values["write"]:
         place = Path(values["out"]) if values["out"] is not None else place_beside(comparison)
-        files = write_files(comparison, place, page=values["page"], figures=values["figures"])
+        files = write_files(comparison, place, page=values["page"], figures=values["figures"], version=__version__)
     print_comparison(comparison, files=files)
     if failed is not None:
         print(f"rlx: fail_if={values['fail_if']!r} holds: {failed}", file=sys.stderr)

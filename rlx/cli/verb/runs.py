@@ -17,7 +17,7 @@ from rlx.record.files import follow_latest, full_disk_explained, write_atomic
 from rlx.record.listing import Listed, listed
 from rlx.record.query import keep, resolve
 from rlx.record.run import STATUSES, find_run_directories
-from rlx.report.terminal import as_csv, as_json, table
+from rlx.report.table import as_csv, as_json, as_text, show_run_value, table_of_lists
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -97,13 +97,14 @@ def rendered(items: Sequence[Listed], columns: Sequence[str], *, form: str, is_t
         return as_json([_object(item) for item in items])
     names = [*dict.fromkeys([*(_CSV if form == "csv" else _COLUMNS), *columns])]
     if form == "csv":
-        return as_csv(names, [[item.facts.get(name) for name in names] for item in items])
+        return as_csv(table_of_lists("runs", names, [[item.facts.get(name) for name in names] for item in items]))
     return _table(names, [[_shown(item, name) for name in names] for item in items], is_terminal=is_terminal)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, is_terminal: bool) -> str:
     width = shutil.get_terminal_size().columns if is_terminal else None
-    return table(headings, rows, width=width, encoding=sys.stdout.encoding or "utf-8") + "\n" if rows else ""
+    table = table_of_lists("runs", headings, rows, show=show_run_value)
+    return as_text(table, width=width, encoding=sys.stdout.encoding or "utf-8") + "\n" if rows else ""
 
 
 def _shown(item: Listed, name: str) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlx.report.text import figure
+from rlx.report.text import significant
 from rlx.sweep.search.search import Search
 from rlx.sweep.search.study import DIFFERS
 from rlx.sweep.state import SCORE
@@ -55,16 +55,17 @@ def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: M
         return [*lines, "no trial has a value, so there is no best variant"]
     name = "score" if search.objective == SCORE else search.objective
     lines.append(f"best: {best['variant']} (trial {best['trial']})")
-    lines.append(f"  {name} {figure(best['score'])} in the search, over seeds {_listed(best['seeds'])}")
+    lines.append(f"  {name} {significant(best['score'])} in the search, over seeds {_listed(best['seeds'])}")
     if "confirmed_score" in best:
         seeds = _listed(best["confirmed_seeds"])
         lines.append(
-            f"  {name} {figure(best['confirmed_score'])} on fresh seeds {seeds}: the first is the best of many, believe this one"
+            f"  {name} {significant(best['confirmed_score'])} on fresh seeds {seeds}: "
+            "the first is the best of many, believe this one"
         )
     elif search.settings.confirm == 0 and len(search.trials) > 1:
         lines.append("  the best of many is flattered by luck; sweep.confirm=5 runs it again on fresh seeds")
     for one in best.get("front", ()):
-        values = "  ".join(f"{name} {figure(value)}" for name, value in zip(search.study.signs, one["values"], strict=True))
+        values = "  ".join(f"{name} {significant(value)}" for name, value in zip(search.study.signs, one["values"], strict=True))
         lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(one['differs'])}")
     if importances:
         lines.append("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))

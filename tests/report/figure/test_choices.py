@@ -1,31 +1,32 @@
 from dataclasses import replace
 
-from rlx.report.figures import paretos, searches, settings
+from rlx.report.figure.base import Dot
+from rlx.report.figure.choices import cost_figures, search_figures, setting_figures
 
 
 def test_the_front_is_what_nothing_beats_in_both(ordinary):
-    front = next(figure for figure in paretos(ordinary) if figure.name == "pareto-kl")
+    front = next(figure for figure in cost_figures(ordinary) if figure.name == "pareto-kl")
     kl, means = [variant.kl for variant in ordinary.variants], [variant.mean for variant in ordinary.variants]
     expected = sum(
         not any((k <= kl[i] and m > means[i]) or (k < kl[i] and m >= means[i]) for k, m in zip(kl, means, strict=True))
         for i in range(5)
     )
-    assert front.wide.count('class="ring"') == expected == 3
+    assert sum(isinstance(mark, Dot) and mark.role == "ring" for mark in front.marks) == expected == 3
 
 
 def test_without_costs_there_is_no_pareto(ordinary):
     bare = replace(
         ordinary, variants=tuple(replace(variant, kl=None, tokens=None, seconds=None) for variant in ordinary.variants)
     )
-    assert paretos(bare) == []
+    assert cost_figures(bare) == []
 
 
 def test_a_swept_key_has_a_figure_for_its_algorithm(ordinary):
-    found = settings(ordinary)
+    found = setting_figures(ordinary)
     assert [figure.title for figure in found] == ["Effect of dpo_weight in hybrid"]
     assert "algorithm.dpo_weight" in found[0].caption
 
 
 def test_searches_are_shown_by_trials_and_by_tokens(ordinary):
-    assert [figure.name for figure in searches(ordinary)] == ["search-trials", "search-tokens"]
-    assert searches(replace(ordinary, searches=())) == []
+    assert [figure.name for figure in search_figures(ordinary)] == ["search-trials", "search-tokens"]
+    assert search_figures(replace(ordinary, searches=())) == []

@@ -1,0 +1,190 @@
+"""The tables of a comparison: variants, pairs, runs, and the configs in which they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+from rlx.comparison.comparison import Comparison
+from rlx.comparison.scores import RunScore
+from rlx.comparison.wording import probability, score_text, span
+from rlx.report.table import Column, Table, table_of_mappings
+from rlx.report.text import count, duration, interval, level, percent, significant
+
+STYLES = {
+    "better": "bold green",
+    "worse": "bold red",
+    "equivalent": "bold cyan",
+    "inconclusive": "yellow",
+    "exploratory": "yellow",
+}
+MOST_CONFIG_COLUMNS = 12
+
+
+def _field(name: str, key: str, show: Callable[[Any], str], weight: int = 0, hint: str = "") -> Column:
+    """A column of a field that is a number."""
+    value = attrgetter(key)
+    return Column(name, lambda row: show(value(row)), value, weight, hint=hint)
+
+
+def _words(name: str, key: str, weight: int = 0, hint: str = "", *, folds: bool = False) -> Column:
+    """A column of a field that is text."""
+    return Column(name, attrgetter(key), attrgetter(key), weight, is_text=True, hint=hint, folds=folds)
+
+
+def _interval(name: str, key: str, weight: int = 0, hint: str = "") -> Column:
+    """A column of an interval, sorted by its lower end."""
+    value = attrgetter(key)
+    return Column(
+        name, lambda row: interval(value(row)), lambda row: None if value(row) is None else value(row).low, weight, hint=hint
+    )
+
+
+def _signed(value: float | None) -> str:
+    return score_text(value, signed=True)
+
+
+def variant_table(comparison: Comparison) -> Table:
+    """A row a variant; columns that no variant fills are left out."""
+    columns = [
+        _field("rank", "rank", str, 1),
+        _words("variant", "label", folds=True),
+        _field("mean", "mean", score_text, hint="mean score over seeds"),
+        _interval(f"{level(comparison)} interval", "interval", hint="of the mean (Student's t)"),
+        _field("seeds", "n", str, hint="independent seeds behind the scores"),
+        _field("runs", "runs", str, 5),
+        _field("failed", "failed", str, 2, "failed or unfinished runs"),
+        _field("IQM", "iqm", score_text, 2, "interquartile mean; below 4 scores it is the mean"),
+        _interval("IQM interval", "iqm_interval", 5),
+        _field("std", "std", score_text, 1, "standard deviation over seeds"),
+        _field("best", "best", score_text, 3),
+        _field("worst", "worst", score_text, 3),
+        _field("gap", "optimality_gap", score_text, 3, "optimality gap: mean shortfall from the target"),
+        _field("first", "first_probability", _chance_of_first, 1, "bootstrap probability of being first"),
+        _field("area", "area_under_curve", score_text, 4, "mean height of the learning curve"),
+        _field("noise", "evaluation_error", score_text, 5, "standard error over prompts within a run"),
+        _field("KL", "kl", score_text, 2, "to the reference, nats per completion"),
+        _field("steps", "steps", significant, 4),
+        _field("tokens", "tokens", significant, 3, "sampled and trained, a run"),
+        _field("time", "seconds", duration, 4, "a run"),
+    ]
+    always = {"rank", "variant", "seeds", "runs", "failed", "mean", "std"}
+    kept = [c for c in columns if c.name in always or any(c.value(v) is not None for v in comparison.variants)]
+    return Table("variants", kept, comparison.variants)
+
+
+def _chance_of_first(share: float | None) -> str:
+    return percent(None if share is None else min(share, 0.999))
+
+
+def pair_table(comparison: Comparison) -> Table:
+    """A row a pair, with its verdict."""
+    columns = [
+        _words("a", "a", folds=True),
+        _words("b", "b", folds=True),
+        _field("a - b", "difference", _signed),
+        Column(
+            f"{level(comparison)} interval",
+            lambda p: "-" if p.low != p.low else span(p.low, p.high),
+            lambda p: p.low,
+            hint="of the difference, for itself",
+        ),
+        Column(
+            "verdict",
+            lambda p: p.verdict,
+            lambda p: p.verdict,
+            is_text=True,
+            hint="of a against b",
+            style=lambda p: STYLES[p.verdict],
+        ),
+        _field("p", "p", probability, 3),
+        _field("adjusted p", "p_adjusted", probability, 1, "Holm, over all pairs here"),
+        _field("Hedges g", "effect_size", _signed, 2, "difference in standard deviations"),
+        _interval("g interval", "effect_size_interval", 5),
+        _field("P(a > b)", "probability_of_improvement", percent, 2, "chance that a run of a beats one of b"),
+        _interval("P interval", "probability_of_improvement_interval", 5),
+        _field(
+            "detectable",
+            "minimum_detectable_difference",
+            score_text,
+            3,
+            "smallest difference that these seeds find with 80 % power",
+        ),
+        _field("seeds needed", "seeds_needed", significant, 3, "each, to find a difference as large as this one with 80 % power"),
+        _field("rank test p", "p_rank", probability, 7, "Mann-Whitney, not adjusted: a second look, no verdict"),
+        _words("test", "test", 6),
+    ]
+    kept = [c for c in columns if c.name != "rank test p" or any(c.value(p) is not None for p in comparison.pairs)]
+    return Table("pairs", kept, comparison.pairs)
+
+
+def run_table(comparison: Comparison) -> Table:
+    """A row a run."""
+    counted_as_worst = ", counted as worst" if comparison.choices.failed == "worst" else ""
+
+    def state(run: RunScore) -> str:
+        return run.state if run.state == "completed" else run.state + counted_as_worst
+
+    columns = [
+        _words("variant", "variant", folds=True),
+        _words("task", "task"),
+        _field("seed", "seed", str),
+        Column("state", state, lambda r: r.state, is_text=True),
+        _field("score", "score", score_text),
+        _field("noise", "prompt_error", score_text, hint="standard error over prompts"),
+        _field("KL", "kl", score_text),
+        _field("steps", "step", significant),
+        _field("tokens", "tokens", significant),
+        _field("time", "seconds", duration),
+        _words("run", "record.directory.name"),
+    ]
+    return Table("runs", columns, comparison.runs)
+
+
+def config_table(comparison: Comparison) -> Table:
+    """Config keys in which runs differ, a column a variant."""
+    labels = [variant.label for variant in comparison.variants]
+    shown = labels[:MOST_CONFIG_COLUMNS]
+
+    def column(label: str) -> Column:
+        def text(row: tuple[str, Mapping[str, Sequence[Any]]]) -> str:
+            return ", ".join(_config_value(value) for value in row[1].get(label, [])[:6]) or "-"
+
+        return Column(label, text, text, is_text=True)
+
+    first = Column("key", lambda row: row[0], lambda row: row[0], is_text=True)
+    left = len(labels) - len(shown)
+    notes = [f"The columns of {count(left, 'more variant')} are left out."] if left else []
+    return Table("config-differences", [first, *map(column, shown)], list(comparison.config_differences.items()), notes=notes)
+
+
+def _config_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def full_tables(comparison: Comparison) -> list[Table]:
+    """Variants, pairs and runs with every field that comparison.json holds, at full precision: for CSV."""
+    values = comparison.to_dict()
+    return [table_of_mappings(name, [_flat(row) for row in values[name]]) for name in ("variants", "pairs", "runs")]
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One level: an interval as its ends, an error as its type and message, a list as words."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key == "scores_by_task":
+            continue
+        if key.endswith("interval") or key == "error":
+            parts = value or {}
+            kept = ("low", "high") if key != "error" else ("type", "message")
+            flat.update({f"{key}_{part}": parts.get(part) for part in kept})
+        else:
+            flat[key] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def run_title(run: RunScore) -> str:
+    """A run in one line."""
+    return f"{run.variant}, {run.task}, seed {run.seed}: {run.state}, score {score_text(run.score)}"

@@ -1,0 +1,186 @@
+"""What a figure is: axes, marks, a legend and a caption. Nothing here knows how it is drawn.
+
+`svg` draws a figure for the page and `paper` draws it with matplotlib; both read the same marks, so a figure's content is
+written once. Coordinates are those of the data. An axis of names puts its i-th name at i, the first one at the top or left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Colour = int | str  # a variant's number, or a word that both renderers know: better, worse, equivalent, inconclusive, exploratory
+MOST_LABELLED = 10  # labels beside points: more of them would hide each other
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`. names: what stands at 0, 1, 2, ... instead of numbers. is_whole: it counts things.
+
+    has_grid: whether lines lead from the ticks across the plot.
+    """
+
+    label: str = ""
+    low: float = 0.0
+    high: float = 1.0
+    names: tuple[str, ...] = ()
+    is_whole: bool = False
+    has_grid: bool = True
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The limits as both renderers use them: of some width, whatever the data."""
+        return (-0.5, len(self.names) - 0.5) if self.names else broadened(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points; one that is not finite breaks it. role: mean, seed (shown on demand) or faint.
+
+    is_stepped: each value holds until the next x. label: stands at its end.
+    """
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    colour: Colour
+    hover: str = ""
+    role: Literal["mean", "seed", "faint"] = "mean"
+    is_stepped: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The area between two lines; points where either is not finite are left out."""
+
+    xs: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    colour: Colour
+    is_faint: bool = False
+    is_stepped: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval from `low` to `high` at `at`. is_upright: it runs along y, otherwise along x."""
+
+    low: float
+    high: float
+    at: float
+    colour: Colour
+    is_upright: bool = False
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point. role: mean, seed (one run) or ring (an empty circle around a point). label: stands beside it, if there is room."""
+
+    x: float
+    y: float
+    colour: Colour
+    hover: str = ""
+    role: Literal["mean", "seed", "ring"] = "mean"
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A cell of a matrix, at the i-th name of each axis. share: 0 to 1, coloured by its side of 1/2; text stands in it."""
+
+    x: int
+    y: int
+    share: float
+    text: str
+    hover: str = ""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A shaded range of x."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A dashed line across the plot at x."""
+
+    x: float
+
+
+Mark = Line | Band | Bar | Dot | Tile | Zone | Rule
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a comparison.
+
+    name: its id and file name. about: what it shows, for those who cannot see it. legend: (variant's number, its label).
+    family, choice: figures of one family are alternatives (the metric, what it is drawn over), and the page shows one of them
+    at a time; choice holds a word for each. is_printed: whether it is written as PDF and PNG too.
+    """
+
+    name: str
+    title: str
+    caption: str
+    about: str
+    x: Axis
+    y: Axis
+    marks: tuple[Mark, ...]
+    legend: tuple[tuple[int, str], ...] = ()
+    family: str = ""
+    choice: tuple[str, ...] = ()
+    is_printed: bool = field(default=True)
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether it holds lines of single runs, which the page shows on demand."""
+        return any(isinstance(mark, Line) and mark.role == "seed" for mark in self.marks)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether both axes hold names."""
+        return bool(self.x.names and self.y.names)
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    """A range with some space around its data."""
+    space = (high - low) * 0.05 if high > low else 0.05 * abs(high) or 0.02
+    return low - space, high + space
+
+
+def broadened(low: float, high: float) -> tuple[float, float]:
+    """A range of some width, whatever the data; 0 to 1 where they are not finite."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return 0.0, 1.0
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        space = max(abs(high) * 0.05, 0.05)
+        return low - space, high + space
+    return low, high
+
+
+def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:
+    """About `count` round numbers from low to high; `whole` ones where halves of a thing do not exist."""
+    span = high - low
+    if not span > 0:
+        return [low]
+    step = 10 ** math.floor(math.log10(span / max(count, 1)))
+    step *= next((factor for factor in (1, 2, 5, 10) if span / (step * factor) <= count), 10)
+    step = max(step, 1) if whole else step
+    first = math.ceil(low / step - 1e-9)
+    return [value * step for value in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def tick_text(value: float, step: float) -> str:
+    """A tick's label: as many decimals as the step needs, thousands and millions in short."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size and step >= size / 100:
+            return f"{value / size:g}{unit}"
+    if value != 0 and step < 1e-4:
+        return f"{value:.1e}"
+    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
+    return f"{value:.{min(digits, 6)}f}"

@@ -1,0 +1,113 @@
+"""Figures about choices: swept hyperparameters, score against what it cost, and what a search may expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlx.comparison.comparison import Comparison
+from rlx.comparison.descriptive import SettingScore
+from rlx.comparison.wording import score_text
+from rlx.report.figure.base import Axis, Band, Bar, Dot, Figure, Line, Mark, padded
+from rlx.report.figure.scores import legend_of
+from rlx.report.text import interval, significant
+
+COSTS = (
+    ("kl", "Score against KL", "KL to the reference (nats per completion)"),
+    ("tokens", "Score against tokens", "tokens sampled and trained, a run"),
+    ("seconds", "Score against time", "seconds a run"),
+)
+MOST_VALUES = 60
+MOST_IN_LEGEND = 24
+
+
+def setting_figures(comparison: Comparison) -> list[Figure]:
+    """The score at each value of a swept key, a figure a key and algorithm."""
+    figures: list[Figure] = []
+    for algorithm, key in dict.fromkeys((setting.algorithm, setting.key) for setting in comparison.settings):
+        points = [setting for setting in comparison.settings if (setting.algorithm, setting.key) == (algorithm, key)]
+        if 2 <= len(points) <= MOST_VALUES:
+            figures.append(_setting_figure(comparison, points, f"setting-{len(figures)}"))
+    return figures
+
+
+def _setting_figure(comparison: Comparison, points: Sequence[SettingScore], name: str) -> Figure:
+    key, algorithm = points[0].name, points[0].algorithm
+    marks: list[Mark] = []
+    shown = [_value_text(point.value) for point in points]
+    if all(isinstance(point.value, (int, float)) and not isinstance(point.value, bool) for point in points):
+        marks.append(Line(range(len(points)), [point.mean for point in points], 0, role="faint"))
+    for place, (point, text) in enumerate(zip(points, shown, strict=True)):
+        if point.interval is not None:
+            marks.append(Bar(point.interval.low, point.interval.high, place, 0, is_upright=True))
+        hover = f"{key}={text}: {score_text(point.mean)} {interval(point.interval)}, {point.n} seeds"
+        marks.append(Dot(place, point.mean, 0, hover))
+    ends = [end for p in points for end in ((p.interval.low, p.interval.high) if p.interval else (p.mean,))]
+    seeds = sorted({point.n for point in points})
+    over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+    caption = f"Mean over {over} with interval; what else was swept is averaged out. {points[0].key}"
+    x, y = Axis(key, names=tuple(shown)), Axis(comparison.choices.metric, *padded(min(ends), max(ends)))
+    return Figure(name, f"Effect of {key} in {algorithm}", caption, f"score at each value of {key}", x, y, tuple(marks))
+
+
+def _value_text(value: Any) -> str:
+    return significant(value) if isinstance(value, (int, float)) else str(value)
+
+
+def cost_figures(comparison: Comparison) -> list[Figure]:
+    """Score against KL, tokens and seconds; what nothing beats in both is ringed. None for a cost that all variants share."""
+    figures = []
+    for key, title, label in COSTS:
+        points = [(place, v, getattr(v, key)) for place, v in enumerate(comparison.variants) if getattr(v, key) is not None]
+        costs, scores = [cost for _, _, cost in points], [variant.mean for _, variant, _ in points]
+        if len(points) < 2 or max(costs) - min(costs) <= 0.01 * max(map(abs, costs)):
+            continue
+        marks: list[Mark] = []
+        for place, variant, cost in points:
+            if not any(
+                m >= variant.mean and c <= cost and (m > variant.mean or c < cost) for m, c in zip(scores, costs, strict=True)
+            ):
+                marks.append(Dot(cost, variant.mean, place, role="ring"))
+            hover = f"{variant.label}: {score_text(variant.mean)} at {significant(cost)}"
+            marks.append(Dot(cost, variant.mean, place, hover, label=variant.label))
+        caption = (
+            "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the "
+            "verdicts say which are sure."
+        )
+        low, high = padded(min(costs), max(costs))
+        x = Axis(label, max(low, 0.0) if min(costs) >= 0 else low, high)
+        y = Axis(comparison.choices.metric, *padded(min(scores), max(scores)))
+        legend = legend_of(comparison, [place for place, _, _ in points[:MOST_IN_LEGEND]])
+        figures.append(Figure(f"pareto-{key}", title, caption, title, x, y, tuple(marks), legend))
+    return figures
+
+
+def search_figures(comparison: Comparison) -> list[Figure]:
+    """Expected best score of each searched algorithm against trials, and against tokens."""
+    caption = (
+        "Mean of the best of k settings drawn without replacement (unbiased), with a bootstrap band: compare algorithms at equal "
+        "effort, for more tries alone raise the best. The band is too narrow towards the right end."
+    )
+    kinds = (
+        ("trials", "What a search may expect", "settings tried"),
+        ("tokens", "What a search may expect for its cost", "tokens spent"),
+    )
+    figures = []
+    for kind, title, label in kinds:
+        found = [(search, search.tokens if kind == "tokens" else 1.0) for search in comparison.searches]
+        used = [(search, unit) for search, unit in found if unit]
+        ends = [float(value) for search, _ in used for value in (*search.expected, *search.low, *search.high)]
+        if not used or max(ends) == min(ends):
+            continue
+        marks: list[Mark] = []
+        for search, unit in used:
+            colour = next(i for i, variant in enumerate(comparison.variants) if variant.algorithm == search.algorithm)
+            xs = [(trial + 1) * unit for trial in range(search.trials)]
+            marks.append(Band(xs, search.low.tolist(), search.high.tolist(), colour))
+            marks.append(Line(xs, search.expected.tolist(), colour, search.algorithm, label=search.algorithm))
+        most = max(search.trials * unit for search, unit in used)
+        x = Axis(label, 0.0 if kind == "tokens" else 1.0, most, is_whole=kind == "trials")
+        y = Axis(f"expected best {comparison.choices.metric}", *padded(min(ends), max(ends)))
+        about = f"expected best score of a search by {label}"
+        figures.append(Figure(f"search-{kind}", title, caption, about, x, y, tuple(marks)))
+    return figures
