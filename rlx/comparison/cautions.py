@@ -7,22 +7,39 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlx.comparison.choices import Choices
+from rlx.comparison.descriptive import config_differences
 from rlx.comparison.evidence import Evidence
 from rlx.comparison.grouping import Grouping
-from rlx.comparison.pair import UNEQUAL, Arm
+from rlx.comparison.pair import UNEQUAL, Arm, PairComparison
 from rlx.comparison.refusal import more_seeds
-from rlx.comparison.run_cautions import Caution, about_budgets, about_failures, about_records
+from rlx.comparison.run_cautions import (
+    Caution,
+    about_averaged_seeds,
+    about_budgets,
+    about_environments,
+    about_failures,
+    about_records,
+)
 from rlx.comparison.scores import RunScore
-from rlx.comparison.statistics.measured import MEAN_COVERAGE
+from rlx.comparison.statistics.measured import MEAN_COVERAGE, UNLIKE_ERROR
+from rlx.comparison.statistics.power import detectable_difference
 from rlx.comparison.statistics.shape import describe_shape
 from rlx.comparison.variant import Variant
 from rlx.comparison.verdict import FEWEST
 from rlx.comparison.wording import join_names
 
 FEW = 10
+CORRELATED = 0.5  # from this correlation over shared seeds on, pairing is mentioned
 
 
-def find_cautions(evidence: Evidence, *, choices: Choices, arms: Sequence[Arm], variants: Sequence[Variant]) -> list[Caution]:
+def find_cautions(
+    evidence: Evidence,
+    *,
+    choices: Choices,
+    arms: Sequence[Arm],
+    variants: Sequence[Variant],
+    pairs: Sequence[PairComparison],
+) -> list[Caution]:
     """All cautions, the gravest first."""
     runs, grouping = evidence.grouping.runs, evidence.grouping
     allowed = [
@@ -31,21 +48,29 @@ def find_cautions(evidence: Evidence, *, choices: Choices, arms: Sequence[Arm], 
     ]
     return [
         *allowed,
-        *_seeds(arms, runs),
+        *_seeds(arms, runs, choices),
         *_same(arms),
+        *_identical(grouping, pairs),
+        *_prompts(arms, pairs, choices),
         *about_failures(runs, choices),
-        *_shapes(arms),
+        *_units(arms),
+        *_shapes(arms, choices),
+        *_unlike(arms, choices),
+        *_collapses(variants),
+        *_gain(variants),
         *_grouping(grouping),
         *about_budgets(grouping, choices),
-        *about_records(runs, evidence.repeated, evidence.collected),
+        *about_environments(runs),
+        *about_records(runs, evidence.repeated, evidence.collected, choices),
+        *about_averaged_seeds(grouping, evidence.counted),
         *_selection(grouping, variants),
         *_costs(variants),
-        *_pairing(arms, choices),
-        *_declared(choices),
+        *_pairing(arms, pairs, choices),
+        *_declared(choices, runs),
     ]
 
 
-def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore]) -> list[Caution]:
+def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
     found = []
     sizes = {arm.label: arm.n for arm in arms}
     least = min(sizes.values())
@@ -54,24 +79,106 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore]) -> list[Caution]:
         text = f"fewer than {FEWEST} seeds ({few}): intervals and p are shown, but every verdict about them is exploratory"
         found.append(Caution("fewer_than_5_seeds", f"{text}; run {FEW}: {more_seeds(runs, min(sizes, key=lambda k: sizes[k]))}"))
     elif least < FEW:
-        text = (
-            f"{least} seeds find only large differences (of about {_detectable(least):.1f} standard deviations); {FEW} "
-            f"are suggested"
-        )
+        unit = "standard deviations of the differences" if choices.paired else "standard deviations"
+        large = _detectable(least, is_paired=choices.paired)
+        text = f"{least} seeds find only large differences (of about {large:.1f} {unit}); {FEW} are suggested"
         found.append(Caution("fewer_than_10_seeds", text))
-    if max(sizes.values()) >= UNEQUAL * least:
+    if max(sizes.values()) >= UNEQUAL * least and not choices.paired:
         text = (
-            f"{least} to {max(sizes.values())} seeds: with skewed scores Welch's t errs then, so a permutation test "
+            f"{least} to {max(sizes.values())} seeds: with skewed scores a t test errs then, so a permutation test over seeds "
             f"must agree with it"
         )
         found.append(Caution("unequal_seeds", text))
     return found
 
 
-def _detectable(seeds: int) -> float:
-    from rlx.comparison.statistics.power import detectable_difference
+def _detectable(seeds: int, *, is_paired: bool) -> float:
+    arms = 1 if is_paired else 2
+    return detectable_difference(error=float(np.sqrt(arms / seeds)), df=arms * (seeds - 1))
 
-    return detectable_difference(error=float(np.sqrt(2 / seeds)), df=2 * seeds - 2)
+
+def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> list[Caution]:
+    """Variants whose runs agree in every metric, seed by seed: what tells them apart does nothing."""
+    found = []
+    for pair in pairs:
+        if pair.identical:
+            keys = [key for key, values in config_differences(grouping).items() if values.get(pair.a) != values.get(pair.b)]
+            name = join_names(keys) if keys else "what tells them apart"
+            text = f"{pair.a} and {pair.b}: identical runs, equal in every metric for every seed; {name} has no effect here"
+            found.append(Caution("identical_variants", text))
+    return found
+
+
+def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
+    """Verdicts that hold on these prompts alone: because it was declared, or because answers are missing."""
+    alone = [pair for pair in pairs if not pair.over_prompts and pair.p is not None]
+    if choices.question == "chance" or not alone:
+        return []
+    number = next((f"these {pair.num_prompts} prompts" for pair in alone if pair.num_prompts), "these prompts")
+    if choices.prompts == "fixed":
+        text = f"verdicts are about new seeds on {number} alone (prompts=fixed): on other prompts of the task they may not hold"
+        return [Caution("prompts_fixed", text)]
+    silent = [arm.label for arm in arms if arm.tables is None]
+    why = (
+        f"no scores per prompt are recorded for {join_names(silent)}"
+        if silent
+        else "the runs answered unequal numbers of prompts"
+    )
+    text = (
+        f"verdicts are about new seeds on {number} alone, for {why}: two algorithms that are equal on average but differ on "
+        "single prompts are called different too often"
+    )
+    return [Caution("answers_missing", text)]
+
+
+def _units(arms: Sequence[Arm]) -> list[Caution]:
+    """Scores in percent beside scores in fractions."""
+    spans = {arm.label: np.concatenate([np.asarray(scores) for scores in arm.scores]) for arm in arms}
+    fractions = [label for label, scores in spans.items() if scores.min() >= 0 and scores.max() <= 1]
+    percents = [label for label, scores in spans.items() if scores.min() >= 0 and np.median(scores) > 1.5 and scores.max() <= 100]
+    if not fractions or not percents:
+        return []
+    text = f"{join_names(percents)} look like percent and {join_names(fractions)} like fractions: bring them to one unit first"
+    return [Caution("unequal_units", text)]
+
+
+def _unlike(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+    """Shapes that differ between variants: the error rate of the verdict is measured for equal shapes."""
+    if choices.question == "chance" or len(arms) < 2:
+        return []
+    shapes = {arm.label: describe_shape(arm.scores[0], alpha=choices.alpha) for arm in arms if len(arm.scores) == 1}
+    odd = [label for label, shape in shapes.items() if shape is not None]
+    plain = [label for label, shape in shapes.items() if shape is None]
+    if not odd or (not plain and len(set(shapes.values())) == 1):
+        return []
+    beside = f"unlike {join_names(plain)}" if plain else "each in its own way"
+    text = (
+        f"the scores of {join_names(odd)} are {shapes[odd[0]]}, {beside}: means of unlike shapes are called different too often "
+        f"({UNLIKE_ERROR} instead of 5 %); question=chance asks whether a run of one beats a run of the other"
+    )
+    return [Caution("unlike_shapes", text)]
+
+
+def _collapses(variants: Sequence[Variant]) -> list[Caution]:
+    """Too few runs to have seen a collapse that happens in one of five."""
+    unseen = [variant for variant in variants if variant.collapsed == 0 and 0.8**variant.n > 0.05]
+    if not unseen:
+        return []
+    least = min(variant.n for variant in unseen)
+    text = (
+        f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {least} seeds a collapse of 20 % "
+        f"of runs stays unseen with a chance of {100 * 0.8**least:.0f} %"
+    )
+    return [Caution("collapse_unseen", text)]
+
+
+def _gain(variants: Sequence[Variant]) -> list[Caution]:
+    """Variants that are not shown to be better than doing nothing."""
+    without = [v.label for v in variants if v.gain_interval is not None and v.gain_interval.low <= 0 <= v.gain_interval.high]
+    if not without:
+        return []
+    text = f"{join_names(without)}: not shown to differ from doing nothing (the same policy before training)"
+    return [Caution("no_gain", text)]
 
 
 def _same(arms: Sequence[Arm]) -> list[Caution]:
@@ -90,7 +197,9 @@ def _same(arms: Sequence[Arm]) -> list[Caution]:
     return found
 
 
-def _shapes(arms: Sequence[Arm]) -> list[Caution]:
+def _shapes(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+    if choices.question == "chance":
+        return []
     found = []
     alpha = 0.05 / sum(len(arm.scores) for arm in arms)  # or many normal variants would hold one that looks odd
     shaped = [(arm.label, describe_shape(scores, alpha=alpha)) for arm in arms for scores in arm.scores]
@@ -161,9 +270,9 @@ def _costs(variants: Sequence[Variant]) -> list[Caution]:
     return [Caution("unequal_cost", f"equal steps are not equal cost: {high} spent {ratio:.1f} times the tokens of {low}")]
 
 
-def _pairing(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
     if not choices.paired:
-        return []
+        return _pairing_possible(pairs)
     shared = set.intersection(*(set(arm.seeds[0]) for arm in arms))
     lost = sum(len(set(arm.seeds[0]) - shared) for arm in arms)
     text = (
@@ -172,15 +281,37 @@ def _pairing(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
     )
     found = [Caution("paired", text)]
     if lost:
-        found.append(
-            Caution(
-                "unpaired_seeds", f"{lost} runs have no partner of their seed in every other variant and drop out of some pairs"
-            )
-        )
+        text = f"{lost} runs have no partner of their seed in every other variant and drop out of some pairs"
+        found.append(Caution("unpaired_seeds", text))
     return found
 
 
-def _declared(choices: Choices) -> list[Caution]:
+def _pairing_possible(pairs: Sequence[PairComparison]) -> list[Caution]:
+    """The correlation over shared seeds, and when runs may be declared pairs; it is never decided by this figure."""
+    alike = [p for p in pairs if p.seed_correlation is not None and p.seed_correlation >= CORRELATED and p.shared_seeds >= FEWEST]
+    if not alike:
+        return []
+    shown = [f"{p.a} and {p.b} {p.seed_correlation:.2f} over {p.shared_seeds} seeds" for p in alike if not p.identical]
+    if not shown:
+        return []
+    text = (
+        f"scores of shared seeds correlate ({join_names(shown, most=3)}); if a seed gives both algorithms the same data in "
+        "the same order, paired=true compares them seed by seed. Declare it for that reason, not because of this figure: "
+        "choosing by the data raises the error rate"
+    )
+    return [Caution("pairing_possible", text)]
+
+
+def _declared(choices: Choices, runs: Sequence[RunScore]) -> list[Caution]:
+    if choices.at is not None:
+        ends = [run.step for run in runs if run.score is not None]
+        where = f" (steps {min(ends)} to {max(ends)})" if ends else ""
+        text = f"scores are those of the last evaluation within {choices.at}{where}: evaluate more often for a closer budget"
+        return [Caution("at_budget", text), *_best(choices)]
+    return _best(choices)
+
+
+def _best(choices: Choices) -> list[Caution]:
     if choices.score == "best":
         text = (
             "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rlx.comparison.direction import is_lower_better
 from rlx.comparison.serializable import Serializable
+from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
 ALLOWED = {
@@ -36,15 +39,31 @@ class Choices(Serializable):
     target: float
     num_resamples: int
     where: str | None
+    prompts: str = "random"
+    question: str = "mean"
+    lower_is_better: bool | None = None
+    at: str | None = None
+    collapse: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("level", "target", "num_resamples", *(("margin",) if self.margin is not None else ())):
+        given = [name for name in ("margin", "collapse") if getattr(self, name) is not None]
+        for name in ("level", "target", "num_resamples", *given):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ConfigError(f"{name}={value}: it is a number")
         require_flag("paired", self.paired)
         require_one_of("score", self.score, ("last", "best"))
         require_one_of("failed", self.failed, ("worst", "exclude"))
+        require_one_of("prompts", self.prompts, ("random", "fixed"))
+        require_one_of("question", self.question, ("mean", "chance"))
+        if self.question == "chance" and (self.paired or self.margin is not None):
+            raise ConfigError(
+                "question=chance compares independent runs by which of them is better: it takes no margin and no pairs"
+            )
+        if self.lower_is_better is not None:
+            require_flag("lower_is_better", self.lower_is_better)
+        if self.at is not None:
+            budget_of(self.at)
         for name in self.allow:
             require_one_of("allow", name, tuple(ALLOWED))
         if not 0.5 <= self.level < 1:
@@ -59,13 +78,37 @@ class Choices(Serializable):
         """The chance of a false claim that is accepted."""
         return 1 - self.level
 
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether a lower score is better, as the metric declares or the user says."""
+        return is_lower_better(self.metric, declared=self.lower_is_better)
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Choices:
         """Choices out of the values of conf/compare.yaml; other keys are left out, a single word serves as a list."""
         kept = {item.name: values[item.name] for item in fields(cls)}
         kept["by"] = _words(kept["by"]) or None
         kept["allow"] = _words(kept["allow"])
+        if str(kept["metric"]).startswith("-"):
+            if kept["lower_is_better"] is False:
+                raise ConfigError(f"metric={kept['metric']} says that lower is better, lower_is_better=false that it is not")
+            kept |= {"metric": str(kept["metric"])[1:], "lower_is_better": True}
         return cls(**kept)
+
+
+_BUDGET = re.compile(r"(tokens|seconds|steps):([0-9][0-9_.]*)([kKM]?)")
+
+
+def budget_of(at: str) -> tuple[str, float]:
+    """The unit and the amount of `at=tokens:200k`, `seconds:60` or `steps:100`."""
+    found = _BUDGET.fullmatch(str(at).strip())
+    try:
+        amount = float(found[2]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6}[found[3]] if found else 0.0
+    except ValueError:
+        amount = 0.0
+    if found is None or not amount > 0:
+        raise ConfigError(f"at={at}: write a budget such as at=tokens:200k, at=seconds:60 or at=steps:100")
+    return found[1], amount
 
 
 def require_flag(key: str, value: Any) -> None:
@@ -77,8 +120,6 @@ def require_flag(key: str, value: Any) -> None:
 def require_one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
     """Refuses a value that is not among the options, naming the nearest one."""
     if value not in options:
-        from rlx.config.suggest import did_you_mean, nearest
-
         raise ConfigError(f"{key}={value}: it is one of {', '.join(options)}{did_you_mean(nearest(str(value), options))}")
 
 

@@ -23,7 +23,14 @@ class Collected:
 Where = str | os.PathLike[str] | RunRecord
 
 
-def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Collected:
+def collect(
+    where: Where | Iterable[Where],
+    *,
+    metric: str,
+    score: str,
+    lower_is_better: bool = False,
+    at: tuple[str, float] | None = None,
+) -> Collected:
     """The runs at or below paths and patterns, or given as records; each directory once, oldest first."""
     places = [where] if isinstance(where, (str, os.PathLike, RunRecord)) else list(where)
     found: dict[str, RunRecord] = {}
@@ -51,7 +58,7 @@ def collect(where: Where | Iterable[Where], *, metric: str, score: str) -> Colle
     records = [(key, record) for key, record in found.items() if record.verb == verb]
     for key, record in sorted(records, key=lambda item: (item[1].started, item[0])):
         try:
-            runs.append(read_score(record, metric=metric, score=score))
+            runs.append(read_score(record, metric=metric, score=score, lower_is_better=lower_is_better, at=at))
         except DataError as error:
             unreadable[key] = str(error)
     return Collected(tuple(runs), unreadable, len(found) - len(records))

@@ -25,16 +25,16 @@ from rlx.comparison.descriptive import (
     setting_scores,
     tuning_curves,
 )
-from rlx.comparison.evidence import gather
+from rlx.comparison.evidence import Evidence, gather
 from rlx.comparison.grouping import find_label
 from rlx.comparison.pair import Arm, PairComparison, compare_pair
 from rlx.comparison.run_cautions import Caution
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import to_plain
-from rlx.comparison.statistics.bootstrap import first_rank_probability
-from rlx.comparison.statistics.interval import Array
-from rlx.comparison.statistics.rank import RankTest
-from rlx.comparison.variant import Variant, arm_of, summarise
+from rlx.comparison.statistics.crossed import prompt_covariance
+from rlx.comparison.statistics.interval import Array, mean
+from rlx.comparison.statistics.rank import RankTest, at_most, first_rank_probability
+from rlx.comparison.variant import UNTRAINED, Variant, add_collapses, add_gain, arm_of, summarise, untrained_arm
 from rlx.comparison.verdict import judge, turned
 from rlx.comparison.wording import conclusion
 from rlx.config.suggest import did_you_mean, nearest
@@ -49,6 +49,8 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True)
 class Comparison:
     """All that a comparison found. variants are ranked, best first; a pair's difference is a - b.
+
+    untrained: the row of doing nothing, all runs at step 0; null where they were not evaluated there.
 
     Everything but `runs` and `arms`, which hold the records and arrays, is in `to_dict`.
     """
@@ -67,6 +69,7 @@ class Comparison:
     prompt_differences: Mapping[str, tuple[float, float]] = field(repr=False)
     runs: tuple[RunScore, ...] = field(repr=False)
     arms: tuple[Arm, ...] = field(repr=False)
+    untrained: Variant | None = field(default=None, repr=False)
     command: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -127,52 +130,88 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
     from rlx.seeding import Stream  # where torch generators come from too: imported only here, and it imports no torch
 
     evidence, stream = gather(where, choices), Stream(0, ("compare",))
-    counted, tasks = evidence.counted, evidence.tasks
+    counted, tasks, lower = evidence.counted, evidence.tasks, choices.is_lower_better
+    sign = -1 if lower else 1
     arms = [arm_of(label, counted, tasks) for label in evidence.labels]
-    variants = [
-        summarise(
-            arm,
-            *evidence.of(arm.label),
-            tasks,
-            level=choices.level,
-            target=choices.target,
-            rng=stream.child("variant", arm.label).numpy(),
-            num_resamples=choices.num_resamples,
-        )
-        for arm in arms
-    ]
-    variants = _ranked(variants, arms, stream.child("rank").numpy())
-    arms = [next(arm for arm in arms if arm.label == variant.label) for variant in variants]
+    arms.sort(key=lambda arm: -sign * mean(arm.scores))
+    variants = [_variant(arm, evidence, choices, stream.child("variant", arm.label).numpy()) for arm in arms]
     pairs = _pairs(arms, choices, stream)
+    variants = _with_chances(variants, arms, pairs, choices, stream.child("rank").numpy())
     prompts = {f"{pair.a} - {pair.b}": prompt_difference(pair.a, pair.b, counted) for pair in pairs}
     return Comparison(
         choices=choices,
         tasks=tuple(tasks),
         variants=tuple(variants),
         pairs=tuple(pairs),
-        cautions=tuple(find_cautions(evidence, choices=choices, arms=arms, variants=variants)),
+        cautions=tuple(find_cautions(evidence, choices=choices, arms=arms, variants=variants, pairs=pairs)),
         curves=tuple(curves_of(evidence.done, level=choices.level)),
         settings=tuple(setting_scores(counted, level=choices.level)) if len(tasks) == 1 else (),
-        searches=tuple(tuning_curves(counted, stream.child("search").numpy(), level=choices.level)) if len(tasks) == 1 else (),
+        searches=tuple(tuning_curves(counted, stream.child("search").numpy(), level=choices.level, lower_is_better=lower))
+        if len(tasks) == 1
+        else (),
         profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
-        ranks=ranks_of(arms, alpha=choices.alpha),
+        ranks=ranks_of(arms, alpha=choices.alpha, lower_is_better=lower),
         config_differences=config_differences(evidence.grouping),
         prompt_differences={key: value for key, value in prompts.items() if value is not None},
         runs=tuple(evidence.done),
         arms=tuple(arms),
+        untrained=_untrained(evidence, choices, stream.child("untrained").numpy()),
         command=tuple(command),
     )
 
 
-def _ranked(variants: Sequence[Variant], arms: Sequence[Arm], rng: np.random.Generator) -> list[Variant]:
-    """Best mean first, with the bootstrap probability of being first."""
-    chances = first_rank_probability([arm.scores for arm in arms], rng) if len(arms) > 1 else [None]
-    rows = [
-        replace(variant, first_probability=None if chance is None or arm.n < 2 else float(chance))
-        for variant, arm, chance in zip(variants, arms, chances, strict=True)
+def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant:
+    """A variant's row, with its gain over doing nothing and its collapses."""
+    runs, counted = evidence.of(arm.label)
+    lower = choices.is_lower_better
+    row = summarise(
+        arm, runs, counted, evidence.tasks, level=choices.level, target=choices.target, rng=rng,
+        num_resamples=choices.num_resamples, lower_is_better=lower,
+    )  # fmt: skip
+    before = untrained_arm(arm, counted, evidence.tasks)
+    row = add_gain(row, arm, before, level=choices.level, prompts=choices.prompts)
+    return add_collapses(row, counted, threshold=choices.collapse, lower_is_better=lower, level=choices.level)
+
+
+def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant | None:
+    """The row of doing nothing: every run's score before training, one a seed."""
+    kept = [
+        replace(run, variant=UNTRAINED, score=run.start, answers=run.start_answers, imputed=False) for run in evidence.counted
     ]
-    rows.sort(key=lambda variant: -variant.mean)
-    return [replace(variant, rank=1 + sum(other.mean > variant.mean for other in rows)) for variant in rows]
+    if any(run.start is None for run in kept):
+        return None
+    row = summarise(
+        arm_of(UNTRAINED, kept, evidence.tasks), kept, kept, evidence.tasks, level=choices.level, target=choices.target, rng=rng,
+        num_resamples=choices.num_resamples, lower_is_better=choices.is_lower_better,
+    )  # fmt: skip
+    nothing = dict.fromkeys(("steps", "tokens", "seconds", "kl", "area_under_curve", "area_interval", "evaluation_error"))
+    return replace(row, algorithm="", failed=0, **nothing)  # type: ignore[arg-type]
+
+
+def _with_chances(
+    variants: Sequence[Variant], arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices, rng: np.random.Generator
+) -> list[Variant]:
+    """Ranks, and the chance of being first: never surer than the adjusted p of any pair, and below `level` without a winner."""
+    sign = -1 if choices.is_lower_better else 1
+    rows = [replace(row, rank=1 + sum(sign * other.mean > sign * row.mean for other in variants)) for row in variants]
+    if len(arms) < 2 or any(arm.n < 2 for arm in arms):
+        return rows
+    tables = [list(arm.tables) for arm in arms if arm.tables is not None]
+    shared = len(tables) == len(arms) and all(len({table.shape[1] for table in task}) == 1 for task in zip(*tables, strict=True))
+    prompts = None
+    if choices.prompts == "random" and shared:
+        prompts = np.sum([prompt_covariance(task) for task in zip(*tables, strict=True)], axis=0) / len(tables[0]) ** 2
+    chances = first_rank_probability([[sign * x for x in arm.scores] for arm in arms], rng, prompts=prompts)
+    limits = np.ones(len(arms))
+    for place, arm in enumerate(arms):
+        mine = [pair for pair in pairs if arm.label in (pair.a, pair.b)]
+        for pair in mine:
+            limits[place] = min(limits[place], 1 - (1.0 if pair.p_adjusted is None else pair.p_adjusted) / 2)
+        won = sum(pair.verdict == ("better" if pair.a == arm.label else "worse") for pair in mine)
+        if won < len(arms) - 1:
+            limits[place] = min(limits[place], choices.level - 0.005)
+    chances = at_most(chances, limits)
+    return [replace(row, first_probability=float(chance)) for row, chance in zip(rows, chances, strict=True)]
 
 
 def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairComparison]:
@@ -193,6 +232,9 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairCo
                 level=choices.level,
                 comparisons=len(couples),
                 rng=stream.child("pair", a.label, b.label).numpy(),
+                prompts=choices.prompts,
+                question=choices.question,
+                lower_is_better=choices.is_lower_better,
             )
             for a, b in couples
         ]

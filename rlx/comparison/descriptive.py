@@ -1,14 +1,14 @@
-"""What a comparison shows beside its verdicts: curves, swept hyperparameters, searches, several tasks, noise over prompts."""
+"""Descriptive statistics beside the verdicts: learning curves, swept keys, expected best scores, profiles, config differences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rlx.comparison.grouping import Grouping, compared, short_names
+from rlx.comparison.grouping import Grouping, compared, short_names, swept_keys
 from rlx.comparison.pair import Arm
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
@@ -21,7 +21,7 @@ from rlx.comparison.statistics.search import expected_best, expected_best_band
 
 @dataclass(frozen=True)
 class Curve(Serializable):
-    """Learning curves of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
+    """The learning curve of a variant on a task. runs: (seed, steps [K], values [K]); mean and band are over completed ones."""
 
     variant: str
     task: str
@@ -85,15 +85,12 @@ def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
 
 
 def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[SettingScore]:
-    """For each algorithm, every hyperparameter with several values: the score at each. One number a seed."""
+    """For each algorithm, every swept key: the score at each of its values, one number a seed."""
     found = []
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
         mine = [run for run in counted if run.record.algorithm == algorithm]
         configs = [compared(run.config) for run in mine]
-        keys = [
-            key for key in configs[0] if len({repr(config.get(key)) for config in configs}) > 1 and not key.endswith("_target_")
-        ]
-        keys = [key for key in keys if not _echoes(key, keys, configs)]
+        keys = swept_keys(configs)
         names = short_names(keys)
         for key in keys:
             values = {repr(config.get(key)): config.get(key) for config in configs}
@@ -108,34 +105,39 @@ def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[Setting
     return found
 
 
-def _echoes(key: str, keys: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a shorter key of the same last name always says the same (algorithm.loss.beta beside loss.beta)."""
-    leaf = key.rpartition(".")[2]
-    shorter = [other for other in keys if other != key and other.rpartition(".")[2] == leaf and other.count(".") < key.count(".")]
-    return any(all(config.get(key) == config.get(other) for config in configs) for other in shorter)
-
-
 def _order(value: Any) -> tuple[int, float, str]:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
     return (0, float(value), "") if is_number else (1, 0.0, str(value))
 
 
-def tuning_curves(counted: Sequence[RunScore], rng: np.random.Generator, *, level: float) -> list[TuningCurve]:
-    """For each algorithm that was run with three or more settings: a trial is a setting, its score the mean over its seeds."""
+def tuning_curves(
+    counted: Sequence[RunScore], rng: np.random.Generator, *, level: float, lower_is_better: bool = False
+) -> list[TuningCurve]:
+    """For each algorithm with three or more settings of its swept keys: a trial is a setting, its score the mean over seeds.
+
+    Runs of other classes (three losses, say) are no settings of one search: each combination of classes has its own curve.
+    """
+    sign = -1 if lower_is_better else 1
+    searches: dict[tuple[str, str], list[RunScore]] = {}
+    for run in counted:
+        classes = [(key, value) for key, value in compared(run.config).items() if key.endswith("_target_")]
+        searches.setdefault((run.record.algorithm, repr(sorted(classes))), []).append(run)
     found = []
-    for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
+    for (algorithm, _), mine in searches.items():
+        configs = [compared(run.config) for run in mine]
+        keys = swept_keys(configs)
         trials: dict[str, list[RunScore]] = {}
-        for run in counted:
-            if run.record.algorithm == algorithm:
-                trials.setdefault(repr(sorted(compared(run.config).items())), []).append(run)
+        for run, config in zip(mine, configs, strict=True):
+            trials.setdefault(repr([config.get(key) for key in keys]), []).append(run)
         if len(trials) < 3:
             continue
-        scores = np.array([np.mean([run.score for run in runs if run.score is not None]) for runs in trials.values()])
+        scores = sign * np.array([np.mean([run.score for run in runs if run.score is not None]) for runs in trials.values()])
         low, high = expected_best_band(scores, rng, level=level)
+        low, high = (low, high) if sign == 1 else (-high, -low)
         tokens = [sum(run.tokens or 0 for run in runs) for runs in trials.values()]
         seconds = [sum(run.seconds or 0 for run in runs) for runs in trials.values()]
         cost = [float(np.mean(values)) or None for values in (tokens, seconds)]
-        found.append(TuningCurve(algorithm, len(scores), expected_best(scores), low, high, cost[0], cost[1]))
+        found.append(TuningCurve(algorithm, len(scores), sign * expected_best(scores), low, high, cost[0], cost[1]))
     return found
 
 
@@ -151,11 +153,12 @@ def profiles_of(arms: Sequence[Arm], rng: np.random.Generator, *, level: float) 
     return found
 
 
-def ranks_of(arms: Sequence[Arm], *, alpha: float) -> RankTest | None:
+def ranks_of(arms: Sequence[Arm], *, alpha: float, lower_is_better: bool = False) -> RankTest | None:
     """Friedman's test over tasks, where there are enough of both."""
     if len(arms) < 3 or len(arms[0].scores) < 2:
         return None
-    return friedman(np.array([[float(np.mean(scores)) for scores in arm.scores] for arm in arms]).T, alpha=alpha)
+    sign = -1 if lower_is_better else 1
+    return friedman(np.array([[sign * float(np.mean(scores)) for scores in arm.scores] for arm in arms]).T, alpha=alpha)
 
 
 def prompt_difference(a: str, b: str, counted: Sequence[RunScore]) -> tuple[float, float] | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlx.comparison.choices import Choices
+from rlx.comparison.choices import Choices, budget_of
 from rlx.comparison.collection import Collected, Where, collect
+from rlx.comparison.direction import known_direction
 from rlx.comparison.grouping import Grouping, group
 from rlx.comparison.refusal import Problem, find_problems, find_too_few, insist, require_metric
 from rlx.comparison.scores import RunScore, count_failures
@@ -46,7 +47,13 @@ def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
 
     Raises EvidenceError where nothing is left to compare, and where comparing it would be unfair and was not allowed.
     """
-    collected = collect(where, metric=choices.metric, score=choices.score)
+    collected = collect(
+        where,
+        metric=choices.metric,
+        score=choices.score,
+        lower_is_better=bool(known_direction(choices.metric) if choices.lower_is_better is None else choices.lower_is_better),
+        at=budget_of(choices.at) if choices.at is not None else None,
+    )
     chosen = keep(collected.runs, choices.where, facts=lambda run: run.facts)
     require_metric(choices.metric, chosen)
     if not chosen:
@@ -57,7 +64,7 @@ def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
         raise EvidenceError(f"no run is left to compare: {reasons}")
     grouping, repeated = _latest(group(chosen, by=choices.by))
     problems = find_problems(collected, grouping.runs, choices=choices, keys=grouping.keys)
-    counted = count_failures(grouping.runs, failed=choices.failed)
+    counted = count_failures(grouping.runs, failed=choices.failed, lower_is_better=choices.is_lower_better)
     tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
     problems += find_too_few(counted, labels)
     return Evidence(collected, grouping, repeated, counted, tasks, labels, insist(problems, allow=choices.allow))

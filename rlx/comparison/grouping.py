@@ -15,6 +15,7 @@ from rlx.record.provenance import NOT_HASHED
 # what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
 NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
 SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
+SOURCE = "source "  # how the key of a source file begins among the facts of a run
 _MISSING = object()
 
 
@@ -58,7 +59,7 @@ def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
 
 def _facts(run: RunScore) -> dict[str, Any]:
     sources = {
-        f"source {item.get('module', item.get('target'))}": item.get("code", item.get("sha256"))
+        f"{SOURCE}{item.get('module', item.get('target'))}": item.get("code", item.get("sha256"))
         for item in run.record.sources
         if isinstance(item, Mapping)
     }
@@ -81,17 +82,28 @@ def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The algorithm's name, and what tells apart the variants of one algorithm."""
+    """The algorithm's name, and what tells apart the variants of one algorithm; a source only where nothing else does."""
     names: list[str] = [""] * len(facts)
     for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
         places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
-        keys = _differing([facts[index] for index in places])
-        leaves = short_names(_without_echoes(keys, [facts[index] for index in places]))
+        keys = _without_echoes(_differing([facts[index] for index in places]), [facts[index] for index in places])
+        leaves = short_names([key for key in keys if not key.startswith(SOURCE)])
+        alike: dict[str, list[int]] = {}
         for index in places:
-            names[index] = " ".join(
-                [algorithm, *(f"{leaf}={_shown(facts[index].get(key, _MISSING), key)}" for key, leaf in leaves.items())]
-            )
+            words = (f"{leaf}={_shown(facts[index].get(key, _MISSING), key)}" for key, leaf in leaves.items())
+            alike.setdefault(" ".join([algorithm, *words]), []).append(index)
+        for label, members in alike.items():
+            sources = [key for key in _differing([facts[index] for index in members]) if key.startswith(SOURCE)]
+            for index in members:
+                told = (f"{key}={_shown(facts[index].get(key, _MISSING), key)[:8]}" for key in sources)
+                names[index] = " ".join([label, *told])
     return names
+
+
+def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that were given several values: not those that came with another class, and no classes. configs: `compared` ones."""
+    keys = _without_echoes(_differing(configs), configs)
+    return [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
 
 
 def _without_echoes(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -120,7 +132,7 @@ def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None)
         return ()
     found = []
     for key in _differing(facts):
-        if key.split(".")[0] in SCIENCE or key.startswith("source ") or key in (keys or ()):
+        if key.split(".")[0] in SCIENCE or key.startswith(SOURCE) or key in (keys or ()):
             continue
         if all(len({_text(fact.get(key, _MISSING)) for fact in group}) == 1 for group in by_algorithm.values()):
             found.append(key)
@@ -176,15 +188,40 @@ def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def find_label(name: str, labels: Sequence[str], *, key: str) -> str:
-    """The variant that a user means: its label, or an algorithm's name that only one variant has."""
-    if name in labels:
-        return name
-    starting = [label for label in labels if label.split(" ")[0] == name]
-    if len(starting) == 1:
-        return starting[0]
-    if starting:
-        raise ConfigError(f"{key}: several variants are {name}: {'; '.join(starting[:8])}; give one in full")
-    raise ConfigError(f"{key}: {name} is none of the variants ({'; '.join(labels[:12])}){did_you_mean(nearest(name, labels))}")
+    """The variant that a user means, by whatever tells it apart from all others.
+
+    In this order: its label, its algorithm, words of its label (`beta=0.1`, or the value alone), a part of its label; upper and
+    lower case are alike. Raises ConfigError, with what can be typed, where none or several fit.
+    """
+    wanted = name.strip().lower()
+    words = wanted.split()
+
+    def has(label: str, word: str) -> bool:
+        return any(word in (own, own.partition("=")[2]) or word.endswith("." + own) for own in label.lower().split())
+
+    ways = [
+        [label for label in labels if label.lower() == wanted],
+        [label for label in labels if label.lower().split(" ")[0] == wanted],
+        [label for label in labels if words and all(has(label, word) for word in words)],
+        [label for label in labels if wanted and wanted in label.lower()],
+    ]
+    found = next((way for way in ways if way), [])
+    if len(found) == 1:
+        return found[0]
+    typed = "; ".join(shortest_name(label, labels) for label in (found or labels)[:12])
+    if found:
+        raise ConfigError(f"{key}: several variants are {name}; type one of: {typed}")
+    raise ConfigError(f"{key}: {name} is none of the variants{did_you_mean(nearest(name, labels))}; type one of: {typed}")
+
+
+def shortest_name(label: str, labels: Sequence[str]) -> str:
+    """The shortest text that `find_label` takes for this variant alone: its algorithm, one word of its label, or all of it."""
+    words = label.split()
+    others = [other.split() for other in labels if other != label]
+    if all(words[0] != other[0] for other in others):
+        return words[0]
+    alone = [word for word in words[1:] if all(word not in other for other in others)]
+    return min(alone, key=len) if alone else label
 
 
 def _text(value: Any) -> str:

@@ -11,21 +11,31 @@ import numpy as np
 from scipy import special
 
 from rlx.comparison.serializable import Serializable
+from rlx.comparison.statistics.crossed import (
+    Components,
+    Halving,
+    components,
+    crossed,
+    crossed_seeds_needed,
+    halve_interval,
+    prompts_needed,
+)
 from rlx.comparison.statistics.difference import (
     TestResult,
+    equivalence_p,
     paired,
     rank_test_p,
     studentised_permutation_p,
-    tost_p,
     welch,
 )
 from rlx.comparison.statistics.effect import (
+    chance_p,
     hedges_g,
     hedges_g_interval,
     probability_of_improvement,
     probability_of_improvement_interval,
 )
-from rlx.comparison.statistics.interval import Interval, Strata, deviation
+from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
 from rlx.comparison.statistics.power import detectable_difference, seeds_needed
 
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
@@ -33,12 +43,21 @@ UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
 
 @dataclass(frozen=True)
 class Arm:
-    """The scores of one variant: one [S_m] per task, and the seeds behind them. same_run: all runs are one and the same."""
+    """The scores of one variant: one [S_m] per task, and the seeds behind them.
+
+    same_run: all runs are equal in every metric. tables: the score of each answer, one [S_m, P_m] per task with its rows in the
+    order of seeds; None where a run has not kept its answers. fingerprints: of all metrics, one a run; None where runs were
+    averaged. run_seconds: training time of a run; prompt_seconds: time to evaluate it on one more prompt; None: not known.
+    """
 
     label: str
     scores: Strata
     seeds: Sequence[Sequence[int]]
     same_run: bool = False
+    tables: Sequence[Array] | None = None
+    fingerprints: Sequence[Sequence[int | None]] = ()
+    run_seconds: float | None = None
+    prompt_seconds: float | None = None
 
     @property
     def n(self) -> int:
@@ -49,6 +68,12 @@ class Arm:
 @dataclass(frozen=True)
 class PairComparison(Serializable):
     """What is known about a - b. verdict: of a against b, one of VERDICTS; words: the same as a sentence.
+
+    over_prompts: the test, the interval and the numbers needed are over seeds and prompts (the crossed model), not over seeds on
+    these prompts alone; p_fixed: p over seeds on these prompts. question: what the verdict is about, the `mean` or the `chance`
+    that a run of a beats a run of b. num_prompts: of the first task. components: variance components, one a task.
+    halving: what would halve the interval; cheapest: which of seeds or prompts costs less. seed_correlation: of the scores of
+    shared seeds (3 or more). identical: every run of a equals the run of b with its seed in all metrics.
 
     level: of all intervals here, each for itself. p_adjusted: Holm over all pairs of the comparison; null: no test was possible.
     minimum_detectable_difference, seeds_needed: at 80 % power, at the level that the strictest step of Holm's rule asks;
@@ -79,23 +104,60 @@ class PairComparison(Serializable):
     seeds_needed: int | None
     seeds_needed_at_most: int | None
     margin: float | None
+    question: str = "mean"
+    lower_is_better: bool = False
+    over_prompts: bool = False
+    num_prompts: int | None = None
+    p_fixed: float | None = None
+    prompts_needed: int | None = None
+    components: tuple[Components, ...] | None = None
+    halving: Halving | None = None
+    cheapest: str | None = None
+    seed_correlation: float | None = None
+    shared_seeds: int = 0
+    identical: bool = False
     verdict: str = ""
     words: str = ""
 
 
 def compare_pair(
-    a: Arm, b: Arm, *, is_paired: bool, margin: float | None, level: float, comparisons: int, rng: np.random.Generator
+    a: Arm,
+    b: Arm,
+    *,
+    is_paired: bool,
+    margin: float | None,
+    level: float,
+    comparisons: int,
+    rng: np.random.Generator,
+    prompts: str = "fixed",
+    question: str = "mean",
+    lower_is_better: bool = False,
 ) -> PairComparison:
-    """Everything about one pair but its verdict, which depends on the others (Holm)."""
+    """Everything about one pair but its verdict, which depends on the others (Holm).
+
+    prompts: `random` = the verdict holds for other prompts too, where both arms have kept their answers; `fixed` = on these.
+    """
+    correlation, shared = _seed_correlation(a, b)
+    about: dict[str, Any] = {"question": question, "lower_is_better": lower_is_better, "identical": _identical(a, b)}
+    about |= {"seed_correlation": correlation, "shared_seeds": shared, "num_prompts": _num_prompts(a, b)}
     if is_paired:
         a, b = common_seeds(a, b)
     if min(a.n, b.n) < 2:
-        return _untested(a, b, margin=margin, level=level)
-    result, reason, p = _test(a, b, is_paired=is_paired, level=level, rng=rng)
-    alpha = (1 - level) / comparisons
-    testable = result.standard_error > 0
-    single = len(a.scores) == 1
-    at_most = _seeds(a, b, result, alpha=alpha, is_paired=is_paired, cautious=True) if testable else None
+        return replace(_untested(a, b, margin=margin, level=level), **about)
+    fixed, reason, p_fixed = _test(a, b, is_paired=is_paired, level=level, rng=rng)
+    result, p = fixed, p_fixed
+    over_prompts = prompts == "random" and question == "mean" and _share_prompts(a, b) and fixed.name != "none"
+    if over_prompts:
+        result, reason, p = _over_prompts(a, b, fixed, p_fixed, is_paired=is_paired, level=level, reason=reason)
+        about["components"] = _components(a, b, is_paired=is_paired)
+    if question == "chance" and fixed.name != "none":
+        p, name = chance_p(a.scores[0], b.scores[0], rng), "Brunner and Munzel's test"
+        result, reason = replace(result, name=name), "the chance that a run of one beats a run of the other, over relabelled runs"
+    alpha, single = (1 - level) / comparisons, len(a.scores) == 1
+    if result.standard_error > 0 and question == "mean":
+        about |= _needed(a, b, result, alpha=alpha, is_paired=is_paired, level=level, parts=about.get("components"))
+    error = {"error": fixed.standard_error, "df": fixed.df} if is_paired else {}
+    sides = (b.scores, a.scores) if lower_is_better else (a.scores, b.scores)
     return PairComparison(
         a=a.label,
         b=b.label,
@@ -111,21 +173,100 @@ def compare_pair(
         df=result.df,
         p=p,
         p_adjusted=None,
-        p_equivalent=tost_p(a.scores, b.scores, margin=margin, pairs=is_paired) if margin is not None else None,
+        p_equivalent=equivalence_p(result, margin=margin) if margin is not None else None,
         p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
         effect_size=hedges_g(a.scores, b.scores),
-        effect_size_interval=hedges_g_interval(a.scores, b.scores, level=level, error=result.standard_error, df=result.df)
-        if is_paired
-        else hedges_g_interval(a.scores, b.scores, level=level),
-        probability_of_improvement=probability_of_improvement(a.scores, b.scores),
-        probability_of_improvement_interval=probability_of_improvement_interval(a.scores, b.scores, level=level),
-        minimum_detectable_difference=detectable_difference(error=result.standard_error, df=result.df, alpha=alpha)
-        if testable
-        else None,
-        seeds_needed=_seeds(a, b, result, alpha=alpha, is_paired=is_paired, cautious=False) if testable else None,
-        seeds_needed_at_most=at_most,
+        effect_size_interval=hedges_g_interval(a.scores, b.scores, level=level, **error),
+        probability_of_improvement=probability_of_improvement(*sides),
+        probability_of_improvement_interval=probability_of_improvement_interval(*sides, level=level),
         margin=margin,
+        over_prompts=over_prompts,
+        p_fixed=p_fixed,
+        **{"minimum_detectable_difference": None, "seeds_needed": None, "seeds_needed_at_most": None, **about},
     )
+
+
+def _share_prompts(a: Arm, b: Arm) -> bool:
+    """Whether both have the answers of every run, to as many prompts on each task."""
+    if a.tables is None or b.tables is None:
+        return False
+    return all(x.shape[1] == y.shape[1] >= 2 for x, y in zip(a.tables, b.tables, strict=True))
+
+
+def _num_prompts(a: Arm, b: Arm) -> int | None:
+    return int(a.tables[0].shape[1]) if a.tables and b.tables and a.tables[0].shape[1] == b.tables[0].shape[1] else None
+
+
+def _over_prompts(
+    a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, *, is_paired: bool, level: float, reason: str
+) -> tuple[TestResult, str, float | None]:
+    """The crossed test. Where seeds are very unequal in number, the permutation test over seeds must agree with it."""
+    assert a.tables is not None
+    assert b.tables is not None
+    result = crossed(a.tables, b.tables, level=level, pairs=is_paired)
+    if result.p is None:
+        return fixed, reason, p_fixed
+    paired_or_not = "runs of one seed as pairs" if is_paired else "runs taken as independent"
+    why = f"over seeds and prompts, {paired_or_not}: both are samples of those that might have been drawn (prompts=random)"
+    if "permutation" in fixed.name and p_fixed is not None:
+        return replace(result, name=f"{result.name}, checked by permutation"), why, max(result.p, p_fixed)
+    return result, why, result.p
+
+
+def _components(a: Arm, b: Arm, *, is_paired: bool) -> tuple[Components, ...]:
+    return tuple(components(x, y, pairs=is_paired) for x, y in zip(a.tables or (), b.tables or (), strict=True))
+
+
+def _needed(
+    a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool, level: float, parts: Sequence[Components] | None
+) -> dict[str, Any]:
+    """What these runs could have shown, and the seeds and prompts that would show a difference of the observed size."""
+    found: dict[str, Any] = {
+        "minimum_detectable_difference": detectable_difference(error=result.standard_error, df=result.df, alpha=alpha)
+    }
+    widen = math.sqrt(result.df / float(special.chdtri(result.df, 0.8)))  # the upper 80 % limit of the spread
+    if parts is None:
+        for name, factor in (("seeds_needed", 1.0), ("seeds_needed_at_most", widen)):
+            found[name] = _seeds(a, b, result, alpha=alpha, is_paired=is_paired, widen=factor)
+        return found
+    for name, factor in (("seeds_needed", 1.0), ("seeds_needed_at_most", widen**2)):
+        found[name] = crossed_seeds_needed(result.difference, parts, alpha=alpha, widen=factor)
+    found["prompts_needed"] = prompts_needed(result.difference, parts, alpha=alpha)
+    found["halving"] = halve_interval(parts, level=level)
+    found["cheapest"] = _cheapest(a, b, found["halving"])
+    return found
+
+
+def _cheapest(a: Arm, b: Arm, halving: Halving) -> str | None:
+    """What halves the interval at least cost: `seeds` (whole runs) or `prompts` (evaluating the runs there are again)."""
+    if halving.seeds is None or halving.prompts is None:
+        return "seeds" if halving.seeds is not None else "prompts" if halving.prompts is not None else None
+    runs = [max(halving.seeds - arm.n, 0) * (arm.run_seconds or math.inf) for arm in (a, b)]
+    answers = [halving.prompts * arm.n * (arm.prompt_seconds or 0.0) for arm in (a, b)]
+    return "seeds" if sum(runs) < sum(answers) else "prompts"
+
+
+def _seed_correlation(a: Arm, b: Arm) -> tuple[float | None, int]:
+    """Correlation of the scores of shared seeds, within tasks, and how many there are; None below 3 or without spread."""
+    shared = min(len(set(x) & set(y)) for x, y in zip(a.seeds, b.seeds, strict=True))
+    if shared < 3:
+        return None, shared
+    x, y = common_seeds(replace(a, tables=None), replace(b, tables=None))
+    left, right = (np.concatenate([scores - scores.mean() for scores in arm.scores]) for arm in (x, y))
+    size = math.sqrt(float(left @ left) * float(right @ right))
+    return (float(left @ right) / size if size > 1e-24 else None), shared
+
+
+def _identical(a: Arm, b: Arm) -> bool:
+    """Whether both ran the same seeds and every run of a equals that of b in all metrics."""
+    if not a.fingerprints or not b.fingerprints:
+        return False
+    sides = [
+        [dict(zip(seeds, prints, strict=True)) for seeds, prints in zip(arm.seeds, arm.fingerprints, strict=True)]
+        for arm in (a, b)
+    ]
+    known = all(value is not None for side in sides for task in side for value in task.values())
+    return known and sides[0] == sides[1]
 
 
 def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComparison:
@@ -169,7 +310,19 @@ def common_seeds(a: Arm, b: Arm) -> tuple[Arm, Arm]:
         scores_a.append(np.array([x[list(seeds_x).index(seed)] for seed in shared]))
         scores_b.append(np.array([y[list(seeds_y).index(seed)] for seed in shared]))
         seeds.append(shared)
-    return replace(a, scores=scores_a, seeds=seeds), replace(b, scores=scores_b, seeds=seeds)
+    tables_a, tables_b = _cut(a, seeds), _cut(b, seeds)
+    left = replace(a, scores=scores_a, seeds=seeds, tables=tables_a, fingerprints=())
+    return left, replace(b, scores=scores_b, seeds=seeds, tables=tables_b, fingerprints=())
+
+
+def _cut(arm: Arm, kept: Sequence[Sequence[int]]) -> list[Array] | None:
+    """The rows of the tables that belong to the kept seeds, in their order."""
+    if arm.tables is None:
+        return None
+    return [
+        table[[list(seeds).index(seed) for seed in shared]]
+        for table, seeds, shared in zip(arm.tables, arm.seeds, kept, strict=True)
+    ]
 
 
 def _test(a: Arm, b: Arm, *, is_paired: bool, level: float, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
@@ -216,9 +369,8 @@ def _without_spread(
     return replace(result, name="permutation test"), "no spread in either variant: only relabelling the runs can be tested", p
 
 
-def _seeds(a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool, cautious: bool) -> int | None:
-    """Seeds that would find a difference as large as the observed one; cautious: at the upper 80 % limit of the spread."""
-    widen = math.sqrt(result.df / float(special.chdtri(result.df, 0.8))) if cautious else 1.0
+def _seeds(a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool, widen: float) -> int | None:
+    """Seeds that would find a difference as large as the observed one on these prompts; widen: times the spread."""
     if is_paired:
         spread = result.standard_error * math.sqrt(a.n) * widen
         return seeds_needed(result.difference, deviations=(spread, 0.0), alpha=alpha)

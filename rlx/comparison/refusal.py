@@ -32,12 +32,12 @@ def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Ch
         for reason in list(collected.unreadable.values())[:5]
     ]
     declared = keys if choices.by is not None else ()
-    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared)]
+    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared, at=choices.at)]
 
 
 def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
     """Refuses a metric that no run was evaluated by, where they were evaluated by others."""
-    known = sorted({name for run in runs for name in run.evaluated})
+    known = sorted({name for run in runs for name in run.evaluated if name.startswith("eval/") or name == metric})
     if known and metric not in known and all(run.score is None for run in runs):
         raise ConfigError(
             f"metric={metric}: no run was evaluated by it{did_you_mean(nearest(metric, known))}; there are {', '.join(known)}"
@@ -131,11 +131,11 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
     return found
 
 
-def _budget(runs: Sequence[RunScore], declared: Sequence[str]) -> list[Problem]:
-    """Unequal budgets, training or evaluation, that the grouping does not name."""
+def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None) -> list[Problem]:
+    """Unequal budgets, training or evaluation, that the grouping does not name; with `at` training budgets are equal."""
     found = []
     for key in filter(_is_budget, dict.fromkeys(key for run in runs for key in run.config)):
-        if key in declared:
+        if key in declared or (at is not None and key in BUDGET):
             continue
         values: dict[str, list[str]] = {}
         for run in runs:

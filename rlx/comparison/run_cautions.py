@@ -31,7 +31,8 @@ def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
     counts = {label: sum(run.variant == label for run in broken) for label in dict.fromkeys(run.variant for run in broken)}
     named = join_names([f"{count} of {label}" for label, count in counts.items()])
     if choices.failed == "worst":
-        how = "counted as the lowest score of any run at any evaluation (failed=worst)"
+        worst = "highest" if choices.is_lower_better else "lowest"
+        how = f"counted as the {worst} score of any run at any evaluation (failed=worst)"
     else:
         how = "left out (failed=exclude), which favours whatever fails often"
     return [Caution("failed_runs", f"{len(broken)} failed or unfinished run{'s' * (len(broken) > 1)} ({named}): {how}")]
@@ -46,7 +47,9 @@ def about_budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
     return [Caution("unequal_budget", text)]
 
 
-def about_records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected) -> list[Caution]:
+def about_records(
+    runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected, choices: Choices
+) -> list[Caution]:
     """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
     found = []
     if repeated:
@@ -63,7 +66,7 @@ def about_records(runs: Sequence[RunScore], repeated: Sequence[RunScore], collec
         )
         found.append(Caution("cut_metrics", text))
     early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
-    if early:
+    if early and choices.at is None:
         found.append(
             Caution(
                 "stopped_early",
@@ -116,3 +119,53 @@ def _planned(collected: Collected) -> list[Caution]:
 def _code(run: RunScore) -> object:
     rlx = run.record.provenance.get("rlx")
     return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx
+
+
+def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> list[Caution]:
+    """Seeds that a variant ran more than once under different config hashes, although its configs look equal."""
+    repeated: dict[tuple[str, str, int], int] = {}
+    for run in counted:
+        key = (run.variant, run.task, run.seed)
+        repeated[key] = repeated.get(key, 0) + 1
+    found = {label: seed for (label, _, seed), number in repeated.items() if number > 1 and label not in grouping.mixed}
+    if not found:
+        return []
+    shown = join_names([f"seed {seed} of {label}" for label, seed in found.items()])
+    text = (
+        f"{shown}: run more than once under different config hashes; the scores of one seed are averaged and count once. "
+        "Leave out the runs that you do not mean, with where="
+    )
+    return [Caution("averaged_seeds", text)]
+
+
+def about_environments(runs: Sequence[RunScore]) -> list[Caution]:
+    """What one variant ran on and another did not: torch, CPU, device, precision, threads, ranks."""
+    seen: dict[str, dict[str, set[str]]] = {}
+    for run in runs:
+        for name, value in _environment(run).items():
+            seen.setdefault(name, {}).setdefault(run.variant, set()).add(value)
+    parts = []
+    for name, by_variant in seen.items():
+        sides = {label: tuple(sorted(values)) for label, values in by_variant.items()}
+        if len(set(sides.values())) > 1:
+            told = [f"{label} {' and '.join(values)}" for label, values in sides.items()]
+            parts.append(f"{name} ({join_names(told, most=4)})")
+    if not parts:
+        return []
+    text = f"the variants did not run on the same {join_names(parts)}: a part of the difference may come from that"
+    return [Caution("different_environment", text)]
+
+
+def _environment(run: RunScore) -> dict[str, str]:
+    """Name -> value, of what a record says about where it ran."""
+    made = run.record.provenance
+    packages, cpu = made.get("packages"), made.get("cpu")
+    facts = {
+        "torch": packages.get("torch") if isinstance(packages, dict) else None,
+        "CPU": cpu.get("name") if isinstance(cpu, dict) else None,
+        "device": made.get("device", run.config.get("device")),
+        "precision": run.config.get("policy.dtype"),
+        "threads": run.record.threads,
+        "ranks": made.get("ranks", run.config.get("ranks")),
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +14,12 @@ from rlx.comparison.numbers import is_number, is_usable, number_or, usable, usab
 from rlx.comparison.serializable import Serializable, to_plain
 from rlx.comparison.statistics.curve import area_under_curve
 from rlx.comparison.statistics.interval import Array
-from rlx.record.lines import read_lines, read_metrics
+from rlx.errors import DataError
+from rlx.record.lines import parse_lines, read_metrics
 from rlx.record.run import RunRecord
 
 KL = "eval/kl"
+ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward")  # metrics that answers.jsonl may hold per prompt
 PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
 
 
@@ -26,8 +29,9 @@ class RunScore(Serializable):
 
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
     steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
-    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt at the last evaluation.
-    evaluated: the names of the metrics of its evaluations.
+    fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt [P] at the evaluation that
+    the score is of; start, start_answers: the same before training. evaluated: the names of the metrics of its evaluations.
+    evaluation_seconds: of one evaluation; num_prompts: that it has.
     """
 
     record: RunRecord
@@ -44,6 +48,10 @@ class RunScore(Serializable):
     prompt_error: float | None
     fingerprint: int
     answers: Array | None = None
+    start: float | None = None
+    start_answers: Array | None = None
+    evaluation_seconds: float | None = None
+    num_prompts: float | None = None
     evaluated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     variant: str = ""
@@ -68,6 +76,7 @@ class RunScore(Serializable):
             "seed",
             "state",
             "score",
+            "start",
             "imputed",
             "step",
             "tokens",
@@ -88,34 +97,50 @@ class RunScore(Serializable):
         return {**self.config, **about, "score": self.score, "state": self.state, "steps": self.step}
 
 
-def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
-    """What a run's record says about its score."""
+def read_score(
+    record: RunRecord, *, metric: str, score: str, lower_is_better: bool = False, at: tuple[str, float] | None = None
+) -> RunScore:
+    """What a run's record says about its score.
+
+    at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
+    """
     rows = read_metrics(record.directory)
-    curve = dict(
-        sorted(
-            {
-                int(row["step"]): usable(row[metric]) for row in rows if is_number(row.get(metric)) and is_number(row["step"])
-            }.items()
-        )
-    )
+    curve = {int(row["step"]): usable(row[metric]) for row in rows if is_number(row.get(metric)) and is_number(row["step"])}
+    curve = dict(sorted(curve.items()))
     steps, values = np.array(list(curve), int), np.array(list(curve.values()), float)
     result = record.result
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
-    value, notes = _by_rule(score, values, stated, cut=is_number(ended) and (len(steps) == 0 or steps[-1] < ended))
     reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
+    spent = _costs(rows)
+    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
+    total: dict[str, float | None] = {
+        "tokens": float(sum(tokens)) if tokens else None,
+        "seconds": usable_or_none(result.training_time) if result is not None else None,
+        "steps": float(reached),
+    }
     state = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished")
+    if at is None:
+        value, notes = _by_rule(
+            score, values, stated, cut=is_number(ended) and (len(steps) == 0 or steps[-1] < ended), lower=lower_is_better
+        )
+    else:
+        value, notes, state, steps, values = _within(at, steps, values, spent, state=state, score=score, lower=lower_is_better)
+        total = {"tokens": _spent(spent, "tokens", steps), "seconds": _spent(spent, "seconds", steps), "steps": None}
+        stated, reached = value, int(steps[-1]) if len(steps) else 0
     if state == "completed":
         if value is None and stated is None and len(values) == 0:
             state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
         elif value is None or not is_usable(value):
             state, notes = "failed", (*notes, f"{metric} is not finite")
-        elif reached < number_or(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
+        elif at is None and reached < number_or(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
             state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
-    evaluated = [row for row in rows if metric in row]
+    evaluated = [row for row in rows if metric in row and (at is None or row["step"] <= reached)]
     last = evaluated[-1] if evaluated else {}
-    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
+    first = values[0] if len(steps) and steps[0] == 0 else math.nan
+    chosen = _step_of(value, steps, values, score=score)
+    answers = _answers(record, metric, {0: float(first), chosen: value})
     return RunScore(
         record=record,
         config=flatten(record.config),
@@ -126,24 +151,82 @@ def read_score(record: RunRecord, *, metric: str, score: str) -> RunScore:
         step=reached,
         area=area_under_curve(steps, values),
         kl=usable_or_none(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
-        tokens=float(sum(tokens)) if tokens else None,
-        seconds=usable_or_none(result.training_time) if result is not None else None,
+        tokens=total["tokens"],
+        seconds=total["seconds"],
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=_fingerprint(rows),
-        answers=_answers(record, metric),
-        evaluated=tuple(dict.fromkeys(name for row in rows for name in row if name.startswith("eval/"))),
+        answers=answers.get(chosen),
+        start=float(first) if math.isfinite(first) else None,
+        start_answers=answers.get(0),
+        evaluation_seconds=usable_or_none(last.get("time/evaluation_seconds")),
+        num_prompts=_num_prompts(record.config),
+        evaluated=tuple(dict.fromkeys(name for row in rows for name in row if name != "step")),
         notes=notes,
     )
 
 
-def _by_rule(score: str, values: Array, stated: Any, *, cut: bool) -> tuple[float | None, tuple[str, ...]]:
+def _by_rule(score: str, values: Array, stated: Any, *, cut: bool, lower: bool) -> tuple[float | None, tuple[str, ...]]:
     """The score by the declared rule. Where metrics were cut, the result in the record stands for their end."""
     notes: tuple[str, ...] = ("metrics.jsonl ends before the run did",) if cut else ()
     last = float(stated) if is_number(stated) else float(values[-1]) if len(values) else None
     if score == "last":
         return last, notes
     candidates = [value for value in (*values, last) if value is not None]
-    return (float(max(candidates)) if candidates else None), notes
+    return (float((min if lower else max)(candidates)) if candidates else None), notes
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Array, Array]]:
+    """What had been spent after each logged step: unit -> steps [K], amounts [K]. Seconds are of drawing and updating alone."""
+    steps: list[int] = []
+    tokens: list[float] = []
+    seconds: list[float] = []
+    clock = 0.0
+    for row in rows:
+        if not is_number(row.get("step")):
+            continue
+        counted = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
+        clock += sum(float(row[name]) for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name)))
+        steps.append(int(row["step"]))
+        tokens.append(float(sum(counted)) if counted else tokens[-1] if tokens else 0.0)
+        seconds.append(clock)
+    return {"tokens": (np.array(steps), np.array(tokens)), "seconds": (np.array(steps), np.array(seconds))}
+
+
+def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) -> float | None:
+    """What had been spent after the last of these steps."""
+    known, amounts = spent[unit]
+    within = amounts[known <= steps[-1]] if len(steps) and len(known) else amounts[:0]
+    return float(within[-1]) if len(within) else None
+
+
+def _within(
+    at: tuple[str, float], steps: Array, values: Array, spent: Mapping[str, tuple[Array, Array]], *, state: str, score: str,
+    lower: bool,
+) -> tuple[float | None, tuple[str, ...], str, Array, Array]:  # fmt: skip
+    """Score, notes, state and learning curve of a run cut to a budget. A run that ended before the budget is unfinished."""
+    unit, amount = at
+    if unit == "steps":
+        costs, end = steps.astype(float), float(steps[-1]) if len(steps) else 0.0
+    else:
+        known, amounts = spent[unit]
+        places = np.searchsorted(known, steps, side="right") - 1
+        costs = np.where(places >= 0, amounts[np.maximum(places, 0)] if len(amounts) else 0.0, 0.0)
+        end = float(amounts[-1]) if len(amounts) else 0.0
+    kept = costs <= amount
+    steps, values = steps[kept], values[kept]
+    if end < amount and state == "completed":
+        return None, (f"ended after {end:g} {unit}, before at={unit}:{amount:g}",), "unfinished", steps, values
+    value, _ = _by_rule(score, values, None, cut=False, lower=lower)
+    return value, (), "completed" if value is not None and end >= amount else state, steps, values
+
+
+def _step_of(value: float | None, steps: Array, values: Array, *, score: str) -> int:
+    """The step of the evaluation that the score is of."""
+    if len(steps) == 0:
+        return 0
+    if score == "best" and value is not None and (values == value).any():
+        return int(steps[int(np.argmax(values == value))])
+    return int(steps[-1])
 
 
 def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> int:
@@ -170,15 +253,43 @@ def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]
     return math.sqrt(float(row[metric]) * (1 - float(row[metric])) / (count - 1))
 
 
-def _answers(record: RunRecord, metric: str) -> Array | None:
-    """Scores per prompt at the last evaluation, if the run kept them (answers.jsonl: step, score = one number a prompt)."""
-    if metric != "eval/score":
-        return None
-    rows = read_lines(record.directory, "answers.jsonl")
-    values = rows[-1].get("score") if rows else None
-    if not isinstance(values, list) or not values or not all(is_number(value) for value in values):
-        return None
-    return np.array(values, float)
+def _num_prompts(config: Mapping[str, Any]) -> float | None:
+    evaluation = config.get("evaluation")
+    return usable_or_none(evaluation.get("num_prompts")) if isinstance(evaluation, Mapping) else None
+
+
+_STEP = re.compile(rb'\{"step": (-?\d+),')
+
+
+def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None]) -> dict[int, Array]:
+    """Step -> scores per prompt [P] out of answers.jsonl, for the steps asked; left out where their mean is not the score.
+
+    A line holds `step` and `score`, one number a prompt; lines of other steps are not parsed.
+    """
+    if metric not in ANSWERED:
+        return {}
+    file = record.directory / "answers.jsonl"
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    wanted = [
+        line
+        for place, line in enumerate(lines)
+        if (found := _STEP.match(line)) is None or int(found[1]) in scores
+        if line.strip() and (place < len(lines) - 1 or line.endswith(b"}"))
+    ]
+    answers: dict[int, Array] = {}
+    for row in parse_lines(b"\n".join([*wanted, b""]), file):
+        values, score = row.get("score"), scores.get(row["step"])
+        if score is None or not isinstance(values, list) or not values or not all(is_number(value) for value in values):
+            continue
+        array = np.array(values, float)
+        if np.isfinite(array).all() and abs(float(array.mean()) - score) <= 1e-6 * max(1.0, abs(score)):
+            answers[row["step"]] = array
+    return answers
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -192,22 +303,24 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def count_failures(runs: Sequence[RunScore], *, failed: str) -> list[RunScore]:
-    """Runs with a score. Those that failed or did not finish get the lowest one of their task (`worst`) or drop out (`exclude`).
+def count_failures(runs: Sequence[RunScore], *, failed: str, lower_is_better: bool = False) -> list[RunScore]:
+    """Runs with a score. Those that failed or did not finish get the worst one of their task (`worst`) or drop out (`exclude`).
 
-    The lowest one that any run on the task had at any evaluation, the one before training included.
+    The worst one that any run on the task had at any evaluation, the one before training included: the lowest, or the highest
+    where lower is better.
     """
-    lowest: dict[str, float] = {}
+    worse = max if lower_is_better else min
+    worst: dict[str, float] = {}
     for run in runs:
-        seen = [value for value in (*run.values, run.score) if value is not None and is_usable(value)]
+        seen = [float(value) for value in (*run.values, run.score) if value is not None and is_usable(value)]
         if seen:
-            lowest[run.task] = min([lowest.get(run.task, math.inf), *map(float, seen)])
+            worst[run.task] = worse([*([worst[run.task]] if run.task in worst else []), *seen])
     counted = []
     for run in runs:
         if run.state == "completed":
             counted.append(run)
-        elif failed == "worst" and run.task in lowest:
-            counted.append(replace(run, score=lowest[run.task], imputed=True))
+        elif failed == "worst" and run.task in worst:
+            counted.append(replace(run, score=worst[run.task], imputed=True))
     return counted
 
 

@@ -1,10 +1,10 @@
-"""One variant by itself: scores, aggregates, costs."""
+"""One variant by itself: its scores over seeds, aggregates with intervals, gain over doing nothing, collapses, and costs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,12 @@ from rlx.comparison.pair import Arm
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm, row_optimality_gap
-from rlx.comparison.statistics.interval import Interval, deviation, iqm, iqm_interval, mean, mean_interval, optimality_gap
+from rlx.comparison.statistics.crossed import crossed
+from rlx.comparison.statistics.difference import paired
+from rlx.comparison.statistics.effect import share_interval
+from rlx.comparison.statistics.interval import Array, Interval, deviation, iqm, iqm_interval, mean, mean_interval, optimality_gap
+
+UNTRAINED = "doing nothing (step 0)"
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,11 @@ class Variant(Serializable):
     """A row of the table. Means of costs are over completed runs; null where the records do not say.
 
     scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or
-    did not finish. interval: of the mean; null for one seed. evaluation_error: standard error over prompts within a run, which
-    is a part of what seeds differ by, not to be added to it. optimality_gap: over several tasks only.
+    did not finish. interval: of the mean over seeds, on these prompts; null for one seed. evaluation_error: standard error over
+    prompts within a run. Runs that answer the same prompts share most of it, so it is no part of what seeds differ by.
+    optimality_gap: over several tasks only. gain: mean difference to the same runs before training (step 0), with its interval
+    over seeds, and over prompts where `gain_over_prompts`. collapsed: runs that failed, or ended below `collapse` (null: worse
+    than before training); collapse_interval: exact interval of the chance of that.
     """
 
     label: str
@@ -49,37 +57,126 @@ class Variant(Serializable):
     seconds: float | None
     kl: float | None
     evaluation_error: float | None
+    gain: float | None = None
+    gain_interval: Interval | None = None
+    gain_over_prompts: bool = False
+    collapsed: int | None = None
+    collapse_interval: Interval | None = None
     rank: int = 0
     first_probability: float | None = None
 
 
 def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm:
-    """A variant's scores per task, one a seed: a seed's runs of several configs are averaged, for they are no further seeds."""
-    scores, seeds = [], []
-    prints: list[int] = []
+    """A variant's scores and answers per task, a row a seed: a seed's runs of several configs are averaged, for they are no
+    further seeds."""
+    scores, seeds, tables, prints = [], [], [], []
+    known: list[int] = []
     for task in tasks:
         by_seed: dict[int, list[RunScore]] = {}
         for run in counted:
             if run.variant == label and run.task == task:
                 by_seed.setdefault(run.seed, []).append(run)
         seeds.append(sorted(by_seed))
-        scores.append(np.array([np.mean([run.score for run in by_seed[seed]]) for seed in seeds[-1]]))
-        prints += [runs[0].fingerprint for runs in by_seed.values() if len(runs) == 1 and len(runs[0].values)]
+        rows = [by_seed[seed] for seed in seeds[-1]]
+        scores.append(np.array([np.mean([run.score for run in runs]) for runs in rows]))
+        tables.append(_table(rows, scores[-1], start=False))
+        prints.append([runs[0].fingerprint if len(runs) == 1 and not runs[0].imputed else None for runs in rows])
+        known += [runs[0].fingerprint for runs in rows if len(runs) == 1 and len(runs[0].values)]
+    mine = [run for run in counted if run.variant == label and not run.imputed]
     total = sum(len(s) for s in scores)
-    same = len(tasks) == 1 and len(prints) == total > 1 and len(set(prints)) == 1
-    return Arm(label, scores, seeds, same)
+    spent = [run.seconds for run in mine if run.seconds is not None]
+    a_prompt = [run.evaluation_seconds / run.num_prompts for run in mine if run.evaluation_seconds and run.num_prompts]
+    return Arm(
+        label,
+        scores,
+        seeds,
+        same_run=len(tasks) == 1 and len(known) == total > 1 and len(set(known)) == 1,
+        tables=None if any(table is None for table in tables) else [table for table in tables if table is not None],
+        fingerprints=prints,
+        run_seconds=float(np.mean(spent)) if spent else None,
+        prompt_seconds=float(np.mean(a_prompt)) if a_prompt else None,
+    )
+
+
+def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) -> Array | None:
+    """Scores per answer [S, P]; None where a run has not kept them, or kept those of other numbers of prompts.
+
+    A run whose score is imputed counts as answering like the others of its variant, worse throughout: that adds to the spread
+    over seeds and to nothing else. start: the answers before training.
+    """
+    found: list[Array | None] = []
+    for runs in rows:
+        answers = [run.start_answers if start else run.answers for run in runs]
+        given = [one for one in answers if one is not None]
+        if any(run.imputed for run in runs):
+            found.append(None)
+        elif len(given) < len(answers) or len({len(one) for one in given}) != 1:
+            return None
+        else:
+            found.append(np.mean(given, axis=0))
+    whole = [row for row in found if row is not None]
+    if not whole or len({len(row) for row in whole}) != 1:
+        return None
+    typical = np.mean(whole, axis=0)
+    level = float(typical.mean())
+    return np.array([typical + (score - level) if row is None else row for row, score in zip(found, scores, strict=True)])
+
+
+def untrained_arm(arm: Arm, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm | None:
+    """The same runs before training, in the order of the arm's seeds; None where one was not evaluated at step 0."""
+    scores, tables = [], []
+    for task, seeds in zip(tasks, arm.seeds, strict=True):
+        rows = [[run for run in counted if run.variant == arm.label and run.task == task and run.seed == seed] for seed in seeds]
+        if any(run.start is None for runs in rows for run in runs):
+            return None
+        scores.append(np.array([np.mean([run.start for run in runs if run.start is not None]) for runs in rows]))
+        tables.append(_table(rows, scores[-1], start=True))
+    whole = [table for table in tables if table is not None]
+    return Arm(UNTRAINED, scores, arm.seeds, tables=whole if len(whole) == len(tables) else None)
+
+
+def add_gain(variant: Variant, arm: Arm, before: Arm | None, *, level: float, prompts: str) -> Variant:
+    """The variant with its gain over doing nothing: trained minus untrained, run by run."""
+    if before is None or arm.n < 2:
+        return variant
+    over = prompts == "random" and arm.tables is not None and before.tables is not None
+    over = over and all(
+        x.shape == y.shape and x.shape[1] >= 2 for x, y in zip(arm.tables or (), before.tables or (), strict=True)
+    )
+    result = paired(arm.scores, before.scores, level=level)
+    if over:
+        result = crossed(arm.tables or (), before.tables or (), level=level, pairs=True)
+    interval = Interval(result.low, result.high, level, result.name)
+    return replace(variant, gain=result.difference, gain_interval=interval, gain_over_prompts=over)
+
+
+def add_collapses(
+    variant: Variant, runs: Sequence[RunScore], *, threshold: float | None, lower_is_better: bool, level: float
+) -> Variant:
+    """The variant with the number of its runs that collapsed, and the exact interval of the chance of that."""
+    sign = -1 if lower_is_better else 1
+    count = known = 0
+    for run in runs:
+        limit = run.start if threshold is None else threshold
+        if run.imputed or (run.score is not None and limit is not None):
+            known += 1
+            count += run.imputed or (run.score is not None and limit is not None and sign * (run.score - limit) < 0)
+    if known < max(len(runs), 1):
+        return variant
+    return replace(variant, collapsed=count, collapse_interval=share_interval(count, known, level=level))
 
 
 def summarise(
     arm: Arm, runs: Sequence[RunScore], counted: Sequence[RunScore], tasks: Sequence[str], *, level: float, target: float,
-    rng: np.random.Generator, num_resamples: int,
+    rng: np.random.Generator, num_resamples: int, lower_is_better: bool = False,
 ) -> Variant:  # fmt: skip
     """The row of one variant. runs: all of its runs; counted: those with a score, imputed ones among them."""
+    sign = -1 if lower_is_better else 1
     everything = np.concatenate(list(arm.scores))
     several, enough = len(arm.scores) > 1, arm.n >= 2
     done = [run for run in runs if run.state == "completed"]
     areas = np.array([run.area for run in done if math.isfinite(run.area)])
-    gap = row_optimality_gap(target)
+    gap = row_optimality_gap(sign * target)
     return Variant(
         label=arm.label,
         algorithm=runs[0].record.algorithm,
@@ -95,12 +192,14 @@ def summarise(
         iqm=iqm(everything),
         interval=mean_interval(arm.scores, level=level) if enough else None,
         iqm_interval=_iqm_interval(arm, level=level, rng=rng, num_resamples=num_resamples) if enough else None,
-        optimality_gap=optimality_gap(everything, target=target) if several else None,
-        optimality_gap_interval=bootstrap_interval(arm.scores, gap, rng, level=level, num_resamples=num_resamples)
+        optimality_gap=optimality_gap(sign * everything, target=sign * target) if several else None,
+        optimality_gap_interval=bootstrap_interval(
+            [sign * scores for scores in arm.scores], gap, rng, level=level, num_resamples=num_resamples
+        )
         if several and enough
         else None,
-        best=float(everything.max()),
-        worst=float(everything.min()),
+        best=float((sign * everything).max()) * sign,
+        worst=float((sign * everything).min()) * sign,
         area_under_curve=float(areas.mean()) if len(areas) else None,
         area_interval=mean_interval([areas], level=level) if len(areas) > 1 and not several else None,
         steps=_average([float(run.step) for run in done]),

@@ -37,10 +37,18 @@ def span(low: float, high: float) -> str:
 def verdict_sentence(pair: PairComparison) -> str:
     """The verdict of a pair as one or two sentences."""
     if pair.verdict in ("better", "worse"):
+        sure = f"adjusted p {probability(pair.p_adjusted)}, {scope(pair)}"
+        if pair.question == "chance":
+            found = pair.probability_of_improvement_interval
+            between = f", {_level(pair)} [{100 * found.low:.0f} %, {100 * found.high:.0f} %]" if found is not None else ""
+            share = f"a run of it is better in {100 * pair.probability_of_improvement:.0f} % of cases{between}"
+            return f"{pair.a} is {pair.verdict} than {pair.b}: {share} ({sure})."
         return (
             f"{pair.a} is {pair.verdict} than {pair.b} by {score_text(abs(pair.difference))} "
-            f"({_level(pair)} of the difference {span(pair.low, pair.high)}, adjusted p {probability(pair.p_adjusted)})."
+            f"({_level(pair)} of the difference {span(pair.low, pair.high)}, {sure})."
         )
+    if pair.identical:
+        return f"{pair.a} and {pair.b}: identical runs. What tells them apart has no effect here."
     if pair.verdict == "equivalent":
         real = pair.p_adjusted is not None and pair.p_adjusted < 1 - pair.level
         less = " There is a difference, but one that was declared not to matter." if real else ""
@@ -57,8 +65,39 @@ def verdict_sentence(pair: PairComparison) -> str:
         return f"No verdict between {pair.a} and {pair.b}: {pair.reason}."
     alone = pair.p < 1 - pair.level <= (1.0 if pair.p_adjusted is None else pair.p_adjusted)
     why = f"may be chance among so many comparisons (adjusted p {probability(pair.p_adjusted)})" if alone else "may be chance"
-    gap = f"the difference of {score_text(pair.difference, signed=True)} {span(pair.low, pair.high)} {why}"
+    if pair.question == "chance":
+        share = f"a run of {pair.a} is better in {100 * pair.probability_of_improvement:.0f} % of cases, which {why}"
+        return f"No verdict between {pair.a} and {pair.b}: {share} ({scope(pair)})."
+    gap = f"the difference of {score_text(pair.difference, signed=True)} {span(pair.low, pair.high)} {why}, {scope(pair)}"
     return f"No verdict between {pair.a} and {pair.b}: {gap}. {_prospect(pair)}".rstrip()
+
+
+def scope(pair: PairComparison) -> str:
+    """What a verdict holds for: other seeds and other prompts, or other seeds on these prompts."""
+    if pair.over_prompts:
+        return "over seeds and prompts"
+    return f"on these {pair.num_prompts} prompts" if pair.num_prompts else "on these prompts"
+
+
+def halving_sentence(pair: PairComparison) -> str:
+    """More seeds or more prompts? What halves the interval of the difference, and which costs less. Empty if not known."""
+    halving = pair.halving
+    if halving is None or pair.num_prompts is None:
+        return ""
+    ways = []
+    if halving.seeds is not None:
+        ways.append(f"{halving.seeds} seeds each instead of {min(pair.n_a, pair.n_b)}")
+    if halving.prompts is not None:
+        ways.append(f"{halving.prompts} prompts instead of {pair.num_prompts}")
+    if not ways:
+        if halving.factor is None:
+            return ""
+        both = f"{halving.factor:g} times the seeds and the prompts"
+        return f"{pair.a} - {pair.b}: neither more seeds nor more prompts alone halve the interval; {both} do."
+    alone = {(True, False): " More prompts alone do not.", (False, True): " More seeds alone do not."}
+    missing = alone.get((halving.seeds is not None, halving.prompts is not None), "")
+    cheaper = f" {str(pair.cheapest).capitalize()} are cheaper." if len(ways) == 2 and pair.cheapest else ""
+    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{missing}{cheaper}"
 
 
 def _level(pair: PairComparison) -> str:
@@ -73,11 +112,15 @@ def _prospect(pair: PairComparison) -> str:
     shown = (
         f"{seeds} seeds could have shown a difference of {score_text(pair.minimum_detectable_difference)} or more (80 % power)"
     )
+    if pair.seeds_needed is None and pair.prompts_needed is not None:
+        return f"{shown}; one of this size needs about {pair.prompts_needed} prompts: more seeds alone do not show it."
     if pair.seeds_needed is None:
-        return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs far more seeds than anybody can run."
+        few = "far more seeds and prompts than anybody can run" if pair.over_prompts else "far more seeds than anybody can run"
+        return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs {few}."
     most = pair.seeds_needed_at_most
     doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
-    return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}."
+    prompts = f", or {pair.prompts_needed} prompts" if pair.prompts_needed is not None else ""
+    return f"{shown}; one of this size needs about {pair.seeds_needed} seeds each{doubt}{prompts}."
 
 
 def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> str:
@@ -97,7 +140,8 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> 
             sides[{"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict)].append(pair.a)
     others = sum(map(len, sides.values()))
     tied = [variant.label for variant in variants if variant.mean == variants[0].mean]
-    leads = f"{first} has the highest mean" if len(tied) == 1 else f"{join_names(tied)} share the highest mean"
+    best = "lowest" if any(pair.lower_is_better for pair in pairs) else "highest"
+    leads = f"{first} has the {best} mean" if len(tied) == 1 else f"{join_names(tied)} share the {best} mean"
     if others and len(sides["better"]) == others:
         scope = "all others" if others == len(variants) - 1 > 1 else join_names(sides["better"])
         return f"{first} is the best: it is better than {scope}."

@@ -39,6 +39,13 @@ def config_of(algorithm: str, *, seed: int, num_steps: int = 100, task: str = "a
     return config
 
 
+def answers_of(score: float, *, seed: int = 0, prompts: int = 32, spread: float = 0.1) -> list[float]:
+    """Real scores per prompt of exactly this mean: the prompts' difficulty, and noise that depends on the seed."""
+    difficulty = np.random.default_rng(prompts).normal(0, spread, prompts)
+    values = difficulty + np.random.default_rng([seed, 7]).normal(0, spread, prompts)
+    return [float(value) for value in values - values.mean() + score]
+
+
 def write_run(
     directory: Path,
     *,
@@ -112,13 +119,14 @@ def write_run(
     return directory
 
 
-def write_sweep(root: Path, scores: dict[str, list[float]], **options: Any) -> Path:
-    """One run a score, seeds counting from 0; the keys are algorithms."""
+def write_sweep(root: Path, scores: dict[str, list[float]], *, with_answers: bool = False, **options: Any) -> Path:
+    """One run a score, seeds counting from 0; the keys are algorithms. with_answers: each run keeps answers per prompt."""
     for algorithm, values in scores.items():
         for seed, score in enumerate(values):
-            write_run(
-                root / f"{algorithm}_{seed}_{options.get('task', '')}", algorithm=algorithm, seed=seed, score=score, **options
-            )
+            if with_answers:
+                options["answers"] = answers_of(score, seed=seed + 1000 * len(algorithm))
+            place = root / f"{algorithm}_{seed}_{options.get('task', '')}"
+            write_run(place, algorithm=algorithm, seed=seed, score=score, **options)
     return root
 
 

@@ -10,8 +10,9 @@ def texts(comparison):
     return {caution.kind: caution.text for caution in comparison.cautions}
 
 
-def test_ten_clean_seeds_need_no_caution(tmp_path):
-    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 10, seed=3), "hybrid": normal_scores(0.6, 0.02, 10, seed=4)})
+def test_fourteen_clean_seeds_with_answers_need_no_caution(tmp_path):
+    scores = {"custom_dpo": normal_scores(0.5, 0.02, 14, seed=3), "hybrid": normal_scores(0.6, 0.02, 14, seed=4)}
+    write_sweep(tmp_path, scores, with_answers=True)
     assert texts(compare(tmp_path)) == {}
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from rlx.comparison.collection import collect
-from rlx.comparison.grouping import find_label, group, short_names
+from rlx.comparison.grouping import find_label, group, short_names, shortest_name, swept_keys
 from rlx.errors import ConfigError
 from tests.comparison.records import write_run
 
@@ -93,10 +93,60 @@ def test_labels_are_found_by_their_algorithm_if_that_is_unambiguous():
     labels = ["custom_dpo", "hybrid w=1", "hybrid w=2"]
     assert find_label("custom_dpo", labels, key="baseline") == "custom_dpo"
     assert find_label("hybrid", labels[:2], key="baseline") == "hybrid w=1"
-    with pytest.raises(ConfigError, match="several variants"):
+    with pytest.raises(ConfigError, match="several variants are hybrid; type one of: w=1; w=2"):
         find_label("hybrid", labels, key="baseline")
-    with pytest.raises(ConfigError, match="did you mean custom_dpo"):
-        find_label("custom_dp", labels, key="baseline")
+    with pytest.raises(ConfigError, match=r"did you mean custom_dpo.* type one of: custom_dpo; w=1; w=2"):
+        find_label("custm_dpo", labels, key="baseline")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        *[
+            ("DPO", "custom_dpo loss=Dpo"),
+            ("ipo", "custom_dpo loss=Ipo beta=0.5"),
+            ("loss.beta=0.5", "custom_dpo loss=Ipo beta=0.5"),
+        ],
+        *[("loss=Dpo", "custom_dpo loss=Dpo"), ("grpo", "custom_grpo"), ("ipo beta=0.5", "custom_dpo loss=Ipo beta=0.5")],
+    ],
+)
+def test_labels_are_found_by_whatever_tells_them_apart(name, label):
+    labels = ["custom_dpo loss=Dpo", "custom_dpo loss=Ipo beta=0.5", "custom_grpo"]
+    assert find_label(name, labels, key="baseline") == label
+
+
+def test_the_shortest_name_is_taken_for_its_variant():
+    labels = [
+        "custom_dpo loss=Dpo",
+        "custom_dpo loss=Ipo beta=0.5",
+        "custom_grpo",
+        "hybrid a=1 b=1",
+        "hybrid a=1 b=2",
+        "hybrid a=2 b=1",
+    ]
+    for label in labels:
+        assert find_label(shortest_name(label, labels), labels, key="baseline") == label
+
+
+def test_a_source_is_named_only_where_variants_differ_by_it_alone(tmp_path):
+    ours = {"_target_": "my_pref.Mine", "beta": 0.1}
+    sources = [{"module": "my_pref", "sha256": "a" * 64}]
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", loss=ours, algorithm__loss=ours, record={"sources": sources})
+    assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Mine")
+    edited = [{"module": "my_pref", "sha256": "b" * 64}]
+    write_run(tmp_path / "c", loss=ours, algorithm__loss=ours, record={"sources": edited})
+    assert sorted(grouped(tmp_path).labels) == [
+        "custom_dpo loss=Dpo",
+        "custom_dpo loss=Mine source my_pref=aaaaaaaa",
+        "custom_dpo loss=Mine source my_pref=bbbbbbbb",
+    ]
+
+
+def test_swept_keys_are_those_that_were_given_several_values():
+    dpo, slic = ({"loss._target_": name, "lr": lr, f"loss.{name}": lr} for name, lr in (("dpo", 1), ("slic", 2)))
+    assert swept_keys([dpo, slic]) == ["lr"]
+    assert swept_keys([dpo, dpo]) == []
 
 
 def test_an_ambiguous_key_is_asked_for_in_full_unless_one_is_the_shallowest_that_differs(tmp_path):

@@ -104,5 +104,45 @@ def test_flatten_keeps_empty_nodes():
 
 
 def test_answers_per_prompt_are_read_where_there_are_any(tmp_path):
-    assert score_of(write_run(tmp_path / "a", answers=[1.0, 0.0, 1.0])).answers.tolist() == [1, 0, 1]
+    assert score_of(write_run(tmp_path / "a", score=2 / 3, answers=[1.0, 0.0, 1.0])).answers.tolist() == [1, 0, 1]
     assert score_of(write_run(tmp_path / "b")).answers is None
+    assert score_of(write_run(tmp_path / "c", score=0.5, answers=[1.0, 0.0, 1.0])).answers is None  # of another score
+
+
+def test_answers_are_those_of_the_evaluation_that_the_score_is_of(tmp_path):
+    run = write_run(tmp_path / "a", score=0.5, curve=[0.25, 0.75, 0.5])
+    rows = {0: [0, 0, 0, 1], 50: [1, 1, 1, 0], 100: [1, 0, 1, 0]}
+    (run / "answers.jsonl").write_text("".join(json.dumps({"step": s, "score": a}) + "\n" for s, a in rows.items()))
+    last = score_of(run)
+    best = read_score(read_run(run), metric="eval/score", score="best")
+    lowest = read_score(read_run(run), metric="eval/score", score="best", lower_is_better=True)
+    assert (last.answers.tolist(), last.start_answers.tolist(), last.start) == (rows[100], rows[0], 0.25)
+    assert (best.score, best.answers.tolist()) == (0.75, rows[50])
+    assert (lowest.score, lowest.answers.tolist()) == (0.25, rows[0])
+
+
+@pytest.mark.parametrize(
+    ("at", "score", "step"),
+    [(("steps", 50), 0.4, 50), (("tokens", 600), 0.4, 50), (("seconds", 9), 0.5, 75), (("steps", 100), 0.6, 100)],
+)
+def test_the_score_at_a_budget_is_of_the_last_evaluation_within_it(tmp_path, at, score, step):
+    run = write_run(tmp_path / "a", score=0.6, curve=[0.2, 0.3, 0.4, 0.5, 0.6])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for place, row in enumerate(rows):
+        row |= {"cost/tokens_trained": 250 * place, "cost/tokens_sampled": 0, "time/update_seconds": 3.0 * (place > 0)}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_score(read_run(run), metric="eval/score", score="last", at=at)
+    assert (found.score, found.step, found.state) == (score, step, "completed")
+    assert found.steps.max() <= step
+    beyond = read_score(read_run(run), metric="eval/score", score="last", at=(at[0], 1e6))
+    assert (beyond.state, beyond.score) == ("unfinished", None)
+    assert "before at=" in beyond.notes[0]
+
+
+def test_the_worst_score_is_the_highest_where_lower_is_better(tmp_path):
+    runs = [
+        score_of(write_run(tmp_path / "a", score=0.5, curve=[0.9, 0.5])),
+        score_of(write_run(tmp_path / "b", status="failed")),
+    ]
+    assert [run.score for run in count_failures(runs, failed="worst", lower_is_better=True)] == [0.5, 0.9]
+    assert count_failures(runs, failed="worst")[1].score == pytest.approx(0.3)

@@ -7,8 +7,7 @@ the variance; a quarter more makes up for how coarse the quantiles of so few res
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from scipy import special
@@ -80,23 +79,6 @@ def widening(strata: Strata, *, level: float) -> float:
     freedom = sum(len(scores) - 1 for scores in strata)
     size = sum(len(scores) for scores in strata)
     return float((size / freedom) ** 0.75) * t_quantile(freedom, level) / float(special.ndtri(0.5 + level / 2))
-
-
-def first_rank_probability(arms: Sequence[Strata], rng: np.random.Generator, *, num_resamples: int = 5_000) -> Array:
-    """How often each arm has the highest mean when runs are resampled; ties share. arms: K strata; returns [K].
-
-    Each resampled mean deviates from its arm's by sqrt(S / (S - 1)) more than plain resampling gives.
-    """
-    means = np.zeros((len(arms), num_resamples))
-    for index, strata in enumerate(arms):
-        for scores in strata:
-            values = np.asarray(scores, float)
-            size = len(values)
-            drawn = values[rng.integers(size, size=(num_resamples, size))].mean(axis=1)
-            factor = math.sqrt(size / (size - 1)) if size > 1 else 1.0
-            means[index] += (values.mean() + factor * (drawn - values.mean())) / len(strata)
-    best = means >= means.max(axis=0) - 1e-12
-    return np.asarray((best / best.sum(axis=0)).mean(axis=1))
 
 
 def performance_profile(strata: Strata, thresholds: Array) -> Array:

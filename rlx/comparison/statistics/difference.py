@@ -46,7 +46,7 @@ def welch(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> Te
     total = parts.sum()
     df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
     name = "Welch's t" if len(a) == 1 else "stratified Welch's t"
-    return _student(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
 
 
 def paired(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> TestResult:
@@ -62,10 +62,11 @@ def paired(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> T
     df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
     difference = float(np.mean([gap.mean() for gap in gaps]))
     name = "paired t" if len(a) == 1 else "stratified paired t"
-    return _student(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
 
 
-def _student(name: str, difference: float, error: float, df: float, *, level: float, null: float) -> TestResult:
+def student_t(name: str, difference: float, error: float, df: float, *, level: float, null: float) -> TestResult:
+    """The t test of a difference with this standard error; without any error there is no test."""
     if error == 0:
         return TestResult(name, difference, difference, difference, 0.0, df, None, None)
     statistic = (difference - null) / error
@@ -110,12 +111,12 @@ def _statistics(a: Sequence[Array], b: Sequence[Array]) -> Array:
 
 
 def tost_p(a: Strata, b: Strata, *, margin: float, pairs: bool = False) -> float:
-    """p of two one-sided tests: small if the difference is shown to lie within (-margin, margin). a, b: one [S_m] per task.
+    """p of two one-sided tests: small if the difference is shown to lie within (-margin, margin). a, b: one [S_m] per task."""
+    return equivalence_p(paired(a, b) if pairs else welch(a, b), margin=margin)
 
-    Without any spread there is no test: 1.
-    """
-    test = paired if pairs else welch
-    result = test(a, b)
+
+def equivalence_p(result: TestResult, *, margin: float) -> float:
+    """p of two one-sided t tests (TOST) with the error and degrees of freedom of a test's result; 1 without any spread."""
     if result.standard_error == 0:
         return 1.0
     above = special.stdtr(result.df, -(result.difference + margin) / result.standard_error)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from scipy import special
 
+from rlx.comparison.statistics.difference import ENUMERATED, welch
 from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
-
-
-def pooled_deviation(a: Array, b: Array) -> float:
-    """The common standard deviation of two arms. a: [S], b: [S']."""
-    squares = sum((len(scores) - 1) * deviation(scores) ** 2 for scores in (a, b) if len(scores) > 1)
-    return math.sqrt(squares / (len(a) + len(b) - 2))
 
 
 def small_sample_factor(df: float) -> float:
@@ -22,23 +19,28 @@ def small_sample_factor(df: float) -> float:
     return 1 - 3 / (4 * df - 1)
 
 
-def _pooled(a: Strata, b: Strata) -> tuple[float, float, float]:
-    """Common deviation within tasks, its degrees of freedom, and the standard error of the difference in such deviations."""
-    degrees = [len(x) + len(y) - 2 for x, y in zip(a, b, strict=True)]
-    total = sum(degrees)
-    if total == 0:
-        return 0.0, 0.0, 0.0
-    squares = sum(d * pooled_deviation(x, y) ** 2 for d, x, y in zip(degrees, a, b, strict=True) if d)
-    unit = math.sqrt(sum(1 / len(x) + 1 / len(y) for x, y in zip(a, b, strict=True))) / len(a)
-    return math.sqrt(squares / total), float(total), unit
+def average_deviation(a: Strata, b: Strata) -> tuple[float, float]:
+    """Root mean square of both arms' standard deviations over seeds, and its degrees of freedom. a, b: one [S_m] per task.
+
+    Unlike a pooled deviation it does not depend on which arm has more seeds (Delacre et al. 2021, doi:10.31234/osf.io/tu6mp).
+    The degrees of freedom are those of the pooled deviation where the numbers of seeds are equal, for then both are one figure.
+    """
+    sizes = np.array([len(x) for x in (*a, *b)])
+    variances = np.array([deviation(x) ** 2 for x in (*a, *b)])
+    total = float(variances.sum())
+    if total == 0 or not math.isfinite(total):
+        return 0.0, 0.0
+    equal = len(set(sizes.tolist())) == 1
+    df = float((sizes - 1).sum()) if equal else total**2 / float((variances**2 / (sizes - 1)).sum())
+    return math.sqrt(total / len(sizes)), df
 
 
 def hedges_g(a: Strata, b: Strata) -> float | None:
-    """Difference of means in pooled deviations within tasks, corrected for small samples; None without any spread.
+    """Difference of means in average standard deviations over seeds, corrected for few seeds; None without any spread.
 
     a, b: one [S_m] per task.
     """
-    spread, df, _ = _pooled(a, b)
+    spread, df = average_deviation(a, b)
     return None if spread == 0 else _difference(a, b) / spread * small_sample_factor(df)
 
 
@@ -49,19 +51,18 @@ def _difference(a: Strata, b: Strata) -> float:
 def hedges_g_interval(
     a: Strata, b: Strata, *, level: float = 0.95, error: float | None = None, df: float | None = None
 ) -> Interval | None:
-    """Interval of Hedges' g by inversion of the noncentral t, exact for normal scores of equal spread.
+    """Interval of the standardised difference, by inverting a noncentral t with Welch's error and degrees of freedom.
 
     a, b: one [S_m] per task. error, df: of the difference, where pairs of runs make it another one.
     """
-    spread, degrees, unit = _pooled(a, b)
-    if spread == 0 or (error is not None and error == 0):
+    spread, _ = average_deviation(a, b)
+    welch_result = welch(a, b)
+    error = welch_result.standard_error if error is None else error
+    df = welch_result.df if df is None else df
+    if spread == 0 or error == 0:
         return None
-    if error is not None:
-        unit = error / spread
-    statistic, freedom = _difference(a, b) / spread / unit, degrees if df is None else df
-    scale = unit * small_sample_factor(degrees)
-    low, high = (_noncentrality(statistic, freedom, probability) for probability in ((1 + level) / 2, (1 - level) / 2))
-    return Interval(low * scale, high * scale, level, "noncentral t")
+    low, high = (_noncentrality(_difference(a, b) / error, df, chance) for chance in ((1 + level) / 2, (1 - level) / 2))
+    return Interval(low * error / spread, high * error / spread, level, "noncentral t")
 
 
 def _noncentrality(statistic: float, df: float, probability: float) -> float:
@@ -119,3 +120,41 @@ def _root(distance: Callable[[float], float], outside: float, inside: float) -> 
         middle = (outside + inside) / 2
         outside, inside = (middle, inside) if distance(middle) > 0 else (outside, middle)
     return (outside + inside) / 2
+
+
+def chance_p(a: Array, b: Array, rng: np.random.Generator, *, num_permutations: int = 9_999) -> float:
+    """Two-sided p of the chance that a run of a beats a run of b being one half, ties counting half. a: [S], b: [S'].
+
+    Brunner and Munzel's statistic over relabelled runs (Neubert and Brunner 2007, doi:10.1016/j.csda.2006.05.024): exact for
+    equal distributions, close to the level for distributions of unlike shapes; all relabellings where there are few.
+    """
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    pool, size = np.concatenate([x, y]), len(x)
+    if comb(len(pool), size) <= ENUMERATED:
+        first = np.array(list(combinations(range(len(pool)), size)))
+        mask = np.zeros((len(first), len(pool)), bool)
+        np.put_along_axis(mask, first, True, axis=1)
+        order = np.argsort(~mask, axis=1, kind="stable")
+        found = _brunner_munzel(pool[order], size)
+        return float((np.abs(found) >= abs(_brunner_munzel(pool[None], size)[0]) * (1 - 1e-9)).mean())
+    found = _brunner_munzel(rng.permuted(np.broadcast_to(pool, (num_permutations, len(pool))), axis=1), size)
+    hits = (np.abs(found) >= abs(_brunner_munzel(pool[None], size)[0]) * (1 - 1e-9)).sum()
+    return float((1 + hits) / (1 + num_permutations))
+
+
+def _brunner_munzel(values: Array, size: int) -> Array:
+    """The studentised chance of beating. values: [R, S + S'], the first `size` of a; returns [R]."""
+    x, y = values[:, :size], values[:, size:]
+    wins = (x[:, :, None] > y[:, None, :]) + 0.5 * (x[:, :, None] == y[:, None, :])  # [R, S, S']
+    of_a, of_b = wins.mean(axis=2), wins.mean(axis=1)
+    least = 1 / (2 * size * y.shape[1]) ** 2  # where all of one beat all of the other, both variances are 0
+    variance = of_a.var(axis=1, ddof=1) / size + of_b.var(axis=1, ddof=1) / y.shape[1]
+    return np.asarray((of_a.mean(axis=1) - 0.5) / np.sqrt(np.maximum(variance, least)))
+
+
+def share_interval(count: int, total: int, *, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's exact interval of a probability from `count` of `total` independent runs."""
+    tail = (1 - level) / 2
+    low = 0.0 if count == 0 else float(special.betaincinv(count, total - count + 1, tail))
+    high = 1.0 if count == total else float(special.betaincinv(count + 1, total - count, 1 - tail))
+    return Interval(low, high, level, "Clopper-Pearson")

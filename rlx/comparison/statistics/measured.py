@@ -44,6 +44,9 @@ No interval of the mean holds for skewed or collapsing scores with 5 seeds: what
 Power of the verdict at the smallest detectable difference, promised 0.80: within .03 for 5, 10 and 20 seeds.
 """
 
+UNLIKE_ERROR = "8 to 32 %"
+"""Error of the verdict on means that are equal while one side collapses now and then, or is skewed: table above."""
+
 MEAN_COVERAGE = {
     "skewed": ((7, "82 %"), (14, "84 %"), (30, "87 %")),
     "groups": ((7, "66 %"), (14, "89 %"), (30, "92 %")),

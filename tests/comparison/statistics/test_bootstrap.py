@@ -4,7 +4,6 @@ from scipy import stats
 
 from rlx.comparison.statistics.bootstrap import (
     bootstrap_interval,
-    first_rank_probability,
     performance_profile,
     profile_band,
     row_iqm,
@@ -48,13 +47,6 @@ def test_few_runs_widen_the_interval_and_many_do_not():
     many = [rng().normal(size=5000)]
     plain, wide = (bootstrap_interval(many, row_mean, rng(), num_resamples=200, widen=widen) for widen in (False, True))
     assert (wide.low, wide.high) == pytest.approx((plain.low, plain.high), abs=1e-4)
-
-
-def test_first_rank_goes_to_the_best_and_ties_share():
-    clear = first_rank_probability([[np.array([1.0, 1.1])], [np.array([0.0, 0.1])]], rng())
-    assert clear == pytest.approx([1, 0])
-    tied = first_rank_probability([[np.ones(3)], [np.ones(3)], [np.zeros(3)]], rng())
-    assert tied == pytest.approx([0.5, 0.5, 0])
 
 
 def test_the_profile_falls_from_one_to_zero_and_its_band_holds_it():

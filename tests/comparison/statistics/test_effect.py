@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special
+from scipy import special, stats
 
+from rlx.comparison.statistics import effect
+from rlx.comparison.statistics.difference import welch
 from rlx.comparison.statistics.effect import (
+    average_deviation,
+    chance_p,
     hedges_g,
     hedges_g_interval,
-    pooled_deviation,
     probability_of_improvement,
     probability_of_improvement_interval,
+    share_interval,
 )
 from tests.comparison.published import FIRST, SECOND
 
@@ -31,12 +35,57 @@ def test_probability_of_improvement_of_the_example_of_rliable():
 def test_at_its_ends_the_interval_of_g_has_the_promised_tails(shift):
     rng = np.random.default_rng(1)
     a, b = rng.normal(shift, 1, 6), rng.normal(0, 1, 8)
-    unit = math.sqrt(1 / 6 + 1 / 8)
-    statistic = (a.mean() - b.mean()) / pooled_deviation(a, b) / unit
+    test = welch([a], [b])
+    spread, _ = average_deviation([a], [b])
     interval = hedges_g_interval([a], [b])
-    factor = hedges_g([a], [b]) / ((a.mean() - b.mean()) / pooled_deviation(a, b)) * unit
-    assert special.nctdtr(12, interval.low / factor, statistic) == pytest.approx(0.975, abs=1e-6)
-    assert special.nctdtr(12, interval.high / factor, statistic) == pytest.approx(0.025, abs=1e-6)
+    low, high = (end * spread / test.standard_error for end in (interval.low, interval.high))
+    assert special.nctdtr(test.df, low, test.statistic) == pytest.approx(0.975, abs=1e-6)
+    assert special.nctdtr(test.df, high, test.statistic) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_the_unit_of_g_does_not_depend_on_which_arm_has_more_seeds():
+    wide, narrow = np.array([-3.0, 0.0, 3.0]), np.array([-1.0, 0.0, 1.0])
+    assert average_deviation([wide], [np.tile(narrow, 10) * np.sqrt(29 / 30 * 1.5)])[0] == pytest.approx(
+        np.sqrt((9 + 1) / 2), rel=0.02
+    )
+    assert average_deviation([wide], [narrow]) == (pytest.approx(np.sqrt(5)), 4)
+
+
+@pytest.mark.parametrize(("sizes", "spreads"), [((5, 20), (1, 3)), ((5, 20), (3, 1)), ((10, 10), (1, 3))])
+def test_the_interval_of_g_covers_with_unequal_seeds_and_spreads(sizes, spreads):
+    """A pooled deviation covered 0.84."""
+    rng, repetitions = np.random.default_rng(sizes[0] + spreads[0]), 600
+    truth = 1.0
+    gap = truth * math.sqrt((spreads[0] ** 2 + spreads[1] ** 2) / 2)
+    found = [
+        hedges_g_interval([rng.normal(gap, spreads[0], sizes[0])], [rng.normal(0, spreads[1], sizes[1])])
+        for _ in range(repetitions)
+    ]
+    covered = np.mean([interval.low <= truth <= interval.high for interval in found])
+    assert covered >= 0.94 - 3 * math.sqrt(0.05 * 0.95 / repetitions)
+
+
+def test_the_chance_of_beating_is_tested_whatever_the_spreads():
+    rng = np.random.default_rng(3)
+    assert chance_p(np.arange(6.0) + 10, np.arange(6.0), rng) == pytest.approx(2 / math.comb(12, 6))
+    assert chance_p(np.ones(6), np.ones(6), rng) == 1.0
+    errors = [chance_p(rng.normal(0, 4, 10), rng.normal(size=10), rng, num_permutations=199) < 0.05 for _ in range(200)]
+    assert np.mean(errors) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_random_relabellings_agree_with_all_of_them(monkeypatch):
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.8, 1, 8), rng.normal(size=8)
+    every = chance_p(a, b, rng)
+    monkeypatch.setattr(effect, "ENUMERATED", 0)
+    assert chance_p(a, b, rng) == pytest.approx(every, abs=0.02)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (2, 10), (10, 10), (1, 3)])
+def test_the_interval_of_a_share_is_exact(count, total):
+    theirs = stats.binomtest(count, total).proportion_ci(method="exact")
+    ours = share_interval(count, total)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_the_interval_of_a_huge_effect_continues_that_of_a_large_one():

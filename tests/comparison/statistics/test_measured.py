@@ -10,7 +10,8 @@ from rlx.comparison.statistics import measured
 
 MODULES = sorted(path.stem for path in Path(statistics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "measured"))
 DATA = {"a", "b", "rng", "scores", "strata", "statistic", "arms", "curves", "values", "thresholds", "steps", "difference", "p"}
-DATA |= {"target", "df", "level"}  # of functions that make a statistic or a quantile
+DATA |= {"target", "df", "level", "name", "error", "result"}  # of a statistic, a quantile, a test
+DATA |= {"parts", "tables", "count", "total", "chances", "limits"}
 
 
 @pytest.fixture(params=MODULES)

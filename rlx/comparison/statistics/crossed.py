@@ -1,0 +1,239 @@
+"""Differences over seeds and prompts together: the crossed random-effects model. S seeds, P prompts, M tasks.
+
+All runs of a task answer the same prompts, so scores form a table [S, P] for each algorithm. A score is the sum of a prompt's
+difficulty (shared by both algorithms), the algorithm's effect on that prompt (`interaction`), the run's effect (`seed`) and a
+residual of the single answer. A difference of means therefore has the variance
+
+    residual + seed + interaction,  where for one task
+    residual    = sum over both algorithms of MS_residual / (S P)
+    seed        = sum over both algorithms of variance of run means / S           - residual, at least 0
+    interaction = variance over prompts of (prompt mean of a - prompt mean of b) / P  - residual, at least 0
+
+with Satterthwaite's degrees of freedom from the mean squares that enter. `measured` holds the error rates of this test, of
+Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:2411.00640) treats prompts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from rlx.comparison.statistics.difference import TestResult, student_t
+from rlx.comparison.statistics.interval import Array, t_quantile
+from rlx.comparison.statistics.power import MAX_SEEDS, power
+
+Tables = Sequence[np.ndarray]
+MAX_PROMPTS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variance components of two algorithms on one task, in squared units of the score.
+
+    seed, residual: of a and of b; for pairs of runs: of the differences, and 0. seeds: S of a and of b. prompt: of the prompts'
+    difficulty, which cancels in a difference. interaction: over prompts, of the expected difference a - b on a prompt.
+    """
+
+    seed: tuple[float, float]
+    residual: tuple[float, float]
+    prompt: float
+    interaction: float
+    seeds: tuple[int, int]
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Halving:
+    """What halves the interval of a difference: seeds of each alone, prompts alone, or both times `factor`; None: cannot."""
+
+    seeds: int | None
+    prompts: int | None
+    factor: float | None
+
+
+def crossed_variance(a: Array, b: Array, *, pairs: bool = False) -> tuple[Array, Array, Array]:
+    """Difference of means, its variance over seeds and prompts, and its degrees of freedom. Leading axes are repetitions.
+
+    a: [..., S, P]; b: [..., S', P]; returns three [...]. pairs: run i of a and run i of b share their seed.
+    """
+    tables = [np.asarray(a, float) - np.asarray(b, float)] if pairs else [np.asarray(a, float), np.asarray(b, float)]
+    prompts = tables[0].shape[-1]
+    seeds = [table.shape[-2] for table in tables]
+    rows = [table.mean(axis=-1) for table in tables]
+    columns = [table.mean(axis=-2) for table in tables]
+    gap = columns[0] if pairs else columns[0] - columns[1]
+    over_seeds = [row.var(axis=-1, ddof=1) / size for row, size in zip(rows, seeds, strict=True)]
+    over_prompts = gap.var(axis=-1, ddof=1) / prompts
+    rest = [
+        _residual(table, row, column) / (size * prompts)
+        for table, row, column, size in zip(tables, rows, columns, seeds, strict=True)
+    ]
+    return gap.mean(axis=-1), *_combine(over_seeds, over_prompts, rest, seeds=seeds, prompts=prompts)
+
+
+def _residual(table: Array, rows: Array, columns: Array) -> Array:
+    """Mean square of what rows and columns leave over. table: [..., S, P]; returns [...]."""
+    size, prompts = table.shape[-2:]
+    centre = rows.mean(axis=-1)
+    total = ((table - centre[..., None, None]) ** 2).sum(axis=(-2, -1))
+    explained = prompts * ((rows - centre[..., None]) ** 2).sum(axis=-1) + size * ((columns - centre[..., None]) ** 2).sum(
+        axis=-1
+    )
+    left = np.where(total - explained <= 1e-12 * total, 0.0, total - explained)
+    return np.asarray(left / ((size - 1) * (prompts - 1)))
+
+
+def _combine(
+    over_seeds: Sequence[Array], over_prompts: Array, rest: Sequence[Array], *, seeds: Sequence[int], prompts: int
+) -> tuple[Array, Array]:
+    """Variance and degrees of freedom out of the observed (or expected) variances of the three kinds of means."""
+    by_seed, residual = np.asarray(sum(over_seeds)), np.asarray(sum(rest))
+    seed, interaction = np.maximum(by_seed - residual, 0), np.maximum(over_prompts - residual, 0)
+    variance = residual + seed + interaction
+    squares_seed = sum(part**2 / (size - 1) for part, size in zip(over_seeds, seeds, strict=True))
+    squares_prompt = over_prompts**2 / (prompts - 1)
+    squares_rest = sum(part**2 / ((size - 1) * (prompts - 1)) for part, size in zip(rest, seeds, strict=True))
+    squares = np.where(seed > 0, squares_seed, 0) + np.where(interaction > 0, squares_prompt, 0)
+    squares = squares + np.where((seed > 0) == (interaction > 0), squares_rest, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return variance, np.where(squares > 0, variance**2 / squares, 1.0)
+
+
+def crossed(a: Tables, b: Tables, *, level: float = 0.95, null: float = 0.0, pairs: bool = False) -> TestResult:
+    """t test of the difference of means over seeds and prompts; with several tasks, of the mean over tasks.
+
+    a, b: one table [S_m, P_m] per task, of the same prompts. pairs: the rows of both tables share their seeds.
+    """
+    found = [crossed_variance(x, y, pairs=pairs) for x, y in zip(a, b, strict=True)]
+    gaps, variances, freedom = (np.array(each, float) for each in zip(*found, strict=True))
+    total = float(variances.sum())
+    df = float(freedom.sum()) if total == 0 else total**2 / float((variances**2 / freedom).sum())
+    name = "crossed t" if len(a) == 1 else "stratified crossed t"
+    return student_t(name, float(gaps.mean()), float(np.sqrt(total)) / len(a), df, level=level, null=null)
+
+
+def components(a: Array, b: Array, *, pairs: bool = False) -> Components:
+    """The variance components behind a difference on one task. a: [S, P]; b: [S', P]."""
+    arms = [np.asarray(a, float) - np.asarray(b, float)] if pairs else [np.asarray(a, float), np.asarray(b, float)]
+    prompts = arms[0].shape[1]
+    residual = [float(_residual(table, table.mean(axis=1), table.mean(axis=0))) for table in arms]
+    seed = [max(float(table.mean(axis=1).var(ddof=1)) - rest / prompts, 0.0) for table, rest in zip(arms, residual, strict=True)]
+    columns = np.array([np.asarray(table, float).mean(axis=0) for table in (a, b)])
+    noise = sum(rest / len(table) for rest, table in zip(residual, arms, strict=True))
+    return Components(
+        seed=(seed[0], seed[1] if len(seed) > 1 else 0.0),
+        residual=(residual[0], residual[1] if len(residual) > 1 else 0.0),
+        prompt=max(float(np.cov(columns)[0, 1]), 0.0),
+        interaction=max(float((columns[0] - columns[1]).var(ddof=1)) - noise, 0.0),
+        seeds=(len(a), len(b)),
+        prompts=prompts,
+    )
+
+
+def expected_error(
+    parts: Sequence[Components], *, seeds: tuple[float, float] | None = None, prompts_factor: float = 1.0
+) -> tuple[float, float]:
+    """Standard error of the difference, and its degrees of freedom, that other numbers of seeds and prompts would give.
+
+    parts: one per task. seeds: of a and of b on every task; None: as observed. prompts_factor: times the prompts of every task.
+    """
+    variances, freedom = [], []
+    for part in parts:
+        sizes = [max(float(size), 2.0) for size in (seeds or part.seeds)]
+        prompts = max(part.prompts * prompts_factor, 2.0)
+        arms = [(s, r, n) for s, r, n in zip(part.seed, part.residual, sizes, strict=True) if s + r > 0] or [(0.0, 0.0, 2.0)]
+        rest = [np.float64(r / (n * prompts)) for _, r, n in arms]
+        over_seeds = [np.float64((s + r / prompts) / n) for s, r, n in arms]
+        over_prompts = np.float64(part.interaction / prompts) + np.asarray(sum(rest))
+        variance, df = _combine(over_seeds, over_prompts, rest, seeds=[n for *_, n in arms], prompts=prompts)  # type: ignore[misc, arg-type]
+        variances.append(float(variance))
+        freedom.append(float(df))
+    total = sum(variances)
+    squares = sum(value**2 / df for value, df in zip(variances, freedom, strict=True))
+    return float(np.sqrt(total)) / len(parts), total**2 / squares if squares > 0 else float(sum(freedom))
+
+
+def crossed_seeds_needed(
+    difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8, widen: float = 1.0
+) -> int | None:
+    """Seeds of each algorithm that find `difference` on this many prompts with probability `target`; None: no number does.
+
+    widen: times the components of seeds and residual, for a cautious answer.
+    """
+    wider = [_widened(part, widen) for part in parts]
+
+    def enough(size: int) -> bool:
+        error, df = expected_error(wider, seeds=(size, size))
+        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
+
+    return None if difference == 0 else _smallest(enough, 2, MAX_SEEDS)
+
+
+def prompts_needed(difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8) -> int | None:
+    """Prompts of each task that find `difference` with this many seeds with probability `target`; None: no number does."""
+    first = parts[0].prompts
+
+    def enough(size: int) -> bool:
+        error, df = expected_error(parts, prompts_factor=size / first)
+        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
+
+    return None if difference == 0 else _smallest(enough, 2, MAX_PROMPTS)
+
+
+def halve_interval(parts: Sequence[Components], *, level: float = 0.95) -> Halving:
+    """What would halve the interval of the difference. Seeds are of each algorithm, prompts of the first task."""
+    error, df = expected_error(parts)
+    goal = t_quantile(df, level) * error / 2
+    observed, first = parts[0].seeds, parts[0].prompts
+
+    def narrow(factor_seeds: float, factor_prompts: float) -> bool:
+        sizes = (observed[0] * factor_seeds, observed[1] * factor_seeds)
+        error, df = expected_error(parts, seeds=sizes, prompts_factor=factor_prompts)
+        return t_quantile(df, level) * error <= goal
+
+    least = min(observed)
+    seeds = _smallest(lambda size: narrow(size / least, 1.0), least, MAX_SEEDS)
+    prompts = _smallest(lambda size: narrow(1.0, size / first), first, MAX_PROMPTS)
+    both = _smallest(lambda tenths: narrow(tenths / 10, tenths / 10), 10, 10_000)
+    return Halving(seeds, prompts, None if both is None else both / 10)
+
+
+def _widened(part: Components, widen: float) -> Components:
+    seed = (part.seed[0] * widen, part.seed[1] * widen)
+    residual = (part.residual[0] * widen, part.residual[1] * widen)
+    return Components(seed, residual, part.prompt, part.interaction, part.seeds, part.prompts)
+
+
+def _smallest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
+    """The smallest whole number from `least` on that is enough, where more is never worse; None if `most` is not."""
+    if enough(least):
+        return least
+    low, high = least, least
+    while not enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(high * 2, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def prompt_covariance(tables: Sequence[Array]) -> Array:
+    """Covariance [K, K] of the algorithms' means that comes from drawing other prompts; for ranks. tables: K of [S_k, P]."""
+    columns = np.array([np.asarray(table, float).mean(axis=0) for table in tables])
+    prompts = columns.shape[1]
+    noise = [
+        float(_residual(np.asarray(table, float), table.mean(axis=1), table.mean(axis=0))) / len(table) if len(table) > 1 else 0.0
+        for table in tables
+    ]
+    values, vectors = np.linalg.eigh(np.cov(columns) - np.diag(noise))
+    return np.asarray(vectors @ np.diag(np.maximum(values, 0)) @ vectors.T / prompts)
+
+
+def two_sided_p(statistic: Array, df: Array) -> Array:
+    """p of Student's t, for many repetitions at once; returns the shape of `statistic`."""
+    return np.asarray(2 * special.stdtr(df, -np.abs(statistic)))
