@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlx.cli.failure import explained
-from rlx.cli.line import CommandLine, all_folders, allowed_targets, quote_override
+from rlx.cli.line import CommandLine, allowed_targets, quote_override
 from rlx.config.check import check_config, check_node, paths_of, plain, unknown_key
-from rlx.config.classes import GROUP_BASE, check_targets
-from rlx.config.compose import check_loss, compose, groups
+from rlx.config.classes import GROUP_BASE, check_targets, with_run_loss
+from rlx.config.compose import compose
 from rlx.config.sources import use_working_directory
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
@@ -47,10 +47,9 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     line = CommandLine(overrides=[choice])
     with _composing(line):
         cfg = compose("train", [choice], with_hydra=True)
-    choices = cfg.hydra.runtime.choices
     path = f"logger.{next(iter(cfg.logger))}" if group == "logger" else group
-    if OmegaConf.select(cfg, path) is None:
-        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"], overrides=overrides)
+    if group == "algorithm":
+        cfg.algorithm = with_run_loss(plain(OmegaConf.masked_copy(cfg, ["algorithm", "loss"])))
     for key, value in overrides.items():
         _update(cfg, f"{path}.{key}", value, owner=name)
     node = plain(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
@@ -74,7 +73,6 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
         raise unknown_key(key, owner, paths)
     try:
         with open_dict(cfg):
-            _own(cfg, above)
             OmegaConf.update(cfg, key, value, merge=False)
     except OmegaConfBaseException as error:
         if is_dataclass(value):
@@ -86,18 +84,10 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
         raise ConfigError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
 
 
-def _own(cfg: DictConfig, path: str) -> None:
-    """Give a path that leads through an interpolation (`algorithm.loss: ${..loss}`) nodes of its own."""
-    parts = path.split(".")
-    for length in range(1, len(parts)):
-        parent = OmegaConf.select(cfg, ".".join(parts[:length]))
-        if OmegaConf.is_interpolation(parent, parts[length]):
-            parent[parts[length]] = OmegaConf.to_container(parent[parts[length]], resolve=True)
-
-
 def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
     """One run, as `rlx train OVERRIDES` makes it; returns its result."""
-    from rlx.config.recorded import continued
+    from rlx.config.recorded import asked_run, continued
+    from rlx.record.run import read_run
 
     use_working_directory()
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
@@ -110,9 +100,7 @@ def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
     algorithm, directory = str(choices["algorithm"]), None
     allowed = allowed_targets(line)
     if cfg.resume is not None or cfg.rerun is not None:
-        cfg, algorithm, directory = continued(cfg, tasks, allowed=allowed, directory=None)
-    else:
-        check_loss(cfg, choices=choices, options=groups(all_folders(line))["loss"], overrides=overrides)
+        cfg, algorithm, directory = continued(cfg, tasks, read_run(asked_run(cfg)), allowed=allowed, directory=None)
     check_config(cfg, allowed=allowed)
 
     from rlx.training.run import train as run

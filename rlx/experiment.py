@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlx.algorithm.base import Algorithm, Need, require_whole
+from rlx.config.classes import with_run_loss
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.preference.base import PreferenceLoss
@@ -42,7 +43,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     Raises ConfigError where a value is refused or the task does not offer what the algorithm needs.
     """
     task: Task = make(cfg.task, key="task")
-    algorithm: Algorithm[Any] = make(cfg.algorithm, key="algorithm")
+    algorithm = algorithm_of(cfg)
     require_match(algorithm, task)
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:
@@ -62,6 +63,14 @@ def assemble(cfg: DictConfig) -> Experiment:
     if Need.REWARDS in algorithm.needs:
         require_room(task, policy)
     return Experiment(task=task, algorithm=algorithm, policy=policy.to(device), **parts)
+
+
+def algorithm_of(cfg: DictConfig) -> Algorithm[Any]:
+    """The run's algorithm. It is handed the run's loss where it declares one."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)
+    made: Algorithm[Any] = make(OmegaConf.create(with_run_loss(config)), key="algorithm")  # type: ignore[arg-type]
+    return made
 
 
 def make(node: Any, *, key: str) -> Any:

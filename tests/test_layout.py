@@ -25,7 +25,7 @@ LEVELS = {
     **dict.fromkeys(("api", "__main__"), 11),
 }
 # What is left to mend. These lists may only shrink.
-CLIMBS_LEFT = {"config/recorded.py": {"record"}}
+CLIMBS_LEFT: dict[str, set[str]] = {}
 CIRCLES_LEFT: tuple[set[str], ...] = ()
 MOST_LINES = 400
 LONGER = {"report/figures.py": 810, "check/law/loss.py": 560, "loss/preference/margin.py": 410}

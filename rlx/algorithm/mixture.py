@@ -72,10 +72,6 @@ class MixtureTerm:
     algorithm: Algorithm[Any]
     weight: float
     final_weight: float | None = None
-    loss: Any = None  # the node that the algorithm's `loss: ${..loss}` points to; the algorithm has it, so it is let go
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", None)
 
     def weight_at(self, step: int, schedule_steps: int | None) -> float:
         """The weight at a step."""

@@ -6,6 +6,7 @@ import errno
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from hydra.errors import (
     ConfigCompositionException,
@@ -18,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from rlx.cli.line import CommandLine, all_folders, searched
-from rlx.config.check import paths_of, unknown_key
+from rlx.config.check import paths_of, unknown_key, unread_loss
 from rlx.config.classes import locate
-from rlx.config.compose import compose, group_of, groups, option_node
+from rlx.config.compose import CompositionOfJobError, compose, group_of, groups, option_node
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError, RlxError, TrainingError
 
@@ -30,9 +31,13 @@ from rlx.errors import ConfigError, RlxError, TrainingError
 def wrong_key(key: str, line: CommandLine) -> ConfigError:
     """A key that the config does not have: which option has it, or what it was meant to be."""
     bare, _, package = key.lstrip("+~").partition("@")
-    if package:
-        return ConfigError(f"{key}: nothing at {package} chooses a {bare}; rlx --info defaults lists what can be chosen")
     raw, choices = composed(line)
+    if package:
+        places = [f"{choice}=NAME" for choice in choices if choice.partition("@")[0] == bare]
+        hint = f"it is chosen by {' or '.join(places)}" if places else "rlx --info defaults lists what can be chosen"
+        return ConfigError(f"{key}: nothing at {package} chooses a {bare}; {hint}")
+    if bare.partition(".")[0] == "loss" and isinstance(raw, Mapping) and raw.get("loss") is None and "algorithm" in raw:
+        return unread_loss(raw["algorithm"])
     known = groups(all_folders(line))
     group, _, leaf = bare.partition(".")
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
@@ -57,6 +62,17 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
     hint = did_you_mean(near) or _option_of_function(bare, paths) or "; rlx --cfg job shows them all"
     return ConfigError(f"{bare} is no key of {owner}{hint}")
+
+
+def loss_of_no_run(text: str, line: CommandLine) -> ConfigError:
+    """A loss chosen for the run of a mixture, whose terms have their own; or a YAML of a mixture that does not say so."""
+    raw, _ = composed(line)
+    if isinstance(raw, Mapping) and "algorithm" in raw and "appears" in text:
+        return unread_loss(raw["algorithm"])
+    return ConfigError(
+        "several algorithms of a mixture bring a loss for the run; end the defaults list of its YAML with "
+        "`- override /loss@_global_.loss: null`, and choose the loss of a term by /loss@terms.NAME.algorithm.loss"
+    )
 
 
 def _untyped(raw: object, group: str, name: str) -> str:
@@ -102,7 +118,8 @@ def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:
     chosen = [override for override in line.overrides if group_of(override, known) and ("," not in override or "=[" in override)]
     places = [f"'{place}'" for _, place in searched(line)]
     search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
-    for overrides in ([*search, *chosen], search, []):
+    without_loss = [override for override in chosen if group_of(override, ["loss"]) is None]
+    for overrides in ([*search, *chosen], [*search, *without_loss], search, []):
         try:
             cfg = compose(line.verb or "train", overrides, with_hydra=True)
         except (HydraException, OmegaConfBaseException, RlxError):
@@ -127,6 +144,9 @@ _UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
 def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     """The error as one of rlx's own, or None if it is no error of the user's."""
     chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, CompositionOfJobError):
+            line, error = replace(line, overrides=list(cause.overrides)), cause.__cause__ or cause
     for cause in chain:
         if isinstance(cause, RlxError):
             return cause
@@ -196,7 +216,9 @@ def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
     group, _, name = path.rpartition("/")
     options = list(error.options or ())
     where = _first_line(error)
-    where = f" (chosen in {where.split(':')[0][4:-1]}.yaml)" if where.startswith("In '") and "/" in where.split(":")[0] else ""
+    is_typed = any(override.lstrip("+").startswith(f"{group}=") for override in line.overrides)
+    in_file = not is_typed and where.startswith("In '") and "/" in where.split(":")[0]
+    where = f" (chosen in {where.split(':')[0][4:-1]}.yaml)" if in_file else ""
     if not options:
         known = groups(all_folders(line))
         options = known.get(group, [])
@@ -214,6 +236,8 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], known))}")
     if "An item is already at" in text:
         return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
+    if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring one for the run
+        return loss_of_no_run(text, line)
     if found := _COULD_NOT.search(text):
         named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))
         return wrong_key(next((key for key in named if key.startswith(f"{found[1]}.")), found[1]), line)

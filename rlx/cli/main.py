@@ -133,7 +133,7 @@ def run_hydra(line: CommandLine) -> int:
     import hydra
 
     from rlx.cli.line import all_folders, check_folders, cut_verb, is_query, quote_override
-    from rlx.config.compose import check_choices, check_chosen, groups
+    from rlx.config.compose import check_choices, groups
     from rlx.config.sources import install, use_working_directory
 
     if is_query(line.overrides):
@@ -150,7 +150,6 @@ def run_hydra(line: CommandLine) -> int:
     check_folders(line)
     known = groups(all_folders(line))
     check_choices(line.overrides, known, multirun=line.is_multirun)
-    check_chosen(line.overrides, known.get("loss", ()))
     install()
     line.overrides = [_chosen(override) for override in line.overrides]
     overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
@@ -197,15 +196,13 @@ def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
-    from rlx.cli.line import all_folders, allowed_targets
-    from rlx.config.compose import groups
+    from rlx.cli.line import allowed_targets
     from rlx.sweep.register import install
     from rlx.sweep.session import Surroundings
 
     if directory is not None:
         sys.path.insert(0, str(directory / "sources"))  # a sweep goes on with the code that it began with
-    losses = tuple(groups(all_folders(line)).get("loss", ()))
-    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), losses, directory))
+    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), directory))
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:

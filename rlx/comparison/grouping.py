@@ -86,7 +86,7 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     names: list[str] = [""] * len(facts)
     for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
         places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
-        keys = _without_echoes(_differing([facts[index] for index in places]), [facts[index] for index in places])
+        keys = _decided_by_no_class(_differing([facts[index] for index in places]), [facts[index] for index in places])
         leaves = short_names([key for key in keys if not key.startswith(SOURCE)])
         alike: dict[str, list[int]] = {}
         for index in places:
@@ -102,23 +102,21 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that were given several values: not those that came with another class, and no classes. configs: `compared` ones."""
-    keys = _without_echoes(_differing(configs), configs)
+    keys = _decided_by_no_class(_differing(configs), configs)
     return [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
 
 
-def _without_echoes(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Leaves out a key that another one speaks for: algorithm.loss.beta beside loss.beta, or what came with another class."""
+def _decided_by_no_class(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys without those whose values came with another class: loss.tau where it differs as loss._target_ does."""
 
-    def spoken_for(key: str, other: str) -> bool:
+    def decides(other: str, key: str) -> bool:
         pairs = {(_text(fact.get(other, _MISSING)), _text(fact.get(key, _MISSING))) for fact in facts}
-        parent = other.removesuffix("_target_")
-        if other.endswith("_target_") and key.startswith((parent, f"algorithm.{parent}")):
-            return len(pairs) == len({value for value, _ in pairs})  # the class decides the value
-        return other.rpartition(".")[2] == key.rpartition(".")[2] and all(value == own for value, own in pairs)
+        is_class_of = other.endswith("_target_") and key.startswith(other.removesuffix("_target_"))
+        return is_class_of and len(pairs) == len({value for value, _ in pairs})
 
     kept: list[str] = []
     for key in sorted(keys, key=lambda key: (key.count("."), not key.endswith("_target_"))):
-        if not any(spoken_for(key, other) for other in kept):
+        if not any(decides(other, key) for other in kept):
             kept.append(key)
     return sorted(kept, key=list(keys).index)
 

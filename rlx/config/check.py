@@ -13,7 +13,17 @@ from typing import Any, Literal, Union
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from rlx.config.classes import GROUP_BASE, REQUIRED, Parameter, accepts, check_targets, fits_group, locate, parameters_of
+from rlx.config.classes import (
+    GROUP_BASE,
+    REQUIRED,
+    Parameter,
+    accepts,
+    check_targets,
+    fits_group,
+    locate,
+    parameters_of,
+    reads_run_loss,
+)
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.errors import ConfigError
@@ -114,7 +124,25 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
             for name, logger in (node or {}).items():
                 check_node(logger, f"logger.{name}", paths, group=group)
         elif node is not None or group != "loss":
-            check_node(node, group, paths, group=group)
+            check_node(node, group, paths, group=group, run_loss=container.get("loss"))
+
+
+def unread_loss(algorithm: Any) -> ConfigError:
+    """A loss was chosen for the run, or set, and its algorithm (a node, not resolved) reads none."""
+    if isinstance(algorithm, Mapping) and isinstance(algorithm.get("loss"), str):
+        return ConfigError(
+            f"algorithm.loss is {algorithm['loss']} in the YAML of the algorithm, and a run's loss is handed to its algorithm "
+            "now; replace that line by an item of its defaults list, `- /loss@_global_.loss: dpo`"
+        )
+    name = str(algorithm["_target_"]).rpartition(".")[2] if isinstance(algorithm, Mapping) and "_target_" in algorithm else "it"
+    nested = [path for path, _ in leaves_of({"algorithm": algorithm}) if path.endswith(".loss._target_")]
+    if not nested:
+        return ConfigError(f"nobody reads the loss of the run: algorithm {name} has no loss; leave out loss=...")
+    places = [path.removesuffix("._target_") for path in nested]
+    return ConfigError(
+        f"nobody reads the loss of the run: the losses of algorithm {name} are {', '.join(places)}; "
+        f"choose with loss@{places[0]}=NAME, set with {places[0]}.beta=..."
+    )
 
 
 def plain(cfg: Any) -> dict[str, Any]:
@@ -138,6 +166,16 @@ def paths_of(container: Any, path: str = "") -> Iterable[str]:
                 below = f"{path}.{key}" if path else str(key)
                 yield below
                 yield from paths_of(value, below)
+
+
+def leaves_of(container: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted path, value) of every value of a plain config that is no mapping with keys; `_target_` and its like too."""
+    for key, value in container.items() if isinstance(container, Mapping) else ():
+        below = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from leaves_of(value, below)
+        else:
+            yield below, value
 
 
 def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str], *, owner: str) -> None:
@@ -170,8 +208,11 @@ def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}={shown(item)}: it is one of {', '.join(options)}")
 
 
-def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None) -> None:
-    """A node with a `_target_`: its class fits its group, its keys and their types fit the class."""
+def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None, run_loss: Any = None) -> None:
+    """A node with a `_target_`: its class fits its group, its keys and their types fit the class.
+
+    run_loss: the node of the run's loss, which is handed to an algorithm that declares one.
+    """
     if not isinstance(node, Mapping) or "_target_" not in node:
         options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
         raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
@@ -185,6 +226,10 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         return
     if parameters is None:
         raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
+    if group == "algorithm" and reads_run_loss(node):
+        node = {**node, "loss": run_loss}
+    elif group == "algorithm" and run_loss is not None:
+        raise unread_loss(node)
     for key in node:
         if key not in _SPECIAL and key not in parameters and not (bound and key == "weight"):
             names = [f"{path}.{name}" for name in parameters]
@@ -216,7 +261,7 @@ def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
 
 def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths: list[str], *, owner: Any) -> None:
     """One key of a node: there, of the right type, and checked itself if it is a node."""
-    full = f"{path}.{parameter.name}"
+    full = "loss" if (path, parameter.name) == ("algorithm", "loss") else f"{path}.{parameter.name}"  # the run's
     if parameter.name not in node:
         if parameter.default is REQUIRED and not parameter.given_by_caller:
             raise ConfigError(f"{full} has no value, and {node['_target_']} needs one; give it one: +{full}=...")
@@ -240,7 +285,8 @@ def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: A
         target = locate(value["_target_"], f"{path}._target_")
         if not accepts(hint, target, owner):
             wanted = described(hint).removeprefix("a node whose _target_ is ")
-            mend = "; choose another with loss=NAME (rlx info loss=NAME says what one is)" if path.endswith(".loss") else ""
+            is_loss = path.rpartition(".")[2] == "loss"
+            mend = "; choose another with loss=NAME (rlx info loss=NAME says what one is)" if is_loss else ""
             raise ConfigError(f"{path}: {value['_target_']} is not {wanted}, which {node_name(owner)} reads{mend}")
         check_node(value, path, paths)
     elif isinstance(value, Mapping):

@@ -150,6 +150,20 @@ def parameters_of(target: Any) -> dict[str, Parameter] | None:
     return found
 
 
+def with_run_loss(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of a run's algorithm, with the run's loss under `loss` where its class declares one."""
+    node = dict(config["algorithm"])
+    if reads_run_loss(node):
+        node["loss"] = config.get("loss")
+    return node
+
+
+def reads_run_loss(algorithm: Mapping[str, Any]) -> bool:
+    """Whether the class of an algorithm's node declares a loss, which its node leaves to the run."""
+    target = locate(algorithm["_target_"], "algorithm._target_")
+    return "loss" not in algorithm and "loss" in (parameters_of(target) or {})
+
+
 def _of_init(kind: type) -> type:
     """The class that a class has its constructor from."""
     return next(ancestor for ancestor in kind.__mro__ if "__init__" in vars(ancestor))

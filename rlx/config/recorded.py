@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.classes import GROUP_BASE, is_allowed, locate, targets_of
 from rlx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlx.record.run import RunRecord
 
 _MAY_CHANGE = {
     "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "num_steps"),
@@ -16,24 +20,54 @@ _MAY_CHANGE = {
 }
 
 
-def continued(
-    cfg: DictConfig, overrides: Sequence[str], *, allowed: Iterable[str], directory: Path | None, multirun: bool = False
-) -> tuple[DictConfig, str, Path | None]:
-    """The recorded config with what may be overridden taken from `cfg`, its algorithm's name, and the directory to write in."""
-    from rlx.record.run import read_run
+def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config in the form that is written now: a loss stands in one place.
 
+    Records once held the run's loss a second time in the algorithm's node, and the loss of a mixture's term beside its algorithm.
+    """
+    kept = {key: _with_one_loss(value) if key == "algorithm" else value for key, value in config.items()}
+    algorithm = kept.get("algorithm")
+    if isinstance(algorithm, dict) and kept.get("loss") is not None and "loss" in algorithm:
+        kept["loss"] = algorithm.pop("loss")
+    return kept
+
+
+def _with_one_loss(node: Any) -> Any:
+    """An algorithm's node, in which the terms of a mixture have their loss within their algorithm and not beside it."""
+    if not isinstance(node, Mapping):
+        return node
+    within = node.get("algorithm")
+    is_twice = isinstance(within, Mapping) and "loss" in within
+    return {key: _with_one_loss(value) for key, value in node.items() if not (is_twice and key == "loss")}
+
+
+def asked_run(cfg: DictConfig) -> Path:
+    """The directory of the run that `resume` or `rerun` names."""
     verb = "resume" if cfg.resume is not None else "rerun"
     if cfg.resume is not None and cfg.rerun is not None:
         raise ConfigError("resume goes on with a run and rerun starts it again; give one of them")
-    if multirun:
-        raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     if not str(cfg[verb]).strip():
         raise ConfigError(f"{verb}= names no run; give its directory: {verb}=outputs/train/latest")
     run = Path(cfg[verb]).expanduser()
     beside = [Path(cfg.output_dir).expanduser() / "train" / run, Path(cfg.output_dir).expanduser() / run]
     if not run.exists() and (there := next((place for place in beside if (place / "run.json").is_file()), None)):
         raise ConfigError(f"{verb}={cfg[verb]}: there is no such directory; did you mean {verb}={there}?")
-    record = read_run(run)
+    return run
+
+
+def continued(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    record: RunRecord,
+    *,
+    allowed: Iterable[str],
+    directory: Path | None,
+    multirun: bool = False,
+) -> tuple[DictConfig, str, Path | None]:
+    """The recorded config with what may be overridden taken from `cfg`, its algorithm's name, and the directory to write in."""
+    verb = "resume" if cfg.resume is not None else "rerun"
+    if multirun:
+        raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     _check_recorded_targets(record.config, allowed, verb)
     recorded = OmegaConf.create(dict(record.config))
     classes = {target for _, target in targets_of(dict(record.config))}
@@ -62,11 +96,9 @@ def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -
     """The allow list, with a message that says how to name classes of one's own again."""
     patterns = tuple(allowed)
     foreign = [(path, target) for path, target in targets_of(config) if not is_allowed(str(target), patterns)]
-    own_loss = ("algorithm.loss", dict(targets_of(config)).get("loss"))  # the algorithm's loss is the run's, named once
-    named = [(path, target) for path, target in foreign if (path, target) != own_loss]
-    if named:
-        again = [f"{path}={target}" if path in GROUP_BASE else f"++{path}._target_={target}" for path, target in named]
-        names = ", ".join(dict.fromkeys(str(target) for _, target in named))
+    if foreign:
+        again = [f"{path}={target}" if path in GROUP_BASE else f"++{path}._target_={target}" for path, target in foreign]
+        names = ", ".join(dict.fromkeys(str(target) for _, target in foreign))
         raise ConfigError(
             f"the record names {names}, not of rlx's own; if you trust it, name it again: rlx train {verb}=RUN {' '.join(again)}"
         )

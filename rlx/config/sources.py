@@ -70,10 +70,12 @@ class ClassSource(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         group, name = _split(config_path)
+        if group == "loss" and "." not in name:
+            return default_loss(name) is not None
         if group not in BASE or "." not in name:
             return False
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
-            return _loss_of(name) is not None  # the optional default `loss: ${algorithm}`
+            return _loss_of(name) is not None
         target = locate(name, group)
         if not fits_group(target, group) and not is_function(target, group):
             base = BASE[group].rpartition(".")[2]
@@ -82,6 +84,8 @@ class ClassSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, name = _split(config_path)
+        if "." not in name:
+            return self._served({"defaults": [default_loss(name), "_self_"]}, None)
         served.add(name)
         target = locate(name, group)
         is_own_loss = group == "loss" and fits_group(target, "algorithm")
@@ -90,9 +94,11 @@ class ClassSource(ConfigSource):
         else:
             node = _loss_of(name) if is_own_loss else node_of(target, name, group)
         package = f"logger.{_logger_name(name)}" if group == "logger" else reward_package(name) if group == REWARDS else None
-        return ConfigResult(
-            config=OmegaConf.create(dict(node or {})), path=f"{SCHEME}://", provider=self.provider, header={"package": package}
-        )
+        return self._served(dict(node or {}), package)
+
+    def _served(self, node: dict[str, Any], package: str | None) -> ConfigResult:
+        header = {"package": package}
+        return ConfigResult(config=OmegaConf.create(node), path=f"{SCHEME}://", provider=self.provider, header=header)
 
 
 def _split(config_path: str) -> tuple[str, str]:
@@ -114,8 +120,11 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
     _require_dataclass(target, parameters, name, group)
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
-    if "defaults" in inherited:
-        node["defaults"] = [item for item in inherited["defaults"] if not chosen_by([item]) & _own_defaults(target)]
+    defaults = [item for item in inherited.get("defaults", ()) if not chosen_by([item]) & _own_defaults(target)]
+    if group == "algorithm" and "loss" in parameters:
+        defaults = [_choice_of_loss(target, name, parameters["loss"]), *defaults]
+    if defaults:
+        node["defaults"] = defaults if "_self_" in defaults else [*defaults, "_self_"]
     if any(parameter.given_by_caller for parameter in parameters.values()):
         node["_partial_"] = True
     for parameter in parameters.values():
@@ -124,9 +133,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
         own = isinstance(target, type) and parameter.name in vars(target).get("__annotations__", {})
         if parameter.name in inherited and not own:
             node[parameter.name] = inherited[parameter.name]
-        elif parameter.name == "loss" and group == "algorithm":
-            node["loss"] = "${..loss}"
-        else:
+        elif not (parameter.name == "loss" and group == "algorithm"):  # the run's loss is handed to it
             chosen = own is False and parameter.name in chosen_by(inherited.get("defaults", ()))
             if not chosen:
                 node[parameter.name] = "???" if parameter.default is REQUIRED else _as_value(parameter, name)
@@ -136,7 +143,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
 def _own_defaults(target: Any) -> set[str]:
     """The fields that a class declares anew: what its ancestor's YAML chooses for them is not meant any more."""
     declared = set(vars(target).get("__annotations__", {})) if isinstance(target, type) else set()
-    return {name for name in declared if name != "loss"}
+    return declared | {"loss"}
 
 
 def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: str, group: str) -> None:
@@ -200,21 +207,43 @@ def _inherited_file(target: Any, group: str) -> Path | None:
     return None
 
 
+RUN_LOSS = "/loss@_global_.loss"  # in the defaults list of an algorithm: the loss that its run has by default
+
+
+def default_loss(algorithm: str) -> str | None:
+    """The option of the group loss that a run of this algorithm of rlx has by default, as its YAML says; None without one."""
+    file = conf_dir() / "algorithm" / f"{algorithm}.yaml"
+    if not file.is_file():
+        return None
+    items = OmegaConf.to_container(OmegaConf.load(file).get("defaults", OmegaConf.create([])))
+    assert isinstance(items, list)
+    for item in items:
+        for key, option in item.items() if isinstance(item, Mapping) else ():
+            if str(key).removeprefix("override ") == RUN_LOSS:
+                return None if option is None else str(option)
+    above = (default_loss(item) for item in items if isinstance(item, str) and item != "_self_")
+    return next((option for option in above if option is not None), None)
+
+
+def _choice_of_loss(target: Any, name: str, parameter: Parameter) -> dict[str, str | None]:
+    """The item of a defaults list for the loss of a class: the default of its field, or that of the class it derives from."""
+    if parameter.default is not REQUIRED and parameter.default is not None:
+        return {RUN_LOSS: name}
+    file = _inherited_file(target, "algorithm")
+    return {RUN_LOSS: None if file is None else default_loss(file.stem)}
+
+
 def _loss_of(name: str) -> dict[str, Any] | None:
-    """The loss that an algorithm's class brings: the default of its field, or the loss of the algorithm it derives from."""
+    """The node of the loss that an algorithm's class brings; None without one."""
     target = locate(name, "algorithm")
     parameter = (parameters_of(target) or {}).get("loss")
     if parameter is None:
         return None
-    if parameter.default is not REQUIRED and parameter.default is not None:
-        value = _as_value(parameter, name)
-        return value if isinstance(value, dict) else None
-    file = _inherited_file(target, "algorithm")
-    loss_file = conf_dir() / "loss" / file.name if file is not None else None
-    if loss_file is None or not loss_file.is_file():
-        return None
-    node = OmegaConf.to_container(OmegaConf.load(loss_file), resolve=False)
-    return node if isinstance(node, dict) else None  # type: ignore[return-value]
+    option = _choice_of_loss(target, name, parameter)[RUN_LOSS]
+    if option != name:
+        return None if option is None else {"defaults": [option, "_self_"]}
+    value = _as_value(parameter, name)
+    return value if isinstance(value, dict) else None
 
 
 def use_working_directory() -> None:

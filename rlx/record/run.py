@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlx.config.recorded import up_to_date
 from rlx.errors import DataError
 from rlx.record.files import follow_latest, number
 from rlx.record.process import is_alive
@@ -115,6 +116,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
             raise DataError(f"{file}: {name} is {known[name]!r:.60}, not {types[0].__name__}; the record was damaged")
     if known["status"] not in STATUSES:
         raise DataError(f"{file}: status is {known['status']!r}, not one of {', '.join(STATUSES)}")
+    known["config"] = up_to_date(known["config"])
     known["result"] = _result(known.get("result"), file)
     if known["status"] == "running" and is_alive(known.get("process", {})) is False:
         known["status"] = "interrupted"

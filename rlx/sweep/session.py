@@ -39,12 +39,11 @@ _TASK = "rlx.sweep.job:run"
 class Surroundings:
     """What a sweep must know of the command line that began it.
 
-    allowed: classes that its jobs may name; losses: the options of the group loss; directory: of the sweep that goes on.
+    allowed: classes that its jobs may name. directory: of the sweep that goes on.
     """
 
     argv: tuple[str, ...]
     allowed: Callable[[], Iterable[str]]
-    losses: tuple[str, ...]
     directory: Path | None = None
 
 
@@ -61,7 +60,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.settings = settings_of(OmegaConf.to_container(self.config.sweep, resolve=True))  # type: ignore[arg-type]
-        self.composer = Composer(self.loader, self.config, self.around.allowed, self.around.losses)
+        self.composer = Composer(self.loader, self.config, self.around.allowed)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan and run; returns the exit code."""

@@ -24,7 +24,7 @@ def test_algorithms_are_called_by_their_names(tmp_path):
     assert not found.beyond
 
 
-def test_a_swept_key_is_named_and_its_echo_in_the_algorithm_is_not(tmp_path):
+def test_a_swept_key_is_named_once_though_records_of_before_hold_a_loss_twice(tmp_path):
     for beta in (0.1, 0.5):
         write_run(tmp_path / f"b{beta}", loss__beta=beta, algorithm__loss__beta=beta)
     assert grouped(tmp_path).labels == ("custom_dpo beta=0.1", "custom_dpo beta=0.5")
@@ -33,7 +33,7 @@ def test_a_swept_key_is_named_and_its_echo_in_the_algorithm_is_not(tmp_path):
 def test_another_loss_is_named_by_its_class_and_not_by_what_came_with_it(tmp_path):
     write_run(tmp_path / "a")
     ipo = {"_target_": "rlx.loss.preference.margin.Ipo", "tau": 0.1}
-    write_run(tmp_path / "b", loss=ipo, algorithm__loss=ipo)
+    write_run(tmp_path / "b", loss=ipo)
     assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Ipo")
 
 

@@ -7,8 +7,9 @@ from omegaconf import OmegaConf
 
 from rlx.config.check import plain
 from rlx.config.compose import compose
-from rlx.config.recorded import continued
+from rlx.config.recorded import asked_run, continued
 from rlx.errors import ConfigError, DataError
+from rlx.record.run import read_run
 
 pytestmark = pytest.mark.whole
 
@@ -40,7 +41,8 @@ def run(tmp_path, recorded_values):
 
 def resumed(run, *overrides, verb="resume", allowed=(), **options):
     overrides = [f"{verb}={run}", *overrides]
-    return continued(compose("train", overrides), overrides, allowed=allowed, directory=None, **options)
+    cfg = compose("train", overrides)
+    return continued(cfg, overrides, read_run(asked_run(cfg)), allowed=allowed, directory=None, **options)
 
 
 def test_the_runs_own_config(run):
@@ -112,9 +114,9 @@ def test_no_run(tmp_path):
 
 def test_a_place_given_with_a_resume_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="its own directory"):
-        continued(compose("train", [f"resume={run()}"]), [], allowed=(), directory=tmp_path)
+        continued(compose("train", [f"resume={run()}"]), [], read_run(run()), allowed=(), directory=tmp_path)
 
 
 def test_the_record_is_not_resolved_again(run):
     cfg, _, _ = resumed(run(device="auto"))
-    assert OmegaConf.to_container(cfg, resolve=False)["algorithm"]["loss"]["beta"] == 0.3
+    assert OmegaConf.to_container(cfg, resolve=False)["loss"]["beta"] == 0.3

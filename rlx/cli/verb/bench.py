@@ -73,9 +73,9 @@ def checked(name: str, overrides: list[str], line: CommandLine) -> dict[str, Any
     from omegaconf import OmegaConf, open_dict
 
     from rlx.cli.failure import explained
-    from rlx.cli.line import CommandLine, all_folders, allowed_targets
+    from rlx.cli.line import CommandLine, allowed_targets
     from rlx.config.check import check_config
-    from rlx.config.compose import check_loss, compose, groups
+    from rlx.config.compose import compose
     from rlx.config.schema import BenchConfig
 
     own = [f"algorithm={name}" if override.startswith("algorithm=") else override for override in overrides]
@@ -87,10 +87,8 @@ def checked(name: str, overrides: list[str], line: CommandLine) -> dict[str, Any
         if known is None:
             raise
         raise known from None
-    choices = composed.hydra.runtime.choices
     with open_dict(composed):
         del composed["hydra"]
-    check_loss(composed, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=own)
     check_config(composed, allowed=allowed_targets(line), schema=BenchConfig, verb="bench")
     train = compose("train", ["logger=[]", "checkpoint.every=null", "eval_every=null"])
     with open_dict(train):

@@ -21,9 +21,8 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     """0 if every law holds, 1 if one is broken."""
     from hydra.core.hydra_config import HydraConfig
 
-    from rlx.cli.line import all_folders, allowed_targets
+    from rlx.cli.line import allowed_targets
     from rlx.config.check import check_config
-    from rlx.config.compose import check_loss, groups
     from rlx.config.schema import CheckConfig
 
     choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
@@ -32,8 +31,6 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         return doctor(cfg)
     if "algorithm" not in groups_named:
         cfg.algorithm = None
-    else:
-        check_loss(cfg, choices=choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
     given = {str(key): cfg[key] for key in cfg if key != "algorithm" or cfg.algorithm is not None}
     check_config(type(cfg)(given), allowed=allowed_targets(line), schema=CheckConfig, verb="check")
     subject = subject_of(cfg, own_task=bool(named(overrides, "task")))
@@ -52,14 +49,14 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
 
     from rlx.algorithm.base import Need
     from rlx.check.subject import Subject
-    from rlx.experiment import make, require_match, require_scores
+    from rlx.experiment import algorithm_of, make, require_match, require_scores
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     task = make(cfg.task, key="task")
-    algorithm = plainest_with(make(cfg.loss, key="loss")) if cfg.algorithm is None else make(cfg.algorithm, key="algorithm")
+    algorithm = plainest_with(make(cfg.loss, key="loss")) if cfg.algorithm is None else algorithm_of(cfg)
     require_match(algorithm, task)
     if own_task:
         require_scores(algorithm, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -37,12 +38,13 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     from rlx.cli.line import allowed_targets
 
     hydra = HydraConfig.get()
-    groups = [group for group in GROUP_BASE if group in cfg and cfg[group] is not None]
+    overrides = list(hydra.overrides.task)
+    groups = [group for group in GROUP_BASE if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
     if not groups:
         raise ConfigError(
             "say of what: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists the names"
         )
-    whole = OmegaConf.to_container(_as_train(list(hydra.overrides.task), line), resolve=False)
+    whole = OmegaConf.to_container(cfg, resolve=False)
     pages = []
     for group in groups:
         option = hydra.runtime.choices[group]
@@ -53,18 +55,10 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         for name, part in node.items() if group == "logger" else [(option, node)]:
             check_targets({group: part}, allowed_targets(line))
             pages.append(page(part, str(name), group, heading_of(group, str(name), line)))
+        if group == "algorithm" and whole["loss"] is not None:
+            pages[-1] += [f"  {path} = {value}" for path, value in leaves(_resolved(whole, "loss"), "loss")]
     print("\n\n".join("\n".join(lines) for lines in pages))
     return 0
-
-
-def _as_train(overrides: list[str], line: CommandLine) -> DictConfig:
-    """The config of a run with these choices: a node may read others."""
-    from rlx.config.compose import compose
-
-    search = [override for override in line.overrides if override.startswith("hydra.searchpath=")]
-    if "config_dir" in line.values:
-        search.append(f"hydra.searchpath=['{line.values['config_dir']}']")
-    return compose("train", [*search, *overrides])
 
 
 def _resolved(whole: Any, group: str) -> dict[str, Any]:
@@ -82,9 +76,12 @@ def _resolved(whole: Any, group: str) -> dict[str, Any]:
 def heading_of(group: str, name: str, line: CommandLine) -> str:
     """The comment that an option's YAML begins with; empty where it has none, or is a class."""
     from rlx.cli.line import all_folders
+    from rlx.config.sources import default_loss
 
     files = [folder / group / f"{name}.yaml" for folder in all_folders(line)]
     first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
+    if group == "loss" and not first and (own := default_loss(name)) is not None:
+        return f"The loss that algorithm={name} has by default: loss={own}"
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

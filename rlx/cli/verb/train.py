@@ -18,10 +18,10 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     """One run of the composed config; returns the exit code."""
     from hydra.core.hydra_config import HydraConfig
 
-    from rlx.cli.line import all_folders, allowed_targets
+    from rlx.cli.line import allowed_targets
     from rlx.config.check import check_config
-    from rlx.config.compose import check_loss, groups
-    from rlx.config.recorded import continued
+    from rlx.config.recorded import asked_run, continued
+    from rlx.record.run import read_run
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
@@ -31,9 +31,9 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
     allowed = allowed_targets(line)
     algorithm = str(hydra.runtime.choices["algorithm"])
     if cfg.resume is not None or cfg.rerun is not None:
-        cfg, algorithm, directory = continued(cfg, overrides, allowed=allowed, directory=directory, multirun=line.is_multirun)
-    else:
-        check_loss(cfg, choices=hydra.runtime.choices, options=groups(all_folders(line)).get("loss", ()), overrides=overrides)
+        cfg, algorithm, directory = continued(
+            cfg, overrides, read_run(asked_run(cfg)), allowed=allowed, directory=directory, multirun=line.is_multirun
+        )
     check_config(cfg, allowed=allowed)
 
     from rlx.training.run import train

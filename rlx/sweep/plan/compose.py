@@ -16,10 +16,11 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from rlx.config.check import check_config, plain
-from rlx.config.compose import check_loss
+from rlx.config.compose import CompositionOfJobError
 from rlx.errors import ConfigError
 from rlx.record.provenance import CACHES, config_hash, without
 from rlx.record.sources import Source, sources
@@ -43,12 +44,11 @@ class Composed:
 
 @dataclass
 class Composer:
-    """Makes configs of overrides. allowed: classes that may be named; losses: the options of the group loss."""
+    """Makes configs of overrides. allowed: classes that may be named."""
 
     loader: ConfigLoader
     master: DictConfig
     allowed: Callable[[], Iterable[str]]
-    losses: Sequence[str]
     _bases: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, Any]]] = field(default_factory=dict)
     _choosing: dict[str, bool] = field(default_factory=dict)
     _allowed: tuple[str, ...] | None = None
@@ -63,7 +63,6 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> Composed:
         """The checked config of one job. Raises ConfigError, or what Hydra says against an override."""
         cfg, choices = self._composed(overrides)
-        check_loss(cfg, choices=choices, options=self.losses)
         if self._allowed is None:  # of the whole command line, and slow to find out
             self._allowed = tuple(self.allowed())
         check_config(cfg, allowed=self._allowed)
@@ -85,7 +84,10 @@ class Composer:
         parsed = self.parse(overrides)
         choosing = tuple(str(item.input_line) for item in parsed if self._chooses(item))
         if choosing not in self._bases:
-            base = self.loader.load_sweep_config(self.master, list(choosing))
+            try:
+                base = self.loader.load_sweep_config(self.master, list(choosing))
+            except HydraException as error:
+                raise CompositionOfJobError(overrides) from error
             made = dict(base.hydra.runtime.choices)
             with open_dict(base):
                 base.pop("hydra")
@@ -93,7 +95,10 @@ class Composer:
             self._bases[choosing] = base, made
         base, choices = self._bases[choosing]
         cfg: DictConfig = copy.deepcopy(base)
-        ConfigLoaderImpl._apply_overrides_to_config([item for item in parsed if not self._chooses(item)], cfg)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config([item for item in parsed if not self._chooses(item)], cfg)
+        except HydraException as error:
+            raise CompositionOfJobError(overrides) from error
         return cfg, choices
 
     def _chooses(self, override: Override) -> bool:
