@@ -116,8 +116,12 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     """Refuse a verb's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
     container = plain(cfg)
     check_targets(container, allowed)
-    paths = list(paths_of(OmegaConf.to_container(cfg, resolve=False)))
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(raw, dict)
+    paths = list(paths_of(raw))
     check_keys(container, schema, "", paths, owner=f"rlx {verb}")
+    if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":  # type: ignore[union-attr]
+        raise unread_loss(raw["algorithm"])
     for group in (group for group in GROUP_BASE if group in container):
         node = container.get(group)
         if group == "logger":

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.classes import GROUP_BASE, is_allowed, locate, targets_of
 from rlx.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rlx.record.run import RunRecord
-
 _MAY_CHANGE = {
     "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "num_steps"),
     "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "output_dir", "cache_dir"),
 }
+
+
+class Recorded(Protocol):
+    """What is asked of the record of a run."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def directory(self) -> Path: ...
 
 
 def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +66,7 @@ def asked_run(cfg: DictConfig) -> Path:
 def continued(
     cfg: DictConfig,
     overrides: Sequence[str],
-    record: RunRecord,
+    record: Recorded,
     *,
     allowed: Iterable[str],
     directory: Path | None,

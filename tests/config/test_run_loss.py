@@ -1,4 +1,4 @@
-"""The run's loss: its algorithm's YAML says the default, the command line chooses another, and a loss that nobody reads is refused."""
+"""The run's loss: its algorithm's YAML says the default, the command line chooses another; one that nobody reads is refused."""
 
 import pytest
 
@@ -98,14 +98,15 @@ def test_a_yaml_of_before_is_told_what_to_write_now(tmp_path):
 
 
 def test_an_algorithm_without_a_loss_and_without_a_default_asks_for_one(tmp_path, monkeypatch):
-    (tmp_path / "bare_lab.py").write_text(
-        "from dataclasses import dataclass\nfrom rlx.algorithm import Algorithm\nfrom rlx.loss.preference.base import PreferenceLoss\n"
+    (tmp_path / "lossless_lab.py").write_text(
+        "from dataclasses import dataclass\nfrom rlx.algorithm import Algorithm\n"
+        "from rlx.loss.preference.base import PreferenceLoss\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Mine(Algorithm):\n    loss: PreferenceLoss\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="reads a loss and none is chosen; choose one: loss=NAME"):
-        check_config(compose("train", ["algorithm=bare_lab.Mine"]), allowed=["bare_lab.Mine"])
-    check_config(compose("train", ["algorithm=bare_lab.Mine", "loss=ipo"]), allowed=["bare_lab.Mine"])
+        check_config(compose("train", ["algorithm=lossless_lab.Mine"]), allowed=["lossless_lab.Mine"])
+    check_config(compose("train", ["algorithm=lossless_lab.Mine", "loss=ipo"]), allowed=["lossless_lab.Mine"])
 
 
 def test_a_record_of_before_holds_its_loss_once_when_it_is_read():
