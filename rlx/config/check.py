@@ -120,7 +120,7 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     assert isinstance(raw, dict)
     paths = list(paths_of(raw))
     check_keys(container, schema, "", paths, owner=f"rlx {verb}")
-    if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":  # type: ignore[union-attr]
+    if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":
         raise unread_loss(raw["algorithm"])
     for group in (group for group in GROUP_BASE if group in container):
         node = container.get(group)

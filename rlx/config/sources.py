@@ -215,8 +215,8 @@ def default_loss(algorithm: str) -> str | None:
     file = conf_dir() / "algorithm" / f"{algorithm}.yaml"
     if not file.is_file():
         return None
-    items = OmegaConf.to_container(OmegaConf.load(file).get("defaults", OmegaConf.create([])))
-    assert isinstance(items, list)
+    node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    items = node.get("defaults", []) if isinstance(node, dict) else []
     for item in items:
         for key, option in item.items() if isinstance(item, Mapping) else ():
             if str(key).removeprefix("override ") == RUN_LOSS:

@@ -55,7 +55,7 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
         for name, part in node.items() if group == "logger" else [(option, node)]:
             check_targets({group: part}, allowed_targets(line))
             pages.append(page(part, str(name), group, heading_of(group, str(name), line)))
-        if group == "algorithm" and whole["loss"] is not None:
+        if group == "algorithm" and cfg.loss is not None:
             pages[-1] += [f"  {path} = {value}" for path, value in leaves(_resolved(whole, "loss"), "loss")]
     print("\n\n".join("\n".join(lines) for lines in pages))
     return 0
