@@ -47,12 +47,12 @@ def _signed(value: float | None) -> str:
 
 
 def variant_table(comparison: Comparison) -> Table:
-    """A row a variant; columns that no variant fills are left out."""
+    """A row a variant, and one of doing nothing (step 0); columns that no variant fills are left out."""
     columns = [
-        _field("rank", "rank", str, 1),
+        _field("rank", "rank", lambda rank: str(rank) if rank else "", 1),
         _words("variant", "label", folds=True),
         _field("mean", "mean", score_text, hint="mean score over seeds"),
-        _interval(f"{level(comparison)} interval", "interval", hint="of the mean (Student's t)"),
+        _interval(f"{level(comparison)} interval", "interval", hint="of the mean over seeds, on these prompts"),
         _field("seeds", "n", str, hint="independent seeds behind the scores"),
         _field("runs", "runs", str, 5),
         _field("failed", "failed", str, 2, "failed or unfinished runs"),
@@ -62,9 +62,13 @@ def variant_table(comparison: Comparison) -> Table:
         _field("best", "best", score_text, 3),
         _field("worst", "worst", score_text, 3),
         _field("gap", "optimality_gap", score_text, 3, "optimality gap: mean shortfall from the target"),
-        _field("first", "first_probability", _chance_of_first, 1, "bootstrap probability of being first"),
+        _field("first", "first_probability", _chance_of_first, 1, "chance of having the best true mean"),
+        _field("gain", "gain", _signed, 1, "over doing nothing: the same runs before training (step 0)"),
+        _interval("gain interval", "gain_interval", 3),
+        _field("collapsed", "collapsed", significant, 4, "runs that failed, or ended worse than before training (or collapse=)"),
+        _interval("P(collapse)", "collapse_interval", 5, "exact interval of the chance of that"),
         _field("area", "area_under_curve", score_text, 4, "mean height of the learning curve"),
-        _field("noise", "evaluation_error", score_text, 5, "standard error over prompts within a run"),
+        _field("noise", "evaluation_error", score_text, 5, "standard error over prompts within a run; runs share their prompts"),
         _field("KL", "kl", score_text, 2, "to the reference, nats per completion"),
         _field("steps", "steps", significant, 4),
         _field("tokens", "tokens", significant, 3, "sampled and trained, a run"),
@@ -72,7 +76,8 @@ def variant_table(comparison: Comparison) -> Table:
     ]
     always = {"rank", "variant", "seeds", "runs", "failed", "mean", "std"}
     kept = [c for c in columns if c.name in always or any(c.value(v) is not None for v in comparison.variants)]
-    return Table("variants", kept, comparison.variants)
+    untrained = [comparison.untrained] if comparison.untrained is not None else []
+    return Table("variants", kept, [*comparison.variants, *untrained])
 
 
 def _chance_of_first(share: float | None) -> str:
@@ -113,11 +118,35 @@ def pair_table(comparison: Comparison) -> Table:
             "smallest difference that these seeds find with 80 % power",
         ),
         _field("seeds needed", "seeds_needed", significant, 3, "each, to find a difference as large as this one with 80 % power"),
+        _field("prompts needed", "prompts_needed", significant, 4, "with these seeds, for 80 % power"),
+        _field("p on these prompts", "p_fixed", probability, 5, "over seeds alone"),
+        *_component_columns(),
+        _field("seed r", "seed_correlation", score_text, 5, "correlation of the scores of shared seeds"),
         _field("rank test p", "p_rank", probability, 7, "Mann-Whitney, not adjusted: a second look, no verdict"),
         _words("test", "test", 6),
     ]
-    kept = [c for c in columns if c.name != "rank test p" or any(c.value(p) is not None for p in comparison.pairs)]
+    optional = {"rank test p", "prompts needed", "p on these prompts", "seed r", *(c.name for c in _component_columns())}
+    kept = [c for c in columns if c.name not in optional or any(c.value(p) is not None for p in comparison.pairs)]
     return Table("pairs", kept, comparison.pairs)
+
+
+def _component_columns() -> list[Column]:
+    """Standard deviations of the variance components of the first task, the larger of both sides."""
+
+    def column(name: str, of: Callable[[Any], float], hint: str) -> Column:
+        def value(pair: Any) -> float | None:
+            return float(of(pair.components[0]) ** 0.5) if pair.components else None
+
+        def text(pair: Any) -> str:
+            return score_text(value(pair))
+
+        return Column(name, text, value, 5, hint=hint)
+
+    return [
+        column("between seeds", lambda part: max(part.seed), "standard deviation of a run's mean over all prompts"),
+        column("between prompts", lambda part: part.interaction, "standard deviation over prompts of the difference a - b"),
+        column("within", lambda part: max(part.residual), "standard deviation of an answer, seed and prompt given"),
+    ]
 
 
 def run_table(comparison: Comparison) -> Table:

@@ -14,11 +14,11 @@ from rich.padding import Padding
 from rich.text import Text
 
 from rlx.comparison.comparison import Comparison, compare
-from rlx.comparison.wording import conclusion, probability, score_text
+from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
 from rlx.errors import EvidenceError, RlxError
 from rlx.report.columns import STYLES, pair_table, variant_table
 from rlx.report.table import Table, as_latex, as_lines, as_markdown, markdown_text
-from rlx.report.text import count, one_line, safe
+from rlx.report.text import count, interval, one_line, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
@@ -29,6 +29,8 @@ def title(comparison: Comparison) -> str:
     """One line that says what was compared on what."""
     on = comparison.tasks[0] if len(comparison.tasks) == 1 else f"{len(comparison.tasks)} tasks"
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
+    when += f" within {comparison.choices.at}" if comparison.choices.at is not None else ""
+    when += ", lower is better" if comparison.choices.is_lower_better else ""
     size = f"{count(len(comparison.variants), 'variant')}, {count(len(comparison.runs), 'run')}"
     return f"{size} on {on}: {comparison.choices.metric} at {when}"
 
@@ -66,6 +68,24 @@ def search_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
+def halving_lines(comparison: Comparison, *, most: int = 10) -> list[str]:
+    """More seeds or more prompts? A sentence for each pair without a verdict."""
+    undecided = [pair for pair in comparison.pairs if pair.verdict in ("inconclusive", "exploratory")]
+    return [text for pair in undecided[:most] if (text := halving_sentence(pair))]
+
+
+def gain_line(comparison: Comparison) -> str:
+    """What each variant gains over doing nothing, in a sentence."""
+    row = comparison.untrained
+    gains = [
+        f"{v.label} {score_text(v.gain, signed=True)} {interval(v.gain_interval)}" for v in comparison.variants if v.gain_interval
+    ]
+    if row is None or not gains:
+        return ""
+    scope = "over seeds and prompts" if any(v.gain_over_prompts for v in comparison.variants) else "on these prompts"
+    return f"{row.label}: {score_text(row.mean)}. Gain over it, {scope}: {'; '.join(gains)}."
+
+
 def prompt_lines(comparison: Comparison) -> list[str]:
     """Differences over the same prompts, where runs kept their answers."""
     return [
@@ -99,6 +119,7 @@ def print_comparison(
     if comparison.pairs and len(comparison.pairs) <= MOST_PAIRS:
         print_table(_with_columns(pair_table(comparison), columns), out)
         out.print()
+    _print_lines([gain_line(comparison), *halving_lines(comparison)], out)
     _print_lines([method_line(comparison), rank_line(comparison), *search_lines(comparison)], out)
     if comparison.cautions:
         out.print(Text("read with care", style="bold"))
@@ -129,7 +150,7 @@ def _print_verdicts(comparison: Comparison, out: Console) -> None:
         decided = [pair for pair in pairs if pair.verdict in ("better", "worse", "equivalent")]
         first = comparison.variants[0].label
         shown = [pair for pair in pairs if first in (pair.a, pair.b)][:MOST_PAIRS]
-        counts = f"{len(pairs)} pairs, {len(decided)} decided; those of {first}, which has the highest mean:"
+        counts = f"{len(pairs)} pairs, {len(decided)} decided; those of {first}, which has the best mean:"
         out.print(Text(one_line(counts, out.encoding)), soft_wrap=True)
     else:
         shown = list(pairs)

@@ -16,7 +16,7 @@ from rlx.comparison.wording import conclusion
 from rlx.errors import DataError
 from rlx.record.lines import read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
-from rlx.report.comparison import method_line, prompt_lines, rank_line, title
+from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
 from rlx.report.figure.figures import all_figures
 from rlx.report.figure.svg import draw, is_long
@@ -91,7 +91,7 @@ def context(comparison: Comparison) -> dict[str, Any]:
         "runs_table": as_cells(run_table(comparison)),
         "configs_table": as_cells(configs),
         "ranks": rank_line(comparison),
-        "prompt_lines": prompt_lines(comparison),
+        "prompt_lines": list(filter(None, [gain_line(comparison), *halving_lines(comparison), *prompt_lines(comparison)])),
         "samples": samples,
         "runs": [{"title": run_title(run), "facts": run_facts(run)} for run in comparison.runs],
         "command": shlex.join(comparison.command),

@@ -5,7 +5,17 @@ import pytest
 from rich.console import Console
 
 from rlx.comparison.comparison import compare
-from rlx.report.comparison import console_for_output, latex, markdown, print_comparison, print_sweep, title
+from rlx.report.columns import variant_table
+from rlx.report.comparison import (
+    console_for_output,
+    gain_line,
+    halving_lines,
+    latex,
+    markdown,
+    print_comparison,
+    print_sweep,
+    title,
+)
 from tests.comparison.records import normal_scores, write_run, write_sweep
 
 
@@ -123,3 +133,15 @@ def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):
     text = markdown(ordinary)
     assert text.index("is better than") < text.index("| rank |") < text.index("Read with care")
     assert "<script>" not in markdown(hostile)
+
+
+def test_doing_nothing_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
+    low, high = normal_scores(0.5, 0.05, 6, seed=1), normal_scores(0.52, 0.05, 6, seed=2)
+    write_sweep(tmp_path, {"custom_dpo": low, "hybrid": high}, with_answers=True)
+    found = compare(tmp_path)
+    lines = [gain_line(found), *halving_lines(found)]
+    assert "doing nothing (step 0): 0.300. Gain over it, on these prompts: hybrid +0.220" in lines[0]
+    assert "would halve the interval" in lines[1]
+    rows = variant_table(found).rows
+    assert [row.label for row in rows] == ["hybrid", "custom_dpo", "doing nothing (step 0)"]
+    assert "over seeds and prompts" in found.pairs[0].words
