@@ -67,7 +67,7 @@ class TensorStore:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-                if (file.metadata() or {}).get("checksum") == _checksum(tensors):
+                if (file.metadata() or {}).get("checksum") == _checksum(name, tensors):
                     return tensors
         except (OSError, SafetensorError, KeyError, ValueError):
             pass
@@ -87,7 +87,7 @@ class TensorStore:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
             os.close(handle)
             content = {key: value.cpu().contiguous() for key, value in tensors.items()}
-            save_file(content, temporary, metadata={"checksum": _checksum(content)})
+            save_file(content, temporary, metadata={"checksum": _checksum(name, content)})
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
             self._has_complained = True
@@ -144,10 +144,11 @@ class TensorStore:
                 os.close(self._lock)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(tensors[name].view(torch.uint8).numpy().tobytes())
+def _checksum(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """Binds a content to its name: a file that bears another one's name is damaged too."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16)
+    for key in sorted(tensors):
+        digest.update(tensors[key].view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

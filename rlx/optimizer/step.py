@@ -19,6 +19,10 @@ class NonFiniteGradientError(NonFiniteError):
     """A gradient that is NaN or infinite, or whose norm is."""
 
 
+# What torch's optimisers keep in the shape of a parameter.
+_MOMENTS = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
+
+
 @dataclass(frozen=True)
 class Clipping:
     """What happens to a gradient before a step, in this order.
@@ -130,7 +134,15 @@ class Optimizer:
         return self.torch_optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned. Raises ValueError for moments of another shape than their parameters'."""
+        for place, moments in state["state"].items():
+            parameter = self.parameters[place]
+            for name, value in moments.items():
+                # torch compares no shapes, and its fused kernels would read beyond the end
+                if name in _MOMENTS and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{name} of parameter {place} is {tuple(value.shape)}, and the parameter {tuple(parameter.shape)}"
+                    )
         self.torch_optimizer.load_state_dict(state)
 
 

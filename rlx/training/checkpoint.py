@@ -19,6 +19,7 @@ from rlx.errors import DataError, TrainingError
 from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
+from rlx.training.integrity import SEALED, seal, verify_checkpoint
 
 TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
 
@@ -101,7 +102,7 @@ def save_checkpoint(
         tensors = {"optimizer": optimizer.state_dict(), "state": progress.state, "value_head": head, "reference": moved}
         torch.save(tensors, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
-        (temporary / TRAINER_JSON).write_text(json.dumps(plain, indent=2) + "\n")
+        (temporary / TRAINER_JSON).write_text(json.dumps(seal(plain, temporary, run), indent=2) + "\n")
         for file in (*temporary.iterdir(), temporary):
             sync(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -138,26 +139,46 @@ def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> No
 def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, reference: Reference | None = None) -> TrainerState:
     """Restore the policy, the optimiser and a moved reference from a checkpoint.
 
-    Only tensors and plain values are unpickled. Raises DataError for files that cannot be read.
+    Only tensors and plain values are unpickled. Raises DataError for files that are damaged, or that do not fit this run.
     """
+    values = verified_values(directory)
     load_weights(directory, policy)
     try:
-        values = json.loads((directory / TRAINER_JSON).read_text())
         tensors: dict[str, Any] = torch.load(directory / TRAINER_TENSORS, weights_only=True, map_location="cpu")
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{directory}: the trainer's state cannot be read: {reason}") from error
-    optimizer.load_state_dict(tensors["optimizer"])
-    if policy.value_head is not None:
-        policy.value_head.load_state_dict(tensors["value_head"])
-    if reference is not None and tensors.get("reference") is not None:
-        reference.load_state_dict(tensors["reference"])
-    return TrainerState(**values, state=tensors["state"])
+    try:
+        optimizer.load_state_dict(tensors["optimizer"])
+        if policy.value_head is not None:
+            policy.value_head.load_state_dict(tensors["value_head"])
+        if reference is not None and tensors.get("reference") is not None:
+            reference.load_state_dict(tensors["reference"])
+        return TrainerState(**{name: value for name, value in values.items() if name != SEALED}, state=tensors["state"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise DataError(f"{directory}: the trainer's state does not fit this run ({reason}); start the run again") from error
+
+
+def verified_values(directory: Path) -> dict[str, Any]:
+    """The plain values of a checkpoint's trainer state, the files of the checkpoint verified. Raises DataError."""
+    try:
+        values = json.loads((directory / TRAINER_JSON).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{directory}: the trainer's state cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{directory / TRAINER_JSON} holds no trainer's state, but {type(values).__name__}")
+    verify_checkpoint(directory, values)
+    return values
 
 
 def load_weights(directory: Path, policy: Policy) -> None:
-    """Load the weights of a checkpoint into the policy."""
+    """Load the weights of a checkpoint into the policy. Raises DataError where they are another model's."""
     from rlx.policy.pretrained import load_model
 
     weights = load_model(directory, dtype=policy.dtype).state_dict()
-    policy.model.load_state_dict(weights)
+    try:
+        policy.model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise DataError(f"the weights in {directory} do not fit the policy of this run: {reason}") from error

@@ -24,10 +24,11 @@ from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import Source, sources
 from rlx.report.terminal import TrainView
-from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint
+from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
 from rlx.training.evaluate import Evaluator
 from rlx.training.gradients import NonFiniteLossError
+from rlx.training.integrity import verify_logs, verify_record
 from rlx.training.loop import Loop, ProgressView, TrainingPlan
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing, opening, result_of
@@ -202,6 +203,8 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
     if not steps:
         place = ", in another hydra.run.dir" if any(word.startswith("hydra.run.dir=") for word in before.command) else ""
         raise ConfigError(f"{run} has no checkpoint to go on from; run its command again{place}: {shlex.join(before.command)}")
+    verify_record(before)
+    verify_logs(before.directory, verified_values(checkpoint_path(before.directory, steps[-1])))
     config = recorded_config(cfg)
     _require_unchanged_code(before, config, cfg.allow_changed)
     recorder = Recorder.reopen(

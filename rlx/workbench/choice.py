@@ -18,7 +18,7 @@ from rlx.experiment import make
 from rlx.policy.base import Policy
 from rlx.record.files import follow_latest
 from rlx.record.run import RunRecord, read_run
-from rlx.training.checkpoint import TRAINER_JSON, checkpoint_path, checkpoint_steps, load_weights
+from rlx.training.checkpoint import TRAINER_JSON, checkpoint_path, checkpoint_steps, load_weights, verified_values
 
 NEWEST = Path("outputs/train/latest")
 GROUPS = ("task", "policy", "rollout")
@@ -44,6 +44,8 @@ class PolicyChoice:
     def load(self) -> Policy:
         """The policy, with the checkpoint's weights."""
         policy: Policy = make(OmegaConf.create(dict(self.nodes["policy"])), key="policy")
+        if self.weights is not None and (self.weights / TRAINER_JSON).is_file():
+            verified_values(self.weights)
         if self.weights is not None and self.nodes["policy"]["_target_"] != _LOADER:
             load_weights(self.weights, policy)
         return policy

@@ -53,6 +53,19 @@ def test_a_damaged_file_is_said_ignored_and_replaced(tmp_path, caplog, damage):
     assert same(store.read(NAME), CONTENT)
 
 
+def test_two_files_that_were_exchanged_are_damaged(tmp_path, caplog):
+    store = TensorStore(tmp_path, "values")
+    for name, value in ((NAME, 1.0), (OTHER, 2.0)):
+        store.write(name, {"a": torch.tensor([value])})
+    one, two = store.path(NAME), store.path(OTHER)
+    one.rename(tmp_path / "kept")
+    two.rename(one)
+    (tmp_path / "kept").rename(two)
+    assert TensorStore(tmp_path, "values").read(NAME) is None
+    assert TensorStore(tmp_path, "values").read(OTHER) is None
+    assert caplog.text.count("are damaged") == 2
+
+
 def test_a_folder_that_cannot_be_written_is_said_once(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     store = TensorStore(tmp_path / "file" / "folder", "values")

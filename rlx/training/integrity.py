@@ -1,0 +1,119 @@
+"""Digests that are written with a checkpoint and verified before it is used.
+
+They cover the files of the checkpoint, and the logged lines and the config of the run at that moment: a resumed run must
+not go on from weights, a trainer's state or metrics that are not those that were written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.record.provenance import code_hash, config_hash
+from rlx.record.run import RunRecord
+from rlx.record.sources import Source
+
+SEALED = "sealed"
+_LOGS = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
+_BLOCK = 1 << 20
+
+
+def digest_of(path: Path, size: int | None = None) -> str:
+    """SHA-256 of a file, or of its first `size` bytes, as 64 hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size if size is None else size
+    with path.open("rb") as file:
+        while left > 0 and (block := file.read(min(_BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()
+
+
+def seal(values: dict[str, Any], checkpoint: Path, run: Path) -> dict[str, Any]:
+    """The plain values of a trainer's state with digests beside them.
+
+    values: what is written beside the digests. checkpoint: the directory, all its other files written. run: of the record.
+    """
+    files = {file.name: digest_of(file) for file in sorted(checkpoint.iterdir())}
+    logs = {}
+    for name in _LOGS:
+        if (run / name).is_file():
+            size = (run / name).stat().st_size
+            logs[name] = {"bytes": size, "sha256": digest_of(run / name, size)}
+    sealed: dict[str, Any] = {**values, SEALED: {"files": files, "logs": logs}}
+    sealed[SEALED]["values"] = _digest_of_values(sealed)
+    return sealed
+
+
+def verify_checkpoint(directory: Path, values: dict[str, Any]) -> None:
+    """Refuse a checkpoint one of whose files is not what was written.
+
+    directory: the checkpoint, `step_<n>`. values: its trainer's state as `seal` gave it; one of rlx before digests has none.
+    Raises DataError.
+    """
+    step = directory.name.removeprefix("step_")
+    if step.isdigit() and values.get("step") != int(step):
+        raise _damaged(directory, f"its trainer's state is of step {values.get('step')}")
+    seals = values.get(SEALED)
+    if seals is None:
+        return
+    if not isinstance(seals, dict) or seals.get("values") != _digest_of_values(values):
+        raise _damaged(directory, "its trainer's state was changed")
+    for name, digest in seals["files"].items():
+        try:
+            found = digest_of(directory / name)
+        except OSError as error:
+            raise _damaged(directory, f"{name} cannot be read ({error.strerror})") from error
+        if found != digest:
+            raise _damaged(directory, f"{name} is not what was written")
+
+
+def verify_logs(run: Path, values: dict[str, Any]) -> None:
+    """Refuse to go on where lines that were logged before the checkpoint are gone or changed. Raises DataError."""
+    for name, log in (values.get(SEALED) or {}).get("logs", {}).items():
+        file = run / name
+        size = file.stat().st_size if file.is_file() else 0
+        if size < log["bytes"]:
+            wrong = f"has {size} of the {log['bytes']} bytes" if size else "is gone, with the lines"
+        elif digest_of(file, log["bytes"]) != log["sha256"]:
+            wrong = "does not hold the lines"
+        else:
+            continue
+        raise DataError(
+            f"{file} {wrong} that were logged before the checkpoint of step {values['step']}, so a resumed run would have a "
+            "record with a hole; put the file back, or start the run's command again"
+        )
+
+
+def verify_record(record: RunRecord) -> None:
+    """Refuse a record whose config or seed is not the one that its hash was made of. Raises DataError.
+
+    A record of another version of rlx may have been hashed in another way: nothing is said of it.
+    """
+    if record.provenance.get("rlx", {}).get("code") != code_hash():
+        return
+    sources = [
+        Source(str(source["module"]), Path(str(source["file"])), str(source["sha256"]), str(source["code"]))
+        for source in record.sources
+    ]
+    if record.seed != record.config.get("seed") or config_hash(record.config, sources) != record.config_hash:
+        raise DataError(
+            f"{record.directory / 'run.json'} was changed: its config is not the one that config_hash={record.config_hash} was "
+            f"made of; put the file back, or start the run's command again"
+        )
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    seals = {name: value for name, value in values[SEALED].items() if name != "values"}
+    text = json.dumps({**values, SEALED: seals}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(directory: Path, wrong: str) -> DataError:
+    return DataError(
+        f"the checkpoint {directory} is damaged: {wrong}; put the file back, or remove this directory to use an earlier "
+        "checkpoint, if there is one"
+    )
