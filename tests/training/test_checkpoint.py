@@ -114,6 +114,9 @@ def test_damaged_state_is_named_and_nothing_is_unpickled(tmp_path):
             return (json.loads, ("[]",))
 
     torch.save({"optimizer": Evil(), "state": {}}, directory / "trainer.pt")
+    with pytest.raises(DataError, match=r"trainer\.pt is not what was written"):
+        load_checkpoint(directory, policy=policy, optimizer=optimizer)
+    (directory / "trainer.json").write_text('{"step": 1}')  # without digests, so that the tensors are read
     with pytest.raises(DataError, match="trainer's state cannot be read"):
         load_checkpoint(directory, policy=policy, optimizer=optimizer)
     (directory / "trainer.json").write_text("{")
