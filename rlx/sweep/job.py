@@ -17,7 +17,7 @@ from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside
-from rlx.sweep.pool.messages import Done, Order
+from rlx.sweep.pool.messages import Assignment, Done
 from rlx.sweep.pool.worker import LOG, Channel
 from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, figures_of, mark_failed
 from rlx.training.checkpoint import checkpoint_steps
@@ -63,12 +63,12 @@ class JobView(TrainView):
                 raise Pruned(step)
 
 
-def run(order: Order, channel: Channel) -> Done:
+def run(assignment: Assignment, channel: Channel) -> Done:
     """Train, or go on from the checkpoint of an attempt that was cut short."""
     torch.set_num_threads(1)  # a job before may have set its own
-    training: Training = order.content
-    directory = Path(order.directory)
-    view = JobView(channel, training.cfg.num_steps, wants_answers=order.wants_answers)
+    training: Training = assignment.content
+    directory = Path(assignment.directory)
+    view = JobView(channel, training.cfg.num_steps, wants_answers=assignment.wants_answers)
     options: dict[str, Any] = {
         "algorithm": training.algorithm,
         "command": ["rlx", "train", *training.folders, *training.overrides],

@@ -19,16 +19,16 @@ from rlx.record.provenance import code_hash
 from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.report.text import count
-from rlx.sweep.cluster.delegate import Delegate, Launch
+from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import Place, keep_sources, name_latest, take
 from rlx.sweep.ending import end
 from rlx.sweep.plan.compose import Composer, job_overrides
-from rlx.sweep.plan.plan import Job, checked_ends, digest_of, job_of, planned
+from rlx.sweep.plan.plan import Job, checked_ends, digest_of, job_of, plan_sweep
 from rlx.sweep.plan.settings import SearchSettings, settings_of
 from rlx.sweep.plan.space import Space, dimension_of, space_of
-from rlx.sweep.pool.pool import Pool, warm_comparison, warming_pool
+from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool
 from rlx.sweep.pool.resources import num_workers
-from rlx.sweep.pool.runner import Queue, Runner, Work
+from rlx.sweep.pool.runner import JobQueue, JobSource, Runner
 from rlx.sweep.reuse import take_over_completed
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
@@ -63,12 +63,12 @@ class Session:
         self.composer = Composer(self.loader, self.config, self.around.allowed)
 
     def run(self, arguments: Sequence[str]) -> int:
-        """Plan and run; returns the exit code."""
+        """Plan the jobs and run them; returns the exit code."""
         settings, self.overrides = self.settings, job_overrides(arguments)
         space = space_of(self.composer.parse(self.overrides), zipped=settings.zip, seeds=settings.seeds)
         if self.launch is None and not settings.dry_run:
-            self.pool = warming_pool(_TASK, settings, space, default_threads=self.config.threads)
-            warm_comparison(settings)
+            self.pool = start_pool(_TASK, settings, space, default_threads=self.config.threads)
+            preload_comparison(settings)
         try:
             return self._search(space, settings) if isinstance(settings, SearchSettings) else self._list(space)
         finally:
@@ -77,7 +77,7 @@ class Session:
 
     def _list(self, space: Space) -> int:
         """Run the jobs of a plan: of a grid, or drawn at random."""
-        plan = planned(space, self.composer, self.settings)
+        plan = plan_sweep(space, self.composer, self.settings)
         if self.settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
             return 0
@@ -101,7 +101,7 @@ class Session:
             if waiting and self.launch is not None:
                 asked = self._run_launcher(self.launch, jobs, state, waiting, view, path)
             elif waiting:
-                asked = self._run_pool(jobs, state, Queue(deque(waiting)), view, path, size, place)
+                asked = self._run_pool(jobs, state, JobQueue(deque(waiting)), view, path, size, place)
             return end(state, self.settings, asked, is_group=self.composer.is_group)
 
     def _search(self, space: Space, settings: SearchSettings) -> int:
@@ -175,7 +175,7 @@ class Session:
         self,
         jobs: Mapping[str, Job],
         state: SweepState,
-        work: Work,
+        work: JobSource,
         view: SweepView,
         path: Sequence[str],
         size: int,
@@ -184,16 +184,16 @@ class Session:
     ) -> int | None:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
-        self.pool.lead(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
-        runner = Runner(state, work, self.pool, self.settings, view, order_of(jobs, folder_words(self.around.argv)))
+        self.pool.set_up(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
+        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.around.argv)))
         try:
             runner.run()
-            while runner.asked is None and not runner.halted and more():
+            while runner.stop_signal is None and not runner.halted and more():
                 runner.run()
         finally:
             self.pool.close()
             view.close()
-        return runner.asked
+        return runner.stop_signal
 
     def _run_launcher(
         self,
@@ -206,20 +206,20 @@ class Session:
     ) -> int | None:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        delegate = Delegate(state, self.settings, view, launch, order_of(jobs, folder_words(self.around.argv)), path)
+        runner = LauncherRunner(state, self.settings, view, launch, assignment_of(jobs, folder_words(self.around.argv)), path)
         try:
-            delegate.run(waiting)
+            runner.run(waiting)
         finally:
             view.close()
-        return delegate.asked
+        return runner.stop_signal
 
 
-def order_of(jobs: Mapping[str, Job], folders: Sequence[str]) -> Callable[[JobState], Any]:
+def assignment_of(jobs: Mapping[str, Job], folders: Sequence[str]) -> Callable[[JobState], Any]:
     """What a worker needs for a job. folders: of configs, as the sweep's command names them."""
     from rlx.sweep.job import Training
 
-    def order(job: JobState) -> Training:
+    def assignment(job: JobState) -> Training:
         known = jobs[job.name]
         return Training(known.composed.cfg, known.composed.algorithm, known.overrides, tuple(folders))
 
-    return order
+    return assignment

@@ -15,7 +15,7 @@ from rlx.record.lines import read_metrics
 from rlx.record.process import this_process
 from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
-from rlx.sweep.pool.messages import Order
+from rlx.sweep.pool.messages import Assignment
 from tests.training.conftest import SMALL
 
 pytestmark = pytest.mark.whole
@@ -51,7 +51,7 @@ def order(*overrides, name="job", wants_answers=False):
     cfg = compose("train", [*small, *overrides])
     with open_dict(cfg):
         cfg.pop("sweep")
-    return Order(name, str(Path.cwd() / name), Training(cfg, "custom_dpo", tuple(overrides)), wants_answers)
+    return Assignment(name, str(Path.cwd() / name), Training(cfg, "custom_dpo", tuple(overrides)), wants_answers)
 
 
 def lines(name):

@@ -37,7 +37,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All jobs of a sweep. repeated: how many were asked for twice and run once."""
 
     jobs: tuple[Job, ...]
@@ -54,12 +54,12 @@ def digest_of(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def grid_plan(space: Space, composer: Composer) -> Plan:
+def grid_plan(space: Space, composer: Composer) -> SweepPlan:
     """Every variant of the grid with every seed, each composed and checked."""
     return plan_of(list(space.grid()), space, composer)
 
 
-def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> Plan:
+def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> SweepPlan:
     """The jobs of the given variants (the overrides that make each) with every seed."""
     jobs: dict[str, Job] = {}
     count = 0
@@ -68,7 +68,7 @@ def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer)
             job = job_of(differs, seed, space, composer)
             jobs.setdefault(job.composed.identity, job)
             count += 1
-    return Plan(tuple(jobs.values()), repeated=count - len(jobs))
+    return SweepPlan(tuple(jobs.values()), repeated=count - len(jobs))
 
 
 def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> Job:
@@ -84,7 +84,7 @@ def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) 
     )
 
 
-def planned(space: Space, composer: Composer, settings: Settings) -> Plan:
+def plan_sweep(space: Space, composer: Composer, settings: Settings) -> SweepPlan:
     """The plan of a grid or a random search, every job of it composed and checked."""
     if isinstance(settings, RandomSettings):
         dimensions = [dimension_of(axis) for axis in space.axes]

@@ -1,4 +1,4 @@
-"""What a sweep and its workers say to each other through pipes: pickles with their length before them."""
+"""The messages between a sweep and its workers: pickles with their length before them, through pipes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _LENGTH = struct.Struct("!Q")
 
 
 @dataclass(frozen=True)
-class Hello:
-    """The first message to a worker. task: `module:function` that runs a job; path: of Python; log: for what is of no job.
+class Setup:
+    """The first message to a worker.
 
-    grace: seconds to end in when the sweep dies.
+    task: the `module:function` that runs a job. path: the Python path. log: the file for what is printed outside of jobs.
+    grace: seconds that the worker has to end in when the sweep dies.
     """
 
     task: str
@@ -26,8 +27,8 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Order:
-    """One job. directory: its own, under the sweep's; content: what the task makes of it."""
+class Assignment:
+    """One job for a worker. directory: of the job, below the sweep's. content: what the task needs to run it."""
 
     name: str
     directory: str
@@ -41,8 +42,8 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a job stands."""
+class JobProgress:
+    """The step that a job has reached, and its newest figures."""
 
     step: int
     figures: dict[str, float] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A job was evaluated, and waits to hear whether it shall go on."""
+    """A job was evaluated, and waits for an `Answer`."""
 
     step: int
     figures: dict[str, float]
@@ -59,7 +60,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether the job shall go on."""
+    """Whether the job shall end here, because its search has given it up."""
 
     prune: bool
 

@@ -1,4 +1,4 @@
-"""Runs jobs in a pool until none is left: failures, retries, timeouts and being asked to stop are decided here."""
+"""Runs jobs in a pool until none is left. Failures, retries, timeouts and signals are dealt with here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.messages import Answer, Done, Evaluated, Order, Progress
+from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
 from rlx.sweep.pool.pool import Event, Pool, Worker
 from rlx.sweep.pool.worker import LOG, tail
 from rlx.sweep.state import (
@@ -34,8 +34,8 @@ _TICK = 0.25
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
-class View(Protocol):
-    """What shows a sweep while it runs."""
+class SweepObserver(Protocol):
+    """Is told what happens in a sweep, to show it."""
 
     def refresh(self) -> None: ...
     def ended(self, job: JobState) -> None: ...
@@ -43,12 +43,12 @@ class View(Protocol):
     def close(self) -> None: ...
 
 
-class Work(Protocol):
-    """Where jobs come from: a plan, or a search that makes them as it learns."""
+class JobSource(Protocol):
+    """Gives the jobs to run: a plan, or a search that makes them from the scores so far."""
 
     @property
     def wants_answers(self) -> bool:
-        """Whether jobs wait at their evaluations to hear if they shall go on."""
+        """Whether jobs wait after each evaluation for an answer whether to go on."""
 
     def next(self) -> JobState | None:
         """A job to run now; None if there is none at the moment."""
@@ -57,11 +57,11 @@ class Work(Protocol):
         """A job has ended for good."""
 
     def shall_prune(self, job: JobState, step: int, figures: Mapping[str, float]) -> bool:
-        """Whether a running job has no chance any more."""
+        """Whether to end a running job early, because its figures are too low."""
 
 
 @dataclass
-class Queue:
+class JobQueue:
     """The jobs of a plan in their order."""
 
     waiting: deque[JobState]
@@ -79,64 +79,68 @@ class Queue:
 
 @dataclass
 class Runner:
-    """Runs what `work` gives. order_of: the content of a worker's order for a job. asked: the signal that came, if one did."""
+    """Runs the jobs of `work` in a pool.
+
+    assignment_of: the content of a job's `Assignment`. stop_signal: the signal that came, if one did. halted: whether a failure
+    keeps further jobs from starting.
+    """
 
     state: SweepState
-    work: Work
+    work: JobSource
     pool: Pool
     settings: Settings
-    view: View
-    order_of: Callable[[JobState], Any]
-    asked: int | None = None
+    view: SweepObserver
+    assignment_of: Callable[[JobState], Any]
+    stop_signal: int | None = None
     halted: bool = False
-    _begun: dict[str, float] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
-    _coming: deque[JobState] = field(default_factory=deque)
-    _kill: bool = False
-    _said: bool = False
+    _next_jobs: deque[JobState] = field(default_factory=deque)
+    _kill_at_once: bool = False
+    _stop_announced: bool = False
 
     def run(self) -> None:
         """Run to the end, or until a signal comes."""
-        with self._listening():
+        with self._signals_handled():
             while True:
                 self._feed()
-                if not self.pool.busy and (self._is_closing() or not self._has_more()):
+                if not self.pool.busy and (self._is_stopping() or not self._has_more()):
                     break
                 for event in self.pool.events(_TICK):
-                    self._take(event)
+                    self._handle(event)
                 self._watch()
                 self.state.write()
                 self.view.refresh()
         self.state.write(force=True)
 
-    def _is_closing(self) -> bool:
-        return self.halted or self.asked is not None
+    def _is_stopping(self) -> bool:
+        return self.halted or self.stop_signal is not None
 
     def _has_more(self) -> bool:
-        if not self._coming and (job := self.work.next()) is not None:
-            self._coming.append(job)
-        return bool(self._coming)
+        if not self._next_jobs and (job := self.work.next()) is not None:
+            self._next_jobs.append(job)
+        return bool(self._next_jobs)
 
     def _feed(self) -> None:
         """Give every idle process a job."""
         for worker in self.pool.idle:
-            if self._is_closing() or not self._has_more():
+            if self._is_stopping() or not self._has_more():
                 return
-            self._begin(worker, self._coming.popleft())
+            self._start(worker, self._next_jobs.popleft())
 
-    def _begin(self, worker: Worker, job: JobState) -> None:
+    def _start(self, worker: Worker, job: JobState) -> None:
         job.state, job.reason, job.log_tail = RUNNING, None, None
         job.attempts += 1
-        self._begun[job.name] = time.monotonic()
+        self._started[job.name] = time.monotonic()
         directory = self.state.directory / job.name
-        worker.give(Order(job.name, os.fspath(directory), self.order_of(job), self.work.wants_answers))
+        worker.assign(Assignment(job.name, os.fspath(directory), self.assignment_of(job), self.work.wants_answers))
 
-    def _take(self, event: Event) -> None:
-        job = self.state.jobs[event.order.name] if event.order is not None else None
+    def _handle(self, event: Event) -> None:
+        job = self.state.jobs[event.assignment.name] if event.assignment is not None else None
         message = event.message
         if job is None:
             return
-        if isinstance(message, Progress):
+        if isinstance(message, JobProgress):
             job.step = message.step
             job.score = message.figures.get("eval/score", job.score)
         elif isinstance(message, Evaluated):
@@ -146,23 +150,23 @@ class Runner:
         elif isinstance(message, Done):
             self._end(job, message.state, message.figures, event.reason or message.reason)
         elif message is None:
-            figures = completed_score(self.state.directory / job.name)  # it may have died after its last word
-            state = COMPLETED if figures is not None else INTERRUPTED if self.asked is not None else FAILED
+            figures = completed_score(self.state.directory / job.name)  # it may have died after its run was completed
+            state = COMPLETED if figures is not None else INTERRUPTED if self.stop_signal is not None else FAILED
             self._end(job, state, figures or {}, event.reason)
 
     def _end(self, job: JobState, state: str, figures: Mapping[str, float], reason: str) -> None:
-        job.seconds = (job.seconds or 0.0) + time.monotonic() - self._begun[job.name]
-        if state == INTERRUPTED and self.asked is None:  # nobody asked the sweep: it was the timeout, or somebody's kill
+        job.seconds = (job.seconds or 0.0) + time.monotonic() - self._started[job.name]
+        if state == INTERRUPTED and self.stop_signal is None:  # the sweep was not asked: the timeout or a kill
             state, reason = FAILED, reason or "stopped from outside"
         job.end(state, figures=figures, reason=None if state == COMPLETED else reason)
         if state == FAILED:
             job.log_tail = tail(self.state.directory / job.name / LOG)
             mark_failed(self.state.directory / job.name, reason)
             self._failures[job.name] = failures = self._failures.get(job.name, 0) + 1
-            if failures <= self.settings.retries and self.asked is None:
+            if failures <= self.settings.retries and self.stop_signal is None:
                 self.view.note(f"{job.name} failed ({reason}); it is tried again ({failures} of {self.settings.retries})")
                 job.state = WAITING
-                self._coming.append(job)
+                self._next_jobs.append(job)
                 return
         if state in ENDED:
             self.work.ended(job, figures)
@@ -173,33 +177,34 @@ class Runner:
         self.view.ended(job)
 
     def _watch(self) -> None:
-        """End what takes too long, and everything once a signal has come."""
+        """Stop jobs that take too long, and every job once a signal has come."""
         now = time.monotonic()
-        if self.asked is not None and not self._said:
-            self._said = True
+        if self.stop_signal is not None and not self._stop_announced:
+            self._stop_announced = True
             self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
         for worker in self.pool.busy:
             limit = self.settings.timeout
-            if self.asked is not None:
+            if self.stop_signal is not None:
                 worker.ask_to_stop("")
-            elif limit is not None and now - worker.since > limit:
+            elif limit is not None and now - worker.assigned_at > limit:
                 worker.ask_to_stop(timeout_reason(limit))
-            if worker.asked is not None and (self._kill or now - worker.asked > self.settings.grace):
+            since = worker.stop_requested_at
+            if since is not None and (self._kill_at_once or now - since > self.settings.grace):
                 worker.kill()
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Being asked to stop: the first signal stops the jobs with a checkpoint, the second at once."""
+    def _signals_handled(self) -> Iterator[None]:
+        """The first signal stops the jobs with a checkpoint, a second Ctrl-C kills them."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._caught) for number in EXIT_CODES}
+        before = {number: signal.signal(number, self._on_signal) for number in EXIT_CODES}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _caught(self, number: int, frame: object) -> None:
-        self._kill = self._kill or (number == signal.SIGINT and self.asked == signal.SIGINT)
-        self.asked = self.asked or number
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._kill_at_once = self._kill_at_once or (number == signal.SIGINT and self.stop_signal == signal.SIGINT)
+        self.stop_signal = self.stop_signal or number

@@ -1,4 +1,7 @@
-"""One process of the pool: imports what a job needs once, then runs job after job until its sweep is gone."""
+"""What a process of the pool runs: it imports what a job needs once, then runs job after job until its sweep is gone.
+
+What a job prints goes into a log of its own, whose end is shown if the job fails.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rlx.sweep.pool.messages import Answer, Done, Evaluated, Hello, Order, Progress, Ready, receive, send
-
-# What a job prints: into a file of its own, of which the end is shown if the job fails.
+from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send
 
 LOG = "job.log"
+_SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
 
 
 @contextlib.contextmanager
@@ -53,13 +55,8 @@ def tail(file: Path, lines: int = 12, size: int = 8192) -> str:
     return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
-# One process of the pool: imports what a job needs once, then runs job after job until its sweep is gone.
-
-_SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
-
-
 class Channel:
-    """The worker's end of the pipes."""
+    """The worker's end of the pipes. grace: seconds to end in when the sweep is gone."""
 
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, grace: float = 30.0) -> None:
         self._outgoing = outgoing
@@ -79,63 +76,63 @@ class Channel:
             time.sleep(self.grace)
             os._exit(75)
 
-    def say(self, message: Any) -> None:
-        """Tell the sweep; one that is gone cannot hear it, and the job goes on to its checkpoint."""
+    def send(self, message: Any) -> None:
+        """Send a message to the sweep; if it is gone the message is lost, and the job goes on to its checkpoint."""
         with contextlib.suppress(OSError):
             send(self._outgoing, message)
 
     def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
-        """Tell where the job stands, twice a second at most."""
+        """Report the step that the job has reached, twice a second at most."""
         now = time.monotonic()
         if now - self._told >= _SECONDS_BETWEEN:
             self._told = now
-            self.say(Progress(step, dict(figures), num_steps))
+            self.send(JobProgress(step, dict(figures), num_steps))
 
     def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Report an evaluation and wait for the sweep's word on it."""
-        self.say(Evaluated(step, dict(figures)))
+        """Report an evaluation and wait for the answer; whether the job shall end."""
+        self.send(Evaluated(step, dict(figures)))
         answer = self.inbox.get()
         if answer is None:
             self.inbox.put(None)  # for the loop over jobs
         return isinstance(answer, Answer) and answer.prune
 
 
-def main() -> None:
-    """What the process runs. Its standard input and output are the sweep's; prints of jobs go into their own logs."""
+def run_worker() -> None:
+    """The main function of the process. Its standard input and output are the pipes to the sweep."""
     line, outgoing = socket.socket(fileno=os.dup(0)), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
-    _be_the_first_to_go()
+    _prefer_as_oom_victim()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
-    warm, sys.argv[1:] = sys.argv[1:], []
-    for name in warm:
-        with contextlib.suppress(Exception):  # the task needs it or not, and says so
+    preloaded, sys.argv[1:] = sys.argv[1:], []
+    for name in preloaded:
+        with contextlib.suppress(Exception):  # if the task needs it, the task's own import reports it
             importlib.import_module(name)
     if not socket.recv_fds(line, 1, 1)[0]:  # with the sweep's lock, which this process holds from here on
-        return  # the sweep came to nothing
+        return  # the sweep ended before its plan was made
     incoming = line.makefile("rb")
-    hello: Hello = receive(incoming)
-    task = _prepared(hello)
-    channel = Channel(incoming, outgoing, hello.grace)
-    channel.say(Ready())
+    setup: Setup = receive(incoming)
+    task = _prepared(setup)
+    channel = Channel(incoming, outgoing, setup.grace)
+    channel.send(Ready())
     with contextlib.suppress(KeyboardInterrupt):
-        while (order := channel.inbox.get()) is not None:
-            channel.say(run_job(task, order, channel))
+        while (assignment := channel.inbox.get()) is not None:
+            channel.send(run_logged(task, assignment, channel))
             gc.collect()
 
 
-def _prepared(hello: Hello) -> Any:
+def _prepared(setup: Setup) -> Any:
     """The task, imported under the path and the log of its sweep."""
-    log = os.open(hello.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    log = os.open(setup.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     for number in (1, 2):
         os.dup2(log, number)
     os.close(log)
-    sys.path[:] = list(dict.fromkeys(hello.path))
-    python_path = [*hello.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:] = list(dict.fromkeys(setup.path))
+    python_path = [*setup.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for what the jobs start
-    module, _, name = hello.task.partition(":")
+    module, _, name = setup.task.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -143,14 +140,14 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def run_job(task: Any, order: Order, channel: Channel) -> Done:
-    """Run one job with its output in its own log, and say how it ended, whatever it did."""
-    directory = Path(order.directory)
+def run_logged(task: Any, assignment: Assignment, channel: Channel) -> Done:
+    """Run one job with its output in its own log; returns how it ended, also if it raised."""
+    directory = Path(assignment.directory)
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with output_into(directory / LOG):
             try:
-                done: Done = task(order, channel)
+                done: Done = task(assignment, channel)
                 return done
             except KeyboardInterrupt:
                 return Done("interrupted", reason="stopped from outside", healthy=False)
@@ -161,7 +158,7 @@ def run_job(task: Any, order: Order, channel: Channel) -> Done:
         return Done("interrupted", reason="stopped from outside", healthy=False)
 
 
-def _be_the_first_to_go() -> None:
-    """When memory runs out, the kernel should end a job, not the sweep that can report it."""
+def _prefer_as_oom_victim() -> None:
+    """Make the kernel, when memory runs out, kill this process rather than the sweep, which can report it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

@@ -78,8 +78,8 @@ class Study:
             study_name="search",
             load_if_exists=True,
             directions=directions,
-            sampler=sampler_of(self.settings, seed=self.settings.sampler_seed + num_told),
-            pruner=pruner_of(self.settings.pruner, startup=self.settings.startup_trials),
+            sampler=make_sampler(self.settings, seed=self.settings.sampler_seed + num_told),
+            pruner=make_pruner(self.settings.pruner, startup=self.settings.startup_trials),
         )
 
     def limit(self) -> int:
@@ -190,7 +190,7 @@ def distribution_of(dimension: Dimension) -> Any:
     return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
-def sampler_of(settings: SearchSettings, *, seed: int) -> Any:
+def make_sampler(settings: SearchSettings, *, seed: int) -> Any:
     """The sampler that a name stands for."""
     samplers = import_optuna().samplers
     startup = settings.startup_trials
@@ -209,7 +209,7 @@ def sampler_of(settings: SearchSettings, *, seed: int) -> Any:
         raise ConfigError(f"sweep.sampler={settings.sampler} needs a package that is not installed: {error}") from error
 
 
-def pruner_of(name: str, *, startup: int) -> Any:
+def make_pruner(name: str, *, startup: int) -> Any:
     """The pruner that a name stands for."""
     pruners = import_optuna().pruners
     makers = {

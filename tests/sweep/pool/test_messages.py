@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rlx.sweep.pool.messages import Done, Inbox, Progress, receive, send
+from rlx.sweep.pool.messages import Done, Inbox, JobProgress, receive, send
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ def test_an_inbox_waits_for_nothing_and_joins_pieces(pipe, tmp_path):
     inbox = Inbox(end.fileno())
     assert inbox.read() == ([], False)
     with open(tmp_path / "whole", "wb") as whole:
-        send(whole, Progress(1))
-        send(whole, Progress(2))
+        send(whole, JobProgress(1))
+        send(whole, JobProgress(2))
     data = (tmp_path / "whole").read_bytes()
     half = len(data) // 2 + 3
     start.write(data[:half])
     start.flush()
-    assert inbox.read() == ([Progress(1)], False)
+    assert inbox.read() == ([JobProgress(1)], False)
     start.write(data[half:])
     start.flush()
-    assert inbox.read() == ([Progress(2)], False)
+    assert inbox.read() == ([JobProgress(2)], False)
     start.close()
     assert inbox.read() == ([], True)

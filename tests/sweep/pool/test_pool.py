@@ -9,7 +9,7 @@ import pytest
 
 from rlx.errors import TrainingError
 from rlx.record.process import is_alive
-from rlx.sweep.pool.messages import Answer, Done, Evaluated, Order
+from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated
 from rlx.sweep.pool.pool import Pool
 from rlx.sweep.pool.worker import tail
 
@@ -39,12 +39,12 @@ def ended(pool, contents, tmp_path, answer=None):
         for worker in pool.idle:
             if waiting:
                 name = next(iter(waiting))
-                worker.give(Order(name, str(tmp_path / name), waiting.pop(name), wants_answers=True))
+                worker.assign(Assignment(name, str(tmp_path / name), waiting.pop(name), wants_answers=True))
         for event in pool.events(0.1):
             if isinstance(event.message, Evaluated):
                 pool.answer(event.slot, Answer(answer(event.message)))
             elif event.message is None or isinstance(event.message, Done):
-                last[event.order.name] = event
+                last[event.assignment.name] = event
     return last
 
 
@@ -77,9 +77,9 @@ def test_jobs_are_asked_to_stop_and_killed(open_pool, tmp_path):
     for name, content in (("gentle", ["sleep", 60]), ("stubborn", ["stubborn"])):
         while not pool.idle:
             list(pool.events(0.1))
-        pool.idle[0].give(Order(name, str(tmp_path / name), content))
+        pool.idle[0].assign(Assignment(name, str(tmp_path / name), content))
     time.sleep(0.5)
-    stubborn = next(worker for worker in pool.busy if worker.order.name == "stubborn")
+    stubborn = next(worker for worker in pool.busy if worker.assignment.name == "stubborn")
     for worker in pool.busy:
         worker.ask_to_stop("because")
     time.sleep(0.5)
@@ -87,7 +87,7 @@ def test_jobs_are_asked_to_stop_and_killed(open_pool, tmp_path):
     events = {}
     until = time.monotonic() + 20
     while len(events) < 2 and time.monotonic() < until:
-        events |= {event.order.name: event for event in pool.events(0.1) if event.order}
+        events |= {event.assignment.name: event for event in pool.events(0.1) if event.assignment}
     assert events["gentle"].message.state == "interrupted"
     assert events["stubborn"].message is None
     assert {event.reason for event in events.values()} == {"because"}
@@ -110,7 +110,7 @@ def test_workers_that_cannot_start_are_an_error_with_their_log(open_pool):
 
 
 def test_processes_begin_before_they_know_what_for(tmp_path):
-    pool = Pool(2, "trivial:run", grace=5, warm=("no_such_module", "colorsys"))
+    pool = Pool(2, "trivial:run", grace=5, preloaded=("no_such_module", "colorsys"))
     pool.start()
     try:
         first = pool.workers[0].process.pid
@@ -118,7 +118,7 @@ def test_processes_begin_before_they_know_what_for(tmp_path):
         assert pool.idle == []
         file = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
         fcntl.flock(file, fcntl.LOCK_EX)
-        pool.lead(1, path=[HERE], log=tmp_path / "workers.log", lock=file)
+        pool.set_up(1, path=[HERE], log=tmp_path / "workers.log", lock=file)
         last = ended(pool, {"a": ["nothing"], "b": ["kill"], "c": ["nothing"]}, tmp_path)
         os.close(file)
         assert last["a"].message.figures["pid"] == first
@@ -136,7 +136,7 @@ def test_more_processes_begin_when_more_are_wanted(tmp_path):
     pool = Pool(1, "trivial:run", grace=5)
     pool.start()
     try:
-        pool.lead(2, path=[HERE], log=tmp_path / "workers.log", lock=None)
+        pool.set_up(2, path=[HERE], log=tmp_path / "workers.log", lock=None)
         last = ended(pool, {"a": ["sleep", 0.5], "b": ["sleep", 0.5]}, tmp_path)
         assert len({event.message.figures["pid"] for event in last.values()}) == 2
     finally:
@@ -173,12 +173,12 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
         (
             "import pathlib, time",
             "from rlx.record.process import _birth",
-            "from rlx.sweep.pool.messages import Order",
+            "from rlx.sweep.pool.messages import Assignment",
             "from rlx.sweep.pool.pool import Pool",
             f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
             "pool.start()",
             "while not pool.idle: list(pool.events(0.1))",
-            f"pool.idle[0].give(Order('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",
+            f"pool.idle[0].assign(Assignment('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",
             "pid = pool.workers[0].process.pid",
             "print(pid, _birth(pid), flush=True)",
             "time.sleep(60)",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlx.sweep.pool.messages import Done, Hello, Order, Ready
+from rlx.sweep.pool.messages import Assignment, Done, Ready, Setup
 from rlx.sweep.pool.pool import Worker
 
 HERE = str(Path(__file__).parents[1])
@@ -16,10 +16,10 @@ HERE = str(Path(__file__).parents[1])
 @pytest.fixture
 def worker(tmp_path):
     log = tmp_path / "log"
-    made = Worker.start(3, path=[*sys.path, HERE], log=log, variables={"CUDA_VISIBLE_DEVICES": "7"}, warm=["json"])
-    made.hello = Hello("trivial:run", (HERE, *sys.path), str(log), 5.0)
+    made = Worker.start(3, path=[*sys.path, HERE], log=log, variables={"CUDA_VISIBLE_DEVICES": "7"}, preloaded=["json"])
+    made.setup = Setup("trivial:run", (HERE, *sys.path), str(log), 5.0)
     yield made
-    made.bury()
+    made.close()
 
 
 def next_message(worker):
@@ -33,12 +33,12 @@ def next_message(worker):
 
 
 def test_it_runs_what_it_is_given(worker, tmp_path):
-    worker.greet(worker.hello, None)
+    worker.set_up(worker.setup, None)
     assert isinstance(next_message(worker), Ready)
     assert b"CUDA_VISIBLE_DEVICES=7" in Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
     worker.is_ready = True
     assert worker.is_idle
-    worker.give(Order("a", str(tmp_path / "a"), ["nothing"]))
+    worker.assign(Assignment("a", str(tmp_path / "a"), ["nothing"]))
     assert not worker.is_idle
     done = next_message(worker)
     assert isinstance(done, Done)
@@ -47,15 +47,15 @@ def test_it_runs_what_it_is_given(worker, tmp_path):
 
 def test_it_can_be_asked_to_stop_once(worker):
     worker.ask_to_stop("because")
-    first = worker.asked
+    first = worker.stop_requested_at
     worker.ask_to_stop("again")
-    assert (worker.asked, worker.why) == (first, "because")
+    assert (worker.stop_requested_at, worker.stop_reason) == (first, "because")
     worker.kill()
     assert worker.process.wait(20) in (-signal.SIGKILL, -signal.SIGTERM, 1)
-    worker.tell("nothing")  # nobody listens any more
+    worker.send("nothing")  # nobody listens any more
     worker.kill()
 
 
 def test_one_that_is_never_told_what_for_ends(worker):
-    worker.line.close()
+    worker.connection.close()
     assert worker.process.wait(60) is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlx.sweep.pool.pool import Pool
-from rlx.sweep.pool.runner import Queue, Runner
+from rlx.sweep.pool.runner import JobQueue, Runner
 from rlx.sweep.state import JobState, SweepState
 from tests.sweep.search.test_study import settings
 
@@ -46,7 +46,7 @@ def runner(tmp_path):
         state = SweepState(tmp_path, {}, jobs)
         options = {"grace": 1.0, **changes}
         return Runner(
-            state, (work or Queue)(deque(jobs.values())), pool, settings(**options), Seen(), lambda job: contents[job.name]
+            state, (work or JobQueue)(deque(jobs.values())), pool, settings(**options), Seen(), lambda job: contents[job.name]
         )
 
     yield make
@@ -106,7 +106,7 @@ def test_a_signal_stops_the_jobs_and_begins_no_other(runner, number, asked):
     made.run()
     assert time.monotonic() - before < 20
     assert states(made) == {"a": "interrupted", "b": "waiting"}
-    assert EXIT_CODES[made.asked] == asked
+    assert EXIT_CODES[made.stop_signal] == asked
     assert "checkpoint" in made.view.notes[0]
 
 
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_ends_at_once(runner):
 
 
 def test_jobs_hear_whether_to_go_on(runner):
-    class Strict(Queue):
+    class Strict(JobQueue):
         wants_answers = True
 
         def shall_prune(self, job, step, figures):

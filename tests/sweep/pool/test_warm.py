@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rlx.sweep.plan.space import Axis, Space
-from rlx.sweep.pool import pool as warm
+from rlx.sweep.pool import pool as pools
 from rlx.sweep.pool.pool import Pool
 from tests.sweep.search.test_study import settings
 
@@ -24,7 +24,7 @@ def size_of(monkeypatch):
     monkeypatch.setattr("rlx.sweep.pool.resources.gpus", list)
 
     def size(space, default_threads=None, **changes):
-        pool = warm.warming_pool("trivial:run", settings(**changes), space, default_threads=default_threads)
+        pool = pools.start_pool("trivial:run", settings(**changes), space, default_threads=default_threads)
         pool.close()
         return pool.size
 
@@ -46,11 +46,11 @@ def test_jobs_of_several_threads_leave_room_for_each_other(size_of):
 
 def test_the_comparison_is_imported_meanwhile_where_there_is_one(monkeypatch):
     names = []
-    monkeypatch.setattr(warm.importlib, "import_module", lambda name: names.append(name) or sys.modules["sys"])
-    warm.warm_comparison(dataclasses.replace(settings(compare=False), method="grid"))
+    monkeypatch.setattr(pools.importlib, "import_module", lambda name: names.append(name) or sys.modules["sys"])
+    pools.preload_comparison(dataclasses.replace(settings(compare=False), method="grid"))
     time.sleep(0.2)
     assert names == []
-    warm.warm_comparison(dataclasses.replace(settings(compare=True), method="grid"))
+    pools.preload_comparison(dataclasses.replace(settings(compare=True), method="grid"))
     until = time.monotonic() + 10
     while len(names) < 2 and time.monotonic() < until:
         time.sleep(0.01)

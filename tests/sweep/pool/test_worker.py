@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from rlx.sweep.pool.messages import Answer, Done, Evaluated, Order, Progress
-from rlx.sweep.pool.worker import Channel, run_job
+from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
+from rlx.sweep.pool.worker import Channel, run_logged
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def said(channel):
 def test_progress_is_told_now_and_then(channel):
     for step in range(1000):
         channel.progress(step, {"eval/score": 1.0})
-    assert said(channel)[0] == Progress(0, {"eval/score": 1.0})
+    assert said(channel)[0] == JobProgress(0, {"eval/score": 1.0})
     assert len(said(channel)) < 10
 
 
@@ -56,6 +56,6 @@ def test_an_evaluation_waits_for_its_answer(channel):
     ],
 )
 def test_every_end_of_a_job_is_said(tmp_path, channel, does, state, reason):
-    done = run_job(lambda order, channel: does(), Order("a", str(tmp_path / "a"), None), channel)
+    done = run_logged(lambda order, channel: does(), Assignment("a", str(tmp_path / "a"), None), channel)
     assert (done.state, done.reason) == (state, reason)
     assert done.healthy == (state == "completed")

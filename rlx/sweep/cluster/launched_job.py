@@ -1,4 +1,4 @@
-"""A job in the process that a launcher gave it: its order is read from a file, and how it ended is written beside that."""
+"""A job in the process that a launcher gave it: what to run is read from a file, and how it ended is written beside that."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlx.sweep.cluster import slurm as cluster
-from rlx.sweep.cluster.standing import HALT, STOP, Orders
+from rlx.sweep.cluster import slurm
+from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
 from rlx.sweep.pool.messages import Done
-from rlx.sweep.pool.worker import run_job
+from rlx.sweep.pool.worker import run_logged
 from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, WAITING, timeout_reason
 
 
@@ -25,20 +25,20 @@ class StopLauncher(BaseException):
     """Ends a launcher that runs its jobs in this process."""
 
 
-class Silent:
-    """A channel for jobs that nobody listens to: their records tell."""
+class SilentChannel:
+    """The channel of a job whose progress is read from its record: it sends nothing."""
 
     def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
-        """Nothing to tell."""
+        """Sends nothing."""
 
     def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
         return False
 
 
-class Limit:
+class TimeLimit:
     """After `seconds`, asks this process to stop with a checkpoint; where that takes longer than `grace`, `give_up` is called.
 
-    reason: why it was asked; empty as long as it was not. seconds: None for no limit.
+    reason: why it was asked to stop, empty if it was not. seconds: None for no limit.
     """
 
     def __init__(self, seconds: float | None, grace: float, give_up: Callable[[str], None]) -> None:
@@ -46,7 +46,7 @@ class Limit:
         self._seconds, self._grace, self._give_up = seconds, grace, give_up
         self._over = threading.Event()
 
-    def __enter__(self) -> Limit:
+    def __enter__(self) -> TimeLimit:
         if self._seconds is not None:
             threading.Thread(target=self._watch, args=(self._seconds,), daemon=True).start()
         return self
@@ -67,7 +67,8 @@ class Limit:
 class LaunchedJob:
     """What a launcher calls in a job's process; it travels there as a pickle.
 
-    parent: the process of the sweep. timeout, grace: seconds, as in the settings. halts: after a failure none begins.
+    parent: the process of the sweep. timeout, grace: seconds, as in the settings. halts: whether a failure keeps further jobs
+    from beginning.
     """
 
     directory: str
@@ -83,10 +84,10 @@ class LaunchedJob:
         from rlx.sweep.job import run
 
         name = Path(HydraConfig.get().runtime.output_dir).name
-        orders, slurm = Orders(Path(self.directory)), cluster.this_job()
-        if orders.is_told(HALT) or orders.is_told(STOP):
+        files, slurm_id = JobFiles(Path(self.directory)), slurm.this_job()
+        if files.has_flag(HALT) or files.has_flag(STOP):
             return WAITING
-        if not orders.begin(name, slurm):
+        if not files.begin(name, slurm_id):
             return RUNNING
         sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
         forget_modules(Path(self.directory) / "sources")
@@ -95,20 +96,20 @@ class LaunchedJob:
 
         def give_up(reason: str) -> None:
             if os.getpid() != self.parent:
-                orders.end(name, Done(FAILED, reason=reason))
+                files.end(name, Done(FAILED, reason=reason))
                 os._exit(1)
 
-        with Limit(self.timeout, self.grace, give_up) as limit:
-            done = run_job(run, orders.read(name), Silent())  # type: ignore[arg-type]
+        with TimeLimit(self.timeout, self.grace, give_up) as limit:
+            done = run_logged(run, files.read(name), SilentChannel())  # type: ignore[arg-type]
         if limit.reason and done.state == INTERRUPTED:
             done = Done(FAILED, reason=limit.reason)
-        if done.state == INTERRUPTED and slurm is not None and not orders.is_told(STOP):
-            cluster.requeue(slurm)  # refused where somebody else has done it
+        if done.state == INTERRUPTED and slurm_id is not None and not files.has_flag(STOP):
+            slurm.requeue(slurm_id)  # refused where somebody else has done it
             sys.stdout.flush()
             os._exit(0)  # no result for the launcher: the job is not over
-        orders.end(name, done)
+        files.end(name, done)
         if done.state == FAILED and self.halts:
-            orders.tell(HALT)
+            files.raise_flag(HALT)
         with contextlib.suppress(TypeError, ValueError):
             signal.signal(signal.SIGTERM, before)
         if done.state == INTERRUPTED and os.getpid() == self.parent:
@@ -117,7 +118,7 @@ class LaunchedJob:
 
 
 def forget_modules(folder: Path) -> None:
-    """Hydra has composed the job with the user's modules as they are now; the job shall import the sweep's copies."""
+    """Make the job import the sweep's copies of the user's modules, not those that Hydra has imported to compose it."""
     for file in folder.rglob("*.py") if folder.is_dir() else []:
         parts = file.relative_to(folder).with_suffix("").parts
         sys.modules.pop(".".join(parts[:-1] if parts[-1] == "__init__" else parts), None)

@@ -1,6 +1,6 @@
 """Jobs run by one of Hydra's launchers, on this machine or a cluster.
 
-A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used (see `standing`).
+A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used (see `tracker`).
 """
 
 from __future__ import annotations
@@ -16,47 +16,48 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlx.report.text import count
-from rlx.sweep.cluster import slurm as cluster
-from rlx.sweep.cluster.launched import LaunchedJob, StopLauncher
-from rlx.sweep.cluster.standing import HALT, QUEUE_TICK, STOP, Standing
+from rlx.sweep.cluster import slurm
+from rlx.sweep.cluster.job_files import HALT, STOP
+from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
+from rlx.sweep.cluster.tracker import QUEUE_TICK, JobTracker
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.messages import Order
-from rlx.sweep.pool.runner import View
+from rlx.sweep.pool.messages import Assignment
+from rlx.sweep.pool.runner import SweepObserver
 from rlx.sweep.state import ENDED, FAILED, RUNNING, JobState, SweepState
 
 _TICK = 1.0
 Launch = Callable[[Callable[[Any], Any], Sequence[Sequence[str]]], Any]
 
 
-def _is_no_complaint(record: logging.LogRecord) -> bool:
-    """Submitit warns at every look that the accounting is off; nothing here relies on that."""
+def _is_not_about_accounting(record: logging.LogRecord) -> bool:
+    """Submitit warns again and again that Slurm's accounting is off; nothing here relies on it."""
     return "sacct" not in record.getMessage()
 
 
 @dataclass
-class Delegate:
+class LauncherRunner:
     """Runs jobs by `launch`, which takes the function that a job calls and the overrides of each job."""
 
     state: SweepState
     settings: Settings
-    view: View
+    view: SweepObserver
     launch: Launch
-    order_of: Callable[[JobState], Any]
+    assignment_of: Callable[[JobState], Any]
     path: Sequence[str]
-    asked: int | None = None
+    stop_signal: int | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _abandoned: bool = False
 
     def __post_init__(self) -> None:
-        self.standing = Standing(self.state, self.view)
-        self.orders = self.standing.orders
+        self.tracker = JobTracker(self.state, self.view)
+        self.files = self.tracker.files
 
     def run(self, waiting: Sequence[JobState]) -> None:
         """Launch all jobs, and those that failed again as often as `retries` says.
 
         Jobs that an earlier start of the sweep began, and that outlived it, are not launched but waited for.
         """
-        running = self.standing.left_running(waiting)
+        running = self.tracker.left_running(waiting)
         if running:
             self.view.note(f"waiting for {count(len(running), 'job')} of an earlier start, which still run")
         left = [job for job in waiting if job not in running]
@@ -66,18 +67,18 @@ class Delegate:
             self._launch_all(left, running, halts=self.settings.on_failure == "stop" and attempt == self.settings.retries)
             running, left = [], [job for job in (*running, *left) if job.state == FAILED]
             self.state.write(force=True)
-            if not left or self.asked is not None:
+            if not left or self.stop_signal is not None:
                 return
 
     def _launch_all(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> None:
         """Launch jobs, and again those that a launcher never began because it broke on another; wait for those that run."""
         while True:
             problem = self._batch(jobs, running, halts=halts)
-            left = [job for job in jobs if job.state == RUNNING and not self.standing.has_begun(job)]
-            is_over = self.asked is not None or self.orders.is_told(HALT) or not 0 < len(left) < len(jobs)
+            left = [job for job in jobs if job.state == RUNNING and not self.tracker.has_begun(job)]
+            is_over = self.stop_signal is not None or self.files.has_flag(HALT) or not 0 < len(left) < len(jobs)
             for job in (*running, *jobs):
                 if is_over or job not in left:
-                    self.standing.settle(job, problem=problem, is_stopping=self.asked is not None)
+                    self.tracker.settle(job, problem=problem, is_stopping=self.stop_signal is not None)
             if is_over:
                 return
             self.view.note(f"the launcher broke ({problem}); {count(len(left), 'job')} that it had not begun are launched again")
@@ -86,26 +87,28 @@ class Delegate:
             jobs, running = left, []
 
     def _batch(self, jobs: Sequence[JobState], running: Sequence[JobState], *, halts: bool) -> str:
-        """Launch jobs and wait for them and for those that run; returns what the launcher says went wrong, if it does."""
+        """Launch jobs and wait for them and for those that run; returns the launcher's error, empty if there was none."""
         for job in jobs:
-            self.orders.give(Order(job.name, os.path.abspath(self.state.directory / job.name), self.order_of(job)))
+            self.files.assign(Assignment(job.name, os.path.abspath(self.state.directory / job.name), self.assignment_of(job)))
             job.state, job.reason, job.log_tail = RUNNING, None, None
             job.attempts += 1
-        self.orders.clear()
-        logging.getLogger("submitit").addFilter(_is_no_complaint)
-        self._abandoned, self.standing.halts = False, halts
+        self.files.clear_flags()
+        logging.getLogger("submitit").addFilter(_is_not_about_accounting)
+        self._abandoned, self.tracker.halts = False, halts
         self._over.clear()
         both, problem = [*running, *jobs], ""
         watcher = threading.Thread(target=self._watch, args=(both,), daemon=True)
-        before = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGUSR2)}
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGUSR2)}
         watcher.start()
         try:
             problem = self._launched(jobs, halts=halts) if jobs else ""
-            while self.standing.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
-                time.sleep(QUEUE_TICK if self.standing.is_on_cluster else _TICK)
+            while self.tracker.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
+                time.sleep(QUEUE_TICK if self.tracker.is_on_cluster else _TICK)
         except (KeyboardInterrupt, StopLauncher) as stop:
             if not self._abandoned:
-                self.asked = self.asked or (signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop)))
+                self.stop_signal = self.stop_signal or (
+                    signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop))
+                )
                 self._stop(both)
         finally:
             self._over.set()
@@ -123,24 +126,24 @@ class Delegate:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return ""
 
-    def _caught(self, number: int, frame: object) -> None:
-        if self.asked is not None:
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self.stop_signal is not None:
             return
         if not self._abandoned:
-            self.asked = number
+            self.stop_signal = number
         raise KeyboardInterrupt
 
     def _watch(self, jobs: Sequence[JobState]) -> None:
-        """While the launcher waits: show where the jobs stand, and notice those that the cluster has lost."""
+        """While the launcher waits: update the jobs, and find those that the cluster has lost."""
         while not self._over.wait(_TICK):
             for job in jobs:
                 if job.state == RUNNING:
-                    self.standing.look(job)
-            if self.standing.is_on_cluster:
-                self.standing.look_for_lost([job for job in jobs if job.state == RUNNING])
+                    self.tracker.refresh(job)
+            if self.tracker.is_on_cluster:
+                self.tracker.find_lost([job for job in jobs if job.state == RUNNING])
             self.state.write()
             self.view.refresh()
-            if self.standing.is_on_cluster and all(job.state in ENDED for job in jobs):
+            if self.tracker.is_on_cluster and all(job.state in ENDED for job in jobs):
                 self._abandoned = True  # the launcher would wait for ever for a job that is lost
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)  # SIGINT may be ignored, as under nohup
                 return
@@ -148,19 +151,19 @@ class Delegate:
     def _stop(self, jobs: Sequence[JobState]) -> None:
         """Ask every job of the sweep to end with a checkpoint, and wait for it; Ctrl-C once more ends them at once."""
         self.view.note("stopping: the jobs write their checkpoints; Ctrl-C once more ends them at once")
-        self.orders.tell(STOP)
+        self.files.raise_flag(STOP)
         with contextlib.suppress(KeyboardInterrupt):
-            cluster.cancel(self.state.directory)
+            slurm.cancel(self.state.directory)
             until = time.monotonic() + self.settings.grace
-            while self._signalled(jobs, signal.SIGTERM) or self.standing.is_queued():
+            while self._signalled(jobs, signal.SIGTERM) or self.tracker.is_queued():
                 if time.monotonic() > until:
                     break
                 time.sleep(0.5)
         self._signalled(jobs, signal.SIGKILL)
 
     def _signalled(self, jobs: Sequence[JobState], number: int) -> bool:
-        """Send a signal to the jobs that run on this machine; whether there are any. SIGTERM may come before a job heeds it."""
-        processes = [pid for job in jobs if (pid := self.standing.process(job)) is not None]
+        """Send a signal to the jobs that run on this machine; whether there are any."""
+        processes = [pid for job in jobs if (pid := self.tracker.process(job)) is not None]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)

@@ -15,8 +15,8 @@ from rlx.record.process import this_process
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.cluster import slurm as cluster
-from rlx.sweep.cluster.delegate import Delegate
-from rlx.sweep.cluster.standing import ORDERS, STOP
+from rlx.sweep.cluster.job_files import STOP
+from rlx.sweep.cluster.launcher import LauncherRunner
 from rlx.sweep.state import JobState, SweepState
 from tests.sweep.pool.test_runner import Seen
 from tests.sweep.search.test_study import settings
@@ -28,7 +28,7 @@ FACTS = {"verb": "train", "command": ["rlx"], "config": {"num_steps": 3}, "confi
 def delegate(tmp_path):
     def make(launch, names=("a", "b"), **changes):
         jobs = {name: JobState(name, "v", 0, [f"x={name}"], name, num_steps=3) for name in names}
-        return Delegate(SweepState(tmp_path, {}, jobs), settings(**changes), Seen(), launch, lambda job: None, [])
+        return LauncherRunner(SweepState(tmp_path, {}, jobs), settings(**changes), Seen(), launch, lambda job: None, [])
 
     return make
 
@@ -63,7 +63,7 @@ def test_a_launcher_that_breaks_does_not_lose_what_is_done(delegate, tmp_path):
 def test_a_job_says_itself_why_it_failed(delegate, tmp_path):
     def launch(task, overrides):
         for name in names_of(overrides):
-            (tmp_path / ORDERS / f"{name}.json").write_text(json.dumps({"state": "failed", "reason": f"boom of {name}"}))
+            (tmp_path / ".orders" / f"{name}.json").write_text(json.dumps({"state": "failed", "reason": f"boom of {name}"}))
 
     made = delegate(launch)
     made.run(list(made.state.jobs.values()))
@@ -99,9 +99,9 @@ def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_beg
     def launch(task, overrides):
         launched.append(names_of(overrides))
         if len(launched) == 1:
-            (tmp_path / ORDERS / "a.process").write_text(json.dumps({**this_process(), "pid": 1, "birth": "0"}))
+            (tmp_path / ".orders" / "a.process").write_text(json.dumps({**this_process(), "pid": 1, "birth": "0"}))
             others.append(sleeping(3))
-            (tmp_path / ORDERS / "b.process").write_text(begun_by(others[0]))
+            (tmp_path / ".orders" / "b.process").write_text(begun_by(others[0]))
             threading.Timer(2, complete, (tmp_path / "b",)).start()
             raise RuntimeError("a worker was killed")
         for name in launched[-1]:
@@ -123,9 +123,9 @@ def test_jobs_that_outlived_the_start_that_began_them_are_waited_for(delegate, t
         launched.append(names_of(overrides))
         complete(tmp_path / "b")
 
-    (tmp_path / ORDERS).mkdir()
+    (tmp_path / ".orders").mkdir()
     with sleeping(3) as other:
-        (tmp_path / ORDERS / "a.process").write_text(begun_by(other))
+        (tmp_path / ".orders" / "a.process").write_text(begun_by(other))
         threading.Timer(2, complete, (tmp_path / "a",)).start()
         made = delegate(launch)
         made.run(list(made.state.jobs.values()))
@@ -136,9 +136,9 @@ def test_jobs_that_outlived_the_start_that_began_them_are_waited_for(delegate, t
 
 def test_after_a_failure_no_job_begins_where_that_is_wanted(delegate, tmp_path):
     def launch(task, overrides):
-        (tmp_path / ORDERS / "a.process").write_text(json.dumps(this_process()))
-        (tmp_path / ORDERS / "a.json").write_text(json.dumps({"state": "failed", "reason": "boom"}))
-        (tmp_path / ORDERS / "halt").touch()  # as the job does
+        (tmp_path / ".orders" / "a.process").write_text(json.dumps(this_process()))
+        (tmp_path / ".orders" / "a.json").write_text(json.dumps({"state": "failed", "reason": "boom"}))
+        (tmp_path / ".orders" / "halt").touch()  # as the job does
 
     made = delegate(launch, on_failure="stop")
     made.run(list(made.state.jobs.values()))
@@ -151,7 +151,7 @@ def test_jobs_that_do_not_stop_are_ended(delegate, tmp_path):
 
     def launch(task, overrides):
         others.append(subprocess.Popen([sys.executable, "-c", deaf]))
-        (tmp_path / ORDERS / "a.process").write_text(begun_by(others[0]))
+        (tmp_path / ".orders" / "a.process").write_text(begun_by(others[0]))
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         time.sleep(30)
 
@@ -173,25 +173,25 @@ def test_being_asked_to_stop_asks_the_jobs(delegate, tmp_path, monkeypatch):
     before = time.monotonic()
     made.run(list(made.state.jobs.values()))
     assert time.monotonic() - before < 15
-    assert made.asked == signal.SIGTERM
+    assert made.stop_signal == signal.SIGTERM
     assert asked == [tmp_path]
-    assert (tmp_path / ORDERS / STOP).exists()
+    assert (tmp_path / ".orders" / STOP).exists()
     assert states(made) == {"a": "waiting", "b": "waiting"}
 
 
 def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegate, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "is_used", lambda directory: True)
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
-    monkeypatch.setattr("rlx.sweep.cluster.standing.QUEUE_TICK", 0.1)
+    monkeypatch.setattr("rlx.sweep.cluster.tracker.QUEUE_TICK", 0.1)
     monkeypatch.setattr(cluster, "queue", lambda states="": {"12_1"} if not (tmp_path / "b" / "run.json").exists() else set())
 
     def launch(task, overrides):
         Recorder.create(tmp_path / "a", **FACTS, algorithm="dpo", task="a")
         for place, name in enumerate(names_of(overrides)):
-            (tmp_path / ORDERS / f"{name}.slurm").write_text(f"12_{place}\n")
+            (tmp_path / ".orders" / f"{name}.slurm").write_text(f"12_{place}\n")
         time.sleep(4)
         complete(tmp_path / "b")
-        (tmp_path / ORDERS / "b.json").write_text(json.dumps({"state": "completed", "reason": ""}))
+        (tmp_path / ".orders" / "b.json").write_text(json.dumps({"state": "completed", "reason": ""}))
         time.sleep(60)  # as submitit without accounting does
 
     made = delegate(launch)
@@ -205,4 +205,4 @@ def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegat
     assert made.view.told[0] == ("a", "failed")  # while b was still running
     assert "lost" in made.state.jobs["a"].reason
     assert read_run(tmp_path / "a").status == "failed"
-    assert made.asked is None
+    assert made.stop_signal is None

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from rlx.record.process import this_process
-from rlx.sweep.cluster import launched
-from rlx.sweep.cluster.launched import LaunchedJob, StopLauncher, forget_modules
-from rlx.sweep.cluster.standing import HALT, ORDERS, STOP
-from rlx.sweep.pool.messages import Done, Order
+from rlx.sweep.cluster import launched_job
+from rlx.sweep.cluster.job_files import HALT, STOP
+from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher, forget_modules
+from rlx.sweep.pool.messages import Assignment, Done
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def job(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / ORDERS).mkdir()
-    (tmp_path / ORDERS / "a.pickle").write_bytes(pickle.dumps(Order("a", str(tmp_path / "a"), None)))
+    (tmp_path / ".orders").mkdir()
+    (tmp_path / ".orders" / "a.pickle").write_bytes(pickle.dumps(Assignment("a", str(tmp_path / "a"), None)))
 
     def call(done, parent=0, timeout=None, halts=False):
-        (tmp_path / ORDERS / "a.json").unlink(missing_ok=True)
+        (tmp_path / ".orders" / "a.json").unlink(missing_ok=True)
         monkeypatch.setattr("rlx.sweep.job.run", lambda order, channel: done() if callable(done) else done)
         return LaunchedJob(str(tmp_path), (), parent, timeout, 0.5, halts)(None)
 
@@ -41,7 +41,7 @@ def job(tmp_path, monkeypatch):
 
 
 def said(tmp_path):
-    return json.loads((tmp_path / ORDERS / "a.json").read_text())
+    return json.loads((tmp_path / ".orders" / "a.json").read_text())
 
 
 def test_how_it_ended_is_written_beside_its_order(job, tmp_path):
@@ -59,21 +59,21 @@ def test_an_interrupt_in_the_process_of_the_sweep_stops_the_launcher(job):
 def test_in_a_job_of_slurm_it_is_requeued_and_says_nothing(job, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "14")
     asked = []
-    monkeypatch.setattr(launched.cluster, "requeue", asked.append)
+    monkeypatch.setattr(launched_job.slurm, "requeue", asked.append)
     monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     with pytest.raises(SystemExit):
         job(Done("interrupted", reason="stopped by SIGUSR2 after step 3"))
     assert asked == ["14"]
-    assert (tmp_path / ORDERS / "a.slurm").read_text() == "14"
-    assert not (tmp_path / ORDERS / "a.json").exists()
+    assert (tmp_path / ".orders" / "a.slurm").read_text() == "14"
+    assert not (tmp_path / ".orders" / "a.json").exists()
 
 
 def test_a_sweep_that_was_stopped_requeues_nothing(job, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "14")
-    monkeypatch.setattr(launched.cluster, "requeue", pytest.fail)
+    monkeypatch.setattr(launched_job.slurm, "requeue", pytest.fail)
 
     def is_stopped():
-        (tmp_path / ORDERS / STOP).touch()
+        (tmp_path / ".orders" / STOP).touch()
         return Done("interrupted", reason="stopped by SIGTERM after step 3")
 
     assert job(is_stopped) == "interrupted"
@@ -82,15 +82,15 @@ def test_a_sweep_that_was_stopped_requeues_nothing(job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("word", [STOP, HALT])
 def test_a_job_that_comes_late_to_a_sweep_that_ended_does_not_begin(job, tmp_path, word):
-    (tmp_path / ORDERS / word).touch()
+    (tmp_path / ".orders" / word).touch()
     assert job(pytest.fail) == "waiting"
-    assert not (tmp_path / ORDERS / "a.process").exists()
+    assert not (tmp_path / ".orders" / "a.process").exists()
 
 
 def test_a_job_that_another_process_works_on_is_left_to_it(job, tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
         birth = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        (tmp_path / ORDERS / "a.process").write_text(json.dumps({**this_process(), "pid": other.pid, "birth": birth}))
+        (tmp_path / ".orders" / "a.process").write_text(json.dumps({**this_process(), "pid": other.pid, "birth": birth}))
         assert job(pytest.fail) == "running"
         other.kill()
     assert job(Done("completed")) == "completed"
@@ -98,9 +98,9 @@ def test_a_job_that_another_process_works_on_is_left_to_it(job, tmp_path):
 
 def test_no_job_begins_after_one_that_failed_where_that_is_wanted(job, tmp_path):
     assert job(Done("failed", reason="boom")) == "failed"
-    assert not (tmp_path / ORDERS / HALT).exists()
+    assert not (tmp_path / ".orders" / HALT).exists()
     assert job(Done("failed", reason="boom"), halts=True) == "failed"
-    assert (tmp_path / ORDERS / HALT).exists()
+    assert (tmp_path / ".orders" / HALT).exists()
 
 
 def test_a_job_that_takes_too_long_is_asked_to_stop_and_counts_as_failed(job, tmp_path):
@@ -138,7 +138,7 @@ def test_the_sweeps_copy_is_imported_not_the_edited_file(tmp_path):
         (tmp_path / folder / "idea" / "part.py").write_text(f"value = {value}\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'now')!r}); import idea.part\n"
-        "from pathlib import Path; from rlx.sweep.cluster.launched import forget_modules\n"
+        "from pathlib import Path; from rlx.sweep.cluster.launched_job import forget_modules\n"
         f"folder = Path({str(tmp_path / 'sweep' / 'sources')!r}); sys.path.insert(0, str(folder)); forget_modules(folder)\n"
         "import idea, idea.part; print(idea.value, idea.part.value)"
     )
