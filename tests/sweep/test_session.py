@@ -30,7 +30,7 @@ def test_the_whole_plan_is_written_before_the_first_job(sweep, monkeypatch):
         seen.update(json.loads(plan.read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlx.sweep.pool.pool.Pool.lead", at_the_start)
+    monkeypatch.setattr("rlx.sweep.pool.pool.Pool.set_up", at_the_start)
     assert sweep("algorithm.x=0,1", "seed=0,1").code == 130
     assert [job["state"] for job in seen["jobs"]] == ["waiting"] * 4
     assert all("seed=" in " ".join(job["overrides"]) for job in seen["jobs"])
