@@ -149,7 +149,7 @@ def require_room(task: Task, policy: Policy) -> None:
         text = prompt.text if isinstance(prompt.text, str) else " ".join(str(message) for message in prompt.text)
         if len(text.encode()) + _OF_TEMPLATE < policy.max_length:
             continue  # a token is a byte at least
-        length = len(policy.encode_prompt(prompt.text))
+        length = len(policy.encode_prompt(prompt.text, prompt.tools))
         if length >= policy.max_length:
             shown = text if len(text) <= 80 else f"{text[:77]}..."
             raise DataError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -27,12 +28,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlx.data import conversation as conversation_module
 from rlx.data import tokens as tokens_module
-from rlx.data.sequences import Tokens
-from rlx.data.tokens import TextEncoder
+from rlx.data.tokens import Encoded, TextEncoder
 
 if TYPE_CHECKING:
-    from rlx.task.base import Text
+    from rlx.data.tokens import Example
 
 _PATIENCE = 120.0  # seconds that a process waits for another one's file; then it computes the content itself
 _LOCK = ".lock"
@@ -158,7 +159,7 @@ class TokenStore:
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "tokens")
 
-    def encode_completions(self, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]]:
+    def encode_completions(self, text: TextEncoder, examples: Sequence[Example]) -> list[Encoded]:
         """As text.encode_completions(examples), computed by one process and read by later ones."""
         if self._files.folder is None or not examples:
             return text.encode_completions(examples)
@@ -170,25 +171,31 @@ class TokenStore:
                 self._files.write(name, _packed(encoded))
         return encoded
 
-    def _read(self, name: str, text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]] | None:
+    def _read(self, name: str, text: TextEncoder, examples: Sequence[Example]) -> list[Encoded] | None:
         """The content of `name`; None if it is absent, or if a sample of it differs from what the tokenizer gives."""
         kept = self._files.read(name)
         if kept is None:
             return None
-        if not {"tokens", "lengths", "prompt_lengths"} <= kept.keys() or len(kept["lengths"]) != len(examples):
+        if not kept.keys() >= _PARTS or len(kept["lengths"]) != len(examples):
             _log.warning("cached tokens in %s belong to other texts; they are computed again", self._files.path(name))
             return None
         encoded = _unpacked(kept)
         rows = np.unique(np.linspace(0, len(examples) - 1, _SAMPLES).astype(int)).tolist()
         again = text.encode_completions([examples[row] for row in rows])
-        for row, (tokens, num_prompt) in zip(rows, again, strict=True):
-            if num_prompt != encoded[row][1] or not np.array_equal(tokens, encoded[row][0]):
+        for row, fresh in zip(rows, again, strict=True):
+            if not _equal(fresh, encoded[row]):
                 _log.warning("cached tokens in %s belong to another tokenizer; they are computed again", self._files.path(name))
                 return None
         return encoded
 
 
-def _name(text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> str:
+def _equal(first: Encoded, second: Encoded) -> bool:
+    """Whether two encodings of a text are the same."""
+    plain = [(one.prompt_length, one.remarks, one.refused, _flags(one).tolist()) for one in (first, second)]
+    return plain[0] == plain[1] and np.array_equal(first.tokens, second.tokens)
+
+
+def _name(text: TextEncoder, examples: Sequence[Example]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in (
         transformers.__version__,
@@ -203,19 +210,48 @@ def _name(text: TextEncoder, examples: Sequence[tuple[Text, Text]]) -> str:
 
 @cache
 def _source() -> str:
-    return Path(tokens_module.__file__).read_text()
+    return "".join(inspect.getsource(module) for module in (conversation_module, tokens_module))
 
 
-def _packed(encoded: Sequence[tuple[Tokens, int]]) -> dict[str, Tensor]:
+_PARTS = {"tokens", "lengths", "prompt_lengths", "learned", "remarks"}
+
+
+def _flags(encoded: Encoded) -> np.ndarray:
+    """bool [tokens of the completion], which are learned."""
+    size = len(encoded.tokens) - encoded.prompt_length
+    return np.ones(size, dtype=bool) if encoded.learned is None else encoded.learned
+
+
+def _packed(encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+    said = {row: [sorted(one.remarks), one.refused] for row, one in enumerate(encoded) if one.remarks or one.refused}
     return {
-        "tokens": torch.from_numpy(np.concatenate([tokens for tokens, _ in encoded]).astype(np.int32)),
-        "lengths": torch.tensor([len(tokens) for tokens, _ in encoded], dtype=torch.int64),
-        "prompt_lengths": torch.tensor([num_prompt for _, num_prompt in encoded], dtype=torch.int64),
+        "tokens": torch.from_numpy(np.concatenate([one.tokens for one in encoded]).astype(np.int32)),
+        "lengths": torch.tensor([len(one.tokens) for one in encoded], dtype=torch.int64),
+        "prompt_lengths": torch.tensor([one.prompt_length for one in encoded], dtype=torch.int64),
+        "learned": torch.from_numpy(np.concatenate([_flags(one) for one in encoded]).astype(np.uint8)),
+        "remarks": torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8),
     }
 
 
-def _unpacked(kept: dict[str, Tensor]) -> list[tuple[Tokens, int]]:
-    ends = kept["lengths"].cumsum(0).tolist()
-    tokens = kept["tokens"].numpy().astype(np.int64)
-    starts = [0, *ends[:-1]]
-    return [(tokens[start:end], num) for start, end, num in zip(starts, ends, kept["prompt_lengths"].tolist(), strict=True)]
+def _unpacked(kept: dict[str, Tensor]) -> list[Encoded]:
+    tokens, learned = kept["tokens"].numpy().astype(np.int64), kept["learned"].numpy().astype(bool)
+    prompts = kept["prompt_lengths"].numpy()
+    ends = kept["lengths"].numpy().cumsum()
+    learned_ends = (kept["lengths"].numpy() - prompts).cumsum()
+    said = {int(row): value for row, value in json.loads(kept["remarks"].numpy().tobytes()).items()}
+    encoded = []
+    start = learned_start = 0
+    for row, (prompt, end, learned_end) in enumerate(zip(prompts.tolist(), ends.tolist(), learned_ends.tolist(), strict=True)):
+        flags = learned[learned_start:learned_end]
+        remarks, refused = said.get(row, ((), None))
+        encoded.append(
+            Encoded(
+                tokens[start:end],
+                prompt,
+                None if flags.all() else flags,
+                frozenset(remarks),
+                None if refused is None else (refused[0], refused[1]),
+            )
+        )
+        start, learned_start = end, learned_end
+    return encoded

@@ -15,18 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.sequences import Sequences, Tokens
+from rlx.data.conversation import REASONING
+from rlx.data.sequences import Learned, Sequences, Tokens
 from rlx.data.stores import TokenStore
-from rlx.data.tokens import TextEncoder
+from rlx.data.tokens import REFUSED, Encoded, TextEncoder
 from rlx.errors import DataError
 
 if TYPE_CHECKING:
     from rlx.task.base import Pair
 
-_DROPPED = {
+# Why a pair was left out, and what to do about it.
+DROPPED = {
     "empty": "have an empty completion",
     "equal": "have the same completion as chosen and as rejected",
     "too_long": "are longer than the policy reads; raise policy.max_length, or cut prompts with policy.max_prompt_length",
+    **REFUSED,
 }
 
 
@@ -36,6 +39,8 @@ class TokenizedPairs:
 
     sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
     dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
+    remarks: key of rlx.data.tokens.REMARKS -> how many pairs differ so from the data.
+    shown: reason or remark -> the first pair that it is about, and what the chat template said of it.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
     recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.
     """
@@ -44,6 +49,8 @@ class TokenizedPairs:
     index: np.ndarray
     dropped: Mapping[str, int] = field(default_factory=dict)
     truncated: int = 0
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    shown: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     scores: Tensor | None = None
     label: Tensor | None = None
     has_label: Tensor | None = None
@@ -61,8 +68,12 @@ class TokenizedPairs:
     def require_some(self, what: str) -> None:
         """Raise DataError with the reasons where every pair was dropped. what: names the pairs in the message."""
         if len(self) == 0 and self.dropped:
-            reasons = ", ".join(f"{count} {_DROPPED[reason]}" for reason, count in self.dropped.items())
+            reasons = ", ".join(f"{count} {DROPPED[reason]}{self._said(reason)}" for reason, count in self.dropped.items())
             raise DataError(f"none of the {sum(self.dropped.values())} {what} is left: {reasons}")
+
+    def _said(self, reason: str) -> str:
+        said = self.shown.get(reason, (0, ""))[1]
+        return f" ({said})" if said else ""
 
     @staticmethod
     def of(
@@ -78,32 +89,78 @@ class TokenizedPairs:
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
-        far_too_long = [
-            _far_too_long(prompt, both, text, limit) for prompt, *both in split
-        ]  # tokenising these would take minutes
+        far_too_long = [_far_too_long(prompt, both, text, limit) for prompt, *both in split]  # tokenising these takes minutes
         tried = [("", "", "") if known else parts for known, parts in zip(far_too_long, split, strict=True)]
-        examples = [(prompt, completion) for prompt, *both in tried for completion in both]
+        examples = [(prompt, side, pair.tools) for pair, (prompt, *both) in zip(pairs, tried, strict=True) for side in both]
         encoded = (store or TokenStore(None)).encode_completions(text, examples)
-        dropped: Counter[str] = Counter()
-        kept, prompts, completions, truncated = [], [], [], 0
+        made = _Made()
         for row, (_, chosen, rejected) in enumerate(split):
             if far_too_long[row]:
-                dropped["too_long"] += 1
+                made.drop(row, "too_long")
                 continue
-            prompt, group = shared_prompt(encoded[2 * row], encoded[2 * row + 1], text)
+            both, label = encoded[2 * row : 2 * row + 2], pairs[row].label
+            refused = next((side.refused for side in both if side.refused is not None), None)
+            if is_empty(chosen) or is_empty(rejected):
+                made.drop(row, "empty")
+                continue
+            if refused is not None:
+                made.drop(row, *refused)
+                continue
+            prompt, group, learned = shared_prompt(both[0], both[1], text)
             cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
-            label = pairs[row].label
-            reason = _why_dropped(chosen, rejected, len(cut), group, limit, single=label is not None)
-            if reason:
-                dropped[reason] += 1
-                continue
-            truncated += len(cut) < len(prompt)
-            kept.append(row)
-            prompts.append(cut)
-            completions.append(group if label is None else _present(group, label))
-        columns = _columns([pairs[row] for row in kept])
-        sequences = Sequences(tuple(prompts), tuple(completions))
-        return TokenizedPairs(sequences, np.array(kept, dtype=np.int64), dict(dropped), truncated, **columns, recurs=True)
+            if label is None and np.array_equal(*group):
+                made.drop(row, "equal")
+            elif limit is not None and len(cut) + max(map(len, group)) > limit:
+                made.drop(row, "too_long")
+            else:
+                made.truncated += len(cut) < len(prompt)
+                made.keep(row, cut, _present(group, label), _present(learned, label), both[0].remarks | both[1].remarks)
+        columns = _columns([pairs[row] for row in made.kept])
+        return made.pairs(columns)
+
+
+@dataclass
+class _Made:
+    """What has become of the pairs so far."""
+
+    kept: list[int] = field(default_factory=list)
+    prompts: list[Tokens] = field(default_factory=list)
+    completions: list[tuple[Tokens, Tokens]] = field(default_factory=list)
+    learned: list[tuple[Learned, Learned]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, tuple[int, str]] = field(default_factory=dict)
+    truncated: int = 0
+
+    def drop(self, row: int, reason: str, said: str = "") -> None:
+        """Leave a pair out."""
+        self.dropped[reason] += 1
+        self.shown.setdefault(reason, (row, said))
+
+    def keep(self, row: int, prompt: Tokens, group: tuple[Any, Any], learned: tuple[Any, Any], remarks: frozenset[str]) -> None:
+        """Keep a pair."""
+        self.kept.append(row)
+        self.prompts.append(prompt)
+        self.completions.append(group)
+        self.learned.append(learned)
+        for remark in sorted(remarks):
+            self.remarks[remark] += 1
+            self.shown.setdefault(remark, (row, ""))
+
+    def pairs(self, columns: Mapping[str, Tensor | None]) -> TokenizedPairs:
+        """All that were kept."""
+        partly = any(not side.all() for group in self.learned for side in group)
+        learned = tuple(self.learned) if partly else None
+        return TokenizedPairs(
+            Sequences(tuple(self.prompts), tuple(self.completions), learned=learned),
+            np.array(self.kept, dtype=np.int64),
+            dict(self.dropped),
+            self.truncated,
+            dict(self.remarks),
+            self.shown,
+            **columns,
+            recurs=True,
+        )
 
 
 class PairTokenizer:
@@ -169,17 +226,25 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any
 
 
 def shared_prompt(
-    chosen: tuple[Tokens, int], rejected: tuple[Tokens, int], text: TextEncoder
-) -> tuple[Tokens, tuple[Tokens, Tokens]]:
-    """The prompt as far as both token sequences agree, and the rest of each.
+    chosen: Encoded, rejected: Encoded, text: TextEncoder
+) -> tuple[Tokens, tuple[Tokens, Tokens], tuple[Learned, Learned]]:
+    """The prompt as far as both sides agree on it, what follows it in each, and which tokens of that are learned.
 
     A token that crosses the end of the prompt in one of them belongs to the completion in both.
     """
-    (first, first_end), (second, second_end) = chosen, rejected
-    most = min(first_end, second_end)
-    differs = np.flatnonzero(first[:most] != second[:most])
+    most = min(chosen.prompt_length, rejected.prompt_length)
+    differs = np.flatnonzero(chosen.tokens[:most] != rejected.tokens[:most])
     end = int(differs[0]) if len(differs) else most
-    return (first[:end] if end else text.begin()), (first[end:], second[end:])
+    prompt = chosen.tokens[:end] if end else text.begin()
+    return prompt, (chosen.tokens[end:], rejected.tokens[end:]), (_learned(chosen, end), _learned(rejected, end))
+
+
+def _learned(side: Encoded, end: int) -> Learned:
+    """bool [tokens after `end`]: what the prompt lost to the completion is learned with it."""
+    moved = np.ones(len(side.tokens) - end, dtype=bool)
+    if side.learned is not None:
+        moved[side.prompt_length - end :] = side.learned
+    return moved
 
 
 def _both(pair: Pair) -> tuple[Any, Any]:
@@ -189,23 +254,20 @@ def _both(pair: Pair) -> tuple[Any, Any]:
     return (pair.chosen, pair.chosen) if pair.label[0] is not None else (pair.rejected, pair.rejected)
 
 
-def _present(group: tuple[Tokens, Tokens], label: tuple[bool | None, bool | None]) -> tuple[Tokens, Tokens]:
+def _present(group: tuple[Any, Any], label: tuple[bool | None, bool | None] | None) -> tuple[Any, Any]:
     """Without the tokens of the side that has no label."""
+    if label is None:
+        return group
     first, second = (side if known is not None else side[:0] for side, known in zip(group, label, strict=True))
     return first, second
 
 
-def _why_dropped(
-    chosen: Any, rejected: Any, prompt_length: int, group: tuple[Tokens, Tokens], limit: int | None, *, single: bool
-) -> str:
-    """The reason to drop a pair; empty if it is kept."""
-    if not (_content(chosen).strip() and _content(rejected).strip()):
-        return "empty"
-    if not single and np.array_equal(*group):
-        return "equal"
-    if limit is not None and prompt_length + max(map(len, group)) > limit:
-        return "too_long"
-    return ""
+def is_empty(completion: Any) -> bool:
+    """Whether nothing is said in a completion: no text, no reasoning, no call of a tool."""
+    if isinstance(completion, str):
+        return not completion.strip()
+    says = ("tool_calls", *REASONING)
+    return not _content(completion).strip() and not any(message.get(name) for message in completion for name in says)
 
 
 def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:

@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlx.data.sequences import Tokens
+from rlx.data.conversation import ChatTemplate, UnsafeExampleError, Written
+from rlx.data.sequences import Learned, Tokens
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rlx.task.base import Message, Text
 
+    Example = tuple[Text, Text, Sequence[Mapping[str, Any]]]  # prompt, completion, tools
+
 CHAT_TEMPLATES = ("auto", "always", "never")
-# For conversations under a tokenizer without a chat template of its own, such as a base model's.
-PLAIN_CHAT = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
+# Why an example is not safe to learn, and what to do about it.
+REFUSED = {
+    "no_answer": "have a completion in which the assistant says nothing",
+    "rewrites": "are conversations whose earlier answers the chat template writes otherwise than they were generated (it leaves "
+    "out their reasoning, say); give each answer a row of its own, or another template with policy.chat_template=FILE",
+    "tool_calls": "call tools, which the chat template does not write; give another template with policy.chat_template=FILE",
+    "template": "are refused by the chat template",
+}
+# What differs between the data and the tokens, and what to do about it.
+REMARKS = {
+    "ended_early": "go on after a token that ends generation; what follows it is left out",
+    "rewritten": "have reasoning that the chat template leaves out; it is learned as it stands, after the prompt of sampling",
+    "reasoning_dropped": "have reasoning that the chat template leaves out; put it into content as <think>...</think>, or give "
+    "another template with policy.chat_template=FILE",
+    "content_dropped": "have words that the chat template leaves out; give another template with policy.chat_template=FILE",
+    "unclosed": "answer within the reasoning that the prompt opens and never close it; put </think> into them, or set "
+    "policy.chat_template_kwargs or policy.chat_template=FILE",
+    "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
+    "results_unseen": "have results of tools that the chat template does not write",
+    "trailing": "end with a message that is not the assistant's; it is left out",
+    "boundary": "have a prompt whose last token merges with the completion; that token is learned",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An example as tokens.
+
+    tokens: int64 [T], prompt and completion, which ends where generation ends. prompt_length: how many lie in the prompt.
+    learned: bool [T - prompt_length], which of the completion's the assistant wrote; None: all. remarks: keys of REMARKS.
+    refused: a key of REFUSED and what was said; None of an example that is safe to learn.
+    """
+
+    tokens: Tokens
+    prompt_length: int
+    learned: Learned | None = None
+    remarks: frozenset[str] = frozenset()
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -30,28 +67,98 @@ class TextEncoder:
 
     tokenizer: a transformers tokenizer.
     chat_template: auto = applied to chat messages; always = a plain prompt too becomes one user message; never = chat messages
-    are refused.
+    are refused; else a file with a template that takes the place of the tokenizer's own.
     max_length: the most tokens of prompt and completion together; longer pairs are dropped. None = the model's positions.
     max_prompt_length: a longer prompt loses its beginning. None = whole prompts.
+    chat_template_kwargs: variables of the chat template (enable_thinking, say); those that are None are left out.
+    model_end_ids: the tokens that the model's generation settings end a completion with.
     """
 
     tokenizer: Any
     chat_template: str = "auto"
     max_length: int | None = None
     max_prompt_length: int | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    model_end_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.chat_template not in CHAT_TEMPLATES:
-            raise ConfigError(f"policy.chat_template={self.chat_template} is none of {', '.join(CHAT_TEMPLATES)}")
+            self.tokenizer.chat_template = template_file(self.chat_template)  # checkpoints are saved with it
         for name, least in (("max_length", 2), ("max_prompt_length", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"policy.{name}={value} leaves no room; use at least {least}, or null for no limit")
 
+    def for_model(self, model: Any) -> TextEncoder:
+        """The same for a model, whose generation settings may end completions with other tokens than the tokenizer's."""
+        given = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        ends = given if isinstance(given, list) else [given]
+        return replace(self, model_end_ids=tuple(int(token) for token in ends if token is not None))
+
+    # ---- where completions end -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion: the tokenizer's own, those of the model, and the chat template's end of an answer."""
+        own = self.tokenizer.eos_token_id
+        known = [token for token in (own, *self.model_end_ids, self.turn_end_id) if token is not None]
+        return tuple(dict.fromkeys(int(token) for token in known))
+
+    @cached_property
+    def turn_end_id(self) -> int | None:
+        """The token that the chat template closes an answer with; None where it closes with none, or there is no template."""
+        if self.applies_plain_chat:
+            return None
+        probe = "rlx_probe"
+        messages = ({"role": "user", "content": probe}, {"role": "assistant", "content": f"{probe}_answer"})
+        try:
+            after = self._bare_template.render(messages).rpartition(f"{probe}_answer")[2]
+        except UnsafeExampleError:
+            return None
+        special = {str(token): int(number) for token, number in self._special_tokens.items() if str(token) in after}
+        first = min(special, key=lambda token: (after.index(token), -len(token)), default=None)
+        return None if first is None else special[first]
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, int]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return {token.content: number for number, token in added.items() if token.special}
+
+    @cached_property
+    def _bare_template(self) -> ChatTemplate:
+        given = {name: value for name, value in self.chat_template_kwargs.items() if value is not None}
+        return ChatTemplate(self.tokenizer, given)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """How conversations become text."""
+        ends = tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)))
+        end = self.turn_end_id if self.turn_end_id is not None else self.tokenizer.eos_token_id
+        turn_end = "" if end is None else str(self.tokenizer.convert_ids_to_tokens([end])[0])
+        return replace(self._bare_template, ends=ends, turn_end=turn_end)
+
     @property
     def applies_plain_chat(self) -> bool:
         """Would chat messages be written in rlx's own plain form?"""
         return self.tokenizer.chat_template is None
+
+    @cached_property
+    def answer_opening(self) -> str:
+        """What the chat template puts before an answer: a plain prompt that ends so was rendered already; empty without."""
+        if self.applies_plain_chat:
+            return ""
+        probe = ({"role": "user", "content": "rlx_probe"},)
+        try:
+            opened, closed = self._bare_template.render(probe, opens=True), self._bare_template.render(probe)
+        except UnsafeExampleError:
+            return ""
+        return opened[len(closed) :].rstrip() if opened.startswith(closed) else ""
+
+    def is_rendered(self, prompt: str) -> bool:
+        """Whether a plain prompt went through the chat template before it came here."""
+        return bool(self.answer_opening) and prompt.rstrip().endswith(self.answer_opening)
+
+    # ---- identity --------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def longest_token(self) -> int:
@@ -60,34 +167,34 @@ class TextEncoder:
 
     def identity(self) -> str:
         """What decides the tokens of a text, as text. The limits of length are not in it: they choose among finished examples."""
-        return json.dumps([self.chat_template, type(self.tokenizer).__name__, tokenizer_text(self.tokenizer)])
+        mode = self.chat_template if self.chat_template in CHAT_TEMPLATES else "auto"
+        settings = [mode, dict(self.chat_template_kwargs), self.end_ids, type(self.tokenizer).__name__]
+        return json.dumps([settings, tokenizer_text(self.tokenizer)], default=str)
 
-    def eos_token_ids(self, model: Any) -> tuple[int, ...]:
-        """The tokens that end a completion: the tokenizer's own first, then those of the model's generation settings."""
-        generation = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        others = generation if isinstance(generation, list) else [generation]
-        return tuple(dict.fromkeys(int(token) for token in [self.tokenizer.eos_token_id, *others] if token is not None))
+    # ---- prompts and examples --------------------------------------------------------------------------------------------------
 
-    def encode_prompt(self, prompt: Text) -> Tokens:
-        """int64 [T], at least one token; the end of the prompt if it is longer than `max_prompt_length`."""
+    def encode_prompt(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> Tokens:
+        """int64 [T], at least one token: what sampling continues; the end of it if it is longer than `max_prompt_length`."""
         messages = self._messages(prompt)
         if messages is None:
-            encoded = self.tokenizer(prompt, return_special_tokens_mask=True)
-            tokens = _without_trailing_special(encoded["input_ids"], encoded["special_tokens_mask"])
+            tokens = self._encode_texts([str(prompt)], special=True)[0].tokens
         else:
-            tokens = self.tokenizer(self._render(messages, opens_answer=True), add_special_tokens=False)["input_ids"]
-        return self._prompt(np.asarray(tokens, dtype=np.int64))
+            text = self.template.prompt(messages, tools)
+            tokens = self._encode_texts([text], special=self.applies_plain_chat)[0].tokens
+        if len(tokens) == 0:
+            return self.begin()
+        return tokens if self.max_prompt_length is None else tokens[-self.max_prompt_length :]
 
-    def encode_completions(self, examples: Sequence[tuple[Text, Text]]) -> list[tuple[Tokens, int]]:
-        """For each (prompt, completion): its tokens int64 [T] up to end-of-sequence, and how many lie in the prompt."""
-        texts = [self._text(prompt, completion) for prompt, completion in examples]
-        encoded: list[tuple[Tokens, int]] = [(np.zeros(0, dtype=np.int64), 0)] * len(texts)
-        for is_chat in (False, True):
-            rows = [row for row, text in enumerate(texts) if text[2] == is_chat]
-            if rows:
-                cut = self._encode_texts([texts[row][0] for row in rows], [texts[row][1] for row in rows], special=not is_chat)
-                for row, (tokens, num_prompt) in zip(rows, cut, strict=True):
-                    encoded[row] = (self._ended(tokens, num_prompt), num_prompt)
+    def encode_completions(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Each (prompt, completion, tools) as tokens."""
+        texts = self._written(examples)
+        encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]
+        for special in (False, True):
+            rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
+            cuts = self._encode_texts([texts[row][0].text for row in rows], special=special) if rows else []
+            for row, cut in zip(rows, cuts, strict=True):
+                written = texts[row][0]
+                encoded[row] = self._chat(written, cut) if written.turns else self._plain(written, cut)
         return encoded
 
     def begin(self) -> Tokens:
@@ -99,12 +206,6 @@ class TextEncoder:
             "an empty prompt needs a bos or eos token to begin with, and this tokenizer has neither; give the prompt a text"
         )
 
-    def _prompt(self, tokens: Tokens) -> Tokens:
-        """`tokens`, begun if empty, cut at its beginning if too long."""
-        if len(tokens) == 0:
-            return self.begin()
-        return tokens if self.max_prompt_length is None else tokens[-self.max_prompt_length :]
-
     def _messages(self, prompt: Text) -> tuple[Message, ...] | None:
         """The prompt as chat messages; None if it stays plain text."""
         if isinstance(prompt, str):
@@ -113,40 +214,66 @@ class TextEncoder:
             raise DataError("the prompt is a list of chat messages, but policy.chat_template=never; set it to auto")
         return tuple(prompt)
 
-    def _text(self, prompt: Text, completion: Text) -> tuple[str, int, bool]:
-        """The whole text, the length of the prompt's part of it in characters, and whether a chat template made it."""
-        messages = self._messages(prompt)
-        if messages is None:
-            if not isinstance(completion, str):
-                raise DataError(
-                    "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
-                )
-            return f"{prompt}{completion}", len(prompt), False
-        answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
-        opening = self._render(messages, opens_answer=True)
-        whole = self._render((*messages, *answer), opens_answer=False)
-        return whole, _agreement(opening, whole), True
+    def _written(self, examples: Sequence[Example]) -> list[tuple[Written, bool]]:
+        """Each example as text, and whether the tokenizer adds its special tokens to it. Of plain text, `turns` is empty."""
+        written: list[tuple[Written, bool]] = []
+        known: tuple[Any, Any, str | None] = (None, None, None)  # the two sides of a pair have one prompt
+        for prompt, completion, tools in examples:
+            messages = self._messages(prompt)
+            if messages is None:
+                if not isinstance(completion, str):
+                    raise DataError(
+                        "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
+                    )
+                written.append((Written(f"{prompt!s}{completion}", len(prompt)), True))
+                continue
+            answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
+            if known[0] is not prompt or known[1] is not tools:
+                known = (prompt, tools, self._opening(messages, tools))
+            written.append((self.template.write(messages, answer, tools, known[2]), self.applies_plain_chat))
+        return written
 
-    def _render(self, messages: tuple[Message, ...], *, opens_answer: bool) -> str:
-        """The messages as the chat template writes them."""
-        template = PLAIN_CHAT if self.applies_plain_chat else None
+    def _opening(self, messages: tuple[Message, ...], tools: Sequence[Mapping[str, Any]]) -> str | None:
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages), chat_template=template, tokenize=False, add_generation_prompt=opens_answer
-                )
-            )
-        except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
-            roles = [message.get("role") for message in messages]
-            mend = "leave such messages out, or give the tokenizer another template"
-            raise DataError(f"the chat template refuses messages with the roles {roles}: {error}; {mend}") from error
+            return self.template.opening(messages, tools)
+        except UnsafeExampleError:
+            return None  # `write` finds it once more and says why
 
-    def _encode_texts(self, texts: list[str], boundaries: list[int], *, special: bool) -> list[tuple[Tokens, int]]:
-        """Tokens of each text and how many of them end at or before its boundary."""
+    def _plain(self, written: Written, cut: Cut) -> Encoded:
+        """Plain text up to the first token that ends generation, which is added where there is none."""
+        inside = cut.before(written.prompt_length)
+        tokens, remarks = cut.tokens, {"boundary"} if cut.straddles(written.prompt_length) else set()
+        ends = np.flatnonzero(np.isin(tokens[inside:], self.end_ids)) if self.end_ids else np.zeros(0, dtype=np.int64)
+        if len(ends):
+            after = inside + int(ends[0]) + 1
+            if str(self.tokenizer.decode(tokens[after:].tolist(), skip_special_tokens=True)).strip():
+                remarks.add("ended_early")
+            tokens = tokens[:after]
+        elif self.end_ids:
+            is_rendered = self.is_rendered(written.text[: written.prompt_length])
+            end = self.turn_end_id if is_rendered else None
+            tokens = np.append(tokens, self.end_ids[0] if end is None else end)
+        return Encoded(tokens, inside, remarks=frozenset(remarks))
+
+    def _chat(self, written: Written, cut: Cut) -> Encoded:
+        """A conversation up to the end of its last turn; what lies between the turns is context."""
+        inside = cut.before(written.prompt_length)
+        last = cut.before(written.turns[-1][1], whole=False)
+        tokens = cut.tokens[:last]
+        learned = np.zeros(last - inside, dtype=bool)
+        for begin, end in written.turns:
+            learned[cut.before(begin) - inside : cut.before(end, whole=False) - inside] = True
+        if not written.closed and self.end_ids:
+            tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
+        remarks = written.remarks | ({"boundary"} if cut.straddles(written.prompt_length) else frozenset())
+        return Encoded(tokens, inside, None if learned.all() else learned, remarks)
+
+    # ---- tokens ----------------------------------------------------------------------------------------------------------------
+
+    def _encode_texts(self, texts: list[str], *, special: bool) -> list[Cut]:
+        """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
         if not self.tokenizer.is_fast:
-            return [
-                self._encode_slowly(text, boundary, special=special) for text, boundary in zip(texts, boundaries, strict=True)
-            ]
+            return [Cut(self._slowly(text, special=special), text, slowly=self, special=special) for text in texts]
         encoded = self.tokenizer(
             texts,
             add_special_tokens=special,
@@ -154,41 +281,63 @@ class TextEncoder:
             return_special_tokens_mask=True,
             return_attention_mask=False,
         )
-        rows = []
-        for row, boundary in enumerate(boundaries):
-            is_special = encoded["special_tokens_mask"][row]
-            tokens = _without_trailing_special(encoded["input_ids"][row], is_special)
-            ends = (end for (_, end), added in zip(encoded["offset_mapping"][row], is_special, strict=True) if not added)
-            leading = next((i for i, added in enumerate(is_special) if not added), len(tokens))
-            inside = next((i for i, end in enumerate(ends) if end > boundary), len(tokens) - leading)
-            rows.append((np.asarray(tokens, dtype=np.int64), leading + inside))
-        return rows
+        cuts = []
+        parts = zip(texts, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
+        for text, ids, offsets, added in parts:
+            tokens = np.asarray(_without_trailing_special(ids, added), dtype=np.int64)
+            places = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)[: len(tokens)]
+            leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
+            doubled = self._begins_twice(tokens, leading)
+            places[:leading] = 0
+            cuts.append(Cut(tokens[doubled:], text, places[doubled:]))
+        return cuts
 
-    def _encode_slowly(self, text: str, boundary: int, *, special: bool) -> tuple[Tokens, int]:
-        """The same for a tokenizer without offsets: the prompt is what the whole shares with the prompt tokenised alone."""
-        whole, prompt = (
-            _without_trailing_special(
-                tokens := self.tokenizer(part, add_special_tokens=special)["input_ids"],
-                self.tokenizer.get_special_tokens_mask(tokens, already_has_special_tokens=True) if special else [0] * len(tokens),
-            )
-            for part in (text, text[:boundary])
-        )
-        return np.asarray(whole, dtype=np.int64), _agreement(prompt, whole)
+    def _begins_twice(self, tokens: Tokens, leading: int) -> int:
+        """1 where the text begins with bos already and the tokenizer has put one before it, else 0."""
+        bos = self.tokenizer.bos_token_id
+        return int(bos is not None and 0 < leading < len(tokens) and tokens[leading - 1] == bos and tokens[leading] == bos)
 
-    def _ended(self, tokens: Tokens, num_prompt: int) -> Tokens:
-        """`tokens` up to the completion's last end-of-sequence token if only white space follows it; else with one appended."""
-        eos = self.tokenizer.eos_token_id
-        if eos is None:
-            return tokens
-        ends = np.flatnonzero(tokens[num_prompt:] == eos)
-        if len(ends):
-            after = num_prompt + int(ends[-1]) + 1
-            if after == len(tokens) or not str(self.tokenizer.decode(tokens[after:].tolist())).strip():
-                return tokens[:after]
-        return np.append(tokens, eos)
+    def _slowly(self, text: str, *, special: bool) -> Tokens:
+        """The tokens of a tokenizer that does not say where they lie."""
+        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        added = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) if special else [0] * len(ids)
+        tokens = np.asarray(_without_trailing_special(ids, added), dtype=np.int64)
+        leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
+        return tokens[self._begins_twice(tokens, leading) :]
 
 
-def _without_trailing_special(tokens: list[int], is_special: list[int]) -> list[int]:
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The tokens of a text.
+
+    places: int64 [T, 2], where each begins and ends in the text; None: found by `slowly`, which tokenises parts of it.
+    """
+
+    tokens: Tokens
+    text: str
+    places: np.ndarray | None = None
+    slowly: TextEncoder | None = None
+    special: bool = False
+
+    def before(self, place: int, *, whole: bool = True) -> int:
+        """How many tokens come before a place in the text: those that end there or earlier; not whole: that begin before it."""
+        if self.places is not None:
+            after = np.flatnonzero(self.places[:, 1] > place if whole else self.places[:, 0] >= place)
+            return int(after[0]) if len(after) else len(self.tokens)
+        assert self.slowly is not None
+        part = self.slowly._slowly(self.text[:place], special=self.special)
+        most = min(len(part), len(self.tokens))
+        differs = np.flatnonzero(part[:most] != self.tokens[:most])
+        return int(differs[0]) if len(differs) else most
+
+    def straddles(self, place: int) -> bool:
+        """Whether one token lies on both sides of a place."""
+        if self.places is None:
+            return False
+        return bool(((self.places[:, 0] < place) & (self.places[:, 1] > place)).any())
+
+
+def _without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:
     """`tokens` without the special tokens that the tokenizer put at the end (it closes a text; here a completion may follow)."""
     end = len(tokens)
     while end > 0 and is_special[end - 1]:
@@ -196,9 +345,17 @@ def _without_trailing_special(tokens: list[int], is_special: list[int]) -> list[
     return tokens[:end]
 
 
-def _agreement(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many leading elements agree."""
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+def template_file(path: str) -> str:
+    """The chat template in a file."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(
+            f"policy.chat_template={path} is none of {', '.join(CHAT_TEMPLATES)}, and there is no such file with a template"
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy.chat_template={path} cannot be read as text: {error}") from error
 
 
 def tokenizer_text(tokenizer: Any) -> str:

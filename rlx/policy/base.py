@@ -55,7 +55,7 @@ class Policy:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.text = TextEncoder(tokenizer) if text is None else text
+        self.text = (TextEncoder(tokenizer) if text is None else text).for_model(model)
         self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
         self.notes = list(self.forward_choice.notes)
         self.value_head: ValueHead | None = None
@@ -138,11 +138,11 @@ class Policy:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end a completion; the tokenizer's own first."""
-        return self.text.eos_token_ids(self.model)
+        return self.text.end_ids
 
-    def encode_prompt(self, prompt: Text) -> Tokens:
-        """int64 [T], at least one token."""
-        return self.text.encode_prompt(prompt)
+    def encode_prompt(self, prompt: Text, tools: Sequence[Any] = ()) -> Tokens:
+        """int64 [T], at least one token. tools: the schemas that the prompt comes with."""
+        return self.text.encode_prompt(prompt, tools)
 
     def decode(self, tokens: Tokens | Sequence[int]) -> str:
         """The text of `tokens`, without special tokens."""

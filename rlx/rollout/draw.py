@@ -109,7 +109,7 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
     prompts = tuple(all_prompts[key] for key in keys)
     rollout = lab.sampler.sample(
         lab.policy,
-        [lab.policy.encode_prompt(prompt.text) for prompt in prompts],
+        [lab.policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
         group_size=group_size,
         stream=lab.rng.child("rollout", lab.step),
         prompt_keys=keys,
@@ -148,7 +148,7 @@ def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tens
     """float32 [P]: the reward of the greedy completion of each prompt."""
     rollout = lab.sampler.in_process.sample(
         lab.policy,
-        [lab.policy.encode_prompt(prompt.text) for prompt in prompts],
+        [lab.policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
         group_size=1,
         stream=lab.rng.child("greedy"),
         prompt_keys=range(len(prompts)),

@@ -19,10 +19,14 @@ LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infin
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt and whatever the task knows about it (the answer, say), for its reward."""
+    """A prompt and whatever the task knows about it (the answer, say), for its reward.
+
+    tools: the schemas of the tools that the assistant may call, for the chat template.
+    """
 
     text: Text
     columns: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Pair:
     scores: how good the two are, where the data says so (for losses that ask for it).
     label: of a single completion, whose other side is absent (empty): (True, None) where it is desirable, hence chosen, and
     (None, False) where it is not, hence rejected; None of an ordinary pair. source: the place in the data, for errors.
+    tools: the schemas of the tools that the assistant may call.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
 
@@ -41,6 +46,7 @@ class Pair:
     scores: tuple[float, float] | None = None
     source: str = ""
     label: tuple[bool | None, bool | None] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def flipped(self) -> Pair:
         """The same pair with chosen and rejected exchanged, scores too; of a single completion, with the other label."""

@@ -83,7 +83,7 @@ class Evaluator:
             samples: list[dict[str, Any]] = []
             tokens, answers = 0, np.zeros(0)
             if prompts:
-                encoded = [policy.encode_prompt(prompt.text) for prompt in prompts]
+                encoded = [policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts]
                 greedy = self._sample(policy, encoded, group_size=1, greedy=True)
                 sampled = self._sample(policy, encoded, group_size=self.samples_per_prompt, greedy=False)
                 tokens = sum(int(rollout.sequences.completion_lengths.sum()) for rollout in (greedy, sampled))

@@ -55,7 +55,7 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice) -> list[list[Comple
     policy = choice.load().to(torch_device(cfg.device))
     rollout = sampler.sample(
         policy,
-        [policy.encode_prompt(prompt.text) for prompt in prompts],
+        [policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
         prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others

@@ -15,13 +15,17 @@ from rlx.task.base import Pair
 from tests.data.test_tokens import CHATML, bytes_tokenizer
 
 TEXT = TextEncoder(character_tokenizer())
-EXAMPLES = [(f"{a}+{b}=", str(a + b + off)) for a in range(5) for b in range(5) for off in (0, 1)]
+EXAMPLES = [(f"{a}+{b}=", str(a + b + off), ()) for a in range(5) for b in range(5) for off in (0, 1)]
 
 
 def same(first, second):
-    return len(first) == len(second) and all(
-        np.array_equal(a, b) and a.dtype == b.dtype and m == n for (a, m), (b, n) in zip(first, second, strict=True)
-    )
+    return len(first) == len(second) and all(map(equal, first, second))
+
+
+def equal(a, b):
+    learned = (a.learned is None and b.learned is None) or np.array_equal(a.learned, b.learned)
+    said = (a.prompt_length, a.remarks, a.refused) == (b.prompt_length, b.remarks, b.refused)
+    return np.array_equal(a.tokens, b.tokens) and a.tokens.dtype == b.tokens.dtype and learned and said
 
 
 class Counted(TextEncoder):
@@ -55,11 +59,24 @@ def test_conversations_and_empty_texts_come_back_too(tmp_path):
     tokenizer.chat_template = CHATML
     text = TextEncoder(tokenizer)
     chat = ({"role": "user", "content": "Straße?"},)
-    examples = [(chat, "yes"), ("", ""), (chat, ({"role": "assistant", "content": "ja, 好"},)), ("plain", " text")]
+    turns = ({"role": "assistant", "content": "ja, 好"}, {"role": "user", "content": "?"}, {"role": "assistant", "content": "ja"})
+    examples = [
+        (chat, "yes"),
+        ("", ""),
+        (chat, turns[:1]),
+        ("plain", " text"),
+        (chat, turns),
+        (chat, turns[1:2]),
+        (chat, turns[:2]),
+    ]
+    examples = [(*example, ()) for example in examples]
     store = TokenStore(tmp_path)
     written = store.encode_completions(text, examples)
     assert same(written, text.encode_completions(examples))
     assert same(store.encode_completions(text, examples), written)
+    assert [one.refused for one in written[4:]] == [None, ("no_answer", ""), None]
+    assert not written[4].learned.all()
+    assert written[6].remarks == {"trailing"}
 
 
 def test_other_texts_and_another_tokenizer_are_other_files(tmp_path):
@@ -70,7 +87,7 @@ def test_other_texts_and_another_tokenizer_are_other_files(tmp_path):
     for text in encoders:
         store.encode_completions(text, EXAMPLES)
     store.encode_completions(TEXT, EXAMPLES[:-1])
-    store.encode_completions(TEXT, [(prompt, completion + " ") for prompt, completion in EXAMPLES])
+    store.encode_completions(TEXT, [(prompt, completion + " ", ()) for prompt, completion, _ in EXAMPLES])
     assert len(list(tmp_path.glob("*.safetensors"))) == len(encoders) + 2
 
 
@@ -113,7 +130,7 @@ def test_messages_may_hold_what_is_no_json(tmp_path):
     tokenizer.chat_template = CHATML
     chat = ({"role": "user", "content": "when?", "time": datetime.date(2026, 1, 1)},)
     text = TextEncoder(tokenizer)
-    assert same(TokenStore(tmp_path).encode_completions(text, [(chat, "now")]), text.encode_completions([(chat, "now")]))
+    assert same(TokenStore(tmp_path).encode_completions(text, [(chat, "now", ())]), text.encode_completions([(chat, "now", ())]))
 
 
 def test_without_a_folder_or_texts_nothing_is_kept(tmp_path, counted):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rlx.data.tokenized import TokenizedPairs, shared_prompt, split_prompt
-from rlx.data.tokens import TextEncoder
+from rlx.data.tokens import Encoded, TextEncoder
 from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
@@ -81,15 +81,20 @@ def test_conversations_are_cut_where_their_prompt_ends():
 
 
 def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_of_both():
-    first, second = (np.array([1, 2, 3, 9]), 3), (np.array([1, 2, 7, 8]), 2)
-    prompt, (chosen, rejected) = shared_prompt(first, second, TEXT)
-    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1, 2], [3, 9], [7, 8])
+    def cut(first, second):
+        prompt, (chosen, rejected), learned = shared_prompt(first, second, TEXT)
+        assert all(part.all() for part in learned)
+        return prompt.tolist(), chosen.tolist(), rejected.tolist()
+
+    first, second = Encoded(np.array([1, 2, 3, 9]), 3), Encoded(np.array([1, 2, 7, 8]), 2)
+    assert cut(first, second) == ([1, 2], [3, 9], [7, 8])
     # Even where the tokens happen to agree.
-    prompt, (chosen, rejected) = shared_prompt((np.array([1, 2, 3, 9]), 3), (np.array([1, 2, 3, 8]), 2), TEXT)
-    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1, 2], [3, 9], [3, 8])
+    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2)) == ([1, 2], [3, 9], [3, 8])
     # Prompts that were tokenised differently agree no further than their tokens do.
-    prompt, (chosen, rejected) = shared_prompt((np.array([1, 2, 3]), 2), (np.array([1, 5, 3]), 2), TEXT)
-    assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([1], [2, 3], [5, 3])
+    assert cut(Encoded(np.array([1, 2, 3]), 2), Encoded(np.array([1, 5, 3]), 2)) == ([1], [2, 3], [5, 3])
+    masked = Encoded(np.array([1, 2, 3, 9, 4]), 3, learned=np.array([False, True]))
+    _, _, (learned, _) = shared_prompt(masked, second, TEXT)
+    assert learned.tolist() == [True, False, True]
 
 
 def test_without_a_common_token_the_prompt_begins_with_bos():
@@ -122,7 +127,7 @@ def test_a_prompt_of_millions_of_characters_is_dropped_without_being_tokenised(m
         TextEncoder,
         "encode_completions",
         lambda self, examples, known=TextEncoder.encode_completions: (
-            seen.extend(len(prompt) for prompt, _ in examples) or known(self, examples)
+            seen.extend(len(prompt) for prompt, *_ in examples) or known(self, examples)
         ),
     )
     pairs = [Pair(prompt="7" * 3_000_000, chosen="2", rejected="3"), Pair(prompt="1+1=", chosen="2", rejected="3")]

@@ -140,7 +140,7 @@ def test_a_tokenizer_without_a_template_writes_roles_plainly():
     text = TextEncoder(character_tokenizer())
     shared, chosen, _ = pair_of((message("user", "1+1"),), (message("assistant", "2"),), (message("assistant", "3"),), text)
     assert text.tokenizer.decode(shared) == "user: 1+1\nassistant: "
-    assert text.tokenizer.decode(chosen) == "2\n<eos>"
+    assert text.tokenizer.decode(chosen) == "2<eos>"
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -148,14 +148,14 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(DataError, match="chat_template=never"):
         TextEncoder(bytes_tokenizer(), chat_template="never").encode_prompt(conversation)
     with pytest.raises(DataError, match="plain text needs completions"):
-        TextEncoder(bytes_tokenizer()).encode_completions([("hi", conversation)])
+        TextEncoder(bytes_tokenizer()).encode_completions([("hi", conversation, ())])
     picky = bytes_tokenizer.__wrapped__()
     picky.chat_template = "{{ raise_exception('no system messages') }}"
     with pytest.raises(DataError, match=r"roles \['user'\]: no system messages"):
         TextEncoder(picky).encode_prompt(conversation)
 
 
-@pytest.mark.parametrize(("key", "value"), [("chat_template", "sometimes"), ("max_length", 1), ("max_prompt_length", 0)])
+@pytest.mark.parametrize(("key", "value"), [("chat_template", "no_such.jinja"), ("max_length", 1), ("max_prompt_length", 0)])
 def test_settings_that_mean_nothing_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"policy.{key}"):
         TextEncoder(bytes_tokenizer(), **{key: value})
@@ -187,12 +187,15 @@ def test_a_tokenizer_without_offsets_is_cut_where_the_prompts_tokens_agree():
         def get_special_tokens_mask(self, tokens, already_has_special_tokens):
             return [0] * len(tokens)
 
+        def decode(self, tokens, skip_special_tokens):
+            return "".join(map(chr, tokens))
+
     text = TextEncoder(WithoutOffsets())
-    (tokens, inside), (others, all_inside) = text.encode_completions([("a1", "2b"), ("a1", "3")])
-    assert tokens.tolist() == [ord("a"), 1, ord("b"), 0]
-    assert inside == 1
-    assert others.tolist() == [ord("a"), ord("1"), ord("3"), 0]
-    assert all_inside == 2
+    merged, other = text.encode_completions([("a1", "2b", ()), ("a1", "3", ())])
+    assert merged.tokens.tolist() == [ord("a"), 1, ord("b"), 0]
+    assert merged.prompt_length == 1
+    assert other.tokens.tolist() == [ord("a"), ord("1"), ord("3"), 0]
+    assert other.prompt_length == 2
 
 
 def test_end_tokens_of_the_model_count_too():
@@ -201,8 +204,8 @@ def test_end_tokens_of_the_model_count_too():
             eos_token_id: ClassVar = [7, 1]
 
     tokenizer = bytes_tokenizer()
-    assert TextEncoder(tokenizer).eos_token_ids(Model) == (tokenizer.eos_token_id, 7) == (1, 7)
-    assert TextEncoder(tokenizer).eos_token_ids(object()) == (1,)
+    assert TextEncoder(tokenizer).for_model(Model).end_ids == (tokenizer.eos_token_id, 7) == (1, 7)
+    assert TextEncoder(tokenizer).for_model(object()).end_ids == (1,)
 
 
 def test_many_pairs_at_once_are_those_one_by_one():

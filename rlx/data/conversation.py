@@ -1,0 +1,322 @@
+"""Conversations to text: what generation sees, what the assistant writes after it, and which of it others wrote.
+
+One rule: a completion is what the assistant would have generated after the prompt, and ends where generation would end. So the
+prompt is the text that sampling continues, each assistant's turn begins where sampling would have begun it, and it ends with the
+first token at which sampling ends. Everything between two such turns (a user's question, a tool's result) is context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from rlx.errors import DataError
+
+if TYPE_CHECKING:
+    from rlx.task.base import Message
+
+# For conversations under a tokenizer without a chat template of its own, such as a base model's.
+PLAIN_CHAT = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
+_MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
+
+
+@dataclass(frozen=True)
+class Written:
+    """An example as text.
+
+    text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
+    closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of
+    rlx.data.tokens.REMARKS, of what differs from the data. refused: a key of rlx.data.tokens.REFUSED and what was said; empty of
+    an example that is safe to learn.
+    """
+
+    text: str = ""
+    prompt_length: int = 0
+    turns: tuple[tuple[int, int], ...] = ()
+    closed: bool = False
+    remarks: frozenset[str] = frozenset()
+    refused: tuple[str, str] | None = None
+
+
+class UnsafeExampleError(Exception):
+    """An example that is not safe to learn: the key of the reason, and what the template said."""
+
+    def __init__(self, reason: str, said: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.said = reason, said
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's chat template, or rlx's plain one.
+
+    tokenizer: a transformers tokenizer. variables: further variables of the template (enable_thinking, say).
+    ends: the texts of the tokens that end generation; turn_end: the one that the template closes an answer with.
+    """
+
+    tokenizer: Any
+    variables: Mapping[str, Any]
+    ends: tuple[str, ...] = ()
+    turn_end: str = ""
+
+    def source(self, tools: Sequence[Any] = ()) -> str:
+        """The Jinja template that a conversation with these tools goes through."""
+        if self.tokenizer.chat_template is None:
+            return PLAIN_CHAT
+        return str(self.tokenizer.get_chat_template(None, list(tools) or None))
+
+    @cached_property
+    def marks_generation(self) -> bool:
+        """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
+        return bool(_MARKS.search(self.source()))
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), *, opens: bool = False, continues: bool = False
+    ) -> str:
+        """The messages as the template writes them.
+
+        opens: with the beginning of an answer after them; continues: without the end of the last one.
+
+        Raises UnsafeExampleError where the template does.
+        """
+        return self._rendered(messages, tools, opens=opens, continues=continues, marked=False)[0]
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and where the template marks generation."""
+        conversations: list[Any] = [list(messages)]
+        try:
+            rendered: Any = render_jinja_template(
+                conversations=conversations,
+                tools=list(tools) or None,
+                chat_template=self.source(tools),
+                return_assistant_tokens_mask=marked,
+                continue_final_message=continues,
+                add_generation_prompt=opens,
+                **{**self.tokenizer.special_tokens_map, **self.variables},
+            )
+        except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
+            raise UnsafeExampleError("template", str(error)) from error
+        texts, marks = rendered
+        return str(texts[0]), list(marks[0]) if marked else []
+
+    def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """The prompt as sampling sees it: an answer is opened, or the assistant's unfinished last message is continued."""
+        if is_prefilled(messages):
+            return self.render(messages, tools, continues=True)
+        return self.render(messages, tools, opens=True)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """As `opening`; raises DataError where the template refuses the messages."""
+        try:
+            return self.opening(messages, tools)
+        except UnsafeExampleError as error:
+            roles = [message.get("role") for message in messages]
+            mend = "leave such messages out, or give another template with policy.chat_template=FILE"
+            raise DataError(f"the chat template refuses messages with the roles {roles}: {error.said}; {mend}") from error
+
+    def ignores_tools(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
+        """Whether the tools change nothing about the prompt."""
+        return bool(tools) and self.opening(messages) == opening
+
+    def write(
+        self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = (), opening: str | None = None
+    ) -> Written:
+        """Prompt and completion. opening: the prompt as `opening` writes it, where it is known already."""
+        try:
+            if opening is None:
+                opening = self.opening(messages, tools)
+            return self._write(tuple(messages), tuple(answer), tools, opening)
+        except UnsafeExampleError as error:
+            return Written(refused=(error.reason, error.said))
+
+    def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
+        remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
+        last = max((place for place, message in enumerate(answer, start=1) if message.get("role") == "assistant"), default=0)
+        if last == 0:
+            raise UnsafeExampleError("no_answer")
+        if last < len(answer):
+            remarks.add("trailing")
+        begins, turns = len(messages), (*messages, *answer[:last])
+        answers_at_once = answer[0].get("role") == "assistant"
+        if not answers_at_once:  # others speak first: they are context
+            opening = self.render(messages, tools)
+        elif is_prefilled(messages):
+            begins, turns = begins - 1, (*messages[:-1], joined(messages[-1], answer[0]), *answer[1:last])
+        places = [place for place in range(begins, len(turns)) if turns[place].get("role") == "assistant"]
+        whole, marks = self._rendered(turns, tools, opens=False, continues=False, marked=self.marks_generation)
+        for place in places:
+            self._require_calls(turns, place, tools, whole)
+        if any(turn.get("role") == "tool" and content_of(turn).strip() not in whole for turn in turns[begins:]):
+            remarks.add("results_unseen")
+        if marks and whole.startswith(opening):
+            spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]
+            return self._marked(whole, opening, spans, remarks)
+        own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
+        return self._by_prefixes(turns, own, tools, whole, opening, remarks, answers_at_once=answers_at_once)
+
+    def _marked(self, whole: str, opening: str, spans: list[tuple[int, int]], remarks: set[str]) -> Written:
+        """The turns that the template marks itself, each with the end that may stand just after its mark."""
+        if not spans:
+            raise UnsafeExampleError("no_answer")
+        turns, closed = [], False
+        for begin, end in spans:
+            stop = self._first_end(whole, begin)
+            closed = (stop is not None and stop <= end) or any(whole.startswith(mark, end) for mark in self.ends)
+            turns.append((begin, stop if closed and stop is not None else end))
+        return Written(whole, len(opening), tuple(turns), closed, frozenset(remarks))
+
+    def _by_prefixes(
+        self,
+        turns: tuple[Message, ...],
+        own: Mapping[int, Message],
+        tools: Sequence[Any],
+        whole: str,
+        opening: str,
+        remarks: set[str],
+        *,
+        answers_at_once: bool,
+    ) -> Written:
+        """A turn begins where the conversation before it, with an answer opened, ends: that text must begin the whole.
+
+        own: place -> the assistant's message there, without what the prompt has of it.
+        """
+        spans: list[tuple[int, int]] = []
+        closed, places = False, list(own)
+        for place, message in own.items():
+            at_once = answers_at_once and place == places[0]
+            before = opening if at_once else self.render(turns[:place], tools, opens=True)
+            is_last = place == places[-1]
+            if not whole.startswith(before) or (not spans and not whole.startswith(opening)):
+                if len(places) > 1 or not at_once:
+                    raise UnsafeExampleError("rewrites")
+                return self._as_it_stands(message, before, remarks)
+            alone = whole if is_last else self.render(turns[: place + 1], tools)
+            end, closed = self._end_of_turn(whole, alone, len(before), is_last=is_last)
+            said = whole[len(before) : end]
+            if is_last and len(places) == 1 and at_once and self._writable(message, before) and loses(message, said):
+                return self._as_it_stands(message, before, remarks)
+            if not is_last:
+                self._require_same(message, said, alone, len(before))
+            remarks |= dropped(message, said)
+            spans.append((len(before), end))
+        opened = _OPENS_REASONING.search(opening)
+        if opened and f"</{opened[1]}>" not in whole[len(opening) : spans[0][1]]:
+            remarks.add("unclosed")
+        return Written(whole, len(opening), tuple(spans), closed, frozenset(remarks))
+
+    def _end_of_turn(self, whole: str, alone: str, begin: int, *, is_last: bool) -> tuple[int, bool]:
+        """Where the turn that begins there ends in the whole, and whether a token that ends generation closes it.
+
+        alone: the conversation as far as this turn.
+        """
+        end = self._first_end(whole, begin)
+        most = len(alone) if whole.startswith(alone) else len(whole)
+        if end is not None and end <= most:
+            return end, True
+        if not is_last and not whole.startswith(alone):
+            raise UnsafeExampleError("rewrites")
+        return len(whole[:most].rstrip()), False
+
+    def _first_end(self, text: str, begin: int) -> int | None:
+        """Where the first token that ends generation stops; None without one."""
+        found = [(place, place + len(end)) for end in self.ends if (place := text.find(end, begin)) >= 0]
+        return min(found)[1] if found else None
+
+    def _require_same(self, message: Message, said: str, alone: str, begin: int) -> None:
+        """Refuse an earlier turn that stands in the whole otherwise than it was generated, an empty reasoning block apart."""
+        end = self._first_end(alone, begin)
+        generated = alone[begin : len(alone.rstrip()) if end is None else end]
+        if said != generated and not (generated.endswith(said) and not reasoning_of(message) and not loses(message, said)):
+            raise UnsafeExampleError("rewrites")
+
+    def _require_calls(self, turns: tuple[Message, ...], place: int, tools: Sequence[Any], whole: str) -> None:
+        """Refuse calls of tools that the template does not write."""
+        if not turns[place].get("tool_calls"):
+            return
+        without = {name: value for name, value in turns[place].items() if name != "tool_calls"}
+        if self.render((*turns[:place], without, *turns[place + 1 :]), tools) == whole:
+            raise UnsafeExampleError("tool_calls")
+
+    def _writable(self, message: Message, before: str) -> bool:
+        """Whether what the template leaves out of an answer can be written after the prompt as it stands."""
+        return not message.get("tool_calls") and (not field_reasoning(message) or self._knows_reasoning(before))
+
+    def _knows_reasoning(self, before: str) -> bool:
+        return bool(_OPENS_REASONING.search(before)) or "</think>" in self.source()
+
+    def _as_it_stands(self, message: Message, before: str, remarks: set[str]) -> Written:
+        """The answer as the data has it after the prompt, where the template would leave some of it out."""
+        if message.get("tool_calls"):
+            raise UnsafeExampleError("rewrites")
+        own, reasoning = content_of(message), field_reasoning(message)
+        if reasoning:
+            if not self._knows_reasoning(before):
+                raise UnsafeExampleError("rewrites")
+            own = f"<think>\n{reasoning.strip()}\n</think>\n\n{own}"
+        opened = _OPENS_REASONING.search(before)
+        if opened and own.startswith(f"<{opened[1]}>"):
+            own = own[len(opened[1]) + 2 :].lstrip()
+        remarks.add("unclosed" if opened and f"</{opened[1]}>" not in own else "rewritten")
+        text = before + own + self.turn_end
+        end = self._first_end(text, len(before))
+        return Written(
+            text, len(before), ((len(before), len(text) if end is None else end),), end is not None, frozenset(remarks)
+        )
+
+
+def is_prefilled(messages: Sequence[Message]) -> bool:
+    """Whether a prompt ends in the middle of the assistant's answer, which the completion continues."""
+    return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
+
+
+def joined(begun: Message, rest: Message) -> Message:
+    """An answer and its continuation as one message."""
+    return {**begun, **rest, "content": content_of(begun) + content_of(rest)}
+
+
+def content_of(message: Message) -> str:
+    """The text of a message; empty where there is none."""
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def field_reasoning(message: Message) -> str:
+    """The reasoning that a message has in a field of its own; empty without."""
+    return next((str(message[name]) for name in REASONING if message.get(name)), "")
+
+
+def reasoning_of(message: Message) -> str:
+    """The reasoning of a message, in a field or before `</think>` in its text; empty without."""
+    return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
+
+
+def loses(message: Message, said: str) -> bool:
+    """Whether some of a message's words, in content or reasoning, are not in what the template wrote."""
+    return any(
+        part not in said and _squashed(part) not in _squashed(said) for part in (content_of(message), field_reasoning(message))
+    )
+
+
+def dropped(message: Message, said: str) -> set[str]:
+    """The remarks on what the template left out of a message."""
+    reasoning, written = _squashed(field_reasoning(message)), _squashed(said)
+    found = {"reasoning_dropped"} if reasoning not in written else set()
+    return found | ({"content_dropped"} if _squashed(content_of(message)) not in written else set())
+
+
+def _squashed(text: str) -> str:
+    """Without white space, which templates strip and add."""
+    return "".join(text.split())
