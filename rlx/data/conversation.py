@@ -246,7 +246,7 @@ class ChatTemplate:
         """Refuse calls of tools that the template does not write."""
         if not turns[place].get("tool_calls"):
             return
-        without = {name: value for name, value in turns[place].items() if name != "tool_calls"}
+        without = {"content": "", **{name: value for name, value in turns[place].items() if name != "tool_calls"}}
         if self.render((*turns[:place], without, *turns[place + 1 :]), tools) == whole:
             raise UnsafeExampleError("tool_calls")
 
@@ -270,11 +270,25 @@ class ChatTemplate:
         if opened and own.startswith(f"<{opened[1]}>"):
             own = own[len(opened[1]) + 2 :].lstrip()
         remarks.add("unclosed" if opened and f"</{opened[1]}>" not in own else "rewritten")
-        text = before + own + self.turn_end
+        lead, tail = self._around_answer
+        text = before + lead + own + tail + self.turn_end
         end = self._first_end(text, len(before))
         return Written(
             text, len(before), ((len(before), len(text) if end is None else end),), end is not None, frozenset(remarks)
         )
+
+    @cached_property
+    def _around_answer(self) -> tuple[str, str]:
+        """The white space that the template puts before and after an answer, within its turn."""
+        prompt, answer = ({"role": "user", "content": "rlx_probe"},), {"role": "assistant", "content": "rlx_answer"}
+        try:
+            opening, whole = self.render(prompt, opens=True), self.render((*prompt, answer))
+        except UnsafeExampleError:
+            return "", ""
+        turn = whole[len(opening) :] if whole.startswith(opening) else ""
+        lead, found, rest = turn.partition("rlx_answer")
+        tail = rest.partition(self.turn_end)[0] if self.turn_end and self.turn_end in rest else ""
+        return (lead, tail) if found and not lead.strip() and not tail.strip() else ("", "")
 
 
 def is_prefilled(messages: Sequence[Message]) -> bool:

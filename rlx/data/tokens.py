@@ -32,7 +32,8 @@ REFUSED = {
 # What differs between the data and the tokens, and what to do about it.
 REMARKS = {
     "ended_early": "go on after a token that ends generation; what follows it is left out",
-    "rewritten": "have reasoning that the chat template leaves out; it is learned as it stands, after the prompt of sampling",
+    "rewritten": "are not written after the prompt of sampling by the chat template (it leaves out reasoning, or moves the "
+    "system message); they are learned after it as they stand",
     "reasoning_dropped": "have reasoning that the chat template leaves out; put it into content as <think>...</think>, or give "
     "another template with policy.chat_template=FILE",
     "content_dropped": "have words that the chat template leaves out; give another template with policy.chat_template=FILE",
@@ -152,7 +153,8 @@ class TextEncoder:
             opened, closed = self._bare_template.render(probe, opens=True), self._bare_template.render(probe)
         except UnsafeExampleError:
             return ""
-        return opened[len(closed) :].rstrip() if opened.startswith(closed) else ""
+        same = next((i for i, (a, b) in enumerate(zip(opened, closed, strict=False)) if a != b), min(len(opened), len(closed)))
+        return opened[same:].rstrip()
 
     def is_rendered(self, prompt: str) -> bool:
         """Whether a plain prompt went through the chat template before it came here."""

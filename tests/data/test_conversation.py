@@ -1,0 +1,315 @@
+"""The rule of completions on chat templates of ten families: prompts as sampled, answers as generated, all else masked."""
+
+import functools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from rlx.data.tokenized import TokenizedPairs
+from rlx.data.tokens import TextEncoder
+from rlx.task.base import Pair
+
+TEMPLATES = Path(__file__).parent / "template"
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+# template: bos, eos, further special tokens, whether the tokenizer itself puts bos before a text, end tokens of the model
+FAMILIES = {
+    "chatml": (None, "<|im_end|>", ["<|im_start|>", "<|endoftext|>"], False, ["<|im_end|>"]),
+    "llama2": ("<s>", "</s>", [], True, ["</s>"]),
+    "llama3": ("<|begin|>", "<|end_of_text|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], True, ["<|eot_id|>"]),
+    "gemma2": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"], True, ["<eos>", "<end_of_turn>"]),
+    "gemma3": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"], True, ["<eos>", "<end_of_turn>"]),
+    "mistral": ("<s>", "</s>", ["[INST]", "[/INST]"], True, ["</s>"]),
+    "phi3": ("<s>", "<|endoftext|>", ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], False, ["<|endoftext|>", "<|end|>"]),
+    "deepseek_r1": ("<b>", "<｜end▁of▁sentence｜>", ["<｜User｜>", "<｜Assistant｜>"], True, ["<｜end▁of▁sentence｜>"]),
+    "qwen2_5": (None, "<|im_end|>", ["<|im_start|>", "<|endoftext|>"], False, ["<|im_end|>", "<|endoftext|>"]),
+    "qwen3": (None, "<|im_end|>", ["<|im_start|>", "<|endoftext|>"], False, ["<|im_end|>", "<|endoftext|>"]),
+    "zephyr": ("<s>", "</s>", [], True, ["</s>"]),
+}
+# what the assistant generates for the answer "1", up to the token at which sampling ends
+ANSWERS = {
+    "chatml": "1<|im_end|>",
+    "llama2": " 1 </s>",
+    "llama3": "1<|eot_id|>",
+    "gemma2": "1<end_of_turn>",
+    "gemma3": "1<end_of_turn>",
+    "mistral": " 1</s>",
+    "phi3": "1<|end|>",
+    "deepseek_r1": "1<｜end▁of▁sentence｜>",
+    "qwen2_5": "1<|im_end|>",
+    "qwen3": "<think>\n\n</think>\n\n1<|im_end|>",
+    "zephyr": "1</s>",
+}
+USER = {"role": "user", "content": "0+1?"}
+SCHEMA = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}}
+
+
+@functools.cache
+def tokenizer_of(family, template=None):
+    bos, eos, others, adds_bos, _ = FAMILIES[family]
+    special = ["<pad>", *([bos] if bos else []), eos, *others]
+    vocabulary = {token: number for number, token in enumerate([*special, *CHARACTERS])}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[]))
+    backend.normalizer = normalizers.Replace(Regex(r"[^\n -~｜▁]"), "?")
+    backend.decoder = decoders.Fuse()
+    if adds_bos:
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocabulary[bos])])
+    names = {"bos_token": bos} if bos else {}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token=eos, additional_special_tokens=others, **names
+    )
+    tokenizer.chat_template = template or (TEMPLATES / f"{family}.jinja").read_text()
+    return tokenizer
+
+
+def encoder_of(family, *, knows_ends=True, template=None, **settings):
+    tokenizer = tokenizer_of(family, template)
+    ends = tokenizer.convert_tokens_to_ids(FAMILIES[family][4])
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=ends))
+    text = TextEncoder(tokenizer, **settings)
+    return text.for_model(model) if knows_ends else text
+
+
+def assistant(content, **fields):
+    return {"role": "assistant", "content": content, **fields}
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def cut(text, prompt, chosen, rejected="another", *, tools=()):
+    """The first pair: prompt ids, the chosen completion as text, what of it is learned as text, dropped, remarks."""
+    other = rejected if not isinstance(rejected, str) or isinstance(prompt, str) else (assistant(rejected),)
+    made = TokenizedPairs.of([Pair(prompt, chosen, other, tools=tools)], text)
+    if not len(made):
+        return SimpleNamespace(dropped=dict(made.dropped), shown=made.shown)
+    tokens, decode = made.sequences.completions[0][0], text.tokenizer.decode
+    kept = tokens[made.sequences.completion_mask[0, 0, : len(tokens)].numpy()]
+    return SimpleNamespace(
+        prompt=made.sequences.prompts[0].tolist(),
+        chosen=decode(tokens.tolist()),
+        ids=tokens.tolist(),
+        learned=decode(kept.tolist()),
+        dropped=dict(made.dropped),
+        remarks=dict(made.remarks),
+    )
+
+
+def sampled(text, prompt, **settings):
+    """The ids of a prompt as transformers itself makes them."""
+    return text.tokenizer.apply_chat_template(list(prompt), tokenize=True, return_dict=False, **settings)
+
+
+@pytest.mark.parametrize("knows_ends", [True, False], ids=["with generation config", "tokenizer alone"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_completion_is_what_generation_writes_and_ends_where_it_ends(family, knows_ends):
+    text = encoder_of(family, knows_ends=knows_ends)
+    made = cut(text, (USER,), (assistant("1"),))
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    assert made.prompt == text.encode_prompt((USER,)).tolist()
+    assert made.chosen == made.learned == ANSWERS[family]
+    assert made.ids[-1] in text.end_ids
+    assert not set(made.ids[:-1]) & set(text.end_ids)
+    assert cut(text, (USER,), "1", "2").chosen == ANSWERS[family]  # text after a conversation is the assistant's
+    whole = cut(text, (), (USER, assistant("1")), (USER, assistant("2")))
+    assert (whole.prompt, whole.ids) == (made.prompt, made.ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_a_longer_conversation_the_assistants_words_alone_are_learned(family):
+    text = encoder_of(family)
+    turns = (assistant("1"), user("Sure?"), assistant("Yes"))
+    made = cut(text, (USER,), turns)
+    if family == "deepseek_r1":  # its prompt opens reasoning that its history does not have: no one sequence holds both
+        assert made.dropped == {"rewrites": 1}
+        return
+    first, last = ANSWERS[family], ANSWERS[family].replace("1", "Yes")
+    first = first.removeprefix("<think>\n\n</think>\n\n")  # Qwen 3 leaves it out of all turns but the last
+    assert made.learned == first + last
+    assert "Sure?" in made.chosen
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    whole = sampled(text, [USER, *turns])
+    assert [*made.prompt, *made.ids] == whole[: len(made.prompt) + len(made.ids)]
+    # A history is part of the prompt, and so is what follows the last answer part of nothing.
+    history = cut(text, (USER, *turns[:2]), (turns[2], user("Fine.")))
+    assert history.learned == history.chosen == last
+    assert history.remarks == {"trailing": 1}
+    assert history.prompt == sampled(text, [USER, *turns[:2]], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_ends_with_the_assistants_words_is_continued(family):
+    text = encoder_of(family)
+    prompt = (USER, assistant("The answer is "))
+    made = cut(text, prompt, (assistant("1"),))
+    assert made.prompt == sampled(text, prompt, continue_final_message=True)
+    assert made.prompt == text.encode_prompt(prompt).tolist()
+    assert made.chosen.strip() == ANSWERS[family].removeprefix("<think>\n\n</think>\n\n").strip()
+    assert text.tokenizer.decode(made.prompt).endswith(("The answer is", "The answer is "))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rendered_prompt_gets_no_second_bos_and_its_answer_the_end_of_a_turn(family):
+    text = encoder_of(family)
+    rendered = text.tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
+    own = [] if family != "zephyr" else [text.tokenizer.bos_token_id]  # its template writes none, and its tokenizer adds one
+    for completion in ("1", f"1{ANSWERS[family].rpartition('1')[2]}"):
+        made = cut(text, rendered, completion)
+        assert made.prompt == [*own, *sampled(text, [USER], add_generation_prompt=True)]
+        assert made.prompt == text.encode_prompt(rendered).tolist()
+        assert made.chosen.replace(" ", "") == f"1{ANSWERS[family].rpartition('1')[2].strip()}"
+
+
+def test_what_follows_the_end_of_generation_is_left_out_and_counted():
+    text = encoder_of("gemma2")
+    made = cut(text, "0+1=", "1<end_of_turn>\nand more")
+    assert made.chosen == "1<end_of_turn>"
+    assert made.remarks == {"ended_early": 1}
+    assert cut(text, "0+1=", "1<end_of_turn>\n").remarks == {}
+    assert cut(text, "0+1=", "1").chosen == "1<eos>"
+
+
+THINKING = "<think>\nadd one\n</think>\n\n1"
+
+
+def test_reasoning_is_learned_whole_after_the_prompt_of_sampling():
+    r1 = encoder_of("deepseek_r1")
+    for answer in (assistant(THINKING), assistant("1", reasoning_content="add one")):
+        made = cut(r1, (USER,), (answer,), (assistant("<think>\nguess\n</think>\n\n2"),))
+        assert made.prompt == sampled(r1, [USER], add_generation_prompt=True)
+        assert r1.tokenizer.decode(made.prompt).endswith("<think>\n")
+        assert made.learned == made.chosen == "add one\n</think>\n\n1<｜end▁of▁sentence｜>"
+        assert made.remarks == {"rewritten": 1}
+    assert cut(r1, (USER,), (assistant("1"),)).remarks == {"unclosed": 1}
+    qwen = encoder_of("qwen3")
+    for answer in (assistant(THINKING), assistant("1", reasoning_content="add one")):
+        made = cut(qwen, (USER,), (answer,))
+        assert made.learned == made.chosen == f"{THINKING}<|im_end|>"
+        assert made.remarks == {}
+    # Reasoning that begins alike in both sides is no part of the prompt.
+    both = TokenizedPairs.of([Pair((USER,), (assistant(THINKING),), (assistant(f"{THINKING}0"),))], r1).sequences
+    assert both.prompts[0].tolist() == sampled(r1, [USER], add_generation_prompt=True)
+    # Without a place for it, it is said.
+    made = cut(encoder_of("llama3"), (USER,), (assistant("1", reasoning_content="add one"),))
+    assert made.learned == "1<|eot_id|>"
+    assert made.remarks == {"reasoning_dropped": 1}
+
+
+def test_a_conversation_whose_earlier_reasoning_is_dropped_is_refused():
+    made = cut(encoder_of("qwen3"), (USER,), (assistant(THINKING), user("Sure?"), assistant("Yes")))
+    assert made.dropped == {"rewrites": 1}
+
+
+def test_variables_of_the_template_hold_in_prompts_and_answers():
+    text = encoder_of("qwen3", chat_template_kwargs={"enable_thinking": False, "unused": None})
+    made = cut(text, (USER,), (assistant("1"),))
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True, enable_thinking=False)
+    assert made.prompt == text.encode_prompt((USER,)).tolist()
+    assert made.chosen == "1<|im_end|>"
+    assert text.identity() != encoder_of("qwen3").identity()
+
+
+def call(city, **message):
+    return {
+        "role": "assistant",
+        **message,
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": city}}],
+    }
+
+
+@pytest.mark.parametrize("content", [{"content": ""}, {}, {"content": "Let me look."}], ids=["empty", "absent", "text"])
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3"])
+def test_calls_of_tools_are_learned_and_their_results_are_context(family, content):
+    text = encoder_of(family)
+    turns = (call({"city": "Rome"}, **content), {"role": "tool", "content": "17 C"}, assistant("17 degrees"))
+    made = cut(text, (USER,), turns, (call({"city": "Oslo"}, **content),), tools=(SCHEMA,))
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True, tools=[SCHEMA])
+    assert made.prompt == text.encode_prompt((USER,), (SCHEMA,)).tolist()
+    assert '"weather"' in text.tokenizer.decode(made.prompt)
+    assert '{"name": "weather", "arguments": {"city": "Rome"}}' in made.learned
+    assert "17 degrees<|im_end|>" in made.learned
+    assert "17 C" in made.chosen
+    assert "17 C" not in made.learned
+    assert made.remarks == {}
+    alone = cut(text, (USER,), turns[:1], (call({"city": "Oslo"}, **content),), tools=(SCHEMA,))
+    assert alone.chosen == alone.learned
+    assert alone.chosen.endswith("</tool_call><|im_end|>")
+
+
+def test_a_template_without_tools_says_so():
+    text = encoder_of("llama3")
+    calls = (call({"city": "Rome"}, content="Let me look."),), (call({"city": "Oslo"}, content="Let me look."),)
+    assert cut(text, (USER,), *calls, tools=(SCHEMA,)).dropped == {"tool_calls": 1}
+    assert cut(text, (USER,), (assistant("1"),), tools=(SCHEMA,)).remarks == {"tools_unseen": 1}
+    assert cut(encoder_of("mistral"), (USER,), *calls).dropped == {"tool_calls": 1}
+
+
+def test_a_system_message_that_the_template_refuses_is_refused_with_its_words():
+    made = cut(encoder_of("gemma2"), ({"role": "system", "content": "Be brief."}, USER), (assistant("1"),))
+    assert made.dropped == {"template": 1}
+    assert made.shown["template"] == (0, "System role not supported")
+    # Mistral's stands in the last question alone, and so not in what it writes of a finished answer.
+    mistral = encoder_of("mistral")
+    prompt = ({"role": "system", "content": "Be brief."}, USER)
+    made = cut(mistral, prompt, (assistant("1"),))
+    assert made.prompt == sampled(mistral, prompt, add_generation_prompt=True)
+    assert (made.chosen, made.remarks) == (" 1</s>", {"rewritten": 1})
+
+
+def test_a_completion_without_the_assistant_is_refused():
+    assert cut(encoder_of("chatml"), (USER,), (user("me again"),)).dropped == {"no_answer": 1}
+
+
+def test_others_that_speak_first_in_a_completion_are_context():
+    made = cut(encoder_of("chatml"), (USER, assistant("1")), (user("Sure?"), assistant("Yes")), (user("Sure?"), assistant("No")))
+    assert made.learned == "Yes<|im_end|>"
+    assert made.chosen.endswith("Sure?<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>")
+
+
+def test_a_template_that_marks_generation_is_followed():
+    marked = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    turns = (assistant("1"), user("Sure?"), assistant("Yes"))
+    for template in (marked, marked.replace("<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>")):
+        text = encoder_of("chatml", template=template)
+        made = cut(text, (USER,), turns)
+        plain = cut(encoder_of("chatml"), (USER,), turns)
+        assert (made.prompt, made.ids) == (plain.prompt, plain.ids)
+        assert made.learned.endswith("Yes<|im_end|>")
+        assert "Sure?" not in made.learned
+    # It may mark less than the whole turn: the rest is context.
+    text = encoder_of(
+        "chatml",
+        template=marked.replace("{{ m.content }}<|im_end|>{% end", "{{ m.content }}<|im_end|>{% end", 1).replace(
+            "{% generation %}", "(said) {% generation %}"
+        ),
+    )
+    assert cut(text, (USER,), (assistant("1"),)).learned == "1<|im_end|>"
+
+
+def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(tmp_path):
+    file = tmp_path / "own.jinja"
+    opening = "{% if add_generation_prompt %}[assistant] {% endif %}"
+    file.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}" + opening)
+    tokenizer = tokenizer_of.__wrapped__("chatml")
+    text = TextEncoder(tokenizer, chat_template=str(file))
+    assert cut(text, (USER,), (assistant("1"),)).chosen == "1<|im_end|>"
+    assert text.tokenizer.decode(text.encode_prompt((USER,))) == "[user] 0+1?<|im_end|>[assistant] "
+    assert tokenizer.chat_template == file.read_text()  # so checkpoints keep it
+
+
+def test_a_prompt_whose_last_token_merges_with_the_completion_is_counted():
+    vocabulary = {token: number for number, token in enumerate(["<eos>", *CHARACTERS, "12"])}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[("1", "2")]))
+    backend.decoder = decoders.Fuse()
+    text = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>"))
+    made = cut(text, "=1", "2", "3")
+    assert (text.tokenizer.decode(made.prompt), made.chosen) == ("=", "12<eos>")
+    assert made.remarks == {"boundary": 1}
+    assert cut(text, "=1", "4", "3").remarks == {}
