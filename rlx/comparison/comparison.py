@@ -27,6 +27,7 @@ from rlx.comparison.descriptive import (
 )
 from rlx.comparison.evidence import Evidence, gather
 from rlx.comparison.grouping import find_label
+from rlx.comparison.importance import KeyImportance, importances
 from rlx.comparison.pair import Arm, PairComparison, compare_pair
 from rlx.comparison.run_cautions import Caution
 from rlx.comparison.scores import RunScore
@@ -63,6 +64,7 @@ class Comparison:
     curves: tuple[Curve, ...] = field(repr=False)
     settings: tuple[SettingScore, ...] = field(repr=False)
     searches: tuple[TuningCurve, ...] = field(repr=False)
+    importances: tuple[KeyImportance, ...] = field(repr=False)
     profiles: tuple[Profile, ...] = field(repr=False)
     ranks: RankTest | None = field(repr=False)
     config_differences: Mapping[str, Mapping[str, Sequence[Any]]] = field(repr=False)
@@ -149,6 +151,7 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
         searches=tuple(tuning_curves(counted, stream.child("search").numpy(), level=choices.level, lower_is_better=lower))
         if len(tasks) == 1
         else (),
+        importances=tuple(importances(counted)) if len(tasks) == 1 else (),
         profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
         ranks=ranks_of(arms, alpha=choices.alpha, lower_is_better=lower),
         config_differences=config_differences(evidence.grouping),

@@ -90,7 +90,7 @@ def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[Setting
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
         mine = [run for run in counted if run.record.algorithm == algorithm]
         configs = [compared(run.config) for run in mine]
-        keys = swept_keys(configs)
+        keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
         names = short_names(keys)
         for key in keys:
             values = {repr(config.get(key)): config.get(key) for config in configs}
@@ -125,7 +125,7 @@ def tuning_curves(
     found = []
     for (algorithm, _), mine in searches.items():
         configs = [compared(run.config) for run in mine]
-        keys = swept_keys(configs)
+        keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
         trials: dict[str, list[RunScore]] = {}
         for run, config in zip(mine, configs, strict=True):
             trials.setdefault(repr([config.get(key) for key in keys]), []).append(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,7 +82,8 @@ def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The algorithm's name, and what tells apart the variants of one algorithm; a source only where nothing else does."""
+    """The algorithm's name, and what tells apart the variants of one algorithm: of the keys those that a variant has, and a
+    source only where nothing else does."""
     names: list[str] = [""] * len(facts)
     for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
         places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
@@ -90,7 +91,8 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
         leaves = short_names([key for key in keys if not key.startswith(SOURCE)])
         alike: dict[str, list[int]] = {}
         for index in places:
-            words = (f"{leaf}={_shown(facts[index].get(key, _MISSING), key)}" for key, leaf in leaves.items())
+            own = ((leaf, key, facts[index][key]) for key, leaf in leaves.items() if key in facts[index])
+            words = (f"{leaf}={_shown(value, key)}" for leaf, key, value in own)
             alike.setdefault(" ".join([algorithm, *words]), []).append(index)
         for label, members in alike.items():
             sources = [key for key in _differing([facts[index] for index in members]) if key.startswith(SOURCE)]
@@ -100,10 +102,15 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def swept_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that were given several values: not those that came with another class, and no classes. configs: `compared` ones."""
+def swept_keys(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str]) -> list[str]:
+    """Keys that were given several values: not those that came with another class, no classes, and none that no override names.
+
+    configs: `compared` ones. overrides: of all runs; if they name none of the keys (an experiment's YAML does, say), all count.
+    """
     keys = _decided_by_no_class(_differing(configs), configs)
-    return [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
+    keys = [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
+    named = {str(text).partition("=")[0].lstrip("+~") for text in overrides}
+    return [key for key in keys if any(key == name or key.endswith(f".{name}") for name in named)] or keys
 
 
 def _decided_by_no_class(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:

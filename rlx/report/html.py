@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -58,7 +58,7 @@ def context(comparison: Comparison) -> dict[str, Any]:
     first = comparison.variants[0].label
     foremost = [pair for pair in comparison.pairs if len(comparison.pairs) <= 6 or first in (pair.a, pair.b)]
     others = [pair for pair in comparison.pairs if pair not in foremost]
-    shown = [[figure] for figure in all_figures(comparison) if not figure.family]
+    shown = _groups(all_figures(comparison))
     folded = [group for group in shown if group[0].name.startswith("curves-")][MOST_TASKS:]
     samples, configs = sample_rows(comparison), config_table(comparison)
     contents = {
@@ -100,17 +100,25 @@ def context(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _groups(figures: Sequence[Figure]) -> list[list[Figure]]:
+    """Figures one by one, those of a family together."""
+    groups: dict[str, list[Figure]] = {}
+    for figure in figures:
+        groups.setdefault(figure.family or f"figure {figure.name}", []).append(figure)
+    return list(groups.values())
+
+
 def _drawn(group: list[Figure]) -> dict[str, Any]:
     """A figure, or the figures of a family, as the template shows it."""
     first = group[0]
     return {
         "name": first.family or first.name,
         "title": first.title,
-        "caption": first.caption,
-        "legend": first.legend,
+        "choices": [list(dict.fromkeys(figure.choice[place] for figure in group)) for place in range(len(first.choice))],
+        "members": [{"choice": "|".join(f.choice), "drawing": draw(f), "caption": f.caption} for f in group],
+        "legend": dict.fromkeys(entry for figure in group for entry in figure.legend),
         "has_seeds": any(figure.has_seeds for figure in group),
         "is_long": is_long(first),
-        "drawing": draw(first),
     }
 
 

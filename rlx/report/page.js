@@ -42,6 +42,19 @@
     document.getElementById(note.dataset.of).parentElement.addEventListener("scroll", () => announce(note));
   });
 
+  each(".choose", (line) => {
+    const members = [...line.closest("figure").querySelectorAll(".member")], selects = [...line.querySelectorAll("select")];
+    line.addEventListener("change", (event) => {
+      const wanted = selects.map((select) => select.value);
+      const fits = (member) => member.dataset.choice === wanted.join("|");
+      const near = (member) => member.dataset.choice.split("|").includes(event.target.value);
+      const shown = members.find(fits) || members.find(near);
+      for (const member of members) member.hidden = member !== shown;
+      const is = shown.dataset.choice.split("|");
+      selects.forEach((select) => { select.value = [...select.options].map((option) => option.value).find((value) => is.includes(value)); });
+    });
+  });
+
   each("input[data-seeds]", (box) => {
     box.addEventListener("change", () => document.getElementById(box.dataset.seeds).classList.toggle("seeds", box.checked));
   });

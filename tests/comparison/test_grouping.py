@@ -78,6 +78,12 @@ def test_an_edited_source_file_is_another_variant(tmp_path):
     assert len(grouped(tmp_path).labels) == 2
 
 
+def test_a_key_that_a_variant_does_not_have_is_not_named(tmp_path):
+    write_run(tmp_path / "a", algorithm__weight=0.1)
+    write_run(tmp_path / "b", algorithm__weight=0.2, algorithm__tau=0.3)
+    assert sorted(grouped(tmp_path).labels) == ["custom_dpo weight=0.1", "custom_dpo weight=0.2 tau=0.3"]
+
+
 def test_settings_of_a_task_make_tasks(tmp_path):
     write_run(tmp_path / "a", task__max_operand=9)
     write_run(tmp_path / "b", task__max_operand=99)
@@ -145,8 +151,11 @@ def test_a_source_is_named_only_where_variants_differ_by_it_alone(tmp_path):
 
 def test_swept_keys_are_those_that_were_given_several_values():
     dpo, slic = ({"loss._target_": name, "lr": lr, f"loss.{name}": lr} for name, lr in (("dpo", 1), ("slic", 2)))
-    assert swept_keys([dpo, slic]) == ["lr"]
-    assert swept_keys([dpo, dpo]) == []
+    assert swept_keys([dpo, slic], []) == ["lr"]
+    assert swept_keys([dpo, dpo], []) == []
+    both = [{"lr": 0.1, "path": "a"}, {"lr": 0.2, "path": "b"}]
+    assert swept_keys(both, ["seed=1", "lr=0.1"]) == ["lr"]
+    assert swept_keys(both, ["seed=1"]) == ["lr", "path"]
 
 
 def test_an_ambiguous_key_is_asked_for_in_full_unless_one_is_the_shallowest_that_differs(tmp_path):

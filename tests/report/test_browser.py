@@ -69,7 +69,7 @@ def test_every_figure_is_seen_in_its_one_drawing(browser, pages, size):
         "[...document.querySelectorAll('figure')].map(f => [f.id, [...f.querySelectorAll('.plot > svg')]"
         ".map(s => s.getBoundingClientRect()).filter(r => r.width > 200 && r.height > 60).length])",
     )
-    assert {name.removeprefix("figure-"): count for name, count in seen} == dict.fromkeys(NAMES, 1)
+    assert {name.removeprefix("figure-"): count for name, count in seen} == dict.fromkeys(NAMES | {"efficiency", "metrics"}, 1)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -118,6 +118,47 @@ def test_single_seeds_and_variants_come_and_go(browser, pages):
     browser.find_element("css selector", "#figure-curves .legend button").click()
     assert ask(browser, visible % "curve") == 4
     assert ask(browser, visible % "seed") == 25
+
+
+def test_one_of_a_family_is_shown_and_another_by_choice(browser, pages):
+    show(browser, pages)
+    shown = "[...document.querySelectorAll('#figure-metrics .member:not([hidden])')].map(m => m.dataset.choice)"
+    first = ask(browser, shown)
+    assert len(first) == 1
+    options = ask(browser, "[...document.querySelectorAll('#figure-metrics select option')].map(o => o.value)")
+    assert len(options) > 1
+    choose = "(s => { s.value = arguments[0]; s.dispatchEvent(new Event('change', {bubbles: true})); })"
+    browser.execute_script(f"{choose}(document.querySelector('#figure-metrics select'))", options[1])
+    assert ask(browser, shown) == [f"{options[1]}|step"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_no_name_of_a_row_lies_on_the_zero_line(browser, pages, size, theme):
+    show(browser, pages, size=size, theme=theme)
+    boxes = (
+        "[...document.querySelectorAll('#figure-differences %s')].map(e => e.getBoundingClientRect()).filter(r => r.height > 0)"
+    )
+    sides = ".map(r => [r.left, r.top, r.right, r.bottom])"
+    names, rules = (ask(browser, boxes % what + sides) for what in ("text.name", "line.zero"))
+    assert names
+    assert rules
+    for left, top, right, bottom in names:
+        for rule in rules:
+            assert not (left < rule[2] and rule[0] < right and top + 3 < rule[3] and rule[1] < bottom - 3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_columns_beyond_the_edge_are_announced(browser, pages, size):
+    show(browser, pages, size=size)
+    note = ask(browser, "(n => n.hidden ? '' : n.textContent)(document.querySelector('[data-of=pairs]'))")
+    hidden = ask(
+        browser,
+        "(box => [...box.querySelectorAll('th')].filter(h => edge(h) > edge(box) + 4).map(h => h.textContent))"
+        "(document.getElementById('pairs').parentElement); function edge(e) { return e.getBoundingClientRect().right }",
+    )
+    assert bool(note) is bool(hidden)
+    assert all(name in note for name in hidden)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

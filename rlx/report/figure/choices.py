@@ -10,7 +10,7 @@ from rlx.comparison.descriptive import SettingScore
 from rlx.comparison.wording import score_text
 from rlx.report.figure.base import Axis, Band, Bar, Dot, Figure, Line, Mark, padded
 from rlx.report.figure.scores import legend_of
-from rlx.report.text import interval, significant
+from rlx.report.text import interval, percent, significant
 
 COSTS = (
     ("kl", "Score against KL", "KL to the reference (nats per completion)"),
@@ -19,6 +19,30 @@ COSTS = (
 )
 MOST_VALUES = 60
 MOST_IN_LEGEND = 24
+
+
+def importance_figures(comparison: Comparison) -> list[Figure]:
+    """What each swept key explains of the scores, a figure an algorithm; one swept key alone has its effect to show."""
+    figures: list[Figure] = []
+    found = comparison.importances
+    for algorithm in dict.fromkeys(item.algorithm for item in found):
+        rows = [item for item in found if item.algorithm == algorithm]
+        marks: list[Mark] = []
+        for place, item in enumerate(rows):
+            over = "values" if item.levels <= 8 else "groups of values"
+            moved = f"means over its {item.levels} {over} differ by {score_text(item.sensitivity)}"
+            hover = f"{item.key} explains {percent(item.share)}; {moved}"
+            marks += [Bar(0.0, 100 * item.share, place, 0), Dot(100 * item.share, place, 0, hover)]
+        names = tuple(f"{item.name} (moves the mean by {score_text(item.sensitivity)})" for item in rows)
+        caption = (
+            f"Share of the variance of the scores of {rows[0].runs} runs that each swept key explains by itself (omega squared); "
+            f"what is left is owed to interactions and seeds. In brackets: the highest minus the lowest mean over its values, or "
+            f"over quarters of its range where it took many."
+        )
+        title = f"What the swept keys of {algorithm} explain"
+        x, name = Axis("% of the variance of scores", 0.0, 100.0), f"importance-{len(figures)}"
+        figures.append(Figure(name, title, caption, title, x, Axis(names=names), tuple(marks)))
+    return figures
 
 
 def setting_figures(comparison: Comparison) -> list[Figure]:
@@ -45,7 +69,7 @@ def _setting_figure(comparison: Comparison, points: Sequence[SettingScore], name
     ends = [end for p in points for end in ((p.interval.low, p.interval.high) if p.interval else (p.mean,))]
     seeds = sorted({point.n for point in points})
     over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    caption = f"Mean over {over} with interval; what else was swept is averaged out. {points[0].key}"
+    caption = f"Mean over {over} with interval; what else was swept is averaged out. Key: {points[0].key}."
     x, y = Axis(key, names=tuple(shown)), Axis(comparison.choices.metric, *padded(min(ends), max(ends)))
     return Figure(name, f"Effect of {key} in {algorithm}", caption, f"score at each value of {key}", x, y, tuple(marks))
 

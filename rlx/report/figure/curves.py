@@ -1,16 +1,35 @@
-"""Figures over training: learning curves of the score."""
+"""Figures over training: the score, its interquartile mean over what was spent, and every other metric that was logged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from rlx.comparison.comparison import Comparison
+from rlx.comparison.training_curves import (
+    OVER,
+    MetricCurve,
+    RunLog,
+    has_positions,
+    iqm_curves,
+    metric_curves,
+    read_logs,
+    told_metrics,
+)
 from rlx.report.figure.base import Axis, Band, Figure, Line, Mark, padded
 from rlx.report.figure.scores import MANY, MOST_LINES, legend_of
 from rlx.report.text import level
 
 MOST_POINTS = 150
+MOST_SEEDS = 20  # single runs of one variant
+PATH_BYTES = 1_300_000  # that the lines of all metrics may take on a page
+POINT_BYTES = 6  # of a point in a path
+FEWEST_POINTS, METRIC_POINTS, IQM_POINTS = 12, 60, 25
+X_LABELS = {"step": "step", "tokens": "tokens sampled and trained", "seconds": "seconds of training, without evaluations"}
+PRINTED_METRICS = ("loss", "kl", "entropy", "reward_mean", "reward", "completion_length", "clip_fraction_high", "grad_norm")
 
 
 def curve_figures(comparison: Comparison) -> list[Figure]:
@@ -50,3 +69,100 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -
     stride = max(1, math.ceil(len(xs) / most))
     keep = sorted({*range(0, len(xs), stride), len(xs) - 1})
     return [float(xs[i]) for i in keep], [float(ys[i]) for i in keep]
+
+
+def shown_logs(comparison: Comparison) -> list[RunLog]:
+    """What the runs of the foremost variants logged, at most so many of each variant and task."""
+    labels = [variant.label for variant in comparison.variants[:MOST_LINES]]
+    kept = []
+    for label in labels:
+        for task in comparison.tasks:
+            mine = [run for run in comparison.runs if (run.variant, run.task) == (label, task)]
+            kept += sorted(mine, key=lambda run: (run.state != "completed", run.seed))[:MOST_SEEDS]
+    return read_logs(kept)
+
+
+def efficiency_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figure]:
+    """The interquartile mean of the score over steps, tokens and seconds, each with its interval."""
+    figures = []
+    for over in OVER:
+        if not has_positions(logs, over):
+            continue
+        options = {"level": comparison.choices.level, "num_resamples": min(500, comparison.choices.num_resamples)}
+        rng = np.random.default_rng(0)
+        metric = comparison.choices.metric
+        curves = iqm_curves(logs, metric, over, tasks=comparison.tasks, points=IQM_POINTS, rng=rng, **options)  # type: ignore[arg-type]
+        curves = [curve for curve in curves if np.isfinite(curve.mean).sum() > 1]
+        if not curves:
+            continue
+        on_tasks = " and tasks" if len(comparison.tasks) > 1 else ""
+        caption = (
+            f"Interquartile mean of {metric} over runs{on_tasks} against {X_LABELS[over]}, "
+            f"with a pointwise {level(comparison)} interval. A variant's line ends where the first of its runs did."
+            f"{_left_out(comparison)}"
+        )
+        figure = _metric_figure(comparison, curves, f"efficiency-{over}", "Sample efficiency", caption, f"IQM of {metric}")
+        figures.append(replace(figure, family="efficiency", choice=(over,), is_printed=over == "tokens"))
+    return figures
+
+
+def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figure]:
+    """Each logged metric that says something, over steps, tokens and seconds; with several tasks, on the first."""
+    task = comparison.tasks[0]
+    logs = [log for log in logs if log.run.task == task]
+    metrics = told_metrics(logs) if logs else []
+    overs = [over for over in OVER if has_positions(logs, over)]
+    lines = len(metrics) * len(overs) * (len(logs) + 3 * len({log.run.variant for log in logs}))
+    points = max(FEWEST_POINTS, min(METRIC_POINTS, PATH_BYTES // POINT_BYTES // max(1, lines)))
+    on = f" On {task}." if len(comparison.tasks) > 1 else ""
+    figures = []
+    for metric in metrics:
+        for over in overs:
+            curves = metric_curves(logs, metric, over, points=points, level=comparison.choices.level)
+            if not any(np.isfinite(curve.mean).sum() > 1 for curve in curves):
+                continue
+            caption = (
+                f"{metric} against {X_LABELS[over]}: mean over seeds with a pointwise {level(comparison)} band (t), at up to "
+                f"{points} points, between which values are averaged. A mean ends where the first of its runs did.{on}"
+                f"{_left_out(comparison)}"
+            )
+            figure = _metric_figure(
+                comparison, curves, f"metric-{metric.replace('/', '-')}-{over}", "Training curves", caption, metric
+            )
+            is_printed = over == "step" and metric.partition("/")[2] in PRINTED_METRICS
+            figures.append(replace(figure, family="metrics", choice=(metric, over), is_printed=is_printed))
+    return figures
+
+
+def _metric_figure(
+    comparison: Comparison, curves: Sequence[MetricCurve], name: str, title: str, caption: str, label: str
+) -> Figure:
+    """Lines, bands and single runs of one metric."""
+    order = {variant.label: place for place, variant in enumerate(comparison.variants)}
+    marks: list[Mark] = []
+    for curve in sorted(curves, key=lambda curve: order[curve.variant]):
+        place, xs = order[curve.variant], curve.grid.tolist()
+        marks.append(Band(xs, curve.low.tolist(), curve.high.tolist(), place, is_faint=len(curves) > MANY))
+        for seed, values in curve.runs:
+            marks.append(Line(xs, values.tolist(), place, f"{curve.variant}, seed {seed}", role="seed"))
+        marks.append(Line(xs, curve.mean.tolist(), place, curve.variant))
+    grid = curves[0].grid
+    parts = [part for curve in curves for part in (curve.mean, *(values for _, values in curve.runs))]
+    if not any(curve.runs for curve in curves):
+        parts += [part for curve in curves for part in (curve.low, curve.high)]
+    heights = np.concatenate(parts)
+    heights = heights[np.isfinite(heights)]
+    y = Axis(label, *padded(float(heights.min()), float(heights.max())))
+    x = Axis(X_LABELS[curves[0].over], float(grid[0]), float(grid[-1]))
+    legend = legend_of(comparison, sorted(order[curve.variant] for curve in curves))
+    return Figure(name, title, caption, f"{label} over {curves[0].over}", x, y, tuple(marks), legend)
+
+
+def _left_out(comparison: Comparison) -> str:
+    """What the figure does not hold, as a sentence."""
+    parts = []
+    if len(comparison.variants) > MOST_LINES:
+        parts.append(f"the best {MOST_LINES} of {len(comparison.variants)} variants")
+    if any(variant.runs > MOST_SEEDS * len(comparison.tasks) for variant in comparison.variants[:MOST_LINES]):
+        parts.append(f"{MOST_SEEDS} runs of each variant")
+    return f" Shown: {', '.join(parts)}." if parts else ""

@@ -1,7 +1,8 @@
 from dataclasses import replace
 
-from rlx.report.figure.base import Dot
-from rlx.report.figure.choices import cost_figures, search_figures, setting_figures
+from rlx.comparison.importance import KeyImportance
+from rlx.report.figure.base import Bar, Dot
+from rlx.report.figure.choices import cost_figures, importance_figures, search_figures, setting_figures
 
 
 def test_the_front_is_what_nothing_beats_in_both(ordinary):
@@ -30,3 +31,12 @@ def test_a_swept_key_has_a_figure_for_its_algorithm(ordinary):
 def test_searches_are_shown_by_trials_and_by_tokens(ordinary):
     assert [figure.name for figure in search_figures(ordinary)] == ["search-trials", "search-tokens"]
     assert search_figures(replace(ordinary, searches=())) == []
+
+
+def test_the_importance_of_swept_keys_is_a_bar_each(ordinary):
+    assert importance_figures(ordinary) == []  # one key was swept: its effect is shown
+    keys = [KeyImportance("hybrid", f"a.{name}", name, share, 0.1, 3, 18) for name, share in (("lr", 0.7), ("beta", 0.2))]
+    figure = importance_figures(replace(ordinary, importances=tuple(keys)))[0]
+    assert [mark.high for mark in figure.marks if isinstance(mark, Bar)] == [70, 20]
+    assert figure.y.names[0] == "lr (moves the mean by 0.100)"
+    assert "18 runs" in figure.caption

@@ -1,5 +1,18 @@
-from rlx.report.figure.base import Line
-from rlx.report.figure.curves import curve_figures, thinned
+import pytest
+
+from rlx.comparison.comparison import compare
+from rlx.report.figure.base import Band, Line
+from rlx.report.figure.curves import MOST_SEEDS, curve_figures, efficiency_figures, metric_figures, shown_logs, thinned
+from tests.comparison.test_training_curves import write_log
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    root = tmp_path_factory.mktemp("logged")
+    for variant, slope in (("custom_dpo", 1.0), ("grpo", 2.0)):
+        for seed in range(3):
+            write_log(root / f"{variant}{seed}", seed=seed, variant=variant, slope=slope + seed / 10)
+    return compare(root)
 
 
 def test_every_seed_has_its_line(ordinary):
@@ -14,3 +27,31 @@ def test_long_lines_are_thinned_and_keep_their_last_point():
     xs, ys = thinned(range(1001), range(1001), most=100)
     assert len(xs) <= 101
     assert (xs[0], xs[-1], ys[-1]) == (0, 1000, 1000)
+
+
+def test_each_metric_is_drawn_over_steps_tokens_and_seconds(logged):
+    figures = metric_figures(logged, shown_logs(logged))
+    choices = [figure.choice for figure in figures]
+    assert choices[:3] == [("train/loss", "step"), ("train/loss", "tokens"), ("train/loss", "seconds")]
+    assert {metric for metric, _ in choices} == {"train/loss", "eval/kl", "eval/score"}
+    assert {figure.family for figure in figures} == {"metrics"}
+    lines = [mark for mark in figures[0].marks if isinstance(mark, Line)]
+    assert [sum(line.role == role for line in lines) for role in ("seed", "mean")] == [6, 2]
+    assert sum(isinstance(mark, Band) for mark in figures[0].marks) == 2
+
+
+def test_sample_efficiency_is_drawn_with_its_intervals(logged):
+    figures = efficiency_figures(logged, shown_logs(logged))
+    assert [figure.choice for figure in figures] == [("step",), ("tokens",), ("seconds",)]
+    assert [figure.is_printed for figure in figures] == [False, True, False]
+    best = next(mark for mark in figures[1].marks if isinstance(mark, Line) and mark.colour == 0)
+    assert best.ys[-1] == pytest.approx(logged.variants[0].iqm)
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    for seed in range(MOST_SEEDS + 2):
+        write_log(tmp_path / str(seed), seed=seed)
+    comparison = compare(tmp_path)
+    logs = shown_logs(comparison)
+    assert len(logs) == MOST_SEEDS
+    assert f"Shown: {MOST_SEEDS} runs of each variant." in metric_figures(comparison, logs)[0].caption

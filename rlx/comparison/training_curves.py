@@ -1,0 +1,188 @@
+"""Training curves of every logged metric, over steps, tokens or seconds. Reads the metrics of runs; K points, S seeds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlx.comparison.numbers import is_number
+from rlx.comparison.scores import RunScore
+from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
+from rlx.comparison.statistics.curve import band
+from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
+from rlx.errors import DataError
+from rlx.record.lines import read_metrics
+
+OVER = ("step", "tokens", "seconds")  # what a curve is drawn over
+_FIRST = (  # what people look at first; the others follow by name
+    *("train/loss", "eval/kl", "train/kl", "eval/entropy", "train/entropy", "train/reward_mean", "eval/reward"),
+    *("eval/completion_length", "train/completion_length", "train/clip_fraction_low", "train/clip_fraction_high"),
+    *("train/margin", "train/accuracy", "train/grad_norm"),
+)
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """What one run logged. positions: for each of OVER, the value at each line [K] (tokens sampled and trained, seconds of
+    training without evaluations); metrics: name -> (lines it stands in, values)."""
+
+    run: RunScore
+    positions: dict[str, Array]
+    metrics: dict[str, tuple[Array, Array]]
+
+    def curve(self, metric: str, over: str) -> tuple[Array, Array]:
+        """Positions and values [K] of a metric; empty where the run did not log it."""
+        lines, values = self.metrics.get(metric, (np.zeros(0, int), np.zeros(0)))
+        return self.positions[over][lines], values
+
+
+@dataclass(frozen=True)
+class MetricCurve:
+    """A metric of one variant on a common grid [K]. mean, low, high [K]: over completed runs, NaN where one of them has ended.
+
+    runs: (seed, values [K]), NaN outside of a run's own range.
+    """
+
+    metric: str
+    over: str
+    variant: str
+    grid: Array
+    mean: Array
+    low: Array
+    high: Array
+    runs: tuple[tuple[int, Array], ...]
+
+
+def read_logs(runs: Iterable[RunScore]) -> list[RunLog]:
+    """What the runs logged; runs whose metrics cannot be read are left out, for they have no curve to show."""
+    logs = []
+    for run in runs:
+        try:
+            rows = read_metrics(run.record.directory)
+        except DataError:
+            continue
+        columns: dict[str, tuple[list[int], list[float]]] = {}
+        tokens, seconds, spent, passed = 0.0, 0.0, [], []
+        for line, row in enumerate(rows):
+            costs = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
+            times = [row[name] for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name))]
+            tokens, seconds = sum(costs) if costs else tokens, seconds + sum(times)
+            spent.append(tokens)
+            passed.append(seconds)
+            for name, value in row.items():
+                if name.startswith(("train/", "eval/")) and not name.endswith("_standard_error") and is_number(value):
+                    lines, values = columns.setdefault(name, ([], []))
+                    lines.append(line)
+                    values.append(float(value) if abs(value) < 1e100 else np.nan)
+        steps = np.array([row["step"] for row in rows], float)
+        positions = {"step": steps, "tokens": np.array(spent, float), "seconds": np.array(passed, float)}
+        logs.append(RunLog(run, positions, {name: (np.array(at), np.array(values)) for name, (at, values) in columns.items()}))
+    return logs
+
+
+def told_metrics(logs: Sequence[RunLog]) -> list[str]:
+    """The metrics that say something, the most asked for first: not those that never change, nor those that repeat another."""
+    names = list(dict.fromkeys(name for log in logs for name in log.metrics))
+    names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
+    kept: list[str] = []
+    seen: set[bytes] = set()
+    for name in names:
+        curves = [log.curve(name, "step") for log in logs]
+        values = np.concatenate([values for _, values in curves])
+        finite = values[np.isfinite(values)]
+        print_of = b"".join(part.tobytes() for curve in curves for part in curve)
+        if max(len(values) for _, values in curves) > 1 and len(finite) and np.ptp(finite) > 0 and print_of not in seen:
+            kept.append(name)
+            seen.add(print_of)
+    return kept
+
+
+def has_positions(logs: Sequence[RunLog], over: str) -> bool:
+    """Whether the runs say where they were: records of before may hold no tokens or times."""
+    return any(len(log.positions[over]) and float(np.max(log.positions[over])) > 0 for log in logs)
+
+
+def metric_curves(logs: Sequence[RunLog], metric: str, over: str, *, points: int, level: float) -> list[MetricCurve]:
+    """The metric of each variant on one grid of at most `points`; variants that did not log it are left out."""
+    found = {id(log): log.curve(metric, over) for log in logs}
+    grid = _grid([positions for positions, _ in found.values() if len(positions)], points)
+    curves = []
+    for variant in dict.fromkeys(log.run.variant for log in logs):
+        mine = [log for log in logs if log.run.variant == variant and len(found[id(log)][0])]
+        if not mine:
+            continue
+        rows = np.array([resampled(*found[id(log)], grid) for log in mine])
+        whole = np.array([log.run.state == "completed" for log in mine])
+        used = rows[whole] if whole.any() else rows
+        mean, low, high = band(used, level=level)
+        ended = ~np.isfinite(used).all(axis=0)  # the mean of those left would jump where others end
+        for part in (mean, low, high):
+            part[ended] = np.nan
+        runs = tuple((log.run.seed, row) for log, row in zip(mine, rows, strict=True))
+        curves.append(MetricCurve(metric, over, variant, grid, mean, low, high, runs))
+    return curves
+
+
+def iqm_curves(
+    logs: Sequence[RunLog],
+    metric: str,
+    over: str,
+    *,
+    tasks: Sequence[str],
+    points: int,
+    level: float,
+    rng: np.random.Generator,
+    num_resamples: int,
+) -> list[MetricCurve]:
+    """Sample efficiency: the interquartile mean over runs and tasks of each variant's score, with its interval, on one grid.
+
+    Runs are resampled within each task; with one task the interval is that of the table. Nothing below two seeds of a task.
+    """
+    logs = [log for log in logs if log.run.state == "completed" and metric in log.metrics]
+    found = {id(log): log.curve(metric, over) for log in logs}
+    grid = _grid([positions for positions, _ in found.values()], points)
+    curves = []
+    for variant in dict.fromkeys(log.run.variant for log in logs):
+        strata = [
+            np.array([resampled(*found[id(log)], grid) for log in logs if (log.run.variant, log.run.task) == (variant, task)])
+            for task in tasks
+        ]
+        if min(map(len, strata)) < 2:
+            continue
+        centre, low, high = (np.full(len(grid), np.nan) for _ in range(3))
+        for place in np.flatnonzero(np.all([np.isfinite(rows).all(axis=0) for rows in strata], axis=0)):
+            here = [rows[:, place] for rows in strata]
+            centre[place] = iqm(np.concatenate(here))
+            if len(here) == 1:
+                interval = iqm_interval(here[0], level=level)
+            else:
+                interval = bootstrap_interval(here, row_iqm, rng, level=level, num_resamples=num_resamples)
+            low[place], high[place] = interval.low, interval.high
+        curves.append(MetricCurve(metric, over, variant, grid, centre, low, high, ()))
+    return curves
+
+
+def _grid(positions: Sequence[Array], points: int) -> Array:
+    """All positions where there are few, else `points` from the first to the last."""
+    every = np.unique(np.concatenate(positions)) if positions else np.zeros(0)
+    return every if len(every) <= points else np.linspace(every[0], every[-1], points)
+
+
+def resampled(xs: Array, ys: Array, grid: Array) -> Array:
+    """A curve at the points of a grid [K], NaN outside of its range: means around each point where it has many more points
+    than the grid, else interpolated."""
+    if len(grid) > 1 and len(xs) > 1.5 * len(grid):
+        edges = (grid[1:] + grid[:-1]) / 2
+        bins = np.searchsorted(edges, xs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # an empty bin is NaN, and filled below
+            means = np.bincount(bins, ys, len(grid)) / np.bincount(bins, minlength=len(grid))
+        known = np.isfinite(means)
+        xs, ys = grid[known], means[known]
+        if len(xs) == 0:
+            return np.full(len(grid), np.nan)
+    inside = (grid >= xs[0] - 1e-9 * abs(xs[0])) & (grid <= xs[-1] + 1e-9 * abs(xs[-1]))
+    return np.where(inside, np.interp(grid, xs, ys), np.nan)
