@@ -150,7 +150,11 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     for cause in chain:
         if isinstance(cause, RlxError):
             return cause
+    if any(isinstance(cause, RecursionError) for cause in chain):
+        return ConfigError("a value or a YAML file nests lists or mappings too deeply to be read; write it flat")
     for cause in chain:
+        if isinstance(cause, UnicodeDecodeError):
+            return ConfigError(f"a YAML file cannot be read: it is not UTF-8 ({cause}); save it as UTF-8")
         if isinstance(cause, YAMLError):
             return ConfigError(f"a YAML file cannot be read: {' '.join(str(cause).split())}")
         if isinstance(cause, OverrideParseException):

@@ -16,6 +16,7 @@ from rlx.config.sources import plugin_targets, served
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
+_LONGEST = 100_000  # characters of one argument
 _TAKES_VALUE = {
     "--cfg": "cfg", "-c": "cfg",
     "--package": "package", "-p": "package",
@@ -78,6 +79,8 @@ def is_path(argument: str) -> bool:
 
 def split(argv: Sequence[str]) -> CommandLine:
     """Take a command line apart; the first bare word is the verb, wherever it stands."""
+    for argument in argv:
+        _require_text(argument)
     line = CommandLine(argv=list(argv))
     rest = list(argv)
     while rest:
@@ -96,6 +99,14 @@ def split(argv: Sequence[str]) -> CommandLine:
         else:
             line.words.append(argument)
     return line
+
+
+def _require_text(argument: str) -> None:
+    """Refuse an argument that no file name and no YAML can hold."""
+    if "\0" in argument or any("\ud800" <= mark <= "\udfff" for mark in argument):
+        raise ConfigError(f"{argument!a} holds bytes that are no text in UTF-8; write it as text")
+    if len(argument) > _LONGEST:
+        raise ConfigError(f"{argument[:60]}... has {len(argument)} characters; an argument has at most {_LONGEST}")
 
 
 def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:

@@ -210,9 +210,12 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
+    from rlx.config.check import require_resolvable
+
     hydra = HydraConfig.get()
     with open_dict(cfg):
         cfg.pop("sweep", None)  # how runs are made, no part of a run
+    require_resolvable(cfg)
     if not line.is_multirun:
         return guarded(module, cfg, line)
     print(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,9 +158,38 @@ def plain(cfg: Any) -> dict[str, Any]:
         key = str(error).splitlines()[0].rpartition(" ")[2]
         raise ConfigError(f"{key} has no value; give it one: {key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'the config'}: {str(error.msg or error).splitlines()[0]}") from error
+        raise ConfigError(f"{error.full_key or 'the config'}: {interpolation_message(error)}") from error
     assert isinstance(container, dict)
     return container  # type: ignore[return-value]
+
+
+def require_resolvable(cfg: Any) -> None:
+    """Refuse an interpolation that leads nowhere, to itself or to what is not set. Raises ConfigError with the key.
+
+    One that leads to a value which is still missing (???) passes: it is said where the value is needed.
+    """
+    try:
+        OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except InterpolationToMissingValueError:
+        pass
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'the config'}: {interpolation_message(error)}") from error
+    except RecursionError as error:
+        raise ConfigError("the config nests too deeply, or an interpolation leads to itself; write it flat") from error
+
+
+def interpolation_message(error: OmegaConfBaseException) -> str:
+    """What is wrong with an interpolation, in one line."""
+    text = next((line.strip() for line in str(error.msg or error).splitlines() if line.strip()), type(error).__name__)
+    if found := re.search(r"Environment variable '([^']*)' not found", text):
+        return f"the environment variable {found[1]} is not set; set it, or give a default: ${{oc.env:{found[1]},DEFAULT}}"
+    if found := re.search(r"Interpolation key '([^']*)' not found", text):
+        return f"there is no key {found[1]}, which ${{{found[1]}}} reads"
+    if "Recursive interpolation" in text:
+        return "this value reads itself, by way of its interpolations"
+    if found := re.search(r"Unsupported interpolation type (\S+)", text):
+        return f"there is no resolver {found[1]}; a key is read by ${{key}}, an environment variable by ${{oc.env:NAME}}"
+    return text.replace("raised while resolving interpolation", "in an interpolation")
 
 
 def paths_of(container: Any, path: str = "") -> Iterable[str]:

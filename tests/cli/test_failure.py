@@ -54,6 +54,16 @@ WRONG = [
     (["optimizer.momentum=0.9"], "optimizer=sgd has it"),
     (["-m", "seed=0,1", "num_stepz=3"], "did you mean num_steps?"),
     (["loss@algorithm.x=ipo"], "nothing at algorithm.x chooses a loss"),
+    # interpolations, and values that no file name and no YAML can hold
+    (["loss.beta=${nope}"], "loss.beta: there is no key nope, which ${nope} reads"),
+    (["seed=${seed}"], "seed: this value reads itself"),
+    (["output_dir=${oc.env:RLX_NOT_SET}"], "the environment variable RLX_NOT_SET is not set"),
+    (["seed=${oc.decode:'[1'}"], "missing BRACKET_CLOSE"),
+    (["seed=${nope:1}"], "there is no resolver nope"),
+    (["loss.beta=" + "[" * 3000 + "]" * 3000], "nests lists or mappings too deeply"),
+    (["output_dir=a\0b"], "holds bytes that are no text"),
+    (["output_dir=\udc80"], "holds bytes that are no text"),
+    (["policy.path=" + "x" * 200_000], "has 200012 characters"),
     # names of other tools
     (["grpo.num_generations_per_prompt=4"], "algorithm.group_size"),
     (["num_generations=4"], "algorithm.group_size"),
@@ -140,7 +150,7 @@ def test_there_are_fifty_of_them():
     assert len(WRONG) >= 50
 
 
-@pytest.mark.parametrize(("argv", "expected"), WRONG, ids=[" ".join(argv) for argv, _ in WRONG])
+@pytest.mark.parametrize(("argv", "expected"), WRONG, ids=[ascii(" ".join(argv))[:70] for argv, _ in WRONG])
 def test_wrong_command_line(argv, expected, capsys):
     code, message = invoke(argv)
     printed = capsys.readouterr()
@@ -182,6 +192,14 @@ def test_a_yaml_that_is_none(tmp_path):
     assert code == 2
     assert "odd.yaml" in message
     assert "line" in message
+
+
+def test_a_yaml_in_another_encoding(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes("# @package _global_\nseed: 1  # é\n".encode("latin-1"))
+    code, message = invoke(["--config-dir", str(tmp_path), "experiment=mine"])
+    assert code == 2
+    assert "not UTF-8" in message
 
 
 def test_a_yaml_with_the_name_of_one_of_rlx(tmp_path):
