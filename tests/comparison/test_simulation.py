@@ -3,16 +3,20 @@
 The fast versions catch what is badly wrong; the slow ones (pytest -m slow) measure rlx/comparison/statistics/measured.py.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import special
 
 from rlx.comparison.pair import Arm, compare_pair
 from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
-from rlx.comparison.statistics.effect import hedges_g_interval, probability_of_improvement_interval, small_sample_factor
+from rlx.comparison.statistics.crossed import components, crossed_seeds_needed, prompts_needed
+from rlx.comparison.statistics.effect import chance_p, hedges_g_interval, probability_of_improvement_interval
 from rlx.comparison.statistics.interval import iqm, iqm_interval, mean_interval
 from rlx.comparison.statistics.power import detectable_difference, seeds_needed
 from rlx.comparison.verdict import judge
+from tests.comparison.simulate import KINDS, answers, bootstrap_excludes_zero, crossed_p, error_rates, welch_p
 
 pytestmark = pytest.mark.whole
 
@@ -91,7 +95,7 @@ def test_intervals_cover_normal_scores(seeds, repetitions):
             (mean_interval([a]), 1.0),
             (iqm_interval(a), 1.0),
             (probability_of_improvement_interval([a], [b]), special.ndtr(1 / np.sqrt(2))),
-            (hedges_g_interval([a], [b]), small_sample_factor(2 * seeds - 2)),
+            (hedges_g_interval([a], [b]), 1.0),
             (difference_interval(a, b), 1.0),
         ]
         hits += [interval.low <= truth <= interval.high for interval, truth in found]
@@ -142,3 +146,96 @@ def test_algorithms_at_the_margin_are_rarely_called_equivalent(repetitions):
         verdicts([rng.normal(0.5, 0.3, 10), rng.normal(0, 0.3, 10)], margin=0.5) == ["equivalent"] for _ in range(repetitions)
     ]
     assert np.mean(found) <= 0.06 + (repetitions == FAST) * room(0.05, repetitions)
+
+
+# Over seeds and prompts: two algorithms that are equal on average over all prompts, by the crossed test.
+
+
+@pytest.mark.parametrize("interaction", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("seeds", "prompts"), [(5, 16), (5, 128), (10, 64), (20, 16)])
+def test_algorithms_that_are_equal_over_prompts_are_rarely_called_different(kind, seeds, prompts, interaction):
+    rng, repetitions = np.random.default_rng([seeds, prompts, len(kind)]), 1500
+    found, _ = error_rates(rng, kind, seeds=(seeds, seeds), prompts=prompts, interaction=interaction, repetitions=repetitions)
+    assert found <= 0.05 + room(0.05, repetitions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_spread", [0.0, 0.3])
+@pytest.mark.parametrize("interaction", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+@pytest.mark.parametrize("prompts", [16, 64, 512])
+def test_so_they_are_with_any_numbers_of_seeds_and_prompts(kind, seeds, prompts, interaction, seed_spread):
+    rng = np.random.default_rng([seeds, prompts, len(kind), int(10 * seed_spread)])
+    found, _ = error_rates(
+        rng, kind, seeds=(seeds, seeds), prompts=prompts, interaction=interaction, repetitions=4000, seed_spread=seed_spread
+    )
+    assert found <= 0.06 + room(0.05, 4000) / 2
+
+
+def test_on_these_prompts_alone_they_are_called_different_often():
+    """What the crossed test is for: an interaction of 1 logit, 20 seeds, 64 prompts."""
+    crossed_rate, welch_rate = error_rates(
+        np.random.default_rng(0), "binary", seeds=(20, 20), prompts=64, interaction=1.0, repetitions=500
+    )
+    assert crossed_rate <= 0.05 + room(0.05, 500)
+    assert welch_rate > 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_unequal_numbers_of_seeds_over_prompts(kind):
+    """As `compare` judges them: the permutation test over seeds must agree."""
+    rng, repetitions = np.random.default_rng(len(kind)), 600
+    a, b = answers(rng, kind, seeds=(5, 20), prompts=128, interaction=0.5, repetitions=repetitions, seed_spread=0.3)
+    found = []
+    for x, y in zip(a, b, strict=True):
+        arms = [Arm(label, [np.asarray(t, float).mean(axis=1)], [range(len(t))], tables=[t]) for label, t in (("a", x), ("b", y))]
+        options = {"is_paired": False, "margin": None, "level": 0.95, "comparisons": 1, "rng": rng, "prompts": "random"}
+        found.append(judge([compare_pair(*arms, **options)])[0].verdict in ("better", "worse"))
+    assert np.mean(found) <= 0.06 + room(0.05, repetitions) / 2
+
+
+def test_the_crossed_test_finds_more_than_a_bootstrap_over_both():
+    rng, options = np.random.default_rng(5), {"seeds": (10, 10), "prompts": 64, "interaction": 0.3}
+    a, b = answers(rng, "binary", repetitions=400, gap=0.35, **options)
+    ours, theirs = (crossed_p(a, b) < 0.05).mean(), bootstrap_excludes_zero(a, b, rng, num_resamples=200).mean()
+    assert ours > theirs + 0.05
+
+
+def test_with_no_interaction_little_power_is_lost_against_the_test_on_these_prompts():
+    a, b = answers(np.random.default_rng(6), "binary", seeds=(10, 10), prompts=256, interaction=0.0, repetitions=800, gap=0.2)
+    ours, fixed = (crossed_p(a, b) < 0.05).mean(), (welch_p(a, b) < 0.05).mean()
+    assert fixed - 0.12 < ours <= fixed + 0.02
+
+
+@pytest.mark.slow
+def test_the_power_at_the_seeds_and_prompts_needed_is_as_promised():
+    rng = np.random.default_rng(7)
+    a, b = answers(rng, "real", seeds=(400, 400), prompts=400, interaction=0.4, repetitions=1, seed_spread=0.2)
+    parts = [components(a[0], b[0])]
+    a, b = answers(rng, "real", seeds=(8, 8), prompts=60, interaction=0.4, repetitions=1, seed_spread=0.2)
+    small = [replace(parts[0], seeds=(8, 8), prompts=60)]
+    gap = 0.3
+    seeds, prompts = crossed_seeds_needed(gap, small), prompts_needed(gap, small)
+    for size, number in ((seeds, 60), (8, prompts)):
+        a, b = answers(
+            rng, "real", seeds=(size, size), prompts=number, interaction=0.4, repetitions=2000, seed_spread=0.2, gap=gap
+        )
+        assert (crossed_p(a, b) < 0.05).mean() == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [5, 10, 20])
+def test_means_of_unlike_shapes_err_and_the_chance_of_beating_does_not(seeds):
+    """The collapsing side has the mean of the other, or its chance of beating is one half: `measured` states both."""
+    rng, repetitions = np.random.default_rng(seeds), 1000
+    wrong = np.zeros(2)
+    for _ in range(repetitions):
+        steady = rng.normal(0.68, 0.02, seeds)
+        wrong[0] += verdicts([SHAPES["collapsing"](rng, seeds), steady]) != ["inconclusive"]
+        shifted = np.where(rng.random(seeds) < 0.2, -10.0, rng.normal(np.sqrt(2) * special.ndtri(0.625), 1, seeds))
+        wrong[1] += chance_p(shifted, rng.normal(size=seeds), rng, num_permutations=999) < 0.05
+    assert wrong[0] / repetitions > 0.07
+    assert wrong[1] / repetitions <= 0.06 + room(0.05, repetitions) / 2

@@ -7,6 +7,7 @@ import pytest
 
 from rlx.comparison import statistics
 from rlx.comparison.statistics import measured
+from rlx.comparison.statistics.power import seeds_needed
 
 MODULES = sorted(path.stem for path in Path(statistics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "measured"))
 DATA = {"a", "b", "rng", "scores", "strata", "statistic", "arms", "curves", "values", "thresholds", "steps", "difference", "p"}
@@ -50,3 +51,20 @@ def test_nothing_of_rlx_but_its_errors_is_imported(module):
 
 def test_the_measured_numbers_are_printed():
     assert "Coverage of the 95 % intervals" in measured.__doc__
+
+
+def test_the_guide_shows_the_measured_error_rates():
+    page = (Path(statistics.__file__).parents[2] / "guide" / "compare.md").read_text()
+    names = {"binary": "right or wrong", "real": "real", "skewed": "skewed"}
+    for (kind, interaction), by_prompts in measured.CROSSED_ERROR.items():
+        for prompts, rates in zip((16, 64, 512), by_prompts, strict=True):
+            shown = " | ".join(f"{rate:.3f}" for rate in rates)
+            assert f"| {names[kind]} | {'yes' if interaction else 'no'} | {prompts} | {shown} |" in page
+            assert max(rates) <= 0.06
+
+
+def test_the_guide_shows_the_seeds_that_power_needs():
+    page = (Path(statistics.__file__).parents[2] / "guide" / "compare.md").read_text()
+    for name, deviations in (("seeds each", (1.0, 1.0)), ("pairs of seeds (`paired=true`)", (1.0, 0.0))):
+        needed = [seeds_needed(difference, deviations=deviations) for difference in (0.5, 0.8, 1, 1.5, 2, 3)]
+        assert f"| {name} | {' | '.join(map(str, needed))} |" in page

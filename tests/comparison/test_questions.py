@@ -1,0 +1,247 @@
+"""The questions that a comparison answers: over which prompts, in which direction, at what budget, against doing nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rlx.comparison.comparison import compare
+from rlx.errors import ConfigError, EvidenceError
+from tests.comparison.records import answers_of, normal_scores, write_run, write_sweep
+from tests.comparison.test_cautions import texts
+
+LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, seed=2)
+
+
+def interacting(root, *, prompts=24, seeds=8, spread=0.3):
+    """Two algorithms of which each is better on some prompts; one of them by chance on more of these."""
+    rng = np.random.default_rng(3)
+    own = {name: rng.normal(0, spread, prompts) for name in ("custom_dpo", "hybrid")}
+    own["hybrid"] += own["custom_dpo"].mean() - own["hybrid"].mean() + 0.08
+    for name, effect in own.items():
+        for seed in range(seeds):
+            answers = 0.5 + effect + rng.normal(0, 0.02, prompts)
+            write_run(root / f"{name}{seed}", algorithm=name, seed=seed, score=float(answers.mean()), answers=list(answers))
+    return root
+
+
+def test_a_verdict_about_these_prompts_is_none_about_others(tmp_path):
+    interacting(tmp_path)
+    everywhere, here = compare(tmp_path), compare(tmp_path, prompts="fixed")
+    assert (everywhere.pairs[0].verdict, here.pairs[0].verdict) == ("inconclusive", "better")
+    assert "may be chance, over seeds and prompts" in everywhere.pairs[0].words
+    assert "on these 24 prompts" in here.pairs[0].words
+    assert "prompts=fixed" in texts(here)["prompts_fixed"]
+    assert everywhere.pairs[0].p_fixed == pytest.approx(here.pairs[0].p)
+    assert everywhere.variants[0].first_probability < 0.95 < here.variants[0].first_probability
+
+
+def test_the_components_and_what_halves_the_interval_are_in_the_dictionary(tmp_path):
+    pair = compare(interacting(tmp_path)).to_dict()["pairs"][0]
+    part = pair["components"][0]
+    assert np.sqrt(part["interaction"]) == pytest.approx(0.3 * np.sqrt(2), rel=0.3)
+    assert np.sqrt(part["residual"]) == pytest.approx([0.02, 0.02], rel=0.2)
+    assert pair["halving"]["seeds"] is None
+    assert 60 < pair["halving"]["prompts"] < 150
+    assert (pair["seeds_needed"], pair["cheapest"], pair["num_prompts"]) == (None, "prompts", 24)
+    assert pair["prompts_needed"] > 24
+
+
+def test_without_answers_the_verdict_is_about_these_prompts_and_says_so(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW}, with_answers=True)
+    write_sweep(tmp_path, {"hybrid": HIGH})
+    found = compare(tmp_path)
+    assert not found.pairs[0].over_prompts
+    assert "no scores per prompt are recorded for hybrid" in texts(found)["answers_missing"]
+
+
+def test_a_failed_run_spreads_seeds_and_not_prompts(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, with_answers=True)
+    clean = compare(tmp_path).pairs[0].components[0]
+    write_run(tmp_path / "broken", algorithm="hybrid", seed=9, status="failed", score=None, curve=[0.3, 0.1])
+    broken = compare(tmp_path).pairs[0]
+    part = broken.components[0]
+    assert broken.over_prompts
+    assert broken.n_a == 7
+    assert part.seed[0] > 10 * clean.seed[0]
+    assert part.residual == pytest.approx(clean.residual, rel=0.3)
+
+
+@pytest.mark.parametrize("metric", ["eval/kl", "-eval/drift"])
+def test_where_lower_is_better_the_lower_one_is_better(tmp_path, metric):
+    name = metric.lstrip("-")
+    for algorithm, scores in {"custom_dpo": LOW, "hybrid": HIGH}.items():
+        for seed, score in enumerate(scores):
+            run = write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed)
+            rows = [{"step": step, name: value} for step, value in ((0, 0.9), (100, score))]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            record = json.loads((run / "run.json").read_text())
+            record["result"]["performance_metrics"] = {}
+            (run / "run.json").write_text(json.dumps(record))
+    write_run(tmp_path / "broken", algorithm="hybrid", seed=9, status="failed", score=None, curve=[])
+    found = compare(tmp_path, metric=metric)
+    pair, best = found.pair("custom_dpo", "hybrid"), found.variants[0]
+    assert (best.label, best.best, best.worst) == ("custom_dpo", min(LOW), max(LOW))
+    assert (pair.verdict, pair.difference < 0) == ("better", True)
+    assert pair.probability_of_improvement == 1.0
+    assert found.scores("hybrid")[-1] == 0.9  # the worst of any run at any evaluation
+    assert best.gain == pytest.approx(-0.4)
+    assert "has the lowest mean" in str(found) or "custom_dpo is the best" in str(found)
+    assert compare(tmp_path, metric=name, lower_is_better=False).pair("hybrid", "custom_dpo").verdict == "better"
+
+
+def test_a_metric_without_direction_is_refused_and_an_unknown_one_is_answered_with_the_nearest(tmp_path):
+    run = write_run(tmp_path / "a")
+    write_run(tmp_path / "b", algorithm="hybrid")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 101, "eval/drift": 1.0}) + "\n")
+    with pytest.raises(ConfigError, match="lower_is_better=true"):
+        compare(tmp_path, metric="eval/drift", allow=["single", "unfinished"])
+    with pytest.raises(ConfigError, match="did you mean eval/score"):
+        compare(tmp_path, metric="eval/scor")
+    with pytest.raises(ConfigError, match="says that lower is better"):
+        compare(tmp_path, metric="-eval/kl", lower_is_better=False)
+
+
+def test_the_chance_of_beating_is_another_question(tmp_path):
+    collapsing = [0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.1, 0.98]
+    write_sweep(tmp_path, {"hybrid": collapsing, "custom_dpo": normal_scores(0.8, 0.01, 10, seed=1)})
+    mean, chance = (
+        compare(tmp_path).pair("hybrid", "custom_dpo"),
+        compare(tmp_path, question="chance").pair("hybrid", "custom_dpo"),
+    )
+    assert (mean.verdict, chance.verdict) == ("inconclusive", "better")
+    assert "a run of it is better in 90 % of cases" in chance.words
+    assert "unlike" in texts(compare(tmp_path))["unlike_shapes"]
+    assert "unlike_shapes" not in texts(compare(tmp_path, question="chance"))
+    with pytest.raises(ConfigError, match="takes no margin"):
+        compare(tmp_path, question="chance", margin=0.1)
+
+
+def test_collapses_are_counted_with_an_exact_interval(tmp_path):
+    write_sweep(tmp_path, {"hybrid": [0.9, 0.91, 0.1, 0.92, 0.93], "custom_dpo": [0.5, 0.51, 0.52, 0.53, 0.54]})
+    write_run(tmp_path / "broken", algorithm="hybrid", seed=9, status="failed", score=None, curve=[0.3, 0.2])
+    by_label = {row.label: row for row in compare(tmp_path, collapse=0.2).variants}
+    assert (by_label["hybrid"].collapsed, by_label["custom_dpo"].collapsed) == (2, 0)
+    assert by_label["hybrid"].collapse_interval.low == pytest.approx(0.0433, abs=1e-4)  # 2 of 6
+    assert by_label["custom_dpo"].collapse_interval.high == pytest.approx(1 - 0.025 ** (1 / 5))
+    assert (
+        "with 5 seeds a collapse of 20 % of runs stays unseen with a chance of 33 %"
+        in texts(compare(tmp_path))["collapse_unseen"]
+    )
+    assert {row.label: row.collapsed for row in compare(tmp_path).variants}["hybrid"] == 2  # worse than the 0.3 before training
+
+
+def test_doing_nothing_is_a_row_and_every_variant_has_its_gain(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.3, 0.05, 6, seed=1), "hybrid": HIGH})
+    found = compare(tmp_path)
+    assert (found.untrained.mean, found.untrained.n) == (pytest.approx(0.3), 6)
+    gains = {row.label: row.gain for row in found.variants}
+    assert gains == {"hybrid": pytest.approx(0.3), "custom_dpo": pytest.approx(0.0, abs=1e-12)}
+    assert "custom_dpo: not shown to differ from doing nothing" in texts(found)["no_gain"]
+    assert found.to_dict()["untrained"]["label"] == "doing nothing (step 0)"
+
+
+def test_the_gain_is_over_prompts_where_both_evaluations_kept_their_answers(tmp_path):
+    for seed, score in enumerate(HIGH):
+        run = write_run(tmp_path / f"a{seed}", seed=seed, score=score)
+        rows = [{"step": 0, "score": answers_of(0.3, seed=seed)}, {"step": 100, "score": answers_of(score, seed=seed)}]
+        (run / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = compare(tmp_path).variants[0]
+    assert row.gain_over_prompts
+    assert row.gain_interval.low <= row.gain <= row.gain_interval.high
+    assert row.gain == pytest.approx(0.3)
+
+
+def test_scores_at_a_budget_need_no_equal_number_of_steps(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW}, curve=[0.2, 0.3, 0.4, 0.5])
+    write_sweep(tmp_path, {"hybrid": HIGH}, curve=[0.2, 0.5], num_steps=50)
+    with pytest.raises(EvidenceError, match="unequal num_steps"):
+        compare(tmp_path)
+    found = compare(tmp_path, at="steps:50")
+    assert {row.label: row.mean for row in found.variants} == {"custom_dpo": pytest.approx(0.3), "hybrid": pytest.approx(0.5)}
+    assert "within steps:50 (steps 33 to 50)" in texts(found)["at_budget"]
+    with pytest.raises(EvidenceError, match="ended after 50 steps, before at=steps:80"):
+        compare(tmp_path, at="steps:80")
+
+
+@pytest.mark.parametrize("at", ["200k", "tokens", "tokens:-1", "hours:2", "tokens:1.2.3"])
+def test_what_is_no_budget_is_said(at):
+    with pytest.raises(ConfigError, match="write a budget such as"):
+        compare("nowhere", at=at)
+
+
+def test_identical_variants_name_the_key_that_does_nothing(tmp_path):
+    for weight in (0.1, 0.2):
+        for seed, score in enumerate(LOW):
+            write_run(tmp_path / f"{weight}{seed}", seed=seed, score=score, algorithm__my_weight=weight)
+    found = compare(tmp_path)
+    assert "algorithm.my_weight has no effect here" in texts(found)["identical_variants"]
+    assert "identical runs" in found.pairs[0].words
+    assert found.pairs[0].identical
+
+
+def test_pairing_is_mentioned_with_the_correlation_and_never_chosen_by_it(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": [score + 0.001 * (seed % 2) for seed, score in enumerate(LOW)]})
+    found = compare(tmp_path)
+    assert found.pairs[0].test == "Welch's t"
+    assert found.pairs[0].seed_correlation > 0.99
+    assert "over 6 seeds" in texts(found)["pairing_possible"]
+    assert "not because of this figure" in texts(found)["pairing_possible"]
+    paired = texts(compare(tmp_path, paired=True))
+    assert "pairing_possible" not in paired
+    assert "standard deviations of the differences" in paired["fewer_than_10_seeds"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torch", {"record": {"provenance": {"packages": {"torch": "2.12"}}}}),
+        ("CPU", {"record": {"provenance": {"cpu": {"name": "other"}}}}),
+        ("device", {"device": "cuda"}),
+        ("precision", {"policy__dtype": "bfloat16"}),
+        ("threads", {"record": {"threads": 8}}),
+    ],
+)
+def test_another_environment_of_one_side_is_named(tmp_path, name, options):
+    base = {"record": {"provenance": {"packages": {"torch": "2.13"}, "cpu": {"name": "one"}}}, "device": "cpu"}
+    write_sweep(tmp_path, {"custom_dpo": LOW}, **base, policy__dtype="float32")
+    write_sweep(tmp_path, {"hybrid": HIGH}, **{**base, "policy__dtype": "float32", **options})
+    assert f"{name} (" in texts(compare(tmp_path))["different_environment"]
+
+
+def test_equal_environments_give_no_caution(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, device="cpu")
+    assert "different_environment" not in texts(compare(tmp_path))
+
+
+def test_a_seed_of_two_config_hashes_is_said(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH})
+    write_run(tmp_path / "again", seed=3, score=0.9, record={"config_hash": "other"})
+    found = compare(tmp_path)
+    assert "seed 3 of custom_dpo: run more than once under different config hashes" in texts(found)["averaged_seeds"]
+    assert {row.label: (row.n, row.runs) for row in found.variants}["custom_dpo"] == (6, 7)
+
+
+def test_percent_beside_fractions_is_said(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": [100 * score for score in HIGH]})
+    assert "hybrid look like percent and custom_dpo like fractions" in texts(compare(tmp_path))["unequal_units"]
+
+
+def test_without_a_winner_nobody_is_almost_surely_first(tmp_path):
+    for place, gap in enumerate((0.024, 0.026, 0.028)):
+        root = tmp_path / str(place)
+        write_sweep(root, {"custom_dpo": LOW, "hybrid": normal_scores(0.5 + gap, 0.02, 6, seed=2)})
+        found = compare(root)
+        first = found.variants[0].first_probability
+        assert (first >= 0.95) == (found.pairs[0].verdict == "better")
+        assert sum(row.first_probability for row in found.variants) == pytest.approx(1)
+
+
+def test_losses_are_no_settings_of_one_search(tmp_path):
+    for name in ("Dpo", "Ipo", "Slic"):
+        loss = {"_target_": f"rlx.loss.preference.margin.{name}", name.lower(): 0.1}
+        for seed, score in enumerate(LOW):
+            write_run(tmp_path / f"{name}{seed}", seed=seed, score=score, loss=loss, algorithm__loss=loss)
+    found = compare(tmp_path)
+    assert (found.searches, found.settings) == ((), ())
