@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from rlx.config.check import described, fits, shown
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
-
-
-def _at_least(smallest: float) -> Any:
-    return field(metadata={"at_least": smallest})
+from rlx.fields import within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +22,13 @@ class Settings:
     dry_run: bool
     new: bool
     zip: list[str]
-    seeds: int | None = _at_least(1)
-    workers: Literal["auto"] | int = _at_least(0)
-    timeout: float | None = _at_least(0)
-    retries: int = _at_least(0)
+    seeds: int | None = within(at_least=1, optional=True)
+    workers: Literal["auto"] | int = within(at_least=0)
+    timeout: float | None = within(at_least=0, optional=True)
+    retries: int = within(at_least=0)
     on_failure: Literal["continue", "stop"]
     reuse: bool
-    grace: float = _at_least(0)
+    grace: float = within(at_least=0)
     compare: bool
 
 
@@ -39,8 +36,8 @@ class Settings:
 class RandomSettings(Settings):
     """Of a random search."""
 
-    trials: int = _at_least(1)
-    sampler_seed: int = _at_least(0)
+    trials: int = within(at_least=1)
+    sampler_seed: int = within(at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +45,13 @@ class SearchSettings(RandomSettings):
     """Of a search with Optuna."""
 
     sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
-    startup_trials: int = _at_least(0)
+    startup_trials: int = within(at_least=0)
     objectives: list[str]
     pruner: Literal["none", "median", "halving", "hyperband"]
     seed_pruner: Literal["none", "wilcoxon"]
-    max_seconds: float | None = _at_least(0)
-    max_tokens: float | None = _at_least(0)
-    confirm: int = _at_least(0)
+    max_seconds: float | None = within(at_least=0, optional=True)
+    max_tokens: float | None = within(at_least=0, optional=True)
+    confirm: int = within(at_least=0)
     plots: bool
 
 
@@ -76,9 +73,9 @@ def settings_of(node: Mapping[str, Any]) -> Settings:
             )
         if not fits(value, hints[key]):
             raise ConfigError(f"sweep.{key}={shown(value)}: it must be {described(hints[key])}")
-        smallest = rules[key].get("at_least")
-        if smallest is not None and isinstance(value, (int, float)) and value < smallest:
-            raise ConfigError(f"sweep.{key}={shown(value)} is too small; it is at least {smallest}")
+        allowed = rules[key].get("range")
+        if allowed is not None and isinstance(value, (int, float)) and value not in allowed:
+            raise ConfigError(f"sweep.{key}={shown(value)}: it must be {allowed}")
     missing = [key for key in rules if key not in node]
     if missing:
         raise ConfigError(f"sweep.{missing[0]} has no value; give it one: sweep.{missing[0]}=...")

@@ -13,6 +13,8 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
+MOST_JOBS = 10_000  # of one sweep: a plan of more takes minutes to compose, and is a slip of the pen
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -37,7 +39,16 @@ class Space:
         return [axis.keys[0] for axis in self.axes if not axis.points]
 
     def grid(self) -> Iterator[tuple[str, ...]]:
-        """The overrides of every variant, in the order of the command line, the first axis slowest."""
+        """The overrides of every variant, in the order of the command line, the first axis slowest.
+
+        Raises ConfigError for more than MOST_JOBS jobs.
+        """
+        jobs = math.prod(len(axis.points) for axis in self.axes) * len(self.seeds)
+        if jobs > MOST_JOBS:
+            raise ConfigError(
+                f"this sweep has {jobs:,} jobs, and at most {MOST_JOBS:,} are run; vary fewer keys, or sample the variants by "
+                "sweep=random sweep.trials=N"
+            )
         for place in itertools.product(*(axis.points for axis in self.axes)):
             yield tuple(itertools.chain.from_iterable(place))
 
@@ -52,6 +63,7 @@ def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds
         elif key.partition(".")[0] in ("sweep", "resume", "rerun"):
             raise ConfigError(f"{override.input_line}: {key} is no part of a run, so it cannot be varied; give it one value")
         elif override.is_discrete_sweep():
+            _require_few(override)
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
             axes[key] = Axis((key,), tuple((value,) for value in values), override)
         else:
@@ -62,12 +74,24 @@ def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds
     return Space(tuple(fixed), tuple(_zip(axes, zipped)), chosen)
 
 
+def _require_few(override: Override) -> None:
+    """Refuse a range of more values than a sweep has jobs, before its values are made."""
+    swept = override.value()
+    if not isinstance(swept, RangeSweep) or swept.start is None or swept.stop is None or not swept.step:
+        return
+    count = (swept.stop - swept.start) / swept.step
+    if not count <= MOST_JOBS:
+        raise ConfigError(f"{override.input_line} has {count:,.0f} values, and a sweep has at most {MOST_JOBS:,} jobs")
+
+
 def _seeds(axis: Axis | None, override: Override | None, count: int | None) -> tuple[int, ...]:
     """The seeds of the axis, or `count` of them from the fixed one on."""
     if axis is None:
         first = 0 if override is None else override.value()
         if not isinstance(first, int) or isinstance(first, bool) or first < 0:
             raise ConfigError(f"seed={first}: it must be a whole number, 0 or more")
+        if (count or 1) > MOST_JOBS:
+            raise ConfigError(f"sweep.seeds={count}: a sweep has at most {MOST_JOBS:,} jobs")
         return tuple(range(first, first + (count or 1)))
     if not axis.points:
         raise ConfigError("seeds are repeats and are not searched; write 'seed=range(0,5)' or sweep.seeds=5")

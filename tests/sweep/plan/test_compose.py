@@ -17,7 +17,7 @@ def composer(tmp_path_factory):
     made = []
 
     def keep(self, arguments):
-        made.append(Composer(self.loader, self.config, self.around.allowed, self.around.losses))
+        made.append(Composer(self.loader, self.config, self.around.allowed))
         return 0
 
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -56,8 +56,18 @@ def test_pairs_are_one_axis():
         (["seed=a,b"], {}, "whole number"),
         (["seed=0,1,2"], {"seeds": 5}, "different things"),
         (["sweep.workers=1,2"], {}, "cannot be varied"),
+        (["seed=range(0,100000000000)"], {}, r"has 100,000,000,000 values"),
+        (["seed=shuffle(range(0,100000000000))"], {}, r"has 100,000,000,000 values"),
+        (["a=range(0,1,1e-12)"], {}, "values, and a sweep has at most"),
+        (["a=1,2"], {"seeds": 10**9}, "sweep.seeds=1000000000"),
     ],
 )
 def test_what_makes_no_sense_is_refused(overrides, options, said):
     with pytest.raises(ConfigError, match=said):
         space(*overrides, **options)
+
+
+def test_a_grid_has_an_end():
+    many = space("a=range(0,200)", "b=range(0,100)", "seed=range(0,2)")
+    with pytest.raises(ConfigError, match="40,000 jobs, and at most 10,000 are run"):
+        list(many.grid())
