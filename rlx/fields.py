@@ -1,12 +1,19 @@
-"""Hyperparameters with ranges: the range stands at the field, is checked on construction, and is shown on the card."""
+"""Hyperparameters: their ranges, and the frozen dataclasses that hold them.
+
+A range stands where the hyperparameter does, is checked on construction and before, and is shown on the card. A field of a
+dataclass has it as `beta: float = within(above=0)`, an argument of a function as `beta: Annotated[float, within(above=0)] = 0.1`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import partial, wraps
+from inspect import signature
+from typing import Any, Protocol, TypeVar, overload
 
 from rlx.errors import ConfigError
 
@@ -71,13 +78,13 @@ def within(
     whole: bool = False,
     default: Any = MISSING,
 ) -> Any:
-    """A dataclass field whose values must lie in this range; a default only where a base class needs one."""
+    """A dataclass field whose values must lie in this range, or a note: `Annotated[float, within(above=0)]`."""
     allowed = Range(above, at_least, below, at_most, advice, optional, whole)
     return field(default=default, metadata={"range": allowed})
 
 
 def one_of(names: Sequence[str], *, default: Any = MISSING) -> Any:
-    """A dataclass field whose value must be one of these names; a default only where a base class needs one."""
+    """A dataclass field whose value must be one of these names, or the note of an annotation: `Annotated[str, one_of(...)]`."""
     return field(default=default, metadata={"range": Choice(tuple(names))})
 
 
@@ -93,3 +100,103 @@ def check_hyperparameters(owner: Any) -> None:
         if isinstance(allowed, Choice):
             message += "".join(f"; did you mean {near}?" for near in get_close_matches(str(value), allowed.names, n=1))
         raise ConfigError(message)
+
+
+# A frozen dataclass out of one function: keyword arguments with a default are its fields, the other parameters are what it reads.
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Decorator(Protocol[T_co]):
+    """Makes a class of a function: written bare, `@preference_loss`, or with options, `@preference_loss(couples_rows=True)`."""
+
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> type[T_co]: ...
+    @overload
+    def __call__(self, /, **options: Any) -> Callable[[Callable[..., Any]], type[T_co]]: ...
+
+
+def with_options(decorate: Callable[..., type[T_co]]) -> Decorator[T_co]:
+    """`decorate(function, **options)` as a decorator that is written bare or with options."""
+
+    @wraps(decorate)
+    def decorator(function: Any = None, /, **options: Any) -> Any:
+        unknown = [name for name in options if name not in signature(decorate).parameters]
+        if unknown:
+            known = [name for name, item in signature(decorate).parameters.items() if item.kind is item.KEYWORD_ONLY]
+            raise ConfigError(f"@{decorate.__name__} takes no {unknown[0]}; it takes {', '.join(known) or 'no option'}")
+        return partial(decorate, **options) if function is None else decorate(function, **options)
+
+    return decorator
+
+
+def reads_of(function: Callable[..., Any], names: Iterable[str]) -> tuple[str, ...]:
+    """What a formula reads: its positional parameters, but those that have a default and are none of `names`."""
+    parameters = signature(function).parameters.items()
+    positional = [(name, item) for name, item in parameters if item.kind is not item.KEYWORD_ONLY]
+    return tuple(name for name, item in positional if item.default is item.empty or name in names)
+
+
+def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str], **variables: Any) -> type[Any]:
+    """A frozen dataclass derived from `base` that has the function as its `formula`.
+
+    Keyword arguments, and whatever has a default, are the fields (`takes`), with their range `Annotated[float, within(...)]`.
+    The other parameters are `reads`; each is one of `names`. variables: class variables, and defaults of fields of `base`.
+    Raises ConfigError where a parameter has no such name, or a field would hide what `base` has.
+    """
+    parameters, reads, own = signature(function).parameters, reads_of(function, names), function.__name__
+    for name, item in parameters.items():
+        if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD):
+            raise ConfigError(f"{own} takes {item}; give each of its arguments a name")
+        if name in reads and name not in names:
+            near = "".join(f"; did you mean {near}?" for near in get_close_matches(name, list(names), n=1))
+            raise ConfigError(
+                f"{own} reads {name}, and there is no such input{near or ';'} there are {', '.join(names)}; "
+                f"a hyperparameter has a default, behind a star: def {own}(..., *, {name}=0.1)"
+            )
+        if name not in reads and (hasattr(base, name) or name in (item.name for item in fields(base))):
+            raise ConfigError(f"{own} has a hyperparameter {name}, which every {base.__name__} has already; give it another name")
+    inherited = {item.name: item.type for item in fields(base)}
+    redefined = [(name, inherited[name], field(default=variables.pop(name))) for name in list(variables) if name in inherited]
+    made = make_dataclass(
+        own,
+        [*redefined, *((name, *_field_of(function, name)) for name in parameters if name not in reads)],
+        bases=(base,),
+        namespace={
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "formula": staticmethod(function),
+            "reads": reads,
+            "takes": tuple(name for name in parameters if name not in reads),
+            **variables,
+        },
+        frozen=True,
+        kw_only=True,
+    )
+    made.__doc__ = function.__doc__ or ""
+    return made
+
+
+def _field_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
+    """(type, dataclass field) of a hyperparameter; without an annotation its type is that of its default, any number for one."""
+    item = signature(function).parameters[name]
+    hint, default = item.annotation, MISSING if item.default is item.empty else item.default
+    if hint is item.empty:
+        numeric = isinstance(default, int | float) and not isinstance(default, bool)
+        hint = float if numeric else type(default) if isinstance(default, bool | str) else Any
+    if isinstance(hint, str):
+        try:
+            hint = eval(hint, getattr(function, "__globals__", {}))
+        except Exception as error:
+            raise ConfigError(f"{name} of {function.__name__} is annotated {hint!r}, which fails: {error}") from error
+    allowed = [note.metadata["range"] for note in getattr(hint, "__metadata__", ()) if isinstance(note, Field)]
+    metadata = {"range": allowed[0]} if allowed else {}
+    if isinstance(default, list | dict | set):
+        return hint, field(default_factory=partial(copy, default), metadata=metadata)
+    return hint, field(default=default, metadata=metadata)
+
+
+def evaluated(owner: Any, given: Callable[[str], Any]) -> Any:
+    """The formula of an instance of a class made by `class_of`: `given(name)` for what it reads, its own fields for the rest."""
+    kind = type(owner)
+    return kind.formula(*(given(name) for name in kind.reads), **{name: getattr(owner, name) for name in kind.takes})

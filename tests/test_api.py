@@ -45,8 +45,8 @@ def test_an_object_in_the_place_of_a_node_is_said_with_what_to_give_instead():
 
 def test_load_a_class_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "note_lab.py").write_text(
-        "from dataclasses import dataclass\nfrom rlx.loss.preference.margin import Dpo\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Dpo):\n    gamma: float = 1.0\n"
+        "from dataclasses import dataclass\nfrom rlx.loss.preference.margin import dpo\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(dpo):\n    gamma: float = 1.0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     loss = rlx.load("loss", "note_lab.Mine", gamma=3.0)

@@ -9,7 +9,7 @@ from rlx.algorithm import Algorithm, AlgorithmType
 from rlx.config.compose import compose
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import assemble, require_match, require_scores, torch_device
-from rlx.loss.preference.mixture import Part
+from rlx.loss.preference.mixture import LossPart
 
 pytestmark = pytest.mark.whole
 
@@ -67,7 +67,7 @@ def test_single_completions_need_losses_that_read_labels_in_every_part():
     own = rlx.load("algorithm", "dpo")
     kto, pair = rlx.load("loss", "kto"), rlx.load("loss", "dpo")
     require_match(replace(own, loss=kto), task)
-    parts = {"kto": Part(coefficient=1.0, loss=kto), "dpo": Part(coefficient=1.0, loss=pair)}
+    parts = {"kto": LossPart(coefficient=1.0, loss=kto), "dpo": LossPart(coefficient=1.0, loss=pair)}
     mixed = replace(rlx.load("loss", "mixture"), parts=parts)
     for loss in (pair, mixed):
         with pytest.raises(ConfigError, match="has single completions with a label, and Dpo compares the two of a pair"):

@@ -5,7 +5,7 @@ import pytest
 
 from rlx.errors import ConfigError
 from rlx.fields import Choice, Range, check_hyperparameters, one_of, within
-from rlx.loss.preference.margin import Dpo
+from rlx.loss.preference.margin import dpo
 from tests.loss.catalogue import NAMES, load
 
 
@@ -48,8 +48,8 @@ def test_whole_numbers_will_do_for_fractions(name):
 
 
 def test_the_message_says_what_to_do():
-    with pytest.raises(ConfigError, match=r"beta of Dpo is -0.1, but must be a finite number above 0; .* 0.1 is usual for dpo"):
-        Dpo(beta=-0.1)
+    with pytest.raises(ConfigError, match=r"beta of dpo is -0.1, but must be a finite number above 0; .* 0.1 is usual for dpo"):
+        dpo(beta=-0.1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rlx.algorithm.regularizer import Regularizer
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.loss.preference.base import PreferenceLoss
-from rlx.loss.weight import SequenceMean
+from rlx.loss.weight import sequence_mean
 from rlx.optimizer.step import Clipping
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class CustomDpo(Algorithm[PairBatch]):
         batch = lab.pairs(self.pairs_per_step)
         return batch.with_weights(
             preference=self.loss.weights(batch.chosen_mask),
-            sft=SequenceMean(count_empty=True)(batch.chosen_mask),
+            sft=sequence_mean.formula(batch.chosen_mask, count_empty=True),
             regularization=torch.full((len(batch),), 1 / len(batch)),
         )
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
-from rlx.loss.preference.base import PairLogprobs, PreferenceLoss
+from rlx.loss.preference.base import PreferenceLoss
+from rlx.loss.preference.pairs import PairLogprobs
 from rlx.rollout.draw import roll_out
 from rlx.rollout.rollouts import best_against_worst
 

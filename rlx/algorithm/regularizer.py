@@ -6,66 +6,86 @@ Dimensions: B pairs, T tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rlx.loss.preference.base import PairLogprobs
+from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options
+from rlx.loss.base import require_shape
+from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Regularizer(ABC):
     """`regularizer(policy, reference) -> [B]`, to be made small; the weight is the algorithm's.
 
     requires: optional statistics of the policy that it reads ("entropy").
     """
 
+    formula: ClassVar[Callable[..., Tensor]]
+    reads: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
 
     @abstractmethod
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
         """[B] one value a pair."""
 
 
-@dataclass(frozen=True)
-class SquaredLogRatio(Regularizer):
-    """Mean over the pair's tokens of half the squared log-ratio to the reference: keeps the policy near it, token by token.
+@dataclass(frozen=True, kw_only=True)
+class RegularizerFormula(Regularizer):
+    """A regulariser that is one function; `regularizer` makes its subclasses."""
 
-    ½ (log π(t) - log π_ref(t))²: the k2 estimator of the KL divergence (Schulman 2020, "Approximating KL divergence") on given
-    tokens.
+    def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
+        policy.require(self.requires, by=f"regularizer {type(self).__name__}")
+        found = evaluated(self, PairInputs(policy, reference).__getitem__)
+        return require_shape(found, (len(policy),), by=type(self).__name__, of="a value for each pair")
+
+
+@with_options
+def regularizer(function: Callable[..., Tensor]) -> type[Regularizer]:
+    """The class of a regulariser out of its formula, which reads what a preference loss can (see rlx.loss) and returns [B].
+
+    Raises ConfigError if a parameter has a name that no input has.
     """
-
-    def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
-        return token_mean_of_pair(
-            policy, 0.5 * (policy.chosen - reference.chosen) ** 2, 0.5 * (policy.rejected - reference.rejected) ** 2
-        )
+    read = [PAIR_INPUTS[name] for name in reads_of(function, PAIR_INPUTS) if name in PAIR_INPUTS]
+    requires = frozenset(item.requires for item in read if item.requires is not None)
+    return class_of(function, RegularizerFormula, PAIR_INPUTS, requires=requires)
 
 
-@dataclass(frozen=True)
-class Entropy(Regularizer):
-    """Minus the policy's mean entropy at the pair's tokens, in nats: keeps it from becoming certain (Williams & Peng 1991)."""
+@regularizer
+def squared_log_ratio(policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
+    """½ (log π(t) - log π_ref(t))², a mean over the pair's tokens: keeps the policy near the reference, token by token.
 
-    requires: ClassVar[frozenset[str]] = frozenset({"entropy"})
-
-    def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
-        policy.require(self.requires, by="regularizer entropy")
-        assert policy.chosen_entropy is not None
-        assert policy.rejected_entropy is not None
-        return -token_mean_of_pair(policy, policy.chosen_entropy, policy.rejected_entropy)
-
-
-@dataclass(frozen=True)
-class Length(Regularizer):
-    """Expected number of tokens if the policy had to choose between the two completions: pushes against winning by length.
-
-    σ(c - r) n_c + σ(r - c) n_r, with c and r the sequence log-probabilities: bounded by the two lengths.
+    The k2 estimator of the KL divergence on given tokens.
+    Paper: Schulman 2020, Approximating KL divergence, http://joschu.net/blog/kl-approx.html.
     """
+    chosen, rejected = policy.chosen - reference.chosen, policy.rejected - reference.rejected
+    return token_mean_of_pair(policy, 0.5 * chosen**2, 0.5 * rejected**2)
 
-    def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
-        prefers_chosen = torch.sigmoid(policy.chosen_sum - policy.rejected_sum)
-        return prefers_chosen * policy.chosen_length + (1 - prefers_chosen) * policy.rejected_length
+
+@regularizer
+def entropy(policy: PairLogprobs, chosen_entropy: Tensor, rejected_entropy: Tensor) -> Tensor:
+    """Minus the policy's mean entropy at the pair's tokens, in nats: keeps it from becoming certain.
+
+    Paper: Williams and Peng 1991, Function optimization using connectionist reinforcement learning algorithms.
+    """
+    return -token_mean_of_pair(policy, chosen_entropy, rejected_entropy)
+
+
+@regularizer
+def length(policy_margin: Tensor, chosen_length: Tensor, rejected_length: Tensor) -> Tensor:
+    """σ(c - r) n_c + σ(r - c) n_r: the number of tokens to expect if the policy had to choose between the two completions.
+
+    It pushes against winning by length, and is bounded by the two lengths.
+    """
+    prefers_chosen = torch.sigmoid(policy_margin)
+    return prefers_chosen * chosen_length + (1 - prefers_chosen) * rejected_length
 
 
 def token_mean_of_pair(policy: PairLogprobs, chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Sft(Algorithm[PairBatch]):
 
     def draw(self, lab: Lab) -> PairBatch:
         batch = lab.pairs(self.pairs_per_step).chosen_only()
-        return batch.with_weights(sft=token_mean(batch.chosen_mask))
+        return batch.with_weights(sft=token_mean.formula(batch.chosen_mask))
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
         logprobs = policy.token_logprobs(batch.sequences)[:, 0]

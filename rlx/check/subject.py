@@ -24,7 +24,7 @@ from rlx.check.stand_in import (
     stand_in_task,
     with_scores,
 )
-from rlx.loss.preference.base import Loss
+from rlx.loss.base import Loss
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
 from rlx.policy.base import Policy

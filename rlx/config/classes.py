@@ -22,7 +22,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 # What the target of a group's node must be, or, if it is a function, return.
 GROUP_BASE: dict[str, str] = {
-    "loss": "rlx.loss.preference.base.Loss",
+    "loss": "rlx.loss.base.Loss",
     "algorithm": "rlx.algorithm.base.Algorithm",
     "task": "rlx.task.base.Task",
     "policy": "rlx.policy.base.Policy",

@@ -1,46 +1,59 @@
-"""Losses: pure functions of tensors, and the frozen dataclasses of their hyperparameters.
+"""Losses: each is one function of tensors whose keyword arguments are its hyperparameters.
 
 Where a formula stands:
 
-    preference                  dpo and its relatives          preference_target          ipo, hinge
-    preference_curve            exo, discopop                  preference_margin          dpop, r_dpo, cal_dpo, tdpo
-    preference_absolute         nca, bco, sppo, apo            preference_scored          odpo, rpo
-    preference_reference_free   simpo, alpha_po, simper        preference_likelihood      cpo, orpo, slic, nll
-    preference_batch            aot, kto                       mixture                    any weighted sum of these
-    modifier, divergence        what changes the inputs of a preference loss or weighs its pairs
+    preference/margin            dpo, dpo_conservative, dpo_robust, dpo_normalized, exo, discopop, ipo, ipo_normalized, hinge,
+                                 dpop, r_dpo, cal_dpo, tdpo
+    preference/completion        nca, bco, sppo, apo_zero, apo_down
+    preference/scored            odpo, rpo_squared, rpo_backward_kl, rpo_forward_kl
+    preference/reference_free    simpo, alpha_po, simper, cpo, orpo, slic, nll, nll_sequence_mean, nll_sequence_sum
+    preference/batch             aot, aot_unpaired, kto, kto_pair
+    preference/mixture           any weighted sum of these
+    preference/modifier          what changes the inputs of a preference loss or weighs its pairs
+    policy_gradient/token        reinforce, clipped, dual_clip, capped, cispo_band, cispo_cap, dppo_tv, dppo_kl, sapo, dro
+    policy_gradient/sequence     gspo, gmpo, vespo
+    policy_gradient/covariance   kl_cov, clip_cov
+    policy_gradient/kl           estimates of the KL to the reference, and their gradients
+    policy_gradient/modifier     what scales a surrogate or adds to it
+    advantage/completion, token  advantages of completions and of tokens
+    weight, value                weights of tokens; losses of a value head
 
-    policy_gradient             reinforce, clipped, dual_clip, capped      policy_gradient_sequence     gspo, gmpo, vespo
-    policy_gradient_detached    cispo, dppo                                policy_gradient_soft         sapo, dro
-    policy_gradient_covariance  kl_cov, clip_cov                           correction, entropy          what scales a surrogate
-    weight, kl, advantage, token_advantage, value                          what goes with them
-
-To write the next one: a function of tensors with the formula, `Paper:` and `Shapes:` in its docstring; a frozen dataclass
-derived from ScoreLoss, PreferenceLoss or PolicyGradientLoss that names it as `formula` and documents each hyperparameter
-(`within` gives its range) and each `Convention:`; a YAML in conf/loss with every hyperparameter. The laws, the card and the
-checks of ranges then hold for it without another line; `stop_gradient` marks what is constant.
+To write the next one: a function under `preference_loss` or `policy_gradient_loss`, with the formula, `Paper:` and `Shapes:` in
+its docstring, a line `name: what it does` for each hyperparameter, and a `Convention:` where other systems choose differently.
+Its parameters are named after what it reads: the tables are rlx/loss/preference/pairs.py (`PairInputs`: margin, chosen,
+rejected, policy, reference, chosen_length, scores, ...) and rlx/loss/policy_gradient/base.py (`RolloutLogprobs`: ratio,
+log_ratio, advantages, completion_mask, entropy, ...); `rlx guide loss` shows both. The laws, the card and the checks of ranges
+then hold for it without another line; `stop_gradient` marks what is constant.
 """
 
-from rlx.loss.advantage.completion import Advantage
-from rlx.loss.advantage.token import TokenAdvantage
-from rlx.loss.policy_gradient.base import PolicyGradientLoss, PolicyGradientModifier, RolloutLogprobs
-from rlx.loss.preference.base import Loss, PairLogprobs, PreferenceLoss, PreferenceModifier, ScoreLoss, Scores
+from rlx.loss.advantage.completion import Advantage, completion_advantage
+from rlx.loss.advantage.token import TokenAdvantage, token_advantage
+from rlx.loss.base import Loss
+from rlx.loss.policy_gradient.base import PolicyGradientLoss, PolicyGradientModifier, RolloutLogprobs, policy_gradient_loss
+from rlx.loss.preference.base import PreferenceLoss, PreferenceModifier, preference_loss
+from rlx.loss.preference.pairs import PairInputs, PairLogprobs
 from rlx.loss.ratio import stop_gradient
-from rlx.loss.value import ValueLoss
-from rlx.loss.weight import Weighting
+from rlx.loss.value import ValueLoss, value_loss
+from rlx.loss.weight import Weighting, weighting
 
 __all__ = [
     "Advantage",
     "Loss",
+    "PairInputs",
     "PairLogprobs",
     "PolicyGradientLoss",
     "PolicyGradientModifier",
     "PreferenceLoss",
     "PreferenceModifier",
     "RolloutLogprobs",
-    "ScoreLoss",
-    "Scores",
     "TokenAdvantage",
     "ValueLoss",
     "Weighting",
+    "completion_advantage",
+    "policy_gradient_loss",
+    "preference_loss",
     "stop_gradient",
+    "token_advantage",
+    "value_loss",
+    "weighting",
 ]

@@ -23,7 +23,7 @@ from rlx.data.sequences import Sequences, Tokens
 from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError
-from rlx.loss.preference.base import PairLogprobs
+from rlx.loss.preference.pairs import PairLogprobs
 from rlx.policy.forward import ValueHead, attention_cost, branch_cost, completion_logits, max_positions, vocabulary_size
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,

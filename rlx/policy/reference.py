@@ -24,7 +24,8 @@ from rlx.data.sequences import Sequences
 from rlx.data.stores import TensorStore
 from rlx.data.tokenized import TokenizedPairs
 from rlx.fields import within
-from rlx.loss.preference.base import PairLogprobs, PreferenceModifier
+from rlx.loss.preference.base import PreferenceModifier
+from rlx.loss.preference.pairs import PairLogprobs
 from rlx.policy.base import Policy
 from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, pair_logprobs_of, unflatten
 from rlx.policy.verify import TOLERANCE

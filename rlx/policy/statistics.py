@@ -16,7 +16,7 @@ from torch import Tensor
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
-from rlx.loss.preference.base import PairLogprobs
+from rlx.loss.preference.pairs import PairLogprobs
 
 NO_STATISTICS: frozenset[str] = frozenset()
 

@@ -4,7 +4,7 @@ import torch
 
 from rlx.algorithm.custom_grpo import explained_variance, returns_of, token_rewards
 from rlx.data.sequences import Sequences
-from rlx.loss.advantage.completion import GroupCentered
+from rlx.loss.advantage.completion import group_centered
 from rlx.loss.advantage.token import Gae
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.task.base import Prompt
@@ -41,7 +41,7 @@ def test_the_kl_is_paid_at_every_token():
 
 def test_returns_without_gae_are_the_rewards_to_come():
     found = returns_of(
-        GroupCentered(), token_rewards(batch(), kl_in_reward=0.0, estimator="k1"), torch.zeros(1, 2, 3), batch().loss_mask
+        group_centered(), token_rewards(batch(), kl_in_reward=0.0, estimator="k1"), torch.zeros(1, 2, 3), batch().loss_mask
     )
     assert found.tolist() == [[[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]]
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rlx.algorithm.dpo import pair_metrics
-from rlx.loss.preference.base import ROUNDING, PairLogprobs
+from rlx.loss.preference.base import ROUNDING
+from rlx.loss.preference.pairs import PairLogprobs
 from tests.loss.catalogue import load
 
 

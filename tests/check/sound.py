@@ -14,7 +14,7 @@ from rlx.algorithm import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term,
 from rlx.data.sequences import Sequences
 from rlx.loss import stop_gradient
 from rlx.loss.preference.base import PreferenceLoss
-from rlx.loss.preference.reference_free import NllSequenceMean
+from rlx.loss.preference.reference_free import nll_sequence_mean
 from rlx.loss.weight import token_mean
 from rlx.optimizer.step import Clipping
 from rlx.policy.reference import MovingReference
@@ -373,7 +373,7 @@ class ChosenAlone(Preferences):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
 
-    loss: PreferenceLoss = field(default_factory=NllSequenceMean)
+    loss: PreferenceLoss = field(default_factory=nll_sequence_mean)
 
     def compute_loss(self, policy, reference, batch):
         return LossOutput.of(self.beta * self.loss(policy.pair_logprobs(batch), None), batch.weights["preference"])

@@ -154,7 +154,7 @@ def test_a_verb_that_takes_one_word_refuses_two(calls, monkeypatch):
 def test_a_folder_of_yaml_files_of_the_users_own(calls, tmp_path):
     folder = tmp_path / "mine" / "loss"
     folder.mkdir(parents=True)
-    (folder / "gentle.yaml").write_text("_target_: rlx.loss.preference.margin.Dpo\nbeta: 0.01\nmodifiers: {}\n")
+    (folder / "gentle.yaml").write_text("_target_: rlx.loss.preference.margin.dpo\nbeta: 0.01\nmodifiers: {}\n")
     assert main.invoke(["--config-dir", str(tmp_path / "mine"), "loss=gentle"]) == (0, "")
     assert main.invoke([f"hydra.searchpath=[{tmp_path / 'mine'}]", "loss=gentle"]) == (0, "")
     assert [cfg.loss.beta for cfg in calls.cfgs] == [0.01, 0.01]

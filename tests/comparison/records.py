@@ -16,9 +16,9 @@ def config_of(algorithm: str, *, seed: int, num_steps: int = 100, task: str = "a
     config: dict[str, Any] = {
         "algorithm": {
             "_target_": f"rlx.algorithm.{algorithm}.X",
-            "loss": {"_target_": "rlx.loss.preference.margin.Dpo", "beta": 0.1},
+            "loss": {"_target_": "rlx.loss.preference.margin.dpo", "beta": 0.1},
         },
-        "loss": {"_target_": "rlx.loss.preference.margin.Dpo", "beta": 0.1},
+        "loss": {"_target_": "rlx.loss.preference.margin.dpo", "beta": 0.1},
         "task": {"_target_": f"rlx.task.{task}.T", "name": task, "max_operand": 99},
         "policy": {"_target_": "rlx.policy.tiny.load_tiny"},
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001},

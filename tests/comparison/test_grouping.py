@@ -32,7 +32,7 @@ def test_a_swept_key_is_named_once_though_records_of_before_hold_a_loss_twice(tm
 
 def test_another_loss_is_named_by_its_class_and_not_by_what_came_with_it(tmp_path):
     write_run(tmp_path / "a")
-    ipo = {"_target_": "rlx.loss.preference.margin.Ipo", "tau": 0.1}
+    ipo = {"_target_": "rlx.loss.preference.margin.ipo", "tau": 0.1}
     write_run(tmp_path / "b", loss=ipo, algorithm__loss=ipo)
     assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Ipo")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlx.algorithm import Algorithm, AlgorithmType, Need
-from rlx.loss.preference.margin import Dpo
+from rlx.loss.preference.margin import dpo
 from rlx.policy.base import Policy
 
 
@@ -21,13 +21,13 @@ class Bare(Algorithm):
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
-    loss: Dpo = Dpo(beta=0.3)
+    loss: dpo = dpo(beta=0.3)
     extra: float = 0.5
     size: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyLoss(Dpo):
+class MyLoss(dpo):
     gamma: float = 1.0
 
 

@@ -99,13 +99,13 @@ def test_any_keyword_is_no_signature():
 
 
 def test_nested_nodes_fit_their_annotation(lab):
-    from rlx.loss.preference.margin import Dpo
+    from rlx.loss.preference.margin import dpo
 
     mine, owner = locate(f"{lab}.MyLoss", ""), locate(f"{lab}.Bare", "")
-    assert accepts(Dpo, mine, owner)
-    assert accepts(Dpo | None, mine, owner)
+    assert accepts(dpo, mine, owner)
+    assert accepts(dpo | None, mine, owner)
     assert not accepts(int | None, locate("os.system", ""), owner)
-    assert not accepts(Dpo, owner, owner)
+    assert not accepts(dpo, owner, owner)
     from typing import Any
 
     assert not accepts(Any, locate("os.system", ""), owner)

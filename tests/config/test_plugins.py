@@ -16,7 +16,7 @@ def plugin(tmp_path, monkeypatch):
     (tmp_path / name / "__init__.py").touch()
     (tmp_path / name / "conf" / "__init__.py").touch()
     (tmp_path / name / "conf" / "loss" / "gentle.yaml").write_text(
-        "_target_: rlx.loss.preference.margin.Dpo\nbeta: 0.01\nmodifiers: {}\n"
+        "_target_: rlx.loss.preference.margin.dpo\nbeta: 0.01\nmodifiers: {}\n"
     )
     info = tmp_path / f"{name}-1.0.dist-info"
     info.mkdir()

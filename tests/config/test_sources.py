@@ -90,7 +90,7 @@ def test_only_classes_that_fit_the_group(lab, choice):
 
 def test_a_class_whose_decorator_was_forgotten(tmp_path, monkeypatch):
     (tmp_path / "forgetful_lab.py").write_text(
-        "from rlx.loss.preference.margin import Dpo\nclass Mine(Dpo):\n    gamma: float = 1.0\nclass Same(Dpo):\n    pass\n"
+        "from rlx.loss.preference.margin import dpo\nclass Mine(dpo):\n    gamma: float = 1.0\nclass Same(dpo):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"gamma would be ignored.*@dataclass"):
@@ -111,15 +111,15 @@ def test_another_part_of_ones_own_replaces_what_the_ancestor_chooses(tmp_path, m
     text = """
 from dataclasses import dataclass, field
 from rlx.algorithm.custom_grpo import CustomGrpo
-from rlx.loss.advantage.completion import Advantage, GroupCentered
+from rlx.loss.advantage.completion import Advantage, group_centered
 
 @dataclass(frozen=True, kw_only=True)
 class Centred(CustomGrpo):
-    advantage: Advantage = field(default_factory=GroupCentered)
+    advantage: Advantage = field(default_factory=group_centered)
 """
     (tmp_path / "centred_lab.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     cfg = compose("train", ["algorithm=centred_lab.Centred"])
-    assert OmegaConf.to_container(cfg.algorithm.advantage) == {"_target_": "rlx.loss.advantage.completion.GroupCentered"}
+    assert OmegaConf.to_container(cfg.algorithm.advantage) == {"_target_": "rlx.loss.advantage.completion.group_centered"}
     assert cfg.algorithm.value_loss._target_.endswith("SquaredError")
     check_config(cfg, allowed=served)

@@ -6,7 +6,7 @@ from rlx.config.classes import check_targets, is_allowed, targets_in_folder, tar
 from rlx.errors import ConfigError
 
 
-@pytest.mark.parametrize("target", ["rlx.loss.preference.margin.Dpo", "torch.optim.AdamW", "rlx.policy.tiny.load_tiny"])
+@pytest.mark.parametrize("target", ["rlx.loss.preference.margin.dpo", "torch.optim.AdamW", "rlx.policy.tiny.load_tiny"])
 def test_own(target):
     assert is_allowed(target, ())
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlx.errors import ConfigError
-from rlx.loss.weight import ConstantLength, SequenceMean, SequenceSum, TokenMean
+from rlx.loss.weight import constant_length, sequence_mean, sequence_sum, token_mean
 from tests.loss.catalogue import golden_rollouts
 
 G = golden_rollouts()
@@ -11,10 +11,10 @@ MASK = G["completion_mask"]
 RATIO = (G["token_logprobs"] - G["sampling_logprobs"]).exp()
 VALUES = -torch.minimum(RATIO * G["advantages"][:, None], RATIO.clamp(0.8, 1.2) * G["advantages"][:, None])
 AGGREGATIONS = [
-    (TokenMean(), 0.0319),
-    (SequenceMean(count_empty=False), 0.0869),
-    (SequenceSum(count_empty=False), 0.1117),
-    (ConstantLength(length=5), 0.0223),
+    (token_mean(), 0.0319),
+    (sequence_mean(count_empty=False), 0.0869),
+    (sequence_sum(count_empty=False), 0.1117),
+    (constant_length(length=5), 0.0223),
 ]
 
 
@@ -31,7 +31,7 @@ def test_means_sum_to_one_and_are_zero_outside_of_the_mask():
         assert weights.dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", [SequenceMean, SequenceSum])
+@pytest.mark.parametrize("kind", [sequence_mean, sequence_sum])
 def test_an_empty_completion_counts_only_where_it_is_said_to(kind):
     with_empty = torch.cat([MASK, torch.zeros_like(MASK[:1])])
     without = kind(count_empty=False)
@@ -46,5 +46,5 @@ def test_a_batch_without_a_token_has_weights_of_zero():
 
 def test_the_constant_is_a_positive_whole_number():
     for length in (0, 2.5):
-        with pytest.raises(ConfigError, match="length of ConstantLength"):
-            ConstantLength(length=length)
+        with pytest.raises(ConfigError, match="length of constant_length"):
+            constant_length(length=length)

@@ -7,7 +7,7 @@ import rlx
 from rlx.algorithm.mixture import MixtureTerm
 from rlx.check.variant import variants
 from rlx.errors import ConfigError
-from rlx.loss.preference.mixture import Part
+from rlx.loss.preference.mixture import LossPart
 from rlx.loss.preference.modifier import ReferenceFree
 from rlx.policy.reference import MovingReference
 from tests.loss.catalogue import load
@@ -44,9 +44,9 @@ def test_it_is_a_modifier_of_losses_with_a_reference_and_of_a_mixture_as_a_whole
 @pytest.mark.parametrize(
     ("name", "modifiers", "message"),
     [
-        ("simpo", {"moving": MOVING}, "Simpo reads no reference, so modifiers.moving would change nothing"),
-        ("dpo", {"free": ReferenceFree(), "moving": MOVING}, "Dpo reads no reference, so modifiers.moving"),
-        ("dpo", {"one": MOVING, "two": MOVING}, "modifiers.one and modifiers.two of Dpo both move the reference"),
+        ("simpo", {"moving": MOVING}, "simpo reads no reference, so modifiers.moving would change nothing"),
+        ("dpo", {"free": ReferenceFree(), "moving": MOVING}, "dpo reads no reference, so modifiers.moving"),
+        ("dpo", {"one": MOVING, "two": MOVING}, "modifiers.one and modifiers.two of dpo both move the reference"),
     ],
 )
 def test_where_there_is_no_reference_or_another_moves_it_it_is_refused(name, modifiers, message):
@@ -55,7 +55,7 @@ def test_where_there_is_no_reference_or_another_moves_it_it_is_refused(name, mod
 
 
 def test_a_part_of_a_mixture_cannot_move_the_reference_of_all():
-    part = Part(coefficient=1.0, loss=replace(load("dpo"), modifiers={"moving": MOVING}))
+    part = LossPart(coefficient=1.0, loss=replace(load("dpo"), modifiers={"moving": MOVING}))
     with pytest.raises(ConfigError, match=r"parts.dpo.loss of a mixture moves the reference, which all parts share"):
         replace(load("mixture"), parts={"dpo": part})
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from rlx.loss.advantage.token import Gae
-from rlx.loss.value import ClippedSquaredError
+from rlx.loss.value import clipped_squared_error
 from rlx.report.card import _source, card_of
 from tests.loss.catalogue import CONF, NAMES, load
 
@@ -64,7 +64,7 @@ def test_modifiers_and_parts_have_their_place():
 
 
 def test_advantages_and_value_losses_have_cards_too():
-    assert "V" in card_of(ClippedSquaredError(clip=0.2)).formula
+    assert "V" in card_of(clipped_squared_error(clip=0.2)).formula
     assert card_of(Gae(gamma=1.0, lam=0.95, whiten=True, epsilon=1e-8)).requires == ("values",)
 
 

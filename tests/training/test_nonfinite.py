@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.loss.preference.margin import Dpo
+from rlx.loss.preference.margin import dpo
 from rlx.optimizer.step import NonFiniteGradientError
 from rlx.training.gradients import AccumulatedGradients, NonFiniteLossError
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
@@ -24,7 +24,7 @@ def source_of(lab, *, loss=None, nan_rows=()):  # noqa: F811
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cusp(Dpo):
+class Cusp(dpo):
     """Adds 0 with an infinite slope to the pairs whose chosen completion is unlikely."""
 
     below: float
@@ -65,6 +65,6 @@ def test_where_no_row_alone_is_to_blame_that_is_said(lab):  # noqa: F811
 
 def test_a_loss_that_cannot_be_had_of_one_row_is_said_beside_the_error(lab, monkeypatch):  # noqa: F811
     source = source_of(lab)
-    monkeypatch.setattr(Dpo, "of_scores", lambda self, scores: 1 / 0)
+    monkeypatch.setattr(dpo, "values", lambda self, policy, reference: 1 / 0)
     error = source.non_finite_rows(NonFiniteGradientError("the gradient's norm is nan"))
     assert str(error) == "the gradient's norm is nan; of one row alone the loss raises ZeroDivisionError: division by zero"

@@ -131,8 +131,8 @@ def test_changed_data_is_refused_unless_allowed_by_name(rlx_run, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_step_term_and_examples(rlx_run, tmp_path, monkeypatch):
     (tmp_path / "nan_lab.py").write_text(
-        "from dataclasses import dataclass\nimport torch\nfrom rlx.loss.preference.margin import Dpo\n"
-        "@dataclass(frozen=True, kw_only=True)\nclass Nan(Dpo):\n"
+        "from dataclasses import dataclass\nimport torch\nfrom rlx.loss.preference.margin import dpo\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Nan(dpo):\n"
         "    def values(self, policy, reference):\n        v = super().values(policy, reference).clone()\n"
         "        v[1] = float('nan')\n        return v\n"
     )

@@ -12,7 +12,7 @@ from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.finding import PASSED, Finding, broken, passed, skipped
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 from rlx.check.variant import watched
-from rlx.loss.preference.margin import Dpo
+from rlx.loss.preference.margin import dpo
 
 
 def closed_forms(subject: Subject) -> Finding:
@@ -52,10 +52,10 @@ def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Ten
     losses = [loss for _, loss in losses_of(subject.algorithm)]
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or len(losses) > 1:
         return None
-    if losses and type(losses[0]) is Dpo:
-        usual = not losses[0].modifiers and _asked(subject, laboratory, batch)
-        return _log_two_of_dpo(subject, laboratory, batch, gradient, losses[0].beta) if usual else None
     beta = getattr(losses[0] if losses else subject.algorithm, "beta", None)
+    if losses and type(losses[0]) is dpo and beta is not None:
+        usual = not losses[0].modifiers and _asked(subject, laboratory, batch)
+        return _log_two_of_dpo(subject, laboratory, batch, gradient, beta) if usual else None
     return _log_two_by_hand(subject, laboratory, batch, gradient, beta) if isinstance(beta, float) else None
 
 

@@ -19,8 +19,10 @@ from rlx.check.finding import FAILED, Finding, broken, passed, skipped
 from rlx.check.law.policy_gradient import FAR
 from rlx.check.subject import Subject, losses_of
 from rlx.errors import ConfigError
+from rlx.loss.base import Loss
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
-from rlx.loss.preference.base import Loss, PairLogprobs, PreferenceLoss
+from rlx.loss.preference.base import PreferenceLoss
+from rlx.loss.preference.pairs import PairLogprobs
 from rlx.seeding import Stream
 
 Tensors = Mapping[str, Tensor]

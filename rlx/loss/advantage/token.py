@@ -6,18 +6,19 @@ Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens, compl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
-from rlx.fields import check_hyperparameters, within
-from rlx.loss.advantage.completion import require_advantages
-from rlx.loss.preference.base import masked
+from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options, within
+from rlx.loss.base import masked, require_shape
 
-EPSILON = "it keeps a batch of equal returns finite; 1e-8 is usual"
+Discount = Annotated[float, within(at_least=0, at_most=1, advice="1 is usual for language")]
+SMALL = "it keeps a batch of equal returns finite; 1e-8 is usual"
 
 
 def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float) -> Tensor:
@@ -37,26 +38,6 @@ def whitened(values: Tensor, completion_mask: Tensor, *, epsilon: float) -> Tens
     return centered * torch.rsqrt(variance + epsilon)
 
 
-def reinforce_plus_plus(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float, epsilon: float) -> Tensor:
-    """Discounted returns R_t = Σ_(s ≥ t) γ^(s-t) r_s, whitened over the tokens of the batch.
-
-    Paper: Hu et al. 2025, REINFORCE++, arXiv:2501.03262.
-    Shapes: token_rewards r [B, T], completion_mask bool [B, T] -> [B, T].
-    """
-    return whitened(discounted_returns(token_rewards, completion_mask, gamma=gamma), completion_mask, epsilon=epsilon)
-
-
-def generalized_advantage(token_rewards: Tensor, values: Tensor, completion_mask: Tensor, *, gamma: float, lam: float) -> Tensor:
-    """A_t = Σ_s (γ λ)^s δ_(t+s), δ_t = r_t + γ V_(t+1) - V_t, V = 0 after the last token.
-
-    Paper: Schulman et al. 2015, High-dimensional continuous control using GAE, eq. 16, arXiv:1506.02438.
-    Shapes: token_rewards r [B, T], values V [B, T], completion_mask bool [B, T] -> [B, T]; A + V are the returns.
-    """
-    values = masked(values, completion_mask)
-    after = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
-    return discounted_returns(token_rewards + gamma * after - values, completion_mask, gamma=gamma * lam)
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenAdvantage(ABC):
     """An advantage of tokens: `advantage(token_rewards, completion_mask, values=...) -> [B, T]`.
@@ -64,6 +45,8 @@ class TokenAdvantage(ABC):
     requires: {"values"} where a value head is needed.
     """
 
+    formula: ClassVar[Callable[..., Tensor]]
+    reads: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
@@ -77,7 +60,7 @@ class TokenAdvantage(ABC):
             if tensor is not None and tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")
         found = self.of_tokens(token_rewards.detach(), completion_mask, None if values is None else values.detach())
-        return require_advantages(found, token_rewards, by=f"{type(self).__name__}.of_tokens")
+        return require_shape(found, token_rewards.shape, by=type(self).__name__, of="an advantage for each token")
 
     @abstractmethod
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
@@ -85,22 +68,58 @@ class TokenAdvantage(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforcePlusPlus(TokenAdvantage):
-    """Returns from each token on, whitened over the batch; no group, no value head.
+class TokenAdvantageFormula(TokenAdvantage):
+    """An advantage of tokens that is one function; `token_advantage` makes its subclasses."""
 
+    def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
+        """[B, T] the formula of what it reads."""
+        given = {"token_rewards": token_rewards, "completion_mask": completion_mask, "values": values}
+        found: Tensor = evaluated(self, given.__getitem__)
+        return found
+
+
+@with_options
+def token_advantage(function: Callable[..., Tensor]) -> type[TokenAdvantage]:
+    """The class of an advantage of tokens out of its formula, which returns [B, T].
+
+    It may read token_rewards [B, T], completion_mask bool [B, T], and values [B, T] of a value head.
+    Raises ConfigError if a parameter has another name.
+    """
+    names = ("token_rewards", "completion_mask", "values")
+    return class_of(
+        function, TokenAdvantageFormula, names, requires=frozenset({"values"}).intersection(reads_of(function, names))
+    )
+
+
+@token_advantage
+def reinforce_plus_plus(
+    token_rewards: Tensor,
+    completion_mask: Tensor,
+    *,
+    gamma: Discount = 1.0,
+    epsilon: Annotated[float, within(above=0, advice=SMALL)] = 1e-8,
+) -> Tensor:
+    """Discounted returns R_t = Σ_(s ≥ t) γ^(s-t) r_s, whitened over the tokens of the batch.
+
+    Returns from each token on, whitened over the batch; no group, no value head.
+    Paper: Hu et al. 2025, REINFORCE++, arXiv:2501.03262.
+    Shapes: token_rewards r [B, T], completion_mask bool [B, T] -> [B, T].
     gamma: γ, the discount of a token.
     epsilon: added to the variance.
     Convention: the sample variance, as in verl; OpenRLHF divides by the number of tokens.
     """
+    return whitened(discounted_returns(token_rewards, completion_mask, gamma=gamma), completion_mask, epsilon=epsilon)
 
-    formula: ClassVar = reinforce_plus_plus
 
-    gamma: float = within(at_least=0, at_most=1, advice="1 is usual for language")
-    epsilon: float = within(above=0, advice=EPSILON)
+def generalized_advantage(token_rewards: Tensor, values: Tensor, completion_mask: Tensor, *, gamma: float, lam: float) -> Tensor:
+    """A_t = Σ_s (γ λ)^s δ_(t+s), δ_t = r_t + γ V_(t+1) - V_t, V = 0 after the last token.
 
-    def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
-        """[B, T] reinforce_plus_plus."""
-        return reinforce_plus_plus(token_rewards, completion_mask, gamma=self.gamma, epsilon=self.epsilon)
+    Paper: Schulman et al. 2015, High-dimensional continuous control using GAE, eq. 16, arXiv:1506.02438.
+    Shapes: token_rewards r [B, T], values V [B, T], completion_mask bool [B, T] -> [B, T]; A + V are the returns.
+    """
+    values = masked(values, completion_mask)
+    after = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
+    return discounted_returns(token_rewards + gamma * after - values, completion_mask, gamma=gamma * lam)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +138,7 @@ class Gae(TokenAdvantage):
     gamma: float = within(at_least=0, at_most=1, advice="1 is usual for language")
     lam: float = within(at_least=0, at_most=1, advice="0.95 and 1 are usual")
     whiten: bool
-    epsilon: float = within(above=0, advice=EPSILON)
+    epsilon: float = within(above=0, advice=SMALL)
 
     def of_tokens(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
         """[B, T] generalized_advantage, whitened or not."""

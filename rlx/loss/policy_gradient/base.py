@@ -1,24 +1,27 @@
-"""What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights.
+"""What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights; and how a
+function becomes one.
 
 Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.fields import check_hyperparameters, one_of, within
+from rlx.fields import check_hyperparameters, class_of, evaluated, one_of, reads_of, with_options, within
+from rlx.loss.base import Loss, masked, require_shape
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, k3, token_kl
-from rlx.loss.preference.base import Loss, masked
-from rlx.loss.ratio import clamped_exp, stop_gradient
-from rlx.loss.weight import TokenMean, Weighting
+from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
+from rlx.loss.weight import Weighting, token_mean
 from rlx.seeding import Stream
 
 # What a policy-gradient loss reads: token log-probabilities and advantages of sampled completions.
@@ -84,20 +87,57 @@ class RolloutLogprobs:
         clean = {name: None if tensor is None else masked(tensor, completion_mask) for name, tensor in tensors.items()}
         return RolloutLogprobs(completion_mask=completion_mask, rng=rng, **clean)  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def behaviour_logprobs(self) -> Tensor:
         """[B, T] what ratios are taken to: proximal_logprobs where they are given, else sampling_logprobs."""
         return self.sampling_logprobs if self.proximal_logprobs is None else self.proximal_logprobs
 
-    @property
+    @cached_property
     def log_ratio(self) -> Tensor:
-        """[B, T] log π - log of the policy that ratios are taken to."""
+        """[B, T] log ρ = log π - log of the policy that ratios are taken to."""
         return self.token_logprobs - self.behaviour_logprobs
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """[B, T] ρ, the log-ratio clamped to ±20 before exp."""
+        return clamped_exp(self.log_ratio)
+
+    @cached_property
+    def mean_log_ratio(self) -> Tensor:
+        """[B, T] the mean of log ρ over the sequence, at each of its tokens."""
+        return self.mean_over_tokens(self.log_ratio)
+
+    @cached_property
+    def summed_log_ratio(self) -> Tensor:
+        """[B, T] the sum of log ρ over the sequence, each clamped to ±20, at each of its tokens."""
+        clamped = masked(self.log_ratio.clamp(-LIMIT, LIMIT), self.completion_mask)
+        return clamped.sum(dim=-1, keepdim=True).expand_as(clamped)
 
     def mean_over_tokens(self, values: Tensor) -> Tensor:
         """[B, T] the mean of `values` over each sequence, at each of its tokens; 0 for an empty one. values: [B, T]."""
-        lengths = self.completion_mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        return (masked(values, self.completion_mask).sum(dim=-1, keepdim=True) / lengths).expand_as(values)
+        return mean_over_tokens(values, self.completion_mask)
+
+
+# What a formula of sampled tokens may name.
+ROLLOUT_INPUTS = (
+    "ratio",
+    "log_ratio",
+    "mean_log_ratio",
+    "summed_log_ratio",
+    "advantages",
+    "token_logprobs",
+    "behaviour_logprobs",
+    "sampling_logprobs",
+    "reference_logprobs",
+    "completion_mask",
+    *OPTIONAL,
+)
+
+
+def mean_over_tokens(values: Tensor, completion_mask: Tensor) -> Tensor:
+    """[B, T] the mean of `values` over each sequence, at each of its tokens; 0 for an empty one. Both [B, T]."""
+    lengths = completion_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (masked(values, completion_mask).sum(dim=-1, keepdim=True) / lengths).expand_as(values)
 
 
 # What every policy-gradient loss is: a surrogate, the modifiers around it, a KL to the reference, and token weights.
@@ -135,10 +175,10 @@ class PolicyGradientLoss(Loss):
     kl_estimator: of that KL, see rlx/loss/policy_gradient/kl.py: k2 is biased, k1 and k3 are not, exact is over the vocabulary.
     kl_gradient: plain is that of another quantity for k1 and k3; importance_weighted is right off policy too, score_function and
         straight_through on policy; exact takes plain.
-    modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier, rlx.loss.policy_gradient.modifier).
+    modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier).
     """
 
-    weighting: Weighting = field(default_factory=TokenMean)
+    weighting: Weighting = field(default_factory=token_mean)
     beta: float = within(
         at_least=0, default=0.0, advice="a negative one would reward drift from the reference; 0 leaves the KL out"
     )
@@ -155,7 +195,7 @@ class PolicyGradientLoss(Loss):
             if not isinstance(modifier, PolicyGradientModifier):
                 raise ConfigError(
                     f"modifiers.{name} of {own} is {modifier!r}, no modifier of policy gradients; "
-                    "give it a _target_ from rlx.loss.policy_gradient.modifier or rlx.loss.policy_gradient.modifier"
+                    "give it a _target_ from rlx.loss.policy_gradient.modifier"
                 )
         exact = self.kl_estimator == "exact"
         if exact and self.kl_gradient != "plain":
@@ -163,7 +203,7 @@ class PolicyGradientLoss(Loss):
         names = self.requires.union(*(modifier.requires for modifier in modifiers.values()))
         object.__setattr__(self, "modifiers", modifiers)
         object.__setattr__(self, "requires", names | {"vocabulary_kl"} if exact and self.beta > 0 else names)
-        object.__setattr__(self, "needs_reference", self.beta > 0 and not exact)
+        object.__setattr__(self, "needs_reference", (self.beta > 0 and not exact) or "reference_logprobs" in self.reads)
         coupled = self.couples_rows or any(modifier.couples_rows for modifier in modifiers.values())
         object.__setattr__(self, "couples_rows", coupled)
 
@@ -199,7 +239,8 @@ class PolicyGradientLoss(Loss):
     ) -> RolloutLogprobs:
         own = type(self).__name__
         if self.needs_reference and reference_logprobs is None:
-            raise ShapeError(f"{own} with beta = {self.beta} needs reference_logprobs; pass the reference's, or set beta to 0")
+            mend = "" if "reference_logprobs" in self.reads else ", or set beta to 0"
+            raise ShapeError(f"{own} with beta = {self.beta} needs reference_logprobs; pass the reference's{mend}")
         missing = sorted(name for name in self.requires if required.get(name) is None)
         if missing:
             raise ShapeError(f"{own} needs {', '.join(missing)}; pass it by that name, or drop the option that reads it")
@@ -260,3 +301,66 @@ class PolicyGradientLoss(Loss):
             elif rollouts.reference_logprobs is not None:
                 figures["kl"] = k3(rollouts.token_logprobs, rollouts.reference_logprobs)
             return {name: masked(values, completion_mask) for name, values in figures.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientFormula(PolicyGradientLoss):
+    """A policy-gradient loss that is one function of what its parameters are named after; `policy_gradient_loss` makes its
+    subclasses.
+
+    clips_log_ratio: are clip_low and clip_high distances of the log-ratio from 0 rather than of the ratio from 1?
+    """
+
+    clips_log_ratio: ClassVar[bool] = False
+
+    def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] the formula of what it reads."""
+        found = evaluated(self, lambda name: getattr(rollouts, name))
+        shape = rollouts.completion_mask.shape
+        return require_shape(found, shape, by=type(self).__name__, of="a value for each token (not reduced)")
+
+    def log_ratio(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] that of the sequence where the formula reads it, else that of the token."""
+        of_sequence = [name for name in ("mean_log_ratio", "summed_log_ratio") if name in self.reads]
+        found: Tensor = getattr(rollouts, of_sequence[0] if of_sequence else "log_ratio")
+        return found
+
+    def clip_ends(self) -> tuple[float, float] | None:
+        """1 - clip_low and 1 + clip_high, or e^-clip_low and e^clip_high, where the loss has them."""
+        if self.clips_log_ratio and hasattr(self, "clip_low") and hasattr(self, "clip_high"):
+            return math.exp(-self.clip_low), math.exp(self.clip_high)
+        return super().clip_ends()
+
+
+@with_options
+def policy_gradient_loss(
+    function: Callable[..., Tensor],
+    *,
+    couples_rows: bool = False,
+    clips_log_ratio: bool = False,
+    weighting: Weighting | None = None,
+    check: Callable[..., None] | None = None,
+) -> type[PolicyGradientLoss]:
+    """The class of a policy-gradient loss out of its surrogate; an instance is called as any `PolicyGradientLoss`.
+
+    Example: @policy_gradient_loss
+             def my_loss(ratio, advantages, *, clip=0.2):
+                 return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+    Its positional parameters say what it reads: names of `ROLLOUT_INPUTS` (see rlx.loss). Its keyword arguments are the
+    hyperparameters, with their defaults and ranges; beta, kl_estimator, kl_gradient, weighting and modifiers it has without a
+    word. It returns one value a token, [B, T]; what stands outside of the completion mask does not count.
+    couples_rows: does the value of one sequence depend on others? clips_log_ratio: are clip_low and clip_high distances of the
+    log-ratio from 0? weighting: the weights of the tokens by default, else token_mean. check: is called with the hyperparameters
+    on construction, to raise ConfigError where they do not fit together.
+    Raises ConfigError if a parameter has a name that no input has.
+    """
+    variables: dict[str, Any] = {
+        "couples_rows": couples_rows,
+        "clips_log_ratio": clips_log_ratio,
+        "check": None if check is None else staticmethod(check),
+        "requires": frozenset(OPTIONAL).intersection(reads_of(function, ROLLOUT_INPUTS)),
+    }
+    if weighting is not None:
+        variables["weighting"] = weighting
+    return class_of(function, PolicyGradientFormula, ROLLOUT_INPUTS, **variables)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlx.loss.preference.base import masked
+from rlx.loss.base import masked
 from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
 
 

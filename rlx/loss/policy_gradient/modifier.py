@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rlx.errors import ConfigError
 from rlx.fields import within
+from rlx.loss.base import masked
 from rlx.loss.policy_gradient.base import PolicyGradientModifier, RolloutLogprobs
-from rlx.loss.preference.base import masked
 from rlx.loss.ratio import clamped_exp
 
 

@@ -1,177 +1,25 @@
-"""What every loss of pairs is: a formula, the modifiers around it, and the weights of its values.
+"""What every loss of pairs is: a formula, the modifiers around it, and the weights of its values; and how a function becomes one.
 
 Dimensions: B pairs, T tokens.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.fields import check_hyperparameters
+from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options
+from rlx.loss.base import Loss, require_shape
+from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 from rlx.loss.ratio import stop_gradient
 
-# What a preference loss reads: token log-probabilities of pairs, and the scores made of them.
-
 ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
-
-
-@dataclass(frozen=True, eq=False)
-class PairLogprobs:
-    """Token log-probabilities of B pairs under one policy, prompt excluded, end-of-sequence token included.
-
-    chosen: [B, T] and rejected: [B, T'], 0 outside of their masks; chosen_mask, rejected_mask: bool of the same shapes.
-    The other fields are there only where a loss names them in `requires`:
-    scores: [B, 2] of chosen and rejected;
-    label: bool [B, 2], is this completion desirable; has_label: bool [B, 2], is it there at all;
-    *_sum_p_squared: [B, T] and [B, T'], sum over the vocabulary of p squared; *_entropy: entropy in nats, per token;
-    *_vocabulary_kl: KL(reference || policy) over the vocabulary, per token;
-    mismatched: [B, M], without a gradient, sequence log-probabilities of completions of other rows after this row's prompt.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-    chosen_mask: Tensor
-    rejected_mask: Tensor
-    scores: Tensor | None = None
-    label: Tensor | None = None
-    has_label: Tensor | None = None
-    chosen_sum_p_squared: Tensor | None = None
-    rejected_sum_p_squared: Tensor | None = None
-    chosen_vocabulary_kl: Tensor | None = None
-    rejected_vocabulary_kl: Tensor | None = None
-    chosen_entropy: Tensor | None = None
-    rejected_entropy: Tensor | None = None
-    mismatched: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for side in ("chosen", "rejected"):
-            values, mask = getattr(self, side), getattr(self, f"{side}_mask")
-            if values.shape != mask.shape or values.ndim != 2:
-                raise ShapeError(f"{side} {tuple(values.shape)} and {side}_mask {tuple(mask.shape)} must both be [B, T]")
-        if len(self.chosen) != len(self.rejected):
-            raise ShapeError(f"{len(self.chosen)} chosen and {len(self.rejected)} rejected completions are no pairs")
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, rows: slice | Tensor) -> PairLogprobs:
-        """The pairs at `rows`: a slice or an index tensor."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: value[rows] for name, value in given.items() if value is not None})
-
-    def require(self, names: Iterable[str], *, by: str) -> None:
-        """Refuse pairs that lack an optional field which the loss `by` reads."""
-        for name in sorted(names):
-            sides = [name] if hasattr(self, name) else [f"chosen_{name}", f"rejected_{name}"]
-            missing = [side for side in sides if getattr(self, side, None) is None]
-            if missing and name not in ("label", "has_label"):
-                raise ShapeError(
-                    f"{by} needs {' and '.join(missing)}, which these pairs lack; "
-                    f"give PairLogprobs the field, or take a task and an algorithm that offer {name!r}"
-                )
-
-    @property
-    def chosen_sum(self) -> Tensor:
-        """[B] sequence log-probability of the chosen completions."""
-        return masked(self.chosen, self.chosen_mask).sum(dim=1)
-
-    @property
-    def rejected_sum(self) -> Tensor:
-        """[B] sequence log-probability of the rejected completions."""
-        return masked(self.rejected, self.rejected_mask).sum(dim=1)
-
-    @property
-    def chosen_length(self) -> Tensor:
-        """[B] tokens of the chosen completions, in the dtype of the log-probabilities."""
-        return self.chosen_mask.sum(dim=1).to(self.chosen.dtype)
-
-    @property
-    def rejected_length(self) -> Tensor:
-        """[B] tokens of the rejected completions, in the dtype of the log-probabilities."""
-        return self.rejected_mask.sum(dim=1).to(self.rejected.dtype)
-
-    @property
-    def chosen_mean(self) -> Tensor:
-        """[B] mean token log-probability of the chosen completions; 0 for an empty one."""
-        return self.chosen_sum / self.chosen_length.clamp(min=1)
-
-    @property
-    def rejected_mean(self) -> Tensor:
-        """[B] mean token log-probability of the rejected completions; 0 for an empty one."""
-        return self.rejected_sum / self.rejected_length.clamp(min=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """One number for each completion of a pair: its log-ratio to the reference, or its log-probability where there is none.
-
-    chosen, rejected: [B]; chosen_length, rejected_length: [B] tokens, in the same dtype.
-    """
-
-    chosen: Tensor
-    rejected: Tensor
-    chosen_length: Tensor
-    rejected_length: Tensor
-
-    @staticmethod
-    def of(policy: PairLogprobs, reference: PairLogprobs | None) -> Scores:
-        """Sequence log-ratios a = c - c0 and b = r - r0; c and r themselves without a reference."""
-        chosen, rejected = policy.chosen_sum, policy.rejected_sum
-        if reference is not None:
-            chosen, rejected = chosen - reference.chosen_sum.detach(), rejected - reference.rejected_sum.detach()
-        return Scores(chosen, rejected, policy.chosen_length, policy.rejected_length)
-
-    @property
-    def margin(self) -> Tensor:
-        """[B] by how much the chosen completion's score is larger."""
-        return self.chosen - self.rejected
-
-    def mean_of_tokens(self) -> Scores:
-        """The scores divided by the lengths of their completions; an empty one counts as one token."""
-        return Scores(
-            self.chosen / self.chosen_length.clamp(min=1),
-            self.rejected / self.rejected_length.clamp(min=1),
-            self.chosen_length,
-            self.rejected_length,
-        )
-
-
-def masked(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` with 0 outside of the mask, whatever stood there; the same shape."""
-    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
-
-
-# What every loss of pairs is: a formula, the modifiers around it, and the weights of its values.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loss(ABC):
-    """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
-
-    requires: names of the optional inputs that it reads; nobody computes them unless they are named.
-    needs_reference: does it read the reference's log-probabilities?
-    couples_rows: does the value of one row depend on other rows (sorting, a batch-wide baseline)? If so it must be
-        called once on all rows of an update, whatever the micro-batch.
-    Class variables hold what the formula needs; an instance holds the same names with its modifiers taken in.
-    """
-
-    requires: ClassVar[frozenset[str]] = frozenset()
-    needs_reference: ClassVar[bool] = True
-    couples_rows: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
-
-    @abstractmethod
-    def weights(self, completion_mask: Tensor) -> Tensor:
-        """Weights of the values, computed once over the rows that one optimiser update sees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +85,7 @@ class PreferenceLoss(Loss):
         own = type(self).__name__
         if not isinstance(modifier, PreferenceModifier):
             raise ConfigError(
-                f"modifiers.{name} of {own} is {modifier!r}, not a modifier; "
-                "give it a _target_ from rlx.loss.preference.modifier or rlx.loss.preference.modifier"
+                f"modifiers.{name} of {own} is {modifier!r}, not a modifier; give it a _target_ from rlx.loss.preference.modifier"
             )
         if modifier.changes_scores:
             raise ConfigError(
@@ -289,10 +136,10 @@ class PreferenceLoss(Loss):
 
     def implicit_rewards(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[Tensor, Tensor]:
         """([B], [B]) for metrics: beta times the scores of chosen and rejected; they carry no gradient."""
-        scores = Scores.of(policy, reference if self.needs_reference else None)
-        scores = scores.mean_of_tokens() if self.per_token else scores
+        inputs = PairInputs(policy, reference if self.needs_reference else None)
+        chosen, rejected = (inputs.mean_chosen, inputs.mean_rejected) if self.per_token else (inputs.chosen, inputs.rejected)
         beta = getattr(self, "beta", 1.0)
-        return (beta * scores.chosen).detach(), (beta * scores.rejected).detach()
+        return (beta * chosen).detach(), (beta * rejected).detach()
 
     def reward_rounding(self, policy: PairLogprobs) -> Tensor:
         """[B] implicit rewards nearer to each other than this are equal but for rounding: ROUNDING nats in their unit.
@@ -305,10 +152,10 @@ class PreferenceLoss(Loss):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreLoss(PreferenceLoss):
-    """A preference loss that reads nothing but the scores of the pair; write `of_scores` in a subclass.
+class PreferenceFormula(PreferenceLoss):
+    """A preference loss that is one function of what its parameters are named after; `preference_loss` makes its subclasses.
 
-    takes_divergence: may another f-divergence replace the log-ratios? It may where the formula reads them as a margin.
+    takes_divergence: may another f-divergence replace the log-ratio? It may where the formula reads nothing but a margin.
     """
 
     takes_divergence: ClassVar[bool] = False
@@ -319,13 +166,48 @@ class ScoreLoss(PreferenceLoss):
         super()._check_modifier(name, modifier)
 
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
-        """[B] the formula of the scores, after the modifiers of scores."""
-        scores = Scores.of(policy, reference)
-        for modifier in self.modifiers.values():
-            if modifier.changes_scores:
-                scores = replace(scores, chosen=modifier.score(scores.chosen), rejected=modifier.score(scores.rejected))
-        return self.of_scores(scores.mean_of_tokens() if self.per_token else scores)
+        """[B] the formula of what it reads, log-ratios after the modifiers of log-ratios."""
+        divergences = [modifier.score for modifier in self.modifiers.values() if modifier.changes_scores]
+        inputs = PairInputs(policy, reference, divergences)
+        return require_shape(
+            evaluated(self, inputs.__getitem__), (len(policy),), by=type(self).__name__, of="a value for each pair (not reduced)"
+        )
 
-    @abstractmethod
-    def of_scores(self, scores: Scores) -> Tensor:
-        """[B] the formula."""
+
+@with_options
+def preference_loss(
+    function: Callable[..., Tensor],
+    *,
+    couples_rows: bool = False,
+    per_token: bool | None = None,
+    requires: Iterable[str] = (),
+    weights: Callable[[Tensor], Tensor] | None = None,
+    check: Callable[..., None] | None = None,
+) -> type[PreferenceLoss]:
+    """The class of a preference loss out of its formula; an instance is called as any `PreferenceLoss`.
+
+    Example: @preference_loss
+             def my_loss(margin, *, beta=0.1):
+                 return -torch.nn.functional.logsigmoid(beta * margin)
+
+    Its positional parameters say what it reads: names of `PAIR_INPUTS` (see rlx.loss). Its keyword arguments are the
+    hyperparameters, with their defaults and ranges. It returns one value a pair, [B]. Whether a reference is needed, which
+    optional inputs are computed, and whether rejected completions are read, follows from those names.
+    couples_rows: does the value of one pair depend on others? per_token: are the implicit rewards means over tokens?
+    requires: optional fields that it reads of `policy` as a whole. weights: completion_mask -> [B], else the mean over pairs.
+    check: is called with the hyperparameters on construction, to raise ConfigError where they do not fit together.
+    Raises ConfigError if a parameter has a name that no input has.
+    """
+    read = [PAIR_INPUTS[name] for name in reads_of(function, PAIR_INPUTS) if name in PAIR_INPUTS]
+    variables: dict[str, Any] = {
+        "couples_rows": couples_rows,
+        "check": None if check is None else staticmethod(check),
+        "per_token": any(item.per_token for item in read) if per_token is None else per_token,
+        "requires": frozenset(requires).union(item.requires for item in read if item.requires is not None),
+        "needs_reference": any(item.reference for item in read),
+        "reads_rejected": any(item.rejected for item in read),
+        "takes_divergence": reads_of(function, PAIR_INPUTS) in (("margin",), ("mean_margin",)),
+    }
+    if weights is not None:
+        variables["weights"] = staticmethod(weights)
+    return class_of(function, PreferenceFormula, PAIR_INPUTS, **variables)

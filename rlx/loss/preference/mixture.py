@@ -14,11 +14,12 @@ from torch import Tensor
 
 from rlx.errors import ConfigError
 from rlx.fields import check_hyperparameters, within
-from rlx.loss.preference.base import PairLogprobs, PreferenceLoss
+from rlx.loss.preference.base import PreferenceLoss
+from rlx.loss.preference.pairs import PairLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class LossPart:
     """One loss of a mixture.
 
     coefficient: multiplies the loss.
@@ -46,7 +47,7 @@ def mixture_loss(values: list[Tensor], coefficients: list[float]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture(PreferenceLoss):
+class LossMixture(PreferenceLoss):
     """A weighted sum of preference losses: MPO's quality, preference and generation terms, or any other.
 
     parts: name -> {coefficient, loss}, each loss a node like those of conf/loss.
@@ -55,17 +56,17 @@ class Mixture(PreferenceLoss):
 
     formula: ClassVar = mixture_loss
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, LossPart]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", dict(self.parts))
         if not self.parts:
             raise ConfigError("a mixture without parts is no loss; name at least one under loss.parts")
         for name, part in self.parts.items():
-            if not isinstance(part, Part):
+            if not isinstance(part, LossPart):
                 raise ConfigError(
                     f"parts.{name} of a mixture is {part!r}; "
-                    "write _target_: rlx.loss.preference.mixture.Part, coefficient and loss"
+                    "write _target_: rlx.loss.preference.mixture.LossPart, coefficient and loss"
                 )
             if part.loss.moving_reference is not None:
                 raise ConfigError(

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from rlx.errors import ShapeError
 from rlx.fields import within
-from rlx.loss.preference.base import PairLogprobs, PreferenceModifier, masked
+from rlx.loss.base import masked
+from rlx.loss.preference.base import PreferenceModifier
+from rlx.loss.preference.pairs import PairLogprobs
 
 
 def length_desensitized(pairs: PairLogprobs, *, alpha: float) -> PairLogprobs:

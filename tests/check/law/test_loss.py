@@ -12,7 +12,7 @@ from rlx.check.law.loss import LOSS_LAWS, case_of, clip_ends, signs, weights
 from rlx.errors import ConfigError
 from rlx.fields import within
 from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs, stop_gradient
-from rlx.loss.value import SquaredError
+from rlx.loss.value import squared_error
 from tests.check.checking import failed, with_loss
 from tests.loss.catalogue import NAMES, load
 
@@ -73,7 +73,7 @@ def test_labels_only_where_they_are_wanted_and_read():
 
 def test_what_is_no_loss_of_pairs_or_rollouts_is_refused():
     with pytest.raises(ConfigError, match="neither a PreferenceLoss nor a PolicyGradientLoss"):
-        case_of(SquaredError())
+        case_of(squared_error())
 
 
 class WeighsByValue(PreferenceLoss):

@@ -43,7 +43,7 @@ def test_a_preset_names_its_own_paper_beside_that_of_its_formula(shown):
 def test_a_loss_of_ones_own_folder_has_its_heading_too(shown, tmp_path):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text(
-        "# Mine, arXiv:9999.99999\n_target_: rlx.loss.preference.margin.Dpo\nbeta: 0.3\n"
+        "# Mine, arXiv:9999.99999\n_target_: rlx.loss.preference.margin.dpo\nbeta: 0.3\n"
     )
     code, lines, _ = shown("--config-dir", str(tmp_path), "loss=mine")
     assert code == 0

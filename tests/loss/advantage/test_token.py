@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlx.errors import ShapeError
-from rlx.loss.advantage.token import Gae, ReinforcePlusPlus, discounted_returns, generalized_advantage, whitened
+from rlx.loss.advantage.token import Gae, discounted_returns, generalized_advantage, reinforce_plus_plus, whitened
 
 RNG = torch.Generator().manual_seed(2)
 MASK = torch.arange(5) < torch.tensor([[5], [2], [3], [0]])
@@ -47,7 +47,7 @@ def test_returns_are_advantages_before_whitening_plus_values():
 
 
 def test_reinforce_plus_plus_whitens_returns_and_needs_no_group():
-    found = ReinforcePlusPlus(gamma=1.0, epsilon=1e-8)(REWARDS[:1], MASK[:1])
+    found = reinforce_plus_plus(gamma=1.0, epsilon=1e-8)(REWARDS[:1], MASK[:1])
     torch.testing.assert_close(found, whitened(discounted_returns(REWARDS[:1], MASK[:1], gamma=1.0), MASK[:1], epsilon=1e-8))
 
 
@@ -60,4 +60,4 @@ def test_missing_values_and_wrong_shapes_are_named():
     with pytest.raises(ShapeError, match="Gae needs values"):
         Gae(gamma=1, lam=1, whiten=False, epsilon=1e-8)(REWARDS, MASK)
     with pytest.raises(ShapeError, match="token_rewards is"):
-        ReinforcePlusPlus(gamma=1, epsilon=1e-8)(REWARDS[:, :3], MASK)
+        reinforce_plus_plus(gamma=1, epsilon=1e-8)(REWARDS[:, :3], MASK)

@@ -3,8 +3,8 @@ import torch
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.loss.policy_gradient.kl import k3
-from rlx.loss.policy_gradient.token import Clipped, Reinforce
-from rlx.loss.weight import SequenceMean
+from rlx.loss.policy_gradient.token import clipped, reinforce
+from rlx.loss.weight import sequence_mean
 from tests.loss.catalogue import golden_rollouts, load
 
 G = golden_rollouts()
@@ -50,7 +50,7 @@ def test_the_exact_kl_comes_from_outside_and_takes_a_plain_gradient():
     kl = torch.where(MASK, torch.rand(MASK.shape, dtype=torch.float64), 0.0)
     torch.testing.assert_close(exact(**G, vocabulary_kl=kl), load("clipped")(**G) + 0.5 * kl)
     with pytest.raises(ConfigError, match="set kl_gradient=plain"):
-        Clipped(clip_low=0.2, clip_high=0.2, kl_estimator="exact")
+        clipped(clip_low=0.2, clip_high=0.2, kl_estimator="exact")
 
 
 def test_ratios_are_taken_to_the_proximal_policy_only_where_a_modifier_reads_it():
@@ -59,7 +59,7 @@ def test_ratios_are_taken_to_the_proximal_policy_only_where_a_modifier_reads_it(
     assert corrected.requires == {"proximal_logprobs"}
     assert not torch.equal(corrected(**G, proximal_logprobs=proximal), load("clipped")(**G))
     torch.testing.assert_close(load("clipped")(**G, proximal_logprobs=proximal), load("clipped")(**G))
-    with pytest.raises(ShapeError, match="Clipped needs proximal_logprobs"):
+    with pytest.raises(ShapeError, match="clipped needs proximal_logprobs"):
         corrected(**G)
 
 
@@ -77,11 +77,11 @@ def test_shapes_that_do_not_fit_are_named(changed, message):
 
 
 def test_weighting_and_modifiers_must_be_such():
-    with pytest.raises(ConfigError, match="weighting of Reinforce is 'token'"):
-        Reinforce(weighting="token")
-    with pytest.raises(ConfigError, match=r"modifiers\.x of Reinforce is 3"):
-        Reinforce(modifiers={"x": 3})
-    assert isinstance(Reinforce(weighting=SequenceMean(count_empty=False)).weighting, SequenceMean)
+    with pytest.raises(ConfigError, match="weighting of reinforce is 'token'"):
+        reinforce(weighting="token")
+    with pytest.raises(ConfigError, match=r"modifiers\.x of reinforce is 3"):
+        reinforce(modifiers={"x": 3})
+    assert isinstance(reinforce(weighting=sequence_mean(count_empty=False)).weighting, sequence_mean)
 
 
 def test_figures_count_what_the_clip_stops():

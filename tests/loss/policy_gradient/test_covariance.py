@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rlx.errors import ConfigError
-from rlx.loss.policy_gradient.covariance import ClipCov, number_of_tokens, token_covariance
+from rlx.loss.policy_gradient.covariance import clip_cov, number_of_tokens, token_covariance
 from rlx.seeding import Stream
 from tests.loss.catalogue import golden_rollouts, load
 
@@ -53,4 +53,4 @@ def test_clip_cov_drops_nothing_where_no_token_is_within_its_bounds():
 
 def test_bounds_that_hold_nothing_are_refused():
     with pytest.raises(ConfigError, match="no token lies between them"):
-        ClipCov(clip_low=0.2, clip_high=0.2, share=0.1, covariance_low=5, covariance_high=1)
+        clip_cov(clip_low=0.2, clip_high=0.2, share=0.1, covariance_low=5, covariance_high=1)

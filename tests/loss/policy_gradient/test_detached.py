@@ -1,6 +1,8 @@
+from typing import Any
+
 import torch
 
-from rlx.loss.policy_gradient.token import binary_kl, kl_region, total_variation_region
+from rlx.loss.policy_gradient.token import binary_kl, dppo_kl, dppo_tv
 from tests.loss.catalogue import golden_rollouts, load
 
 G = golden_rollouts()
@@ -29,18 +31,21 @@ SAMPLED = torch.tensor([0.5, 0.5, 0.5, 0.01], dtype=torch.float64)
 POLICY = torch.tensor([0.75, 0.55, 0.25, 0.15], dtype=torch.float64)
 
 
+def region(loss: Any, advantage: float, bound: float) -> torch.Tensor:
+    """bool [4] where tokens of this advantage still count."""
+    advantages, ratio = torch.full((4,), advantage, dtype=torch.float64), POLICY / SAMPLED
+    values = loss.formula(POLICY.log(), SAMPLED.log(), ratio, advantages, divergence_low=bound, divergence_high=bound)
+    return values != 0
+
+
 def test_the_total_variation_region_is_of_the_probability_not_of_the_ratio():
-    given = (POLICY.log(), SAMPLED.log())
-    rising = total_variation_region(*given, torch.ones(4), low=0.2, high=0.2)
-    falling = total_variation_region(*given, -torch.ones(4), low=0.2, high=0.2)
+    rising, falling = region(dppo_tv, 1.0, 0.2), region(dppo_tv, -1.0, 0.2)
     assert rising.tolist() == [False, True, True, True]  # the last ratio is 15, but the change only .14
     assert falling.tolist() == [True, True, False, True]
 
 
 def test_the_kl_region_lets_back_what_has_left_it():
-    given = (POLICY.log(), SAMPLED.log())
-    rising = kl_region(*given, torch.ones(4), low=0.05, high=0.05)
-    falling = kl_region(*given, -torch.ones(4), low=0.05, high=0.05)
+    rising, falling = region(dppo_kl, 1.0, 0.05), region(dppo_kl, -1.0, 0.05)
     assert rising.tolist() == [False, True, True, False]
     assert falling.tolist() == [True, True, False, True]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlx.loss.policy_gradient.sequence import clipped_log_ratio, vespo_weight
+from rlx.loss.policy_gradient.sequence import gmpo, vespo
 from tests.loss.catalogue import golden_rollouts, load
 
 G = golden_rollouts()
@@ -26,23 +26,23 @@ def test_luspo_is_gspo_times_length():
 def test_gmpo_clips_each_token_in_log_space_before_the_mean():
     log_ratio = torch.tensor([[-0.9, 0.9, 0.1]] * 2, dtype=torch.float64)
     advantages = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(2, 3)
-    clipped = clipped_log_ratio(log_ratio, advantages, clip_low=0.4, clip_high=0.4)
-    torch.testing.assert_close(clipped, torch.tensor([[-0.9, 0.4, 0.1], [-0.4, 0.9, 0.1]], dtype=torch.float64))
+    values = gmpo.formula(log_ratio, advantages, torch.ones(2, 3).bool(), clip_low=0.4, clip_high=0.4)
+    clipped = torch.tensor([[-0.9, 0.4, 0.1], [-0.4, 0.9, 0.1]], dtype=torch.float64)
+    torch.testing.assert_close(values, -advantages * clipped.mean(dim=1, keepdim=True).exp())
 
 
 def test_gmpo_is_the_geometric_mean_of_the_clipped_ratios():
-    clipped = clipped_log_ratio(LOG_RATIO, G["advantages"][:, None].expand(MASK.shape), clip_low=0.4, clip_high=0.4)
-    expected = -G["advantages"] * (clipped.sum(dim=1) / LENGTHS).exp()
+    kept = torch.where(G["advantages"][:, None] > 0, LOG_RATIO.clamp(max=0.4), LOG_RATIO.clamp(min=-0.4))
+    expected = -G["advantages"] * (torch.where(MASK, kept, 0.0).sum(dim=1) / LENGTHS).exp()
     torch.testing.assert_close(load("gmpo")(**G)[:, 0], expected)
 
 
 def test_the_bump_of_vespo_is_one_at_one_and_highest_at_k_over_lambda():
-    log_ratio = torch.tensor([0.0], dtype=torch.float64)
-    weight = vespo_weight(log_ratio, shape=torch.tensor(2.0).double(), rate=torch.tensor(3.0).double())
-    assert weight.item() == pytest.approx(1)
-    top = torch.tensor([2 / 3], dtype=torch.float64).log().requires_grad_()
-    bump = vespo_weight(top, shape=torch.tensor(2.0).double(), rate=torch.tensor(3.0).double())
-    assert torch.autograd.grad(bump.sum(), top)[0].item() == pytest.approx(0, abs=1e-12)
+    ratios = torch.tensor([1.0, 2 / 3 - 0.01, 2 / 3, 2 / 3 + 0.01], dtype=torch.float64)
+    one = torch.ones_like(ratios)
+    weights = -vespo.formula(one, ratios.log(), one, shape_positive=2.0, rate_positive=3.0)
+    assert weights[0].item() == pytest.approx(1)
+    assert weights.argmax() == 2
 
 
 def test_vespo_weighs_reinforce_by_the_whole_sequences_ratio_and_by_the_sign_of_the_advantage():

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rlx.check.law.loss import case_of
-from rlx.loss.policy_gradient.token import capped_loss, clipped_loss, dual_clip_loss
+from rlx.loss import RolloutLogprobs
+from rlx.loss.policy_gradient.token import capped, clipped, dual_clip
 from tests.loss.catalogue import POLICY_GRADIENT, golden_rollouts, load
 
 EVEN = {"clip_low": 0.2, "clip_high": 0.2}
@@ -61,34 +62,32 @@ RATIO = torch.tensor([0.5, 0.9, 1.0, 1.1, 1.5, 5.0], dtype=torch.float64)
 
 def slope(function, advantage: float, **hyperparameters: float) -> list[float]:
     log_ratio = RATIO.log().requires_grad_()
-    values = function(log_ratio, torch.full_like(RATIO, advantage), **hyperparameters)
+    values = function.formula(log_ratio.exp(), torch.full_like(RATIO, advantage), **hyperparameters)
     return torch.autograd.grad(values.sum(), log_ratio)[0].tolist()
 
 
 def test_the_clip_stops_only_the_side_that_would_go_further():
-    assert slope(clipped_loss, 1.0, clip_low=0.2, clip_high=0.3) == pytest.approx([-0.5, -0.9, -1.0, -1.1, 0, 0])
-    assert slope(clipped_loss, -1.0, clip_low=0.2, clip_high=0.3) == pytest.approx([0, 0.9, 1.0, 1.1, 1.5, 5.0])
+    assert slope(clipped, 1.0, clip_low=0.2, clip_high=0.3) == pytest.approx([-0.5, -0.9, -1.0, -1.1, 0, 0])
+    assert slope(clipped, -1.0, clip_low=0.2, clip_high=0.3) == pytest.approx([0, 0.9, 1.0, 1.1, 1.5, 5.0])
 
 
 def test_the_dual_clip_bounds_a_negative_advantage_too():
     given = {"clip_low": 0.2, "clip_high": 0.3, "dual_clip": 3.0}
-    assert slope(dual_clip_loss, -1.0, **given) == pytest.approx([0, 0.9, 1.0, 1.1, 1.5, 0])
-    assert slope(dual_clip_loss, 1.0, **given) == slope(clipped_loss, 1.0, clip_low=0.2, clip_high=0.3)
+    assert slope(dual_clip, -1.0, **given) == pytest.approx([0, 0.9, 1.0, 1.1, 1.5, 0])
+    assert slope(dual_clip, 1.0, **given) == slope(clipped, 1.0, clip_low=0.2, clip_high=0.3)
 
 
 def test_a_cap_above_the_clip_is_the_dual_clip():
     advantages = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5, -0.5], dtype=torch.float64)
     clips = {"clip_low": 0.2, "clip_high": 0.3}
-    capped, dual = (
-        function(RATIO.log(), advantages, **clips, **extra)
-        for function, extra in ((capped_loss, {"ratio_cap": 3.0}), (dual_clip_loss, {"dual_clip": 3.0}))
-    )
-    torch.testing.assert_close(capped, dual)
+    dual = dual_clip.formula(RATIO, advantages, **clips, dual_clip=3.0)
+    torch.testing.assert_close(capped.formula(RATIO, advantages, **clips, ratio_cap=3.0), dual)
 
 
 def test_the_ratio_is_finite_and_without_a_gradient_beyond_twenty():
     log_ratio = torch.tensor([50.0, -50.0], requires_grad=True)
-    values = clipped_loss(log_ratio, torch.tensor([-1.0, 1.0]), clip_low=0.2, clip_high=0.2)
+    mask, zero = torch.ones(2, dtype=torch.bool), torch.zeros(2)
+    values = RolloutLogprobs.of(log_ratio, zero, zero, mask, None).ratio
     (gradient,) = torch.autograd.grad(values.sum(), log_ratio)
     assert bool(torch.isfinite(values).all())
     assert gradient.tolist() == [0, 0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlx.errors import ShapeError
-from rlx.loss.preference.batch import aot_loss, kto_loss
+from rlx.loss.preference.batch import aot, prospect
 from tests.loss.catalogue import golden_pairs, load
 
 POLICY, REFERENCE = golden_pairs()
@@ -17,15 +17,16 @@ def log_ratios() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_aot_compares_quantiles_whatever_the_order_of_the_rows():
     upper, lower = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.5, 2.5, 1.5])
-    values = aot_loss(upper, lower, beta=1.0, label_smoothing=0.0)
+    values = aot.formula(upper, lower, beta=1.0, label_smoothing=0.0)
     torch.testing.assert_close(values, torch.nn.functional.softplus(-torch.full((3,), 0.5)))
 
 
 def test_kto_judges_a_completion_by_its_own_label():
     log_ratio, point = torch.tensor([[1.0, 1.0]]), torch.tensor(0.4)
-    good, bad = kto_loss(log_ratio, point, torch.tensor([[True, False]]), beta=0.5)[0]
-    torch.testing.assert_close(good, 1 - torch.sigmoid(torch.tensor(0.3)))
-    torch.testing.assert_close(bad, 1 - torch.sigmoid(torch.tensor(-0.3)))
+    good, bad = 1 - torch.sigmoid(torch.tensor(0.3)), 1 - torch.sigmoid(torch.tensor(-0.3))
+    for there, expected in (([True, False], good), ([False, True], 3 * bad), ([True, True], (good + 3 * bad) / 2)):
+        given = (log_ratio, point, torch.tensor([[True, False]]), torch.tensor([there]))
+        torch.testing.assert_close(prospect(*given, beta=0.5, weights=(1.0, 3.0))[0], expected)
 
 
 def test_the_reference_point_of_kto_is_the_drift_on_mismatched_completions_and_never_negative():
@@ -37,7 +38,7 @@ def test_the_reference_point_of_kto_is_the_drift_on_mismatched_completions_and_n
 
 
 def test_kto_without_mismatched_completions_says_what_is_missing():
-    with pytest.raises(ShapeError, match="Kto needs mismatched"):
+    with pytest.raises(ShapeError, match="kto needs mismatched"):
         load("kto")(POLICY, REFERENCE)
 
 

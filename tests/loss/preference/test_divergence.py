@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlx.loss.preference.margin import dpo_loss
+from rlx.loss.preference.margin import dpo
 from rlx.loss.preference.modifier import alpha_score, forward_kl_score, jensen_shannon_score
 from tests.loss.catalogue import golden_pairs, load
 
@@ -39,7 +39,7 @@ def test_alpha_goes_from_the_forward_to_the_reverse_kl():
 def test_the_score_takes_the_place_of_the_log_ratio_in_the_loss():
     policy, reference = golden_pairs()
     a, b = policy.chosen_sum - reference.chosen_sum, policy.rejected_sum - reference.rejected_sum
-    expected = dpo_loss(jensen_shannon_score(a) - jensen_shannon_score(b), beta=0.1)
+    expected = dpo.formula(jensen_shannon_score(a) - jensen_shannon_score(b), beta=0.1)
     torch.testing.assert_close(load("dpo_jensen_shannon")(policy, reference), expected)
     reverse = load("dpo", modifiers={"f": {"_target_": "rlx.loss.preference.modifier.ReverseKl"}})
-    torch.testing.assert_close(reverse(policy, reference), dpo_loss(a - b, beta=0.1))
+    torch.testing.assert_close(reverse(policy, reference), dpo.formula(a - b, beta=0.1))

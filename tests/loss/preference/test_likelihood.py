@@ -1,6 +1,6 @@
 import torch
 
-from rlx.loss.preference.margin import dpo_loss
+from rlx.loss.preference.margin import dpo
 from rlx.loss.preference.reference_free import log_odds
 from tests.loss.catalogue import golden_pairs, load
 
@@ -32,7 +32,7 @@ def test_weights_may_be_asked_for_with_the_masks_of_both_completions():
 
 
 def test_cpo_adds_its_likelihood_as_a_mean_or_a_sum():
-    margin = dpo_loss(POLICY.chosen_sum - POLICY.rejected_sum, beta=0.1)
+    margin = dpo.formula(POLICY.chosen_sum - POLICY.rejected_sum, beta=0.1)
     mean, total = (
         load("cpo", nll_reduction=name, nll_coefficient=0.5)(POLICY, None) for name in ("sequence_mean", "sequence_sum")
     )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlx.loss.preference.margin import dpo_conservative_loss, dpo_loss, dpo_robust_loss
+from rlx.loss.preference.margin import dpo, dpo_conservative, dpo_robust
 from tests.loss.catalogue import golden_pairs, load
 
 GOLDEN = [
@@ -63,25 +63,25 @@ def test_the_value_where_policy_and_reference_agree(name, expected):
 
 def test_dpo_starts_with_a_gradient_of_half_beta():
     margin = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(dpo_loss(margin, beta=0.3).sum(), margin)
+    (gradient,) = torch.autograd.grad(dpo.formula(margin, beta=0.3).sum(), margin)
     # -beta σ(0) of the chosen sum, and + that of the rejected one
     torch.testing.assert_close(gradient, torch.full((2,), -0.15, dtype=torch.float64))
 
 
 def test_without_smoothing_conservative_and_robust_dpo_are_dpo():
     margin = torch.linspace(-30, 30, 13, dtype=torch.float64)
-    for other in (dpo_conservative_loss, dpo_robust_loss):
-        torch.testing.assert_close(other(margin, beta=0.3, label_smoothing=0.0), dpo_loss(margin, beta=0.3))
+    for other in (dpo_conservative, dpo_robust):
+        torch.testing.assert_close(other.formula(margin, beta=0.3, label_smoothing=0.0), dpo.formula(margin, beta=0.3))
 
 
 def test_robust_dpo_averages_to_dpo_over_flipped_labels():
     # With probability ε the pair is presented the wrong way round.
     margin, share = torch.linspace(-5, 5, 11, dtype=torch.float64), 0.2
-    robust = [dpo_robust_loss(sign * margin, beta=0.7, label_smoothing=share) for sign in (1, -1)]
-    torch.testing.assert_close((1 - share) * robust[0] + share * robust[1], dpo_loss(margin, beta=0.7))
+    robust = [dpo_robust.formula(sign * margin, beta=0.7, label_smoothing=share) for sign in (1, -1)]
+    torch.testing.assert_close((1 - share) * robust[0] + share * robust[1], dpo.formula(margin, beta=0.7))
 
 
 def test_conservative_dpo_is_lowest_where_the_model_believes_in_the_noise():
     margin = torch.tensor([math.log(0.9 / 0.1) / 0.5], dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(dpo_conservative_loss(margin, beta=0.5, label_smoothing=0.1).sum(), margin)
+    (gradient,) = torch.autograd.grad(dpo_conservative.formula(margin, beta=0.5, label_smoothing=0.1).sum(), margin)
     assert gradient.abs().item() < 1e-12

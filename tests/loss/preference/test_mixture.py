@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from rlx.errors import ConfigError
-from rlx.loss.preference.margin import Dpo
-from rlx.loss.preference.mixture import Mixture, Part
+from rlx.loss.preference.margin import dpo
+from rlx.loss.preference.mixture import LossMixture, LossPart
 from tests.loss.catalogue import golden_pairs, load
 
 POLICY, REFERENCE = golden_pairs()
@@ -20,10 +20,10 @@ def test_a_mixture_is_the_weighted_sum_of_its_parts_each_with_its_own_weights():
 
 
 def test_a_mixture_needs_what_its_parts_need():
-    free, coupled = Mixture(parts={"a": Part(coefficient=1, loss=load("simpo"))}), load("aot")
+    free, coupled = LossMixture(parts={"a": LossPart(coefficient=1, loss=load("simpo"))}), load("aot")
     assert free.needs_reference is False
     assert free.couples_rows is False
-    mixed = Mixture(parts={"a": Part(coefficient=1, loss=coupled), "b": Part(coefficient=1, loss=load("odpo"))})
+    mixed = LossMixture(parts={"a": LossPart(coefficient=1, loss=coupled), "b": LossPart(coefficient=1, loss=load("odpo"))})
     assert mixed.needs_reference is True
     assert mixed.couples_rows is True
     assert mixed.requires == {"scores"}
@@ -31,11 +31,11 @@ def test_a_mixture_needs_what_its_parts_need():
 
 def test_what_is_no_part_is_refused():
     with pytest.raises(ConfigError, match="without parts"):
-        Mixture(parts={})
+        LossMixture(parts={})
     with pytest.raises(ConfigError, match=r"parts\.x of a mixture is"):
-        Mixture(parts={"x": Dpo(beta=0.1)})
+        LossMixture(parts={"x": dpo(beta=0.1)})
     with pytest.raises(ConfigError, match="not a preference loss"):
-        Part(coefficient=1, loss=3)
+        LossPart(coefficient=1, loss=3)
 
 
 def test_its_rewards_are_those_of_the_first_part():

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.loss.preference.batch import Aot
-from rlx.loss.preference.completion import ApoZero
-from rlx.loss.preference.margin import Dpo, dpo_loss
+from rlx.loss.preference.batch import aot
+from rlx.loss.preference.completion import apo_zero
+from rlx.loss.preference.margin import dpo
 from rlx.loss.preference.modifier import Humanline, LengthDesensitized, PolicyWeighting, ReferenceFree, length_desensitized
-from rlx.loss.preference.reference_free import Simper
+from rlx.loss.preference.reference_free import simper
 from tests.loss.catalogue import golden_pairs, load
 
 POLICY, REFERENCE = golden_pairs()
@@ -25,14 +25,14 @@ def test_length_desensitising_scales_what_exceeds_the_shorter_completion():
 
 
 def test_length_desensitising_of_one_is_no_change():
-    plain, modified = Dpo(beta=0.1), Dpo(beta=0.1, modifiers={"ld": LengthDesensitized(alpha=1)})
+    plain, modified = dpo(beta=0.1), dpo(beta=0.1, modifiers={"ld": LengthDesensitized(alpha=1)})
     torch.testing.assert_close(modified(POLICY, REFERENCE), plain(POLICY, REFERENCE))
 
 
 def test_reference_free_reads_log_probabilities_and_needs_no_reference():
-    loss = Dpo(beta=0.1, modifiers={"free": ReferenceFree()})
+    loss = dpo(beta=0.1, modifiers={"free": ReferenceFree()})
     assert loss.needs_reference is False
-    expected = dpo_loss(POLICY.chosen_sum - POLICY.rejected_sum, beta=0.1)
+    expected = dpo.formula(POLICY.chosen_sum - POLICY.rejected_sum, beta=0.1)
     for reference in (None, REFERENCE):
         torch.testing.assert_close(loss(POLICY, reference), expected)
 
@@ -43,7 +43,7 @@ def test_wpo_weighs_a_pair_by_the_likelihood_of_both_completions_without_a_gradi
     chosen = POLICY.chosen.clone().requires_grad_()
     policy = replace(POLICY, chosen=chosen, **{name: value.double() for name, value in squares.items()})
     values = load("wpo")(policy, REFERENCE)
-    plain = Dpo(beta=0.1)(policy, REFERENCE)
+    plain = dpo(beta=0.1)(policy, REFERENCE)
     torch.testing.assert_close(values, weight * plain)
     torch.testing.assert_close(torch.autograd.grad(values.sum(), chosen), torch.autograd.grad((weight * plain).sum(), chosen))
 
@@ -56,25 +56,25 @@ def test_wpo_asks_for_what_it_reads():
 
 def test_humanline_clamps_token_log_ratios():
     policy = replace(POLICY, chosen=REFERENCE.chosen + torch.where(POLICY.chosen_mask, 5.0, 0.0))
-    values = Dpo(beta=0.1, modifiers={"clamp": Humanline(log_ratio_low=-1, log_ratio_high=1.5)})(policy, REFERENCE)
+    values = dpo(beta=0.1, modifiers={"clamp": Humanline(log_ratio_low=-1, log_ratio_high=1.5)})(policy, REFERENCE)
     rejected = (POLICY.rejected - REFERENCE.rejected).clamp(-1, 1.5).sum(dim=1)
-    torch.testing.assert_close(values, dpo_loss(1.5 * POLICY.chosen_length - rejected, beta=0.1))
+    torch.testing.assert_close(values, dpo.formula(1.5 * POLICY.chosen_length - rejected, beta=0.1))
 
 
 def test_modifiers_combine_in_their_order():
-    both = Dpo(beta=0.1, modifiers={"ld": LengthDesensitized(alpha=0.5), "free": ReferenceFree()})
+    both = dpo(beta=0.1, modifiers={"ld": LengthDesensitized(alpha=0.5), "free": ReferenceFree()})
     changed = length_desensitized(POLICY, alpha=0.5)
-    torch.testing.assert_close(both(POLICY, None), dpo_loss(changed.chosen_sum - changed.rejected_sum, beta=0.1))
+    torch.testing.assert_close(both(POLICY, None), dpo.formula(changed.chosen_sum - changed.rejected_sum, beta=0.1))
 
 
 def test_a_modifier_that_a_loss_cannot_take_is_refused_with_the_reason():
     from rlx.loss.preference.modifier import ForwardKl
 
-    with pytest.raises(ConfigError, match="ApoZero has no log-ratio that ForwardKl could replace"):
-        ApoZero(beta=0.1, modifiers={"f": ForwardKl()})
-    with pytest.raises(ConfigError, match="Aot mixes the pairs of a batch"):
-        Aot(beta=0.1, label_smoothing=0, modifiers={"w": PolicyWeighting()})
+    with pytest.raises(ConfigError, match="apo_zero has no log-ratio that ForwardKl could replace"):
+        apo_zero(beta=0.1, modifiers={"f": ForwardKl()})
+    with pytest.raises(ConfigError, match="aot mixes the pairs of a batch"):
+        aot(beta=0.1, label_smoothing=0, modifiers={"w": PolicyWeighting()})
     with pytest.raises(ConfigError, match="reads no reference"):
-        Simper(modifiers={"free": ReferenceFree()})
+        simper(modifiers={"free": ReferenceFree()})
     with pytest.raises(ConfigError, match="not a modifier"):
-        Dpo(beta=0.1, modifiers={"x": 3})
+        dpo(beta=0.1, modifiers={"x": 3})

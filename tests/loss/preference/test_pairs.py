@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from rlx.errors import ShapeError
-from rlx.loss.preference.base import PairLogprobs, Scores, masked
+from rlx.loss.base import masked
+from rlx.loss.preference.pairs import PairInputs, PairLogprobs
 from tests.loss.catalogue import golden_pairs
 
 POLICY, REFERENCE = golden_pairs()
@@ -22,16 +23,16 @@ def test_an_empty_completion_has_sum_and_mean_zero():
 
 
 def test_scores_are_log_ratios_or_log_probabilities():
-    torch.testing.assert_close(Scores.of(POLICY, REFERENCE).margin, torch.tensor([0.75, 1.75, 0.3], dtype=torch.float64))
-    torch.testing.assert_close(Scores.of(POLICY, None).chosen, POLICY.chosen_sum)
-    torch.testing.assert_close(Scores.of(POLICY, None).mean_of_tokens().rejected, POLICY.rejected_mean)
+    torch.testing.assert_close(PairInputs(POLICY, REFERENCE).margin, torch.tensor([0.75, 1.75, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(PairInputs(POLICY, None).chosen, POLICY.chosen_sum)
+    torch.testing.assert_close(PairInputs(POLICY, None).mean_rejected, POLICY.rejected_mean)
 
 
 def test_the_reference_gets_no_gradient():
     reference = PairLogprobs(
         REFERENCE.chosen.clone().requires_grad_(), REFERENCE.rejected, REFERENCE.chosen_mask, REFERENCE.rejected_mask
     )
-    assert Scores.of(POLICY, reference).margin.requires_grad is False
+    assert PairInputs(POLICY, reference).margin.requires_grad is False
 
 
 def test_rows_can_be_cut():

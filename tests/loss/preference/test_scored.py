@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rlx.loss.preference.margin import dpo_loss
-from rlx.loss.preference.scored import bernoulli_kl, odpo_loss, rpo_backward_kl_loss
+from rlx.loss.preference.margin import dpo
+from rlx.loss.preference.scored import bernoulli_kl, odpo, rpo_backward_kl
 from tests.loss.catalogue import golden_pairs, load
 
 MARGIN = torch.linspace(-6, 6, 7, dtype=torch.float64)
@@ -12,15 +12,15 @@ MARGIN = torch.linspace(-6, 6, 7, dtype=torch.float64)
 
 def test_odpo_without_an_offset_is_dpo():
     torch.testing.assert_close(
-        odpo_loss(MARGIN, torch.full_like(MARGIN, 2), beta=0.3, offset_scale=0), dpo_loss(MARGIN, beta=0.3)
+        odpo.formula(MARGIN, torch.full_like(MARGIN, 2), beta=0.3, offset_scale=0), dpo.formula(MARGIN, beta=0.3)
     )
 
 
 def test_odpo_asks_for_a_margin_of_the_log_of_the_gap():
     gap = torch.tensor([1.0, 4.0], dtype=torch.float64)
     margin = torch.tensor([1.5, 1.5], dtype=torch.float64)
-    expected = dpo_loss(margin - gap.log() / 0.5, beta=0.5)
-    torch.testing.assert_close(odpo_loss(margin, gap, beta=0.5, offset_scale=1), expected)
+    expected = dpo.formula(margin - gap.log() / 0.5, beta=0.5)
+    torch.testing.assert_close(odpo.formula(margin, gap, beta=0.5, offset_scale=1), expected)
 
 
 def test_odpo_counts_a_tie_as_the_smallest_gap():
@@ -50,6 +50,6 @@ def test_rpo_rests_where_the_implicit_rewards_differ_as_the_scores_do(name):
 def test_the_backward_kl_has_the_gradient_of_dpo_with_soft_labels():
     margin = MARGIN.clone().requires_grad_()
     gap, label = torch.full_like(MARGIN, 0.8), torch.sigmoid(torch.tensor(0.8, dtype=torch.float64))
-    soft = label * dpo_loss(margin, beta=0.3) + (1 - label) * dpo_loss(-margin, beta=0.3)
-    kl = rpo_backward_kl_loss(margin, gap, beta=0.3, score_scale=1.0)
+    soft = label * dpo.formula(margin, beta=0.3) + (1 - label) * dpo.formula(-margin, beta=0.3)
+    kl = rpo_backward_kl.formula(margin, gap, beta=0.3, score_scale=1.0)
     torch.testing.assert_close(*(torch.autograd.grad(values.sum(), margin) for values in (kl, soft)))

@@ -1,0 +1,64 @@
+"""What every loss has: values from a formula, and weights from masks and lengths.
+
+Dimensions: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlx.errors import ShapeError
+from rlx.fields import check_hyperparameters
+
+
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` with 0 outside of the mask, whatever stood there; the same shape."""
+    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
+def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, of: str) -> Tensor:
+    """What a formula gave. Raises ShapeError if it is no tensor of this shape.
+
+    by: whose formula. of: what the shape stands for.
+    """
+    if not isinstance(found, Tensor) or found.shape != shape:
+        given = tuple(found.shape) if isinstance(found, Tensor) else "None" if found is None else f"a {type(found).__name__}"
+        raise ShapeError(f"{by} gives {given}, not {of}, a tensor of shape {tuple(shape)}")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(ABC):
+    """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
+
+    formula: the function of tensors that gives the values. reads: the names of what it reads. takes: its hyperparameters.
+    check: raises ConfigError where hyperparameters, given by keyword, do not fit together.
+    requires: names of the optional inputs that it reads; nobody computes them unless they are named.
+    needs_reference: does it read the reference's log-probabilities?
+    couples_rows: does the value of one row depend on other rows (sorting, a batch-wide baseline)? If so it must be
+        called once on all rows of an update, whatever the micro-batch.
+    Class variables hold what the formula needs; an instance holds the same names with its modifiers taken in.
+    """
+
+    formula: ClassVar[Callable[..., Tensor]]
+    reads: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
+    check: ClassVar[Callable[..., None] | None] = None
+    requires: ClassVar[frozenset[str]] = frozenset()
+    needs_reference: ClassVar[bool] = True
+    couples_rows: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+        if self.check is not None:
+            self.check(**{name: getattr(self, name) for name in self.takes})
+
+    @abstractmethod
+    def weights(self, completion_mask: Tensor) -> Tensor:
+        """Weights of the values, computed once over the rows that one optimiser update sees."""
