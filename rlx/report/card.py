@@ -5,6 +5,7 @@ All of it is read from the docstrings and fields of the loss, so there is one pl
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
@@ -82,22 +83,28 @@ class Card:
 
 
 def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
-    """The card of an instantiated loss, advantage or value loss; `name` and `heading` are those of its YAML."""
+    """The card of an instantiated loss, advantage or value loss; `name` and `heading` are those of its YAML.
+
+    Of a class with a formula, the class says what it is; of a function, its docstring does below the first line, the formula.
+    """
     kind = type(loss)
     formula = getattr(kind, "formula", None)
     text = _entries(inspect.getdoc(formula) or "") if formula is not None else {}
     own = _entries(inspect.getdoc(kind) or "")
+    if formula is not None and kind.__doc__ == (formula.__doc__ or ""):
+        own["summary"] = own.get("prose", own["summary"])
+        text["summary"] = [_first(text, "summary") or _returned(formula)]
     parts = {key: card_of(part.loss) for key, part in getattr(loss, "parts", {}).items()}
     module = inspect.getdoc(sys.modules[kind.__module__]) or ""
     paper = _first(own, "Paper") or _first(text, "Paper")
     return Card(
-        title=kind.__name__ if name is None else f"{name} ({kind.__name__})",
+        title=kind.__name__ if name is None or name.rpartition(".")[2] == kind.__name__ else f"{name} ({kind.__name__})",
         heading=heading if set(PAPER.findall(heading)) - set(PAPER.findall(paper)) else "",
         summary=_first(own, "summary"),
         formula=_first(text, "summary") or _first(own, "summary"),
         notation=" ".join([*module.partition("Notation:")[2].split(), *own.get("Where", [])]),
         paper=paper,
-        shapes=_first(text, "Shapes"),
+        shapes=_first(text, "Shapes") or ", ".join(getattr(kind, "reads", ())),
         weights=_weights(loss),
         hyperparameters=tuple(_hyperparameters(loss)),
         conventions=tuple(convention for base in kind.__mro__ for convention in _conventions(base)),
@@ -110,7 +117,10 @@ def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
 
 
 def _entries(doc: str) -> dict[str, list[str]]:
-    """A docstring's first paragraph as `summary`, and each `name: text` below it; indented lines go on with the entry above."""
+    """A docstring's first paragraph as `summary`, the text below it as `prose`, and each `name: text`.
+
+    Indented lines go on with the entry above.
+    """
     head, _, body = doc.partition("\n\n")
     entries: dict[str, list[str]] = {"summary": [" ".join(head.split()).rstrip(".")]}
     name = ""
@@ -123,7 +133,18 @@ def _entries(doc: str) -> dict[str, list[str]]:
             entries[name][-1] += f" {line.strip()}"
         else:
             name = ""
+            if set(entries) <= {"summary", "prose"} and line:
+                entries["prose"] = [" ".join([*entries.get("prose", []), line.strip()])]
+    if "prose" in entries:
+        entries["prose"] = [entries["prose"][0].rstrip(".")]
     return entries
+
+
+def _returned(formula: Any) -> str:
+    """What a function without a docstring returns, as its source has it."""
+    body = ast.parse(inspect.cleandoc(inspect.getsource(formula))).body[0]
+    found = [ast.unparse(node.value) for node in ast.walk(body) if isinstance(node, ast.Return) and node.value is not None]
+    return found[-1] if found else ""
 
 
 def _first(entries: Mapping[str, list[str]], name: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.algorithm.regularizer import Entropy, SquaredLogRatio
+from rlx.algorithm.regularizer import entropy, squared_log_ratio
 from rlx.errors import ConfigError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
@@ -38,7 +38,7 @@ def test_a_term_of_weight_zero_is_not_computed_but_the_figures_stay(lab, weight,
     assert {"margin", "accuracy", "rewards_chosen", "logprobs_rejected"} <= output.metrics.keys()
 
 
-@pytest.mark.parametrize("regularizer", [SquaredLogRatio(), Entropy()], ids=repr)
+@pytest.mark.parametrize("regularizer", [squared_log_ratio(), entropy()], ids=repr)
 def test_every_regulariser_moves_the_policy(lab, regularizer):
     weights = {"preference_loss_weight": 0.0, "sft_loss_weight": 0.0, "regularization_weight": 1.0}
     algorithm = replace(custom(), regularizer=regularizer, **weights)

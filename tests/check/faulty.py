@@ -31,7 +31,7 @@ class Demonstrations(Algorithm[Any]):
 
     def draw(self, lab: Lab) -> Any:
         batch = lab.pairs(self.pairs_per_step).chosen_only()
-        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+        return batch.with_weights(nll=token_mean.formula(batch.chosen_mask))
 
     def compute_loss(self, policy, reference, batch) -> LossOutput:
         logprobs = policy.token_logprobs(batch.sequences)[:, 0]
@@ -73,7 +73,7 @@ class Rewards(Algorithm[Any]):
     def draw(self, lab: Lab) -> Any:
         sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
         batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
-        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean(batch.loss_mask))
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
 
     def advantages(self, rewards):
         return rewards - rewards.mean(dim=1, keepdim=True)
@@ -153,14 +153,14 @@ class MaskStartsOneLate(Demonstrations):
         batch = super().draw(lab)
         mask = batch.chosen_mask.clone()
         mask[:, 0] = False
-        return batch.with_weights(nll=token_mean(mask))
+        return batch.with_weights(nll=token_mean.formula(mask))
 
 
 class EndIsLeftOut(Demonstrations):
     def draw(self, lab):
         batch = super().draw(lab)
         mask = batch.chosen_mask
-        return batch.with_weights(nll=token_mean(mask & F.pad(mask, (0, 1))[:, 1:]))
+        return batch.with_weights(nll=token_mean.formula(mask & F.pad(mask, (0, 1))[:, 1:]))
 
 
 class MaskIsShifted(Rewards):
@@ -450,7 +450,7 @@ class PromptIsMoved(Demonstrations):
         for prompt, group in zip(batch.sequences.prompts, batch.sequences.completions, strict=True):
             rows.append((prompt[:1], (np.concatenate([prompt[1:], group[0]]),)))
         batch = replace(batch, sequences=Sequences(*(tuple(column) for column in zip(*rows, strict=True))))
-        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+        return batch.with_weights(nll=token_mean.formula(batch.chosen_mask))
 
 
 class EndIsCutOff(Demonstrations):
@@ -458,7 +458,7 @@ class EndIsCutOff(Demonstrations):
         batch = super().draw(lab)
         groups = tuple((group[0][:-1],) for group in batch.sequences.completions)
         batch = replace(batch, sequences=Sequences(batch.sequences.prompts, groups))
-        return batch.with_weights(nll=token_mean(batch.chosen_mask))
+        return batch.with_weights(nll=token_mean.formula(batch.chosen_mask))
 
 
 class DigitsAreLost(Preferences):

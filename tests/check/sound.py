@@ -146,7 +146,9 @@ class Unlikelihood(Preferences):
 
     def draw(self, lab):
         batch = lab.pairs(self.pairs_per_step)
-        return batch.with_weights(likelihood=token_mean(batch.chosen_mask), unlikelihood=token_mean(batch.rejected_mask))
+        return batch.with_weights(
+            likelihood=token_mean.formula(batch.chosen_mask), unlikelihood=token_mean.formula(batch.rejected_mask)
+        )
 
     def compute_loss(self, policy, reference, batch):
         ours = policy.pair_logprobs(batch)
@@ -185,7 +187,7 @@ class ShuffledMinibatches(Rewards):
         order = rng.child("halves").numpy().permutation(len(batch)).tolist()
         for rows in (order[: len(order) // 2 or 1], order[len(order) // 2 :]):
             part = batch.take(rows)
-            yield part.with_values(weights=token_mean(part.loss_mask))
+            yield part.with_values(weights=token_mean.formula(part.loss_mask))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ class WithSignal(Rewards):
     def draw(self, lab):
         batch = super().draw(lab)
         batch = batch.take(torch.nonzero(~batch.without_signal).flatten().tolist())
-        return batch.with_values(weights=token_mean(batch.loss_mask))
+        return batch.with_values(weights=token_mean.formula(batch.loss_mask))
 
 
 class FromLogits(Demonstrations):
@@ -242,7 +244,7 @@ class BestOfGroup(Rewards):
     def draw(self, lab):
         batch = super().draw(lab)
         best = (batch.rewards == batch.rewards.amax(dim=1, keepdim=True)) & ~batch.without_signal[:, None]
-        return batch.with_values(weights=token_mean(batch.loss_mask & best[..., None]))
+        return batch.with_values(weights=token_mean.formula(batch.loss_mask & best[..., None]))
 
     def compute_loss(self, policy, reference, batch):
         return LossOutput.of(-policy.token_logprobs(batch.sequences, temperature=batch.temperature), batch.weights)
@@ -301,7 +303,7 @@ class WholeEpoch(Demonstrations):
     def draw(self, lab):
         rows = min(self.pairs_per_step, 1) * len(lab.task.pairs())
         batch = lab.pairs(rows).chosen_only()
-        return batch.with_weights(nll=self.pairs_per_step * token_mean(batch.chosen_mask))
+        return batch.with_weights(nll=self.pairs_per_step * token_mean.formula(batch.chosen_mask))
 
 
 class Plain(Algorithm[Any]):
@@ -334,7 +336,7 @@ class LastTokenAlone(Rewards):
     def draw(self, lab):
         batch = super().draw(lab)
         mask = batch.completion_mask
-        return batch.with_values(weights=token_mean(mask & ~F.pad(mask, (0, 1))[..., 1:]))
+        return batch.with_values(weights=token_mean.formula(mask & ~F.pad(mask, (0, 1))[..., 1:]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,13 +40,13 @@ def test_nothing_is_built(cfg, monkeypatch):
     [
         ("colour", "red", "colour is no key of rlx train"),
         ("evaluation.num_promts", 3, "did you mean evaluation.num_prompts"),
-        ("loss.betta", 0.1, "loss.betta is no key of Dpo; did you mean loss.beta"),
+        ("loss.betta", 0.1, "loss.betta is no key of dpo; did you mean loss.beta"),
         ("loss.beta", "x", "loss.beta=x: it must be a number"),
         ("loss.beta", None, "loss.beta=null: it must be a number"),
         ("loss.beta", "???", "loss.beta has no value"),
         ("loss.beta", True, "loss.beta=true: it must be a number"),
         ("loss._target_", "rlx.task.arithmetic.Arithmetic", "loss: rlx.task.arithmetic.Arithmetic is no loss"),
-        ("loss._target_", "rlx.loss.preference.margin.Dpoo", "did you mean Dpo"),
+        ("loss._target_", "rlx.loss.preference.margin.Dpoo", "did you mean dpo"),
         ("loss._target_", "os.system", "loss._target_ names os.system"),
         ("loss", None, "algorithm reads a loss and none is chosen"),
         ("loss", {"beta": 1}, "loss is no node with a _target_"),
@@ -72,8 +72,10 @@ def test_refused(cfg, key, value, message):
 
 def test_a_missing_key_of_a_class(cfg):
     with open_dict(cfg):
-        del cfg.loss["beta"]
-    with pytest.raises(ConfigError, match=r"loss\.beta has no value, and rlx\.loss\.preference\.margin\.Dpo needs one"):
+        del cfg.algorithm["pairs_per_step"]
+    with pytest.raises(
+        ConfigError, match=r"algorithm\.pairs_per_step has no value, and rlx\.algorithm\.custom_dpo\.\w+ needs one"
+    ):
         check_config(cfg)
 
 

@@ -42,13 +42,13 @@ def test_every_knob_of_a_yaml_has_a_comment(name):
 
 def test_the_source_is_the_line_of_the_formula():
     path, line = card_of(load("ipo")).source.split(":")
-    assert (CONF.parents[1] / path).read_text().splitlines()[int(line) - 1].startswith("def ipo_loss(")
+    assert (CONF.parents[1] / path).read_text().splitlines()[int(line) - 1] == "@preference_loss"
 
 
 def test_values_in_force_are_shown_not_defaults():
     lines = card_of(load("simpo", gamma=0.75), name="simpo").lines()
     assert any(line.startswith("  gamma = 0.75 (") for line in lines)
-    assert lines[0] == "simpo (Simpo)"
+    assert lines[0] == "simpo"
 
 
 def test_conventions_of_other_systems_are_listed():
@@ -70,7 +70,6 @@ def test_advantages_and_value_losses_have_cards_too():
 
 def test_symbols_of_one_loss_and_formulas_of_modifiers_are_on_the_card():
     assert "z = max(0, " in card_of(load("kto")).notation
-    assert "upper is c - r" in card_of(load("aot")).notation
     meaning = {item.name: item.meaning for item in card_of(load("wpo")).hyperparameters}["modifiers.weighting"]
     assert "exp(mean_t (log p_t - log Σ_v p_v²))" in meaning
     assert "arXiv:2406.11827" in meaning
