@@ -55,7 +55,7 @@ def test_the_name_of_an_algorithm_stands_for_its_default_loss():
             ["algorithm=mixture", "loss@algorithm.terms.preference.loss=ipo"],
             "it is chosen by loss@algorithm.terms.preference.algorithm.loss=NAME",
         ),
-        (["loss=grpo"], "loss: rlx.loss.policy_gradient.token.Clipped is not a PreferenceLoss, which CustomDpo reads"),
+        (["loss=grpo"], "loss: rlx.loss.policy_gradient.token.clipped is not a PreferenceLoss, which CustomDpo reads"),
     ],
 )
 def test_a_loss_that_nobody_reads_is_refused_with_the_key_to_use(words, said):
