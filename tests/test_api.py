@@ -23,7 +23,7 @@ def test_the_evidence_wing_from_python_imports_no_torch(tmp_path):
 
 def test_load_a_loss():
     loss = rlx.load("loss", "ipo", beta=0.5)
-    assert (type(loss).__name__, loss.beta) == ("Ipo", 0.5)
+    assert (type(loss).__name__, loss.beta) == ("ipo", 0.5)
 
 
 def test_load_without_overrides_has_the_values_of_the_yaml():
@@ -39,7 +39,7 @@ def test_load_an_algorithm_with_its_loss():
 
 
 def test_an_object_in_the_place_of_a_node_is_said_with_what_to_give_instead():
-    with pytest.raises(ConfigError, match=r"given an object of Ipo, .*'_target_': 'rlx\.loss\.preference\.margin\.Ipo'"):
+    with pytest.raises(ConfigError, match=r"given an object of ipo, .*'_target_': 'rlx\.loss\.preference\.margin\.ipo'"):
         rlx.load("algorithm", "custom_dpo", loss=rlx.load("loss", "ipo"))
 
 

@@ -19,7 +19,7 @@ SMALL = ["policy=tiny_untrained", "policy.hidden_size=16", "policy.num_heads=2",
 def test_a_config_becomes_the_objects_that_it_names():
     experiment = assemble(compose("train", [*SMALL, "algorithm=dpo", "loss=ipo", "loss.beta=0.7", "scheduler=linear"]))
     assert type(experiment.algorithm).__name__ == "Dpo"
-    assert (type(experiment.algorithm.loss).__name__, experiment.algorithm.loss.beta) == ("Ipo", 0.7)
+    assert (type(experiment.algorithm.loss).__name__, experiment.algorithm.loss.beta) == ("ipo", 0.7)
     assert experiment.schedule.needs_horizon
     assert isinstance(experiment.make_optimizer(experiment.policy.parameters()), torch.optim.AdamW)
 
@@ -70,7 +70,7 @@ def test_single_completions_need_losses_that_read_labels_in_every_part():
     parts = {"kto": LossPart(coefficient=1.0, loss=kto), "dpo": LossPart(coefficient=1.0, loss=pair)}
     mixed = replace(rlx.load("loss", "mixture"), parts=parts)
     for loss in (pair, mixed):
-        with pytest.raises(ConfigError, match="has single completions with a label, and Dpo compares the two of a pair"):
+        with pytest.raises(ConfigError, match="has single completions with a label, and dpo compares the two of a pair"):
             require_match(replace(own, loss=loss), task)
 
 

@@ -145,7 +145,7 @@ def test_a_threshold_is_a_share_of_held_out_prompts(rewarded, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"group_size": 1}, r"algorithm\.group_size is 1; advantage GroupStandardized needs at least 2"),
+        ({"group_size": 1}, r"algorithm\.group_size is 1; advantage group_standardized needs at least 2"),
         ({"prompts_per_step": 0}, "at least one prompt"),
         ({"minibatches": 7}, "a minibatch holds at least one prompt"),
         ({"updates_per_batch": 0}, "at least once"),

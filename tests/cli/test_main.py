@@ -91,10 +91,10 @@ def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_pat
     calls.do = lambda cfg: places.append(HydraConfig.get().runtime.output_dir) or 0
     assert main.invoke(["-m", "hydra/sweeper=basic", "seed=0,1", "loss=ipo,dpo"]) == (0, "")
     assert [(cfg.seed, cfg.loss._target_.rpartition(".")[2]) for cfg in calls.cfgs] == [
-        (0, "Ipo"),
-        (0, "Dpo"),
-        (1, "Ipo"),
-        (1, "Dpo"),
+        (0, "ipo"),
+        (0, "dpo"),
+        (1, "ipo"),
+        (1, "dpo"),
     ]
     assert len(set(places)) == 4
     assert all(place.startswith(str(tmp_path / "outputs" / "sweep")) for place in places)

@@ -34,7 +34,7 @@ def test_another_loss_is_named_by_its_class_and_not_by_what_came_with_it(tmp_pat
     write_run(tmp_path / "a")
     ipo = {"_target_": "rlx.loss.preference.margin.ipo", "tau": 0.1}
     write_run(tmp_path / "b", loss=ipo, algorithm__loss=ipo)
-    assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Ipo")
+    assert grouped(tmp_path).labels == ("custom_dpo loss=dpo", "custom_dpo loss=ipo")
 
 
 def test_places_and_pieces_make_no_variant(tmp_path):
@@ -109,22 +109,22 @@ def test_labels_are_found_by_their_algorithm_if_that_is_unambiguous():
     ("name", "label"),
     [
         *[
-            ("DPO", "custom_dpo loss=Dpo"),
-            ("ipo", "custom_dpo loss=Ipo beta=0.5"),
-            ("loss.beta=0.5", "custom_dpo loss=Ipo beta=0.5"),
+            ("DPO", "custom_dpo loss=dpo"),
+            ("ipo", "custom_dpo loss=ipo beta=0.5"),
+            ("loss.beta=0.5", "custom_dpo loss=ipo beta=0.5"),
         ],
-        *[("loss=Dpo", "custom_dpo loss=Dpo"), ("grpo", "custom_grpo"), ("ipo beta=0.5", "custom_dpo loss=Ipo beta=0.5")],
+        *[("loss=dpo", "custom_dpo loss=dpo"), ("grpo", "custom_grpo"), ("ipo beta=0.5", "custom_dpo loss=ipo beta=0.5")],
     ],
 )
 def test_labels_are_found_by_whatever_tells_them_apart(name, label):
-    labels = ["custom_dpo loss=Dpo", "custom_dpo loss=Ipo beta=0.5", "custom_grpo"]
+    labels = ["custom_dpo loss=dpo", "custom_dpo loss=ipo beta=0.5", "custom_grpo"]
     assert find_label(name, labels, key="baseline") == label
 
 
 def test_the_shortest_name_is_taken_for_its_variant():
     labels = [
-        "custom_dpo loss=Dpo",
-        "custom_dpo loss=Ipo beta=0.5",
+        "custom_dpo loss=dpo",
+        "custom_dpo loss=ipo beta=0.5",
         "custom_grpo",
         "hybrid a=1 b=1",
         "hybrid a=1 b=2",
@@ -139,11 +139,11 @@ def test_a_source_is_named_only_where_variants_differ_by_it_alone(tmp_path):
     sources = [{"module": "my_pref", "sha256": "a" * 64}]
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", loss=ours, algorithm__loss=ours, record={"sources": sources})
-    assert grouped(tmp_path).labels == ("custom_dpo loss=Dpo", "custom_dpo loss=Mine")
+    assert grouped(tmp_path).labels == ("custom_dpo loss=dpo", "custom_dpo loss=Mine")
     edited = [{"module": "my_pref", "sha256": "b" * 64}]
     write_run(tmp_path / "c", loss=ours, algorithm__loss=ours, record={"sources": edited})
     assert sorted(grouped(tmp_path).labels) == [
-        "custom_dpo loss=Dpo",
+        "custom_dpo loss=dpo",
         "custom_dpo loss=Mine source my_pref=aaaaaaaa",
         "custom_dpo loss=Mine source my_pref=bbbbbbbb",
     ]

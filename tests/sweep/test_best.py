@@ -41,7 +41,7 @@ def test_it_is_chosen_as_an_experiment_with_or_without_a_plus(tmp_path, monkeypa
         assert main.invoke(["train", "--config-dir", str(tmp_path), choice, "--cfg", "job"]) == (0, "")
         shown = yaml.safe_load(capsys.readouterr().out)
         assert shown["loss"]["beta"] == 0.3
-        assert shown["loss"]["_target_"].endswith("Ipo")
+        assert shown["loss"]["_target_"].endswith("ipo")
 
 
 def test_a_winner_that_is_an_experiment_of_ones_own_is_found_by_the_command_in_the_file(tmp_path, monkeypatch, capsys):

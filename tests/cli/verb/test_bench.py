@@ -47,7 +47,7 @@ def test_algorithms_take_turns_on_equal_terms(asked, place, capfd):
         ("Dpo", 6),
         ("CustomGrpo", 6),
     ]
-    assert [config["loss"]["_target_"].rpartition(".")[2] for config, *_ in asked[:2]] == ["Dpo", "Clipped"]
+    assert [config["loss"]["_target_"].rpartition(".")[2] for config, *_ in asked[:2]] == ["dpo", "clipped"]
     for config, *_ in asked:
         assert (config["optimizer"]["lr"], config["evaluation"]["num_prompts"], config["logger"]) == (0.5, 7, {})
     assert (place / "outputs/bench/bench.png").is_file()
