@@ -108,12 +108,13 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
 
 def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
     """Refuse a loss that reads scores where pairs of the task have none; else the first step would find it."""
-    reading = [type(loss).__name__ for loss in _preference_losses(algorithm) if "scores" in loss.requires]
+    losses = [loss for loss in _preference_losses(algorithm) if "scores" in loss.requires]
+    reading = [f"{type(loss).__name__} reads {loss.names_of('scores')}" for loss in losses]
     pairs = task.pairs() if reading and "pairs" in task.offers else ()
     lacking = sum(pair.scores is None for pair in pairs)
     if lacking:
         raise ConfigError(
-            f"loss {reading[0]} reads how good the two completions of a pair are, and {lacking} of {len(pairs)} pairs of task "
+            f"loss {reading[0]}, how good the two completions of a pair are, and {lacking} of {len(pairs)} pairs of task "
             f"{task.name} have no scores; name their columns with task.chosen_score_key and task.rejected_score_key "
             "(task=preference_file), or take another loss"
         )

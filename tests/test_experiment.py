@@ -78,7 +78,9 @@ def test_a_loss_that_reads_scores_is_refused_before_a_model_is_built_where_pairs
     (tmp_path / "pairs.jsonl").write_text("\n".join(f'{{"prompt": "{i}", "chosen": "a", "rejected": "b"}}' for i in range(9)))
     task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"))
     odpo = replace(rlx.load("algorithm", "dpo"), loss=rlx.load("loss", "odpo"))
-    with pytest.raises(ConfigError, match=r"loss Odpo reads .* [5-8] of [5-8] pairs .* have no scores; .*task\.chosen_score_key"):
+    with pytest.raises(
+        ConfigError, match=r"loss odpo reads score_gap, .* [5-8] of [5-8] pairs .* have no scores; .*chosen_score_key"
+    ):
         require_scores(odpo, task)
     require_scores(rlx.load("algorithm", "dpo"), task)
     require_scores(replace(rlx.load("algorithm", "online_dpo"), loss=rlx.load("loss", "odpo")), task)  # it scores its own pairs

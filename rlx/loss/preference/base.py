@@ -104,6 +104,10 @@ class PreferenceLoss(Loss):
         """How the reference follows the policy in training; None where it stays as it was."""
         return next((modifier for modifier in self.modifiers.values() if modifier.moves_reference), None)
 
+    def names_of(self, required: str) -> str:
+        """What the formula calls an optional input: odpo reads its scores as score_gap."""
+        return ", ".join(name for name in self.reads if PAIR_INPUTS[name].requires == required) or required
+
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] one value a pair."""
         self._check_inputs(policy, reference)

@@ -54,7 +54,7 @@ def test_a_loss_of_ones_own_folder_has_its_heading_too(shown, tmp_path):
     ("asked", "title", "formula"),
     [
         ("algorithm/advantage=gae", "gae (Gae)", "A_t = "),
-        ("algorithm/advantage=opo", "opo (Opo)", "r - Σ n r / Σ n"),
+        ("algorithm/advantage=opo", "opo", "r - Σ n r / Σ n"),
         ("algorithm/value_loss=clipped", "clipped (clipped_squared_error)", "½ max("),
     ],
 )
