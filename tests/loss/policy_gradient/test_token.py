@@ -11,7 +11,6 @@ from tests.loss.catalogue import POLICY_GRADIENT, golden_rollouts, load
 EVEN = {"clip_low": 0.2, "clip_high": 0.2}
 GOLDEN = [
     ("clipped", EVEN, 0.0319201949),
-    ("custom_grpo", EVEN, 0.0319201949),
     ("grpo", EVEN, 0.08691273),
     ("gspo", EVEN, 0.0200015427),
     ("cispo_band", EVEN, 0.0750553935),

@@ -60,11 +60,6 @@ def test_what_is_in_force_stands_on_the_instance():
     assert type(load("dpo_reference_free")).needs_reference is True
 
 
-def test_custom_losses_are_those_they_are_said_to_be():
-    assert load("custom_dpo") == load("dpo")
-    assert load("custom_grpo") == load("clipped")
-
-
 @pytest.mark.parametrize("name", PREFERENCE)
 def test_a_loss_says_whether_it_reads_rejected_completions(name):
     loss = load(name)

@@ -10,7 +10,6 @@ from tests.loss.catalogue import golden_pairs, load
 
 GOLDEN = [
     ("dpo", {}, 0.6480267493),
-    ("custom_dpo", {}, 0.6480267493),
     ("hinge", {}, 0.9066666667),
     ("ipo", {}, 16.905),
     ("ipo_normalized", {}, 22.0075231481),
