@@ -183,7 +183,9 @@ def run_hydra(line: CommandLine) -> int:
 
 def _chosen(override: str) -> str:
     """`+experiment=NAME`, as people know it from other tools: the group is there already and has no default."""
-    return override.removeprefix("+") if override.startswith("+experiment=") else override
+    from rlx.config.compose import opened
+
+    return override.removeprefix("+") if override.startswith("+experiment=") else opened(override)
 
 
 def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:

@@ -28,6 +28,14 @@ class CompositionOfJobError(Exception):
         self.overrides = tuple(overrides)
 
 
+OPEN = ("policy.chat_template_kwargs.",)  # nodes that take keys of any name, so that these need no `+`
+
+
+def opened(override: str) -> str:
+    """The override as Hydra takes it, where it sets a key of a node that takes any."""
+    return f"++{override}" if override.startswith(OPEN) else override
+
+
 def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
     """The config of a verb; whatever Hydra says against an override is raised as Hydra says it."""
     from hydra import compose as hydra_compose
@@ -35,7 +43,9 @@ def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = Fals
 
     install()
     with _apart(), initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rlx"):
-        return hydra_compose(config_name=verb, overrides=list(overrides), return_hydra_config=with_hydra)
+        return hydra_compose(
+            config_name=verb, overrides=[opened(override) for override in overrides], return_hydra_config=with_hydra
+        )
 
 
 @contextmanager

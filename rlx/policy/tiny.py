@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,13 @@ CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 
 
-def load_tiny(*, chat_template: str = "auto", max_length: int | None = None, max_prompt_length: int | None = None) -> Policy:
+def load_tiny(
+    *,
+    chat_template: str = "auto",
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> Policy:
     """The checkpoint that comes with rlx, in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,7 +32,7 @@ def load_tiny(*, chat_template: str = "auto", max_length: int | None = None, max
         raise ConfigError(f"rlx was installed without its checkpoint in {CHECKPOINT}; reinstall it, or use policy=tiny_untrained")
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
-    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     return Policy(model, tokenizer, name="tiny", text=text)
 
 
@@ -40,6 +47,7 @@ def build_tiny(
     chat_template: str = "auto",
     max_length: int | None = None,
     max_prompt_length: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Policy:
     """The same architecture with random weights, which `seed` decides."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -64,7 +72,10 @@ def build_tiny(
         model = LlamaForCausalLM(config)
     _initialise(model, Stream(seed, ("policy", "tiny")).torch())
     return Policy(
-        model, tokenizer, name="tiny_untrained", text=TextEncoder(tokenizer, chat_template, max_length, max_prompt_length)
+        model,
+        tokenizer,
+        name="tiny_untrained",
+        text=TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {}),
     )
 
 

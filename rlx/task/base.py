@@ -127,6 +127,10 @@ class Task:
         """What to show and record about the data (counts, dropped rows)."""
         return {}
 
+    def notes(self) -> Sequence[str]:
+        """What the user should know about the data: columns that were recognised, or that nobody reads."""
+        return ()
+
     def content_hash(self) -> str:
         """A hash of the data behind this task that its config does not pin down (a file's content); empty if there is none."""
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
-from rlx.task.table import as_text, column, file_hash, find_file, read_rows
+from rlx.task.columns import SCORES, Columns, first_of
+from rlx.task.messages import Tools, as_text, as_tools, with_system
+from rlx.task.table import column, file_hash, find_file, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,8 @@ class PairFile(Task, ABC):
 
     path: JSONL or Parquet. held_out: share of the prompts held out, chosen by a hash of the prompt.
     label_noise: share of the training pairs that are flipped.
+    system: a system message for every conversation that has none; a plain prompt becomes a conversation with it.
+    system_key, tools_key: the columns of a row's own system message and of the schemas of its tools; null: none.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs"})
@@ -29,6 +33,9 @@ class PairFile(Task, ABC):
     path: str
     held_out: float
     label_noise: float
+    system: str | None = None
+    system_key: str | None = "system"
+    tools_key: str | None = "tools"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,8 +63,33 @@ class PairFile(Task, ABC):
             )
         return learn, self._ordered([pair for place, pair in placed if place <= limit])
 
-    @abstractmethod
+    @cached_property
+    def columns(self) -> Columns:
+        """Which columns of the file hold what."""
+        given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
+        return Columns(given)
+
     def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        """The pair of a row with its system message and its tools."""
+        self.columns.saw(row)
+        pair = self._read(row, place)
+        return replace(pair, prompt=with_system(pair.prompt, self._system(row)), tools=self._tools(row, place))
+
+    def _system(self, row: Mapping[str, Any]) -> str | None:
+        name = self.columns.name(row, "system")
+        own = None if name is None else row[name]
+        return str(own) if own else self.system
+
+    def _tools(self, row: Mapping[str, Any], place: str) -> Tools:
+        name = self.columns.name(row, "tools")
+        return () if name is None else as_tools(row[name], place=place, key=name)
+
+    def notes(self) -> Sequence[str]:
+        self.pairs()  # the file is read
+        return self.columns.notes()
+
+    @abstractmethod
+    def _read(self, row: Mapping[str, Any], place: str) -> Pair:
         """The pair of a row; `place` names its file and line in errors."""
 
     @abstractmethod
@@ -80,8 +112,8 @@ class PairFile(Task, ABC):
     @cached_property
     def _held_out_prompts(self) -> tuple[Prompt, ...]:
         """Each held-out prompt once."""
-        distinct = {content_uniform(pair.prompt, salt="held out"): pair.prompt for pair in self.held_out_pairs()}
-        return tuple(Prompt(text) for text in distinct.values())
+        distinct = {content_uniform(pair.prompt, salt="held out"): pair for pair in self.held_out_pairs()}
+        return tuple(Prompt(pair.prompt, tools=pair.tools) for pair in distinct.values())
 
     def content_hash(self) -> str:
         return file_hash(self._file)
@@ -142,19 +174,28 @@ class LabelledFile(PairFile):
         kinds = ([pair for pair in held_out if is_desirable(pair) == label] for label in (True, False))
         return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
-    def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
-        values = {}
-        for name in ("prompt", "completion"):
-            key = getattr(self, f"{name}_key")
-            values[name] = as_text(column(row, key, place=place, setting=f"task.{name}_key"), place=place, key=key)
-        prompt, completion = continuation(values["prompt"], values["completion"])
+    def _read(self, row: Mapping[str, Any], place: str) -> Pair:
+        key, value = self.columns.value(row, "prompt", place=place)
+        prompt = as_text(value, place=place, key=key)
+        if key == "messages" and "completion" not in row and not isinstance(prompt, str):  # a whole conversation
+            prompt, completion = self._whole(prompt, place)
+        else:
+            name, answer = self.columns.value(row, "completion", place=place)
+            prompt, completion = continuation(prompt, as_text(answer, place=place, key=name))
         absent = "" if isinstance(completion, str) else ()
         if self._label(row, place):
             return Pair(prompt, completion, absent, label=(True, None), source=place)
         return Pair(prompt, absent, completion, label=(None, False), source=place)
 
+    def _whole(self, messages: Text, place: str) -> tuple[Text, Text]:
+        """(prompt, completion) of a conversation: the completion is all that the assistant says after the last other message."""
+        size = max((number for number, message in enumerate(messages, start=1) if message["role"] != "assistant"), default=0)  # type: ignore[index]
+        if not 0 < size < len(messages):
+            raise DataError(f"{place}: the conversation does not end with an answer of the assistant; there is nothing to learn")
+        return messages[:size], messages[size:]
+
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
-        value = column(row, self.label_key, place=place, setting="task.label_key")
+        _, value = self.columns.value(row, "label", place=place)
         value = WORDS.get(value.lower(), value) if isinstance(value, str) else value
         if isinstance(value, bool) or value in (0, 1):
             return bool(value)
@@ -203,17 +244,21 @@ class PreferenceFile(PairFile):
             raise DataError(f"{self.path} has {len(places)} different prompts; one is needed to learn from and one for the score")
         return min(places)
 
-    def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
-        chosen = as_text(column(row, self.chosen_key, place=place, setting="task.chosen_key"), place=place, key=self.chosen_key)
-        rejected = as_text(
-            column(row, self.rejected_key, place=place, setting="task.rejected_key"), place=place, key=self.rejected_key
-        )
+    def _read(self, row: Mapping[str, Any], place: str) -> Pair:
+        sides = self._shp(row) or {purpose: self.columns.value(row, purpose, place=place) for purpose in ("chosen", "rejected")}
+        chosen, rejected = (as_text(value, place=place, key=name) for name, value in sides.values())
         if isinstance(chosen, str) != isinstance(rejected, str):
             raise DataError(
                 f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
             )
-        given = row.get(self.prompt_key)
-        if given is None:
+        name = self.columns.name(row, "prompt")
+        given = None if name is None else row[name]
+        if given is not None and name == "messages":  # beside chosen and rejected it repeats one of them
+            given = None
+        if given is None and isinstance(chosen, str) and isinstance(rejected, str) and SPEAKER in chosen and SPEAKER in rejected:
+            prompt: Text
+            prompt, chosen, rejected = transcript(chosen, rejected, place=place)
+        elif given is None:
             keys = f"no {self.prompt_key!r} here, only {', '.join(map(repr, row))}"
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
         elif isinstance(given, str) and is_conversation(chosen):
@@ -221,15 +266,29 @@ class PreferenceFile(PairFile):
                 chosen, rejected, place=place, missing="a prompt of text beside conversations"
             )
         else:
-            text = as_text(given, place=place, key=self.prompt_key)
+            text = as_text(given, place=place, key=str(name))
             (prompt, chosen), (_, rejected) = (continuation(text, completion) for completion in (chosen, rejected))
         return Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=self._scores(row, place), source=place)
 
-    def _scores(self, row: Mapping[str, Any], place: str) -> tuple[float, float] | None:
-        if self.chosen_score_key is None or self.rejected_score_key is None:
+    def _shp(self, row: Mapping[str, Any]) -> dict[str, tuple[str, Any]] | None:
+        """The two sides of a row of SHP, which says by a label which of two references is the better one; None of other rows."""
+        names = ("human_ref_A", "human_ref_B")
+        if self.chosen_key in row or not all(name in row for name in (*names, "labels")):
             return None
-        chosen = column(row, self.chosen_score_key, place=place, setting="task.chosen_score_key")
-        rejected = column(row, self.rejected_score_key, place=place, setting="task.rejected_score_key")
+        self.columns.read.update((*names, "labels"))
+        better, worse = names if int(row["labels"]) == 1 else names[::-1]
+        self.columns.recognised |= {"chosen": "human_ref_A or human_ref_B, as labels says"}
+        return {"chosen": (better, row[better]), "rejected": (worse, row[worse])}
+
+    def _scores(self, row: Mapping[str, Any], place: str) -> tuple[float, float] | None:
+        names: Sequence[str] | None = (self.chosen_score_key or "", self.rejected_score_key or "")
+        if self.chosen_score_key is None or self.rejected_score_key is None:
+            names = first_of(row, SCORES)
+        if names is None:
+            return None
+        self.columns.read.update(names)
+        chosen = column(row, names[0], place=place, setting="task.chosen_score_key")
+        rejected = column(row, names[1], place=place, setting="task.rejected_score_key")
         try:
             better, worse = finite(float(chosen)), finite(float(rejected))
         except (TypeError, ValueError):
@@ -260,3 +319,14 @@ def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "
             "give a prompt, or say which key holds it with task.prompt_key"
         )
     return chosen[:size], chosen[size:], rejected[size:]
+
+
+SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
+
+
+def transcript(chosen: str, rejected: str, *, place: str) -> tuple[Text, Text, Text]:
+    """(prompt, chosen, rejected) of two transcripts of a dialogue: the prompt ends where the assistant speaks last."""
+    ends = [text.rindex(SPEAKER) + len(SPEAKER) for text in (chosen, rejected)]
+    if chosen[: ends[0]] != rejected[: ends[1]]:
+        return implied_prompt(chosen, rejected, place=place)
+    return chosen[: ends[0]], chosen[ends[0] :], rejected[ends[1] :]

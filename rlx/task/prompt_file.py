@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Prompt, content_uniform
+from rlx.task.columns import Columns, final_answer
+from rlx.task.messages import as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import as_text, column, file_hash, find_file, read_rows
+from rlx.task.table import file_hash, find_file, read_rows
 
 _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
@@ -23,6 +25,7 @@ class PromptFile(RewardedTask):
     path: the file. prompt_key: the column of the prompt, text or chat messages. answer_key: the column of the answer; null: there
     is none, for rewards that need none. Columns called prompt or completion stay out.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all rows of a prompt are on one side.
+    system: a system message for every prompt that has none. system_key, tools_key: columns of a row's own, and of its tools.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -31,6 +34,9 @@ class PromptFile(RewardedTask):
     prompt_key: str
     answer_key: str | None
     held_out: float
+    system: str | None = None
+    system_key: str | None = "system"
+    tools_key: str | None = "tools"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,14 +63,32 @@ class PromptFile(RewardedTask):
         return learn, tuple(prompt for prompt, place in zip(prompts, places, strict=True) if place <= limit)
 
     def _prompt(self, row: Mapping[str, Any], place: str) -> Prompt:
-        text = as_text(column(row, self.prompt_key, place=place, setting="task.prompt_key"), place=place, key=self.prompt_key)
-        columns = {name: value for name, value in row.items() if name not in (self.prompt_key, self.answer_key, *_ARGUMENTS)}
+        self.columns.saw(row)
+        key, value = self.columns.value(row, "prompt", place=place)
+        text = as_text(value, place=place, key=key)
+        if key == "messages" and not isinstance(text, str):  # a whole conversation: what the assistant said last is no prompt
+            text = (
+                text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
+            )
+        system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
+        text = with_system(text, self.system if system is None or not row[system] else str(row[system]))
+        columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *_ARGUMENTS)}
         if self.answer_key is not None:
-            answer = column(row, self.answer_key, place=place, setting="task.answer_key")
+            name, answer = self.columns.value(row, "answer", place=place)
             if answer is None:
-                raise DataError(f"{place}: the answer ({self.answer_key!r}) is null; give one, or leave the row out")
-            columns["answer"] = answer
-        return Prompt(text, columns)
+                raise DataError(f"{place}: the answer ({name!r}) is null; give one, or leave the row out")
+            columns["answer"] = final_answer(answer)
+        return Prompt(text, columns, () if tools is None else as_tools(row[tools], place=place, key=tools))
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Which columns of the file hold what."""
+        given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
+        return Columns(given)
+
+    def notes(self) -> Sequence[str]:
+        self.prompts()  # the file is read
+        return [note for note in self.columns.notes() if "not read" not in note]  # rewards read all columns
 
     def _example(self) -> str:
         answer = "" if self.answer_key is None else f', "{self.answer_key}": "46"'

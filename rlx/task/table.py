@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.task.base import Text
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
 
@@ -115,14 +114,3 @@ def file_hash(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def as_text(value: Any, *, place: str, key: str) -> Text:
-    """A string, or a non-empty list of {"role", "content"} messages as a tuple."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        value = [value]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value):
-        return tuple({name: part for name, part in message.items() if part is not None} for message in value)
-    raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')

@@ -23,7 +23,7 @@ from rlx.training.checkpoint import TRAINER_JSON, checkpoint_path, checkpoint_st
 NEWEST = Path("outputs/train/latest")
 GROUPS = ("task", "policy", "rollout")
 _LOADER = "rlx.policy.pretrained.load_pretrained"
-_SETTINGS = ("dtype", "shared_prefix", "chat_template", "max_length", "max_prompt_length")
+_SETTINGS = ("dtype", "shared_prefix", "chat_template", "max_length", "max_prompt_length", "chat_template_kwargs")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ ROWS = [{"prompt": f"p{i // 2}", "good": f"g{i}", "bad": f"b{i}"} for i in range
 
 
 class Plain(PairFile):
-    def _pair(self, row, place):
+    def _read(self, row, place):
         return Pair(row["prompt"], row["good"], row["bad"], source=place)
 
     def _least(self, placed):

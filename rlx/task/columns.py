@@ -1,0 +1,88 @@
+"""Which columns of a data file hold what: the names that a task is given, and those of well-known data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlx.task.table import column
+
+# What a column is for -> the names that well-known sets give it, where it is not called so.
+KNOWN = {
+    "prompt": ("question", "problem", "instruction", "query", "history", "input", "messages"),  # Orca, GSM8K, MATH, SHP, ...
+    "chosen": ("chosen_response", "response_chosen", "preferred", "accepted"),
+    "rejected": ("rejected_response", "response_rejected", "dispreferred"),
+    "completion": ("response", "output"),
+    "label": ("desirable", "thumbs_up"),
+    "answer": ("final_answer", "ground_truth", "solution", "target"),
+    "system": ("system_prompt",),
+}
+SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # UltraFeedback's, and the other way round
+_BOXED = re.compile(r"\\boxed\s*\{")
+
+
+@dataclass
+class Columns:
+    """The columns of one file: which are read under which name.
+
+    given: what a column is for -> the name that the task was given; the name of its purpose is the default.
+    seen: every column that any row has. read: those that were asked for. recognised: purpose -> the name that was found.
+    """
+
+    given: Mapping[str, str | None]
+    seen: dict[str, None] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
+    recognised: dict[str, str] = field(default_factory=dict)
+
+    def saw(self, row: Mapping[str, Any]) -> None:
+        """Remember the columns of a row."""
+        if not self.seen.keys() >= row.keys():
+            self.seen.update(dict.fromkeys(row))
+
+    def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
+        """The column of a row for a purpose; None where it has none, or the task wants none."""
+        name = self.given.get(purpose)
+        if name is not None and name not in row and name == purpose:
+            known = next((other for other in KNOWN.get(purpose, ()) if other in row), None)
+            if known is not None:
+                name = self.recognised[purpose] = known
+        if name is None or name not in row:
+            return None
+        self.read.add(name)
+        return name
+
+    def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
+        """(the column's name, its value). Raises DataError where the row has none."""
+        name = self.name(row, purpose) or self.given[purpose] or purpose
+        return name, column(row, name, place=place, setting=f"task.{purpose}_key")
+
+    def notes(self) -> list[str]:
+        """What to say of them: names that were recognised, and columns that nobody reads."""
+        taken = ", ".join(f"{name} as {purpose}" for purpose, name in self.recognised.items())
+        unread = [name for name in self.seen if name not in self.read]
+        notes = [f"columns recognised: {taken}; task.{next(iter(self.recognised))}_key=... chooses another"] if taken else []
+        return notes + ([f"columns that are not read: {', '.join(unread)}"] if unread else [])
+
+
+def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
+    """The first group of names that a row has whole."""
+    return next((group for group in names if all(name in row and row[name] is not None for name in group)), None)
+
+
+def final_answer(answer: Any) -> Any:
+    """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others as they are."""
+    if not isinstance(answer, str):
+        return answer
+    if "####" in answer:
+        return answer.rpartition("####")[2].strip()
+    boxes = list(_BOXED.finditer(answer))
+    if not boxes or boxes[-1].start() == 0:
+        return answer
+    start = end = boxes[-1].end()
+    depth = 1
+    while end < len(answer) and depth:
+        depth += {"{": 1, "}": -1}.get(answer[end], 0)
+        end += 1
+    return answer[start : end - 1] if not depth else answer

@@ -1,0 +1,97 @@
+"""Texts and conversations as data files have them, in the one form that rlx knows: a string, or a tuple of messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlx.errors import DataError
+from rlx.task.base import Message, Text
+
+Tools = tuple[Mapping[str, Any], ...]
+
+_SAYS = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def as_text(value: Any, *, place: str, key: str) -> Text:
+    """A string, or a non-empty list of messages as a tuple.
+
+    A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
+    absent beside tool calls. What is null is absent: Parquet fills every field that any row has. Raises DataError that names the
+    place where a value is neither, or holds a part that is not text.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
+        messages = [_plain(message) for message in without_nulls(value)]
+        if all("role" in message and any(name in message for name in _SAYS) for message in messages):
+            return tuple(_message(message, place=place, key=key) for message in messages)
+    raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of ShareGPT under the usual names."""
+    if "from" in message and "value" in message and "role" not in message:
+        others = {name: value for name, value in message.items() if name not in ("from", "value")}
+        return {"role": _ROLES.get(message["from"], message["from"]), "content": message["value"], **others}
+    return dict(message)
+
+
+def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
+    if message.get("tool_calls") == []:
+        del message["tool_calls"]
+    content = message.get("content", "")
+    if isinstance(content, list):
+        content = "".join(_part(part, place=place, key=key) for part in content)
+    if not isinstance(content, str):
+        raise DataError(f"{place}: the content of a message in {key!r} is {content!r:.60}; it is text, or a list of text parts")
+    return {**message, "content": content}
+
+
+def _part(part: Any, *, place: str, key: str) -> str:
+    """The text of a part of a message's content."""
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(part.get("text"), str):
+        return part["text"]
+    raise DataError(
+        f"{place}: a message in {key!r} has a part of the type {kind!r}; rlx trains language models on text alone, so leave such "
+        "rows out"
+    )
+
+
+def without_nulls(value: Any) -> Any:
+    """The same without the fields that are null, at any depth."""
+    if isinstance(value, dict):
+        return {name: without_nulls(part) for name, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def as_tools(value: Any, *, place: str, key: str) -> Tools:
+    """The schemas of tools: a list of JSON objects, or its JSON text; nothing where it is null or empty."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{place}: {key!r} is text, but not JSON: {error}") from error
+    if value is None or value in ("", []):
+        return ()
+    if isinstance(value, list) and all(isinstance(tool, dict) for tool in value):
+        return tuple(without_nulls(value))
+    raise DataError(f"{place}: {key!r} is no list of tools; a tool is a JSON schema such as {{'type': 'function', ...}}")
+
+
+def with_system(prompt: Text, system: str | None) -> Text:
+    """The prompt behind a system message, unless there is none to put, or the conversation has its own."""
+    if not system:
+        return prompt
+    messages: Sequence[Message] = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+    if messages and messages[0]["role"] in ("system", "developer"):
+        return prompt
+    return ({"role": "system", "content": system}, *messages)

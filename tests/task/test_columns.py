@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from rlx.task.columns import Columns, final_answer
+from rlx.task.pair_file import LabelledFile, PreferenceFile
+from rlx.task.prompt_file import PromptFile
+from tests.task.test_file import assistant, user, write
+
+PAIRS = {
+    "held_out": 0.1, "max_new_tokens": 8, "label_noise": 0.0, "name": "x", "prompt_key": "prompt", "chosen_key": "chosen",
+    "rejected_key": "rejected", "chosen_score_key": None, "rejected_score_key": None,
+}  # fmt: skip
+
+
+def pairs(tmp_path, *rows, **changes):
+    return PreferenceFile(path=str(write(tmp_path / "a.jsonl", rows)), **{**PAIRS, **changes})
+
+
+def first(task, row):
+    return task._pair(row, "a.jsonl:1")
+
+
+def test_ultrafeedback(tmp_path):
+    talk = [user("q"), assistant("good")], [user("q"), assistant("bad")]
+    row = {"prompt": "q", "prompt_id": "7", "chosen": talk[0], "rejected": talk[1], "messages": talk[0]}
+    row |= {"score_chosen": 8.0, "score_rejected": 2}
+    task = pairs(tmp_path, row, {**row, "prompt": "r"})
+    pair = first(task, row)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((user("q"),), (assistant("good"),), (assistant("bad"),))
+    assert pair.scores == (8.0, 2.0)
+    task.columns.saw(row)
+    assert task.columns.notes() == ["columns that are not read: prompt_id, messages"]
+
+
+def test_anthropic_hh_has_the_prompt_inside(tmp_path):
+    talk = "\n\nHuman: 0+1?\n\nAssistant: The sum is"
+    pair = first(pairs(tmp_path, {}), {"chosen": f"{talk} 1", "rejected": f"{talk} 2"})
+    assert (pair.prompt, pair.chosen) == ("\n\nHuman: 0+1?\n\nAssistant:", " The sum is 1")
+
+
+def test_orca_pairs(tmp_path):
+    task = pairs(tmp_path, {})
+    pair = first(task, {"system": "Be brief.", "question": "q", "chosen": "good", "rejected": "bad"})
+    assert pair.prompt == ({"role": "system", "content": "Be brief."}, user("q"))
+    assert pair.chosen == (assistant("good"),) or pair.chosen == "good"
+    assert task.columns.notes() == ["columns recognised: question as prompt; task.prompt_key=... chooses another"]
+    chosen = pairs(tmp_path, {}, prompt_key="instruction", system_key=None)
+    assert first(chosen, {"question": "q", "instruction": "i", "system": "s", "chosen": "good", "rejected": "bad"}).prompt == "i"
+
+
+def test_shp_says_by_a_label_which_is_better(tmp_path):
+    row = {"history": "q", "human_ref_A": "a", "human_ref_B": "b", "labels": 0, "score_A": 1, "score_B": 9}
+    pair = first(pairs(tmp_path, {}), row)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("q", "b", "a")
+    assert first(pairs(tmp_path, {}), {**row, "labels": 1}).chosen == "a"
+
+
+def test_labelled_conversations(tmp_path):
+    keys = {"prompt_key": "prompt", "completion_key": "completion", "label_key": "label"}
+    shared = {name: PAIRS[name] for name in ("held_out", "max_new_tokens", "label_noise", "name")}
+    task = LabelledFile(path=str(tmp_path / "a.jsonl"), **shared, **keys)
+    pair = first(task, {"messages": [user("q"), assistant("a")], "label": True})
+    assert (pair.prompt, pair.chosen, pair.label) == ((user("q"),), (assistant("a"),), (True, None))
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("48/2 = 24\n#### 1,072", "1,072"),
+        ("so it is $\\boxed{\\frac{1}{2}}$.", "\\frac{1}{2}"),
+        ("\\boxed{3}", "\\boxed{3}"),
+        ("plain", "plain"),
+        (7, 7),
+        ("\\boxed{never closed, $x", "\\boxed{never closed, $x"),
+    ],
+)
+def test_the_answer_of_a_worked_solution(solution, answer):
+    assert final_answer(solution) == answer
+
+
+def test_questions_with_answers(tmp_path):
+    rows = [{"question": f"q{i}", "answer": f"work #### {i}"} for i in range(9)]
+    keys = {"prompt_key": "prompt", "answer_key": "answer"}
+    judged = {"rewards": {"r": lambda prompt, completion, answer: float(completion == answer)}, "full_reward": 1.0}
+    failing = {"on_reward_error": "stop", "failed_reward": 0.0}
+    shared = {"path": str(write(tmp_path / "a.jsonl", rows)), "name": "x", "max_new_tokens": 8, "held_out": 0.2}
+    task = PromptFile(**shared, **keys, **judged, **failing, system="Be brief.")
+    prompt = task._prompt(rows[3], "place")
+    assert prompt.columns["answer"] == "3"
+    assert prompt.text[0] == {"role": "system", "content": "Be brief."}
+    assert task.notes() == ["columns recognised: question as prompt; task.prompt_key=... chooses another"]
+
+
+def test_the_same_rows_mean_the_same_in_json_and_in_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    from rlx.task.table import find_file, read_rows
+
+    def row(city, **unit):
+        call = [{"type": "function", "function": {"name": "weather", "arguments": {"city": city, **unit}}}]
+        schema = [{"type": "function", "function": {"name": "weather"}}]
+        sides = {
+            side: [{"role": "assistant", "content": text, "tool_calls": call}]
+            for side, text in (("chosen", "a"), ("rejected", "b"))
+        }
+        return {"prompt": [user("q")], "tools": schema, **sides}
+
+    rows = [row("Rome"), row("Lima", unit="C")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert "unit" in str(parquet.read_table(tmp_path / "a.parquet").to_pylist()[0])  # Parquet fills it in
+    task = pairs(tmp_path, *json.loads(json.dumps(rows)))
+    both = []
+    for name in ("a.jsonl", "a.parquet"):
+        read = [task._pair(r, place) for place, r in read_rows(find_file(str(tmp_path / name), key="k"))]
+        both.append([(pair.prompt, pair.chosen, pair.tools) for pair in read])
+    assert both[0] == both[1]
+
+
+def test_a_name_that_was_given_is_not_replaced():
+    columns = Columns({"prompt": "text"})
+    assert columns.name({"question": "q"}, "prompt") is None
+    assert columns.name({"text": "q"}, "prompt") == "text"

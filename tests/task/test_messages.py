@@ -1,0 +1,60 @@
+import pytest
+
+from rlx.errors import DataError
+from rlx.task.messages import as_text, as_tools, with_system
+
+TOOL = {"type": "function", "function": {"name": "weather", "strict": None}}
+
+
+def read(value):
+    return as_text(value, place="a.jsonl:1", key="prompt")
+
+
+def test_parts_of_text_are_their_text():
+    parts = [{"type": "text", "text": "0+", "image": None}, {"type": "text", "text": "1?"}]
+    assert read([{"role": "user", "content": parts}]) == ({"role": "user", "content": "0+1?"},)
+
+
+@pytest.mark.parametrize("kind", ["image", "image_url", "audio"])
+def test_other_parts_are_refused_by_name(kind):
+    with pytest.raises(DataError, match=rf"a\.jsonl:1: a message in 'prompt' has a part of the type '{kind}'"):
+        read([{"role": "user", "content": [{"type": kind, kind: "x"}, {"type": "text", "text": "?"}]}])
+
+
+def test_what_is_null_is_absent_at_any_depth():
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome", "unit": None}}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call], "name": None}
+    plain = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    assert read([message]) == ({"role": "assistant", "content": "", "tool_calls": [plain]},)
+    assert read([{"role": "assistant", "tool_calls": [plain]}]) == read([message])
+    assert read([{"role": "user", "content": "?", "tool_calls": []}]) == ({"role": "user", "content": "?"},)
+
+
+def test_conversations_of_sharegpt_have_the_usual_names():
+    assert read([{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]) == (
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "!"},
+    )
+
+
+@pytest.mark.parametrize("value", [None, 3, [], [{"role": "user"}], [{"content": "x"}], ["x"], [{"role": "user", "content": 3}]])
+def test_what_is_neither_text_nor_messages_is_refused(value):
+    with pytest.raises(DataError, match=r"a\.jsonl:1"):
+        read(value)
+
+
+def test_tools_are_a_list_or_its_json():
+    plain = ({"type": "function", "function": {"name": "weather"}},)
+    assert as_tools([TOOL], place="p", key="tools") == plain
+    assert as_tools('[{"type": "function", "function": {"name": "weather"}}]', place="p", key="tools") == plain
+    assert as_tools(None, place="p", key="tools") == as_tools("", place="p", key="tools") == ()
+    for wrong in ("{not json", ["weather"]):
+        with pytest.raises(DataError, match="p: 'tools'"):
+            as_tools(wrong, place="p", key="tools")
+
+
+def test_a_system_message_comes_first_where_there_is_none():
+    user, system = {"role": "user", "content": "?"}, {"role": "system", "content": "Be brief."}
+    assert with_system("?", "Be brief.") == with_system((user,), "Be brief.") == (system, user)
+    assert with_system((system, user), "Be long.") == (system, user)
+    assert with_system("?", None) == "?"
