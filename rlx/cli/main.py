@@ -190,21 +190,21 @@ def _chosen(override: str) -> str:
 
 def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
     """With resume=SWEEP the command line of that sweep, and its directory."""
-    from rlx.sweep.again import command_again, sweep_to_resume
+    from rlx.sweep.resume import resumed_arguments, sweep_to_resume
 
     directory = sweep_to_resume(line.overrides)
-    return (line, None) if directory is None else (split(command_again(directory, line.argv)), directory)
+    return (line, None) if directory is None else (split(resumed_arguments(directory, line.argv)), directory)
 
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
     from rlx.cli.line import allowed_targets
-    from rlx.sweep.register import install
-    from rlx.sweep.session import Surroundings
+    from rlx.sweep.run import SweepCommand
+    from rlx.sweep.sweeper import register_sweeper
 
     if directory is not None:
         sys.path.insert(0, str(directory / "sources"))  # a sweep goes on with the code that it began with
-    install(Surroundings(tuple(line.argv), lambda: allowed_targets(line), directory))
+    register_sweeper(SweepCommand(tuple(line.argv), lambda: allowed_targets(line), directory))
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:

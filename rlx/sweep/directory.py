@@ -1,4 +1,4 @@
-"""The directory of a sweep: found again or made once, held by one sweep at a time, with copies of the user's sources."""
+"""The directory of a sweep: found or made, locked by one sweep at a time, with copies of the user's modules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,24 +25,25 @@ _LOCK = ".lock"
 
 
 @dataclass
-class Place:
-    """A sweep's directory while this process holds it. before: its plan as it was left, None if it is new.
+class SweepDirectory:
+    """A sweep's directory while this process has it locked.
 
-    lock: an open file; worker processes inherit it, so that the directory counts as held until the last of them is gone.
+    previous_plan: the content of its sweep.json from an earlier start, None if it is new. lock: a file descriptor; worker
+    processes keep it open too, so that the directory is locked until the last of them has ended.
     """
 
     directory: Path
-    before: dict[str, Any] | None
+    previous_plan: dict[str, Any] | None
     lock: int | None
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> SweepDirectory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
@@ -56,80 +58,86 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("jobs"), list) else None
 
 
-def take(
-    shelf: Path, *, digest: str, code: str, named: Path | None, fresh: bool, patience: float, say: Callable[[str], None]
-) -> Place:
-    """The directory for a plan: of the newest sweep with the same plan that nobody runs, else a new one.
+def claim_directory(
+    shelf: Path, *, digest: str, code: str, named: Path | None, fresh: bool, patience: float, notify: Callable[[str], None]
+) -> SweepDirectory:
+    """Lock a directory for a plan: that of the newest sweep with the same plan that is not running, else a new one.
 
-    named: the place that the user chose. code: the hash of rlx. patience: seconds to wait for workers whose sweep was killed.
+    named: the directory that the user chose. code: the hash of rlx's code. patience: seconds to wait for workers whose sweep was
+    killed. Raises ConfigError where the named directory is in use or holds something else.
     """
     if named is not None:
-        return _take_named(named, digest, code, fresh, patience, say)
+        return _claim_named(named, digest, code, fresh, patience, notify)
     for directory in [] if fresh else sorted(shelf.glob(f"*_{digest[:8]}*"), reverse=True):
         before = read_plan(directory)
         if before is None or before.get("digest") != digest or before.get("code") != code:
             continue
-        lock = _lock(directory, patience=_patience(before, patience), say=say)
+        lock = _lock(directory, patience=_patience(before, patience), notify=notify)
         if lock is not None:
-            return Place(directory, read_plan(directory), lock)
+            return SweepDirectory(directory, read_plan(directory), lock)
     directory = new_directory(shelf, stamped_name(digest[:8]))
-    return Place(directory, None, _lock(directory, patience=0, say=say))
+    return SweepDirectory(directory, None, _lock(directory, patience=0, notify=notify))
 
 
-def _take_named(named: Path, digest: str, code: str, fresh: bool, patience: float, say: Callable[[str], None]) -> Place:
+def _claim_named(
+    named: Path, digest: str, code: str, fresh: bool, patience: float, notify: Callable[[str], None]
+) -> SweepDirectory:
     with full_disk_explained(named):
         named.mkdir(parents=True, exist_ok=True)
-    lock = _lock(named, patience=_patience(read_plan(named) or {}, patience), say=say)
+    lock = _lock(named, patience=_patience(read_plan(named) or {}, patience), notify=notify)
     if lock is None:
         raise ConfigError(f"{named}: this sweep is running; wait for it, stop it, or choose another sweep.name")
     before = read_plan(named)
     if before is None and not any(entry.name != _LOCK for entry in named.iterdir()):
-        return Place(named, None, lock)
+        return SweepDirectory(named, None, lock)
     wrong = ""
     if before is None:
         wrong = "exists and holds no sweep"
+    elif not fresh and before.get("code") != code:
+        wrong = (
+            "was begun with another version of the code that numbers come from, so its runs are not comparable with new ones; "
+            f"its command begins a new sweep: {shlex.join(map(str, before.get('command', ())))}"
+        )
     elif fresh or before.get("digest") != digest:
-        wrong = f"holds another sweep ({' '.join(before.get('command', ()))})"
-    elif before.get("code") != code:
-        wrong = "was begun with another version of rlx, so its runs would not be comparable with new ones"
+        wrong = f"holds another sweep ({shlex.join(map(str, before.get('command', ())))})"
     if wrong:
         os.close(lock)
-        raise ConfigError(f"{named} {wrong}; choose another sweep.name")
-    return Place(named, before, lock)
+        raise ConfigError(f"{named} {wrong}; or choose another sweep.name")
+    return SweepDirectory(named, before, lock)
 
 
 def _patience(before: dict[str, Any], patience: float) -> float:
-    """How long to wait for a directory: not at all for one whose sweep lives."""
+    """How many seconds to wait for the lock of a directory: none while its sweep runs."""
     return 0.0 if is_alive(before.get("process", {})) else patience
 
 
-def _lock(directory: Path, *, patience: float, say: Callable[[str], None]) -> int | None:
-    """Hold the directory; None if another sweep, or a worker of one, holds it longer than `patience` seconds."""
+def _lock(directory: Path, *, patience: float, notify: Callable[[str], None]) -> int | None:
+    """Lock the directory; None if another sweep, or a worker of one, keeps the lock longer than `patience` seconds."""
     descriptor = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         import fcntl
     except ImportError:
         return descriptor
-    until = time.monotonic() + patience
-    told = False
+    deadline = time.monotonic() + patience
+    is_notified = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except BlockingIOError:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 os.close(descriptor)
                 return None
         except OSError:  # a file system without locks
             return descriptor
-        if not told:
-            say(f"waiting for the workers of {directory}, whose sweep was killed, to write their checkpoints")
-            told = True
+        if not is_notified:
+            notify(f"waiting for the workers of {directory}, whose sweep was killed, to write their checkpoints")
+            is_notified = True
         time.sleep(0.2)
 
 
 def keep_sources(directory: Path, files: Iterable[Source]) -> Path:
-    """Copy the user's own modules into the sweep: its jobs import these, so that an edit meanwhile mixes nothing."""
+    """Copy the user's modules into the sweep. Its jobs import the copies, so that an edit meanwhile does not reach them."""
     for source in {source.copy: source for source in files}.values():
         copy = directory / source.copy
         if copy.exists():
@@ -144,14 +152,16 @@ def keep_sources(directory: Path, files: Iterable[Source]) -> Path:
 
 
 def name_latest(directory: Path) -> None:
-    """`outputs/sweep/latest` names this sweep."""
+    """Make `outputs/sweep/latest` name this sweep."""
     with contextlib.suppress(OSError):
         link_latest(directory, directory.parent / "latest")
 
 
 def set_aside(directory: Path, *, keep: str) -> None:
-    """Move what a failed attempt left out of the way, to where no list of runs looks; the file `keep` stays."""
+    """Move what a failed attempt left to a hidden folder beside the sweeps, where no run is looked for; the file `keep` stays."""
     attic = new_directory(directory.parent / ".attempts", directory.name)
-    for entry in sorted(directory.iterdir(), key=lambda entry: entry.name != "run.json"):  # without it, it is no run any more
+    for entry in sorted(
+        directory.iterdir(), key=lambda entry: entry.name != "run.json"
+    ):  # first: without it the directory holds no run
         if entry.name != keep:
             entry.rename(attic / entry.name)

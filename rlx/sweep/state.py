@@ -20,7 +20,7 @@ from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.directory import PLAN
 
 if TYPE_CHECKING:
-    from rlx.sweep.plan.plan import Job
+    from rlx.sweep.plan.plan import PlannedJob
 SCHEMA_VERSION = 1
 WAITING, RUNNING, COMPLETED, FAILED, INTERRUPTED, PRUNED = "waiting", "running", "completed", "failed", "interrupted", "pruned"
 ENDED = (COMPLETED, FAILED, PRUNED)
@@ -48,7 +48,7 @@ class JobState:
     trial: int | None = None
 
     @classmethod
-    def of(cls, job: Job) -> JobState:
+    def of(cls, job: PlannedJob) -> JobState:
         """The state of a job that nobody has begun."""
         return cls(
             name=job.name,

@@ -4,7 +4,7 @@ import shlex
 
 import yaml
 
-from rlx.sweep.ending import experiment_of, write_best
+from rlx.sweep.finish import experiment_of, write_best
 
 GROUPS = {"algorithm", "loss", "task", "optimizer", "experiment"}
 

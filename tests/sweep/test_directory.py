@@ -8,14 +8,14 @@ import pytest
 from rlx.errors import ConfigError
 from rlx.record.process import this_process
 from rlx.record.sources import Source
-from rlx.sweep.directory import keep_sources, name_latest, read_plan, set_aside, take
+from rlx.sweep.directory import claim_directory, keep_sources, name_latest, read_plan, set_aside
 
 DEAD = {**this_process(), "pid": 2**22 + 1}
 
 
 def taken(shelf, said=None, **changes):
     options = {"digest": "d" * 16, "code": "c", "named": None, "fresh": False, "patience": 0.3, **changes}
-    return take(shelf, say=(said if said is not None else []).append, **options)
+    return claim_directory(shelf, notify=(said if said is not None else []).append, **options)
 
 
 def left(place, **changes):
@@ -29,7 +29,7 @@ def left(place, **changes):
 def test_the_same_plan_is_gone_on_with(tmp_path):
     first = left(taken(tmp_path))
     again = taken(tmp_path)
-    assert (again.directory, again.before["jobs"]) == (first, [])
+    assert (again.directory, again.previous_plan["jobs"]) == (first, [])
 
 
 @pytest.mark.parametrize("changes", [{"digest": "e" * 16}, {"code": "other"}, {"fresh": True}])
@@ -37,7 +37,7 @@ def test_another_plan_other_code_or_a_wish_begin_anew(tmp_path, changes):
     first = left(taken(tmp_path))
     other = taken(tmp_path, **changes)
     assert other.directory != first
-    assert other.before is None
+    assert other.previous_plan is None
 
 
 def test_a_directory_that_is_held_is_not_shared(tmp_path):
@@ -70,7 +70,7 @@ def test_a_named_place(tmp_path):
         taken(tmp_path, named=named)
     left(first)
     again = taken(tmp_path, named=named)
-    assert again.before is not None
+    assert again.previous_plan is not None
     again.close()
     for changes, said in (
         ({"digest": "e" * 16}, "another sweep"),

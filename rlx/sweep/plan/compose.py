@@ -29,7 +29,7 @@ NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that 
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedJob:
     """One job's config, checked. identity: of all that it says but its cache; config_hash: of what may change its numbers."""
 
     cfg: DictConfig
@@ -60,7 +60,7 @@ class Composer:
         """Overrides as Hydra reads them."""
         return list(self._parser.parse_overrides(list(overrides)))
 
-    def compose(self, overrides: Sequence[str]) -> Composed:
+    def compose(self, overrides: Sequence[str]) -> ComposedJob:
         """The checked config of one job. Raises ConfigError, or what Hydra says against an override."""
         cfg, choices = self._composed(overrides)
         if self._allowed is None:  # of the whole command line, and slow to find out
@@ -69,7 +69,7 @@ class Composer:
         container = plain(cfg)
         files = tuple(sources(container))
         said = without(container, CACHES)  # which the environment may have moved
-        return Composed(
+        return ComposedJob(
             cfg=cfg,
             algorithm=str(choices["algorithm"]),
             config_hash=config_hash(container, files),

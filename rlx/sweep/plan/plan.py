@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rlx.comparison.grouping import short_names
 from rlx.errors import ConfigError
 from rlx.record.provenance import variant as variant_of
-from rlx.sweep.plan.compose import Composed, Composer
+from rlx.sweep.plan.compose import ComposedJob, Composer
 from rlx.sweep.plan.settings import RandomSettings, Settings
 from rlx.sweep.plan.space import Dimension, Space, dimension_of, random_variants
 
@@ -21,14 +21,14 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """One run of a sweep: a variant with a seed. overrides: all of its own; differs: what tells its variant from the others."""
 
     name: str
     variant: str
     differs: tuple[str, ...]
     overrides: tuple[str, ...]
-    composed: Composed
+    composed: ComposedJob
 
     @property
     def seed(self) -> int:
@@ -40,7 +40,7 @@ class Job:
 class SweepPlan:
     """All jobs of a sweep. repeated: how many were asked for twice and run once."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedJob, ...]
     repeated: int = 0
 
     @property
@@ -61,7 +61,7 @@ def grid_plan(space: Space, composer: Composer) -> SweepPlan:
 
 def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> SweepPlan:
     """The jobs of the given variants (the overrides that make each) with every seed."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, PlannedJob] = {}
     count = 0
     for differs in variants:
         for seed in space.seeds:
@@ -71,11 +71,11 @@ def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer)
     return SweepPlan(tuple(jobs.values()), repeated=count - len(jobs))
 
 
-def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> Job:
+def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> PlannedJob:
     """One job, composed and checked."""
     overrides = (*space.fixed, *differs, f"seed={seed}")
     composed = composer.compose(overrides)
-    return Job(
+    return PlannedJob(
         name=name_of([*differs, f"seed={seed}"], composed.identity),
         variant=variant_of(overrides, composed.algorithm),
         differs=tuple(differs),
@@ -97,7 +97,7 @@ def plan_sweep(space: Space, composer: Composer, settings: Settings) -> SweepPla
     return grid_plan(space, composer)
 
 
-def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[Job]:
+def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[PlannedJob]:
     """A job at each end of each dimension, composed and checked, so that no trial meets an error of the command line."""
     if not dimensions:
         raise ConfigError("there is nothing to search: give a key several values or 'KEY=interval(LOW,HIGH)'")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlx.sweep.plan.plan import Job
+from rlx.sweep.plan.plan import PlannedJob
 from rlx.sweep.plan.settings import SearchSettings
 from rlx.sweep.search.study import DIFFERS, Study
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, PRUNED, WAITING, JobState, SweepState, completed_score
@@ -57,8 +57,8 @@ class Search:
     state: SweepState
     settings: SearchSettings
     seeds: tuple[int, ...]
-    make: Callable[[tuple[str, ...], int], Job]
-    jobs: dict[str, Job] = field(default_factory=dict)
+    make: Callable[[tuple[str, ...], int], PlannedJob]
+    jobs: dict[str, PlannedJob] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
     figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
     spent_seconds: float = 0.0

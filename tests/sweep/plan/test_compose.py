@@ -7,7 +7,7 @@ from rlx.cli import main
 from rlx.config.compose import CompositionOfJobError, compose
 from rlx.errors import ConfigError
 from rlx.sweep.plan.compose import Composer, job_overrides
-from rlx.sweep.session import Session
+from rlx.sweep.run import SweepRun
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +16,12 @@ def composer(tmp_path_factory):
     made = []
 
     def keep(self, arguments):
-        made.append(Composer(self.loader, self.config, self.around.allowed))
+        made.append(Composer(self.loader, self.config, self.command.allowed))
         return 0
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(tmp_path_factory.mktemp("composer"))
-        monkeypatch.setattr(Session, "run", keep)
+        monkeypatch.setattr(SweepRun, "run", keep)
         assert main.invoke(["-m", "seed=0,1"]) == (0, "")
     return made[0]
 

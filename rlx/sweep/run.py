@@ -1,4 +1,4 @@
-"""A sweep from its command line to its exit code: plan, directory, run, and what is said at the end."""
+"""One start of a sweep, from its command line to its exit code: plan, directory, jobs, and the report at the end."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.report.text import count
 from rlx.sweep.cluster.launcher import Launch, LauncherRunner
-from rlx.sweep.directory import Place, keep_sources, name_latest, take
-from rlx.sweep.ending import end
+from rlx.sweep.directory import SweepDirectory, claim_directory, keep_sources, name_latest
+from rlx.sweep.finish import finish_sweep
 from rlx.sweep.plan.compose import Composer, job_overrides
-from rlx.sweep.plan.plan import Job, checked_ends, digest_of, job_of, plan_sweep
+from rlx.sweep.plan.plan import PlannedJob, checked_ends, digest_of, job_of, plan_sweep
 from rlx.sweep.plan.settings import SearchSettings, settings_of
 from rlx.sweep.plan.space import Space, dimension_of, space_of
 from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool
@@ -36,10 +36,10 @@ _TASK = "rlx.sweep.job:run"
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a sweep must know of the command line that began it.
+class SweepCommand:
+    """The command line that began a sweep.
 
-    allowed: classes that its jobs may name. directory: of the sweep that goes on.
+    allowed: gives the classes that its jobs may name. directory: of the sweep that is resumed, None for another.
     """
 
     argv: tuple[str, ...]
@@ -48,19 +48,19 @@ class Surroundings:
 
 
 @dataclass
-class Session:
+class SweepRun:
     """One start of a sweep. launch: how one of Hydra's launchers is called; None: the pool of workers runs the jobs."""
 
     config: DictConfig
     loader: ConfigLoader
-    around: Surroundings
+    command: SweepCommand
     launch: Launch | None = None
     pool: Pool | None = None
     overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.settings = settings_of(OmegaConf.to_container(self.config.sweep, resolve=True))  # type: ignore[arg-type]
-        self.composer = Composer(self.loader, self.config, self.around.allowed)
+        self.composer = Composer(self.loader, self.config, self.command.allowed)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan the jobs and run them; returns the exit code."""
@@ -81,11 +81,11 @@ class Session:
         if self.settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
             return 0
-        with self._place(plan.digest) as place:
+        with self._directory(plan.digest) as place:
             state = self._state(plan.digest, place)
             state.jobs = {job.name: JobState.of(job) for job in plan.jobs}
-            if place.before is not None:
-                state.take_over(place.before)
+            if place.previous_plan is not None:
+                state.take_over(place.previous_plan)
             state.write(force=True)
             name_latest(place.directory)
             if self.settings.reuse:
@@ -95,14 +95,14 @@ class Session:
             size = self._size(plan.jobs, len(waiting))
             console = None if self.launch is None else lasting_console()
             view = SweepView(state.jobs, workers=size, total=len(state.jobs), console=console)
-            goes_on = place.before is not None
+            goes_on = place.previous_plan is not None
             view.start(opening_lines(state.jobs, state.directory, size=size, repeated=plan.repeated, goes_on=goes_on))
-            asked = None
+            stop_signal = None
             if waiting and self.launch is not None:
-                asked = self._run_launcher(self.launch, jobs, state, waiting, view, path)
+                stop_signal = self._run_launcher(self.launch, jobs, state, waiting, view, path)
             elif waiting:
-                asked = self._run_pool(jobs, state, JobQueue(deque(waiting)), view, path, size, place)
-            return end(state, self.settings, asked, is_group=self.composer.is_group)
+                stop_signal = self._run_pool(jobs, state, JobQueue(deque(waiting)), view, path, size, place)
+            return finish_sweep(state, self.settings, stop_signal, is_group=self.composer.is_group)
 
     def _search(self, space: Space, settings: SearchSettings) -> int:
         from rlx.sweep.search.search import Search
@@ -117,14 +117,16 @@ class Session:
             print(f"a search over {', '.join(dimension.name for dimension in dimensions)}: {settings.trials} trials")
             return 0
         digest = digest_of([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
-        with self._place(digest) as place:
+        with self._directory(digest) as place:
             state = self._state(digest, place)
             study = Study(place.directory, dimensions, settings)
             make = lambda differs, seed: job_of(differs, seed, space, self.composer)  # noqa: E731
             search = Search(study, state, settings, space.seeds, make)
-            if place.before is not None:
-                state.facts |= {key: place.before[key] for key in ("started", "spent_seconds") if key in place.before}
-                state.jobs |= {job.name: job for job in map(JobState.of_plan, place.before["jobs"])}
+            if place.previous_plan is not None:
+                state.facts |= {
+                    key: place.previous_plan[key] for key in ("started", "spent_seconds") if key in place.previous_plan
+                }
+                state.jobs |= {job.name: job for job in map(JobState.of_plan, place.previous_plan["jobs"])}
             search.take_up()
             state.write(force=True)
             name_latest(place.directory)
@@ -137,55 +139,55 @@ class Session:
                 over = sum(trial.is_over for trial in search.trials.values())
                 lines.append(f"going on with a search over the same space: {over} of its trials are over")
             view.start(lines)
-            asked = self._run_pool(search.jobs, state, search, view, path, size, place, more=search.confirm)
-            return end(state, settings, asked, is_group=self.composer.is_group, search=search)
+            stop_signal = self._run_pool(search.jobs, state, search, view, path, size, place, more=search.confirm)
+            return finish_sweep(state, settings, stop_signal, is_group=self.composer.is_group, search=search)
 
-    def _place(self, digest: str) -> Place:
+    def _directory(self, digest: str) -> SweepDirectory:
         shelf = Path(str(self.config.output_dir)) / "sweep"
-        named = self.around.directory
+        named = self.command.directory
         for override in self.config.hydra.overrides.hydra:
             if str(override).startswith("hydra.sweep.dir="):
                 named = named or Path(str(self.config.hydra.sweep.dir))
         if self.settings.name is not None:
             named = named or shelf / self.settings.name
 
-        def say(text: str) -> None:
+        def notify(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
         patience = self.settings.grace + 30
-        fresh = self.settings.new and self.around.directory is None
-        return take(shelf, digest=digest, code=code_hash(), named=named, fresh=fresh, patience=patience, say=say)
+        fresh = self.settings.new and self.command.directory is None
+        return claim_directory(shelf, digest=digest, code=code_hash(), named=named, fresh=fresh, patience=patience, notify=notify)
 
-    def _state(self, digest: str, place: Place) -> SweepState:
-        command = ["rlx", *self.around.argv]
+    def _state(self, digest: str, place: SweepDirectory) -> SweepState:
+        command = ["rlx", *self.command.argv]
         facts = new_facts(command, self.overrides, method=self.settings.method, digest=digest, code=code_hash())
         return SweepState(place.directory, facts)
 
-    def _path(self, place: Place, jobs: Iterable[Job]) -> list[str]:
+    def _path(self, place: SweepDirectory, jobs: Iterable[PlannedJob]) -> list[str]:
         """The Python path of the jobs: the sweep's copies of the user's modules first."""
         files: list[Source] = [file for job in jobs for file in job.composed.sources]
         path = [str(keep_sources(place.directory, files)), *sys.path]
         return [os.path.abspath(entry) if entry else os.getcwd() for entry in path]
 
-    def _size(self, jobs: Iterable[Job], most: int) -> int:
+    def _size(self, jobs: Iterable[PlannedJob], most: int) -> int:
         threads = max((job.composed.threads or 1 for job in jobs), default=1)
         return min(num_workers(self.settings.workers, threads=threads), max(1, most))
 
     def _run_pool(
         self,
-        jobs: Mapping[str, Job],
+        jobs: Mapping[str, PlannedJob],
         state: SweepState,
         work: JobSource,
         view: SweepView,
         path: Sequence[str],
         size: int,
-        place: Place,
+        place: SweepDirectory,
         more: Callable[[], bool] = lambda: False,
     ) -> int | None:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
         self.pool.set_up(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
-        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.around.argv)))
+        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.command.argv)))
         try:
             runner.run()
             while runner.stop_signal is None and not runner.halted and more():
@@ -198,7 +200,7 @@ class Session:
     def _run_launcher(
         self,
         launch: Launch,
-        jobs: Mapping[str, Job],
+        jobs: Mapping[str, PlannedJob],
         state: SweepState,
         waiting: Sequence[JobState],
         view: SweepView,
@@ -206,7 +208,7 @@ class Session:
     ) -> int | None:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        runner = LauncherRunner(state, self.settings, view, launch, assignment_of(jobs, folder_words(self.around.argv)), path)
+        runner = LauncherRunner(state, self.settings, view, launch, assignment_of(jobs, folder_words(self.command.argv)), path)
         try:
             runner.run(waiting)
         finally:
@@ -214,7 +216,7 @@ class Session:
         return runner.stop_signal
 
 
-def assignment_of(jobs: Mapping[str, Job], folders: Sequence[str]) -> Callable[[JobState], Any]:
+def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str]) -> Callable[[JobState], Any]:
     """What a worker needs for a job. folders: of configs, as the sweep's command names them."""
     from rlx.sweep.job import Training
 

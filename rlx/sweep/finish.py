@@ -1,4 +1,4 @@
-"""What is written and said when a sweep ends or is stopped, and its exit code."""
+"""The end of a sweep: best.yaml, the comparison, the list of failures, and the exit code."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rlx.record.command import search_path
 from rlx.record.files import write_atomic
 from rlx.report.sweep import print_failures
 from rlx.report.text import count
-from rlx.sweep.again import resume_command
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.runner import EXIT_CODES
+from rlx.sweep.resume import resume_command
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
 
 if TYPE_CHECKING:
     from rlx.sweep.search.search import Search
 
 
-# `best.yaml`: the overrides of the winning variant as an experiment, `rlx train --config-dir SWEEP experiment=best`.
-
+FAILED_JOBS = 3  # the exit code
+_ALLOWED = ["single", "tasks", "missing", "budget", "unfinished", "damaged"]  # by the comparison at the end
 _HEAD = """\
 # @package _global_
 # The best variant of the sweep in {place}: {variant}, {score} over {seeds}.
@@ -39,9 +39,9 @@ _HEAD = """\
 def write_best(
     directory: Path, best: dict[str, Any], *, place: str, command: Sequence[str], is_group: Callable[[str], bool]
 ) -> Path:
-    """Write best.yaml, and again as experiment/best.yaml, where --config-dir finds it.
+    """Write the overrides of the best variant as an experiment: best.yaml, and experiment/best.yaml, where --config-dir finds it.
 
-    command: of the sweep, which may name folders of configs. is_group: whether a key chooses a file.
+    command: of the sweep, which may name folders of configs. is_group: whether a key is a group's. Returns experiment/best.yaml.
     """
     name = best.get("objective", SCORE)
     score = f"{'score' if name == SCORE else name} {best['score']:.6g}"
@@ -59,7 +59,7 @@ def write_best(
 
 
 def experiment_of(overrides: Sequence[str], is_group: Callable[[str], bool]) -> dict[str, Any]:
-    """Overrides as the content of a YAML file: choices in its defaults list, values below."""
+    """Overrides as the content of a YAML file: choices of groups in its defaults list, values below."""
     added: list[Any] = []
     replaced: list[Any] = []
     values: dict[str, Any] = {}
@@ -87,45 +87,50 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
     values[path[-1]] = value
 
 
-# What is written and said when a sweep ends or is stopped, and its exit code.
-
-FAILED_JOBS = 3
-_ALLOWED = ["single", "tasks", "missing", "budget", "unfinished", "damaged"]  # a sweep shows what it has
-
-
-def end(
-    state: SweepState, settings: Settings, asked: int | None, *, is_group: Callable[[str], bool], search: Search | None = None
+def finish_sweep(
+    state: SweepState,
+    settings: Settings,
+    stop_signal: int | None,
+    *,
+    is_group: Callable[[str], bool],
+    search: Search | None = None,
 ) -> int:
-    """Write the last sweep.json and best.yaml, print how it went and how to go on; returns the exit code."""
+    """Write sweep.json and best.yaml, print what became of the jobs and how to go on; returns the exit code.
+
+    stop_signal: that the sweep was stopped by, None if it was not.
+    """
     counts = state.counts()
     unfinished = len(state.jobs) - sum(counts[name] for name in ENDED)
-    state.facts |= {"status": "interrupted" if unfinished or asked else FAILED if counts[FAILED] else COMPLETED, "ended": now()}
+    state.facts |= {
+        "status": "interrupted" if unfinished or stop_signal else FAILED if counts[FAILED] else COMPLETED,
+        "ended": now(),
+    }
     place = os.path.relpath(state.directory)
     if search is not None:
-        from rlx.sweep.search.closing import best_of_search, say_closing
+        from rlx.sweep.search.outcome import best_of_search, print_outcome
 
         state.winner = best_of_search(search)
-        if asked is None:
-            say_closing(search, state.winner, Path(place))
+        if stop_signal is None:
+            print_outcome(search, state.winner, Path(place))
     else:
         state.winner = best(list(state.jobs.values()))
-        if settings.compare and counts[COMPLETED] > 1 and asked is None:
+        if settings.compare and counts[COMPLETED] > 1 and stop_signal is None:
             print_comparison_of(place)
     state.write(force=True)
     if state.winner is not None and not unfinished:
         write_best(state.directory, state.winner, place=place, command=state.facts["command"], is_group=is_group)
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
-    if unfinished or counts[FAILED] or asked is not None:
-        again = resume_command(place, state.facts["command"])
-        print(f"go on with what is not completed: {again} (or the same command again)", file=sys.stderr, flush=True)
-    if asked is not None:
-        return EXIT_CODES[asked]  # type: ignore[index]
+    if unfinished or counts[FAILED] or stop_signal is not None:
+        go_on = resume_command(place, state.facts["command"])
+        print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
+    if stop_signal is not None:
+        return EXIT_CODES[stop_signal]  # type: ignore[index]
     return FAILED_JOBS if unfinished or counts[FAILED] else 0
 
 
 def print_comparison_of(directory: str) -> None:
-    """The comparison of the sweep's variants, as `rlx compare` prints it; a sweep that cannot be compared says why."""
+    """The comparison of the sweep's variants, as `rlx compare` prints it; the reason is printed where they cannot be compared."""
     from rlx.comparison.choices import Choices
     from rlx.comparison.comparison import compare_runs
     from rlx.config import conf_dir

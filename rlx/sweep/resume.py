@@ -1,4 +1,4 @@
-"""`rlx -m resume=SWEEP`: the command of a sweep, read back from its plan as data, with what is given anew after it."""
+"""`rlx -m resume=SWEEP`: the command of a sweep, read from its plan as data, followed by the overrides given now."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
     return None
 
 
-def command_again(directory: Path, given: Sequence[str]) -> list[str]:
-    """The arguments of the sweep's own command, then those given now (without resume), which may change how it runs, not what."""
+def resumed_arguments(directory: Path, given: Sequence[str]) -> list[str]:
+    """The arguments of the sweep's command, then those given now without `resume`, which replace equal keys.
+
+    Raises ConfigError if the command names classes or folders of the user's own that are not named again.
+    """
     plan = read_plan(directory)
     if plan is None:
         raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot go on; run its command again")
@@ -50,13 +53,16 @@ def command_again(directory: Path, given: Sequence[str]) -> list[str]:
 
 
 def resume_command(place: str, command: Sequence[str]) -> str:
-    """What to type for a sweep to go on. command: the sweep's own; what it names that is not rlx's has to be named again."""
+    """What to type to resume a sweep.
+
+    command: the sweep's. Classes and folders of the user's own that it names have to be named again.
+    """
     classes = [word for word in command if _OWN_CLASS.search(word)]
     return shlex.join(["rlx", "-m", f"resume={place}", *folder_words(command), *classes])
 
 
 def own_names(command: Sequence[str]) -> list[str]:
-    """What a command names that is not rlx's: classes, and folders of configs that may name some."""
+    """The classes in a command that are not rlx's, and folders of configs, which may name such classes."""
     found = [name for word in command for name in _OWN_CLASS.findall(word)]
     folders = [word for word in command if word.partition("=")[0] in _FOLDERS]
     return list(dict.fromkeys([*found, *folders]))

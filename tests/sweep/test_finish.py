@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from rlx.sweep.ending import end
+from rlx.sweep.finish import finish_sweep
 from rlx.sweep.state import JobState, SweepState
 from tests.comparison.records import write_run
 from tests.sweep.search.test_study import settings
@@ -23,7 +23,8 @@ def finished(tmp_path, monkeypatch):
             overrides = ["algorithm=dpo", f"loss.beta={beta}", f"seed={seed}"]
             score = 0.5 + 0.1 * place
             if state == "completed":
-                write_run(tmp_path / name, algorithm="dpo", seed=seed, score=score, overrides=overrides, loss__beta=beta)
+                values = {"loss__beta": beta, "algorithm__loss__beta": beta}
+                write_run(tmp_path / name, algorithm="dpo", seed=seed, score=score, overrides=overrides, **values)
             job = JobState(name, f"dpo loss.beta={beta}", seed, overrides, name, state=state)
             job.score = score if state == "completed" else None
             job.reason = "because" if state == "failed" else None
@@ -34,7 +35,7 @@ def finished(tmp_path, monkeypatch):
 
 
 def ended(state, asked=None, **changes):
-    return end(state, settings(**{"compare": False, **changes}), asked, is_group=lambda key: key == "algorithm")
+    return finish_sweep(state, settings(**{"compare": False, **changes}), asked, is_group=lambda key: key == "algorithm")
 
 
 @pytest.mark.parametrize(

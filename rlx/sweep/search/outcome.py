@@ -125,7 +125,7 @@ def _draw_importances(importances: Mapping[str, float], file: Path) -> Path:
     return file
 
 
-def say_closing(search: Search, best: Mapping[str, Any] | None, directory: Path) -> None:
+def print_outcome(search: Search, best: Mapping[str, Any] | None, directory: Path) -> None:
     """Print the end of a search, and draw it."""
     print("\n" + "\n".join(summary_lines(search, best, search.study.importances())), flush=True)
     if search.settings.plots and best is not None:

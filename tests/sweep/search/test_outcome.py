@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("optuna")
-from rlx.sweep.search.closing import best_of_search, draw_plots, summary_lines
+from rlx.sweep.search.outcome import best_of_search, draw_plots, summary_lines
 from rlx.sweep.search.search import Search
 from rlx.sweep.state import COMPLETED, JobState, SweepState
 from tests.sweep.search.test_study import point, study
