@@ -1,5 +1,30 @@
-"""`python -m rlx`."""
+"""`rlx` and `python -m rlx`: signals are heard before anything heavy is imported."""
 
-from rlx.cli.main import entry
+from __future__ import annotations
 
-entry()
+import os
+import signal
+import sys
+
+
+def entry() -> None:
+    """Run the command line. A signal that comes before a run listens ends the process with one line, exit code 75 or 130."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stopped_early)
+    try:
+        from rlx.cli.main import entry as command_line
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command_line()
+
+
+def _stopped_early(number: int, _: object) -> None:
+    """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
+    name = signal.Signals(number).name
+    os.write(2, f"rlx: stopped by {name} before anything was saved; run it again\n".encode())
+    os._exit(75)
+
+
+if __name__ == "__main__":
+    entry()
