@@ -17,7 +17,7 @@ from rlx.comparison.comparison import Comparison, compare
 from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
 from rlx.errors import EvidenceError, RlxError
 from rlx.report.columns import STYLES, pair_table, variant_table
-from rlx.report.table import Table, as_latex, as_lines, as_markdown, markdown_text
+from rlx.report.table import Table, as_latex, as_lines, as_markdown, check_columns, markdown_text
 from rlx.report.text import count, interval, one_line, safe
 
 MOST_PAIRS = 15
@@ -134,6 +134,15 @@ def print_table(table: Table, out: Console) -> None:
     """A table as wide as the console."""
     for line in as_lines(table, width=out.width, encoding=out.encoding):
         out.print(line, soft_wrap=line.overflow != "fold")
+
+
+def chosen_columns(comparison: Comparison, names: Any) -> tuple[str, ...]:
+    """The columns that the user chose, one or several; none for None. Raises ConfigError for what is no column of any table."""
+    if names is None:
+        return ()
+    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else [str(name) for name in names]
+    check_columns(wanted, [variant_table(comparison), pair_table(comparison)])
+    return tuple(wanted)
 
 
 def _with_columns(table: Table, names: Sequence[str]) -> Table:

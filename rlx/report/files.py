@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlx.comparison.comparison import Comparison
@@ -23,8 +24,10 @@ def place_beside(comparison: Comparison) -> Path:
     return Path.cwd() if shared in (Path(shared.anchor), Path.home()) else shared
 
 
-def write_files(comparison: Comparison, directory: Path, *, page: bool, figures: bool, version: str) -> list[Path]:
-    """Writes everything and returns the paths that people open first. version: of rlx, for the page."""
+def write_files(
+    comparison: Comparison, directory: Path, *, page: bool, figures: bool, version: str, columns: Sequence[str] = ()
+) -> list[Path]:
+    """Writes everything and returns the paths that people open first. version: of rlx, for the page; columns: of the tables."""
     from rlx.record.files import full_disk_explained
 
     with full_disk_explained(directory):
@@ -33,8 +36,8 @@ def write_files(comparison: Comparison, directory: Path, *, page: bool, figures:
         write_atomic(directory / "comparison.json", text + "\n")
         for table in full_tables(comparison):
             write_atomic(directory / f"{table.name}.csv", as_csv(table))
-        write_atomic(directory / "comparison.tex", latex(comparison))
-        write_atomic(directory / "comparison.md", markdown(comparison))
+        write_atomic(directory / "comparison.tex", latex(comparison, columns))
+        write_atomic(directory / "comparison.md", markdown(comparison, columns))
         written = [directory / "comparison.json", directory / "comparison.md"]
         if figures:
             from rlx.report.figure.figures import all_figures

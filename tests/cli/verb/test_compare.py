@@ -27,6 +27,24 @@ def test_it_prints_and_writes(sweep, capsys):
     assert values["command"] == ["rlx", "compare", str(sweep)]
 
 
+def test_two_runs_are_held_against_each_other(sweep, capsys):
+    assert main(["compare", str(sweep / "custom_dpo_0_"), str(sweep / "hybrid_0_"), "diff=true"]) == 0
+    out = capsys.readouterr().out
+    assert "Their metrics part" in out
+    assert "algorithm._target_" in out
+    assert not (sweep / "report.html").exists()
+    assert main(["compare", str(sweep), "diff=true"]) == 2
+    assert "holds 12" in capsys.readouterr().err
+
+
+def test_columns_are_chosen(sweep, capsys):
+    assert main(["compare", str(sweep), "columns=[best,p]", "page=false"]) == 0
+    assert "adjusted p  " not in capsys.readouterr().out
+    assert (sweep / "comparison.tex").read_text().count(r"\begin{tabular}{lr}") == 1
+    assert main(["compare", str(sweep), "columns=bast"]) == 2
+    assert "did you mean best" in capsys.readouterr().err
+
+
 def test_out_and_write_say_where(sweep, tmp_path):
     assert main(["compare", str(sweep), f"out={tmp_path / 'my results'}", "page=false"]) == 0
     assert {path.name for path in (tmp_path / "my results").iterdir()} >= {"comparison.json", "comparison.tex"}

@@ -1,0 +1,116 @@
+"""What tells two runs apart: configs, code, versions and machine, and the first step at which their metrics part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlx.comparison.scores import flatten
+from rlx.comparison.serializable import Serializable
+from rlx.errors import EvidenceError
+from rlx.record.lines import read_metrics
+from rlx.record.run import RunRecord, find_run_directories, read_run
+
+MISSING = "(not there)"
+_TIMED = ("time/", "cost/peak_memory")  # what differs between equal runs
+_PLACES = ("output_dir", "hydra")  # keys that say where a run writes
+
+
+@dataclass(frozen=True)
+class Parting(Serializable):
+    """Where the metrics of two runs part. step: of the first line in which they differ. values: metric -> (of a, of b) there."""
+
+    step: int
+    values: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class RunDifference(Serializable):
+    """a, b: the directories. config, code, versions, results: name -> (of a, of b), only where they differ.
+
+    parting: None where all lines that both have agree to the last bit. lines: how many lines each logged.
+    """
+
+    a: str
+    b: str
+    config: Mapping[str, tuple[Any, Any]]
+    code: Mapping[str, tuple[Any, Any]]
+    versions: Mapping[str, tuple[Any, Any]]
+    results: Mapping[str, tuple[Any, Any]]
+    parting: Parting | None
+    lines: tuple[int, int]
+
+
+def compare_two(places: Sequence[str | os.PathLike[str]]) -> RunDifference:
+    """The difference of the two runs at these places. Raises EvidenceError unless they hold exactly two runs."""
+    found = list(dict.fromkeys(os.path.realpath(path) for place in places for path in find_run_directories(place)))
+    if len(found) != 2:
+        raise EvidenceError(
+            f"diff=true compares two runs, and {', '.join(map(str, places)) or 'nothing'} holds {len(found)}; "
+            "name the directories of two runs: rlx compare RUN RUN diff=true"
+        )
+    a, b = (read_run(path) for path in found)
+    rows = [read_metrics(path) for path in found]
+    return RunDifference(
+        a=found[0],
+        b=found[1],
+        config=_differing(*(_settings(record) for record in (a, b))),
+        code=_differing(_code(a), _code(b)),
+        versions=_differing(_versions(a), _versions(b)),
+        results=_differing(*(dict(run.result.performance_metrics) if run.result is not None else {} for run in (a, b))),
+        parting=_parting(*rows),
+        lines=(len(rows[0]), len(rows[1])),
+    )
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = dict.fromkeys([*a, *b])
+    pairs = {key: (a.get(key, MISSING), b.get(key, MISSING)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if not _same(*pair)}
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, or both NaN."""
+    return bool(a == b) or (a != a and b != b)
+
+
+def _settings(record: RunRecord) -> dict[str, Any]:
+    flat = flatten(record.config)
+    return {key: value for key, value in flat.items() if key.split(".")[0] not in _PLACES}
+
+
+def _code(record: RunRecord) -> dict[str, Any]:
+    """rlx, the git commit, and the user's own source files."""
+    found = {f"rlx {key}": value for key, value in _mapping(record.provenance.get("rlx")).items()}
+    found |= {f"git {key}": value for key, value in _mapping(record.provenance.get("git")).items()}
+    for item in record.sources:
+        if isinstance(item, Mapping):
+            found[f"source {item.get('module', item.get('target'))}"] = item.get("sha256")
+    return found
+
+
+def _versions(record: RunRecord) -> dict[str, Any]:
+    """Packages and machine, and what was read."""
+    names = ("python", "platform", "host", "cpu", "environment", "data")
+    known = {name: record.provenance[name] for name in names if name in record.provenance}
+    return flatten({**_mapping(record.provenance.get("packages")), **known, "threads": record.threads})
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _parting(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Parting | None:
+    """The first line in which two logs differ, among the lines that both have."""
+    others = {row["step"]: row for row in b}
+    for row in a:
+        other = others.get(row["step"])
+        if other is None:
+            continue
+        kept = [{key: value for key, value in line.items() if not key.startswith(_TIMED)} for line in (row, other)]
+        differing = _differing(*kept)
+        if differing:
+            return Parting(int(row["step"]), differing)
+    return None
