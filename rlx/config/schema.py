@@ -189,12 +189,26 @@ class BenchConfig:
     json: bool = MISSING
 
 
+@dataclass
+class DataConfig:
+    """rlx data."""
+
+    task: Any = MISSING
+    policy: Any = MISSING
+    examples: int = at_least(0)
+    rows_per_step: int = at_least(1)
+    html: str | None = MISSING
+    json: bool = MISSING
+    cache_dir: str = field(default=MISSING, metadata={"not_empty": True})
+
+
 SCHEMAS = {
     "run_config": RunConfig,
     "evaluate_config": EvaluateConfig,
     "sample_config": SampleConfig,
     "bench_config": BenchConfig,
     "new_config": NewConfig,
+    "data_config": DataConfig,
 }
 
 

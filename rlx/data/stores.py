@@ -152,7 +152,7 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Binds a content to its name: a file that bears another one's name is damaged too."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for key in sorted(tensors):
-        digest.update(tensors[key].view(torch.uint8).numpy().tobytes())
+        digest.update(tensors[key].view(torch.uint8).numpy().tobytes() if tensors[key].numel() else b"")
     return digest.hexdigest()
 
 

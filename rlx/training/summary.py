@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.data.survey import brief
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
 from rlx.record.command import folder_words
@@ -36,10 +37,11 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     if "pairs" in task.offers:
         learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
         facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
+        facts |= brief(task, policy)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"
     facts["record"] = relative(record.directory)
-    return facts | {f"note {number}": note for number, note in enumerate(policy.notes, start=1)}
+    return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}
 
 
 def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:

@@ -1,0 +1,60 @@
+"""Shows what a policy would read and learn of a task's data: counts, lengths, cautions, and examples token by token."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rlx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlx.cli.line import CommandLine
+
+
+def run(cfg: DictConfig, line: CommandLine) -> int:
+    """Survey the data that the config names and print it; returns the exit code."""
+    from rlx.cli.line import allowed_targets
+    from rlx.config.check import check_config
+    from rlx.config.schema import DataConfig
+
+    if line.is_multirun:
+        raise ConfigError("rlx data is no sweep: leave out -m, and look at one file after the other")
+    check_config(cfg, allowed=allowed_targets(line), schema=DataConfig, verb="data")
+
+    from pathlib import Path
+
+    from rlx.data.survey import survey
+    from rlx.experiment import make, token_store
+    from rlx.report.survey import example_text, survey_lines, survey_page
+
+    task = make(cfg.task, key="task")
+    for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
+        if offered in task.offers:
+            load()  # a bad file is said before a model is loaded
+    policy = make(cfg.policy, key="policy")
+    policy.pair_tokenizer.store = token_store(cfg.cache_dir)
+    found = survey(task, policy, num_examples=cfg.examples, rows_per_step=cfg.rows_per_step)
+
+    def decode(ids: list[int]) -> str:
+        return str(policy.tokenizer.decode(ids))
+
+    if cfg.html is not None:
+        place = Path(cfg.html).expanduser()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(survey_page(found, decode, title=f"{task.name} as {policy.name} reads it"), encoding="utf-8")
+    if cfg.json:
+        print(json.dumps(vars(found), ensure_ascii=False))
+        return 0
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for text in survey_lines(found):
+        console.print(text, markup=False)
+    for example in found.examples:
+        console.print()
+        console.print(example_text(example, decode), end="")
+    if cfg.html is not None:
+        console.print(f"\npage       {cfg.html}", markup=False)
+    return 0

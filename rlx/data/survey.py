@@ -1,0 +1,306 @@
+"""What a task's data is once it is tokens: what is kept, dropped and why, how long it is, and what to be careful about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlx.data.tokenized import DROPPED, TokenizedPairs
+from rlx.data.tokens import REMARKS, TextEncoder
+from rlx.errors import RlxError
+from rlx.task.base import Pair, Prompt, Task, Text
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS = 12
+_LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
+
+
+@dataclass(frozen=True)
+class DataSurvey:
+    """What is known of a task's data under a policy's tokenizer.
+
+    counts: read, kept, dropped, learn, held_out (rows); prompts (different ones); duplicates, in_both, white_space_pairs,
+    truncated.
+    dropped, remarks: for each reason its name, how many rows, what it means, and an example.
+    lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram. chosen_longer: share of pairs, or None.
+    tokens_per_step: read by one step. notes: facts about columns. cautions: what to be careful about, each with its mend.
+    rewards: what the reward functions make of a right, an empty and a wrong answer. examples: token by token.
+    """
+
+    counts: dict[str, int]
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[dict[str, Any]] = field(default_factory=list)
+    lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chosen_longer: float | None = None
+    tokens_per_step: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    cautions: list[str] = field(default_factory=list)
+    rewards: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def survey(task: Task, policy: Any, *, num_examples: int = 4, rows_per_step: int = 64) -> DataSurvey:
+    """Look at all of a task's data. policy: its tokenizer and its limits decide what is kept."""
+    made = (
+        _of_pairs(task, policy, num_examples, rows_per_step)
+        if "pairs" in task.offers
+        else _of_prompts(task, policy, num_examples)
+    )
+    made.notes.extend(task.notes())
+    if "rewards" in task.offers:
+        made.rewards.extend(tried_rewards(task))
+        made.cautions.extend(_of_rewards(task, made.rewards))
+    return made
+
+
+def brief(task: Task, policy: Any) -> dict[str, str]:
+    """The two lines of it that a run shows: how long the data is, and the first thing to be careful about."""
+    learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
+    if not len(learn):
+        return {}
+    lengths, longer = _lengths(learn), _chosen_longer(learn)
+    said = ", ".join(f"{name} {_short(values)}" for name, values in lengths.items())
+    share = "" if longer is None else f"; chosen is the longer side of {longer:.0%}"
+    cautions = _cautions(task, policy.text, (learn, held_out), Counter(), longer, lengths)
+    rest = f" (and {len(cautions) - 1} more: rlx data)" if len(cautions) > 1 else ""
+    return {"lengths": f"tokens, half of them between: {said}{share}", **({"caution": cautions[0] + rest} if cautions else {})}
+
+
+def _short(values: Mapping[str, Any]) -> str:
+    quantiles = values["quantiles"]
+    return f"{quantiles['0.25']:g} to {quantiles['0.75']:g}, longest {quantiles['1']:g}"
+
+
+def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) -> DataSurvey:
+    sides = [task.pairs(), task.held_out_pairs()]
+    made = [policy.pair_tokenizer(side) for side in sides]
+    learn, held_out = made
+    counts = Counter(
+        {
+            "read": sum(map(len, sides)),
+            "kept": len(learn) + len(held_out),
+            "dropped": sum(sum(side.dropped.values()) for side in made),
+            "learn": len(learn),
+            "held_out": len(held_out),
+            "truncated": learn.truncated + held_out.truncated,
+        }
+    )
+    squashed = [[(_squashed(pair.prompt), _squashed(pair.chosen), _squashed(pair.rejected)) for pair in side] for side in sides]
+    prompts = [{prompt for prompt, *_ in side} for side in squashed]
+    everything = [row for side in squashed for row in side]
+    counts["prompts"] = len(prompts[0] | prompts[1])
+    counts["in_both"] = len(prompts[0] & prompts[1])
+    counts["duplicates"] = len(everything) - len(set(everything))
+    counts["white_space_pairs"] = sum(bool(chosen) and chosen == rejected for _, chosen, rejected in everything)
+    lengths, longer = _lengths(learn), _chosen_longer(learn)
+    return DataSurvey(
+        counts=dict(counts),
+        dropped=_reasons([side.dropped for side in made], DROPPED, sides, made),
+        remarks=_reasons([side.remarks for side in made], REMARKS, sides, made),
+        lengths=lengths,
+        chosen_longer=longer,
+        tokens_per_step=float(learn.lengths.mean() * min(rows_per_step, len(learn))) if len(learn) else 0.0,
+        cautions=_cautions(task, policy.text, (learn, held_out), counts, longer, lengths),
+        examples=[_example(learn, row, policy.text) for row in range(min(num_examples, len(learn)))],
+    )
+
+
+def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
+    sides = [task.prompts(), task.held_out_prompts()]
+    texts = [{_squashed(prompt.text) for prompt in side} for side in sides]
+    encoded = [policy.encode_prompt(prompt.text, prompt.tools) for prompt in sides[0]]
+    counts = {
+        "read": sum(map(len, sides)),
+        "kept": sum(map(len, sides)),
+        "dropped": 0,
+        "learn": len(sides[0]),
+        "held_out": len(sides[1]),
+        "prompts": len(texts[0] | texts[1]),
+        "duplicates": sum(map(len, sides)) - sum(map(len, texts)),
+        "in_both": len(texts[0] & texts[1]),
+    }
+    cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] else []
+    plain = _plain([prompt.text for side in sides for prompt in side], policy.text)
+    examples = [
+        {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}
+        for ids in encoded[:num_examples]
+    ]
+    lengths = {"prompt": _distribution([len(ids) for ids in encoded])} if encoded else {}
+    return DataSurvey(counts=counts, lengths=lengths, cautions=cautions + plain, examples=examples)
+
+
+_BOTH = "{} prompts are both learned and held out, white space and case apart: the score measures memory; take one side out"
+
+
+def _cautions(
+    task: Task,
+    text: TextEncoder,
+    made: tuple[TokenizedPairs, TokenizedPairs],
+    counts: Mapping[str, int],
+    longer: float | None,
+    lengths: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """What to be careful about, the gravest first."""
+    found = []
+    dropped, remarks = (Counter[str](), Counter[str]())
+    for side in made:
+        dropped.update(side.dropped)
+        remarks.update(side.remarks)
+    found += [f"{count} rows {DROPPED[reason]}; they are dropped" for reason, count in dropped.most_common()]
+    found += [f"{count} rows {REMARKS[remark]}" for remark, count in remarks.most_common()]
+    found += _plain([pair.prompt for pair in (*task.pairs(), *task.held_out_pairs())], text)
+    if counts.get("in_both"):
+        found.append(_BOTH.format(counts["in_both"]))
+    if counts.get("white_space_pairs"):
+        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; mend them or take them out")
+    if counts.get("duplicates"):
+        found.append(f"{counts['duplicates']} rows are there twice; take them out, or they weigh twice")
+    if longer is not None and max(longer, 1 - longer) > _LONGER:
+        name = "chosen" if longer > 0.5 else "rejected"
+        found.append(
+            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs: length alone tells them apart; "
+            "try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
+        )
+    answers = lengths.get("chosen", {}).get("quantiles", {})
+    if answers and answers["0.95"] > task.max_new_tokens:
+        found.append(
+            f"one chosen completion in twenty is longer than {answers['0.95']:g} tokens, and "
+            f"task.max_new_tokens={task.max_new_tokens} cuts what is sampled; raise it"
+        )
+    return found
+
+
+def _plain(prompts: Sequence[Text], text: TextEncoder) -> list[str]:
+    """What to say of prompts of plain text where there is a chat template."""
+    if text.applies_plain_chat or text.chat_template in ("always", "never"):
+        return []
+    count = sum(isinstance(prompt, str) and not text.is_rendered(prompt) for prompt in prompts)
+    if not count:
+        return []
+    said = (
+        f"{count} prompts are plain text, and the policy has a chat template, which they do not go through; "
+        "policy.chat_template=always makes each a user's message, never says that plain text is meant"
+    )
+    return [said]
+
+
+def _reasons(
+    counts: Sequence[Mapping[str, int]],
+    meanings: Mapping[str, str],
+    sides: Sequence[Sequence[Pair]],
+    made: Sequence[TokenizedPairs],
+) -> list[dict[str, Any]]:
+    total: Counter[str] = sum((Counter(side) for side in counts), Counter())
+    rows = []
+    for reason, count in total.most_common():
+        side, (row, said) = next((n, one.shown[reason]) for n, one in enumerate(made) if reason in one.shown)
+        pair = sides[side][row]
+        example = {
+            "source": pair.source,
+            "prompt": _shown(pair.prompt),
+            "chosen": _shown(pair.chosen),
+            "rejected": _shown(pair.rejected),
+        }
+        rows.append({"reason": reason, "count": count, "meaning": meanings[reason], "said": said, "example": example})
+    return rows
+
+
+def _shown(text: Text) -> Any:
+    return text if isinstance(text, str) else [dict(message) for message in text]
+
+
+def _squashed(text: Text) -> str:
+    """A text without white space and case."""
+    whole = (
+        text
+        if isinstance(text, str)
+        else "\n".join(f"{m.get('role')}:{m.get('content')}{m.get('tool_calls') or ''}" for m in text)
+    )
+    return "".join(whole.split()).casefold()
+
+
+def _lengths(pairs: TokenizedPairs) -> dict[str, dict[str, Any]]:
+    """Of prompts, and of the learned tokens of the completions that are there."""
+    if not len(pairs):
+        return {}
+    found = {"prompt": [len(prompt) for prompt in pairs.sequences.prompts]}
+    learned = pairs.sequences.learned_lengths.numpy()
+    for column, name in enumerate(("chosen", "rejected")):
+        found[name] = learned[:, column][learned[:, column] > 0].tolist()
+    return {name: _distribution(values) for name, values in found.items() if len(values)}
+
+
+def _distribution(values: Sequence[int]) -> dict[str, Any]:
+    numbers, edges = np.histogram(values, bins=min(_BINS, max(1, max(values) - min(values) + 1)))
+    quantiles = {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES}
+    bins = [
+        {"from": float(edges[place]), "to": float(edges[place + 1]), "count": int(count)} for place, count in enumerate(numbers)
+    ]
+    return {"mean": float(np.mean(values)), "quantiles": quantiles, "histogram": bins}
+
+
+def _chosen_longer(pairs: TokenizedPairs) -> float | None:
+    """The share of pairs whose chosen side has more learned tokens, ties counting half; None for single completions."""
+    learned = pairs.sequences.learned_lengths.numpy()
+    if not len(pairs) or pairs.has_label is not None:
+        return None
+    return float(((learned[:, 0] > learned[:, 1]) + 0.5 * (learned[:, 0] == learned[:, 1])).mean())
+
+
+def _example(pairs: TokenizedPairs, row: int, text: TextEncoder) -> dict[str, Any]:
+    sequences = pairs.sequences
+    prompt, group = sequences.prompts[row], sequences.completions[row]
+    masks = [np.ones(len(ids), dtype=bool) for ids in group] if sequences.learned is None else sequences.learned[row]
+    there = [(ids, mask) for ids, mask in zip(group, masks, strict=True) if len(ids)]
+    return {
+        "prompt_ids": prompt.tolist(),
+        "completions": [{"ids": ids.tolist(), "learned": mask.tolist()} for ids, mask in there],
+        "text": text.tokenizer.decode([*prompt.tolist(), *(there[0][0].tolist() if there else [])]),
+    }
+
+
+def tried_rewards(task: Task) -> list[dict[str, Any]]:
+    """What the rewards make of the right answer of the first prompt that has one, of nothing, and of another prompt's answer."""
+    prompts = [prompt for prompt in task.prompts() if prompt.columns.get("answer") not in (None, "", [])]
+    if not prompts:
+        return [_tried(task, task.prompts()[0], "an empty answer", "")] if len(task.prompts()) else []
+    prompt, right = prompts[0], _answer(task, prompts[0])
+    wrong = next((answer for other in prompts[1:] if (answer := _answer(task, other)) != right), f"{right} or not")
+    tries = (("the right answer", right), ("an empty answer", ""), ("a wrong answer", wrong))
+    return [_tried(task, prompt, name, completion) for name, completion in tries]
+
+
+def _answer(task: Task, prompt: Prompt) -> str:
+    """A right completion: the answer, within the tag that the task looks for it in."""
+    answer = prompt.columns["answer"]
+    plain = str(answer[0] if isinstance(answer, (list, tuple)) else answer)
+    tag = getattr(task, "answer_tag", None)
+    return plain if tag is None else f"<{tag}>{plain}</{tag}>"
+
+
+def _tried(task: Task, prompt: Prompt, name: str, completion: str) -> dict[str, Any]:
+    tried: dict[str, Any] = {"name": name, "prompt": _shown(prompt.text), "completion": completion}
+    try:
+        return {**tried, "rewards": dict(task.reward_all([prompt], [completion])[0])}
+    except RlxError as error:
+        return {**tried, "error": str(error)}
+
+
+def _of_rewards(task: Task, tried: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the rewards."""
+    found = [f"the reward of {one['name']} fails: {one['error']}" for one in tried if "error" in one]
+    values = {one["name"]: one["rewards"]["reward"] for one in tried if "rewards" in one}
+    right, full = values.get("the right answer"), task.full_reward_value()
+    if right is not None and full is not None and right < full:
+        found.append(
+            f"the right answer itself has the reward {right:g}, and {full:g} counts as right: the rewards look for another form "
+            "of it; see task.rewards"
+        )
+    others = [
+        name for name in ("an empty answer", "a wrong answer") if right is not None and values.get(name, right - 1) >= right
+    ]
+    return found + [f"{name} has the reward {values[name]:g}, no less than the right one ({right:g})" for name in others]

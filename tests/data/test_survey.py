@@ -1,0 +1,127 @@
+import json
+
+import pytest
+
+from rlx.data.survey import brief, survey, tried_rewards
+from rlx.errors import TrainingError
+from rlx.policy.pretrained import load_pretrained
+from rlx.policy.tiny import build_tiny, save_tiny
+from rlx.task.arithmetic import Arithmetic
+from rlx.task.base import Pair, Prompt, Task
+from rlx.task.reward.text import ExactMatch
+
+CHATML = (
+    "{% for m in messages %}{{ m.role }}> {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant> {% endif %}"
+)
+
+
+class Given(Task):
+    offers = frozenset({"pairs"})
+    score = "pair_accuracy"
+
+    def __init__(self, learn, held_out=(), max_new_tokens=8):
+        object.__setattr__(self, "name", "given")
+        object.__setattr__(self, "max_new_tokens", max_new_tokens)
+        object.__setattr__(self, "sides", (tuple(learn), tuple(held_out)))
+
+    def pairs(self):
+        return self.sides[0]
+
+    def held_out_pairs(self):
+        return self.sides[1]
+
+    def notes(self):
+        return ["columns that are not read: id"]
+
+
+PAIRS = [
+    Pair("1+1=", "2", "3", source="a:1"),
+    Pair("1+1=", "2", "3", source="a:2"),
+    Pair("1+2=", "3", "", source="a:3"),
+    Pair("1+3=", "4", "4 ", source="a:4"),
+    Pair("1+4=", "5 of course", "6", source="a:5"),
+]
+
+
+def test_what_is_kept_dropped_and_doubtful_is_counted():
+    task = Given(PAIRS, [Pair("1 + 1 =", "2", "3")])
+    found = survey(task, build_tiny())
+    assert found.counts == {
+        "read": 6,
+        "kept": 5,
+        "dropped": 1,
+        "learn": 4,
+        "held_out": 1,
+        "truncated": 0,
+        "prompts": 4,
+        "in_both": 1,
+        "duplicates": 2,
+        "white_space_pairs": 1,
+    }
+    (dropped,) = found.dropped
+    assert (dropped["reason"], dropped["count"], dropped["example"]["source"]) == ("empty", 1, "a:3")
+    assert found.chosen_longer == (0.5 + 0.5 + 0 + 1) / 4
+    assert found.lengths["prompt"]["quantiles"]["1"] == 4
+    assert sum(part["count"] for part in found.lengths["chosen"]["histogram"]) == 4
+    assert found.notes == ["columns that are not read: id"]
+    said = " ".join(found.cautions)
+    for word in ("empty completion", "both learned and held out", "white space", "there twice"):
+        assert word in said
+    json.dumps(vars(found))
+
+
+def test_an_example_is_its_tokens_and_which_of_them_are_learned():
+    turns = ({"role": "assistant", "content": "2"}, {"role": "user", "content": "?"}, {"role": "assistant", "content": "3"})
+    policy = build_tiny()
+    found = survey(Given([Pair(({"role": "user", "content": "1+1"},), turns, "4")]), policy, num_examples=1)
+    (example,) = found.examples
+    assert example["prompt_ids"] == policy.encode_prompt(({"role": "user", "content": "1+1"},)).tolist()
+    chosen, rejected = example["completions"]
+    kept = [token for token, learned in zip(chosen["ids"], chosen["learned"], strict=True) if learned]
+    assert policy.tokenizer.decode(kept) == "2<eos>3<eos>"
+    assert policy.tokenizer.decode(rejected["ids"]) == "4<eos>"
+    assert example["text"] == "user: 1+1\nassistant: 2<eos>\nuser: ?\nassistant: 3<eos>"
+    assert found.lengths["chosen"]["quantiles"]["1"] == 4  # learned tokens alone
+
+
+def test_plain_text_on_a_policy_with_a_chat_template_is_said(tmp_path):
+    save_tiny(build_tiny(), tmp_path)
+    policy = load_pretrained(str(tmp_path))
+    policy.tokenizer.chat_template = CHATML
+    task = Given(PAIRS)
+    assert any("5 prompts are plain text" in caution for caution in survey(task, policy).cautions)
+    assert not any("plain text" in caution for caution in survey(task, build_tiny()).cautions)
+
+
+def test_a_long_side_and_a_short_limit_are_said():
+    task = Given([Pair(f"{n}=", "a long answer", "b") for n in range(5)], max_new_tokens=3)
+    said = " ".join(survey(task, build_tiny()).cautions)
+    assert "the chosen side is the longer one of 100%" in said
+    assert "task.max_new_tokens=3 cuts" in said
+    shown = brief(task, build_tiny())
+    assert shown["lengths"].startswith("tokens, half of them between: prompt 2 to 2, longest 2, chosen 14 to 14")
+    assert shown["caution"].endswith("(and 1 more: rlx data)")
+
+
+def arithmetic(reward):
+    judged = {"rewards": {"r": reward}, "on_reward_error": "stop", "failed_reward": 0.0, "full_reward": "auto"}
+    return Arithmetic(name="a", max_operand=9, max_new_tokens=8, label_noise=0.0, **judged)
+
+
+def test_rewards_are_tried_on_a_right_an_empty_and_a_wrong_answer():
+    found = survey(arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern=None)), build_tiny())
+    assert [one["rewards"]["reward"] for one in found.rewards] == [1.0, 0.0, 0.0]
+    assert not [caution for caution in found.cautions if "reward" in caution]
+    strict = survey(arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern="<a>(.*)</a>")), build_tiny())
+    assert any("the right answer itself has the reward 0" in caution for caution in strict.cautions)
+
+
+def test_a_reward_that_raises_is_said_and_ends_nothing():
+    def broken(prompt, completion, **columns):
+        raise ValueError("no")
+
+    tried = tried_rewards(arithmetic(broken))
+    assert all("raised ValueError: no" in one["error"] for one in tried)
+    with pytest.raises(TrainingError):
+        arithmetic(broken).reward_all([Prompt("1+1=", {"answer": "2"})], ["2"])
