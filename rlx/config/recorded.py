@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.classes import GROUP_BASE, is_allowed, locate, targets_of
+from rlx.config.renamed import with_current_targets
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
@@ -29,10 +30,11 @@ class Recorded(Protocol):
 
 
 def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config in the form that is written now: a loss stands in one place.
+    """A recorded config in the form that is written now: classes have their current names, and a loss stands in one place.
 
     Records once held the run's loss a second time in the algorithm's node, and the loss of a mixture's term beside its algorithm.
     """
+    config = with_current_targets(config)
     kept = {key: _with_one_loss(value) if key == "algorithm" else value for key, value in config.items()}
     algorithm = kept.get("algorithm")
     if isinstance(algorithm, dict) and kept.get("loss") is not None and "loss" in algorithm:

@@ -270,13 +270,14 @@ def _loggers(cfg: DictConfig) -> dict[str, Any]:
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
     now = {source.module: source for source in sources(config)}
     changed = [source["module"] for source in before.sources if not _is_same(source, now.get(source["module"]))]
-    if before.provenance["rlx"]["code"] != code_hash():
-        changed.append(f"rlx itself (it was {before.provenance['rlx']['version']})")
+    mend = "go on with the new code by allow_changed=[code], or begin anew by rerun=RUN"
     if changed and "code" not in allowed:
-        raise ConfigError(
-            f"{', '.join(changed)} changed since this run began (its copy is in {before.directory / 'sources'}); "
-            "put it back, or go on with the new code by allow_changed=[code]"
-        )
+        copies = before.directory / "sources"
+        raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
+    recorded = before.provenance["rlx"]
+    if recorded["code"] != code_hash() and "code" not in allowed:
+        version = f"{recorded['version']}, code {recorded['code']}"
+        raise ConfigError(f"the code of rlx that numbers come from changed since this run began (it was {version}); {mend}")
 
 
 def _is_same(recorded: Mapping[str, Any], now: Source | None) -> bool:
