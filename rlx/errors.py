@@ -55,12 +55,16 @@ def _installed() -> tuple[str, ...]:
     return tuple(f"{folder}{os.sep}" for folder in folders)
 
 
+def is_users_file(file: str) -> bool:
+    """Whether a source file is neither rlx's own, nor Python's, nor an installed package's."""
+    return not file.startswith(("<", *_installed()))
+
+
 def users_frames(error: BaseException) -> Iterator[TracebackType]:
     """The places in an error's traceback that are neither rlx's own, nor Python's, nor an installed package's."""
     frame = error.__traceback__
     while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if not file.startswith(("<", *_installed())):
+        if is_users_file(frame.tb_frame.f_code.co_filename):
             yield frame
         frame = frame.tb_next
 

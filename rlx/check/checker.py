@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
-from rlx.check.finding import Finding, Verdict, broken, skipped
+from rlx.check.finding import FAILED, Finding, Verdict, broken, skipped
+from rlx.check.law.advantage import alike, credit
 from rlx.check.law.closed_form import closed_forms
 from rlx.check.law.difference import finite_differences
 from rlx.check.law.hyperparameter import hyperparameters
-from rlx.check.law.learning import direction, draws, falls, runs, update
+from rlx.check.law.learning import direction, draws, falls, runs
+from rlx.check.law.length import length
 from rlx.check.law.loss import losses
 from rlx.check.law.number import metrics, repeats, stays_finite
 from rlx.check.law.policy_gradient import alignment, baseline, clip, temperature
 from rlx.check.law.reach import belongs, prompt, reached, tokens
 from rlx.check.law.reference import anchor, reference
 from rlx.check.law.rows import order, padding, split
+from rlx.check.law.update import update
+from rlx.check.place import METHODS, place_of_method
 from rlx.check.subject import Subject
 from rlx.check.variant import small
 from rlx.errors import NonFiniteError, RlxError, users_place
@@ -35,18 +41,43 @@ LAWS: dict[str, Law] = {
     "differences": finite_differences,
     "finite": stays_finite,
     "metrics": metrics,
+    "length": length,
     "closed_forms": closed_forms,
     "direction": direction,
     "reference": reference,
     "temperature": temperature,
     "alignment": alignment,
     "baseline": baseline,
+    "alike": alike,
+    "credit": credit,
     "clip": clip,
     "anchor": anchor,
     "update": update,
     "falls": falls,
     "hyperparameters": hyperparameters,
     "losses": losses,
+}
+
+
+# law -> laws that what breaks it usually breaks as well; the order of LAWS puts causes first
+FOLLOW: dict[str, set[str]] = {
+    "repeats": {"belongs", "split", "padding", "order", "differences", "update", "falls", "hyperparameters", "length"},
+    "belongs": {"split", "padding", "order", "reached", "tokens", "differences", "hyperparameters", "prompt"},
+    "split": {"order", "differences", "padding"},
+    "padding": {"order", "tokens"},
+    "prompt": {"tokens", "padding", "reached", "split"},
+    "reached": {"tokens", "direction", "update", "falls", "hyperparameters", "closed_forms", "clip", "length"},
+    "tokens": {"direction", "order", "alike", "closed_forms", "reference"},
+    "differences": {"finite", "split"},
+    "direction": {"reference", "closed_forms", "falls", "clip", "losses", "anchor"},
+    "length": {"closed_forms", "finite", "falls", "hyperparameters"},
+    "order": {"alike", "baseline"},
+    "clip": {"hyperparameters", "losses"},
+    "closed_forms": {"hyperparameters"},
+    "alignment": {"direction", "closed_forms", "clip"},
+    "temperature": {"closed_forms", "hyperparameters"},
+    "update": {"falls", "hyperparameters"},
+    "anchor": {"hyperparameters"},
 }
 
 
@@ -58,6 +89,7 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
     """
     shortened = subject.with_algorithm(small(subject.algorithm))
     stopped = False
+    found: dict[str, Finding] = {}
     for name, law in (LAWS if laws is None else laws).items():
         if stopped and law is not stays_finite:
             yield Verdict(name, promise(law), skipped("not tried: the law runs must hold first"))
@@ -66,7 +98,32 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
             warnings.simplefilter("ignore")
             finding, raised = tried(law, subject if law is runs else shortened)
         stopped = stopped or (law is runs and raised)
-        yield Verdict(name, promise(law), finding)
+        finding = placed(finding, subject.algorithm)
+        yield Verdict(name, promise(law), finding, cause_of(name, finding, found))
+        if finding.status == FAILED:
+            found[name] = finding
+
+
+def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:
+    """The first law broken so far whose fault probably breaks this one too; empty if there is none, or this law holds."""
+    if finding.status != FAILED:
+        return ""
+    for earlier, other in found.items():
+        same_line = finding.where == other.where and ":" in finding.where and finding.wrong == other.wrong
+        if earlier == "runs" or name in FOLLOW.get(earlier, ()) or same_line:
+            return earlier
+    return ""
+
+
+def placed(finding: Finding, algorithm: Any) -> Finding:
+    """The finding with the file and line of the method that it names, where that is the user's own."""
+    if finding.status != FAILED or ":" in finding.where:
+        return finding
+    for method in METHODS:
+        if method in finding.where and (place := place_of_method(algorithm, method)):
+            rest = "" if finding.where == method else f" ({finding.where})"
+            return replace(finding, where=f"{place}{rest}")
+    return finding
 
 
 def promise(law: Law) -> str:

@@ -27,11 +27,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding with the name of its law and what the law promises, in one sentence."""
+    """A finding with the name of its law and what the law promises, in one sentence.
+
+    cause: of a broken law: the law broken before it whose fault is probably this one's too; empty if there is none.
+    """
 
     law: str
     promise: str
     finding: Finding
+    cause: str = ""
 
     @property
     def failed(self) -> bool:
@@ -40,7 +44,7 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {"law": self.law, "promise": self.promise, **asdict(self.finding)}
+        return {"law": self.law, "promise": self.promise, **asdict(self.finding), "cause": self.cause}
 
 
 def passed(number: str = "") -> Finding:

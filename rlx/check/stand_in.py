@@ -29,7 +29,9 @@ from rlx.seeding import Stream
 from rlx.task.base import Pair, Prompt, Task
 
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
-SHAPES = ("usual", "one token", "empty", "some empty")  # of completions
+SHORT, LONG = 8, 64  # tokens of completions that are all equally long
+EXTENDED = {"short": SHORT, "long": LONG}
+SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED)  # of completions
 STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
 
 
@@ -43,7 +45,8 @@ class Numbers:
     """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
 
     spread: how far the policy lies from its sampler and its reference, in nats a token.
-    constant: every log-probability of `constant_of` (policy, reference or sampler) instead.
+    constant: every log-probability of `constant_of` (policy, reference, sampler or everybody) instead; `mixed`: of about half of
+    their completions alone.
     drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
     agreeing: does the sampler agree with the policy on every other completion?
     """
@@ -54,12 +57,15 @@ class Numbers:
     drift: float = 0.0
     depth: float = 0.0
     agreeing: bool = False
+    mixed: bool = False
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
-        if name == "token_logprobs" and self.constant is not None and who == self.constant_of:
-            return np.full(length, self.constant)
-        return _values(self, who, name, key, length)
+        if name == "token_logprobs" and self.constant is not None and self.constant_of in (who, "everybody"):
+            set_here = not self.mixed or generator_of("mixed", key).random() < 0.5
+        else:
+            set_here = False
+        return np.full(length, self.constant) if set_here else _values(self, who, name, key, length)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -94,7 +100,9 @@ def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor
 class ScriptedSampler(Sampler):
     """Completions out of a hat: random tokens of a few lengths, a quarter of them truncated, in no need of a forward.
 
-    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES.
+    numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES: "usual" is up to 6 tokens; in
+    "alike" all prompts but the first get the same completions, all equally long; "short" and "long" are of SHORT and LONG tokens
+    that begin alike.
     turned: the completions of every second prompt come in the opposite order.
     """
 
@@ -155,9 +163,16 @@ def _script(
     addresses = np.frombuffer(keys, dtype=np.uint64).reshape(len(places), -1)
     rows: list[tuple[np.ndarray, tuple[np.ndarray, ...]]] = []
     finished: list[bool] = []
-    for prompt, limit, group in zip(places, limits, addresses.tolist(), strict=True):
+    for number, (prompt, limit, group) in enumerate(zip(places, limits, addresses.tolist(), strict=True)):
         most = min(limit, 6)
-        for key in group:
+        for column, key in enumerate(group):
+            if shape == "alike" or shape in EXTENDED:
+                name = f"{shape == 'alike' and number > 0} {key if shape != 'alike' else column}"
+                body = letters[generator_of(name, (b"", b"")).integers(0, len(letters), size=SHORT - 1)]
+                tokens = np.append(np.resize(body, EXTENDED.get(shape, most) - 1), end)
+                rows.append((prompt, (tokens.astype(np.int64),)))
+                finished.append(True)
+                continue
             of_prompt = generator_of("prompt", (prompt.tobytes(), b""))
             equal = of_prompt.random() < 0.25  # a group without signal
             rng = of_prompt if equal else np.random.Generator(np.random.Philox(key=key))
@@ -179,6 +194,9 @@ def shaped_pairs(pairs: TokenizedPairs, shape: str) -> TokenizedPairs:
 
 def _shaped(prompt: np.ndarray, tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
     """A task's own completion in one of SHAPES; usual: of at most six tokens more, so that lengths differ on any task."""
+    if shape in EXTENDED:
+        body = tokens[:-1] if len(tokens) > 1 else prompt
+        return np.append(np.resize(body, EXTENDED[shape] - 1), tokens[-1:] if len(tokens) else prompt[-1:])
     if shape != "usual" or len(tokens) == 0:
         return _cut(tokens, row, shape)
     rng = generator_of("length", key_of(prompt, tokens))
@@ -346,15 +364,20 @@ def _scores(pair: Pair) -> tuple[float, float]:
     return 0.5 + chosen / 2, rejected / 2
 
 
-def stand_in_task(task: Task, *, equal_rewards: bool = False, bonus: float = 0.0) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names."""
+def stand_in_task(
+    task: Task, *, equal_rewards: bool = False, bonus: float = 0.0, read: int | None = None, rewarded: str | None = None
+) -> Task:
+    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names.
+
+    read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1.
+    """
     twin = copy.copy(task)
     names: list[str] = []
 
     def reward(prompt: Prompt, completion: str) -> dict[str, float]:
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
-        value = bonus + (0.5 if equal_rewards else reward_of(completion))
+        value = bonus + (0.5 if equal_rewards else reward_of(completion[:read])) + (completion == rewarded)
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -36,6 +37,8 @@ from rlx.task.base import Task
 ROWS = 384  # pairs and prompts of the task that are looked at
 TOLERANCE = 1e-9
 REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
+NO_CHOICES: Mapping[str, Any] = MappingProxyType({})
+MOST_WARM_UP = 64  # draws
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
 
@@ -116,49 +119,52 @@ class Subject:
         return frozenset(getattr(self.algorithm, "active_needs", self.algorithm.needs))
 
     def stand_in(
-        self,
-        *,
-        spread: float = MOVED,
-        constant: float | None = None,
-        constant_of: str = "policy",
-        shape: str = "usual",
-        dtype: torch.dtype = torch.float64,
-        equal_rewards: bool = False,
-        drift: float = 0.0,
-        depth: float = 0.0,
-        agreeing: bool = False,
-        bonus: float = 0.0,
+        self, *, shape: str = "usual", dtype: torch.dtype = torch.float64, rewards: Mapping[str, Any] = NO_CHOICES, **numbers: Any
     ) -> Laboratory:
-        """A laboratory of stand-ins: see rlx.check.stand_in. For a loss that reads more of the policy than the
-        statistics of its tokens (`goes_past`) it is the real policy, and what is said of its numbers cannot be had.
+        """A laboratory of stand-ins: `numbers` as in Numbers, `shape` one of SHAPES, `rewards` as in `stand_in_task`.
+
+        A loss that reads more of the policy than statistics of its tokens (`goes_past`) gets the real policy instead; of the
+        arguments only `rewards` and whether the spread is 0 count then.
         """
         if self.goes_past:
-            return self.real(moved=spread > 0, equal_rewards=equal_rewards)
-        return self._stand_in(
-            Numbers(spread, constant, constant_of, drift, depth, agreeing),
-            shape=shape,
-            dtype=dtype,
-            equal_rewards=equal_rewards,
-            bonus=bonus,
-        )
+            return self.real(moved=numbers.get("spread", MOVED) > 0, rewards=rewards)
+        return self.warmed(self._stand_in(Numbers(**{"spread": MOVED, **numbers}), shape, dtype, rewards))
 
     def _stand_in(
         self,
         numbers: Numbers,
-        *,
         shape: str = "usual",
         dtype: torch.dtype = torch.float64,
-        equal_rewards: bool = False,
-        bonus: float = 0.0,
+        rewards: Mapping[str, Any] = NO_CHOICES,
     ) -> Laboratory:
-        rewarded = "rewards" in self.task.offers
         return Laboratory(
-            stand_in_task(self.small_task, equal_rewards=equal_rewards, bonus=bonus) if rewarded else self.small_task,
+            stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
             StandInReference.of(self.reference, numbers, dtype=dtype),
             ScriptedSampler.of(self.sampler, numbers, shape=shape),
             TOLERANCE,
         )
+
+    @cached_property
+    def warm_up(self) -> int:
+        """How many draws an algorithm that keeps state (a replay buffer) makes before it learns; 0 where it learns at once."""
+        laboratory = self._stand_in(Numbers(MOVED))
+        try:
+            for number in range(MOST_WARM_UP):
+                batch = self.first_update(laboratory, step=number)
+                learns = len(batch) > 0 and bool(self.gradient(laboratory, batch)[0].any())
+                if learns or not laboratory.state:
+                    return number if learns else 0
+        except Exception:  # the laws meet it again, and name it
+            return 0
+        return 0
+
+    def warmed(self, laboratory: Laboratory) -> Laboratory:
+        """The laboratory after the draws that an algorithm makes before it learns."""
+        with torch.no_grad():
+            for number in range(self.warm_up):
+                self.algorithm.draw(laboratory.lab(step=number, seed=self.seed))
+        return laboratory
 
     @cached_property
     def goes_past(self) -> bool:
@@ -174,9 +180,9 @@ class Subject:
         except Exception:  # the laws will meet it again, and name it
             return False
 
-    def real(self, *, moved: bool, equal_rewards: bool = False) -> Laboratory:
+    def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES) -> Laboratory:
         """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
-        task = stand_in_task(self.small_task, equal_rewards=equal_rewards) if "rewards" in self.task.offers else self.small_task
+        task = stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task
         policy = self.policy.frozen_copy()
         policy.model = copy.deepcopy(self.policy.model).double().requires_grad_(True)
         policy.value_head = copy.deepcopy(self.policy.value_head)
@@ -189,7 +195,7 @@ class Subject:
                 for parameter in policy.parameters():
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
-        return Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE)
+        return self.warmed(Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE))
 
     def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
         """A batch, drawn as a run draws it."""
@@ -232,7 +238,7 @@ class Subject:
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
         twin = replace(self, algorithm=algorithm)
-        shared = {"reference": self.reference, "small_task": self.small_task, "goes_past": self.goes_past}
+        shared = {name: getattr(self, name) for name in ("reference", "small_task", "goes_past", "warm_up")}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
 

@@ -201,6 +201,8 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
     promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else measured
     number = "" if verdict["status"] == "not applicable" or not measured else f"  [{measured}]"
     lines = [f"{mark:<7} {verdict['law']:<{width}} {promise}{number}"]
+    if verdict.get("cause"):
+        lines.append(f"        {'cause':<8} probably the same fault as in {verdict['cause']}: mend that first")
     if verdict["status"] == "failed":
         for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("mend", "mend")):
             if verdict[key]:

@@ -564,6 +564,198 @@ class ReferenceAtAnotherTemperature(Rewards):
         return LossOutput({"policy": Term(self.beta * kl - log_ratio.exp() * batch.advantages[..., None], batch.weights)})
 
 
+class LengthCountsWhatIsNotZero(Preferences):
+    def margin(self, ours, theirs):
+        sides = ours.chosen - theirs.chosen, ours.rejected - theirs.rejected
+        chosen, rejected = (side.sum(dim=1) / (side != 0).sum(dim=1).clamp(min=1) for side in sides)
+        return chosen - rejected
+
+
+class DividedByLengthTwice(Rewards):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(weights=batch.weights / batch.completion_mask.sum(dim=-1, keepdim=True).clamp(min=1) ** 2)
+
+
+class WeighedByTheProbabilityOfAll(Preferences):
+    """exp of a sum of log-probabilities where that of their mean was meant."""
+
+    def margin(self, ours, theirs):
+        return super().margin(ours, theirs) * ours.chosen_sum.detach().exp()
+
+
+class KlThatIsZeroOnAverage(ReferenceAtAnotherTemperature):
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = (who.token_logprobs(batch.sequences, temperature=batch.temperature) for who in (policy, reference))
+        ratio = (ours - batch.sampling_logprobs).clamp(-20, 20).exp()
+        values = self.beta * (ours - theirs) - ratio * batch.advantages[..., None]
+        return LossOutput({"policy": Term(values, batch.weights)})
+
+
+class DrawnToTheSampler(ReferenceAtAnotherTemperature):
+    def compute_loss(self, policy, reference, batch):
+        log_ratio = self.log_ratio(policy, batch)
+        far = mean_of(reference.token_logprobs(batch.sequences, temperature=batch.temperature), batch.loss_mask)
+        values = self.beta * ((-log_ratio).exp() + log_ratio - 1) - log_ratio.exp() * batch.advantages[..., None]
+        return LossOutput({"policy": Term(values, batch.weights)}, {"reference_logprobs": far})
+
+
+class NeighboursBaseline(Rewards):
+    def advantages(self, rewards):
+        return rewards - rewards.mean(dim=1, keepdim=True).roll(1, dims=0)
+
+
+class FirstOfEachGroup(Rewards):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.loss_mask.clone()
+        mask[:, 1:] = False
+        return batch.with_values(weights=token_mean(mask))
+
+
+class NeverAboveTheSampler(Rewards):
+    """The ends of a ratio, as a clip of its logarithm: where nothing has moved, nothing is learned from what was good."""
+
+    def compute_loss(self, policy, reference, batch):
+        log_ratio, advantages = self.log_ratio(policy, batch), batch.advantages[..., None]
+        ratio = torch.where(advantages > 0, log_ratio.clamp(-0.2, -0.1), log_ratio).exp()
+        return LossOutput({"policy": Term(-ratio * advantages, batch.weights)})
+
+
+class BothSidesAreLikely(Preferences):
+    """A likelihood beside the preference, of the rejected side too."""
+
+    def compute_loss(self, policy, reference, batch):
+        output, ours = super().compute_loss(policy, reference, batch), policy.pair_logprobs(batch)
+        likelihood = Term(-(ours.chosen_sum + ours.rejected_sum), batch.weights["preference"], 0.2)
+        return LossOutput({**output.terms, "likelihood": likelihood}, output.metrics)
+
+
+class StepsByHand(Demonstrations):
+    """And forgets the clip."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        for parameter, gradient in zip(optimizer.parameters, gradients()["loss"], strict=True):
+            parameter.grad = gradient
+        optimizer.torch_optimizer.step()
+        optimizer.torch_optimizer.zero_grad()
+        return {"learning_rate": optimizer.learning_rate}
+
+
+class StepsTwice(Demonstrations):
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        found = gradients()["loss"]
+        optimizer.step(found, self.clipping)
+        return optimizer.step(found, self.clipping)
+
+
+class TimesTheRows(Demonstrations):
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        grown = [None if part is None else part * len(gradients.batch) for part in gradients()["loss"]]
+        return optimizer.step(grown, Clipping(max_grad_norm=None))
+
+
+class ForgetsATerm(Preferences):
+    def compute_loss(self, policy, reference, batch):
+        output, ours = super().compute_loss(policy, reference, batch), policy.pair_logprobs(batch)
+        return LossOutput({**output.terms, "likelihood": Term(-ours.chosen_mean, batch.weights["preference"])}, output.metrics)
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        return optimizer.step(gradients(by=str)["loss"], self.clipping)
+
+
+_CALLS: list[int] = []
+
+
+class StateOfTheModule(Preferences):
+    def margin(self, ours, theirs):
+        _CALLS.append(0)
+        return super().margin(ours, theirs) * (1 + len(_CALLS) % 3)
+
+
+class Dropout(Preferences):
+    def margin(self, ours, theirs):
+        return F.dropout(super().margin(ours, theirs), 0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCritic(Algorithm[Any]):
+    """Sound PPO with a critic and generalised advantages (arXiv:1506.02438); the base of faulty ones."""
+
+    kind: ClassVar[AlgorithmType] = AlgorithmType.REINFORCEMENT_LEARNING
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.VALUES})
+
+    prompts_per_step: int = 6
+    gamma: float = 1.0
+    trace: float = 0.9
+    value_weight: float = 0.5
+
+    def draw(self, lab: Lab) -> Any:
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": 1}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        with torch.no_grad():
+            values = self.statistics(lab.policy, batch).values.cpu()
+        mask = batch.completion_mask
+        rewards = batch.rewards[..., None].to(values) * (mask & ~F.pad(mask, (0, 1))[..., 1:])
+        advantages = self.advantages(rewards, values, mask)
+        return batch.with_values(advantages=advantages, returns=advantages + values, weights=token_mean(batch.loss_mask))
+
+    def statistics(self, policy, batch):
+        return policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"values"}))
+
+    def advantages(self, rewards, values, mask):
+        found, after, ahead = torch.zeros_like(values), torch.zeros_like(values[..., 0]), torch.zeros_like(values[..., 0])
+        for place in reversed(range(values.shape[-1])):
+            error = rewards[..., place] + self.gamma * after - values[..., place]
+            ahead = (error + self.gamma * self.trace * ahead) * mask[..., place]
+            found[..., place], after = ahead, values[..., place] * mask[..., place]
+        return found
+
+    def compute_loss(self, policy, reference, batch) -> LossOutput:
+        found = self.statistics(policy, batch)
+        ratio = (found.token_logprobs - batch.sampling_logprobs).clamp(-20, 20).exp()
+        policy_term = Term(-ratio * self.advantage(found, batch), batch.weights)
+        return LossOutput({"policy": policy_term, "value": Term(self.error(found, batch), batch.weights, self.value_weight)})
+
+    def advantage(self, found, batch):
+        return batch.advantages
+
+    def error(self, found, batch):
+        return (found.values - batch.returns) ** 2
+
+
+class AdvantageIsLive(ActorCritic):
+    def advantage(self, found, batch):
+        return batch.returns - found.values
+
+
+class ValuesOfTheNextToken(ActorCritic):
+    def advantages(self, rewards, values, mask):
+        return super().advantages(rewards, F.pad(values, (0, 1))[..., 1:], mask)
+
+
+class AdvantagesOfTheTokenBefore(ActorCritic):
+    def advantages(self, rewards, values, mask):
+        return super().advantages(rewards, values, mask).roll(1, dims=-1) * mask
+
+
+class RunsOnIntoTheNextCompletion(ActorCritic):
+    def advantages(self, rewards, values, mask):
+        flat = super().advantages(rewards[mask][None, None], values[mask][None, None], mask[mask][None, None])
+        return torch.zeros_like(values).masked_scatter(mask, flat)
+
+
+class CriticReadsPrompts(ActorCritic):
+    def compute_loss(self, policy, reference, batch):
+        output, errors = super().compute_loss(policy, reference, batch), []
+        for prompt, group, rewards in zip(batch.sequences.prompts, batch.sequences.completions, batch.rewards, strict=True):
+            tokens = torch.from_numpy(np.concatenate([prompt, group[0]]))[None]
+            hidden = policy.model(input_ids=tokens, output_hidden_states=True).hidden_states[-1]
+            errors.append(((policy.value_head(hidden) - rewards) ** 2).sum())
+        value = Term(torch.stack(errors), torch.full((len(batch),), 1 / self.prompts_per_step), self.value_weight)
+        return LossOutput({"policy": output.terms["policy"], "value": value})
+
+
 FAULTS: dict[type, set[str]] = {
     MeanPerMicroBatch: {"split"},
     PaddingInTheMean: {"padding"},
@@ -628,4 +820,24 @@ FAULTS: dict[type, set[str]] = {
     OldOfTheTokenBefore: {"alignment"},
     BetaOfOneSide: {"closed_forms"},
     ReferenceAtAnotherTemperature: {"temperature"},
+    LengthCountsWhatIsNotZero: {"length"},
+    DividedByLengthTwice: {"length"},
+    WeighedByTheProbabilityOfAll: {"length"},
+    KlThatIsZeroOnAverage: {"anchor"},
+    DrawnToTheSampler: {"anchor"},
+    NeighboursBaseline: {"alike"},
+    FirstOfEachGroup: {"tokens"},
+    NeverAboveTheSampler: {"clip"},
+    BothSidesAreLikely: {"direction"},
+    StepsByHand: {"update"},
+    StepsTwice: {"update"},
+    TimesTheRows: {"update"},
+    ForgetsATerm: {"update"},
+    StateOfTheModule: {"repeats"},
+    Dropout: {"repeats"},
+    AdvantageIsLive: {"belongs"},
+    ValuesOfTheNextToken: {"credit"},
+    AdvantagesOfTheTokenBefore: {"credit"},
+    RunsOnIntoTheNextCompletion: {"credit"},
+    CriticReadsPrompts: {"prompt"},
 }

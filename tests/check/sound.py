@@ -18,7 +18,7 @@ from rlx.loss.preference.reference_free import nll_sequence_mean
 from rlx.loss.weight import token_mean
 from rlx.optimizer.step import Clipping
 from rlx.policy.reference import MovingReference
-from tests.check.faulty import Demonstrations, LargerOfTheTwo, Preferences, Rewards
+from tests.check.faulty import ActorCritic, Demonstrations, LargerOfTheTwo, Preferences, Rewards
 
 
 class ScoreFunction(Rewards):
@@ -477,6 +477,122 @@ class RejectedAlone(Preferences):
         return LossOutput.of(away * 2 / self.beta, batch.weights["preference"])
 
 
+class FillsABuffer(Preferences):
+    """Learns nothing before it has seen 20 draws."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        lab.state["seen"] = lab.state.get("seen", torch.zeros(())) + 1
+        return batch if lab.state["seen"] > 20 else batch.with_weights(preference=torch.zeros(len(batch)))
+
+
+class EmptyUntilFull(Rewards):
+    """Draws no rows before it has seen 20 groups."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        lab.state["seen"] = lab.state.get("seen", torch.zeros(())) + len(batch)
+        return batch if lab.state["seen"] > 20 else batch[slice(0, 0)]
+
+
+class SumsWithoutAMask(Preferences):
+    """Token log-probabilities are 0 outside of their masks."""
+
+    def margin(self, ours, theirs):
+        return (ours.chosen - theirs.chosen).sum(dim=1) - (ours.rejected - theirs.rejected).sum(dim=1)
+
+
+class OwnClipping(Preferences):
+    """Never clips: the inherited max_grad_norm is idle."""
+
+    @property
+    def clipping(self):
+        return Clipping(max_grad_norm=None)
+
+
+class KinkAtTheReference(Preferences):
+    """A penalty on chosen completions that lose likelihood (DPO-positive, arXiv:2402.13228), and one on any change."""
+
+    def compute_loss(self, policy, reference, batch):
+        output, ours, theirs = (
+            super().compute_loss(policy, reference, batch),
+            policy.pair_logprobs(batch),
+            reference.pair_logprobs(batch),
+        )
+        lost = torch.relu(theirs.chosen_sum - ours.chosen_sum) + 0.1 * (ours.chosen - theirs.chosen).abs().sum(dim=1)
+        return LossOutput({**output.terms, "lost": Term(lost, batch.weights["preference"], 0.5)}, output.metrics)
+
+
+class NegativesAlone(Rewards):
+    """Learns from completions below the mean (arXiv:2506.01347)."""
+
+    def advantages(self, rewards):
+        return super().advantages(rewards).clamp(max=0)
+
+
+class WhitenedOverTheBatch(Rewards):
+    """Mean and deviation of all completions of the step."""
+
+    def advantages(self, rewards):
+        return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+
+
+class WholeSequenceRatio(Rewards):
+    """The importance weight of a completion: the product of those of its tokens."""
+
+    def compute_loss(self, policy, reference, batch):
+        ratio = self.log_ratio(policy, batch).sum(dim=-1).clamp(-20, 20).exp()
+        return LossOutput.of(-ratio * batch.advantages, torch.full(batch.rewards.shape, 1 / batch.rewards.numel()))
+
+
+class WhitenedCritic(ActorCritic):
+    """Advantages of tokens, whitened over the batch."""
+
+    def advantages(self, rewards, values, mask):
+        found = super().advantages(rewards, values, mask)
+        inside = found[mask]
+        return torch.where(mask, (found - inside.mean()) / (inside.std(correction=0) + 1e-4), 0.0) if len(inside) else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConsistency(ActorCritic):
+    """One squared error moves policy and critic towards each other (arXiv:1702.08892)."""
+
+    trace: float = 0.9
+    value_weight: float = 0.5
+
+    def compute_loss(self, policy, reference, batch):
+        found = self.statistics(policy, batch)
+        log_ratio = (found.token_logprobs - batch.sampling_logprobs).clamp(-20, 20)
+        gap = found.values + log_ratio - batch.returns
+        return LossOutput({"consistency": Term(gap**2, batch.weights, self.value_weight)})
+
+
+class BothInOneTerm(ActorCritic):
+    """Policy and critic in one term."""
+
+    def compute_loss(self, policy, reference, batch):
+        terms = super().compute_loss(policy, reference, batch).terms
+        values = terms["policy"].values + self.value_weight * terms["value"].values
+        return LossOutput({"both": Term(values, batch.weights)})
+
+
+class LooksAhead(Preferences):
+    """An extragradient: the gradient is taken after a step that is taken back, and stepped with once."""
+
+    def update_policy(self, gradients, optimizer) -> Mapping[str, float]:
+        found, before = gradients()["loss"], [parameter.detach().clone() for parameter in optimizer.parameters]
+        with torch.no_grad():
+            for parameter, gradient in zip(optimizer.parameters, found, strict=True):
+                if gradient is not None:
+                    parameter.sub_(optimizer.learning_rate * gradient)
+        found = gradients()["loss"]
+        with torch.no_grad():
+            for parameter, old in zip(optimizer.parameters, before, strict=True):
+                parameter.copy_(old)
+        return optimizer.step(found, self.clipping)
+
+
 SOUND = [
     ScoreFunction,
     ConstantUnderNoGrad,
@@ -515,4 +631,17 @@ SOUND = [
     QuantileBaseline,
     WaitsLong,
     RejectedAlone,
+    ActorCritic,
+    FillsABuffer,
+    EmptyUntilFull,
+    SumsWithoutAMask,
+    OwnClipping,
+    KinkAtTheReference,
+    NegativesAlone,
+    WhitenedOverTheBatch,
+    WholeSequenceRatio,
+    WhitenedCritic,
+    PathConsistency,
+    BothInOneTerm,
+    LooksAhead,
 ]

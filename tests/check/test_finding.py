@@ -8,7 +8,7 @@ def test_a_verdict_is_json():
     assert verdict.failed
     assert verdict.as_dict() == {
         "law": "split", "promise": "It adds up.", "status": FAILED, "number": "1e-3", "wrong": "it does not", "where": "",
-        "example": "", "mend": "weigh",
+        "example": "", "mend": "weigh", "cause": "",
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rlx.check.stand_in import (
+    EXTENDED,
     SHAPES,
     Numbers,
     ScriptedSampler,
@@ -78,9 +79,18 @@ def test_the_same_draw_is_the_same_completions_within_their_limits(shape):
     assert (made.tokens == again.tokens).all()
     assert (made.logprobs == again.logprobs).all()
     assert (made.tokens >= 0).all()
-    assert (made.lengths <= np.repeat([6, 6, 2], GROUP)).all()
+    assert (made.lengths == EXTENDED[shape]).all() if shape in EXTENDED else (made.lengths <= np.repeat([6, 6, 2], GROUP)).all()
     if shape in ("one token", "empty"):
         assert set(made.lengths.tolist()) <= ({0, 1} if shape == "one token" else {0})
+
+
+def test_long_completions_begin_as_short_ones_and_groups_that_are_alike_are_so_but_for_the_first():
+    (_, short), (_, long) = completed(Numbers(0.3), shape="short"), completed(Numbers(0.3), shape="long")
+    assert (short.tokens[:, :7] == long.tokens[:, :7]).all()
+    _, made = completed(Numbers(0.3), shape="alike", limits=(6, 6, 6))
+    first, second, third = made.tokens.reshape(3, GROUP, -1)
+    assert (second == third).all()
+    assert (first != second).any()
 
 
 def test_another_address_other_completions():

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.place import first_result, leaves_the_graph, loses_digits
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
 
@@ -59,7 +60,7 @@ def finite_differences(subject: Subject) -> Finding:
         loss = output.loss
         for name, term in output.terms.items():
             if term.values.dtype != laboratory.policy.dtype:
-                return _cast(name, term.values.dtype, laboratory.policy.dtype)
+                return _cast(subject, laboratory, batch, name, term.values.dtype)
         if not loss.requires_grad:
             return skipped("the loss has no gradient here; see reached")
         gradients = torch.autograd.grad(loss, laboratory.policy.parameters(), allow_unused=True)
@@ -76,11 +77,12 @@ def finite_differences(subject: Subject) -> Finding:
     return passed(f"{worst:.0e}")
 
 
-def _cast(name: str, found: torch.dtype, given: torch.dtype) -> Finding:
+def _cast(subject: Subject, laboratory: Laboratory, batch: Any, name: str, found: torch.dtype) -> Finding:
+    place = first_result(lambda: subject.loss(laboratory, batch), loses_digits)
     return broken(
-        f"term {name} is {found} though the log-probabilities that it is made of are {given}: digits are lost on the way",
+        f"term {name} is {found} though the log-probabilities that it is made of are {laboratory.policy.dtype}: digits are lost",
         number=str(found).removeprefix("torch."),
-        where=f"terms[{name!r}].values",
+        where=place or f"terms[{name!r}].values in compute_loss",
         mend="keep the dtype of the log-probabilities: no .float(), .half(), .bfloat16(); a constant follows by .to(logprobs)",
     )
 
@@ -126,7 +128,7 @@ def _differs(
     return broken(
         f"along a random direction of {name} the loss has slope {slope:.6g}, but the gradient says {expected:.6g}",
         number=f"{abs(slope - expected):.0e}",
-        where="compute_loss",
+        where=first_result(lambda: subject.loss(laboratory, batch), leaves_the_graph) or "compute_loss",
         example=example,
         mend="look for numbers taken out of the graph (.item(), float(), torch.tensor(...)), casts to a smaller dtype, in-place "
         "changes and backward functions of your own; a constant on purpose is written rlx.loss.stop_gradient(x)",

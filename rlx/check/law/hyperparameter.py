@@ -25,7 +25,7 @@ MOST_TRIES = 240
 SAME = 1e-6  # nats; what moves the policy by less moves nothing
 RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
 LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
-INHERITED = {"updates_per_batch": "updates", "max_grad_norm": "update_policy"}  # of Algorithm: who reads each
+INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
 OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
 
 
@@ -90,13 +90,14 @@ def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], numb
 
 
 def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
-    """A hyperparameter of every algorithm whose reader this one has replaced by a method of its own, and that nobody set."""
-    reader = INHERITED.get(name)
-    if reader is None or getattr(type(algorithm), reader) is getattr(Algorithm, reader):
+    """A hyperparameter of every algorithm whose reader this one has replaced by its own, and that its author never set."""
+    kind = type(algorithm)
+    if all(getattr(kind, reader) is getattr(Algorithm, reader) for reader in INHERITED.get(name, ())):
         return False
     if any(item.name == name and getattr(algorithm, name) != item.default for item in fields(algorithm)):
         return False
-    return not any(name in vars(kind).get("__annotations__", {}) for kind in type(algorithm).__mro__ if kind is not Algorithm)
+    authored = (ancestor for ancestor in kind.__mro__ if not ancestor.__module__.startswith("rlx."))
+    return not any(name in vars(ancestor).get("__annotations__", {}) for ancestor in authored)
 
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:

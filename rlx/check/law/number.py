@@ -16,6 +16,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import signature, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
 from rlx.check.subject import Laboratory, Subject
 from rlx.errors import NonFiniteError, RlxError
 
@@ -28,56 +29,94 @@ FOREIGN = {
     "chosen_logps": "logprobs_chosen", "rejected_logps": "logprobs_rejected", "kl_divergence": "kl", "approx_kl": "kl",
     "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
 OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
 
 def repeats(subject: Subject) -> Finding:
-    """The same stream gives the same batch, the same batch the same loss, whatever the global generators say; none is used."""
-    seen: list[tuple[str, float, Tensor]] = []
+    """The same stream gives the same batch, the same batch the same loss; no global generator, clock or hidden state is used."""
+    seen: list[tuple[str, Tensor]] = []
     before = repr(subject.algorithm)
+    subject.stand_in()  # what is looked for once, such as warm_up, is known from here on
     with global_generators() as used:
-        for round_ in range(2):
-            if round_:
-                random.seed(1)
-                np.random.seed(1)
-                torch.manual_seed(1)
+        for seed in (None, 1):
+            if seed is not None:
+                random.seed(seed)
+                np.random.seed(seed)
+                torch.manual_seed(seed)
             laboratory = subject.stand_in()
             drawn = subject.draw(laboratory)
+            if seed is None and used():
+                return _global_generator(subject, used(), "draw")
             batch = subject.first_update(laboratory)
+            if seed is None and used():
+                return _global_generator(subject, used(), "updates")
             as_drawn = _held(batch)
-            gradient, figures = subject.gradient(laboratory, batch)
-            if round_ == 0 and (names := used()):
-                return broken(
-                    f"the global generator of {' and '.join(names)} is used",
-                    where="draw, updates or compute_loss",
-                    mend="take random numbers from lab.rng (draw) or rng (updates): rng.child('noise').torch(), .numpy()",
-                )
+            gradient, _ = subject.gradient(laboratory, batch)
+            if seed is None and used():
+                return _global_generator(subject, used(), "compute_loss")
             if changed := [name for name, value in _held(batch).items() if as_drawn.get(name, value) != value]:
-                return broken(
-                    f"compute_loss changes {changed[0]}",
-                    where="compute_loss",
-                    mend="no in-place methods (add_, mul_, clamp_, x[...] = y) on what a batch holds: the next update sees them",
-                )
-            seen.append((signature(drawn), figures["loss"], gradient))
+                return _batch_changed(subject, changed[0])
+            seen.append((signature(drawn), gradient))
             again, _ = subject.gradient(laboratory, batch)
             if not torch.equal(again, gradient):
-                return broken(
-                    "the same batch gives another gradient the second time",
-                    where="compute_loss",
-                    mend="compute_loss is a pure function of policy and batch: no counters, no random numbers of its own",
+                return _differs_from_call_to_call(
+                    subject, "compute_loss", "the same batch gives another gradient the second time"
                 )
-    first, second = seen
-    if first[0] != second[0]:
-        return broken(
-            "the same stream gives another batch the second time", where="draw", mend="derive every random number from lab.rng"
-        )
-    if not torch.equal(first[2], second[2]):
-        return broken("the same draw gives another loss", where="compute_loss", mend="derive every random number from the batch")
+    if seen[0][0] != seen[1][0]:
+        return _differs_from_call_to_call(subject, "draw", "the same stream gives another batch the second time")
+    if not torch.equal(seen[0][1], seen[1][1]):
+        return _differs_from_call_to_call(subject, "compute_loss", "the same draw gives another loss the second time")
     if repr(subject.algorithm) != before:
         return broken("the algorithm's own fields changed", where="draw or compute_loss", mend="keep what must last in lab.state")
     return passed("equal to the last bit")
+
+
+def _calls(subject: Subject, method: str) -> Callable[[], object]:
+    """A function that draws a batch, or draws one and computes its loss, in a fresh laboratory."""
+    laboratory = subject.stand_in()
+    if method == "draw":
+        return lambda: subject.draw(laboratory)
+    return lambda: subject.loss(laboratory, subject.first_update(laboratory))
+
+
+def _global_generator(subject: Subject, names: list[str], method: str) -> Finding:
+    run = _calls(subject, method)
+    if dropout := first_result(run, drops_out):
+        wrong, mend = "dropout is applied to the loss", "take it out: a policy's own dropout is 0 too, and runs would not repeat"
+        return broken(wrong, where=dropout, mend=mend)
+    with global_generators() as used:
+        place = first_change(run, lambda: bool(used()))
+    return broken(
+        f"the global generator of {' and '.join(names)} is used",
+        where=place or method,
+        mend="take random numbers from lab.rng (draw) or rng (updates): rng.child('noise').torch(), .numpy()",
+    )
+
+
+def _batch_changed(subject: Subject, name: str) -> Finding:
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    as_drawn = _held(batch)
+    place = first_change(lambda: subject.loss(laboratory, batch), lambda: _held(batch) != as_drawn)
+    return broken(
+        f"compute_loss changes {name}",
+        where=place or "compute_loss",
+        mend="no in-place methods (add_, mul_, clamp_, x[...] = y) on what a batch holds: the next update sees them",
+    )
+
+
+def _differs_from_call_to_call(subject: Subject, method: str, wrong: str) -> Finding:
+    if clock := clock_read(_calls(subject, method)):
+        return broken(f"{wrong}: a clock is read", where=clock, mend="count steps, lab.step, where time shall matter")
+    if method == "draw":
+        why = "a generator without a seed, or a variable of a module or class that draws change"
+        mend = "derive every random number from lab.rng, and keep what must last in lab.state"
+    else:
+        why = "a variable of a module, class or object that calls change, or a generator of its own"
+        mend = "compute_loss is a pure function of policy and batch: no counters, no random numbers of its own"
+    return broken(f"{wrong}: it depends on {why}", where=method, mend=mend)
 
 
 def _held(batch: Any) -> dict[str, str]:
@@ -110,7 +149,8 @@ def stays_finite(subject: Subject) -> Finding:
     """Loss, figures and gradient are finite for log-probabilities from -1e4 to 0 and on degenerate batches."""
     cases: dict[str, Callable[[], Laboratory]] = {}
     if Need.REWARDS in subject.needs:
-        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(equal_rewards=True, dtype=torch.float32)
+        equal = {"equal_rewards": True}
+        cases["groups without signal (all rewards equal)"] = lambda: subject.stand_in(rewards=equal, dtype=torch.float32)
     if not subject.goes_past:
         cases |= {
             "log-probabilities of -1e4": lambda: subject.stand_in(constant=-1e4, dtype=torch.float32),
@@ -119,6 +159,9 @@ def stays_finite(subject: Subject) -> Finding:
             ),
             "log-probabilities of -1e4 under the sampler": lambda: subject.stand_in(
                 constant=-1e4, constant_of="sampler", dtype=torch.float32
+            ),
+            "log-probabilities of -1e4 on about half of the completions": lambda: subject.stand_in(
+                constant=-1e4, mixed=True, dtype=torch.float32
             ),
             "log-probabilities of 0": lambda: subject.stand_in(constant=0.0, dtype=torch.float32),
             "completions of one token": lambda: subject.stand_in(shape="one token", dtype=torch.float32),
@@ -135,26 +178,38 @@ def stays_finite(subject: Subject) -> Finding:
 
 
 def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding | None:
-    mend = "clamp what goes into exp, log, sqrt or a division: counts to at least 1, deviations by an epsilon, log-ratios to +-20"
-    try:
+    drawn: list[Any] = []
+
+    def run() -> str:
         with torch.no_grad():
-            batch = subject.algorithm.draw(laboratory.lab(seed=subject.seed))
+            drawn.append(batch := subject.algorithm.draw(laboratory.lab(seed=subject.seed)))
         bad = [where for where, tensor in tensors_of(batch) if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-        if bad:
-            return broken(f"{bad[0]} is not finite for {name}", where="draw", example=name, mend=mend)
-        if len(batch) == 0:
-            return None
+        if bad or len(batch) == 0:
+            return bad[0] if bad else ""
+        drawn.append(batch)
         gradient, figures = subject.gradient(laboratory, batch)
+        if not bool(torch.isfinite(gradient).all()):
+            return "the gradient"
+        return next((f"the figure {key}" for key, value in figures.items() if not math.isfinite(value)), "")
+
+    try:
+        what = run()
+        said = f"{what} is not finite for {name}" if what else ""
     except NonFiniteError as error:
-        return broken(f"{error}".partition(";")[0], where="compute_loss", example=name, mend=mend)
+        said = f"{error}".partition(";")[0]
     except RlxError:
         return None  # refused, with a message
     except Exception as error:
-        return broken(f"{type(error).__name__}: {error}, for {name}", where="draw or compute_loss", example=name, mend=mend)
-    wrong = [f"the figure {key}" for key, value in figures.items() if not math.isfinite(value)]
-    if not bool(torch.isfinite(gradient).all()):
-        wrong.insert(0, "the gradient")
-    return broken(f"{wrong[0]} is not finite for {name}", where="compute_loss", example=name, mend=mend) if wrong else None
+        said = f"{type(error).__name__}: {error}, for {name}"
+    if not said:
+        return None
+    method = "draw" if len(drawn) < 2 else "compute_loss"
+    return broken(
+        said,
+        where=first_result(run, becomes_infinite) or method,
+        example=name,
+        mend="clamp what goes into exp, log, sqrt or a division: counts to 1, log-ratios to +-20; add an epsilon to deviations",
+    )
 
 
 def metrics(subject: Subject) -> Finding:

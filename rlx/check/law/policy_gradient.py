@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
 MOVES = (0.25, 0.5)  # nats a token between the policy and its sampler: beyond usual clips, short of a dual one
+WITHIN = 0.15  # nats, within usual clips
 FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 1.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
@@ -53,6 +55,9 @@ def clip(subject: Subject) -> Finding:
     ways = [[_moved(subject, laboratory, batch, way * move) for move in (*MOVES, FAR)] for way in (1, -1)]
     up, down = ([tokens.slopes for tokens in way] for way in ways)
     right = [torch.where(rises, raised, lowered) for raised, lowered in zip(up, down, strict=True)]
+    near = [_moved(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN, 1.0)]
+    if (found := _idle_on_policy(subject, laboratory, batch, start, [*ways, near])) is not None:
+        return found
     for place, move in enumerate(MOVES):
         lost = learning & (torch.where(rises, down[place], up[place]) == 0)
         counted = torch.where(rises, ways[1][place].counted, ways[0][place].counted)
@@ -70,6 +75,36 @@ def clip(subject: Subject) -> Finding:
                     mend=CLIP_MEND,
                 )
     return passed(f"{int((learning & (right[-1] == 0)).sum())} of {int(learning.sum())} tokens given up")
+
+
+def _idle_on_policy(
+    subject: Subject, laboratory: Laboratory, batch: Any, start: _Tokens, ways: Sequence[Sequence[_Tokens]]
+) -> Finding | None:
+    """Tokens of one sign of the advantage that learn nothing where the policy is its sampler, but do elsewhere."""
+    size = len(start.slopes)
+    signs = torch.zeros(size)
+    for part in parts_of(batch):
+        advantages = getattr(part, "advantages", None)
+        if not isinstance(advantages, Tensor) or advantages.shape[:2] != part.sequences.completion_mask.shape[:2]:
+            continue
+        each = advantages[..., None].expand(part.sequences.completion_mask.shape) if advantages.ndim == 2 else advantages
+        for row, group in enumerate(completion_gradients(laboratory, part, torch.arange(size))):
+            for column, place in enumerate(group):
+                signs[place] = torch.sign(each[row, column, : len(place)]).to(signs)
+    elsewhere = torch.stack([tokens.slopes != 0 for way in ways for tokens in way]).any(dim=0)
+    for sign, name in ((1, "positive"), (-1, "negative")):
+        mine = signs == sign
+        if bool((mine & elsewhere).any()) and not bool((mine & (start.slopes != 0)).any()) and bool((start.slopes != 0).any()):
+            return broken(
+                f"where the policy is its sampler, no completion with a {name} advantage learns anything; some would, had "
+                "the policy moved away",
+                number=f"0/{int(mine.sum())} tokens",
+                where="compute_loss",
+                example=_shown(subject, laboratory, batch, mine),
+                mend="the ratio is 1 there, its logarithm 0: a ratio is clipped to [1 - low, 1 + high], a log-ratio to "
+                "[log(1 - low), log(1 + high)]",
+            )
+    return None
 
 
 def _moved(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> _Tokens:
@@ -244,7 +279,7 @@ def baseline(subject: Subject) -> Finding:
 
 def _advantages(subject: Subject, bonus: float) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(rewards [P, G], advantages [P, G]) of a draw whose rewards are higher by `bonus`."""
-    laboratory: Laboratory = subject.stand_in(spread=0.0, bonus=bonus)
+    laboratory: Laboratory = subject.stand_in(spread=0.0, rewards={"bonus": bonus})
     batch: Any = subject.first_update(laboratory)
     found = getattr(batch, "advantages", None)
     if found is None or found.ndim != 2 or found.shape != batch.rewards.shape:

@@ -53,7 +53,39 @@ def belongs(subject: Subject) -> Finding:
         )
     if any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
         return broken("the policy's weights moved", where="draw or compute_loss", mend="only update_policy may change weights")
-    return _reference_is_read(subject)
+    return _through_the_critic(subject) or _reference_is_read(subject)
+
+
+def _through_the_critic(subject: Subject) -> Finding | None:
+    """A term in which log-probabilities are multiplied by the critic's live values: an advantage that is not detached."""
+    if Need.VALUES not in subject.needs or subject.goes_past:
+        return None
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    terms = subject.loss(laboratory, batch).terms if len(batch) else {}
+    logprobs, values = (laboratory.policy.leaves.get(name) for name in ("token_logprobs", "values"))
+    if logprobs is None or values is None:
+        return None
+    for name, term in terms.items():
+        into, across = (_slope(term.total, leaf) for leaf in (logprobs, values))
+        if bool(_slope(into.sum(), values).any()) and not bool(_slope(across.sum(), values).any()):
+            return broken(
+                f"term {name} multiplies log-probabilities by values that carry a gradient, and is no regression of the values: "
+                "its gradient teaches the critic to please the policy",
+                number=f"{float(across.abs().max()):.1e}",
+                where=f"terms[{name!r}] in compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend="an advantage is a constant: take it from the batch, or detach the values that it is made of",
+            )
+    return None
+
+
+def _slope(total: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of a number, of which another can be taken; 0 where it does not depend on the leaf."""
+    if not total.requires_grad:
+        return torch.zeros_like(leaf)
+    (found,) = torch.autograd.grad(total, leaf, create_graph=True, allow_unused=True, materialize_grads=True)
+    return found
 
 
 def _reaches_reference(subject: Subject, laboratory: Laboratory, batch: Any, theirs: list[torch.nn.Parameter]) -> Finding | None:
@@ -153,41 +185,52 @@ def _reachable(laboratory: Laboratory, sequences: Any) -> list[bool]:
 
 
 def prompt(subject: Subject) -> Finding:
-    """No gradient reaches what the model predicts of a prompt, only its completions."""
+    """No gradient reaches what the model predicts of a prompt, nor a critic's values there: only those of completions."""
     laboratory = subject.real(moved=True)
     batch = subject.first_update(laboratory)[FEW_ROWS]
     if (found := _cut_elsewhere(subject, batch)) is not None:
         return found
     prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]
-    passes: list[tuple[Tensor, Tensor]] = []
+    passes: list[tuple[Tensor, Tensor]] = []  # tokens [rows, T], and logits or values of theirs
+    latest: list[Tensor] = []
 
     def seen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         tokens, logits = kwargs.get("input_ids", args[0] if args else None), getattr(output, "logits", None)
+        latest[:] = [tokens] if tokens is not None else []
         if tokens is not None and logits is not None and logits.requires_grad and logits.shape[:2] == tokens.shape:
             passes.append((tokens, logits))
 
-    handle = laboratory.policy.model.register_forward_hook(seen, with_kwargs=True)
+    def valued(_: Any, __: tuple[Any, ...], values: Tensor) -> None:
+        if latest and values.requires_grad and values.shape == latest[0].shape:
+            passes.append((latest[0], values))
+
+    handles = [laboratory.policy.model.register_forward_hook(seen, with_kwargs=True)]
+    if laboratory.policy.value_head is not None:
+        handles.append(laboratory.policy.value_head.register_forward_hook(valued))
     try:
         loss = subject.loss(laboratory, batch).loss
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not loss.requires_grad or not passes or not prompts:
         return skipped("the model's predictions are taken at completions alone")
     gradients = torch.autograd.grad(loss, [logits for _, logits in passes], allow_unused=True)
     looked = 0
-    for (tokens, _), gradient in zip(passes, gradients, strict=True):
+    for (tokens, read), gradient in zip(passes, gradients, strict=True):
         for row, ids in enumerate(tokens.tolist() if gradient is not None else ()):
             start, length = _place(ids, prompts)
             looked += length > 0
             assert gradient is not None
             inside = gradient[row, start : start + max(0, length - 1)]
             if bool((inside != 0).any()):
+                what = "the critic's values at" if read.ndim == 2 else "the predictions of"
                 return broken(
-                    f"a gradient reaches the tokens of the prompt (largest entry {float(inside.abs().max()):.1e})",
+                    f"a gradient reaches {what} the tokens of the prompt (largest entry {float(inside.abs().max()):.1e})",
                     number=f"{float(inside.abs().max()):.0e}",
                     where="compute_loss",
                     example=repr(subject.policy.decode(np.array(ids[start : start + length]))),
-                    mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) has done so",
+                    mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) and values of "
+                    "policy.token_statistics(batch.sequences, requires=frozenset({'values'})) have done so",
                 )
     return passed(f"{looked} rows")
 
@@ -207,8 +250,9 @@ def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
                     example=row_shown(subject, part, row),
                     mend="leave the sequences of lab.pairs as they are: prompts are read, completions learned",
                 )
-        pairs = list(zip(part.rows.tolist(), used.completions, strict=True))
-        if pairs and all(np.array_equal(group[0], given.completions[place][0][:-1]) for place, group in pairs):
+        whole = [(given.completions[place][0], group[0]) for place, group in zip(part.rows, used.completions, strict=True)]
+        whole = [(was, now) for was, now in whole if len(was)]  # a single completion has an empty other side
+        if whole and all(np.array_equal(now, was[:-1]) for was, now in whole):
             return broken(
                 "the last token of every completion is left out: the policy never learns to end",
                 where="draw",
@@ -251,7 +295,7 @@ def tokens(subject: Subject) -> Finding:
                         _count(counts, values)
                     if is_pairs and len(values):
                         _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
-    found = _judged(counts, "token of a completion", _MASK_MEND)
+    found = _judged(counts, "token of a completion", _MASK_MEND) or _one_column(subject, laboratory, batch, gradient)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged_sides(subject, sides)
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
@@ -259,6 +303,31 @@ def tokens(subject: Subject) -> Finding:
     total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
     idle = _weightless(subject.loss(laboratory, batch), batch)
     return found or passed(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
+
+
+def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """Only one place of every rewarded group learns, though it is not that of the best rewards."""
+    for part in parts_of(batch):
+        size, rewards = part.sequences.group_size, getattr(part, "rewards", None)
+        if size < 3 or not isinstance(rewards, Tensor) or rewards.shape != (len(part), size):
+            continue
+        alive = torch.zeros(size, dtype=torch.long)
+        for group in completion_gradients(laboratory, part, gradient):
+            alive += torch.tensor([bool((values != 0).any()) for values in group])
+        (columns,) = torch.nonzero(alive, as_tuple=True)
+        if len(columns) != 1 or int(alive.sum()) < 2:
+            continue
+        mine = rewards[:, int(columns[0])]
+        if torch.equal(mine, rewards.amax(dim=1)) or torch.equal(mine, rewards.amin(dim=1)):
+            continue  # sorted by reward
+        return broken(
+            f"only completion {int(columns[0]) + 1} of each group of {size} gets a gradient",
+            number=f"1/{size} completions",
+            where="compute_loss, or the weights that draw makes",
+            example=row_shown(subject, part, 0),
+            mend="tensors of groups are [P, G, T]: [:, 0] takes the first completion alone",
+        )
+    return None
 
 
 def _weightless(output: LossOutput, batch: Any) -> int:

@@ -81,7 +81,7 @@ class _AtDrift:
 
 def anchor(subject: Subject) -> Finding:
     """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
-    if (found := _bends_down(subject)) is not None:
+    if (found := _bends_down(subject) or _follows_something_else(subject)) is not None:
         return found
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
         return passed("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
@@ -109,6 +109,53 @@ def anchor(subject: Subject) -> Finding:
             mend=mend,
         )
     return passed(f"{rise:+.1e}")
+
+
+def _follows_something_else(subject: Subject) -> Finding | None:
+    """Where all rewards are 0, another reference gives the penalty another gradient: else its gradient is 0 on average."""
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+        return None
+    if subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
+        return None
+    losses, gradients = [], []
+    for drift in (0.0, DRIFT):
+        laboratory = subject.stand_in(drift=drift, rewards={"equal_rewards": True, "bonus": -0.5})
+        batch = subject.first_update(laboratory)
+        if len(batch) == 0:
+            return None
+        gradient, figures = subject.gradient(laboratory, batch)
+        leaf = laboratory.policy.leaves.get("token_logprobs")
+        gradients.append(gradient[: 0 if leaf is None else len(leaf)])
+        losses.append(figures["loss"])
+    if not len(gradients[0]) or float(gradients[0].abs().max()) <= FLAT:
+        return None
+    if float((gradients[0] - gradients[1]).abs().max()) > FLAT * float(gradients[0].abs().max()):
+        return None
+    shown = row_shown(subject, batch, 0)
+    mend = "a penalty that draws to the reference is r ** 2 / 2 (k2) or exp(r) - r - 1 (k3) with r = reference - policy"
+    if abs(losses[0] - losses[1]) > FLAT:
+        return broken(
+            "another reference changes the loss, but no gradient: that of a log-probability alone is 0 on average over what the "
+            "policy samples, so that nothing draws it to the reference",
+            number=f"{losses[1] - losses[0]:+.1e}",
+            where="compute_loss",
+            example=shown,
+            mend=f"{mend}; k1 = policy - reference belongs into the reward",
+        )
+    if Need.VALUES in subject.needs:
+        return None
+    moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, batch.sampling_logprobs - 0.1, 0.0))
+    off = float((subject.gradient(laboratory, moved)[0][: len(gradients[1])] - gradients[1]).abs().max())
+    if off <= FLAT * float(gradients[1].abs().max()):
+        return None
+    return broken(
+        "where all rewards are 0, the gradient of a penalty is left; another reference does not change it, other sampling "
+        "log-probabilities do: it draws the policy to its sampler, not to the reference",
+        number=f"{off:.1e}",
+        where="compute_loss",
+        example=shown,
+        mend=f"{mend}, both of reference.token_logprobs(...), not batch.sampling_logprobs",
+    )
 
 
 def _bends_down(subject: Subject) -> Finding | None:
@@ -148,7 +195,7 @@ def _bends_down(subject: Subject) -> Finding | None:
 
 
 def _at(subject: Subject, drift: float) -> _AtDrift | None:
-    laboratory = subject.stand_in(spread=0.0, equal_rewards=True, drift=drift)
+    laboratory = subject.stand_in(spread=0.0, drift=drift, rewards={"equal_rewards": True})
     batch = subject.first_update(laboratory)
     if len(batch) == 0:
         return None

@@ -1,0 +1,135 @@
+"""Laws of advantages: groups that are rewarded alike get the same ones, and a critic's error stays where it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import Key, key_of
+from rlx.check.subject import Laboratory, Subject, row_shown
+
+EQUAL = 1e-5  # relative to the largest advantage
+ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
+
+
+def alike(subject: Subject) -> Finding:
+    """Groups of completions with the same rewards get the same advantages, whatever the rewards of other prompts are."""
+    if Need.REWARDS not in subject.needs or subject.goes_past:
+        return skipped("nothing is rewarded, or the loss reads the model itself")
+    if Need.VALUES in subject.needs:
+        return skipped("advantages depend on a critic; see credit")
+    batch = subject.draw(subject.stand_in(spread=0.0, shape="alike"))
+    compared, worst = 0, 0.0
+    for part in parts_of(batch):
+        advantages = getattr(part, "advantages", None)
+        if not isinstance(advantages, Tensor) or advantages.shape[:1] != (len(part),) or not advantages.numel():
+            continue
+        first: dict[tuple[bytes, ...], int] = {}
+        for row, group in enumerate(part.sequences.completions):
+            known = first.setdefault(tuple(tokens.tobytes() for tokens in group), row)
+            compared += known != row
+            off = float((advantages[row] - advantages[known]).abs().max())
+            worst = max(worst, off)
+            if off > EQUAL * max(1.0, float(advantages.abs().max())):
+                return broken(
+                    f"two groups with the same completions and rewards get advantages that differ by {off:.2g}: those of one "
+                    "depend on its place in the batch, or on the rewards of some other prompt",
+                    number=f"{off:.1g}",
+                    where="draw",
+                    example=f"rows {known} and {row}: {_listed(advantages[known])} and {_listed(advantages[row])}",
+                    mend="take a group's mean and deviation over its own completions, dim=1 of rewards [P, G]; no roll, no view "
+                    "as [G, P]",
+                )
+    return passed(f"{worst:.0e}") if compared else skipped("the batch holds no advantages of groups")
+
+
+def _listed(values: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in values.flatten().tolist()[:6])
+
+
+def credit(subject: Subject) -> Finding:
+    """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at the end of its completion."""
+    if not {Need.REWARDS, Need.VALUES} <= subject.needs or subject.goes_past:
+        return skipped("there is no critic")
+    laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
+    part = _drawn(subject, laboratory, {})
+    if part is None:
+        return skipped("the batch holds no advantages of tokens")
+    inside = part.sequences.completion_mask
+    rest = float(part.advantages[inside].abs().max()) if bool(inside.any()) else 0.0
+    if rest > EQUAL:
+        return _credit_broken(subject, part, 0, f"a critic that says the rewards exactly leaves advantages of up to {rest:.2g}")
+    row = next((row for row in range(len(part)) if len(part.sequences.completions[row][0]) >= 4), None)
+    if row is None:
+        return skipped("no completion is long enough")
+    prompt, tokens = part.sequences.prompts[row], part.sequences.completions[row][0]
+    key, last = key_of(prompt, tokens), len(tokens) - 1
+    for place in (1, last):
+        spiked = _drawn(subject, laboratory, {key: place})
+        if (said := _misplaced(spiked, row, place)) is not None:
+            return _credit_broken(subject, part, row, said)
+    text = subject.sampler.text(subject.policy, tokens)
+    paid = _drawn(subject, subject.stand_in(spread=0.0, rewards={**ZERO, "rewarded": text}), {})
+    if (said := _misplaced(paid, row, last, what=f"a reward of 1 for {text!r}", text=text)) is not None:
+        return _credit_broken(subject, part, row, said)
+    return passed("3 places")
+
+
+def _credit_broken(subject: Subject, part: Any, row: int, wrong: str) -> Finding:
+    return broken(
+        wrong,
+        where="draw",
+        example=row_shown(subject, part, row),
+        mend="per completion, from its last token backwards: delta[t] = reward[t] + gamma * value[t + 1] - value[t], the value "
+        "after the last token is 0, advantage[t] = delta[t] + gamma * lambda * advantage[t + 1]",
+    )
+
+
+def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> Any:
+    """The part of a draw that has advantages [P, G, T], where the critic says 0 but 1 at the named token of a completion."""
+    laboratory.state.clear()
+    if "values" not in laboratory.policy.leaves:
+        subject.draw(laboratory)  # now every completion has its values
+        laboratory.state.clear()
+    values, places = laboratory.policy.leaves.get("values"), laboratory.policy.places.get("values", {})
+    if values is None:
+        return None
+    with torch.no_grad():
+        values.zero_()
+        for key, place in errors.items():
+            values[places[key].start + place] = 1.0
+    for part in parts_of(subject.draw(laboratory)):
+        advantages = getattr(part, "advantages", None)
+        if isinstance(advantages, Tensor) and advantages.shape == part.sequences.completion_mask.shape:
+            return part
+    return None
+
+
+def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str = "") -> str | None:
+    """What is wrong with advantages that one error of the critic, or one reward, at a token of a row has moved."""
+    what = what or f"an error of the critic at token {place + 1} of a completion"
+    inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
+    others = inside.clone()
+    others[row] = False
+    for number, texts in enumerate(getattr(part, "texts", ())):
+        for column, said in enumerate(texts):
+            if text and said == text:
+                others[number, column] = False
+    unmoved = advantages[others]
+    level = float(unmoved.median()) if len(unmoved) else 0.0
+    scale = EQUAL * max(1.0, float((advantages[inside] - level).abs().max()))
+    moved = (advantages - level).abs() > scale
+    if not bool((moved & inside).any()):
+        return None if not text else f"{what} moves no advantage"
+    if bool((moved & others).any()):
+        return f"{what} moves the advantages of other completions"
+    if bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
+        return f"{what} moves the advantages of later tokens"
+    if not bool(moved[row, 0, place]):
+        return f"{what} does not move the advantage of that token, but those of others"
+    return None

@@ -1,0 +1,119 @@
+"""The law of length: every token counts in a length, and a longer completion does not teach less."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import LONG, SHORT
+from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+
+LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
+LESS = 0.4  # of the gradient of short completions, summed over their tokens, is too little for long ones
+READ = 4  # characters of a completion that decide its reward, so that short and long ones are rewarded alike
+STEP = 1e-7  # nats by which a log-ratio of 0 is moved
+JUMP = 1e-3  # a relative change of the gradient at other tokens that is no rounding
+
+
+def length(subject: Subject) -> Finding:
+    """A token counts whatever its log-ratio is, and a completion of 64 tokens teaches no less in all than one of 8."""
+    if subject.goes_past:
+        return skipped("the loss reads the model itself, whose numbers cannot be set")
+    if (found := _zeros_count(subject)) is not None:
+        return found
+    totals = []
+    for shape in ("short", "long"):
+        laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": READ})
+        batch = subject.first_update(laboratory)
+        if len(batch) == 0:
+            return skipped("the batch is empty")
+        gradient, _ = subject.gradient(laboratory, batch)
+        if not reads_logprobs(laboratory):
+            return skipped("the loss does not read token log-probabilities through the policy")
+        totals.append(float(gradient[: len(laboratory.policy.leaves["token_logprobs"])].abs().sum()))
+    if totals[0] <= 0:
+        return skipped("where policy, reference and sampler agree, the loss has no gradient")
+    share = totals[1] / totals[0]
+    if share >= LESS:
+        return passed(f"{share:.2g} times as much")
+    return broken(
+        f"completions of {LONG} tokens have {share:.2g} times the gradient of completions of {SHORT} tokens with the same "
+        "log-probabilities, summed over their tokens",
+        number=f"{share:.2g}",
+        where="compute_loss, or the weights that draw makes",
+        example=row_shown(subject, batch, 0),
+        mend="divide by a length once, in the weights or in the loss; take exp of a mean of log-probabilities: that of their "
+        "sum falls towards 0 with every token",
+    )
+
+
+def _zeros_count(subject: Subject) -> Finding | None:
+    """The gradients of other tokens do not jump where one token's log-ratio is exactly 0."""
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    if len(batch) == 0:
+        return None
+    subject.loss(laboratory, batch)
+    if not reads_logprobs(laboratory):
+        return None
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    for whose, theirs in _others(subject, laboratory, batch):
+        before, places = leaf.detach().clone(), _one_of_each(laboratory, batch)
+        gradients = []
+        for step in (0.0, STEP):
+            with torch.no_grad():
+                leaf.copy_(before)
+                leaf[places] = theirs.to(leaf)[places] + step
+            gradients.append(subject.gradient(laboratory, batch)[0][: len(leaf)])
+        with torch.no_grad():
+            leaf.copy_(before)
+        elsewhere = torch.ones(len(leaf), dtype=torch.bool)
+        elsewhere[places] = False
+        off = float((gradients[0] - gradients[1])[elsewhere].abs().max()) if bool(elsewhere.any()) else 0.0
+        if off > JUMP * float(gradients[1].abs().max()):
+            return broken(
+                f"where one token's log-probability equals the {whose}'s, the gradient at the other tokens of its completion "
+                f"changes by {off / float(gradients[1].abs().max()):.1e} of its largest entry: the token is not counted",
+                number=f"{off:.0e}",
+                where="compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend="count tokens by the mask, not by numbers that are not 0: completion_mask.sum(dim=-1), chosen_length",
+            )
+    return None
+
+
+def _others(subject: Subject, laboratory: Laboratory, batch: Any) -> list[tuple[str, Tensor]]:
+    """(whose, [all leaves] their log-probabilities of the same tokens)."""
+    size = len(laboratory.policy.leaves["token_logprobs"])
+    found = []
+    for whose in ("sampler", "reference"):
+        flat = torch.zeros(size, dtype=torch.float64)
+        known = False
+        for part in parts_of(batch):
+            if whose == "sampler":
+                theirs = getattr(part, "sampling_logprobs", None)
+            else:
+                asked = Need.REFERENCE in subject.needs
+                theirs = copy.copy(laboratory.reference).token_logprobs(part.sequences) if asked else None
+            if theirs is None or theirs.shape != part.sequences.completion_mask.shape:
+                continue
+            known = True
+            for row, group in enumerate(completion_gradients(laboratory, part, torch.arange(size))):
+                for column, place in enumerate(group):
+                    flat[place] = theirs[row, column, : len(place)].to(flat)
+        if known:
+            found.append((whose, flat))
+    return found
+
+
+def _one_of_each(laboratory: Laboratory, batch: Any) -> Tensor:
+    """[N] the place of one token of each completion that has at least three."""
+    size = len(laboratory.policy.leaves["token_logprobs"])
+    groups = (group for part in parts_of(batch) for group in completion_gradients(laboratory, part, torch.arange(size)))
+    return torch.tensor([int(place[1]) for group in groups for place in group if len(place) >= 3], dtype=torch.long)

@@ -1,0 +1,209 @@
+"""The law of an update: it goes down its loss, by what the optimiser and the clip say, with the gradient of every term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.subject import Accumulated, Laboratory, Subject
+from rlx.errors import RlxError
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Clipping, Gradients, Optimizer
+
+RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
+UPWARD = 1e-6  # a cosine above this goes up
+NARROW = 1e-3  # of the gradient's norm, as a clip
+SAME = 1e-3  # relative difference of two lengths that are the same
+
+
+class RecordingOptimizer(Optimizer):
+    """Plain gradient descent that keeps what its steps were given."""
+
+    @staticmethod
+    def of(laboratory: Laboratory, rate: float) -> RecordingOptimizer:
+        """At a learning rate, on the parameters of a laboratory's policy."""
+
+        def descent(parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=rate)
+
+        made = RecordingOptimizer(descent, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
+        made.given = []
+        return made
+
+    given: list[tuple[Gradients, Clipping]]
+
+    def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
+        """As an optimiser's."""
+        self.given.append((gradients, clipping))
+        return super().step(gradients, clipping)
+
+
+class OneTermTurned:
+    """A source of gradients in which that of one term is turned round."""
+
+    def __init__(self, source: Accumulated, term: str) -> None:
+        self._source = source
+        self._term = term
+        self.batch = source.batch
+        self.metrics = source.metrics
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        found: dict[str, Gradients] = {}
+        for name, gradients in self._source(by=str).items():
+            turned = [None if part is None else -part for part in gradients] if name == self._term else list(gradients)
+            group = "loss" if by is None else by(name)
+            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(turned)), turned, strict=True)]
+        return found
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def update(subject: Subject) -> Finding:
+    """An update goes down the gradient of its loss, all terms of it, clipped as it says, once; at a learning rate of 0 not up."""
+    cosines = []
+    for rate in RATES:
+        moved, gradient, _ = _moved(subject, rate)
+        if not bool(gradient.any()):
+            return skipped("the loss has no gradient here; see reached")
+        scale = float(moved.norm() * gradient.norm())
+        cosines.append(float(moved @ gradient) / scale if scale else 0.0)
+        if cosines[-1] > UPWARD:
+            return _upward(cosines[-1], rate)
+    if type(subject.algorithm).update_policy is not Algorithm.update_policy:
+        for fault in (_twice, _unclipped, _by_rows, _without_a_term):
+            if (found := fault(subject)) is not None:
+                return found
+    return passed(f"{cosines[-1]:.2g}")
+
+
+def _moved(
+    subject: Subject, rate: float, *, rows: int | None = None, turned: str = ""
+) -> tuple[Tensor, Tensor, RecordingOptimizer]:
+    """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
+
+    rows: how many of the batch, None: all. turned: the term whose gradient is turned round on its way.
+    """
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)[slice(0, rows)]
+    gradient, _ = subject.gradient(laboratory, batch)
+    leaves = laboratory.policy.parameters()
+    before = [leaf.detach().clone() for leaf in leaves]
+    source: Any = subject.accumulate(
+        subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
+    )
+    optimizer = RecordingOptimizer.of(laboratory, rate)
+    subject.algorithm.update_policy(OneTermTurned(source, turned) if turned else source, optimizer)
+    parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
+
+
+def _upward(cosine: float, rate: float) -> Finding:
+    if rate:
+        wrong = f"an update moves the policy up its loss (the cosine with the gradient is {cosine:+.2f}, it must be negative)"
+        mend = "the optimiser goes down by itself: give it the gradient of the loss, not its negative"
+    else:
+        wrong = "an update at a learning rate of 0 moves the policy, and up its loss"
+        mend = "what is added to the weights on the way is taken away again before optimizer.step(...)"
+    return broken(wrong, number=f"{cosine:+.2f}", where="update_policy", mend=mend)
+
+
+def _twice(subject: Subject) -> Finding | None:
+    """One gradient that is stepped with more than once."""
+    _, _, optimizer = _moved(subject, RATES[1])
+    seen: set[tuple[int, ...]] = set()
+    for gradients, _ in optimizer.given:
+        parts = tuple(id(part) for part in gradients if part is not None)
+        if parts and parts in seen:
+            return broken(
+                f"the optimiser steps {len(optimizer.given)} times with one gradient, as if the learning rate were higher",
+                number=f"{len(optimizer.given)} steps",
+                where="update_policy",
+                mend="call optimizer.step(...) once an update; more updates of a draw are updates_per_batch",
+            )
+        seen.add(parts)
+    return None
+
+
+def _unclipped(subject: Subject) -> Finding | None:
+    """A step past `optimizer.step` whose length is that of the whole gradient though the algorithm has a narrow clip."""
+    kind = type(subject.algorithm)
+    if kind.clipping is not Algorithm.clipping:
+        return None
+    moved, gradient, optimizer = _moved(subject, RATES[1])
+    if optimizer.given:  # which says in so many words how it clips
+        return None
+    limit = NARROW * float(gradient.norm())
+    try:
+        narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
+    except (RlxError, TypeError, ValueError):
+        return None
+    moved, gradient, _ = _moved(narrow, RATES[1])
+    whole = RATES[1] * float(gradient.norm())
+    if abs(float(moved.norm()) - whole) > SAME * whole:
+        return None
+    return broken(
+        f"max_grad_norm is not applied: an update moves the policy by {float(moved.norm()):.3g} where the clip allows "
+        f"{RATES[1] * limit:.3g}",
+        number=f"{float(moved.norm()):.3g}",
+        where="update_policy",
+        example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
+        mend="step by optimizer.step(gradients()['loss'], self.clipping); where there shall be no clip, say so: "
+        "optimizer.step(gradients, Clipping(max_grad_norm=None))",
+    )
+
+
+def _by_rows(subject: Subject) -> Finding | None:
+    """A step that grows with the number of rows beside what the gradient of a weighted sum does."""
+    try:
+        unclipped = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=None))
+    except (RlxError, TypeError, ValueError):
+        return None
+    factors = []
+    sizes = [len(subject.first_update(subject.stand_in()))]
+    sizes.append(sizes[0] // 2)
+    for rows in sizes:
+        if rows < 1:
+            return None
+        moved, gradient, _ = _moved(unclipped, RATES[1], rows=rows)
+        length = RATES[1] * float(gradient.norm())
+        scale = float(moved.norm() * gradient.norm())
+        if not scale or float(moved @ gradient) / scale > SAME - 1:  # it does more than scale the gradient
+            return None
+        factors.append(float(moved.norm()) / length)
+    if abs(factors[0] / factors[1] - sizes[0] / sizes[1]) > SAME:
+        return None
+    return broken(
+        f"an update of {sizes[0]} rows moves the policy {factors[0]:.3g} times as far as its gradient says, one of {sizes[1]} "
+        f"{factors[1]:.3g} times: it is scaled by the size of the batch",
+        number=f"{factors[0]:.3g}",
+        where="update_policy",
+        mend="take the gradient as it is: the weights of a loss have divided by the number of rows",
+    )
+
+
+def _without_a_term(subject: Subject) -> Finding | None:
+    """A term of the loss whose gradient changes nothing about the update."""
+    laboratory = subject.stand_in()
+    terms = subject.loss(laboratory, subject.first_update(laboratory)).terms
+    if len(terms) < 2:
+        return None
+    plain, _, _ = _moved(subject, RATES[1])
+    for name, term in terms.items():
+        (slope,) = torch.autograd.grad(
+            term.total, laboratory.policy.parameters()[:1], allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        if bool(slope.any()) and torch.equal(_moved(subject, RATES[1], turned=name)[0], plain):
+            return broken(
+                f"the gradient of term {name} never reaches the optimiser",
+                where="update_policy",
+                mend="gradients()['loss'] is that of all terms; gradients(by=str) gives each of them, and all of them are added",
+            )
+    return None

@@ -1,0 +1,128 @@
+"""Where in the user's own files something happens: the method of an algorithm, or the line of an expression."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from rlx.errors import is_users_file
+
+CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"}
+METHODS = ("draw", "updates", "compute_loss", "update_policy", "validate")
+
+
+def place_of_method(owner: Any, name: str) -> str:
+    """`FILE:LINE in NAME` of a method that a user's class defines; empty where it is rlx's own."""
+    method = getattr(type(owner), name, None)
+    code = getattr(inspect.unwrap(method), "__code__", None) if callable(method) else None
+    if not isinstance(code, types.CodeType) or not is_users_file(code.co_filename):
+        return ""
+    return f"{code.co_filename}:{code.co_firstlineno} in {name}"
+
+
+def place_of_frame(frame: types.FrameType | None) -> str:
+    """`FILE:LINE in FUNCTION` of the innermost frame in a user's file; empty if there is none."""
+    while frame is not None and not is_users_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+class FirstResult(TorchFunctionMode):
+    """Notes the first operation of torch, called from a user's file, of which `shows(name, arguments, result)` is true."""
+
+    def __init__(self, shows: Callable[[str, tuple[Any, ...], Any], bool]) -> None:
+        super().__init__()
+        self.place = ""
+        self._shows = shows
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.place:
+            with torch._C.DisableTorchFunctionSubclass():
+                if self._shows(getattr(func, "__name__", ""), args, result):
+                    self.place = place_of_frame(sys._getframe(1))
+        return result
+
+
+def becomes_infinite(_: str, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether an operation makes a non-finite number of finite ones."""
+    if not isinstance(result, Tensor) or not result.is_floating_point() or bool(torch.isfinite(result).all()):
+        return False
+    given = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
+    return all(bool(torch.isfinite(arg).all()) for arg in given)
+
+
+def loses_digits(_: str, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether an operation takes float64 and gives a smaller dtype."""
+    if not isinstance(result, Tensor) or not result.is_floating_point() or result.dtype == torch.float64:
+        return False
+    return any(isinstance(arg, Tensor) and arg.dtype == torch.float64 for arg in args)
+
+
+def leaves_the_graph(name: str, args: tuple[Any, ...], _: Any) -> bool:
+    """Whether a number that carries a gradient becomes a plain one: item, float, tolist, numpy."""
+    taken = name in ("item", "__float__", "__int__", "__bool__", "tolist", "numpy", "__array__")
+    return taken and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+
+
+def drops_out(name: str, *_: Any) -> bool:
+    """Whether an operation is a dropout."""
+    return "dropout" in name
+
+
+def first_result(run: Callable[[], object], shows: Callable[[str, tuple[Any, ...], Any], bool]) -> str:
+    """The place in a user's file where `shows` is first true while `run` runs; empty if it never is."""
+    mode = FirstResult(shows)
+    with mode:
+        try:
+            run()
+        except Exception:  # what it raises has been said before; here only the place is wanted
+            return mode.place
+    return mode.place
+
+
+def first_change(run: Callable[[], object], changed: Callable[[], bool]) -> str:
+    """The line of a user's file after which `changed()` is first true while `run` runs; empty if it never is."""
+    found: list[str] = []
+    last: dict[types.FrameType, str] = {}
+
+    def trace(frame: types.FrameType, event: str, _: Any) -> Any:
+        if found or not is_users_file(frame.f_code.co_filename):
+            return None if not found else trace
+        if event in ("line", "return") and frame in last and changed():
+            found.append(last[frame])
+        last[frame] = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return found[0] if found else ""
+
+
+def clock_read(run: Callable[[], object]) -> str:
+    """The place in a user's file where a clock is read while `run` runs; empty if none is."""
+    found: list[str] = []
+
+    def profile(frame: types.FrameType, event: str, arg: Any) -> None:
+        is_clock = event == "c_call" and getattr(arg, "__module__", "") == "time" and arg.__name__ in CLOCKS
+        if is_clock and not found and is_users_file(frame.f_code.co_filename):
+            found.append(place_of_frame(frame))
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return found[0] if found else ""
