@@ -17,9 +17,10 @@ from rlx.check.law.length import length
 from rlx.check.law.loss import losses
 from rlx.check.law.number import metrics, repeats, stays_finite
 from rlx.check.law.policy_gradient import alignment, baseline, clip, temperature
-from rlx.check.law.reach import belongs, prompt, reached, tokens
+from rlx.check.law.reach import belongs, reached
 from rlx.check.law.reference import anchor, reference
 from rlx.check.law.rows import order, padding, split
+from rlx.check.law.token import prompt, tokens
 from rlx.check.law.update import update
 from rlx.check.place import METHODS, place_of_method
 from rlx.check.subject import Subject

@@ -537,12 +537,12 @@ class WhitenedOverTheBatch(Rewards):
         return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
 
 
-class WholeSequenceRatio(Rewards):
+class WholeSequenceRatio(SequenceLevel):
     """The importance weight of a completion: the product of those of its tokens."""
 
     def compute_loss(self, policy, reference, batch):
         ratio = self.log_ratio(policy, batch).sum(dim=-1).clamp(-20, 20).exp()
-        return LossOutput.of(-ratio * batch.advantages, torch.full(batch.rewards.shape, 1 / batch.rewards.numel()))
+        return LossOutput.of(-ratio * batch.advantages, batch.weights)
 
 
 class WhitenedCritic(ActorCritic):

@@ -1,17 +1,14 @@
-"""Laws of reach: which tokens, rows and parameters a gradient goes into."""
+"""Laws of reach: a critic's values in the term of the policy."""
 
-import torch
-
-from rlx.check.checker import LAWS, check_algorithm
-from tests.check.checking import subject
-from tests.check.faulty import Preferences
+from tests.check.checking import failed
+from tests.check.faulty import AdvantageIsLive
+from tests.check.sound import BothInOneTerm, PathConsistency
 
 
-def test_rows_that_weigh_nothing_are_counted():
-    class EverySecond(Preferences):
-        def draw(self, lab):
-            batch = super().draw(lab)
-            return batch.with_weights(preference=torch.arange(len(batch)) % 2 / len(batch))
+def test_an_advantage_that_is_not_detached_is_named_with_its_term():
+    assert failed(AdvantageIsLive(), "belongs")["belongs"].wrong.startswith("term policy multiplies log-probabilities by values")
 
-    (verdict,) = check_algorithm(subject(EverySecond()), laws={"tokens": LAWS["tokens"]})
-    assert verdict.finding.number.endswith("; 4 of 8 rows weigh 0")
+
+def test_one_squared_error_for_both_and_one_term_for_both_are_not_accused():
+    assert failed(PathConsistency(), "belongs") == {}
+    assert failed(BothInOneTerm(), "belongs") == {}

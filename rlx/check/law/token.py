@@ -1,0 +1,241 @@
+"""Laws of tokens: no gradient reaches a prompt, and one reaches the first, inner and last tokens of completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, LossOutput
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.data.preferences import PairBatch
+from rlx.loss.preference.base import PreferenceLoss
+
+FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
+_MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
+
+
+def prompt(subject: Subject) -> Finding:
+    """No gradient reaches what the model predicts of a prompt, nor a critic's values there: only those of completions."""
+    laboratory = subject.real(moved=True)
+    batch = subject.first_update(laboratory)[FEW_ROWS]
+    if (found := _cut_elsewhere(subject, batch)) is not None:
+        return found
+    prompts = [tokens for part in parts_of(batch) for tokens in part.sequences.prompts]
+    passes: list[tuple[Tensor, Tensor]] = []  # tokens [rows, T], and logits or values of theirs
+    latest: list[Tensor] = []
+
+    def seen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        tokens, logits = kwargs.get("input_ids", args[0] if args else None), getattr(output, "logits", None)
+        latest[:] = [tokens] if tokens is not None else []
+        if tokens is not None and logits is not None and logits.requires_grad and logits.shape[:2] == tokens.shape:
+            passes.append((tokens, logits))
+
+    def valued(_: Any, __: tuple[Any, ...], values: Tensor) -> None:
+        if latest and values.requires_grad and values.shape == latest[0].shape:
+            passes.append((latest[0], values))
+
+    handles = [laboratory.policy.model.register_forward_hook(seen, with_kwargs=True)]
+    if laboratory.policy.value_head is not None:
+        handles.append(laboratory.policy.value_head.register_forward_hook(valued))
+    try:
+        loss = subject.loss(laboratory, batch).loss
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not loss.requires_grad or not passes or not prompts:
+        return skipped("the model's predictions are taken at completions alone")
+    gradients = torch.autograd.grad(loss, [logits for _, logits in passes], allow_unused=True)
+    looked = 0
+    for (tokens, read), gradient in zip(passes, gradients, strict=True):
+        for row, ids in enumerate(tokens.tolist() if gradient is not None else ()):
+            start, length = _place(ids, prompts)
+            looked += length > 0
+            assert gradient is not None
+            inside = gradient[row, start : start + max(0, length - 1)]
+            if bool((inside != 0).any()):
+                what = "the critic's values at" if read.ndim == 2 else "the predictions of"
+                return broken(
+                    f"a gradient reaches {what} the tokens of the prompt (largest entry {float(inside.abs().max()):.1e})",
+                    number=f"{float(inside.abs().max()):.0e}",
+                    where="compute_loss",
+                    example=repr(subject.policy.decode(np.array(ids[start : start + length]))),
+                    mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) and values of "
+                    "policy.token_statistics(batch.sequences, requires=frozenset({'values'})) have done so",
+                )
+    return passed(f"{looked} rows")
+
+
+def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
+    """Pairs of the task put together anew: the end of the prompt is learned too, or the end of the completion is not."""
+    for part in parts_of(batch):
+        if not (isinstance(part, PairBatch) and len(part.source) > int(part.rows.max(initial=-1))):
+            continue
+        given, used = part.source.sequences, part.sequences
+        for row, place in enumerate(part.rows.tolist()):
+            was, now = given.prompts[place].tolist(), used.prompts[row].tolist()
+            if len(now) < len(was) and now == was[: len(now)] and used.completions[row][0][:1].tolist() == was[len(now) :][:1]:
+                return broken(
+                    f"{len(was) - len(now)} tokens at the end of a prompt are learned as if they were the completion's",
+                    where="draw",
+                    example=row_shown(subject, part, row),
+                    mend="leave the sequences of lab.pairs as they are: prompts are read, completions learned",
+                )
+        whole = [(given.completions[place][0], group[0]) for place, group in zip(part.rows, used.completions, strict=True)]
+        whole = [(was, now) for was, now in whole if len(was)]  # a single completion has an empty other side
+        if whole and all(np.array_equal(now, was[:-1]) for was, now in whole):
+            return broken(
+                "the last token of every completion is left out: the policy never learns to end",
+                where="draw",
+                example=row_shown(subject, part, 0),
+                mend="leave the sequences of lab.pairs as they are: a completion ends with its end-of-sequence token",
+            )
+    return None
+
+
+def _place(ids: list[int], prompts: list[np.ndarray]) -> tuple[int, int]:
+    """(start, length) of the longest of the prompts that begins nearest to the left of a row, (0, 0) if none is there."""
+    found = (0, 0)
+    for tokens in prompts:
+        wanted = tokens.tolist()
+        starts = (start for start in range(len(ids) - len(wanted) + 1) if ids[start : start + len(wanted)] == wanted)
+        start = next(starts, None)
+        if start is not None and len(wanted) > found[1]:
+            found = (start, len(wanted))
+    return found
+
+
+def tokens(subject: Subject) -> Finding:
+    """Learning reaches the first, the inner and the last tokens of completions, both sides of a pair, and nothing beyond."""
+    counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
+    sides = {"chosen": [0, 0], "rejected": [0, 0]}
+    for spread in (0.0, 0.3):
+        laboratory = subject.stand_in(spread=spread)
+        batch = subject.first_update(laboratory)
+        gradient, _ = subject.gradient(laboratory, batch)
+        if not reads_logprobs(laboratory):
+            return skipped("the loss does not read token log-probabilities through the policy")
+        beyond = _weighs_padding(subject, subject.loss(laboratory, batch), batch)
+        if beyond is not None:
+            return beyond
+        for part in parts_of(batch):
+            is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
+            for group in completion_gradients(laboratory, part, gradient):
+                for place, values in enumerate(group):
+                    if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
+                        _count(counts, values)
+                    if is_pairs and len(values):
+                        _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
+    found = _judged(counts, "token of a completion", _MASK_MEND) or _one_column(subject, laboratory, batch, gradient)
+    if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
+        found = _judged_sides(subject, sides)
+    if not sum(count[0] for count in (*counts.values(), *sides.values())):
+        return broken("no token gets a gradient", where="compute_loss", mend="something is detached or every weight is 0")
+    total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
+    idle = _weightless(subject.loss(laboratory, batch), batch)
+    return found or passed(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
+
+
+def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """Only one place of every rewarded group learns, though it is not that of the best rewards."""
+    for part in parts_of(batch):
+        size, rewards = part.sequences.group_size, getattr(part, "rewards", None)
+        if size < 3 or not isinstance(rewards, Tensor) or rewards.shape != (len(part), size):
+            continue
+        alive = torch.zeros(size, dtype=torch.long)
+        for group in completion_gradients(laboratory, part, gradient):
+            alive += torch.tensor([bool((values != 0).any()) for values in group])
+        (columns,) = torch.nonzero(alive, as_tuple=True)
+        if len(columns) != 1 or int(alive.sum()) < 2:
+            continue
+        mine = rewards[:, int(columns[0])]
+        if torch.equal(mine, rewards.amax(dim=1)) or torch.equal(mine, rewards.amin(dim=1)):
+            continue  # sorted by reward
+        return broken(
+            f"only completion {int(columns[0]) + 1} of each group of {size} gets a gradient",
+            number=f"1/{size} completions",
+            where="compute_loss, or the weights that draw makes",
+            example=row_shown(subject, part, 0),
+            mend="tensors of groups are [P, G, T]: [:, 0] takes the first completion alone",
+        )
+    return None
+
+
+def _weightless(output: LossOutput, batch: Any) -> int:
+    """How many rows that have tokens weigh nothing in any term: left out on purpose, or by mistake, which nobody can tell."""
+    weights = [term.weights.detach().cpu() for term in output.terms.values()]
+    masks = [part.sequences.completion_mask.cpu() for part in parts_of(batch)]
+    if len(masks) != 1 or any(each.shape[:1] != (len(batch),) for each in (*weights, *masks)):
+        return 0
+    weighs = torch.stack([each.reshape(len(batch), -1).ne(0).any(dim=1) for each in weights]).any(dim=0)
+    return int((masks[0].reshape(len(batch), -1).any(dim=1) & ~weighs).sum())
+
+
+def _weighs_padding(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:
+    """A term whose weights, shaped as a completion mask, are not 0 outside of it."""
+    for part in parts_of(batch):
+        mask = part.sequences.completion_mask
+        for name, term in output.terms.items():
+            shapes = {tuple(mask.shape): mask} | {tuple(mask[:, side].shape): mask[:, side] for side in range(mask.shape[1])}
+            inside = shapes.get(tuple(term.weights.shape))
+            if inside is None or (mask.shape[1] > 1 and term.weights.ndim == 2):
+                continue
+            weights = term.weights.detach().cpu()
+            if not bool((weights[~inside] != 0).any()):
+                continue
+            beyond = (weights != 0).logical_and(~inside)
+            row, places = int(beyond.flatten(1).any(dim=1).nonzero()[0]), int(beyond.sum())
+            return broken(
+                f"the weights of term {name} are not 0 outside of the completion mask ({places} places)",
+                number=f"{places} places",
+                where=f"terms[{name!r}].weights",
+                example=row_shown(subject, batch, row),
+                mend=_MASK_MEND,
+            )
+    return None
+
+
+def _count(counts: dict[str, list[int]], values: Tensor) -> None:
+    alive = (values != 0).tolist()
+    _tally(counts["first"], alive[0])
+    _tally(counts["last"], alive[-1])
+    for each in alive[1:-1]:
+        _tally(counts["inner"], each)
+
+
+def _tally(count: list[int], alive: bool) -> None:
+    count[0] += alive
+    count[1] += 1
+
+
+def _judged_sides(subject: Subject, sides: dict[str, list[int]]) -> Finding | None:
+    """Both completions of a pair teach, unless every loss within says that it reads the chosen one alone."""
+    found = [loss for _, loss in losses_of(subject.algorithm) if isinstance(loss, PreferenceLoss)]
+    if not found or any(loss.reads_rejected for loss in found):
+        mend = "a side is detached or left out: a preference is about both completions. What is about one says so: "
+        declared = "reads_rejected = False in the loss" if found else "kind = AlgorithmType.SUPERVISED"
+        return _judged(sides, "completion of a pair", mend + declared)
+    if not sides["rejected"][0]:
+        return None
+    return broken(
+        f"{type(found[0]).__name__} says reads_rejected = False, but rejected completions get a gradient",
+        number=f"{sides['rejected'][0]}/{sides['rejected'][1]}",
+        where="loss",
+        mend="drop reads_rejected = False, or what reads the rejected completions",
+    )
+
+
+def _judged(counts: dict[str, list[int]], what: str, mend: str) -> Finding | None:
+    """One kind that is never reached although all others are: who learns from the last token alone means it."""
+    for name, (alive, seen) in counts.items():
+        rest = [count for other, count in counts.items() if other != name and count[1]]
+        if seen and not alive and rest and all(reached for reached, _ in rest):
+            others = ", ".join(f"{other}: {count[0]}/{count[1]}" for other, count in counts.items())
+            return broken(
+                f"the {name} {what} never gets a gradient ({others})", number=f"0/{seen}", where="compute_loss", mend=mend
+            )
+    return None

@@ -1,0 +1,41 @@
+"""Laws of advantages: what they say of a fault, and that no shipped advantage is accused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import rlx
+from rlx.check.checker import LAWS, tried
+from rlx.check.finding import NOT_APPLICABLE, PASSED
+from tests.check.checking import failed, subject
+from tests.check.faulty import ActorCritic, AdvantagesOfTheTokenBefore, Preferences, Rewards, RunsOnIntoTheNextCompletion
+
+ADVANTAGES = sorted((Path(__file__).parents[3] / "conf/algorithm/advantage").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", ADVANTAGES, ids=lambda file: file.stem)
+def test_no_shipped_advantage_is_accused(file):
+    advantage = instantiate(OmegaConf.load(file))
+    assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "alike", "credit") == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(AdvantagesOfTheTokenBefore, "the advantages of later tokens"), (RunsOnIntoTheNextCompletion, "of other completions")],
+)
+def test_it_is_said_what_an_error_of_the_critic_moves(kind, said):
+    assert said in failed(kind(), "credit")["credit"].wrong
+
+
+def test_both_laws_say_what_they_looked_at_or_why_they_did_not():
+    found = {
+        (kind, law): tried(LAWS[law], subject(kind()))[0]
+        for kind in (Rewards, ActorCritic, Preferences)
+        for law in ("alike", "credit")
+    }
+    assert (found[Rewards, "alike"].status, found[ActorCritic, "credit"].status) == (PASSED, PASSED)
+    assert found[ActorCritic, "credit"].number == "3 places"
+    assert found[ActorCritic, "alike"].status == found[Preferences, "credit"].status == NOT_APPLICABLE
