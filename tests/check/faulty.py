@@ -610,7 +610,7 @@ class FirstOfEachGroup(Rewards):
         batch = super().draw(lab)
         mask = batch.loss_mask.clone()
         mask[:, 1:] = False
-        return batch.with_values(weights=token_mean(mask))
+        return batch.with_values(weights=token_mean.formula(mask))
 
 
 class NeverAboveTheSampler(Rewards):
@@ -698,7 +698,7 @@ class ActorCritic(Algorithm[Any]):
         mask = batch.completion_mask
         rewards = batch.rewards[..., None].to(values) * (mask & ~F.pad(mask, (0, 1))[..., 1:])
         advantages = self.advantages(rewards, values, mask)
-        return batch.with_values(advantages=advantages, returns=advantages + values, weights=token_mean(batch.loss_mask))
+        return batch.with_values(advantages=advantages, returns=advantages + values, weights=token_mean.formula(batch.loss_mask))
 
     def statistics(self, policy, batch):
         return policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"values"}))
