@@ -19,6 +19,7 @@ from rlx.data.sequences import Sequences, Tokens
 from rlx.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from rlx.rollout.decoding.loop import Completions, cut
 from rlx.seeding import Stream
+from rlx.task.messages import with_line_breaks
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
@@ -70,7 +71,7 @@ class Sampler(ABC):
     max_new_tokens: int | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop", tuple(with_line_breaks(text) for text in self.stop))
         checks = (
             ("temperature", self.temperature > 0, "must be above 0; greedy decoding is asked for by name, not by temperature 0"),
             ("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1, or null for no limit"),

@@ -215,7 +215,15 @@ class ServerSampler(Sampler):
         bodies = [
             self._request(model, policy, draw, prompt, limit, key) for (prompt, limit), key in zip(rows, draw.keys, strict=True)
         ]
-        for row, reply in enumerate(client.ask_all("completions", bodies, at_once=self.concurrency)):
+        replies = client.ask_all("completions", bodies, at_once=self.concurrency)
+        for _ in range(self.retries):
+            aborted = [row for row, reply in enumerate(replies) if _aborted(reply)]
+            if not aborted:
+                break
+            again = client.ask_all("completions", [bodies[row] for row in aborted], at_once=self.concurrency)
+            for row, reply in zip(aborted, again, strict=True):
+                replies[row] = reply
+        for row, reply in enumerate(replies):
             tokens, logprobs, finished = self._read(reply, policy, limit=rows[row][1])
             out.tokens[row, : len(tokens)] = tokens
             out.logprobs[row, : len(tokens)] = logprobs
@@ -263,8 +271,13 @@ class ServerSampler(Sampler):
 
     def _read(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
         """Tokens, their log-probabilities, and whether the completion ended by itself."""
-        choices = reply.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        choice = _choice(reply)
+        if _aborted(reply):
+            raise TrainingError(
+                f"the server at {self.url} ended a completion by {choice.get('finish_reason')!r}, with "
+                f"{len(choice.get('token_ids') or ())} tokens, in {self.retries + 1} tries; it is neither finished nor "
+                "truncated, so it is not learned from: see the server's log, lower rollout.concurrency, or raise rollout.retries"
+            )
         reported = choice.get("logprobs")
         reported = reported if isinstance(reported, dict) else {}
         tokens = choice.get("token_ids")
@@ -306,3 +319,15 @@ def _invalid_values(tokens: Any, logprobs: Any) -> str:
         if bad:
             return f"sent {bad[0]!r:.40} among its {name}; does rollout.url name a completions API?"
     return ""
+
+
+def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The completion of a reply; empty without one."""
+    choices = reply.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+
+
+def _aborted(reply: Mapping[str, Any]) -> bool:
+    """Whether a completion ended neither by itself nor by its limit, or has no token at all: another try may mend it."""
+    choice = _choice(reply)
+    return "finish_reason" in choice and (choice["finish_reason"] not in ("stop", "length") or choice.get("token_ids") == [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 _SAYS = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+_LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -87,10 +89,16 @@ def as_tools(value: Any, *, place: str, key: str) -> Tools:
     raise DataError(f"{place}: {key!r} is no list of tools; a tool is a JSON schema such as {{'type': 'function', ...}}")
 
 
+def with_line_breaks(text: str) -> str:
+    """A text from a command line, where a line break is written as backslash n; commands of LaTeX (\\nabla) stay."""
+    return _LINE_BREAK.sub("\n", text)
+
+
 def with_system(prompt: Text, system: str | None) -> Text:
     """The prompt behind a system message, unless there is none to put, or the conversation has its own."""
     if not system:
         return prompt
+    system = with_line_breaks(system)
     messages: Sequence[Message] = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     if messages and messages[0]["role"] in ("system", "developer"):
         return prompt

@@ -53,6 +53,8 @@ class PromptFile(RewardedTask):
         prompts = [self._prompt(row, place) for place, row in read_rows(self._file)]
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
+        for reward in self.all_rewards().values():
+            reward.require_answers(prompts)
         places = [content_uniform(prompt.text, salt="held out") for prompt in prompts]
         if len(set(places)) < 2:
             raise DataError(f"{self.path} has one prompt; at least one is needed to learn from and another for the score")

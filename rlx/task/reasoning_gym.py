@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError
 from rlx.task.base import Prompt, Text
+from rlx.task.messages import with_line_breaks
 from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask
 
@@ -91,7 +92,7 @@ class ReasoningGym(RewardedTask):
             raise DataError(f"reasoning-gym cannot generate {self.dataset}: {type(error).__name__}: {error}") from error
 
     def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
-        text = entry["question"] if self.instruction is None else f"{entry['question']}\n{self.instruction}"
+        text = entry["question"] if self.instruction is None else f"{entry['question']}\n{with_line_breaks(self.instruction)}"
         return Prompt(text, {"answer": entry["answer"], "entry": entry})
 
     def prompts(self) -> Sequence[Prompt]:

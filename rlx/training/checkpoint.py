@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -54,11 +55,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write weights (safetensors), config and tokenizer as transformers reads them; dtype None keeps that of the weights."""
     model = policy.model
-    state = (
-        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
-        if dtype
-        else None
-    )
+    state = _cast(model.state_dict(), dtype) if dtype else None
     model.save_pretrained(directory, state_dict=state, max_shard_size="1000GB")
     policy.tokenizer.save_pretrained(directory)
     if dtype:
@@ -66,6 +63,14 @@ def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None =
         (directory / "config.json").write_text(
             json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
         )
+
+
+def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The floating-point tensors in another dtype; tied ones stay one tensor, so that they are written once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for tensor in state.values():
+        made.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}
 
 
 def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype) -> None:

@@ -60,7 +60,7 @@ class StandIn:
         self.max_length = getattr(model.config, "max_position_embeddings", None)
         self.vocabulary_size = model.config.vocab_size
 
-    def encode_prompt(self, prompt: str) -> np.ndarray:
+    def encode_prompt(self, prompt: str, tools: tuple = ()) -> np.ndarray:
         return np.array([ord(letter) - ord("a") for letter in prompt], dtype=np.int64)
 
     def decode(self, tokens: Any) -> str:

@@ -158,6 +158,25 @@ def test_a_reply_that_cannot_be_learned_from_is_refused(server, policy, change, 
         sample(server, policy)
 
 
+ABORTED = {"finish_reason": "abort", "token_ids": [20], "logprobs": {"tokens": ["token_id:20"], "token_logprobs": [-1.0]}}
+EMPTY = {"token_ids": [], "logprobs": {"tokens": [], "token_logprobs": []}}
+
+
+@pytest.mark.parametrize("changed", [ABORTED, EMPTY], ids=["aborted", "empty"])
+def test_an_aborted_completion_is_asked_for_again_and_never_learned(server, policy, changed):
+    whole = sample(server, policy)
+    asked = len(server.bodies)
+    left = [1]
+    server.change = lambda choice: {**choice, **changed} if left and left.pop() else choice
+    again = sample(server, policy)
+    assert len(server.bodies) == 2 * asked + 1
+    assert again.finished.equal(whole.finished)
+    assert again.sampling_logprobs.equal(whole.sampling_logprobs)
+    server.change = lambda choice: {**choice, **changed}
+    with pytest.raises(TrainingError, match=r"ended a completion by '\w+', with \d tokens, in 2 tries; it is neither"):
+        sample(server, policy)
+
+
 def test_a_server_that_fails_for_good_ends_the_draw(server, policy):
     server.failures.extend([500] * 100)
     with pytest.raises(TrainingError, match="did not answer completions in 2 tries"):

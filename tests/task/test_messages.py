@@ -1,7 +1,7 @@
 import pytest
 
 from rlx.errors import DataError
-from rlx.task.messages import as_text, as_tools, with_system
+from rlx.task.messages import as_text, as_tools, with_line_breaks, with_system
 
 TOOL = {"type": "function", "function": {"name": "weather", "strict": None}}
 
@@ -58,3 +58,9 @@ def test_a_system_message_comes_first_where_there_is_none():
     assert with_system("?", "Be brief.") == with_system((user,), "Be brief.") == (system, user)
     assert with_system((system, user), "Be long.") == (system, user)
     assert with_system("?", None) == "?"
+
+
+def test_a_line_break_may_be_written_as_backslash_n():
+    assert with_line_breaks(r"one\ntwo\n") == "one\ntwo\n"
+    assert with_line_breaks(r"$\nabla f \neq 0$") == r"$\nabla f \neq 0$"
+    assert with_system("?", r"a\nb")[0]["content"] == "a\nb"

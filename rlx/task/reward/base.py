@@ -49,6 +49,9 @@ class Reward(ABC):
         except Exception as error:
             return error
 
+    def require_answers(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - most rewards have nothing to refuse
+        """Raise DataError for an answer that no completion could be right by; called once the prompts are read."""
+
     @property
     def largest(self) -> float | None:
         """The largest that it can add to the sum; None where nobody knows."""

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError
-from rlx.task.base import Text
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Prompt, Text
+from rlx.task.columns import final_answer
 from rlx.task.reward.base import Reward
 from rlx.task.reward.text import answers_of
+
+_UNPARSED = ("text", "refuse")
+_MARKED = re.compile(r"\$[^$]+\$|\\boxed|\\\(|\\\[")
+# what stands around an answer and is no part of it
+_AROUND = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"\$([^$]+)\$",
+        r"\\\((.*)\\\)",
+        r"\\\[(.*)\\\]",
+        r"\\boxed\s*\{(.*)\}",
+        r"\\text\s*\{(.*)\}",
+        r"\\?\$\s*([\d.,]+)",
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
+    A completion that says the answer, word for word or in \\boxed{}, has 1 whatever it is: a choice, a tuple, a word, a currency.
+    unparsed: what an answer is that the package reads nothing from: "text", compared as text alone; "refuse", an error.
     timeout: seconds for one comparison, which can take long; what takes longer is 0.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
     timeout: int
+    unparsed: str = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.unparsed not in _UNPARSED:
+            raise ConfigError(f"math_verify.unparsed is {self.unparsed}; it is one of {', '.join(_UNPARSED)}")
         if self.timeout < 1:
             raise ConfigError(f"math_verify.timeout is {self.timeout}; it must be at least 1 second")
         _ = self._package
@@ -41,13 +64,49 @@ class MathVerify(Reward):
         return math_verify
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
+        answers = answers_of(prompt, columns, "math_verify")
+        if {_as_words(completion), _as_words(str(final_answer(completion)))} & {
+            self._words(answer, prompt) for answer in answers
+        }:
+            return 1.0
         # its time-out is an alarm signal, which only the main thread can set
         limit = self.timeout if threading.current_thread() is threading.main_thread() else None
         said = self._package.parse(completion, parsing_timeout=limit)
-        return float(any(self._same(answer, said, limit) for answer in answers_of(prompt, columns, "math_verify")))
+        return float(any(self._same(answer, said, limit, prompt) for answer in answers))
 
-    def _same(self, answer: Any, said: Any, limit: int | None) -> bool:
+    def require_answers(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse an empty answer, and with unparsed="refuse" one that the package reads nothing from."""
+        for prompt in prompts:
+            for answer in answers_of(prompt.text, dict(prompt.columns), "math_verify"):
+                self._words(answer, prompt.text)
+                if self.unparsed == "refuse":
+                    self._parsed(answer, None, prompt.text)
+
+    def _words(self, answer: Any, prompt: Text) -> str:
+        if not str(answer).strip():
+            raise DataError(f"reward math_verify: the answer of the prompt {prompt!r} is empty; give one, or leave the row out")
+        return _as_words(str(answer))
+
+    def _parsed(self, answer: Any, limit: int | None, prompt: Text) -> Any:
         text = str(answer)
-        is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))  # in a bare 1+x it would see the number 1
+        is_marked = bool(_MARKED.search(text))  # in a bare 1+x it would see the number 1
         right = self._package.parse(text if is_marked else f"${text}$", parsing_timeout=limit)
-        return bool(self._package.verify(right, said, timeout_seconds=limit))
+        if not right and self.unparsed == "refuse":
+            raise DataError(
+                f"reward math_verify: nothing can be read from the answer {answer!r} of the prompt {prompt!r}; mend it, or "
+                "compare such answers as text: task.rewards.math_verify.unparsed=text"
+            )
+        return right
+
+    def _same(self, answer: Any, said: Any, limit: int | None, prompt: Text) -> bool:
+        right = self._parsed(answer, limit, prompt)
+        return bool(right) and bool(self._package.verify(right, said, timeout_seconds=limit))
+
+
+def _as_words(text: str) -> str:
+    """A text without its marks of mathematics and currency, white space, case and full stop."""
+    found = text.strip().rstrip(".").strip()
+    for pattern in _AROUND:
+        match = pattern.fullmatch(found)
+        found = match[1].strip() if match else found
+    return "".join(found.split()).casefold()

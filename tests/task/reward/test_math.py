@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Prompt
 from rlx.task.reward.math import MathVerify
 
 
@@ -30,10 +31,44 @@ def test_a_bare_answer_is_read_as_mathematics_and_a_marked_one_as_it_is(monkeypa
     )
     monkeypatch.setitem(sys.modules, "math_verify", package)
     reward = MathVerify(weight=1.0, timeout=7)
-    assert reward("q", "2", answer=["1+x", "$2$"]) == 0.0
-    assert read == [("2", 7), ("$1+x$", 7), ("$2$", 7)]
+    assert reward("q", "3", answer=["1+x", "$2$"]) == 0.0
+    assert read == [("3", 7), ("$1+x$", 7), ("$2$", 7)]
 
 
 def test_a_time_out_is_a_whole_second_at_least():
     with pytest.raises(ConfigError, match="at least 1 second"):
         MathVerify(weight=1.0, timeout=0)
+
+
+def right(answer, **settings):
+    pytest.importorskip("math_verify")
+    return MathVerify(weight=1.0, timeout=5, **settings)("q", answer, answer=answer)
+
+
+@pytest.mark.parametrize(
+    "answer", [r"\$15", "$15", "(1,2)", "[0,1)", "(C)", "Monday", "no solution", "True", "1+x", r"\frac{1}{2}", "$x$", "3 apples"]
+)
+def test_a_completion_that_is_the_answer_is_right_whatever_it_is(answer):
+    assert right(answer) == 1.0
+    reward = MathVerify(weight=1.0, timeout=5)
+    assert reward("q", f"So it is \\boxed{{{answer}}}.", answer=answer) == 1.0
+    assert reward("q", f" {answer.upper()}.", answer=answer) == 1.0
+    assert reward("q", "something else", answer=answer) == 0.0
+    assert reward("q", "15", answer=r"\$15") == 1.0
+
+
+def test_an_empty_answer_is_refused_and_an_unreadable_one_by_choice(monkeypatch):
+    package = SimpleNamespace(parse=lambda text, parsing_timeout: [], verify=lambda right, said, timeout_seconds: True)
+    monkeypatch.setitem(sys.modules, "math_verify", package)
+    reward = MathVerify(weight=1.0, timeout=5)
+    with pytest.raises(DataError, match="answer of the prompt 'q' is empty"):
+        reward("q", "", answer=" ")
+    with pytest.raises(DataError, match="is empty"):
+        reward.require_answers([Prompt("q", {"answer": ""})])
+    reward.require_answers([Prompt("q", {"answer": "no solution, they say"})])
+    assert reward("q", "Tuesday", answer="Monday") == 0.0
+    strict = MathVerify(weight=1.0, timeout=5, unparsed="refuse")
+    with pytest.raises(DataError, match=r"nothing can be read from the answer 'Monday'.*unparsed=text"):
+        strict.require_answers([Prompt("q", {"answer": "Monday"})])
+    with pytest.raises(ConfigError, match="unparsed"):
+        MathVerify(weight=1.0, timeout=5, unparsed="maybe")
