@@ -24,7 +24,18 @@ from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError
 from rlx.loss.preference.pairs import PairLogprobs
-from rlx.policy.forward import ValueHead, attention_cost, branch_cost, completion_logits, max_positions, vocabulary_size
+from rlx.policy.checkpointing import checkpointed_layers
+from rlx.policy.forward import (
+    Arithmetic,
+    ValueHead,
+    attention_cost,
+    branch_cost,
+    completion_logits,
+    head_input,
+    max_positions,
+    vocabulary_size,
+)
+from rlx.policy.pieces import HeadInput, is_large, statistics_in_pieces
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,
     NO_STATISTICS,
@@ -58,6 +69,7 @@ class Policy:
         self.text = (TextEncoder(tokenizer) if text is None else text).for_model(model)
         self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
         self.notes = list(self.forward_choice.notes)
+        self.arithmetic = Arithmetic()
         self.value_head: ValueHead | None = None
         self.pair_tokenizer = PairTokenizer(
             self.text, name=name, max_length=self.max_length, vocabulary_size=self.vocabulary_size
@@ -115,6 +127,18 @@ class Policy:
         if self.value_head is not None:
             self.value_head.to(device)
         return self
+
+    def checkpoint_activations(self) -> None:
+        """From now on layers keep no activations for the backward pass but their inputs; gradients are equal to the last bit.
+
+        Raises ConfigError where the model has no layers that transformers can checkpoint.
+        """
+        if not checkpointed_layers(self.model):
+            raise ConfigError(
+                f"activation_checkpointing=true: transformers cannot checkpoint the layers of {type(self.model).__name__}; "
+                "lower micro_batch instead"
+            )
+        self.arithmetic = replace(self.arithmetic, checkpoints=True)
 
     def add_value_head(self) -> None:
         """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere."""
@@ -175,6 +199,8 @@ class Policy:
             empty = torch.zeros(mask.shape, device=self.device, requires_grad=torch.is_grad_enabled())
             return TokenStatistics(empty, **{name: empty.detach() for name in (*names, *(requires & {"values"}))})
         layout = self.layout(sequences)
+        if self.computes_in_pieces(layout) and (reference is None or hasattr(reference, "head_input")):
+            return self._statistics_in_pieces(layout, sequences, temperature, names, requires, reference)
         hidden: list[Tensor] | None = [] if "values" in requires else None
         logits = self.completion_logits(layout, hidden=hidden)
         values = None if hidden is None else unflatten(self._values(hidden[0]), mask)
@@ -188,6 +214,24 @@ class Policy:
                 theirs = F.log_softmax(reference.logits(sequences) / temperature, dim=-1)
         found = statistics_of(F.log_softmax(logits, dim=-1), layout.targets, mask, names=names, reference=theirs)
         return found if values is None else replace(found, values=values)
+
+    def _statistics_in_pieces(
+        self,
+        layout: Layout,
+        sequences: Sequences,
+        temperature: float,
+        names: Sequence[str],
+        requires: frozenset[str],
+        reference: HasLogits | None,
+    ) -> TokenStatistics:
+        """As token_statistics, where the logits are too large to be computed at once."""
+        mask = sequences.completion_mask.to(self.device)
+        given = head_input(self.model, layout, arithmetic=self.arithmetic)
+        theirs = None if reference is None or not names else reference.head_input(sequences)
+        found = statistics_in_pieces(given, layout.targets, names=names, temperature=temperature, reference=theirs)
+        if "values" in requires:
+            found["values"] = self._values(given.hidden)
+        return TokenStatistics(**{name: unflatten(values, mask) for name, values in found.items()})
 
     def _values(self, hidden: Tensor) -> Tensor:
         if self.value_head is None:
@@ -223,7 +267,22 @@ class Policy:
 
     def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:
         """[N, V] logits of each completion token, in float32 (float64 if the model is); hidden: see rlx.policy.forward."""
-        return completion_logits(self.model, layout, gathers_before_head=self.forward_choice.gathers_before_head, hidden=hidden)
+        return completion_logits(
+            self.model,
+            layout,
+            gathers_before_head=self.forward_choice.gathers_before_head,
+            hidden=hidden,
+            arithmetic=self.arithmetic,
+        )
+
+    def head_input(self, sequences: Sequences) -> HeadInput:
+        """What the language-model head reads to predict each completion token, for logits in pieces."""
+        return head_input(self.model, self.layout(sequences), arithmetic=self.arithmetic)
+
+    def computes_in_pieces(self, layout: Layout) -> bool:
+        """Whether the logits of these rows are never held as a whole."""
+        linear = self.forward_choice.linear_head and type(self.model.get_output_embeddings()) is nn.Linear
+        return linear and is_large(len(layout.targets), self.vocabulary_size)
 
 
 # Fields of a model's configuration that say where it came from or how it is run, not what it computes.

@@ -6,7 +6,8 @@ Dimensions: B rows of the forward, T tokens of a row, H hidden size, N completio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +17,69 @@ from torch import Tensor, nn
 from rlx.data.layout import Layout
 from rlx.errors import RlxError
 from rlx.policy.branched import branched_attention
+from rlx.policy.checkpointing import activation_checkpointing
+from rlx.policy.pieces import HeadInput
 
 
-def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool, hidden: list[Tensor] | None = None) -> Tensor:
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a forward pass is computed, whatever its rows.
+
+    autocast: the dtype of matrix products where it is not that of the weights. checkpoints: layers keep no activations for the
+    backward pass but their inputs, and are computed again there.
+    """
+
+    autocast: torch.dtype | None = None
+    checkpoints: bool = False
+
+    def context(self, device: torch.device) -> AbstractContextManager[Any]:
+        """A new context of torch in which `autocast` holds."""
+        return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
+
+
+PLAIN = Arithmetic()
+
+
+def completion_logits(
+    model: Any,
+    layout: Layout,
+    *,
+    gathers_before_head: bool,
+    hidden: list[Tensor] | None = None,
+    arithmetic: Arithmetic = PLAIN,
+) -> Tensor:
     """[N, V] logits that predict each completion token, in float32 (float64 if the model is).
 
     gathers_before_head: run the head on those positions only, not on all of [B, T].
     hidden: where given, the hidden states [N, H] that the head reads there are appended to it.
     """
+    with _forward_context(model, layout, arithmetic):
+        if not gathers_before_head:
+            with _seen_by_head(model, layout.predictors, hidden):
+                logits = _gathered(model(**_inputs(model, layout)).logits, layout.predictors)
+        else:
+            with _gathered_head_input(model.get_output_embeddings(), layout.predictors, hidden):
+                logits = model(**_inputs(model, layout)).logits[0]
+            if len(logits) != len(layout.predictors):
+                raise RlxError(f"the head was given {len(layout.predictors)} positions and returned {len(logits)}")
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def head_input(model: Any, layout: Layout, *, arithmetic: Arithmetic = PLAIN) -> HeadInput:
+    """What the head reads at the positions that predict a completion token; the head itself runs on a single position."""
+    head = model.get_output_embeddings()
+    hidden: list[Tensor] = []
+    with (
+        _forward_context(model, layout, arithmetic),
+        _gathered_head_input(head, layout.predictors, hidden, most=1),
+    ):
+        model(**_inputs(model, layout))
+    device = hidden[0].device
+    return HeadInput(hidden[0], head.weight, head.bias, lambda: arithmetic.context(device))
+
+
+def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
+    """The arguments of the model for these rows."""
     inputs: dict[str, Any] = {"input_ids": layout.tokens, "use_cache": False}
     if layout.attention_mask is not None:
         # Added to the scores rather than true or false: every attention implementation takes that form.
@@ -32,36 +88,40 @@ def completion_logits(model: Any, layout: Layout, *, gathers_before_head: bool, 
         inputs.update(attention_mask=mask)
     if layout.positions is not None:
         inputs.update(position_ids=layout.positions)
-    with branched_attention(model, layout.segments) if layout.segments is not None else nullcontext():
-        return _logits(model, layout, inputs, gathers_before_head=gathers_before_head, hidden=hidden)
-
-
-def _logits(
-    model: Any, layout: Layout, inputs: dict[str, Any], *, gathers_before_head: bool, hidden: list[Tensor] | None
-) -> Tensor:
-    if not gathers_before_head:
-        with _seen_by_head(model, layout.predictors, hidden):
-            logits = _gathered(model(**inputs).logits, layout.predictors)
-    else:
-        with _gathered_head_input(model.get_output_embeddings(), layout.predictors, hidden):
-            logits = model(**inputs).logits[0]
-        if len(logits) != len(layout.predictors):
-            raise RlxError(f"the head was given {len(layout.predictors)} positions and returned {len(logits)}")
-    return logits if logits.dtype == torch.float64 else logits.float()
+    return inputs
 
 
 @contextmanager
-def _gathered_head_input(head: nn.Module, predictors: Tensor, hidden: list[Tensor] | None) -> Iterator[None]:
+def _forward_context(model: Any, layout: Layout, arithmetic: Arithmetic) -> Iterator[None]:
+    """The contexts that one forward pass needs: its attention, its arithmetic, and checkpointing where gradients are wanted."""
+
+    def attention() -> AbstractContextManager[None]:
+        return nullcontext() if layout.segments is None else branched_attention(model, layout.segments)
+
+    checkpoints = arithmetic.checkpoints and torch.is_grad_enabled()
+    with (
+        attention(),
+        arithmetic.context(layout.tokens.device),
+        activation_checkpointing(model, attention) if checkpoints else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _gathered_head_input(
+    head: nn.Module, predictors: Tensor, hidden: list[Tensor] | None, *, most: int | None = None
+) -> Iterator[None]:
     """Within this context the head reads [1, N, H], the hidden states that predict a completion token, not all [B, T, H].
 
-    A hook rather than a call of the head, so that what a model does to its logits after the head (soft-capping) still happens.
+    most: the head reads only so many. A hook rather than a call of the head, so that what a model does to its logits after the
+    head (soft-capping) still happens.
     """
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rows = _gathered(inputs[0], predictors)
         if hidden is not None:
             hidden.append(rows)
-        return (rows[None], *inputs[1:])
+        return (rows[None, :most], *inputs[1:])
 
     handle = head.register_forward_pre_hook(gather)
     try:

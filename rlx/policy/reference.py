@@ -27,6 +27,7 @@ from rlx.fields import within
 from rlx.loss.preference.base import PreferenceModifier
 from rlx.loss.preference.pairs import PairLogprobs
 from rlx.policy.base import Policy
+from rlx.policy.pieces import HeadInput
 from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, pair_logprobs_of, unflatten
 from rlx.policy.verify import TOLERANCE
 
@@ -151,6 +152,11 @@ class Reference:
         """As Policy.logits."""
         with torch.no_grad():
             return self._policy.logits(sequences)
+
+    def head_input(self, sequences: Sequences) -> HeadInput:
+        """As Policy.head_input."""
+        with torch.no_grad():
+            return self._policy.head_input(sequences)
 
     def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
         """As Policy.pair_logprobs, with only those of `requires` that concern a reference."""

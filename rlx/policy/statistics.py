@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
 from rlx.loss.preference.pairs import PairLogprobs
 
+if TYPE_CHECKING:
+    from rlx.policy.pieces import HeadInput
+
 NO_STATISTICS: frozenset[str] = frozenset()
 
 
@@ -26,6 +29,9 @@ class HasLogits(Protocol):
 
     def logits(self, sequences: Sequences) -> Tensor:
         """[N, V] logits that predict each completion token."""
+
+    def head_input(self, sequences: Sequences) -> HeadInput:
+        """What the head reads to predict each completion token, for logits in pieces."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +59,19 @@ def statistics_of(
 
     reference: [N, V] log-probabilities, for the KLs.
     """
+    chosen = unflatten(logprobs.gather(-1, targets[:, None])[:, 0], mask)
+    found = distribution_statistics(logprobs, names, reference=reference)
+    return TokenStatistics(chosen, **{name: unflatten(values, mask) for name, values in found.items()})
+
+
+def distribution_statistics(logprobs: Tensor, names: Iterable[str], *, reference: Tensor | None = None) -> dict[str, Tensor]:
+    """Name -> [N] of distributions logprobs [N, V]. reference: [N, V] log-probabilities, for the KLs.
+
+    Raises RlxError for a KL without a reference.
+    """
     if reference is None and {"kl_to_reference", "kl_from_reference"} & set(names):
         raise RlxError("the KL over the vocabulary needs the reference: give token_statistics or pair_logprobs reference=...")
-    chosen = unflatten(logprobs.gather(-1, targets[:, None])[:, 0], mask)
-    return TokenStatistics(chosen, **{name: unflatten(_FUNCTIONS[name](logprobs, reference), mask) for name in names})
+    return {name: _FUNCTIONS[name](logprobs, reference) for name in names}
 
 
 def unflatten(values: Tensor, mask: Tensor) -> Tensor:

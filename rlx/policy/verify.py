@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlx.data.layout import Layout, plain_rows, shared_prefix_rows
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError
-from rlx.policy.forward import completion_logits, max_positions, vocabulary_size
+from rlx.policy.forward import completion_logits, head_input, max_positions, vocabulary_size
 from rlx.seeding import Stream
 
 TOLERANCE = 1e-4
@@ -29,11 +29,13 @@ _MOST_WORK = 1e12  # weights times tokens of a comparison beyond a window: a min
 class ForwardChoice:
     """How log-probabilities are computed.
 
-    gathers_before_head: the head runs on the positions that predict completion tokens, not on all. shared_prefix: the completions
-    of a prompt go through the model in one row. branched: such rows may attend branch by branch. notes: what was turned off, why.
+    gathers_before_head: the head runs on the positions that predict completion tokens, not on all. linear_head: the
+    logits are the output of a linear layer, and may be computed in pieces. shared_prefix: the completions of a prompt go through
+    the model in one row. branched: such rows may attend branch by branch. notes: what was turned off, why.
     """
 
     gathers_before_head: bool = False
+    linear_head: bool = False
     shared_prefix: bool = False
     branched: bool = False
     notes: tuple[str, ...] = ()
@@ -88,11 +90,20 @@ class _Comparison:
 
     def _head(self, plain: Layout, truth: Tensor) -> ForwardChoice:
         """The head on completion positions only, if that gives `truth`."""
-        if self.model.get_output_embeddings() is None:
+        head = self.model.get_output_embeddings()
+        if head is None:
             reason = "the model names no output embeddings"
         else:
             reason = self._difference(ForwardChoice(gathers_before_head=True), plain, truth)
-        return ForwardChoice(not reason, notes=(f"logits are computed at every position: {reason}",) if reason else ())
+        if reason:
+            return ForwardChoice(notes=(f"logits are computed at every position: {reason}",))
+        linear = type(head) is nn.Linear and self._is_head_output(plain, truth)
+        return ForwardChoice(gathers_before_head=True, linear_head=linear)
+
+    def _is_head_output(self, plain: Layout, truth: Tensor) -> bool:
+        """Whether the logits are what the head returns: some models scale or cap them afterwards."""
+        found = head_input(self.model, plain).logits(slice(None))
+        return found.shape == truth.shape and float((found - truth).abs().max()) <= TOLERANCE * min(1.0, float(truth.std()))
 
     def _rows(self, choice: ForwardChoice, probe: Sequences, truth: Tensor) -> ForwardChoice:
         """`choice` without shared-prefix rows, or without attention branch by branch, where these do not give `truth`."""
