@@ -58,6 +58,8 @@ def assemble(cfg: DictConfig) -> Experiment:
     policy: Policy = make(cfg.policy, key="policy")
     policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     require_pairs(algorithm, task, policy)
+    if cfg.activation_checkpointing:
+        policy.checkpoint_activations()
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
     if Need.REWARDS in algorithm.needs:

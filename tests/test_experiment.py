@@ -24,6 +24,12 @@ def test_a_config_becomes_the_objects_that_it_names():
     assert isinstance(experiment.make_optimizer(experiment.policy.parameters()), torch.optim.AdamW)
 
 
+def test_activations_are_checkpointed_where_the_config_says_so():
+    for value in (True, False):
+        experiment = assemble(compose("train", [*SMALL, f"activation_checkpointing={value}"]))
+        assert experiment.policy.arithmetic.checkpoints is value
+
+
 def test_an_algorithm_is_refused_before_a_model_is_built():
     task, algorithm = rlx.load("task", "arithmetic"), rlx.load("algorithm", "dpo")
     require_match(algorithm, task)

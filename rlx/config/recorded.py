@@ -13,9 +13,11 @@ from rlx.config.renamed import with_current_targets
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
-    "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "num_steps"),
-    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "output_dir", "cache_dir"),
+    "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "num_steps"),
+    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "output_dir", "cache_dir"),
 }
+# Keys that older records lack, with the values that their runs had.
+_BEFORE = {"activation_checkpointing": False}
 
 
 class Recorded(Protocol):
@@ -79,7 +81,7 @@ def continued(
     if multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     _check_recorded_targets(record.config, allowed, verb)
-    recorded = OmegaConf.create(dict(record.config))
+    recorded = OmegaConf.create({**_BEFORE, **record.config})
     classes = {target for _, target in targets_of(dict(record.config))}
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")

@@ -61,6 +61,7 @@ class RunConfig:
     num_steps: int = at_least(1)
     eval_every: int | None = at_least(1)
     micro_batch: int | None = at_least(1)
+    activation_checkpointing: bool = MISSING
     threads: int | None = at_least(1)
     device: str = MISSING
     stop_at_score: float | None = MISSING

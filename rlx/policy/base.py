@@ -35,11 +35,10 @@ from rlx.policy.forward import (
     max_positions,
     vocabulary_size,
 )
-from rlx.policy.pieces import HeadInput, is_large, statistics_in_pieces
+from rlx.policy.pieces import HasLogits, HeadInput, is_large, statistics_in_pieces
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,
     NO_STATISTICS,
-    HasLogits,
     TokenStatistics,
     pair_logprobs_of,
     statistics_of,

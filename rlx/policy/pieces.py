@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlx.data.sequences import Sequences
 from rlx.policy.statistics import distribution_statistics
 
 ELEMENTS = 1 << 25  # of the logits of a piece; 128 MiB in float32. Fewer logits are computed at once
@@ -37,6 +38,16 @@ class HeadInput:
         with torch.no_grad(), self.autocast():
             logits = F.linear(self.hidden[rows], self.weight, self.bias)
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class HasLogits(Protocol):
+    """A policy or a reference."""
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """[N, V] logits that predict each completion token."""
+
+    def head_input(self, sequences: Sequences) -> HeadInput:
+        """What the head reads to predict each completion token, for logits in pieces."""
 
 
 def is_large(num_tokens: int, vocabulary: int) -> bool:

@@ -8,30 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlx.data.preferences import PairBatch
-from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
 from rlx.loss.preference.pairs import PairLogprobs
 
-if TYPE_CHECKING:
-    from rlx.policy.pieces import HeadInput
-
 NO_STATISTICS: frozenset[str] = frozenset()
-
-
-class HasLogits(Protocol):
-    """A policy or a reference."""
-
-    def logits(self, sequences: Sequences) -> Tensor:
-        """[N, V] logits that predict each completion token."""
-
-    def head_input(self, sequences: Sequences) -> HeadInput:
-        """What the head reads to predict each completion token, for logits in pieces."""
 
 
 @dataclass(frozen=True, eq=False)

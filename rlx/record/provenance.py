@@ -27,7 +27,18 @@ PACKAGES = (
 )
 # What a run may differ in and still give the same metrics: where it writes, what it keeps, who watches.
 CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
-NOT_HASHED = CACHES | {"output_dir", "logger", "checkpoint", "export", "hydra", "sweep", "resume", "rerun", "allow_changed"}
+NOT_HASHED = CACHES | {
+    "activation_checkpointing",
+    "output_dir",
+    "logger",
+    "checkpoint",
+    "export",
+    "hydra",
+    "sweep",
+    "resume",
+    "rerun",
+    "allow_changed",
+}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.

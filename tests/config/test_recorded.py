@@ -52,6 +52,12 @@ def test_the_runs_own_config(run):
     assert cfg.resume == str(run())
 
 
+def test_keys_that_a_record_of_before_lacks_have_the_values_of_before(run, recorded_values, monkeypatch):
+    monkeypatch.delitem(recorded_values, "activation_checkpointing")
+    cfg, _, _ = resumed(run())
+    assert cfg.activation_checkpointing is False
+
+
 def test_what_cannot_change_the_past_may_be_given(run):
     cfg, _, _ = resumed(
         run(), "micro_batch=4", "num_steps=80", "checkpoint.every=5", "logger=[tensorboard]", "allow_changed=[code]"
