@@ -231,8 +231,13 @@ def _step_of(value: float | None, steps: Array, values: Array, *, score: str) ->
 
 def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> int:
     """Equal for runs whose metrics agree in everything but time."""
-    kept = [tuple(sorted((k, repr(v)) for k, v in row.items() if not k.startswith(("time/", "cost/")))) for row in rows]
+    kept = [frozenset((k, _hashable(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")) for row in rows]
     return hash(tuple(kept))
+
+
+def _hashable(value: Any) -> Any:
+    """A value of a record that equals itself: NaN and lists as text."""
+    return value if isinstance(value, (float, int, str)) and value == value else repr(value)
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
@@ -284,7 +289,9 @@ def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None])
     answers: dict[int, Array] = {}
     for row in parse_lines(b"\n".join([*wanted, b""]), file):
         values, score = row.get("score"), scores.get(row["step"])
-        if score is None or not isinstance(values, list) or not values or not all(is_number(value) for value in values):
+        if score is None or not isinstance(values, list) or not values:
+            continue
+        if set(map(type, values)) != {float} and not all(is_number(value) for value in values):
             continue
         array = np.array(values, float)
         if np.isfinite(array).all() and abs(float(array.mean()) - score) <= 1e-6 * max(1.0, abs(score)):

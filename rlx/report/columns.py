@@ -149,8 +149,8 @@ def _component_columns() -> list[Column]:
     ]
 
 
-def run_table(comparison: Comparison) -> Table:
-    """A row a run."""
+def run_table(comparison: Comparison, *, most: int = 1000) -> Table:
+    """A row a run, of the first `most`."""
     counted_as_worst = ", counted as worst" if comparison.choices.failed == "worst" else ""
 
     def state(run: RunScore) -> str:
@@ -169,7 +169,9 @@ def run_table(comparison: Comparison) -> Table:
         _field("time", "seconds", duration),
         _words("run", "record.directory.name"),
     ]
-    return Table("runs", columns, comparison.runs)
+    left = len(comparison.runs) - most
+    notes = [f"{count(left, 'more run')} are in runs.csv."] if left > 0 else []
+    return Table("runs", columns, comparison.runs[:most], notes=notes)
 
 
 def config_table(comparison: Comparison) -> Table:
@@ -193,9 +195,8 @@ def _config_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def full_tables(comparison: Comparison) -> list[Table]:
-    """Variants, pairs and runs with every field that comparison.json holds, at full precision: for CSV."""
-    values = comparison.to_dict()
+def full_tables(values: Mapping[str, Any]) -> list[Table]:
+    """Variants, pairs and runs with every field that comparison.json holds, at full precision: for CSV. values: its content."""
     return [table_of_mappings(name, [_flat(row) for row in values[name]]) for name in ("variants", "pairs", "runs")]
 
 

@@ -32,9 +32,10 @@ def write_files(
 
     with full_disk_explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False, ensure_ascii=True)
+        values = comparison.to_dict()
+        text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=True)
         write_atomic(directory / "comparison.json", text + "\n")
-        for table in full_tables(comparison):
+        for table in full_tables(values):
             write_atomic(directory / f"{table.name}.csv", as_csv(table))
         write_atomic(directory / "comparison.tex", latex(comparison, columns))
         write_atomic(directory / "comparison.md", markdown(comparison, columns))

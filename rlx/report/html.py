@@ -26,6 +26,7 @@ from rlx.report.text import safe, significant
 MOST_TASKS = 4
 MOST_PROMPTS = 8
 MOST_VERDICTS = 60
+MOST_PROVENANCE = 300  # runs whose origin and command stand on the page; run.json of each holds them
 COLOURS = 8
 
 
@@ -93,9 +94,10 @@ def context(comparison: Comparison) -> dict[str, Any]:
         "ranks": rank_line(comparison),
         "prompt_lines": list(filter(None, [gain_line(comparison), *halving_lines(comparison), *prompt_lines(comparison)])),
         "samples": samples,
-        "runs": [{"title": run_title(run), "facts": run_facts(run)} for run in comparison.runs],
+        "runs": [{"title": run_title(run), "facts": run_facts(run)} for run in comparison.runs[:MOST_PROVENANCE]],
+        "num_runs": len(comparison.runs),
         "command": shlex.join(comparison.command),
-        "commands": [shlex.join([str(word) for word in run.record.command]) for run in comparison.runs],
+        "commands": [shlex.join([str(word) for word in run.record.command]) for run in comparison.runs[:MOST_PROVENANCE]],
         "alpha": f"{comparison.choices.alpha:.2g}",
     }
 

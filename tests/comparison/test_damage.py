@@ -64,7 +64,7 @@ def survives(root):
     try:
         comparison = compare(root, allow=ALLOW, num_resamples=100)
         render_page(comparison, version="1.2.3")
-        markdown(comparison), latex(comparison), [as_csv(table) for table in full_tables(comparison)]
+        markdown(comparison), latex(comparison), [as_csv(table) for table in full_tables(comparison.to_dict())]
         json.dumps(comparison.to_dict(), allow_nan=False)
     except RlxError as error:
         return str(error)

@@ -37,7 +37,7 @@ def test_a_row_of_a_run_and_of_the_configs(ordinary):
 
 
 def test_csv_holds_every_row_at_full_precision(ordinary):
-    tables = {table.name: list(csv.DictReader(io.StringIO(as_csv(table)))) for table in full_tables(ordinary)}
+    tables = {table.name: list(csv.DictReader(io.StringIO(as_csv(table)))) for table in full_tables(ordinary.to_dict())}
     assert {name: len(rows) for name, rows in tables.items()} == {"variants": 5, "pairs": 10, "runs": 31}
     first = tables["variants"][0]
     assert float(first["mean"]) == ordinary.variants[0].mean

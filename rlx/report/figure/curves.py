@@ -46,12 +46,14 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
             place = order[curve.variant]
             xs = curve.steps.tolist()
             marks.append(Band(xs, curve.low.tolist(), curve.high.tolist(), place, is_faint=len(shown) > MANY))
-            for seed, at, values in curve.runs:
+            for seed, at, values in curve.runs[:MOST_SEEDS]:
                 marks.append(Line(*thinned(at.tolist(), values.tolist()), place, f"{curve.variant}, seed {seed}", role="seed"))
             marks.append(Line(*thinned(xs, curve.mean.tolist()), place, curve.variant))
         heights = [float(v) for curve in shown for _, _, values in curve.runs for v in values if math.isfinite(v)]
         steps = [float(step) for curve in shown for step in curve.steps]
         rest = f" The best {len(shown)} of {len(mine)} variants." if len(mine) > len(shown) else ""
+        if max(len(curve.runs) for curve in shown) > MOST_SEEDS:
+            rest += f" Lines of single runs: {MOST_SEEDS} of each variant."
         caption = (
             f"Mean over seeds, with a pointwise {level(comparison)} band (t), of completed runs. Step 0 is before training.{rest}"
         )
