@@ -11,8 +11,10 @@ from importlib.resources import files
 from typing import Any
 
 from rlx.comparison.comparison import Comparison
+from rlx.comparison.pair import PairComparison
+from rlx.comparison.prompts import contest
 from rlx.comparison.scores import RunScore
-from rlx.comparison.wording import conclusion
+from rlx.comparison.wording import conclusion, score_text
 from rlx.errors import DataError
 from rlx.record.lines import read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
@@ -26,6 +28,7 @@ from rlx.report.text import safe, significant
 MOST_TASKS = 4
 MOST_PROMPTS = 8
 MOST_VERDICTS = 60
+MOST_CONTESTS = 6
 MOST_PROVENANCE = 300  # runs whose origin and command stand on the page; run.json of each holds them
 COLOURS = 8
 
@@ -62,12 +65,14 @@ def context(comparison: Comparison) -> dict[str, Any]:
     shown = _groups(all_figures(comparison))
     folded = [group for group in shown if group[0].name.startswith("curves-")][MOST_TASKS:]
     samples, configs = sample_rows(comparison), config_table(comparison)
+    contests = contest_rows(comparison, foremost[:MOST_CONTESTS])
     contents = {
         "verdicts": ("verdicts", True),
         "cautions": ("cautions", bool(comparison.cautions)),
         "variants-section": ("variants", True),
         "figures": ("figures", True),
         "tables": ("tables", True),
+        "contests": ("prompts won and lost", bool(contests)),
         "samples": ("completions", bool(samples)),
         "configs": ("configs", bool(configs.rows)),
         "provenance": ("provenance", True),
@@ -94,6 +99,7 @@ def context(comparison: Comparison) -> dict[str, Any]:
         "ranks": rank_line(comparison),
         "prompt_lines": list(filter(None, [gain_line(comparison), *halving_lines(comparison), *prompt_lines(comparison)])),
         "samples": samples,
+        "contests": contests,
         "runs": [{"title": run_title(run), "facts": run_facts(run)} for run in comparison.runs[:MOST_PROVENANCE]],
         "num_runs": len(comparison.runs),
         "command": shlex.join(comparison.command),
@@ -122,6 +128,34 @@ def _drawn(group: list[Figure]) -> dict[str, Any]:
         "has_seeds": any(figure.has_seeds for figure in group),
         "is_long": is_long(first),
     }
+
+
+def contest_rows(comparison: Comparison, pairs: Sequence[PairComparison]) -> list[dict[str, Any]]:
+    """For each pair, how many prompts are won and lost, and those whose completions were kept, most won first."""
+    rows = []
+    for pair in pairs if len(comparison.tasks) == 1 else ():
+        found = contest(pair.a, pair.b, comparison.runs, lower_is_better=comparison.choices.is_lower_better)
+        if found is None:
+            continue
+        size = found.won + found.lost + found.tied
+        words = f"{pair.a} wins {found.won} of {size} prompts against {pair.b}, loses {found.lost} and ties {found.tied}"
+        half = MOST_PROMPTS // 2
+        told = found.told if len(found.told) <= MOST_PROMPTS else (*found.told[:half], *found.told[-half:])
+        prompts = [
+            {
+                "prompt": _text(result.prompt),
+                "answers": [
+                    {"variant": label, "score": score_text(score), "completion": _text(completion)}
+                    for label, score, completion in (
+                        (pair.a, result.score_a, result.completion_a),
+                        (pair.b, result.score_b, result.completion_b),
+                    )
+                ],
+            }
+            for result in told
+        ]
+        rows.append({"words": words, "prompts": prompts, "kept": len(found.told), "size": size})
+    return rows
 
 
 def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:

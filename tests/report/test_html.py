@@ -3,8 +3,8 @@ import time
 from html.parser import HTMLParser
 
 from rlx.comparison.comparison import compare
+from rlx.report.html import contest_rows, sample_rows
 from rlx.report.html import render_page as render
-from rlx.report.html import sample_rows
 from tests.comparison.records import normal_scores, write_run
 from tests.report.pages import HOSTILE, samples, write_hostile
 
@@ -134,3 +134,21 @@ def test_chats_read_as_messages(tmp_path):
     prompts = [row["prompt"] for row in sample_rows(compare(tmp_path))]
     assert prompts[0] == "system: Be brief.\nuser: 7+8="
     assert '"odd"' in prompts[1]
+
+
+def test_prompts_won_and_lost_stand_with_both_completions(tmp_path):
+    for name, answers, word in (("grpo", [1.0, 1.0, 0.0], "good"), ("custom_dpo", [0.0, 1.0, 0.0], "bad")):
+        for seed in range(2):
+            options = {"score": sum(answers) / 3, "answers": answers, "samples": samples(100, word), "noise": float(seed)}
+            write_run(tmp_path / f"{name}{seed}", algorithm=name, seed=seed, **options)
+    comparison = compare(tmp_path)
+    row = contest_rows(comparison, comparison.pairs)[0]
+    assert row["words"] == "grpo wins 1 of 3 prompts against custom_dpo, loses 0 and ties 2"
+    assert [p["prompt"] for p in row["prompts"]] == ["12+34=", "user: 7+8="]
+    assert [answer["completion"] for answer in row["prompts"][0]["answers"]] == ["good", "bad"]
+    assert "Prompts won and lost" in render_page(comparison)
+
+
+def test_without_answers_there_is_no_section_of_prompts(ordinary):
+    assert contest_rows(ordinary, ordinary.pairs) == []
+    assert "Prompts won and lost" not in render_page(ordinary)
