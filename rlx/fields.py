@@ -92,14 +92,16 @@ def check_hyperparameters(owner: Any) -> None:
     """Refuse a dataclass instance one of whose fields lies outside of its range."""
     for item in fields(owner):
         allowed, value = item.metadata.get("range"), getattr(owner, item.name)
-        if allowed is None or value in allowed:
-            continue
-        message = f"{item.name} of {type(owner).__name__} is {value!r}, but must be {allowed}"
-        if isinstance(allowed, Range) and allowed.advice:
-            message += f"; {allowed.advice}"
-        if isinstance(allowed, Choice):
-            message += "".join(f"; did you mean {near}?" for near in get_close_matches(str(value), allowed.names, n=1))
-        raise ConfigError(message)
+        if allowed is not None and value not in allowed:
+            said = f"{item.name} of {type(owner).__name__} is {value!r}, but must be"
+            raise ConfigError(f"{said} {allowed}{mend(allowed, value)}")
+
+
+def mend(allowed: Range | Choice, value: Any) -> str:
+    """The end of a message about a value that is not allowed: the advice of its range, or the nearest name."""
+    if isinstance(allowed, Range):
+        return f"; {allowed.advice}" if allowed.advice else ""
+    return "".join(f"; did you mean {near}?" for near in get_close_matches(str(value), allowed.names, n=1))
 
 
 # A frozen dataclass out of one function: keyword arguments with a default are its fields, the other parameters are what it reads.

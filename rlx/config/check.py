@@ -28,6 +28,7 @@ from rlx.config.classes import (
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.errors import ConfigError
+from rlx.fields import mend
 
 # Whether a value of a config is of the type that a class says.
 
@@ -307,8 +308,10 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
         raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
         group = full.replace(".", "/")
-        mend = f"; choose one by {group}=NAME" if isinstance(value, str) and (conf_dir() / group).is_dir() else ""
-        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}{mend}")
+        choose = f"; choose one by {group}=NAME" if isinstance(value, str) and (conf_dir() / group).is_dir() else ""
+        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}{choose}")
+    if parameter.allowed is not None and value not in parameter.allowed:
+        raise ConfigError(f"{full}={shown(value)}: it must be {parameter.allowed}{mend(parameter.allowed, value)}")
     _check_below(value, full, paths, hint=parameter.hint, owner=owner)
 
 

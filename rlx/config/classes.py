@@ -17,6 +17,7 @@ from typing import Any
 
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, users_place
+from rlx.fields import Choice, Range
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -45,12 +46,13 @@ BASE: dict[str, str] = {**GROUP_BASE, **NESTED_BASE}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One key that a class or function takes: its type (Any where unknown), and its default or REQUIRED."""
+    """One key that a class or function takes: its type (Any where unknown), its default or REQUIRED, its range if it has one."""
 
     name: str
     hint: Any
     default: Any = REQUIRED
     given_by_caller: bool = False
+    allowed: Range | Choice | None = None
 
 
 def locate(target: str, key: str) -> Any:
@@ -133,7 +135,10 @@ def parameters_of(target: Any) -> dict[str, Parameter] | None:
     if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
         hints = _hints(target)
         fields = [item for item in dataclasses.fields(target) if item.init]
-        return {item.name: Parameter(item.name, hints.get(item.name, Any), _default(item)) for item in fields}
+        return {
+            item.name: Parameter(item.name, hints.get(item.name, Any), _default(item), allowed=item.metadata.get("range"))
+            for item in fields
+        }
     function = vars(target).get("__init__", target) if isinstance(target, type) else target
     try:
         signature = inspect.signature(target)

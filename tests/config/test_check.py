@@ -47,6 +47,7 @@ def test_nothing_is_built(cfg, monkeypatch):
         ("loss.beta", True, "loss.beta=true: it must be a number"),
         ("loss._target_", "rlx.task.arithmetic.Arithmetic", "loss: rlx.task.arithmetic.Arithmetic is no loss"),
         ("loss._target_", "rlx.loss.preference.margin.Dpoo", "did you mean dpo"),
+        ("loss.beta", -1, "loss.beta=-1: it must be a finite number above 0; beta scales the log-ratios"),
         ("loss._target_", "os.system", "loss._target_ names os.system"),
         ("loss", None, "algorithm reads a loss and none is chosen"),
         ("loss", {"beta": 1}, "loss is no node with a _target_"),

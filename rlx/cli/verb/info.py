@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rlx.config.check import check_node, paths_of, plain
-from rlx.config.classes import GROUP_BASE, check_targets, locate, parameters_of
+from rlx.config.classes import GROUP_BASE, Parameter, check_targets, locate, parameters_of
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,18 +114,22 @@ def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:
     lines.append("values in force")
     known = parameters_of(kind) or {}
     order = [*(key for key in known if key in node), *(key for key in node if key not in known and not key.startswith("_"))]
-    return lines + [f"  {group}.{path} = {value}" for key in order for path, value in leaves(node[key], key)]
+    shown_leaves = (leaf for key in order for leaf in leaves(node[key], key, known.get(key)))
+    return lines + [f"  {group}.{path} = {value}" for path, value in shown_leaves]
 
 
-def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """(dotted path, value as one types it) of a value; a node within is shown by its class, then its own keys."""
+def leaves(value: Any, path: str, parameter: Parameter | None = None) -> Iterator[tuple[str, str]]:
+    """(dotted path, value as one types it with its range) of a value; a node is shown by its class, then its own keys."""
     if isinstance(value, Mapping) and value:
+        known: Mapping[str, Parameter] = {}
         if "_target_" in value:
             yield path, str(value["_target_"]).rpartition(".")[2]
+            known = parameters_of(locate(str(value["_target_"]), path)) or {}
         for key, item in value.items():
             if not str(key).startswith("_"):
-                yield from leaves(item, f"{path}.{key}")
+                yield from leaves(item, f"{path}.{key}", known.get(str(key)))
     else:
         from rlx.config.check import shown
 
-        yield path, shown(value)
+        allowed = "" if parameter is None or parameter.allowed is None else f" ({parameter.allowed})"
+        yield path, f"{shown(value)}{allowed}"

@@ -100,7 +100,7 @@ def test_several_choices_come_one_after_the_other(shown):
     [
         ((), "say of what: rlx info loss=NAME"),
         (("loss=ipoo",), "did you mean ipo?"),
-        (("loss=ipo", "loss.beta=-1"), "beta of ipo is -1, but must be a finite number above 0"),
+        (("loss=ipo", "loss.beta=-1"), "loss.beta=-1: it must be a finite number above 0"),
         (("loss=ipo", "loss.betta=1"), "did you mean loss.beta?"),
         (("algorithm/advantage=gea",), "did you mean gae?"),
     ],
