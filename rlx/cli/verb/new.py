@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).parent / "template"
 FOLDER = {"algorithm": "algorithm", "loss": "loss", "reward": "task/reward"}  # kind -> folder below conf
 NEXT = {
     "algorithm": ("rlx check algorithm={name}.{kind}", "rlx train algorithm={name}.{kind}"),
-    "loss": ("rlx check loss={name}.{kind}", "rlx train algorithm=custom_dpo loss={name}.{kind}"),
+    "loss": ("rlx check loss={name}.{name}", "rlx train loss={name}.{name} loss.beta=0.3"),
     "reward": (
         "rlx check algorithm=custom_grpo 'task/reward=[{name}.{kind}]'",
         "rlx train algorithm=custom_grpo 'task/reward=[exact_match,{name}.{kind}]'",

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.whole
 
 CHECKED = {
     "algorithm": ["algorithm=fresh_algorithm.FreshAlgorithm"],
-    "loss": ["loss=fresh_loss.FreshLoss"],
+    "loss": ["loss=fresh_loss.fresh_loss"],
     "reward": ["algorithm=custom_grpo", "task/reward=[fresh_reward.FreshReward]"],
 }
 BY_YAML = {
@@ -114,7 +114,7 @@ def test_what_cannot_be_made_is_said(words, said, place):
 
 def test_names():
     assert class_name("my_idea_2") == "MyIdea2"
-    assert texts("loss", "a_b")["a_b.py"].count("class AB(") == 1
+    assert texts("loss", "a_b")["a_b.py"].count("def a_b(") == 1
 
 
 def test_the_templates_are_packaged():
