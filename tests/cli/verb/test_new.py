@@ -23,6 +23,11 @@ BY_YAML = {
 }
 
 
+def named(what: str) -> str:
+    """The dotted name of what is written: of a function for a loss, else of a class."""
+    return f"fresh_{what}.fresh_{what}" if what == "loss" else f"fresh_{what}.Fresh{what.capitalize()}"
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -41,7 +46,7 @@ def test_it_writes_a_module_its_yaml_and_its_test(what, place, capsys):
         text = (place / path).read_text()
         assert "NAME" not in text
         assert "CLASS" not in text
-    assert f"fresh_{what}.Fresh{what.capitalize()}" in capsys.readouterr().out
+    assert named(what) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", FOLDER)
@@ -50,8 +55,8 @@ def test_the_yaml_composes_to_the_values_of_the_class(what, place, capsys):
     capsys.readouterr()
     assert invoke(["train", "--config-dir", "conf", *BY_YAML[what], "--cfg", "job"]) == (0, "")
     by_yaml = capsys.readouterr().out
-    assert f"_target_: fresh_{what}.Fresh{what.capitalize()}" in by_yaml
-    by_name = [word.replace(f"fresh_{what}", f"fresh_{what}.Fresh{what.capitalize()}") for word in BY_YAML[what]]
+    assert f"_target_: {named(what)}" in by_yaml
+    by_name = [word.replace(f"fresh_{what}", named(what)) for word in BY_YAML[what]]
     assert invoke(["train", *by_name, "--cfg", "job"]) == (0, "")
     assert sorted(capsys.readouterr().out.lower().replace(f"fresh{what}:", f"fresh_{what}:").split()) == sorted(
         by_yaml.lower().split()
