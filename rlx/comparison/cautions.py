@@ -52,6 +52,7 @@ def find_cautions(
         *_same(arms),
         *_identical(grouping, pairs),
         *_prompts(arms, pairs, choices),
+        *_left_out(arms, pairs, choices),
         *about_failures(runs, choices),
         *_units(arms),
         *_shapes(arms, choices),
@@ -129,6 +130,17 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
         "single prompts are called different too often"
     )
     return [Caution("answers_missing", text)]
+
+
+def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
+    total = len(arms) * (len(arms) - 1) // 2
+    if choices.baseline is not None or len(pairs) == total:
+        return []
+    text = (
+        f"of {total} pairs only those of the variant with the best mean are compared, adjusted for all of them; "
+        "baseline= compares with another one, where= and by= with fewer"
+    )
+    return [Caution("pairs_left_out", text)]
 
 
 def _units(arms: Sequence[Arm]) -> list[Caution]:

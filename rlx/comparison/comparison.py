@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from rlx.seeding import Stream
 SCHEMA = "rlx.comparison"
 SCHEMA_VERSION = 1
+MOST_PAIRS = 1_000  # beyond it, only the pairs of the variant with the best mean are compared
 
 
 @dataclass(frozen=True)
@@ -218,13 +219,20 @@ def _with_chances(
 
 
 def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairComparison]:
-    """Each against the baseline, or all pairs, the better mean first; then the verdicts."""
+    """Each against the baseline, or all pairs, the better mean first; then the verdicts.
+
+    Of very many pairs, those of the variant with the best mean; Holm's adjustment is over all of them all the same, so that
+    picking the best one by its scores raises no error.
+    """
     labels = [arm.label for arm in arms]
     if choices.baseline is not None:
         base = arms[labels.index(find_label(choices.baseline, labels, key="baseline"))]
         couples = [(arm, base) for arm in arms if arm is not base]
+        total = len(couples)
     else:
-        couples = [(arm, other) for place, arm in enumerate(arms) for other in arms[place + 1 :]]
+        total = len(arms) * (len(arms) - 1) // 2
+        first = arms if total <= MOST_PAIRS else arms[:1]
+        couples = [(arm, other) for place, arm in enumerate(first) for other in arms[place + 1 :]]
     return judge(
         [
             compare_pair(
@@ -233,12 +241,13 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairCo
                 is_paired=choices.paired,
                 margin=choices.margin,
                 level=choices.level,
-                comparisons=len(couples),
+                comparisons=total,
                 rng=stream.child("pair", a.label, b.label).numpy(),
                 prompts=choices.prompts,
                 question=choices.question,
                 lower_is_better=choices.is_lower_better,
             )
             for a, b in couples
-        ]
+        ],
+        total=total,
     )

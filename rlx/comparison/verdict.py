@@ -12,15 +12,17 @@ from rlx.comparison.wording import verdict_sentence
 FEWEST = 5  # below this many seeds a verdict is exploratory
 
 
-def judge(pairs: Sequence[PairComparison]) -> list[PairComparison]:
+def judge(pairs: Sequence[PairComparison], *, total: int | None = None) -> list[PairComparison]:
     """The verdict of each pair: Holm's adjustment over all differences, and over all equivalences.
+
+    total: the number of pairs that there might have been, where only some were compared.
 
     Two algorithms whose scores have equal distributions are called better or worse in at most 6 % of comparisons. Algorithms of
     equal means but unlike shapes are so more often: `rlx.comparison.statistics.measured` says how often, and which other
     questions to ask then.
     """
-    differ = holm([pair.p for pair in pairs])
-    agree = holm([pair.p_equivalent for pair in pairs])
+    differ = holm([pair.p for pair in pairs], total=total)
+    agree = holm([pair.p_equivalent for pair in pairs], total=total)
     judged = []
     for pair, p, same in zip(pairs, differ, agree, strict=True):
         pair = replace(pair, p_adjusted=p, p_equivalent=same)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from rlx.comparison import comparison
 from rlx.comparison.comparison import compare
 from rlx.errors import ConfigError, EvidenceError
 from tests.comparison.records import answers_of, normal_scores, write_run, write_sweep
@@ -245,3 +246,16 @@ def test_losses_are_no_settings_of_one_search(tmp_path):
             write_run(tmp_path / f"{name}{seed}", seed=seed, score=score, loss=loss, algorithm__loss=loss)
     found = compare(tmp_path)
     assert (found.searches, found.settings) == ((), ())
+
+
+def test_of_very_many_pairs_those_of_the_best_are_compared_and_adjusted_for_all(tmp_path, monkeypatch):
+    write_sweep(tmp_path, {name: normal_scores(0.5 + place / 40, 0.02, 6, seed=place) for place, name in enumerate("abcde")})
+    every = compare(tmp_path)
+    monkeypatch.setattr(comparison, "MOST_PAIRS", 9)
+    few = compare(tmp_path)
+    assert (len(every.pairs), len(few.pairs)) == (10, 4)
+    assert {pair.a for pair in few.pairs} == {"e"}
+    smallest = min(few.pairs, key=lambda pair: pair.p)
+    assert smallest.p_adjusted == pytest.approx(10 * smallest.p)
+    assert "of 10 pairs only those" in texts(few)["pairs_left_out"]
+    assert len(compare(tmp_path, baseline="a").pairs) == 4

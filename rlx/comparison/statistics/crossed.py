@@ -15,6 +15,7 @@ Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:241
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -140,20 +141,29 @@ def expected_error(
 
     parts: one per task. seeds: of a and of b on every task; None: as observed. prompts_factor: times the prompts of every task.
     """
-    variances, freedom = [], []
+    total = squares = 0.0
     for part in parts:
         sizes = [max(float(size), 2.0) for size in (seeds or part.seeds)]
-        prompts = max(part.prompts * prompts_factor, 2.0)
-        arms = [(s, r, n) for s, r, n in zip(part.seed, part.residual, sizes, strict=True) if s + r > 0] or [(0.0, 0.0, 2.0)]
-        rest = [np.float64(r / (n * prompts)) for _, r, n in arms]
-        over_seeds = [np.float64((s + r / prompts) / n) for s, r, n in arms]
-        over_prompts = np.float64(part.interaction / prompts) + np.asarray(sum(rest))
-        variance, df = _combine(over_seeds, over_prompts, rest, seeds=[n for *_, n in arms], prompts=prompts)  # type: ignore[misc, arg-type]
-        variances.append(float(variance))
-        freedom.append(float(df))
-    total = sum(variances)
-    squares = sum(value**2 / df for value, df in zip(variances, freedom, strict=True))
-    return float(np.sqrt(total)) / len(parts), total**2 / squares if squares > 0 else float(sum(freedom))
+        variance, square = _expected(part, sizes, max(part.prompts * prompts_factor, 2.0))
+        total, squares = total + variance, squares + square
+    return math.sqrt(total) / len(parts), total**2 / squares if squares > 0 else 1.0
+
+
+def _expected(part: Components, sizes: Sequence[float], prompts: float) -> tuple[float, float]:
+    """Variance on one task, and what Satterthwaite's rule divides its square by; as `_combine`, from the components."""
+    variance = squares_seed = squares_rest = residual = 0.0
+    for seed, rest, size in zip(part.seed, part.residual, sizes, strict=True):
+        noise = rest / (size * prompts)
+        residual += noise
+        variance += seed / size + noise
+        squares_seed += (seed / size + noise) ** 2 / (size - 1)
+        squares_rest += noise**2 / ((size - 1) * (prompts - 1))
+    interaction = part.interaction / prompts
+    has_seed, has_interaction = max(part.seed) > 0, interaction > 0
+    squares = squares_seed if has_seed else 0.0
+    if has_interaction:
+        squares += (interaction + residual) ** 2 / (prompts - 1)
+    return variance + interaction, squares + (squares_rest if has_seed == has_interaction else 0.0)
 
 
 def crossed_seeds_needed(

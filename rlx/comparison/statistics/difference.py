@@ -149,13 +149,17 @@ def _ranks(values: Array) -> Array:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjustment: the chance of any false claim among all of them stays below the level. None (no test) counts as 1."""
+def holm(p: Sequence[float | None], *, total: int | None = None) -> list[float | None]:
+    """Holm's adjustment: the chance of any false claim among all of them stays below the level. None (no test) counts as 1.
+
+    total: how many there are with those that were not computed; these count as 1 too.
+    """
+    number = max(len(p), total or 0)
     order = sorted(range(len(p)), key=lambda index: 1.0 if p[index] is None else p[index])  # type: ignore[arg-type, return-value]
     adjusted: list[float | None] = [None] * len(p)
     running = 0.0
     for place, index in enumerate(order):
         value = p[index]
-        running = max(running, min(1.0, (len(p) - place) * (1.0 if value is None else value)))
+        running = max(running, min(1.0, (number - place) * (1.0 if value is None else value)))
         adjusted[index] = None if value is None else running
     return adjusted
