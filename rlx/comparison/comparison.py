@@ -135,12 +135,13 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
     evidence, stream = gather(where, choices), Stream(0, ("compare",))
     counted, tasks, lower = evidence.counted, evidence.tasks, choices.is_lower_better
     sign = -1 if lower else 1
-    arms = [arm_of(label, counted, tasks) for label in evidence.labels]
+    arms = [arm_of(label, evidence.counted_by_variant[label], tasks) for label in evidence.labels]
     arms.sort(key=lambda arm: -sign * mean(arm.scores))
     variants = [_variant(arm, evidence, choices, stream.child("variant", arm.label).numpy()) for arm in arms]
     pairs = _pairs(arms, choices, stream)
     variants = _with_chances(variants, arms, pairs, choices, stream.child("rank").numpy())
-    prompts = {f"{pair.a} - {pair.b}": prompt_difference(pair.a, pair.b, counted) for pair in pairs}
+    of = evidence.counted_by_variant
+    prompts = {f"{pair.a} - {pair.b}": prompt_difference(of[pair.a], of[pair.b]) for pair in pairs}
     return Comparison(
         choices=choices,
         tasks=tuple(tasks),
@@ -205,7 +206,8 @@ def _with_chances(
     prompts = None
     if choices.prompts == "random" and shared:
         prompts = np.sum([prompt_covariance(task) for task in zip(*tables, strict=True)], axis=0) / len(tables[0]) ** 2
-    chances = first_rank_probability([[sign * x for x in arm.scores] for arm in arms], rng, prompts=prompts)
+    draws = max(2_000, min(20_000, 400_000 // len(arms)))
+    chances = first_rank_probability([[sign * x for x in arm.scores] for arm in arms], rng, prompts=prompts, num_draws=draws)
     limits = np.ones(len(arms))
     for place, arm in enumerate(arms):
         mine = [pair for pair in pairs if arm.label in (pair.a, pair.b)]

@@ -72,15 +72,15 @@ class Profile(Serializable):
 def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
     """One for each variant and task with a learning curve."""
     found = []
-    for variant, task in dict.fromkeys((run.variant, run.task) for run in runs):
-        mine = [run for run in runs if (run.variant, run.task) == (variant, task) and len(run.steps)]
-        if mine:
-            whole = [
-                run for run in mine if run.state == "completed"
-            ] or mine  # the mean of those left would jump where others end
-            steps, values = align([(run.steps, run.values) for run in whole])
-            centre, low, high = band(values, level=level)
-            found.append(Curve(variant, task, steps, centre, low, high, tuple((run.seed, run.steps, run.values) for run in mine)))
+    grouped: dict[tuple[str, str], list[RunScore]] = {}
+    for run in runs:
+        if len(run.steps):
+            grouped.setdefault((run.variant, run.task), []).append(run)
+    for (variant, task), mine in grouped.items():
+        whole = [run for run in mine if run.state == "completed"] or mine  # the mean would jump where failed ones end
+        steps, values = align([(run.steps, run.values) for run in whole])
+        centre, low, high = band(values, level=level)
+        found.append(Curve(variant, task, steps, centre, low, high, tuple((run.seed, run.steps, run.values) for run in mine)))
     return found
 
 
@@ -94,12 +94,12 @@ def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[Setting
         names = short_names(keys)
         for key in keys:
             values = {repr(config.get(key)): config.get(key) for config in configs}
+            by_value: dict[str, dict[int, list[float]]] = {}
+            for run, config in zip(mine, configs, strict=True):
+                if run.score is not None:
+                    by_value.setdefault(repr(config.get(key)), {}).setdefault(run.seed, []).append(run.score)
             for text, value in sorted(values.items(), key=lambda item: _order(item[1])):
-                by_seed: dict[int, list[float]] = {}
-                for run, config in zip(mine, configs, strict=True):
-                    if repr(config.get(key)) == text and run.score is not None:
-                        by_seed.setdefault(run.seed, []).append(run.score)
-                scores = np.array([np.mean(each) for each in by_seed.values()])
+                scores = np.array([np.mean(each) for each in by_value[text].values()])
                 interval = mean_interval([scores], level=level) if len(scores) > 1 else None
                 found.append(SettingScore(key, names[key], algorithm, value, len(scores), float(scores.mean()), interval))
     return found
@@ -161,18 +161,18 @@ def ranks_of(arms: Sequence[Arm], *, alpha: float, lower_is_better: bool = False
     return friedman(np.array([[sign * float(np.mean(scores)) for scores in arm.scores] for arm in arms]).T, alpha=alpha)
 
 
-def prompt_difference(a: str, b: str, counted: Sequence[RunScore]) -> tuple[float, float] | None:
-    """Difference a - b and its standard error over prompts, where runs of both answered the same prompts: each prompt is a pair.
+def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[float, float] | None:
+    """Difference a - b and its standard error over prompts, where the runs of both answered the same prompts: each is a pair.
 
     A figure about these runs, not about the algorithms: seeds are averaged before prompts are counted.
     """
     sides = []
-    for label in (a, b):
-        answers = [run.answers for run in counted if run.variant == label and not run.imputed]
+    for runs in (a, b):
+        answers = [run.answers for run in runs if not run.imputed]
         if not answers or any(one is None for one in answers) or len({len(one) for one in answers if one is not None}) > 1:
             return None
         sides.append(np.mean([one for one in answers if one is not None], axis=0))
-    if len({run.task for run in counted}) > 1 or len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
+    if len({run.task for run in (*a, *b)}) > 1 or len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
         return None
     gap = sides[0] - sides[1]
     return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))

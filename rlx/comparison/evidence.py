@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from rlx.comparison.choices import Choices, budget_of
@@ -34,12 +35,29 @@ class Evidence:
 
     def of(self, label: str) -> tuple[list[RunScore], list[RunScore]]:
         """The runs of a variant: all, and those that count."""
-        return [run for run in self.grouping.runs if run.variant == label], [run for run in self.counted if run.variant == label]
+        return self.runs_by_variant[label], self.counted_by_variant[label]
+
+    @cached_property
+    def runs_by_variant(self) -> dict[str, list[RunScore]]:
+        """Label -> all of its runs."""
+        return _by_variant(self.grouping.runs, self.labels)
+
+    @cached_property
+    def counted_by_variant(self) -> dict[str, list[RunScore]]:
+        """Label -> its runs that count."""
+        return _by_variant(self.counted, self.labels)
 
     @property
     def done(self) -> list[RunScore]:
         """The runs of all variants on the tasks that count."""
         return [run for run in self.grouping.runs if run.variant in self.labels and run.task in self.tasks]
+
+
+def _by_variant(runs: Sequence[RunScore], labels: Sequence[str]) -> dict[str, list[RunScore]]:
+    found: dict[str, list[RunScore]] = {label: [] for label in labels}
+    for run in runs:
+        found.setdefault(run.variant, []).append(run)
+    return found
 
 
 def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:

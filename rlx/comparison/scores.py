@@ -19,7 +19,7 @@ from rlx.record.lines import parse_lines, read_metrics
 from rlx.record.run import RunRecord
 
 KL = "eval/kl"
-ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward")  # metrics that answers.jsonl may hold per prompt
+ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward", "eval/pair_accuracy")  # what answers.jsonl may hold
 PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
 
 

@@ -29,7 +29,8 @@ EVALUATION = Stream(0, ("evaluation",))  # the same random numbers for every run
 class Evaluation:
     """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
 
-    answers: the contribution of each held-out prompt's greedy completion to the score; empty where prompts do not make the score.
+    answers: the contribution to the score of each held-out prompt's greedy completion, or of each held-out pair; empty where
+    neither makes the score.
     """
 
     metrics: dict[str, float]
@@ -95,10 +96,12 @@ class Evaluator:
                     figures |= self._rewards(rewards, self._reward_parts(prompts, said_sampled))
                 figures |= self._drift(policy, sampled)
                 samples = self._shown(prompts, said, said_sampled, rewards)
-            figures |= self._preferences(policy)
+            preferences, wins = self._preferences(policy)
+            figures |= preferences
             if self.task.score not in figures:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
-            scored = tuple(answers.tolist()) if self.task.score in ("accuracy", "greedy_reward") else ()
+            by_score = {"accuracy": answers, "greedy_reward": answers, "pair_accuracy": wins}
+            scored = tuple(by_score.get(self.task.score, np.zeros(0)).tolist())
             return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
 
     def _prompts(self, policy: Policy) -> Sequence[Prompt]:
@@ -168,12 +171,15 @@ class Evaluator:
             "truncated_fraction": float((~sampled.finished).double().mean()),
         }
 
-    def _preferences(self, policy: Policy) -> dict[str, float]:
-        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats."""
+    def _preferences(self, policy: Policy) -> tuple[dict[str, float], np.ndarray]:
+        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
+
+        Also what each pair counts in that share, float64 [B]; empty where single completions are compared with all others.
+        """
         pairs = self.task.held_out_pairs()
         tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
-            return {}
+            return {}, np.zeros(0)
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
         chosen, rejected = [], []
         for rows in micro_batches(batch.row_tokens, self.micro_batch):
@@ -186,12 +192,14 @@ class Evaluator:
             chosen_ratio, rejected_ratio = chosen_ratio[batch.has_label[:, 0]], rejected_ratio[batch.has_label[:, 1]]
             margin = (chosen_ratio[:, None] - rejected_ratio).reshape(-1)
         tied = margin.abs() <= ROUNDING
-        return {
-            "pair_accuracy": float(torch.where(tied, 0.5, (margin > 0).double()).mean()),
+        wins = torch.where(tied, 0.5, (margin > 0).double())
+        figures = {
+            "pair_accuracy": float(wins.mean()),
             "log_ratio_chosen": float(chosen_ratio.mean()),
             "log_ratio_rejected": float(rejected_ratio.mean()),
             "log_ratio_margin": float(margin.mean()),
         }
+        return figures, wins.cpu().numpy() if batch.has_label is None else np.zeros(0)
 
     def _shown(
         self, prompts: Sequence[Prompt], greedy: list[list[str]], sampled: list[list[str]], rewards: np.ndarray | None
