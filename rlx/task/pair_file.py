@@ -14,7 +14,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
-from rlx.task.table import column, file_hash, find_file, read_rows
+from rlx.task.table import column, files_hash, find_files, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class PairFile(Task, ABC):
             )
 
     @cached_property
-    def _file(self) -> Path:
-        return find_file(self.path, key="task.path")
+    def _files(self) -> tuple[Path, ...]:
+        return find_files(self.path, key="task.path")
 
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """(learn, held out). More than `held_out` is held out where less would leave no score."""
-        pairs = [self._pair(row, place) for place, row in read_rows(self._file)]
+        pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
         if not pairs:
             raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of Parquet, for each pair")
         placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
@@ -116,7 +116,7 @@ class PairFile(Task, ABC):
         return tuple(Prompt(pair.prompt, tools=pair.tools) for pair in distinct.values())
 
     def content_hash(self) -> str:
-        return file_hash(self._file)
+        return files_hash(self._files)
 
 
 def is_conversation(completion: Text) -> bool:

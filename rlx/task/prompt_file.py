@@ -13,7 +13,7 @@ from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import Columns, final_answer
 from rlx.task.messages import as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import file_hash, find_file, read_rows
+from rlx.task.table import files_hash, find_files, read_rows
 
 _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
@@ -44,13 +44,13 @@ class PromptFile(RewardedTask):
             raise ConfigError(f"task.held_out is {self.held_out}; it is the share held out for the score, between 0 and 1")
 
     @cached_property
-    def _file(self) -> Path:
-        return find_file(self.path, key="task.path")
+    def _files(self) -> tuple[Path, ...]:
+        return find_files(self.path, key="task.path")
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
         """(learn, held out). When the hash holds no prompt out, the one nearest to it is, so that there is a score."""
-        prompts = [self._prompt(row, place) for place, row in read_rows(self._file)]
+        prompts = [self._prompt(row, place) for file in self._files for place, row in read_rows(file)]
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
         for reward in self.all_rewards().values():
@@ -107,4 +107,4 @@ class PromptFile(RewardedTask):
         return {"prompts": counts, "reward": self.reward_facts()}
 
     def content_hash(self) -> str:
-        return file_hash(self._file)
+        return files_hash(self._files)

@@ -1,17 +1,87 @@
-"""Rows of a JSONL or Parquet file, each with the place that it came from."""
+"""Rows of data files, each with the place that it came from: JSON lines, CSV, Parquet, Arrow, compressed or not, in shards."""
 
 from __future__ import annotations
 
+import csv
 import difflib
+import gzip
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rlx.errors import DataError
 
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_PATTERN = re.compile(r"[*?\[]")
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # of a data set on the Hugging Face hub, with its split
+
+
+def find_files(path: str, *, key: str) -> tuple[Path, ...]:
+    """The files that `path` names, in the order of their names.
+
+    A file; a pattern (shards/*.jsonl.gz); a directory of shards, or one that the package datasets saved; `directory:split`; a
+    name on the Hugging Face hub, `name` or `name:split`. Of a directory with splits the training split is meant unless another
+    is named.
+    Raises DataError where there is no such data.
+    """
+    if _PATTERN.search(path) and not Path(path).expanduser().exists():
+        found = sorted(Path(name) for name in glob(str(Path(path).expanduser()), recursive=True) if _is_data(Path(name)))
+        if not found:
+            raise DataError(f"{key}: no file of data fits {path}; the working directory is {Path.cwd()}")
+        return tuple(found)
+    place, _, split = path.partition(":")
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        return _shards(folder, split, key=key)
+    if _NAME.fullmatch(path) and "/" in place and not folder.parent.exists():
+        return _shards(_downloaded(place, key=key), split, key=key)
+    return (find_file(path, key=key),)
+
+
+def _is_data(file: Path) -> bool:
+    """Whether a file has a suffix that rlx reads."""
+    return file.is_file() and suffix_of(file) in SUFFIXES
+
+
+def suffix_of(file: Path) -> str:
+    """The suffix of a file's content, whatever it is compressed by."""
+    return Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
+
+
+def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
+    """The files of a split in a directory: those in a folder, or with a name, of that split; all where it has no splits."""
+    files = sorted(file for file in folder.rglob("*") if _is_data(file) and not file.name.startswith("dataset_"))
+    files = [file for file in files if file.suffix != ".json" or file.name not in ("state.json", "dataset_info.json")]
+    if not files:
+        raise DataError(f"{key}: the directory {folder} holds no file of data ({', '.join(SUFFIXES)})")
+    found = [file for file in files if _of_split(file.relative_to(folder), split or "train")]
+    if split and not found:
+        raise DataError(f"{key}: {folder} has no files of a split {split!r}, only {', '.join(file.name for file in files[:5])}")
+    return tuple(found or files)
+
+
+def _of_split(file: Path, split: str) -> bool:
+    return any(part == split or re.split(r"[-_.]", part)[0] == split for part in file.parts)
+
+
+def _downloaded(name: str, *, key: str) -> Path:
+    """The files of a data set on the Hugging Face hub, as its cache holds them."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = [f"*{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *COMPRESSED)]
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+    except Exception as error:  # of many kinds: no network, no such name, no permission
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{key}: there is no file {name}, and the Hugging Face hub gives no such data set ({first})") from error
 
 
 def find_file(path: str, *, key: str) -> Path:
@@ -40,9 +110,12 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
     Raises DataError that names the line where a line is no JSON object or the file is no Parquet file.
     """
-    if file.suffix == ".parquet":
-        yield from _parquet_rows(file)
-    elif file.suffix in SUFFIXES:
+    suffix = suffix_of(file)
+    if suffix in (".parquet", ".arrow"):
+        yield from _arrow_rows(file, suffix)
+    elif suffix == ".csv":
+        yield from _csv_rows(file)
+    elif suffix in SUFFIXES:
         yield from _jsonl_rows(file)
     else:
         raise DataError(
@@ -51,7 +124,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -84,18 +157,63 @@ def _require_characters(row: Any, place: str) -> None:
         raise DataError(f"{place}: {half} on this line is half of a surrogate pair and no character; take it out") from error
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked."""
+    try:
+        if file.suffix == ".gz":
+            with gzip.open(file, "rb") as unpacked:
+                yield unpacked  # type: ignore[misc]
+        elif file.suffix == ".zst":
+            pyarrow = _pyarrow(file)
+            with (
+                pyarrow.CompressedInputStream(pyarrow.OSFile(str(file)), "zstd") as stream,
+                io.BufferedReader(stream) as unpacked,
+            ):
+                yield unpacked
+        else:
+            with file.open("rb") as plain:
+                yield plain
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{file} cannot be unpacked: {error}; is it whole?") from error
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a CSV file with a header; what is empty is absent."""
+    with _opened(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text)
+        try:
+            for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"{file}:{reader.line_num}: this row has more fields than the header; quote those with commas"
+                    )
+                yield f"{file}:{reader.line_num}", {name: value for name, value in row.items() if value not in ("", None)}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{file}:{reader.line_num}: this row is not CSV in UTF-8: {error}") from error
+
+
+def _arrow_rows(file: Path, suffix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    pyarrow = _pyarrow(file)
+    from pyarrow import ipc, parquet
+
+    number = 0
+    try:
+        batches = parquet.ParquetFile(file).iter_batches() if suffix == ".parquet" else ipc.open_stream(str(file))
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as {'Parquet' if suffix == '.parquet' else 'Arrow'}: {error}") from error
+
+
+def _pyarrow(file: Path) -> Any:
     try:
         import pyarrow
-        import pyarrow.parquet as parquet
     except ModuleNotFoundError as error:
-        raise DataError(f"{file}: reading Parquet needs pyarrow; pip install 'rlx[parquet]'") from error
-    try:
-        table = parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}") from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{file}, row {number}", row
+        raise DataError(f"{file}: reading it needs pyarrow; pip install 'rlx[parquet]'") from error
+    return pyarrow
 
 
 def column(row: Mapping[str, Any], name: str, *, place: str, setting: str) -> Any:
@@ -114,3 +232,9 @@ def file_hash(file: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def files_hash(files: Sequence[Path]) -> str:
+    """One hash of several files' bytes; of a single file its own."""
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

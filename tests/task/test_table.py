@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from rlx.errors import DataError
-from rlx.task.table import column, file_hash, find_file, read_rows
+from rlx.task.table import column, file_hash, files_hash, find_file, find_files, read_rows
 
 
 def test_jsonl_rows_come_with_their_line(tmp_path):
@@ -39,11 +40,11 @@ def test_a_bad_line_is_named(tmp_path, content, message):
 
 def test_files_that_cannot_be_read_say_so(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
-    (tmp_path / "a.csv").write_text("x\n1\n")
+    (tmp_path / "a.txt").write_text("x\n1\n")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         list(read_rows(tmp_path / "a.parquet"))
-    with pytest.raises(DataError, match=r"not \.csv"):
-        list(read_rows(tmp_path / "a.csv"))
+    with pytest.raises(DataError, match=r"not \.txt"):
+        list(read_rows(tmp_path / "a.txt"))
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
@@ -89,3 +90,62 @@ def test_the_hash_is_of_the_content(tmp_path):
         (tmp_path / name).write_text("same")
     (tmp_path / "c").write_text("other")
     assert file_hash(tmp_path / "a") == file_hash(tmp_path / "b") != file_hash(tmp_path / "c")
+
+
+ROWS = [{"prompt": "a, b", "n": str(n)} for n in range(5)]
+
+
+def text_of(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_files_may_be_compressed_or_csv(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(text_of(ROWS))
+    with pyarrow.CompressedOutputStream(str(tmp_path / "a.jsonl.zst"), "zstd") as file:
+        file.write(text_of(ROWS).encode())
+    (tmp_path / "a.csv").write_text("prompt,n,empty\n" + "".join(f'"a, b",{n},\n' for n in range(5)))
+    for name in ("a.jsonl.gz", "a.jsonl.zst", "a.csv"):
+        assert [row for _, row in read_rows(tmp_path / name)] == ROWS
+    assert next(iter(read_rows(tmp_path / "a.csv")))[0] == f"{tmp_path / 'a.csv'}:2"
+    (tmp_path / "b.csv").write_text("prompt\na,b\n")
+    with pytest.raises(DataError, match=r"b\.csv:2: this row has more fields"):
+        list(read_rows(tmp_path / "b.csv"))
+    (tmp_path / "c.jsonl.gz").write_bytes((tmp_path / "a.jsonl.gz").read_bytes()[:30])
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        list(read_rows(tmp_path / "c.jsonl.gz"))
+
+
+def test_shards_patterns_and_splits(tmp_path):
+    for split, count in (("train", 2), ("test", 1)):
+        for number in range(count):
+            (tmp_path / "data").mkdir(exist_ok=True)
+            (tmp_path / "data" / f"{split}-{number:05}-of-{count:05}.jsonl").write_text(text_of(ROWS[:1]))
+    (tmp_path / "README.md").write_text("no data")
+
+    def names(path):
+        return [file.name for file in find_files(str(path), key="task.path")]
+
+    train = ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"]
+    assert names(tmp_path) == names(f"{tmp_path}:train") == names(tmp_path / "data" / "tr*") == train
+    assert names(f"{tmp_path}:test") == ["test-00000-of-00001.jsonl"]
+    assert names(tmp_path / "data" / train[0]) == train[:1]
+    assert files_hash(find_files(f"{tmp_path}:test", key="k")) == file_hash(tmp_path / "data" / "test-00000-of-00001.jsonl")
+    assert files_hash(find_files(str(tmp_path), key="k")) != file_hash(tmp_path / "data" / train[0])
+    for wrong, message in ((f"{tmp_path}:dev", "no files of a split 'dev'"), (tmp_path / "*.csv", "no file of data fits")):
+        with pytest.raises(DataError, match=message):
+            names(wrong)
+
+
+def test_a_saved_directory_of_arrow_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    (tmp_path / "train").mkdir()
+    table = pyarrow.Table.from_pylist(ROWS)
+    place = str(tmp_path / "train" / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(place, "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "train" / "state.json").write_text("{}")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (file,) = find_files(str(tmp_path), key="task.path")
+    assert [row for _, row in read_rows(file)] == ROWS
