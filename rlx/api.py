@@ -3,59 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlx.cli.failure import explained
-from rlx.cli.line import CommandLine, allowed_targets, quote_override
-from rlx.config.check import check_config, check_node, paths_of, plain, unknown_key
-from rlx.config.classes import GROUP_BASE, check_targets, with_run_loss
-from rlx.config.compose import compose
+from rlx.cli.failure import composed_line
+from rlx.config.check import check_node, paths_of, plain, unknown_key
+from rlx.config.classes import check_targets, with_run_loss
+from rlx.config.groups import GROUPS, RUN_GROUPS
+from rlx.config.line import CommandLine
 from rlx.config.sources import use_working_directory
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rlx.comparison.comparison import Comparison
     from rlx.record.run import AlgorithmResult
 
 
-@contextmanager
-def _composing(line: CommandLine) -> Iterator[None]:
-    """Say what is wrong with an override as the command line does."""
-    try:
-        yield
-    except Exception as error:
-        known = explained(error, line)
-        if known is None or known is error:
-            raise
-        raise known from None
-
-
 def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     """One node of a group, instantiated. See `rlx.load`."""
-    if group not in GROUP_BASE:
-        raise ConfigError(f"there is no group {group}{did_you_mean(nearest(group, GROUP_BASE))}")
+    if group not in RUN_GROUPS:
+        raise ConfigError(f"there is no group {group}{did_you_mean(nearest(group, RUN_GROUPS))}")
     use_working_directory()
-    choice = f"logger=[{name}]" if group == "logger" else f"{group}={name}"
-    line = CommandLine(overrides=[choice])
-    with _composing(line):
-        cfg = compose("train", [choice], with_hydra=True)
-    path = f"logger.{next(iter(cfg.logger))}" if group == "logger" else group
+    choice = f"logger=[{name}]" if GROUPS[group].several else f"{group}={name}"
+    composed = composed_line(CommandLine(overrides=[choice]))
+    cfg = composed.config
+    path = f"{group}.{next(iter(cfg[group]))}" if GROUPS[group].several else group
     if group == "algorithm":
         cfg.algorithm = with_run_loss(plain(OmegaConf.masked_copy(cfg, ["algorithm", "loss"])))
     for key, value in overrides.items():
         _update(cfg, f"{path}.{key}", value, owner=name)
-    node = plain(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    node = plain(cfg)
     for part in path.split("."):
         node = node[part]
-    check_targets(node, allowed_targets(line))
+    check_targets(node, composed.allowed)
     check_node(node, path, [], group=group)
 
     from rlx.experiment import make
@@ -86,26 +70,13 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
 
 def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
     """One run, as `rlx train OVERRIDES` makes it; returns its result."""
-    from rlx.config.recorded import asked_run, continued
-    from rlx.record.run import read_run
+    from rlx.cli.verb.train import SCHEMA, narrow, trained
 
     use_working_directory()
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
-    with _composing(line):
-        cfg = compose("train", [quote_override(override) for override in overrides], with_hydra=True)
-    choices = dict(cfg.hydra.runtime.choices)
-    tasks = list(cfg.hydra.overrides.task)
-    with open_dict(cfg):
-        del cfg["hydra"], cfg["sweep"]
-    algorithm, directory = str(choices["algorithm"]), None
-    allowed = allowed_targets(line)
-    if cfg.resume is not None or cfg.rerun is not None:
-        cfg, algorithm, directory = continued(cfg, tasks, read_run(asked_run(cfg)), allowed=allowed, directory=None)
-    check_config(cfg, allowed=allowed)
-
-    from rlx.training.run import train as run
-
-    return run(cfg, algorithm=algorithm, command=["rlx", *line.argv], overrides=tasks, directory=directory)
+    composed = narrow(composed_line(line))
+    composed.check(SCHEMA)
+    return trained(composed)
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:

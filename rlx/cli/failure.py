@@ -18,10 +18,11 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from rlx.cli.line import CommandLine, all_folders, searched
+from rlx.cli.line import quote_override
 from rlx.config.check import paths_of, unknown_key, unread_loss
 from rlx.config.classes import locate
-from rlx.config.compose import CompositionOfJobError, compose, group_of, groups, option_node
+from rlx.config.compose import Composed, CompositionOfJobError, compose, group_of, option_node
+from rlx.config.line import CommandLine
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError, RlxError, TrainingError
 
@@ -31,17 +32,17 @@ from rlx.errors import ConfigError, RlxError, TrainingError
 def wrong_key(key: str, line: CommandLine) -> ConfigError:
     """A key that the config does not have: which option has it, or what it was meant to be."""
     bare, _, package = key.lstrip("+~").partition("@")
-    raw, choices = composed(line)
+    raw, choices = _near(line)
     if package:
         places = [f"{choice}=NAME" for choice in choices if choice.partition("@")[0] == bare]
         hint = f"it is chosen by {' or '.join(places)}" if places else "rlx --info defaults lists what can be chosen"
         return ConfigError(f"{key}: nothing at {package} chooses a {bare}; {hint}")
     if bare.partition(".")[0] == "loss" and isinstance(raw, Mapping) and raw.get("loss") is None and "algorithm" in raw:
         return unread_loss(raw["algorithm"])
-    known = groups(all_folders(line))
+    known = line.options
     group, _, leaf = bare.partition(".")
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
-    having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, all_folders(line))]
+    having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, line.folders)]
     if having and group == "logger":  # several are chosen at once, each with a node of its own
         return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
@@ -66,7 +67,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
 
 def loss_of_no_run(text: str, line: CommandLine) -> ConfigError:
     """A loss chosen for the run of a mixture, whose terms have their own; or a YAML of a mixture that does not say so."""
-    raw, _ = composed(line)
+    raw, _ = _near(line)
     if isinstance(raw, Mapping) and "algorithm" in raw and "appears" in text:
         return unread_loss(raw["algorithm"])
     return ConfigError(
@@ -107,16 +108,35 @@ def _any_of(group: str, having: list[str]) -> str:
 
 def _options_with(path: str, line: CommandLine) -> str:
     group, _, leaf = path.partition(".")
-    folders = all_folders(line)
-    having = [option for option in groups(folders).get(group, ()) if leaf in option_node(group, option, folders)]
+    folders = line.folders
+    having = [option for option in line.options.get(group, ()) if leaf in option_node(group, option, folders)]
     return f"{group}={having[0]}" if having else ""
 
 
-def composed(line: CommandLine) -> tuple[object, Mapping[str, object]]:
+def composed_line(line: CommandLine) -> Composed:
+    """What a line composes to, without a job of Hydra's around it. Raises ConfigError that says what is wrong with it."""
+    places = [f"'{place}'" for _, place in line.searched]
+    search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
+    own = [quote_override(override) for override in line.overrides if not override.startswith("hydra.searchpath=")]
+    try:
+        cfg = compose(line.verb or "train", [*search, *own], with_hydra=True)
+    except Exception as error:
+        known = explained(error, line)
+        if known is None or known is error:
+            raise
+        raise known from None
+    hydra = cfg.hydra
+    with open_dict(cfg):
+        del cfg["hydra"]
+        cfg.pop("sweep", None)
+    return line.composed(cfg, hydra)
+
+
+def _near(line: CommandLine) -> tuple[object, Mapping[str, object]]:
     """The unresolved config, and group -> option, of the choices on this command line; the default ones if they are wrong too."""
-    known = groups(all_folders(line))
+    known = line.options
     chosen = [override for override in line.overrides if group_of(override, known) and ("," not in override or "=[" in override)]
-    places = [f"'{place}'" for _, place in searched(line)]
+    places = [f"'{place}'" for _, place in line.searched]
     search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
     without_loss = [override for override in chosen if group_of(override, ["loss"]) is None]
     for overrides in ([*search, *chosen], [*search, *without_loss], search, []):
@@ -224,7 +244,7 @@ def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
     in_file = not is_typed and where.startswith("In '") and "/" in where.split(":")[0]
     where = f" (chosen in {where.split(':')[0][4:-1]}.yaml)" if in_file else ""
     if not options:
-        known = groups(all_folders(line))
+        known = line.options
         options = known.get(group, [])
     hint = did_you_mean(nearest(name, options)) or (f"; it is one of {', '.join(options)}" if options else "")
     return ConfigError(f"there is no {group or 'config'} {name}{where}{hint}")
@@ -236,7 +256,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         key, _, value = found[1].partition("=")
         return ConfigError(f"{found[1]} is several values: add -m to sweep over them, or write {key}=[{value}] for one list")
     if found := _NO_GROUP.search(" ".join(text.split())):
-        known = groups(all_folders(line))
+        known = line.options
         return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], known))}")
     if "An item is already at" in text:
         return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
@@ -264,7 +284,7 @@ def _in_file(text: str, error: OmegaConfBaseException, line: CommandLine) -> Con
     if isinstance(error, ValidationError):
         return ConfigError(f"{file}{error.full_key}: {_type_message(error)}")
     if error.full_key:
-        return ConfigError(f"{file}{unknown_key(str(error.full_key), 'rlx', list(paths_of(composed(line)[0])))}")
+        return ConfigError(f"{file}{unknown_key(str(error.full_key), 'rlx', list(paths_of(_near(line)[0])))}")
     return ConfigError(f"{file}{_first_line(error)}")
 
 

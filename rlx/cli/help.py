@@ -6,14 +6,14 @@ import ast
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import rlx
 from rlx.cli.line import verbs
-from rlx.config.compose import config_folders, groups, node_comments, option_node
-from rlx.config.schema import conf_dir
+from rlx.config.compose import node_comments, option_node
+from rlx.config.line import CommandLine
 
 # What an algorithm's class says of itself, read from its source: help needs it, and must not import torch for it.
 
@@ -110,16 +110,16 @@ options
 """
 
 
-def overview(config_dirs: Iterable[str] = ()) -> str:
+def overview(line: CommandLine | None = None) -> str:
     """The text of `rlx --help`."""
     known = verbs()
     width = max(map(len, known))
     lines = ["usage: rlx [VERB] [key=value ...]", "", "verbs (train, if none is given)"]
-    lines += [f"  {verb:<{width}}  {summary}" for verb, summary in known.items()]
+    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in known.items()]
     lines += [
         "",
-        _groups(config_dirs),
-        _algorithms(config_dirs),
+        _groups((line or CommandLine()).options),
+        _algorithms(line or CommandLine()),
         _OPTIONS,
         _EXAMPLES,
         "rlx VERB --help shows the keys of a verb.",
@@ -127,17 +127,18 @@ def overview(config_dirs: Iterable[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def verb_help(verb: str, config_dirs: Iterable[str] = ()) -> str:
+def verb_help(verb: str, line: CommandLine | None = None) -> str:
     """The text of `rlx VERB --help`: what it does and every key with its comment."""
-    keys = textwrap.indent(node_comments(conf_dir() / f"{verb}.yaml"), "  ")
-    title = f"rlx {verb}: {verbs()[verb]}"
-    return "\n".join([title, "", "keys, with their defaults (override: key=value)", keys, "", _groups(config_dirs)])
+    keys = textwrap.indent(node_comments(verbs()[verb].yaml), "  ")
+    title = f"rlx {verb}: {verbs()[verb].summary}"
+    return "\n".join(
+        [title, "", "keys, with their defaults (override: key=value)", keys, "", _groups((line or CommandLine()).options)]
+    )
 
 
-def _algorithms(config_dirs: Iterable[str]) -> str:
+def _algorithms(line: CommandLine) -> str:
     """Each algorithm with its kind, what it needs and what it is."""
-    folders = config_folders(config_dirs)
-    options = groups(folders).get("algorithm", [])
+    folders, options = line.folders, line.options.get("algorithm", [])
     width = max(map(len, options), default=0)
     lines = ["algorithms"]
     for option in options:
@@ -149,10 +150,9 @@ def _algorithms(config_dirs: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _groups(config_dirs: Iterable[str]) -> str:
+def _groups(found: Mapping[str, Sequence[str]]) -> str:
     """Group and options, wrapped to the width of the terminal."""
     columns = max(60, shutil.get_terminal_size((100, 24)).columns)
-    found = groups(config_folders(config_dirs))
     width = max(map(len, found))
     lines = ["groups (choose: group=option, set: group.key=value)"]
     for group, options in found.items():

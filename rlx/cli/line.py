@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import os
 import re
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from rlx.config.classes import targets_in_folder
-from rlx.config.compose import config_folders
-from rlx.config.schema import conf_dir
-from rlx.config.sources import plugin_targets, served
+from omegaconf import ListConfig
+
+from rlx.config.compose import config_folders, groups, opened, read_yaml
+from rlx.config.line import CommandLine
+from rlx.config.schema import conf_dir, register
+from rlx.config.sources import plugin_packages
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
@@ -36,35 +41,43 @@ _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
-@dataclass
-class CommandLine:
-    """A command line taken apart. flags: as Hydra gets them; values: of the flags that take one."""
+@dataclass(frozen=True)
+class Verb:
+    """One verb: a module with `run(composed) -> exit code`, and its YAML. Both lie in rlx, or in an installed plugin.
 
-    argv: list[str] = field(default_factory=list)
-    verb: str | None = None
-    words: list[str] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
-    values: dict[str, str] = field(default_factory=dict)
+    The module may also say SCHEMA, the types of its config, which is then checked before it runs; WORDS, the key that bare words
+    are for; NO_SWEEP, why -m is refused; `prepare(line)`, before Hydra composes; `narrow(composed)`, before the check.
+    """
 
-    def has(self, *names: str) -> bool:
-        """Whether one of these flags is there."""
-        return any(name in self.flags for name in names)
+    name: str
+    summary: str
+    module: str
+    yaml: Path
 
-    @property
-    def is_multirun(self) -> bool:
-        """Whether -m is there."""
-        return self.has("-m", "--multirun")
+    def load(self) -> ModuleType:
+        """The module; its schema is known to Hydra afterwards."""
+        module = importlib.import_module(self.module)
+        if hasattr(module, "SCHEMA"):
+            register(f"{self.name}_config", module.SCHEMA)
+        return module
 
 
-def verbs() -> dict[str, str]:
-    """Verb -> what it does: every rlx/cli/verb/<verb>.py that has a primary config conf/<verb>.yaml. Imports none of them."""
-    folder, found = conf_dir(), {}
-    for file in sorted((Path(__file__).parent / "verb").glob("*.py")):
-        if (folder / f"{file.stem}.yaml").is_file():
-            summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-            found[file.stem] = summary.partition("\n")[0]
-    return {verb: found[verb] for verb in sorted(found, key=lambda verb: (verb != "train", verb))}
+def verbs() -> dict[str, Verb]:
+    """Every verb by its name: a file in rlx/cli/verb, or in a plugin's folder `verb`, that has a YAML. Imports none of them."""
+    found: dict[str, Verb] = {}
+    places = [("rlx.cli.verb", Path(__file__).parent / "verb", conf_dir())]
+    for package in plugin_packages():
+        base = package.removesuffix(".conf")
+        spec = importlib.util.find_spec(base)
+        for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+            places.append((f"{base}.verb", Path(place) / "verb", Path(place) / "conf"))
+    for package, folder, conf in places:
+        for file in sorted(folder.glob("*.py")):
+            yaml = conf / f"{file.stem}.yaml"
+            if yaml.is_file() and file.stem not in found:
+                summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+                found[file.stem] = Verb(file.stem, summary.partition("\n")[0], f"{package}.{file.stem}", yaml)
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != "train", name))}
 
 
 def is_override(argument: str) -> bool:
@@ -163,8 +176,6 @@ def _take_value(line: CommandLine, name: str, value: str) -> None:
 
 def as_override(word: str, after: Sequence[str] = ()) -> str | None:
     """A bare word as the override that was probably meant: an option of a group, or a key before its value; else None."""
-    from rlx.config.compose import config_folders, groups, read_yaml
-
     if f"--{word}" in _ALONE:
         return f"--{word}"
     keys = read_yaml(conf_dir() / "train.yaml")
@@ -190,62 +201,6 @@ def _verb(word: str) -> str:
         raise ConfigError(f"{word} is a path, and no verb comes before it; the verbs are {', '.join(known)}")
     hint = did_you_mean(near) if near else f"; the verbs are {', '.join(known)}, an override is key=value"
     raise ConfigError(f"{word} is no verb of rlx{hint}")
-
-
-# Which classes this command line names itself, and may therefore call.
-
-_NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
-_SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"'](?:[^,\[\]"']*[^\s,\[\]"'])?)""")
-
-
-def allowed_targets(line: CommandLine) -> set[str]:
-    """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins."""
-    allowed = set(served) | plugin_targets()
-    for override in line.overrides:
-        for names in _NAMED.findall(override):
-            allowed.update(name.strip("'\" ") for name in names.split(","))
-    for scheme, place in searched(line):
-        if scheme == "pkg":
-            allowed.add(f"{place.partition('.')[0]}.*")
-        else:
-            allowed |= targets_in_folder(Path(place))
-    return allowed
-
-
-def searched(line: CommandLine) -> list[tuple[str, str]]:
-    """(file or pkg, place) that --config-dir and hydra.searchpath name."""
-    places = [("file", line.values["config_dir"])] if "config_dir" in line.values else []
-    for override in line.overrides:
-        key, _, value = override.partition("=")
-        if key == "hydra.searchpath":
-            places += [(scheme or "file", place) for scheme, place in _SEARCHED.findall(value)]
-    return places
-
-
-def check_folders(line: CommandLine) -> None:
-    """Refuse a YAML file of the user's that rlx's own of the same name would hide."""
-    own = conf_dir()
-    for scheme, place in searched(line):
-        if scheme != "file":
-            continue
-        if not Path(place).is_dir():
-            raise ConfigError(f"hydra.searchpath: there is no folder {place}")
-        if Path(place).resolve() == own:
-            continue
-        for file in sorted(Path(place).rglob("*.yaml")):
-            name = file.relative_to(place)
-            if (own / name).is_file():
-                raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")
-
-
-def config_dirs(line: CommandLine) -> list[str]:
-    """The folders that this command line adds."""
-    return [place for scheme, place in searched(line) if scheme == "file" and Path(place).is_dir()]
-
-
-def all_folders(line: CommandLine) -> list[Path]:
-    """Every folder of YAML files that this command line searches."""
-    return config_folders(config_dirs(line))
 
 
 # Shell completion: Hydra's own, with the verb cut out of the line that it is asked about.
@@ -342,3 +297,34 @@ def quoted(value: str, *, is_path: bool = False) -> str:
     value = re.sub(r"(\\*)'", r"\1\1\\'", value)
     value = re.sub(r"(\\+)$", r"\1\1", value)
     return f"'{value}'"
+
+
+# What Hydra gets of a command line.
+
+
+def hydra_overrides(line: CommandLine, verb: Verb, words_key: str | None) -> list[str]:
+    """The overrides in Hydra's grammar, and the bare words as the value of the verb's key for them."""
+    line.overrides = [_chosen(override) for override in line.overrides]
+    quoted_overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
+    return quoted_overrides + words_override(verb, words_key, line.words)
+
+
+def _chosen(override: str) -> str:
+    """`+experiment=NAME`, as people know it from other tools: the group is there already and has no default."""
+    return override.removeprefix("+") if override.startswith("+experiment=") else opened(override)
+
+
+def words_override(verb: Verb, key: str | None, words: Sequence[str]) -> list[str]:
+    """The bare words after the verb as a value of `key`, which the verb's module calls WORDS."""
+    if not words:
+        return []
+    if key is None:
+        meant = as_override(words[0], words[1:])
+        hint = f"an override is key=value{f': did you mean {meant}?' if meant else ''}"
+        raise ConfigError(f"{words[0]}: rlx {verb.name} takes no further words; {hint}")
+    values = [quoted(word, is_path=True) for word in words]
+    if isinstance(read_yaml(verb.yaml)[key], ListConfig):
+        return [f"{key}=[{','.join(values)}]"]
+    if len(words) > 1:
+        raise ConfigError(f"rlx {verb.name} takes one {key}, not {len(words)}: {' '.join(words)}")
+    return [f"{key}={values[0]}"]

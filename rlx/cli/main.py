@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
@@ -13,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rlx
-from rlx.cli.line import CommandLine, as_override, split
+from rlx.cli.line import split, verbs
 from rlx.config import conf_dir
 from rlx.errors import ConfigError, RlxError, users_frames, users_place
+
+if TYPE_CHECKING:
+    from rlx.config.compose import Composed
+    from rlx.config.line import CommandLine
 
 # What Hydra changes of the process, for as long as it runs.
 
@@ -92,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
 
 def invoke(argv: Sequence[str]) -> tuple[int, str]:
     """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
+    from rlx.config.line import CommandLine
+
     line = CommandLine()
     try:
         line = split(argv)
@@ -122,8 +127,7 @@ def dispatch(line: CommandLine) -> int:
     if line.has("--help", "-h") or nothing:
         from rlx.cli.help import overview, verb_help
 
-        dirs = [line.values["config_dir"]] if "config_dir" in line.values else []
-        print(overview(dirs) if line.verb is None else verb_help(line.verb, dirs))
+        print(overview(line) if line.verb is None else verb_help(line.verb, line))
         return 0
     return run_hydra(line)
 
@@ -132,28 +136,28 @@ def run_hydra(line: CommandLine) -> int:
     """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
     import hydra
 
-    from rlx.cli.line import all_folders, check_folders, cut_verb, is_query, quote_override
-    from rlx.config.compose import check_choices, groups
+    from rlx.cli.line import cut_verb, hydra_overrides, is_query
+    from rlx.config.compose import check_choices
+    from rlx.config.line import check_folders
     from rlx.config.sources import install, use_working_directory
 
     if is_query(line.overrides):
-        line.verb, verbs = cut_verb(os.environ)
-        print(*verbs, sep="\n")
-    verb = line.verb or "train"
+        line.verb, found = cut_verb(os.environ)
+        print(*found, sep="\n")
     directory = None
-    if line.is_multirun and verb == "train":
+    if line.is_multirun and (line.verb or "train") == "train":
         line, directory = resumed_sweep(line)
-    module = importlib.import_module(f"rlx.cli.verb.{verb}")
+    use_working_directory()
+    install()
+    verb = verbs()[line.verb or "train"]
+    module = verb.load()
+    if line.is_multirun and hasattr(module, "NO_SWEEP"):
+        raise ConfigError(f"rlx {verb.name} is no sweep: leave out -m; {module.NO_SWEEP}")
     if hasattr(module, "prepare"):
         module.prepare(line)
-    use_working_directory()
     check_folders(line)
-    known = groups(all_folders(line))
-    check_choices(line.overrides, known, multirun=line.is_multirun)
-    install()
-    line.overrides = [_chosen(override) for override in line.overrides]
-    overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
-    overrides += words_override(module, verb, line.words)
+    check_choices(line.overrides, line.options, multirun=line.is_multirun)
+    overrides = hydra_overrides(line, verb, getattr(module, "WORDS", None))
     codes: list[int] = []
     errors: list[Exception] = []
     process = os.getpid()
@@ -169,23 +173,16 @@ def run_hydra(line: CommandLine) -> int:
             raise SweepError("jobs failed, see above; rlx runs lists them")
         return code
 
-    if line.is_multirun and verb == "train":
+    if line.is_multirun and verb.name == "train":
         install_sweeper(line, directory)
     with hydra_surroundings([*line.flags, *overrides]):
-        hydra.main(config_path=str(conf_dir()), config_name=verb, version_base="1.3")(job)()
+        hydra.main(config_path=str(conf_dir()), config_name=verb.name, version_base="1.3")(job)()
     if errors:
         raise errors[0]
     if not line.is_multirun:
         return max(codes, default=0)
     usage = ConfigError.exit_code
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
-
-
-def _chosen(override: str) -> str:
-    """`+experiment=NAME`, as people know it from other tools: the group is there already and has no default."""
-    from rlx.config.compose import opened
-
-    return override.removeprefix("+") if override.startswith("+experiment=") else opened(override)
 
 
 def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
@@ -198,13 +195,12 @@ def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
-    from rlx.cli.line import allowed_targets
     from rlx.sweep.run import SweepCommand
     from rlx.sweep.sweeper import register_sweeper
 
     if directory is not None:
         sys.path.insert(0, str(directory / "sources"))  # a sweep goes on with the code that it began with
-    register_sweeper(SweepCommand(tuple(line.argv), lambda: allowed_targets(line), directory))
+    register_sweeper(SweepCommand(tuple(line.argv), lambda: line.allowed, directory))
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
@@ -212,19 +208,17 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from rlx.config.check import require_resolvable
-
-    hydra = HydraConfig.get()
     with open_dict(cfg):
         cfg.pop("sweep", None)  # how runs are made, no part of a run
-    require_resolvable(cfg)
+    composed = line.composed(cfg, HydraConfig.get())
     if not line.is_multirun:
-        return guarded(module, cfg, line)
-    print(f"job {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
+        return guarded(module, composed)
+    number = HydraConfig.get().job.num
+    print(f"job {number}: {' '.join(composed.overrides)}", flush=True)
     try:
-        code = guarded(module, cfg, line)
+        code = guarded(module, composed)
     except RlxError as error:
-        print(f"rlx: job {hydra.job.num}: {error}", file=sys.stderr, flush=True)
+        print(f"rlx: job {number}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except UnexpectedError as error:
         print(unexpected(error.__cause__), file=sys.stderr)
@@ -234,10 +228,14 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     return code
 
 
-def guarded(module: ModuleType, cfg: Any, line: CommandLine) -> int:
-    """Run the verb; an error that is not one of rlx's own is a bug, whatever its class."""
+def guarded(module: ModuleType, composed: Composed) -> int:
+    """Check the config and run the verb on it; an error that is not one of rlx's own is a bug, whatever its class."""
     try:
-        return int(module.run(cfg, line))
+        if hasattr(module, "narrow"):
+            composed = module.narrow(composed)
+        if hasattr(module, "SCHEMA"):
+            composed.check(module.SCHEMA)
+        return int(module.run(composed))
     except (RlxError, BrokenPipeError):  # `rlx info ... | head` has read enough
         raise
     except Exception as error:
@@ -250,25 +248,3 @@ def unexpected(error: BaseException | None) -> str:
     first = next(users_frames(error), None)
     shown = "".join(traceback.format_exception(type(error), error, first or error.__traceback__)).rstrip()
     return shown if first is None else f"{shown}\nrlx: {users_place(error)}: {type(error).__name__}: {error}"
-
-
-def words_override(module: ModuleType, verb: str, words: Sequence[str]) -> list[str]:
-    """The bare words after the verb as a value of the key that the verb's module calls WORDS."""
-    if not words:
-        return []
-    key = getattr(module, "WORDS", None)
-    if key is None:
-        meant = as_override(words[0], words[1:])
-        hint = f"an override is key=value{f': did you mean {meant}?' if meant else ''}"
-        raise ConfigError(f"{words[0]}: rlx {verb} takes no further words; {hint}")
-    from omegaconf import ListConfig
-
-    from rlx.cli.line import quoted
-    from rlx.config.compose import read_yaml
-
-    values = [quoted(word, is_path=True) for word in words]
-    if isinstance(read_yaml(conf_dir() / f"{verb}.yaml")[key], ListConfig):
-        return [f"{key}=[{','.join(values)}]"]
-    if len(words) > 1:
-        raise ConfigError(f"rlx {verb} takes one {key}, not {len(words)}: {' '.join(words)}")
-    return [f"{key}={values[0]}"]

@@ -15,7 +15,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from rlx.config.classes import (
-    GROUP_BASE,
     REQUIRED,
     Parameter,
     accepts,
@@ -25,6 +24,7 @@ from rlx.config.classes import (
     parameters_of,
     reads_run_loss,
 )
+from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.errors import ConfigError
@@ -124,12 +124,16 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     check_keys(container, schema, "", paths, owner=f"rlx {verb}")
     if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":
         raise unread_loss(raw["algorithm"])
-    for group in (group for group in GROUP_BASE if group in container):
+    fields = {item.name: item for item in dataclasses.fields(schema)}
+    for group in (group for group in RUN_GROUPS if group in container):
         node = container.get(group)
+        is_node = isinstance(node, Mapping) and "_target_" in node
+        if fields[group].default is None and (node is None or (not is_node and "algorithm" not in fields)):
+            continue  # not chosen, or keys that change the node of a record
         if group == "logger":
             for name, logger in (node or {}).items():
                 check_node(logger, f"logger.{name}", paths, group=group)
-        elif node is not None or group != "loss":
+        else:
             check_node(node, group, paths, group=group, run_loss=container.get("loss"))
 
 
@@ -216,17 +220,18 @@ def leaves_of(container: Any, path: str = "") -> Iterable[tuple[str, Any]]:
 def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str], *, owner: str) -> None:
     """A part of the config whose keys and types a schema gives: nothing unknown (also added with +), nothing out of range."""
     fields = {item.name: item for item in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
     for key, value in container.items():
         full = f"{path}{key}"
         if key not in fields:
             raise unknown_key(full, owner, paths)
         rule = fields[key].metadata
-        if value == MISSING and key not in GROUP_BASE:
+        if value == MISSING and key not in RUN_GROUPS:
             raise ConfigError(f"{full} has no value; give it one: {full}=...")
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(fields[key].type):
-            check_keys(value, fields[key].type, f"{full}.", paths, owner=owner)  # type: ignore[arg-type]
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+            check_keys(value, hints[key], f"{full}.", paths, owner=owner)
         _check_rule(full, value, rule)
-    gone = [name for name, item in fields.items() if name not in container and name not in GROUP_BASE and item.default == MISSING]
+    gone = [name for name, item in fields.items() if name not in container and name not in RUN_GROUPS and item.default == MISSING]
     if gone:
         raise ConfigError(f"{path}{gone[0]} has no value, and {owner} needs one; leave out ~{path}{gone[0]}, or give it a value")
 
@@ -253,7 +258,7 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
     target = locate(node["_target_"], f"{path}._target_")
     if group is not None and not fits_group(target, group):
-        raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {GROUP_BASE[group]}")
+        raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {' or '.join(GROUPS[group].base)}")
     _require_whole(target, path)
     parameters = parameters_of(target)
     bound = _is_bound_function(node, target, path)

@@ -15,33 +15,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, users_place
 from rlx.fields import Choice, Range
 
 REQUIRED: Any = dataclasses.MISSING
-
-# What the target of a group's node must be, or, if it is a function, return.
-GROUP_BASE: dict[str, str] = {
-    "loss": "rlx.loss.base.Loss",
-    "algorithm": "rlx.algorithm.base.Algorithm",
-    "task": "rlx.task.base.Task",
-    "policy": "rlx.policy.base.Policy",
-    "optimizer": "torch.optim.Optimizer",
-    "scheduler": "rlx.optimizer.schedule.Schedule",
-    "rollout": "rlx.rollout.sampler.Sampler",
-    "logger": "rlx.record.logger.base.Logger",
-}
-
-
-# Groups within groups, chosen by an option or a class like any other.
-NESTED_BASE: dict[str, str] = {
-    "algorithm/regularizer": "rlx.algorithm.regularizer.Regularizer",
-    "algorithm/advantage": "rlx.loss.advantage.completion.Advantage|rlx.loss.advantage.token.TokenAdvantage",
-    "algorithm/value_loss": "rlx.loss.value.ValueLoss",
-    "task/reward": "rlx.task.reward.base.Reward",
-}
-BASE: dict[str, str] = {**GROUP_BASE, **NESTED_BASE}
 
 
 @dataclass(frozen=True)
@@ -111,7 +90,7 @@ def fits_group(target: Any, group: str) -> bool:
     """Whether a class, or what a function returns, is what the nodes of a group are."""
     if not isinstance(target, type):
         target = _hints(target).get("return") if callable(target) else None
-    bases = tuple(locate(name, group) for name in BASE[group].split("|"))
+    bases = tuple(locate(name, group) for name in GROUPS[group].base)
     return isinstance(target, type) and issubclass(target, bases)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.config.check import check_config
+from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.config.sources import install, plugin_packages
 from rlx.config.suggest import did_you_mean, nearest
@@ -34,6 +38,42 @@ OPEN = ("policy.chat_template_kwargs.",)  # nodes that take keys of any name, so
 def opened(override: str) -> str:
     """The override as Hydra takes it, where it sets a key of a node that takes any."""
     return f"++{override}" if override.startswith(OPEN) else override
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a command line, or a call from Python, composes to: made once, and checked once.
+
+    config: the verb's keys, without Hydra's own and without how a sweep is run. choices: group -> the option chosen.
+    overrides: those of the config, as Hydra got them. allowed: dotted names that may be called besides rlx's own.
+    folders: of YAML files. command: as it was typed. directory: where the record goes, if the caller says so.
+    values: of the flags that take one, and what the verb put aside before Hydra composed.
+    """
+
+    verb: str
+    config: DictConfig
+    choices: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    allowed: frozenset[str]
+    folders: tuple[Path, ...]
+    command: tuple[str, ...]
+    directory: Path | None = None
+    is_multirun: bool = False
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def algorithm(self) -> str:
+        """The name that the algorithm was chosen by."""
+        return str(self.choices["algorithm"])
+
+    def named(self, *asked: str) -> list[str]:
+        """Those of these groups of which the overrides choose or set something."""
+        pattern = {group: re.compile(rf"\+*{group}[.=@/]") for group in asked}
+        return [group for group in asked if any(pattern[group].match(override) for override in self.overrides)]
+
+    def check(self, schema: type) -> None:
+        """Refuse a wrong key, type, value or class. Imports the classes that the config names, builds none."""
+        check_config(self.config, allowed=self.allowed, schema=schema, verb=self.verb)
 
 
 def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
@@ -128,8 +168,8 @@ def read_yaml(file: Path) -> DictConfig:
 
 # The rules of choosing an option of a group, checked before Hydra composes: it would answer in words of its own insides.
 
-_SEVERAL = ("logger",)  # groups of which several options are chosen at once
-_OPTIONAL = {"loss": "the algorithm's own", "experiment": "none"}  # what there is without one
+_SEVERAL = tuple(name for name, group in GROUPS.items() if group.several)
+_OPTIONAL = {"experiment": "none"} | {name: group.without for name, group in GROUPS.items() if group.without}
 _NOTHING = ("", "null", "none", "false")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.classes import GROUP_BASE, is_allowed, locate, targets_of
-from rlx.config.renamed import with_current_targets
+from rlx.config.classes import is_allowed, locate, targets_of
+from rlx.config.compose import Composed
+from rlx.config.groups import RUN_GROUPS
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
@@ -31,28 +33,6 @@ class Recorded(Protocol):
     def directory(self) -> Path: ...
 
 
-def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config in the form that is written now: classes have their current names, and a loss stands in one place.
-
-    Records once held the run's loss a second time in the algorithm's node, and the loss of a mixture's term beside its algorithm.
-    """
-    config = with_current_targets(config)
-    kept = {key: _with_one_loss(value) if key == "algorithm" else value for key, value in config.items()}
-    algorithm = kept.get("algorithm")
-    if isinstance(algorithm, dict) and kept.get("loss") is not None and "loss" in algorithm:
-        kept["loss"] = algorithm.pop("loss")
-    return kept
-
-
-def _with_one_loss(node: Any) -> Any:
-    """An algorithm's node, in which the terms of a mixture have their loss within their algorithm and not beside it."""
-    if not isinstance(node, Mapping):
-        return node
-    within = node.get("algorithm")
-    is_twice = isinstance(within, Mapping) and "loss" in within
-    return {key: _with_one_loss(value) for key, value in node.items() if not (is_twice and key == "loss")}
-
-
 def asked_run(cfg: DictConfig) -> Path:
     """The directory of the run that `resume` or `rerun` names."""
     verb = "resume" if cfg.resume is not None else "rerun"
@@ -67,23 +47,16 @@ def asked_run(cfg: DictConfig) -> Path:
     return run
 
 
-def continued(
-    cfg: DictConfig,
-    overrides: Sequence[str],
-    record: Recorded,
-    *,
-    allowed: Iterable[str],
-    directory: Path | None,
-    multirun: bool = False,
-) -> tuple[DictConfig, str, Path | None]:
-    """The recorded config with what may be overridden taken from `cfg`, its algorithm's name, and the directory to write in."""
+def continued(composed: Composed, record: Recorded) -> Composed:
+    """The recorded config with what may be overridden taken from the command line's, and the directory to write in."""
+    cfg = composed.config
     verb = "resume" if cfg.resume is not None else "rerun"
-    if multirun:
+    if composed.is_multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
-    _check_recorded_targets(record.config, allowed, verb)
+    _check_recorded_targets(record.config, composed.allowed, verb)
     recorded = OmegaConf.create({**_BEFORE, **record.config})
     classes = {target for _, target in targets_of(dict(record.config))}
-    for override in overrides:
+    for override in composed.overrides:
         key, _, value = override.lstrip("+~").partition("=")
         root = key.partition(".")[0].partition("@")[0]
         if value in classes and root in record.config:
@@ -95,13 +68,15 @@ def continued(
             )
         place = root if root == "logger" else key
         OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
+    directory = composed.directory
     if verb == "resume":
         _check_horizon(recorded, record.config)
         if directory is not None:
             raise ConfigError("a run that is resumed goes on in its own directory; leave out hydra.run.dir")
         directory = record.directory
     recorded.resume, recorded.rerun, recorded.allow_changed = cfg.resume, cfg.rerun, cfg.allow_changed
-    return recorded, record.algorithm, directory
+    choices = {**composed.choices, "algorithm": record.algorithm}
+    return replace(composed, config=recorded, choices=choices, directory=directory)
 
 
 def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -> None:
@@ -109,7 +84,7 @@ def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -
     patterns = tuple(allowed)
     foreign = [(path, target) for path, target in targets_of(config) if not is_allowed(str(target), patterns)]
     if foreign:
-        again = [f"{path}={target}" if path in GROUP_BASE else f"++{path}._target_={target}" for path, target in foreign]
+        again = [f"{path}={target}" if path in RUN_GROUPS else f"++{path}._target_={target}" for path, target in foreign]
         names = ", ".join(dict.fromkeys(str(target) for _, target in foreign))
         raise ConfigError(
             f"the record names {names}, not of rlx's own; if you trust it, name it again: rlx train {verb}=RUN {' '.join(again)}"

@@ -19,29 +19,30 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlx.config.classes import BASE, REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.classes import REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir, register
 from rlx.errors import ConfigError
 
-# A function is a reward: `task/reward=[my_lab.brevity]` is served as a node that calls it for each completion.
-
-REWARDS = "task/reward"
-_WRAPPER = "rlx.task.reward.base.FunctionReward"
+# A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
 
 
 def is_function(target: Any, group: str) -> bool:
-    """Whether a dotted name in the group of rewards stands for a function that is itself the reward, not for what makes one."""
-    return group == REWARDS and callable(target) and not isinstance(target, type) and not fits_group(target, group)
+    """Whether a dotted name stands for a function that is itself an option of the group, not for what makes one."""
+    is_plain = callable(target) and not isinstance(target, type)
+    return bool(GROUPS[group].wrapper) and is_plain and not fits_group(target, group)
 
 
-def function_node(name: str) -> dict[str, Any]:
-    """The node of a reward that is a function: bound, not called, when the config is instantiated."""
-    return {"_target_": _WRAPPER, "weight": 1.0, "function": {"_target_": name, "_partial_": True}}
+def function_node(name: str, group: str) -> dict[str, Any]:
+    """The node of an option that is a function: bound, not called, when the config is instantiated."""
+    return {"_target_": GROUPS[group].wrapper, "weight": 1.0, "function": {"_target_": name, "_partial_": True}}
 
 
-def reward_package(name: str) -> str:
-    """Where the node of a reward goes: under the function's or class's own name."""
-    return f"task.rewards.{name.rpartition('.')[2]}"
+def package_of(name: str, group: str) -> str | None:
+    """Where the node of a class or function goes in a group of which several are chosen: under its own name."""
+    own = name.rpartition(".")[2]
+    short = own.removesuffix(group.capitalize()).lower() or group if group == "logger" else own
+    return GROUPS[group].place.format(short) if GROUPS[group].several else None
 
 
 # A class is a config: `algorithm=my_lab.MyAlgorithm` is served as a node made out of the class's own fields.
@@ -72,13 +73,13 @@ class ClassSource(ConfigSource):
         group, name = _split(config_path)
         if group == "loss" and "." not in name:
             return default_loss(name) is not None
-        if group not in BASE or "." not in name:
+        if group not in GROUPS or "." not in name:
             return False
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
             return _loss_of(name) is not None
         target = locate(name, group)
         if not fits_group(target, group) and not is_function(target, group):
-            base = BASE[group].rpartition(".")[2]
+            base = " or ".join(base.rpartition(".")[2] for base in GROUPS[group].base)
             raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
         return True
 
@@ -90,10 +91,10 @@ class ClassSource(ConfigSource):
         target = locate(name, group)
         is_own_loss = group == "loss" and fits_group(target, "algorithm")
         if is_function(target, group):
-            node: dict[str, Any] | None = function_node(name)
+            node: dict[str, Any] | None = function_node(name, group)
         else:
             node = _loss_of(name) if is_own_loss else node_of(target, name, group)
-        package = f"logger.{_logger_name(name)}" if group == "logger" else reward_package(name) if group == REWARDS else None
+        package = package_of(name, group)
         return self._served(dict(node or {}), package)
 
     def _served(self, node: dict[str, Any], package: str | None) -> ConfigResult:
@@ -104,10 +105,6 @@ class ClassSource(ConfigSource):
 def _split(config_path: str) -> tuple[str, str]:
     group, _, name = config_path.removesuffix(".yaml").rpartition("/")
     return group, name
-
-
-def _logger_name(name: str) -> str:
-    return name.rpartition(".")[2].removesuffix("Logger").lower() or "logger"
 
 
 def node_of(target: Any, name: str, group: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlx.config.recorded import up_to_date
 from rlx.errors import DataError
 from rlx.record.files import follow_latest, number
+from rlx.record.former import up_to_date
 from rlx.record.process import is_alive
 
 SCHEMA_VERSION = 1

@@ -3,6 +3,7 @@
 from rlx.cli.help import overview, verb_help
 from rlx.cli.line import split, verbs
 from rlx.config.compose import groups
+from rlx.config.line import CommandLine
 from rlx.config.schema import conf_dir
 
 
@@ -10,9 +11,9 @@ def test_verbs_then_groups_then_examples():
     text = overview()
     places = [text.index(word) for word in ("verbs", "\ngroups", "\nalgorithms", "\noptions\n", "\nexamples")]
     assert places == sorted(places)
-    for verb, summary in verbs().items():
-        assert f"  {verb}" in text
-        assert summary in text
+    for name, verb in verbs().items():
+        assert f"  {name}" in text
+        assert verb.summary in text
 
 
 def test_every_option_of_every_group_is_there():
@@ -25,7 +26,7 @@ def test_every_option_of_every_group_is_there():
 def test_folders_of_the_users_own_are_listed_too(tmp_path):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "gentle.yaml").touch()
-    assert "gentle" in overview([str(tmp_path)]).split()
+    assert "gentle" in overview(CommandLine(values={"config_dir": str(tmp_path)})).split()
 
 
 def test_the_help_of_a_verb_shows_its_keys_with_their_comments():

@@ -77,4 +77,4 @@ def test_verbs_are_the_files_with_a_primary_config():
     assert next(iter(found)) == "train"
     assert "main" not in found
     assert "words" not in found
-    assert all(summary and summary.endswith(".") for summary in found.values())
+    assert all(verb.summary.endswith((".", "?")) and verb.yaml.is_file() for verb in found.values())

@@ -24,9 +24,9 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = SimpleNamespace(cfgs=[], do=lambda cfg: 0)
 
-    def run(cfg, line):
-        seen.cfgs.append(cfg)
-        return seen.do(cfg)
+    def run(composed):
+        seen.cfgs.append(composed.config)
+        return seen.do(composed.config)
 
     monkeypatch.setattr(rlx.cli.verb.train, "run", run)
     return seen
@@ -138,8 +138,8 @@ def test_a_stopped_job_ends_the_sweep(calls, code):
 
 def test_bare_words_become_the_value_of_the_verbs_key(calls, monkeypatch):
     monkeypatch.setattr(rlx.cli.verb.train, "WORDS", "allow_changed", raising=False)
-    assert main.invoke(["train", "a b", "c"]) == (0, "")
-    assert list(calls.cfgs[-1].allow_changed) == ["a b", "c"]
+    assert main.invoke(["train", "code", "data"]) == (0, "")
+    assert list(calls.cfgs[-1].allow_changed) == ["code", "data"]
 
 
 def test_a_verb_that_takes_one_word_refuses_two(calls, monkeypatch):
@@ -228,7 +228,7 @@ def test_every_verb_leaves_the_working_directory_and_the_logging_alone(verb, tmp
     module = importlib.import_module(f"rlx.cli.verb.{verb}")
     writing: list[list[type]] = []
 
-    def run(cfg, line):
+    def run(composed):
         writing.append([type(handler) for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)])
         return 0
 

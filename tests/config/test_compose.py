@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.config.check import plain
-from rlx.config.classes import GROUP_BASE
 from rlx.config.compose import compose, config_folders, group_of, groups, node_comments, option_node
+from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import conf_dir
 
 
@@ -35,7 +35,7 @@ PARENT = {
 NODES = {
     group: options
     for group, options in groups([conf_dir()]).items()
-    if group.partition("/")[0] in GROUP_BASE and group != "logger"
+    if group.partition("/")[0] in RUN_GROUPS and group != "logger"
 }
 
 

@@ -2,13 +2,13 @@
 
 import math
 
-from rlx.config.sources import REWARDS, function_node, is_function, reward_package
+from rlx.config.sources import function_node, is_function, package_of
 
 
 def test_a_plain_function_is_a_reward_and_a_class_is_not():
-    assert is_function(math.isclose, REWARDS)
-    assert not is_function(dict, REWARDS)
-    assert not is_function(3.0, REWARDS)
+    assert is_function(math.isclose, "task/reward")
+    assert not is_function(dict, "task/reward")
+    assert not is_function(3.0, "task/reward")
 
 
 def test_a_function_is_nothing_in_other_groups():
@@ -16,7 +16,9 @@ def test_a_function_is_nothing_in_other_groups():
 
 
 def test_its_node_binds_it_and_lies_under_its_own_name():
-    node = function_node("my_lab.brevity")
+    node = function_node("my_lab.brevity", "task/reward")
     assert node["function"] == {"_target_": "my_lab.brevity", "_partial_": True}
     assert node["weight"] == 1.0
-    assert reward_package("my_lab.rewards.brevity") == "task.rewards.brevity"
+    assert package_of("my_lab.rewards.brevity", "task/reward") == "task.rewards.brevity"
+    assert package_of("my_lab.FileLogger", "logger") == "logger.file"
+    assert package_of("my_lab.MyLoss", "loss") is None

@@ -46,3 +46,46 @@ def test_its_classes_may_be_named(plugin):
 
 def test_without_plugins_nothing_is_added():
     assert plugin_packages() == []
+
+
+VERB = '''"""Counts the steps of a plan."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from rlx.config.schema import at_least
+
+
+@dataclass
+class TellConfig:
+    """rlx tell."""
+
+    steps: int = at_least(1)
+    names: list[str] = MISSING
+
+
+SCHEMA = TellConfig
+WORDS = "names"
+NO_SWEEP = "several names are words"
+
+
+def run(composed):
+    print(composed.config.steps, *composed.config.names, composed.command[-1])
+    return 5
+'''
+
+
+def test_it_may_bring_a_verb(plugin, tmp_path, capsys):
+    (tmp_path / plugin / "verb").mkdir()
+    (tmp_path / plugin / "verb" / "tell.py").write_text(VERB)
+    (tmp_path / plugin / "conf" / "tell.yaml").write_text(
+        "defaults:\n  - tell_config\n  - hydra: quiet\n  - _self_\nsteps: 3  # how many\nnames: []\n"
+    )
+    assert invoke(["tell", "a", "b", "steps=4"]) == (5, "")
+    assert capsys.readouterr().out == "4 a b steps=4\n"
+    assert invoke(["tell", "steps=0"]) == (2, "rlx: steps=0 is too small; it is at least 1")
+    assert "did you mean steps?" in invoke(["tell", "stepps=2"])[1]
+    assert "leave out -m; several names are words" in invoke(["-m", "tell"])[1]
+    assert invoke(["--help"]) == invoke(["tell", "--help"]) == (0, "")
+    assert "tell      Counts the steps of a plan." in capsys.readouterr().out

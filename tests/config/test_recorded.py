@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.config.check import plain
-from rlx.config.compose import compose
+from rlx.config.compose import Composed, compose
 from rlx.config.recorded import asked_run, continued
 from rlx.errors import ConfigError, DataError
 from rlx.record.run import read_run
@@ -39,10 +39,14 @@ def run(tmp_path, recorded_values):
     return write
 
 
-def resumed(run, *overrides, verb="resume", allowed=(), **options):
-    overrides = [f"{verb}={run}", *overrides]
-    cfg = compose("train", overrides)
-    return continued(cfg, overrides, read_run(asked_run(cfg)), allowed=allowed, directory=None, **options)
+def resumed(run, *overrides, verb="resume", allowed=(), directory=None, multirun=False):
+    overrides = (f"{verb}={run}", *overrides)
+    composed = Composed(
+        verb="train", config=compose("train", overrides), choices={"algorithm": "custom_dpo"}, overrides=overrides,
+        allowed=frozenset(allowed), folders=(), command=("rlx",), directory=directory, is_multirun=multirun,
+    )  # fmt: skip
+    found = continued(composed, read_run(asked_run(composed.config)))
+    return found.config, found.algorithm, found.directory
 
 
 def test_the_runs_own_config(run):
@@ -120,7 +124,7 @@ def test_no_run(tmp_path):
 
 def test_a_place_given_with_a_resume_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="its own directory"):
-        continued(compose("train", [f"resume={run()}"]), [], read_run(run()), allowed=(), directory=tmp_path)
+        resumed(run(), directory=tmp_path)
 
 
 def test_the_record_is_not_resolved_again(run):

@@ -5,7 +5,6 @@ import pytest
 from rlx.cli.main import invoke
 from rlx.config.check import check_config, leaves_of, plain
 from rlx.config.compose import compose, groups
-from rlx.config.recorded import up_to_date
 from rlx.config.schema import conf_dir
 from rlx.config.sources import default_loss
 from rlx.errors import ConfigError
@@ -107,18 +106,6 @@ def test_an_algorithm_without_a_loss_and_without_a_default_asks_for_one(tmp_path
     with pytest.raises(ConfigError, match="reads a loss and none is chosen; choose one: loss=NAME"):
         check_config(compose("train", ["algorithm=lossless_lab.Mine"]), allowed=["lossless_lab.Mine"])
     check_config(compose("train", ["algorithm=lossless_lab.Mine", "loss=ipo"]), allowed=["lossless_lab.Mine"])
-
-
-def test_a_record_of_before_holds_its_loss_once_when_it_is_read():
-    beta = {"_target_": "x.Dpo", "beta": 0.3}
-    old = {"loss": beta, "algorithm": {"_target_": "x.A", "loss": dict(beta), "size": 1}, "seed": 3}
-    assert up_to_date(old) == {"loss": beta, "algorithm": {"_target_": "x.A", "size": 1}, "seed": 3}
-    terms = {"a": {"algorithm": {"_target_": "x.A", "loss": beta}, "loss": beta, "weight": 1.0}}
-    new = up_to_date({"loss": None, "algorithm": {"terms": terms}})
-    assert new == {"loss": None, "algorithm": {"terms": {"a": {"algorithm": {"_target_": "x.A", "loss": beta}, "weight": 1.0}}}}
-    assert up_to_date(new) == new
-    hybrid = {"loss": None, "algorithm": {"dpo": {"loss": beta}, "dpo_weight": 0.5}}
-    assert up_to_date(hybrid) == hybrid
 
 
 def test_leaves():

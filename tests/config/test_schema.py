@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 
 from rlx.config import RunConfig, conf_dir
-from rlx.config.classes import GROUP_BASE
+from rlx.config.groups import RUN_GROUPS
 
 
 def yaml_values():
@@ -37,7 +37,7 @@ def flat(values, path=""):
 
 
 def test_every_key_of_the_schema_has_its_value_in_the_yaml_and_the_other_way_round():
-    assert set(flat(yaml_values())) == set(keys(RunConfig)) - set(GROUP_BASE) - {"sweep"}
+    assert set(flat(yaml_values())) == set(keys(RunConfig)) - set(RUN_GROUPS) - {"sweep"}
 
 
 def test_the_schema_holds_no_defaults():

@@ -7,15 +7,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import MISSING
+
+from rlx.config.schema import at_least
 from rlx.errors import ConfigError, RlxError, TrainingError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
+    from rlx.config.line import CommandLine
 
 _KEYS = (
     "algorithm",
@@ -33,10 +38,39 @@ _KEYS = (
 _NAMES = "algorithms"
 
 
+@dataclass
+class BenchConfig:
+    """rlx bench; what it runs is a config of rlx train."""
+
+    algorithm: Any = MISSING
+    loss: Any = None
+    task: Any = MISSING
+    policy: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = MISSING
+    rollout: Any = MISSING
+    rounds: int = at_least(1)
+    tokens: int = at_least(1)
+    seconds: float = at_least(0)
+    warmup_steps: int = at_least(0)
+    num_prompts: int = at_least(1)
+    num_steps: int = at_least(1)
+    seed: int = at_least(0)
+    micro_batch: int | None = at_least(1)
+    threads: int | None = at_least(1)
+    device: str = MISSING
+    profile: bool = MISSING
+    plot: bool = MISSING
+    out: str = MISSING
+    json: bool = MISSING
+
+
+SCHEMA = BenchConfig
+NO_SWEEP = "it takes several algorithms itself: rlx bench algorithm=a,b"
+
+
 def prepare(line: CommandLine) -> None:
     """Take `algorithm=a,b` apart before Hydra sees it, for which a comma belongs to a sweep."""
-    if line.is_multirun:
-        raise ConfigError("rlx bench takes several algorithms itself: rlx bench algorithm=a,b; leave out -m")
     for place, override in enumerate(line.overrides):
         key, equals, value = override.partition("=")
         if key == "algorithm" and equals:
@@ -50,13 +84,11 @@ def prepare(line: CommandLine) -> None:
             line.overrides[place] = f"algorithm={names[0]}"
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+def run(composed: Composed) -> int:
     """Measure every algorithm in turn, several rounds, and show what came of it; 1 if one of them failed."""
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = list(HydraConfig.get().overrides.task)
-    names = line.values.get(_NAMES, str(HydraConfig.get().runtime.choices["algorithm"])).split(",")
-    configs = {name: checked(name, overrides, line) for name in names}
+    cfg = composed.config
+    names = composed.values.get(_NAMES, composed.algorithm).split(",")
+    configs = {name: training_config(composed if name == composed.algorithm else other(name, composed)) for name in names}
     rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for number in range(cfg.rounds):
         for name in names:
@@ -64,38 +96,34 @@ def run(cfg: DictConfig, line: CommandLine) -> int:
             rounds[name].append(measured(configs[name], cfg, number, trace))
             if not cfg.json:
                 print(f"round {number + 1} of {cfg.rounds}: {name}: {words(rounds[name][-1])}", flush=True)
-    show(cfg, line, rounds)
+    show(composed, rounds)
     return 0
 
 
-def checked(name: str, overrides: list[str], line: CommandLine) -> dict[str, Any]:
-    """The config of rlx train that an algorithm is measured under; wrong keys are said before anything is measured."""
+def other(name: str, composed: Composed) -> Composed:
+    """The same command line with another algorithm, checked; what is wrong is said before anything is measured."""
+    from rlx.cli.failure import composed_line
+    from rlx.config.line import CommandLine
+
+    own = [f"algorithm={name}" if override.startswith("algorithm=") else override for override in composed.overrides]
+    values = {key: value for key, value in composed.values.items() if key != _NAMES}
+    found = composed_line(CommandLine(argv=list(composed.command[1:]), verb="bench", overrides=own, values=values))
+    found.check(BenchConfig)
+    return found
+
+
+def training_config(composed: Composed) -> dict[str, Any]:
+    """The config of rlx train that an algorithm is measured under."""
     from omegaconf import OmegaConf, open_dict
 
-    from rlx.cli.failure import explained
-    from rlx.cli.line import CommandLine, allowed_targets
-    from rlx.config.check import check_config
     from rlx.config.compose import compose
-    from rlx.config.schema import BenchConfig
 
-    own = [f"algorithm={name}" if override.startswith("algorithm=") else override for override in overrides]
-    places = [f"hydra.searchpath=[file://{Path(line.values['config_dir']).resolve()}]"] if "config_dir" in line.values else []
-    try:
-        composed = compose("bench", [*own, *places], with_hydra=True)
-    except Exception as error:  # an algorithm that Hydra does not find, a key that it does not know
-        known = explained(error, CommandLine(argv=line.argv, verb="bench", overrides=own, values=line.values))
-        if known is None:
-            raise
-        raise known from None
-    with open_dict(composed):
-        del composed["hydra"]
-    check_config(composed, allowed=allowed_targets(line), schema=BenchConfig, verb="bench")
     train = compose("train", ["logger=[]", "checkpoint.every=null", "eval_every=null"])
     with open_dict(train):
         del train["sweep"]
         for key in _KEYS:
-            train[key] = composed[key]
-        train.evaluation.num_prompts = train.evaluation.num_pairs = composed.num_prompts
+            train[key] = composed.config[key]
+        train.evaluation.num_prompts = train.evaluation.num_pairs = composed.config.num_prompts
         train.evaluation.num_shown = 0
     config = OmegaConf.to_container(train, resolve=True)
     assert isinstance(config, dict)
@@ -120,8 +148,9 @@ def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str
     return answer
 
 
-def show(cfg: DictConfig, line: CommandLine, rounds: Mapping[str, list[Mapping[str, Any]]]) -> None:
+def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> None:
     """The table, or JSON; and the files."""
+    cfg = composed.config
     import platform
 
     import torch
@@ -137,7 +166,7 @@ def show(cfg: DictConfig, line: CommandLine, rounds: Mapping[str, list[Mapping[s
     }
     budget = {key: cfg[key] for key in ("rounds", "tokens", "seconds", "num_prompts", "warmup_steps", "seed")}
     result = {
-        "command": ["rlx", *line.argv],
+        "command": list(composed.command),
         "task": str(cfg.task.name),
         "machine": machine,
         "budget": budget,

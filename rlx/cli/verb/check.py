@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from rlx.config.groups import RUN_GROUPS
+from rlx.config.schema import at_least
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from rlx.check.subject import Subject
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+@dataclass
+class CheckConfig:
+    """rlx check."""
+
+    algorithm: Any = None
+    loss: Any = None
+    task: Any = MISSING
+    policy: Any = MISSING
+    optimizer: Any = MISSING
+    rollout: Any = MISSING
+    laws: Any = None
+    seed: int = at_least(0)
+    threads: int | None = at_least(1)
+    json: bool = MISSING
+
+
+SCHEMA = CheckConfig
+
+
+def narrow(composed: Composed) -> Composed:
+    """What is checked: the algorithm, the loss in the plainest algorithm of its kind, or without either the installation."""
+    named = composed.named("algorithm", "loss")
+    left = {"algorithm"} if named == ["loss"] else set() if named else set(RUN_GROUPS)
+    kept = OmegaConf.masked_copy(composed.config, [str(key) for key in composed.config if key not in left])
+    return replace(composed, config=kept)
+
+
+def run(composed: Composed) -> int:
     """0 if every law holds, 1 if one is broken."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from rlx.cli.line import allowed_targets
-    from rlx.config.check import check_config
-    from rlx.config.schema import CheckConfig
-
-    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
-    groups_named = named(overrides, "algorithm", "loss")
-    if not groups_named:
-        return doctor(cfg)
-    if "algorithm" not in groups_named:
-        cfg.algorithm = None
-    given = {str(key): cfg[key] for key in cfg if key != "algorithm" or cfg.algorithm is not None}
-    check_config(type(cfg)(given), allowed=allowed_targets(line), schema=CheckConfig, verb="check")
-    subject = subject_of(cfg, own_task=bool(named(overrides, "task")))
-    return report(cfg, subject, " ".join(f"{group}={choices[group]}" for group in groups_named))
-
-
-def named(overrides: list[str], *groups: str) -> list[str]:
-    """Those of these groups that the command line names."""
-    return [group for group in groups if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
+    named = composed.named("algorithm", "loss")
+    if not named:
+        return doctor(composed.config)
+    subject = subject_of(composed.config, own_task=bool(composed.named("task")))
+    return report(composed.config, subject, " ".join(f"{group}={composed.choices[group]}" for group in named))
 
 
 def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
@@ -56,7 +68,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     task = make(cfg.task, key="task")
-    algorithm = plainest_with(make(cfg.loss, key="loss")) if cfg.algorithm is None else algorithm_of(cfg)
+    algorithm = plainest_with(make(cfg.loss, key="loss")) if "algorithm" not in cfg else algorithm_of(cfg)
     require_match(algorithm, task)
     if own_task:
         require_scores(algorithm, task)

@@ -6,29 +6,29 @@ import shutil
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from rlx import __version__
-from rlx.cli.line import CommandLine
 from rlx.comparison.choices import Choices, require_flag
 from rlx.comparison.comparison import compare_runs
 from rlx.comparison.condition import failing_verdict
-from rlx.errors import ConfigError
+from rlx.config.compose import Composed
 
 WORDS = "runs"
+NO_SWEEP = "several runs or sweeps are words, rlx compare A B"
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+def run(composed: Composed) -> int:
     """Prints the comparison and writes its files; 1 if the verdict of `fail_if` holds."""
-    if line.is_multirun:
-        raise ConfigError("rlx compare is no sweep: leave out -m; several runs or sweeps are words, rlx compare A B")
-    values = {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=True).items()}  # type: ignore[union-attr]
+    config = OmegaConf.to_container(composed.config, resolve=True)
+    assert isinstance(config, dict)
+    values = {str(key): value for key, value in config.items()}
     for name in ("write", "page", "figures", "diff"):
         require_flag(name, values[name])
     runs = [values["runs"]] if isinstance(values["runs"], str) else list(values["runs"])
     if values["diff"]:
         return _print_difference(runs)
-    comparison = compare_runs(runs, Choices.of(values), command=["rlx", *line.argv])
+    comparison = compare_runs(runs, Choices.of(values), command=list(composed.command))
     failed = failing_verdict(values["fail_if"], comparison) if values["fail_if"] is not None else None
 
     from rlx.report.comparison import chosen_columns, print_comparison

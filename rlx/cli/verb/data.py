@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from rlx.errors import ConfigError
+from omegaconf import MISSING
+
+from rlx.config.schema import at_least
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+@dataclass
+class DataConfig:
+    """rlx data."""
+
+    task: Any = MISSING
+    policy: Any = MISSING
+    examples: int = at_least(0)
+    rows_per_step: int = at_least(1)
+    html: str | None = MISSING
+    json: bool = MISSING
+    cache_dir: str = field(default=MISSING, metadata={"not_empty": True})
+
+
+SCHEMA = DataConfig
+NO_SWEEP = "look at one file after the other"
+
+
+def run(composed: Composed) -> int:
     """Survey the data that the config names and print it; returns the exit code."""
-    from rlx.cli.line import allowed_targets
-    from rlx.config.check import check_config
-    from rlx.config.schema import DataConfig
-
-    if line.is_multirun:
-        raise ConfigError("rlx data is no sweep: leave out -m, and look at one file after the other")
-    check_config(cfg, allowed=allowed_targets(line), schema=DataConfig, verb="data")
-
     from pathlib import Path
 
     from rlx.data.survey import survey
     from rlx.experiment import make, token_store
     from rlx.report.survey import example_text, survey_lines, survey_page
 
+    cfg = composed.config
     task = make(cfg.task, key="task")
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:

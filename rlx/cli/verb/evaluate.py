@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING
+
+from rlx.config.schema import EvaluationConfig, at_least
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
     from rlx.workbench.evaluate import Scored
 
 WORDS = "run"
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+@dataclass
+class EvaluateConfig:
+    """rlx evaluate. task, policy and rollout are None where the run's own are meant, or hold a few keys to change in them."""
+
+    run: str | None = MISSING
+    checkpoint: Any = MISSING
+    task: Any = None
+    policy: Any = None
+    rollout: Any = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    temperature: float = MISSING
+    micro_batch: int | None = at_least(1)
+    threads: int | None = at_least(1)
+    device: str = MISSING
+    output_dir: str = MISSING
+    cache_dir: str = MISSING
+
+
+SCHEMA = EvaluateConfig
+
+
+def run(composed: Composed) -> int:
     """Evaluate what the config names and print the figures; returns the exit code."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from rlx.cli.line import allowed_targets
-    from rlx.config.check import check_keys, paths_of, plain
-    from rlx.config.schema import EvaluateConfig
-
-    values = plain(cfg)
-    check_keys(values, EvaluateConfig, "", list(paths_of(values)), owner="rlx evaluate")
-
     from rlx.workbench.choice import choose_policy
     from rlx.workbench.evaluate import evaluate_checkpoint
 
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    directory = Path(hydra.runtime.output_dir) if line.is_multirun or hydra.run.dir != "." else None
-    subject = choose_policy(cfg, allowed=allowed_targets(line))
-    command = ["rlx", "evaluate", *overrides] if line.is_multirun else ["rlx", *line.argv]
-    scored = evaluate_checkpoint(cfg, subject, command=command, overrides=overrides, directory=directory)
+    subject = choose_policy(composed.config, allowed=composed.allowed)
+    scored = evaluate_checkpoint(
+        composed.config,
+        subject,
+        command=list(composed.command),
+        overrides=list(composed.overrides),
+        directory=composed.directory,
+    )
     print("\n".join(shown(scored)))
     return 0
 

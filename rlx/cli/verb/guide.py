@@ -10,9 +10,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
 
 WORDS = "page"
 GUIDE = Path(__file__).resolve().parents[2] / "guide"
@@ -20,9 +18,9 @@ FIRST = "start"
 _WIDEST = 100  # columns of a rendered page
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:  # noqa: ARG001
+def run(composed: Composed) -> int:
     """Print the list of pages, or the page that is named; returns the exit code."""
-    known = pages()
+    cfg, known = composed.config, pages()
     if cfg.page is None:
         print(listing(known))
         return 0

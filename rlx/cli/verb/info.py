@@ -3,82 +3,78 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlx.config.check import check_node, paths_of, plain
-from rlx.config.classes import GROUP_BASE, Parameter, check_targets, locate, parameters_of
+from omegaconf import DictConfig, OmegaConf
+
+from rlx.config.check import check_node, paths_of, plain, shown
+from rlx.config.classes import check_targets, locate, parameters_of
+from rlx.config.groups import GROUPS, RUN_GROUPS
+from rlx.config.sources import default_loss
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from rlx.config.compose import Composed
+    from rlx.config.line import CommandLine
 
-    from rlx.cli.line import CommandLine
 
-
-# Whose node shows an algorithm's part that is asked for alone: rlx info algorithm/advantage=gae.
-HOST = {"advantage": "custom_grpo", "value_loss": "custom_grpo", "regularizer": "custom_dpo", "combine": "hybrid"}
+NO_SWEEP = "name all that is to be shown: rlx info loss=dpo task=arithmetic"
 
 
 def prepare(line: CommandLine) -> None:
-    """Choose an algorithm that has the part which is asked for, where none is named."""
-    part = next((part for part in HOST if any(override.startswith(f"algorithm/{part}=") for override in line.overrides)), None)
-    if part is not None and not any(override.startswith("algorithm=") for override in line.overrides):
-        line.overrides = [f"algorithm={HOST[part]}", *line.overrides]
-        line.values["part"] = part
+    """Choose a host for a nested group that is asked for alone: rlx info algorithm/advantage=gae."""
+    for group in GROUPS.values():
+        is_asked = bool(group.above) and any(override.startswith(f"{group.name}=") for override in line.overrides)
+        if is_asked and not any(override.startswith(f"{group.above}=") for override in line.overrides):
+            line.overrides = [f"{group.above}={group.host}", *line.overrides]
+            line.values["part"] = group.name
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+def run(composed: Composed) -> int:
     """Print what the command line chooses; returns the exit code."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from rlx.cli.line import allowed_targets
-
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    groups = [group for group in GROUP_BASE if any(re.match(rf"\+*{group}[.=@]", override) for override in overrides)]
-    if not groups:
+    part = composed.values.get("part", "")
+    named = composed.named(*RUN_GROUPS)
+    asked = [part if part and GROUPS[part].above == name else name for name in named]
+    if not asked:
         raise ConfigError(
             "say of what: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists the names"
         )
-    whole = OmegaConf.to_container(cfg, resolve=False)
     pages = []
-    for group in groups:
-        option = hydra.runtime.choices[group]
-        node = _resolved(whole, group)
-        if group == "algorithm" and "part" in line.values:
-            asked = line.values["part"]
-            group, option, node = f"algorithm/{asked}", hydra.runtime.choices[f"algorithm/{asked}"], node[asked]
-        for name, part in node.items() if group == "logger" else [(option, node)]:
-            check_targets({group: part}, allowed_targets(line))
-            pages.append(page(part, str(name), group, heading_of(group, str(name), line)))
-        if group == "algorithm" and cfg.loss is not None:
-            pages[-1] += [f"  {path} = {value}" for path, value in leaves(_resolved(whole, "loss"), "loss")]
+    for group in asked:
+        for name, node in nodes_of(composed, group):
+            check_targets({group: node}, composed.allowed)
+            pages.append(page(node, name, group, heading_of(group, name, composed.folders)))
+        if group == "algorithm" and composed.config.loss is not None:
+            pages[-1] += values_in_force(_resolved(composed.config, "loss"), "loss")
     print("\n\n".join("\n".join(lines) for lines in pages))
     return 0
 
 
-def _resolved(whole: Any, group: str) -> dict[str, Any]:
-    """The group's node with its interpolations resolved; what has no value stays ???."""
-    from omegaconf import OmegaConf
+def nodes_of(composed: Composed, group: str) -> list[tuple[str, Any]]:
+    """(option, node) of what is chosen in a group."""
+    node = _resolved(composed.config, GROUPS[group].place.removesuffix(".{}"))
+    return list(node.items()) if GROUPS[group].several else [(str(composed.choices[group]), node)]
 
-    cfg = OmegaConf.create(whole)
-    values = OmegaConf.to_container(cfg[group], resolve=False)
+
+def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
+    """A node with its interpolations resolved; what has no value stays ???."""
+    node = OmegaConf.select(cfg, place)
+    values = OmegaConf.to_container(node, resolve=False)
     with suppress(ConfigError):  # a key without a value that another one reads: shown as it is written
-        values = plain(cfg)[group]
+        whole: Any = plain(cfg)
+        for key in place.split("."):
+            whole = whole[key]
+        values = whole
     assert isinstance(values, dict)
-    return values  # type: ignore[return-value]
+    return {str(key): value for key, value in values.items()}
 
 
-def heading_of(group: str, name: str, line: CommandLine) -> str:
+def heading_of(group: str, name: str, folders: Iterable[Path]) -> str:
     """The comment that an option's YAML begins with; empty where it has none, or is a class."""
-    from rlx.cli.line import all_folders
-    from rlx.config.sources import default_loss
-
-    files = [folder / group / f"{name}.yaml" for folder in all_folders(line)]
+    files = [folder / group / f"{name}.yaml" for folder in folders]
     first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
     if group == "loss" and not first and (own := default_loss(name)) is not None:
         return f"The loss that algorithm={name} has by default: loss={own}"
@@ -87,8 +83,6 @@ def heading_of(group: str, name: str, line: CommandLine) -> str:
 
 def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[str]:
     """The card of what has a formula, else what its class says of it."""
-    from omegaconf import OmegaConf
-
     from rlx.experiment import make
     from rlx.report.card import card_of
 
@@ -111,25 +105,23 @@ def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:
         "offers": ", ".join(sorted(getattr(kind, "offers", ()))),
     }
     lines += [f"  {key}: {text}" for key, text in facts.items() if text]
-    lines.append("values in force")
+    return [*lines, "values in force", *values_in_force(node, GROUPS[group].place.format(name))]
+
+
+def values_in_force(node: Mapping[str, Any], path: str) -> list[str]:
+    """One line a key of a node and of the nodes within: its value as one types it, and the range that it must lie in."""
+    kind = locate(str(node["_target_"]), path)
     known = parameters_of(kind) or {}
     order = [*(key for key in known if key in node), *(key for key in node if key not in known and not key.startswith("_"))]
-    shown_leaves = (leaf for key in order for leaf in leaves(node[key], key, known.get(key)))
-    return lines + [f"  {group}.{path} = {value}" for path, value in shown_leaves]
-
-
-def leaves(value: Any, path: str, parameter: Parameter | None = None) -> Iterator[tuple[str, str]]:
-    """(dotted path, value as one types it with its range) of a value; a node is shown by its class, then its own keys."""
-    if isinstance(value, Mapping) and value:
-        known: Mapping[str, Parameter] = {}
-        if "_target_" in value:
-            yield path, str(value["_target_"]).rpartition(".")[2]
-            known = parameters_of(locate(str(value["_target_"]), path)) or {}
-        for key, item in value.items():
-            if not str(key).startswith("_"):
-                yield from leaves(item, f"{path}.{key}", known.get(str(key)))
-    else:
-        from rlx.config.check import shown
-
-        allowed = "" if parameter is None or parameter.allowed is None else f" ({parameter.allowed})"
-        yield path, f"{shown(value)}{allowed}"
+    lines = [] if "." not in path and path != "loss" else [f"  {path} = {kind.__name__}"]
+    for key in order:
+        value, place = node[key], f"{path}.{key}"
+        nodes = {place: value} if isinstance(value, Mapping) else {}
+        if nodes and value and "_target_" not in value:
+            nodes = {f"{place}.{name}": item for name, item in value.items()}
+        if nodes and all(isinstance(item, Mapping) and "_target_" in item for item in nodes.values()):
+            lines += [line for below, item in nodes.items() for line in values_in_force(item, below)]
+        else:
+            allowed = known[key].allowed if key in known else None
+            lines.append(f"  {place} = {shown(value)}{f' ({allowed})' if allowed is not None else ''}")
+    return lines

@@ -5,21 +5,28 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from omegaconf import MISSING
+
+from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
 
 WORDS = "words"
 TEMPLATES = Path(__file__).parent / "template"
-FOLDER = {"algorithm": "algorithm", "loss": "loss", "reward": "task/reward"}  # kind -> folder below conf
+# what can be made: the groups for which there is a template
+FOLDER = {
+    group.leaf: group.name
+    for group in sorted(GROUPS.values(), key=lambda group: group.name)
+    if (TEMPLATES / f"{group.leaf}.py.txt").is_file()
+}
 NEXT = {
     "algorithm": ("rlx check algorithm={name}.{kind}", "rlx train algorithm={name}.{kind}"),
     "loss": ("rlx check loss={name}.{name}", "rlx train loss={name}.{name} loss.beta=0.3"),
@@ -30,15 +37,22 @@ NEXT = {
 }
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
-    """Write the files and say what to do next; returns the exit code."""
-    from rlx.config.check import check_keys, paths_of, plain
-    from rlx.config.schema import NewConfig
+@dataclass
+class NewConfig:
+    """rlx new."""
 
-    values = plain(cfg)
-    check_keys(values, NewConfig, "", list(paths_of(values)), owner="rlx new")
-    if line.is_multirun:
-        raise ConfigError("rlx new writes one thing at a time: leave out -m")
+    words: Any = MISSING
+    out: str = MISSING
+    force: bool = MISSING
+
+
+SCHEMA = NewConfig
+NO_SWEEP = "one thing is written at a time"
+
+
+def run(composed: Composed) -> int:
+    """Write the files and say what to do next; returns the exit code."""
+    cfg = composed.config
     what, name = asked_for([str(word) for word in cfg.words])
     files = texts(what, name)
     out = Path(cfg.out).expanduser()

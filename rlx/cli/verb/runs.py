@@ -20,9 +20,7 @@ from rlx.record.run import STATUSES, find_run_directories
 from rlx.report.table import as_csv, as_json, as_text, show_run_value, table_of_lists
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
 
 WORDS = "paths"
 _COLUMNS = ("run", "state", "variant", "seed", "score", "steps", "age")
@@ -30,8 +28,9 @@ _CSV = ("run", "state", "algorithm", "variant", "task", "seed", "score", "steps"
 _FORMATS = ("table", "csv", "json")
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:  # noqa: ARG001
+def run(composed: Composed) -> int:
     """Print the list, or write it to a file; returns the exit code."""
+    cfg = composed.config
     if cfg.format not in _FORMATS:
         raise ConfigError(f"format={cfg.format}: it is one of {', '.join(_FORMATS)}")
     if cfg.limit is not None and not (isinstance(cfg.limit, int) and cfg.limit >= 0):

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from rlx.errors import ConfigError
+from omegaconf import MISSING
+
+from rlx.config.schema import at_least
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from rlx.cli.line import CommandLine
+    from rlx.config.compose import Composed
     from rlx.workbench.sample import Completion
 
 WORDS = "run"
 
 
-def run(cfg: DictConfig, line: CommandLine) -> int:
+@dataclass
+class SampleConfig:
+    """rlx sample. task, policy and rollout as in EvaluateConfig."""
+
+    run: str | None = MISSING
+    checkpoint: Any = MISSING
+    prompt: Any = MISSING
+    num_prompts: int = at_least(1)
+    num_samples: int = at_least(1)
+    greedy: bool = MISSING
+    temperature: float | None = MISSING
+    top_k: int | None = MISSING
+    top_p: float | None = MISSING
+    min_p: float | None = MISSING
+    stop: Any = MISSING
+    max_new_tokens: int | None = at_least(1)
+    seed: int = at_least(0)
+    format: str = field(default=MISSING, metadata={"one_of": ("text", "json")})
+    task: Any = None
+    policy: Any = None
+    rollout: Any = None
+    threads: int | None = at_least(1)
+    device: str = MISSING
+
+
+SCHEMA = SampleConfig
+NO_SWEEP = 'several prompts are a list, \'prompt=["12+34=","5+6="]\''
+
+
+def run(composed: Composed) -> int:
     """Sample what the config names and print it; returns the exit code."""
-    from rlx.cli.line import allowed_targets
-    from rlx.config.check import check_keys, paths_of, plain
-    from rlx.config.schema import SampleConfig
-
-    if line.is_multirun:
-        raise ConfigError('rlx sample is no sweep: leave out -m; several prompts are a list, \'prompt=["12+34=","5+6="]\'')
-    values = plain(cfg)
-    check_keys(values, SampleConfig, "", list(paths_of(values)), owner="rlx sample")
-
     from rlx.workbench.choice import choose_policy
     from rlx.workbench.sample import sample_checkpoint
 
-    groups = sample_checkpoint(cfg, choose_policy(cfg, allowed=allowed_targets(line)))
+    cfg = composed.config
+    groups = sample_checkpoint(cfg, choose_policy(cfg, allowed=composed.allowed))
     if cfg.format == "json":
         print("\n".join(json.dumps(item.to_dict(), ensure_ascii=False) for group in groups for item in group))
     else:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from rlx.cli.line import CommandLine
 from rlx.cli.main import main
 from rlx.cli.verb import info
+from rlx.config.groups import GROUPS
+from rlx.config.line import CommandLine
 
 pytestmark = pytest.mark.whole
 
@@ -80,12 +81,17 @@ def test_a_named_algorithm_is_shown_whole(shown):
 
 
 def test_every_host_has_the_part(shown):
-    for part, host in info.HOST.items():
-        line = CommandLine(overrides=[f"algorithm/{part}=x"])
+    for group in (group for group in GROUPS.values() if group.above):
+        line = CommandLine(overrides=[f"{group.name}=x"])
         info.prepare(line)
-        assert line.overrides == [f"algorithm={host}", f"algorithm/{part}=x"]
-        _, lines, _ = shown(f"algorithm={host}")
-        assert any(shown.startswith(f"  algorithm.{part} = ") for shown in lines), part
+        assert line.overrides == [f"{group.above}={group.host}", f"{group.name}=x"]
+        _, lines, _ = shown(f"{group.above}={group.host}")
+        assert any(shown.startswith(f"  {group.place.removesuffix('{}')}") for shown in lines), group
+
+
+def test_ranges_are_shown_beside_the_values(shown):
+    _, lines, _ = shown("algorithm=custom_grpo")
+    assert "  loss.clip_low = 0.2 (a finite number at least 0 and at most 1)" in lines
 
 
 def test_several_choices_come_one_after_the_other(shown):

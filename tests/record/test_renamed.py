@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.config.renamed import current_target, with_current_targets
 from rlx.config.schema import conf_dir
+from rlx.record.renamed import current_target, with_current_targets
 
 BEFORE = json.loads((Path(__file__).parent / "before" / "targets.json").read_text())
 
