@@ -21,7 +21,7 @@ from rlx.report.columns import config_table, pair_table, run_table, run_title, v
 from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
 from rlx.report.figure.figures import all_figures
-from rlx.report.figure.svg import draw, is_long
+from rlx.report.figure.svg import draw_svg, is_long
 from rlx.report.table import as_cells
 from rlx.report.text import safe, significant
 
@@ -123,7 +123,7 @@ def _drawn(group: list[Figure]) -> dict[str, Any]:
         "name": first.family or first.name,
         "title": first.title,
         "choices": [list(dict.fromkeys(figure.choice[place] for figure in group)) for place in range(len(first.choice))],
-        "members": [{"choice": "|".join(f.choice), "drawing": draw(f), "caption": f.caption} for f in group],
+        "members": [{"choice": "|".join(f.choice), "drawing": draw_svg(f), "caption": f.caption} for f in group],
         "legend": dict.fromkeys(entry for figure in group for entry in figure.legend),
         "has_seeds": any(figure.has_seeds for figure in group),
         "is_long": is_long(first),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlx.comparison.run_difference import RunDifference
-from rlx.report.table import as_text, table_of_lists
+from rlx.report.table import as_plain_text, table_of_lists
 from rlx.report.text import count, one_line
 
 _MOST_METRICS = 12
@@ -48,7 +48,7 @@ def _conclusion(difference: RunDifference) -> list[str]:
 
 def _table(pairs: Mapping[str, tuple[Any, Any]], width: int | None) -> list[str]:
     rows = [(key, _value(a), _value(b)) for key, (a, b) in pairs.items()]
-    text = as_text(table_of_lists("difference", ("", "a", "b"), rows), width=None if width is None else width - 2)
+    text = as_plain_text(table_of_lists("difference", ("", "a", "b"), rows), width=None if width is None else width - 2)
     return [f"  {line}" for line in text.splitlines()]
 
 

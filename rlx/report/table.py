@@ -130,7 +130,7 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
     return lines
 
 
-def as_text(table: Table, *, width: int | None = None, encoding: str = "utf-8") -> str:
+def as_plain_text(table: Table, *, width: int | None = None, encoding: str = "utf-8") -> str:
     """The lines of `as_lines` without styles."""
     return "\n".join(line.plain for line in as_lines(table, width=width, encoding=encoding))
 

@@ -20,7 +20,7 @@ from rlx.report.table import (
     as_latex,
     as_lines,
     as_markdown,
-    as_text,
+    as_plain_text,
     check_columns,
     show_run_value,
     table_of_lists,
@@ -32,7 +32,7 @@ ROWS = st.lists(st.tuples(TEXT, st.none() | st.floats(), TEXT), min_size=1, max_
 
 
 def table(headings, rows, *, width):
-    return as_text(table_of_lists("runs", headings, rows, show=show_run_value), width=width)
+    return as_plain_text(table_of_lists("runs", headings, rows, show=show_run_value), width=width)
 
 
 @settings(deadline=None)
@@ -78,16 +78,16 @@ def weighed(*weights: int) -> Table:
 
 
 def test_the_heaviest_columns_go_first_and_are_named() -> None:
-    lines = as_text(weighed(0, 3, 1, 3), width=33).splitlines()
+    lines = as_plain_text(weighed(0, 3, 1, 3), width=33).splitlines()
     assert lines[0].split() == ["c0", "c2"]
     assert lines[-1] == "no room for: c1, c3"
-    assert as_text(weighed(0, 3, 1, 3), width=45).splitlines()[-1] == "no room for: c3"
+    assert as_plain_text(weighed(0, 3, 1, 3), width=45).splitlines()[-1] == "no room for: c3"
 
 
 def test_a_long_label_folds_where_its_column_says_so() -> None:
     names = Column("name", lambda row: row[0], lambda row: row[0], is_text=True, folds=True)
     value = Column("value", lambda row: str(row[1]), lambda row: row[1])
-    lines = as_text(Table("t", [names, value], [("abcdefghijklmnopqrst", 1)]), width=19).splitlines()
+    lines = as_plain_text(Table("t", [names, value], [("abcdefghijklmnopqrst", 1)]), width=19).splitlines()
     assert lines == ["name          value", "abcdefghijkl      1", "mnopqrst"]
 
 

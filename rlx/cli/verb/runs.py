@@ -17,7 +17,7 @@ from rlx.record.files import follow_latest, full_disk_explained, write_atomic
 from rlx.record.listing import Listed, listed
 from rlx.record.query import keep, resolve
 from rlx.record.run import STATUSES, find_run_directories
-from rlx.report.table import as_csv, as_json, as_text, show_run_value, table_of_lists
+from rlx.report.table import as_csv, as_json, as_plain_text, show_run_value, table_of_lists
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -103,7 +103,7 @@ def rendered(items: Sequence[Listed], columns: Sequence[str], *, form: str, is_t
 def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, is_terminal: bool) -> str:
     width = shutil.get_terminal_size().columns if is_terminal else None
     table = table_of_lists("runs", headings, rows, show=show_run_value)
-    return as_text(table, width=width, encoding=sys.stdout.encoding or "utf-8") + "\n" if rows else ""
+    return as_plain_text(table, width=width, encoding=sys.stdout.encoding or "utf-8") + "\n" if rows else ""
 
 
 def _shown(item: Listed, name: str) -> Any:

@@ -16,7 +16,7 @@ MOST_LABELLED = 10  # labels beside points: more of them would hide each other
 
 
 @dataclass(frozen=True)
-class Axis:
+class FigureAxis:
     """An axis from `low` to `high`. names: what stands at 0, 1, 2, ... instead of numbers. is_whole: it counts things.
 
     has_grid: whether lines lead from the ticks across the plot.
@@ -128,8 +128,8 @@ class Figure:
     title: str
     caption: str
     about: str
-    x: Axis
-    y: Axis
+    x: FigureAxis
+    y: FigureAxis
     marks: tuple[Mark, ...]
     legend: tuple[tuple[int, str], ...] = ()
     family: str = ""
@@ -147,7 +147,7 @@ class Figure:
         return bool(self.x.names and self.y.names)
 
 
-def padded(low: float, high: float) -> tuple[float, float]:
+def with_room(low: float, high: float) -> tuple[float, float]:
     """A range with some space around its data."""
     space = (high - low) * 0.05 if high > low else 0.05 * abs(high) or 0.02
     return low - space, high + space

@@ -8,7 +8,7 @@ from typing import Any
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.descriptive import SettingScore
 from rlx.comparison.wording import score_text
-from rlx.report.figure.base import Axis, Band, Bar, Dot, Figure, Line, Mark, padded
+from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Mark, with_room
 from rlx.report.figure.scores import legend_of
 from rlx.report.text import interval, percent, significant
 
@@ -40,8 +40,8 @@ def importance_figures(comparison: Comparison) -> list[Figure]:
             f"over quarters of its range where it took many."
         )
         title = f"What the swept keys of {algorithm} explain"
-        x, name = Axis("% of the variance of scores", 0.0, 100.0), f"importance-{len(figures)}"
-        figures.append(Figure(name, title, caption, title, x, Axis(names=names), tuple(marks)))
+        x, name = FigureAxis("% of the variance of scores", 0.0, 100.0), f"importance-{len(figures)}"
+        figures.append(Figure(name, title, caption, title, x, FigureAxis(names=names), tuple(marks)))
     return figures
 
 
@@ -70,7 +70,7 @@ def _setting_figure(comparison: Comparison, points: Sequence[SettingScore], name
     seeds = sorted({point.n for point in points})
     over = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     caption = f"Mean over {over} with interval; what else was swept is averaged out. Key: {points[0].key}."
-    x, y = Axis(key, names=tuple(shown)), Axis(comparison.choices.metric, *padded(min(ends), max(ends)))
+    x, y = FigureAxis(key, names=tuple(shown)), FigureAxis(comparison.choices.metric, *with_room(min(ends), max(ends)))
     return Figure(name, f"Effect of {key} in {algorithm}", caption, f"score at each value of {key}", x, y, tuple(marks))
 
 
@@ -98,9 +98,9 @@ def cost_figures(comparison: Comparison) -> list[Figure]:
             "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the "
             "verdicts say which are sure."
         )
-        low, high = padded(min(costs), max(costs))
-        x = Axis(label, max(low, 0.0) if min(costs) >= 0 else low, high)
-        y = Axis(comparison.choices.metric, *padded(min(scores), max(scores)))
+        low, high = with_room(min(costs), max(costs))
+        x = FigureAxis(label, max(low, 0.0) if min(costs) >= 0 else low, high)
+        y = FigureAxis(comparison.choices.metric, *with_room(min(scores), max(scores)))
         legend = legend_of(comparison, [place for place, _, _ in points[:MOST_IN_LEGEND]])
         figures.append(Figure(f"pareto-{key}", title, caption, title, x, y, tuple(marks), legend))
     return figures
@@ -130,8 +130,8 @@ def search_figures(comparison: Comparison) -> list[Figure]:
             marks.append(Band(xs, search.low.tolist(), search.high.tolist(), colour))
             marks.append(Line(xs, search.expected.tolist(), colour, search.algorithm, label=search.algorithm))
         most = max(search.trials * unit for search, unit in used)
-        x = Axis(label, 0.0 if kind == "tokens" else 1.0, most, is_whole=kind == "trials")
-        y = Axis(f"expected best {comparison.choices.metric}", *padded(min(ends), max(ends)))
+        x = FigureAxis(label, 0.0 if kind == "tokens" else 1.0, most, is_whole=kind == "trials")
+        y = FigureAxis(f"expected best {comparison.choices.metric}", *with_room(min(ends), max(ends)))
         about = f"expected best score of a search by {label}"
         figures.append(Figure(f"search-{kind}", title, caption, about, x, y, tuple(marks)))
     return figures

@@ -19,7 +19,7 @@ from rlx.comparison.training_curves import (
     read_logs,
     told_metrics,
 )
-from rlx.report.figure.base import Axis, Band, Figure, Line, Mark, padded
+from rlx.report.figure.base import Band, Figure, FigureAxis, Line, Mark, with_room
 from rlx.report.figure.scores import MANY, MOST_LINES, legend_of
 from rlx.report.text import level
 
@@ -59,7 +59,10 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
         )
         name = "curves" if len(comparison.tasks) == 1 else f"curves-{index}"
         title = "Learning curves" if len(comparison.tasks) == 1 else f"Learning curves: {task}"
-        x, y = Axis("step", min(steps), max(steps)), Axis(comparison.choices.metric, *padded(min(heights), max(heights)))
+        x, y = (
+            FigureAxis("step", min(steps), max(steps)),
+            FigureAxis(comparison.choices.metric, *with_room(min(heights), max(heights))),
+        )
         legend = legend_of(comparison, [order[curve.variant] for curve in shown])
         about = "learning curves, mean and interval over seeds"
         figures.append(Figure(name, title, caption, about, x, y, tuple(marks), legend))
@@ -154,8 +157,8 @@ def _metric_figure(
         parts += [part for curve in curves for part in (curve.low, curve.high)]
     heights = np.concatenate(parts)
     heights = heights[np.isfinite(heights)]
-    y = Axis(label, *padded(float(heights.min()), float(heights.max())))
-    x = Axis(X_LABELS[curves[0].over], float(grid[0]), float(grid[-1]))
+    y = FigureAxis(label, *with_room(float(heights.min()), float(heights.max())))
+    x = FigureAxis(X_LABELS[curves[0].over], float(grid[0]), float(grid[-1]))
     legend = legend_of(comparison, sorted(order[curve.variant] for curve in curves))
     return Figure(name, title, caption, f"{label} over {curves[0].over}", x, y, tuple(marks), legend)
 

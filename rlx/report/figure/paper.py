@@ -47,7 +47,7 @@ def write_figures(figures: Iterable[Figure], directory: Path) -> list[Path]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # labels in scripts that the font lacks
         for figure in figures:
             canvas = Canvas(figsize=(WIDTH, _height(figure)), layout="constrained")
-            draw(figure, canvas.subplots())
+            draw_on_axes(figure, canvas.subplots())
             for kind, options in (("pdf", {"metadata": {"CreationDate": None}}), ("png", {"dpi": 300})):
                 path = directory / f"{figure.name.replace('/', '_')}.{kind}"
                 canvas.savefig(path, **options)
@@ -55,7 +55,7 @@ def write_figures(figures: Iterable[Figure], directory: Path) -> list[Path]:
     return written
 
 
-def draw(figure: Figure, axes: Axes) -> None:
+def draw_on_axes(figure: Figure, axes: Axes) -> None:
     """The figure on axes of matplotlib."""
     for mark in figure.marks:
         _DRAWN[type(mark)](axes, mark)

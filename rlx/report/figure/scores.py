@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.statistics.interval import Interval
 from rlx.comparison.wording import score_text
-from rlx.report.figure.base import Axis, Band, Bar, Dot, Figure, Line, Mark, Rule, Tile, Zone, padded
+from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Mark, Rule, Tile, Zone, with_room
 from rlx.report.text import interval, level, one_line, percent
 
 MOST_LINES = 12  # more lines in one figure cannot be told apart
@@ -36,8 +36,8 @@ def score_figure(comparison: Comparison) -> list[Figure]:
         f"Large dot: mean. Bar: {level(comparison)} interval of the mean. Small marks: single seeds. Overlapping bars are no "
         f"test; the verdicts are.{few}"
     )
-    x = Axis(comparison.choices.metric, *padded(min(ends), max(ends)))
-    names = Axis(names=tuple(f"{variant.label} (n = {variant.n})" for variant in shown))
+    x = FigureAxis(comparison.choices.metric, *with_room(min(ends), max(ends)))
+    names = FigureAxis(names=tuple(f"{variant.label} (n = {variant.n})" for variant in shown))
     about = "mean score of each variant with its interval and its seeds"
     return [Figure("scores", "Scores", caption, about, x, names, tuple(marks))]
 
@@ -68,8 +68,8 @@ def aggregate_figures(comparison: Comparison) -> list[Figure]:
         caption = (
             f"{level(comparison)} interval by stratified bootstrap: runs are resampled within each task. {better} is better."
         )
-        names = Axis(names=tuple(label for _, label, _, _ in rows))
-        x = Axis(title, *padded(min(ends), max(ends)))
+        names = FigureAxis(names=tuple(label for _, label, _, _ in rows))
+        x = FigureAxis(title, *with_room(min(ends), max(ends)))
         figures.append(Figure(f"aggregate-{name}", title, caption, title, x, names, tuple(marks)))
     return figures
 
@@ -90,8 +90,8 @@ def difference_figure(comparison: Comparison) -> list[Figure]:
         f"{level(comparison)} interval of each difference, for itself; the verdict, which colours it (in print: filled where "
         f"decided), also allows for the number of pairs.{shaded}{more}"
     )
-    names = Axis(names=tuple(f"{pair.a} − {pair.b}" for pair in pairs))
-    about, x = "difference of each pair with its interval", Axis("difference of means", *padded(low, high))
+    names = FigureAxis(names=tuple(f"{pair.a} − {pair.b}" for pair in pairs))
+    about, x = "difference of each pair with its interval", FigureAxis("difference of means", *with_room(low, high))
     return [Figure("differences", "Differences", caption, about, x, names, tuple(marks))]
 
 
@@ -116,7 +116,7 @@ def improvement_figure(comparison: Comparison) -> list[Figure]:
         "50\u00a0% is none."
     )
     more = f" The best {len(labels)} variants." if len(comparison.variants) > len(labels) else ""
-    names = Axis(names=tuple(labels))
+    names = FigureAxis(names=tuple(labels))
     about = "probability of improvement of the row over the column"
     return [Figure("improvement", "Probability of improvement", caption + more, about, names, names, tuple(marks))]
 
@@ -139,7 +139,10 @@ def profile_figure(comparison: Comparison) -> list[Figure]:
         f"higher everywhere is better."
     )
     grid = shown[0].thresholds
-    x, y = Axis(f"{comparison.choices.metric} above", float(grid[0]), float(grid[-1])), Axis("share of runs", 0.0, 1.0)
+    x, y = (
+        FigureAxis(f"{comparison.choices.metric} above", float(grid[0]), float(grid[-1])),
+        FigureAxis("share of runs", 0.0, 1.0),
+    )
     legend = legend_of(comparison, range(len(shown)))
     about = "performance profile: share of runs above each score"
     return [Figure("profile", "Performance profile", caption, about, x, y, tuple(marks), legend)]

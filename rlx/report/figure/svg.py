@@ -14,12 +14,12 @@ from itertools import pairwise
 
 from rlx.report.figure.base import (
     MOST_LABELLED,
-    Axis,
     Band,
     Bar,
     Colour,
     Dot,
     Figure,
+    FigureAxis,
     Line,
     Rule,
     Tile,
@@ -36,7 +36,7 @@ ROW, NARROW_ROW = 30, 46  # pixels, of a row of names; on narrow screens the nam
 TABLE_OF_SHAPES = ("M-{s} -{s}h{d}v{d}h-{d}z", "M0 -{t}l{u} {w}h-{x}z", "M0 -{r}l{r} {r}l-{r} {r}l-{r} -{r}z")
 
 
-def draw(figure: Figure) -> str:
+def draw_svg(figure: Figure) -> str:
     """The figure as one element: a plot inside the room that its labels need."""
     plot = _Plot(figure)
     rows = len(figure.y.names)
@@ -133,7 +133,7 @@ class _Plot:
             parts.append(self.text(0.5, 1, figure.x.label, "label", anchor="middle", dy=34))
         return "".join(parts)
 
-    def _numbers(self, axis: Axis, *, upright: bool) -> list[str]:
+    def _numbers(self, axis: FigureAxis, *, upright: bool) -> list[str]:
         """The ticks of an axis of numbers, with the lines that lead from them."""
         values = ticks(*axis.span, 5, whole=axis.is_whole)
         step = values[1] - values[0] if len(values) > 1 else 1.0

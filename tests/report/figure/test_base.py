@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlx.report.figure.base import Axis, Dot, Figure, Line, broadened, padded, tick_text, ticks
+from rlx.report.figure.base import Dot, Figure, FigureAxis, Line, broadened, tick_text, ticks, with_room
 
 
 @pytest.mark.parametrize(
@@ -41,16 +41,16 @@ def test_things_are_counted_in_whole_ticks():
 def test_empty_ranges_have_some_width():
     assert broadened(math.nan, 1) == (0, 1)
     assert broadened(0.5, 0.5) == pytest.approx((0.45, 0.55))
-    low, high = padded(10_000, 10_000)
+    low, high = with_room(10_000, 10_000)
     assert low < 9_900 < 10_100 < high
 
 
 def test_an_axis_of_names_puts_them_at_whole_numbers():
-    assert Axis(names=("a", "b", "c")).span == (-0.5, 2.5)
+    assert FigureAxis(names=("a", "b", "c")).span == (-0.5, 2.5)
 
 
 def test_a_figure_knows_whether_it_holds_single_runs():
     seed, mean = Line([0], [0], 0, role="seed"), Line([0], [0], 0)
-    bare = Figure("f", "t", "c", "a", Axis(), Axis(), (mean, Dot(0, 0, 0, role="seed")))
+    bare = Figure("f", "t", "c", "a", FigureAxis(), FigureAxis(), (mean, Dot(0, 0, 0, role="seed")))
     assert not bare.has_seeds
-    assert Figure("f", "t", "c", "a", Axis(), Axis(), (mean, seed)).has_seeds
+    assert Figure("f", "t", "c", "a", FigureAxis(), FigureAxis(), (mean, seed)).has_seeds

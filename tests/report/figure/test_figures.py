@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 from rlx.comparison.comparison import compare
 from rlx.report.figure.figures import all_figures
-from rlx.report.figure.svg import draw
+from rlx.report.figure.svg import draw_svg
 from tests.comparison.records import write_sweep
 
 NAMES = {"scores", "differences", "improvement", "curves", "profile", "setting-0"}
@@ -12,7 +12,7 @@ NAMES |= {"pareto-kl", "pareto-tokens", "search-trials", "search-tokens"}  # all
 
 
 def drawn(figure):
-    return ElementTree.fromstring(f"<div>{draw(figure)}</div>")
+    return ElementTree.fromstring(f"<div>{draw_svg(figure)}</div>")
 
 
 def test_every_figure_is_there_and_is_well_formed(ordinary):
@@ -20,7 +20,7 @@ def test_every_figure_is_there_and_is_well_formed(ordinary):
     assert {figure.name for figure in figures} == NAMES
     for figure in figures:
         assert len(list(drawn(figure).iter())) > 8
-        assert "nan" not in draw(figure)
+        assert "nan" not in draw_svg(figure)
 
 
 def test_several_tasks_have_aggregates(tmp_path):
@@ -28,7 +28,7 @@ def test_several_tasks_have_aggregates(tmp_path):
         write_sweep(tmp_path / task, {"custom_dpo": [0.5, 0.52, 0.51], "hybrid": [0.6, 0.62, 0.61]}, task=task)
     figures = {figure.name: figure for figure in all_figures(compare(tmp_path, allow="tasks"))}
     assert {"aggregate-iqm", "aggregate-gap", "curves-0", "curves-1"} <= set(figures)
-    assert draw(figures["aggregate-iqm"]).count(' bar"') == 2
+    assert draw_svg(figures["aggregate-iqm"]).count(' bar"') == 2
     assert "stratified bootstrap" in figures["aggregate-gap"].caption
 
 

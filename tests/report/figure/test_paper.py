@@ -3,9 +3,9 @@ import struct
 import pytest
 
 from rlx.comparison.comparison import compare
-from rlx.report.figure.base import Axis, Bar, Dot, Figure, Line, Rule, Zone
+from rlx.report.figure.base import Bar, Dot, Figure, FigureAxis, Line, Rule, Zone
 from rlx.report.figure.figures import all_figures
-from rlx.report.figure.paper import draw, look, plain_label, write_figures
+from rlx.report.figure.paper import draw_on_axes, look, plain_label, write_figures
 from rlx.report.figure.scores import MOST_LINES
 from tests.comparison.records import write_sweep
 
@@ -35,7 +35,7 @@ def test_what_the_page_shows_is_what_is_printed():
 
     marks = (Zone(-0.1, 0.1), Rule(0.0), Bar(-0.2, 0.3, 1, "better"), Dot(0.1, 1, "better", "hover"), Line([0, 1], [0, 1], 2))
     axes = Canvas().subplots()
-    draw(Figure("f", "t", "c", "a", Axis("difference", -1, 1), Axis(names=("one", "two")), marks), axes)
+    draw_on_axes(Figure("f", "t", "c", "a", FigureAxis("difference", -1, 1), FigureAxis(names=("one", "two")), marks), axes)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one", "two"]
     assert axes.get_ylim() == (1.5, -0.5)
     assert axes.get_xlabel() == "difference"

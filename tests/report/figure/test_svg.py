@@ -4,14 +4,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rlx.report.figure.base import Axis, Band, Bar, Dot, Figure, Line, Rule, Tile, Zone
-from rlx.report.figure.svg import BOX, draw, escape, shorten, spread_labels
+from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Rule, Tile, Zone
+from rlx.report.figure.svg import BOX, draw_svg, escape, shorten, spread_labels
 
 EVIL = '<script>"&\x1b'
 
 
 def figure(*marks, x=None, y=None):
-    return Figure("f", "title", "caption", f"about {EVIL}", x or Axis(EVIL, 0, 1), y or Axis(EVIL, 0, 1), marks)
+    return Figure("f", "title", "caption", f"about {EVIL}", x or FigureAxis(EVIL, 0, 1), y or FigureAxis(EVIL, 0, 1), marks)
 
 
 def parse(drawing):
@@ -19,7 +19,7 @@ def parse(drawing):
 
 
 def path_of(mark):
-    return next(e.attrib["d"] for e in parse(draw(figure(mark))).iter("path"))
+    return next(e.attrib["d"] for e in parse(draw_svg(figure(mark))).iter("path"))
 
 
 def corners(path):
@@ -44,7 +44,9 @@ def test_text_is_escaped_everywhere():
         Dot(0, 0, 0, EVIL, role="seed"),
         Bar(0, 1, 0, "better"),
     ]
-    root = parse(draw(figure(*marks, Tile(0, 0, 0.7, EVIL, EVIL), x=Axis(EVIL, names=(EVIL,)), y=Axis(names=(EVIL,)))))
+    root = parse(
+        draw_svg(figure(*marks, Tile(0, 0, 0.7, EVIL, EVIL), x=FigureAxis(EVIL, names=(EVIL,)), y=FigureAxis(names=(EVIL,))))
+    )
     assert {element.tag for element in root.iter()} <= {"div", "p", "svg", "g", "text", "title", "path", "circle", "line", "rect"}
     assert root.find(".//svg").attrib["aria-label"] == 'about <script>"&\\x1b'
     assert escape("<a>") == "&lt;a&gt;"
@@ -65,7 +67,7 @@ def test_a_band_goes_there_and_back_inside_the_plot():
 
 
 def test_percentages_place_dots_and_bars():
-    root = parse(draw(figure(Dot(0.25, 0.75, 3), Bar(0.1, 0.6, 0.5, 2))))
+    root = parse(draw_svg(figure(Dot(0.25, 0.75, 3), Bar(0.1, 0.6, 0.5, 2))))
     dot = root.find(".//circle")
     assert (dot.attrib["cx"], dot.attrib["cy"], dot.attrib["class"]) == ("25%", "25%", "v3 mean")
     bar = next(line for line in root.iter("line") if "bar" in line.attrib["class"])
@@ -78,7 +80,7 @@ def test_a_colour_that_comes_again_comes_with_another_shape():
 
 
 def test_rows_run_downwards_and_the_zero_line_leaves_room_for_their_names():
-    root = parse(draw(figure(Zone(-0.1, 0.1), Rule(0.5), Dot(0.5, 1, 0), y=Axis(names=("first", "second")))))
+    root = parse(draw_svg(figure(Zone(-0.1, 0.1), Rule(0.5), Dot(0.5, 1, 0), y=FigureAxis(names=("first", "second")))))
     assert root.find(".//circle").attrib["cy"] == "75%"
     pieces = [(line.attrib["y1"], line.attrib["y2"]) for line in root.iter("line") if line.attrib["class"] == "zero"]
     assert pieces == [("11%", "39%"), ("61%", "89%")]
@@ -88,7 +90,7 @@ def test_rows_run_downwards_and_the_zero_line_leaves_room_for_their_names():
 
 @pytest.mark.parametrize(("share", "side"), [(0.8, "win"), (0.2, "lose")])
 def test_a_tile_is_coloured_by_its_side(share, side):
-    root = parse(draw(figure(Tile(1, 0, share, "80"), x=Axis(names=("a", "b")), y=Axis(names=("a", "b")))))
+    root = parse(draw_svg(figure(Tile(1, 0, share, "80"), x=FigureAxis(names=("a", "b")), y=FigureAxis(names=("a", "b")))))
     assert (root.find(".//rect").attrib["class"], root.find(".//rect").attrib["x"]) == (side, "50%")
 
 
