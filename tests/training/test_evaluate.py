@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 import rlx
@@ -57,8 +58,10 @@ def test_a_preference_task_is_scored_by_its_pairs(lab, tmp_path):  # noqa: F811
     rows = "\n".join(f'{{"prompt": "{i}+{i}=", "chosen": "{2 * i}", "rejected": "{2 * i + 1}"}}' for i in range(40))
     (tmp_path / "pairs.jsonl").write_text(rows)
     task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"), max_new_tokens=3)
-    figures = evaluator(dataclasses.replace(lab, task=task))(lab.policy).metrics
-    assert figures["score"] == figures["pair_accuracy"]
+    evaluation = evaluator(dataclasses.replace(lab, task=task))(lab.policy)
+    figures = evaluation.metrics
+    assert figures["score"] == figures["pair_accuracy"] == pytest.approx(np.mean(evaluation.answers))
+    assert set(evaluation.answers) <= {0.0, 0.5, 1.0}
     assert "reward" not in figures
     assert figures["completion_length"] <= 3
 
