@@ -1,4 +1,4 @@
-"""The shelf between the learning and the evidence wing: run records. Reading them needs the standard library alone."""
+"""Run records: training writes them, comparison and report read them. Reading them imports no torch."""
 
 from rlx.record.lines import read_metrics, read_samples
 from rlx.record.run import AlgorithmResult, RunRecord, find_runs, read_run

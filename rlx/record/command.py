@@ -1,4 +1,4 @@
-"""What a recorded command says of the folders of configs that it needs. Standard library only."""
+"""The folders of configs that a recorded command names. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SEARCH_PATH = "hydra.searchpath"
 
 
 def folder_words(command: Sequence[str]) -> list[str]:
-    """The words of a command that name folders of configs, as they were typed: what is chosen there is found nowhere else."""
+    """The words of a command that name folders of configs, as they were typed."""
     words = []
     for word, after in zip(command, [*command[1:], ""], strict=False):
         key, equals, _ = word.partition("=")
@@ -20,7 +20,7 @@ def folder_words(command: Sequence[str]) -> list[str]:
 
 
 def search_path(command: Sequence[str]) -> str | None:
-    """The same folders as one override, `hydra.searchpath=[...]`, which leaves --config-dir to another; None without any."""
+    """The same folders as one override, `hydra.searchpath=[...]`, so that --config-dir is free for another; None without any."""
     words = folder_words(command)
     found = []
     for word, after in zip(words, [*words[1:], ""], strict=False):

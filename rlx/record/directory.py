@@ -1,4 +1,4 @@
-"""The directory of a run: made once, held by one process, cut back on resume. Standard library only."""
+"""The directory of a run: made once, locked by one process, its files truncated on resume. Standard library only."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def last_step(file: Path) -> int:
 
 
 def hold(directory: Path) -> int | None:
-    """Holds the directory for this process while it lives, so that two resumes at once do not mix; None where it cannot."""
+    """Lock the directory for this process, so that two resumes at once do not mix; None where locks are not supported."""
     try:
         import fcntl
     except ImportError:

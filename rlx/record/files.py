@@ -1,4 +1,4 @@
-"""How a record reaches the disk: whole or not at all. Standard library only.
+"""Writing the files of a record: completely or not at all. Standard library only.
 
 Non-finite floats are written as the strings "NaN", "Infinity" and "-Infinity", so that every line is JSON by the standard
 and nothing is lost; `number` turns them back.
@@ -61,9 +61,7 @@ def json_line(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system says while `path` is written into an error with the mend: a TrainingError, or a ConfigError
-    where the place itself is wrong.
-    """
+    """Turn an OSError while `path` is written into a TrainingError that says what to do; a ConfigError where the path is wrong."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run logged, as it is read: files of JSON lines with a `step` in each. Standard library only."""
+"""Reading what a run logged: files of JSON lines, each with a `step`. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a list of runs says of each: its state, score and steps, also while it runs, and every key to filter it by."""
+"""One run in a list of runs: its state, score and steps, also while it runs, and every key to filter it by."""
 
 from __future__ import annotations
 

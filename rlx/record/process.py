@@ -1,4 +1,4 @@
-"""Who writes a record, and does it still live? A process id alone is reused. Standard library only."""
+"""The process that writes a record, and whether it is still alive. Process ids are reused, so more is kept. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`where`: which runs are meant, by conditions on their records and configs.
+"""`where`: conditions on records and configs that select runs.
 
     algorithm.beta<0.2 and status=completed
     task=arithmetic, (seed<5 or seed in [7,9]), not variant=dpo*
@@ -96,7 +96,7 @@ class Query:
     parts: tuple[Query | Condition, ...]
 
     def holds(self, facts: Facts) -> bool:
-        """Whether a run is meant."""
+        """Whether a run with these facts is selected."""
         held = (part.holds(facts) for part in self.parts)
         return any(held) if self.kind == "or" else all(held) if self.kind == "and" else not any(held)
 

@@ -1,4 +1,4 @@
-"""Writes the record of a run while it runs: a kill at any moment leaves one that can be read.
+"""Writing the record of a run while it runs. A kill at any moment leaves a record that can be read.
 
 The order that makes a resumed run equal the unbroken one: everything of a step is logged, then `sync`, then the
 checkpoint of that step is written; `reopen` cuts whatever came after the checkpoint.
@@ -120,7 +120,7 @@ class Recorder:
         warn: Callable[[str], None] | None = None,
         **changed: Any,
     ) -> Recorder:
-        """Goes on with a run at the checkpoint of `step`: what was logged after it is cut off.
+        """Reopens the record of a run at the checkpoint of `step`; lines logged after that step are cut off.
 
         changed: fields of the record that the resume replaces (config, config_hash, threads, ...).
         """

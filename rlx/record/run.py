@@ -1,4 +1,4 @@
-"""The run record as it is read: one directory a run, `run.json` and `metrics.jsonl`. Standard library only."""
+"""Reading run records: a run is a directory with a `run.json` and a `metrics.jsonl`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATUSES = ("running", "completed", "failed", "interrupted")
 
 @dataclass(frozen=True)
 class AlgorithmResult:
-    """What a run came to.
+    """The result of a run.
 
     performance_metrics: the last value of every evaluation metric, `eval/score` among them.
     training_time: seconds. convergence_steps: first evaluated step whose score is within 1 % of the best, or None.

@@ -1,4 +1,4 @@
-"""The user's own files behind a config: what a run must keep, and hash, to be the same run again.
+"""The user's own modules that a config names: a run keeps copies of them, and their hashes.
 
 Nothing is imported: modules are found by their specs and read by their syntax.
 """
@@ -19,7 +19,7 @@ from rlx.record.syntax import syntax_hash
 
 @dataclass(frozen=True)
 class Source:
-    """A file of the user's own that a run depends on: the module it is, where it lies, what it holds.
+    """A file of the user's own that a run depends on.
 
     sha256: of the file, to the byte. code: of what it computes, so that another comment is the same code.
     """

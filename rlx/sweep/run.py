@@ -23,7 +23,7 @@ from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import SweepDirectory, claim_directory, keep_sources, name_latest
 from rlx.sweep.finish import finish_sweep
 from rlx.sweep.plan.compose import Composer, job_overrides
-from rlx.sweep.plan.plan import PlannedJob, checked_ends, digest_of, job_of, plan_sweep
+from rlx.sweep.plan.plan import PlannedJob, checked_ends, job_of, plan_digest, plan_sweep
 from rlx.sweep.plan.settings import SearchSettings, settings_of
 from rlx.sweep.plan.space import Space, dimension_of, space_of
 from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool
@@ -116,7 +116,7 @@ class SweepRun:
         if settings.dry_run:
             print(f"a search over {', '.join(dimension.name for dimension in dimensions)}: {settings.trials} trials")
             return 0
-        digest = digest_of([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
+        digest = plan_digest([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
         with self._directory(digest) as place:
             state = self._state(digest, place)
             study = Study(place.directory, dimensions, settings)

@@ -46,10 +46,10 @@ class SweepPlan:
     @property
     def digest(self) -> str:
         """What the same command gives again: a hash of all its jobs."""
-        return digest_of(job.composed.identity for job in self.jobs)
+        return plan_digest(job.composed.identity for job in self.jobs)
 
 
-def digest_of(parts: Iterable[str]) -> str:
+def plan_digest(parts: Iterable[str]) -> str:
     """A short hash of texts in their order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -17,7 +17,7 @@ MOST_JOBS = 10_000  # of one sweep: a plan of more takes minutes to compose, and
 
 
 @dataclass(frozen=True)
-class Axis:
+class SweepAxis:
     """Keys that vary together. points: for each place on the axis, one override a key; intervals have no points."""
 
     keys: tuple[str, ...]
@@ -30,7 +30,7 @@ class Space:
     """The overrides of a sweep taken apart. fixed: as typed; seeds: the repeats of each variant."""
 
     fixed: tuple[str, ...]
-    axes: tuple[Axis, ...]
+    axes: tuple[SweepAxis, ...]
     seeds: tuple[int, ...]
 
     @property
@@ -65,9 +65,9 @@ def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds
         elif override.is_discrete_sweep():
             _require_few(override)
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            axes[key] = Axis((key,), tuple((value,) for value in values), override)
+            axes[key] = SweepAxis((key,), tuple((value,) for value in values), override)
         else:
-            axes[key] = Axis((key,), (), override)
+            axes[key] = SweepAxis((key,), (), override)
     chosen = _seeds(axes.pop("seed", None), last.get("seed"), seeds)
     if seeds is not None or "seed" in last:
         fixed = [text for text in fixed if not text.startswith("seed=")]
@@ -84,7 +84,7 @@ def _require_few(override: Override) -> None:
         raise ConfigError(f"{override.input_line} has {count:,.0f} values, and a sweep has at most {MOST_JOBS:,} jobs")
 
 
-def _seeds(axis: Axis | None, override: Override | None, count: int | None) -> tuple[int, ...]:
+def _seeds(axis: SweepAxis | None, override: Override | None, count: int | None) -> tuple[int, ...]:
     """The seeds of the axis, or `count` of them from the fixed one on."""
     if axis is None:
         first = 0 if override is None else override.value()
@@ -104,7 +104,7 @@ def _seeds(axis: Axis | None, override: Override | None, count: int | None) -> t
     return tuple(dict.fromkeys(map(int, texts)))
 
 
-def _zip(axes: dict[str, Axis], zipped: Sequence[str]) -> Iterator[Axis]:
+def _zip(axes: dict[str, SweepAxis], zipped: Sequence[str]) -> Iterator[SweepAxis]:
     """The axes with those that are paired made one, where the first of them stood."""
     for key in zipped:
         if key not in axes:
@@ -122,7 +122,7 @@ def _zip(axes: dict[str, Axis], zipped: Sequence[str]) -> Iterator[Axis]:
         elif key == next(name for name in axes if name in zipped):
             names = tuple(name for name in axes if name in zipped)
             rows = zip(*(axes[name].points for name in names), strict=True)
-            yield Axis(names, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
+            yield SweepAxis(names, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
 
 
 # What a search may choose for one key, or for keys that vary together.
@@ -165,7 +165,7 @@ class Dimension:
         return self.overrides(min(self.high, max(self.low, round(value) if self.whole else value)))
 
 
-def dimension_of(axis: Axis) -> Dimension:
+def dimension_of(axis: SweepAxis) -> Dimension:
     """The dimension of an axis of the command line: interval(...), range(...), or values."""
     name = ",".join(axis.keys)
     value = axis.override.value() if axis.override is not None else None

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rlx.sweep.plan.plan import digest_of, name_of, readable
+from rlx.sweep.plan.plan import name_of, plan_digest, readable
 
 
 def test_a_name_says_what_differs():
@@ -48,5 +48,5 @@ def test_a_name_is_safe_and_short(differs):
 def test_names_of_other_identities_differ():
     long = ["task.path=" + "x" * 100]
     assert name_of(long, "11111111") != name_of(long, "22222222")
-    assert digest_of(["a", "b"]) != digest_of(["b", "a"])
-    assert digest_of(["a", "b"]) == digest_of(iter(["a", "b"]))
+    assert plan_digest(["a", "b"]) != plan_digest(["b", "a"])
+    assert plan_digest(["a", "b"]) == plan_digest(iter(["a", "b"]))

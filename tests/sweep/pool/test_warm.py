@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rlx.sweep.plan.space import Axis, Space
+from rlx.sweep.plan.space import Space, SweepAxis
 from rlx.sweep.pool import pool as pools
 from rlx.sweep.pool.pool import Pool
 from tests.sweep.search.test_study import settings
@@ -14,7 +14,7 @@ from tests.sweep.search.test_study import settings
 
 def space_of(num_points, seeds=(0,), fixed=()):
     points = tuple((f"x={value}",) for value in range(num_points))
-    return Space(fixed, (Axis(("x",), points),), tuple(seeds))
+    return Space(fixed, (SweepAxis(("x",), points),), tuple(seeds))
 
 
 @pytest.fixture
