@@ -61,7 +61,7 @@ def json_line(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn an OSError while `path` is written into a TrainingError that says what to do; a ConfigError where the path is wrong."""
+    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError where the path is wrong."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The process that writes a record, and whether it is still alive. Process ids are reused, so more is kept. Standard library only."""
+"""The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only."""
 
 from __future__ import annotations
 

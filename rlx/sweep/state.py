@@ -100,7 +100,7 @@ class SweepState:
         self._written = time.monotonic()
 
     def take_over(self, before: Mapping[str, Any]) -> None:
-        """What an earlier start of this sweep came to: completed jobs stay so, all others wait again."""
+        """Take over the results of an earlier start of this sweep: completed jobs stay so, all others wait again."""
         self.facts["started"] = before.get("started", self.facts["started"])
         for old in map(JobState.of_plan, before["jobs"]):
             if (job := self.jobs.get(old.name)) is not None:
@@ -161,9 +161,6 @@ def best(jobs: Sequence[JobState]) -> dict[str, Any] | None:
     overrides = [text for text in first.overrides if not text.startswith("seed=")]
     seeds = [job.seed for job in jobs if job.variant == winner]
     return {"variant": winner, "score": means[winner], "scores": scores[winner], "seeds": seeds, "overrides": overrides}
-
-
-# The sweep's word on a run that cannot give its own any more: its record says failed, and why.
 
 
 def timeout_reason(seconds: float) -> str:
