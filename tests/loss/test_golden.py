@@ -123,3 +123,10 @@ def test_every_formula_has_a_golden_number():
     """A loss that is added brings its own, worked out by hand."""
     known = [name for name, _, _ in (*PAIRS, *ROLLOUTS, *OLDER_PAIRS, *OLDER_ROLLOUTS)]
     assert {type(load(name)) for name in NAMES} == {type(load(name)) for name in known}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_with_the_name_of_its_formula_has_its_defaults(name):
+    """A YAML gives other defaults a name; where it has the name of the function, both say the same."""
+    loss = load(name)
+    assert type(loss).__name__ != name or loss == type(loss)()
