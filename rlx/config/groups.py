@@ -56,6 +56,7 @@ _TABLE = (
         wrapper="rlx.task.reward.base.FunctionReward",
     ),
     Group("policy", ("rlx.policy.base.Policy",), "policy"),
+    Group("policy/adapter", ("rlx.policy.adapter.Lora",), "policy.adapter", host="tiny"),
     Group("optimizer", ("torch.optim.Optimizer",), "optimizer"),
     Group("scheduler", ("rlx.optimizer.schedule.Schedule",), "scheduler"),
     Group("rollout", ("rlx.rollout.sampler.Sampler",), "rollout"),

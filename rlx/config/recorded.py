@@ -19,7 +19,7 @@ _MAY_CHANGE = {
     "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "output_dir", "cache_dir"),
 }
 # Keys that older records lack, with the values that their runs had.
-_BEFORE = {"activation_checkpointing": False}
+_BEFORE: dict[str, Any] = {"activation_checkpointing": False, "export": {"merge": False}}
 
 
 class Recorded(Protocol):
@@ -54,7 +54,9 @@ def continued(composed: Composed, record: Recorded) -> Composed:
     if composed.is_multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     _check_recorded_targets(record.config, composed.allowed, verb)
-    recorded = OmegaConf.create({**_BEFORE, **record.config})
+    recorded = OmegaConf.create(
+        {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
+    )
     classes = {target for _, target in targets_of(dict(record.config))}
     for override in composed.overrides:
         key, _, value = override.lstrip("+~").partition("=")

@@ -41,6 +41,7 @@ class ExportConfig:
 
     path: str | None = MISSING
     dtype: str = field(default=MISSING, metadata={"one_of": ("float32", "float16", "bfloat16")})
+    merge: bool = MISSING
 
 
 @dataclass

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError
 from rlx.loss.preference.pairs import PairLogprobs
+from rlx.policy.adapter import AttachedAdapter, BaseModel, Lora
 from rlx.policy.checkpointing import checkpointed_layers
 from rlx.policy.forward import (
     Arithmetic,
@@ -69,6 +71,8 @@ class Policy:
         self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
         self.notes = list(self.forward_choice.notes)
         self.arithmetic = Arithmetic()
+        self.adapter: AttachedAdapter | None = None
+        self._is_start = False
         self.value_head: ValueHead | None = None
         self.pair_tokenizer = PairTokenizer(
             self.text, name=name, max_length=self.max_length, vocabulary_size=self.vocabulary_size
@@ -117,6 +121,8 @@ class Policy:
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, tied ones once."""
+        if self._is_start:  # its weights are the frozen ones of a shared model
+            return []
         head = [] if self.value_head is None else list(self.value_head.parameters())
         return [parameter for parameter in (*self.model.parameters(), *head) if parameter.requires_grad]
 
@@ -146,15 +152,39 @@ class Policy:
 
     def fingerprint(self) -> str:
         """A hash of weights, architecture and tokenizer: equal fingerprints give equal log-probabilities."""
-        return fingerprint(self.model, self.tokenizer)
+        if self.adapter is None:
+            return fingerprint(self.model, self.tokenizer)
+        return self.adapter.start_fingerprint if self._is_start else self.adapter.fingerprint()
+
+    def add_adapter(self, lora: Lora, *, loader: str, arguments: Mapping[str, Any]) -> None:
+        """Train a low-rank adapter in place of the weights, which are frozen. loader and arguments: see BaseModel."""
+        base = BaseModel(self.name, self.fingerprint(), loader, arguments)
+        self.adapter = lora.injected(self.model, base=base)
 
     def frozen_copy(self) -> Policy:
         """A policy of the same weights that shares no tensor with this one and takes no gradient."""
         twin = copy.copy(self)
         twin.model = copy.deepcopy(self.model).requires_grad_(False)
+        twin.adapter = None if self.adapter is None else self.adapter.of(twin.model)
         twin.value_head = None
         twin.notes = []
         return twin
+
+    def start(self) -> Policy:
+        """The policy as it is now, frozen: a copy, or the shared base where only an adapter is trained.
+
+        A fresh adapter is switched off; one that was trained before is kept as a second, frozen adapter.
+        """
+        if self.adapter is None:
+            return self.frozen_copy()
+        self.adapter.freeze_start()
+        twin = copy.copy(self)
+        twin.value_head, twin.notes, twin._is_start = None, [], True
+        return twin
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """The context of a forward pass in which the model has this policy's weights."""
+        return self.adapter.start() if self._is_start and self.adapter is not None else nullcontext()
 
     # ---- text ------------------------------------------------------------------------------------------------------------------
 
@@ -225,7 +255,8 @@ class Policy:
     ) -> TokenStatistics:
         """As token_statistics, where the logits are too large to be computed at once."""
         mask = sequences.completion_mask.to(self.device)
-        given = head_input(self.model, layout, arithmetic=self.arithmetic)
+        with self._weights():
+            given = head_input(self.model, layout, arithmetic=self.arithmetic)
         theirs = None if reference is None or not names else reference.head_input(sequences)
         found = statistics_in_pieces(given, layout.targets, names=names, temperature=temperature, reference=theirs)
         if "values" in requires:
@@ -266,17 +297,19 @@ class Policy:
 
     def completion_logits(self, layout: Layout, *, hidden: list[Tensor] | None = None) -> Tensor:
         """[N, V] logits of each completion token, in float32 (float64 if the model is); hidden: see rlx.policy.forward."""
-        return completion_logits(
-            self.model,
-            layout,
-            gathers_before_head=self.forward_choice.gathers_before_head,
-            hidden=hidden,
-            arithmetic=self.arithmetic,
-        )
+        with self._weights():
+            return completion_logits(
+                self.model,
+                layout,
+                gathers_before_head=self.forward_choice.gathers_before_head,
+                hidden=hidden,
+                arithmetic=self.arithmetic,
+            )
 
     def head_input(self, sequences: Sequences) -> HeadInput:
         """What the language-model head reads to predict each completion token, for logits in pieces."""
-        return head_input(self.model, self.layout(sequences), arithmetic=self.arithmetic)
+        with self._weights():
+            return head_input(self.model, self.layout(sequences), arithmetic=self.arithmetic)
 
     def computes_in_pieces(self, layout: Layout) -> bool:
         """Whether the logits of these rows are never held as a whole."""

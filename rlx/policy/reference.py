@@ -23,6 +23,7 @@ from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.data.stores import TensorStore
 from rlx.data.tokenized import TokenizedPairs
+from rlx.errors import ConfigError
 from rlx.fields import within
 from rlx.loss.preference.base import PreferenceModifier
 from rlx.loss.preference.pairs import PairLogprobs
@@ -100,7 +101,7 @@ class Reference:
     """
 
     def __init__(self, policy: Policy, *, cache_dir: str | Path | None = None) -> None:
-        self._policy = policy.frozen_copy()
+        self._policy = policy.start()
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._store: ReferenceStore | None = None
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
@@ -120,8 +121,19 @@ class Reference:
         """Where the weights lie."""
         return self._policy.device
 
+    def fingerprint(self) -> str:
+        """A hash of the weights, architecture and tokenizer that the log-probabilities are computed with."""
+        return self._policy.fingerprint()
+
     def follow(self, policy: Policy, mix: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Replace each weight by mix(weight, weight of the policy). Cached values are dropped, and no longer kept."""
+        """Replace each weight by mix(weight, weight of the policy). Cached values are dropped, and no longer kept.
+
+        Raises ConfigError for a policy with an adapter, whose reference shares its weights.
+        """
+        if policy.adapter is not None:
+            raise ConfigError(
+                "a reference that moves (loss=tr_dpo) has no weights of its own under policy/adapter; train without"
+            )
         theirs = dict(policy.model.named_parameters())
         self.load_state_dict({name: mix(mine, theirs[name]) for name, mine in self._policy.model.named_parameters()})
 
@@ -224,7 +236,7 @@ class Reference:
         return self.token_logprobs(block).cpu()[block.completion_mask]
 
     def _open_store(self) -> ReferenceStore:
-        folder = None if self._cache_dir is None else self._cache_dir / "reference" / self._policy.fingerprint()
+        folder = None if self._cache_dir is None else self._cache_dir / "reference" / self.fingerprint()
         layout = "shared prefix" if self._policy.shared_prefix else "plain"
         return ReferenceStore(folder, arithmetic_of(self.device, layout=layout))
 

@@ -10,6 +10,7 @@ import torch
 
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
+from rlx.policy.adapter import Lora
 from rlx.policy.base import Policy
 from rlx.seeding import Stream
 
@@ -24,8 +25,9 @@ def load_tiny(
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    adapter: Lora | None = None,
 ) -> Policy:
-    """The checkpoint that comes with rlx, in float32."""
+    """The checkpoint that comes with rlx, in float32. adapter: trained in place of the weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (CHECKPOINT / "model.safetensors").is_file():
@@ -33,7 +35,10 @@ def load_tiny(
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
-    return Policy(model, tokenizer, name="tiny", text=text)
+    policy = Policy(model, tokenizer, name="tiny", text=text)
+    if adapter is not None:
+        policy.add_adapter(adapter, loader="tiny", arguments={})
+    return policy
 
 
 def build_tiny(
@@ -48,8 +53,17 @@ def build_tiny(
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    adapter: Lora | None = None,
 ) -> Policy:
-    """The same architecture with random weights, which `seed` decides."""
+    """The same architecture with random weights, which `seed` decides. adapter: trained in place of them."""
+    shape = {
+        "seed": seed,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "max_positions": max_positions,
+    }
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if hidden_size % num_heads:
@@ -71,12 +85,11 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):  # transformers draws the initial weights from torch's global generator
         model = LlamaForCausalLM(config)
     _initialise(model, Stream(seed, ("policy", "tiny")).torch())
-    return Policy(
-        model,
-        tokenizer,
-        name="tiny_untrained",
-        text=TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {}),
-    )
+    text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
+    policy = Policy(model, tokenizer, name="tiny_untrained", text=text)
+    if adapter is not None:
+        policy.add_adapter(adapter, loader="tiny_untrained", arguments=shape)
+    return policy
 
 
 def character_tokenizer() -> Any:

@@ -39,6 +39,7 @@ NOT_HASHED = CACHES | {
     "rerun",
     "allow_changed",
 }
+_NULL_ADDED = ("policy.adapter", "policy.base")  # keys whose null is how runs were before the keys existed
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
@@ -71,10 +72,17 @@ def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inp
 
     Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
     """
-    kept = without(config, NOT_HASHED)
+    kept = without(config, NOT_HASHED | {key for key in _NULL_ADDED if _value(config, key) is None})
     files = sorted((source.module, source.code) for source in sources)
     text = json.dumps([_canonical(kept), files, _canonical(inputs)], sort_keys=True, allow_nan=False)
     return _sha256(text.encode())[:16]
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where it is absent."""
+    group, _, name = key.partition(".")
+    node = config.get(group)
+    return node.get(name) if isinstance(node, Mapping) else None
 
 
 def without(config: Mapping[str, Any], keys: Set[str], prefix: str = "") -> dict[str, Any]:

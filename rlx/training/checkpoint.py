@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlx.errors import DataError, TrainingError
 from rlx.optimizer.step import Optimizer
+from rlx.policy.adapter import read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.training.integrity import SEALED, seal, verify_checkpoint
@@ -53,11 +54,17 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write weights (safetensors), config and tokenizer as transformers reads them; dtype None keeps that of the weights."""
-    model = policy.model
+    """Write weights (safetensors), config and tokenizer as transformers reads them, or the adapter; dtype None: as it is."""
+    if policy.adapter is not None:
+        policy.adapter.write(directory)
+        return
+    _write_model(policy.model, policy.tokenizer, directory, dtype=dtype)
+
+
+def _write_model(model: Any, tokenizer: Any, directory: Path, *, dtype: torch.dtype | None) -> None:
     state = _cast(model.state_dict(), dtype) if dtype else None
     model.save_pretrained(directory, state_dict=state, max_shard_size="1000GB")
-    policy.tokenizer.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     if dtype:
         config = json.loads((directory / "config.json").read_text())
         (directory / "config.json").write_text(
@@ -73,10 +80,16 @@ def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
     return {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}
 
 
-def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype) -> None:
-    """`write_policy` at the end of a run; raises TrainingError where the files cannot be written."""
+def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype, merge: bool = False) -> None:
+    """`write_policy` at the end of a run. merge: whole weights with the adapter added to them.
+
+    Raises TrainingError where the files cannot be written.
+    """
     try:
-        write_policy(policy, directory, dtype=dtype)
+        if merge and policy.adapter is not None:
+            _write_model(policy.adapter.merged(), policy.tokenizer, directory, dtype=dtype)
+        else:
+            write_policy(policy, directory, dtype=dtype)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
             f"the final weights could not be written to export.path={directory}: {_reason(error)}; "
@@ -181,6 +194,9 @@ def load_weights(directory: Path, policy: Policy) -> None:
     """Load the weights of a checkpoint into the policy. Raises DataError where they are another model's."""
     from rlx.policy.pretrained import load_model
 
+    if policy.adapter is not None:
+        policy.adapter.load(read_adapter_weights(directory), source=str(directory))
+        return
     weights = load_model(directory, dtype=policy.dtype).state_dict()
     try:
         policy.model.load_state_dict(weights)

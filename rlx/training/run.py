@@ -45,7 +45,9 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
             loop = _prepared(cfg, recorder, view, stop, prepare)
             metrics = loop.run()
         if cfg.export.path is not None:
-            export_policy(loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype))
+            export_policy(
+                loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype), merge=cfg.export.merge
+            )
         lines = read_metrics(recorder.directory)
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
@@ -100,6 +102,11 @@ def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view
     policy = experiment.policy
     start = Reference(policy, cache_dir=cfg.cache_dir)  # evaluations are measured against it
     moves = experiment.algorithm.moving_reference is not None
+    if moves and policy.adapter is not None:
+        raise ConfigError(
+            "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter it "
+            "shares those of the policy; leave out policy/adapter, or choose another loss"
+        )
     return Loop(
         plan=TrainingPlan(
             seed=cfg.seed,

@@ -15,6 +15,7 @@ from rlx.config.classes import check_targets
 from rlx.config.compose import compose
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import make
+from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.base import Policy
 from rlx.record.files import follow_latest
 from rlx.record.run import RunRecord, read_run
@@ -104,7 +105,7 @@ def located(place: Path, checkpoint: Any) -> tuple[RunRecord | None, Path]:
     place, named = follow_latest(place).resolve(), place  # `latest` will name another run one day
     if named == NEWEST and not place.exists():
         raise ConfigError("there is no run in outputs/train yet; name a RUN, or choose a policy: policy=tiny")
-    if (place / "config.json").is_file() and not (place / "run.json").is_file():
+    if any((place / name).is_file() for name in ("config.json", ADAPTER_CONFIG)) and not (place / "run.json").is_file():
         run = place.parent.parent
         is_inside = place.parent.name == "checkpoint" and (run / "run.json").is_file()
         return read_run(run) if is_inside else None, place

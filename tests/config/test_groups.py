@@ -20,6 +20,7 @@ PARENTS = {
     "task": "rlx.task.arithmetic.Arithmetic",
     "task/reward": "rlx.task.reward.base.Reward",
     "policy": "rlx.policy.base.Policy",
+    "policy/adapter": "rlx.policy.adapter.Lora",
     "optimizer": "torch.optim.SGD",
     "scheduler": "rlx.optimizer.schedule.Constant",
     "rollout": "rlx.rollout.transformers.TransformersSampler",

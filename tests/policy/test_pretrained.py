@@ -75,7 +75,7 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
         ("{tmp}/modle/deeper", r"does not exist; did you mean .*/model\?"),
         ("{tmp}/weights.bin", "is a file, but no GGUF"),
         ("{tmp}/nothing", "has no config.json"),
-        ("{tmp}/adapter", "holds an adapter"),
+        ("{tmp}/adapter", "the adapter in .* cannot be read"),
         ("{tmp}/some.gguf", "does not exist"),
         ("{tmp}/holder", r"say which one: policy.path=.*/small.gguf"),
         ("{tmp}/broken", "cannot be read"),

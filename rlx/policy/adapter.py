@@ -1,0 +1,259 @@
+"""Low-rank adapters (LoRA): the weights of a model stay frozen, and small matrices beside its linear layers are trained.
+
+Hu et al. 2022, arXiv:2106.09685; rank-stabilised scaling: arXiv:2312.03732; DoRA: arXiv:2402.09353. The layers are those of peft,
+and an adapter on disk is a peft directory with one more file, which names the base model by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlx.errors import ConfigError
+from rlx.fields import check_hyperparameters, within
+from rlx.seeding import Stream
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
+ALL_LINEAR = "all-linear"
+_TRAINED, _START = "default", "start"  # peft's names of the adapter that is trained, and of the one that a run started from
+_PREFIX = "base_model.model."  # of the names of tensors in peft's files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A low-rank adapter: y = W x + (alpha / rank) B A x, with B = 0 at first.
+
+    rank: of the matrices A and B. alpha: scale of their product. targets: names of layers, or all-linear for all but the head.
+    rslora: scale alpha / sqrt(rank). dora: direction and magnitude of the weights are trained separately.
+    seed: of the initial A; it is not the run's seed.
+    """
+
+    rank: int = within(at_least=1, whole=True, advice="8 to 64 are usual")
+    alpha: float = within(above=0, advice="twice the rank is usual")
+    targets: str | Sequence[str] = ALL_LINEAR
+    rslora: bool = False
+    dora: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))
+
+    def injected(self, model: Any, *, base: BaseModel) -> AttachedAdapter:
+        """Put a fresh adapter into the linear layers of `model`, whose own weights are frozen from then on.
+
+        Raises ConfigError where peft is not installed, or the model has no layer of these names.
+        """
+        peft = _peft()
+        given = self.targets if isinstance(self.targets, str) else list(self.targets)
+        config = peft.LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=given,
+            lora_dropout=0.0,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=base.name,
+        )
+        try:
+            with torch.random.fork_rng(devices=[]):  # peft draws A from torch's global generator; it is drawn again below
+                peft.inject_adapter_in_model(config, model, adapter_name=_TRAINED)
+        except ValueError as error:
+            names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
+            raise ConfigError(
+                f"policy.adapter.targets={self.targets}: {type(model).__name__} has no such layers; its linear layers are "
+                f"{', '.join(names)}"
+            ) from error
+        attached = AttachedAdapter(model, self, base)
+        generator = Stream(self.seed, ("policy", "adapter")).torch()
+        for layer in attached.layers():
+            nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
+        peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, where the base is in half precision
+        return attached
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that an adapter belongs to. loader: a policy loader of rlx; arguments: its keyword arguments."""
+
+    name: str
+    fingerprint: str
+    loader: str
+    arguments: Mapping[str, Any]
+
+
+class AttachedAdapter:
+    """The adapter in the layers of a model.
+
+    lora: its hyperparameters. base: the model without it. is_fresh: it has no weights of an earlier training.
+    """
+
+    def __init__(self, model: Any, lora: Lora, base: BaseModel) -> None:
+        self.model, self.lora, self.base = model, lora, base
+        self.is_fresh = True
+        self.start_fingerprint = base.fingerprint
+        self._has_start = False
+
+    def layers(self) -> list[Any]:
+        """The layers of peft, in the order of the model."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+
+    def of(self, model: Any) -> AttachedAdapter:
+        """The same adapter in a copy of the model."""
+        twin = copy.copy(self)
+        twin.model = model
+        return twin
+
+    def state(self) -> dict[str, Tensor]:
+        """Name -> tensor of the trained adapter, under the names of peft's files."""
+        found = _peft().get_peft_model_state_dict(self.model, adapter_name=_TRAINED, save_embedding_layers=False)
+        return {_PREFIX + name: tensor.detach() for name, tensor in found.items()}
+
+    def load(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Set the weights of the trained adapter. Raises ConfigError where names or shapes differ. source: for the message."""
+        own = self.state()
+        differing = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
+        if differing:
+            name = differing[0]
+            shapes = [tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (own, state)]
+            raise ConfigError(
+                f"{source} holds another adapter than this one of rank {self.lora.rank}: {name.removeprefix(_PREFIX)} is "
+                f"{shapes[1]} there and {shapes[0]} here; give policy.adapter the rank and targets that it was trained with"
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def freeze_start(self) -> None:
+        """Let `start` compute with the weights as they are now: without a fresh adapter, else with a frozen copy of it."""
+        if self.is_fresh or self._has_start:
+            return
+        self.start_fingerprint = self.fingerprint()
+        peft = _peft()
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute", UserWarning)  # two are wanted
+            peft.inject_adapter_in_model(self.model.peft_config[_TRAINED], self.model, adapter_name=_START)
+        peft.functional.cast_adapter_dtype(self.model, _START)
+        trained = self.state()
+        start = peft.get_peft_model_state_dict(self.model, adapter_name=_START, save_embedding_layers=False)
+        with torch.no_grad():
+            for name, tensor in start.items():
+                tensor.copy_(trained[_PREFIX + name])
+        self._activate(_TRAINED)
+        self._has_start = True
+
+    @contextmanager
+    def start(self) -> Iterator[None]:
+        """Within this context the model computes as `freeze_start` found it; gradients of earlier forwards are not affected."""
+        if self._has_start:
+            self._activate(_START, trains=False)
+        else:
+            for layer in self.layers():
+                layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in self.layers():
+                layer.enable_adapters(True)
+            self._activate(_TRAINED)
+
+    def _activate(self, name: str, *, trains: bool = True) -> None:
+        for layer in self.layers():
+            layer.set_adapter(name, inference_mode=not trains)
+
+    def fingerprint(self) -> str:
+        """A hash of the base and of the trained adapter."""
+        digest = hashlib.blake2b(self.base.fingerprint.encode(), digest_size=16)
+        for name, tensor in sorted(self.state().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def merged(self) -> Any:
+        """A copy of the model with the adapter added to its weights, without the layers of peft."""
+        model = copy.deepcopy(self.model)
+        for layer in self.of(model).layers():
+            layer.merge(adapter_names=[_TRAINED])
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, module in [*model.named_modules()]:
+            if isinstance(module, BaseTunerLayer):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, module.get_base_layer())
+        del model.peft_config
+        return model.requires_grad_(False)
+
+    def write(self, directory: Path) -> None:
+        """Write a peft directory that names the base by its fingerprint."""
+        directory.mkdir(parents=True, exist_ok=True)
+        config = self.model.peft_config[_TRAINED]
+        config.save_pretrained(str(directory))
+        save_file({name: tensor.cpu().contiguous() for name, tensor in self.state().items()}, directory / ADAPTER_WEIGHTS)
+        values = {"fingerprint": self.base.fingerprint, "loader": self.base.loader, "arguments": dict(self.base.arguments)}
+        (directory / BASE_FILE).write_text(json.dumps({"name": self.base.name, **values}, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """An adapter on disk. base: None where the directory does not come from rlx; base_name: as peft names the base."""
+
+    directory: Path
+    lora: Lora
+    base: BaseModel | None
+    base_name: str
+
+    @staticmethod
+    def of(directory: Path) -> SavedAdapter:
+        """Read the description of a peft directory. Raises ConfigError where it is damaged, or not a LoRA."""
+        try:
+            config = json.loads((directory / ADAPTER_CONFIG).read_text())
+            if config["peft_type"] != "LORA":
+                raise ConfigError(f"{directory} holds an adapter of type {config['peft_type']}; rlx reads LoRA")
+            targets = config["target_modules"]
+            lora = Lora(
+                rank=config["r"],
+                alpha=float(config["lora_alpha"]),
+                targets=targets if isinstance(targets, str) else sorted(targets),
+                rslora=bool(config.get("use_rslora")),
+                dora=bool(config.get("use_dora")),
+            )
+            base = None
+            if (directory / BASE_FILE).is_file():
+                base = BaseModel(**json.loads((directory / BASE_FILE).read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"the adapter in {directory} cannot be read: {type(error).__name__}: {error}") from error
+        return SavedAdapter(directory, lora, base, str(config.get("base_model_name_or_path") or ""))
+
+
+def read_adapter_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a peft directory. Raises ConfigError where they cannot be read."""
+    try:
+        return load_file(directory / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{directory / ADAPTER_WEIGHTS} cannot be read: {error}") from error
+
+
+def _peft() -> Any:
+    try:
+        import peft
+        import peft.functional
+    except ImportError as error:
+        raise ConfigError("an adapter needs the package peft: pip install 'rlx[lora]'") from error
+    return peft

@@ -1,0 +1,219 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from rlx.data.preferences import PairBatch
+from rlx.data.sequences import Sequences
+from rlx.errors import ConfigError
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Clipping, Optimizer
+from rlx.policy.adapter import ADAPTER_WEIGHTS, BASE_FILE, Lora
+from rlx.policy.pretrained import load_pretrained
+from rlx.policy.reference import Reference
+from rlx.policy.tiny import build_tiny
+from rlx.task.base import Pair
+from rlx.training.checkpoint import TrainerState, export_policy, load_checkpoint, save_checkpoint, write_policy
+
+peft = pytest.importorskip("peft")
+READS_WITH_PEFT = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks it
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2}
+LORA = Lora(rank=4, alpha=8.0)
+SEQUENCES = Sequences(
+    (np.array([5, 6, 7]), np.array([9])), ((np.array([7, 1]), np.array([7, 8, 3])), (np.array([4, 4, 4]), np.array([2])))
+)
+
+
+def policy_of(lora=LORA, **settings):
+    return build_tiny(**SHAPE, adapter=lora, **settings)
+
+
+def moved(policy, by=0.3):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def logprobs(policy):
+    return policy.token_logprobs(SEQUENCES).detach()
+
+
+@pytest.mark.parametrize(
+    "lora", [LORA, Lora(rank=2, alpha=4.0, rslora=True), Lora(rank=2, alpha=4.0, targets=["q_proj", "v_proj"])]
+)
+def test_a_fresh_adapter_equals_the_base_to_the_last_bit_and_alone_is_trained(lora):
+    base, policy = build_tiny(**SHAPE), policy_of(lora)
+    assert torch.equal(logprobs(policy), logprobs(base))
+    names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+    assert not torch.equal(logprobs(moved(policy)), logprobs(base))
+
+
+def test_dora_begins_at_the_base_too():
+    torch.testing.assert_close(logprobs(policy_of(Lora(rank=2, alpha=4.0, dora=True))), logprobs(build_tiny(**SHAPE)))
+
+
+def test_the_seed_decides_the_initial_matrices_and_the_global_generator_is_left_alone():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    one, same, other = policy_of(), policy_of(), policy_of(Lora(rank=4, alpha=8.0, seed=1))
+    assert torch.equal(before, torch.random.get_rng_state())
+    states = [torch.cat([value.flatten() for value in policy.adapter.state().values()]) for policy in (one, same, other)]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_the_reference_is_the_base_and_shares_its_weights():
+    base, policy = build_tiny(**SHAPE), policy_of()
+    reference = Reference(policy)
+    moved(policy)
+    assert reference.model is policy.model
+    assert torch.equal(reference.token_logprobs(SEQUENCES), logprobs(base))
+    assert reference.fingerprint() == base.fingerprint() != policy.fingerprint()
+    assert not reference.token_logprobs(SEQUENCES).requires_grad
+
+
+def test_a_forward_of_the_reference_between_forward_and_backward_changes_no_gradient():
+    policy = moved(policy_of())
+    reference = Reference(policy)
+    plain = torch.autograd.grad(policy.token_logprobs(SEQUENCES).sum(), policy.parameters())
+    loss = policy.token_logprobs(SEQUENCES).sum()
+    reference.token_logprobs(SEQUENCES)
+    found = torch.autograd.grad(loss, policy.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+def test_a_run_that_starts_from_an_adapter_has_that_adapter_as_its_reference(tmp_path):
+    first = moved(policy_of())
+    write_policy(first, tmp_path / "adapter")
+    policy = load_pretrained(str(tmp_path / "adapter"))
+    assert torch.equal(logprobs(policy), logprobs(first))
+    reference = Reference(policy)
+    assert policy.parameters()
+    moved(policy)
+    assert torch.equal(reference.token_logprobs(SEQUENCES), logprobs(first))
+    assert not torch.equal(logprobs(policy), logprobs(first))
+    assert reference.fingerprint() == first.fingerprint()
+    names = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad]
+    assert not [name for name in names if ".start." in name]
+
+
+def test_reference_values_of_the_base_are_read_from_the_cache_of_a_run_without_an_adapter(tmp_path):
+    pairs = [Pair("1+1=", "2", "3"), Pair("2+2=", "4", "5")]
+    base, policy = build_tiny(**SHAPE), policy_of()
+    for number, owner in enumerate((base, policy)):
+        reference = Reference(owner, cache_dir=tmp_path)
+        reference.pair_logprobs(PairBatch.of(owner.pair_tokenizer(pairs), [0, 1]))
+        assert reference.pairs_read == 2 * number
+
+
+@READS_WITH_PEFT
+def test_a_checkpoint_is_a_small_peft_directory_that_peft_reads(tmp_path):
+    policy = moved(policy_of())
+    write_policy(policy, tmp_path)
+    base = build_tiny(**SHAPE)
+    assert str(tmp_path) not in (tmp_path / "adapter_config.json").read_text()
+    assert json.loads((tmp_path / BASE_FILE).read_text())["fingerprint"] == base.fingerprint()
+    assert (tmp_path / ADAPTER_WEIGHTS).stat().st_size < 4 * sum(p.numel() for p in policy.parameters()) + 10_000
+    theirs = peft.PeftModel.from_pretrained(base.model, str(tmp_path))
+    tokens = torch.tensor([[5, 6, 7, 7, 8]])
+    torch.testing.assert_close(theirs(input_ids=tokens).logits, policy.model(input_ids=tokens).logits)
+
+
+@READS_WITH_PEFT
+def test_merged_weights_agree_with_the_adapter_and_with_pefts_own_merge(tmp_path):
+    policy = moved(policy_of(), by=0.05)
+    export_policy(policy, tmp_path / "whole", dtype=torch.float32, merge=True)
+    whole = load_pretrained(str(tmp_path / "whole"))
+    torch.testing.assert_close(logprobs(whole), logprobs(policy), atol=1e-4, rtol=0)
+    write_policy(policy, tmp_path / "adapter")
+    theirs = peft.PeftModel.from_pretrained(build_tiny(**SHAPE).model, str(tmp_path / "adapter")).merge_and_unload()
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(whole.model.state_dict()[name], tensor, atol=1e-4, rtol=0)
+    assert policy.adapter.layers()  # the policy itself is left as it was
+
+
+def test_another_base_is_refused_by_its_fingerprint_and_may_be_named(tmp_path):
+    write_policy(moved(policy_of()), tmp_path / "adapter")
+    write_policy(build_tiny(**SHAPE), tmp_path / "base")
+    write_policy(build_tiny(**SHAPE, seed=1), tmp_path / "other")
+    assert load_pretrained(str(tmp_path / "adapter"), base=str(tmp_path / "base")).adapter is not None
+    with pytest.raises(ConfigError, match=r"belongs to another base model than other"):
+        load_pretrained(str(tmp_path / "adapter"), base=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"cannot be loaded: .* give it by policy\.base=DIRECTORY"):
+        load_pretrained(str(tmp_path / "adapter"), base=str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match="holds none"):
+        load_pretrained(str(tmp_path / "base"), base=str(tmp_path / "base"))
+
+
+def test_what_does_not_fit_is_one_message(tmp_path):
+    write_policy(policy_of(), tmp_path / "adapter")
+    with pytest.raises(ConfigError, match=r"asks for rank 8 and alpha 16, and the adapter in .* has rank 4 and alpha 8"):
+        load_pretrained(str(tmp_path / "adapter"), adapter=Lora(rank=8, alpha=16.0))
+    with pytest.raises(ConfigError, match=r"has no such layers; its linear layers are .*q_proj"):
+        policy_of(Lora(rank=4, alpha=8.0, targets=["query"]))
+    other = policy_of(Lora(rank=2, alpha=8.0))
+    with pytest.raises(ConfigError, match="holds another adapter than this one of rank 2"):
+        other.adapter.load(policy_of().adapter.state(), source="x")
+    with pytest.raises(ConfigError, match="rank of Lora is 0"):
+        Lora(rank=0, alpha=1.0)
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(ConfigError, match="of type IA3; rlx reads LoRA"):
+        load_pretrained(str(tmp_path / "adapter"))
+
+
+def test_a_base_in_half_precision_has_an_adapter_in_float32():
+    policy = policy_of()
+    base = build_tiny(**SHAPE)
+    base.model.bfloat16()
+    base.add_adapter(LORA, loader="tiny_untrained", arguments={})
+    assert {parameter.dtype for parameter in base.parameters()} == {torch.float32} == {p.dtype for p in policy.parameters()}
+    assert logprobs(base).dtype == torch.float32
+
+
+def test_a_moving_reference_is_refused():
+    policy = policy_of()
+    with pytest.raises(ConfigError, match="no weights of its own under policy/adapter"):
+        Reference(policy).follow(policy, lambda mine, theirs: mine)
+
+
+def test_checkpointing_and_the_value_head_work_with_an_adapter():
+    policy = moved(policy_of())
+    policy.add_value_head()
+    statistics = policy.token_statistics(SEQUENCES, requires=frozenset({"values"}))
+    plain = torch.autograd.grad(statistics.token_logprobs.sum() + statistics.values.sum(), policy.parameters(), allow_unused=True)
+    policy.checkpoint_activations()
+    statistics = policy.token_statistics(SEQUENCES, requires=frozenset({"values"}))
+    found = torch.autograd.grad(statistics.token_logprobs.sum() + statistics.values.sum(), policy.parameters(), allow_unused=True)
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True) if a is not None)
+    assert any(gradient is not None and gradient.any() for gradient in found)
+
+
+def test_training_goes_on_from_a_checkpoint_to_the_last_bit(tmp_path):
+    def optimizer_of(policy):
+        return Optimizer(
+            lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+            policy.parameters(),
+            schedule=Constant(warmup_steps=0),
+            num_steps=4,
+        )
+
+    def step(policy, optimizer):
+        loss = -policy.token_logprobs(SEQUENCES).sum()
+        optimizer.step(list(torch.autograd.grad(loss, policy.parameters())), Clipping())
+
+    policy = policy_of()
+    optimizer = optimizer_of(policy)
+    step(policy, optimizer)
+    directory = save_checkpoint(tmp_path, policy=policy, optimizer=optimizer, progress=TrainerState(step=1))
+    step(policy, optimizer)
+    again = policy_of()
+    restored = optimizer_of(again)
+    assert load_checkpoint(directory, policy=again, optimizer=restored).step == 1
+    step(again, restored)
+    assert torch.equal(logprobs(again), logprobs(policy))
