@@ -58,4 +58,5 @@ def uniforms(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
         word = (word ^ (word >> np.uint64(30))) * _MIX[0]
         word = (word ^ (word >> np.uint64(27))) * _MIX[1]
         word = word ^ (word >> np.uint64(31))
-    return (word >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    numbers: np.ndarray = (word >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    return numbers

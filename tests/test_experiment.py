@@ -27,7 +27,7 @@ def test_a_config_becomes_the_objects_that_it_names():
 def test_activations_are_checkpointed_where_the_config_says_so():
     for value in (True, False):
         experiment = assemble(compose("train", [*SMALL, f"activation_checkpointing={value}"]))
-        assert experiment.policy.arithmetic.checkpoints is value
+        assert experiment.policy.forward_settings.checkpoints is value
 
 
 def test_an_algorithm_is_refused_before_a_model_is_built():

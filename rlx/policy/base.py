@@ -28,7 +28,7 @@ from rlx.loss.preference.pairs import PairLogprobs
 from rlx.policy.adapter import AttachedAdapter, BaseModel, Lora
 from rlx.policy.checkpointing import checkpointed_layers
 from rlx.policy.forward import (
-    Arithmetic,
+    ForwardSettings,
     ValueHead,
     attention_cost,
     branch_cost,
@@ -70,7 +70,7 @@ class Policy:
         self.text = (TextEncoder(tokenizer) if text is None else text).for_model(model)
         self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
         self.notes = list(self.forward_choice.notes)
-        self.arithmetic = Arithmetic()
+        self.forward_settings = ForwardSettings()
         self.adapter: AttachedAdapter | None = None
         self._is_start = False
         self.value_head: ValueHead | None = None
@@ -143,7 +143,7 @@ class Policy:
                 f"activation_checkpointing=true: transformers cannot checkpoint the layers of {type(self.model).__name__}; "
                 "lower micro_batch instead"
             )
-        self.arithmetic = replace(self.arithmetic, checkpoints=True)
+        self.forward_settings = replace(self.forward_settings, checkpoints=True)
 
     def add_value_head(self) -> None:
         """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere."""
@@ -256,7 +256,7 @@ class Policy:
         """As token_statistics, where the logits are too large to be computed at once."""
         mask = sequences.completion_mask.to(self.device)
         with self._weights():
-            given = head_input(self.model, layout, arithmetic=self.arithmetic)
+            given = head_input(self.model, layout, settings=self.forward_settings)
         theirs = None if reference is None or not names else reference.head_input(sequences)
         found = statistics_in_pieces(given, layout.targets, names=names, temperature=temperature, reference=theirs)
         if "values" in requires:
@@ -303,13 +303,13 @@ class Policy:
                 layout,
                 gathers_before_head=self.forward_choice.gathers_before_head,
                 hidden=hidden,
-                arithmetic=self.arithmetic,
+                settings=self.forward_settings,
             )
 
     def head_input(self, sequences: Sequences) -> HeadInput:
         """What the language-model head reads to predict each completion token, for logits in pieces."""
         with self._weights():
-            return head_input(self.model, self.layout(sequences), arithmetic=self.arithmetic)
+            return head_input(self.model, self.layout(sequences), settings=self.forward_settings)
 
     def computes_in_pieces(self, layout: Layout) -> bool:
         """Whether the logits of these rows are never held as a whole."""

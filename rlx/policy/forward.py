@@ -22,7 +22,7 @@ from rlx.policy.pieces import HeadInput
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ForwardSettings:
     """How a forward pass is computed, whatever its rows.
 
     autocast: the dtype of matrix products where it is not that of the weights. checkpoints: layers keep no activations for the
@@ -37,7 +37,7 @@ class Arithmetic:
         return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
 
 
-PLAIN = Arithmetic()
+PLAIN = ForwardSettings()
 
 
 def completion_logits(
@@ -46,14 +46,14 @@ def completion_logits(
     *,
     gathers_before_head: bool,
     hidden: list[Tensor] | None = None,
-    arithmetic: Arithmetic = PLAIN,
+    settings: ForwardSettings = PLAIN,
 ) -> Tensor:
     """[N, V] logits that predict each completion token, in float32 (float64 if the model is).
 
     gathers_before_head: run the head on those positions only, not on all of [B, T].
     hidden: where given, the hidden states [N, H] that the head reads there are appended to it.
     """
-    with _forward_context(model, layout, arithmetic):
+    with _forward_context(model, layout, settings):
         if not gathers_before_head:
             with _seen_by_head(model, layout.predictors, hidden):
                 logits = _gathered(model(**_inputs(model, layout)).logits, layout.predictors)
@@ -65,17 +65,17 @@ def completion_logits(
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def head_input(model: Any, layout: Layout, *, arithmetic: Arithmetic = PLAIN) -> HeadInput:
+def head_input(model: Any, layout: Layout, *, settings: ForwardSettings = PLAIN) -> HeadInput:
     """What the head reads at the positions that predict a completion token; the head itself runs on a single position."""
     head = model.get_output_embeddings()
     hidden: list[Tensor] = []
     with (
-        _forward_context(model, layout, arithmetic),
+        _forward_context(model, layout, settings),
         _gathered_head_input(head, layout.predictors, hidden, most=1),
     ):
         model(**_inputs(model, layout))
     device = hidden[0].device
-    return HeadInput(hidden[0], head.weight, head.bias, lambda: arithmetic.context(device))
+    return HeadInput(hidden[0], head.weight, head.bias, lambda: settings.context(device))
 
 
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
@@ -92,16 +92,16 @@ def _inputs(model: Any, layout: Layout) -> dict[str, Any]:
 
 
 @contextmanager
-def _forward_context(model: Any, layout: Layout, arithmetic: Arithmetic) -> Iterator[None]:
-    """The contexts that one forward pass needs: its attention, its arithmetic, and checkpointing where gradients are wanted."""
+def _forward_context(model: Any, layout: Layout, settings: ForwardSettings) -> Iterator[None]:
+    """The contexts that one forward pass needs: its attention, autocast, and checkpointing where gradients are wanted."""
 
     def attention() -> AbstractContextManager[None]:
         return nullcontext() if layout.segments is None else branched_attention(model, layout.segments)
 
-    checkpoints = arithmetic.checkpoints and torch.is_grad_enabled()
+    checkpoints = settings.checkpoints and torch.is_grad_enabled()
     with (
         attention(),
-        arithmetic.context(layout.tokens.device),
+        settings.context(layout.tokens.device),
         activation_checkpointing(model, attention) if checkpoints else nullcontext(),
     ):
         yield

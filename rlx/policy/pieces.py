@@ -25,7 +25,7 @@ ELEMENTS = 1 << 25  # of the logits of a piece; 128 MiB in float32. Fewer logits
 class HeadInput:
     """What the language-model head reads and how it computes logits.
 
-    hidden: [N, H]; weight: [V, H]; bias: [V] or None. autocast: a new context of the arithmetic that the model is computed in.
+    hidden: [N, H]; weight: [V, H]; bias: [V] or None. autocast: makes a new autocast context, the one that the model runs under.
     """
 
     hidden: Tensor

@@ -60,8 +60,8 @@ def _part(part: Any, *, place: str, key: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(part.get("text"), str):
-        return part["text"]
+    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(text := part.get("text"), str):
+        return text
     raise DataError(
         f"{place}: a message in {key!r} has a part of the type {kind!r}; rlx trains language models on text alone, so leave such "
         "rows out"

@@ -19,7 +19,7 @@ WORDS = "run"
 
 @dataclass
 class EvaluateConfig:
-    """rlx evaluate. task, policy and rollout are None where the run's own are meant, or hold a few keys to change in them."""
+    """Config of rlx evaluate. task, policy, rollout: None takes the run's own; a mapping of some keys changes those in it."""
 
     run: str | None = MISSING
     checkpoint: Any = MISSING
@@ -51,12 +51,12 @@ def run(composed: Composed) -> int:
         overrides=list(composed.overrides),
         directory=composed.directory,
     )
-    print("\n".join(shown(scored)))
+    print("\n".join(figure_lines(scored)))
     return 0
 
 
-def shown(scored: Scored) -> list[str]:
-    """The figures and some completions as lines of text."""
+def figure_lines(scored: Scored) -> list[str]:
+    """The figures, and the completions that the evaluation kept, as lines of text."""
     figures = scored.evaluation.metrics
     facts = {
         "policy": scored.policy,

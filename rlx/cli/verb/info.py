@@ -1,4 +1,4 @@
-"""Says what a loss, algorithm, task or another choice is: formula, paper, keys with the values in force."""
+"""Prints what an option of a group is: its formula, its paper, and its keys with their current values."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rlx.config.line import CommandLine
 
 
-NO_SWEEP = "name all that is to be shown: rlx info loss=dpo task=arithmetic"
+NO_SWEEP = "name all options that you want to see: rlx info loss=dpo task=arithmetic"
 
 
 def prepare(line: CommandLine) -> None:
-    """Choose a host for a nested group that is asked for alone: rlx info algorithm/advantage=gae."""
+    """Add an algorithm that has the nested group where the line names that group alone: rlx info algorithm/advantage=gae."""
     for group in GROUPS.values():
         is_asked = bool(group.above) and any(override.startswith(f"{group.name}=") for override in line.overrides)
         if is_asked and not any(override.startswith(f"{group.above}=") for override in line.overrides):
@@ -40,7 +40,7 @@ def run(composed: Composed) -> int:
     asked = [part if part and GROUPS[part].above == name else name for name in named]
     if not asked:
         raise ConfigError(
-            "say of what: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists the names"
+            "no option is named: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists them"
         )
     pages = []
     for group in asked:
@@ -54,16 +54,16 @@ def run(composed: Composed) -> int:
 
 
 def nodes_of(composed: Composed, group: str) -> list[tuple[str, Any]]:
-    """(option, node) of what is chosen in a group."""
+    """(option, node) of each option that the config has chosen in a group."""
     node = _resolved(composed.config, GROUPS[group].place.removesuffix(".{}"))
     return list(node.items()) if GROUPS[group].several else [(str(composed.choices[group]), node)]
 
 
 def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
-    """A node with its interpolations resolved; what has no value stays ???."""
+    """A node with its interpolations resolved; if one refers to a key without a value, the node as it is written."""
     node = OmegaConf.select(cfg, place)
     values = OmegaConf.to_container(node, resolve=False)
-    with suppress(ConfigError):  # a key without a value that another one reads: shown as it is written
+    with suppress(ConfigError):  # an interpolation reads a key whose value is ???
         whole: Any = plain(cfg)
         for key in place.split("."):
             whole = whole[key]
@@ -73,7 +73,7 @@ def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
 
 
 def heading_of(group: str, name: str, folders: Iterable[Path]) -> str:
-    """The comment that an option's YAML begins with; empty where it has none, or is a class."""
+    """The comment at the top of an option's YAML file; empty if it has none, or if the option is a class without a file."""
     files = [folder / group / f"{name}.yaml" for folder in folders]
     first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
     if group == "loss" and not first and (own := default_loss(name)) is not None:
@@ -82,7 +82,7 @@ def heading_of(group: str, name: str, folders: Iterable[Path]) -> str:
 
 
 def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[str]:
-    """The card of what has a formula, else what its class says of it."""
+    """The lines on one option: the card of its formula if it has one, else the docstring of its class."""
     from rlx.experiment import make
     from rlx.report.card import card_of
 
@@ -90,15 +90,15 @@ def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[s
     if group == "loss":
         check_node(node, key, list(paths_of(node, key)), group=group)
     elif not hasattr(locate(str(node["_target_"]), group), "formula"):
-        return described(node, name, group)
+        return class_page(node, name, group)
     return card_of(make(OmegaConf.create(dict(node)), key=key), name=name, heading=heading).lines()
 
 
-def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:
-    """What the class of a node says of itself, and its keys with their values."""
+def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
+    """The docstring of a node's class, and the node's keys with their values."""
     kind = locate(str(node["_target_"]), group)
-    shown = "" if name.rpartition(".")[2] == kind.__name__ else f" ({kind.__qualname__})"
-    lines = [f"{group} {name}{shown}", *(f"  {text}".rstrip() for text in (inspect.getdoc(kind) or "").splitlines())]
+    suffix = "" if name.rpartition(".")[2] == kind.__name__ else f" ({kind.__qualname__})"
+    lines = [f"{group} {name}{suffix}", *(f"  {text}".rstrip() for text in (inspect.getdoc(kind) or "").splitlines())]
     facts = {
         "kind": getattr(getattr(kind, "kind", None), "value", ""),
         "needs": ", ".join(sorted(need.value for need in getattr(kind, "needs", ()))),
@@ -109,7 +109,7 @@ def described(node: Mapping[str, Any], name: str, group: str) -> list[str]:
 
 
 def values_in_force(node: Mapping[str, Any], path: str) -> list[str]:
-    """One line a key of a node and of the nodes within: its value as one types it, and the range that it must lie in."""
+    """One line for each key of a node and of the nodes in it: its value as typed on a command line, and its allowed range."""
     kind = locate(str(node["_target_"]), path)
     known = parameters_of(kind) or {}
     order = [*(key for key in known if key in node), *(key for key in node if key not in known and not key.startswith("_"))]

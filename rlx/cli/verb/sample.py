@@ -1,4 +1,4 @@
-"""Prints completions of a checkpoint, or of any policy, for prompts, with their log-probabilities."""
+"""Prints completions that a checkpoint, or any policy, samples for prompts, with their log-probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORDS = "run"
 
 @dataclass
 class SampleConfig:
-    """rlx sample. task, policy and rollout as in EvaluateConfig."""
+    """Config of rlx sample. task, policy and rollout are as in EvaluateConfig."""
 
     run: str | None = MISSING
     checkpoint: Any = MISSING
@@ -57,12 +57,12 @@ def run(composed: Composed) -> int:
     if cfg.format == "json":
         print("\n".join(json.dumps(item.to_dict(), ensure_ascii=False) for group in groups for item in group))
     else:
-        print("\n\n".join("\n".join(shown(group)) for group in groups))
+        print("\n\n".join("\n".join(completion_lines(group)) for group in groups))
     return 0
 
 
-def shown(group: Sequence[Completion]) -> list[str]:
-    """A prompt and its completions, one a line, the log-probability first."""
+def completion_lines(group: Sequence[Completion]) -> list[str]:
+    """One line for the prompt and one for each completion, which begins with its log-probability (nats)."""
     lines = [repr(group[0].prompt)]
     for item in group:
         ending = "" if item.finished else "  (cut off)"

@@ -98,7 +98,7 @@ class FunctionReward(Reward):
         for item in named:
             if item.default is item.empty and item.name not in free:
                 known = ", ".join(columns) or "none"
-                raise DataError(f"{described(self.function)} needs the column {item.name}, and the task's prompts have {known}")
+                raise DataError(f"{dotted_name(self.function)} needs the column {item.name}, and the task's prompts have {known}")
         if any(item.kind is item.VAR_KEYWORD for item in parameters):
             return free
         return {item.name: free[item.name] for item in named if item.name in free}
@@ -109,7 +109,7 @@ def _names(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def described(function: Callable[..., Any]) -> str:
+def dotted_name(function: Callable[..., Any]) -> str:
     """A function's dotted name."""
     plain = function.func if isinstance(function, functools.partial) else function
     return f"{getattr(plain, '__module__', '')}.{getattr(plain, '__qualname__', type(plain).__name__)}".lstrip(".")

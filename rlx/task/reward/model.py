@@ -42,7 +42,7 @@ class RewardModel(Reward):
                 raise ConfigError(f"reward_model.{name} is {value}; it must be at least 1")
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
-        return self.score_all([(Prompt(prompt, columns), completion)])[0]
+        return float(self.score_all([(Prompt(prompt, columns), completion)])[0])
 
     def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
         """Texts of similar length are read together; the values stand in the order of the samples."""
@@ -64,7 +64,7 @@ class RewardModel(Reward):
         from transformers.utils import logging
 
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.ERROR)
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(self.path, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.path)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from rlx.cli.main import main
-from rlx.cli.verb.evaluate import shown
+from rlx.cli.verb.evaluate import figure_lines
 from rlx.training.evaluate import Evaluation
 from rlx.workbench.evaluate import Scored
 
@@ -11,7 +11,7 @@ def test_figures_with_their_errors_then_completions(tmp_path, monkeypatch):
     metrics = {"score": 0.5, "reward": 0.25, "reward_standard_error": 0.0625}
     samples = [{"prompt": "1+1=", "completion": "2", "sampled": "3", "reward": 1.0}]
     scored = Scored(Evaluation(metrics, samples, 9), tmp_path / "outputs" / "evaluate" / "x", "tiny", "arithmetic", 8)
-    lines = shown(scored)
+    lines = figure_lines(scored)
     facts = dict(line.split(maxsplit=1) for line in lines[: lines.index("")])
     assert facts == {
         "policy": "tiny",

@@ -104,7 +104,7 @@ def test_several_choices_come_one_after_the_other(shown):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ((), "say of what: rlx info loss=NAME"),
+        ((), "no option is named: rlx info loss=NAME"),
         (("loss=ipoo",), "did you mean ipo?"),
         (("loss=ipo", "loss.beta=-1"), "loss.beta=-1: it must be a finite number above 0"),
         (("loss=ipo", "loss.betta=1"), "did you mean loss.beta?"),

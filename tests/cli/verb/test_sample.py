@@ -1,5 +1,5 @@
 from rlx.cli.main import main
-from rlx.cli.verb.sample import shown
+from rlx.cli.verb.sample import completion_lines
 from rlx.workbench.sample import Completion
 
 
@@ -9,7 +9,9 @@ def completion(**changes):
 
 
 def test_a_prompt_and_its_completions_one_a_line():
-    lines = shown([completion(), completion(text="4\n", num_tokens=1, finished=False, reward={"reward": 0.25, "exact": 0.25})])
+    lines = completion_lines(
+        [completion(), completion(text="4\n", num_tokens=1, finished=False, reward={"reward": 0.25, "exact": 0.25})]
+    )
     assert lines[0] == "'12+34='"
     assert lines[1].split() == ["logprob", "-0.5123", "3", "tokens", "'46'"]
     assert "1 token " in lines[2]
