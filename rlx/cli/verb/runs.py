@@ -61,7 +61,8 @@ def _text(value: Any) -> str | None:
 
 
 def _listed(value: Any) -> Sequence[Any]:
-    return [value] if isinstance(value, str) else list(value or ())
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if several else [] if value is None else [value]
 
 
 def find(paths: Sequence[str], *, output_dir: Path) -> list[Listed]:

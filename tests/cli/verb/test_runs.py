@@ -158,6 +158,7 @@ def test_no_runs_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         (["where=seed"], "where=seed: seed is compared with nothing"),
         (["sort=scroe"], "sort: no run has a key scroe; did you mean score?"),
         (["columns=[bta]"], "columns: no run has a key bta; did you mean loss.beta?"),
+        (["columns=5"], "columns: no run has a key 5"),
         (["whre=x"], "where"),
     ],
 )
