@@ -1,4 +1,4 @@
-"""rlx from Python: what the functions at the top of the package do."""
+"""The Python interface: what `rlx.load`, `rlx.train` and `rlx.compare` do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
 
 
 def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
-    """Set a key that is there; a node (a config or a dict with a _target_) may replace another."""
+    """Set a key that exists; a node (a config, or a dict with a _target_) may replace another node."""
     above, _, leaf = key.rpartition(".")
     if leaf not in list(OmegaConf.select(cfg, above) or {}):  # `in` of a config denies keys whose value is ???
         paths = list(
@@ -63,13 +63,13 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             raise ConfigError(
                 f"{key} is given an object of {type(value).__name__}, and a config holds names and numbers: give "
-                f"{{'_target_': '{kind}', ...}}, or put the object in with dataclasses.replace afterwards"
+                f"{{'_target_': '{kind}', ...}}, or set the object afterwards with dataclasses.replace"
             ) from error
         raise ConfigError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
 
 
 def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
-    """One run, as `rlx train OVERRIDES` makes it; returns its result."""
+    """Make one run, as `rlx train OVERRIDES` does, and return its result."""
     from rlx.cli.verb.train import SCHEMA, narrow, trained
 
     use_working_directory()
@@ -80,7 +80,7 @@ def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:
-    """The comparison of run records, or of the runs at or below paths. choices: keys of conf/compare.yaml. Imports no torch."""
+    """The comparison of run records, or of all runs below paths. choices: keys of conf/compare.yaml. Does not import torch."""
     from rlx.comparison.comparison import compare as call
 
     return call(runs, **choices)

@@ -1,4 +1,4 @@
-"""The errors of rlx: what is wrong with the value, where it came from, what to do."""
+"""The errors of rlx. A message says what is wrong with a value, where the value came from, and what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DataError(RlxError, ValueError):
 
 
 class ShapeError(RlxError, ValueError):
-    """Tensors whose shapes do not belong together."""
+    """Tensors whose shapes do not match."""
 
 
 class TrainingError(RlxError, RuntimeError):
@@ -36,18 +36,18 @@ class TrainingError(RlxError, RuntimeError):
 
 
 class NonFiniteError(TrainingError):
-    """A number of a run that is NaN or infinite: a loss, a gradient, what the policy says."""
+    """A number of a run that is NaN or infinite: a loss, a gradient, an output of the policy."""
 
 
 class EvidenceError(RlxError, ValueError):
-    """A conclusion that the runs at hand cannot carry."""
+    """A conclusion that the given runs do not support."""
 
     exit_code = 2
 
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Folders of what is not the user's own."""
+    """Folders of rlx, of Python's library and of installed packages."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -61,7 +61,7 @@ def is_users_file(file: str) -> bool:
 
 
 def users_frames(error: BaseException) -> Iterator[TracebackType]:
-    """The places in an error's traceback that are neither rlx's own, nor Python's, nor an installed package's."""
+    """The frames of an error's traceback that are in files of the user."""
     frame = error.__traceback__
     while frame is not None:
         if is_users_file(frame.tb_frame.f_code.co_filename):
@@ -70,7 +70,7 @@ def users_frames(error: BaseException) -> Iterator[TracebackType]:
 
 
 def users_place(error: BaseException) -> str:
-    """The innermost place of the user's own, as `FILE:LINE in FUNCTION`; empty if there is none."""
+    """The innermost frame in a file of the user, as `FILE:LINE in FUNCTION`; empty if there is none."""
     frames = list(users_frames(error))
     if not frames:
         return ""

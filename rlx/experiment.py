@@ -1,4 +1,4 @@
-"""From a composed config to the objects of a run. The only place that instantiates config nodes."""
+"""Makes the objects of a run from its composed config. No other module instantiates config nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.algorithm.base import Algorithm, Need, require_whole
+from rlx.algorithm.base import Algorithm, Need, require_complete
 from rlx.config.classes import with_run_loss
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
@@ -22,12 +22,12 @@ from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
 from rlx.task.base import Task
 
-_OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; where it adds more, sampling says so
+_OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; if it adds more, sampling raises the error
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a config describes, before anything has moved."""
+    """The objects that a config describes, before the first step."""
 
     task: Task
     algorithm: Algorithm[Any]
@@ -38,16 +38,16 @@ class Experiment:
 
 
 def assemble(cfg: DictConfig) -> Experiment:
-    """Instantiate every node, cheap ones first: whatever does not fit is said before a model is loaded.
+    """Instantiate every node, the cheap ones first, so that most errors are raised before a model is loaded.
 
-    Raises ConfigError where a value is refused or the task does not offer what the algorithm needs.
+    Raises ConfigError for a value that is refused, or if the task lacks what the algorithm needs; DataError for bad data.
     """
     task: Task = make(cfg.task, key="task")
     algorithm = algorithm_of(cfg)
     require_match(algorithm, task)
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:
-            load()  # a bad file is said before a model is loaded
+            load()  # reads the file now, so that an error in it comes before the model
     require_scores(algorithm, task)
     parts = {
         "schedule": make(cfg.scheduler, key="scheduler"),
@@ -68,7 +68,7 @@ def assemble(cfg: DictConfig) -> Experiment:
 
 
 def algorithm_of(cfg: DictConfig) -> Algorithm[Any]:
-    """The run's algorithm. It is handed the run's loss where it declares one."""
+    """The run's algorithm, with the run's loss if it declares a field `loss`."""
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
     made: Algorithm[Any] = make(OmegaConf.create(with_run_loss(config)), key="algorithm")  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def algorithm_of(cfg: DictConfig) -> Algorithm[Any]:
 
 
 def make(node: Any, *, key: str) -> Any:
-    """The object that a node describes. An RlxError raised on the way comes through as it is."""
+    """The object that a node describes. An RlxError raised inside is passed on unchanged."""
     try:
         return instantiate(node, _convert_="object")
     except InstantiationException as error:
@@ -89,8 +89,8 @@ def make(node: Any, *, key: str) -> Any:
 
 
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
-    """Refuse an algorithm that is not whole, or whose needs the task does not offer."""
-    require_whole(algorithm)
+    """Raise ConfigError if the algorithm is incomplete, or the task does not offer what it needs."""
+    require_complete(algorithm)
     name = type(algorithm).__name__
     missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
     if missing:
@@ -109,7 +109,7 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
 
 
 def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
-    """Refuse a loss that reads scores where pairs of the task have none; else the first step would find it."""
+    """Raise ConfigError if a loss reads scores and pairs of the task have none, before the first step would fail."""
     losses = [loss for loss in _preference_losses(algorithm) if "scores" in loss.requires]
     reading = [f"{type(loss).__name__} reads {loss.names_of('scores')}" for loss in losses]
     pairs = task.pairs() if reading and "pairs" in task.offers else ()
@@ -123,9 +123,9 @@ def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
 
 
 def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
-    """Every preference loss that learns from the task's pairs, those of terms of weight 0 and of a mixture's parts too."""
+    """Every preference loss that reads the task's pairs, including those of a mixture's terms and of terms of weight 0."""
     if isinstance(owner, Algorithm) and Need.PAIRS not in owner.active_needs:
-        return  # it samples its own
+        return  # it makes pairs from its own samples
     if isinstance(owner, PreferenceLoss):
         yield owner
     if isinstance(owner, Mapping):
@@ -137,7 +137,7 @@ def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
 
 
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:
-    """Refuse pairs of which none is left once they are tokens, where they are learned from or the score is measured on them."""
+    """Raise DataError if no pair is left after tokenisation, for the pairs to learn from and those that the score reads."""
     if Need.PAIRS in algorithm.active_needs:
         policy.pair_tokenizer(task.pairs()).require_some(f"pairs to learn from of task {task.name}")
     if task.score == "pair_accuracy":
@@ -145,13 +145,13 @@ def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None
 
 
 def require_room(task: Task, policy: Policy) -> None:
-    """Refuse a prompt that leaves no position for a completion; else it would be found in the middle of a run."""
+    """Raise DataError for a prompt that leaves no position for a completion, before the run reaches it."""
     if policy.max_length is None:
         return
     for prompt in (*task.prompts(), *task.held_out_prompts()):
         text = prompt.text if isinstance(prompt.text, str) else " ".join(str(message) for message in prompt.text)
         if len(text.encode()) + _OF_TEMPLATE < policy.max_length:
-            continue  # a token is a byte at least
+            continue  # a token stands for at least one byte
         length = len(policy.encode_prompt(prompt.text, prompt.tools))
         if length >= policy.max_length:
             shown = text if len(text) <= 80 else f"{text[:77]}..."
@@ -163,12 +163,12 @@ def require_room(task: Task, policy: Policy) -> None:
 
 
 def token_store(cache_dir: str | None) -> TokenStore:
-    """Where the tokens of a task's pairs are kept for later runs."""
+    """The cache of the tokens of a task's pairs, which later runs read."""
     return TokenStore(None if cache_dir is None else Path(cache_dir).expanduser() / "tokens")
 
 
 def torch_device(name: str) -> torch.device:
-    """auto is cuda where there is one, else cpu."""
+    """The device of a name; auto is cuda if torch sees a GPU, else cpu. Raises ConfigError if torch has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,7 +1,7 @@
-"""Randomness derived from (seed, stream name, step, ...): no global generator is read anywhere else.
+"""Random numbers derived from (seed, stream name, step, ...). rlx reads no global generator.
 
-A `Stream` is an address, not a state: the same address gives the same numbers, in any order of asking and in any
-process. This is what makes a resumed run equal the unbroken one, and a term of a mixture equal the term alone.
+A `Stream` is an address, not a state: the same address gives the same numbers, in any order of calls and in any
+process. So a resumed run equals an uninterrupted one, and a term of a mixture equals the term alone.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Stream:
     path: tuple[str | int, ...] = ()
 
     def child(self, *names: str | int) -> Stream:
-        """The stream below this one that `names` leads to."""
+        """The stream at this path followed by `names`."""
         return Stream(self.seed, self.path + names)
 
     @property
     def key(self) -> int:
-        """64 bits that stand for this address."""
+        """A 64-bit hash of this address."""
         text = repr((self.seed, *self.path)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
@@ -48,7 +48,7 @@ class Stream:
 
 
 def uniforms(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
-    """One uniform number in [0, 1) for each (key, position), independent of what else is asked for.
+    """One uniform number in [0, 1) for each (key, position), whatever other numbers are drawn.
 
     keys: uint64 [B], `Stream.key` of each sequence; positions: int or [B]. Returns float64 [B].
     The splitmix64 finaliser over a Weyl sequence (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195).

@@ -1,4 +1,4 @@
-"""Algorithms: `draw` says what to learn from, `compute_loss` how wrong the policy is on it."""
+"""Algorithms: `draw` makes the batch of a step, `compute_loss` gives the policy's loss on it."""
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Batch, Lab, LossOutput, Need, Term, mean_of
 

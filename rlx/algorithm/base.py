@@ -1,4 +1,4 @@
-"""The contract between an algorithm and the one loop: what to learn from, and how wrong the policy is on it.
+"""The contract between an algorithm and the training loop: `draw` makes a batch, `compute_loss` gives the loss on it.
 
 Dimensions: P prompts, G completions of a prompt, B rows of a batch (pairs or groups), T tokens.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class AlgorithmType(Enum):
-    """What kind of learning an algorithm does; shown by help and compare."""
+    """The kind of learning that an algorithm does, shown by `rlx --help` and `rlx compare`."""
 
     PREFERENCE_LEARNING = "preference_learning"
     POLICY_GRADIENT = "policy_gradient"
@@ -66,7 +66,7 @@ class Term:
 
     @property
     def total(self) -> Tensor:
-        """[] the part of the loss that this term is."""
+        """[] this term's part of the loss."""
         return self.coefficient * (self.weights.to(self.values) * self.values).sum()
 
 
@@ -82,7 +82,7 @@ class LossOutput:
 
     @staticmethod
     def of(values: Tensor, weights: Tensor, **metrics: Tensor) -> LossOutput:
-        """One term, and metrics given as tensors whose mean over all their elements is the figure."""
+        """One term, and metrics as tensors; the mean over all elements of a tensor is logged."""
         return LossOutput({"loss": Term(values, weights)}, {name: mean_of(value) for name, value in metrics.items()})
 
     @property
@@ -101,22 +101,22 @@ def mean_of(values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]
 
 
 class Batch(Protocol):
-    """What `draw` returns. A row is what shares a prompt: a pair, a group.
+    """What `draw` returns. All completions of a row share a prompt: a pair, a group.
 
-    Slicing takes weights, advantages and old values along, so the terms of the slices add up to those of the whole.
+    A slice keeps the weights, advantages and old values of its rows, so the terms of slices add up to those of the batch.
     """
 
     @property
-    def metrics(self) -> Mapping[str, float]: ...  # figures of the whole batch, logged as they are
+    def metrics(self) -> Mapping[str, float]: ...  # figures of the whole batch, logged unchanged
     @property
-    def row_tokens(self) -> list[int]: ...  # of each row, for cutting the batch and counting its cost
+    def row_tokens(self) -> list[int]: ...  # tokens of each row, to cut the batch into micro-batches and count its cost
     def __len__(self) -> int: ...
     def __getitem__(self, rows: slice) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What `draw` may use. Only `draw` writes `state` (a running baseline, say); it is checkpointed."""
+    """What `draw` may use. Only `draw` writes `state` (such as a running baseline), which checkpoints contain."""
 
     task: Task
     policy: Policy
@@ -154,36 +154,33 @@ class Algorithm(Generic[B]):
 
     def __post_init__(self) -> None:
         if self.updates_per_batch < 1:
-            raise ConfigError(f"algorithm.updates_per_batch is {self.updates_per_batch}; a draw is learned from at least once")
+            raise ConfigError(f"algorithm.updates_per_batch is {self.updates_per_batch}; a draw needs at least one update")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ConfigError(
-                f"algorithm.max_grad_norm is {self.max_grad_norm}; a gradient of no length moves nothing: "
-                "give a norm above 0, or null for no clipping"
-            )
+            raise ConfigError(f"algorithm.max_grad_norm is {self.max_grad_norm}; it must be above 0; null turns clipping off")
 
     @property
     def active_needs(self) -> frozenset[Need]:
-        """What these hyperparameters need: `needs`, unless a term is switched off or on."""
+        """What these hyperparameters need: `needs`, and what a term that they switch on adds."""
         return self.needs
 
     @property
     def clipping(self) -> Clipping:
-        """How `update_policy` scales and clips the gradient; a mixture does the same to this term's gradient."""
+        """How `update_policy` scales and clips the gradient; a mixture applies it to the gradient of this algorithm's term."""
         return Clipping(max_grad_norm=self.max_grad_norm)
 
     @property
     def couples_rows(self) -> bool:
-        """Whether the loss looks across rows (sorts them, subtracts their mean): then it sees all rows of an update at once."""
+        """Whether the loss combines rows (sorts them, subtracts their mean): then it gets all rows of an update at once."""
         return False
 
     @property
     def moving_reference(self) -> MovingReference | None:
-        """How the reference follows the policy: what the loss says (loss=tr_dpo); None where it stays as it was."""
+        """How the reference follows the policy, if the loss has it do so (loss=tr_dpo); None if the reference is fixed."""
         loss = getattr(self, "loss", None)
         return cast("MovingReference | None", loss.moving_reference) if isinstance(loss, PreferenceLoss) else None
 
     def draw(self, lab: Lab) -> B:
-        """What to learn from in this step; never carries a gradient."""
+        """The batch of this step; its tensors carry no gradient."""
         raise ConfigError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
 
     def updates(self, batch: B, rng: Stream) -> Iterator[B]:
@@ -192,7 +189,7 @@ class Algorithm(Generic[B]):
             yield batch
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: B) -> LossOutput:
-        """How wrong the policy is on these rows, as a weighted sum over them."""
+        """The loss of the policy on these rows, as terms that are weighted sums over them."""
         raise ConfigError(f"{type(self).__name__} has no loss: define compute_loss(self, policy, reference, batch)")
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
@@ -200,13 +197,13 @@ class Algorithm(Generic[B]):
         return optimizer.step(gradients()["loss"], self.clipping)
 
     def validate(self, lab: Lab) -> dict[str, float]:
-        """Extra evaluation figures; the score is the task's."""
+        """Additional evaluation figures by name; the task defines the score."""
         return {}
 
 
-# Is a class an algorithm, with all that the loop calls? Said before anything is loaded.
+# Checks of an algorithm before a model is loaded, and of what its methods return.
 
-# method -> what the loop gives it
+# method -> the arguments that the loop gives it
 CALLED_WITH = {
     "draw": ("lab",),
     "updates": ("batch", "rng"),
@@ -218,8 +215,8 @@ DUTIES = {"draw": "what to learn from", "compute_loss": "how wrong the policy is
 OF_BATCH = ("metrics", "row_tokens", "__len__", "__getitem__")
 
 
-def require_whole(algorithm: Algorithm[Any]) -> None:
-    """Refuse an algorithm that lacks its kind, its needs or a method, or has one that cannot be called as the loop calls it."""
+def require_complete(algorithm: Algorithm[Any]) -> None:
+    """Raise ConfigError if an algorithm lacks kind, needs or a method, or has a method that the loop cannot call."""
     kind = type(algorithm)
     name = kind.__name__
     needs = getattr(algorithm, "needs", None)
@@ -236,7 +233,7 @@ def require_whole(algorithm: Algorithm[Any]) -> None:
         if method in DUTIES and mine is getattr(Algorithm, method):
             raise ConfigError(
                 f"algorithm {name} does not say {DUTIES[method]}: define {method}(self, {', '.join(arguments)}); "
-                "rlx new algorithm my_idea writes a file to begin with"
+                "rlx new algorithm my_idea writes an example"
             )
         try:
             inspect.signature(getattr(algorithm, method)).bind(*arguments)
@@ -249,7 +246,7 @@ def require_whole(algorithm: Algorithm[Any]) -> None:
 
 
 def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
-    """Refuse what a draw or an update gives if it is no batch."""
+    """Raise TrainingError if what draw or updates returned is no batch."""
     lacking = [name for name in OF_BATCH if not hasattr(batch, name)]
     if lacking:
         raise TrainingError(
@@ -259,7 +256,7 @@ def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_output(output: Any, *, by: Algorithm[Any]) -> None:
-    """Refuse what compute_loss gives if it is no LossOutput with a term."""
+    """Raise TrainingError if what compute_loss returned is no LossOutput with a term."""
     if not isinstance(output, LossOutput):
         raise TrainingError(
             f"compute_loss of {type(by).__name__} gives {_article(output)}, not a LossOutput: "
@@ -270,7 +267,7 @@ def require_output(output: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
-    """Refuse what update_policy gives if it is no mapping of names to numbers."""
+    """Raise TrainingError if what update_policy returned is no mapping of names to numbers."""
     said = _article(figures) if not isinstance(figures, Mapping) else ""
     for name, value in figures.items() if not said else ():
         if not isinstance(value, (int, float)):

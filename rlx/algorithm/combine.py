@@ -1,6 +1,6 @@
 """How the gradients of several terms become one.
 
-Each is a list of tensors in the order of the policy's parameters, None where a term does not depend on one.
+A gradient is a list of tensors in the order of the policy's parameters, None where a term does not depend on one.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Sum(Combine):
 
 @dataclass(frozen=True)
 class PcGrad(Combine):
-    """Where two gradients conflict, each loses its part along the other; then they are added.
+    """If two gradients conflict, the component along the other is removed from each; then all are added.
 
-    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms are taken in the
-    order of their names, where the paper shuffles them; with two terms there is no order.
+    Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782, algorithm 1. The other terms come in the order
+    of their names, which the paper shuffles; with two terms there is only one order.
     """
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
@@ -54,7 +54,7 @@ class PcGrad(Combine):
 
 @dataclass(frozen=True)
 class NormalizedSum(Combine):
-    """Each gradient over its norm, times the mean of the norms: the terms pull equally hard, however large their losses."""
+    """Each gradient over its norm, times the mean of the norms: all terms have equal influence, whatever their losses' scale."""
 
     def __call__(self, gradients: Mapping[str, Gradients]) -> Gradients:
         norms = {name: total_norm(gradient) for name, gradient in gradients.items()}
@@ -83,7 +83,7 @@ def scaled(gradient: Gradients, factor: Tensor) -> Gradients:
 
 
 def added(gradients: list[Gradients]) -> Gradients:
-    """The sum; a single gradient stays what it is, to the last bit."""
+    """The sum; a single gradient is returned unchanged."""
     total = gradients[0]
     for gradient in gradients[1:]:
         total = [b if a is None else a if b is None else a + b for a, b in zip(total, gradient, strict=True)]

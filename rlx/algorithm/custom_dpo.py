@@ -30,7 +30,7 @@ class CustomDpo(Algorithm[PairBatch]):
 
     loss: any preference loss; its beta is loss.beta. pairs_per_step: pairs of one update.
     preference_loss_weight, sft_loss_weight, regularization_weight: w_p, w_s, w_r.
-    regularizer: what the policy should keep to (algorithm/regularizer=squared_log_ratio, entropy, length).
+    regularizer: the penalty on the policy (algorithm/regularizer=squared_log_ratio, entropy, length).
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (Brock et al. 2021, arXiv:2102.06171),
     or null.
     """
@@ -54,7 +54,7 @@ class CustomDpo(Algorithm[PairBatch]):
         for name, weight in weights.items():
             if weight < 0:
                 raise ConfigError(
-                    f"algorithm.{name} is {weight}; a negative weight would turn its term around, use 0 to leave it out"
+                    f"algorithm.{name} is {weight}; a negative weight would maximise its term; use 0 to leave it out"
                 )
         if not any(weights.values()):
             raise ConfigError(

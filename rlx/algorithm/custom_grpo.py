@@ -1,4 +1,4 @@
-"""Policy gradients from groups of sampled completions, with any advantage, surrogate and KL, and a critic where it is asked for.
+"""Policy gradients from groups of sampled completions, with any advantage, loss and KL penalty, and an optional critic.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -29,52 +29,22 @@ if TYPE_CHECKING:
     from rlx.policy.reference import Reference
 
 
-# What a value head is trained towards: rewards at tokens, and returns.
-
-
-def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
-    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token."""
-    reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
-    tensors = (batch.rewards, batch.sampling_logprobs, reference, batch.loss_mask)
-    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
-
-
-def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """[P, G, T] what the values are regressed to: GAE's own returns, or without it the sum of the rewards to come."""
-    if isinstance(advantage, Gae):
-        return advantage.returns(rewards, mask, values)
-    return discounted_returns(rewards, mask, gamma=1.0)
-
-
-def explained_variance(batch: RolloutBatch) -> float:
-    """1 - variance of (return - value) / variance of the returns, over tokens: 1 is a perfect critic, 0 a constant one."""
-    assert batch.returns is not None
-    assert batch.values is not None
-    mask = batch.loss_mask
-    returns, values = batch.returns[mask].double(), batch.values.cpu()[mask].double()
-    spread = returns.var(correction=0)
-    return float(1 - (returns - values).var(correction=0) / spread) if spread > 0 else float(torch.zeros(()))
-
-
-# Policy gradients from groups of sampled completions, with any advantage, surrogate and KL, and a critic where it is asked for.
-
-
 @dataclass(frozen=True, kw_only=True)
 class CustomGrpo(Algorithm[RolloutBatch]):
-    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) with every part a choice.
+    """Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300) with a choice for each of its parts.
 
     loss: any policy-gradient loss; its clip and its KL are loss.clip_low, loss.beta, ...
     advantage: of completions (group_standardized, group_centered, leave_one_out, ...) or of tokens (gae, reinforce_plus_plus).
-    value_loss, value_loss_weight: of the critic; the policy has a value head where the weight is above 0 or the advantage reads
-    values.
+    value_loss, value_loss_weight: loss of the critic and its weight; the policy has a value head if the weight is above 0 or the
+    advantage reads values.
     prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
     minibatches: parts that the draw is cut into, one optimiser update each, in every one of its updates_per_batch passes.
-    resample_attempts: how often groups whose rewards are all equal are given up for other prompts (dynamic sampling, DAPO,
-    arXiv:2503.14476).
-    filter_truncated: completions cut off by their limit are kept out of the loss (overlong filtering).
+    resample_attempts: how often groups whose rewards are all equal are replaced by groups of other prompts (dynamic sampling,
+    DAPO, arXiv:2503.14476).
+    filter_truncated: completions that were cut off at max_new_tokens are left out of the loss (overlong filtering).
     kl_in_reward: β of a KL to the reference that is subtracted from the reward; 0 leaves it out.
-    kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which are of less variance but whose policy
-    gradient is another's (`rewards_with_kl`). The sum over the vocabulary says nothing of the token chosen.
+    kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which have less variance but the policy
+    gradient of another quantity (see `rewards_with_kl`). The exact KL does not depend on the sampled token and is no choice.
     gradient_scale: the gradient is multiplied by it before it is clipped.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
     reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not
@@ -111,8 +81,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
                 1 <= self.minibatches <= self.prompts_per_step,
                 "a minibatch holds at least one prompt, a draw prompts_per_step",
             ),
-            ("updates_per_batch", self.updates_per_batch >= 1, "a draw is learned from at least once"),
-            ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward drift from the reference"),
+            ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward distance from the reference"),
             ("kl_in_reward_estimator", self.kl_in_reward_estimator in ESTIMATES, f"a reward takes one of {', '.join(ESTIMATES)}"),
             ("value_loss_weight", self.value_loss_weight >= 0, "a negative one would make the critic worse"),
             ("gradient_scale", self.gradient_scale > 0, "use a positive factor"),
@@ -163,13 +132,13 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return replace(batch, metrics={**batch.metrics, **figures})
 
     def _weighed(self, batch: RolloutBatch) -> RolloutBatch:
-        """With the weights of each term, over the rows that one update sees."""
+        """The batch with the weights of each term, computed over the rows that one update sees."""
         return batch.with_values(
             weights=self.loss.weights(batch.loss_mask), value_weights=self.value_loss.weights(batch.loss_mask)
         )
 
     def _statistics(self, lab: Lab, batch: RolloutBatch) -> dict[str, Tensor]:
-        """What only a forward of the policy as it is now can tell: values, and log-probabilities by the code that trains."""
+        """Values and proximal log-probabilities, by a forward pass of the policy before its updates."""
         requires = frozenset({"values"}) if self.reads_values else frozenset()
         proximal = "proximal_logprobs" in self.loss.requires
         if not requires and not proximal:
@@ -180,7 +149,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def _rewards(self, batch: RolloutBatch) -> Tensor:
-        """[P, G] the rewards, less the KL where it is part of them."""
+        """[P, G] the rewards, less the KL if kl_in_reward is above 0."""
         if self.kl_in_reward == 0:
             return batch.rewards
         assert batch.reference_logprobs is not None
@@ -208,7 +177,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         return {**found, "advantages": self.advantage(rewards, **inputs)}
 
     def updates(self, batch: RolloutBatch, rng: Stream) -> Iterator[RolloutBatch]:
-        """Each pass the whole draw, or its minibatches in an order of the pass's own, each weighed as the batch that it is."""
+        """In each pass the whole draw, or its minibatches in a random order; the weights of a minibatch are its own."""
         for number in range(self.updates_per_batch):
             if self.minibatches == 1:
                 yield batch
@@ -260,3 +229,30 @@ def present(tensor: Tensor | None) -> Tensor:
     """A tensor that `draw` or the policy has set."""
     assert tensor is not None
     return tensor
+
+
+# The targets of a critic: rewards at tokens, and returns.
+
+
+def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
+    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token."""
+    reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
+    tensors = (batch.rewards, batch.sampling_logprobs, reference, batch.loss_mask)
+    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
+
+
+def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """[P, G, T] what the values are regressed to: GAE's own returns, or without it the sum of the rewards to come."""
+    if isinstance(advantage, Gae):
+        return advantage.returns(rewards, mask, values)
+    return discounted_returns(rewards, mask, gamma=1.0)
+
+
+def explained_variance(batch: RolloutBatch) -> float:
+    """1 - variance of (return - value) / variance of the returns, over tokens: 1 is a perfect critic, 0 a constant one."""
+    assert batch.returns is not None
+    assert batch.values is not None
+    mask = batch.loss_mask
+    returns, values = batch.returns[mask].double(), batch.values.cpu()[mask].double()
+    spread = returns.var(correction=0)
+    return float(1 - (returns - values).var(correction=0) / spread) if spread > 0 else 0.0

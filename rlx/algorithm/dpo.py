@@ -1,4 +1,4 @@
-"""Direct preference optimisation with any preference loss, and nothing else."""
+"""Direct preference optimisation with any preference loss, on the task's pairs (Dpo) or on sampled ones (OnlineDpo)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from rlx.policy.reference import Reference
 
 
-# The figures that every preference algorithm logs.
-
-
 def pair_metrics(loss: PreferenceLoss, policy: PairLogprobs, reference: PairLogprobs | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> (sum, count) over pairs.
+    """The figures that every preference algorithm logs: name -> (sum, count) over pairs.
 
     rewards_chosen, rewards_rejected (the loss's implicit rewards: beta times the log-ratio), margin (their difference), accuracy
-    (share of margins above 0; what only rounding parts is a tie and counts half), and logprobs_chosen, logprobs_rejected: sums
+    (share of margins above 0; one within rounding error is a tie and counts half), and logprobs_chosen, logprobs_rejected: sums
     over the completion in nats.
     """
     chosen, rejected = loss.implicit_rewards(policy, reference)
@@ -42,9 +39,6 @@ def pair_metrics(loss: PreferenceLoss, policy: PairLogprobs, reference: PairLogp
         "logprobs_rejected": policy.rejected_sum,
     }
     return {name: mean_of(values) for name, values in figures.items()}
-
-
-# Direct preference optimisation with any preference loss, and nothing else.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +74,15 @@ class Dpo(Algorithm[PairBatch]):
         return LossOutput({"preference": term}, pair_metrics(self.loss, ours, theirs))
 
 
-# Preference learning from the policy's own completions: the best of a group against its worst.
-
-
 @dataclass(frozen=True, kw_only=True)
 class OnlineDpo(Algorithm[PairBatch]):
-    """Any preference loss on pairs of sampled completions (Guo et al. 2024, arXiv:2402.04792, a reward in place of the judge).
+    """Any preference loss on pairs of sampled completions: the best of a group is chosen, its worst rejected.
 
-    A group whose rewards are all equal gives no pair. The loss is the mean over the pairs there are.
+    Guo et al. 2024 (arXiv:2402.04792), with a reward in place of the judge. A group whose rewards are all equal gives no pair;
+    the loss is the mean over the other groups.
 
     loss: any preference loss. prompts_per_step, group_size: prompts of a draw, and completions sampled of each.
-    resample_attempts: how often groups without signal are given up for other prompts.
+    resample_attempts: how often groups whose rewards are all equal are replaced by groups of other prompts.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING

@@ -1,4 +1,4 @@
-"""Any number of algorithms as the terms of one: one batch, one optimiser step, one weight each."""
+"""Mixtures: the weighted sum of several algorithms' losses in one optimiser step. Hybrid is the mixture of two."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MixtureBatch:
-    """The batches of the terms, one after the other as rows.
+    """The rows of the terms' batches, one batch after the other.
 
-    weights: term -> its weight at this step. shares: term -> which share of its rows this slice has; a term not in it is whole.
+    weights: term -> its weight at this step. shares: term -> the share of its rows in this slice; 1 for a term without an entry.
     """
 
     parts: Mapping[str, Any]
@@ -54,7 +54,7 @@ class MixtureBatch:
 
     @property
     def tokens_sampled(self) -> int:
-        """What the draw cost."""
+        """Tokens that the draw sampled."""
         return sum(getattr(part, "tokens_sampled", 0) for part in self.parts.values())
 
     def part_of(self, term: str) -> Any:
@@ -66,7 +66,7 @@ class MixtureBatch:
 class MixtureTerm:
     """An algorithm with its weight.
 
-    final_weight: reached in a straight line after the mixture's schedule_steps; null = the weight stays.
+    final_weight: the weight after the mixture's schedule_steps, approached linearly; null: the weight is constant.
     """
 
     algorithm: Algorithm[Any]
@@ -74,7 +74,7 @@ class MixtureTerm:
     final_weight: float | None = None
 
     def weight_at(self, step: int, schedule_steps: int | None) -> float:
-        """The weight at a step."""
+        """The weight at a step; schedule_steps: the mixture's."""
         if self.final_weight is None or schedule_steps is None:
             return self.weight
         return self.weight + (self.final_weight - self.weight) * min(1.0, step / schedule_steps)
@@ -84,13 +84,13 @@ class MixtureTerm:
 class Mixture(Algorithm[MixtureBatch]):
     """The weighted sum of other algorithms' losses.
 
-    A term draws from the random streams that it would have alone; a term of weight 0 is not drawn. Each term's gradient is
-    clipped as its algorithm says, times its weight; then `combine` makes one of them, which is clipped by the mixture's own
-    max_grad_norm. So with a single term of weight 1 the run is that algorithm's, to the last bit.
-    An update holds the terms that still have one of their updates_per_batch left.
+    A term draws from the random streams that its algorithm would have alone; a term of weight 0 is not drawn. Each term's
+    gradient is clipped as its algorithm defines and multiplied by its weight; `combine` makes one gradient of them, which is
+    clipped by the mixture's own max_grad_norm. So a mixture of a single term of weight 1 equals that algorithm to the last bit.
+    An update contains the terms that have not made all of their updates_per_batch.
 
     terms: name -> MixtureTerm. combine: algorithm/combine=sum, pcgrad, normalized_sum.
-    schedule_steps: steps over which weights go from weight to final_weight; null = they do not move.
+    schedule_steps: steps over which weights go from weight to final_weight; null: weights are constant.
     adaptive_gradient_clipping: of the combined gradient (arXiv:2102.06171), or null.
     """
 
@@ -106,10 +106,10 @@ class Mixture(Algorithm[MixtureBatch]):
         check_terms(self.terms)
         if self.schedule_steps is not None and self.schedule_steps < 1:
             raise ConfigError(
-                f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for weights that do not move"
+                f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for constant weights"
             )
         if self.updates_per_batch != 1:
-            raise ConfigError("algorithm.updates_per_batch is the terms' own in a mixture; set it below the term")
+            raise ConfigError("algorithm.updates_per_batch belongs to the terms of a mixture; set it in the term's algorithm")
 
     @property
     def active_needs(self) -> frozenset[Need]:
@@ -126,7 +126,7 @@ class Mixture(Algorithm[MixtureBatch]):
 
     @property
     def moving_reference(self) -> MovingReference | None:
-        """That of the terms: all of them read the one reference."""
+        """That of the terms, which share one reference."""
         active = [term.algorithm for term in self.terms.values() if term.weight or term.final_weight]
         return next((algorithm.moving_reference for algorithm in active if algorithm.moving_reference is not None), None)
 
@@ -155,12 +155,12 @@ class Mixture(Algorithm[MixtureBatch]):
             for own, term in output.terms.items():
                 terms[f"{name}/{own}"] = replace(term, coefficient=batch.weights[name] * term.coefficient)
             metrics |= {f"{name}/{figure}": value for figure, value in output.metrics.items()}
-            loss = output.loss.detach()  # unweighted, as that of the algorithm alone
+            loss = output.loss.detach()  # without the weight, as the algorithm alone would log it
             metrics[f"{name}/loss"] = (loss, loss.new_tensor(batch.shares.get(name, 1.0)))
         return LossOutput(terms, metrics)
 
     def update_policy(self, gradients: GradientSource, optimizer: Optimizer) -> Mapping[str, float]:
-        """One step along the combined gradient; grad_norm is that of the combination before anything was clipped."""
+        """One step along the combined gradient; grad_norm is the norm of the combination of unclipped gradients."""
         found = gradients(by=lambda term: term.partition("/")[0])
         if not found:
             return optimizer.step([None] * len(optimizer.parameters), self.clipping)
@@ -172,7 +172,7 @@ class Mixture(Algorithm[MixtureBatch]):
             figures[f"grad_cosine/{first}_{second}"] = cosine(found[first], found[second])
         whole = total_norm(self.combine({name: part.gradients for name, part in raw.items()}))
         stepped = optimizer.step(self.combine({name: part.gradients for name, part in clipped.items()}), self.clipping)
-        if len(clipped) == 1 and self.clipping == Clipping():  # rounded as it is where the algorithm runs alone
+        if len(clipped) == 1 and self.clipping == Clipping():  # rounded as in a run of the algorithm alone
             stepped["grad_norm_clipped"] = next(iter(clipped.values())).norm_after
         return {**figures, **stepped, "grad_norm": float(whole)}
 
@@ -184,7 +184,7 @@ class Mixture(Algorithm[MixtureBatch]):
 
 
 def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
-    """Refuse terms that a mixture could not run as they would run alone."""
+    """Raise ConfigError for terms that a mixture cannot train as their algorithms would train alone."""
     if not any(term.weight or term.final_weight for term in terms.values()):
         raise ConfigError("every term of the mixture has weight 0, so there is nothing to learn; give one a weight above 0")
     moving = {name: term.algorithm.moving_reference for name, term in terms.items() if term.weight or term.final_weight}
@@ -197,17 +197,14 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
     for name, term in terms.items():
         weights: Sequence[float] = [weight for weight in (term.weight, term.final_weight) if weight is not None]
         if any(weight < 0 for weight in weights):
-            raise ConfigError(f"the weight of term {name} is {min(weights)}; a negative one would turn its loss around")
+            raise ConfigError(f"the weight of term {name} is {min(weights)}; a negative one would maximise its loss")
         if "/" in name:
             raise ConfigError(f"the term {name!r} has a slash in its name, which separates a term's metrics; choose another name")
         if type(term.algorithm).update_policy is not Algorithm.update_policy:
             raise ConfigError(
                 f"term {name}: {type(term.algorithm).__name__} has an update_policy of its own, and a mixture makes one update "
-                "of all its terms; say what it does by its `clipping`, or train it alone"
+                "of all its terms; express it as its `clipping`, or train the algorithm alone"
             )
-
-
-# The mixture of two: preferences and rewards.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +213,7 @@ class Hybrid(Mixture):
 
     dpo, grpo: the two algorithms, custom_dpo and custom_grpo by default (algorithm@algorithm.dpo=dpo); their losses are chosen by
     loss@algorithm.dpo.loss=ipo and set by algorithm.dpo.loss.beta=0.2.
-    final_dpo_weight, final_grpo_weight: reached in a straight line after schedule_steps; null = constant.
+    final_dpo_weight, final_grpo_weight: the weights after schedule_steps, approached linearly; null: constant.
     """
 
     terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # made of the fields below

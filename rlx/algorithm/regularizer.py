@@ -1,4 +1,4 @@
-"""Regularisers of preference algorithms: what else a policy should keep to while it learns preferences.
+"""Regularisers: penalties on the policy that are added to a preference loss.
 
 Dimensions: B pairs, T tokens.
 """
@@ -20,7 +20,7 @@ from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 
 @dataclass(frozen=True, kw_only=True)
 class Regularizer(ABC):
-    """`regularizer(policy, reference) -> [B]`, to be made small; the weight is the algorithm's.
+    """`regularizer(policy, reference) -> [B]`, to be minimised; the algorithm has its weight.
 
     requires: optional statistics of the policy that it reads ("entropy").
     """
@@ -71,7 +71,7 @@ def squared_log_ratio(policy: PairLogprobs, reference: PairLogprobs) -> Tensor:
 
 @regularizer
 def entropy(policy: PairLogprobs, chosen_entropy: Tensor, rejected_entropy: Tensor) -> Tensor:
-    """Minus the policy's mean entropy at the pair's tokens, in nats: keeps it from becoming certain.
+    """Minus the policy's mean entropy at the pair's tokens, in nats: penalises low entropy.
 
     Paper: Williams and Peng 1991, Function optimization using connectionist reinforcement learning algorithms.
     """

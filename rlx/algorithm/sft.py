@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the chosen completions: the baseline that an honest table shows beside preference learning."""
+"""Supervised fine-tuning on the chosen completions: the baseline of preference learning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Sft(Algorithm[PairBatch]):
     """Mean negative log-likelihood over all tokens of the batch's chosen completions.
 
-    pairs_per_step: pairs whose chosen completions a step learns from.
+    pairs_per_step: pairs of one step, of which it reads the chosen completions.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED

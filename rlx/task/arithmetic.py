@@ -1,4 +1,4 @@
-"""Sums of two numbers: the embedded task, small enough to learn in seconds and hard enough to tell algorithms apart."""
+"""Sums of two numbers: the built-in task, small enough to learn in seconds and hard enough to tell algorithms apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Arithmetic(RewardedTask):
     """Prompts `a+b=` for a and b in 0..max_operand; the answer is the sum.
 
     A tenth of the prompts is held out, by a hash of the prompt: the same prompt is on the same side for every max_operand.
-    Pairs: the sum against a wrong answer of the same length, fixed by the prompt's hash.
+    A pair is the sum and a wrong answer of the same length, which the prompt's hash chooses.
     label_noise: share of the training pairs that are flipped.
     """
 
@@ -66,9 +66,9 @@ class Arithmetic(RewardedTask):
 
 
 def as_pair(prompt: Prompt) -> Pair:
-    """The right answer against a wrong one of the same length: right up to one digit, wrong in every digit from there on.
+    """The pair of a prompt: chosen is the sum, rejected an answer of the same length whose last digits (at least one) are wrong.
 
-    Both are right where they agree and differ wherever they do not, so no digit that is right in its place is taught to be wrong.
+    All digits from the first wrong one on are wrong, so the loss never lowers a digit that is right in its place.
     """
     answer = str(prompt.columns["answer"])
     first_wrong = int(_draw(prompt, "place") * len(answer))
@@ -82,5 +82,5 @@ def _wrong_digit(prompt: Prompt, answer: str, place: int) -> str:
 
 
 def _draw(prompt: Prompt, name: str) -> float:
-    """A number in [0, 1) that the prompt fixes."""
+    """A number in [0, 1): a hash of the prompt and `name`."""
     return content_uniform(prompt.text, salt=f"arithmetic {name}")

@@ -1,4 +1,4 @@
-"""What a task offers: prompts with rewards, preference pairs, and the score by which runs are compared. No tensors here."""
+"""The base of all tasks: prompts with rewards, preference pairs, and the score by which runs are compared. No tensors here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infin
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt and whatever the task knows about it (the answer, say), for its reward.
+    """A prompt, and in `columns` what the task knows about it (such as the answer), which its rewards read.
 
     tools: the schemas of the tools that the assistant may call, for the chat template.
     """
@@ -34,8 +34,8 @@ class Pair:
     """A prompt with a better and a worse completion. The completions continue the prompt's text or conversation.
 
     scores: how good the two are, where the data says so (for losses that ask for it).
-    label: of a single completion, whose other side is absent (empty): (True, None) where it is desirable, hence chosen, and
-    (None, False) where it is not, hence rejected; None of an ordinary pair. source: the place in the data, for errors.
+    label: None for an ordinary pair. A single completion leaves the other side empty: (True, None) is a desirable one, in
+    `chosen`; (None, False) is an undesirable one, in `rejected`. source: the place in the data, for errors.
     tools: the schemas of the tools that the assistant may call.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
@@ -49,7 +49,7 @@ class Pair:
     tools: tuple[Mapping[str, Any], ...] = ()
 
     def flipped(self) -> Pair:
-        """The same pair with chosen and rejected exchanged, scores too; of a single completion, with the other label."""
+        """The pair with chosen, rejected and their scores exchanged; a single completion gets the other label."""
         scores = None if self.scores is None else (self.scores[1], self.scores[0])
         label = None if self.label is None else (_other(self.label[1]), _other(self.label[0]))
         return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores, label=label)
@@ -61,7 +61,7 @@ def _other(label: bool | None) -> bool | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Base of all tasks. `offers` says what an algorithm can get: "pairs", "rewards"; "labels" where a pair has one side alone.
+    """Base of all tasks. `offers` lists what it has for algorithms: "pairs", "rewards"; "labels" if each pair has one side alone.
 
     name: shown in tables and recorded; runs of different tasks are not compared.
     max_new_tokens: longest completion that is sampled, end-of-sequence token included.
@@ -94,13 +94,13 @@ class Task:
         return ()
 
     def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:
-        """How good a completion is: named parts, and under "reward" their weighted sum."""
+        """The rewards of a completion by name, and under "reward" their weighted sum."""
         raise ConfigError(f"task {self.name} gives no rewards; task=arithmetic, prompt_file and reasoning_gym do")
 
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
         """`reward` of each completion, one a prompt, as finite numbers.
 
-        Raises TrainingError that names prompt and completion where a reward raises or is no finite number.
+        Raises TrainingError with the prompt and the completion if a reward raises or is no finite number.
         """
         return [self._rewarded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
@@ -120,24 +120,24 @@ class Task:
         return {name: value for name, value in reward.items() if value is not None}
 
     def full_reward_value(self) -> float | None:
-        """The reward of a completion that counts as right; None for a task whose rewards are degrees."""
+        """The reward of a completion that counts as right; None if the task defines no such reward."""
         return 1.0
 
     def facts(self) -> Mapping[str, str]:
-        """What to show and record about the data (counts, dropped rows)."""
+        """Name -> text about the data (counts, dropped rows), shown and recorded."""
         return {}
 
     def notes(self) -> Sequence[str]:
-        """What the user should know about the data: columns that were recognised, or that nobody reads."""
+        """Lines for the user about the data: columns recognised by their names, and columns that are not read."""
         return ()
 
     def content_hash(self) -> str:
-        """A hash of the data behind this task that its config does not pin down (a file's content); empty if there is none."""
+        """A hash of the data that the config names but does not contain (a file's content); empty if there is none."""
         return ""
 
 
 def finite(value: Any) -> float | None:
-    """A reward as a finite number; None if it is none (text is none, whatever it says)."""
+    """`value` as a finite number within float32; None if it is none. Text gives None, even if it spells a number."""
     if isinstance(value, (str, bytes)) or value is None:
         return None
     try:
@@ -163,9 +163,6 @@ def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, .
         pair.flipped() if content_uniform([pair.prompt, pair.chosen, pair.rejected], salt="label_noise") < label_noise else pair
         for pair in pairs
     )
-
-
-# The share of prompts that are solved in k tries.
 
 
 def pass_at_k(num_right: int, num_samples: int, k: int) -> float:

@@ -1,4 +1,4 @@
-"""Which columns of a data file hold what: the names that a task is given, and those of well-known data sets."""
+"""Finds the columns of a data file, by the names that the task's config gives or those that well-known data sets use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from rlx.task.table import column
 
-# What a column is for -> the names that well-known sets give it, where it is not called so.
+# Purpose of a column -> other names that well-known data sets give it.
 KNOWN = {
     "prompt": ("question", "problem", "instruction", "query", "history", "input", "messages"),  # Orca, GSM8K, MATH, SHP, ...
     "chosen": ("chosen_response", "response_chosen", "preferred", "accepted"),
@@ -25,10 +25,10 @@ _BOXED = re.compile(r"\\boxed\s*\{")
 
 @dataclass
 class Columns:
-    """The columns of one file: which are read under which name.
+    """The columns of one file, and which of them a task reads.
 
-    given: what a column is for -> the name that the task was given; the name of its purpose is the default.
-    seen: every column that any row has. read: those that were asked for. recognised: purpose -> the name that was found.
+    given: purpose of a column -> its name in the task's config; by default the purpose is the name.
+    seen: every column that any row has. read: the columns that the task has read. recognised: purpose -> the well-known name.
     """
 
     given: Mapping[str, str | None]
@@ -42,7 +42,7 @@ class Columns:
             self.seen.update(dict.fromkeys(row))
 
     def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
-        """The column of a row for a purpose; None where it has none, or the task wants none."""
+        """The column of a row for a purpose; None if the row has none, or the config sets the name to null."""
         name = self.given.get(purpose)
         if name is not None and name not in row and name == purpose:
             known = next((other for other in KNOWN.get(purpose, ()) if other in row), None)
@@ -54,12 +54,12 @@ class Columns:
         return name
 
     def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
-        """(the column's name, its value). Raises DataError where the row has none."""
+        """(the column's name, its value). Raises DataError if the row has no such column."""
         name = self.name(row, purpose) or self.given[purpose] or purpose
         return name, column(row, name, place=place, setting=f"task.{purpose}_key")
 
     def notes(self) -> list[str]:
-        """What to say of them: names that were recognised, and columns that nobody reads."""
+        """Lines for the user: columns recognised by their names, and columns that are not read."""
         taken = ", ".join(f"{name} as {purpose}" for purpose, name in self.recognised.items())
         unread = [name for name in self.seen if name not in self.read]
         notes = [f"columns recognised: {taken}; task.{next(iter(self.recognised))}_key=... chooses another"] if taken else []
@@ -67,12 +67,12 @@ class Columns:
 
 
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
-    """The first group of names that a row has whole."""
+    """The first group of names for which the row has every column, none of them null."""
     return next((group for group in names if all(name in row and row[name] is not None for name in group)), None)
 
 
 def final_answer(answer: Any) -> Any:
-    """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others as they are."""
+    """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others unchanged."""
     if not isinstance(answer, str):
         return answer
     if "####" in answer:

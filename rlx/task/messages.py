@@ -1,4 +1,4 @@
-"""Texts and conversations as data files have them, in the one form that rlx knows: a string, or a tuple of messages."""
+"""Converts texts, conversations and tools of data files to the form of rlx: a string, or a tuple of messages."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     """A string, or a non-empty list of messages as a tuple.
 
     A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
-    absent beside tool calls. What is null is absent: Parquet fills every field that any row has. Raises DataError that names the
-    place where a value is neither, or holds a part that is not text.
+    absent beside tool calls. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError
+    with the place if the value is neither, or holds a part that is not text.
     """
     if isinstance(value, str):
         return value
@@ -37,7 +37,7 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of ShareGPT under the usual names."""
+    """A message with the keys role and content, to which the keys of ShareGPT are renamed."""
     if "from" in message and "value" in message and "role" not in message:
         others = {name: value for name, value in message.items() if name not in ("from", "value")}
         return {"role": _ROLES.get(message["from"], message["from"]), "content": message["value"], **others}
@@ -69,14 +69,14 @@ def _part(part: Any, *, place: str, key: str) -> str:
 
 
 def without_nulls(value: Any) -> Any:
-    """The same without the fields that are null, at any depth."""
+    """The value without the fields that are null, at any depth."""
     if isinstance(value, dict):
         return {name: without_nulls(part) for name, part in value.items() if part is not None}
     return [without_nulls(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def as_tools(value: Any, *, place: str, key: str) -> Tools:
-    """The schemas of tools: a list of JSON objects, or its JSON text; nothing where it is null or empty."""
+    """The schemas of tools: a list of JSON objects, or its JSON text; () if it is null or empty."""
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -95,7 +95,7 @@ def with_line_breaks(text: str) -> str:
 
 
 def with_system(prompt: Text, system: str | None) -> Text:
-    """The prompt behind a system message, unless there is none to put, or the conversation has its own."""
+    """The prompt after a system message; unchanged if `system` is empty or the conversation has a system message."""
     if not system:
         return prompt
     system = with_line_breaks(system)

@@ -1,4 +1,7 @@
-"""What tasks of a file of completions share: pairs from its rows, learnt from or held out by a hash of their prompt."""
+"""Tasks whose pairs are the rows of a data file: preference pairs, and single completions with a label.
+
+A hash of the prompt decides whether a pair is learned from or held out.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
 from rlx.task.table import column, files_hash, find_files, read_rows
 
+SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
+_LABELS = {"true": True, "false": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairFile(Task, ABC):
-    """A file whose rows become pairs. A subclass says how, and how many must be held out for a score.
+    """The base: a file whose rows become pairs. A subclass reads a row, and knows how many pairs a score needs.
 
-    path: JSONL or Parquet. held_out: share of the prompts held out, chosen by a hash of the prompt.
+    path: the file (see find_files). held_out: share of the prompts held out, chosen by a hash of the prompt.
     label_noise: share of the training pairs that are flipped.
-    system: a system message for every conversation that has none; a plain prompt becomes a conversation with it.
+    system: a system message for every conversation that has none; with it, a prompt of plain text becomes a conversation.
     system_key, tools_key: the columns of a row's own system message and of the schemas of its tools; null: none.
     """
 
@@ -50,10 +56,10 @@ class PairFile(Task, ABC):
 
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-        """(learn, held out). More than `held_out` is held out where less would leave no score."""
+        """(pairs to learn from, pairs held out). A larger share than `held_out` is held out if the score needs it."""
         pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
         if not pairs:
-            raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of Parquet, for each pair")
+            raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of a table, for each pair")
         placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         limit = max(self.held_out, self._least(placed))
         learn = with_label_noise([pair for place, pair in placed if place > limit], self.label_noise)
@@ -94,10 +100,10 @@ class PairFile(Task, ABC):
 
     @abstractmethod
     def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
-        """The smallest share to hold out so that there is a score, of pairs with the number in [0, 1) of their prompt's hash."""
+        """The smallest share to hold out that leaves pairs for a score. placed: (hash of the prompt in [0, 1), pair)."""
 
     def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
-        """The held-out pairs as they are evaluated: the first of them, where not all are."""
+        """The held-out pairs in the order of evaluation, which may read only the first of them."""
         return tuple(held_out)
 
     def pairs(self) -> Sequence[Pair]:
@@ -120,14 +126,14 @@ class PairFile(Task, ABC):
 
 
 def is_conversation(completion: Text) -> bool:
-    """Whether it holds a user's message: then it is a whole conversation, prompt and all, whatever stands beside it."""
+    """Whether a completion has a message of the user: then it is a whole conversation, the prompt included."""
     return isinstance(completion, tuple) and any(message["role"] == "user" for message in completion)
 
 
 def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
-    """(prompt, completion) in one form, text or messages, the completion without the prompt, should the data repeat it.
+    """(prompt, completion), both text or both messages; if the completion repeats the prompt, that part is removed.
 
-    A text beside a whole conversation is the prompt once more: there the last answer is the completion.
+    A whole conversation beside a prompt of plain text is split before its last answer, and the text is not used.
     """
     if isinstance(completion, str):
         answer = ({"role": "assistant", "content": completion},) if completion else ()
@@ -139,20 +145,15 @@ def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
     return prompt, completion[len(prompt) :] if prompt and completion[: len(prompt)] == prompt else completion
 
 
-# Single completions from a file, each labelled desirable or not: what people give by a thumb up or down.
-
-WORDS = {"true": True, "false": False}
-
-
 @dataclass(frozen=True, kw_only=True)
 class LabelledFile(PairFile):
-    """JSONL or Parquet with a completion and its boolean label a row, for losses that read labels: loss=kto, loss=kto_pair.
+    """A data file with one completion and its label in each row, such as thumbs up and down, for loss=kto and loss=kto_pair.
 
     A row is a pair of which one side is absent: a desirable completion is chosen, an undesirable one rejected. The score is the
-    share of held-out couples, one desirable and one undesirable, of which the desirable one has the larger implicit reward.
+    share of held-out couples, one desirable and one undesirable, in which the desirable one has the larger implicit reward.
 
     path: the file. prompt_key, completion_key, label_key: its columns; a label is true or false, or 1 or 0.
-    held_out: share of the prompts held out, chosen by a hash of the prompt; more if it takes more to have both labels there.
+    held_out: share of the prompts held out, chosen by a hash of the prompt; more if fewer would lack one of the labels.
     label_noise: share of the training labels that are flipped.
     """
 
@@ -170,7 +171,7 @@ class LabelledFile(PairFile):
         return max(map(min, places.values()))
 
     def _ordered(self, held_out: Sequence[Pair]) -> tuple[Pair, ...]:
-        """Both labels in turn as far as they last, so that the first rows have both."""
+        """Desirable and undesirable completions in turn, so that the first rows have both labels."""
         kinds = ([pair for pair in held_out if is_desirable(pair) == label] for label in (True, False))
         return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
@@ -178,7 +179,7 @@ class LabelledFile(PairFile):
         key, value = self.columns.value(row, "prompt", place=place)
         prompt = as_text(value, place=place, key=key)
         if key == "messages" and "completion" not in row and not isinstance(prompt, str):  # a whole conversation
-            prompt, completion = self._whole(prompt, place)
+            prompt, completion = self._split_conversation(prompt, place)
         else:
             name, answer = self.columns.value(row, "completion", place=place)
             prompt, completion = continuation(prompt, as_text(answer, place=place, key=name))
@@ -187,16 +188,16 @@ class LabelledFile(PairFile):
             return Pair(prompt, completion, absent, label=(True, None), source=place)
         return Pair(prompt, absent, completion, label=(None, False), source=place)
 
-    def _whole(self, messages: Text, place: str) -> tuple[Text, Text]:
-        """(prompt, completion) of a conversation: the completion is all that the assistant says after the last other message."""
+    def _split_conversation(self, messages: Text, place: str) -> tuple[Text, Text]:
+        """(prompt, completion) of a conversation: the completion is the assistant's messages at its end."""
         size = max((number for number, message in enumerate(messages, start=1) if message["role"] != "assistant"), default=0)  # type: ignore[index]
         if not 0 < size < len(messages):
-            raise DataError(f"{place}: the conversation does not end with an answer of the assistant; there is nothing to learn")
+            raise DataError(f"{place}: the conversation does not end with an answer of the assistant; leave it out")
         return messages[:size], messages[size:]
 
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
         _, value = self.columns.value(row, "label", place=place)
-        value = WORDS.get(value.lower(), value) if isinstance(value, str) else value
+        value = _LABELS.get(value.lower(), value) if isinstance(value, str) else value
         if isinstance(value, bool) or value in (0, 1):
             return bool(value)
         raise DataError(f"{place}: {self.label_key!r} is {value!r}; a label is true or false, or 1 or 0")
@@ -209,19 +210,17 @@ class LabelledFile(PairFile):
 
 
 def is_desirable(pair: Pair) -> bool:
-    """Whether the one completion of a row is the desirable kind."""
+    """Whether a row's single completion is desirable."""
     return pair.label is not None and pair.label[0] is not None
-
-
-# Preference pairs from a file: prompt, chosen, rejected, as text or as chat messages.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceFile(PairFile):
-    """JSONL or Parquet with a pair a row. The score is the share of held-out pairs whose implicit reward prefers the chosen one.
+    """A data file with one pair in each row. The score is the share of held-out pairs whose chosen side has the larger reward.
 
-    path: the file. prompt_key, chosen_key, rejected_key: its columns. A missing prompt is the common beginning of chosen and
-    rejected.
+    The reward is the implicit one of the loss. Sides are text or chat messages.
+    path: the file. prompt_key, chosen_key, rejected_key: its columns. Without a prompt, the common beginning of chosen and
+    rejected is the prompt.
     chosen_score_key, rejected_score_key: columns with scores, for losses that need them, or null.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all pairs of a prompt are on one side.
     label_noise: share of the training pairs that are flipped.
@@ -253,7 +252,7 @@ class PreferenceFile(PairFile):
             )
         name = self.columns.name(row, "prompt")
         given = None if name is None else row[name]
-        if given is not None and name == "messages":  # beside chosen and rejected it repeats one of them
+        if given is not None and name == "messages":  # a column `messages` repeats one of the sides
             given = None
         if given is None and isinstance(chosen, str) and isinstance(rejected, str) and SPEAKER in chosen and SPEAKER in rejected:
             prompt: Text
@@ -271,7 +270,7 @@ class PreferenceFile(PairFile):
         return Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=self._scores(row, place), source=place)
 
     def _shp(self, row: Mapping[str, Any]) -> dict[str, tuple[str, Any]] | None:
-        """The two sides of a row of SHP, which says by a label which of two references is the better one; None of other rows."""
+        """The sides of a row of SHP (two texts, and a label for the better one) as (column, value); None for other rows."""
         names = ("human_ref_A", "human_ref_B")
         if self.chosen_key in row or not all(name in row for name in (*names, "labels")):
             return None
@@ -319,9 +318,6 @@ def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "
             "give a prompt, or say which key holds it with task.prompt_key"
         )
     return chosen[:size], chosen[size:], rejected[size:]
-
-
-SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
 
 
 def transcript(chosen: str, rejected: str, *, place: str) -> tuple[Text, Text, Text]:

@@ -1,4 +1,4 @@
-"""Prompts with answers from a file, for rewards to judge the completions by."""
+"""Prompts and their answers from a data file; rewards compare the completions with the answers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names can
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFile(RewardedTask):
-    """JSONL or Parquet with a prompt a row. The other columns are handed to the rewards, the answer under the name `answer`.
+    """A data file with one prompt in each row. The rewards get the other columns, the answer under the name `answer`.
 
-    path: the file. prompt_key: the column of the prompt, text or chat messages. answer_key: the column of the answer; null: there
-    is none, for rewards that need none. Columns called prompt or completion stay out.
+    path: the file (see find_files). prompt_key: the column of the prompt, text or chat messages.
+    answer_key: the column of the answer; null if no reward needs one. Rewards do not get columns called prompt or completion.
     held_out: share of the prompts held out, chosen by a hash of the prompt: all rows of a prompt are on one side.
     system: a system message for every prompt that has none. system_key, tools_key: columns of a row's own, and of its tools.
     """
@@ -49,7 +49,7 @@ class PromptFile(RewardedTask):
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(learn, held out). When the hash holds no prompt out, the one nearest to it is, so that there is a score."""
+        """(prompts to learn from, prompts held out). At least the prompt with the smallest hash is held out, for the score."""
         prompts = [self._prompt(row, place) for file in self._files for place, row in read_rows(file)]
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
@@ -68,7 +68,7 @@ class PromptFile(RewardedTask):
         self.columns.saw(row)
         key, value = self.columns.value(row, "prompt", place=place)
         text = as_text(value, place=place, key=key)
-        if key == "messages" and not isinstance(text, str):  # a whole conversation: what the assistant said last is no prompt
+        if key == "messages" and not isinstance(text, str):  # a whole conversation: its last answer is no part of the prompt
             text = (
                 text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
             )

@@ -1,4 +1,4 @@
-"""Tasks of the package reasoning-gym: problems that are generated, with a scorer for each kind."""
+"""Tasks of the package reasoning-gym, which generates problems and scores their answers."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask
 
 SCORER = "scorer"
-# The package makes problem i of a data set from seed + i: so far apart, no two sets share a seed.
+# The package makes problem i of a data set from seed + i; with this offset the held-out problems share no seed with the others.
 HELD_OUT_SEED = 1 << 40
 _SET_BY_RLX = {"seed": "task.data_seed", "size": "task.num_prompts"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningGym(RewardedTask):
-    """Any data set of reasoning-gym, judged by its own scorer (0 to 1, the reward `scorer`) and further rewards by choice.
+    """A data set of reasoning-gym with its own scorer (the reward `scorer`, 0 to 1) and any further rewards.
 
-    dataset: its name. parameters: its own, as the package calls them.
-    num_prompts, num_held_out: how many are generated; those that both have, or that recur among the held-out ones, are dropped.
-    data_seed: of the problems; it is not the run's seed.
-    answer_tag: the scorer sees what stands in the last <tag>...</tag>, nothing without one; null: the whole completion.
+    dataset: its name. parameters: parameters of the data set, by the package's names.
+    num_prompts, num_held_out: how many are generated, before repeated problems are dropped.
+    data_seed: the seed of the problems, apart from the run's seed.
+    answer_tag: the scorer gets the text in the last <tag>...</tag>, or None without one; null: the whole completion.
     instruction: a text put after each problem, on a line of its own; null: none.
-    scorer_weight: of the scorer in the sum.
+    scorer_weight: weight of the scorer in the sum of rewards.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -62,7 +62,7 @@ class ReasoningGym(RewardedTask):
 
     @cached_property
     def problems(self) -> Any:
-        """The package's data set that learning takes its prompts from; its scorer judges the others too."""
+        """The package's data set of the prompts to learn from; its scorer also scores the held-out prompts."""
         return self._generated(self.data_seed, self.num_prompts)
 
     def _generated(self, seed: int, size: int) -> Any:
@@ -74,7 +74,7 @@ class ReasoningGym(RewardedTask):
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-        """(learn, held out), no question in both. A question counts as the text that it is."""
+        """(prompts to learn from, prompts held out). No question is in both; questions are compared as text."""
         others = self._generated(self.data_seed + HELD_OUT_SEED, self.num_held_out)
         held_out = {entry["question"]: entry for entry in self._entries(others)}
         learn = [entry for entry in self._entries(self.problems) if entry["question"] not in held_out]
@@ -88,7 +88,7 @@ class ReasoningGym(RewardedTask):
     def _entries(self, problems: Any) -> Sequence[Mapping[str, Any]]:
         try:
             return [problems[index] for index in range(len(problems))]
-        except Exception as error:  # generators of many authors
+        except Exception as error:  # a generator may raise anything
             raise DataError(f"reasoning-gym cannot generate {self.dataset}: {type(error).__name__}: {error}") from error
 
     def _prompt(self, entry: Mapping[str, Any]) -> Prompt:
@@ -104,13 +104,13 @@ class ReasoningGym(RewardedTask):
     def facts(self) -> Mapping[str, str]:
         learn, held_out = len(self.prompts()), len(self.held_out_prompts())
         dropped = self.num_prompts - learn, self.num_held_out - held_out
-        also = f"; dropped as known already: {dropped[0]} and {dropped[1]}" if any(dropped) else ""
+        also = f"; repeated ones dropped: {dropped[0]} and {dropped[1]}" if any(dropped) else ""
         return {"prompts": f"{learn} to learn from, {held_out} held out, of {self.dataset}{also}", "reward": self.reward_facts()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer(Reward):
-    """What the data set itself thinks of an answer, 0 to 1."""
+    """The score of an answer, 0 to 1, by the data set's own scorer."""
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""Tasks whose completions are judged by a list of named rewards."""
+"""The base of tasks whose reward is a weighted sum of named rewards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlx.errors import ConfigError, TrainingError
 from rlx.task.base import Prompt, Task, finite
 from rlx.task.reward.base import FunctionReward, Reward
 
-ROUNDING = 1e-6  # of a sum of weighted rewards
+ROUNDING = 1e-6  # tolerance for a sum of weighted rewards
 FAILED = "failed"
 _TAKEN = ("reward", FAILED)
 _CHOICES = ("stop", "fail")
@@ -18,16 +18,16 @@ _CHOICES = ("stop", "fail")
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedTask(Task):
-    """A task that sums named rewards. Each is logged apart, as reward/NAME.
+    """A task that sums named rewards. Each is logged on its own too, as reward/NAME.
 
-    rewards: name -> reward; a bare function counts with weight 1.
-    on_reward_error: a reward that raises or gives no finite number, "stop": ends the run; "fail": makes a failed sample, whose
-    reward is failed_reward; the share of failed samples is logged as reward/failed.
+    rewards: name -> reward; a function without a weight has weight 1.
+    on_reward_error: what happens when a reward raises or gives no finite number. "stop": the run ends; "fail": the sample gets
+    failed_reward, and the share of such samples is logged as reward/failed.
     full_reward: a completion with at least this reward counts as right, and the score is the share of held-out prompts whose
-    greedy completion is. "auto": the largest possible sum, where all rewards say what they can give at most; null: rewards are
-    degrees, and the score is the mean reward of the greedy completions (so it is with "auto" where the largest sum is unknown).
-    reward_noise: share of the completions of a draw that exchange their rewards, chosen at random; at 1 nothing can be learned
-    from them: a control. Evaluations see every reward as it is.
+    greedy completion is right. "auto": the largest possible sum, if every reward has bounds. null, and "auto" if one has none:
+    no completion counts as right, and the score is the mean reward of the greedy completions.
+    reward_noise: share of the completions of a draw that exchange their rewards at random. At 1 the rewards carry no
+    information, which makes a control. Evaluations use the true rewards.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
@@ -57,11 +57,11 @@ class RewardedTask(Task):
 
     @property
     def score(self) -> str:  # type: ignore[override]
-        """What the task is scored by: accuracy, or greedy_reward where nothing counts as right."""
+        """The figure that is the score: accuracy, or greedy_reward if no completion counts as right."""
         return "greedy_reward" if self.full_reward_value() is None else "accuracy"
 
     def all_rewards(self) -> Mapping[str, Reward]:
-        """Name -> reward, those that the task brings itself first."""
+        """Name -> reward: first those of the task itself, then those of the config."""
         return self.rewards  # type: ignore[return-value]
 
     def full_reward_value(self) -> float | None:
@@ -75,7 +75,7 @@ class RewardedTask(Task):
         return self.reward_all([prompt], [completion])[0]
 
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        if type(self).reward is not RewardedTask.reward:  # a subclass that says itself what a completion is worth
+        if type(self).reward is not RewardedTask.reward:  # a subclass defines `reward` itself
             return super().reward_all(prompts, completions)
         samples = list(zip(prompts, completions, strict=True))
         rewards = self.all_rewards()
@@ -85,7 +85,7 @@ class RewardedTask(Task):
             parts = {name: finite(column[row]) for name, column in values.items()}
             bad = [name for name, part in parts.items() if part is None]
             if bad and self.on_reward_error == "stop":
-                raise failure(bad[0], values[bad[0]][row], prompt, completion)
+                raise reward_error(bad[0], values[bad[0]][row], prompt, completion)
             kept = {name: 0.0 if part is None else part for name, part in parts.items()}
             total = sum(rewards[name].weight * part for name, part in kept.items())
             counted = {FAILED: float(bool(bad))} if self.on_reward_error == "fail" else {}
@@ -93,13 +93,13 @@ class RewardedTask(Task):
         return rows
 
     def reward_facts(self) -> str:
-        """The rewards and their weights, to show."""
+        """The rewards and their weights as text."""
         terms = ((name, reward.weight) for name, reward in self.all_rewards().items())
         return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
 def as_reward(name: str, given: Any) -> Reward:
-    """A reward of the mapping; a function becomes one."""
+    """The reward `given` under a name in `rewards`; a function becomes a FunctionReward. Raises ConfigError for anything else."""
     if name in _TAKEN:
         raise ConfigError(f"task.rewards.{name}: {name} is a name of rlx's own; call your reward something else")
     if isinstance(given, Reward):
@@ -109,8 +109,8 @@ def as_reward(name: str, given: Any) -> Reward:
     raise ConfigError(f"task.rewards.{name} is {given!r}, no reward; give a node whose _target_ is one, or a function of yours")
 
 
-def failure(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
-    """What one reward did to one completion, named."""
+def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
+    """The error for a reward that raised, or gave no finite number, for one completion."""
     raised = isinstance(outcome, BaseException)
     what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, not a finite number,"
     error = TrainingError(

@@ -1,4 +1,4 @@
-"""How fast are algorithms here, where does their time go, what do they reach for it? On the same task, policy and budget."""
+"""Measures algorithms on one task, policy and budget: their speed, the parts of their time, and the score they reach."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NAMES = "algorithms"
 
 @dataclass
 class BenchConfig:
-    """rlx bench; what it runs is a config of rlx train."""
+    """Config of rlx bench. Each run that it measures has a config of rlx train."""
 
     algorithm: Any = MISSING
     loss: Any = None
@@ -70,7 +70,7 @@ NO_SWEEP = "it takes several algorithms itself: rlx bench algorithm=a,b"
 
 
 def prepare(line: CommandLine) -> None:
-    """Take `algorithm=a,b` apart before Hydra sees it, for which a comma belongs to a sweep."""
+    """Split `algorithm=a,b` before Hydra composes, because Hydra would read the comma as a sweep."""
     for place, override in enumerate(line.overrides):
         key, equals, value = override.partition("=")
         if key == "algorithm" and equals:
@@ -85,23 +85,25 @@ def prepare(line: CommandLine) -> None:
 
 
 def run(composed: Composed) -> int:
-    """Measure every algorithm in turn, several rounds, and show what came of it; 1 if one of them failed."""
+    """Measure the algorithms in turn, in several rounds, and print the results; returns the exit code."""
     cfg = composed.config
     names = composed.values.get(_NAMES, composed.algorithm).split(",")
-    configs = {name: training_config(composed if name == composed.algorithm else other(name, composed)) for name in names}
+    configs = {
+        name: training_config(composed if name == composed.algorithm else with_algorithm(name, composed)) for name in names
+    }
     rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for number in range(cfg.rounds):
         for name in names:
             trace = str(Path(cfg.out) / f"trace_{file_name(name)}.json") if cfg.profile and number == 0 else None
             rounds[name].append(measured(configs[name], cfg, number, trace))
             if not cfg.json:
-                print(f"round {number + 1} of {cfg.rounds}: {name}: {words(rounds[name][-1])}", flush=True)
+                print(f"round {number + 1} of {cfg.rounds}: {name}: {round_text(rounds[name][-1])}", flush=True)
     show(composed, rounds)
     return 0
 
 
-def other(name: str, composed: Composed) -> Composed:
-    """The same command line with another algorithm, checked; what is wrong is said before anything is measured."""
+def with_algorithm(name: str, composed: Composed) -> Composed:
+    """The same command line with another algorithm, checked: an error is raised before the first measurement."""
     from rlx.cli.failure import composed_line
     from rlx.config.line import CommandLine
 
@@ -113,7 +115,7 @@ def other(name: str, composed: Composed) -> Composed:
 
 
 def training_config(composed: Composed) -> dict[str, Any]:
-    """The config of rlx train that an algorithm is measured under."""
+    """The config of rlx train with which an algorithm is measured."""
     from omegaconf import OmegaConf, open_dict
 
     from rlx.config.compose import compose
@@ -131,7 +133,7 @@ def training_config(composed: Composed) -> dict[str, Any]:
 
 
 def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
-    """One algorithm, once, in a process of its own."""
+    """The measurements of one round of one algorithm, which runs in a process of its own."""
     budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
     request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -139,7 +141,7 @@ def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0 or not done.stdout:
         last = "\n".join(done.stderr.strip().splitlines()[-12:])
-        raise TrainingError(f"the process that measured ended with {done.returncode}; the last it said:\n{last}")
+        raise TrainingError(f"the measuring process ended with exit code {done.returncode}; its last lines:\n{last}")
     answer: Mapping[str, Any] = json.loads(done.stdout)
     if "error" in answer:
         error = RlxError(answer["error"])
@@ -149,7 +151,7 @@ def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str
 
 
 def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> None:
-    """The table, or JSON; and the files."""
+    """Write the files, and print the results as a table or as JSON."""
     cfg = composed.config
     import platform
 
@@ -191,11 +193,11 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
     print(f"\nwritten: {', '.join(str(directory / file) for file in files)}")
 
 
-def words(found: Mapping[str, Any]) -> str:
-    """What one round says while the others run."""
+def round_text(found: Mapping[str, Any]) -> str:
+    """The measurements of one round in one line, printed as soon as it ends."""
     return f"{found['tokens_per_second']:,.0f} tokens/s, {found['steps']} steps in {found['seconds']:.1f} s"
 
 
 def file_name(name: str) -> str:
-    """An algorithm's name as part of a file's."""
+    """An algorithm's name in characters that a file name can have."""
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)

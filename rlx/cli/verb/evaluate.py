@@ -1,4 +1,4 @@
-"""Scores a run's checkpoint, or any policy, on a task: greedy accuracy, mean reward, pass@k; and records it."""
+"""Evaluates a run's checkpoint, or any policy, on a task (greedy accuracy, mean reward, pass@k) and records the figures."""
 
 from __future__ import annotations
 

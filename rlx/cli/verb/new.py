@@ -1,4 +1,4 @@
-"""Writes a file to begin an algorithm, a loss or a reward from, with its YAML and its test."""
+"""Writes the first version of an algorithm, a loss or a reward, with its YAML and its test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WORDS = "words"
 TEMPLATES = Path(__file__).parent / "template"
-# what can be made: the groups for which there is a template
+# what can be written: the groups that have a template
 FOLDER = {
     group.leaf: group.name
     for group in sorted(GROUPS.values(), key=lambda group: group.name)
@@ -39,7 +39,7 @@ NEXT = {
 
 @dataclass
 class NewConfig:
-    """rlx new."""
+    """Config of rlx new."""
 
     words: Any = MISSING
     out: str = MISSING
@@ -51,14 +51,14 @@ NO_SWEEP = "one thing is written at a time"
 
 
 def run(composed: Composed) -> int:
-    """Write the files and say what to do next; returns the exit code."""
+    """Write the files and print the next commands; returns the exit code."""
     cfg = composed.config
     what, name = asked_for([str(word) for word in cfg.words])
     files = texts(what, name)
     out = Path(cfg.out).expanduser()
     there = [str(out / file) for file in files if (out / file).exists()]
     if there and not cfg.force:
-        raise ConfigError(f"{there[0]} is there already; take another name, or force=true to replace it")
+        raise ConfigError(f"{there[0]} exists already; choose another name, or force=true to replace it")
     for file, text in files.items():
         place = out / file
         try:
@@ -74,7 +74,7 @@ def run(composed: Composed) -> int:
 
 
 def asked_for(words: list[str]) -> tuple[str, str]:
-    """(kind, name) out of the words after the verb."""
+    """(what to write, its name) from the words after the verb. Raises ConfigError if they cannot be used."""
     if not words or words[0] not in FOLDER:
         near = did_you_mean(nearest(words[0], FOLDER)) if words else ""
         said = f"rlx new {words[0]}: " if words else "rlx new: "
@@ -87,13 +87,13 @@ def asked_for(words: list[str]) -> tuple[str, str]:
         better = f"my_{better}" if better in sys.stdlib_module_names or keyword.iskeyword(better) else better
         hint = did_you_mean(better) if re.fullmatch(r"[a-z][a-z0-9_]*", better) else ""
         raise ConfigError(f"rlx new {what} {name}: a name is that of a Python module, lower-case words joined by _{hint}")
-    if name in sys.stdlib_module_names or taken(name):
+    if name in sys.stdlib_module_names or is_installed(name):
         raise ConfigError(f"rlx new {what} {name}: there is a module {name} already, which yours would hide; try my_{name}")
     return what, name
 
 
-def taken(name: str) -> bool:
-    """Whether an installed module has this name; one in the current folder may be replaced."""
+def is_installed(name: str) -> bool:
+    """Whether a module outside the current folder has this name."""
     try:
         found = find_spec(name)
     except (ImportError, ValueError):
@@ -107,7 +107,7 @@ def class_name(name: str) -> str:
 
 
 def texts(what: str, name: str) -> dict[str, str]:
-    """File -> text, of the module, its YAML and its test."""
+    """File -> text: the module, its YAML and its test."""
     files = {
         f"{name}.py": f"{what}.py.txt",
         f"conf/{FOLDER[what]}/{name}.yaml": f"{what}.yaml.txt",

@@ -1,7 +1,7 @@
-"""What a completion is worth: named functions of text with weights, rlx's own and the user's.
+"""Rewards: named and weighted functions of a prompt and a completion, rlx's own and the user's.
 
-A reward sees the prompt as the task has it (text, or messages), the completion as text without special tokens, and the prompt's
-columns (its answer, say).
+A reward gets the prompt as the task has it (text, or messages), the completion as text without special tokens, and the prompt's
+columns (such as its answer).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reward(ABC):
     weight: what its value is multiplied by in the sum; 0 only logs it.
     """
 
-    bounds: ClassVar[tuple[float, float] | None] = None  # the smallest and the largest value, where they are known
+    bounds: ClassVar[tuple[float, float] | None] = None  # the smallest and the largest value, None if unknown
 
     weight: float
 
@@ -38,23 +38,23 @@ class Reward(ABC):
         """The value of one completion, before the weight."""
 
     def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        """The values of many completions; an exception that one of them raised stands in its place."""
+        """The values of many completions; where the reward raised an exception, that exception in place of a value."""
         return [self._tried(prompt, completion) for prompt, completion in samples]
 
     def _tried(self, prompt: Prompt, completion: str) -> Any:
         try:
             return self(prompt.text, completion, **prompt.columns)
-        except RlxError:  # says what to mend; no matter of one completion
+        except RlxError:  # a wrong setting or column, which concerns every completion
             raise
         except Exception as error:
             return error
 
     def require_answers(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - most rewards have nothing to refuse
-        """Raise DataError for an answer that no completion could be right by; called once the prompts are read."""
+        """Raise DataError for an answer that no completion can match; called after the prompts are read."""
 
     @property
     def largest(self) -> float | None:
-        """The largest that it can add to the sum; None where nobody knows."""
+        """The largest value that it can add to the sum; None if it has no bounds."""
         return None if self.bounds is None else max(self.weight * bound for bound in self.bounds)
 
 
@@ -69,13 +69,13 @@ class FunctionReward(Reward):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.function, functools.partial):  # a plain one: Hydra's own looks at what it calls again in every call
+        if isinstance(self.function, functools.partial):  # a plain one: Hydra's subclass inspects the function at every call
             plain = functools.partial(self.function.func, *self.function.args, **self.function.keywords)
             object.__setattr__(self, "function", plain)
 
     @staticmethod
     def of(function: Callable[..., Any]) -> FunctionReward:
-        """A bare function with weight 1; a `weight` bound to it that it does not take itself is the reward's."""
+        """The reward of a function, with weight 1, or with the keyword `weight` bound to it if the function takes none."""
         bound = dict(function.keywords) if isinstance(function, functools.partial) else {}
         if not isinstance(function, functools.partial) or "weight" not in bound or _names(function.func, "weight"):
             return FunctionReward(weight=1.0, function=function)
@@ -90,7 +90,7 @@ class FunctionReward(Reward):
         return inspect.signature(self.function).parameters
 
     def _taken(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns that the function takes. Raises DataError for one that it needs and the prompt lacks."""
+        """The columns that the function takes. Raises DataError if the prompt lacks one that it needs."""
         bound = self.function.keywords if isinstance(self.function, functools.partial) else {}
         free = {name: value for name, value in columns.items() if name not in bound}
         parameters = list(self._parameters.values())

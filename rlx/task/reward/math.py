@@ -17,7 +17,7 @@ from rlx.task.reward.text import answers_of
 
 _UNPARSED = ("text", "refuse")
 _MARKED = re.compile(r"\$[^$]+\$|\\boxed|\\\(|\\\[")
-# what stands around an answer and is no part of it
+# marks around an answer, which are no part of it
 _AROUND = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
@@ -35,9 +35,9 @@ _AROUND = tuple(
 class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
-    A completion that says the answer, word for word or in \\boxed{}, has 1 whatever it is: a choice, a tuple, a word, a currency.
-    unparsed: what an answer is that the package reads nothing from: "text", compared as text alone; "refuse", an error.
-    timeout: seconds for one comparison, which can take long; what takes longer is 0.
+    A completion that equals the answer as text, alone or in \\boxed{}, also gives 1: a choice, a tuple, a word, an amount.
+    unparsed: what to do with an answer in which the package finds no expression: "text", compare it as text alone; "refuse",
+    raise an error. timeout: seconds for one comparison; one that takes longer gives 0.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -104,7 +104,7 @@ class MathVerify(Reward):
 
 
 def _as_words(text: str) -> str:
-    """A text without its marks of mathematics and currency, white space, case and full stop."""
+    """The text in lower case, without marks of mathematics and currency, white space and a final full stop."""
     found = text.strip().rstrip(".").strip()
     for pattern in _AROUND:
         match = pattern.fullmatch(found)

@@ -16,13 +16,13 @@ TEMPLATES = ("auto", "chat", "plain", "pair")
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel(Reward):
-    """The logit that a classifier gives to prompt and completion. It is loaded when first asked, and runs in this process.
+    """The logit that a classifier gives to prompt and completion. It is loaded at the first call and runs in this process.
 
     path: a directory, or a name on the Hugging Face hub.
-    label: whose logit it is, by name or number; null for a model with one output.
-    template: how it reads the two. chat: by its chat template, as user and assistant; plain: one text after the other; pair: as
-    two texts, as its tokenizer joins them; auto: chat where it has a chat template, else plain.
-    max_length: longer texts lose their beginning; null: what the model has positions for.
+    label: the output whose logit is the reward, by name or number; null for a model with one output.
+    template: how the two become its input. chat: by its chat template, as user and assistant; plain: one text after the other;
+    pair: two texts, which its tokenizer joins; auto: chat if it has a chat template, else plain.
+    max_length: most tokens of an input, of which longer ones lose the beginning; null: as many as the model has positions.
     batch_size: texts read at once. device: auto (a GPU if there is one), cpu, cuda, cuda:N.
     """
 
@@ -45,7 +45,7 @@ class RewardModel(Reward):
         return float(self.score_all([(Prompt(prompt, columns), completion)])[0])
 
     def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
-        """Texts of similar length are read together; the values stand in the order of the samples."""
+        """The logits in the order of the samples; samples of similar length share a batch."""
         model, tokenizer, place = self._loaded
         rows = [self._encoded(tokenizer, prompt.text, completion, model) for prompt, completion in samples]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
@@ -58,7 +58,7 @@ class RewardModel(Reward):
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, int]:
-        """(model, tokenizer, the place of the label)."""
+        """(model, tokenizer, index of the output)."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils import logging
@@ -96,7 +96,7 @@ class RewardModel(Reward):
         return places[0]
 
     def _encoded(self, tokenizer: Any, prompt: Text, completion: str, model: Any) -> dict[str, list[int]]:
-        """Its tokens, the end of them if they are too many."""
+        """The tokens of prompt and completion; the last ones, if there are too many."""
         chat = self.template == "chat" or (self.template == "auto" and tokenizer.chat_template is not None)
         if chat:
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -111,12 +111,12 @@ class RewardModel(Reward):
         return {name: list(encoded[name])[-limit if limit else None :] for name in names}
 
     def _logits(self, model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]], place: int) -> list[float]:
-        """Right-padded, so that a causal classifier's last token is found by its padding token."""
+        """One logit for each row. Rows are padded on the right: a causal classifier finds the last token by the padding token."""
         import torch
 
         padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else model.config.pad_token_id
         if padding is None:
-            if len(rows) > 1:  # without a padding token nobody knows where a text ends
+            if len(rows) > 1:  # without a padding token the model cannot find the end of a text
                 return [value for row in rows for value in self._logits(model, tokenizer, [row], place)]
             padding = 0
         elif model.config.pad_token_id is None:

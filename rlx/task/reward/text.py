@@ -1,4 +1,4 @@
-"""Rewards that compare and measure text."""
+"""Rewards that compare a completion with the answer, or check its form or length."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ NUMBER = re.compile(rf"(?:(?<![\w).])[-+])?(?:{_DIGITS})(?:[eE][-+]?[0-9]{{1,3}}
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMatch(Reward):
-    """1 if the completion is the answer, white space around both apart, else 0. A list of answers: 1 if it is one of them.
+    """1 if the completion is the answer, without white space around them, else 0. A list of answers: 1 if it is one of them.
 
     ignore_case: whether A and a are the same.
-    pattern: a regular expression that finds what is compared: its first group (or all of it) in its last match; without a match
-    the reward is 0. null: the whole completion.
+    pattern: a regular expression; the first group (or all) of its last match in the completion is compared, and without a match
+    the reward is 0. null: the whole completion is compared.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -43,7 +43,7 @@ class ExactMatch(Reward):
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         answers = [self._plain(str(answer)) for answer in answers_of(prompt, columns, "exact_match")]
-        said = completion if self._regex is None else found(self._regex, completion)
+        said = completion if self._regex is None else last_match(self._regex, completion)
         return float(said is not None and self._plain(said) in answers)
 
     def _plain(self, text: str) -> str:
@@ -81,9 +81,9 @@ class Numeric(Reward):
 
 @dataclass(frozen=True, kw_only=True)
 class RegexFormat(Reward):
-    """1 if the completion has the form of a regular expression, else 0; the dot matches line ends too.
+    """1 if the completion matches a regular expression, else 0; the dot matches line ends too.
 
-    pattern: the form. whole: the completion as a whole has it, white space around it apart; false: some part of it.
+    pattern: the expression. whole: it must match the whole completion, without white space around it; false: some part of it.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
@@ -132,21 +132,21 @@ class LengthPenalty(Reward):
 
 
 def answers_of(prompt: Text, columns: dict[str, Any], name: str) -> Sequence[Any]:
-    """The answer, or several of which one is enough. Raises DataError where the prompt has none."""
+    """The right answers, of which a completion needs one. Raises DataError if the prompt has none."""
     answer = columns.get("answer")
     if answer is None or answer == []:
         raise DataError(f"reward {name} compares with an answer, and the prompt {prompt!r} has none; see task.answer_key")
     return answer if isinstance(answer, (list, tuple)) else [answer]
 
 
-def found(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first group, or all, of the last match; None without one."""
+def last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    """The first group of the last match, or all of it if the pattern has no group; None without a match."""
     matches = list(pattern.finditer(text))
     return matches[-1][min(1, pattern.groups)] if matches else None
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly; None if there is none that is finite."""
+    """The last number in a text as an exact fraction; None if there is none, or it is not finite."""
     numbers = NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
     if not numbers:
         return None
@@ -158,7 +158,7 @@ def last_number(text: str) -> Fraction | None:
 
 
 def compiled(pattern: str, key: str) -> re.Pattern[str]:
-    """The regular expression, or a ConfigError that says where it goes wrong."""
+    """The compiled regular expression. Raises ConfigError with the key and the reason if it is none."""
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlx.algorithm import Algorithm, AlgorithmType, LossOutput, Need
-from rlx.algorithm.base import require_batch, require_figures, require_output, require_whole
+from rlx.algorithm.base import require_batch, require_complete, require_figures, require_output
 from rlx.errors import ConfigError, TrainingError
 from tests.check.checking import subject
 from tests.check.faulty import Demonstrations
@@ -70,12 +70,12 @@ class WantsNoReference(Whole):
 )
 def test_what_is_not_whole_is_refused(kind, said):
     with pytest.raises(ConfigError, match=said):
-        require_whole(kind())
+        require_complete(kind())
 
 
 @pytest.mark.parametrize("kind", [Whole, Demonstrations, *SOUND], ids=lambda kind: kind.__name__)
 def test_what_is_whole_is_not(kind):
-    require_whole(kind())
+    require_complete(kind())
 
 
 @pytest.mark.parametrize(("output", "said"), [(torch.ones(()), "gives a Tensor, not a LossOutput"), (None, "gives None")])
