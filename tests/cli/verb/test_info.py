@@ -4,8 +4,10 @@ import pytest
 
 from rlx.cli.main import main
 from rlx.cli.verb import info
+from rlx.config.compose import groups
 from rlx.config.groups import GROUPS
 from rlx.config.line import CommandLine
+from rlx.config.schema import conf_dir
 
 pytestmark = pytest.mark.whole
 
@@ -85,8 +87,10 @@ def test_every_host_has_the_part(shown):
         line = CommandLine(overrides=[f"{group.name}=x"])
         info.prepare(line)
         assert line.overrides == [f"{group.above}={group.host}", f"{group.name}=x"]
-        _, lines, _ = shown(f"{group.above}={group.host}")
-        assert any(shown.startswith(f"  {group.place.removesuffix('{}')}") for shown in lines), group
+        option = groups([conf_dir()])[group.name][0]
+        chosen = f"[{option}]" if group.several else option
+        _, lines, _ = shown(f"{group.above}={group.host}", f"{group.name}={chosen}")
+        assert any(line.startswith(f"  {group.place.removesuffix('{}')}") for line in lines), group
 
 
 def test_ranges_are_shown_beside_the_values(shown):
