@@ -11,11 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlx.cli.failure import composed_line
 from rlx.config.check import check_node, paths_of, plain, unknown_key
-from rlx.config.classes import check_targets, with_run_loss
+from rlx.config.classes import with_run_loss
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.line import CommandLine
 from rlx.config.sources import use_working_directory
 from rlx.config.suggest import did_you_mean, nearest
+from rlx.config.targets import check_targets
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,19 +14,11 @@ from typing import Any, Literal, Union
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from rlx.config.classes import (
-    REQUIRED,
-    Parameter,
-    accepts,
-    check_targets,
-    fits_group,
-    locate,
-    parameters_of,
-    reads_run_loss,
-)
+from rlx.config.classes import REQUIRED, Parameter, locate, parameters_of, reads_run_loss
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
+from rlx.config.targets import accepts, check_targets, fits_group, targets_of
 from rlx.errors import ConfigError
 from rlx.fields import mend
 
@@ -121,6 +113,9 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
     paths = list(paths_of(raw))
+    for key, value in container.items():
+        for place, target in targets_of(value, key) if key not in RUN_GROUPS else ():
+            raise ConfigError(f"{place} is a value and takes no node; leave out {place}._target_={target}")
     check_keys(container, schema, "", paths, owner=f"rlx {verb}")
     if isinstance(raw.get("algorithm"), Mapping) and raw["algorithm"].get("loss") == "${..loss}":
         raise unread_loss(raw["algorithm"])
@@ -262,7 +257,14 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     _require_whole(target, path)
     parameters = parameters_of(target)
     bound = _is_bound_function(node, target, path)
+    if group is not None and node.get("_partial_") and not any(item.given_by_caller for item in (parameters or {}).values()):
+        raise ConfigError(f"{path}: a node that is bound and not called is no {group}; leave out {path}._partial_")
     if parameters is None and bound:
+        for key in node:
+            if key == "_args_":
+                raise unknown_key(f"{path}.{key}", node_name(target), paths)
+            if key not in _SPECIAL:
+                _check_below(node[key], f"{path}.{key}", paths, hint=Any, owner=target)
         return
     if parameters is None:
         raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
@@ -322,22 +324,43 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
 
 def _check_below(value: Any, path: str, paths: list[str], *, hint: Any, owner: Any) -> None:
     """Nodes within a value: each fits the annotation of the field, list or mapping that holds it."""
-    arguments = [item for item in typing.get_args(hint) if item is not Ellipsis]
     if isinstance(value, Mapping) and "_target_" in value:
         target = locate(value["_target_"], f"{path}._target_")
-        if not accepts(hint, target, owner):
+        partial = _is_bound_function(value, target, path) or bool(value.get("_partial_"))
+        if not accepts(hint, target, owner, partial=partial):
             wanted = described(hint).removeprefix("a node whose _target_ is ")
             is_loss = path.rpartition(".")[2] == "loss"
             mend = "; choose another with loss=NAME (rlx info loss=NAME says what one is)" if is_loss else ""
             raise ConfigError(f"{path}: {value['_target_']} is not {wanted}, which {node_name(owner)} reads{mend}")
         check_node(value, path, paths)
     elif isinstance(value, Mapping):
-        of = arguments[1] if len(arguments) == 2 and typing.get_origin(hint) is not typing.Union else Any
+        of = _item_of(hint, Mapping)
         for key, item in value.items():
             _check_below(item, f"{path}.{key}", paths, hint=of, owner=owner)
     elif isinstance(value, (list, tuple)):
+        of = _item_of(hint, Sequence)
         for index, item in enumerate(value):
-            _check_below(item, f"{path}[{index}]", paths, hint=arguments[0] if len(arguments) == 1 else Any, owner=owner)
+            _check_below(item, f"{path}[{index}]", paths, hint=of, owner=owner)
+
+
+def _item_of(hint: Any, container: type) -> Any:
+    """The annotation of the items of a mapping or list annotated `hint`; Any where it says nothing."""
+    origin, arguments = typing.get_origin(hint), [item for item in typing.get_args(hint) if item is not Ellipsis]
+    if origin in (Union, types.UnionType):
+        items = [_item_of(option, container) for option in arguments if _is_container(option, container)]
+        return Union[tuple(items)] if items else Any  # noqa: UP007
+    if not arguments or not _is_container(hint, container):
+        return Any
+    if container is Mapping:
+        return arguments[-1]
+    return Union[tuple(arguments)]  # noqa: UP007
+
+
+def _is_container(hint: Any, container: type) -> bool:
+    base = typing.get_origin(hint) or hint
+    if not isinstance(base, type) or issubclass(base, str):
+        return False
+    return issubclass(base, Mapping) if container is Mapping else issubclass(base, Iterable) and not issubclass(base, Mapping)
 
 
 def node_name(owner: Any) -> str:

@@ -1,21 +1,18 @@
-"""What a dotted name stands for, what it takes, and whether it belongs to a group."""
+"""What a dotted name stands for, and what it takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import inspect
-import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, users_place
 from rlx.fields import Choice, Range
@@ -35,20 +32,24 @@ class Parameter:
 
 
 def locate(target: str, key: str) -> Any:
-    """The class or function of a dotted name. Imports its module, so the allow list comes first."""
+    """The class or function of a dotted name. Imports its module, so the allow list comes first.
+
+    The name is the object's own: its module and its qualified name. A package may give another name to what a module inside of
+    it defines, where it exports that name: in its `__all__`, or without one by a name that has no leading underscore. A name
+    that leads through a module which another one imported is no name of an object. Raises ConfigError.
+    """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(f"{key}: {target} is no dotted name of a class, such as my_lab.MyAlgorithm")
     found: Any = None
-    depth = 0
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
         try:
-            found, depth = importlib.import_module(module), length
+            found = importlib.import_module(module)
             break
         except ModuleNotFoundError as error:
             if error.name is not None and error.name.startswith("rlx.") and target.startswith("rlx."):
-                if module == error.name:
+                if module == error.name or module.startswith(f"{error.name}."):
                     continue
                 raise
             if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
@@ -59,14 +60,47 @@ def locate(target: str, key: str) -> Any:
         here = [path.stem for path in Path().glob("*.py")]
         hint = did_you_mean(nearest(parts[0], here))
         raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path{hint}")
-    for name in parts[depth:]:
+    found = sys.modules[parts[0]]
+    for length, name in enumerate(parts[1:], start=1):
+        place = ".".join(parts[: length + 1])
+        if not hasattr(found, name) and place in sys.modules:
+            found = sys.modules[place]  # a package may delete the attribute of its submodule
+            continue
         if not hasattr(found, name):
             owner = getattr(found, "__name__", parts[0])
             options = [option for option, value in vars(found).items() if isinstance(value, type)]
             hint = _hidden(parts[0]) or did_you_mean(nearest(name, options))
             raise ConfigError(f"{key}: {owner} has no {name}{hint}")
         found = getattr(found, name)
+        if isinstance(found, types.ModuleType) and found.__name__ != place:
+            raise ConfigError(
+                f"{key}: {target} leads through {place}, which is the module {found.__name__} under another name; "
+                "name a class by the module that defines it"
+            )
+    _require_own_name(found, target, key)
     return found
+
+
+def own_name(target: Any) -> str:
+    """The module and the qualified name of a class or function; empty where it has none, as an object of a class."""
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
+
+
+def _require_own_name(found: Any, target: str, key: str) -> None:
+    """Refuse a name under which an object merely can be reached, such as that of a module which imports it."""
+    own, place = own_name(found), target.rpartition(".")[0]
+    if own == target:
+        return
+    package = sys.modules.get(place)
+    if own.startswith(f"{place}.") and callable(found) and hasattr(package, "__path__"):
+        name = target.rpartition(".")[2]
+        public = getattr(package, "__all__", None)
+        if name in public if public is not None else not name.startswith("_"):
+            return
+    kind = "a module" if isinstance(found, types.ModuleType) else f"an object of {type(found).__name__}"
+    mend = f"is {own}; give it that name" if own else f"is {kind}; name a class or a function"
+    raise ConfigError(f"{key}: {target} {mend}")
 
 
 def _hidden(module: str) -> str:
@@ -86,33 +120,10 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
 
 
-def fits_group(target: Any, group: str) -> bool:
-    """Whether a class, or what a function returns, is what the nodes of a group are."""
-    if not isinstance(target, type):
-        target = _hints(target).get("return") if callable(target) else None
-    bases = tuple(locate(name, group) for name in GROUPS[group].base)
-    return isinstance(target, type) and issubclass(target, bases)
-
-
-def accepts(hint: Any, target: Any, owner: Any) -> bool:
-    """Whether a field annotated `hint` of `owner` may hold what the target of a nested node makes."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(accepts(option, target, owner) for option in typing.get_args(hint))
-    kind = target if isinstance(target, type) else _hints(target).get("return")
-    if hint in (Any, object) or not isinstance(origin or hint, type):
-        # nothing is said about it: then it is rlx's, the owner's own, or a dataclass
-        tops = {"rlx", "torch", str(getattr(owner, "__module__", "")).partition(".")[0]}
-        return dataclasses.is_dataclass(kind) or str(getattr(target, "__module__", "")).partition(".")[0] in tops
-    if getattr(hint, "_is_protocol", False) or (origin or hint) is Callable:
-        return True
-    return isinstance(kind, type) and issubclass(kind, origin or hint)
-
-
 def parameters_of(target: Any) -> dict[str, Parameter] | None:
     """What a dataclass's fields or a signature take, by name; None where any keyword is taken."""
     if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
-        hints = _hints(target)
+        hints = hints_of(target)
         fields = [item for item in dataclasses.fields(target) if item.init]
         return {
             item.name: Parameter(item.name, hints.get(item.name, Any), _default(item), allowed=item.metadata.get("range"))
@@ -125,7 +136,7 @@ def parameters_of(target: Any) -> dict[str, Parameter] | None:
         return None
     if any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values()):
         return None
-    hints = _hints(function)
+    hints = hints_of(function)
     found = {}
     for item in signature.parameters.values():
         if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY):
@@ -159,65 +170,20 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return REQUIRED if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def _hints(target: Callable[..., Any]) -> Mapping[str, Any]:
+def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
     """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any."""
     try:
         return typing.get_type_hints(target)
     except Exception:
         pass
     found: dict[str, Any] = {}
+    space: dict[str, Any] = {}  # a class that a decorator makes has annotations which the module of its base wrote
     for owner in reversed(getattr(target, "__mro__", (target,))):
-        space = vars(sys.modules.get(owner.__module__, object)) if hasattr(owner, "__module__") else {}
+        space |= vars(sys.modules.get(owner.__module__, object)) if hasattr(owner, "__module__") else {}
         for name, text in getattr(owner, "__annotations__", {}).items():
             try:
-                found[name] = eval(text, dict(space), dict(vars(typing))) if isinstance(text, str) else text
+                one = types.SimpleNamespace(__annotations__={name: text})
+                found |= typing.get_type_hints(one, {**vars(typing), **space}, {})
             except Exception:
                 found[name] = Any
     return found
-
-
-# Which classes and functions a config may name. A config from a run record is data: it passes here like any other.
-
-OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*")
-# rlx's own functions that build nothing: a config has no business to call them
-_REFUSED: tuple[str, ...] = ("rlx.cli.*", "rlx.config.*", "rlx.experiment.*", "rlx.training.*", "rlx.load", "rlx.sweep.*")
-_IN_YAML = re.compile(r"""^\s*(?:-\s+)?["']?_target_["']?\s*:\s*["']?([\w.]+)""", re.MULTILINE)
-
-
-def targets_of(container: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path of the node, its `_target_`) for every node of plain dicts and lists that names one."""
-    if isinstance(container, Mapping):
-        if "_target_" in container:
-            yield path, container["_target_"]
-        for key, value in container.items():
-            yield from targets_of(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(container, (list, tuple)):
-        for index, value in enumerate(container):
-            yield from targets_of(value, f"{path}[{index}]")
-
-
-def is_allowed(target: str, allowed: Iterable[str]) -> bool:
-    """Whether a dotted name is rlx's own, an optimizer of torch, or matches one of the patterns in `allowed`."""
-    parts = target.split(".")
-    if any(not part.isidentifier() or part.startswith("__") for part in parts):
-        return False
-    if any(fnmatchcase(target, pattern) for pattern in allowed):
-        return True
-    return any(fnmatchcase(target, pattern) for pattern in OWN) and not any(fnmatchcase(target, p) for p in _REFUSED)
-
-
-def check_targets(container: Any, allowed: Iterable[str] = ()) -> None:
-    """Refuse a config that names a class or function outside of the allow list; nothing is imported or called."""
-    patterns = tuple(allowed)
-    for path, target in targets_of(container):
-        if not isinstance(target, str) or not is_allowed(target, patterns):
-            key = f"{path}._target_" if path else "_target_"
-            raise ConfigError(
-                f"{key} names {target}, which a config may not call (rlx's own and torch.optim it may); "
-                "name a class of your own on the command line (algorithm=my_lab.MyAlgorithm) or in a folder for --config-dir"
-            )
-
-
-def targets_in_folder(folder: Path) -> set[str]:
-    """Every `_target_` that the YAML files below `folder` name."""
-    return {target for file in sorted(folder.rglob("*.yaml")) for target in _IN_YAML.findall(file.read_text(errors="replace"))}

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlx.config.check import require_resolvable
-from rlx.config.classes import targets_in_folder
 from rlx.config.compose import Composed, config_folders, groups
 from rlx.config.schema import conf_dir
 from rlx.config.sources import plugin_targets, served
+from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
 
 _NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.classes import is_allowed, locate, targets_of
-from rlx.config.compose import Composed
+from rlx.config.check import plain
+from rlx.config.classes import locate
+from rlx.config.compose import Composed, read_yaml
 from rlx.config.groups import RUN_GROUPS
+from rlx.config.schema import conf_dir
+from rlx.config.targets import check_targets, is_allowed, targets_of
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
     "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "num_steps"),
-    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "output_dir", "cache_dir"),
+    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing"),
 }
+# Where a run writes besides its record. Such a place out of a record is asked for again where it is not an expected one.
+_PLACES = ("output_dir", "cache_dir", "export.path", "policy.unpacked_dir")
 # Keys that older records lack, with the values that their runs had.
 _BEFORE: dict[str, Any] = {"activation_checkpointing": False, "export": {"merge": False}}
 
@@ -54,6 +60,8 @@ def continued(composed: Composed, record: Recorded) -> Composed:
     if composed.is_multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     _check_recorded_targets(record.config, composed.allowed, verb)
+    given = {override.lstrip("+~").partition("=")[0] for override in composed.overrides}
+    check_places(record, f"train {verb}=", given=given)
     recorded = OmegaConf.create(
         {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
     )
@@ -63,10 +71,10 @@ def continued(composed: Composed, record: Recorded) -> Composed:
         root = key.partition(".")[0].partition("@")[0]
         if value in classes and root in record.config:
             continue  # names a class of the user's own again, so that it may be called
-        if root not in _MAY_CHANGE[verb]:
+        if root not in _MAY_CHANGE[verb] and key not in _PLACES:
             raise ConfigError(
                 f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
-                f"what may be given is {', '.join(_MAY_CHANGE[verb][1:])}"
+                f"what may be given is {', '.join((*_MAY_CHANGE[verb][1:], *_PLACES))}"
             )
         place = root if root == "logger" else key
         OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
@@ -91,6 +99,72 @@ def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -
         raise ConfigError(
             f"the record names {names}, not of rlx's own; if you trust it, name it again: rlx train {verb}=RUN {' '.join(again)}"
         )
+    check_targets(config, patterns)
+
+
+def check_places(record: Recorded, verb: str, *, given: Set[str] = frozenset()) -> None:
+    """Refuse a record that names a place to write in which is neither expected nor given now.
+
+    verb: the command up to the run. given: the keys that the command line gives.
+    Raises ConfigError with the command that gives the places.
+    """
+    if again := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
+        raise ConfigError(
+            f"the record says to write to {', '.join(again)}, neither in the run's directory nor a default place; if that is "
+            f"meant, give it again: rlx {verb}{shlex.quote(str(record.directory))} {shlex.join(again)}"
+        )
+
+
+def places_to_give(record: Recorded) -> list[tuple[str, str]]:
+    """(key, override) of every place to write in that the record names, but for those in its directory and the default ones.
+
+    The directory that the record lies in as a run of its own, DIR of DIR/train/RUN, is expected as an output_dir too.
+    """
+    run = Path(record.directory).resolve()
+    found = []
+    for key, value in _places(plain(OmegaConf.create(dict(record.config)))):
+        if value is None:
+            continue
+        below = run if key.endswith(".directory") else Path()  # where a relative path begins
+        place = _resolved(value, below)
+        if not (place.is_relative_to(run) or place in [_resolved(item, below) for item in _default_places(key, run)]):
+            found.append((key, f"logger=[{key.split('.')[1]}]" if key.startswith("logger.") else f"{key}={value}"))
+    return found
+
+
+def _is_given(key: str, given: Set[str]) -> bool:
+    is_logger = key.startswith("logger.")  # the loggers given now replace those of the record
+    return key in given or (is_logger and any(item.partition(".")[0] == "logger" for item in given))
+
+
+def _places(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """(key, path) of every place that a run of this config writes to."""
+    for key in _PLACES:
+        above, _, leaf = key.rpartition(".")
+        node = config.get(above) if above else config
+        yield key, node.get(leaf) if isinstance(node, Mapping) else None
+    loggers = config.get("logger")
+    for name, node in loggers.items() if isinstance(loggers, Mapping) else ():
+        for leaf in ("directory", "tracking_uri") if isinstance(node, Mapping) else ():
+            yield f"logger.{name}.{leaf}", node.get(leaf)
+
+
+def _resolved(place: object, below: Path) -> Path:
+    """A path without links, `~` and `sqlite:///`. The address of a server becomes a path that no directory holds."""
+    text = str(place).removeprefix("sqlite:///").removeprefix("file://")
+    return Path(f"/{text.replace('..', '')}") if "://" in text else (below / Path(text).expanduser()).resolve()
+
+
+def _default_places(key: str, run: Path) -> list[str]:
+    """What the value of a key of `_places` is expected to be, as conf/ and the environment say."""
+    if key.endswith(".tracking_uri"):
+        return [f"sqlite:///{place}/mlflow.db" for place in _default_places("output_dir", run)]
+    if key == "policy.unpacked_dir":
+        return [f"{place}/models" for place in _default_places("cache_dir", run)]
+    if key not in ("output_dir", "cache_dir"):
+        return []
+    here = [str(run.parent.parent)] if key == "output_dir" else []
+    return [*here, str(read_yaml(conf_dir() / "train.yaml")[key])]
 
 
 def _check_horizon(recorded: DictConfig, before: object) -> None:

@@ -19,9 +19,10 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlx.config.classes import REQUIRED, Parameter, fits_group, locate, parameters_of
+from rlx.config.classes import REQUIRED, Parameter, locate, parameters_of
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir, register
+from rlx.config.targets import fits_group
 from rlx.errors import ConfigError
 
 # A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, plain
-from rlx.config.classes import check_targets
 from rlx.config.compose import compose
+from rlx.config.recorded import check_places
+from rlx.config.targets import check_targets
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import make
 from rlx.policy.adapter import ADAPTER_CONFIG
@@ -66,7 +67,11 @@ def choose_policy(cfg: DictConfig, *, allowed: Iterable[str]) -> PolicyChoice:
     if "_target_" in chosen["policy"]:
         weights, own = None, {**own, "policy": chosen["policy"]}
     nodes = {group: chosen[group] if "_target_" in chosen[group] else {**own[group], **chosen[group]} for group in GROUPS}
-    start = dict(record.config["policy"]) if record is not None and weights is not None else None
+    start = plain(OmegaConf.create(dict(record.config["policy"]))) if record is not None and weights is not None else None
+    if record is not None and start is not None:
+        start |= {key: chosen["policy"][key] for key in ("unpacked_dir",) if key in chosen["policy"]}
+        given = {f"policy.{key}" for key in chosen["policy"]}
+        check_places(replace(record, config={"policy": start}), "evaluate ", given=given)
     nodes = plain(OmegaConf.create(nodes))
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
         check_targets({group: node}, allowed)

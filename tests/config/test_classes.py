@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
-from rlx.config.classes import REQUIRED, accepts, fits_group, locate, parameters_of
+from rlx.config.classes import REQUIRED, locate, parameters_of
+from rlx.config.targets import accepts, fits_group
 from rlx.errors import ConfigError
 
 
@@ -73,7 +77,7 @@ def test_groups_refuse_others(lab):
     assert not fits_group(locate(f"{lab}.NotOne", ""), "algorithm")
     assert not fits_group(locate(f"{lab}.MyLoss", ""), "algorithm")
     assert not fits_group(locate(f"{lab}.returns_nothing", ""), "policy")
-    assert not fits_group(locate("os.system", ""), "loss")
+    assert not fits_group(os.system, "loss")
 
 
 def test_parameters_of_a_dataclass(lab):
@@ -104,10 +108,10 @@ def test_nested_nodes_fit_their_annotation(lab):
     mine, owner = locate(f"{lab}.MyLoss", ""), locate(f"{lab}.Bare", "")
     assert accepts(dpo, mine, owner)
     assert accepts(dpo | None, mine, owner)
-    assert not accepts(int | None, locate("os.system", ""), owner)
+    assert not accepts(int | None, os.system, owner)
     assert not accepts(dpo, owner, owner)
     from typing import Any
 
-    assert not accepts(Any, locate("os.system", ""), owner)
-    assert not accepts(Any, locate("subprocess.Popen", ""), owner)
+    assert not accepts(Any, os.system, owner)
+    assert not accepts(Any, subprocess.Popen, owner)
     assert accepts(Any, mine, owner)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlx.config.classes import check_targets, is_allowed, targets_in_folder, targets_of
+from rlx.config.targets import check_targets, is_allowed, targets_in_folder, targets_of
 from rlx.errors import ConfigError
 
 

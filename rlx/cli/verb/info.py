@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, paths_of, plain, shown
-from rlx.config.classes import check_targets, locate, parameters_of
+from rlx.config.classes import locate, parameters_of
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.sources import default_loss
+from rlx.config.targets import check_targets
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:

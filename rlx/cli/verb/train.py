@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,19 @@ def narrow(composed: Composed) -> Composed:
 
 def run(composed: Composed) -> int:
     """One run of the composed config; returns the exit code."""
+    from rlx.config.recorded import places_to_give
+    from rlx.record.run import read_run
     from rlx.training.stop import Stopped
     from rlx.training.summary import relative
 
     try:
         trained(composed)
     except Stopped as stopped:
-        resumed = "run it again" if stopped.directory is None else f"go on with: rlx train resume={relative(stopped.directory)}"
+        resumed = "run it again"
+        if stopped.directory is not None:
+            places = [text for _, text in places_to_give(read_run(stopped.directory))]
+            again = shlex.join(["rlx", "train", f"resume={relative(stopped.directory)}", *places])
+            resumed = f"go on with: {again}"
         print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code
     return 0
