@@ -76,12 +76,16 @@ class ClassSource(ConfigSource):
             return default_loss(name) is not None
         if group not in GROUPS or "." not in name:
             return False
+        base = " or ".join(base.rpartition(".")[2] for base in GROUPS[group].base)
+        refusal = ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
+        module = name.partition(".")[0]
+        if module in sys.stdlib_module_names and not Path(f"{module}.py").is_file():
+            raise refusal
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
             return _loss_of(name) is not None
         target = locate(name, group)
         if not fits_group(target, group) and not is_function(target, group):
-            base = " or ".join(base.rpartition(".")[2] for base in GROUPS[group].base)
-            raise ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
+            raise refusal
         return True
 
     def load_config(self, config_path: str) -> ConfigResult:
