@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from rlx.cli.main import invoke
-from rlx.cli.verb.check import named
-from rlx.config import conf_dir
+from rlx.config.compose import Composed
+from rlx.config.schema import conf_dir
 
 pytestmark = pytest.mark.whole
 
@@ -86,10 +87,21 @@ def test_bad_input_is_one_message(words, said, capsys):
     assert "Traceback" not in message
 
 
-def test_what_the_command_line_names():
-    assert named(["loss=ipo", "task=arithmetic"], "algorithm", "loss") == ["loss"]
-    assert named(["algorithm.beta=1", "+loss.x=2"], "algorithm", "loss") == ["algorithm", "loss"]
-    assert named(["policy=tiny"], "algorithm", "loss") == []
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["loss=ipo", "task=arithmetic"], ["loss"]),
+        (["algorithm.beta=1", "+loss.x=2"], ["algorithm", "loss"]),
+        (["policy=tiny"], []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_the_command_line_names(words, expected):
+    composed = Composed(
+        verb="check", config=OmegaConf.create({}), choices={}, overrides=tuple(words),
+        allowed=frozenset(), folders=(), command=("rlx",),
+    )  # fmt: skip
+    assert composed.named("algorithm", "loss") == expected
 
 
 @pytest.mark.slow
