@@ -577,6 +577,16 @@ class BothInOneTerm(ActorCritic):
         return LossOutput({"both": Term(values, batch.weights)})
 
 
+class WeighedByLikelihood(Preferences):
+    """Each pair counts as much as the policy finds it likely, in a declared constant (arXiv:2406.11827): it rises on the way."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.pair_logprobs(batch)
+        margin = self.beta * self.margin(ours, reference.pair_logprobs(batch))
+        likelihood = ours.chosen_sum / ours.chosen_length.clamp(min=1) + ours.rejected_sum / ours.rejected_length.clamp(min=1)
+        return LossOutput.of(-F.logsigmoid(margin) * stop_gradient(likelihood.exp()), batch.weights["preference"])
+
+
 class LooksAhead(Preferences):
     """An extragradient: the gradient is taken after a step that is taken back, and stepped with once."""
 
@@ -644,4 +654,5 @@ SOUND = [
     PathConsistency,
     BothInOneTerm,
     LooksAhead,
+    WeighedByLikelihood,
 ]

@@ -23,7 +23,7 @@ def alike(subject: Subject) -> Finding:
         return skipped("nothing is rewarded, or the loss reads the model itself")
     if Need.VALUES in subject.needs:
         return skipped("advantages depend on a critic; see credit")
-    batch = subject.draw(subject.stand_in(spread=0.0, shape="alike"))
+    batch = _rewarded_unlike(subject)
     compared, worst = 0, 0.0
     for part in parts_of(batch):
         advantages = getattr(part, "advantages", None)
@@ -46,6 +46,19 @@ def alike(subject: Subject) -> Finding:
                     "as [G, P]",
                 )
     return passed(f"{worst:.0e}") if compared else skipped("the batch holds no advantages of groups")
+
+
+def _rewarded_unlike(subject: Subject) -> Any:
+    """A draw of groups that are alike but for the first one, whose rewards differ from the others'.
+
+    Where every reward of a batch is the same, an advantage that is divided by their deviation is a quotient of rounding errors.
+    """
+    batch = subject.draw(subject.stand_in(spread=0.0, shape="alike"))
+    rewarded = [part for part in parts_of(batch) if isinstance(getattr(part, "rewards", None), Tensor) and len(part)]
+    if not rewarded or any(bool((part.rewards != rewarded[0].rewards.flatten()[0]).any()) for part in rewarded):
+        return batch
+    text = subject.sampler.text(subject.policy, rewarded[0].sequences.completions[0][0])
+    return subject.draw(subject.stand_in(spread=0.0, shape="alike", rewards={"rewarded": text}))
 
 
 def _listed(values: Tensor) -> str:

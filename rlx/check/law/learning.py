@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.law.difference import HeldConstants
 from rlx.check.stand_in import ScriptedSampler, reward_of, stand_in_task
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
 from rlx.task.base import Task
 
@@ -89,15 +93,15 @@ def _remarks(subject: Subject, batch: Any) -> list[str]:
 
 
 def falls(subject: Subject) -> Finding:
-    """Where the loss is an objective, a few updates on one batch lower it."""
+    """Where the loss is an objective, a few updates on one batch lower it, declared constants held fixed over each of them."""
     if subject.algorithm.kind not in OBJECTIVES:
         return skipped("the loss is a surrogate; see direction")
-    for moved in (True, False):  # a loss may be at its minimum where the policy is its reference
-        laboratory = subject.real(moved=moved)
+    for moved, falling in itertools.product((True, False), (_losses, _losses_with_constants)):
+        laboratory = subject.real(moved=moved)  # a loss may be at its minimum where the policy is its reference
         batch = subject.first_update(laboratory)[slice(0, 6)]
         if len(batch) == 0:
             return skipped("the batch is empty")
-        losses = _losses(subject, laboratory, batch)
+        losses = falling(subject, laboratory, batch)
         number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
         if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
             return passed(number)
@@ -114,14 +118,54 @@ def falls(subject: Subject) -> Finding:
 
 def _losses(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]:
     """The loss before each of a few updates on one batch."""
-    optimizer = subject.optimizer(laboratory)
-    optimizer.torch_optimizer = torch.optim.Adam(laboratory.policy.parameters(), lr=RATE)
+    optimizer = _adam(subject, laboratory)
     losses = []
     for _ in range(STEPS):
         source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
         subject.algorithm.update_policy(source, optimizer)
         losses.append(source.metrics["loss"])
     return losses
+
+
+def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]:
+    """The loss before a few updates, then each time changed by what one update changes while its constants stay the same.
+
+    A weight made of the policy's own probabilities, say, is a constant of an update. It rises as the policy learns, and with it
+    the loss computed anew.
+    """
+    optimizer, laboratory = _adam(subject, laboratory), replace(laboratory, policy=_never_held(laboratory.policy))
+    losses = [float(subject.loss(laboratory, batch).loss.detach())]  # the reference keeps what it was asked for
+    for _ in range(STEPS):
+        held = HeldConstants()
+        with held:
+            before = subject.loss(laboratory, batch).loss
+        source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
+        subject.algorithm.update_policy(source, optimizer)
+        with held.replay():
+            after = subject.loss(laboratory, batch).loss
+        losses.append(losses[-1] + float((after - before).detach()))
+    return losses
+
+
+def _never_held(policy: Any) -> Any:
+    """The same policy, whose log-probabilities are computed anew each time.
+
+    They may come from an autograd function, inside of which gradients are off as they are where a constant is made.
+    """
+
+    def token_statistics(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return type(policy).token_statistics(self, *args, **kwargs)
+
+    twin = copy.copy(policy)
+    twin.__class__ = type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics})
+    return twin
+
+
+def _adam(subject: Subject, laboratory: Laboratory) -> Optimizer:
+    optimizer = subject.optimizer(laboratory)
+    optimizer.torch_optimizer = torch.optim.Adam(laboratory.policy.parameters(), lr=RATE)
+    return optimizer
 
 
 def direction(subject: Subject) -> Finding:

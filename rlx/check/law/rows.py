@@ -12,8 +12,9 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, permuted, with_padding
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.subject import REAL_TOLERANCE, TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
+from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 
+ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
     "and let the batch's slices take them along; never take a mean inside compute_loss"
@@ -156,7 +157,7 @@ def _turned(subject: Subject) -> Finding | None:
     scale = max(scale, 1e-12)  # where nothing is learned
     for group in as_drawn.keys() & other.keys():
         off = gap(other[group], as_drawn[group], floor=scale)
-        if off > TOLERANCE:
+        if off > ROUNDED:
             return broken(
                 f"the order of the completions in other groups changes the gradient of a group by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",
