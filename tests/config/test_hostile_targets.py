@@ -79,7 +79,7 @@ def shipped():
                 config = compose("train", [item for item in (one, chosen) if item])
                 for path, value in leaves_of(OmegaConf.to_container(config, resolve=False)):
                     if value == MISSING:
-                        OmegaConf.update(config, path, 1 if path.endswith("max_characters") else "x")
+                        OmegaConf.update(config, path, 1 if path.endswith("_characters") else "x")
                 found[group, option] = plain(config)
                 if not is_refused(config):
                     break
