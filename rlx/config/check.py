@@ -126,6 +126,8 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
         if fields[group].default is None and (node is None or (not is_node and "algorithm" not in fields)):
             continue  # not chosen, or keys that change the node of a record
         if group == "logger":
+            if not isinstance(node or {}, Mapping):
+                raise ConfigError("logger is a mapping of names to nodes; choose loggers by logger=[NAME], none by logger=[]")
             for name, logger in (node or {}).items():
                 check_node(logger, f"logger.{name}", paths, group=group)
         else:
