@@ -30,7 +30,7 @@ WRONG = [
     (["dpo"], "did you mean rlx train algorithm=dpo?"),
     (["train", "preference_file"], "did you mean task=preference_file?"),
     # keys
-    (["train", "loss.betta=1"], "loss.betta is no key of custom_dpo; did you mean loss.beta?"),
+    (["train", "loss.betta=1"], "loss.betta is no key of dpo; did you mean loss.beta?"),
     (["algorithm.beta=1"], "did you mean loss.beta?"),
     (["beta=1"], "did you mean loss.beta?"),
     (["lr=1e-3"], "did you mean optimizer.lr?"),
@@ -100,7 +100,7 @@ WRONG = [
     (["algorithm=3"], "group=option"),
     (["algorithm=no_such_module.Class"], "no_such_module"),
     (["algorithm=collections.OrderedDict"], "it is no Algorithm"),
-    (["algorithm=sft", "loss=ipo"], "nobody reads loss=ipo"),
+    (["algorithm=sft", "loss=ipo"], "nobody reads the loss of the run: algorithm Sft has no loss"),
     (["algorithm=dpo", "loss=grpo"], "is not a PreferenceLoss, which Dpo reads; choose another with loss=NAME"),
     (["algorithm=[dpo]"], "one algorithm is chosen: algorithm=dpo"),
     (["algorithm="], "chooses nothing; it is one of"),
@@ -214,7 +214,7 @@ def test_a_yaml_with_the_name_of_one_of_rlx(tmp_path):
 def test_a_bug_shows_its_traceback_and_is_no_usage_error(monkeypatch):
     import rlx.cli.verb.train
 
-    def broken(cfg, line):
+    def broken(composed):
         raise KeyError("a bug")
 
     monkeypatch.setattr(rlx.cli.verb.train, "run", broken)

@@ -59,7 +59,7 @@ def test_a_gradient_that_is_no_number_is_blamed_on_its_term_and_rows(lab):  # no
 
 def test_where_no_row_alone_is_to_blame_that_is_said(lab):  # noqa: F811
     error = source_of(lab).non_finite_rows(NonFiniteGradientError("the gradient's norm is inf"))
-    assert str(error) == "the gradient's norm is inf; that of each row alone is finite"
+    assert str(error) == "the gradient's norm is inf; the gradient of each row alone is finite"
     assert error.examples == []
 
 
@@ -67,4 +67,4 @@ def test_a_loss_that_cannot_be_had_of_one_row_is_said_beside_the_error(lab, monk
     source = source_of(lab)
     monkeypatch.setattr(dpo, "values", lambda self, policy, reference: 1 / 0)
     error = source.non_finite_rows(NonFiniteGradientError("the gradient's norm is nan"))
-    assert str(error) == "the gradient's norm is nan; of one row alone the loss raises ZeroDivisionError: division by zero"
+    assert str(error) == "the gradient's norm is nan; for one row alone the loss raises ZeroDivisionError: division by zero"

@@ -78,7 +78,6 @@ def test_a_run_that_failed(training):
         (["+task.label_nois=1"], "did you mean task.label_noise?"),
         (["+loss.modifiers.x._target_=os.system"], "loss.modifiers.x: os.system is not"),
         (["policy.max_length={_target_:os.system,command:x}"], "policy.max_length: os.system"),
-        (["~loss.beta"], "loss.beta has no value"),
         (["task=preference_file"], "task.path has no value"),
         (["~loss"], "reads a loss and none is chosen"),
     ],
