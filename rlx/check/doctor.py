@@ -26,6 +26,7 @@ EXTRAS = {
     "reasoning": "reasoning_gym",
     "math": "math_verify",
     "gguf": "gguf",
+    "lora": "peft",
     "parquet": "pyarrow",
     "optuna": "optuna",
     "joblib": "joblib",
