@@ -61,6 +61,7 @@ def test_the_sweep_is_refused_with_the_reason_and_what_to_type(outputs, capsys):
 @pytest.mark.whole
 def test_a_run_is_evaluated_sampled_run_again_and_resumed_where_that_is_allowed(outputs, capsys):
     run = outputs / "train" / RUN.name
+    cache = f"cache_dir={outputs.parent / 'cache'}"  # that of the record is on the machine it came from
     record = (run / "run.json").read_bytes()
     shutil.rmtree(run)
     assert main(["train", *read_run(RUN).overrides, f"hydra.run.dir={run}"]) == 0  # for a checkpoint: the records hold none
@@ -68,10 +69,10 @@ def test_a_run_is_evaluated_sampled_run_again_and_resumed_where_that_is_allowed(
     assert main(["evaluate", str(run), "evaluation.num_prompts=4"]) == 0
     assert main(["sample", str(run), "prompt=1+1="]) == 0
     capsys.readouterr()
-    assert main(["train", f"resume={run}", "num_steps=5"]) == 2
+    assert main(["train", f"resume={run}", "num_steps=5", cache]) == 2
     assert "allow_changed=[code]" in capsys.readouterr().err
-    assert main(["train", f"resume={run}", "num_steps=5", "allow_changed=[code]"]) == 0
+    assert main(["train", f"resume={run}", "num_steps=5", "allow_changed=[code]", cache]) == 0
     assert [line["step"] for line in read_metrics(run)] == [0, 1, 2, 3, 4, 5]
     assert read_run(run).config["loss"]["_target_"] == "rlx.loss.preference.margin.ipo"
-    assert main(["train", f"rerun={run}"]) == 0
+    assert main(["train", f"rerun={run}", cache]) == 0
     assert "agree with" in "".join(capsys.readouterr())

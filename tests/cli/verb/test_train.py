@@ -10,6 +10,7 @@ import rlx.training.run
 from rlx.cli.main import invoke
 from rlx.errors import TrainingError
 from rlx.training.stop import Stopped
+from tests.comparison.records import write_run
 
 pytestmark = pytest.mark.whole
 
@@ -56,7 +57,7 @@ def test_jobs_of_a_sweep_have_places_and_commands_of_their_own(training, tmp_pat
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
 def test_a_run_that_was_stopped(training, number, code, capsys):
     training.error = Stopped(7, number)
-    training.error.directory = Path.cwd() / "outputs" / "train" / "mine"
+    training.error.directory = write_run(Path.cwd() / "outputs" / "train" / "mine")
     assert invoke(["train"]) == (code, "")
     assert "resume=outputs/train/mine" in capsys.readouterr().err
 
@@ -73,11 +74,11 @@ def test_a_run_that_failed(training):
         (["loss.beta=x"], "loss.beta=x: it must be a number"),
         (["loss.beta=null"], "it must be a number"),
         (["optimizer.betas=[0.9]"], "optimizer.betas"),
-        (["optimizer._target_=os.system"], "os.system is no optimizer"),
-        (["loss._target_=builtins.eval"], "builtins.eval is no loss"),
+        (["optimizer._target_=os.system"], "optimizer._target_ names os.system, which a config may not call"),
+        (["loss._target_=builtins.eval"], "loss._target_ names builtins.eval, which a config may not call"),
         (["+task.label_nois=1"], "did you mean task.label_noise?"),
-        (["+loss.modifiers.x._target_=os.system"], "loss.modifiers.x: os.system is not"),
-        (["policy.max_length={_target_:os.system,command:x}"], "policy.max_length: os.system"),
+        (["+loss.modifiers.x._target_=os.system"], "names os.system, which a config may not call"),
+        (["policy.max_length={_target_:os.system,command:x}"], "policy.max_length._target_ names os.system"),
         (["task=preference_file"], "task.path has no value"),
         (["~loss"], "reads a loss and none is chosen"),
     ],
