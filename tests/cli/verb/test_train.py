@@ -77,7 +77,7 @@ def test_a_run_that_failed(training):
         (["optimizer._target_=os.system"], "optimizer._target_ names os.system, which a config may not call"),
         (["loss._target_=builtins.eval"], "loss._target_ names builtins.eval, which a config may not call"),
         (["+task.label_nois=1"], "did you mean task.label_noise?"),
-        (["+loss.modifiers.x._target_=os.system"], "names os.system, which a config may not call"),
+        (["+loss.modifiers.x._target_=os.system"], "loss.modifiers.x._target_ names os.system, which a config may not call"),
         (["policy.max_length={_target_:os.system,command:x}"], "policy.max_length._target_ names os.system"),
         (["task=preference_file"], "task.path has no value"),
         (["~loss"], "reads a loss and none is chosen"),
