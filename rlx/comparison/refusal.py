@@ -12,6 +12,7 @@ from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
 from rlx.record.command import folder_words
+from rlx.record.trust import again
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
 
@@ -106,7 +107,7 @@ def _unfinished(runs: Sequence[RunScore]) -> list[Problem]:
     for run in runs:
         if run.state == "unfinished":
             said = "; ".join(run.notes) or f"is {run.record.status}"
-            mend = "wait for it" if run.record.status == "running" else f"rlx train resume={quote(str(run.record.directory))}"
+            mend = "wait for it" if run.record.status == "running" else again(run.record)
             found.append(Problem("unfinished", f"{run.variant}, seed {run.seed} ({run.record.directory.name}) {said}", mend))
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.check import plain
 from rlx.config.classes import locate
 from rlx.config.compose import Composed, read_yaml
-from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import conf_dir
-from rlx.config.targets import check_targets, is_allowed, targets_of
+from rlx.config.targets import check_targets, targets_of
 from rlx.errors import ConfigError
 
 _MAY_CHANGE = {
@@ -53,15 +51,18 @@ def asked_run(cfg: DictConfig) -> Path:
     return run
 
 
-def continued(composed: Composed, record: Recorded) -> Composed:
-    """The recorded config with what may be overridden taken from the command line's, and the directory to write in."""
+def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
+    """The recorded config with what may be overridden taken from the command line's, and the directory to write in.
+
+    again: the whole command, for a record that names places to write in which have to be given again.
+    """
     cfg = composed.config
     verb = "resume" if cfg.resume is not None else "rerun"
     if composed.is_multirun:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
-    _check_recorded_targets(record.config, composed.allowed, verb)
+    check_targets(record.config, composed.allowed)
     given = {override.lstrip("+~").partition("=")[0] for override in composed.overrides}
-    check_places(record, f"train {verb}=", given=given)
+    check_places(record, again, given=given)
     recorded = OmegaConf.create(
         {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
     )
@@ -89,29 +90,15 @@ def continued(composed: Composed, record: Recorded) -> Composed:
     return replace(composed, config=recorded, choices=choices, directory=directory)
 
 
-def _check_recorded_targets(config: object, allowed: Iterable[str], verb: str) -> None:
-    """The allow list, with a message that says how to name classes of one's own again."""
-    patterns = tuple(allowed)
-    foreign = [(path, target) for path, target in targets_of(config) if not is_allowed(str(target), patterns)]
-    if foreign:
-        again = [f"{path}={target}" if path in RUN_GROUPS else f"++{path}._target_={target}" for path, target in foreign]
-        names = ", ".join(dict.fromkeys(str(target) for _, target in foreign))
-        raise ConfigError(
-            f"the record names {names}, not of rlx's own; if you trust it, name it again: rlx train {verb}=RUN {' '.join(again)}"
-        )
-    check_targets(config, patterns)
-
-
-def check_places(record: Recorded, verb: str, *, given: Set[str] = frozenset()) -> None:
+def check_places(record: Recorded, again: str, *, given: Set[str] = frozenset()) -> None:
     """Refuse a record that names a place to write in which is neither expected nor given now.
 
-    verb: the command up to the run. given: the keys that the command line gives.
-    Raises ConfigError with the command that gives the places.
+    again: the whole command, with the places. given: the keys that the command line gives. Raises ConfigError.
     """
-    if again := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
+    if lacking := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
         raise ConfigError(
-            f"the record says to write to {', '.join(again)}, neither in the run's directory nor a default place; if that is "
-            f"meant, give it again: rlx {verb}{shlex.quote(str(record.directory))} {shlex.join(again)}"
+            f"the record says to write to {', '.join(lacking)}, neither in the run's directory nor a default place; if that is "
+            f"meant, give it again: {again}"
         )
 
 

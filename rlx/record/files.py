@@ -174,3 +174,8 @@ class Appender:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def relative(directory: Path) -> str:
+    """A directory as text, relative to the working directory if it lies below it."""
+    return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)

@@ -69,11 +69,11 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
     waiting = list(named)
     while waiting:
         module = waiting.pop()
-        file = _own_file(module)
+        file = own_file(module)
         if module in files or file is None:
             continue
         files[module] = file
-        waiting += _imports(module, file)
+        waiting += imported_modules(module, file)
     return [_source(module, file, named.get(module, ())) for module, file in sorted(files.items())]
 
 
@@ -101,7 +101,7 @@ def _module_of(target: str) -> str | None:
     return None
 
 
-def _own_file(module: str) -> Path | None:
+def own_file(module: str) -> Path | None:
     """The source file of a module, None if it is rlx's, installed, or no Python file."""
     top = module.partition(".")[0]
     if top in {"rlx", "__main__"} or top in sys.stdlib_module_names or _is_installed(_spec(top)):
@@ -117,7 +117,7 @@ def _is_installed(spec: Any) -> bool:
     return any({"site-packages", "dist-packages"} & set(Path(place).resolve().parts) for place in places)
 
 
-def _imports(module: str, file: Path) -> list[str]:
+def imported_modules(module: str, file: Path) -> list[str]:
     """Modules that a source file names in its imports, and the packages it lies in."""
     try:
         tree = ast.parse(file.read_bytes())

@@ -21,6 +21,8 @@ from rlx.optimizer.step import Optimizer
 from rlx.policy.adapter import read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
+from rlx.record.run import read_run
+from rlx.record.trust import again
 from rlx.training.integrity import SEALED, seal, verify_checkpoint
 
 TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
@@ -128,9 +130,9 @@ def save_checkpoint(
         sync(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        again = f"go on with `rlx train resume={run}`" if checkpoint_steps(run) else "run the command again"
+        mend = f"go on with `{again(read_run(run))}`" if checkpoint_steps(run) else "run the command again"
         raise TrainingError(
-            f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, then {again}"
+            f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, then {mend}"
         ) from error
     return final
 

@@ -23,6 +23,7 @@ from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import Source, sources
+from rlx.record.trust import again
 from rlx.report.terminal import TrainView
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
@@ -208,8 +209,8 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
     if not steps:
-        place = ", in another hydra.run.dir" if any(word.startswith("hydra.run.dir=") for word in before.command) else ""
-        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again{place}: {shlex.join(before.command)}")
+        command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # its place is taken
+        raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {command}")
     verify_record(before)
     verify_logs(before.directory, verified_values(checkpoint_path(before.directory, steps[-1])))
     config = recorded_config(cfg)
@@ -277,7 +278,7 @@ def _loggers(cfg: DictConfig) -> dict[str, Any]:
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
     now = {source.module: source for source in sources(config)}
     changed = [source["module"] for source in before.sources if not _is_same(source, now.get(source["module"]))]
-    mend = "go on with the new code by allow_changed=[code], or begin anew by rerun=RUN"
+    mend = f"begin anew, {again(before, 'rerun')}, or go on with the new code: {again(before, changed='code')}"
     if changed and "code" not in allowed:
         copies = before.directory / "sources"
         raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
@@ -295,6 +296,6 @@ def _is_same(recorded: Mapping[str, Any], now: Source | None) -> bool:
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:
     if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
         raise DataError(
-            f"the data of task {now.task} changed since this run began; "
-            "put the old file back, or go on with the new one by allow_changed=[data]"
+            f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one: "
+            f"{again(before, changed='data')}"
         )

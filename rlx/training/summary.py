@@ -17,6 +17,7 @@ from rlx.data.survey import brief
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
 from rlx.record.command import folder_words
+from rlx.record.files import relative
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.training.checkpoint import TrainerState
 
@@ -114,11 +115,6 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
         "record": relative(record.directory),
         "next": next_commands(record),
     }
-
-
-def relative(directory: Path) -> str:
-    """A directory as text, relative to the working directory if it lies below it."""
-    return str(directory.relative_to(Path.cwd())) if directory.is_relative_to(Path.cwd()) else str(directory)
 
 
 def next_commands(record: RunRecord) -> list[str]:

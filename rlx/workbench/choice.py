@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, plain
 from rlx.config.compose import compose
-from rlx.config.recorded import check_places
+from rlx.config.recorded import check_places, places_to_give
 from rlx.config.targets import check_targets
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import make
 from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.base import Policy
-from rlx.record.files import follow_latest
+from rlx.record.files import follow_latest, relative
 from rlx.record.run import RunRecord, read_run
+from rlx.record.trust import trusted_targets
 from rlx.training.checkpoint import TRAINER_JSON, checkpoint_path, checkpoint_steps, load_weights, verified_values
 
 NEWEST = Path("outputs/train/latest")
@@ -57,8 +59,11 @@ class PolicyChoice:
         return make(OmegaConf.create(dict(self.nodes[group])), key=group)
 
 
-def choose_policy(cfg: DictConfig, *, allowed: Iterable[str]) -> PolicyChoice:
-    """The policy that a verb's config names; a config read from a record passes the same checks as any other."""
+def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> PolicyChoice:
+    """The policy that a verb's config names; a config read from a record passes the same checks as any other.
+
+    allowed: what the command line serves; what `trusted_targets` finds in the record is allowed too.
+    """
     chosen = {group: _chosen(cfg, group) for group in GROUPS}
     record, weights = None, None
     if cfg.run is not None or "_target_" not in chosen["policy"]:
@@ -71,10 +76,13 @@ def choose_policy(cfg: DictConfig, *, allowed: Iterable[str]) -> PolicyChoice:
     if record is not None and start is not None:
         start |= {key: chosen["policy"][key] for key in ("unpacked_dir",) if key in chosen["policy"]}
         given = {f"policy.{key}" for key in chosen["policy"]}
-        check_places(replace(record, config={"policy": start}), "evaluate ", given=given)
+        places = [text for _, text in places_to_give(replace(record, config={"policy": start}))]
+        again = shlex.join(["rlx", verb, relative(record.directory), *places])
+        check_places(replace(record, config={"policy": start}), again, given=given)
     nodes = plain(OmegaConf.create(nodes))
+    trusted = () if record is None else trusted_targets(record)
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
-        check_targets({group: node}, allowed)
+        check_targets({group: node}, [*allowed, *trusted])
         check_node(node, group, [], group=group)
     return PolicyChoice(nodes, start, record, weights, int(weights.name.removeprefix("step_")) if record and weights else 0)
 

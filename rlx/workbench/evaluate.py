@@ -15,11 +15,12 @@ from rlx.errors import ConfigError
 from rlx.experiment import make, token_store, torch_device
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
+from rlx.record.files import relative
 from rlx.record.provenance import provenance
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
 from rlx.training.evaluate import Evaluation, Evaluator
-from rlx.training.summary import peak_memory, relative
+from rlx.training.summary import peak_memory
 from rlx.workbench.choice import PolicyChoice
 
 VERB = "evaluate"

@@ -5,11 +5,10 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from rlx.cli.verb.train import narrow
 from rlx.config.check import plain
 from rlx.config.compose import Composed, compose
-from rlx.config.recorded import asked_run, continued
 from rlx.errors import ConfigError, DataError
-from rlx.record.run import read_run
 
 pytestmark = pytest.mark.whole
 
@@ -45,7 +44,7 @@ def resumed(run, *overrides, verb="resume", allowed=(), directory=None, multirun
         verb="train", config=compose("train", overrides), choices={"algorithm": "custom_dpo"}, overrides=overrides,
         allowed=frozenset(allowed), folders=(), command=("rlx",), directory=directory, is_multirun=multirun,
     )  # fmt: skip
-    found = continued(composed, read_run(asked_run(composed.config)))
+    found = narrow(composed)
     return found.config, found.algorithm, found.directory
 
 
@@ -104,7 +103,7 @@ def test_a_record_is_data(run, recorded_values, target):
 
 def test_a_class_of_ones_own_is_named_again(run, recorded_values, lab):
     loss = {"_target_": f"{lab}.MyLoss", "beta": 0.1, "modifiers": {}, "gamma": 2.0}
-    with pytest.raises(ConfigError, match=rf"rlx train resume=RUN loss={lab}\.MyLoss"):
+    with pytest.raises(ConfigError, match=rf"not of rlx's own; .*: rlx train resume={run()} loss={lab}\.MyLoss"):
         resumed(run(loss=loss))
     cfg, _, _ = resumed(run(loss=loss), f"loss={lab}.MyLoss", allowed=[f"{lab}.MyLoss"])
     assert cfg.loss.gamma == 2.0

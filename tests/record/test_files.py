@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from rlx.errors import TrainingError
 from rlx.record import files
-from rlx.record.files import Appender, follow_latest, json_line, json_value, link_latest, number, write_atomic, write_new
+from rlx.record.files import (
+    Appender,
+    follow_latest,
+    json_line,
+    json_value,
+    link_latest,
+    number,
+    relative,
+    write_atomic,
+    write_new,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
@@ -142,3 +152,9 @@ def test_a_line_that_the_disk_takes_in_part_is_cut_off_again(tmp_path: Path, mon
     lines.append(b'{"step": 2}\n')
     lines.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 0}\n{"step": 2}\n'
+
+
+def test_a_directory_is_shown_as_people_type_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert relative(tmp_path / "outputs" / "x") == "outputs/x"
+    assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")

@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.training.summary import convergence_step, hyperparameters_text, left_out, next_commands, peak_memory, relative
+from rlx.training.summary import convergence_step, hyperparameters_text, left_out, next_commands, peak_memory
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,6 @@ def test_the_commands_to_try_next_can_be_pasted_into_a_shell(monkeypatch, tmp_pa
     assert board == ["tensorboard", "--logdir", "my runs"]
     record = SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}, command=["rlx"])
     assert len(next_commands(record)) == 2
-
-
-def test_a_directory_is_shown_as_people_type_it(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert relative(tmp_path / "outputs" / "x") == "outputs/x"
-    assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")
 
 
 def test_pairs_that_were_dropped_are_counted_on_both_sides_of_the_split():

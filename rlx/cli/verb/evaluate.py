@@ -43,7 +43,7 @@ def run(composed: Composed) -> int:
     from rlx.workbench.choice import choose_policy
     from rlx.workbench.evaluate import evaluate_checkpoint
 
-    subject = choose_policy(composed.config, allowed=composed.allowed)
+    subject = choose_policy(composed.config, verb="evaluate", allowed=composed.allowed)
     scored = evaluate_checkpoint(
         composed.config,
         subject,

@@ -53,7 +53,7 @@ def run(composed: Composed) -> int:
     from rlx.workbench.sample import sample_checkpoint
 
     cfg = composed.config
-    groups = sample_checkpoint(cfg, choose_policy(cfg, allowed=composed.allowed))
+    groups = sample_checkpoint(cfg, choose_policy(cfg, verb="sample", allowed=composed.allowed))
     if cfg.format == "json":
         print("\n".join(json.dumps(item.to_dict(), ensure_ascii=False) for group in groups for item in group))
     else:

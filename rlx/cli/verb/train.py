@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlx.config.schema import RunConfig
@@ -20,27 +20,28 @@ def narrow(composed: Composed) -> Composed:
     """With resume or rerun the run's own config, and what may be given with it."""
     from rlx.config.recorded import asked_run, continued
     from rlx.record.run import read_run
+    from rlx.record.trust import again, require_named, trusted_targets
 
     if composed.config.resume is None and composed.config.rerun is None:
         return composed
-    return continued(composed, read_run(asked_run(composed.config)))
+    record, verb = read_run(asked_run(composed.config)), "rerun" if composed.config.resume is None else "resume"
+    composed = replace(composed, allowed=composed.allowed | trusted_targets(record))
+    require_named(record, composed.allowed, verb)
+    return continued(composed, record, again=again(record, verb))
 
 
 def run(composed: Composed) -> int:
     """One run of the composed config; returns the exit code."""
-    from rlx.config.recorded import places_to_give
     from rlx.record.run import read_run
+    from rlx.record.trust import again
     from rlx.training.stop import Stopped
-    from rlx.training.summary import relative
 
     try:
         trained(composed)
     except Stopped as stopped:
         resumed = "run it again"
         if stopped.directory is not None:
-            places = [text for _, text in places_to_give(read_run(stopped.directory))]
-            again = shlex.join(["rlx", "train", f"resume={relative(stopped.directory)}", *places])
-            resumed = f"go on with: {again}"
+            resumed = f"go on with: {again(read_run(stopped.directory))}"
         print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code
     return 0

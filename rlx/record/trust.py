@@ -1,0 +1,114 @@
+"""What a record may call again: classes whose files the user has as the record holds them; and what is typed for the others."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlx.config.groups import RUN_GROUPS
+from rlx.config.recorded import places_to_give
+from rlx.config.targets import is_allowed, targets_of
+from rlx.errors import ConfigError
+from rlx.record.files import relative
+from rlx.record.run import RunRecord
+from rlx.record.sources import imported_modules, own_file
+from rlx.record.syntax import syntax_hash
+
+
+def trusted_targets(record: RunRecord) -> frozenset[str]:
+    """The names in a record's config that may be called as if they were typed again.
+
+    Such a name is defined in a file of the user's own that computes what it did: its hash, and those of the packages that it lies
+    in and of the files of its own that it imports, are those of the record. A file in the record's own directory is the record's
+    and not the user's. Nothing is imported but packages whose hash is the recorded one.
+    """
+    found = {target for _, target in targets_of(dict(record.config)) if isinstance(target, str)}
+    return frozenset(target for target in found if _is_trusted(target, record))
+
+
+def _is_trusted(target: str, record: RunRecord) -> bool:
+    recorded = {str(source["module"]): source for source in record.sources if isinstance(source.get("module"), str)}
+    names = [module for module in recorded if target.startswith(f"{module}.")]
+    if not names or target.partition(".")[0] == "rlx":
+        return False
+    module = max(names, key=len)
+    if not _is_recorded(module, recorded, Path(record.directory).resolve(), set()):
+        return False
+    file = own_file(module)
+    return file is not None and target.removeprefix(f"{module}.").partition(".")[0] in _defined(file)
+
+
+def _is_recorded(module: str, recorded: Mapping[str, Mapping[str, Any]], run: Path, seen: set[str]) -> bool:
+    """Whether a module, what it lies in and what it imports of the user's own are as recorded; from the top package down."""
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        file = None if name in seen else own_file(name)
+        if file is None:
+            continue
+        seen.add(name)
+        if file.is_relative_to(run) or not _is_same(file, recorded.get(name)):
+            return False
+        if not all(_is_recorded(other, recorded, run, seen) for other in imported_modules(name, file)):
+            return False
+    return True
+
+
+def _is_same(file: Path, source: Mapping[str, Any] | None) -> bool:
+    if source is None:
+        return False
+    data = file.read_bytes()
+    return bool(
+        syntax_hash(data) == source["code"] if "code" in source else hashlib.sha256(data).hexdigest() == source.get("sha256")
+    )
+
+
+def _defined(file: Path) -> set[str]:
+    """The classes and functions that a file defines or imports at its top."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_bytes()).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def require_named(record: RunRecord, allowed: Collection[str], verb: str) -> None:
+    """Refuse a record that names classes which are neither rlx's, nor allowed, nor as recorded: with the command that names them.
+
+    allowed: names or patterns that the command line serves, with the trusted ones. verb: resume or rerun. Raises ConfigError.
+    """
+    foreign = [target for _, target in _foreign(record, allowed)]
+    if not foreign:
+        return
+    modules = tuple(f"{source.get('module')}." for source in record.sources)
+    changed = [name for name in dict.fromkeys(foreign) if name.startswith(modules)]
+    why = "whose code is not here as it was recorded" if changed else "not of rlx's own"
+    named = again(record, verb, changed="code" if changed and verb == "resume" else "", allowed=allowed)
+    raise ConfigError(f"the record names {', '.join(dict.fromkeys(foreign))}, {why}; if you trust it, name it again: {named}")
+
+
+def again(record: RunRecord, verb: str = "resume", *, changed: str = "", allowed: Collection[str] | None = None) -> str:
+    """The whole command that goes on with a run (resume) or starts it again (rerun), quoted for a shell.
+
+    It has the places to write in that a record alone does not decide, and the classes that it may not call by itself.
+    changed: code or data, where a change of it has to be allowed. allowed: as `require_named` has it.
+    """
+    named = trusted_targets(record) if allowed is None else allowed
+    classes = [
+        f"{path}={target}" if path in RUN_GROUPS else f"++{path}._target_={target}" for path, target in _foreign(record, named)
+    ]
+    places = [text for _, text in places_to_give(record)]
+    extra = [f"allow_changed=[{changed}]"] if changed else []
+    return shlex.join(["rlx", "train", f"{verb}={relative(record.directory)}", *places, *classes, *extra])
+
+
+def _foreign(record: RunRecord, allowed: Collection[str]) -> Iterator[tuple[str, str]]:
+    for path, target in targets_of(dict(record.config)):
+        if not is_allowed(str(target), allowed):
+            yield path, str(target)

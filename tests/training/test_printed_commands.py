@@ -1,0 +1,93 @@
+"""What rlx prints to be typed is typed here, as printed."""
+
+import re
+import shlex
+import sys
+
+import pytest
+
+from rlx.cli.main import main
+from rlx.config.sources import served
+from tests.training.conftest import metrics, record, reproducible
+
+pytestmark = pytest.mark.whole
+
+LOSS = """
+import os, signal
+from rlx.loss import preference_loss
+
+calls = []
+
+@preference_loss
+def squared(margin, *, beta=0.1):
+    calls.append(1)
+    if os.environ.get("STOP") and len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return (1 - beta * margin).clamp(min=0) ** 2
+"""
+REWARD = "def short(prompt, completion):\n    return -float(len(completion))\n"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Files of a user's own in the working directory; they are forgotten afterwards."""
+    (tmp_path / "printed_loss.py").write_text(LOSS)
+    (tmp_path / "printed_reward.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    new_process()
+
+
+def new_process():
+    """Forget the user's modules and what was named, as another command would."""
+    served.clear()
+    for name in [name for name in sys.modules if name.startswith("printed_")]:
+        del sys.modules[name]
+
+
+def printed(text: str, before: str) -> list[str]:
+    """The words of the command of rlx that follows `before` in a message, without `rlx`."""
+    words = shlex.split(re.split(before, text)[1].splitlines()[0].strip(" `"))
+    assert words[0] == "rlx"
+    return words[1:]
+
+
+@pytest.mark.parametrize("places", [(), ("output_dir=my runs",)])
+def test_a_stopped_run_with_a_loss_of_ones_own_goes_on(rlx_run, lab, monkeypatch, capfd, places):
+    code, whole, _ = rlx_run("loss=printed_loss.squared")
+    assert code == 0
+    monkeypatch.setenv("STOP", "1")
+    new_process()
+    code, _, said = rlx_run("loss=printed_loss.squared", *places)
+    monkeypatch.delenv("STOP")
+    new_process()
+    assert code == 75
+    assert main(printed(said, "go on with: ")) == 0
+    (run,) = (path for path in (lab / ("my runs" if places else "outputs") / "train").glob("2*") if path != whole)
+    assert record(run)["status"] == "completed"
+    assert reproducible(run) == reproducible(whole)
+
+
+def test_changed_code_is_refused_with_a_command_that_goes_on(rlx_run, lab, capfd):
+    _, run, _ = rlx_run("loss=printed_loss.squared")
+    (lab / "printed_loss.py").write_text(LOSS.replace("** 2", "** 3"))
+    new_process()
+    assert main(["train", f"resume={run}", "num_steps=8"]) == 2
+    typed = printed(capfd.readouterr().err, "name it again: ")
+    new_process()
+    assert main([*typed, "num_steps=8"]) == 0
+    assert metrics(run)[-1]["step"] == 8
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "sample", "rerun"])
+def test_every_verb_trusts_the_same_classes(rlx_run, lab, capfd, verb):
+    (lab / "printed_loss.py").write_text(LOSS)
+    _, run, _ = rlx_run("loss=printed_loss.squared", "task/reward=[exact_match,printed_reward.short]")
+    new_process()
+    small = {"evaluate": ["evaluation.num_prompts=4", "evaluation.num_pairs=4"], "sample": ["num_prompts=2"]}
+    command = ["train", f"rerun={run}"] if verb == "rerun" else [verb, str(run), *small[verb]]
+    assert main(command) == 0, capfd.readouterr().err
+    (lab / "printed_reward.py").write_text(REWARD.replace("-float", "float"))
+    new_process()
+    assert main(command) == 2
+    assert "printed_reward.short" in capfd.readouterr().err
