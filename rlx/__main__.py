@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 
 
 def entry() -> None:
@@ -12,15 +11,21 @@ def entry() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR2):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _stopped_early)
-    try:
-        from rlx.cli.main import entry as command_line
-    except KeyboardInterrupt:
-        sys.exit(130)
+    listens = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # not where the caller ignores it, as nohup does
+    if listens:
+        signal.signal(signal.SIGINT, _stopped_early)
+    from rlx.cli.main import entry as command_line
+    from rlx.interrupt import on_ctrl_c
+
+    if listens:
+        signal.signal(signal.SIGINT, on_ctrl_c)
     command_line()
 
 
 def _stopped_early(number: int, _: object) -> None:
     """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
+    if number == signal.SIGINT:
+        os._exit(130)
     name = signal.Signals(number).name
     os.write(2, f"rlx: stopped by {name} before anything was saved; run it again\n".encode())
     os._exit(75)

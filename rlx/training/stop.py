@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+from rlx.interrupt import postponed, raise_swallowed
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
@@ -60,6 +63,7 @@ class Stop:
         before = {number: signal.signal(number, self._caught) for number in EXIT_CODES}
         self._before = dict(before)
         try:
+            raise_swallowed()
             yield self
         except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` in between catches it
             if self._signal in (None, signal.SIGINT):
@@ -69,9 +73,12 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _caught(self, number: int, frame: object) -> None:
+    def _caught(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and self._signal == signal.SIGINT
         ignored = self._before.get(signal.Signals(number)) == signal.SIG_IGN  # a sweep tells its workers by other means
+        at_once = again or not (self._has_begun or ignored)
+        if at_once and postponed(number, frame):
+            return
         self._signal = number
-        if again or not (self._has_begun or ignored):
+        if at_once:
             raise KeyboardInterrupt

@@ -1,0 +1,47 @@
+"""Ctrl-C before a run listens: it waits for the end of an import, and is not lost where a library swallows it.
+
+An exception within an import is swallowed by code that tries several modules, leaves modules half loaded, or ends the
+process where a compiled module calls back into Python.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+POLL_SECONDS = 0.02
+_swallowed = False
+
+
+def postponed(number: int, frame: FrameType | None) -> bool:
+    """Whether `frame` is within an import; the signal is then raised again a little later, until the import has ended."""
+    if not _within_import(frame):
+        return False
+    import threading
+
+    again = threading.Timer(POLL_SECONDS, signal.raise_signal, [number])
+    again.daemon = True
+    again.start()
+    return True
+
+
+def on_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGINT before a run listens: raise KeyboardInterrupt, after an import if one goes on."""
+    global _swallowed
+    if not postponed(number, frame):
+        _swallowed = True
+        raise KeyboardInterrupt
+
+
+def raise_swallowed() -> None:
+    """Raise KeyboardInterrupt if `on_ctrl_c` raised one and the process went on, as after one in a destructor."""
+    if _swallowed:
+        raise KeyboardInterrupt
+
+
+def _within_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
