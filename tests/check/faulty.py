@@ -133,6 +133,14 @@ class DetachedTerm(Preferences):
         return LossOutput({**output.terms, "drift": Term(drift, batch.weights["preference"], self.penalty)}, output.metrics)
 
 
+class PenaltyIsDetached(Demonstrations):
+    """A penalty that shall hold the policy back carries no gradient, so that the loss rises as the policy learns."""
+
+    def compute_loss(self, policy, reference, batch):
+        logprobs = policy.token_logprobs(batch.sequences)[:, 0]
+        return LossOutput.of(-logprobs + 2 * logprobs.detach(), batch.weights["nll"])
+
+
 class WrongSign(Preferences):
     def margin(self, ours, theirs):
         return -super().margin(ours, theirs)
@@ -763,6 +771,7 @@ FAULTS: dict[type, set[str]] = {
     PolicyAsReference: {"belongs"},
     IgnoredHyperparameter: {"hyperparameters"},
     DetachedTerm: {"hyperparameters"},
+    PenaltyIsDetached: {"falls"},
     WrongSign: {"direction"},
     LikelihoodWithoutMinus: {"direction"},
     WrongSignOfTheAdvantage: {"direction"},

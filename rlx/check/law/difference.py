@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -10,19 +11,24 @@ from torch.overrides import TorchFunctionMode
 
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.place import first_result, leaves_the_graph, loses_digits
+from rlx.check.place import first_result, leaves_the_graph, loses_digits, place_of_frame
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+from rlx.loss.ratio import stop_gradient
 
 STEP, TOLERANCE = 1e-6, 1e-5
 
 
 class HeldConstants(TorchFunctionMode):
-    """Keeps what stop_gradient, detach and torch.no_grad make in one call of a function, and gives it back in later calls."""
+    """Keeps what stop_gradient, detach and torch.no_grad make in one call of a function, and gives it back in later calls.
+
+    undeclared: index of each that detach made without stop_gradient -> the line of the user's file.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.kept: list[Any] = []
+        self.undeclared: dict[int, str] = {}
         self.position = 0
         self.replaying = False
 
@@ -33,6 +39,9 @@ class HeldConstants(TorchFunctionMode):
         if not is_constant or not isinstance(result, Tensor) or not result.is_floating_point():
             return result
         if not self.replaying:
+            caller = sys._getframe(1)
+            if name == "detach" and caller.f_code is not stop_gradient.__code__:
+                self.undeclared[len(self.kept)] = place_of_frame(caller)
             self.kept.append(result.detach().clone())
             return result
         self.position += 1

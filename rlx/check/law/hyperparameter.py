@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
+from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.subject import Subject
+from rlx.check.law.loss import case_of
+from rlx.check.law.policy_gradient import FAR
+from rlx.check.subject import Subject, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
 from rlx.errors import RlxError
+from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
@@ -39,7 +43,8 @@ def hyperparameters(subject: Subject) -> Finding:
         if found.get(name) != LEARNING:
             difference = known.difference(subject.algorithm, changed)
             found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
-    seen = known.looked_at() | mentioned(type(subject.algorithm))
+    at_first, looked = known.looked_at()
+    seen = at_first | looked | mentioned(type(subject.algorithm))
     unread = {
         name for name, _ in plain_fields(subject.algorithm) if not {name, name.rpartition(".")[2]} & seen and not found.get(name)
     }
@@ -48,10 +53,11 @@ def hyperparameters(subject: Subject) -> Finding:
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
     spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
-    dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared)
+    idle = {name for name in silent if name in looked and _idle_beside_one_sign(subject, name)}
+    dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared - idle)
     logged = sorted(name for name, what in found.items() if what == FIGURES and not any(word in name for word in OF_FIGURES))
     total = len(set(found) | unread)
-    number = f"{total - len(dead) - len(detached) - len(logged) - len(spared)} of {total}"
+    number = f"{total - len(dead) - len(detached) - len(logged) - len(spared) - len(idle)} of {total}"
     values = dict(plain_fields(subject.algorithm))
     if detached:
         return broken(
@@ -71,8 +77,9 @@ def hyperparameters(subject: Subject) -> Finding:
         )
     if dead:
         return _dead(dead, unread, values, number)
-    undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared]
+    undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared | idle]
     notes = [f"not read here: {name}" for name in sorted(spared)] + [f"not seen to matter: {name}" for name in undecided]
+    notes += [f"idle, as all advantages have one sign: {name}" for name in sorted(idle)]
     return passed("; ".join([number, *notes]))
 
 
@@ -98,6 +105,29 @@ def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
         return False
     authored = (ancestor for ancestor in kind.__mro__ if not ancestor.__module__.startswith("rlx."))
     return not any(name in vars(ancestor).get("__annotations__", {}) for ancestor in authored)
+
+
+def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
+    """Whether a hyperparameter of a loss matters on random tensors, but all advantages of this algorithm have one sign.
+
+    An end of a clip is idle then: beside an advantage that is never negative nothing is clipped from below.
+    """
+    owner, _, key = name.rpartition(".")
+    losses = {path.removeprefix("algorithm."): loss for path, loss in losses_of(subject.algorithm)}
+    loss = losses.get(owner)
+    advantages = [
+        part.advantages
+        for spread in SPREADS
+        for part in parts_of(subject.first_update(subject.stand_in(spread=spread, agreeing=True)))
+        if isinstance(getattr(part, "advantages", None), Tensor)
+    ]
+    if not isinstance(loss, PolicyGradientLoss) or not advantages:
+        return False
+    if any(bool((each < 0).any()) for each in advantages) and any(bool((each > 0).any()) for each in advantages):
+        return False
+    mine = case_of(loss, spread=FAR).gradients()[1]["token_logprobs"]
+    others = (case_of(changed, spread=FAR).gradients()[1] for tried, changed in variants(loss) if tried == key)
+    return any(not torch.equal(other["token_logprobs"], mine) for other in others)
 
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
@@ -178,11 +208,14 @@ class _Known:
         journeys = [self._journey(self._subject.algorithm, spread) for spread in SPREADS]
         return journeys[0].refused if all(journey.refused for journey in journeys) else ""
 
-    def looked_at(self) -> set[str]:
-        """Dotted names of the fields that a few steps look at."""
+    def looked_at(self) -> tuple[set[str], set[str]]:
+        """Dotted names of the fields that the constructor looks at, and of those that a few steps look at."""
         seen: set[str] = set()
-        journey(self._subject.with_algorithm(watched(self._subject.algorithm, seen)), SPREADS[0])
-        return seen
+        twin = watched(self._subject.algorithm, seen)
+        at_first = set(seen)
+        seen.clear()
+        journey(self._subject.with_algorithm(twin), SPREADS[0])
+        return at_first, seen
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from rlx.task.base import Task
 
 STEPS, RATE = 8, 3e-4  # of Adam, where a loss shall fall
 FLAT = 1e-6  # losses nearer than this are equal
+NUDGE = 1.01  # a factor for a detached tensor
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
@@ -104,7 +105,8 @@ def falls(subject: Subject) -> Finding:
         losses = falling(subject, laboratory, batch)
         number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
         if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
-            return passed(number)
+            held = falling is _losses_with_constants
+            return (_constant_is_added(subject, laboratory, batch) if held else None) or passed(number)
         if max(losses) - min(losses) <= FLAT and losses[0] <= FLAT:  # at a minimum, and there it stays
             return passed(f"{number}, at its minimum")
     return broken(
@@ -145,6 +147,39 @@ def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any)
             after = subject.loss(laboratory, batch).loss
         losses.append(losses[-1] + float((after - before).detach()))
     return losses
+
+
+def _constant_is_added(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
+    """A detached tensor that changes the loss and no gradient, in a loss that falls only while its constants are held.
+
+    A detached weight changes the gradient; what is only added teaches nothing, so it was meant to be live.
+    """
+    laboratory = replace(laboratory, policy=_never_held(laboratory.policy))
+    held = HeldConstants()
+    with held:
+        subject.loss(laboratory, batch)
+    kept = list(held.kept)
+
+    def measured() -> tuple[float, Tensor]:
+        with held.replay():
+            loss = subject.loss(laboratory, batch).loss
+        found = torch.autograd.grad(loss, laboratory.policy.parameters(), allow_unused=True)
+        return float(loss.detach()), torch.cat([torch.zeros(0), *(part.reshape(-1) for part in found if part is not None)])
+
+    loss, gradient = measured()
+    for index, place in held.undeclared.items():
+        held.kept = [*kept[:index], kept[index] * NUDGE, *kept[index + 1 :]]
+        other, moved = measured()
+        if abs(other - loss) > FLAT and torch.equal(moved, gradient):
+            return broken(
+                f"{STEPS} updates on one batch raise the loss: a part of it is detached, so that it changes the loss "
+                f"({loss:.6g} to {other:.6g} where it is {NUDGE:g} times as large) and no gradient",
+                number=f"{other - loss:+.1e}",
+                where=place or "compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend="let it carry its gradient; a constant on purpose is written rlx.loss.stop_gradient(x)",
+            )
+    return None
 
 
 def _never_held(policy: Any) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import check_hyperparameters, class_of, evaluated, one_of, reads_of, with_options, within
 from rlx.loss.base import Loss, masked, require_shape
-from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, k3, token_kl
+from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, OF_K2, k3, token_kl
 from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
 from rlx.loss.weight import Weighting, token_mean
 from rlx.seeding import Stream
@@ -173,8 +173,9 @@ class PolicyGradientLoss(Loss):
     weighting: the weights of the tokens (see rlx.loss.weight).
     beta: coefficient of the KL to the reference in the loss; 0 leaves it out, and no reference is needed.
     kl_estimator: of that KL, see rlx/loss/policy_gradient/kl.py: k2 is biased, k1 and k3 are not, exact is over the vocabulary.
+        Each is the KL at the states visited: in the loss it omits the effect of a token on later states.
     kl_gradient: plain is that of another quantity for k1 and k3; importance_weighted is right off policy too, score_function and
-        straight_through on policy; exact takes plain.
+        straight_through on policy; exact and k2 take plain.
     modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier).
     """
 
@@ -200,6 +201,11 @@ class PolicyGradientLoss(Loss):
         exact = self.kl_estimator == "exact"
         if exact and self.kl_gradient != "plain":
             raise ConfigError(f"kl_estimator exact of {own} has the right gradient by itself; set kl_gradient=plain")
+        if self.kl_estimator == "k2" and self.kl_gradient not in OF_K2:
+            raise ConfigError(
+                f"kl_estimator k2 of {own} with kl_gradient={self.kl_gradient} has the gradient of the square, not of the KL; "
+                "its own gradient is right on policy: set kl_gradient=plain"
+            )
         names = self.requires.union(*(modifier.requires for modifier in modifiers.values()))
         object.__setattr__(self, "modifiers", modifiers)
         object.__setattr__(self, "requires", names | {"vocabulary_kl"} if exact and self.beta > 0 else names)

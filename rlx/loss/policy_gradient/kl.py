@@ -9,7 +9,13 @@ With d = log π0 - log π at a token that the policy sampled, and ρ the ratio o
 | k3       | e^d - d - 1    | no                             | that of KL(reference || policy): the other KL |
 | exact    | over the vocabulary | no, and of no variance    | right, at the states visited                 |
 
-The right gradient of k1 and k3 needs the score function: multiply by the importance ratio, or take k2's gradient.
+The right gradient of k1 and k3 needs the score function: multiply by the importance ratio, or take k2's gradient. With the score
+function added, k2 has the gradient of its own biased value, not of the KL: it takes its plain gradient, which is right on policy.
+
+As a term of the loss each of them, exact too, is the KL at the states visited: its gradient omits that a token changes which
+states come after it, and so is not that of KL(policy || reference) of whole completions. As a part of the reward
+(`rewards_with_kl` with k1, or `token_rewards_with_kl` with k1 and all rewards to come) the KL counts that effect.
+
 Schulman 2020, http://joschu.net/blog/kl-approx.html; Tang and Munos 2025, On a few pitfalls in KL divergence gradient estimation,
 arXiv:2506.09477. Dimensions: B sequences, T tokens.
 """
@@ -26,17 +32,20 @@ from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
 
 
 def k1(token_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """log π - log π0. [B, T] -> [B, T]."""
+    """log π - log π0. [B, T] -> [B, T]. In the loss it omits the effect of a token on later states."""
     return token_logprobs - reference_logprobs
 
 
 def k2(token_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """(log π - log π0)² / 2. [B, T] -> [B, T]."""
+    """(log π - log π0)² / 2. [B, T] -> [B, T]. In the loss it omits the effect of a token on later states."""
     return (token_logprobs - reference_logprobs) ** 2 / 2
 
 
 def k3(token_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """e^d - d - 1, d = log π0 - log π capped at 20, beyond which there is no gradient. [B, T] -> [B, T]."""
+    """e^d - d - 1, d = log π0 - log π capped at 20, beyond which there is no gradient. [B, T] -> [B, T].
+
+    In the loss it omits the effect of a token on later states.
+    """
     difference = (reference_logprobs - token_logprobs).clamp(max=LIMIT)
     return torch.exp(difference) - difference - 1
 
@@ -68,6 +77,7 @@ def straight_through(estimate: Tensor, k2_estimate: Tensor, token_logprobs: Tens
     return k2_estimate + stop_gradient(estimate - k2_estimate)
 
 
+OF_K2 = ("plain", "straight_through")  # the same; the others give the gradient of the biased value of k2
 GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "plain": plain,
     "importance_weighted": importance_weighted,
@@ -79,7 +89,10 @@ GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 def token_kl(
     token_logprobs: Tensor, reference_logprobs: Tensor, behaviour_logprobs: Tensor, *, estimator: str, gradient: str
 ) -> Tensor:
-    """The estimate named `estimator` with the gradient named `gradient`. All [B, T]; behaviour is the policy that sampled."""
+    """The estimate named `estimator` with the gradient named `gradient`. All [B, T]; behaviour is the policy that sampled.
+
+    As a term of the loss it omits the effect of a token on later states.
+    """
     reference_logprobs = reference_logprobs.detach()
     estimate = ESTIMATES[estimator](token_logprobs, reference_logprobs)
     return GRADIENTS[gradient](estimate, k2(token_logprobs, reference_logprobs), token_logprobs, behaviour_logprobs.detach())

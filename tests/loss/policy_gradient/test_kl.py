@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from rlx.errors import ConfigError
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, k3, rewards_with_kl, token_kl, token_rewards_with_kl
+from rlx.loss.policy_gradient.token import reinforce
 from tests.loss.catalogue import golden_rollouts, load
 
 G = golden_rollouts()
@@ -109,7 +111,18 @@ def test_at_tokens_the_reward_stands_at_the_last_one():
     torch.testing.assert_close(bare.sum(dim=1), torch.arange(4.0).double())
 
 
-def test_every_choice_is_open_to_every_loss():
-    for estimator in ESTIMATES:
-        for gradient in GRADIENTS:
-            assert load("reinforce", beta=0.1, kl_estimator=estimator, kl_gradient=gradient).needs_reference
+@pytest.mark.parametrize("estimator", ESTIMATES)
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_a_choice_is_open_to_every_loss_where_its_gradient_is_that_of_a_kl(estimator, gradient):
+    given = {"beta": 0.1, "kl_estimator": estimator, "kl_gradient": gradient}
+    if estimator != "k2" or gradient in ("plain", "straight_through"):
+        assert load("reinforce", **given).needs_reference
+        return
+    with pytest.raises(ConfigError, match="set kl_gradient=plain"):
+        reinforce(**given)
+
+
+@pytest.mark.parametrize("gradient", ["importance_weighted", "score_function"])
+def test_k2_with_the_score_function_has_another_gradient_than_the_kl(gradient):
+    off = expectation("k2", gradient, sampling=LOGITS)[1] - exact()[1]
+    assert off.norm() > 0.1 * exact()[1].norm()
