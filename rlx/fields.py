@@ -1,7 +1,8 @@
-"""Hyperparameters: their ranges, and the frozen dataclasses that hold them.
+"""The values that a key of a config may take, and frozen dataclasses made of functions.
 
-A range stands where the hyperparameter does, is checked on construction and before, and is shown on the card. A field of a
-dataclass has it as `beta: float = within(above=0)`, an argument of a function as `beta: Annotated[float, within(above=0)] = 0.1`.
+A range stands where the key is declared: a field of a dataclass has it as `beta: float = within(above=0)`, an argument of a
+function as `beta: Annotated[float, within(above=0)] = 0.1`. It is enforced when a config is checked and when the object is made,
+and `rlx info` shows it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
 from inspect import signature
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from rlx.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a hyperparameter may take; `advice` ends the error message."""
+    """The numbers a key may take: finite ones within these bounds, and what `also` names.
+
+    optional: null too. each: the value is a list of such numbers. advice: the end of the error message.
+    """
 
     above: float = -math.inf
     at_least: float = -math.inf
@@ -29,10 +33,19 @@ class Range:
     advice: str = ""
     optional: bool = False
     whole: bool = False
+    also: tuple[object, ...] = ()
+    each: bool = False
 
     def __contains__(self, value: object) -> bool:
+        if self.each and isinstance(value, list | tuple):
+            return all(self._has(item) for item in value)
+        return (self.optional and value is None) if self.each else self._has(value)
+
+    def _has(self, value: object) -> bool:
         if value is None:
             return self.optional
+        if any(value == other and type(value) is type(other) for other in self.also):
+            return True
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False
         if self.whole and not isinstance(value, int):
@@ -51,20 +64,42 @@ class Range:
             if math.isfinite(limit)
         ]
         kind = "a whole number" if self.whole else "a finite number"
-        return " ".join([kind, " and ".join(bounds)]).strip() + (" or null" if self.optional else "")
+        others = [*map(str, self.also), *(["null"] if self.optional else [])]
+        text = " or ".join([" ".join([kind, " and ".join(bounds)]).strip(), *others])
+        return f"a list, each {text}" if self.each else text
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The names a hyperparameter may take."""
+    """The names a key may take. each: the value is a list of such names."""
 
     names: tuple[str, ...]
+    each: bool = False
 
     def __contains__(self, value: object) -> bool:
+        if self.each:
+            return isinstance(value, list | tuple) and all(item in self.names for item in value)
         return value in self.names
 
     def __str__(self) -> str:
-        return "one of " + ", ".join(self.names)
+        return ("a list, each " if self.each else "") + "one of " + ", ".join(self.names)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Texts that are not empty, and begin with one of these where there are some."""
+
+    begins_with: tuple[str, ...] = ()
+    advice: str = ""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and bool(value.strip()) and (not self.begins_with or value.startswith(self.begins_with))
+
+    def __str__(self) -> str:
+        return "a text that " + (f"begins with {' or '.join(self.begins_with)}" if self.begins_with else "is not empty")
+
+
+Allowed = Range | Choice | Text
 
 
 def within(
@@ -76,32 +111,82 @@ def within(
     advice: str = "",
     optional: bool = False,
     whole: bool = False,
+    also: Sequence[object] = (),
+    each: bool = False,
     default: Any = MISSING,
 ) -> Any:
-    """A dataclass field whose values must lie in this range, or a note: `Annotated[float, within(above=0)]`."""
-    allowed = Range(above, at_least, below, at_most, advice, optional, whole)
+    """A dataclass field whose values must lie in this `Range`, or a note: `Annotated[float, within(above=0)]`."""
+    allowed = Range(above, at_least, below, at_most, advice, optional, whole, tuple(also), each)
     return field(default=default, metadata={"range": allowed})
 
 
-def one_of(names: Sequence[str], *, default: Any = MISSING) -> Any:
+def count(*, at_least: int = 1, optional: bool = False, advice: str = "", default: Any = MISSING) -> Any:
+    """A dataclass field, or the note of an annotation, for a whole number that is not smaller than `at_least`."""
+    return within(at_least=at_least, whole=True, optional=optional, advice=advice, default=default)
+
+
+def one_of(names: Sequence[str], *, each: bool = False, default: Any = MISSING) -> Any:
     """A dataclass field whose value must be one of these names, or the note of an annotation: `Annotated[str, one_of(...)]`."""
-    return field(default=default, metadata={"range": Choice(tuple(names))})
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    return field(metadata={"range": Choice(tuple(names), each)}, **made)
+
+
+def non_empty(*, begins_with: Sequence[str] = (), advice: str = "", default: Any = MISSING) -> Any:
+    """A dataclass field, or the note of an annotation, for a text that is not empty."""
+    return field(default=default, metadata={"range": Text(tuple(begins_with), advice)})
+
+
+def range_in(hint: Any) -> Allowed | None:
+    """The range that an annotation `Annotated[float, within(...)]` notes; None without one."""
+    return next((note.metadata["range"] for note in getattr(hint, "__metadata__", ()) if isinstance(note, Field)), None)
+
+
+def range_of(kind: type, name: str) -> Allowed | None:
+    """The range of a field of a dataclass; one that a subclass declares anew without a range keeps that of its base."""
+    for ancestor in kind.__mro__:
+        own = vars(ancestor).get("__dataclass_fields__", {}).get(name)
+        if own is not None and "range" in own.metadata:
+            return cast("Allowed", own.metadata["range"])
+    return None
+
+
+class Ranged:
+    """Base of frozen dataclasses whose fields are held against their ranges when an instance is made."""
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
 
 
 def check_hyperparameters(owner: Any) -> None:
     """Refuse a dataclass instance one of whose fields lies outside of its range."""
     for item in fields(owner):
-        allowed, value = item.metadata.get("range"), getattr(owner, item.name)
+        allowed, value = range_of(type(owner), item.name), getattr(owner, item.name)
         if allowed is not None and value not in allowed:
             said = f"{item.name} of {type(owner).__name__} is {value!r}, but must be"
             raise ConfigError(f"{said} {allowed}{mend(allowed, value)}")
 
 
-def mend(allowed: Range | Choice, value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as one types it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def check_range(key: str, value: Any, allowed: Allowed | None) -> None:
+    """Refuse a value outside of the range of its key, by the key's name as it is typed."""
+    if allowed is not None and value not in allowed:
+        raise ConfigError(f"{key}={shown(value)}: it must be {allowed}{mend(allowed, value)}")
+
+
+def mend(allowed: Allowed, value: Any) -> str:
     """The end of a message about a value that is not allowed: the advice of its range, or the nearest name."""
-    if isinstance(allowed, Range):
-        return f"; {allowed.advice}" if allowed.advice else ""
-    return "".join(f"; did you mean {near}?" for near in get_close_matches(str(value), allowed.names, n=1))
+    if isinstance(allowed, Choice):
+        wrong = [item for item in value if item not in allowed.names] if isinstance(value, list | tuple) else [value]
+        return "".join(f"; did you mean {near}?" for near in get_close_matches(str((wrong or [""])[0]), allowed.names, n=1))
+    return f"; {allowed.advice}" if allowed.advice else ""
 
 
 # A frozen dataclass out of one function: keyword arguments with a default are its fields, the other parameters are what it reads.
@@ -191,8 +276,8 @@ def _field_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
             hint = eval(hint, getattr(function, "__globals__", {}))
         except Exception as error:
             raise ConfigError(f"{name} of {function.__name__} is annotated {hint!r}, which fails: {error}") from error
-    allowed = [note.metadata["range"] for note in getattr(hint, "__metadata__", ()) if isinstance(note, Field)]
-    metadata = {"range": allowed[0]} if allowed else {}
+    allowed = range_in(hint)
+    metadata = {} if allowed is None else {"range": allowed}
     if isinstance(default, list | dict | set):
         return hint, field(default_factory=partial(copy, default), metadata=metadata)
     return hint, field(default=default, metadata=metadata)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError, TrainingError
+from rlx.fields import Ranged, count, within
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.step import Clipping
 from rlx.seeding import Stream
@@ -139,7 +140,7 @@ B = TypeVar("B", bound=Batch)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(Generic[B]):
+class Algorithm(Ranged, Generic[B]):
     """A frozen dataclass of hyperparameters: no model, logger or state in it.
 
     updates_per_batch: optimiser updates made from one draw.
@@ -149,14 +150,8 @@ class Algorithm(Generic[B]):
     kind: ClassVar[AlgorithmType]
     needs: ClassVar[frozenset[Need]]
 
-    updates_per_batch: int = 1
-    max_grad_norm: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        if self.updates_per_batch < 1:
-            raise ConfigError(f"algorithm.updates_per_batch is {self.updates_per_batch}; a draw needs at least one update")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ConfigError(f"algorithm.max_grad_norm is {self.max_grad_norm}; it must be above 0; null turns clipping off")
+    updates_per_batch: int = count(default=1)
+    max_grad_norm: float | None = within(above=0, optional=True, advice="null turns clipping off", default=1.0)
 
     @property
     def active_needs(self) -> frozenset[Need]:

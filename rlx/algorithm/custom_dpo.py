@@ -12,6 +12,7 @@ from rlx.algorithm.dpo import pair_metrics
 from rlx.algorithm.regularizer import Regularizer
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
+from rlx.fields import count, within
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.loss.weight import sequence_mean
 from rlx.optimizer.step import Clipping
@@ -19,6 +20,8 @@ from rlx.optimizer.step import Clipping
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
+
+_NO_NEGATIVE = "a negative weight would maximise its term; use 0 to leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +43,17 @@ class CustomDpo(Algorithm[PairBatch]):
 
     loss: PreferenceLoss
     regularizer: Regularizer
-    pairs_per_step: int
-    preference_loss_weight: float
-    sft_loss_weight: float
-    regularization_weight: float
-    adaptive_gradient_clipping: float | None
+    pairs_per_step: int = count()
+    preference_loss_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    sft_loss_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    regularization_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    adaptive_gradient_clipping: float | None = within(above=0, optional=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pairs_per_step < 1:
-            raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
-        weights = {name: getattr(self, name) for name in ("preference_loss_weight", "sft_loss_weight", "regularization_weight")}
-        for name, weight in weights.items():
-            if weight < 0:
-                raise ConfigError(
-                    f"algorithm.{name} is {weight}; a negative weight would maximise its term; use 0 to leave it out"
-                )
-        if not any(weights.values()):
+        if not (self.preference_loss_weight or self.sft_loss_weight or self.regularization_weight):
             raise ConfigError(
                 "all weights of custom_dpo are 0, so there is nothing to learn; raise algorithm.preference_loss_weight"
-            )
-        if self.adaptive_gradient_clipping is not None and self.adaptive_gradient_clipping <= 0:
-            raise ConfigError(
-                f"algorithm.adaptive_gradient_clipping is {self.adaptive_gradient_clipping}; it is a ratio above 0, or null"
             )
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.errors import ConfigError
+from rlx.fields import count, one_of, within
 from rlx.loss.advantage.completion import Advantage
 from rlx.loss.advantage.token import Gae, TokenAdvantage, discounted_returns
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
@@ -57,38 +58,31 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     loss: PolicyGradientLoss
     advantage: Advantage | TokenAdvantage
     value_loss: ValueLoss
-    value_loss_weight: float
-    prompts_per_step: int
-    group_size: int
-    minibatches: int
-    resample_attempts: int
+    value_loss_weight: float = within(at_least=0, advice="a negative one would make the critic worse")
+    prompts_per_step: int = count()
+    group_size: int = count()
+    minibatches: int = count()
+    resample_attempts: int = count(at_least=0)
     filter_truncated: bool
-    kl_in_reward: float
-    kl_in_reward_estimator: str
-    gradient_scale: float
-    adaptive_gradient_clipping: float | None
-    reward_threshold: float | None
+    kl_in_reward: float = within(at_least=0, advice="a negative one would reward distance from the reference")
+    kl_in_reward_estimator: str = one_of(tuple(ESTIMATES))
+    gradient_scale: float = within(above=0)
+    adaptive_gradient_clipping: float | None = within(above=0, optional=True)
+    reward_threshold: float | None = within(optional=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         smallest = self.advantage.smallest_group if isinstance(self.advantage, Advantage) else 1
         name = type(self.advantage).__name__
-        rules = (
-            ("prompts_per_step", self.prompts_per_step >= 1, "a step needs at least one prompt"),
-            ("group_size", self.group_size >= smallest, f"advantage {name} needs at least {smallest} completions of each prompt"),
-            (
-                "minibatches",
-                1 <= self.minibatches <= self.prompts_per_step,
-                "a minibatch holds at least one prompt, a draw prompts_per_step",
-            ),
-            ("kl_in_reward", self.kl_in_reward >= 0, "a negative one would reward distance from the reference"),
-            ("kl_in_reward_estimator", self.kl_in_reward_estimator in ESTIMATES, f"a reward takes one of {', '.join(ESTIMATES)}"),
-            ("value_loss_weight", self.value_loss_weight >= 0, "a negative one would make the critic worse"),
-            ("gradient_scale", self.gradient_scale > 0, "use a positive factor"),
-        )
-        for field, holds, why in rules:
-            if not holds:
-                raise ConfigError(f"algorithm.{field} is {getattr(self, field)}; {why}")
+        if self.group_size < smallest:
+            raise ConfigError(
+                f"algorithm.group_size is {self.group_size}; advantage {name} needs {smallest} completions of each prompt or more"
+            )
+        if self.minibatches > self.prompts_per_step:
+            raise ConfigError(
+                f"algorithm.minibatches is {self.minibatches}; a minibatch holds at least one prompt, and a draw has "
+                f"prompts_per_step={self.prompts_per_step}"
+            )
 
     @property
     def active_needs(self) -> frozenset[Need]:

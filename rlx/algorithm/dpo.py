@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.preferences import PairBatch
-from rlx.errors import ConfigError
+from rlx.fields import count
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.loss.preference.pairs import PairLogprobs
 from rlx.rollout.draw import roll_out
@@ -52,12 +52,7 @@ class Dpo(Algorithm[PairBatch]):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
 
     loss: PreferenceLoss
-    pairs_per_step: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs_per_step < 1:
-            raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
+    pairs_per_step: int = count()
 
     @property
     def couples_rows(self) -> bool:
@@ -89,18 +84,9 @@ class OnlineDpo(Algorithm[PairBatch]):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
 
     loss: PreferenceLoss
-    prompts_per_step: int
-    group_size: int
-    resample_attempts: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.group_size < 2:
-            raise ConfigError(
-                f"algorithm.group_size is {self.group_size}; a pair is made of at least two completions of a prompt"
-            )
-        if self.prompts_per_step < 1:
-            raise ConfigError(f"algorithm.prompts_per_step is {self.prompts_per_step}; a step needs at least one prompt")
+    prompts_per_step: int = count()
+    group_size: int = count(at_least=2, advice="a pair is made of two completions of a prompt")
+    resample_attempts: int = count(at_least=0)
 
     @property
     def couples_rows(self) -> bool:

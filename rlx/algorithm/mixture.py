@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations, zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
 from rlx.algorithm.combine import Combine, cosine
 from rlx.errors import ConfigError
+from rlx.fields import Ranged, count, within
 from rlx.optimizer.step import Clipping, total_norm
 from rlx.seeding import Stream
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
     from rlx.policy.reference import MovingReference, Reference
+
+_NO_NEGATIVE = "a negative weight would maximise the loss of its term; use 0 to leave it out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +66,15 @@ class MixtureBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureTerm:
+class MixtureTerm(Ranged):
     """An algorithm with its weight.
 
     final_weight: the weight after the mixture's schedule_steps, approached linearly; null: the weight is constant.
     """
 
     algorithm: Algorithm[Any]
-    weight: float
-    final_weight: float | None = None
+    weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    final_weight: float | None = within(at_least=0, optional=True, advice=_NO_NEGATIVE, default=None)
 
     def weight_at(self, step: int, schedule_steps: int | None) -> float:
         """The weight at a step; schedule_steps: the mixture's."""
@@ -99,15 +102,12 @@ class Mixture(Algorithm[MixtureBatch]):
 
     terms: Mapping[str, MixtureTerm]
     combine: Combine
-    schedule_steps: int | None
-    adaptive_gradient_clipping: float | None
+    schedule_steps: int | None = count(optional=True, advice="null is for constant weights")
+    adaptive_gradient_clipping: float | None = within(above=0, optional=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_terms(self.terms)
-        if self.schedule_steps is not None and self.schedule_steps < 1:
-            raise ConfigError(
-                f"algorithm.schedule_steps is {self.schedule_steps}; it counts steps, or is null for constant weights"
-            )
         if self.updates_per_batch != 1:
             raise ConfigError("algorithm.updates_per_batch belongs to the terms of a mixture; set it in the term's algorithm")
 
@@ -195,9 +195,6 @@ def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
             "terms; give them the same every_steps and policy_share, or leave it to one"
         )
     for name, term in terms.items():
-        weights: Sequence[float] = [weight for weight in (term.weight, term.final_weight) if weight is not None]
-        if any(weight < 0 for weight in weights):
-            raise ConfigError(f"the weight of term {name} is {min(weights)}; a negative one would maximise its loss")
         if "/" in name:
             raise ConfigError(f"the term {name!r} has a slash in its name, which separates a term's metrics; choose another name")
         if type(term.algorithm).update_policy is not Algorithm.update_policy:
@@ -219,10 +216,10 @@ class Hybrid(Mixture):
     terms: Mapping[str, MixtureTerm] = field(init=False, repr=False)  # made of the fields below
     dpo: Algorithm[Any]
     grpo: Algorithm[Any]
-    dpo_weight: float
-    grpo_weight: float
-    final_dpo_weight: float | None
-    final_grpo_weight: float | None
+    dpo_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    grpo_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
+    final_dpo_weight: float | None = within(at_least=0, optional=True, advice=_NO_NEGATIVE)
+    final_grpo_weight: float | None = within(at_least=0, optional=True, advice=_NO_NEGATIVE)
 
     def __post_init__(self) -> None:
         dpo = MixtureTerm(algorithm=self.dpo, weight=self.dpo_weight, final_weight=self.final_dpo_weight)

@@ -13,13 +13,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options
+from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options
 from rlx.loss.base import require_shape
 from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regularizer(ABC):
+class Regularizer(Ranged, ABC):
     """`regularizer(policy, reference) -> [B]`, to be minimised; the algorithm has its weight.
 
     requires: optional statistics of the policy that it reads ("entropy").
@@ -28,9 +28,6 @@ class Regularizer(ABC):
     formula: ClassVar[Callable[..., Tensor]]
     reads: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     @abstractmethod
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs) -> Tensor:

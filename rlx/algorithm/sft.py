@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need
 from rlx.data.preferences import PairBatch
-from rlx.errors import ConfigError
+from rlx.fields import count
 from rlx.loss.weight import token_mean
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ class Sft(Algorithm[PairBatch]):
     kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
 
-    pairs_per_step: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs_per_step < 1:
-            raise ConfigError(f"algorithm.pairs_per_step is {self.pairs_per_step}; a step learns from at least one pair")
+    pairs_per_step: int = count()
 
     def draw(self, lab: Lab) -> PairBatch:
         batch = lab.pairs(self.pairs_per_step).chosen_only()

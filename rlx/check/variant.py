@@ -16,7 +16,7 @@ from typing import Any
 from rlx.algorithm.base import Algorithm
 from rlx.config.classes import parameters_of
 from rlx.errors import RlxError
-from rlx.fields import Choice, Range
+from rlx.fields import Allowed, Choice, range_of
 from rlx.policy.reference import MovingReference
 
 MOST_ROWS = {"pairs_per_step": 12, "prompts_per_step": 6}  # of a draw where laws are tried
@@ -67,7 +67,7 @@ def variants(owner: Any) -> Iterator[tuple[str, Any]]:
             yield from _variants_within(owner, item.name, value)
         else:
             hint = hints[item.name].hint if item.name in hints else Any
-            for other in others(value, item.metadata.get("range"), hint):
+            for other in others(value, range_of(type(owner), item.name), hint):
                 yield from _made(item.name, owner, item.name, other)
 
 
@@ -88,7 +88,7 @@ def _made(name: str, owner: Any, field: str, value: Any) -> Iterator[tuple[str, 
         return
 
 
-def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
+def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
     """Other values that the range or the type allows, near and far."""
     if isinstance(allowed, Choice):
         return [name for name in allowed.names if name != value]
@@ -121,7 +121,7 @@ def others(value: Any, allowed: Range | Choice | None, hint: Any) -> list[Any]:
     return [other for number, other in enumerate(different) if other not in different[:number] and _legal(other, allowed)]
 
 
-def _legal(value: Any, allowed: Range | Choice | None) -> bool:
+def _legal(value: Any, allowed: Allowed | None) -> bool:
     return allowed is None or value in allowed
 
 

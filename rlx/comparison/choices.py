@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,8 +9,8 @@ from typing import Any
 
 from rlx.comparison.direction import is_lower_better
 from rlx.comparison.serializable import Serializable
-from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
+from rlx.fields import check_range, count, one_of, range_of, within
 
 ALLOWED = {
     "single": "one seed a variant",
@@ -23,39 +22,32 @@ ALLOWED = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choices(Serializable):
     """Declared choices; conf/compare.yaml says what each does."""
 
     by: tuple[str, ...] | None
     baseline: str | None
     metric: str
-    score: str
+    score: str = one_of(("last", "best"))
     paired: bool
-    margin: float | None
-    failed: str
-    allow: tuple[str, ...]
-    level: float
-    target: float
-    num_resamples: int
+    margin: float | None = within(above=0, optional=True, advice="it is the largest difference that does not matter")
+    failed: str = one_of(("worst", "exclude"))
+    allow: tuple[str, ...] = one_of(tuple(ALLOWED), each=True)
+    level: float = within(at_least=0.5, below=1, advice="it is the share of repetitions that an interval covers")
+    target: float = within()
+    num_resamples: int = count(at_least=100)
     where: str | None
-    prompts: str = "random"
-    question: str = "mean"
+    prompts: str = one_of(("random", "fixed"), default="random")
+    question: str = one_of(("mean", "chance"), default="mean")
     lower_is_better: bool | None = None
     at: str | None = None
-    collapse: float | None = None
+    collapse: float | None = within(optional=True, default=None)
 
     def __post_init__(self) -> None:
-        given = [name for name in ("margin", "collapse") if getattr(self, name) is not None]
-        for name in ("level", "target", "num_resamples", *given):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ConfigError(f"{name}={value}: it is a number")
+        for item in fields(self):
+            check_range(item.name, getattr(self, item.name), range_of(type(self), item.name))
         require_flag("paired", self.paired)
-        require_one_of("score", self.score, ("last", "best"))
-        require_one_of("failed", self.failed, ("worst", "exclude"))
-        require_one_of("prompts", self.prompts, ("random", "fixed"))
-        require_one_of("question", self.question, ("mean", "chance"))
         if self.question == "chance" and (self.paired or self.margin is not None):
             raise ConfigError(
                 "question=chance compares independent runs by which of them is better: it takes no margin and no pairs"
@@ -64,14 +56,6 @@ class Choices(Serializable):
             require_flag("lower_is_better", self.lower_is_better)
         if self.at is not None:
             budget_of(self.at)
-        for name in self.allow:
-            require_one_of("allow", name, tuple(ALLOWED))
-        if not 0.5 <= self.level < 1:
-            raise ConfigError(f"level is {self.level}; it is the share of repetitions that an interval covers, 0.5 to below 1")
-        if self.margin is not None and not self.margin > 0:
-            raise ConfigError(f"margin is {self.margin}; it is the largest difference that does not matter, above 0 (or null)")
-        if self.num_resamples < 100 or self.num_resamples != int(self.num_resamples):
-            raise ConfigError(f"num_resamples is {self.num_resamples}; it is a whole number of 100 or more")
 
     @property
     def alpha(self) -> float:
@@ -115,12 +99,6 @@ def require_flag(key: str, value: Any) -> None:
     """Refuses what is neither true nor false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{key}={value}: it is true or false")
-
-
-def require_one_of(key: str, value: Any, options: tuple[str, ...]) -> None:
-    """Refuses a value that is not among the options, naming the nearest one."""
-    if value not in options:
-        raise ConfigError(f"{key}={value}: it is one of {', '.join(options)}{did_you_mean(nearest(str(value), options))}")
 
 
 def _words(value: Any) -> tuple[str, ...]:

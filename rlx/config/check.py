@@ -20,7 +20,7 @@ from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.config.targets import accepts, check_targets, fits_group, targets_of
 from rlx.errors import ConfigError
-from rlx.fields import mend
+from rlx.fields import check_range, range_of, shown
 
 # Whether a value of a config is of the type that a class says.
 
@@ -90,15 +90,6 @@ def described(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping"
     return f"a node whose _target_ is a {getattr(hint, '__name__', hint)}"
-
-
-def shown(value: Any) -> str:
-    """A value as one types it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)
 
 
 # The check between composing a config and building from it: every key, type and class, before anything is loaded.
@@ -222,27 +213,14 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
         full = f"{path}{key}"
         if key not in fields:
             raise unknown_key(full, owner, paths)
-        rule = fields[key].metadata
         if value == MISSING and key not in RUN_GROUPS:
             raise ConfigError(f"{full} has no value; give it one: {full}=...")
         if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
             check_keys(value, hints[key], f"{full}.", paths, owner=owner)
-        _check_rule(full, value, rule)
+        check_range(full, value, range_of(schema, key))
     gone = [name for name, item in fields.items() if name not in container and name not in RUN_GROUPS and item.default == MISSING]
     if gone:
         raise ConfigError(f"{path}{gone[0]} has no value, and {owner} needs one; leave out ~{path}{gone[0]}, or give it a value")
-
-
-def _check_rule(key: str, value: Any, rule: Mapping[str, Any]) -> None:
-    if "at_least" in rule and value is not None and not value >= rule["at_least"]:
-        raise ConfigError(f"{key}={shown(value)} is too small; it is at least {rule['at_least']}")
-    if rule.get("not_empty") and not str(value).strip():
-        raise ConfigError(f"{key}= names no folder; give one, or leave it out")
-    options = rule.get("one_of", rule.get("each_of", ()))
-    items = value if "each_of" in rule else [value] if "one_of" in rule else ()
-    for item in items:
-        if item not in options:
-            raise ConfigError(f"{key}={shown(item)}: it is one of {', '.join(options)}")
 
 
 def check_node(node: Any, path: str, paths: list[str], *, group: str | None = None, run_loss: Any = None) -> None:
@@ -257,7 +235,7 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     if group is not None and not fits_group(target, group):
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {' or '.join(GROUPS[group].base)}")
     _require_whole(target, path)
-    parameters = parameters_of(target)
+    parameters = parameters_of(target, ranges={} if group is None else GROUPS[group].ranges)
     bound = _is_bound_function(node, target, path)
     if group is not None and node.get("_partial_") and not any(item.given_by_caller for item in (parameters or {}).values()):
         raise ConfigError(f"{path}: a node that is bound and not called is no {group}; leave out {path}._partial_")
@@ -319,8 +297,8 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
         group = full.replace(".", "/")
         choose = f"; choose one by {group}=NAME" if isinstance(value, str) and (conf_dir() / group).is_dir() else ""
         raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}{choose}")
-    if parameter.allowed is not None and value not in parameter.allowed:
-        raise ConfigError(f"{full}={shown(value)}: it must be {parameter.allowed}{mend(parameter.allowed, value)}")
+    if not isinstance(value, Mapping):  # a node in the place of a number is refused below
+        check_range(full, value, parameter.allowed)
     _check_below(value, full, paths, hint=parameter.hint, owner=owner)
 
 

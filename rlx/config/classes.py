@@ -9,13 +9,14 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, users_place
-from rlx.fields import Choice, Range
+from rlx.fields import Allowed, Range, range_in, range_of
 
 REQUIRED: Any = dataclasses.MISSING
 
@@ -28,7 +29,7 @@ class Parameter:
     hint: Any
     default: Any = REQUIRED
     given_by_caller: bool = False
-    allowed: Range | Choice | None = None
+    allowed: Allowed | None = None
 
 
 def locate(target: str, key: str) -> Any:
@@ -120,13 +121,16 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
 
 
-def parameters_of(target: Any) -> dict[str, Parameter] | None:
-    """What a dataclass's fields or a signature take, by name; None where any keyword is taken."""
+def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType({})) -> dict[str, Parameter] | None:
+    """What a dataclass's fields or a signature take, by name; None where any keyword is taken.
+
+    ranges: of the group, for arguments of a signature that notes none; one of a tuple holds for each of its numbers.
+    """
     if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
         hints = hints_of(target)
         fields = [item for item in dataclasses.fields(target) if item.init]
         return {
-            item.name: Parameter(item.name, hints.get(item.name, Any), _default(item), allowed=item.metadata.get("range"))
+            item.name: Parameter(item.name, hints.get(item.name, Any), _default(item), allowed=range_of(target, item.name))
             for item in fields
         }
     function = vars(target).get("__init__", target) if isinstance(target, type) else target
@@ -136,12 +140,16 @@ def parameters_of(target: Any) -> dict[str, Parameter] | None:
         return None
     if any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values()):
         return None
-    hints = hints_of(function)
+    hints = hints_of(function, notes=True)
     found = {}
     for item in signature.parameters.values():
         if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY):
             default = REQUIRED if item.default is item.empty else item.default
-            found[item.name] = Parameter(item.name, hints.get(item.name, Any), default, given_by_caller=item.name == "params")
+            hint, shared = hints.get(item.name, Any), ranges.get(item.name)
+            if shared is not None and isinstance(default, tuple):
+                shared = replace(shared, each=True, optional=None in default)
+            allowed = range_in(hint) or shared
+            found[item.name] = Parameter(item.name, hint, default, given_by_caller=item.name == "params", allowed=allowed)
     return found
 
 
@@ -170,10 +178,13 @@ def _default(item: dataclasses.Field[Any]) -> Any:
     return REQUIRED if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
-def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any."""
+def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str, Any]:
+    """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any.
+
+    notes: whether `Annotated` stays, with what it notes.
+    """
     try:
-        return typing.get_type_hints(target)
+        return typing.get_type_hints(target, include_extras=notes)
     except Exception:
         pass
     found: dict[str, Any] = {}
@@ -183,7 +194,7 @@ def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
         for name, text in getattr(owner, "__annotations__", {}).items():
             try:
                 one = types.SimpleNamespace(__annotations__={name: text})
-                found |= typing.get_type_hints(one, {**vars(typing), **space}, {})
+                found |= typing.get_type_hints(one, {**vars(typing), **space}, {}, include_extras=notes)
             except Exception:
                 found[name] = Any
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rlx.fields import Range
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,7 @@ class Group:
     is annotated to return. place: where the node of an option stands in a run's config, {} for the option's own name.
     host: the option of the group above that has one, for `rlx info algorithm/advantage=gae`. several: whether several are chosen
     at once. wrapper: the class that makes an option of a function. without: what there is where nothing is chosen.
+    ranges: of arguments of classes that are not rlx's and state none.
     """
 
     name: str
@@ -22,6 +26,7 @@ class Group:
     several: bool = False
     wrapper: str = ""
     without: str = ""
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @property
     def above(self) -> str:
@@ -34,6 +39,13 @@ class Group:
         return self.name.rpartition("/")[2]
 
 
+_OF_OPTIMIZERS = {
+    **dict.fromkeys(("lr", "eps", "weight_decay", "momentum"), Range(at_least=0)),
+    "betas": Range(at_least=0, below=1),
+    "dampening": Range(),
+    "beta2_decay": Range(at_most=0),
+    "d": Range(at_least=1),
+}
 _TABLE = (
     Group("loss", ("rlx.loss.base.Loss",), "loss", without="the algorithm's own"),
     Group("algorithm", ("rlx.algorithm.base.Algorithm",), "algorithm"),
@@ -57,7 +69,7 @@ _TABLE = (
     ),
     Group("policy", ("rlx.policy.base.Policy",), "policy"),
     Group("policy/adapter", ("rlx.policy.adapter.Lora",), "policy.adapter", host="tiny"),
-    Group("optimizer", ("torch.optim.Optimizer",), "optimizer"),
+    Group("optimizer", ("torch.optim.Optimizer",), "optimizer", ranges=_OF_OPTIMIZERS),
     Group("scheduler", ("rlx.optimizer.schedule.Schedule",), "scheduler"),
     Group("rollout", ("rlx.rollout.sampler.Sampler",), "rollout"),
     Group("logger", ("rlx.record.logger.base.Logger",), "logger.{}", several=True),

@@ -1,4 +1,4 @@
-"""The types of conf/train.yaml. Values and comments stand in the YAML alone; here are types and smallest values."""
+"""The types of conf/train.yaml. Values and comments stand in the YAML alone; here are types and ranges."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -8,11 +8,12 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 
 from rlx.errors import ConfigError
+from rlx.fields import non_empty, one_of, within
 
 
-def at_least(smallest: float) -> Any:
-    """A key without a value here (the YAML has it), which must not be smaller than this."""
-    return field(default=MISSING, metadata={"at_least": smallest})
+def at_least(smallest: float, *, whole: bool = True, optional: bool = False) -> Any:
+    """A number without a value here (the YAML has it), which must not be smaller than this. optional: or null."""
+    return within(at_least=smallest, whole=whole, optional=optional, default=MISSING)
 
 
 @dataclass
@@ -30,7 +31,7 @@ class EvaluationConfig:
 class CheckpointConfig:
     """When checkpoints are written, and which stay."""
 
-    every: int | None = at_least(1)
+    every: int | None = at_least(1, optional=True)
     keep_last: int = at_least(1)
     keep_best: bool = MISSING
 
@@ -40,7 +41,7 @@ class ExportConfig:
     """Where the final weights go as a transformers directory."""
 
     path: str | None = MISSING
-    dtype: str = field(default=MISSING, metadata={"one_of": ("float32", "float16", "bfloat16")})
+    dtype: str = one_of(("float32", "float16", "bfloat16"), default=MISSING)
     merge: bool = MISSING
 
 
@@ -60,21 +61,21 @@ class RunConfig:
 
     seed: int = at_least(0)
     num_steps: int = at_least(1)
-    eval_every: int | None = at_least(1)
-    micro_batch: int | None = at_least(1)
+    eval_every: int | None = at_least(1, optional=True)
+    micro_batch: int | None = at_least(1, optional=True)
     activation_checkpointing: bool = MISSING
-    threads: int | None = at_least(1)
+    threads: int | None = at_least(1, optional=True)
     device: str = MISSING
-    stop_at_score: float | None = MISSING
-    max_seconds: float | None = at_least(0)
+    stop_at_score: float | None = within(optional=True, default=MISSING)
+    max_seconds: float | None = at_least(0, whole=False, optional=True)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
-    output_dir: str = field(default=MISSING, metadata={"not_empty": True})
-    cache_dir: str = field(default=MISSING, metadata={"not_empty": True})
+    output_dir: str = non_empty(default=MISSING, advice="give a folder, or leave it out")
+    cache_dir: str = non_empty(default=MISSING, advice="give a folder, or leave it out")
     resume: str | None = MISSING
     rerun: str | None = MISSING
-    allow_changed: list[str] = field(default_factory=list, metadata={"each_of": ("data", "code")})
+    allow_changed: list[str] = one_of(("data", "code"), each=True, default=list)  # noqa: RUF009
 
 
 def conf_dir() -> Path:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
-from rlx.fields import check_hyperparameters
+from rlx.fields import Ranged
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(ABC):
+class Loss(Ranged, ABC):
     """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
 
     formula: the function of tensors that gives the values. reads: the names of what it reads. takes: its hyperparameters.
@@ -55,7 +55,7 @@ class Loss(ABC):
     couples_rows: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_hyperparameters(self)
+        super().__post_init__()
         if self.check is not None:
             self.check(**{name: getattr(self, name) for name in self.takes})
 

@@ -14,18 +14,15 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from rlx.fields import check_hyperparameters, class_of, evaluated, with_options, within
+from rlx.fields import Ranged, class_of, evaluated, with_options, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighting:
+class Weighting(Ranged):
     """A choice of weights; call it with the completion mask of all rows of an update. `weighting` makes its subclasses."""
 
     formula: ClassVar[Callable[..., Tensor]]
     reads: ClassVar[tuple[str, ...]] = ()
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def __call__(self, completion_mask: Tensor) -> Tensor:
         """bool [B, T] -> weights [B, T], 0 outside of the mask."""

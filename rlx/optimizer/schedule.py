@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlx.errors import ConfigError
+from rlx.fields import Ranged, count, within
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(ABC):
+class Schedule(Ranged, ABC):
     """A factor on the learning rate. `needs_horizon`: it depends on num_steps, so that a finished run cannot be extended.
 
     warmup_steps: the factor rises linearly over these first steps, its first value is 1 / (warmup_steps + 1).
@@ -19,11 +19,7 @@ class Schedule(ABC):
 
     needs_horizon: ClassVar[bool]
 
-    warmup_steps: int
-
-    def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ConfigError(f"scheduler.warmup_steps is {self.warmup_steps}; it counts steps and cannot be negative")
+    warmup_steps: int = count(at_least=0)
 
     def __call__(self, step: int, num_steps: int) -> float:
         """The factor at `step` of 0..num_steps - 1."""
@@ -53,14 +49,7 @@ class _Decay(Schedule):
 
     needs_horizon: ClassVar[bool] = True
 
-    final_factor: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.final_factor <= 1:
-            raise ConfigError(
-                f"scheduler.final_factor is {self.final_factor}; it is a share of the learning rate, between 0 and 1"
-            )
+    final_factor: float = within(at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)

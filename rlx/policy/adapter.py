@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlx.errors import ConfigError
-from rlx.fields import check_hyperparameters, within
+from rlx.fields import Ranged, count, within
 from rlx.seeding import Stream
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
@@ -33,7 +33,7 @@ _PREFIX = "base_model.model."  # of the names of tensors in peft's files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(Ranged):
     """A low-rank adapter: y = W x + (alpha / rank) B A x, with B = 0 at first.
 
     rank: of the matrices A and B. alpha: scale of their product. targets: names of layers, or all-linear for all but the head.
@@ -46,10 +46,10 @@ class Lora:
     targets: str | Sequence[str] = ALL_LINEAR
     rslora: bool = False
     dora: bool = False
-    seed: int = 0
+    seed: int = count(at_least=0, default=0)
 
     def __post_init__(self) -> None:
-        check_hyperparameters(self)
+        super().__post_init__()
         if not isinstance(self.targets, str):
             object.__setattr__(self, "targets", tuple(self.targets))
 

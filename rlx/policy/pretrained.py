@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
+from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.files import adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
@@ -38,11 +39,11 @@ def load_pretrained(
     *,
     gguf_file: str | None = None,
     unpacked_dir: str | None = None,
-    dtype: str = "auto",
+    dtype: Annotated[str, one_of(tuple(DTYPES))] = "auto",
     shared_prefix: bool | None = None,
     chat_template: str = "auto",
-    max_length: int | None = None,
-    max_prompt_length: int | None = None,
+    max_length: Annotated[int | None, count(optional=True)] = None,
+    max_prompt_length: Annotated[int | None, count(optional=True)] = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
     base: str | None = None,
@@ -56,8 +57,6 @@ def load_pretrained(
     unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
     dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"policy.dtype={dtype} is none of {', '.join(DTYPES)}")
     saved = adapter_directory(path)
     settings = {
         "dtype": dtype,
@@ -135,11 +134,11 @@ def _with_saved_adapter(
 def load_smollm2(
     *,
     unpacked_dir: str | None = None,
-    dtype: str = "auto",
+    dtype: Annotated[str, one_of(tuple(DTYPES))] = "auto",
     shared_prefix: bool | None = None,
     chat_template: str = "auto",
-    max_length: int | None = None,
-    max_prompt_length: int | None = None,
+    max_length: Annotated[int | None, count(optional=True)] = None,
+    max_prompt_length: Annotated[int | None, count(optional=True)] = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     adapter: Lora | None = None,
 ) -> Policy:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
+from rlx.fields import count
 from rlx.policy.adapter import Lora
 from rlx.policy.base import Policy
 from rlx.seeding import Stream
@@ -22,8 +23,8 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 def load_tiny(
     *,
     chat_template: str = "auto",
-    max_length: int | None = None,
-    max_prompt_length: int | None = None,
+    max_length: Annotated[int | None, count(optional=True)] = None,
+    max_prompt_length: Annotated[int | None, count(optional=True)] = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     adapter: Lora | None = None,
 ) -> Policy:
@@ -43,15 +44,15 @@ def load_tiny(
 
 def build_tiny(
     *,
-    seed: int = 0,
-    hidden_size: int = 128,
-    intermediate_size: int = 384,
-    num_layers: int = 3,
-    num_heads: int = 4,
-    max_positions: int = 512,
+    seed: Annotated[int, count(at_least=0)] = 0,
+    hidden_size: Annotated[int, count()] = 128,
+    intermediate_size: Annotated[int, count()] = 384,
+    num_layers: Annotated[int, count()] = 3,
+    num_heads: Annotated[int, count()] = 4,
+    max_positions: Annotated[int, count()] = 512,
     chat_template: str = "auto",
-    max_length: int | None = None,
-    max_prompt_length: int | None = None,
+    max_length: Annotated[int | None, count(optional=True)] = None,
+    max_prompt_length: Annotated[int | None, count(optional=True)] = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     adapter: Lora | None = None,
 ) -> Policy:

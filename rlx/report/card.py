@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from rlx.fields import range_of
+
 PAPER = re.compile(r"arXiv:[\d.]+\d|doi:\S+|https?://\S+")
 ENTRY = re.compile(r"^([A-Za-z_]+)(?: \(class variable\))?: (.*)$")
 
@@ -178,7 +180,7 @@ def _hyperparameters(owner: Any, prefix: str = "") -> Iterator[Hyperparameter]:
                 yield Hyperparameter(prefix + item.name, type(value).__name__, _meaning(type(owner), item.name), "")
                 yield from _hyperparameters(value, f"{prefix}{item.name}.")
         else:
-            allowed = item.metadata.get("range")
+            allowed = range_of(type(owner), item.name)
             meaning = _meaning(type(owner), item.name)
             yield Hyperparameter(prefix + item.name, value, meaning, "" if allowed is None else str(allowed))
 

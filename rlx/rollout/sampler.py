@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
 from rlx.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from rlx.fields import Ranged, count, within
 from rlx.rollout.decoding.loop import Completions, cut
 from rlx.seeding import Stream
 from rlx.task.messages import with_line_breaks
@@ -55,7 +56,7 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler(ABC):
+class Sampler(Ranged, ABC):
     """How completions are sampled; a subclass says where: in this process, or on a server.
 
     temperature: logits are divided by it, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null
@@ -63,26 +64,18 @@ class Sampler(ABC):
     in its tokens and cut from its text. max_new_tokens: longest completion, null for what the task says.
     """
 
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
+    temperature: float = within(above=0, advice="greedy decoding is asked for by name, not by temperature 0")
+    top_k: int | None = count(optional=True)
+    top_p: float | None = within(above=0, at_most=1, optional=True)
+    min_p: float | None = within(at_least=0, at_most=1, optional=True)
     stop: tuple[str, ...]
-    max_new_tokens: int | None
+    max_new_tokens: int | None = count(optional=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "stop", tuple(with_line_breaks(text) for text in self.stop))
-        checks = (
-            ("temperature", self.temperature > 0, "must be above 0; greedy decoding is asked for by name, not by temperature 0"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "must be at least 1, or null for no limit"),
-            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "must be above 0 and at most 1, or null"),
-            ("min_p", self.min_p is None or 0 <= self.min_p <= 1, "must be between 0 and 1, or null"),
-            ("stop", all(self.stop), "must not hold an empty string, which would end every completion at once"),
-            ("max_new_tokens", self.max_new_tokens is None or self.max_new_tokens >= 1, "must be at least 1, or null"),
-        )
-        for name, holds, mend in checks:
-            if not holds:
-                raise ConfigError(f"rollout.{name} is {getattr(self, name)!r}; it {mend}")
+        if not all(self.stop):
+            raise ConfigError("rollout.stop holds an empty string, which would end every completion at once; leave it out")
 
     @property
     def truncates(self) -> bool:

@@ -26,6 +26,7 @@ import torch
 
 from rlx.data.sequences import Sequences, Tokens
 from rlx.errors import ConfigError, TrainingError
+from rlx.fields import count, non_empty, one_of, within
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 from rlx.rollout.transformers import TransformersSampler
@@ -148,30 +149,15 @@ class ServerSampler(Sampler):
     batch_tokens: for evaluations, which read the policy's own weights in this process.
     """
 
-    url: str
+    url: str = non_empty(begins_with=("http://", "https://"))
     model: str | None
-    logprobs: str
-    concurrency: int
-    timeout: float
-    retries: int
-    backoff: float
+    logprobs: str = one_of(LOGPROBS)
+    concurrency: int = count()
+    timeout: float = within(above=0)
+    retries: int = count(at_least=0)
+    backoff: float = within(at_least=0)
     api_key_variable: str | None
-    batch_tokens: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks = (
-            ("url", self.url.startswith(("http://", "https://")), "must begin with http:// or https://"),
-            ("logprobs", self.logprobs in LOGPROBS, f"must be one of {', '.join(LOGPROBS)}"),
-            ("concurrency", self.concurrency >= 1, "must be at least 1"),
-            ("timeout", self.timeout > 0, "must be above 0 seconds"),
-            ("retries", self.retries >= 0, "must be at least 0"),
-            ("backoff", self.backoff >= 0, "must be at least 0 seconds"),
-            ("batch_tokens", self.batch_tokens >= 1, "must be at least 1"),
-        )
-        for name, holds, mend in checks:
-            if not holds:
-                raise ConfigError(f"rollout.{name} is {getattr(self, name)!r}; it {mend}")
+    batch_tokens: int = count()
 
     @property
     def in_process(self) -> TransformersSampler:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rlx.errors import ConfigError
+from rlx.fields import count
 from rlx.rollout.decoding.choice import choose
 from rlx.rollout.decoding.loop import Completions, StopStrings, decode
 from rlx.rollout.decoding.probe import forward_for
@@ -31,12 +31,7 @@ class TransformersSampler(Sampler):
     batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and changes rounding only.
     """
 
-    batch_tokens: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_tokens < 1:
-            raise ConfigError(f"rollout.batch_tokens is {self.batch_tokens}; it must be at least 1")
+    batch_tokens: int = count()
 
     @property
     def in_process(self) -> TransformersSampler:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from rlx.errors import ConfigError
+from rlx.fields import count, within
 from rlx.task.base import Pair, Prompt, content_uniform, with_label_noise
 from rlx.task.rewarded import RewardedTask
 
@@ -25,13 +25,8 @@ class Arithmetic(RewardedTask):
 
     offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
 
-    max_operand: int
-    label_noise: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_operand < 9:
-            raise ConfigError(f"task.max_operand is {self.max_operand}; sums need operands up to at least 9")
+    max_operand: int = count(at_least=9)
+    label_noise: float = within(at_least=0, at_most=1)
 
     @cached_property
     def _split(self) -> tuple[list[Prompt], list[Prompt]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.fields import Ranged, count
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
@@ -60,7 +61,7 @@ def _other(label: bool | None) -> bool | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Ranged):
     """Base of all tasks. `offers` lists what it has for algorithms: "pairs", "rewards"; "labels" if each pair has one side alone.
 
     name: shown in tables and recorded; runs of different tasks are not compared.
@@ -71,11 +72,7 @@ class Task:
     score: ClassVar[str]  # accuracy, greedy_reward or pair_accuracy: the figure of an evaluation by which runs are compared
 
     name: str
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"task.max_new_tokens is {self.max_new_tokens}; a completion needs at least 1 token")
+    max_new_tokens: int = count()
 
     def pairs(self) -> Sequence[Pair]:
         """The pairs to learn from, always in the same order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
+from rlx.fields import within
 from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
@@ -37,18 +38,11 @@ class PairFile(Task, ABC):
     score: ClassVar[str] = "pair_accuracy"
 
     path: str
-    held_out: float
-    label_noise: float
+    held_out: float = within(above=0, below=1)
+    label_noise: float = within(at_least=0, at_most=1)
     system: str | None = None
     system_key: str | None = "system"
     tools_key: str | None = "tools"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.held_out < 1:
-            raise ConfigError(
-                f"task.held_out is {self.held_out}; it is the share of prompts held out for the score, between 0 and 1"
-            )
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:

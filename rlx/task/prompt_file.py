@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError, DataError
+from rlx.errors import DataError
+from rlx.fields import within
 from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import Columns, final_answer
 from rlx.task.messages import as_text, as_tools, with_system
@@ -33,15 +34,10 @@ class PromptFile(RewardedTask):
     path: str
     prompt_key: str
     answer_key: str | None
-    held_out: float
+    held_out: float = within(above=0, below=1)
     system: str | None = None
     system_key: str | None = "system"
     tools_key: str | None = "tools"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"task.held_out is {self.held_out}; it is the share held out for the score, between 0 and 1")
 
     @cached_property
     def _files(self) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError
+from rlx.fields import count, within
 from rlx.task.base import Prompt, Text
 from rlx.task.messages import with_line_breaks
 from rlx.task.reward.base import Reward
@@ -37,19 +38,14 @@ class ReasoningGym(RewardedTask):
 
     dataset: str
     parameters: Mapping[str, Any]
-    num_prompts: int
-    num_held_out: int
-    data_seed: int
+    num_prompts: int = count()
+    num_held_out: int = count()
+    data_seed: int = within(at_least=0, below=HELD_OUT_SEED >> 1, whole=True)
     answer_tag: str | None
     instruction: str | None
-    scorer_weight: float
+    scorer_weight: float = within()
 
     def __post_init__(self) -> None:
-        for name in ("num_prompts", "num_held_out"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.data_seed < HELD_OUT_SEED >> 1:
-            raise ConfigError(f"task.data_seed is {self.data_seed}; it must be at least 0 and below {HELD_OUT_SEED >> 1}")
         super().__post_init__()
         check_parameters(self.dataset, self.parameters)
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from rlx.errors import ConfigError, TrainingError
+from rlx.fields import one_of, within
 from rlx.task.base import Prompt, Task, finite
 from rlx.task.reward.base import FunctionReward, Reward
 
 ROUNDING = 1e-6  # tolerance for a sum of weighted rewards
 FAILED = "failed"
 _TAKEN = ("reward", FAILED)
-_CHOICES = ("stop", "fail")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +33,13 @@ class RewardedTask(Task):
     offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
 
     rewards: Mapping[str, Reward | Callable[..., Any]]
-    on_reward_error: str
-    failed_reward: float
-    full_reward: float | Literal["auto"] | None
-    reward_noise: float = 0.0
+    on_reward_error: str = one_of(("stop", "fail"))
+    failed_reward: float = within()
+    full_reward: float | Literal["auto"] | None = within(also=("auto",), optional=True)
+    reward_noise: float = within(at_least=0, at_most=1, default=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.on_reward_error not in _CHOICES:
-            raise ConfigError(f"task.on_reward_error is {self.on_reward_error}; it is one of {', '.join(_CHOICES)}")
-        if isinstance(self.full_reward, str) and self.full_reward != "auto":
-            raise ConfigError(f"task.full_reward is {self.full_reward}; it is a number, auto or null")
-        if finite(self.failed_reward) is None:
-            raise ConfigError(f"task.failed_reward is {self.failed_reward}; it must be a finite number")
-        if not 0 <= self.reward_noise <= 1:
-            raise ConfigError(
-                f"task.reward_noise is {self.reward_noise}; it is the share of completions that exchange their rewards, "
-                "between 0 and 1"
-            )
         object.__setattr__(self, "rewards", {name: as_reward(name, given) for name, given in self.rewards.items()})
         if not self.all_rewards():
             raise ConfigError("task.rewards is empty; choose one or several: task/reward=[exact_match]")

@@ -11,15 +11,6 @@ class Bare(Algorithm):
     needs = frozenset()
 
 
-@pytest.mark.parametrize(
-    "values", [{"updates_per_batch": 0}, {"max_grad_norm": 0.0}, {"max_grad_norm": -1.0}, {"max_grad_norm": float("nan")}]
-)
-def test_what_would_learn_nothing_is_refused(values):
-    with pytest.raises(ConfigError, match=f"algorithm.{next(iter(values))} is"):
-        Bare(**values)
-    Bare(max_grad_norm=None)
-
-
 def test_a_loss_is_the_sum_of_its_terms():
     terms = {
         "a": Term(torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])),

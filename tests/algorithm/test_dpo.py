@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import rlx
-from rlx.errors import ConfigError
 from rlx.policy.reference import Reference
 
 
@@ -24,8 +23,3 @@ def test_the_loss_is_the_mean_of_the_formula_over_pairs(lab):
     assert output.loss.item() == pytest.approx(torch.log1p(torch.exp(-0.3 * margin)).mean().item())
     total, count = output.metrics["margin"]
     assert (total / count).item() == pytest.approx(0.3 * margin.mean().item())
-
-
-def test_no_pairs_are_refused():
-    with pytest.raises(ConfigError, match=r"algorithm\.pairs_per_step is 0"):
-        rlx.load("algorithm", "dpo", pairs_per_step=0)

@@ -25,7 +25,7 @@ def test_needs_are_those_of_the_terms_that_are_drawn():
 
 
 def test_weights_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="term dpo"):
+    with pytest.raises(ConfigError, match=r"algorithm\.dpo_weight=-0\.5"):
         rlx.load("algorithm", "hybrid", dpo_weight=-0.5)
     with pytest.raises(ConfigError, match="weight 0"):
         rlx.load("algorithm", "hybrid", dpo_weight=0.0, grpo_weight=0.0)

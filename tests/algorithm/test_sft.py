@@ -2,7 +2,6 @@ import pytest
 import torch
 
 import rlx
-from rlx.errors import ConfigError
 
 
 def test_the_loss_is_the_mean_over_all_chosen_tokens(lab):
@@ -22,8 +21,3 @@ def test_it_learns_from_the_chosen_completions_alone(lab):
     chosen = [pairs[tokenized.index[row]].chosen for row in batch.rows]
     assert [lab.policy.decode(group[0]) for group in batch.sequences.completions] == chosen
     assert torch.isfinite(lab.policy.token_logprobs(batch.sequences)).all()
-
-
-def test_no_pairs_are_refused():
-    with pytest.raises(ConfigError, match="at least one pair"):
-        rlx.load("algorithm", "sft", pairs_per_step=0)

@@ -26,23 +26,9 @@ def same(first, second):
     return all(np.array_equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"temperature": 0.0}, "rollout.temperature"),
-        ({"temperature": float("nan")}, "rollout.temperature"),
-        ({"top_k": 0}, "rollout.top_k"),
-        ({"top_p": 0.0}, "rollout.top_p"),
-        ({"top_p": 1.5}, "rollout.top_p"),
-        ({"min_p": -0.1}, "rollout.min_p"),
-        ({"stop": ["a", ""]}, "rollout.stop"),
-        ({"max_new_tokens": 0}, "rollout.max_new_tokens"),
-        ({"batch_tokens": 0}, "rollout.batch_tokens"),
-    ],
-)
-def test_a_setting_out_of_range_is_named(change, key):
-    with pytest.raises(ConfigError, match=key):
-        sampler_of(**change)
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ConfigError, match=r"rollout\.stop"):
+        sampler_of(stop=["a", ""])
 
 
 @pytest.mark.parametrize("name", ["transformers", "server"])

@@ -1,6 +1,5 @@
 import pytest
 
-from rlx.errors import ConfigError
 from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Prompt
 from rlx.task.reward.text import ExactMatch
@@ -50,8 +49,3 @@ def test_held_out_pairs_are_never_flipped():
 @pytest.mark.parametrize(("completion", "reward"), [("46", 1.0), (" 46 ", 1.0), ("47", 0.0), ("", 0.0), ("46 47", 0.0)])
 def test_the_reward_is_for_the_exact_sum(completion, reward):
     assert task().reward(Prompt("12+34=", {"answer": "46"}), completion)["reward"] == reward
-
-
-def test_operands_below_nine_are_refused():
-    with pytest.raises(ConfigError, match=r"task\.max_operand is 3"):
-        task(max_operand=3)

@@ -74,5 +74,5 @@ def test_a_file_of_one_label_or_too_few_prompts_teaches_nothing(tmp_path):
         task(tmp_path, [{**row, "label": True} for row in ROWS]).pairs()
     with pytest.raises(DataError, match="all prompts are held out"):
         task(tmp_path, ROWS[:2]).pairs()
-    with pytest.raises(ConfigError, match=r"task\.held_out is 1"):
+    with pytest.raises(ConfigError, match=r"held_out of LabelledFile is 1"):
         task(tmp_path, ROWS, held_out=1)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 import rlx
-from rlx.errors import ConfigError, DataError
+from rlx.errors import DataError
 
 
 def write(tmp_path, rows, name="prompts.jsonl"):
@@ -81,11 +81,6 @@ def test_a_file_without_answers_serves_rewards_that_need_none(tmp_path):
 def test_bad_files_are_named_with_their_line(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
         task(write(tmp_path, rows)).prompts()
-
-
-def test_a_share_outside_of_0_and_1_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"held_out is 1\.0"):
-        task(write(tmp_path, sums()), held_out=1.0)
 
 
 def test_the_facts_and_the_hash_tell_the_file_apart(tmp_path):

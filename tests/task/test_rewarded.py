@@ -101,8 +101,8 @@ def test_a_bare_function_is_a_reward():
         ({"x": 3}, {}, "task.rewards.x is 3, no reward"),
         ({"x": EXACT}, {"on_reward_error": "ignore"}, "one of stop, fail"),
         ({"x": EXACT}, {"failed_reward": float("nan")}, "failed_reward"),
-        ({"x": EXACT}, {"full_reward": "most"}, "a number, auto or null"),
-        ({"x": EXACT}, {"reward_noise": 1.5}, r"reward_noise is 1\.5; .* between 0 and 1"),
+        ({"x": EXACT}, {"full_reward": "most"}, "a finite number or auto or null"),
+        ({"x": EXACT}, {"reward_noise": 1.5}, r"reward_noise of \w+ is 1\.5, .* at least 0 and at most 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(rewards, changes, message):

@@ -51,13 +51,13 @@ class BenchConfig:
     rollout: Any = MISSING
     rounds: int = at_least(1)
     tokens: int = at_least(1)
-    seconds: float = at_least(0)
+    seconds: float = at_least(0, whole=False)
     warmup_steps: int = at_least(0)
     num_prompts: int = at_least(1)
     num_steps: int = at_least(1)
     seed: int = at_least(0)
-    micro_batch: int | None = at_least(1)
-    threads: int | None = at_least(1)
+    micro_batch: int | None = at_least(1, optional=True)
+    threads: int | None = at_least(1, optional=True)
     device: str = MISSING
     profile: bool = MISSING
     plot: bool = MISSING

@@ -30,7 +30,7 @@ class CheckConfig:
     rollout: Any = MISSING
     laws: Any = None
     seed: int = at_least(0)
-    threads: int | None = at_least(1)
+    threads: int | None = at_least(1, optional=True)
     json: bool = MISSING
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from rlx.config.schema import at_least
+from rlx.fields import non_empty
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -24,7 +25,7 @@ class DataConfig:
     rows_per_step: int = at_least(1)
     html: str | None = MISSING
     json: bool = MISSING
-    cache_dir: str = field(default=MISSING, metadata={"not_empty": True})
+    cache_dir: str = non_empty(default=MISSING)
 
 
 SCHEMA = DataConfig

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from rlx.config.schema import EvaluationConfig, at_least
+from rlx.fields import within
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -27,9 +28,9 @@ class EvaluateConfig:
     policy: Any = None
     rollout: Any = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    temperature: float = MISSING
-    micro_batch: int | None = at_least(1)
-    threads: int | None = at_least(1)
+    temperature: float = within(above=0, default=MISSING)
+    micro_batch: int | None = at_least(1, optional=True)
+    threads: int | None = at_least(1, optional=True)
     device: str = MISSING
     output_dir: str = MISSING
     cache_dir: str = MISSING

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.check import check_node, paths_of, plain, shown
+from rlx.config.check import check_node, paths_of, plain
 from rlx.config.classes import locate, parameters_of
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.sources import default_loss
 from rlx.config.targets import check_targets
 from rlx.errors import ConfigError
+from rlx.fields import shown
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -112,7 +113,7 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
 def values_in_force(node: Mapping[str, Any], path: str) -> list[str]:
     """One line for each key of a node and of the nodes in it: its value as typed on a command line, and its allowed range."""
     kind = locate(str(node["_target_"]), path)
-    known = parameters_of(kind) or {}
+    known = parameters_of(kind, ranges=GROUPS[path].ranges if path in GROUPS else {}) or {}
     order = [*(key for key in known if key in node), *(key for key in node if key not in known and not key.startswith("_"))]
     lines = [] if "." not in path and path != "loss" else [f"  {path} = {kind.__name__}"]
     for key in order:

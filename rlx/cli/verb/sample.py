@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from rlx.config.schema import at_least
+from rlx.fields import one_of, within
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -28,18 +29,18 @@ class SampleConfig:
     num_prompts: int = at_least(1)
     num_samples: int = at_least(1)
     greedy: bool = MISSING
-    temperature: float | None = MISSING
-    top_k: int | None = MISSING
-    top_p: float | None = MISSING
-    min_p: float | None = MISSING
+    temperature: float | None = within(above=0, optional=True, default=MISSING)
+    top_k: int | None = at_least(1, optional=True)
+    top_p: float | None = within(above=0, at_most=1, optional=True, default=MISSING)
+    min_p: float | None = within(at_least=0, at_most=1, optional=True, default=MISSING)
     stop: Any = MISSING
-    max_new_tokens: int | None = at_least(1)
+    max_new_tokens: int | None = at_least(1, optional=True)
     seed: int = at_least(0)
-    format: str = field(default=MISSING, metadata={"one_of": ("text", "json")})
+    format: str = one_of(("text", "json"), default=MISSING)
     task: Any = None
     policy: Any = None
     rollout: Any = None
-    threads: int | None = at_least(1)
+    threads: int | None = at_least(1, optional=True)
     device: str = MISSING
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
-from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options, within
+from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options, within
 from rlx.loss.base import require_shape
 
 OPTIONAL = ("lengths", "greedy_rewards")
@@ -22,7 +22,7 @@ Epsilon = Annotated[float, within(above=0, advice="it keeps groups of equal rewa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Advantage(ABC):
+class Advantage(Ranged, ABC):
     """An advantage of completions: `advantage(rewards, lengths=..., greedy_rewards=...) -> [P, G]`.
 
     requires: names of the further inputs that it reads: lengths [P, G] of the completions, greedy_rewards [P].
@@ -33,9 +33,6 @@ class Advantage(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
     smallest_group: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def __call__(self, rewards: Tensor, *, lengths: Tensor | None = None, greedy_rewards: Tensor | None = None) -> Tensor:
         """[P, G] without a gradient."""

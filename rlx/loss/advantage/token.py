@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ShapeError
-from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options, within
+from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options, within
 from rlx.loss.base import masked, require_shape
 
 Discount = Annotated[float, within(at_least=0, at_most=1, advice="1 is usual for language")]
@@ -39,7 +39,7 @@ def whitened(values: Tensor, completion_mask: Tensor, *, epsilon: float) -> Tens
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenAdvantage(ABC):
+class TokenAdvantage(Ranged, ABC):
     """An advantage of tokens: `advantage(token_rewards, completion_mask, values=...) -> [B, T]`.
 
     requires: {"values"} where a value head is needed.
@@ -48,9 +48,6 @@ class TokenAdvantage(ABC):
     formula: ClassVar[Callable[..., Tensor]]
     reads: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[frozenset[str]] = frozenset()
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def __call__(self, token_rewards: Tensor, completion_mask: Tensor, *, values: Tensor | None = None) -> Tensor:
         """[B, T] without a gradient, 0 outside of the mask."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.fields import check_hyperparameters, class_of, evaluated, one_of, reads_of, with_options, within
+from rlx.fields import Ranged, class_of, evaluated, one_of, reads_of, with_options, within
 from rlx.loss.base import Loss, masked, require_shape
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, OF_K2, k3, token_kl
 from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
@@ -144,7 +144,7 @@ def mean_over_tokens(values: Tensor, completion_mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientModifier:
+class PolicyGradientModifier(Ranged):
     """Scales the surrogate of a token, or adds to it; modifiers commute: scales multiply, then additions add.
 
     The weights stay those of the mask alone: a token that is scaled to 0 still counts in the mean.
@@ -152,9 +152,6 @@ class PolicyGradientModifier:
 
     requires: ClassVar[frozenset[str]] = frozenset()
     couples_rows: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def scale(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] multiplies the surrogate; taken as a constant."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.fields import check_hyperparameters, class_of, evaluated, reads_of, with_options
+from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options
 from rlx.loss.base import Loss, require_shape
 from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
 from rlx.loss.ratio import stop_gradient
@@ -23,7 +23,7 @@ ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceModifier:
+class PreferenceModifier(Ranged):
     """Changes what a preference loss reads or returns, at one of three places; each is the identity unless overridden.
 
     moves_reference: does it change no formula, but the weights of the reference during training?
@@ -34,9 +34,6 @@ class PreferenceModifier:
     changes_scores: ClassVar[bool] = False
     weighs_rows: ClassVar[bool] = False
     moves_reference: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_hyperparameters(self)
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
         """Before the formula: other token log-probabilities."""

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError
-from rlx.fields import check_hyperparameters, within
+from rlx.fields import Ranged, within
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.loss.preference.pairs import PairLogprobs
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossPart:
+class LossPart(Ranged):
     """One loss of a mixture.
 
     coefficient: multiplies the loss.
@@ -30,7 +30,7 @@ class LossPart:
     loss: PreferenceLoss
 
     def __post_init__(self) -> None:
-        check_hyperparameters(self)
+        super().__post_init__()
         if not isinstance(self.loss, PreferenceLoss):
             raise ConfigError(
                 f"loss of a mixture's part is {self.loss!r}, not a preference loss; give it a _target_ from conf/loss"

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError
+from rlx.fields import Ranged
 from rlx.record.run import RunRecord
 
 
-class Logger:
+class Logger(Ranged):
     """Watches one run. Whatever it raises after `check` switches it off with one warning; it cannot stop the run.
 
     extra: the extra of rlx that brings its packages; packages: the modules it imports, in `open` and not before.

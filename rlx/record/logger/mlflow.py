@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rlx.fields import within
 from rlx.record.logger.base import Logger, clean, flat, samples_as_markdown
 from rlx.record.run import RunRecord
 
@@ -27,7 +28,7 @@ _SETTINGS = {
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MlflowLogger(Logger):
     """One MLflow run for one run of rlx; found again by its id after a resume.
 
@@ -38,7 +39,7 @@ class MlflowLogger(Logger):
     experiment: str
     name: str | None
     tags: dict[str, str]
-    flush_seconds: float
+    flush_seconds: float = within(at_least=0)
 
     extra: ClassVar[str] = "mlflow"
     packages: ClassVar[tuple[str, ...]] = ("mlflow", "sqlalchemy")

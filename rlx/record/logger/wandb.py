@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError
+from rlx.fields import one_of
 from rlx.record.logger.base import Logger, already_logged, clean
 from rlx.record.run import RunRecord
 
-_MODES = ("offline", "online", "disabled")
 
-
-@dataclass
+@dataclass(kw_only=True)
 class WandbLogger(Logger):
     """One wandb run for one run of rlx, under the same id, its files in the run's directory.
 
@@ -22,7 +20,7 @@ class WandbLogger(Logger):
     """
 
     project: str
-    mode: str
+    mode: str = one_of(("offline", "online", "disabled"))
     entity: str | None
     group: str | None
     name: str | None
@@ -30,10 +28,6 @@ class WandbLogger(Logger):
 
     extra: ClassVar[str] = "wandb"
     packages: ClassVar[tuple[str, ...]] = ("wandb",)
-
-    def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ConfigError(f"logger.wandb.mode is {self.mode!r}; it is one of {', '.join(_MODES)}")
 
     def open(self, run: RunRecord, *, resumed_at: int | None = None) -> None:
         """Begins the run, or goes on with it."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from rlx.config.check import described, fits, shown
+from rlx.config.check import described, fits
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
-from rlx.fields import within
+from rlx.fields import check_range, count, range_of, shown, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,10 @@ class Settings:
     dry_run: bool
     new: bool
     zip: list[str]
-    seeds: int | None = within(at_least=1, optional=True)
-    workers: Literal["auto"] | int = within(at_least=0)
+    seeds: int | None = count(optional=True)
+    workers: Literal["auto"] | int = within(at_least=0, whole=True, also=("auto",))
     timeout: float | None = within(at_least=0, optional=True)
-    retries: int = within(at_least=0)
+    retries: int = count(at_least=0)
     on_failure: Literal["continue", "stop"]
     reuse: bool
     grace: float = within(at_least=0)
@@ -36,8 +36,8 @@ class Settings:
 class RandomSettings(Settings):
     """Of a random search."""
 
-    trials: int = within(at_least=1)
-    sampler_seed: int = within(at_least=0)
+    trials: int = count()
+    sampler_seed: int = count(at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class SearchSettings(RandomSettings):
     """Of a search with Optuna."""
 
     sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
-    startup_trials: int = within(at_least=0)
+    startup_trials: int = count(at_least=0)
     objectives: list[str]
     pruner: Literal["none", "median", "halving", "hyperband"]
     seed_pruner: Literal["none", "wilcoxon"]
     max_seconds: float | None = within(at_least=0, optional=True)
     max_tokens: float | None = within(at_least=0, optional=True)
-    confirm: int = within(at_least=0)
+    confirm: int = count(at_least=0)
     plots: bool
 
 
@@ -64,7 +64,7 @@ def settings_of(node: Mapping[str, Any]) -> Settings:
     if method not in KINDS:
         raise ConfigError(f"sweep.method={shown(method)}: it is one of {', '.join(KINDS)}; choose it with sweep=NAME")
     kind = KINDS[str(method)]
-    rules = {item.name: item.metadata for item in dataclasses.fields(kind)}
+    rules = {item.name: range_of(kind, item.name) for item in dataclasses.fields(kind)}
     hints = get_type_hints(kind)
     for key, value in node.items():
         if key not in rules:
@@ -73,9 +73,7 @@ def settings_of(node: Mapping[str, Any]) -> Settings:
             )
         if not fits(value, hints[key]):
             raise ConfigError(f"sweep.{key}={shown(value)}: it must be {described(hints[key])}")
-        allowed = rules[key].get("range")
-        if allowed is not None and isinstance(value, (int, float)) and value not in allowed:
-            raise ConfigError(f"sweep.{key}={shown(value)}: it must be {allowed}")
+        check_range(f"sweep.{key}", value, rules[key])
     missing = [key for key in rules if key not in node]
     if missing:
         raise ConfigError(f"sweep.{missing[0]} has no value; give it one: sweep.{missing[0]}=...")

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError, DataError, RlxError
-from rlx.task.base import Prompt, Text, finite
+from rlx.errors import DataError, RlxError
+from rlx.fields import Ranged, within
+from rlx.task.base import Prompt, Text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reward(ABC):
+class Reward(Ranged, ABC):
     """One named part of a task's reward.
 
     weight: what its value is multiplied by in the sum; 0 only logs it.
@@ -27,11 +28,7 @@ class Reward(ABC):
 
     bounds: ClassVar[tuple[float, float] | None] = None  # the smallest and the largest value, None if unknown
 
-    weight: float
-
-    def __post_init__(self) -> None:
-        if finite(self.weight) is None:
-            raise ConfigError(f"the weight of {type(self).__name__} is {self.weight}; it must be a finite number")
+    weight: float = within()
 
     @abstractmethod
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
@@ -49,7 +46,7 @@ class Reward(ABC):
         except Exception as error:
             return error
 
-    def require_answers(self, prompts: Sequence[Prompt]) -> None:  # noqa: B027 - most rewards have nothing to refuse
+    def require_answers(self, prompts: Sequence[Prompt]) -> None:
         """Raise DataError for an answer that no completion can match; called after the prompts are read."""
 
     @property

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
+from rlx.fields import count, one_of
 from rlx.task.base import Prompt, Text
 from rlx.task.columns import final_answer
 from rlx.task.reward.base import Reward
 from rlx.task.reward.text import answers_of
 
-_UNPARSED = ("text", "refuse")
 _MARKED = re.compile(r"\$[^$]+\$|\\boxed|\\\(|\\\[")
 # marks around an answer, which are no part of it
 _AROUND = tuple(
@@ -42,15 +42,11 @@ class MathVerify(Reward):
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
-    timeout: int
-    unparsed: str = "text"
+    timeout: int = count()
+    unparsed: str = one_of(("text", "refuse"), default="text")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unparsed not in _UNPARSED:
-            raise ConfigError(f"math_verify.unparsed is {self.unparsed}; it is one of {', '.join(_UNPARSED)}")
-        if self.timeout < 1:
-            raise ConfigError(f"math_verify.timeout is {self.timeout}; it must be at least 1 second")
         _ = self._package
 
     @cached_property

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from rlx.errors import ConfigError
+from rlx.fields import count, one_of
 from rlx.task.base import Prompt, Text
 from rlx.task.reward.base import Reward
 
@@ -28,18 +29,10 @@ class RewardModel(Reward):
 
     path: str
     label: str | int | None
-    template: str
-    max_length: int | None
-    batch_size: int
+    template: str = one_of(TEMPLATES)
+    max_length: int | None = count(optional=True)
+    batch_size: int = count()
     device: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.template not in TEMPLATES:
-            raise ConfigError(f"reward_model.template is {self.template}; it is one of {', '.join(TEMPLATES)}")
-        for name, value in (("batch_size", self.batch_size), ("max_length", self.max_length)):
-            if value is not None and value < 1:
-                raise ConfigError(f"reward_model.{name} is {value}; it must be at least 1")
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         return float(self.score_all([(Prompt(prompt, columns), completion)])[0])

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
+from rlx.fields import count, within
 from rlx.task.base import Text
 from rlx.task.reward.base import Reward
 
@@ -59,12 +60,7 @@ class Numeric(Reward):
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
-    tolerance: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.tolerance >= 0:
-            raise ConfigError(f"numeric.tolerance is {self.tolerance}; it must be at least 0")
+    tolerance: float = within(at_least=0)
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         said = last_number(completion)
@@ -113,15 +109,14 @@ class LengthPenalty(Reward):
 
     bounds: ClassVar[tuple[float, float] | None] = (-1.0, 0.0)
 
-    max_characters: int
-    cache_characters: int
+    max_characters: int = count(at_least=0)
+    cache_characters: int = count(at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.cache_characters <= self.max_characters:
+        if self.cache_characters > self.max_characters:
             raise ConfigError(
-                f"length_penalty.cache_characters is {self.cache_characters}; it lies between 0 and "
-                f"max_characters={self.max_characters}"
+                f"length_penalty.cache_characters is {self.cache_characters}; it is at most max_characters={self.max_characters}"
             )
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:

@@ -76,5 +76,3 @@ def test_a_path_that_is_none_and_settings_that_make_no_sense(tmp_path):
         reward(tmp_path / "nowhere")("1+1=", "2")
     with pytest.raises(ConfigError, match="one of auto, chat, plain, pair"):
         reward(tmp_path, template="chatty")
-    with pytest.raises(ConfigError, match="batch_size is 0"):
-        reward(tmp_path, batch_size=0)
