@@ -305,6 +305,7 @@ def quoted(value: str, *, is_path: bool = False) -> str:
 def hydra_overrides(line: CommandLine, verb: Verb, words_key: str | None) -> list[str]:
     """The overrides in Hydra's grammar, and the bare words as the value of the verb's key for them."""
     line.overrides = [_chosen(override) for override in line.overrides]
+    line.recorded = frozenset(map(_chosen, line.recorded))
     quoted_overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
     return quoted_overrides + words_override(verb, words_key, line.words)
 

@@ -134,19 +134,44 @@ def dispatch(line: CommandLine) -> int:
 
 def run_hydra(line: CommandLine) -> int:
     """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
-    import hydra
-
-    from rlx.cli.line import cut_verb, hydra_overrides, is_query
-    from rlx.config.compose import check_choices
-    from rlx.config.line import check_folders
-    from rlx.config.sources import install, use_working_directory
+    from rlx.cli.line import cut_verb, is_query
 
     if is_query(line.overrides):
         line.verb, found = cut_verb(os.environ)
         print(*found, sep="\n")
-    directory = None
     if line.is_multirun and (line.verb or "train") == "train":
-        line, directory = resumed_sweep(line)
+        from rlx.sweep.resume import sweep_to_resume
+
+        directory = sweep_to_resume(line.overrides)
+        if directory is not None:
+            return resume_sweep(line, directory)
+    return run_composed(line)
+
+
+def resume_sweep(line: CommandLine, directory: Path) -> int:
+    """The sweep of a directory goes on: its own command, which names nothing that the user did not name."""
+    from rlx.config.sources import serving_only, use_working_directory
+    from rlx.sweep.kept import kept_before, served
+    from rlx.sweep.resume import resumed_command
+
+    use_working_directory()
+    resumed = resumed_command(directory, line.argv)
+    line = split(resumed.arguments)
+    line.recorded, line.trusted = resumed.recorded, resumed.trusted
+    named = line.named
+    with serving_only(named), served(kept_before(directory, resumed.plan, named)):
+        return run_composed(line, directory)
+
+
+def run_composed(line: CommandLine, directory: Path | None = None) -> int:
+    """Compose and run. directory: of the sweep that goes on, None for another."""
+    import hydra
+
+    from rlx.cli.line import hydra_overrides
+    from rlx.config.compose import check_choices
+    from rlx.config.line import check_folders
+    from rlx.config.sources import install, use_working_directory
+
     use_working_directory()
     install()
     verb = verbs()[line.verb or "train"]
@@ -185,22 +210,13 @@ def run_hydra(line: CommandLine) -> int:
     return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
 
 
-def resumed_sweep(line: CommandLine) -> tuple[CommandLine, Path | None]:
-    """With resume=SWEEP the command line of that sweep, and its directory."""
-    from rlx.sweep.resume import resumed_arguments, sweep_to_resume
-
-    directory = sweep_to_resume(line.overrides)
-    return (line, None) if directory is None else (split(resumed_arguments(directory, line.argv)), directory)
-
-
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
     from rlx.sweep.run import SweepCommand
     from rlx.sweep.sweeper import register_sweeper
 
-    if directory is not None:
-        sys.path.insert(0, str(directory / "sources"))  # a sweep goes on with the code that it began with
-    register_sweeper(SweepCommand(tuple(line.argv), lambda: line.allowed, directory))
+    given = frozenset(override.lstrip("+~").partition("=")[0] for override in line.typed)
+    register_sweeper(SweepCommand(tuple(line.argv), lambda: line.allowed, directory, given))
 
 
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:

@@ -18,11 +18,21 @@ from rlx.errors import ConfigError
 
 _NAMED = re.compile(r"""_target_['"]?\s*[:=]\s*((?:['"]?[\w.]+['"]?\s*,?\s*)+)""")
 _SEARCHED = re.compile(r"""(?:(file|pkg)://)?([^\s,\[\]"'](?:[^,\[\]"']*[^\s,\[\]"'])?)""")
+_DOTTED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+
+
+def dotted_names(text: str) -> list[str]:
+    """Everything in a text that can be the dotted name of a class or function."""
+    return _DOTTED.findall(text)
 
 
 @dataclass
 class CommandLine:
-    """A command line taken apart. flags: as Hydra gets them; values: of the flags that take one, and what a verb put aside."""
+    """A command line taken apart.
+
+    flags: as Hydra gets them; values: of the flags that take one, and what a verb put aside. recorded: arguments that a record
+    gave and the user did not, which name nothing that may be called but what is `trusted`.
+    """
 
     argv: list[str] = field(default_factory=list)
     verb: str | None = None
@@ -30,6 +40,8 @@ class CommandLine:
     overrides: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
+    recorded: frozenset[str] = frozenset()
+    trusted: frozenset[str] = frozenset()
 
     def has(self, *names: str) -> bool:
         """Whether one of these flags is there."""
@@ -61,10 +73,23 @@ class CommandLine:
         return groups(self.folders)
 
     @property
+    def typed(self) -> list[str]:
+        """The overrides that the user gave, not a record."""
+        return [override for override in self.overrides if override not in self.recorded]
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Every dotted name in the values that the user gave and in the YAML files of the folders given, and what is trusted."""
+        texts = [override.partition("=")[2] for override in self.typed]
+        folders = [Path(place) for scheme, place in self.searched if scheme == "file"]
+        texts += [file.read_text(errors="replace") for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+        return self.trusted.union(name for text in texts for name in dotted_names(text))
+
+    @property
     def allowed(self) -> frozenset[str]:
         """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins."""
-        allowed = set(served) | plugin_targets()
-        for override in self.overrides:
+        allowed = set(served) | plugin_targets() | self.trusted
+        for override in self.typed:
             for names in _NAMED.findall(override):
                 allowed.update(name.strip("'\" ") for name in names.split(","))
         for scheme, place in self.searched:

@@ -97,7 +97,7 @@ def check_places(record: Recorded, again: str, *, given: Set[str] = frozenset())
     """
     if lacking := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
         raise ConfigError(
-            f"the record says to write to {', '.join(lacking)}, neither in the run's directory nor a default place; if that is "
+            f"the record says to write to {', '.join(lacking)}, neither in its own directory nor a default place; if that is "
             f"meant, give it again: {again}"
         )
 
@@ -105,7 +105,7 @@ def check_places(record: Recorded, again: str, *, given: Set[str] = frozenset())
 def places_to_give(record: Recorded) -> list[tuple[str, str]]:
     """(key, override) of every place to write in that the record names, but for those in its directory and the default ones.
 
-    The directory that the record lies in as a run of its own, DIR of DIR/train/RUN, is expected as an output_dir too.
+    The directory that the record lies in, DIR of DIR/train/RUN or DIR/sweep/SWEEP, is expected as an output_dir too.
     """
     run = Path(record.directory).resolve()
     found = []

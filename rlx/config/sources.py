@@ -6,7 +6,8 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from rlx.config.classes import REQUIRED, Parameter, locate, parameters_of
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir, register
-from rlx.config.targets import fits_group
+from rlx.config.targets import fits_group, is_allowed
 from rlx.errors import ConfigError
 
 # A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
@@ -52,6 +53,19 @@ SCHEME = "rlx-class"
 
 # dotted names that were chosen in a group on this command line (or in a folder that it names): the user's own words
 served: set[str] = set()
+# while the command of a record is composed: the patterns of what may be served, which its user named
+_only: tuple[str, ...] | None = None
+
+
+@contextmanager
+def serving_only(names: Iterable[str]) -> Iterator[None]:
+    """Serve no class or function but those of rlx, of plugins, and of these names."""
+    global _only  # Hydra makes the source itself and hands it nothing
+    before, _only = _only, (*names, *plugin_targets())
+    try:
+        yield
+    finally:
+        _only = before
 
 
 class ClassSource(ConfigSource):
@@ -76,6 +90,8 @@ class ClassSource(ConfigSource):
             return default_loss(name) is not None
         if group not in GROUPS or "." not in name:
             return False
+        if _only is not None and not is_allowed(name, _only):
+            raise ConfigError(f"{group}={name} is named by a record, not by this command line; if you trust it, give it again")
         base = " or ".join(base.rpartition(".")[2] for base in GROUPS[group].base)
         refusal = ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
         module = name.partition(".")[0]

@@ -103,11 +103,19 @@ def _module_of(target: str) -> str | None:
 
 def own_file(module: str) -> Path | None:
     """The source file of a module, None if it is rlx's, installed, or no Python file."""
-    top = module.partition(".")[0]
-    if top in {"rlx", "__main__"} or top in sys.stdlib_module_names or _is_installed(_spec(top)):
+    if _spec(module.partition(".")[0]) is None or not is_users_module(module):
         return None  # asked of the top package first: to look for a submodule imports what is above it
     spec = _spec(module)
     return Path(spec.origin).resolve() if spec is not None and str(spec.origin).endswith(".py") else None
+
+
+def is_users_module(module: str) -> bool:
+    """Whether a module, here or gone, is neither rlx's, nor Python's, nor an installed package's."""
+    top = module.partition(".")[0]
+    if top in {"rlx", "__main__"} or top in sys.stdlib_module_names:
+        return False
+    spec = _spec(top)
+    return spec is None or not _is_installed(spec)
 
 
 def _is_installed(spec: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,29 @@ from rlx.record.syntax import syntax_hash
 
 
 def trusted_targets(record: RunRecord) -> frozenset[str]:
-    """The names in a record's config that may be called as if they were typed again.
-
-    Such a name is defined in a file of the user's own that computes what it did: its hash, and those of the packages that it lies
-    in and of the files of its own that it imports, are those of the record. A file in the record's own directory is the record's
-    and not the user's. Nothing is imported but packages whose hash is the recorded one.
-    """
+    """The names in a record's config that may be called as if they were typed again."""
     found = {target for _, target in targets_of(dict(record.config)) if isinstance(target, str)}
-    return frozenset(target for target in found if _is_trusted(target, record))
+    return trusted_names(found, record.sources, Path(record.directory))
 
 
-def _is_trusted(target: str, record: RunRecord) -> bool:
-    recorded = {str(source["module"]): source for source in record.sources if isinstance(source.get("module"), str)}
+def trusted_names(names: Iterable[str], sources: Iterable[Mapping[str, Any]], directory: Path) -> frozenset[str]:
+    """Those of the names in a record that may be called as if they were typed again.
+
+    sources: the files of the user's own with their hashes, as the record lists them. directory: the record's. Such a name is
+    defined in a file of the user's own that computes what it did: its hash, and those of the packages that it lies in and of the
+    files of its own that it imports, are those of the record. A file in the record's own directory is the record's and not the
+    user's. Nothing is imported but packages whose hash is the recorded one.
+    """
+    recorded = {str(source["module"]): source for source in sources if isinstance(source.get("module"), str)}
+    return frozenset(name for name in names if _is_trusted(name, recorded, directory.resolve()))
+
+
+def _is_trusted(target: str, recorded: Mapping[str, Mapping[str, Any]], directory: Path) -> bool:
     names = [module for module in recorded if target.startswith(f"{module}.")]
     if not names or target.partition(".")[0] == "rlx":
         return False
     module = max(names, key=len)
-    if not _is_recorded(module, recorded, Path(record.directory).resolve(), set()):
+    if not _is_recorded(module, recorded, directory, set()):
         return False
     file = own_file(module)
     return file is not None and target.removeprefix(f"{module}.").partition(".")[0] in _defined(file)

@@ -1,14 +1,13 @@
-"""The directory of a sweep: found or made, locked by one sweep at a time, with copies of the user's modules."""
+"""The directory of a sweep: found or made, locked by one sweep at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +15,8 @@ from typing import Any
 
 from rlx.errors import ConfigError
 from rlx.record.directory import new_directory, stamped_name
-from rlx.record.files import full_disk_explained, link_latest, write_atomic
+from rlx.record.files import full_disk_explained, link_latest
 from rlx.record.process import is_alive
-from rlx.record.sources import Source
 
 PLAN = "sweep.json"
 _LOCK = ".lock"
@@ -53,9 +51,15 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
     """The content of a sweep.json; None where there is none that can be read."""
     try:
         found = json.loads((directory / PLAN).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("jobs"), list) else None
+    kinds = {"jobs": list, "command": list, "sources": list, "process": dict}
+    usable = (
+        isinstance(found, dict)
+        and "jobs" in found
+        and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
+    )
+    return found if usable else None
 
 
 def claim_directory(
@@ -134,21 +138,6 @@ def _lock(directory: Path, *, patience: float, notify: Callable[[str], None]) ->
             notify(f"waiting for the workers of {directory}, whose sweep was killed, to write their checkpoints")
             is_notified = True
         time.sleep(0.2)
-
-
-def keep_sources(directory: Path, files: Iterable[Source]) -> Path:
-    """Copy the user's modules into the sweep. Its jobs import the copies, so that an edit meanwhile does not reach them."""
-    for source in {source.copy: source for source in files}.values():
-        copy = directory / source.copy
-        if copy.exists():
-            continue
-        data = source.file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != source.sha256:
-            raise ConfigError(f"{source.file} was edited while the sweep was planned; start it again")
-        with full_disk_explained(copy):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(copy, data)
-    return directory / "sources"
 
 
 def name_latest(directory: Path) -> None:

@@ -20,7 +20,7 @@ from rlx.report.sweep import print_failures
 from rlx.report.text import count
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.runner import EXIT_CODES
-from rlx.sweep.resume import resume_command
+from rlx.sweep.resume import resume_command, trusted_in
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def finish_sweep(
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
     if unfinished or counts[FAILED] or stop_signal is not None:
-        go_on = resume_command(place, state.facts["command"])
+        go_on = resume_command(place, state.facts, trusted_in(state.facts, state.directory))
         print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
     if stop_signal is not None:
         return EXIT_CODES[stop_signal]  # type: ignore[index]

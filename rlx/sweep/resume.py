@@ -1,19 +1,43 @@
-"""`rlx -m resume=SWEEP`: the command of a sweep, read from its plan as data, followed by the overrides given now."""
+"""`rlx -m resume=SWEEP`: the command of a sweep, read from its plan as data, followed by the words given now.
+
+What the plan names beyond rlx's own is refused unless the user's words name it too: folders of configs, what Hydra itself would
+call or write, and classes and functions, but for those whose code the user has as the plan holds it (`rlx.record.trust`).
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rlx.config.groups import GROUPS
+from rlx.config.line import dotted_names
+from rlx.config.targets import is_allowed
 from rlx.errors import ConfigError
 from rlx.record.command import folder_words
 from rlx.record.files import follow_latest
+from rlx.record.trust import trusted_names
 from rlx.sweep.directory import PLAN, read_plan
 
-_OWN_CLASS = re.compile(r"[\"'\[,={: ]((?!rlx\.|torch\.optim\.)[A-Za-z_]\w*(?:\.\w+)*\.[A-Z]\w*)")
-_FOLDERS = ("--config-dir", "-cd", "hydra.searchpath")
+_MULTIRUN = ("-m", "--multirun")
+# What a recorded command may say to Hydra: where the sweep lies, and one of the launchers that are installed.
+_HYDRA = re.compile(r"hydra\.sweep\.dir=.*|hydra/launcher=\w+", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ResumedCommand:
+    """The arguments of a sweep that goes on.
+
+    recorded: those that stand in its plan alone. trusted: names in them that may be called. plan: the content of sweep.json.
+    """
+
+    arguments: tuple[str, ...]
+    recorded: frozenset[str]
+    trusted: frozenset[str]
+    plan: Mapping[str, Any]
 
 
 def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
@@ -32,40 +56,70 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
     return None
 
 
-def resumed_arguments(directory: Path, given: Sequence[str]) -> list[str]:
+def resumed_command(directory: Path, given: Sequence[str]) -> ResumedCommand:
     """The arguments of the sweep's command, then those given now without `resume`, which replace equal keys.
 
-    Raises ConfigError if the command names classes or folders of the user's own that are not named again.
+    Raises ConfigError if the plan holds no command of a sweep, or one that names what is not named again.
     """
     plan = read_plan(directory)
     if plan is None:
         raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot go on; run its command again")
-    command = [str(word) for word in plan.get("command", ())][1:]
+    command = _command_of(plan, directory / PLAN)
     rest = [word for word in given if word.partition("=")[0] != "resume"]
-    foreign = [name for name in own_names(command) if not any(name in word for word in rest)]
-    if foreign:
+    trusted = trusted_in(plan, directory)
+    left = [word for word in words_to_repeat(command, trusted) if word not in rest and not _is_replaced(word, rest)]
+    if left:
         raise ConfigError(
-            f"{directory / PLAN} names {', '.join(foreign)}, not of rlx's own; if you trust it, give its command again: "
-            f"rlx {shlex.join(command)}"
+            f"{directory / PLAN} says {shlex.join(left)}, which is neither rlx's own nor code of yours as it was then; "
+            f"if you trust it, give it again: {resume_command(str(directory), plan, trusted)}"
         )
     kept = [word for word in command if not _is_replaced(word, rest)]
-    return [*kept, *(word for word in rest if word not in ("-m", "--multirun", "train") and word not in kept)]
+    new = [word for word in rest if word not in (*_MULTIRUN, "train") and word not in kept]
+    return ResumedCommand((*kept, *new), frozenset(kept) - set(rest), trusted, plan)
 
 
-def resume_command(place: str, command: Sequence[str]) -> str:
-    """What to type to resume a sweep.
+def _command_of(plan: Mapping[str, Any], file: Path) -> list[str]:
+    """The words after `rlx` of the command in a plan."""
+    words = plan.get("command")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or words[:1] != ["rlx"]:
+        raise ConfigError(f"{file} holds no command, so the sweep cannot go on; run its command again")
+    command = words[1:]
+    folders = folder_words(command)
+    strange = [word for word in command if "=" not in word and word not in (*_MULTIRUN, "train", *folders) and word[:1] != "~"]
+    strange += [word for word in command if word.startswith("-") and word not in (*_MULTIRUN, *folders)]
+    strange += [word for word in command if word.lstrip("+~").partition("=")[0] in ("resume", "rerun")]
+    if strange or not set(_MULTIRUN) & set(command):
+        problem = f"has {strange[0]!r} in its command" if strange else f"holds a command without {_MULTIRUN[0]}"
+        raise ConfigError(f"{file} {problem}, which is no command of a sweep: rlx {shlex.join(command)}")
+    return command
 
-    command: the sweep's. Classes and folders of the user's own that it names have to be named again.
-    """
-    classes = [word for word in command if _OWN_CLASS.search(word)]
-    return shlex.join(["rlx", "-m", f"resume={place}", *folder_words(command), *classes])
+
+def trusted_in(plan: Mapping[str, Any], directory: Path) -> frozenset[str]:
+    """The names in the command of a plan that may be called as if they were typed again."""
+    names = {name for word in plan["command"] for name in dotted_names(word.partition("=")[2])}
+    listed = [source for source in plan.get("sources", ()) if isinstance(source, Mapping)]
+    return trusted_names(names, listed, directory)
 
 
-def own_names(command: Sequence[str]) -> list[str]:
-    """The classes in a command that are not rlx's, and folders of configs, which may name such classes."""
-    found = [name for word in command for name in _OWN_CLASS.findall(word)]
-    folders = [word for word in command if word.partition("=")[0] in _FOLDERS]
-    return list(dict.fromkeys([*found, *folders]))
+def words_to_repeat(command: Sequence[str], trusted: Collection[str] = ()) -> list[str]:
+    """Words of a command that name more than rlx's own and what is trusted: folders, classes and functions, Hydra's insides."""
+    folders = folder_words(command)
+    return [word for word in command if word in folders or _names_own_class(word, trusted) or _is_hydras(word)]
+
+
+def resume_command(place: str, plan: Mapping[str, Any], trusted: Collection[str] = (), *further: str) -> str:
+    """What to type to resume a sweep, with what has to be given again. further: overrides besides."""
+    return shlex.join(["rlx", "-m", f"resume={place}", *words_to_repeat(plan["command"][1:], trusted), *further])
+
+
+def _names_own_class(word: str, trusted: Collection[str]) -> bool:
+    key, equals, value = word.lstrip("+~").partition("=")
+    chooses = bool(equals) and ("/" in key or key.partition("@")[0] in GROUPS)
+    return (chooses or "_target_" in word) and any(not is_allowed(name, trusted) for name in dotted_names(value))
+
+
+def _is_hydras(word: str) -> bool:
+    return bool(re.match(r"[+~]*hydra[./@=]", word)) and not _HYDRA.fullmatch(word)
 
 
 def _is_replaced(word: str, given: Sequence[str]) -> bool:

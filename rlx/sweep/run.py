@@ -13,15 +13,16 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rlx.config.recorded import check_places, places_to_give
 from rlx.errors import ConfigError
 from rlx.record.command import folder_words
 from rlx.record.provenance import code_hash
-from rlx.record.sources import Source
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.report.text import count
 from rlx.sweep.cluster.launcher import Launch, LauncherRunner
-from rlx.sweep.directory import SweepDirectory, claim_directory, keep_sources, name_latest
+from rlx.sweep.directory import SweepDirectory, claim_directory, name_latest
 from rlx.sweep.finish import finish_sweep
+from rlx.sweep.kept import KeptModule, keep_sources
 from rlx.sweep.plan.compose import Composer, job_overrides
 from rlx.sweep.plan.plan import PlannedJob, checked_ends, job_of, plan_digest, plan_sweep
 from rlx.sweep.plan.settings import SearchSettings, settings_of
@@ -29,6 +30,7 @@ from rlx.sweep.plan.space import Space, dimension_of, space_of
 from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool
 from rlx.sweep.pool.resources import num_workers
 from rlx.sweep.pool.runner import JobQueue, JobSource, Runner
+from rlx.sweep.resume import resume_command
 from rlx.sweep.reuse import take_over_completed
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
@@ -39,12 +41,23 @@ _TASK = "rlx.sweep.job:run"
 class SweepCommand:
     """The command line that began a sweep.
 
-    allowed: gives the classes that its jobs may name. directory: of the sweep that is resumed, None for another.
+    allowed: gives the classes that its jobs may name. directory: of the sweep that is resumed, None for another; given: the keys
+    that the user typed, not the record, so that the places which these name may be written to.
     """
 
     argv: tuple[str, ...]
     allowed: Callable[[], Iterable[str]]
     directory: Path | None = None
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _RecordedConfig:
+    """The config of a job that the record of a sweep in `directory` gives."""
+
+    config: Mapping[str, Any]
+    directory: Path
+    algorithm: str = ""
 
 
 @dataclass
@@ -60,7 +73,16 @@ class SweepRun:
 
     def __post_init__(self) -> None:
         self.settings = settings_of(OmegaConf.to_container(self.config.sweep, resolve=True))  # type: ignore[arg-type]
-        self.composer = Composer(self.loader, self.config, self.command.allowed)
+        self.composer = Composer(self.loader, self.config, self.command.allowed, self._check_places)
+
+    def _check_places(self, config: Mapping[str, Any]) -> None:
+        """Refuse a place to write to that the record of a resumed sweep names, and its user does not."""
+        if self.command.directory is not None:
+            recorded = _RecordedConfig(config, self.command.directory)
+            places = [text for _, text in places_to_give(recorded)]
+            plan = {"command": ["rlx", *self.command.argv]}
+            again = resume_command(os.path.relpath(self.command.directory), plan, (), *places)
+            check_places(recorded, again, given=self.command.given)
 
     def run(self, arguments: Sequence[str]) -> int:
         """Plan the jobs and run them; returns the exit code."""
@@ -84,13 +106,14 @@ class SweepRun:
         with self._directory(plan.digest) as place:
             state = self._state(plan.digest, place)
             state.jobs = {job.name: JobState.of(job) for job in plan.jobs}
+            kept = self._kept(state, plan.jobs)
             if place.previous_plan is not None:
                 state.take_over(place.previous_plan)
             state.write(force=True)
             name_latest(place.directory)
             if self.settings.reuse:
                 take_over_completed(state, Path(str(self.config.output_dir)))
-            jobs, path = {job.name: job for job in plan.jobs}, self._path(place, plan.jobs)
+            jobs = {job.name: job for job in plan.jobs}
             waiting = [job for job in state.jobs.values() if job.state not in ENDED]
             size = self._size(plan.jobs, len(waiting))
             console = None if self.launch is None else lasting_console()
@@ -99,9 +122,9 @@ class SweepRun:
             view.start(opening_lines(state.jobs, state.directory, size=size, repeated=plan.repeated, goes_on=goes_on))
             stop_signal = None
             if waiting and self.launch is not None:
-                stop_signal = self._run_launcher(self.launch, jobs, state, waiting, view, path)
+                stop_signal = self._run_launcher(self.launch, jobs, state, waiting, view, kept)
             elif waiting:
-                stop_signal = self._run_pool(jobs, state, JobQueue(deque(waiting)), view, path, size, place)
+                stop_signal = self._run_pool(jobs, state, JobQueue(deque(waiting)), view, kept, size, place)
             return finish_sweep(state, self.settings, stop_signal, is_group=self.composer.is_group)
 
     def _search(self, space: Space, settings: SearchSettings) -> int:
@@ -128,9 +151,10 @@ class SweepRun:
                 }
                 state.jobs |= {job.name: job for job in map(JobState.of_plan, place.previous_plan["jobs"])}
             search.take_up()
+            kept = self._kept(state, checked)
             state.write(force=True)
             name_latest(place.directory)
-            path, most = self._path(place, checked), study.limit() * len(space.seeds)
+            most = study.limit() * len(space.seeds)
             size = self._size(checked, most)
             view = SweepView(state.jobs, workers=size, total=most + settings.confirm)
             counts = f"{count(study.limit(), 'trial')} x {count(len(space.seeds), 'seed')}"
@@ -139,7 +163,7 @@ class SweepRun:
                 over = sum(trial.is_over for trial in search.trials.values())
                 lines.append(f"going on with a search over the same space: {over} of its trials are over")
             view.start(lines)
-            stop_signal = self._run_pool(search.jobs, state, search, view, path, size, place, more=search.confirm)
+            stop_signal = self._run_pool(search.jobs, state, search, view, kept, size, place, more=search.confirm)
             return finish_sweep(state, settings, stop_signal, is_group=self.composer.is_group, search=search)
 
     def _directory(self, digest: str) -> SweepDirectory:
@@ -163,11 +187,12 @@ class SweepRun:
         facts = new_facts(command, self.overrides, method=self.settings.method, digest=digest, code=code_hash())
         return SweepState(place.directory, facts)
 
-    def _path(self, place: SweepDirectory, jobs: Iterable[PlannedJob]) -> list[str]:
-        """The Python path of the jobs: the sweep's copies of the user's modules first."""
-        files: list[Source] = [file for job in jobs for file in job.composed.sources]
-        path = [str(keep_sources(place.directory, files)), *sys.path]
-        return [os.path.abspath(entry) if entry else os.getcwd() for entry in path]
+    def _kept(self, state: SweepState, jobs: Iterable[PlannedJob]) -> tuple[KeptModule, ...]:
+        """Copies of the user's modules, which the jobs import; sweep.json lists them."""
+        files = {file.copy: file for job in jobs for file in job.composed.sources}
+        kept = keep_sources(state.directory, files.values())
+        state.facts["sources"] = [{"module": copy.module, "sha256": copy.sha256, "code": copy.code} for copy in kept]
+        return kept
 
     def _size(self, jobs: Iterable[PlannedJob], most: int) -> int:
         threads = max((job.composed.threads or 1 for job in jobs), default=1)
@@ -179,14 +204,14 @@ class SweepRun:
         state: SweepState,
         work: JobSource,
         view: SweepView,
-        path: Sequence[str],
+        kept: Sequence[KeptModule],
         size: int,
         place: SweepDirectory,
         more: Callable[[], bool] = lambda: False,
     ) -> int | None:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
-        self.pool.set_up(size, path=path, log=state.directory / ".workers.log", lock=place.lock)
+        self.pool.set_up(size, path=_python_path(), log=state.directory / ".workers.log", lock=place.lock, kept=kept)
         runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.command.argv)))
         try:
             runner.run()
@@ -204,16 +229,21 @@ class SweepRun:
         state: SweepState,
         waiting: Sequence[JobState],
         view: SweepView,
-        path: Sequence[str],
+        kept: Sequence[KeptModule],
     ) -> int | None:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        runner = LauncherRunner(state, self.settings, view, launch, assignment_of(jobs, folder_words(self.command.argv)), path)
+        assignment = assignment_of(jobs, folder_words(self.command.argv))
+        runner = LauncherRunner(state, self.settings, view, launch, assignment, _python_path(), kept)
         try:
             runner.run(waiting)
         finally:
             view.close()
         return runner.stop_signal
+
+
+def _python_path() -> list[str]:
+    return [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
 
 
 def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str]) -> Callable[[JobState], Any]:

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from rlx.config.check import fits
 from rlx.errors import DataError
 from rlx.record.files import json_value, number, write_atomic
 from rlx.record.process import this_process
@@ -61,14 +62,24 @@ class JobState:
 
     @classmethod
     def of_plan(cls, values: Mapping[str, Any]) -> JobState:
-        """The state of a job as a sweep.json holds it."""
-        return cls(**{key: number(value) for key, value in values.items() if key in _FIELDS})
+        """The state of a job as a sweep.json holds it. Raises DataError for one of other types."""
+        known = {key: number(value) for key, value in values.items() if key in _FIELDS} if isinstance(values, Mapping) else {}
+        hints = get_type_hints(cls)
+        wrong = [item.name for item in dataclasses.fields(cls) if not _holds(known, item, hints[item.name])]
+        if wrong:
+            raise DataError(f"{PLAN} is damaged: a job in it has no {wrong[0]} that can be read; run the sweep's command again")
+        return cls(**known)
 
     def end(self, state: str, *, figures: Mapping[str, float] | None = None, reason: str | None = None) -> None:
         """The job has ended, or was cut short."""
         self.state, self.reason = state, reason
         if figures and SCORE in figures:
             self.score = figures[SCORE]
+
+
+def _holds(values: Mapping[str, Any], item: dataclasses.Field[Any], hint: Any) -> bool:
+    """Whether the values hold this field, or it has a default, and its type is right."""
+    return fits(values[item.name], hint) if item.name in values else item.default is not dataclasses.MISSING
 
 
 _FIELDS = {item.name for item in dataclasses.fields(JobState)}

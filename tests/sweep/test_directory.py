@@ -7,8 +7,7 @@ import pytest
 
 from rlx.errors import ConfigError
 from rlx.record.process import this_process
-from rlx.record.sources import Source
-from rlx.sweep.directory import claim_directory, keep_sources, name_latest, read_plan, set_aside
+from rlx.sweep.directory import claim_directory, name_latest, read_plan, set_aside
 
 DEAD = {**this_process(), "pid": 2**22 + 1}
 
@@ -88,25 +87,13 @@ def test_a_named_place_with_something_else_in_it(tmp_path):
         taken(tmp_path, named=tmp_path / "mine")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"jobs": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, '{"jobs": 3}', '{"jobs": [], "command": 3}', '{"jobs": [], "process": 3}']
+)
 def test_a_plan_that_cannot_be_read_is_none(tmp_path, text):
     assert read_plan(tmp_path) is None
     (tmp_path / "sweep.json").write_text(text)
     assert read_plan(tmp_path) is None
-
-
-def test_sources_are_copied_once_and_an_edit_meanwhile_is_noticed(tmp_path):
-    import hashlib
-
-    file = tmp_path / "idea.py"
-    file.write_text("x = 1\n")
-    source = Source("idea", file, hashlib.sha256(file.read_bytes()).hexdigest(), "code")
-    folder = keep_sources(tmp_path / "sweep", [source, source])
-    assert [copy.read_text() for copy in folder.rglob("*.py")] == ["x = 1\n"]
-    file.write_text("x = 2\n")
-    keep_sources(tmp_path / "sweep", [source])
-    with pytest.raises(ConfigError, match="was edited"):
-        keep_sources(tmp_path / "other", [source])
 
 
 def test_a_failed_attempt_is_moved_where_no_list_looks(tmp_path):

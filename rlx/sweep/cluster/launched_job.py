@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
+from rlx.sweep.kept import KeptModule, serve
 from rlx.sweep.pool.messages import Done
 from rlx.sweep.pool.worker import run_logged
 from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, WAITING, timeout_reason
@@ -67,12 +67,13 @@ class TimeLimit:
 class LaunchedJob:
     """What a launcher calls in a job's process; it travels there as a pickle.
 
-    parent: the process of the sweep. timeout, grace: seconds, as in the settings. halts: whether a failure keeps further jobs
-    from beginning.
+    kept: the user's modules, imported from the sweep's copies. parent: the process of the sweep. timeout, grace: seconds, as in
+    the settings. halts: whether a failure keeps further jobs from beginning.
     """
 
     directory: str
     path: tuple[str, ...]
+    kept: tuple[KeptModule, ...]
     parent: int
     timeout: float | None
     grace: float
@@ -90,7 +91,7 @@ class LaunchedJob:
         if not files.begin(name, slurm_id):
             return RUNNING
         sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
-        forget_modules(Path(self.directory) / "sources")
+        serve(self.kept)  # not what Hydra has imported to compose the job
         os.environ["OMP_NUM_THREADS"] = "1"
         before = signal.getsignal(signal.SIGTERM)
 
@@ -115,11 +116,3 @@ class LaunchedJob:
         if done.state == INTERRUPTED and os.getpid() == self.parent:
             raise StopLauncher(done.reason)
         return done.state
-
-
-def forget_modules(folder: Path) -> None:
-    """Make the job import the sweep's copies of the user's modules, not those that Hydra has imported to compose it."""
-    for file in folder.rglob("*.py") if folder.is_dir() else []:
-        parts = file.relative_to(folder).with_suffix("").parts
-        sys.modules.pop(".".join(parts[:-1] if parts[-1] == "__init__" else parts), None)
-    importlib.invalidate_caches()

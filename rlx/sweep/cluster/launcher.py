@@ -20,6 +20,7 @@ from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP
 from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
 from rlx.sweep.cluster.tracker import QUEUE_TICK, JobTracker
+from rlx.sweep.kept import KeptModule
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.messages import Assignment
 from rlx.sweep.pool.runner import SweepObserver
@@ -44,6 +45,7 @@ class LauncherRunner:
     launch: Launch
     assignment_of: Callable[[JobState], Any]
     path: Sequence[str]
+    kept: Sequence[KeptModule] = ()
     stop_signal: int | None = None
     _over: threading.Event = field(default_factory=threading.Event)
     _abandoned: bool = False
@@ -119,7 +121,9 @@ class LauncherRunner:
 
     def _launched(self, jobs: Sequence[JobState], *, halts: bool) -> str:
         where, settings = os.path.abspath(self.state.directory), self.settings
-        task = LaunchedJob(where, tuple(self.path), os.getpid(), timeout=settings.timeout, grace=settings.grace, halts=halts)
+        task = LaunchedJob(
+            where, tuple(self.path), tuple(self.kept), os.getpid(), timeout=settings.timeout, grace=settings.grace, halts=halts
+        )
         try:
             self.launch(task, [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in jobs])
         except Exception as error:

@@ -44,11 +44,12 @@ class ComposedJob:
 
 @dataclass
 class Composer:
-    """Makes configs of overrides. allowed: classes that may be named."""
+    """Makes configs of overrides. allowed: classes that may be named. inspect: refuses a config by raising."""
 
     loader: ConfigLoader
     master: DictConfig
     allowed: Callable[[], Iterable[str]]
+    inspect: Callable[[Mapping[str, Any]], None] | None = None
     _bases: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, Any]]] = field(default_factory=dict)
     _choosing: dict[str, bool] = field(default_factory=dict)
     _allowed: tuple[str, ...] | None = None
@@ -67,6 +68,8 @@ class Composer:
             self._allowed = tuple(self.allowed())
         check_config(cfg, allowed=self._allowed)
         container = plain(cfg)
+        if self.inspect is not None:
+            self.inspect(container)
         files = tuple(sources(container))
         said = without(container, CACHES)  # which the environment may have moved
         return ComposedJob(

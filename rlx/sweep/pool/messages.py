@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from rlx.sweep.kept import KeptModule
+
 _LENGTH = struct.Struct("!Q")
 
 
@@ -17,13 +19,14 @@ class Setup:
     """The first message to a worker.
 
     task: the `module:function` that runs a job. path: the Python path. log: the file for what is printed outside of jobs.
-    grace: seconds that the worker has to end in when the sweep dies.
+    grace: seconds that the worker has to end in when the sweep dies. kept: the user's modules, imported from the sweep's copies.
     """
 
     task: str
     path: tuple[str, ...]
     log: str
     grace: float
+    kept: tuple[KeptModule, ...] = ()
 
 
 @dataclass(frozen=True)

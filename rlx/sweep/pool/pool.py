@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from rlx.errors import TrainingError
+from rlx.sweep.kept import KeptModule
 from rlx.sweep.plan.settings import RandomSettings, Settings
 from rlx.sweep.plan.space import Space
 from rlx.sweep.pool.messages import Assignment, Done, Inbox, Ready, Setup, send
@@ -148,7 +149,8 @@ class Pool:
     """`size` processes that run `task`, a `module:function`.
 
     path: the Python path of the jobs; None while it is not known: then the processes import `preloaded` and wait for `set_up`.
-    log: the file for what they print outside of jobs. lock: a file descriptor that the workers keep open too.
+    log: the file for what they print outside of jobs. lock: a file descriptor that the workers keep open too. kept: the user's
+    modules, imported from the sweep's copies.
     """
 
     size: int
@@ -159,6 +161,7 @@ class Pool:
     lock: int | None = None
     environments: Sequence[Mapping[str, str]] = ()
     preloaded: Sequence[str] = ()
+    kept: Sequence[KeptModule] = ()
     workers: list[Worker] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _failed_starts: int = 0
@@ -169,9 +172,9 @@ class Pool:
         for slot in range(self.size):
             self._start(slot)
 
-    def set_up(self, size: int, *, path: Sequence[str], log: Path, lock: int | None) -> None:
+    def set_up(self, size: int, *, path: Sequence[str], log: Path, lock: int | None, kept: Sequence[KeptModule] = ()) -> None:
         """Set up processes that were started before the plan was made; `size` of them stay."""
-        self.size, self.path, self.log, self.lock = size, path, log, lock
+        self.size, self.path, self.log, self.lock, self.kept = size, path, log, lock, kept
         for worker in self.workers[size:]:
             self.remove(worker)
         for worker in self.workers:
@@ -189,7 +192,7 @@ class Pool:
             self._set_up(worker)
 
     def _set_up(self, worker: Worker) -> None:
-        worker.set_up(Setup(self.task, tuple(self.path or ()), os.fspath(self.log), self.grace), self.lock)
+        worker.set_up(Setup(self.task, tuple(self.path or ()), os.fspath(self.log), self.grace, tuple(self.kept)), self.lock)
 
     @property
     def idle(self) -> list[Worker]:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlx.sweep.kept import serve
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send
 
 LOG = "job.log"
@@ -132,6 +133,7 @@ def _prepared(setup: Setup) -> Any:
     sys.path[:] = list(dict.fromkeys(setup.path))
     python_path = [*setup.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for what the jobs start
+    serve(setup.kept)
     module, _, name = setup.task.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -15,7 +15,7 @@ import pytest
 from rlx.record.process import this_process
 from rlx.sweep.cluster import launched_job
 from rlx.sweep.cluster.job_files import HALT, STOP
-from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher, forget_modules
+from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
 from rlx.sweep.pool.messages import Assignment, Done
 
 
@@ -35,7 +35,7 @@ def job(tmp_path, monkeypatch):
     def call(done, parent=0, timeout=None, halts=False):
         (tmp_path / ".orders" / "a.json").unlink(missing_ok=True)
         monkeypatch.setattr("rlx.sweep.job.run", lambda order, channel: done() if callable(done) else done)
-        return LaunchedJob(str(tmp_path), (), parent, timeout, 0.5, halts)(None)
+        return LaunchedJob(str(tmp_path), (), (), parent, timeout, 0.5, halts)(None)
 
     return call
 
@@ -129,20 +129,3 @@ def test_a_job_that_takes_too_long_and_does_not_stop_is_ended(job, tmp_path, mon
     assert ended == [1]
     job(deaf, timeout=0.2, parent=os.getpid())  # in the process of the sweep: that goes on
     assert ended == [1]
-
-
-def test_the_sweeps_copy_is_imported_not_the_edited_file(tmp_path):
-    for folder, value in (("now", 2), ("sweep/sources", 1)):
-        (tmp_path / folder / "idea").mkdir(parents=True)
-        (tmp_path / folder / "idea" / "__init__.py").write_text(f"value = {value}\n")
-        (tmp_path / folder / "idea" / "part.py").write_text(f"value = {value}\n")
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'now')!r}); import idea.part\n"
-        "from pathlib import Path; from rlx.sweep.cluster.launched_job import forget_modules\n"
-        f"folder = Path({str(tmp_path / 'sweep' / 'sources')!r}); sys.path.insert(0, str(folder)); forget_modules(folder)\n"
-        "import idea, idea.part; print(idea.value, idea.part.value)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "1 1\n"
-    forget_modules(tmp_path / "none")
-    assert signal.getsignal(signal.SIGTERM) is not None
