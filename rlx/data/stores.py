@@ -29,15 +29,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlx.data import conversation as conversation_module
+from rlx.data import pair_tokens as pair_tokens_module
 from rlx.data import tokens as tokens_module
-from rlx.data.tokens import Encoded, TextEncoder
+from rlx.data.pair_tokens import PairTokens
 
 if TYPE_CHECKING:
-    from rlx.data.tokens import Example
+    from rlx.data.pair_tokens import Row
+    from rlx.data.tokens import TextEncoder
 
 _PATIENCE = 120.0  # seconds that a process waits for another one's file; then it computes the content itself
 _LOCK = ".lock"
-_SAMPLES = 8  # examples that are tokenised again when a file of tokens is read, to verify it
+_SAMPLES = 8  # pairs that are tokenised again when a file of tokens is read, to verify it
+_HASHED = 1024  # pairs that are written as one text to be hashed
 
 _log = logging.getLogger("rlx")
 
@@ -157,104 +160,71 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 class TokenStore:
-    """A folder of tokenised texts; None keeps nothing."""
+    """A folder of tokenised pairs; None keeps nothing."""
 
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "tokens")
 
-    def encode_completions(self, text: TextEncoder, examples: Sequence[Example]) -> list[Encoded]:
-        """As text.encode_completions(examples), computed by one process and read by later ones."""
-        if self._files.folder is None or not examples:
-            return text.encode_completions(examples)
-        name = _name(text, examples)
+    def encode_pairs(self, text: TextEncoder, rows: Sequence[Row]) -> PairTokens:
+        """As PairTokens.of(text, rows), computed by one process and read by later ones."""
+        if self._files.folder is None or not rows:
+            return PairTokens.of(text, rows)
+        name = _name(text, rows)
         with self._files.claim(name, wait=True):
-            encoded = self._read(name, text, examples)
-            if encoded is None:
-                encoded = text.encode_completions(examples)
-                self._files.write(name, _packed(encoded))
-        return encoded
+            made = self._read(name, text, rows)
+            if made is None:
+                made = PairTokens.of(text, rows)
+                self._files.write(name, _packed(made))
+        return made
 
-    def _read(self, name: str, text: TextEncoder, examples: Sequence[Example]) -> list[Encoded] | None:
+    def _read(self, name: str, text: TextEncoder, rows: Sequence[Row]) -> PairTokens | None:
         """The content of `name`; None if it is absent, or if a sample of it differs from what the tokenizer gives."""
         kept = self._files.read(name)
         if kept is None:
             return None
-        if not kept.keys() >= _PARTS or len(kept["lengths"]) != len(examples):
+        made = _unpacked(kept) if kept.keys() >= _PARTS else None
+        if made is None or len(made) != len(rows) or int(made.lengths.sum()) != len(made.tokens):
             _log.warning("cached tokens in %s belong to other texts; they are computed again", self._files.path(name))
             return None
-        encoded = _unpacked(kept)
-        rows = np.unique(np.linspace(0, len(examples) - 1, _SAMPLES).astype(int)).tolist()
-        again = text.encode_completions([examples[row] for row in rows])
-        for row, fresh in zip(rows, again, strict=True):
-            if not _equal(fresh, encoded[row]):
-                _log.warning("cached tokens in %s belong to another tokenizer; they are computed again", self._files.path(name))
-                return None
-        return encoded
+        sample = np.unique(np.linspace(0, len(rows) - 1, _SAMPLES).astype(int)).tolist()
+        if not made.only(sample).equals(PairTokens.of(text, [rows[row] for row in sample])):
+            _log.warning("cached tokens in %s belong to another tokenizer; they are computed again", self._files.path(name))
+            return None
+        return made
 
 
-def _equal(first: Encoded, second: Encoded) -> bool:
-    """Whether two encodings of a text are the same."""
-    plain = [(one.prompt_length, one.remarks, one.refused, _flags(one).tolist()) for one in (first, second)]
-    return plain[0] == plain[1] and np.array_equal(first.tokens, second.tokens)
-
-
-def _name(text: TextEncoder, examples: Sequence[Example]) -> str:
+def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for part in (
-        transformers.__version__,
-        tokenizers.__version__,
-        _source(),
-        text.identity(),
-        json.dumps(examples, default=repr),
-    ):
+    for part in (transformers.__version__, tokenizers.__version__, _source(), text.identity()):
         digest.update(hashlib.blake2b(part.encode()).digest())
+    write = json.JSONEncoder(default=repr).encode
+    for start in range(0, len(rows), _HASHED):
+        digest.update(hashlib.blake2b(write(rows[start : start + _HASHED]).encode()).digest())
     return digest.hexdigest()
 
 
 @cache
 def _source() -> str:
-    return "".join(inspect.getsource(module) for module in (conversation_module, tokens_module))
+    return "".join(inspect.getsource(module) for module in (conversation_module, tokens_module, pair_tokens_module))
 
 
-_PARTS = {"tokens", "lengths", "prompt_lengths", "learned", "remarks"}
+_PARTS = {"tokens", "lengths", "learned", "remarks", "refused"}
 
 
-def _flags(encoded: Encoded) -> np.ndarray:
-    """bool [tokens of the completion], which are learned."""
-    size = len(encoded.tokens) - encoded.prompt_length
-    return np.ones(size, dtype=bool) if encoded.learned is None else encoded.learned
-
-
-def _packed(encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-    said = {row: [sorted(one.remarks), one.refused] for row, one in enumerate(encoded) if one.remarks or one.refused}
+def _packed(made: PairTokens) -> dict[str, Tensor]:
+    refused = bytearray(json.dumps(made.refused).encode())
     return {
-        "tokens": torch.from_numpy(np.concatenate([one.tokens for one in encoded]).astype(np.int32)),
-        "lengths": torch.tensor([len(one.tokens) for one in encoded], dtype=torch.int64),
-        "prompt_lengths": torch.tensor([one.prompt_length for one in encoded], dtype=torch.int64),
-        "learned": torch.from_numpy(np.concatenate([_flags(one) for one in encoded]).astype(np.uint8)),
-        "remarks": torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8),
+        "tokens": torch.from_numpy(made.tokens),
+        "lengths": torch.from_numpy(made.lengths),
+        "learned": torch.from_numpy(made.learned.astype(np.uint8)),
+        "remarks": torch.from_numpy(made.remarks),
+        "refused": torch.frombuffer(refused, dtype=torch.uint8),
     }
 
 
-def _unpacked(kept: dict[str, Tensor]) -> list[Encoded]:
-    tokens, learned = kept["tokens"].numpy().astype(np.int64), kept["learned"].numpy().astype(bool)
-    prompts = kept["prompt_lengths"].numpy()
-    ends = kept["lengths"].numpy().cumsum()
-    learned_ends = (kept["lengths"].numpy() - prompts).cumsum()
-    said = {int(row): value for row, value in json.loads(kept["remarks"].numpy().tobytes()).items()}
-    encoded = []
-    start = learned_start = 0
-    for row, (prompt, end, learned_end) in enumerate(zip(prompts.tolist(), ends.tolist(), learned_ends.tolist(), strict=True)):
-        flags = learned[learned_start:learned_end]
-        remarks, refused = said.get(row, ((), None))
-        encoded.append(
-            Encoded(
-                tokens[start:end],
-                prompt,
-                None if flags.all() else flags,
-                frozenset(remarks),
-                None if refused is None else (refused[0], refused[1]),
-            )
-        )
-        start, learned_start = end, learned_end
-    return encoded
+def _unpacked(kept: dict[str, Tensor]) -> PairTokens:
+    tokens, lengths, learned, remarks, refused = (
+        kept[name].numpy() for name in ("tokens", "lengths", "learned", "remarks", "refused")
+    )
+    said = {int(row): (reason, words) for row, (reason, words) in json.loads(refused.tobytes()).items()}
+    return PairTokens(tokens, lengths, learned.astype(bool), remarks, said)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +17,17 @@ import torch
 from torch import Tensor
 
 from rlx.data.conversation import REASONING
-from rlx.data.sequences import Learned, Sequences, Tokens
+from rlx.data.pair_tokens import PairTokens
+from rlx.data.sequences import Sequences
 from rlx.data.stores import TokenStore
-from rlx.data.tokens import REFUSED, Encoded, TextEncoder
+from rlx.data.tokens import REFUSED, TextEncoder
 from rlx.errors import DataError
 
 if TYPE_CHECKING:
+    from rlx.data.pair_tokens import Row
     from rlx.task.base import Pair
+
+_AT_ONCE = 4096  # prompts and completions whose tokens are looked at in one array
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
@@ -88,79 +93,77 @@ class TokenizedPairs:
         The absent side of a single completion (Pair.label) has no tokens.
         """
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
-        split = [split_prompt(pair.prompt, *_both(pair)) for pair in pairs]
-        far_too_long = [_far_too_long(prompt, both, text, limit) for prompt, *both in split]  # tokenising these takes minutes
-        tried = [("", "", "") if known else parts for known, parts in zip(far_too_long, split, strict=True)]
-        examples = [(prompt, side, pair.tools) for pair, (prompt, *both) in zip(pairs, tried, strict=True) for side in both]
-        encoded = (store or TokenStore(None)).encode_completions(text, examples)
-        made = _Made()
-        for row, (_, chosen, rejected) in enumerate(split):
-            if far_too_long[row]:
-                made.drop(row, "too_long")
-                continue
-            both, label = encoded[2 * row : 2 * row + 2], pairs[row].label
-            refused = next((side.refused for side in both if side.refused is not None), None)
-            if is_empty(chosen) or is_empty(rejected):
-                made.drop(row, "empty")
-                continue
-            if refused is not None:
-                made.drop(row, *refused)
-                continue
-            prompt, group, learned = shared_prompt(both[0], both[1], text)
-            cut = prompt if text.max_prompt_length is None else prompt[-text.max_prompt_length :]
-            if label is None and np.array_equal(*group):
-                made.drop(row, "equal")
-            elif limit is not None and len(cut) + max(map(len, group)) > limit:
-                made.drop(row, "too_long")
+        dropped, remarks = _Counts(), _Counts()
+        tried: list[int] = []
+        rows: list[Row] = []
+        for row, pair in enumerate(pairs):
+            prompt, *both = split_prompt(pair.prompt, *_both(pair))
+            if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
+                dropped.add("too_long", row)
+            elif is_empty(both[0]) or is_empty(both[1]):
+                dropped.add("empty", row)
             else:
-                made.truncated += len(cut) < len(prompt)
-                made.keep(row, cut, _present(group, label), _present(learned, label), both[0].remarks | both[1].remarks)
-        columns = _columns([pairs[row] for row in made.kept])
-        return made.pairs(columns)
-
-
-@dataclass
-class _Made:
-    """What has become of the pairs so far."""
-
-    kept: list[int] = field(default_factory=list)
-    prompts: list[Tokens] = field(default_factory=list)
-    completions: list[tuple[Tokens, Tokens]] = field(default_factory=list)
-    learned: list[tuple[Learned, Learned]] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    remarks: Counter[str] = field(default_factory=Counter)
-    shown: dict[str, tuple[int, str]] = field(default_factory=dict)
-    truncated: int = 0
-
-    def drop(self, row: int, reason: str, said: str = "") -> None:
-        """Leave a pair out."""
-        self.dropped[reason] += 1
-        self.shown.setdefault(reason, (row, said))
-
-    def keep(self, row: int, prompt: Tokens, group: tuple[Any, Any], learned: tuple[Any, Any], remarks: frozenset[str]) -> None:
-        """Keep a pair."""
-        self.kept.append(row)
-        self.prompts.append(prompt)
-        self.completions.append(group)
-        self.learned.append(learned)
-        for remark in sorted(remarks):
-            self.remarks[remark] += 1
-            self.shown.setdefault(remark, (row, ""))
-
-    def pairs(self, columns: Mapping[str, Tensor | None]) -> TokenizedPairs:
-        """All that were kept."""
-        partly = any(not side.all() for group in self.learned for side in group)
-        learned = tuple(self.learned) if partly else None
+                tried.append(row)
+                rows.append((prompt, both[0], both[1], pair.tools))
+        found = (store or TokenStore(None)).encode_pairs(text, rows)
+        del rows
+        prompts = np.minimum(found.lengths[:, 0], text.max_prompt_length or found.lengths[:, 0])
+        too_long = np.zeros(len(found), dtype=bool) if limit is None else prompts + found.lengths[:, 1:].max(axis=1) > limit
+        kept: list[int] = []
+        facts = zip(tried, found.has_equal_sides().tolist(), too_long.tolist(), found.remarks.tolist(), strict=True)
+        for place, (row, is_equal, is_too_long, has_remarks) in enumerate(facts):
+            if place in found.refused:
+                dropped.add(found.refused[place][0], row, found.refused[place][1])
+            elif is_equal and pairs[row].label is None:
+                dropped.add("equal", row)
+            elif is_too_long:
+                dropped.add("too_long", row)
+            else:
+                kept.append(place)
+                for remark in found.remarks_of(place) if has_remarks else ():
+                    remarks.add(remark, row)
+        index = np.array([tried[place] for place in kept], dtype=np.int64)
+        own = [pairs[row] for row in index.tolist()]
         return TokenizedPairs(
-            Sequences(tuple(self.prompts), tuple(self.completions), learned=learned),
-            np.array(self.kept, dtype=np.int64),
-            dict(self.dropped),
-            self.truncated,
-            dict(self.remarks),
-            self.shown,
-            **columns,
+            _sequences(found.only(kept, prompts), own),
+            index,
+            dropped.in_order(),
+            int((prompts < found.lengths[:, 0])[kept].sum()),
+            remarks.in_order(),
+            {**dropped.shown, **remarks.shown},
+            **_columns(own),
             recurs=True,
         )
+
+
+class _Counts:
+    """How many pairs each reason concerns, and the first of them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self.shown: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, row: int, said: str = "") -> None:
+        """Count a pair."""
+        self._counts[reason] += 1
+        if reason not in self.shown or row < self.shown[reason][0]:
+            self.shown[reason] = (row, said)
+
+    def in_order(self) -> dict[str, int]:
+        """Reason -> how many pairs, in the order of their first pairs."""
+        return dict(sorted(self._counts.items(), key=lambda item: self.shown[item[0]][0]))
+
+
+def _sequences(found: PairTokens, pairs: Sequence[Pair]) -> Sequences:
+    """The tokens of the pairs that are kept; the absent side of a single completion has none."""
+    prompts, groups, learned = found.parts()
+    if any(pair.label is not None for pair in pairs):
+        groups = tuple(_present(group, pair.label) for group, pair in zip(groups, pairs, strict=True))
+        if learned is not None:
+            learned = tuple(_present(group, pair.label) for group, pair in zip(learned, pairs, strict=True))
+    if learned is not None and all(side.all() for group in learned for side in group):
+        learned = None
+    return Sequences(prompts, groups, learned=learned)
 
 
 class PairTokenizer:
@@ -201,8 +204,9 @@ class PairTokenizer:
 
     def _require_known_tokens(self, sequences: Sequences) -> None:
         """Refuse tokens that the model has no embedding of, which a tokenizer with added tokens may give."""
-        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
-            largest = max(int(tokens.max()) for tokens in (prompt, *group) if len(tokens))
+        parts = list(chain(sequences.prompts, *sequences.completions))
+        for start in range(0, len(parts), _AT_ONCE):
+            largest = int(np.concatenate(parts[start : start + _AT_ONCE]).max(initial=0))
             if largest >= self.vocabulary_size:
                 raise DataError(
                     f"{self.name}: the tokenizer gives token {largest}, but the model knows only {self.vocabulary_size}; "
@@ -223,28 +227,6 @@ def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any
     messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
     chosen, rejected = (turns[len(messages) :] if turns[: len(messages)] == messages else turns for turns in (chosen, rejected))
     return messages, chosen, rejected
-
-
-def shared_prompt(
-    chosen: Encoded, rejected: Encoded, text: TextEncoder
-) -> tuple[Tokens, tuple[Tokens, Tokens], tuple[Learned, Learned]]:
-    """The prompt as far as both sides agree on it, what follows it in each, and which tokens of that are learned.
-
-    A token that crosses the end of the prompt in one of them belongs to the completion in both.
-    """
-    most = min(chosen.prompt_length, rejected.prompt_length)
-    differs = np.flatnonzero(chosen.tokens[:most] != rejected.tokens[:most])
-    end = int(differs[0]) if len(differs) else most
-    prompt = chosen.tokens[:end] if end else text.begin()
-    return prompt, (chosen.tokens[end:], rejected.tokens[end:]), (_learned(chosen, end), _learned(rejected, end))
-
-
-def _learned(side: Encoded, end: int) -> Learned:
-    """bool [tokens after `end`]: what the prompt lost to the completion is learned with it."""
-    moved = np.ones(len(side.tokens) - end, dtype=bool)
-    if side.learned is not None:
-        moved[side.prompt_length - end :] = side.learned
-    return moved
 
 
 def _both(pair: Pair) -> tuple[Any, Any]:

@@ -189,7 +189,10 @@ class TextEncoder:
 
     def encode_completions(self, examples: Sequence[Example]) -> list[Encoded]:
         """Each (prompt, completion, tools) as tokens."""
-        texts = self._written(examples)
+        return self.encode_written(self.write(examples))
+
+    def encode_written(self, texts: Sequence[tuple[Written, bool]]) -> list[Encoded]:
+        """The examples that `write` made, as tokens."""
         encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]
         for special in (False, True):
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
@@ -216,7 +219,7 @@ class TextEncoder:
             raise DataError("the prompt is a list of chat messages, but policy.chat_template=never; set it to auto")
         return tuple(prompt)
 
-    def _written(self, examples: Sequence[Example]) -> list[tuple[Written, bool]]:
+    def write(self, examples: Sequence[Example]) -> list[tuple[Written, bool]]:
         """Each example as text, and whether the tokenizer adds its special tokens to it. Of plain text, `turns` is empty."""
         written: list[tuple[Written, bool]] = []
         known: tuple[Any, Any, str | None] = (None, None, None)  # the two sides of a pair have one prompt
@@ -276,22 +279,17 @@ class TextEncoder:
         """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
         if not self.tokenizer.is_fast:
             return [Cut(self._slowly(text, special=special), text, slowly=self, special=special) for text in texts]
-        encoded = self.tokenizer(
-            texts,
-            add_special_tokens=special,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-        )
+        batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
+        parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
+        if not special:
+            return [Cut(np.array(ids, dtype=np.int64), text, encoding) for text, ids, encoding in parts]
         cuts = []
-        parts = zip(texts, encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"], strict=True)
-        for text, ids, offsets, added in parts:
-            tokens = np.asarray(_without_trailing_special(ids, added), dtype=np.int64)
-            places = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)[: len(tokens)]
+        for text, ids, encoding in parts:
+            added = encoding.special_tokens_mask
+            tokens = np.array(_without_trailing_special(ids, added), dtype=np.int64)
             leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
             doubled = self._begins_twice(tokens, leading)
-            places[:leading] = 0
-            cuts.append(Cut(tokens[doubled:], text, places[doubled:]))
+            cuts.append(Cut(tokens[doubled:], text, encoding, leading, doubled))
         return cuts
 
     def _begins_twice(self, tokens: Tokens, leading: int) -> int:
@@ -310,33 +308,58 @@ class TextEncoder:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The tokens of a text.
+    """The tokens of a text, and where each lies in it.
 
-    places: int64 [T, 2], where each begins and ends in the text; None: found by `slowly`, which tokenises parts of it.
+    encoding: what a fast tokenizer made of the text; None: places are found by `slowly`, which tokenises parts of the text.
+    leading: how many tokens the tokenizer put before the text; removed: how many of them `tokens` lacks.
     """
 
     tokens: Tokens
     text: str
-    places: np.ndarray | None = None
+    encoding: Any = None
+    leading: int = 0
+    removed: int = 0
     slowly: TextEncoder | None = None
     special: bool = False
 
     def before(self, place: int, *, whole: bool = True) -> int:
         """How many tokens come before a place in the text: those that end there or earlier; not whole: that begin before it."""
-        if self.places is not None:
-            after = np.flatnonzero(self.places[:, 1] > place if whole else self.places[:, 0] >= place)
-            return int(after[0]) if len(after) else len(self.tokens)
-        assert self.slowly is not None
-        part = self.slowly._slowly(self.text[:place], special=self.special)
-        most = min(len(part), len(self.tokens))
-        differs = np.flatnonzero(part[:most] != self.tokens[:most])
-        return int(differs[0]) if len(differs) else most
+        if self.slowly is not None:
+            return self._slowly_before(self.slowly, place)
+        token = self._token_at(place)
+        if token is not None and (whole or self._begins(token) == place > self._begins(token - 1)):
+            return token - self.removed
+        places = self._places
+        after = np.flatnonzero(places[:, 1] > place if whole else places[:, 0] >= place)
+        return int(after[0]) if len(after) else len(self.tokens)
 
     def straddles(self, place: int) -> bool:
         """Whether one token lies on both sides of a place."""
-        if self.places is None:
-            return False
-        return bool(((self.places[:, 0] < place) & (self.places[:, 1] > place)).any())
+        token = None if self.slowly is not None else self._token_at(place)
+        return token is not None and self._begins(token) < place
+
+    def _token_at(self, place: int) -> int | None:
+        """The first token of `encoding` in which the character at a place lies; None without one."""
+        found: int | None = self.encoding.char_to_token(place) if place < len(self.text) else None
+        return found
+
+    def _begins(self, token: int) -> int:
+        """Where a token of `encoding` begins in the text; before the text: -1."""
+        chars = self.encoding.token_to_chars(token) if token >= self.leading else None
+        return -1 if chars is None else int(chars[0])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """int64 [T, 2], where each token begins and ends in the text."""
+        places = np.array(self.encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        places[: self.leading] = 0
+        return places[self.removed : self.removed + len(self.tokens)]
+
+    def _slowly_before(self, text: TextEncoder, place: int) -> int:
+        part = text._slowly(self.text[:place], special=self.special)
+        most = min(len(part), len(self.tokens))
+        differs = np.flatnonzero(part[:most] != self.tokens[:most])
+        return int(differs[0]) if len(differs) else most
 
 
 def _without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:

@@ -144,9 +144,12 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= LARGEST else None
 
 
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=dict).encode
+
+
 def content_uniform(text: Any, *, salt: str) -> float:
     """A number in [0, 1) that depends on the content alone: the same prompt lies on the same side of a split in every run."""
-    canonical = json.dumps([salt, text], sort_keys=True, ensure_ascii=False, default=dict)
+    canonical = _canonical([salt, text])
     return int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=8).digest(), "big") / 2.0**64
 
 
@@ -156,6 +159,8 @@ def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, .
         raise ConfigError(
             f"task.label_noise is {label_noise}; it is the share of training pairs that are flipped, between 0 and 1"
         )
+    if label_noise == 0:
+        return tuple(pairs)
     return tuple(
         pair.flipped() if content_uniform([pair.prompt, pair.chosen, pair.rejected], salt="label_noise") < label_noise else pair
         for pair in pairs

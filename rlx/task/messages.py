@@ -12,6 +12,7 @@ from rlx.task.base import Message, Text
 
 Tools = tuple[Mapping[str, Any], ...]
 
+_PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
@@ -30,6 +31,8 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
+        if all(message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value):
+            return tuple(value)  # as most are
         messages = [_plain(message) for message in without_nulls(value)]
         if all("role" in message and any(name in message for name in _SAYS) for message in messages):
             return tuple(_message(message, place=place, key=key) for message in messages)

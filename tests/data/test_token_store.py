@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlx.data.pair_tokens import PairTokens
 from rlx.data.stores import TokenStore
 from rlx.data.tokenized import TokenizedPairs
 from rlx.data.tokens import TextEncoder
@@ -15,17 +16,7 @@ from rlx.task.base import Pair
 from tests.data.test_tokens import CHATML, bytes_tokenizer
 
 TEXT = TextEncoder(character_tokenizer())
-EXAMPLES = [(f"{a}+{b}=", str(a + b + off), ()) for a in range(5) for b in range(5) for off in (0, 1)]
-
-
-def same(first, second):
-    return len(first) == len(second) and all(map(equal, first, second))
-
-
-def equal(a, b):
-    learned = (a.learned is None and b.learned is None) or np.array_equal(a.learned, b.learned)
-    said = (a.prompt_length, a.remarks, a.refused) == (b.prompt_length, b.remarks, b.refused)
-    return np.array_equal(a.tokens, b.tokens) and a.tokens.dtype == b.tokens.dtype and learned and said
+ROWS = [(f"{a}+{b}=", str(a + b), str(a + b + 1), ()) for a in range(5) for b in range(5)]
 
 
 class Counted(TextEncoder):
@@ -33,9 +24,9 @@ class Counted(TextEncoder):
 
     examples = 0
 
-    def encode_completions(self, examples):
+    def write(self, examples):
         Counted.examples += len(examples)
-        return super().encode_completions(examples)
+        return super().write(examples)
 
 
 @pytest.fixture
@@ -45,12 +36,12 @@ def counted():
 
 
 def test_the_second_run_reads_what_the_first_tokenised(tmp_path, counted):
-    first = TokenStore(tmp_path).encode_completions(counted, EXAMPLES)
-    assert Counted.examples == len(EXAMPLES)
-    again = TokenStore(tmp_path).encode_completions(counted, EXAMPLES)
-    assert same(first, TEXT.encode_completions(EXAMPLES))
-    assert same(first, again)
-    assert Counted.examples <= len(EXAMPLES) + 8  # a sample is looked at again
+    first = TokenStore(tmp_path).encode_pairs(counted, ROWS)
+    assert Counted.examples == 2 * len(ROWS)
+    again = TokenStore(tmp_path).encode_pairs(counted, ROWS)
+    assert first.equals(PairTokens.of(TEXT, ROWS))
+    assert first.equals(again)
+    assert Counted.examples <= 2 * (len(ROWS) + 8)  # a sample is looked at again
     assert len([path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]) == 1
 
 
@@ -60,23 +51,21 @@ def test_conversations_and_empty_texts_come_back_too(tmp_path):
     text = TextEncoder(tokenizer)
     chat = ({"role": "user", "content": "Straße?"},)
     turns = ({"role": "assistant", "content": "ja, 好"}, {"role": "user", "content": "?"}, {"role": "assistant", "content": "ja"})
-    examples = [
-        (chat, "yes"),
-        ("", ""),
-        (chat, turns[:1]),
-        ("plain", " text"),
-        (chat, turns),
-        (chat, turns[1:2]),
-        (chat, turns[:2]),
+    rows = [
+        (chat, "yes", "no"),
+        ("plain", " text", " words"),
+        (chat, turns[:1], turns),
+        (chat, turns, turns[1:2]),
+        (chat, turns[:2], turns[:1]),
     ]
-    examples = [(*example, ()) for example in examples]
+    rows = [(*row, ()) for row in rows]
     store = TokenStore(tmp_path)
-    written = store.encode_completions(text, examples)
-    assert same(written, text.encode_completions(examples))
-    assert same(store.encode_completions(text, examples), written)
-    assert [one.refused for one in written[4:]] == [None, ("no_answer", ""), None]
-    assert not written[4].learned.all()
-    assert written[6].remarks == {"trailing"}
+    written = store.encode_pairs(text, rows)
+    assert written.equals(PairTokens.of(text, rows))
+    assert store.encode_pairs(text, rows).equals(written)
+    assert written.refused == {3: ("no_answer", "")}
+    assert not written.learned.all()
+    assert [written.remarks_of(row) for row in (2, 4)] == [(), ("trailing",)]
 
 
 def test_other_texts_and_another_tokenizer_are_other_files(tmp_path):
@@ -85,9 +74,9 @@ def test_other_texts_and_another_tokenizer_are_other_files(tmp_path):
     chatty.chat_template = CHATML
     encoders = [TEXT, TextEncoder(chatty), TextEncoder(chatty, chat_template="never")]
     for text in encoders:
-        store.encode_completions(text, EXAMPLES)
-    store.encode_completions(TEXT, EXAMPLES[:-1])
-    store.encode_completions(TEXT, [(prompt, completion + " ", ()) for prompt, completion, _ in EXAMPLES])
+        store.encode_pairs(text, ROWS)
+    store.encode_pairs(TEXT, ROWS[:-1])
+    store.encode_pairs(TEXT, [(prompt, chosen + " ", rejected, ()) for prompt, chosen, rejected, _ in ROWS])
     assert len(list(tmp_path.glob("*.safetensors"))) == len(encoders) + 2
 
 
@@ -103,25 +92,25 @@ def test_limits_of_length_read_the_same_file_and_hold(tmp_path):
 
 def test_a_file_that_holds_other_tokens_is_said_and_replaced(tmp_path, caplog):
     store = TokenStore(tmp_path)
-    right = store.encode_completions(TEXT, EXAMPLES)
+    right = store.encode_pairs(TEXT, ROWS)
     (path,) = tmp_path.glob("*.safetensors")
     kept = store._files.read(path.stem)
     store._files.write(path.stem, {**kept, "tokens": torch.flip(kept["tokens"], dims=(0,))})
     with caplog.at_level(logging.WARNING, logger="rlx"):
-        assert same(store.encode_completions(TEXT, EXAMPLES), right)
+        assert store.encode_pairs(TEXT, ROWS).equals(right)
     assert caplog.text.count("belong to another tokenizer") == 1
     assert torch.equal(store._files.read(path.stem)["tokens"], kept["tokens"])
 
 
-@pytest.mark.parametrize("damage", [{"lengths": torch.tensor([1])}, {"prompt_lengths": None}])
+@pytest.mark.parametrize("damage", [{"lengths": torch.tensor([[1, 1, 1]])}, {"remarks": None}])
 def test_a_file_of_other_texts_is_said_and_replaced(tmp_path, caplog, damage):
     store = TokenStore(tmp_path)
-    right = store.encode_completions(TEXT, EXAMPLES)
+    right = store.encode_pairs(TEXT, ROWS)
     (path,) = tmp_path.glob("*.safetensors")
     kept = {**store._files.read(path.stem), **damage}
     store._files.write(path.stem, {key: value for key, value in kept.items() if value is not None})
     with caplog.at_level(logging.WARNING, logger="rlx"):
-        assert same(store.encode_completions(TEXT, EXAMPLES), right)
+        assert store.encode_pairs(TEXT, ROWS).equals(right)
     assert caplog.text.count("belong to other texts") == 1
 
 
@@ -130,10 +119,11 @@ def test_messages_may_hold_what_is_no_json(tmp_path):
     tokenizer.chat_template = CHATML
     chat = ({"role": "user", "content": "when?", "time": datetime.date(2026, 1, 1)},)
     text = TextEncoder(tokenizer)
-    assert same(TokenStore(tmp_path).encode_completions(text, [(chat, "now", ())]), text.encode_completions([(chat, "now", ())]))
+    rows = [(chat, "now", "then", ())]
+    assert TokenStore(tmp_path).encode_pairs(text, rows).equals(PairTokens.of(text, rows))
 
 
 def test_without_a_folder_or_texts_nothing_is_kept(tmp_path, counted):
-    assert same(TokenStore(None).encode_completions(counted, EXAMPLES), TEXT.encode_completions(EXAMPLES))
-    assert TokenStore(tmp_path).encode_completions(counted, []) == []
+    assert TokenStore(None).encode_pairs(counted, ROWS).equals(PairTokens.of(TEXT, ROWS))
+    assert len(TokenStore(tmp_path).encode_pairs(counted, [])) == 0
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import torch
 
-from rlx.data.tokenized import TokenizedPairs, shared_prompt, split_prompt
-from rlx.data.tokens import Encoded, TextEncoder
+from rlx.data.tokenized import TokenizedPairs, split_prompt
+from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
@@ -80,23 +79,6 @@ def test_conversations_are_cut_where_their_prompt_ends():
     assert split_prompt((), (hi, answer), (hi, answer)) == ((hi,), (answer,), (answer,))
 
 
-def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_of_both():
-    def cut(first, second):
-        prompt, (chosen, rejected), learned = shared_prompt(first, second, TEXT)
-        assert all(part.all() for part in learned)
-        return prompt.tolist(), chosen.tolist(), rejected.tolist()
-
-    first, second = Encoded(np.array([1, 2, 3, 9]), 3), Encoded(np.array([1, 2, 7, 8]), 2)
-    assert cut(first, second) == ([1, 2], [3, 9], [7, 8])
-    # Even where the tokens happen to agree.
-    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2)) == ([1, 2], [3, 9], [3, 8])
-    # Prompts that were tokenised differently agree no further than their tokens do.
-    assert cut(Encoded(np.array([1, 2, 3]), 2), Encoded(np.array([1, 5, 3]), 2)) == ([1], [2, 3], [5, 3])
-    masked = Encoded(np.array([1, 2, 3, 9, 4]), 3, learned=np.array([False, True]))
-    _, _, (learned, _) = shared_prompt(masked, second, TEXT)
-    assert learned.tolist() == [True, False, True]
-
-
 def test_without_a_common_token_the_prompt_begins_with_bos():
     source = TokenizedPairs.of([Pair("", "1", "2")], TEXT)
     assert source.sequences.prompts[0].tolist() == [TEXT.tokenizer.bos_token_id]
@@ -125,8 +107,8 @@ def test_a_prompt_of_millions_of_characters_is_dropped_without_being_tokenised(m
     seen = []
     monkeypatch.setattr(
         TextEncoder,
-        "encode_completions",
-        lambda self, examples, known=TextEncoder.encode_completions: (
+        "write",
+        lambda self, examples, known=TextEncoder.write: (
             seen.extend(len(prompt) for prompt, *_ in examples) or known(self, examples)
         ),
     )

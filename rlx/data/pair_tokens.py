@@ -1,0 +1,187 @@
+"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and two steps at once.
+
+Dimensions: P pairs, N tokens of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlx.data.sequences import Learned, Tokens
+from rlx.data.tokens import REMARKS, Encoded, TextEncoder
+
+if TYPE_CHECKING:
+    from rlx.data.conversation import Written
+    from rlx.task.base import Text
+
+    Row = tuple[Text, Text, Text, Sequence[Mapping[str, Any]]]  # prompt, chosen, rejected, tools
+
+_ROWS, _CHARACTERS = 512, 1_000_000  # a part of the data has no more; a tokenizer needs about 100 bytes a character
+_NAMES = tuple(sorted(REMARKS))
+
+
+@dataclass(frozen=True, eq=False)
+class PairTokens:
+    """The tokens of P pairs, one after the other.
+
+    tokens: int32 [N], of each pair its prompt, the chosen and the rejected completion. lengths: int64 [P, 3], of these parts.
+    learned: bool [tokens of all completions], which of them the assistant wrote. remarks: int32 [P], a bit for each remark.
+    refused: pair -> a key of rlx.data.tokens.REFUSED and what was said; such a pair has no tokens.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    learned: np.ndarray
+    remarks: np.ndarray
+    refused: Mapping[int, tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def remarks_of(self, row: int) -> tuple[str, ...]:
+        """The remarks on a pair, keys of rlx.data.tokens.REMARKS."""
+        return tuple(name for place, name in enumerate(_NAMES) if self.remarks[row] >> place & 1)
+
+    @cached_property
+    def begins(self) -> np.ndarray:
+        """int64 [P], where each pair begins in `tokens`."""
+        totals: np.ndarray = self.lengths.sum(axis=1)
+        return np.asarray(totals.cumsum() - totals)
+
+    def only(self, rows: Sequence[int], prompt_lengths: np.ndarray | None = None) -> PairTokens:
+        """Some of the pairs. prompt_lengths: int64 [P], how many tokens at the end of each prompt are taken; None: all."""
+        lengths = self.lengths.copy()
+        if prompt_lengths is not None:
+            lengths[:, 0] = prompt_lengths
+        ends = (self.begins + self.lengths.sum(axis=1)).tolist()
+        totals, completions = lengths.sum(axis=1).tolist(), lengths[:, 1:].sum(axis=1)
+        learned_ends, learned_totals = completions.cumsum().tolist(), completions.tolist()
+        tokens = [self.tokens[ends[row] - totals[row] : ends[row]] for row in rows]
+        learned = [self.learned[learned_ends[row] - learned_totals[row] : learned_ends[row]] for row in rows]
+        refused = {place: self.refused[row] for place, row in enumerate(rows) if row in self.refused}
+        places = np.asarray(rows, dtype=np.int64)
+        return PairTokens(_joined(tokens, np.int32), lengths[places], _joined(learned, np.bool_), self.remarks[places], refused)
+
+    def equals(self, other: PairTokens) -> bool:
+        """Whether both are the same."""
+        arrays = ("tokens", "lengths", "learned", "remarks")
+        return self.refused == other.refused and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
+
+    def has_equal_sides(self) -> np.ndarray:
+        """bool [P], whether chosen and rejected have the same tokens."""
+        same: np.ndarray = np.equal(self.lengths[:, 1], self.lengths[:, 2])
+        for row in np.flatnonzero(same):
+            begin, size = self.begins[row] + self.lengths[row, 0], self.lengths[row, 1]
+            same[row] = np.array_equal(self.tokens[begin : begin + size], self.tokens[begin + size : begin + 2 * size])
+        return same
+
+    def parts(self) -> tuple[tuple[Tokens, ...], tuple[tuple[Tokens, Tokens], ...], tuple[tuple[Learned, Learned], ...] | None]:
+        """Of each pair the prompt, both completions, and what of them is learned; None where all of it is."""
+        tokens = self.tokens.astype(np.int64)
+        places = [*self.lengths.ravel().cumsum().tolist()]
+        pieces = [tokens[begin:end] for begin, end in zip([0, *places], places, strict=False)]
+        groups = tuple(zip(pieces[1::3], pieces[2::3], strict=True))
+        if self.learned.all():
+            return tuple(pieces[::3]), groups, None
+        ends = self.lengths[:, 1:].ravel().cumsum().tolist()
+        masks = [self.learned[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+        return tuple(pieces[::3]), groups, tuple(zip(masks[::2], masks[1::2], strict=True))
+
+    @staticmethod
+    def of(text: TextEncoder, rows: Iterable[Row]) -> PairTokens:
+        """Tokenise pairs."""
+        made = [_part(text, encoded) for encoded in _in_parts(text, rows)]
+        begins = np.cumsum([0, *(len(part) for part in made)]).tolist()
+        return PairTokens(
+            _joined([part.tokens for part in made], np.int32),
+            np.concatenate([np.zeros((0, 3), dtype=np.int64), *(part.lengths for part in made)]),
+            _joined([part.learned for part in made], np.bool_),
+            _joined([part.remarks for part in made], np.int32),
+            {begin + row: said for begin, part in zip(begins, made, strict=False) for row, said in part.refused.items()},
+        )
+
+
+def _part(text: TextEncoder, encoded: Sequence[tuple[Encoded, Encoded]]) -> PairTokens:
+    """The tokens of some pairs."""
+    tokens: list[Tokens] = []
+    learned: list[Learned] = []
+    lengths, remarks = np.zeros((len(encoded), 3), dtype=np.int64), np.zeros(len(encoded), dtype=np.int32)
+    refused: dict[int, tuple[str, str]] = {}
+    for row, (chosen, rejected) in enumerate(encoded):
+        said = chosen.refused or rejected.refused
+        if said is not None:
+            refused[row] = said
+            continue
+        prompt, group, masks = shared_prompt(chosen, rejected, text)
+        tokens += [prompt, *group]
+        learned += masks
+        lengths[row] = len(prompt), len(group[0]), len(group[1])
+        remarks[row] = sum(1 << _NAMES.index(name) for name in chosen.remarks | rejected.remarks)
+    return PairTokens(_joined(tokens, np.int32), lengths, _joined(learned, np.bool_), remarks, refused)
+
+
+def _joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype, copy=False) if len(parts) else np.zeros(0, dtype=dtype)
+
+
+def _in_parts(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[tuple[Encoded, Encoded]]]:
+    """Both sides of each pair as tokens. While one part is tokenised, the next one is written."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as thread:
+        waiting: Future[list[tuple[Encoded, Encoded]]] | None = None
+        for written in _written(text, rows):
+            future = thread.submit(_encoded, text, written)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = future
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _written(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[list[tuple[Written, bool]]]]:
+    """Parts of the pairs as text; a pair whose sides are one and the same text is written once."""
+    part: list[list[tuple[Written, bool]]] = []
+    size = 0
+    for prompt, chosen, rejected, tools in rows:
+        sides = (chosen,) if chosen is rejected else (chosen, rejected)
+        part.append(text.write([(prompt, side, tools) for side in sides]))
+        size += sum(len(written.text) for written, _ in part[-1])
+        if len(part) == _ROWS or size >= _CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) -> list[tuple[Encoded, Encoded]]:
+    encoded = iter(text.encode_written(list(chain.from_iterable(part))))
+    sides = [[next(encoded) for _ in pair] for pair in part]
+    return [(pair[0], pair[-1]) for pair in sides]
+
+
+def shared_prompt(
+    chosen: Encoded, rejected: Encoded, text: TextEncoder
+) -> tuple[Tokens, tuple[Tokens, Tokens], tuple[Learned, Learned]]:
+    """The prompt as far as both sides agree on it, what follows it in each, and which tokens of that are learned.
+
+    A token that crosses the end of the prompt in one of them belongs to the completion in both.
+    """
+    most = min(chosen.prompt_length, rejected.prompt_length)
+    differs = np.flatnonzero(chosen.tokens[:most] != rejected.tokens[:most])
+    end = int(differs[0]) if len(differs) else most
+    prompt = chosen.tokens[:end] if end else text.begin()
+    return prompt, (chosen.tokens[end:], rejected.tokens[end:]), (_learned(chosen, end), _learned(rejected, end))
+
+
+def _learned(side: Encoded, end: int) -> Learned:
+    """bool [tokens after `end`]: what the prompt lost to the completion is learned with it."""
+    moved = np.ones(len(side.tokens) - end, dtype=bool)
+    if side.learned is not None:
+        moved[side.prompt_length - end :] = side.learned
+    return moved
