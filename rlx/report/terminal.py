@@ -221,6 +221,19 @@ def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: f
     )
 
 
+def comparison_lines(subject: str, other: str, found: Mapping[str, Any]) -> list[str]:
+    """Whether one function is the same as another, and where they differ first."""
+    result = "is the same function as" if found["same"] else "is not the same function as"
+    lines = [f"{subject} {result} {other}"]
+    set_here = [f"{name}={mine} (its own {own})" for name, (mine, own) in found["matched"].items()]
+    tried = f"{found['tried']}; largest relative difference {found['off']:.1e}"
+    rows = [(key, found[key]) for key in ("first", "where", "example", "then", "equal")]
+    for label, text in (*rows, ("tried", tried), ("set", f"{other} with {', '.join(set_here)}" if set_here else "")):
+        if text:
+            lines.append(f"        {label:<8} {safe(text)}")
+    return lines
+
+
 def doctor_lines(facts: Iterable[Mapping[str, Any]]) -> list[str]:
     """The doctor's findings: a mark, a name, what was found and what to do."""
     rows = list(facts)

@@ -29,6 +29,7 @@ class CheckConfig:
     optimizer: Any = MISSING
     rollout: Any = MISSING
     laws: Any = None
+    same_as: str | None = None
     seed: int = at_least(0)
     threads: int | None = at_least(1, optional=True)
     json: bool = MISSING
@@ -51,6 +52,8 @@ def run(composed: Composed) -> int:
     if not named:
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
+    if composed.config.same_as is not None:
+        return compared(composed, subject)
     return report(composed.config, subject, " ".join(f"{group}={composed.choices[group]}" for group in named))
 
 
@@ -118,6 +121,34 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
     else:
         print(summary_line(name, verdicts, seconds))
     return int(failed)
+
+
+def compared(composed: Composed, subject: Subject) -> int:
+    """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
+    from rlx.check.same_as.compare import compare
+    from rlx.cli.failure import composed_line
+    from rlx.config.line import CommandLine
+    from rlx.experiment import algorithm_of, make
+    from rlx.report.terminal import comparison_lines
+
+    name = str(composed.config.same_as)
+    group = next(group for group in ("algorithm/advantage", "loss", "algorithm") if composed.named(group))
+    host = ["algorithm=custom_grpo"] if group == "algorithm/advantage" else []
+    other = narrow(composed_line(CommandLine(argv=["check"], verb="check", overrides=[*host, f"{group}={name}"])))
+    other.check(SCHEMA)
+    if group == "loss":
+        mine, theirs = make(composed.config.loss, key="loss"), make(other.config.loss, key="loss")
+    else:
+        mine, theirs = subject.algorithm, algorithm_of(other.config)
+    if group == "algorithm/advantage":
+        mine, theirs = getattr(mine, "advantage", None), getattr(theirs, "advantage", None)
+    found = compare(subject, mine, theirs, name=name)
+    named = f"{group}={composed.choices[group]}"
+    if composed.config.json:
+        print(json.dumps({"subject": named, "same_as": name, **found.as_dict()}, indent=2))
+    else:
+        print("\n".join(comparison_lines(named, name, found.as_dict())))
+    return int(not found.same)
 
 
 def doctor(cfg: DictConfig) -> int:

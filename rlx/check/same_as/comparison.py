@@ -1,0 +1,130 @@
+"""What came of holding one function against another, and how two results are measured against each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.check.subject import losses_of
+from rlx.check.variant import children, is_node, plain_fields
+from rlx.errors import RlxError
+from rlx.loss.policy_gradient.base import PolicyGradientLoss
+
+EXACT = 1e-9  # relative difference of two formulas in float64 that are the same
+DRAWN = 1e-5  # and of two algorithms, whose draws hold rewards and advantages in float32
+ENDS = (0.8, 1.2)  # of a clip, where neither side names its own
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of holding one function against another.
+
+    same: are they equal wherever they were tried? tried: where that was. off: the largest relative difference.
+    first: the first difference: in what, and by how much. where: term, token, sign of the advantage, side of the clip.
+    example: the smallest input that shows it. then: a later difference that is much larger. equal: where they agree all the same.
+    matched: hyperparameter of the other -> (the value it was given, so that both have the same, its own default).
+    """
+
+    same: bool
+    tried: str
+    off: float
+    first: str = ""
+    where: str = ""
+    example: str = ""
+    then: str = ""
+    equal: str = ""
+    matched: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a JSON object."""
+        found = asdict(self)
+        return {**found, "matched": {name: list(values) for name, values in self.matched.items()}}
+
+
+def matched(mine: Any, other: Any) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """(`other` with the hyperparameters of `mine`, those that were changed).
+
+    They are matched by their dotted names, else by the last part of it where one hyperparameter alone on either side has it.
+    """
+    values, owns = dict(plain_fields(mine)), dict(plain_fields(other))
+    last = [Counter(name.rpartition(".")[2] for name in side) for side in (values, owns)]
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name, own in owns.items():
+        leaf = name.rpartition(".")[2]
+        alone = last[0][leaf] == last[1][leaf] == 1
+        source = name if name in values else next((each for each in values if alone and each.rpartition(".")[2] == leaf), None)
+        if source is None or values[source] == own or isinstance(values[source], bool) is not isinstance(own, bool):
+            continue
+        try:
+            other = _with(other, name.split("."), values[source])
+        except (RlxError, ValueError, TypeError):  # the other admits no such value
+            continue
+        changed[name] = (values[source], own)
+    return other, changed
+
+
+def _with(owner: Any, path: Sequence[str], value: Any) -> Any:
+    """A copy of a tree of dataclasses with one field changed."""
+    head, *rest = path
+    if not rest:
+        return replace(owner, **{head: value})
+    child = getattr(owner, head)
+    if is_node(child):
+        return replace(owner, **{head: _with(child, rest, value)})
+    key, *below = rest
+    nodes = dict(children(child))
+    whole = {name.lstrip("."): node for name, node in nodes.items()}
+    whole[key] = _with(whole[key], below, value)
+    return replace(owner, **{head: whole if isinstance(child, Mapping) else type(child)(whole.values())})
+
+
+def relative_gap(mine: Tensor, other: Tensor) -> float:
+    """The largest difference relative to the largest entry; infinite where one of them alone is not finite."""
+    if mine.shape != other.shape or not torch.equal(torch.isfinite(mine), torch.isfinite(other)):
+        return float("inf")
+    if not mine.numel():
+        return 0.0
+    scale = max(1e-12, float(other.abs().nan_to_num().max()), float(mine.abs().nan_to_num().max()))
+    return float((mine - other).abs().nan_to_num().max()) / scale
+
+
+def common_factor(sides: tuple[Tensor, Tensor], tolerance: float) -> float | None:
+    """The number that one side is everywhere so many times the other, if there is one."""
+    mine, other = sides
+    there = other.abs() > 1e-12
+    if not bool(there.any()) or bool((mine[~there].abs() > 1e-12).any()):
+        return None
+    ratios = mine[there] / other[there]
+    return float(ratios.mean()) if float((ratios - ratios.mean()).abs().max()) <= tolerance * float(ratios.abs().max()) else None
+
+
+def side_of_clip(advantage: float, ratio: float, ends: tuple[float, float]) -> str:
+    """A sign of the advantage and a side of the clip, as they are printed."""
+    sign = "0" if advantage == 0 else "positive" if advantage > 0 else "negative"
+    side = (
+        f"below the clip's {ends[0]:g}"
+        if ratio < ends[0]
+        else f"above the clip's {ends[1]:g}"
+        if ratio > ends[1]
+        else "within the clip"
+    )
+    return f"{sign} advantage, ratio {side}"
+
+
+def ends_of_clip(*owners: Any) -> tuple[float, float]:
+    """Of the first loss within that names its ends."""
+    for owner in owners:
+        for _, loss in losses_of(owner):
+            if isinstance(loss, PolicyGradientLoss) and loss.clip_ends() is not None:
+                return loss.clip_ends() or ENDS
+    return ENDS
+
+
+def numbers(values: Tensor) -> str:
+    """Rounded to four places, a row of a matrix a list."""
+    return str([[round(value, 4) for value in row] for row in values.reshape(len(values), -1).tolist()])

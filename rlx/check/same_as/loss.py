@@ -1,0 +1,178 @@
+"""Two losses, on batches of one token, of a few, and on random ones, all in float64.
+
+Dimensions: B rows, P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.check.law.loss import Case, case_of
+from rlx.check.same_as.comparison import EXACT, Comparison, common_factor, ends_of_clip, numbers, relative_gap, side_of_clip
+from rlx.errors import ConfigError
+from rlx.loss.base import Loss
+from rlx.loss.policy_gradient.base import PolicyGradientLoss
+from rlx.loss.preference.base import PreferenceLoss
+from rlx.seeding import Stream
+
+LOG_RATIOS = (0.0, 0.05, -0.05, 0.15, -0.15, 0.25, -0.25, 0.6, -0.6, 1.5, -1.5, 3.0, -3.0)  # nats a token
+GAPS = (0.5, -0.5, 0.0)  # nats a token between policy and reference
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A small batch with what both sides say of it: the loss of each row [B], and the gradients at its leaves, side by side."""
+
+    case: Case
+    rows: tuple[Tensor, Tensor]
+    gradients: tuple[Tensor, Tensor]
+
+    @property
+    def off(self) -> float:
+        """The larger of both differences."""
+        return max(relative_gap(*self.rows), relative_gap(*self.gradients))
+
+
+def losses(mine: Loss, other: Loss, *, name: str) -> Comparison:
+    bases = (PreferenceLoss, PolicyGradientLoss)
+    if not any(isinstance(mine, base) and isinstance(other, base) for base in bases):
+        kinds = f"{type(mine).__name__} and {type(other).__name__}"
+        raise ConfigError(f"same_as: {kinds} are not both losses of preferences, or both of policy gradients")
+    worst, count = 0.0, 0
+    differing: list[_Point] = []
+    agreeing: list[_Point] = []
+    for case in _cases(mine, other):
+        point = _point(case, mine, other)
+        count += 1
+        worst = max(worst, point.off)
+        (differing if point.off > EXACT else agreeing).append(point)
+    tried = f"{count} batches of random and chosen tensors, from one token up"
+    if not differing:
+        return Comparison(True, tried, worst)
+    point = differing[0]  # they come in order of size
+    what, (ours, theirs) = ("gradient", point.gradients) if relative_gap(*point.rows) <= EXACT else ("loss", point.rows)
+    sides = _sides([*differing, *agreeing])
+    factor = common_factor(_joined(sides), EXACT)
+    place = int((ours - theirs).abs().flatten().nan_to_num(float("inf")).argmax())
+    first = f"the {what} is {float(ours.flatten()[place]):.6g}, that of {name} {float(theirs.flatten()[place]):.6g}"
+    if factor is not None:
+        first += f": {factor:.6g} times as much everywhere"
+    regions = [_region(each, mine, other) for each in differing], [_region(each, mine, other) for each in agreeing]
+    alike = sorted(set(regions[1]) - set(regions[0]) - {""})
+    return Comparison(
+        False,
+        tried,
+        worst,
+        first=first,
+        where=_region(point, mine, other) or f"{len(point.case)} rows",
+        example=_shown(point.case),
+        equal="; ".join(alike),
+    )
+
+
+def _joined(sides: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([ours.flatten() for ours, _ in sides]), torch.cat([theirs.flatten() for _, theirs in sides])
+
+
+def _sides(points: Sequence[_Point]) -> list[tuple[Tensor, Tensor]]:
+    return [pair for point in points for pair in (point.rows, point.gradients)]
+
+
+def _point(case: Case, mine: Loss, other: Loss) -> _Point:
+    rows, gradients = [], []
+    for loss, each in ((mine, case), (other, case_of(other))):
+        own = replace(each, loss=loss, tensors=case.tensors)
+        values = own.weights * own.evaluate(own.tensors).detach()
+        rows.append(values.reshape(len(values), -1).sum(dim=1))
+        found = own.gradients()[1]
+        gradients.append(torch.cat([found[name].flatten() for name in case.leaves if name in found]))
+    return _Point(case, (rows[0], rows[1]), (gradients[0], gradients[1]))
+
+
+def _cases(mine: Loss, other: Loss) -> Iterator[Case]:
+    """Batches for both, the smallest first."""
+    wide = _all_tensors(mine, other)
+    if isinstance(mine, PolicyGradientLoss):
+        yield from _one_token(wide)
+        for lengths in ((2,), (1, 2), (3, 1)):
+            for seed in range(6):
+                yield _few_tokens(wide, lengths, seed)
+    else:
+        for tokens, seed, spread in itertools.product((1, 2, 3), range(4), (0.0, 0.3, 2.0)):
+            case = _all_tensors(mine, other, rows=4, tokens=tokens, seed=seed, spread=spread)
+            for row in (1, 2, 0):  # in the first of them no side is empty
+                yield replace(case, tensors={name: _rounded(tensor)[row : row + 1] for name, tensor in case.tensors.items()})
+    for seed, spread in itertools.product(range(6), (0.0, 0.05, 0.5, 2.0)):
+        yield _all_tensors(mine, other, seed=seed, spread=spread)
+
+
+def _all_tensors(mine: Loss, other: Loss, **settings: Any) -> Case:
+    """A batch with the tensors that either of them reads."""
+    cases = [case_of(loss, **settings) for loss in (mine, other)]
+    leaves = tuple(dict.fromkeys((*cases[0].leaves, *cases[1].leaves)))
+    return replace(cases[0], tensors={**cases[1].tensors, **cases[0].tensors}, leaves=leaves)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return (tensor * 10).round() / 10 if tensor.is_floating_point() else tensor
+
+
+def _one_token(case: Case) -> Iterator[Case]:
+    """One completion of one token: every side of a clip, either sign of the advantage, on either side of the reference."""
+    for gap, advantage, log_ratio in itertools.product(GAPS, (1.0, -1.0), LOG_RATIOS):
+        yield _of_numbers(case, [[log_ratio]], [advantage], gap)
+
+
+def _few_tokens(case: Case, lengths: Sequence[int], seed: int) -> Case:
+    rng = Stream(seed, ("same_as", *lengths)).numpy()
+    ratios = [[round(float(value), 1) for value in rng.normal(0, 0.5, length)] for length in lengths]
+    return _of_numbers(case, ratios, [round(float(value), 1) for value in rng.normal(0, 1, len(lengths))], 0.3)
+
+
+def _of_numbers(case: Case, log_ratios: list[list[float]], advantages: list[float], gap: float) -> Case:
+    width = max(map(len, log_ratios))
+    mask = torch.tensor([[place < len(row) for place in range(width)] for row in log_ratios])
+    moved = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in log_ratios], dtype=torch.float64)
+    own = torch.where(mask, torch.full(mask.shape, -3.5, dtype=torch.float64), 0.0)
+    before = own - moved
+    tensors = {
+        "token_logprobs": own,
+        "completion_mask": mask,
+        "sampling_logprobs": before,
+        "proximal_logprobs": before,
+        "reference_logprobs": torch.where(mask, own - gap, 0.0),
+        "entropy": torch.where(mask, 0.7, 0.0).double(),
+        "vocabulary_kl": torch.where(mask, 0.3, 0.0).double(),
+        "advantages": torch.tensor(advantages, dtype=torch.float64),
+    }
+    return replace(case, tensors=tensors)
+
+
+def _region(point: _Point, mine: Loss, other: Loss) -> str:
+    """Sign of the advantage and side of the clip of a batch of one token; the sign of the margin of one pair."""
+    tensors = point.case.tensors
+    if "advantages" in tensors:
+        if tensors["token_logprobs"].numel() != 1:
+            return ""
+        ratio = float((tensors["token_logprobs"] - tensors["sampling_logprobs"]).exp())
+        return side_of_clip(float(tensors["advantages"]), ratio, ends_of_clip(mine, other))
+    if len(point.case) != 1:
+        return ""
+    sums = {name: float(tensors[f"{name}.chosen"].sum() - tensors[f"{name}.rejected"].sum()) for name in ("policy", "reference")}
+    margin = sums["policy"] - sums["reference"]
+    lengths = [int(tensors[f"policy.{side}_mask"].sum()) for side in ("chosen", "rejected")]
+    sign = "0" if abs(margin) < 1e-9 else "above 0" if margin > 0 else "below 0"
+    return f"margin {sign}, lengths {'equal' if lengths[0] == lengths[1] else 'unequal'}"
+
+
+def _shown(case: Case) -> str:
+    """The tensors of a small batch."""
+    pairs = ("policy.chosen", "policy.rejected", "reference.chosen", "reference.rejected")
+    rollouts = ("token_logprobs", "sampling_logprobs", "reference_logprobs", "advantages")
+    return ", ".join(f"{name} {numbers(case.tensors[name])}" for name in (pairs if "policy.chosen" in case.tensors else rollouts))
