@@ -37,6 +37,11 @@ class Recorded(Protocol):
     def directory(self) -> Path: ...
 
 
+def recorded_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`: it describes a run, not a request."""
+    return {**plain(cfg), "resume": None, "rerun": None, "allow_changed": []}
+
+
 def asked_run(cfg: DictConfig) -> Path:
     """The directory of the run that `resume` or `rerun` names."""
     verb = "resume" if cfg.resume is not None else "rerun"

@@ -44,6 +44,8 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
     """The directory that `resume=` names, if it is a sweep's."""
     for override in overrides:
         key, _, value = override.partition("=")
+        if key == "resume" and value == "auto":
+            raise ConfigError("a sweep goes on by itself when its command is given again; leave out resume=auto, or leave out -m")
         if key == "resume" and value not in ("", "null"):
             place = follow_latest(Path(value.strip("'\"")).expanduser())
             place = place.parent if place.name == PLAN else place

@@ -14,6 +14,7 @@ import torch
 import transformers
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
 from rlx.optimizer.step import Optimizer
@@ -262,13 +263,6 @@ def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path |
 def reproducible(line: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics without times and memory."""
     return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
-
-
-def recorded_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`: it describes a run, not a request."""
-    config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)
-    return {**{str(key): value for key, value in config.items()}, "resume": None, "rerun": None, "allow_changed": []}
 
 
 def _loggers(cfg: DictConfig) -> dict[str, Any]:

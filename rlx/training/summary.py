@@ -120,7 +120,10 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
 def next_commands(record: RunRecord) -> list[str]:
     """Commands to try after a run: the same with five seeds, and where to look at the results."""
     own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
+    if record.resumed:  # perhaps with more steps than it began with
+        own = (*own, "num_steps=", "allow_changed=")
     chosen = [override for override in record.overrides if not override.startswith(own)]
+    chosen += [f"num_steps={record.config['num_steps']}"] if record.resumed else []
     output_dir = str(record.config["output_dir"])
     commands = [shlex.join(["rlx", "-m", *folder_words(record.command), *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
     if output_dir != "outputs":

@@ -91,3 +91,32 @@ def test_every_verb_trusts_the_same_classes(rlx_run, lab, capfd, verb):
     new_process()
     assert main(command) == 2
     assert "printed_reward.short" in capfd.readouterr().err
+
+
+def test_the_same_command_goes_on_with_its_own_run(rlx_run, lab, monkeypatch):
+    command = ["loss=printed_loss.squared", "resume=auto", "seed=3"]
+    code, whole, _ = rlx_run(*command[:1], "seed=3", "output_dir=whole")
+    assert code == 0
+    new_process()
+    monkeypatch.setenv("STOP", "1")
+    code, run, _ = rlx_run(*command)
+    assert code == 75
+    monkeypatch.delenv("STOP")
+    new_process()
+    code, same, said = rlx_run(*command, "checkpoint.every=3")  # what changes no number may differ
+    assert (code, same) == (0, run), said
+    assert "resumed at step 3 of 6" in said
+    whole = next((lab / "whole" / "train").glob("2*"))
+    assert reproducible(run) == reproducible(whole)
+    assert "'seed=range(0,5)'" in said
+    new_process()
+    code, same, said = rlx_run(*command)
+    assert (code, same) == (0, run)
+    assert "completed, score" in said
+    _, other, _ = rlx_run(*command[:2], "seed=4")
+    assert other != run
+
+
+def test_a_sweep_needs_no_auto(rlx_run, lab, capfd):
+    assert main(["-m", "resume=auto", "seed=0,1"]) == 2
+    assert "goes on by itself" in capfd.readouterr().err

@@ -36,14 +36,17 @@ def test_the_commands_to_try_next_can_be_pasted_into_a_shell(monkeypatch, tmp_pa
     overrides = ["algorithm=dpo", "seed=3", "task.path='a b.jsonl'", "resume=x"]
     config = {"output_dir": "my runs", "logger": {"tensorboard": {}}}
     command = ["rlx", "--config-dir", "my conf", "hydra.searchpath=[file:///x]", *overrides]
-    record = SimpleNamespace(overrides=overrides, config=config, command=command)
+    record = SimpleNamespace(overrides=overrides, config=config, command=command, resumed=())
     sweep, runs, board = (shlex.split(command) for command in next_commands(record))
     assert sweep[:5] == ["rlx", "-m", "--config-dir", "my conf", "hydra.searchpath=[file:///x]"]
     assert sweep[5:] == ["algorithm=dpo", "task.path='a b.jsonl'", "seed=range(0,5)"]
     assert runs == ["rlx", "runs", "my runs", "sort=-score"]
     assert board == ["tensorboard", "--logdir", "my runs"]
-    record = SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}, command=["rlx"])
+    record = SimpleNamespace(overrides=[], config={"output_dir": "outputs", "logger": {}}, command=["rlx"], resumed=())
     assert len(next_commands(record)) == 2
+    config = {"output_dir": "outputs", "logger": {}, "num_steps": 80}
+    record = SimpleNamespace(overrides=["num_steps=40"], config=config, command=["rlx"], resumed=[{"step": 40}])
+    assert next_commands(record)[0] == "rlx -m num_steps=80 'seed=range(0,5)'"
 
 
 def test_pairs_that_were_dropped_are_counted_on_both_sides_of_the_split():

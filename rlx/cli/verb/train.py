@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlx.config.schema import RunConfig
+from rlx.errors import DataError
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA = RunConfig
+AUTO = "auto"  # of resume: the run of this very command, if it has begun one
 
 
 def narrow(composed: Composed) -> Composed:
@@ -24,10 +27,31 @@ def narrow(composed: Composed) -> Composed:
 
     if composed.config.resume is None and composed.config.rerun is None:
         return composed
+    if composed.config.resume == AUTO and composed.config.rerun is None:
+        return _with_own_run(composed)
     record, verb = read_run(asked_run(composed.config)), "rerun" if composed.config.resume is None else "resume"
     composed = replace(composed, allowed=composed.allowed | trusted_targets(record))
     require_named(record, composed.allowed, verb)
     return continued(composed, record, again=again(record, verb))
+
+
+def _with_own_run(composed: Composed) -> Composed:
+    """The same command with the directory of the run of it that is to be gone on with; without one it begins a run.
+
+    Its config is the recorded one, but for what may differ in a run that goes on: places, loggers, checkpoints.
+    """
+    from rlx.config.recorded import recorded_config
+    from rlx.record.unfinished import own_run
+
+    cfg = composed.config.copy()
+    values = recorded_config(cfg)
+    record = own_run(values, output_dir=Path(values["output_dir"]).expanduser(), directory=composed.directory)
+    if record is None:
+        cfg.resume = None
+        return replace(composed, config=cfg)
+    cfg.resume = str(record.directory)
+    state = {"completed": str(record.directory)} if record.status == "completed" else {}
+    return replace(composed, config=cfg, directory=record.directory, values={**composed.values, **state})
 
 
 def run(composed: Composed) -> int:
@@ -48,7 +72,9 @@ def run(composed: Composed) -> int:
 
 
 def trained(composed: Composed) -> AlgorithmResult:
-    """The result of the run."""
+    """The result of the run; of the completed one where `resume=auto` has found one."""
+    if "completed" in composed.values:
+        return _completed(Path(composed.values["completed"]))
     from rlx.training.run import train
 
     return train(
@@ -58,3 +84,17 @@ def trained(composed: Composed) -> AlgorithmResult:
         overrides=list(composed.overrides),
         directory=composed.directory,
     )
+
+
+def _completed(run: Path) -> AlgorithmResult:
+    """The result of a run that has nothing left to do."""
+    from rlx.record.files import relative
+    from rlx.record.run import read_run
+
+    result = read_run(run).result
+    if result is None:
+        raise DataError(f"{run} says completed and has no result; the record was damaged")
+    score = result.performance_metrics.get("eval/score")
+    shown = "" if score is None else f", score {score:.4g}"
+    print(f"{relative(run)} is this command's run and completed{shown}; nothing is left to do", flush=True)
+    return result

@@ -1,0 +1,52 @@
+"""The run that a command has begun already: found by the hash of its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import ConfigError, DataError
+from rlx.record.files import relative
+from rlx.record.provenance import config_hash
+from rlx.record.run import RunRecord, read_run
+from rlx.record.sources import sources
+
+
+def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | None = None) -> RunRecord | None:
+    """The newest run of this config that is completed, or has a checkpoint to go on from; None where there is none.
+
+    config: resolved, as a run records it. output_dir: its runs are those in output_dir/train. directory: the only place to look
+    in, where the caller chose one. Raises ConfigError where another process is making that run.
+    """
+    digest = config_hash(config, sources(config))
+    places = [directory] if directory is not None else _directories(output_dir / "train", digest)
+    found = [record for place in places if (record := _read(place)) is not None and record.config_hash == digest]
+    for record in sorted(found, key=lambda record: record.started, reverse=True):
+        if record.status == "running":
+            writer = f"process {record.process.get('pid')} on {record.process.get('host')}"
+            raise ConfigError(
+                f"resume=auto: {relative(record.directory)} is the run of this command, and {writer} is making it; "
+                "wait for it, or stop it first"
+            )
+        if record.status == "completed" or any((record.directory / "checkpoint").glob("step_[0-9]*")):
+            return record
+    return None
+
+
+def _directories(shelf: Path, digest: str) -> Iterator[Path]:
+    """The directories whose run.json has the hash in its text: thousands are searched, and few are read as records."""
+    for file in shelf.glob("*/run.json"):
+        try:
+            holds = digest.encode() in file.read_bytes()
+        except OSError:
+            continue  # another process may remove a run meanwhile
+        if holds and not file.parent.is_symlink():
+            yield file.parent
+
+
+def _read(place: Path) -> RunRecord | None:
+    try:
+        return read_run(place)
+    except DataError:  # no run there, or a damaged one: `rlx runs` names it
+        return None
