@@ -119,7 +119,7 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
 
 def next_commands(record: RunRecord) -> list[str]:
     """Commands to try after a run: the same with five seeds, and where to look at the results."""
-    own = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
+    own: tuple[str, ...] = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
     if record.resumed:  # perhaps with more steps than it began with
         own = (*own, "num_steps=", "allow_changed=")
     chosen = [override for override in record.overrides if not override.startswith(own)]

@@ -50,6 +50,10 @@ def run(composed: Composed) -> int:
     """0 if every law holds, 1 if one is broken."""
     named = composed.named("algorithm", "loss")
     if not named:
+        if composed.config.laws is not None:
+            raise ConfigError(
+                f"laws={composed.config.laws} of what? name an algorithm or a loss: rlx check algorithm=custom_dpo laws=[split]"
+            )
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
@@ -114,11 +118,14 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
         verdicts.append(verdict.as_dict())
         if not cfg.json:
             print("\n".join(law_lines(verdicts[-1])), flush=True)
-    seconds = time.monotonic() - start
     failed = any(verdict["status"] == "failed" for verdict in verdicts)
+    notes = [] if failed or "hyperparameters" not in wanted else task_notes(subject)
+    seconds = time.monotonic() - start
     if cfg.json:
-        print(json.dumps({"subject": name, "passed": not failed, "seconds": round(seconds, 3), "laws": verdicts}, indent=2))
+        values = {"subject": name, "passed": not failed, "seconds": round(seconds, 3), "laws": verdicts, "notes": notes}
+        print(json.dumps(values, indent=2))
     else:
+        print("".join(f"warning {note}\n" for note in notes), end="")
         print(summary_line(name, verdicts, seconds))
     return int(failed)
 
@@ -149,6 +156,23 @@ def compared(composed: Composed, subject: Subject) -> int:
     else:
         print("\n".join(comparison_lines(named, name, found.as_dict())))
     return int(not found.same)
+
+
+def task_notes(subject: Subject) -> list[str]:
+    """Hyperparameters that are alive on made-up numbers and dead on the task's rows, in a sentence each."""
+    import warnings
+
+    from rlx.check.task_effect import idle_keys
+    from rlx.check.variant import small
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names = idle_keys(subject.with_algorithm(small(subject.algorithm)))
+    return [
+        f"{name} changes nothing on the rows of task {subject.task.name} that were tried, though it does on made-up numbers: a "
+        "sweep of it there compares identical runs; try a task where what it acts on occurs"
+        for name in names
+    ]
 
 
 def doctor(cfg: DictConfig) -> int:
