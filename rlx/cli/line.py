@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import MutableMapping, Sequence
@@ -269,7 +270,19 @@ def quote_override(override: str, *, multirun: bool = False) -> str:
 def _stands_for_itself(value: str) -> bool:
     """Empty, null, a list or in quotes already."""
     is_quoted = len(value) >= 2 and value[0] in "'\"" and value[-1] == value[0]
-    return value in ("", "null") or is_quoted or (value.startswith("[") and value.endswith("]"))
+    is_list = value.startswith("[") and value.endswith("]") and not _holds_messages(value)
+    return value in ("", "null") or is_quoted or is_list
+
+
+def _holds_messages(value: str) -> bool:
+    """JSON of chat messages, which Hydra's own lists and mappings cannot hold."""
+    if not value.startswith(("[{", "[[{")):
+        return False
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def is_plain(value: str) -> bool:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
 from rlx.experiment import torch_device
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Text
+from rlx.task.messages import as_text
 from rlx.workbench.choice import PolicyChoice
 
 LONGEST = 128  # tokens, where neither the rollout nor a task says
@@ -42,8 +45,8 @@ class Completion:
         return {"prompt": prompt, "completion": self.text, **fields, **({} if self.reward is None else {"reward": self.reward})}
 
 
-def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice) -> list[list[Completion]]:
-    """For each prompt its completions, as the config says."""
+def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str], None]) -> list[list[Completion]]:
+    """For each prompt its completions, as the config says. note: is told what a reader must know of how they were made."""
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     given = texts_of(cfg.prompt)
@@ -53,13 +56,19 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice) -> list[list[Comple
         raise ConfigError('there is no prompt; give one: prompt="12+34="')
     sampler = configured_sampler(cfg, choice)
     policy = choice.load().to(torch_device(cfg.device))
+    if given is not None and speaks_chat(cfg.chat, choice, policy):
+        if any(isinstance(prompt.text, str) for prompt in prompts):
+            note(f"a text is a user's message to {policy.name}, in its chat template; chat=false sends it as it is")
+        prompts = [Prompt(as_message(prompt.text)) for prompt in prompts]
+    foreign = choice.record is None and cfg.task is None and given is not None  # no task says how long answers are
+    longest = LONGEST if foreign else choice.nodes["task"].get("max_new_tokens", LONGEST)
     rollout = sampler.sample(
         policy,
         [policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
         prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others
-        max_new_tokens=choice.nodes["task"].get("max_new_tokens", LONGEST),
+        max_new_tokens=longest,
         greedy=cfg.greedy,
     )
     logprobs = logprobs_of(policy, rollout)
@@ -74,14 +83,45 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice) -> list[list[Comple
 
 
 def texts_of(prompt: Any) -> list[Text] | None:
-    """The prompts of the config: one text, a list of texts, or None."""
+    """The prompts of the config: one or a list of texts or of conversations, which may be JSON; None without any.
+
+    A conversation is a list of messages, {"role": ..., "content": ...}. Raises ConfigError for anything else.
+    """
     if prompt is None:
         return None
-    values = OmegaConf.to_container(prompt) if OmegaConf.is_list(prompt) else [prompt]
-    assert isinstance(values, list)
-    if not all(isinstance(value, (str, int, float)) for value in values):
-        raise ConfigError(f"prompt={values}: give a text, or a list of texts")
-    return [str(value) for value in values]
+    values = OmegaConf.to_container(prompt) if OmegaConf.is_config(prompt) else prompt
+    if isinstance(values, str) and values.startswith(("{", "[{", "[[{")):
+        with contextlib.suppress(ValueError, RecursionError):  # a text may begin so
+            values = json.loads(values)
+    if not isinstance(values, list) or (values and all(isinstance(value, dict) for value in values)):
+        values = [values]
+    return [_prompt(value) for value in values]
+
+
+def _prompt(value: Any) -> Text:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    try:
+        return as_text(value, place="prompt=", key="prompt")
+    except DataError as error:
+        raise ConfigError(f'{error}; in a shell: prompt=\'[{{"role": "user", "content": "Hi"}}]\'') from error
+
+
+def speaks_chat(asked: bool | None, choice: PolicyChoice, policy: Policy) -> bool:
+    """Whether a text is sent as a user's message: as asked, else where the policy has a chat template and a run's task chats."""
+    if asked is not None:
+        return asked
+    if policy.tokenizer.chat_template is None:
+        return False
+    if choice.record is None:
+        return True
+    prompts = choice.make("task").held_out_prompts()
+    return bool(prompts) and not isinstance(prompts[0].text, str)
+
+
+def as_message(text: Text) -> Text:
+    """A text as the message of a user; a conversation stays."""
+    return ({"role": "user", "content": text},) if isinstance(text, str) else text
 
 
 def configured_sampler(cfg: DictConfig, choice: PolicyChoice) -> Sampler:

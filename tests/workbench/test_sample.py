@@ -82,3 +82,57 @@ def test_what_cannot_be_sampled_is_said(sample, arguments, words):
     assert code == 2
     assert words in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """A policy with a chat template, which is no run's: overrides that choose it."""
+    (tmp_path / "chat.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    policy = rlx.load("policy", "tiny")
+    policy.model.save_pretrained(tmp_path / "model")
+    policy.tokenizer.save_pretrained(tmp_path / "model")
+    return ["policy=pretrained", f"policy.path={tmp_path / 'model'}", f"policy.chat_template={tmp_path / 'chat.jinja'}"]
+
+
+def test_a_chat_model_is_sent_messages(chat, capfd):
+    def sampled(*arguments):
+        assert main(["sample", *chat, "num_samples=1", "format=json", "seed=3", *arguments]) == 0, capfd.readouterr().err
+        printed, said = capfd.readouterr()
+        return [json.loads(line) for line in printed.splitlines()], said
+
+    (row,), said = sampled("prompt=1+1")
+    message = {"role": "user", "content": "1+1"}
+    assert row["prompt"] == [message]
+    assert said.count("chat=false sends it as it is") == 1
+    (same,), said = sampled(f"prompt={json.dumps([message])}")
+    assert (same["completion"], said) == (row["completion"], "")
+    (plain,), said = sampled("prompt=1+1", "chat=false")
+    assert (plain["prompt"], said) == ("1+1", "")
+    rows, _ = sampled(f"prompt={json.dumps([[message], [{**message, 'content': '2+2'}]])}")
+    assert [row["prompt"][0]["content"] for row in rows] == ["1+1", "2+2"]
+
+
+def test_a_model_of_no_run_is_not_cut_at_the_length_of_another_tasks_answers(chat, capfd):
+    assert main(["sample", *chat, "prompt=1+1", "chat=false", "num_samples=8", "temperature=50", "format=json"]) == 0
+    assert max(json.loads(line)["num_tokens"] for line in capfd.readouterr().out.splitlines()) > 8
+
+
+def test_messages_that_are_none_are_refused_with_an_example(sample):
+    code, said = sample('prompt=[{"role": "user"}]')
+    assert code == 2
+    assert 'prompt=\'[{"role": "user"' in said
+
+
+def test_a_place_that_a_record_names_is_given_again_to_this_verb(sample, tmp_path):
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(trained_run(), run)
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["policy"]["unpacked_dir"] = "/elsewhere"
+    (run / "run.json").write_text(json.dumps(record))
+    code, said = sample("prompt=1+1=", subject=run)
+    assert code == 2
+    assert f"give it again: rlx sample {run.relative_to(tmp_path)} policy.unpacked_dir=/elsewhere" in said

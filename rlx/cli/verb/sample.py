@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ class SampleConfig:
     run: str | None = MISSING
     checkpoint: Any = MISSING
     prompt: Any = MISSING
+    chat: bool | None = MISSING
     num_prompts: int = at_least(1)
     num_samples: int = at_least(1)
     greedy: bool = MISSING
@@ -54,7 +56,8 @@ def run(composed: Composed) -> int:
     from rlx.workbench.sample import sample_checkpoint
 
     cfg = composed.config
-    groups = sample_checkpoint(cfg, choose_policy(cfg, verb="sample", allowed=composed.allowed))
+    choice = choose_policy(cfg, verb="sample", allowed=composed.allowed)
+    groups = sample_checkpoint(cfg, choice, lambda text: print(f"note: {text}", file=sys.stderr, flush=True))
     if cfg.format == "json":
         print("\n".join(json.dumps(item.to_dict(), ensure_ascii=False) for group in groups for item in group))
     else:
