@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, with_arguments
 from rlx.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ PLAIN_CHAT = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
 
@@ -63,12 +64,14 @@ class ChatTemplate:
 
     tokenizer: a transformers tokenizer. variables: further variables of the template (enable_thinking, say).
     ends: the texts of the tokens that end generation; turn_end: the one that the template closes an answer with.
+    special: the texts of all special tokens.
     """
 
     tokenizer: Any
     variables: Mapping[str, Any]
     ends: tuple[str, ...] = ()
     turn_end: str = ""
+    special: tuple[str, ...] = ()
 
     def source(self, tools: Sequence[Any] = ()) -> str:
         """The Jinja template that a conversation with these tools goes through."""
@@ -96,6 +99,12 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and where the template marks generation."""
+        messages = [self._with_arguments(message) for message in messages]
+        return self._as_given(messages, tools, opens=opens, continues=continues, marked=marked)
+
+    def _as_given(
+        self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
         conversations: list[Any] = [list(messages)]
         try:
             rendered: Any = render_jinja_template(
@@ -111,6 +120,29 @@ class ChatTemplate:
             raise UnsafeExampleError("template", str(error)) from error
         texts, marks = rendered
         return str(texts[0]), list(marks[0]) if marked else []
+
+    def _with_arguments(self, message: Message) -> Message:
+        """The message with the arguments of its calls in the form that the template writes as one JSON object."""
+        calls = message.get("tool_calls")
+        if not isinstance(calls, (list, tuple)) or self._arguments is None:
+            return message
+        return {**message, "tool_calls": [with_arguments(call, as_text=self._arguments == "text") for call in calls]}
+
+    @cached_property
+    def _arguments(self) -> str | None:
+        """The one form, "object" or "text", in which the template writes arguments right; None where it writes both, or none.
+
+        Some write their JSON text as a string in quotes, others refuse an object.
+        """
+        right = []
+        for form, arguments in (("object", {"rlx_key": "rlx"}), ("text", '{"rlx_key": "rlx"}')):
+            call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
+            messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
+            with suppress(UnsafeExampleError):
+                written = self._as_given(messages, (), opens=False, continues=False, marked=False)[0]
+                if "rlx_key" in written and '\\"rlx_key' not in written:
+                    right.append(form)
+        return right[0] if len(right) == 1 else None
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The prompt as sampling sees it: an answer is opened, or the assistant's unfinished last message is continued."""
@@ -144,6 +176,7 @@ class ChatTemplate:
 
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
+        remarks |= self._altered((*messages, *answer))
         last = max((place for place, message in enumerate(answer, start=1) if message.get("role") == "assistant"), default=0)
         if last == 0:
             raise UnsafeExampleError("no_answer")
@@ -175,6 +208,8 @@ class ChatTemplate:
         for begin, end in spans:
             stop = self._first_end(whole, begin)
             closed = (stop is not None and stop <= end) or any(whole.startswith(mark, end) for mark in self.ends)
+            if closed and stop is not None and whole[stop:end].strip():
+                remarks.add("ended_early")
             turns.append((begin, stop if closed and stop is not None else end))
         return Written(whole, len(opening), tuple(turns), closed, frozenset(remarks))
 
@@ -195,19 +230,22 @@ class ChatTemplate:
         """
         spans: list[tuple[int, int]] = []
         closed, places = False, list(own)
-        for place, message in own.items():
+        for place, given in own.items():
+            message, continues = self._until_end(given), turns[place] is not given
+            if self._goes_on(content_of(given)):
+                remarks.add("ended_early")
             at_once = answers_at_once and place == places[0]
             before = opening if at_once else self.render(turns[:place], tools, opens=True)
             is_last = place == places[-1]
             if not whole.startswith(before) or (not spans and not whole.startswith(opening)):
                 if len(places) > 1 or not at_once:
                     raise UnsafeExampleError("rewrites")
-                return self._as_it_stands(message, before, remarks)
+                return self._as_it_stands(message, before, remarks, continues=continues)
             alone = whole if is_last else self.render(turns[: place + 1], tools)
             end, closed = self._end_of_turn(whole, alone, len(before), is_last=is_last)
             said = whole[len(before) : end]
             if is_last and len(places) == 1 and at_once and self._writable(message, before) and loses(message, said):
-                return self._as_it_stands(message, before, remarks)
+                return self._as_it_stands(message, before, remarks, continues=continues)
             if not is_last:
                 self._require_same(message, said, alone, len(before))
             remarks |= dropped(message, said)
@@ -235,6 +273,30 @@ class ChatTemplate:
         found = [(place, place + len(end)) for end in self.ends if (place := text.find(end, begin)) >= 0]
         return min(found)[1] if found else None
 
+    def _goes_on(self, content: str) -> bool:
+        """Whether a message has words after a token that ends generation."""
+        end = self._first_end(content, 0)
+        return end is not None and bool(content[end:].strip())
+
+    def _until_end(self, message: Message) -> Message:
+        """The message with its content as far as the first token that ends generation."""
+        end = self._first_end(content_of(message), 0)
+        return message if end is None else {**message, "content": content_of(message)[:end]}
+
+    def _altered(self, messages: Sequence[Message]) -> set[str]:
+        """The remarks on messages that are not written, or not read, as they stand."""
+        found = set()
+        if self._special.search("\n".join(content_of(message) for message in messages if message.get("role") != "assistant")):
+            found.add("special_text")
+        if any(self._with_arguments(message) != message for message in messages):
+            found.add("arguments")
+        return found
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """What the tokenizer reads as special tokens."""
+        return re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)")
+
     def _require_same(self, message: Message, said: str, alone: str, begin: int) -> None:
         """Refuse an earlier turn that stands in the whole otherwise than it was generated, an empty reasoning block apart."""
         end = self._first_end(alone, begin)
@@ -257,8 +319,12 @@ class ChatTemplate:
     def _knows_reasoning(self, before: str) -> bool:
         return bool(_OPENS_REASONING.search(before)) or "</think>" in self.source()
 
-    def _as_it_stands(self, message: Message, before: str, remarks: set[str]) -> Written:
-        """The answer as the data has it after the prompt, where the template would leave some of it out."""
+    def _as_it_stands(self, message: Message, before: str, remarks: set[str], *, continues: bool) -> Written:
+        """The answer as the data has it after the prompt, where the template would leave some of it out.
+
+        An answer without reasoning after a prompt that opens it gets an empty reasoning, which is what would be generated
+        before it. continues: the prompt ends with words of the data, which the answer continues as it is.
+        """
         if message.get("tool_calls"):
             raise UnsafeExampleError("rewrites")
         own, reasoning = content_of(message), field_reasoning(message)
@@ -269,8 +335,15 @@ class ChatTemplate:
         opened = _OPENS_REASONING.search(before)
         if opened and own.startswith(f"<{opened[1]}>"):
             own = own[len(opened[1]) + 2 :].lstrip()
-        remarks.add("unclosed" if opened and f"</{opened[1]}>" not in own else "rewritten")
         lead, tail = self._around_answer
+        if not opened or f"</{opened[1]}>" in own:
+            remarks.add("rewritten")
+        elif continues:
+            remarks.add("unclosed")
+        else:
+            remarks.add("no_reasoning")
+            breaks = "\n\n".removeprefix(before[opened.end(1) + 1 :])
+            lead = f"{breaks}</{opened[1]}>\n\n{lead}"
         text = before + lead + own + tail + self.turn_end
         end = self._first_end(text, len(before))
         return Written(
@@ -289,48 +362,3 @@ class ChatTemplate:
         lead, found, rest = turn.partition("rlx_answer")
         tail = rest.partition(self.turn_end)[0] if self.turn_end and self.turn_end in rest else ""
         return (lead, tail) if found and not lead.strip() and not tail.strip() else ("", "")
-
-
-def is_prefilled(messages: Sequence[Message]) -> bool:
-    """Whether a prompt ends in the middle of the assistant's answer, which the completion continues."""
-    return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
-
-
-def joined(begun: Message, rest: Message) -> Message:
-    """An answer and its continuation as one message."""
-    return {**begun, **rest, "content": content_of(begun) + content_of(rest)}
-
-
-def content_of(message: Message) -> str:
-    """The text of a message; empty where there is none."""
-    content = message.get("content")
-    return content if isinstance(content, str) else ""
-
-
-def field_reasoning(message: Message) -> str:
-    """The reasoning that a message has in a field of its own; empty without."""
-    return next((str(message[name]) for name in REASONING if message.get(name)), "")
-
-
-def reasoning_of(message: Message) -> str:
-    """The reasoning of a message, in a field or before `</think>` in its text; empty without."""
-    return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
-
-
-def loses(message: Message, said: str) -> bool:
-    """Whether some of a message's words, in content or reasoning, are not in what the template wrote."""
-    return any(
-        part not in said and _squashed(part) not in _squashed(said) for part in (content_of(message), field_reasoning(message))
-    )
-
-
-def dropped(message: Message, said: str) -> set[str]:
-    """The remarks on what the template left out of a message."""
-    reasoning, written = _squashed(field_reasoning(message)), _squashed(said)
-    found = {"reasoning_dropped"} if reasoning not in written else set()
-    return found | ({"content_dropped"} if _squashed(content_of(message)) not in written else set())
-
-
-def _squashed(text: str) -> str:
-    """Without white space, which templates strip and add."""
-    return "".join(text.split())

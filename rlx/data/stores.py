@@ -31,6 +31,7 @@ from torch import Tensor
 from rlx.data import conversation as conversation_module
 from rlx.data import pair_tokens as pair_tokens_module
 from rlx.data import tokens as tokens_module
+from rlx.data import turns as turns_module
 from rlx.data.pair_tokens import PairTokens
 
 if TYPE_CHECKING:
@@ -205,7 +206,8 @@ def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
 
 @cache
 def _source() -> str:
-    return "".join(inspect.getsource(module) for module in (conversation_module, tokens_module, pair_tokens_module))
+    modules = (turns_module, conversation_module, tokens_module, pair_tokens_module)
+    return "".join(inspect.getsource(module) for module in modules)
 
 
 _PARTS = {"tokens", "lengths", "learned", "remarks", "refused"}

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.data.conversation import REASONING
 from rlx.data.pair_tokens import PairTokens
 from rlx.data.sequences import Sequences
 from rlx.data.stores import TokenStore
 from rlx.data.tokens import REFUSED, TextEncoder
+from rlx.data.turns import REASONING
 from rlx.errors import DataError
 
 if TYPE_CHECKING:

@@ -39,6 +39,12 @@ REMARKS = {
     "content_dropped": "have words that the chat template leaves out; give another template with policy.chat_template=FILE",
     "unclosed": "answer within the reasoning that the prompt opens and never close it; put </think> into them, or set "
     "policy.chat_template_kwargs or policy.chat_template=FILE",
+    "no_reasoning": "answer without reasoning where the prompt opens it; an empty reasoning is learned before the answer. Put "
+    "<think>...</think> into them, or set policy.chat_template=FILE",
+    "special_text": "have text in a prompt or a tool's result that the tokenizer reads as special tokens, as the prompt of "
+    "sampling does; take it out where it is not meant so",
+    "arguments": "have arguments of tool calls in another form than the chat template writes as JSON (text or an object); they "
+    "are learned in the template's form",
     "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
     "results_unseen": "have results of tools that the chat template does not write",
     "trailing": "end with a message that is not the assistant's; it is left out",
@@ -136,7 +142,7 @@ class TextEncoder:
         ends = tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)))
         end = self.turn_end_id if self.turn_end_id is not None else self.tokenizer.eos_token_id
         turn_end = "" if end is None else str(self.tokenizer.convert_ids_to_tokens([end])[0])
-        return replace(self._bare_template, ends=ends, turn_end=turn_end)
+        return replace(self._bare_template, ends=ends, turn_end=turn_end, special=tuple(self._special_tokens))
 
     @property
     def applies_plain_chat(self) -> bool:

@@ -37,11 +37,18 @@ ANSWERS = {
     "gemma3": "1<end_of_turn>",
     "mistral": " 1</s>",
     "phi3": "1<|end|>",
-    "deepseek_r1": "1<｜end▁of▁sentence｜>",
+    "deepseek_r1": "\n</think>\n\n1<｜end▁of▁sentence｜>",
     "qwen2_5": "1<|im_end|>",
     "qwen3": "<think>\n\n</think>\n\n1<|im_end|>",
     "zephyr": "1</s>",
 }
+NO_REASONING = ("<think>\n\n</think>\n\n", "\n</think>\n\n")  # what stands before an answer without reasoning
+
+
+def without_reasoning(answer):
+    return functools.reduce(str.removeprefix, NO_REASONING, answer)
+
+
 USER = {"role": "user", "content": "0+1?"}
 SCHEMA = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}}
 
@@ -147,7 +154,7 @@ def test_a_prompt_that_ends_with_the_assistants_words_is_continued(family):
     made = cut(text, prompt, (assistant("1"),))
     assert made.prompt == sampled(text, prompt, continue_final_message=True)
     assert made.prompt == text.encode_prompt(prompt).tolist()
-    assert made.chosen.strip() == ANSWERS[family].removeprefix("<think>\n\n</think>\n\n").strip()
+    assert made.chosen.strip() == without_reasoning(ANSWERS[family]).strip()
     assert text.tokenizer.decode(made.prompt).endswith(("The answer is", "The answer is "))
 
 
@@ -183,7 +190,12 @@ def test_reasoning_is_learned_whole_after_the_prompt_of_sampling():
         assert r1.tokenizer.decode(made.prompt).endswith("<think>\n")
         assert made.learned == made.chosen == "add one\n</think>\n\n1<｜end▁of▁sentence｜>"
         assert made.remarks == {"rewritten": 1}
-    assert cut(r1, (USER,), (assistant("1"),)).remarks == {"unclosed": 1}
+    # Without reasoning an answer closes first what the prompt opens; words of the data that open it are continued as they are.
+    made = cut(r1, (USER,), (assistant("1"),), (assistant("2"),))
+    assert made.learned == made.chosen == "\n</think>\n\n1<｜end▁of▁sentence｜>"
+    assert made.remarks == {"no_reasoning": 1}
+    begun = cut(r1, (USER, assistant("<think>\n")), (assistant("1"),), (assistant("2"),))
+    assert (begun.chosen, begun.remarks) == ("1<｜end▁of▁sentence｜>", {"unclosed": 1})
     qwen = encoder_of("qwen3")
     for answer in (assistant(THINKING), assistant("1", reasoning_content="add one")):
         made = cut(qwen, (USER,), (answer,))
@@ -313,3 +325,107 @@ def test_a_prompt_whose_last_token_merges_with_the_completion_is_counted():
     assert (text.tokenizer.decode(made.prompt), made.chosen) == ("=", "12<eos>")
     assert made.remarks == {"boundary": 1}
     assert cut(text, "=1", "4", "3").remarks == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_end_of_a_turn_in_the_data_ends_an_answer_and_is_counted(family):
+    text = encoder_of(family)
+    end = ANSWERS[family].rpartition("1")[2].strip()
+    made = cut(text, (USER,), (assistant(f"1 {end} and more"),))
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    assert made.learned == made.chosen == ANSWERS[family].rpartition("1")[0] + f"1 {end}"
+    assert made.remarks.pop("ended_early") == 1
+    assert set(made.remarks) <= {"no_reasoning"}
+    assert "ended_early" not in cut(text, (USER,), (assistant(f"1{end}\n"),)).remarks
+    # In an earlier turn what follows it is context.
+    if family != "deepseek_r1":
+        turns = cut(text, (USER,), (assistant(f"1 {end} and more"), user("Sure?"), assistant("Yes")))
+        assert turns.remarks == {"ended_early": 1}
+        assert "and more" in turns.chosen
+        assert "and more" not in turns.learned
+        assert turns.learned.startswith(without_reasoning(ANSWERS[family]).partition("1")[0] + f"1 {end}")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_that_the_data_spells_in_a_prompt_are_read_as_by_sampling_and_counted(family):
+    text = encoder_of(family)
+    end = ANSWERS[family].rpartition("1")[2].strip()
+    told = user(f"Say {end}")
+    made = cut(text, (told,), (assistant("1"),))
+    assert made.prompt == sampled(text, [told], add_generation_prompt=True)
+    assert made.chosen == ANSWERS[family]
+    assert made.remarks.pop("special_text") == 1
+    later = cut(text, (USER,), (assistant("1"), told, assistant("2")))
+    assert later.dropped == {"rewrites": 1} if family == "deepseek_r1" else later.remarks == {"special_text": 1}
+    assert "special_text" not in cut(text, (user("Say <end>"),), (assistant("1"),)).remarks
+
+
+QUOTING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }} {{ ARGUMENTS }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "changes"),
+    [("c.function.arguments | tojson", "text"), ("'' + c.function.arguments", "object"), ("c.function.arguments", None)],
+    ids=["writes objects", "writes text", "writes whatever it gets"],
+)
+def test_arguments_are_learned_as_one_json_object_whatever_form_the_data_has(written, changes):
+    """A template that writes JSON puts text in quotes; one that joins strings refuses an object."""
+    text = encoder_of("chatml", template=QUOTING.replace("ARGUMENTS", written))
+    for form, arguments in (("object", {"city": "Rome"}), ("text", '{"city": "Rome"}')):
+        made = cut(text, (USER,), (call(arguments, content=""),), (call({"city": "Oslo"}, content=""),))
+        if changes is None and form == "object":
+            assert made.chosen == "weather {'city': 'Rome'}<|im_end|>"  # as the template writes it
+            continue
+        assert made.learned == made.chosen == 'weather {"city": "Rome"}<|im_end|>'
+        assert ("arguments" in made.remarks) == (changes in (form, "object"))  # the rejected side has an object
+    assert cut(text, (USER,), (call("not JSON", content="x"),), (call("no JSON", content=""),)).chosen.startswith("xweather ")
+
+
+HOSTILE = {
+    "white space around": ([user("  q \n\n")], " a \n"),
+    "separators of lines": ([user("a\u2028b\u2029c\x85d")], "x\u2028y"),
+    "beyond ASCII": ([user("é 好 😀")], "Ünï"),
+    "jinja": ([user("{{ 7 * 7 }}{% if x %}")], "{{ messages }}"),
+    "carriage returns": ([user("a\r\nb")], "c\r\nd"),
+    "an empty question": ([user("")], "1"),
+    "tags of reasoning in a question": ([user("what is <think>?")], "a tag"),
+    "an answer like a question": ([user("1")], "1"),
+    "an answer that repeats the prompt": ([user("assistant")], "assistant"),
+    "quotes and backslashes": ([user('"\\n" \'')], "\\n"),
+    "null bytes": ([user("a\x00b")], "c\x00d"),
+    "a history with white space": ([user("a"), assistant(" b \n"), user("c")], "d"),
+    "a history with an empty answer": ([user("a"), assistant(""), user("c")], "d"),
+    "the probe's words": ([user("rlx_probe")], "rlx_probe_answer"),
+    "names": ([{"role": "user", "name": "Ann", "content": "hi"}], "hello"),
+    "tabs": ([user("\t\ta")], "\tb"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hostile_words_are_read_as_by_sampling_and_learned_as_generated(family, case):
+    text = encoder_of(family)
+    prompt, answer = HOSTILE[case]
+    made = cut(text, tuple(prompt), (assistant(answer),))
+    assert made.prompt == sampled(text, prompt, add_generation_prompt=True)
+    assert made.prompt == text.encode_prompt(tuple(prompt)).tolist()
+    assert made.learned == made.chosen
+    assert made.ids[-1] in text.end_ids
+    whole = sampled(text, [*prompt, assistant(answer)])
+    if family == "deepseek_r1":  # its history has no reasoning, which its prompt opens
+        assert made.remarks == {"no_reasoning": 1}
+        assert text.tokenizer.decode(made.ids) == f"{NO_REASONING[1]}{text.tokenizer.decode(whole_answer(text, answer))}"
+        return
+    assert [*made.prompt, *made.ids] == whole[: len(made.prompt) + len(made.ids)]
+    rest = text.tokenizer.decode(whole[len(made.prompt) + len(made.ids) :], skip_special_tokens=True)
+    assert not rest.strip()
+    assert made.remarks == {}
+
+
+def whole_answer(text, answer):
+    ids = text.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return [*ids, text.tokenizer.eos_token_id]

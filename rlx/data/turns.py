@@ -1,0 +1,73 @@
+"""What a message of a conversation says: its text, its reasoning, its calls of tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlx.task.base import Message
+
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
+
+
+def is_prefilled(messages: Sequence[Message]) -> bool:
+    """Whether a prompt ends in the middle of the assistant's answer, which the completion continues."""
+    return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
+
+
+def joined(begun: Message, rest: Message) -> Message:
+    """An answer and its continuation as one message."""
+    return {**begun, **rest, "content": content_of(begun) + content_of(rest)}
+
+
+def with_arguments(call: Any, *, as_text: bool) -> Any:
+    """A call of a tool with its arguments as JSON text, or as an object; unchanged where they are neither."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return call
+    arguments = function.get("arguments")
+    if as_text and isinstance(arguments, Mapping):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif not as_text and isinstance(arguments, str):
+        with suppress(ValueError):
+            known = json.loads(arguments)
+            arguments = known if isinstance(known, dict) else arguments
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def content_of(message: Message) -> str:
+    """The text of a message; empty where there is none."""
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
+
+
+def field_reasoning(message: Message) -> str:
+    """The reasoning that a message has in a field of its own; empty without."""
+    return next((str(message[name]) for name in REASONING if message.get(name)), "")
+
+
+def reasoning_of(message: Message) -> str:
+    """The reasoning of a message, in a field or before `</think>` in its text; empty without."""
+    return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
+
+
+def loses(message: Message, said: str) -> bool:
+    """Whether some of a message's words, in content or reasoning, are not in what the template wrote."""
+    return any(
+        part not in said and _squashed(part) not in _squashed(said) for part in (content_of(message), field_reasoning(message))
+    )
+
+
+def dropped(message: Message, said: str) -> set[str]:
+    """The remarks on what the template left out of a message."""
+    reasoning, written = _squashed(field_reasoning(message)), _squashed(said)
+    found = {"reasoning_dropped"} if reasoning not in written else set()
+    return found | ({"content_dropped"} if _squashed(content_of(message)) not in written else set())
+
+
+def _squashed(text: str) -> str:
+    """Without white space, which templates strip and add."""
+    return "".join(text.split())
