@@ -15,7 +15,7 @@ LEVELS = {
     **dict.fromkeys(("config", "loss"), 1),
     **dict.fromkeys(("task", "optimizer", "record"), 2),
     **dict.fromkeys(("data", "comparison"), 3),
-    **dict.fromkeys(("policy", "report"), 4),
+    **dict.fromkeys(("policy", "report", "parallel"), 4),
     "rollout": 5,
     "algorithm": 6,
     "experiment": 7,

@@ -16,14 +16,29 @@ from rlx.config.schema import conf_dir
 from rlx.config.targets import check_targets, targets_of
 from rlx.errors import ConfigError
 
+_RANKS = ("ranks", "parallel")
 _MAY_CHANGE = {
-    "resume": ("resume", "allow_changed", "logger", "checkpoint", "micro_batch", "activation_checkpointing", "num_steps"),
-    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing"),
+    "resume": (
+        "resume",
+        "allow_changed",
+        "logger",
+        "checkpoint",
+        "micro_batch",
+        "activation_checkpointing",
+        *_RANKS,
+        "num_steps",
+    ),
+    "rerun": ("rerun", "logger", "checkpoint", "micro_batch", "activation_checkpointing", *_RANKS),
 }
 # Where a run writes besides its record. Such a place out of a record is asked for again where it is not an expected one.
 _PLACES = ("output_dir", "cache_dir", "export.path", "policy.unpacked_dir")
 # Keys that older records lack, with the values that their runs had.
-_BEFORE: dict[str, Any] = {"activation_checkpointing": False, "export": {"merge": False}}
+_BEFORE: dict[str, Any] = {
+    "activation_checkpointing": False,
+    "ranks": 1,
+    "parallel": {"mode": "replicated", "timeout": 600},
+    "export": {"merge": False},
+}
 
 
 class Recorded(Protocol):
@@ -82,7 +97,7 @@ def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
                 f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
                 f"what may be given is {', '.join((*_MAY_CHANGE[verb][1:], *_PLACES))}"
             )
-        place = root if root == "logger" else key
+        place = root if root in ("logger", "parallel") else key
         OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
     directory = composed.directory
     if verb == "resume":

@@ -46,6 +46,14 @@ class ExportConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """How the ranks of a run share the work; conf/parallel has its options."""
+
+    mode: str = field(default=MISSING, metadata={"one_of": ("replicated",)})
+    timeout: float = at_least(1)
+
+
+@dataclass
 class RunConfig:
     """The top level of a run's config. The groups' nodes are typed by the classes that they name."""
 
@@ -58,6 +66,7 @@ class RunConfig:
     rollout: Any = MISSING
     logger: dict[str, Any] = field(default_factory=dict)
     sweep: Any = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     seed: int = at_least(0)
     num_steps: int = at_least(1)
@@ -66,6 +75,7 @@ class RunConfig:
     activation_checkpointing: bool = MISSING
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
+    ranks: Any = MISSING
     stop_at_score: float | None = within(optional=True, default=MISSING)
     max_seconds: float | None = at_least(0, whole=False, optional=True)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

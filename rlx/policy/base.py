@@ -126,6 +126,11 @@ class Policy:
         head = [] if self.value_head is None else list(self.value_head.parameters())
         return [parameter for parameter in (*self.model.parameters(), *head) if parameter.requires_grad]
 
+    def tensors(self) -> list[Tensor]:
+        """Every weight and buffer, those of the value head too; tied ones once."""
+        modules = [self.model] if self.value_head is None else [self.model, self.value_head]
+        return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
     def to(self, device: torch.device | str) -> Policy:
         """This policy, moved to `device`."""
         self.model.to(device)

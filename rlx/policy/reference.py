@@ -233,7 +233,8 @@ class Reference:
     def _compute(self, block: Sequences) -> Tensor:
         """[N] log-probabilities of a block in the order of its completion mask."""
         self.pairs_computed += len(block)
-        return self.token_logprobs(block).cpu()[block.completion_mask]
+        with torch.no_grad():
+            return self._policy.token_logprobs(block).cpu()[block.completion_mask]
 
     def _open_store(self) -> ReferenceStore:
         folder = None if self._cache_dir is None else self._cache_dir / "reference" / self.fingerprint()

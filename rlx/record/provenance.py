@@ -38,6 +38,8 @@ NOT_HASHED = CACHES | {
     "resume",
     "rerun",
     "allow_changed",
+    "ranks",
+    "parallel",
 }
 _NULL_ADDED = ("policy.adapter", "policy.base")  # keys whose null is how runs were before the keys existed
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

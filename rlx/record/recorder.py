@@ -138,6 +138,7 @@ class Recorder:
                 "time": _now(),
                 "command": list(command or ()),
                 "status": before.status,
+                "ranks": changed.get("config", before.config).get("ranks", 1),
             },
         ]
         record = dataclasses.replace(

@@ -5,12 +5,13 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError, DataError
@@ -22,6 +23,10 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task, Text, content_uniform, pass_at_k
 from rlx.training.gradients import micro_batches
 
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
+
+T = TypeVar("T")
 EVALUATION = Stream(0, ("evaluation",))  # the same random numbers for every run, so that runs share the noise of evaluation
 
 
@@ -46,6 +51,7 @@ class Evaluator:
     num_prompts, num_pairs: the most held-out prompts and pairs. samples_per_prompt: completions sampled at `temperature` for
     reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the
     probability that one of k sampled completions is right, estimated from all of them; None: 1, 2, 4, ... where any are right.
+    ranks: each measures a part; None where this process is alone. `task` and `sampler` are then those of rlx.rollout.split.
     """
 
     task: Task
@@ -58,6 +64,7 @@ class Evaluator:
     micro_batch: int | None
     pass_at_k: Sequence[int] | None = ()
     temperature: float = 1.0
+    ranks: Ranks | None = None
 
     def __post_init__(self) -> None:
         counts = "rewards" in self.task.offers and self.task.full_reward_value() is not None
@@ -158,11 +165,15 @@ class Evaluator:
 
     def _drift(self, policy: Policy, sampled: Rollout) -> dict[str, float]:
         """KL to the reference (nats per completion) and entropy on sampled completions, and their lengths."""
-        kl = entropy = 0.0
-        for rows in micro_batches(sampled.sequences.row_tokens, self.micro_batch):
+
+        def sums(rows: slice) -> tuple[float, float]:
             part_kl, part_entropy = vocabulary_kl(policy, self.reference, sampled.sequences[rows])
-            kl += float(part_kl.double().sum())
-            entropy += float(part_entropy.double().sum())
+            return float(part_kl.double().sum()), float(part_entropy.double().sum())
+
+        kl = entropy = 0.0
+        for part_kl, part_entropy in self._each(micro_batches(sampled.sequences.row_tokens, self.micro_batch), sums):
+            kl += part_kl
+            entropy += part_entropy
         lengths = sampled.sequences.completion_lengths.double()
         return {
             "kl": kl / lengths.numel(),
@@ -170,6 +181,14 @@ class Evaluator:
             "completion_length": float(lengths.mean()),
             "truncated_fraction": float((~sampled.finished).double().mean()),
         }
+
+    def _each(self, parts: Iterable[slice], function: Callable[[slice], T]) -> list[T]:
+        """function(rows) of each part; with several ranks each computes every so manyth of them."""
+        if self.ranks is None:
+            return [function(rows) for rows in parts]
+        ranks, asked = self.ranks, list(parts)
+        given = ranks.exchange("an evaluation", lambda: [function(rows) for rows in asked[ranks.rank :: ranks.world]])
+        return [given[place % ranks.world][place // ranks.world] for place in range(len(asked))]
 
     def _preferences(self, policy: Policy) -> tuple[dict[str, float], np.ndarray]:
         """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
@@ -181,12 +200,13 @@ class Evaluator:
         if tokenized is None or len(tokenized) == 0:
             return {}, np.zeros(0)
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
-        chosen, rejected = [], []
-        for rows in micro_batches(batch.row_tokens, self.micro_batch):
+
+        def ratios(rows: slice) -> tuple[Tensor, Tensor]:
             ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows])
-            chosen.append((ours.chosen_sum - theirs.chosen_sum).double())
-            rejected.append((ours.rejected_sum - theirs.rejected_sum).double())
-        chosen_ratio, rejected_ratio = torch.cat(chosen), torch.cat(rejected)
+            return (ours.chosen_sum - theirs.chosen_sum).double(), (ours.rejected_sum - theirs.rejected_sum).double()
+
+        found = self._each(micro_batches(batch.row_tokens, self.micro_batch), ratios)
+        chosen_ratio, rejected_ratio = torch.cat([chosen for chosen, _ in found]), torch.cat([rejected for _, rejected in found])
         margin = chosen_ratio - rejected_ratio
         if batch.has_label is not None:  # single completions: every desirable one against every undesirable one
             chosen_ratio, rejected_ratio = chosen_ratio[batch.has_label[:, 0]], rejected_ratio[batch.has_label[:, 1]]

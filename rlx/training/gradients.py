@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy
 from rlx.policy.statistics import TokenStatistics
 
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
+
 ADVICE = "lower optimizer.lr, or run `rlx check` on the algorithm"
 TOKENS_AT_ONCE = 2048  # tokens of a forward where micro_batch is null; it changes the memory only
 
@@ -29,6 +32,9 @@ class NonFiniteLossError(NonFiniteError):
     def __init__(self, message: str, examples: list[dict[str, Any]]) -> None:
         super().__init__(message)
         self.examples = examples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.examples)
 
 
 def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
@@ -93,15 +99,26 @@ class AccumulatedGradients:
     """A `GradientSource`: each call computes the gradients of an update's rows, micro-batch by micro-batch.
 
     After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the metrics of the algorithm, over all rows.
+    ranks: each computes its own rows, and what a call gives is the sum over all of them; None where this process is alone.
     """
 
-    def __init__(self, algorithm: Algorithm[Any], policy: Policy, reference: Any, batch: Any, *, micro_batch: int | None) -> None:
+    def __init__(
+        self,
+        algorithm: Algorithm[Any],
+        policy: Policy,
+        reference: Any,
+        batch: Any,
+        *,
+        micro_batch: int | None,
+        ranks: Ranks | None = None,
+    ) -> None:
         self._algorithm = algorithm
         self._policy = policy
         self._reference = reference
         self.batch = batch
         self._micro_batch = micro_batch
-        self._slices = list(micro_batches(batch.row_tokens, micro_batch))
+        self._ranks = ranks
+        self._slices = _slices(batch.row_tokens, micro_batch, ranks)
         self._parameters = policy.parameters()
         self.metrics: dict[str, float] = {}
 
@@ -110,13 +127,42 @@ class AccumulatedGradients:
 
         Gradients are in the order of the policy's parameters; None where nothing depends on one.
         """
-        totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
-        tally = _Tally()
-        coupled = self._algorithm.couples_rows and len(self._slices) > 1
-        for output in self._coupled(by, totals) if coupled else self._separate(by, totals):
-            tally.add(output)
+        if self._ranks is None:
+            totals, tally = self._own(by)
+        else:
+            totals, tally = self._of_all(self._ranks, by)
         self.metrics = tally.metrics()
         return totals
+
+    def _own(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
+        """The gradients and figures of the rows of this process."""
+        totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
+        tally = _Tally()
+        for output in self._coupled(by, totals) if self._is_coupled else self._separate(by, totals):
+            tally.add(output)
+        return totals, tally
+
+    def _of_all(self, ranks: Ranks, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
+        """As `_own`, summed over the ranks; a coupled loss is that of all rows on every rank, and counts once."""
+        totals: dict[str, Gradients] = {}
+
+        def own() -> tuple[dict[str, list[bool]], _Tally]:
+            found, tally = self._own(by)
+            totals.update(found)
+            return {name: [part is not None for part in gradients] for name, gradients in found.items()}, tally.detached()
+
+        given = ranks.exchange("the gradients of an update", own)
+        empty: Gradients = [None] * len(self._parameters)
+        summed = {}
+        for name in dict.fromkeys(name for present, _ in given for name in present):
+            present = [any(found) for found in zip(*(present[name] for present, _ in given if name in present), strict=True)]
+            summed[name] = ranks.sum(totals.get(name, empty), self._parameters, present)
+        tallies = [tally for _, tally in given]
+        return summed, tallies[0] if self._is_coupled else _Tally.joined(tallies)
+
+    @property
+    def _is_coupled(self) -> bool:
+        return self._algorithm.couples_rows and (len(self._slices) > 1 or self._ranks is not None)
 
     def non_finite_rows(self, error: NonFiniteGradientError) -> NonFiniteLossError:
         """The error that names the terms and rows of a gradient that an update refused."""
@@ -135,7 +181,7 @@ class AccumulatedGradients:
 
     def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         """A loss that couples rows: statistics of all rows are computed first, then backpropagated micro-batch by micro-batch."""
-        recorder = _Leaves(self._policy, self._micro_batch)
+        recorder = _Leaves(self._policy, self._micro_batch, self._ranks)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
         require_output(output, by=self._algorithm)
         require_finite(output, self.batch, self._policy)
@@ -176,6 +222,25 @@ class _Tally:
             old = self._sums.get(name)
             self._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
 
+    def detached(self) -> _Tally:
+        """The same sums on the CPU, to be sent to other ranks."""
+        tally = _Tally()
+        tally._terms = {name: total.cpu() for name, total in self._terms.items()}
+        tally._sums = {name: (total.cpu(), count.cpu()) for name, (total, count) in self._sums.items()}
+        return tally
+
+    @staticmethod
+    def joined(tallies: Sequence[_Tally]) -> _Tally:
+        """The sums over several parts of an update."""
+        whole = _Tally()
+        for tally in tallies:
+            for name, total in tally._terms.items():
+                whole._terms[name] = whole._terms.get(name, 0) + total
+            for name, (total, count) in tally._sums.items():
+                old = whole._sums.get(name)
+                whole._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+        return whole
+
     def metrics(self) -> dict[str, float]:
         figures = {"loss": float(sum(self._terms.values()))}
         if len(self._terms) > 1:
@@ -184,19 +249,29 @@ class _Tally:
 
 
 class _Leaves:
-    """A copy of the policy whose statistics are leaves computed without a graph; `replay` computes them again with one."""
+    """A copy of the policy whose statistics are leaves computed without a graph; `replay` computes them again with one.
 
-    def __init__(self, policy: Policy, micro_batch: int | None) -> None:
+    Each rank computes those of its own rows, and has the leaves of all.
+    """
+
+    def __init__(self, policy: Policy, micro_batch: int | None, ranks: Ranks | None = None) -> None:
         self._real = policy
         self._micro_batch = micro_batch
+        self._ranks = ranks
         self._calls: list[tuple[Any, dict[str, Any], list[str]]] = []
         self.leaves: list[Tensor] = []
         self.policy = copy.copy(policy)
         self.policy.token_statistics = self._collect  # type: ignore[method-assign]
 
     def _collect(self, sequences: Any, **settings: Any) -> TokenStatistics:
-        with torch.no_grad():
-            parts = [self._real.token_statistics(sequences[rows], **settings) for rows in self._cut(sequences)]
+        def own() -> list[TokenStatistics]:
+            with torch.no_grad():
+                return [self._real.token_statistics(sequences[rows], **settings) for rows in self._cut(sequences)]
+
+        if self._ranks is None:
+            parts = own()
+        else:
+            parts = [part for given in self._ranks.exchange("token statistics", own) for part in given]
         width = sequences.completion_mask.shape[-1]
         present = [name for name, value in vars(parts[0]).items() if value is not None]
         joined = {
@@ -219,7 +294,7 @@ class _Leaves:
                 yield heads, [gradient[rows, :, : head.shape[-1]] for (_, gradient), head in zip(used, heads, strict=True)]
 
     def _cut(self, sequences: Sequences) -> Iterator[slice]:
-        return micro_batches(sequences.row_tokens, self._micro_batch)
+        return iter(_slices(sequences.row_tokens, self._micro_batch, self._ranks))
 
 
 def _heads(output: LossOutput, by: Callable[[str], str] | None) -> dict[str, Tensor]:
@@ -235,6 +310,15 @@ def _heads(output: LossOutput, by: Callable[[str], str] | None) -> dict[str, Ten
 
 def _widened(values: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+
+
+def _slices(row_tokens: Sequence[int], micro_batch: int | None, ranks: Ranks | None) -> list[slice]:
+    """The micro-batches of the rows of this process."""
+    if ranks is None:
+        return list(micro_batches(row_tokens, micro_batch))
+    own = ranks.rows(row_tokens)
+    cut = micro_batches(row_tokens[own], micro_batch)
+    return [slice(own.start + rows.start, min(own.start + rows.stop, own.stop)) for rows in cut]
 
 
 def micro_batches(row_tokens: Sequence[int], micro_batch: int | None) -> Iterator[slice]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -20,9 +21,12 @@ from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
 from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint
-from rlx.training.evaluate import Evaluator
+from rlx.training.evaluate import Evaluation, Evaluator
 from rlx.training.gradients import AccumulatedGradients
-from rlx.training.stop import Stop
+from rlx.training.stop import Stop, Stopped
+
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
 
 
 class ProgressView(Protocol):
@@ -57,7 +61,10 @@ class TrainingPlan:
 
 @dataclass
 class Loop:
-    """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not."""
+    """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not.
+
+    ranks: those that train together, and decide together; None where this process is alone.
+    """
 
     plan: TrainingPlan
     task: Task
@@ -71,18 +78,23 @@ class Loop:
     view: ProgressView
     stop: Stop
     progress: TrainerState = field(default_factory=TrainerState)
+    ranks: Ranks | None = None
     _clock: dict[str, float] = field(default_factory=dict)
     _mark: float = 0.0
+    _is_late: bool = False  # whether max_seconds are over: looked at once a step, by all ranks together
 
     def run(self) -> dict[str, float]:
         """Train to the end of the plan; returns the metrics of the last evaluation. Raises Stopped after a signal."""
         self._mark = time.monotonic()
+        self._look_at_clock()
         metrics: dict[str, float] = {}
         if self.progress.step == 0 or self._finished(metrics):  # resumed after its last step: evaluated again, logged already
             metrics = self._evaluate()
             if self.progress.step == 0:
                 self.recorder.log(0, metrics)
         self.stop.begin()  # before this, a signal ends the run at once, since there is nothing to save
+        if self.ranks is not None and (early := self._signal()):
+            raise Stopped(self.progress.step, early)
         while not self._finished(metrics):
             step = self.progress.step
             line = self._step(step)
@@ -90,8 +102,8 @@ class Loop:
             moving = self.algorithm.moving_reference
             if moving is not None and moving.due(step):
                 self.reference.follow(self.policy, moving.mix)
-            ends = self.plan.num_steps == step or self._out_of_time()
-            if self.plan.evaluates_at(step) or ends:
+            self._look_at_clock()
+            if self.plan.evaluates_at(step) or self.plan.num_steps == step or self._is_late:
                 metrics = self._evaluate()
                 line |= metrics
             line |= {f"time/{name}_seconds": seconds for name, seconds in self._clock.items()}
@@ -99,18 +111,25 @@ class Loop:
             self.recorder.log(step, line)
             self.view.step(step, line)
             is_best = self.plan.keep_best and self.progress.best_step == step
-            if self.plan.checkpoints_at(step) or is_best or self.stop.requested or self._finished(metrics):
+            signal_number = self._signal()
+            if self.plan.checkpoints_at(step) or is_best or signal_number or self._finished(metrics):
                 self._checkpoint()
-            if not self._finished(metrics):  # a finished run has nothing to resume
-                self.stop.check(step)
+            if signal_number and not self._finished(metrics):  # a finished run has nothing to resume
+                raise Stopped(step, signal_number)
         return metrics
+
+    def _signal(self) -> int:
+        """The signal that has come, to any rank; 0 for none."""
+        number = self.stop.signal_number or 0
+        return number if self.ranks is None else self.ranks.agree(number)[0]
+
+    def _look_at_clock(self) -> None:
+        late = self.plan.max_seconds is not None and self._seconds() >= self.plan.max_seconds
+        self._is_late = late if self.ranks is None else bool(self.ranks.agree(late)[0])
 
     def _finished(self, metrics: Mapping[str, float]) -> bool:
         reached = self.plan.stop_at_score is not None and metrics.get("eval/score", -1.0) >= self.plan.stop_at_score
-        return self.progress.step >= self.plan.num_steps or reached or (self._out_of_time() and self.progress.step > 0)
-
-    def _out_of_time(self) -> bool:
-        return self.plan.max_seconds is not None and self._seconds() >= self.plan.max_seconds
+        return self.progress.step >= self.plan.num_steps or reached or (self._is_late and self.progress.step > 0)
 
     def _seconds(self) -> float:
         now = time.monotonic()
@@ -122,17 +141,15 @@ class Loop:
         """One draw and its updates. Metrics are means over the updates; losses are those before each update."""
         root = Stream(self.plan.seed)
         self.optimizer.start_step(step)
-        lab = Lab(self.task, self.policy, self.reference, self.sampler, step, root, self.progress.state)
         with self._timed("draw"), torch.no_grad():
-            batch = self.algorithm.draw(lab)
-        require_batch(batch, by=self.algorithm)
+            batch = self._drawn(step)
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
         figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
                 gradients = AccumulatedGradients(
-                    self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch
+                    self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch, ranks=self.ranks
                 )
                 try:
                     metrics = self.algorithm.update_policy(gradients, self.optimizer)
@@ -146,16 +163,49 @@ class Loop:
         line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
         return line | {f"cost/{name}": total for name, total in self.progress.totals.items()}
 
+    @contextmanager
+    def _lab(self, step: int) -> Iterator[Lab]:
+        """What `draw` and `validate` may use. With several ranks each computes its part of the statistics."""
+        lab = Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(self.plan.seed), self.progress.state)
+        if self.ranks is None:
+            yield lab
+            return
+        from rlx.rollout.split import split_statistics
+
+        with split_statistics(self.policy, self.ranks), split_statistics(self.reference, self.ranks):
+            yield lab
+
+    def _drawn(self, step: int) -> Any:
+        """The batch of a step, the same on every rank."""
+
+        def draw() -> Any:
+            with self._lab(step) as lab:
+                batch = self.algorithm.draw(lab)
+            require_batch(batch, by=self.algorithm)
+            return batch
+
+        if self.ranks is None:
+            return draw()
+        batch = self.ranks.together("the batch of a step", draw)
+        drawn = self.ranks.exchange("the rows of a step", lambda: list(batch.row_tokens))
+        differing = [rank for rank, rows in enumerate(drawn) if rows != drawn[0]]
+        if differing:
+            raise TrainingError(
+                f"draw of {type(self.algorithm).__name__} gave rank {differing[0]} other rows than rank 0; take random numbers "
+                "from lab.rng and rewards from the task, which are the same on every rank"
+            )
+        return batch
+
     def _count(self, name: str, amount: float) -> None:
         self.progress.totals[name] = self.progress.totals.get(name, 0.0) + amount
 
     def _evaluate(self) -> dict[str, float]:
         step = self.progress.step
-        with self._timed("evaluation"):
-            evaluation = self.evaluator(self.policy)
-            lab = Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(self.plan.seed), self.progress.state)
-            with torch.no_grad():
-                extra = self.algorithm.validate(lab)
+        with self._timed("evaluation"), torch.no_grad():
+            if self.ranks is None:
+                evaluation, extra = self._measured(step)
+            else:  # the figures of rank 0 everywhere, since scores decide when a run ends
+                evaluation, extra = self.ranks.exchange("an evaluation", lambda: self._measured(step))[0]
         taken = sorted(extra.keys() & evaluation.metrics.keys())
         if taken:
             raise TrainingError(
@@ -170,22 +220,53 @@ class Loop:
         self.view.evaluated(step, metrics)
         return metrics
 
+    def _measured(self, step: int) -> tuple[Evaluation, dict[str, float]]:
+        """The evaluation, and what the algorithm adds to it."""
+        evaluation = self.evaluator(self.policy)
+        with self._lab(step) as lab:
+            return evaluation, self.algorithm.validate(lab)
+
     def _checkpoint(self) -> None:
         with self._timed("checkpoint"):
             self._seconds()
-            self.recorder.sync()
-            save_checkpoint(
-                self.recorder.directory,
-                policy=self.policy,
-                optimizer=self.optimizer,
-                progress=self.progress,
-                reference=self.reference,
-            )
-            best = self.progress.best_step if self.plan.keep_best else None
-            prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)
+            if self.ranks is None:
+                self._save()
+            else:
+                require_equal_weights(self.policy, self.ranks)
+                self.ranks.from_first("a checkpoint", self._save)
+
+    def _save(self) -> None:
+        self.recorder.sync()
+        save_checkpoint(
+            self.recorder.directory,
+            policy=self.policy,
+            optimizer=self.optimizer,
+            progress=self.progress,
+            reference=self.reference,
+        )
+        best = self.progress.best_step if self.plan.keep_best else None
+        prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)
 
     @contextmanager
     def _timed(self, name: str) -> Any:
         start = time.monotonic()
         yield
         self._clock[name] = self._clock.get(name, 0.0) + time.monotonic() - start
+
+
+def require_equal_weights(policy: Policy, ranks: Ranks) -> None:
+    """Raise TrainingError unless the trained weights of all ranks are equal to the last bit."""
+
+    def digest() -> str:
+        found = hashlib.blake2b(digest_size=16)
+        for parameter in policy.parameters():
+            found.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    digests = ranks.exchange("the comparison of weights", digest)
+    other = next((rank for rank, found in enumerate(digests) if found != digests[0]), None)
+    if other is not None:
+        raise TrainingError(
+            f"the weights of rank {other} are not those of rank 0, though both made the same updates; ranks must run on "
+            "processors of one kind with the same packages and the same number of threads"
+        )

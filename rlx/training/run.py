@@ -6,9 +6,10 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -35,22 +36,33 @@ from rlx.training.loop import Loop, ProgressView, TrainingPlan
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing, opening, result_of
 
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
+
 MOST_THREADS = 256
 
 
-def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None]) -> AlgorithmResult:
-    """Assemble and run; the outcome is written into the record, an error or a signal too."""
+def run_recorded(
+    cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: Callable[[Loop], None], ranks: Ranks | None = None
+) -> AlgorithmResult:
+    """Assemble and run; the outcome is written into the record, an error or a signal too.
+
+    ranks: those that train together; recorder and view of all but the first write and show nothing.
+    """
+    is_first = ranks is None or ranks.is_first
     stop = Stop()
+    if ranks is not None:
+        stop.begin()  # a rank that ended at once would leave the others waiting
     loop: Loop | None = None
     try:
         with stop.listening():
-            loop = _prepared(cfg, recorder, view, stop, prepare)
+            loop = _prepared(cfg, recorder, view, stop, prepare, ranks)
             metrics = loop.run()
-        if cfg.export.path is not None:
+        if cfg.export.path is not None and is_first:
             export_policy(
                 loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype), merge=cfg.export.merge
             )
-        lines = read_metrics(recorder.directory)
+        lines = read_metrics(recorder.directory) if is_first else []
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
         view.finish(closing(recorder.record, result, lines))
@@ -68,7 +80,8 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
     except NonFiniteLossError as error:
         view.close()
         step = loop.progress.step if loop else 0
-        where = f"; the examples are in {_keep(recorder.directory, error)}" if error.examples else ""
+        kept = error.examples and is_first
+        where = f"; the examples are in {_keep(recorder.directory, error)}" if kept else ""
         named = NonFiniteLossError(f"step {step + 1}: {error}{where}", error.examples)
         recorder.fail(named, step=step + 1)
         raise named from error
@@ -78,17 +91,22 @@ def run_recorded(cfg: DictConfig, recorder: Recorder, view: TrainView, prepare: 
         raise
 
 
-def _prepared(cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None]) -> Loop:
+def _prepared(
+    cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks | None
+) -> Loop:
     """The loop at its first step, or at the step where `prepare` lets it continue."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
-    experiment = assemble(cfg)
+    experiment = assemble(cfg) if ranks is None else ranks.together("the start of a run", lambda: assemble(cfg))
     data = experiment.task.content_hash()
     recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
     experiment.sampler.prepare(experiment.policy)
-    loop = build_loop(cfg, experiment, recorder, Watched(view), stop)
-    prepare(loop)
+    loop = build_loop(cfg, experiment, recorder, Watched(view), stop, ranks)
+    if ranks is None:
+        prepare(loop)
+    else:
+        ranks.together("the checkpoint", lambda: prepare(loop))
     view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
     return loop
 
@@ -99,9 +117,16 @@ def _keep(directory: Path, error: NonFiniteLossError) -> Path:
     return file
 
 
-def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop) -> Loop:
-    """The loop before its first step; the reference is a copy of the policy as it is now."""
-    policy = experiment.policy
+def build_loop(
+    cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop, ranks: Ranks | None = None
+) -> Loop:
+    """The loop before its first step; the reference is a copy of the policy as it is now, with several ranks that of rank 0."""
+    policy, task, sampler = experiment.policy, experiment.task, experiment.sampler
+    if ranks is not None:
+        from rlx.rollout.split import SplitSampler, split_rewards
+
+        ranks.broadcast(policy.tensors())
+        task, sampler = split_rewards(task, ranks), SplitSampler.of(sampler, ranks)
     start = Reference(policy, cache_dir=cfg.cache_dir)  # evaluations are measured against it
     moves = experiment.algorithm.moving_reference is not None
     if moves and policy.adapter is not None:
@@ -121,20 +146,21 @@ def build_loop(cfg: DictConfig, experiment: Experiment, recorder: Recorder, view
             keep_last=cfg.checkpoint.keep_last,
             keep_best=cfg.checkpoint.keep_best,
         ),
-        task=experiment.task,
+        task=task,
         algorithm=experiment.algorithm,
         policy=policy,
         reference=Reference(policy, cache_dir=cfg.cache_dir) if moves else start,
-        sampler=experiment.sampler,
+        sampler=sampler,
         optimizer=Optimizer(
             experiment.make_optimizer, policy.parameters(), schedule=experiment.schedule, num_steps=cfg.num_steps
         ),
         evaluator=Evaluator(
-            task=experiment.task, reference=start, sampler=experiment.sampler, micro_batch=cfg.micro_batch, **cfg.evaluation
+            task=task, reference=start, sampler=sampler, micro_batch=cfg.micro_batch, ranks=ranks, **cfg.evaluation
         ),
         recorder=recorder,
         view=view,
         stop=stop,
+        ranks=ranks,
     )
 
 
@@ -176,36 +202,74 @@ def train(
     Raises RlxError, with the record saying failed; Stopped, with the record saying interrupted, and a checkpoint after a step.
     """
     view = view or TrainView()
-    if cfg.resume is not None:
-        return _resume(cfg, Path(cfg.resume).expanduser(), command, view)
-    if cfg.rerun is not None:
-        return _rerun(cfg, Path(cfg.rerun).expanduser(), command, directory, view)
-    return _new(cfg, algorithm, command, overrides, directory, view)
+    ranks = None
+    if cfg.ranks != 1:
+        from rlx.parallel.ranks import join
+        from rlx.parallel.silent import SilentView
+
+        ranks = join(cfg.ranks, timeout=cfg.parallel.timeout, device=cfg.device)
+        view = view if ranks.is_first else SilentView()
+    with _ended_together(ranks):
+        if cfg.resume is not None:
+            return _resume(cfg, Path(cfg.resume).expanduser(), command, view, ranks)
+        if cfg.rerun is not None:
+            return _rerun(cfg, Path(cfg.rerun).expanduser(), command, directory, view, ranks)
+        return _new(cfg, algorithm, command, overrides, directory, view, ranks)
+
+
+@contextmanager
+def _ended_together(ranks: Ranks | None) -> Iterator[None]:
+    """No rank ends before rank 0 has written the record, unless it fails alone."""
+    try:
+        yield
+    except BaseException as error:
+        if ranks is not None:
+            ranks.end(error)
+        raise
+    if ranks is not None:
+        ranks.end(None)
 
 
 def _new(
-    cfg: DictConfig, algorithm: str, command: Sequence[str], overrides: Sequence[str], directory: Path | None, view: TrainView
+    cfg: DictConfig,
+    algorithm: str,
+    command: Sequence[str],
+    overrides: Sequence[str],
+    directory: Path | None,
+    view: TrainView,
+    ranks: Ranks | None,
 ) -> AlgorithmResult:
-    recorder = Recorder.create(
-        directory,
-        output_dir=cfg.output_dir,
-        verb="train",
-        command=command,
-        config=recorded_config(cfg),
-        config_yaml=OmegaConf.to_yaml(cfg),
-        overrides=overrides,
-        algorithm=algorithm,
-        task=cfg.task.name,
-        seed=cfg.seed,
-        loggers=_loggers(cfg),
-        warn=view.warn,
-    )
-    return run_recorded(cfg, recorder, view, lambda _: None)
+    def create() -> Recorder:
+        return Recorder.create(
+            directory,
+            output_dir=cfg.output_dir,
+            verb="train",
+            command=command,
+            config=recorded_config(cfg),
+            config_yaml=OmegaConf.to_yaml(cfg),
+            overrides=overrides,
+            algorithm=algorithm,
+            task=cfg.task.name,
+            seed=cfg.seed,
+            loggers=_loggers(cfg),
+            warn=view.warn,
+        )
+
+    return run_recorded(cfg, _recorder(create, ranks), view, lambda _: None, ranks)
 
 
-def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView) -> AlgorithmResult:
+def _recorder(make: Callable[[], Recorder], ranks: Ranks | None) -> Recorder:
+    """The recorder that `make` gives; with several ranks it is that of rank 0, and the others write nothing."""
+    if ranks is None:
+        return make()
+    from rlx.parallel.silent import recorder_of_first
+
+    return recorder_of_first(make, ranks)
+
+
+def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView, ranks: Ranks | None) -> AlgorithmResult:
     """Continue a run from its last checkpoint. Raises an RlxError where there is none, or where data or code changed."""
-    before = read_run(run)
+    before = read_run(run) if ranks is None else ranks.from_first("the record", lambda: read_run(run))
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
@@ -216,15 +280,19 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
     verify_logs(before.directory, verified_values(checkpoint_path(before.directory, steps[-1])))
     config = recorded_config(cfg)
     _require_unchanged_code(before, config, cfg.allow_changed)
-    recorder = Recorder.reopen(
-        before.directory,
-        steps[-1],
-        command=command,
-        loggers=_loggers(cfg),
-        warn=view.warn,
-        config=config,
-        config_hash=config_hash(config, sources(config)),
-    )
+
+    def reopen() -> Recorder:
+        return Recorder.reopen(
+            before.directory,
+            steps[-1],
+            command=command,
+            loggers=_loggers(cfg),
+            warn=view.warn,
+            config=config,
+            config_hash=config_hash(config, sources(config)),
+        )
+
+    recorder = _recorder(reopen, ranks)
 
     def load(loop: Loop) -> None:
         _require_unchanged_data(before, recorder.record, cfg.allow_changed)
@@ -238,15 +306,19 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView)
 
     if cfg.threads is None:
         set_threads(before.threads)
-    return run_recorded(cfg, recorder, view, load)
+    return run_recorded(cfg, recorder, view, load, ranks)
 
 
-def _rerun(cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView) -> AlgorithmResult:
+def _rerun(
+    cfg: DictConfig, run: Path, command: Sequence[str], directory: Path | None, view: TrainView, ranks: Ranks | None
+) -> AlgorithmResult:
     """Run the config of a run again, and report whether the metrics are equal to the last bit."""
     before = read_run(run)
     if cfg.threads is None:
         set_threads(before.threads)
-    result = _new(cfg, before.algorithm, command, before.overrides, directory, view)
+    result = _new(cfg, before.algorithm, command, before.overrides, directory, view, ranks)
+    if ranks is not None and not ranks.is_first:
+        return result
     old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
     differing = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
     if differing:

@@ -28,8 +28,8 @@ class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
 class Stop:
     """Whether a signal asked this process to stop.
 
-    Before `begin` a signal ends the run at once. After it a signal is remembered until `check`, and a second Ctrl-C ends the run
-    at once.
+    Before `begin` a signal ends the run at once. After it a signal is remembered, for the loop to ask for after each step, and a
+    second Ctrl-C ends the run at once.
     """
 
     def __init__(self) -> None:
@@ -38,18 +38,13 @@ class Stop:
         self._before: dict[signal.Signals, object] = {}
 
     @property
-    def requested(self) -> bool:
-        """A signal has come."""
-        return self._signal is not None
+    def signal_number(self) -> int | None:
+        """The signal that has come; None for none."""
+        return self._signal
 
     def begin(self) -> None:
         """From now on signals wait for the end of a step."""
         self._has_begun = True
-
-    def check(self, step: int) -> None:
-        """Raise Stopped if a signal has come."""
-        if self._signal is not None:
-            raise Stopped(step, self._signal)
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:

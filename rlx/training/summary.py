@@ -40,7 +40,8 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
         facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
         facts |= brief(task, policy)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
-    facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}"
+    several = f", {cfg.ranks} ranks, each with the whole policy" if cfg.ranks != 1 else ""
+    facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}{several}"
     facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}
 
@@ -119,7 +120,7 @@ def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[
 
 def next_commands(record: RunRecord) -> list[str]:
     """Commands to try after a run: the same with five seeds, and where to look at the results."""
-    own: tuple[str, ...] = ("seed=", "resume=", "rerun=", "hydra.run.dir=")
+    own: tuple[str, ...] = ("seed=", "resume=", "rerun=", "hydra.run.dir=", "ranks=", "parallel")
     if record.resumed:  # perhaps with more steps than it began with
         own = (*own, "num_steps=", "allow_changed=")
     chosen = [override for override in record.overrides if not override.startswith(own)]

@@ -22,12 +22,12 @@ def test_a_signal_is_remembered_and_handlers_are_put_back(number, code):
     stop = Stop()
     with stop.listening():
         stop.begin()
-        assert not stop.requested
+        assert stop.signal_number is None
         os.kill(os.getpid(), number)
-        assert stop.requested
-        with pytest.raises(Stopped, match=signal.Signals(number).name) as stopped:
-            stop.check(7)
-    assert (stopped.value.exit_code, stopped.value.step) == (code, 7)
+        assert stop.signal_number == number
+    stopped = Stopped(7, number)
+    assert str(stopped) == f"stopped by {signal.Signals(number).name} after step 7"
+    assert (stopped.exit_code, stopped.step) == (code, 7)
     assert signal.getsignal(number) is before
 
 
@@ -47,7 +47,7 @@ def test_what_is_ignored_is_no_reason_to_end_at_once():
     try:
         with Stop().listening() as stop:
             os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
+            assert stop.signal_number == signal.SIGINT
     finally:
         signal.signal(signal.SIGINT, before)
 

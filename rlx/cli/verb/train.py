@@ -20,7 +20,13 @@ AUTO = "auto"  # of resume: the run of this very command, if it has begun one
 
 
 def narrow(composed: Composed) -> Composed:
-    """With resume or rerun the run's own config, and what may be given with it."""
+    """With resume or rerun the run's own config, and what may be given with it; `ranks` becomes a number."""
+    from rlx.cli.ranks import with_number
+
+    return with_number(_narrowed(composed))
+
+
+def _narrowed(composed: Composed) -> Composed:
     from rlx.config.recorded import asked_run, continued
     from rlx.record.run import read_run
     from rlx.record.trust import again, require_named, trusted_targets
@@ -56,8 +62,12 @@ def _with_own_run(composed: Composed) -> Composed:
 
 def run(composed: Composed) -> int:
     """One run of the composed config; returns the exit code."""
+    from rlx.cli.ranks import is_first, launched, starts_ranks
     from rlx.record.run import read_run
     from rlx.record.trust import again
+
+    if starts_ranks(composed) and "completed" not in composed.values:
+        return launched(composed).said()
     from rlx.training.stop import Stopped
 
     try:
@@ -66,7 +76,8 @@ def run(composed: Composed) -> int:
         resumed = "run it again"
         if stopped.directory is not None:
             resumed = f"go on with: {again(read_run(stopped.directory))}"
-        print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
+        if is_first():
+            print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code
     return 0
 
@@ -75,6 +86,10 @@ def trained(composed: Composed) -> AlgorithmResult:
     """The result of the run; of the completed one where `resume=auto` has found one."""
     if "completed" in composed.values:
         return _completed(Path(composed.values["completed"]))
+    from rlx.cli.ranks import result_of_ranks, starts_ranks
+
+    if starts_ranks(composed):
+        return result_of_ranks(composed)
     from rlx.training.run import train
 
     return train(

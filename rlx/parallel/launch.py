@@ -1,0 +1,235 @@
+"""Starts the ranks of a run on this machine and waits for them: no rank outlives the others, or this process.
+
+Imports no torch. torchrun serves as well, and over several machines; it sends every rank SIGTERM as soon as one ends and answers
+any end but 0 with exit code 1, and a stopped run ends with 75 or 130 here, which sweeps and schedulers ask for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+STOPPED = (75, 130)
+LINES = 20  # of a rank's output that are shown where it failed
+_POLL = 0.05  # seconds between two looks at the ranks
+_TELL_SECONDS = 2.0  # after a rank was stopped, the others are, if they have not noticed
+
+
+def ranks_of_environment(environment: Mapping[str, str] = os.environ) -> int:
+    """How many ranks torchrun (or another starter that speaks its variables) has started; 1 where there is none."""
+    named = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return int(environment["WORLD_SIZE"]) if all(environment.get(name) for name in named) else 1
+
+
+@dataclass
+class Rank:
+    """A process that was started. log: its output, but that of rank 0, which goes where this process's goes."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    log: IO[bytes] | None
+    ended: float | None = None
+    was_killed: bool = False
+
+    @property
+    def code(self) -> int | None:
+        """As Popen has it: negative after a signal; None while it runs."""
+        return self.process.returncode
+
+    def last_lines(self) -> str:
+        """The end of its output."""
+        if self.log is None:
+            return ""
+        self.log.seek(0)
+        return "\n".join(self.log.read().decode(errors="replace").splitlines()[-LINES:])
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        if self.code is not None and self.code < 0:
+            return f"was killed by {signal.Signals(-self.code).name}"
+        return f"ended with exit code {self.code}"
+
+
+@dataclass
+class Outcome:
+    """How the ranks ended. code: the exit code of the command. message: for stderr, where no rank has said it.
+
+    directory: of the record, once there is one.
+    """
+
+    code: int
+    message: str = ""
+    directory: Path | None = None
+
+    def said(self) -> int:
+        """The exit code, with the message on stderr."""
+        if self.message:
+            print(self.message, file=sys.stderr, flush=True)
+        return self.code
+
+
+@dataclass
+class Group:
+    """The ranks of a run on this machine. grace: seconds that the others have to end by themselves after one ended badly."""
+
+    ranks: list[Rank]
+    grace: float
+    signals: list[int] = field(default_factory=list)
+
+    def wait(self) -> None:
+        """Until every rank has ended: by itself, or killed because another one ended badly `grace` seconds ago."""
+        sent, has_told = 0, False
+        while running := self._running():
+            for number in self.signals[sent:]:
+                self._send(number, running)
+            sent = len(self.signals)
+            alone = None if has_told else self._alone()
+            if alone is not None:
+                self._send(alone, running)
+                has_told = True
+            failed = [rank.ended for rank in self.ranks if rank.ended is not None and rank.code]
+            if failed and time.monotonic() - min(failed) > self.grace:
+                for rank in running:
+                    rank.was_killed = True
+                    rank.process.kill()
+            time.sleep(_POLL)
+
+    def _running(self) -> list[Rank]:
+        for rank in self.ranks:
+            if rank.ended is None and rank.process.poll() is not None:
+                rank.ended = time.monotonic()
+        return [rank for rank in self.ranks if rank.ended is None]
+
+    def _alone(self) -> int | None:
+        """The signal of a rank that it stopped before the others could be told."""
+        now = time.monotonic()
+        codes = [rank.code for rank in self.ranks if rank.ended is not None and now - rank.ended > _TELL_SECONDS]
+        return next((signal.SIGINT if code == 130 else signal.SIGTERM for code in codes if code in STOPPED), None)
+
+    @staticmethod
+    def _send(number: int, ranks: Sequence[Rank]) -> None:
+        for rank in ranks:
+            if rank.process.poll() is None:
+                rank.process.send_signal(number)
+
+    def outcome(self) -> tuple[int, str]:
+        """The exit code of all, and what to say on stderr of a rank that rank 0 could not speak for."""
+        codes = [rank.code or 0 for rank in self.ranks]
+        if len(set(codes)) == 1 and codes[0] >= 0:
+            return codes[0], ""
+        stopped = [code for code in codes if code in STOPPED]
+        others = [rank for rank in self.ranks if rank.code and rank.code not in STOPPED and not rank.was_killed]
+        hung = [rank for rank in self.ranks if rank.was_killed]
+        if stopped and not others:
+            return stopped[0], ""
+        guilty = [rank for rank in others if (rank.code or 0) < 0] or hung or sorted(others, key=lambda rank: rank.ended or 0)[:1]
+        said = []
+        for rank in guilty:
+            how = "hung and was killed" if rank.was_killed else rank.how_it_ended()
+            lines = rank.last_lines()
+            said.append(f"rlx: rank {rank.number} {how}" + (f"; its last lines:\n{lines}" if lines else ""))
+        code = next((rank.code for rank in guilty if rank.code is not None and rank.code > 0), 1)
+        return code, "\n".join(said)
+
+    def end(self) -> None:
+        """Kill what still runs, and close the logs."""
+        for rank in self.ranks:
+            if rank.process.poll() is None:
+                rank.process.kill()
+                rank.process.wait()
+            if rank.log is not None:
+                rank.log.close()
+
+
+def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int) -> Outcome:
+    """Run the command line `rlx ARGUMENTS` as `ranks` processes on this machine.
+
+    timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS says.
+    """
+    listening = _listening()
+    reading, writing = os.pipe()
+    group = Group([], grace=min(10.0, 0.1 * timeout))
+    try:
+        with _signals(group.signals):
+            for number in range(ranks):
+                variables = _variables(number, ranks, listening, threads)
+                files = []
+                if number == 0:
+                    variables |= {STORE: str(listening.fileno()), RECORD: str(writing)}
+                    files = [listening.fileno(), writing]
+                group.ranks.append(_started(number, arguments, variables, files))
+            listening.close()
+            os.close(writing)
+            group.wait()
+        with os.fdopen(reading, "rb") as pipe:
+            place = pipe.read().decode()
+        code, message = group.outcome()
+        return Outcome(code, message, Path(place) if place else None)
+    finally:
+        group.end()
+
+
+def _listening() -> socket.socket:
+    """A listening socket of this machine, which rank 0 takes over: its number cannot be taken meanwhile."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    return listening
+
+
+def _variables(number: int, ranks: int, listening: socket.socket, threads: int) -> dict[str, str]:
+    variables = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": ranks,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": listening.getsockname()[1],
+        PARENT: os.getpid(),
+    }
+    defaults = {"OMP_NUM_THREADS": str(threads), "GLOO_SOCKET_IFNAME": "lo"}
+    if sys.platform != "linux":
+        del defaults["GLOO_SOCKET_IFNAME"]
+    return {**defaults, **os.environ, **{name: str(value) for name, value in variables.items()}}
+
+
+def _started(number: int, arguments: Sequence[str], variables: Mapping[str, str], files: Sequence[int]) -> Rank:
+    """A rank in a session of its own: a Ctrl-C of the terminal reaches it through this process, once."""
+    log = None if number == 0 else tempfile.TemporaryFile()  # noqa: SIM115 (it has no name, so that nothing stays behind)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlx", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        env=dict(variables),
+        pass_fds=tuple(files),
+        start_new_session=True,
+    )
+    return Rank(number, process, log)
+
+
+@contextmanager
+def _signals(heard: list[int]) -> Iterator[None]:
+    """Within this context signals are noted down, to be passed on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda caught, _: heard.append(caught)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,311 @@
+"""The ranks of a run: processes that train one policy together, each on its own rows. What they exchange goes through here.
+
+A loss is a sum over rows whose weights are those of the whole update, so gradients of ranks add: nothing is averaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.parallel.launch import PARENT, RECORD, STORE, ranks_of_environment
+from rlx.record.process import is_alive, this_process
+
+T = TypeVar("T")
+_BUCKET = 1 << 24  # elements that are summed at once: the memory that a sum takes besides the gradients
+_ANSWER_SECONDS = 3.0
+_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+
+
+class RankError(TrainingError):
+    """A rank died, does not answer, or is at another place of the program than the others."""
+
+
+class Ranks:
+    """This process among those of the run. Every method but `rows` is called by all ranks, in the same order.
+
+    rank: 0 to world - 1; rank 0 writes the record. timeout: seconds that a rank waits for the others.
+    Raises RankError where a rank died or does not answer in time.
+    """
+
+    def __init__(self, group: Any, store: Any, *, rank: int, world: int, timeout: float) -> None:
+        self.rank, self.world, self.timeout = rank, world, timeout
+        self._group, self._store = group, store
+        self._count = 0
+        self._shared: Exception | None = None  # the error that all ranks raised last
+        self._processes: list[dict[str, Any]] = [this_process()]
+        self._processes = self.exchange("the start", this_process)
+
+    def end(self, error: BaseException | None) -> None:
+        """Wait until all ranks have come to the end of the run, and leave the group.
+
+        error: what ends it; where this rank alone knows of it, the others are left at once and learn of it from the connection.
+        """
+        seen = error
+        while seen is not None and seen is not self._shared and not hasattr(seen, "signal_name"):
+            seen = seen.__cause__
+        if error is None or seen is not None:
+            with contextlib.suppress(RankError):
+                self.exchange("the end", lambda: None)
+                dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes the record and shows the run."""
+        return self.rank == 0
+
+    @property
+    def hosts(self) -> list[str]:
+        """The machine of each rank."""
+        return [str(process["host"]) for process in self._processes]
+
+    def rows(self, row_tokens: Sequence[int], rank: int | None = None) -> slice:
+        """The consecutive rows of this rank (or of `rank`), such that ranks have about equally many tokens. It may be empty."""
+        tokens = np.asarray(row_tokens, dtype=np.float64) + 1
+        middle = tokens.cumsum() - tokens / 2
+        bounds = np.searchsorted(middle, tokens.sum() * np.arange(self.world + 1) / self.world)
+        mine = self.rank if rank is None else rank
+        return slice(int(bounds[mine]), int(bounds[mine + 1]))
+
+    def exchange(self, what: str, function: Callable[[], T]) -> list[T]:
+        """What function() gives on each rank, in their order. Where it raises on one rank, every rank raises that error.
+
+        what: said in errors, and compared between ranks. The results are pickled.
+        """
+        value: T | None = None
+        failure: Exception | None = None
+        try:
+            value = function()
+        except RankError:
+            raise
+        except Exception as error:
+            failure = error
+        said = None if failure is None else _as_message(failure)
+        given: list[Any] = [None] * self.world
+        with self._collective(what):
+            dist.all_gather_object(given, (what, said, value), group=self._group)
+        failed = [(rank, message) for rank, (_, message, _) in enumerate(given) if message is not None]
+        if failed:
+            self._shared = self._error(failed, failure)
+            raise self._shared from (None if self._shared is failure else failure)
+        places = {place for place, _, _ in given}
+        if len(places) > 1:
+            said_by = "; ".join(f"rank {rank} is at {place}" for rank, (place, _, _) in enumerate(given))
+            raise RankError(f"the ranks do not do the same: {said_by}; an algorithm must do the same on every rank")
+        return [result for _, _, result in given]
+
+    def together(self, what: str, function: Callable[[], T]) -> T:
+        """What function() gives on this rank, once it succeeded on every rank; where it raises on one, every rank raises."""
+        found: list[T] = []
+
+        def call() -> None:
+            found.append(function())
+
+        self.exchange(what, call)
+        return found[0]
+
+    def from_first(self, what: str, function: Callable[[], T]) -> T:
+        """What function() gives on rank 0, where alone it is called; every rank raises what it raises."""
+        return cast("T", self.exchange(what, lambda: function() if self.is_first else None)[0])
+
+    def agree(self, *flags: int) -> tuple[int, ...]:
+        """The largest value of each flag over all ranks."""
+        values = torch.tensor(flags, dtype=torch.int64)
+        with self._collective("a decision"):
+            dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._group)
+        return tuple(int(value) for value in values)
+
+    def sum(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
+        """The sum over ranks of each tensor; like: tensors of the same shapes; None where no rank has one.
+
+        present: whether any rank has the tensor. Half-precision tensors are summed in float32.
+        """
+        result: list[Tensor | None] = [None] * len(like)
+        for places in _buckets(like, present):
+            exact = torch.float64 if like[places[0]].dtype == torch.float64 else torch.float32
+            given = [tensors[place] for place in places]
+            flat = torch.cat(
+                [
+                    torch.zeros(like[place].numel(), dtype=exact, device=like[place].device)
+                    if tensor is None
+                    else tensor.detach().reshape(-1).to(exact)
+                    for place, tensor in zip(places, given, strict=True)
+                ]
+            )
+            with self._collective("the sum of gradients"):
+                dist.all_reduce(flat, group=self._group)
+            for place, part in zip(places, torch.split(flat, [like[place].numel() for place in places]), strict=True):
+                result[place] = part.reshape(like[place].shape).to(like[place].dtype)
+        return result
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite these tensors by those of rank 0."""
+        with torch.no_grad():
+            for tensor in tensors:
+                value = tensor.detach().contiguous()
+                with self._collective("the weights of rank 0"):
+                    dist.broadcast(value, src=0, group=self._group)
+                tensor.copy_(value)
+
+    def name(self, rank: int) -> str:
+        """A rank with its process, for messages."""
+        process = self._processes[rank] if rank < len(self._processes) else {}
+        return f"rank {rank} (process {process.get('pid')} on {process.get('host')})"
+
+    @contextmanager
+    def _collective(self, what: str) -> Iterator[None]:
+        self._count += 1
+        try:
+            self._store.set(f"at/{self.rank}", str(self._count))
+            yield
+        except RuntimeError as error:  # torch's errors of communication derive from it
+            raise RankError(self._missing(what)) from error
+
+    def _missing(self, what: str) -> str:
+        """Which rank is missing, in words: one whose process is dead, or one that has not come as far as this one."""
+        others = [rank for rank in range(len(self._processes)) if rank != self.rank]
+        dead = [rank for rank in others if is_alive(self._processes[rank]) is False]
+        if dead:
+            return f"{' and '.join(map(self.name, dead))} ended before {what}; what it said last is shown with its rank"
+        behind = self._behind(others)
+        if behind:
+            return (
+                f"{' and '.join(map(self.name, behind))} did not come to {what}: it hangs, or the connection to it is lost; "
+                f"parallel.timeout={self.timeout:g} seconds is how long ranks wait for each other"
+            )
+        return f"the ranks lost each other during {what}; a rank ended, or the connection to it is lost"
+
+    def _behind(self, others: Sequence[int]) -> list[int]:
+        """The ranks that have made fewer exchanges than this one; rank 0 where it does not even answer."""
+        made: dict[int, int] = {}
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError):
+                for rank in others:
+                    key = f"at/{rank}"
+                    made[rank] = int(self._store.get(key)) if self._store.check([key]) else 0
+
+        asking = threading.Thread(target=ask, daemon=True)  # rank 0 answers; where it hangs, nobody does
+        asking.start()
+        asking.join(_ANSWER_SECONDS)
+        if asking.is_alive() and not self.is_first:
+            return [0]
+        return [rank for rank in others if made.get(rank, self._count) < self._count]
+
+    def _error(self, failed: list[tuple[int, bytes]], mine: Exception | None) -> Exception:
+        """The error that every rank raises: its own where all have the same, else the first one, with its rank."""
+        errors = [(rank, cast("Exception", pickle.loads(message))) for rank, message in failed]
+        error = errors[0][1]
+        if len(errors) == self.world and len({str(each) for _, each in errors}) == 1:
+            return error if mine is None else mine
+        ranks = " and ".join(f"rank {rank}" for rank, each in errors if str(each) == str(error))
+        error.args = (f"{ranks}: {error}", *error.args[1:])
+        return error
+
+
+def _as_message(error: Exception) -> bytes:
+    """An error of rlx as it is; another one as a TrainingError with its traceback."""
+    if isinstance(error, RlxError):
+        with contextlib.suppress(Exception):
+            message = pickle.dumps(error)
+            pickle.loads(message)
+            return message
+        return pickle.dumps(TrainingError(str(error)))
+    if isinstance(error, torch.OutOfMemoryError):
+        return pickle.dumps(torch.OutOfMemoryError(str(error)))
+    return pickle.dumps(TrainingError("".join(traceback.format_exception(error)).rstrip()))
+
+
+def _buckets(like: Sequence[Tensor], present: Sequence[bool]) -> Iterator[list[int]]:
+    """Places of tensors that are summed at once: of one type, up to _BUCKET elements."""
+    bucket: list[int] = []
+    size = 0
+    for place, tensor in enumerate(like):
+        if not present[place]:
+            continue
+        other = bucket and (tensor.dtype, tensor.device) != (like[bucket[0]].dtype, like[bucket[0]].device)
+        if bucket and (other or size + tensor.numel() > _BUCKET):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(place)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+def join(world: int, *, timeout: float, device: str) -> Ranks:
+    """Join the group that the environment describes, as `rlx train ranks=N` and torchrun set it. A GPU is chosen by local rank.
+
+    Raises ConfigError where this process was not started as one of `world`, or there are fewer GPUs than ranks on this machine;
+    RankError where the others do not come in time.
+    """
+    if ranks_of_environment() != world:
+        raise ConfigError(
+            f"ranks={world}, and this process was started as one of {ranks_of_environment()}; rlx train ranks={world} starts "
+            f"them, or torchrun --nproc-per-node={world} -m rlx train"
+        )
+    rank = int(os.environ["RANK"])
+    _die_with_parent()
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    if use_gpu:
+        local = int(os.environ.get("LOCAL_RANK", rank))
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"rank {rank} is number {local + 1} on this machine, which has {torch.cuda.device_count()} GPUs; start as many "
+                "ranks as there are GPUs (ranks=auto), or use device=cpu"
+            )
+        torch.cuda.set_device(local)
+    wait = datetime.timedelta(seconds=timeout)
+    try:
+        store = _store(rank, world, wait)
+        backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+        shared = dist.PrefixStore("group", store)
+        dist.init_process_group(backend, store=shared, rank=rank, world_size=world, timeout=wait)
+    except RuntimeError as error:
+        raise RankError(f"rank {rank} of {world} did not find the others within {timeout:g} seconds: {error}") from error
+    return Ranks(dist.group.WORLD, dist.PrefixStore("rlx", store), rank=rank, world=world, timeout=timeout)
+
+
+def tell_record(directory: os.PathLike[str]) -> None:
+    """Tell the process that started the ranks where the record is."""
+    number = os.environ.pop(RECORD, None)
+    if number is not None:
+        with contextlib.suppress(OSError), os.fdopen(int(number), "w") as pipe:
+            pipe.write(os.fspath(directory))
+
+
+def _store(rank: int, world: int, wait: datetime.timedelta) -> Any:
+    """What the ranks meet at: the socket that `rlx train` opened for them, or that of torchrun."""
+    port = os.environ.pop(STORE, None)
+    if port is None:
+        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+        return store
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if rank == 0:
+        return dist.TCPStore(*address, world, is_master=True, timeout=wait, master_listen_fd=int(port))
+    return dist.TCPStore(*address, world, is_master=False, timeout=wait)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is gone, however that ended."""
+    started_by = os.environ.get(PARENT)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if started_by is not None and os.getppid() != int(started_by):  # it was gone before
+        os._exit(1)

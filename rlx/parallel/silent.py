@@ -1,0 +1,70 @@
+"""What the ranks behind the first one have in place of a recorder and a view: they write nothing and show nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from rlx.parallel.ranks import Ranks, tell_record
+from rlx.record.recorder import Recorder
+from rlx.record.run import AlgorithmResult, RunRecord
+from rlx.report.terminal import TrainView
+
+
+class SilentRecorder(Recorder):
+    """Knows the record that rank 0 writes."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record, self.directory = record, record.directory
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def answers(self, step: int, scores: Sequence[float]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def update(self, **fields: Any) -> None:
+        self.record = dataclasses.replace(self.record, **fields)
+
+    def finish(self, result: AlgorithmResult) -> None:
+        pass
+
+    def fail(self, error: BaseException, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+        pass
+
+    def interrupt(self, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+        pass
+
+
+class SilentView(TrainView):
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self._silent = True
+
+    def warn(self, text: str) -> None:
+        pass
+
+
+def recorder_of_first(make: Callable[[], Recorder], ranks: Ranks) -> Recorder:
+    """On rank 0 the recorder that `make` gives, on the others one that writes nothing."""
+    made: list[Recorder] = []
+
+    def create() -> RunRecord:
+        made.append(make())
+        tell_record(made[0].directory)
+        return made[0].record
+
+    record = ranks.from_first("the record", create)
+    return made[0] if made else SilentRecorder(record)

@@ -1,0 +1,114 @@
+"""What a draw needs, made in parts: each rank makes its part, and every rank has the whole.
+
+Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlx.data.sequences import Sequences
+from rlx.policy.statistics import TokenStatistics
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw, Sampler
+
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
+    from rlx.policy.base import Policy
+    from rlx.policy.reference import Reference
+    from rlx.task.base import Prompt, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSampler(Sampler):
+    """Samples every so manyth prompt by another sampler. A completion depends on its own random numbers, not on the ranks."""
+
+    sampler: Sampler
+    ranks: Ranks
+
+    @staticmethod
+    def of(sampler: Sampler, ranks: Ranks) -> SplitSampler:
+        """A sampler with the settings of `sampler`."""
+        settings = {item.name: getattr(sampler, item.name) for item in fields(Sampler)}
+        return SplitSampler(**settings, sampler=sampler, ranks=ranks)
+
+    @property
+    def in_process(self) -> SplitSampler:
+        return SplitSampler.of(self.sampler.in_process, self.ranks)
+
+    def prepare(self, policy: Policy) -> None:
+        self.sampler.prepare(policy)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        world, group = self.ranks.world, draw.group_size
+        places = [np.arange(rank, len(draw.prompts), world) for rank in range(world)]
+        given = self.ranks.exchange("sampling", lambda: self._part(policy, draw, places[self.ranks.rank]))
+        out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
+        for prompts, made in zip(places, given, strict=True):
+            if made is not None:
+                out.place(made, (prompts[:, None] * group + np.arange(group)).reshape(-1))
+        return out
+
+    def _part(self, policy: Policy, draw: Draw, prompts: np.ndarray) -> Completions | None:
+        if not len(prompts):
+            return None
+        own = Draw(
+            prompts=tuple(draw.prompts[place] for place in prompts),
+            group_size=draw.group_size,
+            limits=draw.limits[prompts],
+            keys=draw.keys.reshape(-1, draw.group_size)[prompts].reshape(-1),
+            temperature=draw.temperature,
+            greedy=draw.greedy,
+        )
+        return self.sampler.complete(policy, own)
+
+
+def split_rewards(task: Task, ranks: Ranks) -> Task:
+    """The task, whose `reward_all` rewards a part of the prompts on each rank: every rank has the same rewards."""
+    twin = copy.copy(task)
+
+    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
+        starts = [place for place in range(len(prompts)) if place == 0 or prompts[place] is not prompts[place - 1]]
+        bounds = [*starts, len(prompts)]
+        groups = ranks.rows([end - start for start, end in pairwise(bounds)])
+        own = slice(bounds[groups.start], bounds[groups.stop])
+        given = ranks.exchange("rewards", lambda: task.reward_all(prompts[own], completions[own]) if completions[own] else [])
+        return [reward for part in given for reward in part]
+
+    object.__setattr__(twin, "reward_all", reward_all)
+    return twin
+
+
+@contextmanager
+def split_statistics(model: Policy | Reference, ranks: Ranks) -> Iterator[None]:
+    """Within this context `token_statistics` of a policy or reference computes the rows of each rank there, and gives all.
+
+    Every rank must ask for the same; with a gradient nothing is split.
+    """
+    real = model.token_statistics
+
+    def token_statistics(sequences: Sequences, **settings: Any) -> TokenStatistics:
+        if torch.is_grad_enabled() or len(sequences) == 0:
+            return real(sequences, **settings)
+        rows = ranks.rows(sequences.row_tokens)
+
+        def own() -> dict[str, torch.Tensor]:
+            found = {} if rows.start == rows.stop else vars(real(sequences[rows], **settings))
+            return {name: values.cpu() for name, values in found.items() if values is not None}
+
+        given = [part for part in ranks.exchange("token statistics", own) if part]
+        return TokenStatistics(**{name: torch.cat([part[name] for part in given]).to(model.device) for name in given[0]})
+
+    model.token_statistics = token_statistics  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.token_statistics  # the method of the class is seen again

@@ -1,0 +1,173 @@
+"""Three processes that measure, case by case, how far two and three ranks are from one process; started once for many tests."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+WORLD = 3
+ROOT = Path(__file__).parents[2]
+
+SHIPPED = sorted(path.stem for path in (ROOT / "conf" / "algorithm").glob("*.yaml") if path.stem != "mixture")
+COUPLED = {"aot": "dpo", "aot_unpaired": "dpo", "bco": "dpo", "kto_pair": "dpo", "clip_cov": "grpo", "kl_cov": "grpo"}
+
+
+def environment(rank: int, world: int, port: int) -> dict[str, str]:
+    """The variables that torchrun would set."""
+    named = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = {name: str(value) for name, value in named.items()}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **own}
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def measured() -> dict[str, Any]:
+    """Name of a case -> what rank 0 found."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "found.json"
+        command = [sys.executable, "-W", "error::UserWarning:rlx", "-m", "tests.parallel.group", str(file)]
+        processes = [
+            subprocess.Popen(
+                command, env=environment(rank, WORLD, port), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            for rank in range(WORLD)
+        ]
+        said = [process.communicate(timeout=300)[0].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(said)
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+# ---- what the processes do --------------------------------------------------------------------------------------------------
+
+
+def cases(lab: Any) -> Iterator[tuple[str, Callable[[Any], Any], Any, int | None]]:
+    """(name, algorithm's gradients to ask for, batch, micro_batch)."""
+    import rlx
+
+    for name in SHIPPED:
+        made = small(rlx.load("algorithm", name))
+        yield name, made, made.draw(lab), None
+        yield f"{name} in pieces", made, made.draw(lab), 2
+    for loss, of in COUPLED.items():
+        made = dataclasses.replace(small(rlx.load("algorithm", of)), loss=rlx.load("loss", loss))
+        yield f"loss {loss}", made, made.draw(lab), None
+        yield f"loss {loss} in pieces", made, made.draw(lab), 2
+    made = small(rlx.load("algorithm", "custom_dpo"))
+    batch = made.draw(lab)
+    yield "one row", made, batch[:1], None
+    grpo = small(rlx.load("algorithm", "grpo"))
+    groups = grpo.draw(lab)
+    yield "empty completions", grpo, without_completions(groups, [0]), 1
+    yield "no completion at all", grpo, without_completions(groups, range(len(groups))), 1
+    kl = rlx.load("loss", "clipped", beta=0.1, kl_estimator="exact", kl_gradient="plain")
+    exact = dataclasses.replace(small(rlx.load("algorithm", "custom_grpo")), loss=kl)
+    yield "exact KL", exact, exact.draw(lab), None
+
+
+def small(algorithm: Any) -> Any:
+    """With five rows a term, which neither two nor three ranks divide."""
+    fields = {item.name for item in dataclasses.fields(algorithm) if item.init}
+    sizes = {"pairs_per_step": 5, "prompts_per_step": 5, "group_size": 3}
+    changed: dict[str, Any] = {name: size for name, size in sizes.items() if name in fields}
+    changed |= {name: small(getattr(algorithm, name)) for name in ("dpo", "grpo") if name in fields}
+    return dataclasses.replace(algorithm, **changed)
+
+
+def without_completions(batch: Any, rows: Any) -> Any:
+    """A batch of rollouts whose completions in `rows` have no token."""
+    import numpy as np
+
+    sequences = batch.sequences
+    empty = np.zeros(0, dtype=np.int64)
+    completions = tuple(
+        tuple(empty if row in rows else completion for completion in group) for row, group in enumerate(sequences.completions)
+    )
+    changed = dataclasses.replace(sequences, completions=completions)
+    mask = changed.completion_mask
+    return dataclasses.replace(
+        batch, sequences=changed, weights=batch.weights * mask, sampling_logprobs=batch.sampling_logprobs * mask
+    )
+
+
+def norm(gradients: dict[str, Any]) -> float:
+    return sum(float((part**2).sum()) for group in gradients.values() for part in group if part is not None) ** 0.5
+
+
+def gap(one: dict[str, Any], many: dict[str, Any]) -> float:
+    """The distance of gradients over the norm of those of one process; infinite where the groups or the None differ."""
+    if list(one) != list(many):
+        return float("inf")
+    distance = 0.0
+    for name in one:
+        for a, b in zip(one[name], many[name], strict=True):
+            if (a is None) != (b is None):
+                return float("inf")
+            if a is not None:
+                distance += float(((a - b).double() ** 2).sum())
+    return distance**0.5 / norm(one) if distance else 0.0
+
+
+def metric_gap(one: dict[str, float], many: dict[str, float]) -> float:
+    if one.keys() != many.keys():
+        return float("inf")
+    return max((abs(one[name] - many[name]) / max(1.0, abs(one[name])) for name in one), default=0.0)
+
+
+def gradients(algorithm: Any, lab: Any, batch: Any, micro_batch: int | None, ranks: Any, by: Any) -> Any:
+    from rlx.training.gradients import AccumulatedGradients
+
+    source = AccumulatedGradients(algorithm, lab.policy, lab.reference, batch, micro_batch=micro_batch, ranks=ranks)
+    return source(by), source.metrics
+
+
+def main(file: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from rlx.parallel.ranks import Ranks, join
+    from tests.parallel.laboratory import laboratory
+
+    torch.set_num_threads(1)
+    three = join(WORLD, timeout=120, device="cpu")
+    pair = dist.new_group([0, 1])
+    store = dist.PrefixStore("pair", dist.distributed_c10d._get_default_store())
+    two = Ranks(pair, store, rank=three.rank, world=2, timeout=120) if three.rank < 2 else None
+    found: dict[str, Any] = {}
+    for dtype in (torch.float64, torch.float32):
+        lab = laboratory(dtype)
+        for name, algorithm, batch, micro_batch in cases(lab):
+            result: dict[str, Any] = {}
+            in_pieces = micro_batch is not None
+            if in_pieces and dtype == torch.float32:
+                continue
+            for by in (None, str) if dtype == torch.float64 and not in_pieces else (None,):
+                alone, figures = gradients(algorithm, lab, batch, micro_batch, None, by)
+                result["norm"] = max(result.get("norm", 0.0), norm(alone))
+                for ranks in (two, three):
+                    if ranks is not None:
+                        many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, by)
+                        place = f"{ranks.world}{' by term' if by else ''}"
+                        result[place] = {"gradient": gap(alone, many), "metrics": metric_gap(figures, summed)}
+            found[f"{name} {str(dtype).removeprefix('torch.')}"] = result
+    if three.rank == 0:
+        Path(file).write_text(json.dumps(found))
+    three.end(None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

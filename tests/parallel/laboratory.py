@@ -1,0 +1,33 @@
+"""A laboratory small enough for laws: a policy of a few thousand weights, moved away from its reference."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+import rlx
+from rlx.algorithm import Lab
+from rlx.policy.reference import Reference
+from rlx.policy.tiny import build_tiny
+from rlx.seeding import Stream
+
+
+def rewards(prompts: Sequence[object], completions: Sequence[str]) -> list[dict[str, float]]:
+    """Between 0 and 1, by the text of the completion."""
+    return [{"reward": zlib.crc32(completion.encode()) % 11 / 10} for completion in completions]
+
+
+def laboratory(dtype: torch.dtype) -> Lab:
+    policy = build_tiny(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2)
+    policy.model.to(dtype)
+    policy.add_value_head()
+    reference = Reference(policy)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype))
+    task = rlx.load("task", "arithmetic", max_operand=20)
+    object.__setattr__(task, "reward_all", rewards)  # an untrained policy gets none of the task's own
+    return Lab(task, policy, reference, rlx.load("rollout", "transformers"), step=0, rng=Stream(0), state={})

@@ -1,0 +1,68 @@
+import pytest
+
+from rlx.errors import ConfigError
+from rlx.parallel.ranks import Ranks, join
+from tests.parallel.group import COUPLED, SHIPPED, measured
+
+EXACT, ROUNDED = 1e-12, 5e-6
+ALWAYS_ZERO = {"no completion at all"}
+WHOLE = [*SHIPPED, *(f"loss {name}" for name in COUPLED), "one row", "exact KL"]
+
+
+@pytest.fixture(scope="session")
+def found():
+    return measured()
+
+
+def ranks(rank, world):
+    made = object.__new__(Ranks)
+    made.rank, made.world = rank, world
+    return made
+
+
+@pytest.mark.parametrize("tokens", [[1] * 7, [100, 1, 1, 1], [5], [], [0, 0, 0, 0], list(range(50))])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_every_row_has_one_rank(tokens, world):
+    slices = [ranks(rank, world).rows(tokens) for rank in range(world)]
+    assert [row for part in slices for row in range(len(tokens))[part]] == list(range(len(tokens)))
+
+
+def test_ranks_have_equally_many_tokens():
+    tokens = [3, 9, 4, 4, 1, 7, 2, 6] * 20
+    totals = [sum(tokens[ranks(rank, 4).rows(tokens)]) for rank in range(4)]
+    assert max(totals) - min(totals) <= max(tokens) + 1
+
+
+def test_a_process_that_was_not_started_as_a_rank_does_not_wait_for_others(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="ranks=2, and this process was started as one of 1"):
+        join(2, timeout=1, device="cpu")
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_gradients_and_figures_do_not_depend_on_the_number_of_ranks(found, name, dtype):
+    result = dict(found[f"{name} {dtype}"])
+    assert result.pop("norm") > 1e-9
+    assert {"2", "3"} <= set(result)
+    limit = EXACT if dtype == "float64" else ROUNDED
+    for place, gaps in result.items():
+        assert gaps["gradient"] <= limit, place
+        assert gaps["metrics"] <= limit, place
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", [*SHIPPED, *(f"loss {name}" for name in COUPLED)])
+def test_nor_do_they_when_each_rank_cuts_its_rows(found, name):
+    result = found[f"{name} in pieces float64"]
+    assert result["norm"] > 1e-9
+    assert max(result[world][kind] for world in "23" for kind in ("gradient", "metrics")) <= EXACT
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ["empty completions", "no completion at all"])
+def test_a_rank_without_completions_changes_nothing(found, name):
+    result = found[f"{name} float64"]
+    assert (result["norm"] == 0) == (name in ALWAYS_ZERO)
+    assert max(result[world][kind] for world in "23" for kind in ("gradient", "metrics")) <= EXACT

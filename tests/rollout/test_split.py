@@ -1,0 +1,98 @@
+"""Two ranks in two threads: each makes a part of what a draw needs, and both have the whole."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import rlx
+from rlx.parallel.ranks import Ranks
+from rlx.policy.base import Policy
+from rlx.rollout.split import SplitSampler, split_rewards, split_statistics
+from rlx.seeding import Stream
+from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
+
+
+class Together:
+    """Ranks that exchange by memory."""
+
+    rows = Ranks.rows
+
+    def __init__(self, rank, world, place, barrier):
+        self.rank, self.world, self._place, self._barrier = rank, world, place, barrier
+
+    def exchange(self, what, function):
+        self._place[self.rank] = function()
+        self._barrier.wait()
+        given = [self._place[rank] for rank in range(self.world)]
+        self._barrier.wait()
+        return given
+
+
+def on_ranks(function, world=2):
+    place, barrier, results = {}, threading.Barrier(world, timeout=60), {}
+
+    def run(rank):
+        with torch.no_grad():
+            results[rank] = function(Together(rank, world, place, barrier))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == world
+    return [results[rank] for rank in range(world)]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_completions_do_not_depend_on_the_number_of_ranks(lab, count):  # noqa: F811
+    prompts = [lab.policy.encode_prompt(prompt.text) for prompt in lab.task.prompts()[:count]]
+    asked = {"group_size": 3, "stream": Stream(5), "prompt_keys": range(count), "max_new_tokens": 6}
+    alone = lab.sampler.sample(lab.policy, prompts, **asked)
+    for rollout in on_ranks(lambda ranks: SplitSampler.of(lab.sampler, ranks).sample(lab.policy, prompts, **asked)):
+        for mine, theirs in zip(rollout.sequences.completions, alone.sequences.completions, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        torch.testing.assert_close(rollout.sampling_logprobs, alone.sampling_logprobs, atol=1e-6, rtol=1e-6)
+
+
+def test_each_completion_is_rewarded_once(lab):  # noqa: F811
+    asked = []
+    task = rlx.load("task", "arithmetic", max_operand=20)
+    object.__setattr__(task, "reward_all", lambda prompts, texts: asked.extend(texts) or [{"reward": len(t)} for t in texts])
+    prompts = [prompt for prompt in lab.task.prompts()[:3] for _ in range(2)]
+    texts = ["a", "bb", "ccc", "d" * 4, "e" * 5, "f" * 6]
+    given = on_ranks(lambda ranks: split_rewards(task, ranks).reward_all(prompts, texts))
+    assert given == [[{"reward": length} for length in range(1, 7)]] * 2
+    assert sorted(asked) == texts
+
+
+def test_statistics_are_those_of_the_whole(lab):  # noqa: F811
+    prompts = [lab.policy.encode_prompt(prompt.text) for prompt in lab.task.prompts()[:5]]
+    sequences = lab.sampler.sample(
+        lab.policy, prompts, group_size=2, stream=Stream(1), prompt_keys=range(5), max_new_tokens=5
+    ).sequences
+    with torch.no_grad():
+        whole = lab.policy.token_statistics(sequences, requires=frozenset({"entropy"}))
+    policies = [Policy.with_plain_rows(lab.policy) for _ in range(2)]
+
+    def split(ranks):
+        policy = policies[ranks.rank]
+        with split_statistics(policy, ranks):
+            found = policy.token_statistics(sequences, requires=frozenset({"entropy"}))
+        assert "token_statistics" not in vars(policy)
+        return found
+
+    for found in on_ranks(split):
+        torch.testing.assert_close(found.token_logprobs, whole.token_logprobs)
+        torch.testing.assert_close(found.entropy, whole.entropy)
+
+
+def test_with_a_gradient_nothing_is_split(lab):  # noqa: F811
+    prompts = [lab.policy.encode_prompt(prompt.text) for prompt in lab.task.prompts()[:2]]
+    sequences = lab.sampler.sample(
+        lab.policy, prompts, group_size=2, stream=Stream(1), prompt_keys=range(2), max_new_tokens=5
+    ).sequences
+    with split_statistics(lab.policy, Together(0, 2, {}, None)), torch.enable_grad():
+        assert lab.policy.token_statistics(sequences).token_logprobs.requires_grad
