@@ -49,8 +49,8 @@ class ExportConfig:
 class ParallelConfig:
     """How the ranks of a run share the work; conf/parallel has its options."""
 
-    mode: str = field(default=MISSING, metadata={"one_of": ("replicated",)})
-    timeout: float = at_least(1)
+    mode: str = one_of(("replicated",), default=MISSING)
+    timeout: float = at_least(1, whole=False)
 
 
 @dataclass
