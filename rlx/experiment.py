@@ -177,4 +177,9 @@ def torch_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}: torch knows no such device; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={name}: torch sees no GPU here; use device=cpu, or install a CUDA build of torch")
+    try:
+        torch.ones(1, device=device).sum().item()
+    except Exception as error:  # each backend of torch raises its own
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"device={name} cannot compute here: {said}; use auto, cpu, cuda or cuda:N") from error
     return device

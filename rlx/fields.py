@@ -120,9 +120,11 @@ def within(
     return field(default=default, metadata={"range": allowed})
 
 
-def count(*, at_least: int = 1, optional: bool = False, advice: str = "", default: Any = MISSING) -> Any:
-    """A dataclass field, or the note of an annotation, for a whole number that is not smaller than `at_least`."""
-    return within(at_least=at_least, whole=True, optional=optional, advice=advice, default=default)
+def count(
+    *, at_least: int = 1, at_most: float = math.inf, optional: bool = False, advice: str = "", default: Any = MISSING
+) -> Any:
+    """A dataclass field, or the note of an annotation, for a whole number within these bounds."""
+    return within(at_least=at_least, at_most=at_most, whole=True, optional=optional, advice=advice, default=default)
 
 
 def one_of(names: Sequence[str], *, each: bool = False, default: Any = MISSING) -> Any:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rlx.rollout.sampler import Sampler
     from rlx.task.base import Task
 
+MOST_ROWS = 16_384  # pairs or prompts of one step, and completions of a prompt: more is a slip of the pen that would not end
+
 
 class AlgorithmType(Enum):
     """The kind of learning that an algorithm does, shown by `rlx --help` and `rlx compare`."""

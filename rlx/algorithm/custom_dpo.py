@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
+from rlx.algorithm.base import MOST_ROWS, Algorithm, AlgorithmType, Lab, LossOutput, Need, Term
 from rlx.algorithm.dpo import pair_metrics
 from rlx.algorithm.regularizer import Regularizer
 from rlx.data.preferences import PairBatch
@@ -43,7 +43,7 @@ class CustomDpo(Algorithm[PairBatch]):
 
     loss: PreferenceLoss
     regularizer: Regularizer
-    pairs_per_step: int = count()
+    pairs_per_step: int = count(at_most=MOST_ROWS)
     preference_loss_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
     sft_loss_weight: float = within(at_least=0, advice=_NO_NEGATIVE)
     regularization_weight: float = within(at_least=0, advice=_NO_NEGATIVE)

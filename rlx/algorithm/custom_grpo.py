@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.algorithm.base import MOST_ROWS, Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.errors import ConfigError
 from rlx.fields import count, one_of, within
 from rlx.loss.advantage.completion import Advantage
@@ -59,8 +59,8 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     advantage: Advantage | TokenAdvantage
     value_loss: ValueLoss
     value_loss_weight: float = within(at_least=0, advice="a negative one would make the critic worse")
-    prompts_per_step: int = count()
-    group_size: int = count()
+    prompts_per_step: int = count(at_most=MOST_ROWS)
+    group_size: int = count(at_most=MOST_ROWS)
     minibatches: int = count()
     resample_attempts: int = count(at_least=0)
     filter_truncated: bool

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
+from rlx.algorithm.base import MOST_ROWS, Algorithm, AlgorithmType, Lab, LossOutput, Need, Term, mean_of
 from rlx.data.preferences import PairBatch
 from rlx.fields import count
 from rlx.loss.preference.base import PreferenceLoss
@@ -52,7 +52,7 @@ class Dpo(Algorithm[PairBatch]):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
 
     loss: PreferenceLoss
-    pairs_per_step: int = count()
+    pairs_per_step: int = count(at_most=MOST_ROWS)
 
     @property
     def couples_rows(self) -> bool:
@@ -84,8 +84,8 @@ class OnlineDpo(Algorithm[PairBatch]):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
 
     loss: PreferenceLoss
-    prompts_per_step: int = count()
-    group_size: int = count(at_least=2, advice="a pair is made of two completions of a prompt")
+    prompts_per_step: int = count(at_most=MOST_ROWS)
+    group_size: int = count(at_least=2, advice="a pair is made of two completions of a prompt", at_most=MOST_ROWS)
     resample_attempts: int = count(at_least=0)
 
     @property

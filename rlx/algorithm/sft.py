@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rlx.algorithm.base import Algorithm, AlgorithmType, Lab, LossOutput, Need
+from rlx.algorithm.base import MOST_ROWS, Algorithm, AlgorithmType, Lab, LossOutput, Need
 from rlx.data.preferences import PairBatch
 from rlx.fields import count
 from rlx.loss.weight import token_mean
@@ -25,7 +25,7 @@ class Sft(Algorithm[PairBatch]):
     kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
     needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
 
-    pairs_per_step: int = count()
+    pairs_per_step: int = count(at_most=MOST_ROWS)
 
     def draw(self, lab: Lab) -> PairBatch:
         batch = lab.pairs(self.pairs_per_step).chosen_only()

@@ -95,6 +95,8 @@ def described(hint: Any) -> str:
 # The check between composing a config and building from it: every key, type and class, before anything is loaded.
 
 _SPECIAL = {"_target_", "_partial_", "_convert_", "_recursive_"}
+# The values of Hydra's modifiers under which a node is built whole, into plain values: other ones would build half of it.
+_MODIFIERS: dict[str, tuple[object, ...]] = {"_partial_": (True, False), "_recursive_": (True,), "_convert_": ("object", "all")}
 
 
 def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type = RunConfig, verb: str = "train") -> None:
@@ -231,6 +233,9 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     if not isinstance(node, Mapping) or "_target_" not in node:
         options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
         raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
+    for modifier, values in _MODIFIERS.items():
+        if modifier in node and not any(type(node[modifier]) is type(value) and node[modifier] == value for value in values):
+            raise ConfigError(f"{path}.{modifier}={shown(node[modifier])}: rlx builds a node whole; leave it out")
     target = locate(node["_target_"], f"{path}._target_")
     if group is not None and not fits_group(target, group):
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {' or '.join(GROUPS[group].base)}")

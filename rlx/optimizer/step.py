@@ -81,6 +81,7 @@ class Optimizer:
             self.torch_optimizer = make(parameters)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"optimizer: torch refuses these values: {error}") from error
+        _require_plain_step(make, type(self.torch_optimizer).__name__)
         self.parameters = list(parameters)
         self._schedule = schedule
         self._num_steps = num_steps
@@ -144,6 +145,21 @@ class Optimizer:
                         f"{name} of parameter {place} is {tuple(value.shape)}, and the parameter {tuple(parameter.shape)}"
                     )
         self.torch_optimizer.load_state_dict(state)
+
+
+def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer], name: str) -> None:
+    """Refuse an optimiser that cannot take a step of dense gradients by itself, as LBFGS and SparseAdam: it is tried on one."""
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    try:
+        optimizer = make([weight])
+        optimizer.param_groups[0]["lr"] = float(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+    except Exception as error:  # of whatever kind the class raises
+        raise ConfigError(
+            f"optimizer={name} cannot take a step of the gradients that it is given ({type(error).__name__}: {error}); "
+            "choose another, such as optimizer=adamw"
+        ) from error
 
 
 def total_norm(gradients: Gradients) -> Tensor:

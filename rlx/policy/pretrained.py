@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import torch
 
 from rlx.data.tokens import TextEncoder
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.files import adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
 from rlx.policy.peak import matmul_peak
-from rlx.policy.tiny import build_tiny, load_tiny
+from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
 
 DTYPES = {
     "auto": torch.float32,
@@ -82,7 +82,8 @@ def load_pretrained(
     else:
         model, tokenizer = read(source, file)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
-    policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
+    with _files_blamed(f"{path} is read, but its model cannot be run"):
+        policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
     policy.notes += _notes(policy, DTYPES[dtype], adapts=adapter is not None)
     if adapter is not None:
         policy.add_adapter(adapter, loader="pretrained", arguments={"path": path, "gguf_file": gguf_file})
@@ -185,7 +186,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
         with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
             model, report = loaded
-    except Exception as error:  # readers raise exceptions of any kind for damaged files
+    except Exception as error:
         shapes = "its weights have other shapes than its config.json says" if "mismatched_sizes" in str(error) else ""
         raise ConfigError(f"no causal language model can be loaded from {source}: {shapes or _first_line(error)}") from error
     missing = sorted(report["missing_keys"])
@@ -213,15 +214,18 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     if not Path(source).is_dir():
         require_hub(path)
     try:
-        with _quiet():
+        with _files_blamed(f"the configuration in {source} cannot be read") if Path(source).is_dir() else nullcontext(), _quiet():
             config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if Path(source).is_dir():
-            raise ConfigError(f"the configuration in {source} cannot be read: {_first_line(error)}") from error
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub gives no such model "
             f"({_first_line(error)}); check the name and the connection, or download the model and give its directory"
         ) from error
+    layers = getattr(config, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ConfigError(f"the configuration in {source} says {layers:,} layers, and rlx builds at most {MOST_LAYERS:,}")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
             f"{path} is a {config.model_type} model, not a causal language model; rlx trains models that predict the next token"
@@ -237,11 +241,10 @@ def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
         and not any(entry for name in _TOKENIZERS for entry in Path(source).glob(name))
     ):
         raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
-    try:
-        with _quiet():
-            return AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: {_first_line(error)}") from error
+    with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), _quiet():
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
+        tokenizer("12")
+    return tokenizer
 
 
 def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
@@ -271,6 +274,17 @@ def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
     if not policy.eos_token_ids:
         notes.append("the tokenizer names no end-of-sequence token: completions are not taught where to end")
     return notes
+
+
+@contextmanager
+def _files_blamed(what: str) -> Iterator[None]:
+    """Raise ConfigError for whatever goes wrong: readers raise exceptions of any kind for damaged files."""
+    try:
+        yield
+    except RlxError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{what}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

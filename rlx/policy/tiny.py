@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from rlx.seeding import Stream
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
+MOST_LAYERS = 4096
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 
 
@@ -47,7 +49,7 @@ def build_tiny(
     seed: Annotated[int, count(at_least=0)] = 0,
     hidden_size: Annotated[int, count()] = 128,
     intermediate_size: Annotated[int, count()] = 384,
-    num_layers: Annotated[int, count()] = 3,
+    num_layers: Annotated[int, count(at_most=MOST_LAYERS)] = 3,
     num_heads: Annotated[int, count()] = 4,
     max_positions: Annotated[int, count()] = 512,
     chat_template: str = "auto",
@@ -70,6 +72,7 @@ def build_tiny(
     if hidden_size % num_heads:
         raise ConfigError(f"policy.hidden_size={hidden_size} is no multiple of policy.num_heads={num_heads}")
     tokenizer = character_tokenizer()
+    _require_memory(num_layers * (4 * hidden_size + 3 * intermediate_size) * hidden_size + len(tokenizer) * hidden_size)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,
@@ -91,6 +94,17 @@ def build_tiny(
     if adapter is not None:
         policy.add_adapter(adapter, loader="tiny_untrained", arguments=shape)
     return policy
+
+
+def _require_memory(num_parameters: int) -> None:
+    """Refuse weights in float32 that are larger than this machine's memory, where it tells."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else 0
+    if 0 < memory < 4 * num_parameters:
+        raise ConfigError(
+            f"policy=tiny_untrained of this size has {num_parameters:.3g} parameters, {4 * num_parameters / 2**30:.3g} GiB, and "
+            f"this machine has {memory / 2**30:.3g} GiB of memory; lower policy.num_layers or policy.hidden_size"
+        )
 
 
 def character_tokenizer() -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 import os
 import time
 import urllib.error
@@ -20,12 +19,13 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
 from rlx.data.sequences import Sequences, Tokens
-from rlx.errors import ConfigError, TrainingError
+from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import count, non_empty, one_of, within
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
@@ -39,6 +39,8 @@ _BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at anoth
 LOGPROBS = ("raw", "processed")
 _SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
 _PREFIX = "token_id:"
+_LONGEST_REPLY = 64 * 2**20  # bytes
+_LEAST = -1e30  # of the log-probabilities that are taken for numbers
 _ROUNDING = 1e-3  # by how much a log-probability of 0 may exceed it
 
 
@@ -59,6 +61,11 @@ class JsonClient:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The server's reply to a POST of `body`, or to a GET if there is none."""
         address = f"{self.url.rstrip('/')}/{path}"
+        try:
+            urllib.request.Request(address)
+            urlsplit(address).port  # noqa: B018  # a property that raises
+        except ValueError as error:
+            raise ConfigError(f"rollout.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1") from error
         data = None if body is None else json.dumps(body).encode()
         for attempt in range(self.retries + 1):
             if attempt:
@@ -111,10 +118,12 @@ class JsonClient:
 
     def _once(self, request: urllib.request.Request) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            text = reply.read()
+            text = reply.read(_LONGEST_REPLY + 1)
+        if len(text) > _LONGEST_REPLY:
+            raise ConfigError(f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is rollout.url right?")
         try:
             answer = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ConfigError(
@@ -210,7 +219,7 @@ class ServerSampler(Sampler):
             for row, reply in zip(aborted, again, strict=True):
                 replies[row] = reply
         for row, reply in enumerate(replies):
-            tokens, logprobs, finished = self._read(reply, policy, limit=rows[row][1])
+            tokens, logprobs, finished = self._completion(reply, policy, limit=rows[row][1])
             out.tokens[row, : len(tokens)] = tokens
             out.logprobs[row, : len(tokens)] = logprobs
             out.lengths[row] = len(tokens)
@@ -233,7 +242,9 @@ class ServerSampler(Sampler):
     def _model(self) -> str:
         if self.model is not None:
             return self.model
-        names = [str(entry["id"]) for entry in self.client.ask("models").get("data", [])]
+        listed = self.client.ask("models").get("data")
+        entries = listed if isinstance(listed, list) else []
+        names = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
         if len(names) != 1:
             raise ConfigError(
                 f"the server at {self.url} has the models {', '.join(names) or '(none)'}; choose one with rollout.model"
@@ -254,6 +265,17 @@ class ServerSampler(Sampler):
         }
         optional = {"top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p, "stop": list(self.stop) or None}
         return body | {name: value for name, value in optional.items() if value is not None}
+
+    def _completion(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
+        """What `_read` reads; TrainingError for a reply of another form."""
+        try:
+            return self._read(reply, policy, limit=limit)
+        except RlxError:
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise TrainingError(
+                f"the server at {self.url} sent {reply!r:.80}, which is no reply of a completions API ({error})"
+            ) from error
 
     def _read(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
         """Tokens, their log-probabilities, and whether the completion ended by itself."""
@@ -298,7 +320,7 @@ def _invalid_values(tokens: Any, logprobs: Any) -> str:
     """An invalid token id or log-probability of a completion, as text; empty if all are valid."""
     checks: tuple[tuple[str, Any, Callable[[Any], bool]], ...] = (
         ("token ids", tokens, lambda value: isinstance(value, int) and not isinstance(value, bool)),
-        ("log-probabilities", logprobs, lambda value: isinstance(value, (int, float)) and -math.inf < value <= _ROUNDING),
+        ("log-probabilities", logprobs, lambda value: isinstance(value, (int, float)) and _LEAST < value <= _ROUNDING),
     )
     for name, values, holds in checks:
         bad = [value for value in values if not holds(value)] if isinstance(values, list) else [values]
