@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlx.errors import DataError
+from rlx.task.hub import hub_files, is_mirror
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _PATTERN = re.compile(r"[*?\[]")
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # of a data set on the Hugging Face hub, with its split
+_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}")  # of a data set on the hub, with its configuration and its split
 
 
 def find_files(path: str, *, key: str) -> tuple[Path, ...]:
     """The files that `path` names, in the order of their names.
 
     A file; a pattern (shards/*.jsonl.gz); a directory of shards, or one that the package datasets saved; `directory:split`; a
-    name on the Hugging Face hub, `name` or `name:split`. Of a directory with splits the training split is meant unless another
-    is named.
+    name on the Hugging Face hub, or a directory with its layout: `name`, `name:split`, `name:configuration` or
+    `name:configuration:split`. Of several splits the training split is meant unless another is named.
     Raises DataError where there is no such data.
     """
     if _PATTERN.search(path) and not Path(path).expanduser().exists():
@@ -37,13 +38,26 @@ def find_files(path: str, *, key: str) -> tuple[Path, ...]:
         if not found:
             raise DataError(f"{key}: no file of data fits {path}; the working directory is {Path.cwd()}")
         return tuple(found)
-    place, _, split = path.partition(":")
+    if Path(path).expanduser().is_file():
+        return (find_file(path, key=key),)
+    place, *parts = path.split(":")
     folder = Path(place).expanduser()
-    if folder.is_dir():
-        return _shards(folder, split, key=key)
-    if _NAME.fullmatch(path) and "/" in place and not folder.parent.exists():
-        return _shards(_downloaded(place, key=key), split, key=key)
+    if folder.is_dir() and is_mirror(folder):
+        return hub_files(str(folder), parts, key=key)
+    if folder.is_dir() and parts and (folder / parts[0]).is_dir():  # a configuration, or a split
+        folder, parts = folder / parts[0], parts[1:]
+    if folder.is_dir() and len(parts) < 2:
+        return _shards(folder, "".join(parts), key=key)
+    if _NAME.fullmatch(path) and not folder.exists() and not _is_meant_here(folder):
+        return hub_files(place, parts, key=key)
     return (find_file(path, key=key),)
+
+
+def _is_meant_here(file: Path) -> bool:
+    """Whether a path that does not exist means a file of this machine: by its suffix, its folder, or a name that is near it."""
+    if suffix_of(file) in SUFFIXES or (len(file.parts) > 1 and file.parent.is_dir()):
+        return True
+    return bool(difflib.get_close_matches(file.name, [entry.name for entry in Path().iterdir()], n=1, cutoff=0.8))
 
 
 def _is_data(file: Path) -> bool:
@@ -70,18 +84,6 @@ def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
 
 def _of_split(file: Path, split: str) -> bool:
     return any(part == split or re.split(r"[-_.]", part)[0] == split for part in file.parts)
-
-
-def _downloaded(name: str, *, key: str) -> Path:
-    """The files of a data set on the Hugging Face hub, as its cache holds them."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = [f"*{suffix}{packed}" for suffix in SUFFIXES for packed in ("", *COMPRESSED)]
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
-    except Exception as error:  # of many kinds: no network, no such name, no permission
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{key}: there is no file {name}, and the Hugging Face hub gives no such data set ({first})") from error
 
 
 def find_file(path: str, *, key: str) -> Path:
