@@ -77,7 +77,7 @@ class RunConfig:
     device: str = MISSING
     ranks: Any = MISSING
     stop_at_score: float | None = within(optional=True, default=MISSING)
-    max_seconds: float | None = at_least(0, whole=False, optional=True)
+    max_seconds: float | None = within(above=0, optional=True, default=MISSING)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

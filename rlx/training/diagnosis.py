@@ -60,15 +60,22 @@ class TrainingView(Protocol):
 
 @dataclass
 class Watched:
-    """A view that also shows each diagnosis once, as soon as WINDOW steps support it."""
+    """A view that also shows each diagnosis once, as soon as WINDOW steps support it.
+
+    first_step: asked after the first step, with its metrics, for (name, sentence) of what it did wrong.
+    """
 
     view: TrainingView
+    first_step: Callable[[Mapping[str, float]], Iterable[tuple[str, str]]] | None = None
     _recent: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _first: list[Mapping[str, Any]] = field(default_factory=list)
     _shown: set[str] = field(default_factory=set)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.view.step(step, metrics)
+        ask, self.first_step = self.first_step, None
+        if ask is not None:
+            tell(self.view, [Diagnosis(name, words) for name, words in ask(metrics)])
         self._recent.append(metrics)
         if len(self._recent) == WINDOW:
             found = diagnose([*self._first, *self._recent])

@@ -27,6 +27,7 @@ from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import Source, sources
 from rlx.record.trust import again
 from rlx.report.terminal import TrainView
+from rlx.training.caution import Movement, cautions, require_meant
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
 from rlx.training.evaluate import Evaluator
@@ -58,6 +59,8 @@ def run_recorded(
         with stop.listening():
             loop = _prepared(cfg, recorder, view, stop, prepare, ranks)
             metrics = loop.run()
+        if loop.progress.step == 0:
+            view.warn(f"stop_at_score={cfg.stop_at_score:g} was reached before training: no step was made")
         if cfg.export.path is not None and is_first:
             export_policy(
                 loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype), merge=cfg.export.merge
@@ -98,17 +101,28 @@ def _prepared(
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
-    experiment = assemble(cfg) if ranks is None else ranks.together("the start of a run", lambda: assemble(cfg))
+    experiment = _assembled(cfg) if ranks is None else ranks.together("the start of a run", lambda: _assembled(cfg))
     data = experiment.task.content_hash()
     recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
     experiment.sampler.prepare(experiment.policy)
-    loop = build_loop(cfg, experiment, recorder, Watched(view), stop, ranks)
+    movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
+    loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
     if ranks is None:
         prepare(loop)
     else:
         ranks.together("the checkpoint", lambda: prepare(loop))
+    movement.begin()
     view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
+    for caution in cautions(cfg, experiment):
+        view.warn(caution)
     return loop
+
+
+def _assembled(cfg: DictConfig) -> Experiment:
+    """The objects of the run, its values looked through before anything is recorded of it."""
+    experiment = assemble(cfg)
+    require_meant(cfg, experiment)
+    return experiment
 
 
 def _keep(directory: Path, error: NonFiniteLossError) -> Path:

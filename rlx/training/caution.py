@@ -1,0 +1,221 @@
+"""Values that would ruin a run without an error: refused where they can never be meant, else said in a line when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.errors import ConfigError
+from rlx.experiment import Experiment
+from rlx.task.base import Task, Text
+from rlx.task.rewarded import RewardedTask
+
+SHARES = ("accuracy", "pair_accuracy")  # scores between 0 and 1
+LOOKED_AT = 256  # pairs and prompts of the task
+SAMPLED = 4096  # entries of each parameter, by which the first step is measured
+STILL = 1e-7  # of the size of the weights; an update below it is lost in float32
+CLIPPED = 1e4  # times that a gradient is clipped
+LARGEST_WEIGHT = 1e9  # of a reward
+USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}  # of the loss and the optimizer
+MANY_UPDATES, FEW_PROMPTS = 10, 30
+ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "environment", "model"}
+_SIDES = ("prompt_key", "chosen_key", "rejected_key", "completion_key")
+
+
+def require_meant(cfg: DictConfig, experiment: Experiment) -> None:
+    """Refuse what nobody can mean. Raises ConfigError with what to write instead."""
+    task = experiment.task
+    low, high = score_bounds(task)
+    if cfg.stop_at_score is not None and high is not None and cfg.stop_at_score > high:
+        share = f"; it is a share, did you mean {cfg.stop_at_score / 100:g}?" if task.score in SHARES else ""
+        raise ConfigError(f"stop_at_score={cfg.stop_at_score:g} is never reached: {task.score} is at most {high:g}{share}")
+    if cfg.stop_at_score is not None and low is not None and cfg.stop_at_score <= low:
+        raise ConfigError(
+            f"stop_at_score={cfg.stop_at_score:g} is reached before training: {task.score} is at least {low:g}; leave it out"
+        )
+    named = [(key, str(getattr(task, key))) for key in _SIDES if getattr(task, key, None) is not None]
+    for place, (key, column) in enumerate(named):
+        other = next((name for name, same in named[:place] if same == column), None)
+        if other is not None:
+            raise ConfigError(f"task.{key} and task.{other} are both {column}: two sides of a pair cannot be one column")
+    if isinstance(task, RewardedTask):
+        _require_rewards(task)
+
+
+def _require_rewards(task: RewardedTask) -> None:
+    for name, reward in task.all_rewards().items():
+        if abs(reward.weight) > LARGEST_WEIGHT:
+            raise ConfigError(f"task.rewards.{name}.weight={reward.weight:g} drowns every other number; weights are near 1")
+    _, high = reward_bounds(task)
+    if isinstance(task.full_reward, float | int) and high is not None and task.full_reward > high + 1e-6:
+        raise ConfigError(f"task.full_reward={task.full_reward:g} is never reached: the rewards add up to at most {high:g}")
+
+
+def score_bounds(task: Task) -> tuple[float | None, float | None]:
+    """The smallest and the largest score that a task can give; None where it is not known."""
+    if task.score in SHARES:
+        return 0.0, 1.0
+    return reward_bounds(task) if isinstance(task, RewardedTask) else (None, None)
+
+
+def reward_bounds(task: RewardedTask) -> tuple[float | None, float | None]:
+    """The smallest and the largest sum of a task's rewards; None where a reward has no bounds."""
+    low = high = 0.0
+    for reward in task.all_rewards().values():
+        if reward.weight == 0:
+            continue
+        if reward.bounds is None:
+            return None, None
+        ends = sorted(reward.weight * bound for bound in reward.bounds)
+        low, high = low + ends[0], high + ends[1]
+    return low, high
+
+
+def cautions(cfg: DictConfig, experiment: Experiment) -> list[str]:
+    """What somebody should know of a run's values before it begins, in a sentence each."""
+    return [*_schedule(cfg), *_usual(cfg), *_draws(experiment), *_evaluation(cfg, experiment.task), *_task(experiment)]
+
+
+def _schedule(cfg: DictConfig) -> Iterator[str]:
+    warmup = cfg.scheduler.get("warmup_steps", 0)
+    if isinstance(warmup, int) and warmup >= cfg.num_steps:
+        share = cfg.num_steps / (warmup + 1)
+        yield (
+            f"scheduler.warmup_steps={warmup} is longer than the run of {cfg.num_steps} steps: the learning rate ends at "
+            f"{share:.1%} of optimizer.lr"
+        )
+
+
+def _usual(cfg: DictConfig) -> Iterator[str]:
+    for group in ("loss", "optimizer"):
+        node = cfg[group]
+        for name, (low, high) in USUAL.items():
+            value = node.get(name) if isinstance(node, DictConfig) else None
+            if isinstance(value, (int, float)) and not low <= value <= high and value != 0:
+                yield f"{group}.{name}={value:g} is far from what is usual ({low:g} to {high:g})"
+
+
+def _draws(experiment: Experiment) -> Iterator[str]:
+    task = experiment.task
+    for name, value in _numbers(experiment.algorithm):
+        leaf = name.rpartition(".")[2]
+        if leaf == "updates_per_batch" and value > MANY_UPDATES:
+            yield f"algorithm.{name}={value}: so many updates of one draw learn it by heart; 1 to 4 are usual"
+        rows = len(task.pairs()) if leaf == "pairs_per_step" and "pairs" in task.offers else None
+        rows = len(task.prompts()) if leaf == "prompts_per_step" and "rewards" in task.offers else rows
+        if rows is not None and value > rows:
+            kind = "pairs" if leaf == "pairs_per_step" else "prompts"
+            yield f"algorithm.{name}={value} of {rows} {kind}: a step learns from each about {value / rows:.0f} times"
+    clips = {name: value for name, value in _numbers(experiment.algorithm) if name.endswith(("clip_low", "clip_high"))}
+    if clips and not any(clips.values()):
+        yield f"{' and '.join(clips)} are 0: after its first update no token of a draw teaches anything"
+
+
+def _numbers(owner: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted name, value) of every number in a tree of dataclasses."""
+    for item in fields(owner) if is_dataclass(owner) and not isinstance(owner, type) else ():
+        value = getattr(owner, item.name)
+        children = list(value.items()) if isinstance(value, Mapping) else [("", value)]
+        for key, child in children:
+            name = ".".join(filter(None, (path, item.name, str(key))))
+            if isinstance(child, (int, float)) and not isinstance(child, bool):
+                yield name, child
+            elif is_dataclass(child):
+                yield from _numbers(child, name)
+
+
+def _evaluation(cfg: DictConfig, task: Task) -> Iterator[str]:
+    by_pairs = task.score == "pair_accuracy"
+    key = "num_pairs" if by_pairs else "num_prompts"
+    there = len(task.held_out_pairs() if by_pairs else task.held_out_prompts())
+    used = min(cfg.evaluation[key], there)
+    if used < FEW_PROMPTS:
+        error = 0.5 / max(used, 1) ** 0.5
+        yield (
+            f"the score is measured on {used} held-out {'pairs' if by_pairs else 'prompts'}: its standard error is up to "
+            f"{error:.2f}; raise evaluation.{key}" + (" (the task has no more)" if used == there else "")
+        )
+
+
+def _task(experiment: Experiment) -> Iterator[str]:
+    task = experiment.task
+    if isinstance(task, RewardedTask) and Need.REWARDS in experiment.algorithm.active_needs:
+        for name, reward in task.all_rewards().items():
+            if reward.weight < 0 and reward.bounds is not None and reward.bounds[0] >= 0:
+                yield f"task.rewards.{name}.weight={reward.weight:g}: a completion is worth less the better {name} finds it"
+        yield from _long_answers(experiment, task)
+    texts = list(islice(_texts(task), 3 * LOOKED_AT))
+    roles = [str(message.get("role")) for text in texts if not isinstance(text, str) for message in text]
+    odd = sorted({role for role in roles if role not in ROLES})
+    if odd:
+        number = sum(role in odd for role in roles)
+        yield f"{number} of {len(roles)} messages that were looked at have the role {', '.join(odd)}, which no chat model knows"
+
+
+def _texts(task: Task) -> Iterator[Text]:
+    for pair in islice(task.pairs() if "pairs" in task.offers else (), LOOKED_AT):
+        yield from (pair.prompt, pair.chosen, pair.rejected)
+    for prompt in islice(task.prompts() if "rewards" in task.offers else (), LOOKED_AT):
+        yield prompt.text
+
+
+def _long_answers(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
+    """Answers that no completion can hold, where a completion is compared with the answer."""
+    policy = experiment.policy
+    most = getattr(experiment.sampler, "max_new_tokens", None) or task.max_new_tokens
+    answers = [str(prompt.columns["answer"]) for prompt in islice(task.prompts(), LOOKED_AT) if "answer" in prompt.columns]
+    exact = [name for name, reward in task.all_rewards().items() if "exact" in type(reward).__name__.lower()]
+    if not answers or not exact or policy.tokenizer is None:
+        return
+    encoded: Sequence[Sequence[int]] = policy.tokenizer(answers, add_special_tokens=False)["input_ids"]
+    long = sum(len(tokens) + 1 > most for tokens in encoded)  # and the token that ends it
+    if long:
+        yield f"{long} of {len(answers)} answers have more tokens than a completion may have ({most}): raise task.max_new_tokens"
+
+
+@dataclass
+class Movement:
+    """How far the first step moves the weights, from the first entries of each parameter."""
+
+    parameters: Sequence[Tensor]
+    warmup_steps: int = 0
+    _before: list[Tensor] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """The weights are as they are before the step."""
+        self._before = [self._sample(parameter) for parameter in self.parameters]
+
+    def said(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+        """(name, sentence) of what the step did wrong; metrics: of the step."""
+        if not self._before:
+            return []
+        moved = sum(
+            float((self._sample(now) - then).square().sum()) for now, then in zip(self.parameters, self._before, strict=True)
+        )
+        size = sum(float(then.square().sum()) for then in self._before)
+        self._before = []
+        share = (moved / size) ** 0.5 if size else 0.0
+        norm, clipped = metrics.get("train/grad_norm"), metrics.get("train/grad_norm_clipped")
+        found = []
+        if norm is not None and clipped is not None and norm > CLIPPED * max(clipped, 1e-300):
+            words = (
+                f"the gradient of the first step has the norm {norm:.2g} and is clipped to {clipped:.2g}: look at the scale of "
+                "the loss (loss.beta, task.rewards), or raise algorithm.max_grad_norm"
+            )
+            found.append(("clipped", words))
+        if norm != 0.0 and share * (self.warmup_steps + 1) < STILL:
+            rate = metrics.get("train/learning_rate")
+            why = "the learning rate is 0" if rate == 0 else "look at optimizer.lr, optimizer.eps and algorithm.max_grad_norm"
+            found.append(("unmoved", f"the first step moved the weights by {share:.1g} of their size, which is nothing: {why}"))
+        return found
+
+    @staticmethod
+    def _sample(parameter: Tensor) -> Tensor:
+        return parameter.detach().reshape(-1)[:SAMPLED].to("cpu", torch.float64, copy=True)
