@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlx.optimizer.step import GradientSource, Optimizer
     from rlx.policy.base import Policy
     from rlx.policy.reference import MovingReference, Reference
+    from rlx.rollout.buffer import ReplayBuffer
     from rlx.rollout.sampler import Sampler
     from rlx.task.base import Task
 
@@ -136,6 +137,12 @@ class Lab:
         pairs = self.policy.pair_tokenizer(self.task.pairs())
         rows = epoch_rows(self.rng.child("pairs"), num_rows=len(pairs), step=self.step, per_step=pairs_per_step)
         return PairBatch.of(pairs, rows)
+
+    def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
+        """The replay buffer of this run under a name: groups of rollouts of earlier steps, kept in `state`."""
+        from rlx.rollout.buffer import ReplayBuffer
+
+        return ReplayBuffer(self, capacity=capacity, name=name)
 
 
 B = TypeVar("B", bound=Batch)

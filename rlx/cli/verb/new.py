@@ -27,6 +27,7 @@ FOLDER = {
     for group in sorted(GROUPS.values(), key=lambda group: group.name)
     if (TEMPLATES / f"{group.leaf}.py.txt").is_file()
 }
+KINDS: dict[str, tuple[str, ...]] = {"algorithm": ("pairs", "rollouts")}  # what it learns from; the first is the default
 NEXT = {
     "algorithm": ("rlx check algorithm={name}.{kind}", "rlx train algorithm={name}.{kind}"),
     "loss": ("rlx check loss={name}.{name}", "rlx train loss={name}.{name} loss.beta=0.3"),
@@ -42,6 +43,7 @@ class NewConfig:
     """Config of rlx new."""
 
     words: Any = MISSING
+    kind: str | None = MISSING
     out: str = MISSING
     force: bool = MISSING
 
@@ -54,7 +56,7 @@ def run(composed: Composed) -> int:
     """Write the files and print the next commands; returns the exit code."""
     cfg = composed.config
     what, name = asked_for([str(word) for word in cfg.words])
-    files = texts(what, name)
+    files = texts(what, name, kind=template_kind(what, cfg.kind))
     out = Path(cfg.out).expanduser()
     there = [str(out / file) for file in files if (out / file).exists()]
     if there and not cfg.force:
@@ -106,12 +108,24 @@ def class_name(name: str) -> str:
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 
-def texts(what: str, name: str) -> dict[str, str]:
-    """File -> text: the module, its YAML and its test."""
+def template_kind(what: str, kind: str | None) -> str:
+    """The kind of template that is asked for: one of KINDS, or empty where there is one alone. Raises ConfigError."""
+    kinds = KINDS.get(what, ())
+    if kind is None:
+        return ""
+    if kind not in kinds:
+        there = f"it is one of {', '.join(kinds)}" if kinds else "leave it out"
+        raise ConfigError(f"kind={kind}: {there}{did_you_mean(nearest(kind, kinds))}")
+    return "" if kind == kinds[0] else kind
+
+
+def texts(what: str, name: str, *, kind: str = "") -> dict[str, str]:
+    """File -> text: the module, its YAML and its test. kind: as `template_kind` gives it."""
+    start = f"{what}_{kind}" if kind else what
     files = {
-        f"{name}.py": f"{what}.py.txt",
-        f"conf/{FOLDER[what]}/{name}.yaml": f"{what}.yaml.txt",
-        f"test_{name}.py": f"{what}_test.py.txt",
+        f"{name}.py": f"{start}.py.txt",
+        f"conf/{FOLDER[what]}/{name}.yaml": f"{start}.yaml.txt",
+        f"test_{name}.py": f"{start}_test.py.txt",
     }
     return {file: _filled((TEMPLATES / template).read_text(encoding="utf-8"), name) for file, template in files.items()}
 

@@ -69,10 +69,24 @@ def test_it_keeps_the_laws(what, place, capsys):
     assert main(["check", *CHECKED[what]]) == 0, capsys.readouterr().out
 
 
+def test_an_algorithm_that_samples_composes_trains_and_keeps_the_laws(place, monkeypatch, capsys):
+    monkeypatch.setenv("RLX_CACHE", str(place / "cache"))
+    assert main(["new", "algorithm", "fresh_rollouts", "kind=rollouts"]) == 0
+    capsys.readouterr()
+    for name in ("fresh_rollouts", "fresh_rollouts.FreshRollouts"):
+        assert invoke(["train", "--config-dir", "conf", f"algorithm={name}", "--cfg", "job"]) == (0, "")
+    by_yaml, by_name = capsys.readouterr().out.split("algorithm:")[1:]
+    assert sorted(by_yaml.split("task:")[0].split()) == sorted(by_name.split("task:")[0].split())
+    small = ["num_steps=3", "algorithm.prompts_per_step=4", "evaluation.num_prompts=8", "logger=[]", "threads=1"]
+    assert main(["train", "algorithm=fresh_rollouts.FreshRollouts", *small]) == 0
+    assert main(["check", "algorithm=fresh_rollouts.FreshRollouts"]) == 0, capsys.readouterr().out
+    assert invoke(["new", "algorithm", "other", "kind=rolouts"])[1].endswith("did you mean rollouts?")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("what", FOLDER)
+@pytest.mark.parametrize("what", [*FOLDER, "rollouts"])
 def test_its_own_test_passes(what, place):
-    main(["new", what, f"fresh_{what}"])
+    main(["new", *(("algorithm", "fresh_rollouts", "kind=rollouts") if what == "rollouts" else (what, f"fresh_{what}"))])
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", f"test_fresh_{what}.py"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
