@@ -22,7 +22,7 @@ from rlx.loss.policy_gradient.kl import ESTIMATES, rewards_with_kl, token_reward
 from rlx.loss.value import ValueLoss
 from rlx.optimizer.step import Clipping
 from rlx.rollout.draw import greedy_rewards, roll_out
-from rlx.rollout.rollouts import RolloutBatch
+from rlx.rollout.rollouts import RolloutBatch, present
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
@@ -163,12 +163,33 @@ class CustomGrpo(Algorithm[RolloutBatch]):
                 at_tokens, batch.loss_mask, values=None if batch.values is None else batch.values.cpu()
             )
             return found
+        if batch.token_rewards is not None:
+            return {**found, "advantages": self._turn_advantages(batch)}
         inputs: dict[str, Any] = {}
         if "lengths" in self.advantage.requires:
-            inputs["lengths"] = batch.sequences.completion_lengths
+            inputs["lengths"] = batch.sequences.learned_lengths
         if "greedy_rewards" in self.advantage.requires:
             inputs["greedy_rewards"] = greedy_rewards(lab, batch.prompts)
         return {**found, "advantages": self.advantage(rewards, **inputs)}
+
+    def _turn_advantages(self, batch: RolloutBatch) -> Tensor:
+        """[P, G, T] the advantage of each turn: that of the rewards to come from it on, among the same turns of its group.
+
+        A conversation that ended before a turn has nothing to come there. At the first turn it is the advantage of the sum.
+        """
+        if self.advantage.requires & {"lengths", "greedy_rewards"}:
+            raise ConfigError(
+                f"advantage {type(self.advantage).__name__} reads lengths or greedy completions of whole conversations, so it "
+                "has no turns; set task.credit=episode, or take another advantage"
+            )
+        assert batch.turns is not None
+        assert isinstance(self.advantage, Advantage)
+        at_tokens = token_rewards(batch, kl_in_reward=self.kl_in_reward, estimator=self.kl_in_reward_estimator)
+        found = torch.zeros_like(at_tokens)
+        for turn in range(int(batch.turns.max()) + 1):
+            to_come = torch.where(batch.turns >= turn, at_tokens, 0.0).sum(dim=-1)
+            found = torch.where(batch.turns == turn, self.advantage(to_come)[..., None].to(found.dtype), found)
+        return found
 
     def updates(self, batch: RolloutBatch, rng: Stream) -> Iterator[RolloutBatch]:
         """In each pass the whole draw, or its minibatches in a random order; the weights of a minibatch are its own."""
@@ -219,20 +240,19 @@ def threshold_accuracy(lab: Lab, threshold: float, *, num_prompts: int = 512) ->
     return float((greedy_rewards(lab, prompts) > threshold).double().mean())
 
 
-def present(tensor: Tensor | None) -> Tensor:
-    """A tensor that `draw` or the policy has set."""
-    assert tensor is not None
-    return tensor
-
-
 # The targets of a critic: rewards at tokens, and returns.
 
 
 def token_rewards(batch: RolloutBatch, *, kl_in_reward: float, estimator: str) -> Tensor:
-    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token."""
+    """[P, G, T] the reward at a completion's last token, less kl_in_reward times the estimate of the KL at every token.
+
+    Where the batch says at which tokens its rewards were earned, they are there.
+    """
     reference = batch.sampling_logprobs if batch.reference_logprobs is None else batch.reference_logprobs.cpu()
-    tensors = (batch.rewards, batch.sampling_logprobs, reference, batch.loss_mask)
-    return token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
+    at_end = batch.rewards if batch.token_rewards is None else torch.zeros_like(batch.rewards)
+    tensors = (at_end, batch.sampling_logprobs, reference, batch.loss_mask)
+    found = token_rewards_with_kl(*tensors, beta=kl_in_reward, estimator=estimator)
+    return found if batch.token_rewards is None else found + batch.token_rewards
 
 
 def returns_of(advantage: Advantage | TokenAdvantage, rewards: Tensor, values: Tensor, mask: Tensor) -> Tensor:

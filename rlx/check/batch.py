@@ -99,7 +99,7 @@ def permuted(batch: Any) -> Any:
             return type(value)(value[row] for row in rows)
         return value
 
-    return _mapped(batch, moved, lambda s: Sequences(moved(s.prompts), moved(s.completions), s.width), permuted)
+    return _mapped(batch, moved, lambda s: s.take(rows, width=s.width) if len(s) == count else s, permuted)
 
 
 def with_padding(batch: Any, extra: int) -> Any:
@@ -117,9 +117,7 @@ def with_padding(batch: Any, extra: int) -> Any:
         fill = GARBAGE if value.is_floating_point() and bool((outside != 0).any()) else 0
         return torch.nn.functional.pad(value, (0, extra), value=fill)
 
-    return _mapped(
-        batch, wider, lambda s: Sequences(s.prompts, s.completions, width + extra), lambda part: with_padding(part, extra)
-    )
+    return _mapped(batch, wider, lambda s: s.take(range(len(s)), width=width + extra), lambda part: with_padding(part, extra))
 
 
 def in_double(batch: Any) -> Any:

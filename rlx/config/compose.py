@@ -33,10 +33,14 @@ class CompositionOfJobError(Exception):
 
 
 OPEN = ("policy.chat_template_kwargs.",)  # nodes that take keys of any name, so that these need no `+`
+CHOICES = {"task.environment": "task/environment"}  # keys that are typed for the group whose option stands there
 
 
 def opened(override: str) -> str:
-    """The override as Hydra takes it, where it sets a key of a node that takes any."""
+    """The override as Hydra takes it, where it sets a key of a node that takes any, or chooses an option by its key."""
+    key, equals, value = override.partition("=")
+    if equals and key in CHOICES:
+        return f"{CHOICES[key]}={value}"
     return f"++{override}" if override.startswith(OPEN) else override
 
 

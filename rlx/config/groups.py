@@ -67,6 +67,7 @@ _TABLE = (
         several=True,
         wrapper="rlx.task.reward.base.FunctionReward",
     ),
+    Group("task/environment", ("rlx.task.environment.Environment",), "task.environment", host="environment"),
     Group("policy", ("rlx.policy.base.Policy",), "policy"),
     Group("policy/adapter", ("rlx.policy.adapter.Lora",), "policy.adapter", host="tiny"),
     Group("optimizer", ("torch.optim.Optimizer",), "optimizer", ranges=_OF_OPTIMIZERS),

@@ -5,7 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,6 +68,24 @@ class Sequences:
         learned = None if self.learned is None else tuple(group[places] for group in self.learned)
         return Sequences(self.prompts, tuple(group[places] for group in self.completions), learned=learned)
 
+    def pick(self, places: Sequence[Sequence[int]]) -> Sequences:
+        """The same prompts, each with the completions at its own places of its group, in that order."""
+        learned = None if self.learned is None else _picked(self.learned, places)
+        return Sequences(self.prompts, _picked(self.completions, places), learned=learned)
+
+    @staticmethod
+    def join(parts: Sequence[Sequences]) -> Sequences:
+        """The rows of all parts, as wide as the widest completion."""
+        prompts = tuple(prompt for part in parts for prompt in part.prompts)
+        completions = tuple(group for part in parts for group in part.completions)
+        if all(part.learned is None for part in parts):
+            return Sequences(prompts, completions)
+        everywhere = (
+            part.learned or tuple(tuple(np.ones(len(tokens), dtype=bool) for tokens in group) for group in part.completions)
+            for part in parts
+        )
+        return Sequences(prompts, completions, learned=tuple(group for part in everywhere for group in part))
+
     @property
     def group_size(self) -> int:
         """G."""
@@ -126,6 +144,10 @@ class Sequences:
     def num_tokens(self) -> int:
         """Tokens in prompts (each counted once) and completions."""
         return sum(self.row_tokens)
+
+
+def _picked(groups: tuple[tuple[np.ndarray, ...], ...], places: Sequence[Sequence[int]]) -> tuple[tuple[np.ndarray, ...], ...]:
+    return tuple(tuple(group[place] for place in own) for group, own in zip(groups, places, strict=True))
 
 
 def _lengths(groups: tuple[tuple[np.ndarray, ...], ...]) -> list[list[int]]:

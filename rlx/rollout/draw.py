@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rlx.data.preferences import epoch_rows
-from rlx.data.sequences import Sequences
-from rlx.errors import ConfigError, DataError, TrainingError
+from rlx.errors import ConfigError, DataError
+from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
@@ -34,17 +34,23 @@ def with_reward_noise(rewards: Mapping[str, Tensor], share: float, *, rng: Strea
     """
     if share == 0:
         return dict(rewards)
-    generator = rng.numpy()
-    first = next(iter(rewards.values()))
-    chosen = generator.permutation(first.numel())[: round(share * first.numel())]
-    places, sources = torch.from_numpy(chosen.copy()), torch.from_numpy(generator.permutation(chosen))
-    return {name: _moved(part, places, sources) for name, part in rewards.items()}
+    sources = exchanged(next(iter(rewards.values())).numel(), share, rng=rng)
+    return {name: _moved(part, sources) for name, part in rewards.items()}
 
 
-def _moved(part: Tensor, places: Tensor, sources: Tensor) -> Tensor:
-    flat = part.flatten().clone()
-    flat[places] = part.flatten()[sources]
-    return flat.reshape(part.shape)
+def exchanged(count: int, share: float, *, rng: Stream) -> list[int]:
+    """For each of `count` completions the one whose reward it gets; a `share` of them, chosen by `rng`, not its own."""
+    sources = np.arange(count)
+    if share > 0:
+        generator = rng.numpy()
+        chosen = generator.permutation(count)[: round(share * count)]
+        sources[chosen] = generator.permutation(chosen)
+    found: list[int] = sources.tolist()
+    return found
+
+
+def _moved(part: Tensor, sources: Sequence[int]) -> Tensor:
+    return part.flatten()[list(sources)].reshape(part.shape)
 
 
 class RolloutContext(Protocol):
@@ -97,7 +103,7 @@ def roll_out(
             else replace(fresh, tokens_sampled=batch.tokens_sampled + fresh.tokens_sampled)
         )
     if filter_truncated:
-        batch = replace(batch, kept=batch.finished)
+        batch = replace(batch, kept=batch.kept & batch.finished)
     counts = {"groups_resampled": float(drawn - len(batch))} if resample_attempts else {}
     return replace(batch, metrics=batch.figures() | counts)
 
@@ -107,69 +113,56 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
     keys = [int(row) for row in rows]
     all_prompts = lab.task.prompts()
     prompts = tuple(all_prompts[key] for key in keys)
-    rollout = lab.sampler.sample(
+    played = play(
+        lab.task,
         lab.policy,
-        [lab.policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
+        lab.sampler,
+        prompts,
         group_size=group_size,
         stream=lab.rng.child("rollout", lab.step),
         prompt_keys=keys,
         attempt=attempt,
-        max_new_tokens=lab.task.max_new_tokens,
     )
-    texts = _texts(lab, rollout.sequences)
     noise = lab.task.reward_noise if isinstance(lab.task, RewardedTask) else 0.0
-    noise_rng = lab.rng.child("reward_noise", lab.step, attempt)
-    rewards = with_reward_noise(rewards_of(lab.task, prompts, texts), noise, rng=noise_rng)
+    sources = exchanged(len(keys) * group_size, noise, rng=lab.rng.child("reward_noise", lab.step, attempt))
+    rewards = {name: _moved(part, sources) for name, part in rewards_of(lab.task, played).items()}
+    rollout, failed = played.rollout, played.failed
+    by_turn = lab.task.interaction is not None and lab.task.interaction.credit == "turn"
     return RolloutBatch(
         sequences=rollout.sequences,
         prompts=prompts,
         prompt_keys=tuple(keys),
-        texts=texts,
+        texts=played.texts,
         sampling_logprobs=rollout.sampling_logprobs,
         temperature=rollout.temperature,
         rewards=rewards.pop("reward"),
         reward_parts=rewards,
         finished=rollout.finished,
-        kept=torch.ones_like(rollout.finished),
-        tokens_sampled=int(rollout.sequences.completion_lengths.sum()),
+        kept=torch.ones_like(rollout.finished) if failed is None else ~failed,
+        failed=failed,
+        turns=None if lab.task.interaction is None else played.turns,
+        token_rewards=played.token_rewards(lab.policy, sources) if by_turn else None,
+        tokens_sampled=int(rollout.sequences.learned_lengths.sum()),
     )
-
-
-def _texts(lab: RolloutContext, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
-    """The texts of the completions; equal completions, which are frequent in a group, are decoded once."""
-    read: dict[bytes, str] = {}
-    for tokens in (tokens for group in sequences.completions for tokens in group):
-        if tokens.tobytes() not in read:
-            read[tokens.tobytes()] = lab.sampler.text(lab.policy, tokens)
-    return tuple(tuple(read[tokens.tobytes()] for tokens in group) for group in sequences.completions)
 
 
 def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tensor:
     """float32 [P]: the reward of the greedy completion of each prompt."""
-    rollout = lab.sampler.in_process.sample(
+    played = play(
+        lab.task,
         lab.policy,
-        [lab.policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
+        lab.sampler.in_process,
+        prompts,
         group_size=1,
         stream=lab.rng.child("greedy"),
         prompt_keys=range(len(prompts)),
         greedy=True,
-        max_new_tokens=lab.task.max_new_tokens,
     )
-    texts = [[lab.sampler.text(lab.policy, tokens) for tokens in group] for group in rollout.sequences.completions]
-    return rewards_of(lab.task, prompts, texts)["reward"][:, 0]
+    return rewards_of(lab.task, played)["reward"][:, 0]
 
 
-def rewards_of(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, torch.Tensor]:
-    """Name -> float32 [P, G], "reward" among them.
-
-    A reward function that raises, or gives a non-finite value, is reported with its prompt and completion.
-    """
-    asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
-    given = task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
-    names = given[0].keys()
-    if any(reward.keys() != names for reward in given):
-        raise TrainingError(
-            f"the reward of task {task.name} does not always have the same parts; give each part a number every time"
-        )
-    shape = (len(prompts), -1)
-    return {name: torch.tensor([reward[name] for reward in given], dtype=torch.float32).reshape(shape) for name in names}
+def rewards_of(task: Task, played: Played) -> dict[str, torch.Tensor]:
+    """Name -> float32 [P, G], "reward" among them. Raises TrainingError if completions are rewarded in different parts."""
+    if played.graded is None:
+        raise ConfigError(f"task {task.name} gives no rewards; task=arithmetic, prompt_file and environment do")
+    return {name: torch.tensor(part, dtype=torch.float32) for name, part in played.rewards().items()}

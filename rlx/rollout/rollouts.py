@@ -16,6 +16,7 @@ from torch import Tensor
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
+from rlx.errors import ConfigError
 from rlx.seeding import Stream
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class RolloutBatch:
     prompts: of the task; prompt_keys: their indices in the task; texts: of the completions, without a stop string.
     sampling_logprobs: float32 [P, G, T] at `temperature`; rewards: float32 [P, G]; reward_parts: name -> float32 [P, G].
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
+    Of conversations with an environment, else None: failed: bool [P, G], those that the environment broke off; turns: int64
+    [P, G, T], the number of the turn of the assistant that a token belongs to, -1 outside; token_rewards: float32 [P, G, T], the
+    pieces of the rewards at the tokens at which they were earned, set where the task gives credit by turn.
     An algorithm sets by `with_values`, else None: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
     over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the
     stream of a loss that chooses at random.
@@ -45,6 +49,9 @@ class RolloutBatch:
     reward_parts: Mapping[str, Tensor]
     finished: Tensor
     kept: Tensor
+    failed: Tensor | None = None
+    turns: Tensor | None = None
+    token_rewards: Tensor | None = None
     advantages: Tensor | None = None
     weights: Tensor | None = None
     values: Tensor | None = None
@@ -106,9 +113,7 @@ class RolloutBatch:
     def take(self, rows: Sequence[int]) -> RolloutBatch:
         """The groups `rows`, in that order."""
         rows = list(rows)
-        sequences = Sequences(
-            tuple(self.sequences.prompts[row] for row in rows), tuple(self.sequences.completions[row] for row in rows)
-        )
+        sequences = self.sequences.take(rows)
         width = sequences.completion_mask.shape[-1]
 
         def taken(value: Any) -> Any:
@@ -127,25 +132,32 @@ class RolloutBatch:
     def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         """All groups of `batches` in one, without the fields that an algorithm sets; tokens_sampled adds up."""
         first = batches[0]
-        sequences = Sequences(
-            tuple(prompt for batch in batches for prompt in batch.sequences.prompts),
-            tuple(group for batch in batches for group in batch.sequences.completions),
-        )
-        width = sequences.completion_mask.shape[-1]
-        logprobs = [
-            torch.nn.functional.pad(batch.sampling_logprobs, (0, width - batch.sampling_logprobs.shape[-1])) for batch in batches
-        ]
+        sequences = Sequences.join([batch.sequences for batch in batches])
+
+        def joined(name: str, *, padding: float = 0) -> Tensor | None:
+            """[P, G, ...] the tensors of all batches; those of tokens padded to the widest."""
+            parts = [getattr(batch, name) for batch in batches]
+            if any(part is None for part in parts):
+                return None
+            extra = [sequences.width - part.shape[-1] if part.ndim == 3 else 0 for part in parts]
+            return torch.cat(
+                [torch.nn.functional.pad(part, (0, more), value=padding) for part, more in zip(parts, extra, strict=True)]
+            )
+
         return RolloutBatch(
             sequences=sequences,
             prompts=tuple(prompt for batch in batches for prompt in batch.prompts),
             prompt_keys=tuple(key for batch in batches for key in batch.prompt_keys),
             texts=tuple(group for batch in batches for group in batch.texts),
-            sampling_logprobs=torch.cat(logprobs),
+            sampling_logprobs=present(joined("sampling_logprobs")),
             temperature=first.temperature,
             rewards=torch.cat([batch.rewards for batch in batches]),
             reward_parts={name: torch.cat([batch.reward_parts[name] for batch in batches]) for name in first.reward_parts},
             finished=torch.cat([batch.finished for batch in batches]),
             kept=torch.cat([batch.kept for batch in batches]),
+            failed=joined("failed"),
+            turns=joined("turns", padding=-1),
+            token_rewards=joined("token_rewards"),
             tokens_sampled=sum(batch.tokens_sampled for batch in batches),
         )
 
@@ -155,12 +167,21 @@ class RolloutBatch:
         figures = {
             "reward_mean": float(rewards.mean()),
             "reward_std": float(rewards.std(correction=0)),
-            "completion_length": float(self.sequences.completion_lengths.double().mean()),
+            "completion_length": float(self.sequences.learned_lengths.double().mean()),
             "truncated_fraction": float((~self.finished).double().mean()),
         }
         if self.group_size > 1:  # a single completion has nothing to be compared with
             figures["groups_without_signal"] = float(self.without_signal.double().mean())
+        if self.turns is not None and self.failed is not None:
+            figures["turns"] = float((self.turns.amax(dim=-1) + 1).double().mean())
+            figures["environment_failed"] = float(self.failed.double().mean())
         return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
+
+
+def present(tensor: Tensor | None) -> Tensor:
+    """A tensor that is there."""
+    assert tensor is not None
+    return tensor
 
 
 def best_against_worst(batch: RolloutBatch) -> PairBatch:
@@ -168,6 +189,10 @@ def best_against_worst(batch: RolloutBatch) -> PairBatch:
 
     Filtered completions are not paired. The scores of the pairs are their rewards; the metrics are those of the batch.
     """
+    if batch.token_rewards is not None:
+        raise ConfigError(
+            "pairs compare whole conversations, so task.credit=turn has no meaning for them; set task.credit=episode"
+        )
     rewards = batch.rewards.double()
     best = torch.where(batch.kept, rewards, -torch.inf).argmax(dim=1)
     worst = torch.where(batch.kept, rewards, torch.inf).argmin(dim=1)
@@ -175,10 +200,7 @@ def best_against_worst(batch: RolloutBatch) -> PairBatch:
     scores = batch.rewards.gather(1, pairs)
     usable = batch.kept.any(dim=1) & (scores[:, 0] > scores[:, 1])
     rows = torch.nonzero(usable).flatten().tolist()
-    sequences = Sequences(
-        tuple(batch.sequences.prompts[row] for row in rows),
-        tuple(tuple(batch.sequences.completions[row][place] for place in pairs[row].tolist()) for row in rows),
-    )
+    sequences = batch.sequences.take(rows).pick(pairs[rows].tolist())
     source = TokenizedPairs(sequences, np.array([batch.prompt_keys[row] for row in rows], dtype=np.int64), scores=scores[rows])
     paired = PairBatch.of(source, np.arange(len(rows)))
     return PairBatch(source, paired.rows, paired.sequences, {}, dict(batch.metrics), paired.scores)

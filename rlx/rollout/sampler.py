@@ -124,6 +124,30 @@ class Sampler(Ranged, ABC):
         )
         return _rollout(draw, self.complete(policy, draw) if draw.prompts else Completions.empty(0, 1))
 
+    def extend(
+        self,
+        policy: Policy,
+        histories: Sequence[Tokens],
+        *,
+        addresses: Sequence[Stream],
+        limits: Sequence[int],
+        temperature: float | None = None,
+        greedy: bool = False,
+    ) -> Rollout:
+        """One further turn of each conversation: G = 1 completion of each history, at most limits[i] tokens long.
+
+        addresses: of the random numbers of each. The others are as in `sample`.
+        """
+        draw = Draw(
+            prompts=tuple(histories),
+            group_size=1,
+            limits=np.array(limits, dtype=np.int64),
+            keys=np.array([address.key for address in addresses], dtype=np.uint64),
+            temperature=self.temperature if temperature is None else temperature,
+            greedy=greedy,
+        )
+        return _rollout(draw, self.complete(policy, draw))
+
     @abstractmethod
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         """Make the completions, in the order of the prompts."""

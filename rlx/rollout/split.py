@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rlx.data.sequences import Sequences
+from rlx.errors import ConfigError
 from rlx.policy.statistics import TokenStatistics
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
@@ -72,7 +73,15 @@ class SplitSampler(Sampler):
 
 
 def split_rewards(task: Task, ranks: Ranks) -> Task:
-    """The task, whose `reward_all` rewards a part of the prompts on each rank: every rank has the same rewards."""
+    """The task, whose `reward_all` rewards a part of the prompts on each rank: every rank has the same rewards.
+
+    Raises ConfigError for conversations: each rank would play them all, and an environment need not answer each alike.
+    """
+    if task.interaction is not None:
+        raise ConfigError(
+            f"task {task.name} has conversations with an environment or with tools, which are not split over ranks; train in one "
+            "process"
+        )
     twin = copy.copy(task)
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

@@ -60,6 +60,26 @@ def _other(label: bool | None) -> bool | None:
     return None if label is None else not label
 
 
+@dataclass(frozen=True)
+class Earned:
+    """A part of a completion's reward and where it was earned: in a turn of the assistant, at the end of its text or before.
+
+    turn: its number, from 0. end: how many characters of its text come before the place; None: all.
+    """
+
+    value: float
+    turn: int
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The rewards of one completion. parts: by name, "reward" their weighted sum; earned: that sum in pieces."""
+
+    parts: dict[str, float]
+    earned: tuple[Earned, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(Ranged):
     """Base of all tasks. `offers` lists what it has for algorithms: "pairs", "rewards"; "labels" if each pair has one side alone.
@@ -100,6 +120,17 @@ class Task(Ranged):
         Raises TrainingError with the prompt and the completion if a reward raises or is no finite number.
         """
         return [self._rewarded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    def grade_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
+        """As `reward_all`, with the places in the completions where the rewards were earned."""
+        turns = [prompt.columns.get("turns", (completion,)) for prompt, completion in zip(prompts, completions, strict=True)]
+        parts = self.reward_all(prompts, completions)
+        return [Graded(part, (Earned(part["reward"], len(own) - 1),)) for part, own in zip(parts, turns, strict=True)]
+
+    @property
+    def interaction(self) -> Any:
+        """An rlx.task.environment.Interaction: how its conversations are played; None where a completion is one turn."""
+        return None
 
     def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:
         where = f"for the completion {completion!r} of the prompt {prompt.text!r}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.fields import one_of, within
-from rlx.task.base import Prompt, Task, finite
+from rlx.task.base import Earned, Graded, Prompt, Task
 from rlx.task.reward.base import FunctionReward, Reward
+from rlx.task.reward.credit import REWARD_FORMS, earned_of
 
 ROUNDING = 1e-6  # tolerance for a sum of weighted rewards
 FAILED = "failed"
@@ -66,19 +67,35 @@ class RewardedTask(Task):
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
         if type(self).reward is not RewardedTask.reward:  # a subclass defines `reward` itself
             return super().reward_all(prompts, completions)
+        return [graded.parts for graded in self._graded(prompts, completions)]
+
+    def grade_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
+        if type(self).reward is not RewardedTask.reward or "reward_all" in vars(self):
+            return super().grade_all(prompts, completions)
+        return self._graded(prompts, completions)
+
+    def _graded(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
         samples = list(zip(prompts, completions, strict=True))
         rewards = self.all_rewards()
         values = {name: reward.score_all(samples) for name, reward in rewards.items()}
         rows = []
         for row, (prompt, completion) in enumerate(samples):
-            parts = {name: finite(column[row]) for name, column in values.items()}
-            bad = [name for name, part in parts.items() if part is None]
+            turns = prompt.columns.get("turns", (completion,))
+            found = {name: earned_of(column[row], turns) for name, column in values.items()}
+            bad = [name for name, pieces in found.items() if pieces is None]
             if bad and self.on_reward_error == "stop":
                 raise reward_error(bad[0], values[bad[0]][row], prompt, completion)
-            kept = {name: 0.0 if part is None else part for name, part in parts.items()}
-            total = sum(rewards[name].weight * part for name, part in kept.items())
+            kept = {name: () if pieces is None else pieces for name, pieces in found.items()}
+            parts = {name: float(sum(piece.value for piece in pieces)) for name, pieces in kept.items()}
+            total = float(self.failed_reward if bad else sum(rewards[name].weight * part for name, part in parts.items()))
+            earned: tuple[Earned, ...] = (Earned(total, len(turns) - 1),)
+            at_end = all(pieces == (Earned(parts[name], len(turns) - 1),) for name, pieces in kept.items())
+            if not bad and not at_end:
+                earned = tuple(
+                    replace(piece, value=rewards[name].weight * piece.value) for name, pieces in kept.items() for piece in pieces
+                )
             counted = {FAILED: float(bool(bad))} if self.on_reward_error == "fail" else {}
-            rows.append({"reward": float(self.failed_reward if bad else total), **kept, **counted})
+            rows.append(Graded({"reward": total, **parts, **counted}, earned))
         return rows
 
     def reward_facts(self) -> str:
@@ -101,7 +118,7 @@ def as_reward(name: str, given: Any) -> Reward:
 def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
     """The error for a reward that raised, or gave no finite number, for one completion."""
     raised = isinstance(outcome, BaseException)
-    what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, not a finite number,"
+    what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, {REWARD_FORMS},"
     error = TrainingError(
         f"reward {name} {what} for the completion {completion!r} of the prompt {prompt.text!r}; mend it, or count such samples "
         "as failed with task.on_reward_error=fail"

@@ -18,6 +18,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.loss.preference.base import ROUNDING
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference, vocabulary_kl
+from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task, Text, content_uniform, pass_at_k
@@ -91,18 +92,17 @@ class Evaluator:
             samples: list[dict[str, Any]] = []
             tokens, answers = 0, np.zeros(0)
             if prompts:
-                encoded = [policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts]
-                greedy = self._sample(policy, encoded, group_size=1, greedy=True)
-                sampled = self._sample(policy, encoded, group_size=self.samples_per_prompt, greedy=False)
-                tokens = sum(int(rollout.sequences.completion_lengths.sum()) for rollout in (greedy, sampled))
-                said, said_sampled = self._texts(policy, greedy), self._texts(policy, sampled)
+                greedy = self._play(policy, prompts, group_size=1, greedy=True)
+                sampled = self._play(policy, prompts, group_size=self.samples_per_prompt, greedy=False)
+                tokens = sum(int(played.rollout.sequences.learned_lengths.sum()) for played in (greedy, sampled))
                 rewards = None
-                if "rewards" in self.task.offers:
-                    rewards = self._reward_parts(prompts, said)["reward"][:, 0]
+                if greedy.graded is not None:
+                    rewards = greedy.rewards()["reward"][:, 0]
                     answers = self._counted(rewards)
-                    figures |= self._rewards(rewards, self._reward_parts(prompts, said_sampled))
-                figures |= self._drift(policy, sampled)
-                samples = self._shown(prompts, said, said_sampled, rewards)
+                    figures |= self._rewards(rewards, sampled.rewards())
+                figures |= self._drift(policy, sampled.rollout)
+                figures |= _of_conversations(sampled)
+                samples = self._shown(prompts, greedy, sampled, rewards)
             preferences, wins = self._preferences(policy)
             figures |= preferences
             if self.task.score not in figures:
@@ -122,27 +122,18 @@ class Evaluator:
         left = {_content(pairs[row].prompt) for row in kept}
         return [prompt for prompt in prompts if _content(prompt.text) in left]
 
-    def _sample(self, policy: Policy, encoded: Sequence[np.ndarray], *, group_size: int, greedy: bool) -> Rollout:
-        return self.sampler.in_process.sample(
+    def _play(self, policy: Policy, prompts: Sequence[Prompt], *, group_size: int, greedy: bool) -> Played:
+        return play(
+            self.task,
             policy,
-            encoded,
+            self.sampler.in_process,
+            prompts,
             group_size=group_size,
             stream=EVALUATION.child("sample"),
-            prompt_keys=range(len(encoded)),
-            max_new_tokens=self.task.max_new_tokens,
+            prompt_keys=range(len(prompts)),
             temperature=self.temperature,
             greedy=greedy,
         )
-
-    def _texts(self, policy: Policy, rollout: Rollout) -> list[list[str]]:
-        """The texts of the completions, as in training: without special tokens, cut before a stop string."""
-        return [[self.sampler.text(policy, tokens) for tokens in group] for group in rollout.sequences.completions]
-
-    def _reward_parts(self, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """Name -> float64 [P, G], "reward" among them."""
-        asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
-        given = self.task.reward_all([prompt for prompt, _ in asked], [text for _, text in asked])
-        return {name: np.array([reward[name] for reward in given]).reshape(len(prompts), -1) for name in given[0]}
 
     def _counted(self, rewards: np.ndarray) -> np.ndarray:
         """Contributions to the score: 1 for a right completion and 0 for another; the rewards where no value counts as right."""
@@ -174,7 +165,7 @@ class Evaluator:
         for part_kl, part_entropy in self._each(micro_batches(sampled.sequences.row_tokens, self.micro_batch), sums):
             kl += part_kl
             entropy += part_entropy
-        lengths = sampled.sequences.completion_lengths.double()
+        lengths = sampled.sequences.learned_lengths.double()
         return {
             "kl": kl / lengths.numel(),
             "entropy": entropy / max(1.0, float(lengths.sum())),
@@ -222,16 +213,28 @@ class Evaluator:
         return figures, wins.cpu().numpy() if batch.has_label is None else np.zeros(0)
 
     def _shown(
-        self, prompts: Sequence[Prompt], greedy: list[list[str]], sampled: list[list[str]], rewards: np.ndarray | None
+        self, prompts: Sequence[Prompt], greedy: Played, sampled: Played, rewards: np.ndarray | None
     ) -> list[dict[str, Any]]:
         rows = []
         for index, prompt in enumerate(prompts[: self.num_shown]):
             row: dict[str, Any] = {"prompt": prompt.text if isinstance(prompt.text, str) else list(prompt.text)}
-            row |= {"completion": greedy[index][0], "sampled": sampled[index][0]}
+            row |= {"completion": greedy.texts[index][0], "sampled": sampled.texts[index][0]}
+            if greedy.conversations is not None:
+                talk = greedy.conversations[index][0]
+                row["prompt"] = talk.opening if isinstance(talk.opening, str) else list(talk.opening)
+                row |= {"turns": talk.to_dict()}
             if rewards is not None:
                 row["reward"] = float(rewards[index])
             rows.append(row)
         return rows
+
+
+def _of_conversations(played: Played) -> dict[str, float]:
+    """The mean number of turns, and the share of conversations that the environment broke off."""
+    if played.failed is None:
+        return {}
+    turns = [len(spans) for group in played.turn_spans for spans in group]
+    return {"turns": float(np.mean(turns)), "environment_failed": float(played.failed.double().mean())}
 
 
 def standard_error_of_mean(values: np.ndarray) -> float:

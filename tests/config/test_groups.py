@@ -20,6 +20,7 @@ PARENTS = {
     "algorithm/combine": "rlx.algorithm.combine.Sum",
     "task": "rlx.task.arithmetic.Arithmetic",
     "task/reward": "rlx.task.reward.base.Reward",
+    "task/environment": "rlx.task.guess.Guess",
     "policy": "rlx.policy.base.Policy",
     "policy/adapter": "rlx.policy.adapter.Lora",
     "optimizer": "torch.optim.SGD",

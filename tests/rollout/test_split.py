@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import rlx
+from rlx.errors import ConfigError
 from rlx.parallel.ranks import Ranks
 from rlx.policy.base import Policy
 from rlx.rollout.split import SplitSampler, split_rewards, split_statistics
 from rlx.seeding import Stream
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
+from tests.task.environments import Counting, task_of
 
 
 class Together:
@@ -96,3 +98,8 @@ def test_with_a_gradient_nothing_is_split(lab):  # noqa: F811
     ).sequences
     with split_statistics(lab.policy, Together(0, 2, {}, None)), torch.enable_grad():
         assert lab.policy.token_statistics(sequences).token_logprobs.requires_grad
+
+
+def test_conversations_are_not_split():
+    with pytest.raises(ConfigError, match="not split over ranks"):
+        split_rewards(task_of(Counting()), None)

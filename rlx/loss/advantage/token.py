@@ -1,6 +1,7 @@
 """Advantages of single tokens: from rewards at tokens, with or without a value head.
 
-Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens, completions without gaps from their first token on.
+Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens. Tokens of a completion that others wrote are no steps:
+the token before them is followed by the one after them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -21,8 +23,25 @@ Discount = Annotated[float, within(at_least=0, at_most=1, advice="1 is usual for
 SMALL = "it keeps a batch of equal returns finite; 1e-8 is usual"
 
 
+def has_gaps(completion_mask: Tensor) -> bool:
+    """Whether tokens that others wrote lie between the learned tokens of a completion. completion_mask: bool [B, T]."""
+    return bool((completion_mask[..., 1:] & ~completion_mask[..., :-1]).any())
+
+
+def without_gaps(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """The formula of tensors [B, T], the last of them the mask, as if the learned tokens of a completion followed one another.
+
+    To a policy they do: what others write in between is a part of the state that its next token is chosen in.
+    """
+    order = torch.argsort(~tensors[-1], dim=-1, stable=True)
+    found = formula(*(tensor.gather(-1, order) for tensor in tensors))
+    return torch.zeros_like(found).scatter(-1, order, found)
+
+
 def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float) -> Tensor:
     """R_t = r_t + γ R_(t+1). [B, T] -> [B, T], 0 outside of the mask."""
+    if has_gaps(completion_mask):
+        return without_gaps(partial(discounted_returns, gamma=gamma), token_rewards, completion_mask)
     rewards, running, returns = masked(token_rewards, completion_mask), torch.zeros_like(token_rewards[..., 0]), []
     for step in reversed(range(rewards.shape[-1])):
         running = rewards[..., step] + gamma * running
@@ -114,6 +133,8 @@ def generalized_advantage(token_rewards: Tensor, values: Tensor, completion_mask
     Paper: Schulman et al. 2015, High-dimensional continuous control using GAE, eq. 16, arXiv:1506.02438.
     Shapes: token_rewards r [B, T], values V [B, T], completion_mask bool [B, T] -> [B, T]; A + V are the returns.
     """
+    if has_gaps(completion_mask):
+        return without_gaps(partial(generalized_advantage, gamma=gamma, lam=lam), token_rewards, values, completion_mask)
     values = masked(values, completion_mask)
     after = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
     return discounted_returns(token_rewards + gamma * after - values, completion_mask, gamma=gamma * lam)

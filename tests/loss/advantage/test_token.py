@@ -61,3 +61,20 @@ def test_missing_values_and_wrong_shapes_are_named():
         Gae(gamma=1, lam=1, whiten=False, epsilon=1e-8)(REWARDS, MASK)
     with pytest.raises(ShapeError, match="token_rewards is"):
         reinforce_plus_plus(gamma=1, epsilon=1e-8)(REWARDS[:, :3], MASK)
+
+
+def test_what_others_write_between_two_tokens_is_no_step():
+    """Returns and advantages with gaps are those of the learned tokens alone, in a row."""
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = (torch.randn(2, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.tensor([[1, 1, 0, 0, 1, 1, 0], [1, 0, 1, 0, 0, 1, 1]], dtype=torch.bool)
+    for row in range(2):
+        own = mask[row]
+        dense = [tensor[row][own][None] for tensor in (rewards, values)]
+        whole = torch.ones(1, int(own.sum()), dtype=torch.bool)
+        returns = discounted_returns(rewards, mask, gamma=0.9)[row]
+        assert torch.allclose(returns[own], discounted_returns(dense[0], whole, gamma=0.9)[0])
+        advantages = generalized_advantage(rewards, values, mask, gamma=0.9, lam=0.8)[row]
+        assert torch.allclose(advantages[own], generalized_advantage(*dense, whole, gamma=0.9, lam=0.8)[0])
+        assert not returns[~own].any()
+        assert not advantages[~own].any()

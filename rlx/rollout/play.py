@@ -1,0 +1,132 @@
+"""Completions of a task's prompts with their rewards: single answers, or conversations with an environment.
+
+A conversation is one completion: what the assistant sampled is learned, what the environment said in between is context.
+The turns of all conversations that still run are sampled together. Dimensions: P prompts, G completions of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rlx.data.sequences import Tokens
+from rlx.errors import TrainingError
+from rlx.rollout.sampler import Rollout, Sampler
+from rlx.rollout.table import Spans, Table, TurnSampler
+from rlx.seeding import Stream
+from rlx.task.base import Graded, Prompt, Task
+from rlx.task.environment import Conversation, Interaction
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """Completions of P prompts, G of each, with what they earned.
+
+    texts: the completions as text; of a conversation with the environment's words in it. turn_spans: for each completion the
+    tokens (begin, end) of each turn of the assistant. graded: P lists of G; None where the task gives no rewards.
+    conversations: P lists of G records; None for single answers.
+    """
+
+    rollout: Rollout
+    texts: tuple[tuple[str, ...], ...]
+    turn_spans: tuple[tuple[Spans, ...], ...]
+    graded: list[list[Graded]] | None = None
+    conversations: list[list[Conversation]] | None = None
+
+    def rewards(self) -> dict[str, np.ndarray]:
+        """Name -> float64 [P, G], "reward" among them. Raises TrainingError if the completions have different parts."""
+        assert self.graded is not None
+        flat = [graded.parts for group in self.graded for graded in group]
+        if any(parts.keys() != flat[0].keys() for parts in flat):
+            raise TrainingError("the reward of a task does not always have the same parts; give each part a number every time")
+        return {name: np.array([parts[name] for parts in flat]).reshape(len(self.graded), -1) for name in flat[0]}
+
+    def token_rewards(self, policy: Policy, sources: Sequence[int] | None = None) -> torch.Tensor:
+        """float32 [P, G, T], each piece of a reward at the token at which it was earned; the sum over T is the reward.
+
+        sources: for each of the P * G completions the one whose rewards it gets in place of its own; those of turns that it does
+        not have go to its last one.
+        """
+        assert self.graded is not None
+        sequences = self.rollout.sequences
+        found = torch.zeros(sequences.token_mask.shape)
+        flat = [graded.earned for group in self.graded for graded in group]
+        spans = [own for group in self.turn_spans for own in group]
+        tokens = [own for group in sequences.completions for own in group]
+        rows = found.reshape(len(flat), -1)
+        for row, source in enumerate(range(len(flat)) if sources is None else sources):
+            for piece in flat[source] if spans[row] else ():
+                begin, end = spans[row][min(piece.turn, len(spans[row]) - 1)]
+                place = end - 1 if source != row or piece.end is None else _place(policy, tokens[row], begin, end, piece.end)
+                rows[row, place] += piece.value
+        return found
+
+    @property
+    def turns(self) -> torch.Tensor:
+        """int64 [P, G, T], the number of the turn that a token belongs to, from 0; -1 where the assistant did not write it."""
+        found = torch.full(self.rollout.sequences.token_mask.shape, -1)
+        for row, group in enumerate(self.turn_spans):
+            for column, spans in enumerate(group):
+                for number, (begin, end) in enumerate(spans):
+                    found[row, column, begin:end] = number
+        return found
+
+    @property
+    def failed(self) -> torch.Tensor | None:
+        """bool [P, G], conversations that the environment could not go on with; None for single answers."""
+        if self.conversations is None:
+            return None
+        return torch.tensor([[bool(one.error) for one in group] for group in self.conversations])
+
+
+def _place(policy: Policy, tokens: Tokens, begin: int, end: int, characters: int) -> int:
+    """The token among tokens[begin:end] by which the first `characters` characters of the turn are written."""
+    for place in range(begin, end):
+        if len(policy.decode(tokens[begin : place + 1])) >= characters:
+            return place
+    return end - 1
+
+
+def play(
+    task: Task,
+    policy: Policy,
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    *,
+    group_size: int,
+    stream: Stream,
+    prompt_keys: Sequence[int | str],
+    attempt: int = 0,
+    greedy: bool = False,
+    temperature: float | None = None,
+) -> Played:
+    """Complete every prompt `group_size` times and reward what came of it. The arguments are those of Sampler.sample."""
+    turns = TurnSampler(
+        policy, sampler, task.max_new_tokens, stream, prompt_keys, attempt, greedy=greedy, temperature=temperature
+    )
+    interaction: Interaction | None = task.interaction
+    if interaction is None:
+        rollout = turns.first([policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts], group_size)
+        texts = turns.texts(rollout.sequences)
+        spans = tuple(tuple(((0, len(tokens)),) for tokens in group) for group in rollout.sequences.completions)
+        return Played(rollout, texts, spans, _graded(task, prompts, texts))
+    table = Table(interaction, turns, prompts, group_size)
+    table.play()
+    conversations = [[seat.conversation for seat in group] for group in table.seats]
+    rollout = table.rollout()
+    return Played(rollout, turns.texts(rollout.sequences), table.turn_spans(), table.graded(task), conversations)
+
+
+def _graded(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[list[Graded]] | None:
+    if "rewards" not in task.offers:
+        return None
+    asked = [(prompt, text) for prompt, group in zip(prompts, texts, strict=True) for text in group]
+    flat = iter(task.grade_all([prompt for prompt, _ in asked], [text for _, text in asked]))
+    return [[next(flat) for _ in group] for group in texts]

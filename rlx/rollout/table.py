@@ -1,0 +1,299 @@
+"""Conversations with an environment while they are played: all that still run get their next turn sampled together.
+
+Dimensions: P prompts, G conversations of a prompt, T tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlx.data.continuation import encode_continuation
+from rlx.data.sequences import Sequences, Tokens
+from rlx.errors import DataError, RlxError, TrainingError, users_place
+from rlx.rollout.sampler import Rollout, Sampler, counted
+from rlx.seeding import Stream
+from rlx.task.base import Earned, Graded, Message, Prompt, Task
+from rlx.task.environment import BrokenTurnError, Conversation, Interaction
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+_log = logging.getLogger(__name__)
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class TurnSampler:
+    """Samples turns of the assistant with the random numbers of one draw."""
+
+    policy: Policy
+    sampler: Sampler
+    max_new_tokens: int
+    stream: Stream
+    prompt_keys: Sequence[int | str]
+    attempt: int
+    greedy: bool
+    temperature: float | None
+
+    def first(self, prompts: Sequence[Tokens], group_size: int) -> Rollout:
+        """The first turns, `group_size` of each prompt."""
+        return self.sampler.sample(
+            self.policy,
+            prompts,
+            group_size=group_size,
+            stream=self.stream,
+            prompt_keys=self.prompt_keys,
+            attempt=self.attempt,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            greedy=self.greedy,
+        )
+
+    def address(self, row: int, column: int) -> Stream:
+        """The address of the random numbers of one completion."""
+        key = self.prompt_keys[row]
+        return self.stream.child(self.attempt, key if isinstance(key, str) else int(key), self._occurrences[row], column)
+
+    @cached_property
+    def _occurrences(self) -> list[int]:
+        return counted(self.prompt_keys)
+
+    def later(self, histories: Sequence[Tokens], addresses: Sequence[Stream], limits: Sequence[int]) -> Rollout:
+        """One further turn of each conversation."""
+        return self.sampler.extend(
+            self.policy, histories, addresses=addresses, limits=limits, temperature=self.temperature, greedy=self.greedy
+        )
+
+    def texts(self, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
+        """The texts of the completions; equal completions, which are frequent in a group, are decoded once."""
+        read: dict[bytes, str] = {}
+        for tokens in (tokens for group in sequences.completions for tokens in group):
+            if tokens.tobytes() not in read:
+                read[tokens.tobytes()] = self.sampler.text(self.policy, tokens)
+        return tuple(tuple(read[tokens.tobytes()] for tokens in group) for group in sequences.completions)
+
+
+@dataclass(eq=False)
+class Seat:
+    """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them."""
+
+    conversation: Conversation
+    address: Stream
+    prompt: Tokens
+    pieces: list[Tokens] = field(default_factory=list)
+    logprobs: list[np.ndarray] = field(default_factory=list)
+    is_learned: list[bool] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    is_cut: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens after the prompt."""
+        return sum(map(len, self.pieces))
+
+    @property
+    def history(self) -> Tokens:
+        """All tokens, int64 [T]."""
+        return np.concatenate([self.prompt, *self.pieces])
+
+    @property
+    def runs(self) -> bool:
+        """Whether the assistant has another turn."""
+        return not (self.conversation.done or self.conversation.error or self.is_cut)
+
+    def add(self, tokens: Tokens, logprobs: np.ndarray | None) -> None:
+        """Add a piece: sampled with these log-probabilities, or context."""
+        self.pieces.append(tokens)
+        self.is_learned.append(logprobs is not None)
+        self.logprobs.append(np.zeros(len(tokens), dtype=np.float32) if logprobs is None else logprobs)
+        if logprobs is not None:
+            self.spans.append((self.length - len(tokens), self.length))
+
+
+class Table:
+    """All conversations of one draw, [P][G], and the rounds they are played in."""
+
+    def __init__(self, interaction: Interaction, turns: TurnSampler, prompts: Sequence[Prompt], group_size: int) -> None:
+        self.interaction, self.turns = interaction, turns
+        self.tools = interaction.environment.tool_schemas()
+        self.seats = [[self._seat(prompt, row, column) for column in range(group_size)] for row, prompt in enumerate(prompts)]
+        self.temperature = turns.sampler.temperature if turns.temperature is None else turns.temperature
+
+    def _seat(self, prompt: Prompt, row: int, column: int) -> Seat:
+        address = self.turns.address(row, column)
+        name = f"conversation {column + 1} of prompt {self.turns.prompt_keys[row]}"
+        own = Conversation.of(self.interaction.environment, prompt, name=name, stream=address.child("environment"))
+        return Seat(own, address, np.zeros(0, dtype=np.int64))
+
+    @property
+    def _all(self) -> list[Seat]:
+        return [seat for group in self.seats for seat in group]
+
+    def play(self) -> None:
+        """Play all conversations to their ends."""
+        self._start()
+        round_number = 0
+        running = [seat for seat in self._all if seat.runs]
+        while running:
+            self._sample(running, round_number)
+            self._answer(running)
+            round_number += 1
+            running = [seat for seat in running if seat.runs]
+
+    def _start(self) -> None:
+        self._call([(seat, seat.conversation.start, seat.conversation.started) for seat in self._all])
+        policy = self.turns.policy
+        for row, group in enumerate(self.seats):
+            openings = [seat.conversation.opening for seat in group if not seat.conversation.error]
+            if any(opening != openings[0] for opening in openings):
+                raise TrainingError(
+                    f"start of {self._name} gives the conversations of prompt {self.turns.prompt_keys[row]} different openings "
+                    f"({openings[0]!r:.60}, ...): all completions of a group begin alike, so it may depend on the prompt and its "
+                    "columns alone"
+                )
+            tools = (*group[0].conversation.prompt.tools, *self.tools)
+            tokens = policy.encode_prompt(openings[0], tools) if openings else policy.text.begin()
+            for seat in group:
+                seat.prompt = tokens
+            if self._limit(group[0]) < 1:
+                raise DataError(
+                    f"the opening of {group[0].conversation.name} with {self._name} has {len(tokens)} tokens and {policy.name} "
+                    f"reads at most {policy.max_length}: there is no room for a turn; shorten it, or choose another policy"
+                )
+
+    @property
+    def _name(self) -> str:
+        return type(self.interaction.environment).__name__
+
+    def _sample(self, running: list[Seat], round_number: int) -> None:
+        """The next turn of each conversation that still runs."""
+        whole = [group for group in self.seats if all(seat.runs for seat in group)]
+        if round_number == 0 and len(whole) == len(self.seats) and self.interaction.max_tokens is None:
+            rollout = self.turns.first([group[0].prompt for group in self.seats], len(self.seats[0]))
+        else:
+            addresses = [seat.address if round_number == 0 else seat.address.child("turn", round_number) for seat in running]
+            rollout = self.turns.later([seat.history for seat in running], addresses, [self._limit(seat) for seat in running])
+        tokens = [tokens for group in rollout.sequences.completions for tokens in group]
+        logprobs = rollout.sampling_logprobs.reshape(len(tokens), -1).numpy()
+        for seat, said, values, finished in zip(running, tokens, logprobs, rollout.finished.flatten().tolist(), strict=True):
+            seat.add(said, values[: len(said)].copy())
+            seat.is_cut = not finished
+            seat.conversation.say(self.turns.sampler.text(self.turns.policy, said))
+
+    def _limit(self, seat: Seat) -> int:
+        """The most tokens of the conversation's next turn; below 1 if there is no room."""
+        longest = self.turns.sampler.max_new_tokens
+        longest = self.turns.max_new_tokens if longest is None else longest
+        if self.interaction.max_tokens is not None:
+            longest = min(longest, self.interaction.max_tokens - seat.length)
+        positions = self.turns.policy.max_length
+        return longest if positions is None else min(longest, positions - len(seat.prompt) - seat.length)
+
+    def _answer(self, running: list[Seat]) -> None:
+        """What the environment answers each of them; where it goes on, its words become context."""
+        said: dict[int, Any] = {}
+
+        def heard(seat: Seat) -> Callable[[Any], None]:
+            def take(outcome: Any) -> None:
+                said[id(seat)] = seat.conversation.answered(outcome)
+
+            return take
+
+        calls: list[tuple[Seat, Callable[[], Any], Callable[[Any], None]]] = []
+        for seat in running:
+            conversation = seat.conversation
+            calls.append((seat, _step(conversation), heard(seat)))
+        so_far = {id(seat): tuple(seat.conversation.messages) for seat in running}
+        self._call(calls)
+        for seat in running:
+            if not seat.runs:
+                continue
+            if len(seat.conversation.turns) >= self.interaction.max_turns:
+                seat.is_cut = True
+                continue
+            context = self._context(seat, so_far[id(seat)], said[id(seat)])
+            seat.add(context, None)
+            if self._limit(seat) < 1:  # no room for a turn: the completion ends with the assistant's last token
+                for pieces in (seat.pieces, seat.is_learned, seat.logprobs):
+                    pieces.pop()
+                seat.is_cut = True
+
+    def _context(self, seat: Seat, so_far: Sequence[Message], said: Any) -> Tokens:
+        ended = int(seat.pieces[-1][-1]) in self.turns.policy.eos_token_ids
+        opening = seat.conversation.opening
+        tools = (*seat.conversation.prompt.tools, *self.tools)
+        return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended)
+
+    def _call(self, calls: Sequence[tuple[Seat, Callable[[], Any], Callable[[Any], None]]]) -> None:
+        """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""
+        outcomes = self.interaction.calls.run([call for _, call, _ in calls])
+        failed: list[str] = []
+        for (seat, _, take), outcome in zip(calls, outcomes, strict=True):
+            error = outcome if isinstance(outcome, BaseException) else None
+            if error is None:
+                try:
+                    take(outcome)
+                    continue
+                except BrokenTurnError as broken:
+                    error = broken
+            if isinstance(error, RlxError) and not isinstance(error, BrokenTurnError):
+                raise error
+            what = str(error) if isinstance(error, BrokenTurnError) else f"raised {type(error).__name__}: {error}"
+            where = f" ({users_place(error)})" if users_place(error) else ""
+            text = (
+                f"the environment {self._name} {what}{where}, in turn {len(seat.conversation.turns)} of {seat.conversation.name}"
+            )
+            if self.interaction.stops_on_error:
+                raise TrainingError(
+                    f"{text}; mend it, or let such conversations fail alone: task.on_environment_error=fail"
+                ) from error
+            seat.conversation.failed(text)
+            failed.append(text)
+        if failed:
+            more = f", and {len(failed) - 1} more like it" if len(failed) > 1 else ""
+            _log.warning("%s%s; such conversations are not learned from", failed[0], more)
+
+    def rollout(self) -> Rollout:
+        """All conversations as completions of their openings."""
+        prompts, completions, learned = [], [], []
+        for group in self.seats:
+            prompts.append(group[0].prompt)
+            completions.append(tuple(np.concatenate([np.zeros(0, dtype=np.int64), *seat.pieces]) for seat in group))
+            masks = (
+                [np.full(len(piece), own) for piece, own in zip(seat.pieces, seat.is_learned, strict=True)] for seat in group
+            )
+            learned.append(tuple(np.concatenate([np.zeros(0, dtype=bool), *mask]) for mask in masks))
+        sequences = Sequences(tuple(prompts), tuple(completions), learned=tuple(learned))
+        logprobs = torch.zeros(sequences.token_mask.shape)
+        for row, group in enumerate(self.seats):
+            for column, seat in enumerate(group):
+                flat = np.concatenate([np.zeros(0, dtype=np.float32), *seat.logprobs])
+                logprobs[row, column, : len(flat)] = torch.from_numpy(flat)
+        finished = torch.tensor([[seat.conversation.done and not seat.is_cut for seat in group] for group in self.seats])
+        return Rollout(sequences, logprobs, finished.reshape(len(self.seats), -1), self.temperature)
+
+    def turn_spans(self) -> tuple[tuple[Spans, ...], ...]:
+        """For each conversation the tokens of each turn of the assistant."""
+        return tuple(tuple(tuple(seat.spans) for seat in group) for group in self.seats)
+
+    def graded(self, task: Task) -> list[list[Graded]]:
+        """What each conversation earned; those that failed get the task's failed_reward."""
+        sound = [seat for seat in self._all if not seat.conversation.error]
+        talks = [seat.conversation for seat in sound]
+        prompts = [Prompt(talk.prompt.text, {**talk.prompt.columns, **talk.columns}, talk.prompt.tools) for talk in talks]
+        found = dict(zip(map(id, sound), task.grade_all(prompts, [talk.turns[-1] for talk in talks]), strict=True))
+        names = next(iter(found.values())).parts if found else ("reward", *getattr(task, "all_rewards", dict)())
+        lost = self.interaction.failed_reward
+        missing = Graded({**dict.fromkeys(names, 0.0), "reward": lost}, (Earned(lost, 0),))
+        return [[found.get(id(seat), missing) for seat in group] for group in self.seats]
+
+
+def _step(conversation: Conversation) -> Callable[[], Any]:
+    return lambda: conversation.environment.step(conversation.turns[-1])

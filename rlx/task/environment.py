@@ -1,0 +1,208 @@
+"""Conversations: an environment answers the assistant's turns, and each turn may be rewarded.
+
+One object of an Environment's class is the config. Every conversation is played on a copy of it, so the config itself never
+changes, and a copy may keep what it needs to remember in its own attributes.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rlx.errors import RlxError
+from rlx.seeding import Stream
+from rlx.task.base import Message, Prompt, Text, finite
+from rlx.task.timed import TimedCalls
+
+ROLES = ("user", "tool", "system")  # of what an environment says; the assistant's turns are the policy's
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an environment answers to one turn of the assistant.
+
+    messages: what it says, as one user message (a text) or as messages; nothing of it is learned. Not read where `done` is true.
+    reward: of the assistant's turn just judged. done: whether the conversation ends here.
+    Example: Turn("higher"), Turn("right", reward=1.0, done=True).
+    """
+
+    messages: Text | Sequence[Message] = ""
+    reward: float = 0.0
+    done: bool = False
+
+
+class BrokenTurnError(RlxError):
+    """An environment broke its contract in one conversation."""
+
+
+class Environment:
+    """The base of all environments. A subclass defines `start` and `step`; both may be `async def`.
+
+    Its config is what its constructor takes, most briefly as a dataclass: `task.environment.highest=20`. rlx sets on the copy of
+    a conversation, before `start`:
+    rng: random numbers of that conversation alone; equal runs draw equal ones. Nothing else may be random.
+    state: an empty dict, for classes that are frozen and have no attributes to write to.
+
+    bounds: the smallest and the largest sum of rewards of a conversation, None if unknown. From the largest on a conversation
+    counts as right, so that the score is the share of right ones; see task.full_reward.
+    """
+
+    bounds: ClassVar[tuple[float, float] | None] = None
+
+    rng: random.Random
+    state: dict[str, Any]
+
+    def start(self, prompt: Any, **columns: Any) -> Any:
+        """The conversation up to the assistant's first turn: a text, or messages. It depends on the prompt and its columns alone.
+
+        All conversations of a group begin with it, so it may not read `rng`. `prompt` and `columns` are a row of the task: of
+        task.path, or of `prompts`.
+        """
+        raise NotImplementedError
+
+    def step(self, completion: str) -> Turn | Awaitable[Turn]:
+        """The answer to the assistant's turn, its text without special tokens."""
+        raise NotImplementedError
+
+    def prompts(self, count: int, rng: random.Random) -> Sequence[Prompt]:
+        """`count` rows that `start` gets one each, where task.path is null: an empty prompt and an integer `seed`."""
+        return [Prompt("", {"seed": rng.getrandbits(32)}) for _ in range(count)]
+
+    def tool_schemas(self) -> tuple[Mapping[str, Any], ...]:
+        """The schemas of tools that the chat template tells the assistant about."""
+        return ()
+
+    def content_hash(self) -> str:
+        """A hash of the data that the config names but does not contain; empty if there is none."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How the conversations of a task are played.
+
+    max_turns: the most turns of the assistant. max_tokens: the most tokens of a conversation after its opening, those of the
+    environment among them; None: what the policy has positions for. stops_on_error: whether an environment that fails ends the
+    run, rather than its conversation alone, which then gets failed_reward. credit: episode or turn; see EnvironmentTask.
+    calls: runs the environment's methods.
+    """
+
+    environment: Environment
+    max_turns: int
+    max_tokens: int | None
+    stops_on_error: bool
+    failed_reward: float
+    credit: str
+    calls: TimedCalls
+
+
+@dataclass(eq=False)
+class Conversation:
+    """One conversation while it is played, and afterwards its record.
+
+    name: for errors. opening: as `start` gave it. turns: the assistant's texts; rewards: of each; messages: all after the
+    opening, in order. done: ended by the environment; error: what the environment did wrong, empty if nothing.
+    """
+
+    environment: Environment
+    prompt: Prompt
+    name: str
+    opening: Text = ""
+    turns: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    done: bool = False
+    error: str = ""
+
+    @staticmethod
+    def of(environment: Environment, prompt: Prompt, *, name: str, stream: Stream) -> Conversation:
+        """A conversation on a copy of its own. stream: the address of its random numbers."""
+        twin = copy.deepcopy(environment)
+        object.__setattr__(twin, "rng", random.Random(stream.key))
+        object.__setattr__(twin, "state", {})
+        return Conversation(twin, prompt, name)
+
+    def start(self) -> Any:
+        """Call the environment's `start`; a coroutine if it is async."""
+        return self.environment.start(self.prompt.text, **self.prompt.columns)
+
+    def started(self, outcome: Any) -> None:
+        """Take what `start` gave. Raises BrokenTurnError if it is neither text nor messages."""
+        self.opening = as_opening(outcome)
+
+    def say(self, text: str) -> None:
+        """Add a turn of the assistant."""
+        self.turns.append(text)
+        self.messages.append({"role": "assistant", "content": text})
+
+    def answered(self, outcome: Any) -> tuple[Message, ...] | str:
+        """Take what `step` gave; returns what the environment said. Raises BrokenTurnError for anything but a valid Turn."""
+        turn = checked_turn(outcome)
+        said = () if isinstance(turn.messages, str) and not turn.messages else as_messages(turn.messages)
+        if not turn.done and not said:
+            raise BrokenTurnError("gave a Turn that neither says anything nor is done; give messages, or done=True")
+        self.rewards.append(float(turn.reward))
+        self.messages += said
+        self.done = bool(turn.done)
+        return turn.messages if isinstance(turn.messages, str) else said
+
+    def failed(self, error: str) -> None:
+        """End the conversation, whatever it earned."""
+        self.error = error
+        self.rewards += [0.0] * (len(self.turns) - len(self.rewards))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What rewards of the whole conversation get beside the columns of the prompt."""
+        return {"turns": tuple(self.turns), "turn_rewards": tuple(self.rewards), "messages": tuple(self.messages)}
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """The messages after the opening, those of the assistant with the reward that the environment gave them."""
+        rewards = iter(self.rewards)
+        rows = [dict(message) for message in self.messages]
+        for row in rows:
+            if row["role"] == "assistant":
+                row["reward"] = next(rewards, 0.0)
+        return [*rows, {"role": "error", "content": self.error}] if self.error else rows
+
+
+def checked_turn(outcome: Any) -> Turn:
+    """`outcome` if it is a Turn of valid parts. Raises BrokenTurnError for anything else."""
+    if not isinstance(outcome, Turn):
+        raise BrokenTurnError(f"gave {outcome!r:.80}, no Turn; return Turn(messages, reward, done)")
+    if not isinstance(outcome.done, bool):
+        raise BrokenTurnError(f"gave a Turn with done={outcome.done!r:.40}; it is True or False")
+    if isinstance(outcome.reward, bool) or finite(outcome.reward) is None:
+        raise BrokenTurnError(f"gave a Turn with reward={outcome.reward!r:.40}; it is a finite number")
+    return outcome
+
+
+def as_opening(outcome: Any) -> Text:
+    """What `start` gave as a text or a tuple of messages. Raises BrokenTurnError for anything else."""
+    if isinstance(outcome, str):
+        return outcome
+    return _messages(outcome, roles=(*ROLES, "assistant"), of="start")
+
+
+def as_messages(said: Any) -> tuple[Message, ...]:
+    """What a Turn says as messages. Raises BrokenTurnError if it is neither text nor messages."""
+    if isinstance(said, str):
+        return ({"role": "user", "content": said},)
+    return _messages(said, roles=ROLES, of="step")
+
+
+def _messages(value: Any, *, roles: tuple[str, ...], of: str) -> tuple[Message, ...]:
+    messages = [value] if isinstance(value, Mapping) else value
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise BrokenTurnError(f"gave {value!r:.80} as the messages of {of}; they are a text, or a list of messages")
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, str) or message.get("role") not in roles:
+            example = '{"role": "user", "content": "..."}'
+            raise BrokenTurnError(
+                f"gave {message!r:.80} as a message of {of}; a message is {example}, its role one of {', '.join(roles)}"
+            )
+    return tuple(messages)

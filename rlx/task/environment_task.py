@@ -1,0 +1,140 @@
+"""The task of conversations with an environment."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError, DataError
+from rlx.fields import count, one_of, within
+from rlx.task.base import Prompt, Text
+from rlx.task.environment import Environment, Interaction
+from rlx.task.prompt_file import PromptFile
+from rlx.task.reward.base import Reward
+from rlx.task.table import find_files
+from rlx.task.timed import TimedCalls
+
+CREDITS = ("episode", "turn")
+ENVIRONMENT = "environment"
+_OF_CONVERSATION = ("turns", "turn_rewards", "messages")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentReward(Reward):
+    """The rewards that the environment gave the turns of a conversation, one a turn."""
+
+    environment: Environment
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:  # type: ignore[override]
+        """The environment's."""
+        return self.environment.bounds
+
+    def __call__(self, prompt: Text, completion: str, **columns: Any) -> Any:
+        return columns["turn_rewards"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentTask(PromptFile):
+    """Conversations with an environment: the assistant speaks in turns, and the environment answers each.
+
+    environment: task.environment=my_lab.Guess, a class of yours that extends rlx.task.environment.Environment.
+    path: a file of prompts, one a row, as in task=prompt_file; null: the environment's own, `num_prompts` to learn from and
+    `num_held_out` for the score, drawn from data_seed.
+    environment_weight: of the environment's rewards in the sum of rewards. Further ones (task/reward) judge the whole
+    conversation: they get the assistant's last turn as the completion, and the columns turns, turn_rewards and messages.
+    max_new_tokens: longest turn of the assistant. A turn that is cut off there is judged and is the last one.
+    max_turns, max_tokens: a conversation ends, truncated, after so many turns of the assistant, or so many tokens after its
+    opening, those of the environment among them; max_tokens null: what the policy has positions for.
+    step_seconds: the longest call of start or step.
+    on_environment_error: what happens where the environment raises, exceeds its time or breaks its contract. fail: that
+    conversation gets failed_reward and is not learned from; they are counted as train/environment_failed. stop: the run ends.
+    credit: episode: all tokens of a conversation share its sum of rewards. turn: a turn answers for the rewards of its own and of
+    later turns, not for those before it.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"rewards"})
+
+    environment: Environment
+    path: str | None  # type: ignore[assignment]
+    num_prompts: int = count()
+    num_held_out: int = count()
+    data_seed: int
+    environment_weight: float = within()
+    max_turns: int = count()
+    max_tokens: int | None = count(optional=True)
+    step_seconds: float = within(above=0)
+    on_environment_error: str = one_of(("fail", "stop"))
+    credit: str = one_of(CREDITS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lacking = [name for name in ("start", "step") if getattr(type(self.environment), name) is getattr(Environment, name)]
+        if lacking:
+            raise ConfigError(
+                f"task.environment: {type(self.environment).__name__} defines no {lacking[0]}; see rlx guide environment"
+            )
+
+    def all_rewards(self) -> Mapping[str, Reward | Callable[..., Any]]:  # type: ignore[override]
+        return {
+            ENVIRONMENT: EnvironmentReward(weight=self.environment_weight, environment=self.environment),
+            **super().all_rewards(),
+        }
+
+    @cached_property
+    def interaction(self) -> Interaction:
+        """How its conversations are played."""
+        return Interaction(
+            environment=self.environment,
+            max_turns=self.max_turns,
+            max_tokens=self.max_tokens,
+            stops_on_error=self.on_environment_error == "stop",
+            failed_reward=self.failed_reward,
+            credit=self.credit,
+            calls=TimedCalls(self.step_seconds),
+        )
+
+    @cached_property
+    def _files(self) -> tuple[Path, ...]:
+        return () if self.path is None else find_files(self.path, key="task.path")
+
+    @cached_property
+    def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+        learn, held_out = super()._split if self.path is not None else (self._made("learn"), self._made("held out"))
+        for prompt in (*learn, *held_out):
+            taken = [name for name in _OF_CONVERSATION if name in prompt.columns]
+            if taken:
+                raise DataError(f"a prompt of task {self.name} has the column {taken[0]}, a name of rlx's own; give it another")
+        return learn, held_out
+
+    def _made(self, side: str) -> tuple[Prompt, ...]:
+        """The environment's own prompts of one side of the split."""
+        count = self.num_prompts if side == "learn" else self.num_held_out
+        made = tuple(self.environment.prompts(count, random.Random(f"{self.data_seed} {side}")))
+        wrong = [item for item in made if not isinstance(item, Prompt)]
+        if not made or wrong:
+            said = f"{wrong[0]!r:.60}" if wrong else "none"
+            raise DataError(
+                f"prompts of {type(self.environment).__name__} gives {said}; it gives rlx.task.base.Prompt, at least one"
+            )
+        return made
+
+    def facts(self) -> Mapping[str, str]:
+        counts = f"{len(self.prompts())} to learn from, {len(self.held_out_prompts())} held out"
+        source = type(self.environment).__name__ if self.path is None else self.path
+        limits = f"{self.max_turns} turns" + ("" if self.max_tokens is None else f", {self.max_tokens} tokens")
+        return {
+            "prompts": f"{counts}, from {source}",
+            "conversations": f"with {type(self.environment).__name__}, up to {limits}; credit by {self.credit}",
+            "reward": self.reward_facts(),
+        }
+
+    def notes(self) -> Sequence[str]:
+        return () if self.path is None else super().notes()
+
+    def content_hash(self) -> str:
+        return (super().content_hash() if self.path is not None else "") + self.environment.content_hash()

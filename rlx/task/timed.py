@@ -1,0 +1,126 @@
+"""Calls of a user's functions, sync or async, each with a time limit: one that raises or hangs does not hold up the others."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+_SPARE = 1.0  # seconds that a batch of coroutines may take beyond the limit of one, before its thread is given up
+
+
+class TimeLimitError(Exception):
+    """A call did not return within its time."""
+
+
+@dataclass(eq=False)
+class TimedCalls:
+    """Runs calls in a thread of their own, which keeps one event loop for all coroutines.
+
+    seconds: the limit of one call. A thread cannot be ended from outside: one whose call hangs is left behind (it ends with the
+    process), and a new one takes the calls after it.
+    """
+
+    seconds: float
+    _worker: _Worker | None = field(default=None, repr=False)
+
+    def run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What each call returned, awaited where it is a coroutine; in place of a value the exception that it raised.
+
+        Plain functions run one after the other, coroutines at the same time.
+        """
+        results: list[Any] = [None] * len(calls)
+        waiting: dict[int, Any] = {}
+        todo = list(range(len(calls)))
+        while todo:
+            outcomes = self._ask(calls[todo[0] :])
+            for place, outcome in zip(todo, outcomes, strict=False):
+                if inspect.isawaitable(outcome):
+                    waiting[place] = outcome
+                else:
+                    results[place] = outcome
+            todo = todo[len(outcomes) :]
+        if waiting:
+            awaited = self._await(list(waiting.values()))
+            for place, outcome in zip(waiting, awaited, strict=True):
+                results[place] = outcome
+        return results
+
+    def _ask(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """The outcomes of calls one by one; if one hangs, a TimeLimitError in its place and nothing of those after it."""
+        worker = self._living()
+        worker.orders.put(calls)
+        outcomes: list[Any] = []
+        for _ in calls:
+            try:
+                outcomes.append(worker.outcomes.get(timeout=self.seconds))
+            except Empty:
+                self._worker = None
+                worker.abandoned = True
+                return [*outcomes, TimeLimitError(f"no answer within {self.seconds:g} s")]
+        return outcomes
+
+    def _await(self, coroutines: list[Any]) -> list[Any]:
+        worker = self._living()
+        worker.orders.put([lambda: worker.gathered(coroutines, self.seconds)])
+        try:
+            found = worker.outcomes.get(timeout=self.seconds + _SPARE)
+        except Empty:
+            self._worker = None
+            worker.abandoned = True
+            return [TimeLimitError(f"no answer within {self.seconds:g} s: it blocks its event loop")] * len(coroutines)
+        if isinstance(found, BaseException):
+            return [found] * len(coroutines)
+        return list(found)
+
+    def _living(self) -> _Worker:
+        if self._worker is None:
+            self._worker = _Worker()
+            weakref.finalize(self, self._worker.orders.put, None)
+            Thread(target=self._worker.work, daemon=True, name="rlx-calls").start()
+        return self._worker
+
+
+class _Worker:
+    """A thread's two queues and its event loop."""
+
+    def __init__(self) -> None:
+        self.orders: SimpleQueue[Sequence[Callable[[], Any]] | None] = SimpleQueue()  # None ends the thread
+        self.outcomes: SimpleQueue[Any] = SimpleQueue()
+        self.abandoned = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def work(self) -> None:
+        while not self.abandoned and (calls := self.orders.get()) is not None:
+            for call in calls:
+                if self.abandoned:
+                    break
+                try:
+                    self.outcomes.put(call())
+                except BaseException as error:  # a user's code; SystemExit must not end the thread in silence either
+                    self.outcomes.put(error)
+        if self.loop is not None:
+            self.loop.close()
+
+    def gathered(self, coroutines: Sequence[Any], seconds: float) -> list[Any]:
+        """What the coroutines return, all at the same time; exceptions in place of values."""
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+
+        async def one(coroutine: Any) -> Any:
+            try:
+                return await asyncio.wait_for(coroutine, seconds)
+            except asyncio.TimeoutError:
+                return TimeLimitError(f"no answer within {seconds:g} s")
+            except Exception as error:  # whatever the user's code raises
+                return error
+
+        async def everyone() -> list[Any]:
+            return list(await asyncio.gather(*(one(coroutine) for coroutine in coroutines)))
+
+        return self.loop.run_until_complete(everyone())

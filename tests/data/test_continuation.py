@@ -1,0 +1,78 @@
+"""What others say between two turns of the assistant is tokenised as the template writes it in a whole conversation."""
+
+import numpy as np
+import pytest
+
+from rlx.data.continuation import encode_continuation
+from rlx.errors import DataError
+from tests.data.test_conversation import FAMILIES, USER, assistant, cut, encoder_of, user
+
+TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}},)
+
+
+def turn_tokens(text, words):
+    """A turn as it is sampled: the words, and the token that the template ends an answer with."""
+    end = text.turn_end_id if text.turn_end_id is not None else text.end_ids[0]
+    return [*text.tokenizer(words, add_special_tokens=False)["input_ids"], end]
+
+
+def conversation(text, said="Sure?"):
+    """Opening, first turn, what others say, second turn; and which of it is learned."""
+    opening, first, last = (USER,), turn_tokens(text, "1"), turn_tokens(text, "Yes")
+    between = encode_continuation(text, opening, (assistant("1"),), said, ended=True).tolist()
+    learned = [True] * len(first) + [False] * len(between) + [True] * len(last)
+    return [*first, *between, *last], learned
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"deepseek_r1", "qwen3", "llama2", "mistral"}))
+def test_a_conversation_in_turns_has_the_tokens_and_the_mask_of_the_same_one_as_data(family):
+    text = encoder_of(family)
+    made = cut(text, (USER,), (assistant("1"), user("Sure?"), assistant("Yes")))
+    tokens, learned = conversation(text)
+    assert tokens == made.ids
+    kept = [token for token, is_learned in zip(tokens, learned, strict=True) if is_learned]
+    assert text.tokenizer.decode(kept) == made.learned
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_others_say_is_what_the_template_writes_after_an_answer(family):
+    text = encoder_of(family)
+    tokens = encode_continuation(text, (USER,), (assistant("1"),), "Sure?", ended=True).tolist()
+    after = text.tokenizer.decode(tokens)
+    whole = text.tokenizer.apply_chat_template([USER, assistant("1"), user("Sure?")], tokenize=False, add_generation_prompt=True)
+    assert whole.endswith(after)
+    assert after.count("Sure?") == 1
+    assert not any(text.tokenizer.decode([end]) in after[: after.index("Sure?")] for end in text.end_ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_turn_without_an_end_gets_one_as_context(family):
+    text = encoder_of(family)
+    ended, open_turn = (encode_continuation(text, (USER,), (assistant("1"),), "Sure?", ended=ended) for ended in (True, False))
+    assert np.array_equal(open_turn[-len(ended) :], ended)
+    assert len(open_turn) == len(ended) + 1
+    assert int(open_turn[0]) in text.end_ids
+
+
+def test_plain_text_goes_on_in_plain_text():
+    text = encoder_of("chatml")
+    assert text.tokenizer.decode(encode_continuation(text, "0+1?", (assistant("1"),), "Sure?", ended=True)) == "Sure?"
+    with pytest.raises(DataError, match="goes on in plain text"):
+        encode_continuation(text, "0+1?", (assistant("1"),), (user("Sure?"),), ended=True)
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen2_5", "qwen3"])
+def test_a_tools_result_is_a_turn_of_its_own(family):
+    text = encoder_of(family)
+    said = ({"role": "tool", "name": "add", "content": "46"},)
+    tokens = encode_continuation(text, (USER,), (assistant("<call>"),), said, tools=TOOLS, ended=True)
+    after = text.tokenizer.decode(tokens.tolist())
+    assert "46" in after
+    assert "rlxprobe" not in after
+    assert "0+1?" not in after
+
+
+def test_a_template_that_refuses_a_role_says_so():
+    text = encoder_of("gemma2")
+    with pytest.raises(DataError, match="refuses a conversation that goes on with the roles"):
+        encode_continuation(text, (USER,), (assistant("1"),), ({"role": "system", "content": "x"},), ended=True)

@@ -1,0 +1,92 @@
+"""Conversations that end otherwise than by the environment's word: faults of the environment, and limits."""
+
+import pytest
+import torch
+
+from rlx.errors import TrainingError
+from rlx.policy.tiny import load_tiny
+from rlx.rollout.draw import sample_groups
+from tests.rollout.stand_in import Bench, sampler_of
+from tests.rollout.test_play import played, policy_of
+from tests.task.environments import Chatting, Counting, Failing, task_of
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_tiny()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("raises", "ValueError: the board is broken"), ("hangs", "no answer within"), ("nonsense", "no Turn"),
+     ("silent", "neither says anything nor is done"), ("not finite", "finite number")],
+)  # fmt: skip
+def test_an_environment_that_fails_is_named_and_the_others_go_on(fault, said, caplog):
+    policy = policy_of("chatml")
+    task = task_of(Failing(fault), max_new_tokens=6, step_seconds=0.2 if fault == "hangs" else 30.0)
+    made = played(policy, task, rows=4)
+    failed, sound = made.failed, played(policy, task_of(Counting(), max_new_tokens=6), rows=4)
+    assert 0 < int(failed.sum()) < failed.numel()
+    for row, group in enumerate(made.conversations):
+        for column, talk in enumerate(group):
+            if talk.error:
+                assert said in talk.error
+                assert f"in turn 2 of conversation {column + 1} of prompt {row}" in talk.error
+                assert made.graded[row][column].parts["reward"] == -1.0
+            else:
+                assert made.texts[row][column] == sound.texts[row][column]
+    assert said in caplog.text
+    batch = sample_groups(Bench(policy, sampler_of(max_new_tokens=None), task), [0, 1, 2, 3], group_size=4)
+    assert torch.equal(batch.kept, ~batch.failed)
+    assert batch.figures()["environment_failed"] == pytest.approx(float(batch.failed.double().mean()))
+    strict = task_of(Failing(fault), max_new_tokens=6, step_seconds=0.2, on_environment_error="stop")
+    with pytest.raises(TrainingError, match="in turn 2 of conversation"):
+        played(policy, strict, rows=4)
+
+
+def test_a_start_that_fails_ends_its_conversations_alone():
+    class Broken(Chatting):
+        def start(self, prompt, seed):
+            if seed == bad:
+                raise KeyError("no board")
+            return super().start(prompt, seed)
+
+    task = task_of(Broken(), max_new_tokens=6)
+    bad = task.prompts()[1].columns["seed"]
+    made = played(policy_of("chatml"), task)
+    assert made.failed.tolist() == [[False] * 4, [True] * 4, [False] * 4]
+    assert [len(tokens) for tokens in made.rollout.sequences.completions[1]] == [0] * 4
+    assert made.rewards()["reward"][1].tolist() == [-1.0] * 4
+
+
+def test_a_start_that_differs_within_a_group_is_refused():
+    class Random(Counting):
+        def start(self, prompt, seed):
+            super().start(prompt, seed)
+            return f"{self.rng.random()}"
+
+    with pytest.raises(TrainingError, match="all completions of a group begin alike"):
+        played(policy_of("chatml"), task_of(Random()))
+
+
+def test_limits_of_turns_and_tokens_truncate():
+    policy = policy_of("chatml")
+    by_turns = played(policy, task_of(Chatting(turns=40), max_turns=2, max_new_tokens=6))
+    assert max(len(spans) for group in by_turns.turn_spans for spans in group) == 2
+    assert not by_turns.rollout.finished.any()
+    most = 60
+    by_tokens = played(policy, task_of(Chatting(turns=40), max_turns=40, max_tokens=most, max_new_tokens=6))
+    assert int(by_tokens.rollout.sequences.completion_lengths.max()) <= most
+    assert not by_tokens.rollout.finished.any()
+    positions = played(policy, task_of(Chatting(turns=40), max_turns=40, max_new_tokens=8))
+    lengths = [len(group[0]) + max(map(len, own)) for group, own in zip(
+        [(prompt,) for prompt in positions.rollout.sequences.prompts], positions.rollout.sequences.completions, strict=True
+    )]  # fmt: skip
+    assert max(lengths) <= policy.max_length
+
+
+def test_a_turn_that_is_cut_off_is_judged_and_is_the_last(tiny):
+    made = played(tiny, task_of(Counting(turns=3), max_new_tokens=1))
+    cut = [talk for group in made.conversations for talk in group if len(talk.turns) == 1]
+    assert cut
+    assert all(talk.rewards == [1.0] for talk in cut)

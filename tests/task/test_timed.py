@@ -1,0 +1,67 @@
+import asyncio
+import threading
+import time
+
+from rlx.task.timed import TimedCalls, TimeLimitError
+
+
+def test_outcomes_come_in_the_order_of_the_calls():
+    async def later(value, seconds):
+        await asyncio.sleep(seconds)
+        return value
+
+    calls = [lambda: 1, lambda: later(2, 0.05), lambda: 1 / 0, lambda: later(4, 0.01), lambda: 5]
+    found = TimedCalls(10.0).run(calls)
+    assert [found[0], found[1], found[3], found[4]] == [1, 2, 4, 5]
+    assert isinstance(found[2], ZeroDivisionError)
+
+
+def test_coroutines_run_at_the_same_time():
+    async def slow():
+        await asyncio.sleep(0.2)
+
+    calls = TimedCalls(10.0)
+    calls.run([lambda: 0])
+    began = time.monotonic()
+    calls.run([slow] * 30)
+    assert time.monotonic() - began < 3
+
+
+def test_a_call_that_hangs_does_not_hold_up_the_others():
+    release = threading.Event()
+
+    async def slow():
+        await asyncio.sleep(30)
+
+    calls = TimedCalls(0.3)
+    found = calls.run([lambda: 1, release.wait, lambda: 3, slow, lambda: 5])
+    release.set()
+    assert [found[0], found[2], found[4]] == [1, 3, 5]
+    assert isinstance(found[1], TimeLimitError)
+    assert isinstance(found[3], TimeLimitError)
+    assert calls.run([lambda: 6]) == [6]
+
+
+def test_a_coroutine_that_raises_is_an_outcome():
+    async def broken():
+        raise KeyError("x")
+
+    async def sound():
+        return 2
+
+    first, second = TimedCalls(5.0).run([broken, sound])
+    assert isinstance(first, KeyError)
+    assert second == 2
+
+
+def test_its_thread_ends_with_it():
+    calls = TimedCalls(5.0)
+    calls.run([lambda: 1])
+    thread = next(thread for thread in threading.enumerate() if thread.name == "rlx-calls")
+    before = sum(thread.name == "rlx-calls" for thread in threading.enumerate())
+    del calls
+    for _ in range(50):
+        if sum(thread.name == "rlx-calls" for thread in threading.enumerate()) < before:
+            break
+        time.sleep(0.05)
+    assert sum(thread.name == "rlx-calls" for thread in threading.enumerate()) < before, thread
