@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from rlx.errors import ExitCode
+
 
 def entry() -> None:
     """Run the command line. A signal that comes before a run listens ends the process with one line, exit code 75 or 130."""
@@ -25,10 +27,10 @@ def entry() -> None:
 def _stopped_early(number: int, _: object) -> None:
     """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
     if number == signal.SIGINT:
-        os._exit(130)
+        os._exit(ExitCode.INTERRUPTED)
     name = signal.Signals(number).name
     os.write(2, f"rlx: stopped by {name} before anything was saved; run it again\n".encode())
-    os._exit(75)
+    os._exit(ExitCode.STOPPED)
 
 
 if __name__ == "__main__":

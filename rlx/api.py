@@ -52,10 +52,8 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
     """Set a key that exists; a node (a config, or a dict with a _target_) may replace another node."""
     above, _, leaf = key.rpartition(".")
     if leaf not in list(OmegaConf.select(cfg, above) or {}):  # `in` of a config denies keys whose value is ???
-        paths = list(
-            paths_of(OmegaConf.to_container(OmegaConf.select(cfg, key.partition(".")[0]), resolve=True), key.partition(".")[0])
-        )
-        raise unknown_key(key, owner, paths)
+        top = key.partition(".")[0]
+        raise unknown_key(key, owner, paths_of(OmegaConf.to_container(OmegaConf.select(cfg, top), resolve=True), top))
     try:
         with open_dict(cfg):
             OmegaConf.update(cfg, key, value, merge=False)

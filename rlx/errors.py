@@ -1,30 +1,53 @@
-"""The errors of rlx. A message says what is wrong with a value, where the value came from, and what to do."""
+"""The errors of rlx, and the exit codes of its command line.
+
+A message says what is wrong with a value, where the value came from, and what to do.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 
+class ExitCode(IntEnum):
+    """How a command ends. Every exit code of rlx is one of these."""
+
+    OK = 0
+    FAILED = 1  # the run failed, a law is broken, the verdict of fail_if holds
+    USAGE = 2  # the command line, the config or the data cannot be used
+    SWEEP_FAILED = 3  # some jobs of a sweep failed
+    STOPPED = 75  # by SIGTERM or SIGUSR2, after a checkpoint
+    INTERRUPTED = 130  # by Ctrl-C
+
+
+STOP_SIGNALS = {  # what stops a run -> the exit code that it then ends with
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.STOPPED,
+    signal.SIGUSR2: ExitCode.STOPPED,
+}
+
+
 class RlxError(Exception):
     """Base of all errors that rlx raises on purpose; the command line prints them without a traceback."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.FAILED
 
 
 class ConfigError(RlxError, ValueError):
     """A command line, config key or config value that cannot be used."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class DataError(RlxError, ValueError):
     """An input file, record or example that cannot be used."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class ShapeError(RlxError, ValueError):
@@ -42,7 +65,7 @@ class NonFiniteError(TrainingError):
 class EvidenceError(RlxError, ValueError):
     """A conclusion that the given runs do not support."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 @cache

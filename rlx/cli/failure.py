@@ -52,7 +52,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     untyped = _untyped(raw, group, leaf)
     if untyped:
         return ConfigError(f"{bare} is no key of {owner}; {untyped}")
-    paths = list(paths_of(raw))
+    paths = paths_of(raw)
     if bare in paths:
         return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
     near = right_name(bare.replace("/", "."), paths)
@@ -284,7 +284,7 @@ def _in_file(text: str, error: OmegaConfBaseException, line: CommandLine) -> Con
     if isinstance(error, ValidationError):
         return ConfigError(f"{file}{error.full_key}: {_type_message(error)}")
     if error.full_key:
-        return ConfigError(f"{file}{unknown_key(str(error.full_key), 'rlx', list(paths_of(_near(line)[0])))}")
+        return ConfigError(f"{file}{unknown_key(str(error.full_key), 'rlx', paths_of(_near(line)[0]))}")
     return ConfigError(f"{file}{_first_line(error)}")
 
 

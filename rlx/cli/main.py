@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import rlx
 from rlx.cli.line import split, verbs
 from rlx.config import conf_dir
-from rlx.errors import ConfigError, RlxError, users_frames, users_place
+from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -53,14 +53,11 @@ def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
 
 # The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here.
 
-SWEEP_FAILED = 3
-STOPPED = (75, 130)  # by SIGTERM after a checkpoint, by Ctrl-C: a sweep does not go on to its next job
-
 
 class SweepError(RlxError):
     """A sweep with failed jobs, as one of its workers reports it."""
 
-    exit_code = SWEEP_FAILED
+    exit_code = ExitCode.SWEEP_FAILED
 
 
 class StopSweep(BaseException):
@@ -76,7 +73,7 @@ def entry() -> None:
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first was seen to
-        code = 130
+        code = ExitCode.INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
     sys.exit(code)
 
@@ -102,11 +99,11 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
         line = split(argv)
         return dispatch(line), ""
     except UnexpectedError as error:
-        return 1, unexpected(error.__cause__)
+        return ExitCode.FAILED, unexpected(error.__cause__)
     except RlxError as error:
         return error.exit_code, f"rlx: {error}"
     except (KeyboardInterrupt, BrokenPipeError):
-        return 130, ""
+        return ExitCode.INTERRUPTED, ""
     except StopSweep as stop:
         return int(stop.args[0]), ""
     except SystemExit as stop:
@@ -115,7 +112,7 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
         from rlx.cli.failure import explained
 
         known = explained(error, line)
-        return (1, traceback.format_exc().rstrip()) if known is None else (known.exit_code, f"rlx: {known}")
+        return (ExitCode.FAILED, traceback.format_exc().rstrip()) if known is None else (known.exit_code, f"rlx: {known}")
 
 
 def dispatch(line: CommandLine) -> int:
@@ -206,8 +203,7 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
         raise errors[0]
     if not line.is_multirun:
         return max(codes, default=0)
-    usage = ConfigError.exit_code
-    return usage if codes and all(code == usage for code in codes) else SWEEP_FAILED * any(codes)
+    return ExitCode.USAGE if codes and all(code == ExitCode.USAGE for code in codes) else ExitCode.SWEEP_FAILED * any(codes)
 
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
@@ -239,7 +235,7 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     except UnexpectedError as error:
         print(unexpected(error.__cause__), file=sys.stderr)
         return 1
-    if code in STOPPED:
+    if code in STOP_SIGNALS.values():  # a sweep does not go on to its next job
         raise StopSweep(code)
     return code
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlx.comparison.scores import flatten
 from rlx.comparison.serializable import Serializable
 from rlx.errors import EvidenceError
+from rlx.nested import leaves
 from rlx.record.lines import read_metrics
 from rlx.record.run import RunRecord, find_run_directories, read_run
 
@@ -77,7 +77,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:
-    flat = flatten(record.config)
+    flat = leaves(record.config)
     return {key: value for key, value in flat.items() if key.split(".")[0] not in _PLACES}
 
 
@@ -95,7 +95,7 @@ def _versions(record: RunRecord) -> dict[str, Any]:
     """Packages and machine, and what was read."""
     names = ("python", "platform", "host", "cpu", "environment", "data")
     known = {name: record.provenance[name] for name in names if name in record.provenance}
-    return flatten({**_mapping(record.provenance.get("packages")), **known, "threads": record.threads})
+    return leaves({**_mapping(record.provenance.get("packages")), **known, "threads": record.threads})
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

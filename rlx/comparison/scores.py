@@ -15,6 +15,7 @@ from rlx.comparison.serializable import Serializable, to_plain
 from rlx.comparison.statistics.curve import area_under_curve
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
+from rlx.nested import leaves
 from rlx.record.lines import parse_lines, read_metrics
 from rlx.record.run import RunRecord
 
@@ -143,7 +144,7 @@ def read_score(
     answers = _answers(record, metric, {0: float(first), chosen: value})
     return RunScore(
         record=record,
-        config=flatten(record.config),
+        config=leaves(record.config),
         score=value if value is not None and is_usable(value) else None,
         state=state,
         steps=steps,
@@ -297,17 +298,6 @@ def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None])
         if np.isfinite(array).all() and abs(float(array.mean()) - score) <= 1e-6 * max(1.0, abs(score)):
             answers[row["step"]] = array
     return answers
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested config as dotted keys and plain values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def count_failures(runs: Sequence[RunScore], *, failed: str, lower_is_better: bool = False) -> list[RunScore]:

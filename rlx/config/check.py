@@ -21,6 +21,7 @@ from rlx.config.suggest import did_you_mean, right_name
 from rlx.config.targets import accepts, check_targets, fits_group, targets_of
 from rlx.errors import ConfigError
 from rlx.fields import check_range, range_of, shown
+from rlx.nested import walk
 
 # Whether a value of a config is of the type that a class says.
 
@@ -105,7 +106,7 @@ def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type =
     check_targets(container, allowed)
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
-    paths = list(paths_of(raw))
+    paths = paths_of(raw)
     for key, value in container.items():
         for place, target in targets_of(value, key) if key not in RUN_GROUPS else ():
             raise ConfigError(f"{place} is a value and takes no node; leave out {place}._target_={target}")
@@ -135,7 +136,7 @@ def unread_loss(algorithm: Any) -> ConfigError:
             "now; replace that line by an item of its defaults list, `- /loss@_global_.loss: dpo`"
         )
     name = str(algorithm["_target_"]).rpartition(".")[2] if isinstance(algorithm, Mapping) and "_target_" in algorithm else "it"
-    nested = [path for path, _ in leaves_of({"algorithm": algorithm}) if path.endswith(".loss._target_")]
+    nested = [path for path, _ in walk(algorithm, "algorithm") if path.endswith(".loss._target_")]
     if not nested:
         return ConfigError(f"nobody reads the loss of the run: algorithm {name} has no loss; leave out loss=...")
     places = [path.removesuffix("._target_") for path in nested]
@@ -187,24 +188,9 @@ def interpolation_message(error: OmegaConfBaseException) -> str:
     return text.replace("raised while resolving interpolation", "in an interpolation")
 
 
-def paths_of(container: Any, path: str = "") -> Iterable[str]:
+def paths_of(container: Any, path: str = "") -> list[str]:
     """Every dotted path of a plain config, nodes and leaves, in their order."""
-    if isinstance(container, Mapping):
-        for key, value in container.items():
-            if key not in _SPECIAL:
-                below = f"{path}.{key}" if path else str(key)
-                yield below
-                yield from paths_of(value, below)
-
-
-def leaves_of(container: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted path, value) of every value of a plain config that is no mapping with keys; `_target_` and its like too."""
-    for key, value in container.items() if isinstance(container, Mapping) else ():
-        below = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and value:
-            yield from leaves_of(value, below)
-        else:
-            yield below, value
+    return [below for below, _ in walk(container, path) if below.rpartition(".")[2] not in _SPECIAL]
 
 
 def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: list[str], *, owner: str) -> None:

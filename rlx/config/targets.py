@@ -17,7 +17,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -27,6 +27,7 @@ from rlx.config.classes import hints_of, locate, own_name
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError
+from rlx.nested import walk
 
 OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*")
 # rlx's modules that build nothing: a config has no business to import or to call them
@@ -34,16 +35,10 @@ _REFUSED: tuple[str, ...] = ("rlx.cli.*", "rlx.config.*", "rlx.experiment.*", "r
 _IN_YAML = re.compile(r"""^\s*(?:-\s+)?["']?_target_["']?\s*:\s*["']?([\w.]+)""", re.MULTILINE)
 
 
-def targets_of(container: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def targets_of(container: Any, path: str = "") -> list[tuple[str, Any]]:
     """(dotted path of the node, its `_target_`) for every node of plain dicts and lists that names one."""
-    if isinstance(container, Mapping):
-        if "_target_" in container:
-            yield path, container["_target_"]
-        for key, value in container.items():
-            yield from targets_of(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(container, (list, tuple)):
-        for index, value in enumerate(container):
-            yield from targets_of(value, f"{path}[{index}]")
+    found = [(place.rpartition("."), value) for place, value in walk(container, path, lists=True)]
+    return [(node, value) for (node, _, key), value in found if key == "_target_"]
 
 
 def is_allowed(target: str, allowed: Iterable[str]) -> bool:
@@ -63,7 +58,7 @@ def check_targets(container: Any, allowed: Iterable[str] = ()) -> None:
     all nodes pass the first rule. Raises ConfigError with the key.
     """
     patterns = tuple(allowed)
-    found = list(targets_of(container))
+    found = targets_of(container)
     for path, target in found:
         if not isinstance(target, str) or not is_allowed(target, patterns):
             raise ConfigError(

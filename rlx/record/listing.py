@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
+from rlx.nested import leaves
 from rlx.record.files import number
 from rlx.record.lines import read_metrics, read_tail
 from rlx.record.run import RunRecord, read_run
@@ -103,7 +104,7 @@ class Listed:
         metrics = {name: value for name, value in self.last.items() if "/" in name}
         figures = {"score": self.score, "steps": self.step, "age": self.age, "time": self.time, "sweep": self.sweep}
         known = {"run": self.name, "status": self.status, "state": self.state, "config_hash": record.config_hash, "error": error}
-        return {**metrics, **_flat(record.config), **own, **figures, **known}
+        return {**metrics, **_settings(record.config), **own, **figures, **known}
 
 
 def _seconds(text: str) -> float | None:
@@ -113,16 +114,15 @@ def _seconds(text: str) -> float | None:
         return None
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys; lists as they are; a node's class under the node's own name, without its module."""
     found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif key == "_target_" and prefix:
-            found[prefix[:-1]] = str(value).rpartition(".")[2]
-        else:
-            found[f"{prefix}{key}"] = number(value)
+    for path, value in leaves(config).items():
+        node, _, key = path.rpartition(".")
+        if key == "_target_" and node:
+            found[node] = str(value).rpartition(".")[2]
+        elif not isinstance(value, Mapping):
+            found[path] = number(value)
     return found
 
 

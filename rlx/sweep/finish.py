@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +14,12 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
-from rlx.errors import RlxError
+from rlx.errors import STOP_SIGNALS, ExitCode, RlxError
 from rlx.record.command import search_path
 from rlx.record.files import write_atomic
 from rlx.report.sweep import print_failures
 from rlx.report.text import count
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.runner import EXIT_CODES
 from rlx.sweep.resume import resume_command, trusted_in
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rlx.sweep.search.search import Search
 
 
-FAILED_JOBS = 3  # the exit code
 _ALLOWED = ["single", "tasks", "missing", "budget", "unfinished", "damaged"]  # by the comparison at the end
 _HEAD = """\
 # @package _global_
@@ -125,8 +124,8 @@ def finish_sweep(
         go_on = resume_command(place, state.facts, trusted_in(state.facts, state.directory))
         print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
     if stop_signal is not None:
-        return EXIT_CODES[stop_signal]  # type: ignore[index]
-    return FAILED_JOBS if unfinished or counts[FAILED] else 0
+        return STOP_SIGNALS[signal.Signals(stop_signal)]
+    return ExitCode.SWEEP_FAILED if unfinished or counts[FAILED] else ExitCode.OK
 
 
 def print_comparison_of(directory: str) -> None:

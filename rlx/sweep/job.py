@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from rlx.errors import ConfigError, DataError, RlxError
+from rlx.errors import ConfigError, DataError, ExitCode, RlxError
 from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
@@ -42,7 +42,7 @@ class Pruned(Stopped):
 
     def __init__(self, step: int) -> None:
         Exception.__init__(self, f"pruned after step {step}")
-        self.step, self.signal_name, self.exit_code = step, "PRUNED", 0
+        self.step, self.signal_name, self.exit_code = step, "PRUNED", ExitCode.OK
 
 
 class JobView(TrainView):

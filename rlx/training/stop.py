@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from rlx.errors import STOP_SIGNALS
 from rlx.interrupt import postponed, raise_swallowed
-
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
 class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
@@ -21,7 +20,7 @@ class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
         self.step = step
         self.directory: Path | None = None  # of the run, once its record says interrupted and a checkpoint exists
         self.signal_name = signal.Signals(signal_number).name
-        self.exit_code = EXIT_CODES[signal.Signals(signal_number)]
+        self.exit_code: int = STOP_SIGNALS[signal.Signals(signal_number)]
         super().__init__(f"stopped by {self.signal_name} {f'after step {step}' if step else 'before a step was done'}")
 
 
@@ -55,7 +54,7 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._caught) for number in EXIT_CODES}
+        before = {number: signal.signal(number, self._caught) for number in STOP_SIGNALS}
         self._before = dict(before)
         try:
             raise_swallowed()

@@ -139,7 +139,7 @@ def test_slices_of_a_batch_add_up_to_it(lab):
     ("terms", "message"),
     [
         ({"a": (0.0,)}, "every term of the mixture has weight 0"),
-        ({"a": (-1.0,)}, "the weight of term a is -1.0"),
+        ({"a": (-1.0,)}, "weight of MixtureTerm is -1.0"),
         ({"a/b": (1.0,)}, "slash"),
     ],
 )

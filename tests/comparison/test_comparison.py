@@ -251,7 +251,7 @@ def test_prompts_are_paired_where_both_answered_them(tmp_path):
         ({"score": "max"}, "last, best"),
         ({"allow": "budgets"}, "did you mean budget"),
         ({"margin": 0}, "above 0"),
-        ({"level": 95}, "0.5 to below 1"),
+        ({"level": 95}, "level=95: it must be a finite number at least 0.5 and below 1"),
         ({"baselin": "x"}, "did you mean baseline"),
         ({"baseline": "hybrd"}, "did you mean hybrid"),
         ({"where": "seed>100"}, "none of them matches"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlx.comparison.collection import collect
-from rlx.comparison.scores import count_failures, flatten, read_score
+from rlx.comparison.scores import count_failures, read_score
 from rlx.record.run import read_run
 from tests.comparison.records import write_run, write_sweep
 
@@ -97,10 +97,6 @@ def test_failed_runs_get_the_lowest_score_ever_evaluated_or_drop_out(tmp_path):
     assert sorted(run.score for run in worst) == [0.1, 0.7, 0.8]
     assert [run.seed for run in worst if run.imputed] == [5]
     assert sorted(run.score for run in count_failures(runs, failed="exclude")) == [0.7, 0.8]
-
-
-def test_flatten_keeps_empty_nodes():
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
 
 
 def test_answers_per_prompt_are_read_where_there_are_any(tmp_path):

@@ -11,12 +11,13 @@ import pytest
 import torch
 from omegaconf import MISSING, OmegaConf
 
-from rlx.config.check import check_config, leaves_of, plain
+from rlx.config.check import check_config, plain
 from rlx.config.compose import compose, groups
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.config.targets import check_targets
 from rlx.errors import ConfigError
+from rlx.nested import leaves
 
 # Named nowhere on a command line: each is refused as any text would be that is not on the list.
 FOREIGN = (
@@ -77,7 +78,7 @@ def shipped():
             hosts = [host] if host else ["algorithm=custom_dpo", "algorithm=custom_grpo"] if group == "loss" else [None]
             for one in hosts:  # a loss is that of an algorithm which takes its kind
                 config = compose("train", [item for item in (one, chosen) if item])
-                for path, value in leaves_of(OmegaConf.to_container(config, resolve=False)):
+                for path, value in leaves(OmegaConf.to_container(config, resolve=False)).items():
                     if value == MISSING:
                         OmegaConf.update(config, path, 1 if path.endswith("_characters") else "x")
                 found[group, option] = plain(config)

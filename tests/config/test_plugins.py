@@ -84,7 +84,7 @@ def test_it_may_bring_a_verb(plugin, tmp_path, capsys):
     )
     assert invoke(["tell", "a", "b", "steps=4"]) == (5, "")
     assert capsys.readouterr().out == "4 a b steps=4\n"
-    assert invoke(["tell", "steps=0"]) == (2, "rlx: steps=0 is too small; it is at least 1")
+    assert invoke(["tell", "steps=0"]) == (2, "rlx: steps=0: it must be a whole number at least 1")
     assert "did you mean steps?" in invoke(["tell", "stepps=2"])[1]
     assert "leave out -m; several names are words" in invoke(["-m", "tell"])[1]
     assert invoke(["--help"]) == invoke(["tell", "--help"]) == (0, "")

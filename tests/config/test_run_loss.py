@@ -3,7 +3,7 @@
 import pytest
 
 from rlx.cli.main import invoke
-from rlx.config.check import check_config, leaves_of, plain
+from rlx.config.check import check_config, plain
 from rlx.config.compose import compose, groups
 from rlx.config.schema import conf_dir
 from rlx.config.sources import default_loss
@@ -106,7 +106,3 @@ def test_an_algorithm_without_a_loss_and_without_a_default_asks_for_one(tmp_path
     with pytest.raises(ConfigError, match="reads a loss and none is chosen; choose one: loss=NAME"):
         check_config(compose("train", ["algorithm=lossless_lab.Mine"]), allowed=["lossless_lab.Mine"])
     check_config(compose("train", ["algorithm=lossless_lab.Mine", "loss=ipo"]), allowed=["lossless_lab.Mine"])
-
-
-def test_leaves():
-    assert list(leaves_of({"a": {"b": 1, "c": {}}, "d": [1]})) == [("a.b", 1), ("a.c", {}), ("d", [1])]

@@ -4,13 +4,14 @@ import signal
 
 import pytest
 
-from rlx.training.stop import EXIT_CODES, Stop, Stopped
+from rlx.errors import STOP_SIGNALS
+from rlx.training.stop import Stop, Stopped
 
 
 @pytest.fixture(autouse=True)
 def _nothing_ignored():
     """A shell that starts tests in the background has Ctrl-C ignored in them."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in EXIT_CODES}
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -71,7 +71,7 @@ def test_decoding_is_as_the_command_line_says(sample):
     ("arguments", "words"),
     [
         (["prompt=[]"], "there is no prompt"),
-        (["num_samples=0", "prompt=1+1="], "num_samples=0 is too small"),
+        (["num_samples=0", "prompt=1+1="], "num_samples=0: it must be a whole number at least 1"),
         (["temperature=0", "prompt=1+1="], "temperature"),
         (["checkpoint=7", "prompt=1+1="], "it is last, best or a step with a checkpoint"),
         (["policy=tiny", "task=preference_file", "task.path=none.jsonl"], "none.jsonl"),

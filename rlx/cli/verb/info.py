@@ -90,7 +90,7 @@ def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[s
 
     key = group.replace("/", ".")
     if group == "loss":
-        check_node(node, key, list(paths_of(node, key)), group=group)
+        check_node(node, key, paths_of(node, key), group=group)
     elif not hasattr(locate(str(node["_target_"]), group), "formula"):
         return class_page(node, name, group)
     return card_of(make(OmegaConf.create(dict(node)), key=key), name=name, heading=heading).lines()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError
 from rlx.fields import Ranged
+from rlx.nested import leaves
 from rlx.record.run import RunRecord
 
 
@@ -40,15 +41,10 @@ class Logger(Ranged):
         """The run ended: completed, failed or interrupted."""
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def logged_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys and plain values of a resolved config: `algorithm.loss.beta`, 0.1. Lists as text; null left out."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (bool, int, float)):
-            yield clean(f"{prefix}{key}"), value
-        elif value is not None:
-            yield clean(f"{prefix}{key}"), clean(str(value))
+    kept = {path: value for path, value in leaves(config).items() if value is not None and not isinstance(value, Mapping)}
+    return {clean(path): value if isinstance(value, bool | int | float) else clean(str(value)) for path, value in kept.items()}
 
 
 def clean(value: Any) -> Any:

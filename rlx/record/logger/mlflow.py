@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rlx.fields import within
-from rlx.record.logger.base import Logger, clean, flat, samples_as_markdown
+from rlx.record.logger.base import Logger, clean, logged_config, samples_as_markdown
 from rlx.record.run import RunRecord
 
 _BATCH = 1000  # metrics that one request of MLflow takes
@@ -80,7 +80,7 @@ class MlflowLogger(Logger):
     def _params(self, run: RunRecord) -> None:
         from mlflow.entities import Param
 
-        values = {**dict(flat(run.config)), "config_hash": run.config_hash}
+        values = {**logged_config(run.config), "config_hash": run.config_hash}
         params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in values.items()]
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(self._id, params=params[start : start + _PARAMS])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rlx.record.logger.base import Logger, clean, flat, samples_as_markdown
+from rlx.record.logger.base import Logger, clean, logged_config, samples_as_markdown
 from rlx.record.run import RunRecord
 
 _FILES = "events.out.tfevents.*.rlx"
@@ -111,7 +111,7 @@ def _hyperparameters(run: RunRecord) -> Any:
     """The config of the run, and the score as the metric to sort by."""
     from tensorboard.plugins.hparams import summary_v2
 
-    values = {**dict(flat(run.config)), "algorithm": run.algorithm, "task": run.task, "variant": clean(run.variant)}
+    values = {**logged_config(run.config), "algorithm": run.algorithm, "task": run.task, "variant": clean(run.variant)}
     summary = summary_v2.hparams_config_pb([], [summary_v2.Metric("eval/score", display_name="score")])
     summary.value.extend(summary_v2.hparams_pb(values, trial_id=run.id).value)
     return summary

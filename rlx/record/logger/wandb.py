@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rlx.errors import ExitCode
 from rlx.fields import one_of
 from rlx.record.logger.base import Logger, already_logged, clean
 from rlx.record.run import RunRecord
+
+_EXIT_CODES = {"completed": ExitCode.OK, "failed": ExitCode.FAILED}  # of a run that ended with a status
 
 
 @dataclass(kw_only=True)
@@ -72,4 +75,4 @@ class WandbLogger(Logger):
     def close(self, status: str) -> None:
         """The exit code tells wandb how the run ended."""
         self._run.summary["status"] = status
-        self._run.finish(exit_code={"completed": 0, "failed": 1}.get(status, 130))
+        self._run.finish(exit_code=_EXIT_CODES.get(status, ExitCode.INTERRUPTED))

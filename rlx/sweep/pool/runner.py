@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rlx.errors import STOP_SIGNALS
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
 from rlx.sweep.pool.pool import Event, Pool, Worker
@@ -31,7 +32,6 @@ from rlx.sweep.state import (
 )
 
 _TICK = 0.25
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR2: 75}
 
 
 class SweepObserver(Protocol):
@@ -198,7 +198,7 @@ class Runner:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in EXIT_CODES}
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         try:
             yield
         finally:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from rlx.errors import ExitCode
 from rlx.sweep.kept import serve
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send
 
@@ -75,7 +76,7 @@ class Channel:
             self.inbox.put(None)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(self.grace)
-            os._exit(75)
+            os._exit(ExitCode.STOPPED)
 
     def send(self, message: Any) -> None:
         """Send a message to the sweep; if it is gone the message is lost, and the job goes on to its checkpoint."""

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlx.record.logger import Logger
-from rlx.record.logger.base import clean, flat, samples_as_markdown
+from rlx.record.logger.base import clean, logged_config, samples_as_markdown
 
 
 def test_a_config_becomes_dotted_keys() -> None:
     config = {"a": {"b": {"c": 1}, "d": None}, "e": [1, "x"], "f": True, "g": math.inf, "h": "t"}
-    assert dict(flat(config)) == {"a.b.c": 1, "e": "[1, 'x']", "f": True, "g": math.inf, "h": "t"}
+    assert logged_config(config) == {"a.b.c": 1, "e": "[1, 'x']", "f": True, "g": math.inf, "h": "t"}
 
 
 @settings(deadline=None)

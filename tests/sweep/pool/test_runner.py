@@ -98,7 +98,7 @@ def test_on_failure_stop(runner):
 
 @pytest.mark.parametrize(("number", "asked"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR2, 75)])
 def test_a_signal_stops_the_jobs_and_begins_no_other(runner, number, asked):
-    from rlx.sweep.pool.runner import EXIT_CODES
+    from rlx.errors import STOP_SIGNALS
 
     made = runner({"a": ["sleep", 60], "b": ["nothing"]})
     threading.Timer(1.5, os.kill, (os.getpid(), number)).start()
@@ -106,7 +106,7 @@ def test_a_signal_stops_the_jobs_and_begins_no_other(runner, number, asked):
     made.run()
     assert time.monotonic() - before < 20
     assert states(made) == {"a": "interrupted", "b": "waiting"}
-    assert EXIT_CODES[made.stop_signal] == asked
+    assert STOP_SIGNALS[made.stop_signal] == asked
     assert "checkpoint" in made.view.notes[0]
 
 
