@@ -76,7 +76,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         name = type(self.advantage).__name__
         if self.group_size < smallest:
             raise ConfigError(
-                f"algorithm.group_size is {self.group_size}; advantage {name} needs {smallest} completions of each prompt or more"
+                f"algorithm.group_size is {self.group_size}; advantage {name} needs at least {smallest} completions of a prompt"
             )
         if self.minibatches > self.prompts_per_step:
             raise ConfigError(

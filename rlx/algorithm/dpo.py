@@ -42,25 +42,16 @@ def pair_metrics(loss: PreferenceLoss, policy: PairLogprobs, reference: PairLogp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dpo(Algorithm[PairBatch]):
-    """Learns from preference pairs alone: Rafailov et al. 2023 (arXiv:2305.18290) with loss=dpo.
-
-    loss: any preference loss. pairs_per_step: pairs of one update.
-    """
+class _PairLoss(Algorithm[PairBatch]):
+    """A preference loss on the pairs of a draw, wherever they come from."""
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
 
     loss: PreferenceLoss
-    pairs_per_step: int = count(at_most=MOST_ROWS)
 
     @property
     def couples_rows(self) -> bool:
         return self.loss.couples_rows
-
-    def draw(self, lab: Lab) -> PairBatch:
-        batch = lab.pairs(self.pairs_per_step)
-        return batch.with_weights(preference=self.loss.weights(batch.chosen_mask))
 
     def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
         ours = policy.pair_logprobs(batch, self.loss.requires, reference=reference)
@@ -70,7 +61,23 @@ class Dpo(Algorithm[PairBatch]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineDpo(Algorithm[PairBatch]):
+class Dpo(_PairLoss):
+    """Learns from preference pairs alone: Rafailov et al. 2023 (arXiv:2305.18290) with loss=dpo.
+
+    loss: any preference loss. pairs_per_step: pairs of one update.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS, Need.REFERENCE})
+
+    pairs_per_step: int = count(at_most=MOST_ROWS)
+
+    def draw(self, lab: Lab) -> PairBatch:
+        batch = lab.pairs(self.pairs_per_step)
+        return batch.with_weights(preference=self.loss.weights(batch.chosen_mask))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDpo(_PairLoss):
     """Any preference loss on pairs of sampled completions: the best of a group is chosen, its worst rejected.
 
     Guo et al. 2024 (arXiv:2402.04792), with a reward in place of the judge. A group whose rewards are all equal gives no pair;
@@ -80,17 +87,11 @@ class OnlineDpo(Algorithm[PairBatch]):
     resample_attempts: how often groups whose rewards are all equal are replaced by groups of other prompts.
     """
 
-    kind: ClassVar[AlgorithmType] = AlgorithmType.PREFERENCE_LEARNING
     needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
 
-    loss: PreferenceLoss
     prompts_per_step: int = count(at_most=MOST_ROWS)
     group_size: int = count(at_least=2, advice="a pair is made of two completions of a prompt", at_most=MOST_ROWS)
     resample_attempts: int = count(at_least=0)
-
-    @property
-    def couples_rows(self) -> bool:
-        return self.loss.couples_rows
 
     def draw(self, lab: Lab) -> PairBatch:
         rollouts = roll_out(
@@ -103,9 +104,3 @@ class OnlineDpo(Algorithm[PairBatch]):
         pairs = best_against_worst(rollouts)
         weighed = pairs.with_weights(preference=self.loss.weights(pairs.chosen_mask))
         return replace(weighed, tokens_sampled=rollouts.tokens_sampled, metrics={**pairs.metrics, "pairs": float(len(pairs))})
-
-    def compute_loss(self, policy: Policy, reference: Policy | Reference, batch: PairBatch) -> LossOutput:
-        ours = policy.pair_logprobs(batch, self.loss.requires, reference=reference)
-        theirs = reference.pair_logprobs(batch, self.loss.requires)
-        term = Term(self.loss(ours, theirs), batch.weights["preference"])
-        return LossOutput({"preference": term}, pair_metrics(self.loss, ours, theirs))

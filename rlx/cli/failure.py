@@ -262,15 +262,14 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
     if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring one for the run
         return loss_of_no_run(text, line)
-    if found := _COULD_NOT.search(text):
-        named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))
-        return wrong_key(next((key for key in named if key.startswith(f"{found[1]}.")), found[1]), line)
     types = next((cause for cause in chain if isinstance(cause, ValidationError)), None)
-    if found := _MERGING.search(text):
-        key = found[1].partition("=")[0].lstrip("+")
-        if types is not None:
-            return ConfigError(f"{found[1]}: {_type_message(types)}")
-        return wrong_key(key, line)
+    merging, could_not = _MERGING.search(text), _COULD_NOT.search(text)
+    if merging and not could_not and types is not None:
+        return ConfigError(f"{merging[1]}: {_type_message(types)}")
+    if found := could_not or merging:
+        key = found[1].partition("=")[0].lstrip("+") if found is merging else found[1]
+        named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))
+        return wrong_key(next((name for name in named if name.startswith(f"{key}.") and found is could_not), key), line)
     below = next((cause for cause in chain if isinstance(cause, OmegaConfBaseException)), None)
     if below is not None:
         return _in_file(text, below, line)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import rlx
 from rlx.cli.line import verbs
-from rlx.config.compose import node_comments, option_node
+from rlx.config.compose import option_node
 from rlx.config.line import CommandLine
 
 # What an algorithm's class says of itself, read from its source: help needs it, and must not import torch for it.
@@ -125,6 +125,20 @@ def overview(line: CommandLine | None = None) -> str:
         "rlx VERB --help shows the keys of a verb.",
     ]
     return "\n".join(lines)
+
+
+def node_comments(file: Path) -> str:
+    """The text of a YAML file below its defaults list: keys, values and the comment on each."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    keep, in_defaults = [], False
+    for line in lines:
+        if line.startswith("defaults:"):
+            in_defaults = True
+        elif in_defaults and line and not line.startswith((" ", "-", "#")):
+            in_defaults = False
+        if not in_defaults:
+            keep.append(line)
+    return "\n".join(keep).strip()
 
 
 def verb_help(verb: str, line: CommandLine | None = None) -> str:

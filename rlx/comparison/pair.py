@@ -151,13 +151,11 @@ def compare_pair(
         result, reason, p = _over_prompts(a, b, fixed, p_fixed, is_paired=is_paired, level=level, reason=reason)
         about["components"] = _components(a, b, is_paired=is_paired)
     if question == "chance" and fixed.name != "none":
-        p, name = chance_p(a.scores[0], b.scores[0], rng), "Brunner and Munzel's test"
-        result, reason = replace(result, name=name), "the chance that a run of one beats a run of the other, over relabelled runs"
+        result, reason, p = _by_chance(a, b, result, rng)
     alpha, single = (1 - level) / comparisons, len(a.scores) == 1
     if result.standard_error > 0 and question == "mean":
         about |= _needed(a, b, result, alpha=alpha, is_paired=is_paired, level=level, parts=about.get("components"))
-    error = {"error": fixed.standard_error, "df": fixed.df} if is_paired else {}
-    sides = (b.scores, a.scores) if lower_is_better else (a.scores, b.scores)
+    about |= _effects(a, b, fixed, is_paired=is_paired, level=level, lower_is_better=lower_is_better)
     return PairComparison(
         a=a.label,
         b=b.label,
@@ -175,15 +173,29 @@ def compare_pair(
         p_adjusted=None,
         p_equivalent=equivalence_p(result, margin=margin) if margin is not None else None,
         p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
-        effect_size=hedges_g(a.scores, b.scores),
-        effect_size_interval=hedges_g_interval(a.scores, b.scores, level=level, **error),
-        probability_of_improvement=probability_of_improvement(*sides),
-        probability_of_improvement_interval=probability_of_improvement_interval(*sides, level=level),
         margin=margin,
         over_prompts=over_prompts,
         p_fixed=p_fixed,
         **{"minimum_detectable_difference": None, "seeds_needed": None, "seeds_needed_at_most": None, **about},
     )
+
+
+def _by_chance(a: Arm, b: Arm, result: TestResult, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
+    """The same with the p of the chance that a run of one beats a run of the other."""
+    reason = "the chance that a run of one beats a run of the other, over relabelled runs"
+    return replace(result, name="Brunner and Munzel's test"), reason, chance_p(a.scores[0], b.scores[0], rng)
+
+
+def _effects(a: Arm, b: Arm, fixed: TestResult, *, is_paired: bool, level: float, lower_is_better: bool) -> dict[str, Any]:
+    """How large the difference is, in standard deviations and as a chance, each with its interval."""
+    error = {"error": fixed.standard_error, "df": fixed.df} if is_paired else {}
+    sides = (b.scores, a.scores) if lower_is_better else (a.scores, b.scores)
+    return {
+        "effect_size": hedges_g(a.scores, b.scores),
+        "effect_size_interval": hedges_g_interval(a.scores, b.scores, level=level, **error),
+        "probability_of_improvement": probability_of_improvement(*sides),
+        "probability_of_improvement_interval": probability_of_improvement_interval(*sides, level=level),
+    }
 
 
 def _share_prompts(a: Arm, b: Arm) -> bool:

@@ -131,12 +131,9 @@ def read_score(
         total = {"tokens": _spent(spent, "tokens", steps), "seconds": _spent(spent, "seconds", steps), "steps": None}
         stated, reached = value, int(steps[-1]) if len(steps) else 0
     if state == "completed":
-        if value is None and stated is None and len(values) == 0:
-            state, notes = "unfinished", (*notes, f"says completed, but holds no {metric}")
-        elif value is None or not is_usable(value):
-            state, notes = "failed", (*notes, f"{metric} is not finite")
-        elif at is None and reached < number_or(record.config.get("num_steps"), 0) and not _may_stop_early(record.config):
-            state, notes = "unfinished", (*notes, f"ends at step {reached} of {record.config.get('num_steps')}")
+        is_empty, last_step = stated is None and len(values) == 0, reached if at is None else None
+        state, note = _checked_state(value, record.config, metric=metric, is_empty=is_empty, reached=last_step)
+        notes = (*notes, *note)
     evaluated = [row for row in rows if metric in row and (at is None or row["step"] <= reached)]
     last = evaluated[-1] if evaluated else {}
     first = values[0] if len(steps) and steps[0] == 0 else math.nan
@@ -164,6 +161,19 @@ def read_score(
         evaluated=tuple(dict.fromkeys(name for row in rows for name in row if name != "step")),
         notes=notes,
     )
+
+
+def _checked_state(
+    value: float | None, config: Mapping[str, Any], *, metric: str, is_empty: bool, reached: int | None
+) -> tuple[str, tuple[str, ...]]:
+    """The state of a run that says completed, and a note where that is not so. reached: its last step, None for a budget."""
+    if value is None and is_empty:
+        return "unfinished", (f"says completed, but holds no {metric}",)
+    if value is None or not is_usable(value):
+        return "failed", (f"{metric} is not finite",)
+    if reached is not None and reached < number_or(config.get("num_steps"), 0) and not _may_stop_early(config):
+        return "unfinished", (f"ends at step {reached} of {config.get('num_steps')}",)
+    return "completed", ()
 
 
 def _by_rule(score: str, values: Array, stated: Any, *, cut: bool, lower: bool) -> tuple[float | None, tuple[str, ...]]:

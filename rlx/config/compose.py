@@ -134,20 +134,6 @@ def group_of(override: str, known: Iterable[str]) -> str | None:
     return key if key in known else None
 
 
-def node_comments(file: Path) -> str:
-    """The text of a YAML file below its defaults list: keys, values and the comment on each."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    keep, in_defaults = [], False
-    for line in lines:
-        if line.startswith("defaults:"):
-            in_defaults = True
-        elif in_defaults and line and not line.startswith((" ", "-", "#")):
-            in_defaults = False
-        if not in_defaults:
-            keep.append(line)
-    return "\n".join(keep).strip()
-
-
 def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, Any]:
     """What one option of a group sets, read from its file and from those of the same group that its defaults list names."""
     places = list(folders)

@@ -54,8 +54,8 @@ class ParallelConfig:
 
 
 @dataclass
-class RunConfig:
-    """The top level of a run's config. The groups' nodes are typed by the classes that they name."""
+class RunNodes:
+    """The nodes that a run is made of. They are typed by the classes that they name."""
 
     algorithm: Any = MISSING
     loss: Any = None
@@ -64,6 +64,12 @@ class RunConfig:
     optimizer: Any = MISSING
     scheduler: Any = MISSING
     rollout: Any = MISSING
+
+
+@dataclass
+class RunConfig(RunNodes):
+    """The top level of a run's config."""
+
     logger: dict[str, Any] = field(default_factory=dict)
     sweep: Any = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

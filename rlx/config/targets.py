@@ -151,7 +151,7 @@ def _is_function_for(hint: Any, target: Any, *, partial: bool) -> bool:
     kind = _kind(target)
     if kind is None or _top(target) in ("rlx", "torch"):
         return False
-    return kind is Callable or any("__call__" in vars(ancestor) for ancestor in kind.__mro__)
+    return any("__call__" in vars(ancestor) for ancestor in kind.__mro__)
 
 
 def _top(target: Any) -> str:

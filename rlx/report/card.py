@@ -69,13 +69,13 @@ class Card:
             "rows": "coupled: computed over all rows of an update at once" if self.couples_rows else "",
             "source": self.source,
         }
-        lines = [self.title, *([f"  {self.heading}"] if self.heading else []), f"  {self.summary}"]
+        lines = [self.title, *(f"  {said}" for said in (self.heading, self.summary) if said)]
         lines += [*(f"  {name:<10}{fact}" for name, fact in facts.items() if fact)]
         if self.hyperparameters:
             lines.append("hyperparameters")
         for item in self.hyperparameters:
             allowed = f" ({item.allowed})" if item.allowed else ""
-            lines.append(f"  {item.name} = {item.value}{allowed}: {item.meaning}")
+            lines.append(f"  {item.name} = {item.value}{allowed}{f': {item.meaning}' if item.meaning else ''}")
         if self.conventions:
             lines.append("conventions")
         lines += [f"  {convention}" for convention in self.conventions]

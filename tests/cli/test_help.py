@@ -1,6 +1,6 @@
 """The help: verbs first, then groups and their options, then examples."""
 
-from rlx.cli.help import overview, verb_help
+from rlx.cli.help import node_comments, overview, verb_help
 from rlx.cli.line import split, verbs
 from rlx.config.compose import groups
 from rlx.config.line import CommandLine
@@ -41,3 +41,10 @@ def test_the_examples_are_command_lines():
     for line in lines:
         words = line.split("  ")[1].replace("'", "").split()[1:]
         assert split(words).verb in (None, "train")
+
+
+def test_node_comments_leave_the_defaults_out():
+    text = node_comments(conf_dir() / "train.yaml")
+    assert "num_steps: 200" in text
+    assert "defaults:" not in text
+    assert "run_config" not in text

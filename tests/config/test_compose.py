@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.config.check import plain
-from rlx.config.compose import compose, config_folders, group_of, groups, node_comments, option_node
+from rlx.config.compose import compose, config_folders, group_of, groups, option_node
 from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import conf_dir
 
@@ -64,13 +64,6 @@ def test_several_loggers(loggers):
 @pytest.mark.parametrize("experiment", groups([conf_dir()]).get("experiment", []))
 def test_every_experiment_composes(experiment):
     assert plain(compose("train", [f"experiment={experiment}"]))["num_steps"] >= 1
-
-
-def test_node_comments_leave_the_defaults_out():
-    text = node_comments(conf_dir() / "train.yaml")
-    assert "num_steps: 200" in text
-    assert "defaults:" not in text
-    assert "run_config" not in text
 
 
 def test_config_folders_begin_with_rlxs_own(tmp_path):

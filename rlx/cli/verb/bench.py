@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from rlx.config.schema import at_least
+from rlx.config.schema import RunNodes, at_least
 from rlx.errors import ConfigError, RlxError, TrainingError
 
 if TYPE_CHECKING:
@@ -39,16 +39,9 @@ _NAMES = "algorithms"
 
 
 @dataclass
-class BenchConfig:
+class BenchConfig(RunNodes):
     """Config of rlx bench. Each run that it measures has a config of rlx train."""
 
-    algorithm: Any = MISSING
-    loss: Any = None
-    task: Any = MISSING
-    policy: Any = MISSING
-    optimizer: Any = MISSING
-    scheduler: Any = MISSING
-    rollout: Any = MISSING
     rounds: int = at_least(1)
     tokens: int = at_least(1)
     seconds: float = at_least(0, whole=False)

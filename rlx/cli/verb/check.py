@@ -71,7 +71,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     from rlx.experiment import algorithm_of, make, require_match, require_scores
     from rlx.training.gradients import AccumulatedGradients
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     task = make(cfg.task, key="task")

@@ -120,3 +120,14 @@ def test_what_cannot_be_shown_is_said_without_a_traceback(shown, asked, said):
     assert (code, lines) == (2, [])
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_loss_without_a_docstring_has_no_empty_lines(shown, tmp_path, monkeypatch):
+    (tmp_path / "undocumented_lab.py").write_text(
+        "from rlx.loss import preference_loss\n\n@preference_loss\ndef bare(margin, *, beta=0.1):\n    return -beta * margin\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, lines, error = shown("loss=undocumented_lab.bare")
+    assert (code, error) == (0, "")
+    assert lines[1] == "  formula   -beta * margin"
+    assert "  beta = 0.1" in lines
