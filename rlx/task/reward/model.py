@@ -57,7 +57,7 @@ class RewardModel(Reward):
         from transformers.utils import logging
 
         verbosity = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # type: ignore[attr-defined]
+        logging.set_verbosity(logging.ERROR)
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(self.path, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.path)
