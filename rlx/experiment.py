@@ -16,6 +16,7 @@ from rlx.algorithm.base import Algorithm, Need, require_complete
 from rlx.config.classes import with_run_loss
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
+from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
@@ -62,9 +63,12 @@ def assemble(cfg: DictConfig) -> Experiment:
         policy.checkpoint_activations()
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
+    policy.to(device).compute_in(cfg.precision)
+    if policy.is_coarse:
+        policy.notes += sequence_ratio_notes(algorithm)
     if Need.REWARDS in algorithm.needs:
         require_room(task, policy)
-    return Experiment(task=task, algorithm=algorithm, policy=policy.to(device), **parts)
+    return Experiment(task=task, algorithm=algorithm, policy=policy, **parts)
 
 
 def algorithm_of(cfg: DictConfig) -> Algorithm[Any]:
@@ -128,12 +132,35 @@ def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
         return  # it makes pairs from its own samples
     if isinstance(owner, PreferenceLoss):
         yield owner
-    if isinstance(owner, Mapping):
-        children = list(owner.values())
-    else:
-        children = [getattr(owner, item.name) for item in fields(owner)] if is_dataclass(owner) else []
-    for child in children:
+    for child in _children(owner):
         yield from _preference_losses(child)
+
+
+def _policy_gradient_losses(owner: Any) -> Iterator[PolicyGradientLoss]:
+    """Every policy-gradient loss, including those of a mixture's terms."""
+    if isinstance(owner, PolicyGradientLoss):
+        yield owner
+    for child in _children(owner):
+        yield from _policy_gradient_losses(child)
+
+
+def _children(owner: Any) -> list[Any]:
+    """The values of a mapping, or of a dataclass's fields."""
+    if isinstance(owner, Mapping):
+        return list(owner.values())
+    return [getattr(owner, item.name) for item in fields(owner)] if is_dataclass(owner) else []
+
+
+def sequence_ratio_notes(algorithm: Any) -> list[str]:
+    """What the user should know of losses that read the importance ratio of a whole completion, where the model is in 16 bits."""
+    of_completion = {"mean_log_ratio", "summed_log_ratio"}
+    sensitive = [type(loss).__name__ for loss in _policy_gradient_losses(algorithm) if of_completion.intersection(loss.reads)]
+    return [
+        f"loss {name} reads the importance ratio of a whole completion, and in bfloat16 sampling and training disagree by "
+        "hundredths of a nat a token (rlx guide models): limits below that clip noise; widen loss.clip_low and loss.clip_high, "
+        "or train with precision=float32"
+        for name in dict.fromkeys(sensitive)
+    ]
 
 
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:

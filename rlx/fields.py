@@ -71,18 +71,20 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """The names a key may take. each: the value is a list of such names."""
+    """The names a key may take. each: the value is a list of such names. optional: null too."""
 
     names: tuple[str, ...]
     each: bool = False
+    optional: bool = False
 
     def __contains__(self, value: object) -> bool:
         if self.each:
             return isinstance(value, list | tuple) and all(item in self.names for item in value)
-        return value in self.names
+        return value in self.names or (self.optional and value is None)
 
     def __str__(self) -> str:
-        return ("a list, each " if self.each else "") + "one of " + ", ".join(self.names)
+        names = (*self.names, *(["null"] if self.optional else []))
+        return ("a list, each " if self.each else "") + "one of " + ", ".join(names)
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,10 @@ def count(
     return within(at_least=at_least, at_most=at_most, whole=True, optional=optional, advice=advice, default=default)
 
 
-def one_of(names: Sequence[str], *, each: bool = False, default: Any = MISSING) -> Any:
+def one_of(names: Sequence[str], *, each: bool = False, optional: bool = False, default: Any = MISSING) -> Any:
     """A dataclass field whose value must be one of these names, or the note of an annotation: `Annotated[str, one_of(...)]`."""
     made = {"default_factory": default} if callable(default) else {"default": default}
-    return field(metadata={"range": Choice(tuple(names), each)}, **made)
+    return field(metadata={"range": Choice(tuple(names), each, optional)}, **made)
 
 
 def non_empty(*, begins_with: Sequence[str] = (), advice: str = "", default: Any = MISSING) -> Any:

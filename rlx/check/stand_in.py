@@ -331,7 +331,7 @@ class StandInReference(Reference):
         self.calls += 1
         return super().logits(sequences)
 
-    def _pair_values(self, batch: Any) -> Tensor:
+    def _pair_values(self, batch: Any, *, comes_again: bool) -> Tensor:
         return self.token_logprobs(batch.sequences)
 
 

@@ -164,7 +164,8 @@ def _environment(run: RunScore) -> dict[str, str]:
         "torch": packages.get("torch") if isinstance(packages, dict) else None,
         "CPU": cpu.get("name") if isinstance(cpu, dict) else None,
         "device": made.get("device", run.config.get("device")),
-        "precision": run.config.get("policy.dtype"),
+        "precision": run.config.get("precision", "float32"),
+        "dtype of weights": run.config.get("policy.dtype"),
         "threads": run.record.threads,
         "ranks": made.get("ranks", run.config.get("ranks")),
     }

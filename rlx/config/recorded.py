@@ -35,6 +35,7 @@ _PLACES = ("output_dir", "cache_dir", "export.path", "policy.unpacked_dir")
 # Keys that older records lack, with the values that their runs had.
 _BEFORE: dict[str, Any] = {
     "activation_checkpointing": False,
+    "precision": "float32",
     "ranks": 1,
     "parallel": {"mode": "replicated", "timeout": 600},
     "export": {"merge": False},

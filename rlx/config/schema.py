@@ -78,6 +78,7 @@ class RunConfig(RunNodes):
     num_steps: int = at_least(1)
     eval_every: int | None = at_least(1, optional=True)
     micro_batch: int | None = at_least(1, optional=True)
+    precision: str = one_of(("float32", "bfloat16"), default=MISSING)
     activation_checkpointing: bool = MISSING
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING

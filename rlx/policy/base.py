@@ -38,6 +38,7 @@ from rlx.policy.forward import (
     vocabulary_size,
 )
 from rlx.policy.pieces import HasLogits, HeadInput, is_large, statistics_in_pieces
+from rlx.policy.precision import HALF, autocast_dtype, slower_note
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,
     NO_STATISTICS,
@@ -150,10 +151,30 @@ class Policy:
             )
         self.forward_settings = replace(self.forward_settings, checkpoints=True)
 
+    def compute_in(self, precision: str) -> None:
+        """From now on matrix products of the model are computed in `precision`; weights and log-probabilities stay float32.
+
+        precision: float32 or bfloat16. Raises ConfigError where the policy's device, or the dtype of its weights, forbids it.
+        """
+        dtype = autocast_dtype(precision, device=self.device, weights=self.dtype)
+        self.forward_settings = replace(self.forward_settings, autocast=dtype)
+        note = None if dtype is None else slower_note(dtype, self.device)
+        if note is not None and note not in self.notes:
+            self.notes.append(note)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the model computes in 16 bits: log-probabilities then depend on the other rows of a forward."""
+        return self.forward_settings.autocast is not None or self.dtype in HALF
+
     def add_value_head(self) -> None:
-        """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere."""
+        """Give the policy a value head, which `token_statistics(requires={"values"})` reads; it starts at 0 everywhere.
+
+        It is float32 where the model's weights have 16 bits.
+        """
         hidden_size = self.model.get_output_embeddings().weight.shape[1]
-        self.value_head = ValueHead(hidden_size).to(self.device, self.dtype)
+        dtype = torch.float32 if self.dtype in HALF else self.dtype
+        self.value_head = ValueHead(hidden_size).to(self.device, dtype)
 
     def fingerprint(self) -> str:
         """A hash of weights, architecture and tokenizer: equal fingerprints give equal log-probabilities."""

@@ -197,7 +197,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: [N, H]. Returns [N], in float32 (float64 if the weights are)."""
-        values: Tensor = self.linear(hidden)[..., 0]
+        values: Tensor = self.linear(hidden.to(self.linear.weight.dtype))[..., 0]
         return values if values.dtype == torch.float64 else values.float()
 
     def __call__(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:

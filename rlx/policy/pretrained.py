@@ -19,7 +19,7 @@ from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.files import adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
-from rlx.policy.peak import matmul_peak
+from rlx.policy.precision import slower_note
 from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
 
 DTYPES = {
@@ -257,10 +257,8 @@ def _notes(policy: Policy, dtype: torch.dtype, *, adapts: bool) -> list[str]:
                 f"weights in {name} lose small updates: 100 steps of AdamW at optimizer.lr=1e-5 move {MOVED_SHARE[dtype]:.0%} of "
                 "them; train with policy.dtype=auto, which is float32"
             )
-        if not torch.cuda.is_available():
-            slower = matmul_peak(torch.float32, size=256, seconds=0.02) / matmul_peak(dtype, size=256, seconds=0.02)
-            if slower > 1:
-                notes.append(f"{name} multiplies {slower:.0f} times slower than float32 on this CPU")
+        if not torch.cuda.is_available() and (slower := slower_note(dtype, torch.device("cpu"))):
+            notes.append(slower)
     if len(policy.tokenizer) > policy.vocabulary_size:
         notes.append(
             f"the tokenizer has {len(policy.tokenizer)} tokens, the model {policy.vocabulary_size}: texts with others are refused"

@@ -77,10 +77,11 @@ class ReferenceStore:
         return digest.hexdigest()
 
 
-def arithmetic_of(device: torch.device, *, layout: str) -> str:
-    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware and the rows."""
+def arithmetic_of(device: torch.device, *, layout: str, autocast: torch.dtype | None = None) -> str:
+    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware, the rows and autocast."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}"
+    cast = "" if autocast is None else f", autocast {autocast}"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}{cast}"
 
 
 _WORK_OF_A_BLOCK = 1e9  # weights times tokens: large enough to hide the overhead of a call; all pairs of a block are computed
@@ -97,6 +98,10 @@ class Reference:
     consecutive pairs in the task's order, whichever batch needs them: a value does not depend on the run or batch that needed it
     first.
 
+    A model that computes in 16 bits rounds a pair differently beside other pairs. There the rows of a batch are computed at once,
+    as the policy computes them: an unchanged policy then equals its reference to the last bit. Only those of batches that come
+    again, as in evaluations, are kept.
+
     cache_dir: the folder for them; None keeps them in memory only.
     """
 
@@ -105,6 +110,7 @@ class Reference:
         self._cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self._store: ReferenceStore | None = None
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
+        self._of_rows: WeakKeyDictionary[TokenizedPairs, dict[bytes, Tensor]] = WeakKeyDictionary()
         self._is_trusted: bool | None = None
         self._moved = False
         self.name = policy.name
@@ -148,6 +154,7 @@ class Reference:
                 parameter.copy_(state[name])
         self._moved = True
         self._known.clear()
+        self._of_rows.clear()
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
@@ -170,16 +177,23 @@ class Reference:
         with torch.no_grad():
             return self._policy.head_input(sequences)
 
-    def pair_logprobs(self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS) -> PairLogprobs:
-        """As Policy.pair_logprobs, with only those of `requires` that concern a reference."""
+    def pair_logprobs(
+        self, batch: PairBatch, requires: frozenset[str] = NO_STATISTICS, *, comes_again: bool = False
+    ) -> PairLogprobs:
+        """As Policy.pair_logprobs, with only those of `requires` that concern a reference.
+
+        comes_again: the same rows are asked for again later, so that their values are worth keeping.
+        """
         mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
-        statistics = TokenStatistics(self._pair_values(batch).to(self.device))
+        statistics = TokenStatistics(self._pair_values(batch, comes_again=comes_again).to(self.device))
         return pair_logprobs_of(batch, statistics, requires, mismatched=mismatched)
 
-    def _pair_values(self, batch: PairBatch) -> Tensor:
+    def _pair_values(self, batch: PairBatch, *, comes_again: bool) -> Tensor:
         """[B, 2, T] log-probabilities of a batch; those of a task's pairs are computed or read by blocks when first needed."""
         if self._moved or not batch.source.recurs:
             return self.token_logprobs(batch.sequences)
+        if self._policy.is_coarse:
+            return self._values_of_rows(batch) if comes_again else self.token_logprobs(batch.sequences)
         known = self._known.get(batch.source)
         if known is None:
             known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self._pairs_per_block(batch.source))
@@ -190,6 +204,16 @@ class Reference:
                 if values is not None:
                     known.put(block, values)
         return known.of(batch)
+
+    def _values_of_rows(self, batch: PairBatch) -> Tensor:
+        """[B, 2, T] log-probabilities of a batch, computed on the rows that the policy computes them on."""
+        kept = self._of_rows.setdefault(batch.source, {})
+        name = batch.rows.tobytes()
+        if name not in kept:
+            values = self._block(batch.sequences, wait=True)
+            assert values is not None
+            kept[name] = values
+        return unflatten(kept[name], batch.sequences.completion_mask)
 
     def _pairs_per_block(self, source: TokenizedPairs) -> int:
         """A power of two that depends on the model's size and the data's mean length alone."""
@@ -239,7 +263,8 @@ class Reference:
     def _open_store(self) -> ReferenceStore:
         folder = None if self._cache_dir is None else self._cache_dir / "reference" / self.fingerprint()
         layout = "shared prefix" if self._policy.shared_prefix else "plain"
-        return ReferenceStore(folder, arithmetic_of(self.device, layout=layout))
+        autocast = self._policy.forward_settings.autocast
+        return ReferenceStore(folder, arithmetic_of(self.device, layout=layout, autocast=autocast))
 
 
 class _Known:

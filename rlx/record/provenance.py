@@ -41,7 +41,8 @@ NOT_HASHED = CACHES | {
     "ranks",
     "parallel",
 }
-_NULL_ADDED = ("policy.adapter", "policy.base")  # keys whose null is how runs were before the keys existed
+# Keys that were added later, with the values that stand for how runs were before.
+_ADDED: dict[str, Any] = {"policy.adapter": None, "policy.base": None, "precision": "float32"}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
@@ -74,7 +75,7 @@ def config_hash(config: Mapping[str, Any], sources: Sequence[Source] = (), **inp
 
     Left out are the keys of NOT_HASHED. The order of keys and the way a number is written do not matter.
     """
-    kept = without(config, NOT_HASHED | {key for key in _NULL_ADDED if _value(config, key) is None})
+    kept = without(config, NOT_HASHED | {key for key, before in _ADDED.items() if _value(config, key) in (None, before)})
     files = sorted((source.module, source.code) for source in sources)
     text = json.dumps([_canonical(kept), files, _canonical(inputs)], sort_keys=True, allow_nan=False)
     return _sha256(text.encode())[:16]
@@ -84,7 +85,7 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
     """The value of a dotted key; None where it is absent."""
     group, _, name = key.partition(".")
     node = config.get(group)
-    return node.get(name) if isinstance(node, Mapping) else None
+    return (node.get(name) if isinstance(node, Mapping) else None) if name else node
 
 
 def without(config: Mapping[str, Any], keys: Set[str], prefix: str = "") -> dict[str, Any]:

@@ -51,16 +51,17 @@ class TransformersSampler(Sampler):
         pick = partial(choose, temperature=draw.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
         out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
         for rows in self._batches(draw):
-            made = decode(
-                forward_for(policy.model)[0],
-                [draw.prompts[row] for row in rows],
-                group_size=group,
-                limits=draw.limits[rows],
-                end_tokens=policy.eos_token_ids,
-                keys=None if keys is None else keys[rows].reshape(-1),
-                choose=pick,
-                stop=StopStrings(self.stop, policy.decode) if self.stop else None,
-            )
+            with policy.forward_settings.context(policy.device):
+                made = decode(
+                    forward_for(policy.model)[0],
+                    [draw.prompts[row] for row in rows],
+                    group_size=group,
+                    limits=draw.limits[rows],
+                    end_tokens=policy.eos_token_ids,
+                    keys=None if keys is None else keys[rows].reshape(-1),
+                    choose=pick,
+                    stop=StopStrings(self.stop, policy.decode) if self.stop else None,
+                )
             out.place(made, (rows[:, None] * group + np.arange(group)).reshape(-1))
         return out
 

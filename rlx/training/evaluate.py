@@ -193,7 +193,7 @@ class Evaluator:
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
 
         def ratios(rows: slice) -> tuple[Tensor, Tensor]:
-            ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows])
+            ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows], comes_again=True)
             return (ours.chosen_sum - theirs.chosen_sum).double(), (ours.rejected_sum - theirs.rejected_sum).double()
 
         found = self._each(micro_batches(batch.row_tokens, self.micro_batch), ratios)

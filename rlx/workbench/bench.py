@@ -238,7 +238,7 @@ def _share_of_peak(loop: Loop, found: Mapping[str, Any], policy: Any) -> dict[st
         loop._step(loop.progress.step)
     loop.progress.step += 1
     tokens = _tokens(loop) - before
-    peak = matmul_peak(policy.dtype)
+    peak = matmul_peak(policy.forward_settings.autocast or policy.dtype)
     rate = counter.get_total_flops() / tokens * found["tokens_per_second"] if tokens else 0.0
     return {"matmul_peak": peak, "matmul_share": rate / peak}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, plain
@@ -36,7 +37,7 @@ class PolicyChoice:
 
     nodes: the checked config of task, policy and rollout. start: the config of the policy that the run began with, or None if
     that is this policy. record: of the run; weights: directory of the checkpoint; both None for a policy without a run.
-    step: of the checkpoint.
+    step: of the checkpoint. precision: of matrix products.
     """
 
     nodes: Mapping[str, Any]
@@ -44,14 +45,23 @@ class PolicyChoice:
     record: RunRecord | None
     weights: Path | None
     step: int
+    precision: str
 
-    def load(self) -> Policy:
-        """The policy, with the checkpoint's weights."""
+    def load(self, device: torch.device) -> Policy:
+        """The policy, with the checkpoint's weights, on a device and in the precision of this choice."""
         policy: Policy = make(OmegaConf.create(dict(self.nodes["policy"])), key="policy")
         if self.weights is not None and (self.weights / TRAINER_JSON).is_file():
             verified_values(self.weights)
         if self.weights is not None and self.nodes["policy"]["_target_"] != _LOADER:
             load_weights(self.weights, policy)
+        return self._placed(policy, device)
+
+    def load_start(self, device: torch.device) -> Policy | None:
+        """The policy that the run began with, likewise; None if that is this policy."""
+        return None if self.start is None else self._placed(make(OmegaConf.create(dict(self.start)), key="policy"), device)
+
+    def _placed(self, policy: Policy, device: torch.device) -> Policy:
+        policy.to(device).compute_in(self.precision)
         return policy
 
     def make(self, group: str) -> Any:
@@ -84,7 +94,9 @@ def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> Poli
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
         check_targets({group: node}, [*allowed, *trusted])
         check_node(node, group, [], group=group)
-    return PolicyChoice(nodes, start, record, weights, int(weights.name.removeprefix("step_")) if record and weights else 0)
+    step = int(weights.name.removeprefix("step_")) if record and weights else 0
+    of_run = "float32" if record is None else str(record.config.get("precision", "float32"))
+    return PolicyChoice(nodes, start, record, weights, step, of_run if cfg.precision is None else cfg.precision)
 
 
 def _chosen(cfg: DictConfig, group: str) -> dict[str, Any]:

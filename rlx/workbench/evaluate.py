@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import ConfigError
-from rlx.experiment import make, token_store, torch_device
+from rlx.experiment import token_store, torch_device
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.files import relative
@@ -49,11 +49,11 @@ def evaluate_checkpoint(
         torch.set_num_threads(cfg.threads)
     task, sampler = choice.make("task"), choice.make("rollout")
     device = torch_device(cfg.device)
-    policy = choice.load().to(device)
+    policy = choice.load(device)
     policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     evaluator = Evaluator(
         task=task,
-        reference=Reference(_start(choice, policy, task.score).to(device), cache_dir=cfg.cache_dir),
+        reference=Reference(_start(choice, policy, task.score, device), cache_dir=cfg.cache_dir),
         sampler=sampler,
         micro_batch=cfg.micro_batch,
         temperature=cfg.temperature,
@@ -79,10 +79,10 @@ def evaluate_checkpoint(
     return Scored(evaluation, recorder.directory, label, task.name, count)
 
 
-def _start(choice: PolicyChoice, policy: Policy, score: str) -> Policy:
+def _start(choice: PolicyChoice, policy: Policy, score: str, device: torch.device) -> Policy:
     """The policy that KL and implicit rewards are measured from: the one that the run began with."""
-    if choice.start is not None:
-        started: Policy = make(OmegaConf.create(dict(choice.start)), key="policy")
+    started = choice.load_start(device)
+    if started is not None:
         return started
     if score == "pair_accuracy":
         raise ConfigError(
@@ -123,6 +123,7 @@ def _recorder(
         **nodes,
         "evaluation": settings,
         "temperature": cfg.temperature,
+        "precision": choice.precision,
     }
     evaluated = {"policy": label, "run": None if record is None else str(record.directory), "step": choice.step}
     return Recorder.create(

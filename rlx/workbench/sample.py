@@ -55,7 +55,7 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
     if not prompts:
         raise ConfigError('there is no prompt; give one: prompt="12+34="')
     sampler = configured_sampler(cfg, choice)
-    policy = choice.load().to(torch_device(cfg.device))
+    policy = choice.load(torch_device(cfg.device))
     if given is not None and speaks_chat(cfg.chat, choice, policy):
         if any(isinstance(prompt.text, str) for prompt in prompts):
             note(f"a text is a user's message to {policy.name}, in its chat template; chat=false sends it as it is")

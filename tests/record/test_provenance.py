@@ -235,3 +235,10 @@ def test_what_the_learning_wing_imports_makes_numbers_or_is_known_not_to() -> No
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlx."):
                 room = str(node.module).split(".")[1]
                 assert {room, f"{room}.py"} & {*makes_none, *NUMBERS_COME_FROM}, f"{file} imports {node.module}"
+
+
+def test_a_key_that_was_added_later_changes_no_hash_where_its_value_is_as_before() -> None:
+    before = {"policy": {"_target_": "x"}, "seed": 0}
+    now = {"policy": {"_target_": "x", "adapter": None}, "seed": 0, "precision": "float32"}
+    assert config_hash(now) == config_hash(before)
+    assert config_hash({**now, "precision": "bfloat16"}) != config_hash(before)

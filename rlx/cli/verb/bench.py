@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from rlx.config.schema import RunNodes, at_least
 from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.fields import one_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,6 +35,7 @@ _KEYS = (
     "micro_batch",
     "threads",
     "device",
+    "precision",
 )
 _NAMES = "algorithms"
 
@@ -52,6 +54,7 @@ class BenchConfig(RunNodes):
     micro_batch: int | None = at_least(1, optional=True)
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
+    precision: str = one_of(("float32", "bfloat16"), default=MISSING)
     profile: bool = MISSING
     plot: bool = MISSING
     out: str = MISSING

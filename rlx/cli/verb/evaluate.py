@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from rlx.config.schema import EvaluationConfig, at_least
-from rlx.fields import within
+from rlx.fields import one_of, within
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -32,6 +32,7 @@ class EvaluateConfig:
     micro_batch: int | None = at_least(1, optional=True)
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
+    precision: str | None = one_of(("float32", "bfloat16"), optional=True, default=MISSING)
     output_dir: str = MISSING
     cache_dir: str = MISSING
 

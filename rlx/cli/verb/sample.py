@@ -44,6 +44,7 @@ class SampleConfig:
     rollout: Any = None
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
+    precision: str | None = one_of(("float32", "bfloat16"), optional=True, default=MISSING)
 
 
 SCHEMA = SampleConfig
