@@ -38,6 +38,7 @@ _BEFORE: dict[str, Any] = {
     "precision": "float32",
     "ranks": 1,
     "parallel": {"mode": "replicated", "timeout": 600},
+    "parameter_groups": {},
     "export": {"merge": False},
 }
 

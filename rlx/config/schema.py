@@ -28,6 +28,15 @@ class EvaluationConfig:
 
 
 @dataclass
+class ParameterGroupsConfig:
+    """Parts of the weights that have a learning rate or a weight decay of their own."""
+
+    decay_norms_and_biases: bool = MISSING
+    embedding_rate: float = at_least(0, whole=False)
+    value_head_rate: float = at_least(0, whole=False)
+
+
+@dataclass
 class CheckpointConfig:
     """When checkpoints are written, and which stay."""
 
@@ -83,6 +92,7 @@ class RunConfig(RunNodes):
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
     ranks: Any = MISSING
+    parameter_groups: ParameterGroupsConfig = field(default_factory=ParameterGroupsConfig)
     stop_at_score: float | None = within(optional=True, default=MISSING)
     max_seconds: float | None = within(above=0, optional=True, default=MISSING)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

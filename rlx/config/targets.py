@@ -2,8 +2,8 @@
 
 A `_target_` is refused, before anything is called, unless all of this holds:
 
-1. its text is rlx's own, an optimizer of torch, or named by the user: on the command line, in a folder that it searches, or by an
-   installed plugin; the standard library is never named;
+1. its text is rlx's own, an optimizer of torch, torchao or bitsandbytes, or named by the user: on the command line, in a folder
+   that it searches, or by an installed plugin; the standard library is never named;
 2. it resolves to an object whose own module and qualified name it is (`rlx.config.classes.locate`);
 3. one of rlx's or torch's functions is named by a YAML file of conf/, and of rlx's modules those that run commands serve nothing;
 4. it is of the base of its group, or of the annotation of the field that holds it.
@@ -29,7 +29,7 @@ from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError
 from rlx.nested import walk
 
-OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*")
+OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*", "torchao.optim.*", "bitsandbytes.optim.*")
 # rlx's modules that build nothing: a config has no business to import or to call them
 _REFUSED: tuple[str, ...] = ("rlx.cli.*", "rlx.config.*", "rlx.experiment.*", "rlx.training.*", "rlx.load", "rlx.sweep.*")
 _IN_YAML = re.compile(r"""^\s*(?:-\s+)?["']?_target_["']?\s*:\s*["']?([\w.]+)""", re.MULTILINE)

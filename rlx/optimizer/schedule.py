@@ -66,3 +66,17 @@ class Cosine(_Decay):
 
     def after_warmup(self, progress: float) -> float:
         return self.final_factor + (1 - self.final_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupStableDecay(_Decay):
+    """1 after the warm-up, then a line down to final_factor over the last steps (Hu et al. 2024, MiniCPM, arXiv:2404.06395).
+
+    decay_share: the share of the steps after the warm-up in which it falls.
+    """
+
+    decay_share: float = within(above=0, at_most=1)
+
+    def after_warmup(self, progress: float) -> float:
+        fallen = max(0.0, 1 - (1 - progress) / self.decay_share)
+        return 1 + (self.final_factor - 1) * fallen

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlx.errors import ConfigError, NonFiniteError
+from rlx.errors import NonFiniteError
+from rlx.optimizer.groups import ParameterGroups, Part, made_with_groups, reads_parts
 from rlx.optimizer.schedule import Schedule
 
 Gradients = list[Tensor | None]  # one a trainable parameter, in the order of Optimizer.parameters
@@ -66,23 +67,26 @@ class GradientSource(Protocol):
 class Optimizer:
     """A torch optimiser with its schedule. `step` is given gradients, so that an algorithm may combine them first.
 
-    make: gives the torch optimiser of parameters; ConfigError where torch refuses its values.
+    make: gives the torch optimiser of parameters or of groups of them; ConfigError where torch refuses its values.
+    parts: what each parameter is, for `groups`; all are matrices by default.
     """
 
     def __init__(
         self,
-        make: Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer],
+        make: Callable[..., torch.optim.Optimizer],
         parameters: Sequence[torch.nn.Parameter],
         *,
         schedule: Schedule,
         num_steps: int,
+        parts: Sequence[Part] | None = None,
+        groups: ParameterGroups | None = None,
     ) -> None:
-        try:
-            self.torch_optimizer = make(parameters)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"optimizer: torch refuses these values: {error}") from error
-        _require_plain_step(make, type(self.torch_optimizer).__name__)
         self.parameters = list(parameters)
+        known: Sequence[Part] = parts if parts is not None else ["matrix"] * len(self.parameters)
+        self.torch_optimizer = made_with_groups(
+            make, (groups or ParameterGroups()).of(self.parameters, known, by_part=reads_parts(make))
+        )
+        _require_plain_step(make, type(self.torch_optimizer).__name__)
         self._schedule = schedule
         self._num_steps = num_steps
         self._base_rates = [group["lr"] for group in self.torch_optimizer.param_groups]
@@ -136,8 +140,9 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned. Raises ValueError for moments of another shape than their parameters'."""
+        in_groups = [parameter for group in self.torch_optimizer.param_groups for parameter in group["params"]]
         for place, moments in state["state"].items():
-            parameter = self.parameters[place]
+            parameter = in_groups[place]
             for name, value in moments.items():
                 # torch compares no shapes, and its fused kernels would read beyond the end
                 if name in _MOMENTS and value.shape != parameter.shape:

@@ -25,6 +25,7 @@ from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokens import TextEncoder, tokenizer_text
 from rlx.errors import ConfigError
 from rlx.loss.preference.pairs import PairLogprobs
+from rlx.optimizer.groups import Part
 from rlx.policy.adapter import AttachedAdapter, BaseModel, Lora
 from rlx.policy.checkpointing import checkpointed_layers
 from rlx.policy.forward import (
@@ -131,6 +132,16 @@ class Policy:
         """Every weight and buffer, those of the value head too; tied ones once."""
         modules = [self.model] if self.value_head is None else [self.model, self.value_head]
         return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+    def parts(self) -> list[Part]:
+        """What each of `parameters()` is."""
+        ends = [
+            module for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings()) if module is not None
+        ]
+        known: dict[int, Part] = {id(parameter): "embedding" for module in ends for parameter in module.parameters()}
+        if self.value_head is not None:
+            known |= {id(parameter): "value_head" for parameter in self.value_head.parameters()}
+        return [known.get(id(item), "vector" if item.ndim < 2 else "matrix") for item in self.parameters()]
 
     def to(self, device: torch.device | str) -> Policy:
         """This policy, moved to `device`."""

@@ -42,7 +42,12 @@ NOT_HASHED = CACHES | {
     "parallel",
 }
 # Keys that were added later, with the values that stand for how runs were before.
-_ADDED: dict[str, Any] = {"policy.adapter": None, "policy.base": None, "precision": "float32"}
+_ADDED: dict[str, Any] = {
+    "policy.adapter": None,
+    "policy.base": None,
+    "precision": "float32",
+    "parameter_groups": {"decay_norms_and_biases": True, "embedding_rate": 1.0, "value_head_rate": 1.0},
+}
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
+from rlx.optimizer.groups import ParameterGroups
 from rlx.optimizer.step import Optimizer
 from rlx.policy.reference import Reference
 from rlx.record.lines import read_metrics
@@ -166,7 +167,12 @@ def build_loop(
         reference=Reference(policy, cache_dir=cfg.cache_dir) if moves else start,
         sampler=sampler,
         optimizer=Optimizer(
-            experiment.make_optimizer, policy.parameters(), schedule=experiment.schedule, num_steps=cfg.num_steps
+            experiment.make_optimizer,
+            policy.parameters(),
+            schedule=experiment.schedule,
+            num_steps=cfg.num_steps,
+            parts=policy.parts(),
+            groups=ParameterGroups(**cfg.parameter_groups),
         ),
         evaluator=Evaluator(
             task=task, reference=start, sampler=sampler, micro_batch=cfg.micro_batch, ranks=ranks, **cfg.evaluation

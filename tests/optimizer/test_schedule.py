@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx.optimizer.schedule import Constant, Cosine, Linear
+from rlx.optimizer.schedule import Constant, Cosine, Linear, WarmupStableDecay
 
 
 def test_linear_falls_in_a_straight_line():
@@ -34,3 +34,11 @@ def test_only_decaying_schedules_need_a_horizon():
     assert Constant(warmup_steps=1)(50, 60) == Constant(warmup_steps=1)(50, 6000)
     assert Linear.needs_horizon
     assert Cosine.needs_horizon
+
+
+def test_warm_up_stable_decay_stays_at_one_and_falls_at_the_end():
+    schedule = WarmupStableDecay(warmup_steps=2, decay_share=0.25, final_factor=0.2)
+    factors = [schedule(step, 18) for step in range(19)]
+    assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert factors[2:15] == [1.0] * 13
+    assert factors[14:] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
