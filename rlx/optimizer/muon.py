@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
         # made for their checks and their defaults; they are given the groups and the state of this optimiser in every step
         nothing = [torch.nn.Parameter(torch.zeros(1, 1))]
         self._muon = torch.optim.Muon(nothing, adjust_lr_fn="match_rms_adamw", **muon, **common)
-        self._adamw = torch.optim.AdamW(nothing, betas=tuple(betas), eps=eps, **common)
+        self._adamw = torch.optim.AdamW(nothing, betas=(betas[0], betas[1]), eps=eps, **common)
         groups = []
         for group in given:
             for kind, parameters in self._split(group).items():
@@ -72,5 +72,5 @@ class Muon(torch.optim.Optimizer):
         for kind, own in ((MATRIX, self._muon), (OTHER, self._adamw)):
             own.param_groups = [group for group in self.param_groups if group["part"] == kind]
             own.state = self.state
-            own.step()
+            own.step()  # type: ignore[no-untyped-call]
         return loss

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rlx.errors import NonFiniteError
+from rlx.errors import ConfigError, NonFiniteError
 from rlx.optimizer.groups import ParameterGroups, Part, made_with_groups, reads_parts
 from rlx.optimizer.schedule import Schedule
 
