@@ -1,6 +1,7 @@
 """Whatever comes in from outside (command lines, configs, records, data, models, servers) is used or refused by an RlxError."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.tiny import load_tiny
-from rlx.record.lines import parse_lines
+from rlx.record.lines import parse_lines, read_metrics, read_tail
 from rlx.record.query import keep
 from rlx.record.run import read_run
 from rlx.rollout.server import ServerSampler
@@ -171,6 +172,15 @@ def test_the_plan_of_a_sweep(tmp_path_factory, tree):
         accepted(JobState.of_plan, job)
 
 
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "sweep.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert accepted(read_run, tmp_path) is None
+    assert read_plan(tmp_path) is None
+    assert not accepted(read_metrics, tmp_path)
+    assert not accepted(read_tail, tmp_path / name)
+
+
 # ---- data ----------------------------------------------------------------------------------------------------------------------
 
 rows = st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "messages", "label", "score_chosen"]), trees, max_size=4)
@@ -186,6 +196,14 @@ def test_a_file_of_pairs(tmp_path_factory, data):
     task = accepted(PreferenceFile, **node)
     if task is not None:
         accepted(task.pairs)
+
+
+def test_a_template_that_builds_gigabytes():
+    policy = load_tiny()
+    for template in ("{{ 'a' * 2000000000 }}", "{{ '%2000000000d' % 1 }}", "{{ 'a'|center(2000000000) }}"):
+        policy.tokenizer.chat_template = template
+        with pytest.raises(RlxError, match="more than 512 MiB"):
+            policy.encode_prompt([{"role": "user", "content": "2+2"}])
 
 
 # ---- models --------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rlx.comparison.refusal import declared_budgets
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.wording import join_names
+from rlx.record.files import read_regular
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def _planned(collected: Collected) -> list[Caution]:
     found = []
     for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
         try:
-            jobs = len(json.loads((directory / "sweep.json").read_bytes())["jobs"])
-        except (OSError, ValueError, KeyError, TypeError):
+            jobs = len(json.loads(read_regular(directory / "sweep.json"))["jobs"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         known = sum(run.record.directory.parent == directory for run in collected.runs)
         if jobs > known + len(collected.unreadable):

@@ -16,6 +16,7 @@ from rlx.comparison.statistics.curve import area_under_curve
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.nested import leaves
+from rlx.record.files import read_regular
 from rlx.record.lines import parse_lines, read_metrics
 from rlx.record.run import RunRecord
 
@@ -286,7 +287,7 @@ def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None])
         return {}
     file = record.directory / "answers.jsonl"
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_regular(file).split(b"\n")
     except FileNotFoundError:
         return {}
     except OSError as error:

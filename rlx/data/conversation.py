@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from rlx.data.memory import bounded_memory
 from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, with_arguments
 from rlx.errors import DataError
 
@@ -29,6 +30,7 @@ PLAIN_CHAT = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_MOST_BYTES = 512 * 2**20  # that writing one conversation may take
 _OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
 
 
@@ -107,15 +109,19 @@ class ChatTemplate:
     ) -> tuple[str, list[tuple[int, int]]]:
         conversations: list[Any] = [list(messages)]
         try:
-            rendered: Any = render_jinja_template(
-                conversations=conversations,
-                tools=list(tools) or None,
-                chat_template=self.source(tools),
-                return_assistant_tokens_mask=marked,
-                continue_final_message=continues,
-                add_generation_prompt=opens,
-                **{**self.tokenizer.special_tokens_map, **self.variables},
-            )
+            with bounded_memory(_MOST_BYTES):
+                rendered: Any = render_jinja_template(
+                    conversations=conversations,
+                    tools=list(tools) or None,
+                    chat_template=self.source(tools),
+                    return_assistant_tokens_mask=marked,
+                    continue_final_message=continues,
+                    add_generation_prompt=opens,
+                    **{**self.tokenizer.special_tokens_map, **self.variables},
+                )
+        except MemoryError as error:
+            said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
+            raise UnsafeExampleError("template", said) from error
         except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
             raise UnsafeExampleError("template", str(error)) from error
         texts, marks = rendered

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.record.files import follow_latest, number
+from rlx.record.files import follow_latest, number, read_regular
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
     place = follow_latest(Path(path))
     file = place if place.suffix == ".jsonl" else place / name
     try:
-        data = file.read_bytes()
+        data = read_regular(file)
     except FileNotFoundError:
         if file.parent.is_dir():
             return []
@@ -58,6 +58,8 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
 def read_tail(file: Path, size: int = 64 * 1024) -> list[dict[str, Any]]:
     """The whole lines among the last `size` bytes of a file of lines: enough for the newest metrics of a long run."""
     try:
+        if not file.is_file() and file.exists():
+            raise DataError(f"{file}: cannot be read: it is no regular file")
         with open(file, "rb") as lines:
             length = lines.seek(0, os.SEEK_END)
             start = max(0, length - size)

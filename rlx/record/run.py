@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.record.files import follow_latest, number
+from rlx.record.files import follow_latest, number, read_regular
 from rlx.record.former import up_to_date
 from rlx.record.process import is_alive
 
@@ -125,14 +125,14 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_bytes())
+        values = json.loads(read_regular(file))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{file.parent}: no run here (no {file.name}); `rlx runs` lists those there are") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}); the record was damaged") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no text, a number of thousands of digits, nesting of thousands of levels
         raise DataError(f"{file}: not JSON ({error}); the record was damaged") from None
     if not isinstance(values, dict):
         raise DataError(f"{file}: not a JSON object; the record was damaged")

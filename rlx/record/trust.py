@@ -33,7 +33,11 @@ def trusted_names(names: Iterable[str], sources: Iterable[Mapping[str, Any]], di
     files of its own that it imports, are those of the record. A file in the record's own directory is the record's and not the
     user's. Nothing is imported but packages whose hash is the recorded one.
     """
-    recorded = {str(source["module"]): source for source in sources if isinstance(source.get("module"), str)}
+    recorded = {
+        str(source["module"]): source
+        for source in sources
+        if isinstance(source, Mapping) and isinstance(source.get("module"), str)
+    }
     return frozenset(name for name in names if _is_trusted(name, recorded, directory.resolve()))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlx.errors import ConfigError
 from rlx.record.directory import new_directory, stamped_name
-from rlx.record.files import full_disk_explained, link_latest
+from rlx.record.files import full_disk_explained, link_latest, read_regular
 from rlx.record.process import is_alive
 
 PLAN = "sweep.json"
@@ -50,7 +50,7 @@ class SweepDirectory:
 def read_plan(directory: Path) -> dict[str, Any] | None:
     """The content of a sweep.json; None where there is none that can be read."""
     try:
-        found = json.loads((directory / PLAN).read_bytes())
+        found = json.loads(read_regular(directory / PLAN))
     except (OSError, ValueError, RecursionError):
         return None
     kinds = {"jobs": list, "command": list, "sources": list, "process": dict}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def verify_logs(run: Path, values: dict[str, Any]) -> None:
     """Refuse to go on where lines that were logged before the checkpoint are gone or changed. Raises DataError."""
     for name, log in (values.get(SEALED) or {}).get("logs", {}).items():
         file = run / name
-        size = file.stat().st_size if file.is_file() else 0
+        size = file.stat().st_size if file.is_file() else 0  # a pipe is none
         if size < log["bytes"]:
             wrong = f"has {size} of the {log['bytes']} bytes" if size else "is gone, with the lines"
         elif digest_of(file, log["bytes"]) != log["sha256"]:
@@ -95,10 +96,11 @@ def verify_record(record: RunRecord) -> None:
     """
     if record.provenance.get("rlx", {}).get("code") != code_hash():
         return
-    sources = [
-        Source(str(source["module"]), Path(str(source["file"])), str(source["sha256"]), str(source["code"]))
-        for source in record.sources
-    ]
+    named = ("module", "file", "sha256", "code")
+    if not all(isinstance(source, Mapping) and set(named) <= set(source) for source in record.sources):
+        raise DataError(f"{record.directory / 'run.json'} was damaged: its sources are no list of files with hashes")
+    texts = [[str(source[name]) for name in named] for source in record.sources]
+    sources = [Source(module, Path(file), sha256, code) for module, file, sha256, code in texts]
     if record.seed != record.config.get("seed") or config_hash(record.config, sources) != record.config_hash:
         raise DataError(
             f"{record.directory / 'run.json'} was changed: its config is not the one that config_hash={record.config_hash} was "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlx.errors import ConfigError
-from rlx.record.files import follow_latest, full_disk_explained, write_atomic
+from rlx.record.files import follow_latest, full_disk_explained, read_regular, write_atomic
 from rlx.record.listing import Listed, listed
 from rlx.record.query import keep, resolve
 from rlx.record.run import STATUSES, find_run_directories
@@ -145,9 +145,9 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
 def planned(directory: Path) -> int | None:
     """How many jobs the plan of a sweep holds; None if it has none that can be read."""
     try:
-        jobs = json.loads((directory / "sweep.json").read_bytes())["jobs"]
+        jobs = json.loads(read_regular(directory / "sweep.json"))["jobs"]
         return len(jobs)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
