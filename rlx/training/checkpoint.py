@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +23,7 @@ from rlx.optimizer.step import Optimizer
 from rlx.policy.adapter import read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
+from rlx.record.files import relative
 from rlx.record.run import read_run
 from rlx.record.trust import again
 from rlx.training.integrity import SEALED, seal, verify_checkpoint
@@ -100,11 +103,26 @@ def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype, merge:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file was not written. torch and safetensors report a full disk only as a write that ended early."""
-    words = ("No space", "unexpected pos", "PytorchStreamWriter", "inline_container")
-    if getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words):
+    """Why a file was not written, and what to do; torch and safetensors say of a write that ended early only that it did."""
+    text = str(error)
+    number = re.search(r"os error (\d+)", text)
+    code = getattr(error, "errno", None) or (int(number[1]) if number else None)
+    ended_early = any(word in text for word in ("No space", "unexpected pos", "PytorchStreamWriter", "inline_container"))
+    if code == errno.ENOSPC or (ended_early and code is None):
         return "the disk is full; free some space"
-    return f"{error}; repair this"
+    if code == errno.EDQUOT:
+        return "the quota of this disk is used up; free some space"
+    if code == errno.EFBIG or "basic_ios" in text:
+        return "a file may not become that large here: the disk is full, or see `ulimit -f` and the limits of the file system"
+    return f"{text}; make the directory writable"
+
+
+def _command(run: Path) -> str:
+    """What goes on with a run; where its record cannot be read, the short form."""
+    try:
+        return again(read_run(run))
+    except DataError:
+        return shlex.join(["rlx", "train", f"resume={relative(run)}"])
 
 
 def save_checkpoint(
@@ -130,7 +148,7 @@ def save_checkpoint(
         sync(final.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        mend = f"go on with `{again(read_run(run))}`" if checkpoint_steps(run) else "run the command again"
+        mend = f"go on with `{_command(run)}`" if checkpoint_steps(run) else "run the command again"
         raise TrainingError(
             f"the checkpoint of step {progress.step} could not be written to {final}: {_reason(error)}, then {mend}"
         ) from error

@@ -161,3 +161,21 @@ def test_a_run_with_a_moving_reference_is_resumed_as_if_unbroken(rlx_run):
     code, _, printed = rlx_run(f"resume={run}", "num_steps=6", small=False)
     assert code == 0, printed
     assert reproducible(run)[-3:] == reproducible(whole)[-3:]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
+        (OSError(errno.EFBIG, "File too large"), "ulimit -f"),
+        (RuntimeError("Error while serializing: I/O error: File too large (os error 27)"), "ulimit -f"),
+        (RuntimeError("basic_ios::clear: iostream error"), "ulimit -f"),
+        (RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0"), "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "make the directory writable"),
+    ],
+)
+def test_a_write_that_fails_names_its_cause(error, said):
+    from rlx.training.checkpoint import _reason
+
+    assert said in _reason(error)
