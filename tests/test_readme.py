@@ -156,6 +156,8 @@ COMPOSED = [
 @pytest.mark.parametrize(("name", "command"), COMPOSED)
 def test_every_training_command_composes(folder, name, command, capfd):
     prepare(folder, blocks(name))
+    written = [written for block in blocks(name) for written in block.commands if written[0] == "new"]
+    assert [main(one) for one in written] == [0] * len(written)
     assert main([*command, "--cfg", "job"]) == 0, capfd.readouterr().err
 
 
