@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rlx.comparison.comparison import Comparison
     from rlx.record.run import AlgorithmResult, RunRecord
@@ -39,11 +39,20 @@ def runs(path: str | Path = "outputs") -> list[RunRecord]:
     return list(find_runs(path))
 
 
-def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
-    """One run, as `rlx train OVERRIDES` makes it: `rlx.train(["algorithm=dpo", "seed=3"])`. Returns its result."""
+def train(
+    overrides: Sequence[str] = (),
+    *,
+    callbacks: Sequence[Callable[[int, Mapping[str, float]], object]] = (),
+    quiet: bool = False,
+) -> AlgorithmResult:
+    """One run, as `rlx train OVERRIDES` makes it: `rlx.train(["algorithm=dpo", "seed=3"])`. Returns its result.
+
+    callbacks: each is called after a step with its number and its metrics (`train/loss`, at an evaluation `eval/score`, ...);
+    what it raises ends the run. quiet: nothing is printed but warnings, on stderr.
+    """
     from rlx.api import train as call
 
-    return call(overrides)
+    return call(overrides, callbacks=callbacks, quiet=quiet)
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ from rlx.errors import ConfigError
 if TYPE_CHECKING:
     from rlx.comparison.comparison import Comparison
     from rlx.record.run import AlgorithmResult
+
+
+StepCallback = Callable[[int, Mapping[str, float]], object]
 
 
 def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
@@ -67,15 +70,20 @@ def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
         raise ConfigError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
 
 
-def train(overrides: Sequence[str] = ()) -> AlgorithmResult:
-    """Make one run, as `rlx train OVERRIDES` does, and return its result."""
+def train(overrides: Sequence[str], *, callbacks: Sequence[StepCallback], quiet: bool) -> AlgorithmResult:
+    """Make one run, as `rlx train OVERRIDES` does, and return its result. See `rlx.train`."""
     from rlx.cli.verb.train import SCHEMA, narrow, trained
+    from rlx.report.terminal import TrainView
 
     use_working_directory()
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
     composed = narrow(composed_line(line))
     composed.check(SCHEMA)
-    return trained(composed)
+    if (callbacks or quiet) and composed.config.ranks > 1:
+        raise ConfigError(
+            f"callbacks and quiet are of this process, and ranks={composed.config.ranks} trains in others; leave out one of them"
+        )
+    return trained(composed, TrainView(callbacks=callbacks, quiet=quiet))
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:

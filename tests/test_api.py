@@ -85,3 +85,26 @@ def test_train_hands_over_the_checked_config(monkeypatch):
     monkeypatch.setattr(rlx.training.run, "train", lambda cfg, **options: seen.update(options, seed=cfg.seed) or "the result")
     assert rlx.train(["seed=4", "loss=ipo"]) == "the result"
     assert (seen["seed"], seen["algorithm"], seen["overrides"]) == (4, "custom_dpo", ["seed=4", "loss=ipo"])
+
+
+@pytest.mark.whole
+def test_steps_are_told_and_nothing_is_printed(tmp_path, monkeypatch, capfd):
+    from tests.training.conftest import SMALL
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLX_CACHE", str(tmp_path / "cache"))
+    seen = []
+    result = rlx.train([*SMALL, "evaluation.num_prompts=40"], callbacks=[lambda *told: seen.append(told)], quiet=True)
+    printed, said = capfd.readouterr()
+    assert printed == ""
+    assert all(line.startswith("warning:") for line in said.splitlines())
+    assert [step for step, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert all("train/loss" in metrics for _, metrics in seen)
+    assert seen[-1][1]["eval/score"] == result.performance_metrics["eval/score"]
+
+    def stop(step, metrics):
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        rlx.train(SMALL, callbacks=[stop], quiet=True)
+    assert {run.status for run in rlx.runs("outputs")} == {"completed", "failed"}

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -28,14 +29,40 @@ class _Console(Console):
         raise BrokenPipeError(errno.EPIPE, "nobody reads this output any more")
 
 
+class _Progress(Progress):
+    """A bar that leaves room for the `^C` that a terminal echoes: on a full line it would begin another."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield _Narrow(self.make_tasks_table(self.tasks))
+
+
+class _Narrow:
+    """A renderable in all but the last columns of a line."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Constrain(self._inner, max(1, options.max_width - 4))
+
+
 class TrainView:
     """A progress bar in a terminal, plain lines elsewhere: one an evaluation, and one every few seconds between.
 
-    Nothing it does can fail a run: when its output is gone (a closed pipe, a full disk behind it), it falls silent.
+    Nothing it shows can fail a run: when its output is gone (a closed pipe, a full disk behind it), it falls silent.
+    callbacks: called with each step and its metrics; what they raise ends the run. quiet: warnings alone are shown, on stderr.
     """
 
-    def __init__(self, console: Console | None = None, *, line_seconds: float = _LINE_SECONDS) -> None:
-        self._console = console or _Console(highlight=False, emoji=False)
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        line_seconds: float = _LINE_SECONDS,
+        callbacks: Sequence[Callable[[int, Mapping[str, float]], object]] = (),
+        quiet: bool = False,
+    ) -> None:
+        self._console = console or _Console(highlight=False, emoji=False, quiet=quiet, force_terminal=False if quiet else None)
+        self._callbacks = tuple(callbacks)
         self._line_seconds = line_seconds
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -56,6 +83,8 @@ class TrainView:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step was made; metrics may hold those of an evaluation too."""
         self._keep(metrics)
+        for callback in self._callbacks:
+            callback(step, metrics)
         if self._progress is not None:
             self._progress.update(self._task, completed=step, figures=self._figure_text())
         elif time.monotonic() - self._last_line >= self._line_seconds:
@@ -110,7 +139,7 @@ class TrainView:
             TextColumn("{task.fields[figures]}", markup=False),
             *(TextColumn("left", markup=False), TimeRemainingColumn(compact=True)),
         )
-        self._progress = Progress(*columns, console=self._console, refresh_per_second=5, expand=True)
+        self._progress = _Progress(*columns, console=self._console, refresh_per_second=5, expand=True)
         self._task = self._progress.add_task("", total=self._num_steps, completed=step, figures="")
         self._progress.start()
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.fields import one_of, within
-from rlx.task.base import Earned, Graded, Prompt, Task
+from rlx.task.base import Earned, Graded, Prompt, Task, finite
 from rlx.task.reward.base import FunctionReward, Reward
 from rlx.task.reward.credit import REWARD_FORMS, earned_of
 
@@ -81,7 +81,7 @@ class RewardedTask(Task):
         rows = []
         for row, (prompt, completion) in enumerate(samples):
             turns = prompt.columns.get("turns", (completion,))
-            found = {name: earned_of(column[row], turns) for name, column in values.items()}
+            found = {name: earned_of(summed(column[row]), turns) for name, column in values.items()}
             bad = [name for name, pieces in found.items() if pieces is None]
             if bad and self.on_reward_error == "stop":
                 raise reward_error(bad[0], values[bad[0]][row], prompt, completion)
@@ -95,13 +95,28 @@ class RewardedTask(Task):
                     replace(piece, value=rewards[name].weight * piece.value) for name, pieces in kept.items() for piece in pieces
                 )
             counted = {FAILED: float(bool(bad))} if self.on_reward_error == "fail" else {}
-            rows.append(Graded({"reward": total, **parts, **counted}, earned))
+            shares = {
+                f"{name}_{key}": 0.0 if (share := finite(value)) is None else share
+                for name, column in values.items()
+                if isinstance(column[row], Mapping)
+                for key, value in column[row].items()
+            }
+            rows.append(Graded({"reward": total, **parts, **shares, **counted}, earned))
         return rows
 
     def reward_facts(self) -> str:
         """The rewards and their weights as text."""
         terms = ((name, reward.weight) for name, reward in self.all_rewards().items())
         return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
+
+
+def summed(outcome: Any) -> Any:
+    """What a reward gave; where that is several numbers by name, their sum, or None if one of them is no finite number."""
+    if not isinstance(outcome, Mapping):
+        return outcome
+    values = [finite(value) for value in outcome.values()]
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
 
 
 def as_reward(name: str, given: Any) -> Reward:

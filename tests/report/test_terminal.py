@@ -169,3 +169,21 @@ def test_a_reader_that_leaves_does_not_end_the_process() -> None:
     os.close(write)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "alive\n")
+
+
+def test_a_bar_leaves_room_for_an_interrupt_that_the_terminal_echoes():
+    import io
+
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    from rlx.report.terminal import TrainView, _Console
+
+    file = io.StringIO()
+    view = TrainView(_Console(file=file, force_terminal=True, width=80))
+    view.start({}, num_steps=10)
+    view.step(3, {"train/loss": 0.5})
+    view.close()
+    lines = [Text.from_ansi(part).plain for line in file.getvalue().splitlines() for part in line.split("\r")]
+    assert any("3/10" in line for line in lines)
+    assert max(map(cell_len, lines)) <= 76

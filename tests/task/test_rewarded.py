@@ -113,3 +113,17 @@ def test_settings_that_make_no_sense_are_refused(rewards, changes, message):
 def test_the_rewards_are_shown_with_their_weights():
     task = letters({"exact": EXACT, "a": Count(weight=0.25, letter="a")})
     assert task.reward_facts() == "exact + 0.25 a"
+
+
+def test_one_function_may_give_several_numbers_by_name():
+    told = Told(weight=2.0, outcome={"format": 0.25, "answer": 1.0})
+    expected = {"reward": 2.5 + 2.0, "odd": 1.25, "a": 2.0, "odd_format": 0.25, "odd_answer": 1.0}
+    assert letters({"odd": told, "a": Count(weight=1.0, letter="a")}).reward(PROMPT, "aa") == expected
+
+
+def test_one_of_them_that_is_no_number_fails_the_sample():
+    rewards = {"odd": Told(weight=1.0, outcome={"format": 0.25, "answer": float("nan")})}
+    with pytest.raises(TrainingError, match="reward odd gave"):
+        letters(rewards).reward(PROMPT, "aa")
+    task = letters(rewards, on_reward_error="fail", failed_reward=-1.0)
+    assert task.reward(PROMPT, "aa") == {"reward": -1.0, "odd": 0.0, "odd_format": 0.25, "odd_answer": 0.0, "failed": 1.0}

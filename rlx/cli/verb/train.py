@@ -13,6 +13,7 @@ from rlx.errors import DataError
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
     from rlx.record.run import AlgorithmResult
+    from rlx.report.terminal import TrainView
 
 
 SCHEMA = RunConfig
@@ -68,6 +69,8 @@ def run(composed: Composed) -> int:
 
     if starts_ranks(composed) and "completed" not in composed.values:
         return launched(composed).said()
+    if sys.stderr.isatty() and is_first():  # importing torch takes seconds
+        print("loading torch, the task and the policy ...", file=sys.stderr, flush=True)
     from rlx.training.stop import Stopped
 
     try:
@@ -82,10 +85,10 @@ def run(composed: Composed) -> int:
     return 0
 
 
-def trained(composed: Composed) -> AlgorithmResult:
-    """The result of the run; of the completed one where `resume=auto` has found one."""
+def trained(composed: Composed, view: TrainView | None = None) -> AlgorithmResult:
+    """The result of the run; of the completed one where `resume=auto` has found one. view: shows it; None: as a command does."""
     if "completed" in composed.values:
-        return _completed(Path(composed.values["completed"]))
+        return _completed(Path(composed.values["completed"]), view)
     from rlx.cli.ranks import result_of_ranks, starts_ranks
 
     if starts_ranks(composed):
@@ -98,18 +101,20 @@ def trained(composed: Composed) -> AlgorithmResult:
         command=list(composed.command),
         overrides=list(composed.overrides),
         directory=composed.directory,
+        view=view,
     )
 
 
-def _completed(run: Path) -> AlgorithmResult:
+def _completed(run: Path, view: TrainView | None) -> AlgorithmResult:
     """The result of a run that has nothing left to do."""
     from rlx.record.files import relative
     from rlx.record.run import read_run
+    from rlx.report.terminal import TrainView
 
     result = read_run(run).result
     if result is None:
         raise DataError(f"{run} says completed and has no result; the record was damaged")
     score = result.performance_metrics.get("eval/score")
     shown = "" if score is None else f", score {score:.4g}"
-    print(f"{relative(run)} is this command's run and completed{shown}; nothing is left to do", flush=True)
+    (view or TrainView()).note(f"{relative(run)} is this command's run and completed{shown}; nothing is left to do")
     return result

@@ -59,6 +59,8 @@ class Reward(Ranged, ABC):
 class FunctionReward(Reward):
     """A function of the user's own: `def reward(prompt, completion, **columns) -> float`.
 
+    It may give several numbers by name, {"format": 0.2, "answer": 1.0}: the reward is their sum, and each is logged.
+
     function: gets the columns that it names, or all of them if it takes **columns.
     """
 
