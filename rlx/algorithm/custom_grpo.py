@@ -21,7 +21,7 @@ from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.loss.policy_gradient.kl import ESTIMATES, rewards_with_kl, token_rewards_with_kl
 from rlx.loss.value import ValueLoss
 from rlx.optimizer.step import Clipping
-from rlx.rollout.draw import greedy_rewards, roll_out
+from rlx.rollout.draw import greedy_rewards, parts_and_weights, roll_out
 from rlx.rollout.rollouts import RolloutBatch, present
 from rlx.seeding import Stream
 
@@ -170,6 +170,15 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             inputs["lengths"] = batch.sequences.learned_lengths
         if "greedy_rewards" in self.advantage.requires:
             inputs["greedy_rewards"] = greedy_rewards(lab, batch.prompts)
+        if "reward_parts" in self.advantage.requires:
+            parts, weights = parts_and_weights(lab, batch, by=type(self.advantage).__name__)
+            if self.kl_in_reward > 0:  # the KL is one more reward, with kl_in_reward as its weight
+                drift = (rewards - batch.rewards) / self.kl_in_reward
+                parts, weights = (
+                    torch.cat([parts, drift[..., None]], dim=-1),
+                    torch.cat([weights, weights.new_tensor([self.kl_in_reward])]),
+                )
+            inputs["reward_parts"], inputs["reward_weights"] = parts, weights
         return {**found, "advantages": self.advantage(rewards, **inputs)}
 
     def _turn_advantages(self, batch: RolloutBatch) -> Tensor:
@@ -177,10 +186,10 @@ class CustomGrpo(Algorithm[RolloutBatch]):
 
         A conversation that ended before a turn has nothing to come there. At the first turn it is the advantage of the sum.
         """
-        if self.advantage.requires & {"lengths", "greedy_rewards"}:
+        if self.advantage.requires:
             raise ConfigError(
-                f"advantage {type(self.advantage).__name__} reads lengths or greedy completions of whole conversations, so it "
-                "has no turns; set task.credit=episode, or take another advantage"
+                f"advantage {type(self.advantage).__name__} reads {', '.join(sorted(self.advantage.requires))} of whole "
+                "conversations, so it has no turns; set task.credit=episode, or take another advantage"
             )
         assert batch.turns is not None
         assert isinstance(self.advantage, Advantage)

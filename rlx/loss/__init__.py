@@ -2,16 +2,18 @@
 
 Where a formula stands:
 
-    preference/margin            dpo, dpo_conservative, dpo_robust, dpo_normalized, exo, discopop, ipo, ipo_normalized, hinge,
-                                 dpop, r_dpo, cal_dpo, tdpo
-    preference/completion        nca, bco, sppo, apo_zero, apo_down
-    preference/scored            odpo, rpo_squared, rpo_backward_kl, rpo_forward_kl
-    preference/reference_free    simpo, alpha_po, simper, cpo, orpo, slic, nll, nll_sequence_mean, nll_sequence_sum
-    preference/batch             aot, aot_unpaired, kto, kto_pair
+    preference/margin            dpo, dpo_conservative, dpo_robust, dpo_normalized, exo, discopop, focal_po, ipo,
+                                 ipo_normalized, hinge, dpop, r_dpo, cal_dpo, tdpo
+    preference/completion        nca, bco, sppo, dpo_shift, chi_po, apo_zero, apo_down
+    preference/scored            odpo, rpo_squared, rebel, rpo_backward_kl, rpo_forward_kl
+    preference/reference_free    simpo, alpha_po, simper, cpo, orpo, slic, repo, nll, nll_sequence_mean,
+                                 nll_sequence_sum, dft
+    preference/batch             dr_dpo, aot, aot_unpaired, kto, kto_pair
     preference/mixture           any weighted sum of these
     preference/modifier          what changes the inputs of a preference loss or weighs its pairs
-    policy_gradient/token        reinforce, clipped, dual_clip, capped, cispo_band, cispo_cap, dppo_tv, dppo_kl, sapo, dro
-    policy_gradient/sequence     gspo, gmpo, vespo
+    policy_gradient/token        reinforce, clipped, dual_clip, capped, cispo_band, cispo_cap, dcpo, dppo_tv, dppo_kl, sapo, dro
+    policy_gradient/signed       topr, aspo, dispo, ce_gppo
+    policy_gradient/sequence     gspo, gspo_token, opmd, gmpo, vespo
     policy_gradient/covariance   kl_cov, clip_cov
     policy_gradient/kl           estimates of the KL to the reference, and their gradients
     policy_gradient/modifier     what scales a surrogate or adds to it

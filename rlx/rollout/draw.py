@@ -146,6 +146,22 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
     )
 
 
+def parts_and_weights(lab: RolloutContext, batch: RolloutBatch, *, by: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float32 [P, G, K] the single rewards of a batch, float32 [K] their weights in the task).
+
+    Raises TrainingError where the task's reward has no parts; `by` names the advantage that reads them.
+    """
+    rewards = lab.task.all_rewards() if isinstance(lab.task, RewardedTask) else {}
+    names = [name for name in rewards if name in batch.reward_parts]
+    if not names:
+        raise TrainingError(
+            f"advantage {by} reads the single rewards of a completion, but task {lab.task.name} gives their sum alone; "
+            "take a task with task.rewards, or advantage=group_standardized"
+        )
+    weights = torch.tensor([rewards[name].weight for name in names], dtype=torch.float32)
+    return torch.stack([batch.reward_parts[name] for name in names], dim=-1), weights
+
+
 def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tensor:
     """float32 [P]: the reward of the greedy completion of each prompt."""
     played = play(

@@ -23,7 +23,7 @@ def options(group: str) -> list[str]:
 
 def with_part(group: str, option: str):
     """The plainest algorithm that has such a part, with this one."""
-    host = "ppo" if option == "gae" else HOSTS[group]
+    host = "ppo" if option.startswith("gae") else HOSTS[group]
     chosen = f"[{option}]" if group == "regularizer" else option
     return algorithm_of(compose("check", [f"algorithm={host}", f"algorithm/{group}={chosen}"]))
 

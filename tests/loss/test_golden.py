@@ -60,6 +60,18 @@ PAIRS: list[Case] = [
     ("dpo_normalized", {}, 0.3395393368),
     ("dpo_nll", {}, 1.2258045271),
     ("tr_dpo", {}, 0.6480267493),
+    ("dpo_shift", {}, 0.6566201444),
+    ("chi_po", {}, 0.6029253971),
+    ("chi_po", {"reward_bound": 0.05}, 0.6533576181),
+    ("focal_po", {}, 0.6273271173),
+    ("focal_po", {"focus": 2.0}, 0.1771444105),
+    ("dr_dpo", {}, 0.6476135253),
+    ("dr_dpo", {"robustness": 0.2}, 0.6459336597),
+    ("rebel", {}, 1.1250000000),
+    ("rebel", {"step_size": 0.5}, 3.0966666667),
+    ("repo", {}, 0.2555555556),
+    ("repo", {"gamma": 1.0}, 0.5888888889),
+    ("dft", {}, 0.2808006412),
 ]
 ROLLOUTS: list[Case] = [
     ("reinforce", {}, 0.0857142857),
@@ -78,6 +90,20 @@ ROLLOUTS: list[Case] = [
     ("dro", {}, 0.0886428571),
     ("dppo_tv", {"divergence_low": 0.1, "divergence_high": 0.1}, 0.0230818856),
     ("dppo_kl", {"divergence_low": 0.02, "divergence_high": 0.02}, 0.0230818856),
+    ("topr", {"ratio_cap": 0.5}, 0.2678571429),
+    ("aspo", {}, 0.8435991492),
+    ("aspo", {"inverse_cap": 1.0}, 0.7990310467),
+    (
+        "dispo",
+        {"positive_low": 0.1, "positive_high": 0.1, "negative_low": 0.2, "negative_high": 0.3},
+        0.0642041052,
+    ),
+    ("ce_gppo", {}, 0.0212059092),
+    ("dcpo", {}, -0.0188340304),
+    ("dcpo", {"width_low": 0.02, "width_high": 0.02}, 0.0576363454),
+    ("gspo_token", {}, 0.0531047656),
+    ("opmd", {}, 0.3812500000),
+    ("opmd", {"tau": 0.5}, 0.6937500000),
     ("kl_cov", {"share": 0.2}, 0.0247314143),
     ("clip_cov", {"share": 1.0, "covariance_low": 0.1, "covariance_high": 2.0}, 0.0022035564),
 ]
@@ -111,7 +137,9 @@ def test_a_preference_loss_is_the_formula_of_its_paper(name, overrides, expected
         assert (loss.weights(mask) * values).sum().item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize(("name", "overrides", "expected"), ROLLOUTS, ids=[name for name, _, _ in ROLLOUTS])
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"), ROLLOUTS, ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(ROLLOUTS)]
+)
 def test_a_policy_gradient_loss_is_the_formula_of_its_paper(name, overrides, expected):
     loss, rollouts = load(name, **overrides), golden_rollouts()
     rng = {"rng": torch.Generator().manual_seed(0)} if "rng" in loss.requires else {}

@@ -5,6 +5,7 @@ Dimensions: P prompts, G completions of a prompt (the group).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ from rlx.errors import ShapeError
 from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options, within
 from rlx.loss.base import require_shape
 
-OPTIONAL = ("lengths", "greedy_rewards")
+OPTIONAL = ("lengths", "greedy_rewards", "reward_parts", "reward_weights")
+Threshold = Annotated[float, within(advice="rewards above it are right; 0.5 lies between 0 and 1")]
 Epsilon = Annotated[float, within(above=0, advice="it keeps groups of equal rewards finite; 1e-6 is usual")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advantage(Ranged, ABC):
-    """An advantage of completions: `advantage(rewards, lengths=..., greedy_rewards=...) -> [P, G]`.
+    """An advantage of completions: `advantage(rewards, lengths=..., ...) -> [P, G]`.
 
-    requires: names of the further inputs that it reads: lengths [P, G] of the completions, greedy_rewards [P].
+    requires: names of the further inputs that it reads: lengths [P, G] of the completions, greedy_rewards [P],
+        reward_parts [P, G, K] and reward_weights [K] of the K rewards whose weighted sum `rewards` is.
     smallest_group: fewer completions of a prompt than this make no sense and are refused.
     """
 
@@ -34,7 +37,7 @@ class Advantage(Ranged, ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     smallest_group: ClassVar[int] = 2
 
-    def __call__(self, rewards: Tensor, *, lengths: Tensor | None = None, greedy_rewards: Tensor | None = None) -> Tensor:
+    def __call__(self, rewards: Tensor, **given: Tensor | None) -> Tensor:
         """[P, G] without a gradient."""
         own = type(self).__name__
         if rewards.ndim != 2:
@@ -44,8 +47,10 @@ class Advantage(Ranged, ABC):
                 f"{own} compares the completions of a prompt, but got rewards {tuple(rewards.shape)}: "
                 f"{rewards.shape[1]} a prompt; set group_size to {self.smallest_group} or more"
             )
-        given = {"lengths": lengths, "greedy_rewards": greedy_rewards}
-        missing = sorted(name for name in self.requires if given[name] is None)
+        unknown = sorted(set(given) - set(OPTIONAL))
+        if unknown:
+            raise ShapeError(f"{own} reads no {', '.join(unknown)}; an advantage of completions may read {', '.join(OPTIONAL)}")
+        missing = sorted(name for name in self.requires if given.get(name) is None)
         if missing:
             raise ShapeError(f"{own} needs {', '.join(missing)} beside the rewards; pass it by that name")
         needed = {name: value.detach() for name, value in given.items() if name in self.requires and value is not None}
@@ -75,7 +80,8 @@ def completion_advantage(function: Callable[..., Tensor], *, smallest_group: int
              def my_advantage(rewards, *, scale=1.0):
                  return scale * (rewards - rewards.mean(dim=1, keepdim=True))
 
-    It may read rewards [P, G], lengths [P, G] in tokens, and greedy_rewards [P], of the greedy completion of each prompt.
+    It may read rewards [P, G], lengths [P, G] in tokens, greedy_rewards [P] of the greedy completion of each prompt, and
+    reward_parts [P, G, K] with reward_weights [K].
     smallest_group: fewer completions of a prompt make no sense.
     Raises ConfigError if a parameter has another name.
     """
@@ -210,3 +216,106 @@ def max_rl(rewards: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
     epsilon: added to the mean; a group without a reward gets zeros.
     """
     return group_centered.formula(rewards) / (rewards.mean(dim=1, keepdim=True) + epsilon)
+
+
+@completion_advantage
+def max_at_k(
+    rewards: Tensor, *, k: Annotated[int, within(at_least=2, whole=True, advice="it counts the completions of one try")] = 2
+) -> Tensor:
+    """Σ (largest of I - largest of I without i) / C(G, k) over all sets I of k completions that hold completion i.
+
+    What a completion adds to the best of k: an unbiased estimate, from G >= k samples, of the gradient of E[largest of k].
+    Paper: Walder and Karkhanis 2025, Pass@k policy optimization (PKPO), the leave-one-out-minus-one form, arXiv:2505.15201.
+    Shapes: rewards r [P, G] -> [P, G].
+    k: how many completions a try has; with k = G it is pass_at_k's best_of_group.
+    Raises ShapeError where a group has fewer than k completions.
+    """
+    size = rewards.shape[1]
+    if k > size:
+        raise ShapeError(f"max_at_k with k = {k} needs groups of at least {k}, but they have {size}; set group_size or k")
+    ordered = rewards.sort(dim=1)
+    # A set counts for its best completion alone; its runner-up at place q (from 0) has C(q, k - 2) such sets below it.
+    sets = rewards.new_tensor([math.comb(place, k - 2) for place in range(size)]) / math.comb(size, k)
+    below_count, below_sum = (values.cumsum(dim=-1) - values for values in (sets.expand_as(rewards), sets * ordered.values))
+    return torch.zeros_like(rewards).scatter(1, ordered.indices, below_count * ordered.values - below_sum)
+
+
+@completion_advantage
+def gdpo(reward_parts: Tensor, reward_weights: Tensor, *, epsilon: Epsilon = 1e-6) -> Tensor:
+    """(x - mean of x over the batch) / (std of x over the batch + ε), x = Σ_k w_k (r_k - mean) / (std + ε), each of its group.
+
+    Several rewards, each standardised within its group before they are added up: none drowns in the spread of another.
+    Paper: Liu et al. 2026, GDPO: group reward-decoupled normalization policy optimization, arXiv:2601.05242.
+    Shapes: reward_parts r [P, G, K], reward_weights w [K] -> [P, G].
+    epsilon: added to each standard deviation.
+    Convention: with one reward it is group_standardized, whitened over the batch.
+    Convention: algorithm.kl_in_reward adds minus the KL of a completion as one more reward, of that weight.
+    """
+    parts = [group_standardized.formula(part, epsilon=epsilon) for part in reward_parts.unbind(dim=-1)]
+    summed = sum(weight * part for weight, part in zip(reward_weights, parts, strict=True))
+    return (summed - summed.mean()) / (summed.std() + epsilon)
+
+
+@completion_advantage
+def asymmetric_reinforce(
+    rewards: Tensor,
+    *,
+    shift: Annotated[float, within(at_most=0, advice="a baseline above the mean is not stable; try -0.1")] = -0.1,
+) -> Tensor:
+    """r - (mean of its group + δ).
+
+    Rewards minus a baseline a little below their group's mean: off policy, good completions then count more than bad ones.
+    Paper: Arnal et al. 2025, Asymmetric REINFORCE for off-policy reinforcement learning (AsymRE), arXiv:2506.20520.
+    Shapes: rewards r [P, G] -> [P, G].
+    shift: δ, at most 0; 0 is group_centered.
+    """
+    return rewards - (rewards.mean(dim=1, keepdim=True) + shift)
+
+
+# Advantages of rewards that are right or wrong.
+
+
+@completion_advantage(smallest_group=1)
+def raft(rewards: Tensor, *, threshold: Threshold = 0.5) -> Tensor:
+    """1 if r > threshold, else 0.
+
+    Only right completions are learned, all alike (RAFT): supervised fine-tuning on the samples that passed.
+    Paper: Xiong et al. 2025, A minimalist approach to LLM reasoning (RAFT, Reinforce-Rej), arXiv:2504.11343.
+    Shapes: rewards r [P, G] -> [P, G].
+    threshold: a reward above it is right.
+    """
+    return (rewards > threshold).to(rewards.dtype)
+
+
+@completion_advantage
+def reinforce_rej(rewards: Tensor, *, threshold: Threshold = 0.5) -> Tensor:
+    """1 if r > threshold, else -1; 0 in groups that are all right or all wrong.
+
+    Right completions up, wrong ones down, without a baseline; prompts too easy or too hard teach nothing (Reinforce-Rej).
+    Paper: Xiong et al. 2025, A minimalist approach to LLM reasoning (RAFT, Reinforce-Rej), arXiv:2504.11343.
+    Shapes: rewards r [P, G] -> [P, G].
+    threshold: a reward above it is right.
+    """
+    right = rewards > threshold
+    mixed = right.any(dim=1, keepdim=True) & ~right.all(dim=1, keepdim=True)
+    return torch.where(mixed, torch.where(right, 1.0, -1.0), 0.0).to(rewards.dtype)
+
+
+@completion_advantage(smallest_group=1)
+def weighted_reinforce(
+    rewards: Tensor,
+    *,
+    positive_weight: Annotated[
+        float, within(at_least=0, advice="0 learns from wrong completions alone; 0.1 is that of the paper")
+    ] = 0.1,
+    threshold: Threshold = 0.5,
+) -> Tensor:
+    """λ if r > threshold, else -1.
+
+    Wrong completions down and right ones up by little, which keeps the policy diverse (W-REINFORCE).
+    Paper: Zhu et al. 2025, The surprising effectiveness of negative reinforcement in LLM reasoning, arXiv:2506.01347.
+    Shapes: rewards r [P, G] -> [P, G].
+    positive_weight: λ, what a right completion counts; 1 is plain REINFORCE on ±1.
+    threshold: a reward above it is right.
+    """
+    return torch.where(rewards > threshold, rewards.new_tensor(positive_weight), rewards.new_tensor(-1.0))

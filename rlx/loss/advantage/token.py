@@ -38,8 +38,8 @@ def without_gaps(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return torch.zeros_like(found).scatter(-1, order, found)
 
 
-def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float) -> Tensor:
-    """R_t = r_t + γ R_(t+1). [B, T] -> [B, T], 0 outside of the mask."""
+def discounted_returns(token_rewards: Tensor, completion_mask: Tensor, *, gamma: float | Tensor) -> Tensor:
+    """R_t = r_t + γ R_(t+1). [B, T] -> [B, T], 0 outside of the mask. gamma: a number, or one a sequence [B]."""
     if has_gaps(completion_mask):
         return without_gaps(partial(discounted_returns, gamma=gamma), token_rewards, completion_mask)
     rewards, running, returns = masked(token_rewards, completion_mask), torch.zeros_like(token_rewards[..., 0]), []
@@ -127,11 +127,14 @@ def reinforce_plus_plus(
     return whitened(discounted_returns(token_rewards, completion_mask, gamma=gamma), completion_mask, epsilon=epsilon)
 
 
-def generalized_advantage(token_rewards: Tensor, values: Tensor, completion_mask: Tensor, *, gamma: float, lam: float) -> Tensor:
+def generalized_advantage(
+    token_rewards: Tensor, values: Tensor, completion_mask: Tensor, *, gamma: float, lam: float | Tensor
+) -> Tensor:
     """A_t = Σ_s (γ λ)^s δ_(t+s), δ_t = r_t + γ V_(t+1) - V_t, V = 0 after the last token.
 
     Paper: Schulman et al. 2015, High-dimensional continuous control using GAE, eq. 16, arXiv:1506.02438.
     Shapes: token_rewards r [B, T], values V [B, T], completion_mask bool [B, T] -> [B, T]; A + V are the returns.
+    lam: a number, or one a sequence [B].
     """
     if has_gaps(completion_mask):
         return without_gaps(partial(generalized_advantage, gamma=gamma, lam=lam), token_rewards, values, completion_mask)
@@ -171,3 +174,23 @@ class Gae(TokenAdvantage):
     def _raw(self, token_rewards: Tensor, completion_mask: Tensor, values: Tensor | None) -> Tensor:
         assert values is not None
         return generalized_advantage(token_rewards, values, completion_mask, gamma=self.gamma, lam=self.lam)
+
+
+@token_advantage
+def gae_by_length(
+    token_rewards: Tensor,
+    completion_mask: Tensor,
+    values: Tensor,
+    *,
+    alpha: Annotated[float, within(above=0, advice="lambda is 1 - 1 / (alpha n); 0.05 is that of the paper")] = 0.05,
+) -> Tensor:
+    """generalized_advantage with γ = 1 and λ = max(0, 1 - 1 / (α n)), n the tokens of the completion.
+
+    GAE that reaches further back in longer completions; the critic is regressed to whole returns (λ = 1).
+    Paper: Yue et al. 2025, VAPO: efficient and reliable reinforcement learning for advanced reasoning tasks, arXiv:2504.05118.
+    Shapes: token_rewards r [B, T], completion_mask bool [B, T], values V [B, T] -> [B, T].
+    alpha: α; completions of at most 1 / α tokens have λ = 0.
+    """
+    lengths = completion_mask.sum(dim=-1).clamp(min=1).to(token_rewards.dtype)
+    lam = (1 - 1 / (alpha * lengths)).clamp(min=0)
+    return generalized_advantage(token_rewards, values, completion_mask, gamma=1.0, lam=lam)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.errors import ConfigError
-from rlx.fields import within
+from rlx.fields import one_of, within
 from rlx.loss.base import masked
 from rlx.loss.policy_gradient.base import PolicyGradientModifier, RolloutLogprobs
 from rlx.loss.ratio import clamped_exp
@@ -35,6 +35,13 @@ def sequence_region(rollouts: RolloutLogprobs, log_correction: Tensor, *, low: f
     """1 at the tokens of sequences whose geometric mean of e^x lies within [low, high], else 0. [B, T] -> [B, T]."""
     mean = clamped_exp(rollouts.mean_over_tokens(log_correction))
     return ((mean >= low) & (mean <= high)).to(log_correction.dtype)
+
+
+def sequence_truncated_correction(log_correction: Tensor, completion_mask: Tensor, *, over: str, cap: float) -> Tensor:
+    """min(e^X, cap), X the sum (product) or the mean (geometric) of x over the sequence. [B, T], [B, T] -> [B, T]."""
+    total = masked(log_correction, completion_mask).sum(dim=-1, keepdim=True)
+    lengths = completion_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return clamped_exp(total if over == "product" else total / lengths).clamp(max=cap).expand_as(log_correction)
 
 
 def stale_negatives(rollouts: RolloutLogprobs, *, threshold: float) -> Tensor:
@@ -112,6 +119,25 @@ class SequenceMaskedCorrection(_Band):
         """[B, T] sequence_region times the correction of the token."""
         correction = self.log_correction(rollouts)
         return clamped_exp(correction) * sequence_region(rollouts, correction, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceTruncatedCorrection(_Correction):
+    """Importance correction between sampler and trainer of a whole sequence, truncated: min(e^X, cap) at each of its tokens.
+
+    over: is X the sum of the token corrections (product) or their mean (geometric)? The product is the exact correction.
+    cap: the largest correction.
+    """
+
+    formula: ClassVar = sequence_truncated_correction
+
+    over: str = one_of(("product", "geometric"), default="product")
+    cap: float = within(at_least=1, advice="2 is usual")
+
+    def scale(self, rollouts: RolloutLogprobs) -> Tensor:
+        """[B, T] sequence_truncated_correction."""
+        correction = self.log_correction(rollouts)
+        return sequence_truncated_correction(correction, rollouts.completion_mask, over=self.over, cap=self.cap)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from rlx.fields import within
 from rlx.loss.policy_gradient.base import mean_over_tokens, policy_gradient_loss
 from rlx.loss.policy_gradient.token import clipped
 from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
-from rlx.loss.weight import sequence_mean
+from rlx.loss.weight import sequence_mean, sequence_sum
 
 
 @policy_gradient_loss(weighting=sequence_mean())
@@ -39,6 +39,50 @@ def gspo(
         sequence share their advantage.
     """
     return clipped.formula(clamped_exp(mean_log_ratio), advantages, clip_low=clip_low, clip_high=clip_high)
+
+
+@policy_gradient_loss(weighting=sequence_mean())
+def gspo_token(
+    mean_log_ratio: Tensor,
+    log_ratio: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: Annotated[float, within(at_least=0, at_most=1, advice="3e-4 is that of the paper")] = 3e-4,
+    clip_high: Annotated[float, within(at_least=0, advice="4e-4 is that of the paper")] = 4e-4,
+) -> Tensor:
+    """-min(s A, clip(s, 1 - ε_low, 1 + ε_high) A), s = sg(exp(Σ_t log ρ_t / n)) ρ_t / sg(ρ_t).
+
+    GSPO for advantages that differ within a sequence: the ratio of the sequence, the gradient of the token.
+    Paper: Zheng et al. 2025, Group sequence policy optimization (GSPO-token), section 4.3, arXiv:2507.18071.
+    Shapes: mean_log_ratio [B, T], the same at each token of a sequence, log_ratio log ρ [B, T], advantages [B, T] -> [B, T].
+    clip_low: ε_low, as in gspo.
+    clip_high: ε_high, as in gspo.
+    Convention: its value and gradient are those of gspo where all tokens of a sequence share their advantage.
+    """
+    step = torch.exp(log_ratio - stop_gradient(log_ratio))
+    sequence_ratio = stop_gradient(clamped_exp(mean_log_ratio)) * step
+    return clipped.formula(sequence_ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+
+
+@policy_gradient_loss(weighting=sequence_sum())
+def opmd(
+    summed_log_ratio: Tensor,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    *,
+    tau: Annotated[float, within(above=0, advice="the target log-ratio is A / tau; 1 is a start")] = 1.0,
+) -> Tensor:
+    """(Ā - τ log w)² / (2 τ n), w = Π_t ρ_t, Ā the mean of A and n the tokens of the sequence.
+
+    Online policy mirror descent: the log-ratio of the whole completion is regressed to its advantage over τ.
+    Paper: Kimi team 2025, Kimi k1.5, section 2.3.2, arXiv:2501.12599.
+    Shapes: summed_log_ratio log w [B, T], advantages [B, T], completion_mask bool [B, T] -> [B, T].
+    tau: τ, how strongly the policy is held to the one that sampled.
+    Convention: divided by 2 τ n, so that with the sum over tokens the gradient on policy is that of reinforce.
+    Convention: take advantage=group_centered for the paper's r - mean r. dro is the same idea for single tokens.
+    """
+    lengths = completion_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (mean_over_tokens(advantages, completion_mask) - tau * summed_log_ratio) ** 2 / (2 * tau * lengths)
 
 
 @policy_gradient_loss(weighting=sequence_mean(), clips_log_ratio=True)

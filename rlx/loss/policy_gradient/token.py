@@ -19,6 +19,7 @@ ClipLow = Annotated[
     float, within(at_least=0, at_most=1, advice="a ratio is never below 0, so 1 means no lower clip; 0.2 is usual")
 ]
 ClipHigh = Annotated[float, within(at_least=0, advice="0.2 is usual, 0.28 that of DAPO")]
+HIGHEST_END = 10.0  # of dcpo
 RatioCap = Annotated[float, within(above=0, advice="20 is usual")]
 
 
@@ -90,6 +91,31 @@ def capped(
     Convention: the same as dual_clip wherever ratio_cap >= 1 + clip_high.
     """
     return -torch.minimum(ratio.clamp(max=ratio_cap) * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+
+
+@policy_gradient_loss
+def dcpo(
+    ratio: Tensor,
+    behaviour_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    width_low: Annotated[float, within(at_least=0, advice="0.16 is a start")] = 0.16,
+    width_high: Annotated[float, within(at_least=0, advice="0.2 is a start")] = 0.2,
+) -> Tensor:
+    """-min(ρ A, clip(ρ, low, high) A), low = ½ + ½ √max(1 - 4 ε_low / q, 0), high = min(½ + ½ √(1 + 4 ε_high / q), 10).
+
+    The clipped surrogate whose ends depend on q, the probability at which the token was sampled: unlikely tokens may move far.
+    Paper: Yang et al. 2025, DCPO: dynamic clipping policy optimization, arXiv:2509.02333.
+    Shapes: ratio ρ [B, T], behaviour_logprobs log q [B, T], advantages [B, T] -> [B, T].
+    width_low: ε_low, the most that ρ |ρ - 1| q may be below 1.
+    width_high: ε_high, the most that it may be above 1.
+    Convention: the upper end is at most 10, as in the paper.
+    Convention: the dynamic clip alone; the paper's smoothed advantages over steps are not part of it.
+    """
+    probability = torch.exp(behaviour_logprobs)
+    low = 0.5 + 0.5 * torch.sqrt((1 - 4 * width_low / probability).clamp(min=0))
+    high = (0.5 + 0.5 * torch.sqrt(1 + 4 * width_high / probability)).clamp(max=HIGHEST_END)
+    return -torch.minimum(ratio * advantages, torch.minimum(torch.maximum(ratio, low), high) * advantages)
 
 
 # REINFORCE weighed by a ratio held constant: no token loses its gradient to a clip of the ratio.

@@ -6,9 +6,11 @@ policy, c0 and r0 under the reference; a = c - c0, b = r - r0; σ the logistic f
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlx.fields import within
@@ -23,6 +25,26 @@ Share = Annotated[float, within(at_least=0, advice="1 is usual")]
 def sorted_difference(upper: Tensor, lower: Tensor) -> Tensor:
     """δ_i = sort(upper)_i - sort(lower)_i over the batch. [B], [B] -> [B]."""
     return upper.sort().values - lower.sort().values
+
+
+@preference_loss(couples_rows=True)
+def dr_dpo(
+    margin: Tensor,
+    *,
+    beta: Beta = 0.1,
+    robustness: Annotated[float, within(above=0, advice="a large one is dpo; 1 is that of the paper")] = 1.0,
+) -> Tensor:
+    """-β' log mean exp(log σ(β Δ) / β'), the mean over the batch; each pair has that value.
+
+    Distributionally robust DPO: pairs that fit badly, as flipped labels do, weigh less within their batch.
+    Paper: Wu et al. 2024, Towards robust alignment of language models (Dr. DPO), arXiv:2407.07880.
+    Shapes: margin Δ [B] -> [B].
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    robustness: β'; the smaller, the more a batch is judged by the pairs that fit best.
+    """
+    log_chance = F.logsigmoid(beta * margin) / robustness
+    pooled = torch.logsumexp(log_chance, dim=0) - math.log(max(len(margin), 1))
+    return (-robustness * pooled).expand_as(margin)
 
 
 @preference_loss(couples_rows=True)

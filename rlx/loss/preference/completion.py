@@ -15,6 +15,7 @@ from torch import Tensor
 from rlx.fields import within
 from rlx.loss.preference.base import preference_loss
 from rlx.loss.preference.margin import Beta
+from rlx.loss.ratio import clamped_exp
 
 
 @preference_loss
@@ -66,6 +67,49 @@ def sppo(
     """
     target = 1 / (2 * beta)
     return (chosen - target) ** 2 + (rejected + target) ** 2
+
+
+@preference_loss
+def dpo_shift(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: Beta = 0.1,
+    rejected_share: Annotated[float, within(above=0, at_most=1, advice="1 is dpo; 0.75 is a start")] = 0.75,
+) -> Tensor:
+    """-log σ(β (a - f b)).
+
+    DPO in which the rejected completion counts less, so that the chosen one gains likelihood rather than both losing it.
+    Paper: Yang et al. 2025, DPO-Shift: shifting the distribution of direct preference optimization, arXiv:2502.07599.
+    Shapes: chosen a [B], rejected b [B] -> [B].
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    rejected_share: f, what the rejected log-ratio counts; 1 is dpo.
+    Convention: f is constant; the paper also lets it grow from batch to batch.
+    """
+    return -F.logsigmoid(beta * (chosen - rejected_share * rejected))
+
+
+@preference_loss
+def chi_po(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: Beta = 0.1,
+    reward_bound: Annotated[
+        float, within(above=0, advice="it bounds the rewards, so that their difference is at most twice it")
+    ] = 10.0,
+) -> Tensor:
+    """-log σ(clip(β (φ(a) - φ(b)), -2R, 2R)), φ(x) = x + e^x.
+
+    DPO with the χ² divergence added to the KL: a completion that the reference finds unlikely cannot be raised far for little.
+    Paper: Huang et al. 2024, Correcting the mythos of KL-regularization (χPO), algorithm 1, arXiv:2407.13399.
+    Shapes: chosen a [B], rejected b [B] -> [B].
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    reward_bound: R, the largest implicit reward; pairs whose rewards differ by more than 2R teach nothing.
+    Convention: x in e^x is clamped to ±20, as every ratio here is.
+    """
+    difference = beta * (chosen + clamped_exp(chosen) - rejected - clamped_exp(rejected))
+    return -F.logsigmoid(difference.clamp(-2 * reward_bound, 2 * reward_bound))
 
 
 @preference_loss

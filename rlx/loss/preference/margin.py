@@ -134,6 +134,26 @@ def discopop(
     return -torch.sigmoid(-logits / temperature) * F.logsigmoid(logits) + exponential
 
 
+@preference_loss
+def focal_po(
+    margin: Tensor,
+    *,
+    beta: Beta = 0.1,
+    focus: Annotated[float, within(at_least=0, advice="0 is dpo; 0.05 is a start")] = 0.05,
+) -> Tensor:
+    """-p^γ log p, p = σ(β Δ).
+
+    DPO turned to the pairs that are ranked right already: a wrongly ranked one weighs less, where a focal loss weighs it more.
+    Paper: Liu et al. 2025, FocalPO: focusing on correct preference rankings, arXiv:2501.06645.
+    Shapes: margin Δ [B] -> [B].
+    beta: how strongly the policy is held to the reference; a larger one keeps it closer.
+    focus: γ, how much less a wrongly ranked pair weighs; 0 is dpo.
+    Convention: the gradient flows through p^γ too; below log p = -1/γ it turns against the chosen completion.
+    """
+    log_chance = F.logsigmoid(beta * margin)
+    return -torch.exp(focus * log_chance) * log_chance
+
+
 # A certain margin is asked for and no more: a regression to it, or a hinge.
 
 

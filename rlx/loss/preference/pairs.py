@@ -218,6 +218,11 @@ class PairInputs:
         return self.mean_chosen_logprob - self.mean_rejected_logprob
 
     @made_of()
+    def chosen_token_logprobs(self) -> Tensor:
+        """[B, T] log-probability of each token of the chosen completion under the policy, 0 outside of its mask."""
+        return masked(self.policy.chosen, self.policy.chosen_mask)
+
+    @made_of()
     def chosen_length(self) -> Tensor:
         """[B] n_c, in the dtype of the log-probabilities."""
         return self.policy.chosen_length

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlx.fields import one_of, within
 from rlx.loss.preference.base import preference_loss
 from rlx.loss.preference.margin import Smoothing
-from rlx.loss.ratio import clamped_exp
+from rlx.loss.ratio import clamped_exp, stop_gradient
 
 Gamma = Annotated[float, within(at_least=0, advice="gamma is the margin asked for; 0.5 is usual at beta 2")]
 
@@ -177,6 +177,22 @@ def slic(
     return F.relu(target_margin - policy_margin) + nll_coefficient * nll
 
 
+@preference_loss
+def repo(
+    mean_policy_margin: Tensor,
+    *,
+    gamma: Annotated[float, within(above=0, advice="gamma is the margin asked for, between 0 and 1 in the paper")] = 0.5,
+) -> Tensor:
+    """max(0, γ - (c̄ - r̄)).
+
+    A hinge on the difference of mean log-probabilities: SimPO as beta goes to infinity, with one hyperparameter.
+    Paper: Wu et al. 2025, RePO: ReLU-based preference optimization, arXiv:2503.07426.
+    Shapes: mean_policy_margin c̄ - r̄ [B] -> [B].
+    gamma: γ, the margin of a token's mean log-probability beyond which a pair teaches nothing more.
+    """
+    return F.relu(gamma - mean_policy_margin)
+
+
 # The likelihood of the chosen completions alone.
 
 
@@ -197,6 +213,20 @@ def nll(mean_chosen_logprob: Tensor) -> Tensor:
     Convention: every token of the batch weighs the same, as in TRL; nll_sequence_mean weighs every completion the same.
     """
     return -mean_chosen_logprob
+
+
+@preference_loss(weights=by_chosen_length)
+def dft(chosen_token_logprobs: Tensor, chosen_length: Tensor) -> Tensor:
+    """Σ_t -sg(π_t) log π_t / n_c, each completion by its length.
+
+    Dynamic fine-tuning: the likelihood of the chosen completions, each token weighed by its own probability.
+    Paper: Wu et al. 2025, On the generalization of SFT: a reinforcement learning perspective with reward rectification (DFT),
+        arXiv:2508.05629.
+    Shapes: chosen_token_logprobs log π [B, T], chosen_length n_c [B] -> [B].
+    Convention: every token of the batch counts the same, as in nll; its value is no objective, only the gradient means something.
+    """
+    weighed = stop_gradient(chosen_token_logprobs.exp()) * chosen_token_logprobs
+    return -weighed.sum(dim=1) / chosen_length.clamp(min=1)
 
 
 @preference_loss

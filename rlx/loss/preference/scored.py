@@ -56,6 +56,27 @@ def rpo_squared(margin: Tensor, score_gap: Tensor, *, beta: Beta = 0.1, score_sc
     return (beta * margin - score_scale * score_gap) ** 2
 
 
+@preference_loss
+def rebel(
+    margin: Tensor,
+    score_gap: Tensor,
+    *,
+    step_size: Annotated[
+        float, within(above=0, advice="the margin is regressed to step_size times the scores' difference")
+    ] = 1.0,
+) -> Tensor:
+    """(Δ / η - (s_c - s_r))².
+
+    Relative rewards by regression: the difference of log-ratios is fitted to that of the scores.
+    Paper: Gao et al. 2024, REBEL: reinforcement learning via regressing relative rewards, eq. 1, arXiv:2404.16767.
+    Shapes: margin Δ [B], score_gap s_c - s_r [B] -> [B].
+    step_size: η, how far one fit may move the policy.
+    Convention: the paper's log-ratios are to the policy of the last iteration; here they are to the run's reference.
+    Convention: rpo_squared at β = 1 / η and score_scale 1 is the same function.
+    """
+    return (margin / step_size - score_gap) ** 2
+
+
 def bernoulli_kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(σ(first) || σ(second)) of two coins, from their logits. [B], [B] -> [B]."""
     heads = torch.sigmoid(first) * (F.logsigmoid(first) - F.logsigmoid(second))

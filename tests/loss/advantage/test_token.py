@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from rlx.errors import ShapeError
-from rlx.loss.advantage.token import Gae, discounted_returns, generalized_advantage, reinforce_plus_plus, whitened
+from rlx.loss.advantage.token import (
+    Gae,
+    discounted_returns,
+    gae_by_length,
+    generalized_advantage,
+    reinforce_plus_plus,
+    whitened,
+)
 
 RNG = torch.Generator().manual_seed(2)
 MASK = torch.arange(5) < torch.tensor([[5], [2], [3], [0]])
@@ -78,3 +85,9 @@ def test_what_others_write_between_two_tokens_is_no_step():
         assert torch.allclose(advantages[own], generalized_advantage(*dense, whole, gamma=0.9, lam=0.8)[0])
         assert not returns[~own].any()
         assert not advantages[~own].any()
+
+
+def test_gae_by_length_reaches_further_back_in_longer_completions():
+    found = gae_by_length(alpha=0.25)(REWARDS, MASK, values=VALUES)
+    for row, lam in enumerate([1 - 1 / (0.25 * 5), 0.0, 0.0, 0.0]):  # lengths 5, 2, 3, 0: at most 1 / alpha tokens give 0
+        torch.testing.assert_close(found[row], gae(1.0, lam)[row])
