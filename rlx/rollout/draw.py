@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.data.preferences import epoch_rows
-from rlx.errors import ConfigError, DataError
+from rlx.errors import ConfigError, DataError, TrainingError
 from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
