@@ -246,6 +246,7 @@ _PATH_ENDINGS = ("path", "_dir", ".dir", "_file")
 _SWEEP = re.compile(r"^(choice|glob|range|interval|shuffle|sort|tag|extend_list)\s*\(.*\)$", re.DOTALL)
 
 
+_QUOTED = re.compile(r"""('(\\.|[^'\\])*'|"(\\.|[^"\\])*")(?=,|$)""", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 
 
@@ -262,16 +263,30 @@ def quote_override(override: str, *, multirun: bool = False) -> str:
         return override
     if multirun and _SWEEP.match(value):
         return override
-    values = value.split(",") if multirun else [value]
+    values = _swept_values(value) if multirun else [value]
     is_path = key.endswith(_PATH_ENDINGS) or key.lstrip("+") in ("out", "resume", "rerun")
-    return f"{key}={','.join(quoted(part, is_path=is_path) for part in values)}"
+    return f"{key}={','.join(part if _is_quoted(part) else quoted(part, is_path=is_path) for part in values)}"
+
+
+def _swept_values(value: str) -> list[str]:
+    """The values that commas separate, as Hydra reads them: a comma within a quoted value is a part of it."""
+    values, end = [], -1
+    while end < len(value):
+        found = _QUOTED.match(value, end + 1)
+        begin, end = end + 1, found.end() if found else value.find(",", end + 1)
+        end = len(value) if end < 0 else end
+        values.append(value[begin:end])
+    return values
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) >= 2 and value[0] in "'\"" and value[-1] == value[0]
 
 
 def _stands_for_itself(value: str) -> bool:
     """Empty, null, a list or in quotes already."""
-    is_quoted = len(value) >= 2 and value[0] in "'\"" and value[-1] == value[0]
     is_list = value.startswith("[") and value.endswith("]") and not _holds_messages(value)
-    return value in ("", "null") or is_quoted or is_list
+    return value in ("", "null") or _is_quoted(value) or is_list
 
 
 def _holds_messages(value: str) -> bool:

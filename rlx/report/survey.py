@@ -89,14 +89,16 @@ def survey_page(survey: DataSurvey, decode: Callable[[list[int]], str], *, title
     for example in survey.examples:
         rows.append("<article>" + "".join(_part(part) for part in example_pieces(example, decode)) + "</article>")
     style = (
-        "body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}pre{white-space:pre-wrap}"
-        "article{border-top:1px solid #8884;padding:.5rem 0}p{margin:.3rem 0;white-space:pre-wrap;font-family:monospace}"
+        "body{font:15px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+        "pre,p,h1{white-space:pre-wrap;overflow-wrap:anywhere}"
+        "article{border-top:1px solid #8884;padding:.5rem 0}p{margin:.3rem 0;font-family:monospace}"
         "i,b,s{font-style:normal;font-weight:400;outline:1px solid #8883}i{opacity:.55}b{background:#2a83}s{opacity:.5}"
     )
     facts = html.escape("\n".join(survey_lines(survey)))
     legend = "<p><i>prompt</i> <b>learned</b> <s>context, not learned</s></p>"
     return (
-        f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
+        f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{style}</style>"
         f"<h1>{html.escape(title)}</h1><pre>{facts}</pre>{legend}{''.join(rows)}"
     )
 

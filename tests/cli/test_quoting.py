@@ -97,6 +97,11 @@ def test_left_alone(override):
 
 def test_in_a_sweep_commas_separate_paths():
     assert quote_override("policy.path=a b,c", multirun=True) == "policy.path='a b',c"
+    # A comma within quotes belongs to the value, as Hydra reads it.
+    for value in ("'a,b.jsonl',c.jsonl", 'c.jsonl,"a,b.jsonl"', "'a,b'", "'a','b,c'", "'it\\'s,so',x"):
+        assert quote_override(f"task.path={value}", multirun=True) == f"task.path={value}"
+    assert quote_override("task.path='a,b',c d", multirun=True) == "task.path='a,b','c d'"
+    assert quote_override("task.path=a,", multirun=True) == "task.path=a,''"
     assert quote_override("policy.path=glob(*)", multirun=True) == "policy.path=glob(*)"
 
 

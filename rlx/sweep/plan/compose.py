@@ -92,6 +92,7 @@ class Composer:
             except HydraException as error:
                 raise CompositionOfJobError(overrides) from error
             made = dict(base.hydra.runtime.choices)
+            self._require_same_launcher(made, overrides)
             with open_dict(base):
                 base.pop("hydra")
                 base.pop("sweep")
@@ -103,6 +104,15 @@ class Composer:
         except HydraException as error:
             raise CompositionOfJobError(overrides) from error
         return cfg, choices
+
+    def _require_same_launcher(self, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """Refuse a job that chooses another launcher than the sweep: the jobs of a sweep have one, which starts them all."""
+        own, whole = choices["hydra/launcher"], self.master.hydra.runtime.choices["hydra/launcher"]
+        if own != whole:
+            raise ConfigError(
+                f"the job {' '.join(overrides)} chooses hydra/launcher={own} (an experiment in it does), but the sweep runs its "
+                f"jobs with {whole}; give hydra/launcher={own} on the command line, or take it out of the experiment"
+            )
 
     def _chooses(self, override: Override) -> bool:
         """Whether the override may change the defaults list; in doubt it may."""

@@ -70,6 +70,12 @@ def test_a_wrong_job_is_refused(composer, wrong):
         composer.compose([wrong])
 
 
+def test_a_job_that_chooses_a_launcher_of_its_own_is_refused(composer):
+    assert composer.compose(["hydra/launcher=basic", "seed=4"]).seed == 4
+    with pytest.raises(ConfigError, match=r"hydra/launcher=submitit_local .* runs its jobs with basic; give hydra/launcher="):
+        composer.compose(["hydra/launcher=submitit_local", "seed=4"])
+
+
 def test_groups_are_known(composer):
     assert composer.is_group("algorithm")
     assert composer.is_group("loss")
