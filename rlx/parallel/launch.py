@@ -154,8 +154,8 @@ class Group:
                 rank.log.close()
 
 
-def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int) -> Outcome:
-    """Run the command line `rlx ARGUMENTS` as `ranks` processes on this machine.
+def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int, module: str = "rlx") -> Outcome:
+    """Run `python -m MODULE ARGUMENTS` as `ranks` processes on this machine.
 
     timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS says.
     """
@@ -170,7 +170,7 @@ def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int
                 if number == 0:
                     variables |= {STORE: str(listening.fileno()), RECORD: str(writing)}
                     files = [listening.fileno(), writing]
-                group.ranks.append(_started(number, arguments, variables, files))
+                group.ranks.append(_started(number, [module, *arguments], variables, files))
             listening.close()
             os.close(writing)
             group.wait()
@@ -206,11 +206,11 @@ def _variables(number: int, ranks: int, listening: socket.socket, threads: int) 
     return {**defaults, **os.environ, **{name: str(value) for name, value in variables.items()}}
 
 
-def _started(number: int, arguments: Sequence[str], variables: Mapping[str, str], files: Sequence[int]) -> Rank:
+def _started(number: int, command: Sequence[str], variables: Mapping[str, str], files: Sequence[int]) -> Rank:
     """A rank in a session of its own: a Ctrl-C of the terminal reaches it through this process, once."""
     log = None if number == 0 else tempfile.TemporaryFile()  # noqa: SIM115 (it has no name, so that nothing stays behind)
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlx", *arguments],
+        [sys.executable, "-m", *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=None if log is None else subprocess.STDOUT,

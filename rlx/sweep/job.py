@@ -29,12 +29,16 @@ SHOWN = ("train/loss", "eval/score")
 
 @dataclass(frozen=True)
 class Training:
-    """What a worker needs for one run: the composed config and how it came about. folders: of configs, as words of a command."""
+    """What a worker needs for one run: the composed config and how it came about. folders: of configs, as words of a command.
+
+    ranks: processes that train together.
+    """
 
     cfg: DictConfig
     algorithm: str
     overrides: tuple[str, ...]
     folders: tuple[str, ...] = ()
+    ranks: int = 1
 
 
 class Pruned(Stopped):
@@ -74,10 +78,11 @@ def run(assignment: Assignment, channel: Channel) -> Done:
         "command": ["rlx", "train", *training.folders, *training.overrides],
         "overrides": list(training.overrides),
         "directory": directory,
-        "view": view,
     }
     try:
-        result = train(prepared(training.cfg, directory), **options)
+        if training.ranks > 1:
+            return _of_ranks(prepared(training.cfg, directory), training.ranks, options)
+        result = train(prepared(training.cfg, directory), **options, view=view)
     except Pruned as pruned:
         return Done("pruned", figures=view._newest, reason=str(pruned))
     except Stopped as stopped:
@@ -86,6 +91,21 @@ def run(assignment: Assignment, channel: Channel) -> Done:
         print(f"{type(error).__name__}: {error}", flush=True)
         return Done("failed", reason=str(error))
     return Done("completed", figures=figures_of(result))
+
+
+def _of_ranks(cfg: DictConfig, ranks: int, options: dict[str, Any]) -> Done:
+    """A job that several processes train together; its progress is in its log and record."""
+    from rlx.sweep.ranks import STOPPED, run_ranks
+
+    code, reason = run_ranks(copy.deepcopy(cfg), ranks, options)
+    try:
+        record = read_run(options["directory"])
+    except DataError:  # they failed before there was one
+        return Done("interrupted" if code in STOPPED else "failed", reason=reason or f"its ranks ended with exit code {code}")
+    if code == 0 and record.result is not None:
+        return Done("completed", figures=figures_of(record.result))
+    told = (record.error or {}).get("message") or reason or f"its ranks ended with exit code {code}"
+    return Done("interrupted" if code in STOPPED else "failed", reason=str(told))
 
 
 def _given_up(directory: Path) -> str:

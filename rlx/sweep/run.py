@@ -73,10 +73,17 @@ class SweepRun:
 
     def __post_init__(self) -> None:
         self.settings = settings_of(OmegaConf.to_container(self.config.sweep, resolve=True))  # type: ignore[arg-type]
-        self.composer = Composer(self.loader, self.config, self.command.allowed, self._check_places)
+        self.composer = Composer(self.loader, self.config, self.command.allowed, self._inspect)
 
-    def _check_places(self, config: Mapping[str, Any]) -> None:
-        """Refuse a place to write to that the record of a resumed sweep names, and its user does not."""
+        if isinstance(self.settings, SearchSettings) and self.settings.ranks_per_job > 1 and self.settings.pruner != "none":
+            raise ConfigError(
+                f"sweep.pruner={self.settings.pruner} ends jobs of one process alone; leave it out, or sweep.ranks_per_job"
+            )
+
+    def _inspect(self, config: Mapping[str, Any]) -> None:
+        """Refuse ranks of a single run, and a place to write to that the record of a resumed sweep names and its user does not."""
+        if config["ranks"] != 1:
+            raise ConfigError(f"ranks={config['ranks']} is of a single run; in a sweep say sweep.ranks_per_job={config['ranks']}")
         if self.command.directory is not None:
             recorded = _RecordedConfig(config, self.command.directory)
             places = [text for _, text in places_to_give(recorded)]
@@ -196,7 +203,7 @@ class SweepRun:
 
     def _size(self, jobs: Iterable[PlannedJob], most: int) -> int:
         threads = max((job.composed.threads or 1 for job in jobs), default=1)
-        return min(num_workers(self.settings.workers, threads=threads), max(1, most))
+        return min(num_workers(self.settings.workers, threads=threads, ranks=self.settings.ranks_per_job), max(1, most))
 
     def _run_pool(
         self,
@@ -212,7 +219,7 @@ class SweepRun:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
         self.pool.set_up(size, path=_python_path(), log=state.directory / ".workers.log", lock=place.lock, kept=kept)
-        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.command.argv)))
+        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.command.argv), self.settings.ranks_per_job))
         try:
             runner.run()
             while runner.stop_signal is None and not runner.halted and more():
@@ -233,7 +240,7 @@ class SweepRun:
     ) -> int | None:
         with open_dict(self.config):
             self.config.hydra.sweep.dir = os.path.abspath(state.directory)
-        assignment = assignment_of(jobs, folder_words(self.command.argv))
+        assignment = assignment_of(jobs, folder_words(self.command.argv), self.settings.ranks_per_job)
         runner = LauncherRunner(state, self.settings, view, launch, assignment, _python_path(), kept)
         try:
             runner.run(waiting)
@@ -246,12 +253,12 @@ def _python_path() -> list[str]:
     return [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
 
 
-def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str]) -> Callable[[JobState], Any]:
-    """What a worker needs for a job. folders: of configs, as the sweep's command names them."""
+def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str], ranks: int) -> Callable[[JobState], Any]:
+    """What a worker needs for a job. folders: of configs, as the sweep's command names them. ranks: of each job."""
     from rlx.sweep.job import Training
 
     def assignment(job: JobState) -> Training:
         known = jobs[job.name]
-        return Training(known.composed.cfg, known.composed.algorithm, known.overrides, tuple(folders))
+        return Training(known.composed.cfg, known.composed.algorithm, known.overrides, tuple(folders), ranks)
 
     return assignment

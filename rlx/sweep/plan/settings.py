@@ -24,6 +24,7 @@ class Settings:
     zip: list[str]
     seeds: int | None = count(optional=True)
     workers: Literal["auto"] | int = within(at_least=0, whole=True, also=("auto",))
+    ranks_per_job: int = count(at_least=1)
     timeout: float | None = within(at_least=0, optional=True)
     retries: int = count(at_least=0)
     on_failure: Literal["continue", "stop"]

@@ -288,8 +288,8 @@ def start_pool(task: str, settings: Settings, space: Space, *, default_threads: 
     threads = int(fixed[-1]) if fixed and fixed[-1].isdigit() else default_threads or 1
     points = math.prod(max(1, len(axis.points)) for axis in space.axes)
     most = points * len(space.seeds) * (settings.trials if isinstance(settings, RandomSettings) else 1)
-    size = min(num_workers(settings.workers, threads=threads), most)
-    pool = Pool(size, task, grace=settings.grace, environments=environments(size), preloaded=_PRELOADED)
+    size = min(num_workers(settings.workers, threads=threads, ranks=settings.ranks_per_job), most)
+    pool = Pool(size, task, grace=settings.grace, environments=environments(size, settings.ranks_per_job), preloaded=_PRELOADED)
     pool.start()
     return pool
 

@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from rlx.errors import ConfigError
+
 _GROUPS = Path("/sys/fs/cgroup")
 _QUOTA = _GROUPS / "cpu.max"
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -41,17 +43,23 @@ def gpus() -> list[str]:
     return [str(index) for index in range(len(lines))] if listed.returncode == 0 else []
 
 
-def num_workers(wanted: str | int, *, threads: int) -> int:
-    """How many processes run at once. threads: CPU threads of each job."""
+def num_workers(wanted: str | int, *, threads: int, ranks: int = 1) -> int:
+    """How many jobs run at once. threads: CPU threads of each rank of a job; ranks: of each job."""
     if isinstance(wanted, int):
         return max(1, wanted)
-    return len(gpus()) or max(1, num_cores() // max(1, threads))
+    return max(1, (len(gpus()) or num_cores() // max(1, threads)) // ranks)
 
 
-def environments(size: int) -> list[Mapping[str, str]]:
-    """For each process the variables that give it a GPU of its own; several share one if there are more of them."""
+def environments(size: int, ranks: int = 1) -> list[Mapping[str, str]]:
+    """For each job that runs the variables that give it `ranks` GPUs of its own; jobs share them if there are too few for all.
+
+    Raises ConfigError where there are fewer than one job takes.
+    """
     found = gpus()
-    return [{"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} for slot in range(size)] if found else []
+    if found and len(found) < ranks:
+        raise ConfigError(f"sweep.ranks_per_job={ranks}, and there are {len(found)} GPUs here; a rank takes one of its own")
+    sets = [",".join(found[first : first + ranks]) for first in range(0, len(found) - ranks + 1, ranks)]
+    return [{"CUDA_VISIBLE_DEVICES": sets[slot % len(sets)]} for slot in range(size)] if sets else []
 
 
 def memory_kills() -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlx.errors import ConfigError
 from rlx.sweep.pool import resources
 
 
@@ -64,3 +65,13 @@ def test_a_full_memory_is_counted_for_the_group_of_this_process(tmp_path, monkey
     monkeypatch.setattr(resources, "_GROUPS", tmp_path)
     monkeypatch.setattr(resources, "_MEMBERSHIP", tmp_path / "membership")
     assert resources.memory_kills() == (3 if text else 0)
+
+
+def test_a_job_of_several_ranks_takes_a_set_of_gpus(monkeypatch):
+    monkeypatch.setattr(resources, "gpus", lambda: ["0", "1", "2", "3", "4"])
+    assert resources.num_workers("auto", threads=1, ranks=2) == 2
+    sets = [variables["CUDA_VISIBLE_DEVICES"] for variables in resources.environments(3, 2)]
+    assert sets == ["0,1", "2,3", "0,1"]
+    assert resources.num_workers("auto", threads=1, ranks=8) == 1
+    with pytest.raises(ConfigError, match="sweep.ranks_per_job=8, and there are 5 GPUs here"):
+        resources.environments(1, 8)

@@ -1,0 +1,67 @@
+"""A job of a sweep that several processes train together: started by the worker that has the job, with the sweep's own code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlx.errors import RlxError
+from rlx.parallel.launch import STOPPED, launch
+from rlx.sweep.kept import KeptFinder, KeptModule, serve
+
+MODULE = "rlx.sweep.ranks"
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What every rank of a job needs. options: of rlx.training.run.train; the config is a pickle, read when `kept` is served."""
+
+    path: tuple[str, ...]
+    kept: tuple[KeptModule, ...]
+    config: bytes
+    options: dict[str, Any]
+
+
+def run_ranks(cfg: Any, ranks: int, options: dict[str, Any]) -> tuple[int, str]:
+    """Train in `ranks` processes; returns the exit code, and what is known of a failure that the record may not tell."""
+    cfg.ranks = ranks
+    kept = [module for finder in sys.meta_path if isinstance(finder, KeptFinder) for module in finder.modules.values()]
+    job = RankJob(tuple(sys.path), tuple(kept), pickle.dumps(cfg), options)
+    with tempfile.NamedTemporaryFile(suffix=".job") as file:
+        file.write(pickle.dumps(job))
+        file.flush()
+        outcome = launch([file.name], ranks=ranks, timeout=cfg.parallel.timeout, threads=cfg.threads or 1, module=MODULE)
+    if outcome.message:
+        print(outcome.message, flush=True)
+    return outcome.code, outcome.message.partition("\n")[0].removeprefix("rlx: ")
+
+
+def main(file: str) -> int:
+    """One rank of a job; returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # until the run listens there is nothing to save
+        signal.signal(number, lambda *_: os._exit(STOPPED[0]))
+    job: RankJob = pickle.loads(Path(file).read_bytes())
+    sys.path[:] = list(job.path)
+    serve(job.kept)
+    from rlx.training.run import train
+    from rlx.training.stop import Stopped
+
+    try:
+        train(pickle.loads(job.config), **job.options)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        return stopped.exit_code
+    except RlxError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
