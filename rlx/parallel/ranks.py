@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Ranks:
         self.rank, self.world, self.timeout = rank, world, timeout
         self._group, self._store = group, store
         self._count = 0
+        self.seconds = 0.0  # spent in exchanges, waiting for the others included
         self._shared: Exception | None = None  # the error that all ranks raised last
         self._processes: list[dict[str, Any]] = [this_process()]
         self._processes = self.exchange("the start", this_process)
@@ -171,9 +173,11 @@ class Ranks:
     @contextmanager
     def _collective(self, what: str) -> Iterator[None]:
         self._count += 1
+        start = time.perf_counter()
         try:
             self._store.set(f"at/{self.rank}", str(self._count))
             yield
+            self.seconds += time.perf_counter() - start
         except RuntimeError as error:  # torch's errors of communication derive from it
             raise RankError(self._missing(what)) from error
 
@@ -276,7 +280,8 @@ def join(world: int, *, timeout: float, device: str) -> Ranks:
         store = _store(rank, world, wait)
         backend = "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
         shared = dist.PrefixStore("group", store)
-        dist.init_process_group(backend, store=shared, rank=rank, world_size=world, timeout=wait)
+        patience = datetime.timedelta(seconds=max(0.5 * timeout, 0.9 * timeout - 10))  # the rest is for saying so and ending
+        dist.init_process_group(backend, store=shared, rank=rank, world_size=world, timeout=patience)
     except RuntimeError as error:
         raise RankError(f"rank {rank} of {world} did not find the others within {timeout:g} seconds: {error}") from error
     return Ranks(dist.group.WORLD, dist.PrefixStore("rlx", store), rank=rank, world=world, timeout=timeout)

@@ -13,6 +13,8 @@ ROWS = (
     ("tokens/s", "tokens_per_second", 1.0),
     ("completions/s", "completions_per_second", 1.0),
     ("steps/s", "steps_per_second", 1.0),
+    ("time in communication, %", "communication_share", 100.0),
+    ("efficiency, %", "efficiency", 100.0),
     ("peak memory, MiB", "peak_memory_bytes", 1 / 2**20),
     ("share of the matmul peak, %", "matmul_share", 100.0),
     ("score before", "score_before", 1.0),

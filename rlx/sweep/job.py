@@ -95,7 +95,8 @@ def run(assignment: Assignment, channel: Channel) -> Done:
 
 def _of_ranks(cfg: DictConfig, ranks: int, options: dict[str, Any]) -> Done:
     """A job that several processes train together; its progress is in its log and record."""
-    from rlx.sweep.ranks import STOPPED, run_ranks
+    from rlx.parallel.launch import STOPPED
+    from rlx.sweep.ranks import run_ranks
 
     code, reason = run_ranks(copy.deepcopy(cfg), ranks, options)
     try:

@@ -81,7 +81,7 @@ class SweepRun:
             )
 
     def _inspect(self, config: Mapping[str, Any]) -> None:
-        """Refuse ranks of a single run, and a place to write to that the record of a resumed sweep names and its user does not."""
+        """Refuse ranks of a single run, and a place to write to that only the record of a resumed sweep names."""
         if config["ranks"] != 1:
             raise ConfigError(f"ranks={config['ranks']} is of a single run; in a sweep say sweep.ranks_per_job={config['ranks']}")
         if self.command.directory is not None:
@@ -219,7 +219,14 @@ class SweepRun:
         """Run `work`, and again as long as there is `more`; returns the signal that stopped it, if one did."""
         assert self.pool is not None
         self.pool.set_up(size, path=_python_path(), log=state.directory / ".workers.log", lock=place.lock, kept=kept)
-        runner = Runner(state, work, self.pool, self.settings, view, assignment_of(jobs, folder_words(self.command.argv), self.settings.ranks_per_job))
+        runner = Runner(
+            state,
+            work,
+            self.pool,
+            self.settings,
+            view,
+            assignment_of(jobs, folder_words(self.command.argv), self.settings.ranks_per_job),
+        )
         try:
             runner.run()
             while runner.stop_signal is None and not runner.halted and more():

@@ -105,7 +105,6 @@ def _prepared(
     experiment = _assembled(cfg) if ranks is None else ranks.together("the start of a run", lambda: _assembled(cfg))
     data = experiment.task.content_hash()
     recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
-    experiment.sampler.prepare(experiment.policy)
     movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
     loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
     if ranks is None:
@@ -123,6 +122,7 @@ def _assembled(cfg: DictConfig) -> Experiment:
     """The objects of the run, its values looked through before anything is recorded of it."""
     experiment = assemble(cfg)
     require_meant(cfg, experiment)
+    experiment.sampler.prepare(experiment.policy)
     return experiment
 
 

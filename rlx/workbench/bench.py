@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +26,9 @@ from rlx.policy.peak import matmul_peak
 from rlx.training.loop import Loop
 from rlx.training.run import build_loop, set_threads
 from rlx.training.summary import peak_memory
+
+if TYPE_CHECKING:
+    from rlx.parallel.ranks import Ranks
 
 PHASES = ("draw", "forward", "backward", "step")
 PATIENCE = 10  # a budget of tokens is given up after this many budgets of seconds
@@ -146,20 +149,25 @@ class Budget:
     trace: str | None = None
 
 
-def measure(cfg: DictConfig, budget: Budget) -> dict[str, Any]:
+def measure(cfg: DictConfig, budget: Budget, ranks: Ranks | None = None) -> dict[str, Any]:
     """Train until both budgets are spent; speeds, phases, scores, memory and the share of the matmul peak.
 
-    cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step.
+    cfg: a config of rlx train. Speeds are over the steps after the warm-up; scores count every step. ranks: those that train
+    together; then the share of the time that they exchange in, waiting included, takes the place of the share of the peak.
     """
     set_threads(cfg.threads)
     experiment = assemble(cfg)
     experiment.sampler.prepare(experiment.policy)
-    loop = build_loop(cfg, experiment, None, None, None)  # type: ignore[arg-type]  # no record, view or signal here
+    loop = build_loop(cfg, experiment, None, None, None, ranks)  # type: ignore[arg-type]  # no record, view or signal here
     clock = Clock()
     algorithm = TimedAlgorithm(loop.algorithm, clock)
     loop.algorithm, loop.optimizer = algorithm, TimedOptimizer(loop.optimizer, clock)  # type: ignore[assignment]
     found = {"score_before": _score(loop, clock)[0], **_train(loop, clock, algorithm, budget)}
     found["peak_memory_bytes"] = peak_memory()
+    number = 1 if ranks is None else ranks.world
+    found["devices"] = number if experiment.policy.device.type == "cuda" else number * torch.get_num_threads()
+    if ranks is not None:
+        return found | {"matmul_peak": None, "matmul_share": None}
     found |= _share_of_peak(loop, found, experiment.policy)
     if budget.trace is not None:
         found["trace"] = _profile(loop, Path(budget.trace))
@@ -170,15 +178,20 @@ def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) 
     """Steps, their phases, and the scores at the budgets."""
     scores: dict[str, float | None] = {"score_at_tokens": None, "score_at_seconds": None}
     phases = dict.fromkeys((*PHASES, "other"), 0.0)
-    seconds = warm_seconds = 0.0
+    seconds = warm_seconds = communication = 0.0
     warm: dict[str, float] = {}
     evaluations: list[float] = []
     while True:
         if loop.progress.step == budget.warmup_steps:
             warm, warm_seconds, phases = _counts(loop, algorithm), seconds, dict.fromkeys(phases, 0.0)
+            communication = 0.0
+        exchanged = 0.0 if loop.ranks is None else loop.ranks.seconds
         start = time.perf_counter()
         loop._step(loop.progress.step)
         passed = time.perf_counter() - start
+        if loop.ranks is not None:
+            communication += loop.ranks.seconds - exchanged
+            passed = _of_first(loop.ranks, passed)  # all ranks end after the same step
         loop.progress.step += 1
         seconds += passed
         spent = clock.take()
@@ -207,7 +220,12 @@ def _train(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) 
         "completions_per_second": done["completions"] / timed,
         "phase_milliseconds": {phase: 1e3 * spent / done["steps"] for phase, spent in phases.items()},
         "evaluation_seconds": sum(evaluations) / len(evaluations),
+        "communication_share": communication / timed,
     }
+
+
+def _of_first(ranks: Ranks, seconds: float) -> float:
+    return ranks.from_first("the time of a step", lambda: seconds)
 
 
 def _tokens(loop: Loop) -> float:
@@ -277,22 +295,35 @@ def summarised(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return figures
 
 
-def measure_request() -> int:
-    """Read a request {config, budget} from stdin, measure, print one JSON object; all other output goes to stderr."""
+def measure_request(files: Sequence[str] = ()) -> int:
+    """Read a request {config, budget} from stdin, measure, print one JSON object; all other output goes to stderr.
+
+    files: of the request and of the answer, where this process is one of several ranks.
+    """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
+    request = json.loads(Path(files[0]).read_text()) if files else json.load(sys.stdin)
+    cfg, ranks = OmegaConf.create(request["config"]), None
     try:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        answer = measure(OmegaConf.create(request["config"]), Budget(**request["budget"]))
+        if files:
+            from rlx.parallel.ranks import join
+
+            ranks = join(cfg.ranks, timeout=cfg.parallel.timeout, device=cfg.device)
+        answer = measure(cfg, Budget(**request["budget"]), ranks)
     except RlxError as error:
         answer = {"error": str(error), "exit_code": error.exit_code}
-    json.dump(answer, out)
+    if ranks is not None:
+        ranks.end(None)
+    if not files:
+        json.dump(answer, out)
+    elif ranks is None or ranks.is_first:
+        Path(files[1]).write_text(json.dumps(answer))
     out.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(measure_request())
+    sys.exit(measure_request(sys.argv[1:]))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _KEYS = (
     "device",
     "precision",
 )
-_NAMES = "algorithms"
+_NAMES, _RANKS = "algorithms", "ranks"
 
 
 @dataclass
@@ -55,6 +56,7 @@ class BenchConfig(RunNodes):
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
     precision: str = one_of(("float32", "bfloat16"), default=MISSING)
+    ranks: int = at_least(1)
     profile: bool = MISSING
     plot: bool = MISSING
     out: str = MISSING
@@ -78,6 +80,12 @@ def prepare(line: CommandLine) -> None:
                 raise ConfigError(f"{override} names {twice} twice; each round measures it once, rounds=N says how often")
             line.values[_NAMES] = ",".join(names)
             line.overrides[place] = f"algorithm={names[0]}"
+        if key == "ranks" and "," in value:
+            numbers = [number.strip() for number in value.strip("[]").split(",")]
+            if not all(number.isdigit() and int(number) for number in numbers) or len(set(numbers)) < len(numbers):
+                raise ConfigError(f"{override}: they are different numbers of processes: ranks=1,2")
+            line.values[_RANKS] = ",".join(numbers)
+            line.overrides[place] = f"ranks={numbers[0]}"
 
 
 def run(composed: Composed) -> int:
@@ -87,6 +95,12 @@ def run(composed: Composed) -> int:
     configs = {
         name: training_config(composed if name == composed.algorithm else with_algorithm(name, composed)) for name in names
     }
+    numbers = [int(number) for number in composed.values.get(_RANKS, str(cfg.ranks)).split(",")]
+    if numbers != [1]:
+        if cfg.profile:
+            raise ConfigError("profile=true traces one process alone; leave out ranks")
+        configs = {f"{name}, {ranks_text(ranks)}": {**configs[name], "ranks": ranks} for name in names for ranks in numbers}
+        names = list(configs)
     rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for number in range(cfg.rounds):
         for name in names:
@@ -132,13 +146,41 @@ def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str
     """The measurements of one round of one algorithm, which runs in a process of its own."""
     budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
     request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}
+    if config["ranks"] > 1:
+        return answered(measured_by_ranks(request))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     command = [sys.executable, "-m", "rlx.workbench.bench"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0 or not done.stdout:
         last = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise TrainingError(f"the measuring process ended with exit code {done.returncode}; its last lines:\n{last}")
-    answer: Mapping[str, Any] = json.loads(done.stdout)
+    return answered(json.loads(done.stdout))
+
+
+def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The measurements of one round that several processes train together, as rank 0 made them."""
+    from rlx.parallel.launch import launch
+    from rlx.sweep.pool.resources import num_cores
+
+    config = request["config"]
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        asked.write_text(json.dumps(request))
+        outcome = launch(
+            [str(asked), str(answer)],
+            ranks=config["ranks"],
+            timeout=config["parallel"]["timeout"],
+            threads=config["threads"] or max(1, num_cores() // config["ranks"]),
+            module="rlx.workbench.bench",
+        )
+        if outcome.code or not answer.exists():
+            raise TrainingError(f"the measuring processes ended with exit code {outcome.code}\n{outcome.message}".rstrip())
+        found: Mapping[str, Any] = json.loads(answer.read_text())
+        return found
+
+
+def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The measurements, or the error that the measuring process met, raised."""
     if "error" in answer:
         error = RlxError(answer["error"])
         error.exit_code = answer["exit_code"]
@@ -168,7 +210,7 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
         "task": str(cfg.task.name),
         "machine": machine,
         "budget": budget,
-        "algorithms": {name: {"summary": summarised(each), "rounds": each} for name, each in rounds.items()},
+        "algorithms": {name: {"summary": summarised(each), "rounds": each} for name, each in with_efficiency(rounds).items()},
     }
     text = json.dumps(result, indent=1)
     directory = Path(cfg.out)
@@ -187,6 +229,27 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
         *(f"trace_{file_name(name)}.json" for name in rounds if cfg.profile),
     ]
     print(f"\nwritten: {', '.join(str(directory / file) for file in files)}")
+
+
+def with_efficiency(rounds: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rounds, each with its tokens a second a device over those of the algorithm's first number of ranks.
+
+    A device is a GPU, or a CPU thread: two ranks of one thread have as many as one rank of two.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name, each in rounds.items():
+        algorithm, _, ranks = name.partition(", ")
+        first = next(other for label, other in rounds.items() if label.partition(", ")[0] == algorithm)
+        speeds = [one["tokens_per_second"] / one["devices"] for one in each]
+        own = [one["tokens_per_second"] / one["devices"] for one in first]
+        shown = [speed / other if ranks else None for speed, other in zip(speeds, own, strict=True)]
+        found[name] = [{**one, "efficiency": value} for one, value in zip(each, shown, strict=True)]
+    return found
+
+
+def ranks_text(ranks: int) -> str:
+    """A number of ranks in words."""
+    return "1 rank" if ranks == 1 else f"{ranks} ranks"
 
 
 def round_text(found: Mapping[str, Any]) -> str:

@@ -73,5 +73,5 @@ def test_a_job_of_several_ranks_takes_a_set_of_gpus(monkeypatch):
     sets = [variables["CUDA_VISIBLE_DEVICES"] for variables in resources.environments(3, 2)]
     assert sets == ["0,1", "2,3", "0,1"]
     assert resources.num_workers("auto", threads=1, ranks=8) == 1
-    with pytest.raises(ConfigError, match="sweep.ranks_per_job=8, and there are 5 GPUs here"):
+    with pytest.raises(ConfigError, match="ranks_per_job=8, and there are 5 GPUs here"):
         resources.environments(1, 8)

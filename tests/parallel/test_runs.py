@@ -1,0 +1,160 @@
+"""Runs of several ranks from the command line: their numbers, their ends, and what is left of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parallel.group import ROOT
+from tests.training.conftest import SMALL, metrics, record, reproducible
+
+pytestmark = pytest.mark.whole
+PATIENCE = 180  # seconds
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def begun(place: Path, name: str, *words: str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RLX_CACHE": str(place / "cache")}
+    command = [sys.executable, "-m", "rlx", "train", *words]
+    if not any(word.startswith("resume=") for word in words):
+        command += [*SMALL, f"hydra.run.dir={name}"]
+    return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def done(place: Path, name: str, *words: str) -> Path:
+    process = begun(place, name, *words)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return place / name
+
+
+def ranks_of(parent: subprocess.Popen) -> list[int]:
+    listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    return [int(number) for number in listed]
+
+
+def after_steps(run: Path, steps: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) <= steps:
+        assert time.monotonic() < end, "the run does not begin"
+        time.sleep(0.1)
+
+
+def is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("algorithm", ["custom_dpo", "custom_grpo"])
+def test_two_ranks_give_the_figures_of_one_process_and_twice_the_same_bits(place, algorithm):
+    own = [f"algorithm={algorithm}"] + (["algorithm.pairs_per_step=8"] if algorithm == "custom_dpo" else [])
+    small = [word for word in SMALL if not word.startswith("algorithm.")]
+    runs = {}
+    for name, ranks in (("alone", 1), ("two", 2), ("again", 2)):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RLX_CACHE": str(place / "cache")}
+        directory = place / f"{algorithm}_{name}"
+        words = [*small, *own, f"ranks={ranks}", f"hydra.run.dir={directory}"]
+        subprocess.run([sys.executable, "-m", "rlx", "train", *words], env=environment, cwd=place, check=True, timeout=PATIENCE)
+        runs[name] = directory
+    assert reproducible(runs["two"]) == reproducible(runs["again"])
+    for one, two in zip(metrics(runs["alone"]), metrics(runs["two"]), strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            if not name.startswith("time/"):
+                assert two[name] == pytest.approx(one[name], rel=2e-5, abs=2e-5), name
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(place):
+    run = done(place, "changing", "num_steps=2", "ranks=2", "checkpoint.keep_last=9")
+    done(place, "changing", f"resume={run}", "num_steps=4", "ranks=1")
+    done(place, "changing", f"resume={run}", "num_steps=6", "ranks=3")
+    whole = done(place, "whole", "num_steps=6", "checkpoint.keep_last=9")
+    assert [resumed["ranks"] for resumed in record(run)["resumed"]] == [1, 3]
+    for one, other in zip(metrics(whole), metrics(run), strict=False):
+        assert other["step"] == one["step"] or "eval/score" in other
+    tensors = [torch.load(each / "checkpoint/step_6/trainer.pt", weights_only=True) for each in (run, whole)]
+    for mine, theirs in zip(*(each["optimizer"]["state"].values() for each in tensors), strict=True):
+        torch.testing.assert_close(mine["exp_avg"], theirs["exp_avg"], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("to", ["rank 1", "the command"])
+def test_a_signal_ends_all_after_the_same_step_with_a_checkpoint(place, number, code, to):
+    name = f"signal_{number}_{to[-1]}"
+    process = begun(
+        place, name, "num_steps=100000", "eval_every=100000", "checkpoint.every=null", "ranks=2", "parallel.timeout=60"
+    )
+    after_steps(place / name, 2)
+    ranks = ranks_of(process)
+    os.kill(ranks[1] if to == "rank 1" else process.pid, number)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, said
+    last = metrics(place / name)[-1]["step"]
+    assert [path.name for path in (place / name / "checkpoint").iterdir()] == [f"step_{last}"]
+    assert record(place / name)["status"] == "interrupted"
+    assert said.count("go on with: rlx train resume=") == 1
+    assert all(map(is_gone, ranks))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_dies_or_hangs_ends_the_run_and_is_named(place, rank, number):
+    name = f"lost_{rank}_{int(number)}"
+    process = begun(place, name, "num_steps=100000", "eval_every=100000", "checkpoint.every=2", "ranks=2", "parallel.timeout=15")
+    after_steps(place / name, 4)
+    ranks = ranks_of(process)
+    os.kill(ranks[rank], number)
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, said
+    assert f"rlx: rank {rank} " in said
+    assert all(map(is_gone, ranks))
+    from rlx.record.run import read_run
+
+    assert read_run(place / name).status == ("failed" if rank else "interrupted")
+
+
+def test_nothing_outlives_a_command_that_is_killed(place):
+    process = begun(place, "orphans", "num_steps=100000", "eval_every=100000", "ranks=2")
+    after_steps(place / "orphans", 1)
+    ranks = ranks_of(process)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while not all(map(is_gone, ranks)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_an_error_of_one_rank_is_raised_on_all_and_names_it(place):
+    (place / "faulty.py").write_text(
+        "import os\n"
+        "from dataclasses import dataclass\n"
+        "from rlx.algorithm.custom_dpo import CustomDpo\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Faulty(CustomDpo):\n"
+        "    def compute_loss(self, policy, reference, batch):\n"
+        "        output = super().compute_loss(policy, reference, batch)\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            for term in output.terms.values():\n"
+        "                term.values.data[0] = float('nan')\n"
+        "        return output\n"
+    )
+    process = begun(place, "faulty", "algorithm=faulty.Faulty", "ranks=2", "parallel.timeout=60")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, said
+    told = record(place / "faulty")["error"]["message"]
+    assert told.startswith("step 1: rank 1: term")
+    assert "is not finite on 1 of 4 rows" in told
+    assert json.loads((place / "faulty/nonfinite_examples.jsonl").read_text().splitlines()[0])["prompt"]
