@@ -9,7 +9,6 @@ import torch
 import rlx
 from rlx.errors import ConfigError
 from rlx.parallel.ranks import Ranks
-from rlx.policy.base import Policy
 from rlx.rollout.split import SplitSampler, split_rewards, split_statistics
 from rlx.seeding import Stream
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
@@ -53,7 +52,8 @@ def test_completions_do_not_depend_on_the_number_of_ranks(lab, count):  # noqa: 
     prompts = [lab.policy.encode_prompt(prompt.text) for prompt in lab.task.prompts()[:count]]
     asked = {"group_size": 3, "stream": Stream(5), "prompt_keys": range(count), "max_new_tokens": 6}
     alone = lab.sampler.sample(lab.policy, prompts, **asked)
-    for rollout in on_ranks(lambda ranks: SplitSampler.of(lab.sampler, ranks).sample(lab.policy, prompts, **asked)):
+    policies = [lab.policy.frozen_copy() for _ in range(2)]
+    for rollout in on_ranks(lambda ranks: SplitSampler.of(lab.sampler, ranks).sample(policies[ranks.rank], prompts, **asked)):
         for mine, theirs in zip(rollout.sequences.completions, alone.sequences.completions, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
         torch.testing.assert_close(rollout.sampling_logprobs, alone.sampling_logprobs, atol=1e-6, rtol=1e-6)
@@ -77,7 +77,7 @@ def test_statistics_are_those_of_the_whole(lab):  # noqa: F811
     ).sequences
     with torch.no_grad():
         whole = lab.policy.token_statistics(sequences, requires=frozenset({"entropy"}))
-    policies = [Policy.with_plain_rows(lab.policy) for _ in range(2)]
+    policies = [lab.policy.frozen_copy() for _ in range(2)]  # a model serves one thread at a time
 
     def split(ranks):
         policy = policies[ranks.rank]
