@@ -156,7 +156,7 @@ def _units(arms: Sequence[Arm]) -> list[Caution]:
 
 def _unlike(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
     """Shapes that differ between variants: the error rate of the verdict is measured for equal shapes."""
-    if choices.question == "chance" or len(arms) < 2:
+    if choices.question == "chance" or choices.paired or len(arms) < 2:  # the test of pairs is about differences of runs
         return []
     shapes = {arm.label: describe_shape(arm.scores[0], alpha=choices.alpha) for arm in arms if len(arm.scores) == 1}
     odd = [label for label, shape in shapes.items() if shape is not None]

@@ -45,6 +45,9 @@ def best_of_search(search: Search) -> dict[str, Any] | None:
     return found
 
 
+SETTLED = 20  # trials a key, from which on the shares of importance are given without a caution
+
+
 def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: Mapping[str, float]) -> list[str]:
     """The end of a search as people read it."""
     states: dict[str, int] = {}
@@ -69,6 +72,9 @@ def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: M
         lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(one['differs'])}")
     if importances:
         lines.append("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
+        ended = sum(trial.state.name == "COMPLETE" for trial in search.study.begun())
+        if ended < (enough := SETTLED * len(importances)):
+            lines.append(f"  of {ended} trials: these shares change with every further one, {enough} or more settle them")
     return lines
 
 

@@ -40,6 +40,7 @@ def test_both_numbers_of_the_best_are_shown(searched):
     assert "score 0.6 on fresh seeds 1-3" in text
     assert f"{best['score']:.4g}" in text
     assert "importance: x 90%, y 10%" in text
+    assert "of 8 trials: these shares change with every further one, 40 or more settle them" in text
 
 
 def test_the_confirmation_is_of_what_is_sought(searched):
