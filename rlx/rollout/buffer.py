@@ -47,6 +47,11 @@ class ReplayBuffer:
 
         Raises ConfigError for another group size, temperature or other parts of the reward than the groups that are there have.
         """
+        if any(value is not None for value in (batch.turns, batch.token_rewards, batch.failed)):
+            raise ConfigError(
+                f"the replay buffer {self._name} keeps completions of one turn alone, and these are conversations with an "
+                "environment, or have rewards at tokens; learn from each draw when it is made"
+            )
         lengths = batch.sequences.completion_lengths.to(torch.int64).reshape(len(batch), -1)
         mask = batch.sequences.completion_mask
         tokens = [torch.from_numpy(np.asarray(one, dtype=np.int64)) for group in batch.sequences.completions for one in group]

@@ -1,5 +1,7 @@
 """A replay buffer gives back what was added, forgets the oldest, and lies in the state that checkpoints contain."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -62,4 +64,7 @@ def test_what_does_not_fit_is_refused(lab):
     lab(state).buffer(4).add(sample_groups(lab(state), [0], group_size=2))
     with pytest.raises(ConfigError, match="groups of 2 completions, and these have 3"):
         lab(state).buffer(4).add(sample_groups(lab(state), [0], group_size=3))
+    several = sample_groups(lab(state), [0], group_size=2)
+    with pytest.raises(ConfigError, match="of one turn alone"):
+        lab(state).buffer(4).add(replace(several, turns=torch.zeros(several.completion_mask.shape, dtype=torch.int64)))
     lab(state).buffer(4, name="other").add(sample_groups(lab(state), [0], group_size=3))
