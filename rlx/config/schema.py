@@ -11,9 +11,9 @@ from rlx.errors import ConfigError
 from rlx.fields import non_empty, one_of, within
 
 
-def at_least(smallest: float, *, whole: bool = True, optional: bool = False) -> Any:
-    """A number without a value here (the YAML has it), which must not be smaller than this. optional: or null."""
-    return within(at_least=smallest, whole=whole, optional=optional, default=MISSING)
+def at_least(smallest: float, *, whole: bool = True, optional: bool = False, also: tuple[str, ...] = ()) -> Any:
+    """A number without a value here (the YAML has it), which must not be smaller than this. optional: or null; also: or these."""
+    return within(at_least=smallest, whole=whole, optional=optional, also=also, default=MISSING)
 
 
 @dataclass
@@ -86,7 +86,7 @@ class RunConfig(RunNodes):
     seed: int = at_least(0)
     num_steps: int = at_least(1)
     eval_every: int | None = at_least(1, optional=True)
-    micro_batch: int | None = at_least(1, optional=True)
+    micro_batch: int | str | None = at_least(1, optional=True, also=("auto",))
     precision: str = one_of(("float32", "bfloat16"), default=MISSING)
     activation_checkpointing: bool = MISSING
     threads: int | None = at_least(1, optional=True)
@@ -100,6 +100,7 @@ class RunConfig(RunNodes):
     export: ExportConfig = field(default_factory=ExportConfig)
     output_dir: str = non_empty(default=MISSING, advice="give a folder, or leave it out")
     cache_dir: str = non_empty(default=MISSING, advice="give a folder, or leave it out")
+    plan: bool = MISSING
     resume: str | None = MISSING
     rerun: str | None = MISSING
     allow_changed: list[str] = one_of(("data", "code"), each=True, default=list)  # noqa: RUF009

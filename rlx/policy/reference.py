@@ -196,7 +196,9 @@ class Reference:
             return self._values_of_rows(batch) if comes_again else self.token_logprobs(batch.sequences)
         known = self._known.get(batch.source)
         if known is None:
-            known = self._known[batch.source] = _Known(batch.source, self._policy.dtype, self._pairs_per_block(batch.source))
+            known = self._known[batch.source] = _Known(
+                batch.source, self._policy.dtype, pairs_per_block(self._policy, batch.source)
+            )
         missing = [block for block in np.unique(batch.rows // known.pairs_per_block).tolist() if not known.has_block[block]]
         for wait in (False, True):  # blocks that another process is computing come last: they may be on disk by then
             for block in [block for block in missing if not known.has_block[block]]:
@@ -214,11 +216,6 @@ class Reference:
             assert values is not None
             kept[name] = values
         return unflatten(kept[name], batch.sequences.completion_mask)
-
-    def _pairs_per_block(self, source: TokenizedPairs) -> int:
-        """A power of two that depends on the model's size and the data's mean length alone."""
-        pairs = _WORK_OF_A_BLOCK / (self._policy.num_parameters * float(source.lengths.mean()))
-        return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
     def _block(self, block: Sequences, *, wait: bool) -> Tensor | None:
         """[N] log-probabilities of a block, stored or computed; None where another process computes it (unless wait)."""
@@ -265,6 +262,12 @@ class Reference:
         layout = "shared prefix" if self._policy.shared_prefix else "plain"
         autocast = self._policy.forward_settings.autocast
         return ReferenceStore(folder, arithmetic_of(self.device, layout=layout, autocast=autocast))
+
+
+def pairs_per_block(policy: Policy, source: TokenizedPairs) -> int:
+    """A power of two that depends on the model's size and the data's mean length alone."""
+    pairs = _WORK_OF_A_BLOCK / (policy.num_parameters * float(source.lengths.mean()))
+    return int(2 ** np.floor(np.log2(np.clip(pairs, 1, _MOST_PAIRS))))
 
 
 class _Known:

@@ -30,6 +30,7 @@ CACHES = frozenset({"cache_dir", "policy.unpacked_dir"})
 NOT_HASHED = CACHES | {
     "activation_checkpointing",
     "output_dir",
+    "plan",
     "logger",
     "checkpoint",
     "export",

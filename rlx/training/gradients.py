@@ -26,6 +26,13 @@ ADVICE = "lower optimizer.lr, or run `rlx check` on the algorithm"
 TOKENS_AT_ONCE = 2048  # tokens of a forward where micro_batch is null; it changes the memory only
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or main memory, is used up."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 class NonFiniteLossError(NonFiniteError):
     """A loss that is NaN or infinite, or has such a gradient; `examples` are the texts of the rows that cause it."""
 
@@ -100,6 +107,7 @@ class AccumulatedGradients:
 
     After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the metrics of the algorithm, over all rows.
     ranks: each computes its own rows, and what a call gives is the sum over all of them; None where this process is alone.
+    halves: where memory runs out, the rows of a micro-batch are halved and the call begins anew; `micro_batch` says how many.
     """
 
     def __init__(
@@ -111,12 +119,14 @@ class AccumulatedGradients:
         *,
         micro_batch: int | None,
         ranks: Ranks | None = None,
+        halves: bool = False,
     ) -> None:
         self._algorithm = algorithm
         self._policy = policy
         self._reference = reference
         self.batch = batch
-        self._micro_batch = micro_batch
+        self.micro_batch = micro_batch
+        self._halves = halves
         self._ranks = ranks
         self._slices = _slices(batch.row_tokens, micro_batch, ranks)
         self._parameters = policy.parameters()
@@ -128,11 +138,25 @@ class AccumulatedGradients:
         Gradients are in the order of the policy's parameters; None where nothing depends on one.
         """
         if self._ranks is None:
-            totals, tally = self._own(by)
+            totals, tally = self._that_fit(by)
         else:
             totals, tally = self._of_all(self._ranks, by)
         self.metrics = tally.metrics()
         return totals
+
+    def _that_fit(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
+        """As `_own`, with micro-batches half as large where memory runs out, down to single rows."""
+        while True:
+            try:
+                return self._own(by)
+            except (RuntimeError, MemoryError) as error:
+                rows = max(part.stop - part.start for part in self._slices)
+                if not (self._halves and rows > 1 and is_out_of_memory(error)):
+                    raise
+            self.micro_batch = rows // 2
+            self._slices = _slices(self.batch.row_tokens, self.micro_batch, self._ranks)
+            if self._policy.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _own(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
         """The gradients and figures of the rows of this process."""
@@ -181,7 +205,7 @@ class AccumulatedGradients:
 
     def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
         """A loss that couples rows: statistics of all rows are computed first, then backpropagated micro-batch by micro-batch."""
-        recorder = _Leaves(self._policy, self._micro_batch, self._ranks)
+        recorder = _Leaves(self._policy, self.micro_batch, self._ranks)
         output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
         require_output(output, by=self._algorithm)
         require_finite(output, self.batch, self._policy)

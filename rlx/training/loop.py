@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -27,6 +27,7 @@ from rlx.training.stop import Stop, Stopped
 
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
+    from rlx.training.memory import MemoryPlan
 
 
 class ProgressView(Protocol):
@@ -38,12 +39,16 @@ class ProgressView(Protocol):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long the loop runs, and when it evaluates and checkpoints, in steps; max_seconds in seconds of training."""
+    """How long the loop runs, and when it evaluates and checkpoints, in steps; max_seconds in seconds of training.
+
+    halves: micro-batches are halved where memory runs out.
+    """
 
     seed: int
     num_steps: int
     eval_every: int | None
     micro_batch: int | None
+    halves: bool
     stop_at_score: float | None
     max_seconds: float | None
     checkpoint_every: int | None
@@ -64,6 +69,7 @@ class Loop:
     """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not.
 
     ranks: those that train together, and decide together; None where this process is alone.
+    memory: what the run needs.
     """
 
     plan: TrainingPlan
@@ -79,6 +85,7 @@ class Loop:
     stop: Stop
     progress: TrainerState = field(default_factory=TrainerState)
     ranks: Ranks | None = None
+    memory: MemoryPlan | None = None
     _clock: dict[str, float] = field(default_factory=dict)
     _mark: float = 0.0
     _is_late: bool = False  # whether max_seconds are over: looked at once a step, by all ranks together
@@ -118,6 +125,11 @@ class Loop:
                 raise Stopped(step, signal_number)
         return metrics
 
+    def cut_into(self, micro_batch: int | None) -> None:
+        """From now on updates and evaluations have micro-batches of so many rows."""
+        self.plan = replace(self.plan, micro_batch=micro_batch)
+        self.evaluator = replace(self.evaluator, micro_batch=micro_batch)
+
     def _signal(self) -> int:
         """The signal that has come, to any rank; 0 for none."""
         number = self.stop.signal_number or 0
@@ -149,18 +161,28 @@ class Loop:
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
                 gradients = AccumulatedGradients(
-                    self.algorithm, self.policy, self.reference, part, micro_batch=self.plan.micro_batch, ranks=self.ranks
+                    self.algorithm,
+                    self.policy,
+                    self.reference,
+                    part,
+                    micro_batch=self.plan.micro_batch,
+                    ranks=self.ranks,
+                    halves=self.plan.halves,
                 )
                 try:
                     metrics = self.algorithm.update_policy(gradients, self.optimizer)
                 except NonFiniteGradientError as error:
                     raise gradients.non_finite_rows(error) from error
+                if gradients.micro_batch != self.plan.micro_batch:
+                    self.cut_into(gradients.micro_batch)
                 require_figures(metrics, by=self.algorithm)
                 for name, value in {**gradients.metrics, **metrics}.items():
                     figures.setdefault(name, []).append(value)
                 self._count("tokens_trained", sum(part.row_tokens))
                 self._count("updates", 1)
         line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
+        if self.plan.halves and self.plan.micro_batch is not None:
+            line["cost/micro_batch"] = float(self.plan.micro_batch)
         return line | {f"cost/{name}": total for name, total in self.progress.totals.items()}
 
     @contextmanager

@@ -32,9 +32,10 @@ from rlx.training.caution import Movement, cautions, require_meant
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
 from rlx.training.evaluate import Evaluator
-from rlx.training.gradients import NonFiniteLossError
+from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
 from rlx.training.integrity import verify_logs, verify_record
 from rlx.training.loop import Loop, ProgressView, TrainingPlan
+from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing, opening, result_of
 
@@ -91,7 +92,12 @@ def run_recorded(
         raise named from error
     except BaseException as error:
         view.close()
-        recorder.fail(error, step=loop.progress.step if loop else 0)
+        step = loop.progress.step if loop else 0
+        if is_out_of_memory(error):
+            short = out_of_memory(error, loop.memory if loop else None)
+            recorder.fail(short, step=step)
+            raise short from error
+        recorder.fail(error, step=step)
         raise
 
 
@@ -112,7 +118,12 @@ def _prepared(
     else:
         ranks.together("the checkpoint", lambda: prepare(loop))
     movement.begin()
-    view.start(opening(cfg, experiment, recorder.record), num_steps=cfg.num_steps, step=loop.progress.step)
+    facts = opening(cfg, experiment, recorder.record)
+    if ranks is None:
+        loop.memory, facts["memory"] = planned(cfg, experiment)
+        if loop.plan.halves and loop.memory is not None:
+            loop.cut_into(loop.memory.micro_batch)
+    view.start(facts, num_steps=cfg.num_steps, step=loop.progress.step)
     for caution in cautions(cfg, experiment):
         view.warn(caution)
     return loop
@@ -149,12 +160,14 @@ def build_loop(
             "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter it "
             "shares those of the policy; leave out policy/adapter, or choose another loss"
         )
+    micro_batch = None if cfg.micro_batch == AUTO else cfg.micro_batch  # auto: see rlx.training.memory
     return Loop(
         plan=TrainingPlan(
             seed=cfg.seed,
             num_steps=cfg.num_steps,
             eval_every=cfg.eval_every,
-            micro_batch=cfg.micro_batch,
+            micro_batch=micro_batch,
+            halves=cfg.micro_batch == AUTO,
             stop_at_score=cfg.stop_at_score,
             max_seconds=cfg.max_seconds,
             checkpoint_every=cfg.checkpoint.every,
@@ -174,9 +187,7 @@ def build_loop(
             parts=policy.parts(),
             groups=ParameterGroups(**cfg.parameter_groups),
         ),
-        evaluator=Evaluator(
-            task=task, reference=start, sampler=sampler, micro_batch=cfg.micro_batch, ranks=ranks, **cfg.evaluation
-        ),
+        evaluator=Evaluator(task=task, reference=start, sampler=sampler, micro_batch=micro_batch, ranks=ranks, **cfg.evaluation),
         recorder=recorder,
         view=view,
         stop=stop,
@@ -200,9 +211,7 @@ def set_threads(threads: int | None) -> None:
     """Set the number of torch's CPU threads; None leaves torch's choice. ConfigError for more than MOST_THREADS."""
     most = max(MOST_THREADS, os.cpu_count() or 1)
     if threads is not None and threads > most:  # torch would end the process without a message
-        raise ConfigError(
-            f"threads={threads} is more than {most}; this machine has {os.cpu_count()} CPUs, and null lets torch decide"
-        )
+        raise ConfigError(f"threads={threads} is more than {most}; there are {os.cpu_count()} CPUs, and null lets torch decide")
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -223,6 +232,10 @@ def train(
     """
     view = view or TrainView()
     ranks = None
+    if cfg.plan:
+        raise ConfigError("plan=true shows what one run needs, and trains nothing; leave out -m")
+    if cfg.ranks != 1 and cfg.micro_batch == AUTO:
+        raise ConfigError("micro_batch=auto is decided by one process; with ranks give a number (plan=true helps to find it)")
     if cfg.ranks != 1:
         from rlx.parallel.ranks import join
         from rlx.parallel.silent import SilentView
@@ -354,7 +367,7 @@ def _rerun(
 
 def reproducible(line: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics without times and memory."""
-    return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory"))}
+    return {name: value for name, value in line.items() if not name.startswith(("time/", "cost/peak_memory", "cost/micro_batch"))}
 
 
 def _loggers(cfg: DictConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.policy import reference as module
-from rlx.policy.reference import Reference, vocabulary_kl
+from rlx.policy.reference import Reference, pairs_per_block, vocabulary_kl
 from rlx.task.base import Pair
 from tests.policy.models import policy_of, sequences_of
 
@@ -144,12 +144,11 @@ def test_pairs_that_do_not_come_again_are_not_kept(policy, tmp_path):
 
 
 def test_blocks_are_small_where_a_forward_is_long(policy):
-    reference = Reference(policy)
     short = policy.pair_tokenizer(PAIRS)
     long = policy.pair_tokenizer([Pair("1" * 40, "2" * 400, "3" * 400)] * 4)
     policy.model.big = torch.nn.Linear(10000, 100)
-    assert reference._pairs_per_block(short) == 8
-    assert Reference(policy)._pairs_per_block(long) == 1
+    assert pairs_per_block(policy, short) == 8
+    assert pairs_per_block(policy, long) == 1
 
 
 def test_a_reference_has_mismatched_completions_and_its_own_statistics(policy):

@@ -73,6 +73,13 @@ def run(composed: Composed) -> int:
         print("loading torch, the task and the policy ...", file=sys.stderr, flush=True)
     from rlx.training.stop import Stopped
 
+    if composed.config.plan:
+        from rlx.training.memory import plan_text
+        from rlx.training.run import set_threads
+
+        set_threads(composed.config.threads)
+        print(plan_text(composed.config))
+        return 0
     try:
         trained(composed)
     except Stopped as stopped:

@@ -1,0 +1,140 @@
+"""What forward and backward passes of a policy hold in memory: measured on a few rows, scaled to more of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rlx.data.layout import Layout
+from rlx.data.sequences import Sequences
+from rlx.policy.base import Policy
+from rlx.policy.pieces import ELEMENTS
+
+_BYTES = 4  # of float32
+_WITHOUT_REFERENCE = frozenset({"entropy", "sum_p_squared", "values"})
+
+
+class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within this context, the bytes of the tensors that were made in it: those that live, and the most that did at once.
+
+    What a kernel allocates within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.peak = 0
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._see(tensor, is_new=False)
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            self._see(tensor, is_new=True)
+        return out
+
+    def _see(self, tensor: Tensor, *, is_new: bool) -> None:
+        storage = tensor.untyped_storage()
+        place = id(storage)
+        if place in self._known:
+            return
+        size = storage.nbytes() if is_new else 0
+        self._known[place] = (weakref.ref(storage, lambda _: self._forget(place)), size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, place: int) -> None:
+        self.live -= self._known.pop(place)[1]
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Bytes of forward and backward passes over some rows, without weights and their gradients.
+
+    activations: kept by the layers for the backward pass. logits: what comes on top where the pass needs the most.
+    forward: the most that a pass without gradients holds at a token of the rows.
+    """
+
+    activations: int
+    logits: int
+    forward: float
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.activations + self.logits
+
+
+def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences, Sequences], PassMemory]:
+    """A function: the memory of passes over rows, from a measured pass over a few rows like them.
+
+    requires: the statistics of tokens that the loss reads. The function is given the few rows, and the rows asked about.
+    """
+    measured: dict[int, tuple[PassMemory, Layout]] = {}
+
+    def of(few: Sequences, rows: Sequences) -> PassMemory:
+        if id(few) not in measured:
+            measured[id(few)] = (_measured(policy, few, requires), policy.layout(few))
+        own, layout = measured[id(few)]
+        wanted = policy.layout(rows)
+        activations = own.activations - _mask_bytes(layout)
+        activations = round(activations * wanted.tokens.numel() / layout.tokens.numel()) + _mask_bytes(wanted)
+        if policy.computes_in_pieces(wanted):
+            copies = 3 if not requires - {"values"} else 6
+            return PassMemory(activations, copies * ELEMENTS * _BYTES, own.forward)
+        return PassMemory(activations, round(own.logits * len(wanted.targets) / len(layout.targets)), own.forward)
+
+    return of
+
+
+def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> PassMemory:
+    def hidden() -> Any:
+        return policy.head_input(few) if policy.forward_choice.gathers_before_head else policy.logits(few)
+
+    with torch.no_grad(), TensorMemory() as memory:
+        hidden()
+        forward = memory.peak / policy.layout(few).tokens.numel()
+    with torch.enable_grad():
+        with TensorMemory() as memory:
+            kept = hidden()
+            activations = memory.live
+        del kept
+        with TensorMemory() as memory:
+            found = policy.token_statistics(few, requires=requires & _WITHOUT_REFERENCE)
+            loss = torch.stack([value.sum() for value in vars(found).values() if value is not None]).sum()
+            first = policy.parameters()[:1]
+            if loss.requires_grad:
+                torch.autograd.grad(loss, first, allow_unused=True)
+            peak = memory.peak
+    return PassMemory(activations, max(0, peak - activations), forward)
+
+
+def _mask_bytes(layout: Layout) -> int:
+    """Of the attention masks, as truth values and as scores; they grow with the square of a row."""
+    return 0 if layout.attention_mask is None else layout.attention_mask.numel() * (1 + _BYTES)
+
+
+def cache_bytes_per_token(policy: Policy) -> int:
+    """Bytes of the keys and values of one token in all layers, while completions are sampled."""
+    config = policy.model.config.get_text_config()
+    heads = int(getattr(config, "num_attention_heads", 1))
+    key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "head_dim", None) or getattr(config, "hidden_size", 1024) // heads)
+    return 2 * int(getattr(config, "num_hidden_layers", 1)) * key_heads * width * policy.dtype.itemsize
+
+
+def tensor_bytes(tensors: Sequence[Tensor]) -> int:
+    """Bytes of tensors, those that share their storage once."""
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())

@@ -1,0 +1,393 @@
+"""What a run needs in memory, by part, against what its device has, and which keys lower it.
+
+Activations and logits are measured on a few rows and scaled to the largest micro-batch; the rest is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from omegaconf import DictConfig
+
+from rlx.algorithm.base import Algorithm, AlgorithmType, Need
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import TokenizedPairs
+from rlx.errors import TrainingError
+from rlx.experiment import Experiment, assemble
+from rlx.policy.memory import PassMemory, cache_bytes_per_token, pass_memory, tensor_bytes
+from rlx.policy.reference import pairs_per_block
+from rlx.rollout.transformers import TransformersSampler
+from rlx.seeding import Stream
+from rlx.training.gradients import micro_batches
+
+SHARE = 0.9  # of what a device has, for micro_batch=auto
+AUTO = "auto"
+_CHOICE_ELEMENTS = 1 << 24  # of logits that sampling, and the KL of an evaluation, look at together
+_FEW_PROMPTS = 256  # that the longest one is looked for among
+_OF_PAIR_LOSSES = frozenset({"entropy", "sum_p_squared"})
+
+
+@dataclass(frozen=True)
+class Load:
+    """The rows of one update of an algorithm, the longest it may draw, in the order in which they are cut; and what it reads.
+
+    source: the pairs that they are taken from, where a reference keeps its values of them.
+    """
+
+    rows: Sequences
+    requires: frozenset[str]
+    source: TokenizedPairs | None = None
+
+    def largest(self, micro_batch: int | None) -> Sequences:
+        """The rows of the micro-batch with the most tokens."""
+        tokens = self.rows.row_tokens
+
+        def total(part: slice) -> int:
+            return sum(tokens[part])
+
+        return self.rows[max(micro_batches(tokens, micro_batch), key=total)]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of a run by part. Phases follow each other: the peak is what stays, with the largest of them.
+
+    gradients: of an update, and a second time where they are clipped or added up over micro-batches. stored: the passes of the
+    reference over a block of pairs, between the policy's forward and its backward. cache: keys and values while completions are
+    sampled. choosing: the first pass over their prompts, and logits while sampling and evaluating. kernels: what torch loads with
+    its first products. has: what the device has for the run; None where it does not say. micro_batch: rows of the largest
+    micro-batch; of_rows: of the update.
+    """
+
+    weights: int
+    reference: int
+    optimizer: int
+    gradients: int
+    gradient_copies: int
+    activations: int
+    logits: int
+    stored: int
+    cache: int
+    choosing: int
+    kernels: int
+    device: str
+    has: int | None
+    micro_batch: int
+    of_rows: int
+
+    @property
+    def stays(self) -> int:
+        """What is held throughout."""
+        return self.weights + self.reference + self.optimizer + self.kernels
+
+    @property
+    def update(self) -> int:
+        """The most that an update adds."""
+        added_up = self.gradients if self.micro_batch < self.of_rows else 0
+        passes = self.activations + max(self.logits + self.gradients, self.stored)
+        return max(added_up + passes, self.gradients * self.gradient_copies)
+
+    @property
+    def sampling(self) -> int:
+        """The most that sampling and evaluations add."""
+        return self.cache + self.choosing
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at one time."""
+        return self.stays + max(self.update, self.sampling)
+
+    def parts(self) -> dict[str, int]:
+        """Name -> bytes."""
+        names = (
+            "weights",
+            "gradients",
+            "optimizer",
+            "reference",
+            "activations",
+            "logits",
+            "stored",
+            "cache",
+            "choosing",
+            "kernels",
+        )
+        return {_NAMES.get(name, name): getattr(self, name) for name in names}
+
+    def line(self) -> str:
+        """One line for the start of a run."""
+        parts = sorted(self.parts().items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {size_text(size)}" for name, size in parts[:4] if size)
+        has = "" if self.has is None else f" of {size_text(self.has)}"
+        short = "" if self.has is None or self.peak <= self.has else f"; TOO MUCH: {'; '.join(self.advice()[:3])}"
+        return f"about {size_text(self.peak)}{has} on {self.device} ({shown}){short}"
+
+    def advice(self) -> list[str]:
+        """Keys that lower the peak, with what each saves, those that help most first."""
+        smaller = {
+            "activation_checkpointing=true": replace(self, activations=self.activations // 8),
+            "micro_batch=auto, or half of its rows": replace(
+                self,
+                activations=self.activations // 2,
+                logits=self.logits // 2,
+                micro_batch=max(1, self.micro_batch // 2),
+            ),
+            "precision=bfloat16": replace(self, activations=self.activations // 2),
+            "policy/adapter=lora": replace(self, gradients=0, optimizer=0, reference=0),
+            "optimizer=adafactor": replace(self, optimizer=0),
+            "rollout.batch_tokens, half of it": replace(self, cache=self.cache // 2, choosing=self.choosing // 2),
+        }
+        saved = {key: self.peak - plan.peak for key, plan in smaller.items()}
+        ordered = sorted((key for key in saved if saved[key] > 0), key=lambda key: -saved[key])
+        return [f"{key} saves about {size_text(saved[key])}" for key in ordered]
+
+    def table(self) -> str:
+        """The plan as lines of text."""
+        width = max(map(len, self.parts()))
+        lines = [f"{name:{width}}  {size_text(size):>10}" for name, size in self.parts().items()]
+        lines.append(f"{'peak':{width}}  {size_text(self.peak):>10}  the larger of update and sampling, with what stays")
+        if self.has is not None:
+            lines.append(f"{'has':{width}}  {size_text(self.has):>10}  {self.device}")
+        lines.append(f"{self.micro_batch} of {self.of_rows} rows at once")
+        return "\n".join([*lines, *(["lower it with:"] if self.advice() else []), *(f"  {text}" for text in self.advice())])
+
+
+_KERNELS = 48 << 20  # bytes, as measured with torch 2.13 on a CPU
+_NAMES = {
+    "cache": "key-value cache",
+    "choosing": "sampling",
+    "stored": "reference's passes",
+    "kernels": "torch's kernels",
+}
+
+
+def size_text(size: float) -> str:
+    """Bytes as text."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+class Planner:
+    """Plans for a run that was assembled. cfg: its config. The policy is on its device, with its precision and its adapter."""
+
+    def __init__(self, cfg: DictConfig, experiment: Experiment) -> None:
+        self._cfg, self._experiment = cfg, experiment
+        self._policy = experiment.policy
+
+    @cached_property
+    def loads(self) -> list[Load]:
+        """Of each algorithm of the run."""
+        return [self._load(algorithm) for algorithm in _algorithms(self._experiment.algorithm)]
+
+    @cached_property
+    def rows(self) -> int:
+        """Of the largest update."""
+        return max((len(load.rows) for load in self.loads), default=1)
+
+    def plan(self, micro_batch: int | None) -> MemoryPlan:
+        """What the run needs with micro-batches of so many rows."""
+        trained = tensor_bytes([parameter.detach() for parameter in self._policy.parameters()])
+        passes = [self._passes(load, micro_batch) for load in self.loads]
+        largest = max((len(load.largest(micro_batch)) for load in self.loads), default=1)
+        cache, choosing = self._sampling(max((one.forward for one in passes), default=0.0))
+        copies = 2 if self._experiment.algorithm.clipping.max_grad_norm is not None else 1
+        return MemoryPlan(
+            weights=tensor_bytes([*self._policy.model.parameters(), *self._policy.model.buffers()]),
+            reference=self._reference(),
+            optimizer=self._optimizer_bytes(trained),
+            gradients=trained,
+            gradient_copies=copies,
+            activations=sum(one.activations for one in passes),
+            logits=max((one.logits for one in passes), default=0),
+            stored=max((self._stored(load, one.forward) for load, one in zip(self.loads, passes, strict=True)), default=0),
+            cache=cache,
+            choosing=choosing,
+            kernels=_KERNELS if self._policy.device.type == "cpu" else 0,
+            device=str(self._policy.device),
+            has=device_memory(self._policy.device),
+            micro_batch=largest,
+            of_rows=max(self.rows, largest),
+        )
+
+    def largest_that_fits(self) -> int:
+        """The most rows of a micro-batch for which the plan takes at most SHARE of what the device has; at least 1."""
+        least, most = 1, self.rows
+        while least < most:
+            middle = (least + most + 1) // 2
+            plan = self.plan(middle)
+            if plan.has is None or plan.peak <= SHARE * plan.has:
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
+    def _passes(self, load: Load, micro_batch: int | None) -> PassMemory:
+        found: PassMemory = self._measure(load.requires)(self._few[id(load.rows)], load.largest(micro_batch))
+        return found
+
+    @cached_property
+    def _few(self) -> dict[int, Sequences]:
+        """One row of each load, the longest."""
+        return {id(load.rows): load.rows[len(load.rows) - 1 :] for load in self.loads}
+
+    def _measure(self, requires: frozenset[str]) -> Any:
+        if requires not in self._measures:
+            self._measures[requires] = pass_memory(self._policy, requires)
+        return self._measures[requires]
+
+    @cached_property
+    def _measures(self) -> dict[frozenset[str], Any]:
+        return {}
+
+    def _load(self, algorithm: Algorithm[Any]) -> Load:
+        """The longest rows that the algorithm may draw."""
+        values = frozenset({"values"}) if self._policy.value_head is not None else frozenset()
+        task, policy = self._experiment.task, self._policy
+        if Need.PAIRS in algorithm.active_needs:
+            source = policy.pair_tokenizer(task.pairs())
+            count = min(int(getattr(algorithm, "pairs_per_step", 64)), len(source))
+            longest = np.argsort(source.lengths, kind="stable")[len(source) - count :]
+            rows = source.sequences.take(longest)
+            if algorithm.kind is AlgorithmType.SUPERVISED:
+                rows = rows.only(slice(0, 1))
+            read: frozenset[str] = getattr(getattr(algorithm, "loss", None), "requires", frozenset())
+            names = values | (frozenset({"sum_p_squared"}) if _OF_PAIR_LOSSES & set(read) else frozenset())
+            return Load(rows, names, None if algorithm.kind is AlgorithmType.SUPERVISED else source)
+        if Need.REWARDS not in algorithm.active_needs:
+            return Load(Sequences((np.zeros(1, dtype=np.int64),), ((np.zeros(1, dtype=np.int64),),)), values)
+        prompt, new = self._prompt_lengths
+        count, group = int(getattr(algorithm, "prompts_per_step", 16)), int(getattr(algorithm, "group_size", 2))
+        draw = Stream(0, ("memory",)).numpy()
+        tokens = draw.integers(0, policy.vocabulary_size, (count, prompt + group * new))
+        prompts = tuple(row[:prompt] for row in tokens)
+        groups = tuple(tuple(row[prompt + place * new :][:new] for place in range(group)) for row in tokens)
+        return Load(Sequences(prompts, groups), values | {"entropy"})
+
+    @cached_property
+    def _prompt_lengths(self) -> tuple[int, int]:
+        """Tokens of the longest prompt, and of the longest completion after it."""
+        task, policy, sampler = self._experiment.task, self._policy, self._experiment.sampler
+        prompts = (task.prompts() if "rewards" in task.offers else task.held_out_prompts())[:_FEW_PROMPTS]
+        longest = max((len(policy.encode_prompt(prompt.text, prompt.tools)) for prompt in prompts), default=1)
+        new = sampler.max_new_tokens if sampler.max_new_tokens is not None else task.max_new_tokens or 1
+        room = new if policy.max_length is None else max(1, policy.max_length - longest)
+        return longest, min(new, room)
+
+    def _reference(self) -> int:
+        """Of the frozen copies of the policy."""
+        adapter = self._policy.adapter
+        if adapter is not None:
+            return 0 if adapter.is_fresh else tensor_bytes(list(adapter.state().values()))
+        whole = tensor_bytes([*self._policy.model.parameters(), *self._policy.model.buffers()])
+        return whole * (1 if self._experiment.algorithm.moving_reference is None else 2)
+
+    def _optimizer_bytes(self, trained: int) -> int:
+        """Of the optimiser's state, by what it keeps of a small matrix."""
+        parameter = torch.nn.Parameter(torch.ones(8, 8))
+        parameter.grad = torch.ones_like(parameter)
+        optimizer = self._experiment.make_optimizer([parameter])
+        optimizer.step()
+        kept = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+        share = sum(value.numel() * value.element_size() for value in kept if value.numel() == parameter.numel())
+        return round(trained * share / (parameter.numel() * parameter.element_size()))
+
+    def _stored(self, load: Load, forward: float) -> int:
+        """Of the reference's pass over a block of pairs, whose values are kept for later."""
+        if load.source is None or self._policy.is_coarse:
+            return 0
+        block = pairs_per_block(self._policy, load.source)
+        return round(forward * min(block, len(load.source)) * float(load.source.lengths.mean()))
+
+    def _sampling(self, forward: float) -> tuple[int, int]:
+        """Bytes of the cache, and of logits, while completions are sampled and evaluated."""
+        evaluation, sampler = self._cfg.evaluation, self._experiment.sampler
+        held_out = min(len(self._experiment.task.held_out_prompts()), evaluation.num_prompts)
+        drawn = [len(load.rows) * load.rows.group_size for load in self.loads if "entropy" in load.requires]
+        drawn = drawn if isinstance(sampler, TransformersSampler) else []
+        completions = max([held_out * evaluation.samples_per_prompt, *drawn], default=0)
+        if completions == 0:
+            return 0, 0
+        prompt, new = self._prompt_lengths
+        budget = getattr(sampler.in_process, "batch_tokens", 1 << 15)
+        rows = min(completions, max(1, budget // (prompt + new)))
+        vocabulary = self._policy.vocabulary_size
+        elements = min(rows * vocabulary, _CHOICE_ELEMENTS)
+        # logits, log-probabilities, probabilities, and their running sum in float64
+        choosing = 4 * rows * vocabulary + (4 + 4 + 8) * elements
+        kl = 6 * 4 * min(rows * new * vocabulary, _CHOICE_ELEMENTS)  # of an evaluation, when the cache is gone
+        cache = rows * (prompt + new) * cache_bytes_per_token(self._policy)
+        return cache, max(choosing, round(forward * rows * prompt), kl - cache)
+
+
+def planned(cfg: DictConfig, experiment: Experiment) -> tuple[MemoryPlan | None, str]:
+    """What the run needs, and as a line of text; with micro_batch=auto, with the largest micro-batch that fits.
+
+    None where it cannot be measured: an algorithm or a model of the user's own may refuse the rows that are tried.
+    """
+    planner = Planner(cfg, experiment)
+    try:
+        plan = planner.plan(planner.largest_that_fits() if cfg.micro_batch == AUTO else cfg.micro_batch)
+    except Exception as error:  # of whatever kind they raise; training does not need the plan, but auto does
+        if cfg.micro_batch == AUTO:
+            raise
+        return None, f"not known ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+    return plan, plan.line()
+
+
+def plan_text(cfg: DictConfig) -> str:
+    """What a run of this config needs in memory, as lines of text; nothing is trained or recorded."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    planner = Planner(cfg, assemble(cfg))
+    return planner.plan(planner.largest_that_fits() if cfg.micro_batch == AUTO else cfg.micro_batch).table()
+
+
+def _algorithms(owner: Any) -> Iterator[Algorithm[Any]]:
+    """The algorithms that draw batches: those within a mixture, or the algorithm itself."""
+    inner = [one for child in _children(owner) for one in _algorithms(child)]
+    yield from inner or ([owner] if isinstance(owner, Algorithm) else [])
+
+
+def _children(owner: Any) -> list[Any]:
+    if isinstance(owner, Mapping):
+        return list(owner.values())
+    return [getattr(owner, item.name) for item in fields(owner)] if is_dataclass(owner) else []
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that the device has for this process: what is free, with what the process holds already; None where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    return _free_memory()
+
+
+def _free_memory() -> int | None:
+    """Bytes of main memory that processes may still take, with what this one holds."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        own = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        free = (int(lines["MemAvailable"].split()[0]) + int(own["VmRSS"].split()[0])) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        free = min(free, int(text))
+    return free
+
+
+def out_of_memory(error: BaseException, plan: MemoryPlan | None) -> TrainingError:
+    """The error that says which keys help most. plan: of the run; None where the memory ran out before there was one."""
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    if plan is None:
+        general = "policy/adapter=lora, policy.dtype=bfloat16 with it, or a smaller policy"
+        return TrainingError(f"memory ran out while the policy was loaded ({reason}); what helps: {general}")
+    smaller = "; ".join(plan.advice()[:3]) or "a smaller policy"
+    return TrainingError(
+        f"memory ran out on {plan.device} ({reason}); the run needs about {size_text(plan.peak)}; what helps most: {smaller}"
+    )
