@@ -25,9 +25,8 @@ def place(tmp_path_factory):
 
 def begun(place: Path, name: str, *words: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RLX_CACHE": str(place / "cache")}
-    command = [sys.executable, "-m", "rlx", "train", *words]
-    if not any(word.startswith("resume=") for word in words):
-        command += [*SMALL, f"hydra.run.dir={name}"]
+    goes_on = any(word.startswith("resume=") for word in words)
+    command = [sys.executable, "-m", "rlx", "train", *([] if goes_on else [*SMALL, f"hydra.run.dir={name}"]), *words]
     return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
