@@ -40,7 +40,7 @@ def with_number(composed: Composed) -> Composed:
 
 def is_first() -> bool:
     """Whether this process speaks for the run."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def starts_ranks(composed: Composed) -> bool:

@@ -186,7 +186,7 @@ class Ranks:
         others = [rank for rank in range(len(self._processes)) if rank != self.rank]
         dead = [rank for rank in others if is_alive(self._processes[rank]) is False]
         if dead:
-            return f"{' and '.join(map(self.name, dead))} ended before {what}; what it said last is shown with its rank"
+            return f"{' and '.join(map(self.name, dead))} ended before {what}; look at what it said last"
         behind = self._behind(others)
         if behind:
             return (
