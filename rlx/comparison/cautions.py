@@ -10,7 +10,7 @@ from rlx.comparison.choices import Choices
 from rlx.comparison.descriptive import config_differences
 from rlx.comparison.evidence import Evidence
 from rlx.comparison.grouping import Grouping
-from rlx.comparison.pair import UNEQUAL, Arm, PairComparison
+from rlx.comparison.pair import UNEQUAL, Arm, PairComparison, same_digests
 from rlx.comparison.refusal import more_seeds
 from rlx.comparison.run_cautions import (
     Caution,
@@ -18,6 +18,7 @@ from rlx.comparison.run_cautions import (
     about_budgets,
     about_environments,
     about_failures,
+    about_prompts,
     about_records,
 )
 from rlx.comparison.scores import RunScore
@@ -51,6 +52,7 @@ def find_cautions(
         *_seeds(arms, runs, choices),
         *_same(arms),
         *_identical(grouping, pairs),
+        *about_prompts(runs),
         *_prompts(arms, pairs, choices),
         *_left_out(arms, pairs, choices),
         *about_failures(runs, choices),
@@ -119,10 +121,13 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     if choices.prompts == "fixed":
         text = f"verdicts are about new seeds on {number} alone (prompts=fixed): on other prompts of the task they may not hold"
         return [Caution("prompts_fixed", text)]
-    silent = [arm.label for arm in arms if arm.tables is None]
+    silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
+    differ = [f"{pair.a} and {pair.b}" for pair in alone if not same_digests(*(by_label[label] for label in (pair.a, pair.b)))]
     why = (
         f"no scores per prompt are recorded for {join_names(silent)}"
         if silent
+        else f"the runs did not all answer the same prompts ({join_names(differ)})"
+        if differ
         else "the runs answered unequal numbers of prompts"
     )
     text = (

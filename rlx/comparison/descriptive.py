@@ -10,7 +10,7 @@ import numpy as np
 
 from rlx.comparison.grouping import Grouping, compared, short_names, swept_keys
 from rlx.comparison.pair import Arm
-from rlx.comparison.scores import RunScore
+from rlx.comparison.scores import RunScore, same_prompts
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.bootstrap import performance_profile, profile_band
 from rlx.comparison.statistics.curve import align, band
@@ -172,7 +172,12 @@ def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[flo
         if not answers or any(one is None for one in answers) or len({len(one) for one in answers if one is not None}) > 1:
             return None
         sides.append(np.mean([one for one in answers if one is not None], axis=0))
-    if len({run.task for run in (*a, *b)}) > 1 or len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
+    if (
+        not same_prompts((*a, *b))
+        or len({run.task for run in (*a, *b)}) > 1
+        or len(sides[0]) != len(sides[1])
+        or len(sides[0]) < 2
+    ):
         return None
     gap = sides[0] - sides[1]
     return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))

@@ -47,7 +47,8 @@ class Arm:
 
     same_run: all runs are equal in every metric. tables: the score of each answer, one [S_m, P_m] per task with its rows in the
     order of seeds; None where a run has not kept its answers. fingerprints: of all metrics, one a run; None where runs were
-    averaged. run_seconds: training time of a run; prompt_seconds: time to evaluate it on one more prompt; None: not known.
+    averaged. prompts: the digests of the prompts of each task, where the records hold them. run_seconds: training time of a run;
+    prompt_seconds: time to evaluate it on one more prompt; None: not known.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Arm:
     same_run: bool = False
     tables: Sequence[Array] | None = None
     fingerprints: Sequence[Sequence[int | None]] = ()
+    prompts: Sequence[frozenset[str]] = ()
     run_seconds: float | None = None
     prompt_seconds: float | None = None
 
@@ -199,10 +201,18 @@ def _effects(a: Arm, b: Arm, fixed: TestResult, *, is_paired: bool, level: float
 
 
 def _share_prompts(a: Arm, b: Arm) -> bool:
-    """Whether both have the answers of every run, to as many prompts on each task."""
-    if a.tables is None or b.tables is None:
+    """Whether both have the answers of every run to the same prompts on each task.
+
+    Where a record holds no digest of its prompts, as many of them are taken to be the same.
+    """
+    if a.tables is None or b.tables is None or not same_digests(a, b):
         return False
     return all(x.shape[1] == y.shape[1] >= 2 for x, y in zip(a.tables, b.tables, strict=True))
+
+
+def same_digests(a: Arm, b: Arm) -> bool:
+    """Whether no two runs of these variants are known to have answered different prompts of one task."""
+    return all(len(x | y) <= 1 for x, y in zip(a.prompts, b.prompts, strict=False))
 
 
 def _num_prompts(a: Arm, b: Arm) -> int | None:

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rlx.comparison.scores import RunScore
+from rlx.comparison.numbers import usable_or_none
+from rlx.comparison.scores import RunScore, same_prompts
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
-from rlx.record.lines import read_samples
+from rlx.record.lines import read_completions, read_samples
+
+
+@dataclass(frozen=True)
+class Said(Serializable):
+    """A completion of one run at its last evaluation. score: what it counted in the score there; None: not recorded."""
+
+    completion: Any
+    seed: int
+    step: int
+    score: float | None
 
 
 @dataclass(frozen=True)
 class PromptResult(Serializable):
-    """One held-out prompt. place: among them, from 0. score_a, score_b: means over seeds. prompt, completion_a, completion_b: as
-    the runs kept them (evaluation.num_shown prompts of each evaluation), None where they did not."""
+    """One held-out prompt or pair. place: among them, from 0. score_a, score_b: means over seeds. said_a, said_b: what one run
+    of each said to it."""
 
     place: int
     score_a: float
     score_b: float
-    prompt: Any = None
-    completion_a: Any = None
-    completion_b: Any = None
+    prompt: Any
+    said_a: Said
+    said_b: Said
 
     @property
     def difference(self) -> float:
@@ -50,13 +61,14 @@ def contest(a: str, b: str, counted: Sequence[RunScore], *, lower_is_better: boo
     sides = [_mean_answers(label, counted) for label in (a, b)]
     if sides[0] is None or sides[1] is None or len(sides[0]) != len(sides[1]):
         return None
+    if not same_prompts(run for run in counted if run.variant in (a, b)):
+        return None
     difference = (sides[1] - sides[0]) if lower_is_better else (sides[0] - sides[1])
     kept = [_kept(label, counted) for label in (a, b)]
     told = []
-    for place, (ours, theirs) in enumerate(zip(*kept, strict=False)):
-        if place < len(difference) and ours.get("prompt") == theirs.get("prompt"):
-            scores = float(sides[0][place]), float(sides[1][place])
-            told.append(PromptResult(place, *scores, ours.get("prompt"), ours.get("completion"), theirs.get("completion")))
+    for place, ((prompt, ours), (other, theirs)) in enumerate(zip(*kept, strict=False)):
+        if place < len(difference) and prompt == other:
+            told.append(PromptResult(place, float(sides[0][place]), float(sides[1][place]), prompt, ours, theirs))
     told.sort(key=lambda result: float(difference[result.place]), reverse=True)
     won, lost = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
     return PromptContest(a, b, won, lost, len(difference) - won - lost, tuple(told))
@@ -71,14 +83,24 @@ def _mean_answers(label: str, counted: Sequence[RunScore]) -> Array | None:
     return np.asarray(np.mean(answers, axis=0))
 
 
-def _kept(label: str, counted: Sequence[RunScore]) -> list[Mapping[str, Any]]:
-    """The samples of the last evaluation of the lowest seed that kept any: the first held-out prompts, in their order."""
+def _kept(label: str, counted: Sequence[RunScore]) -> list[tuple[Any, Said]]:
+    """Prompts and what was said to them at the last evaluation, by the lowest seed that kept it, in the order of the answers.
+
+    A record of before kept the completions of the first prompts alone, among its samples; of a task of pairs they are left out,
+    since it does not tell which pairs a prompt belongs to.
+    """
     for run in sorted((run for run in counted if run.variant == label), key=lambda run: run.seed):
         try:
-            rows = [row for row in read_samples(run.record.directory) if "completion" in row]
+            rows = read_completions(run.record.directory)
+            if not rows:
+                rows = [row for row in read_samples(run.record.directory) if "completion" in row and "reward" in row]
         except DataError:
             continue
         last = max((row["step"] for row in rows), default=0)
         if rows:
-            return [row for row in rows if row["step"] == last]
+            return [
+                (row.get("prompt"), Said(row.get("completion"), run.seed, row["step"], usable_or_none(row.get("score"))))
+                for row in rows
+                if row["step"] == last
+            ]
     return []

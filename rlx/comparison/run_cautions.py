@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlx.comparison.choices import Choices
@@ -122,6 +122,26 @@ def _code(run: RunScore) -> object:
     return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx
 
 
+def about_prompts(runs: Sequence[RunScore]) -> list[Caution]:
+    """Tasks on which not all runs answered the same held-out prompts, by the digests in their records."""
+    found = []
+    for task in dict.fromkeys(run.task for run in runs):
+        known = [run for run in runs if run.task == task and run.prompts is not None]
+        digests = list(dict.fromkeys(run.prompts for run in known))
+        if len(digests) < 2:
+            continue
+        sides = [
+            join_names(list(dict.fromkeys(run.variant for run in known if run.prompts == digest)), most=4)
+            for digest in digests[:3]
+        ]
+        text = (
+            f"{task}: the runs answered {len(digests)} different sets of held-out prompts ({'; '.join(sides)}"
+            f"{'; ...' if len(digests) > 3 else ''}): a part of the difference may come from the prompts"
+        )
+        found.append(Caution("different_prompts", text))
+    return found
+
+
 def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> list[Caution]:
     """Seeds that a variant ran more than once under different config hashes, although its configs look equal."""
     repeated: dict[tuple[str, str, int], int] = {}
@@ -168,6 +188,13 @@ def _environment(run: RunScore) -> dict[str, str]:
         "precision": run.config.get("precision", "float32"),
         "dtype of weights": run.config.get("policy.dtype"),
         "threads": run.record.threads,
-        "ranks": made.get("ranks", run.config.get("ranks")),
+        "ranks": " then ".join(dict.fromkeys(_ranks(run))),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _ranks(run: RunScore) -> list[str]:
+    """How many processes trained the run, before and after each resume; one where the record is of before ranks."""
+    resumes = [resume for resume in run.record.resumed if isinstance(resume, Mapping)]
+    seen = [resume[name] for resume in resumes for name in ("ranks_before", "ranks") if name in resume]
+    return [str(number) for number in (*seen, run.config.get("ranks", 1))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,8 @@ class RunScore(Serializable):
     score: by the declared rule; None if the run has none. state: completed, failed, unfinished.
     steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
     fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt [P] at the evaluation that
-    the score is of; start, start_answers: the same before training. evaluated: the names of the metrics of its evaluations.
+    the score is of; prompts: digest of these prompts, None in records of before; start, start_answers: score and answers before
+    training. evaluated: the names of the metrics of its evaluations.
     evaluation_seconds: of one evaluation; num_prompts: that it has.
     """
 
@@ -50,6 +51,7 @@ class RunScore(Serializable):
     prompt_error: float | None
     fingerprint: int
     answers: Array | None = None
+    prompts: str | None = None
     start: float | None = None
     start_answers: Array | None = None
     evaluation_seconds: float | None = None
@@ -139,7 +141,7 @@ def read_score(
     last = evaluated[-1] if evaluated else {}
     first = values[0] if len(steps) and steps[0] == 0 else math.nan
     chosen = _step_of(value, steps, values, score=score)
-    answers = _answers(record, metric, {0: float(first), chosen: value})
+    answers, digests = _answers(record, metric, {0: float(first), chosen: value})
     return RunScore(
         record=record,
         config=leaves(record.config),
@@ -155,6 +157,7 @@ def read_score(
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=_fingerprint(rows),
         answers=answers.get(chosen),
+        prompts=digests.get(chosen),
         start=float(first) if math.isfinite(first) else None,
         start_answers=answers.get(0),
         evaluation_seconds=usable_or_none(last.get("time/evaluation_seconds")),
@@ -278,18 +281,21 @@ def _num_prompts(config: Mapping[str, Any]) -> float | None:
 _STEP = re.compile(rb'\{"step": (-?\d+),')
 
 
-def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None]) -> dict[int, Array]:
+def _answers(
+    record: RunRecord, metric: str, scores: Mapping[int, float | None]
+) -> tuple[dict[int, Array], dict[int, str | None]]:
     """Step -> scores per prompt [P] out of answers.jsonl, for the steps asked; left out where their mean is not the score.
 
-    A line holds `step` and `score`, one number a prompt; lines of other steps are not parsed.
+    A line holds `step` and `score`, one number a prompt, and `prompts`, a digest of them, which comes second: step -> digest.
+    Lines of other steps are not parsed.
     """
     if metric not in ANSWERED:
-        return {}
+        return {}, {}
     file = record.directory / "answers.jsonl"
     try:
         lines = read_regular(file).split(b"\n")
     except FileNotFoundError:
-        return {}
+        return {}, {}
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     wanted = [
@@ -299,6 +305,7 @@ def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None])
         if line.strip() and (place < len(lines) - 1 or line.endswith(b"}"))
     ]
     answers: dict[int, Array] = {}
+    digests: dict[int, str | None] = {}
     for row in parse_lines(b"\n".join([*wanted, b""]), file):
         values, score = row.get("score"), scores.get(row["step"])
         if score is None or not isinstance(values, list) or not values:
@@ -308,7 +315,13 @@ def _answers(record: RunRecord, metric: str, scores: Mapping[int, float | None])
         array = np.array(values, float)
         if np.isfinite(array).all() and abs(float(array.mean()) - score) <= 1e-6 * max(1.0, abs(score)):
             answers[row["step"]] = array
-    return answers
+            digests[row["step"]] = str(row["prompts"]) if "prompts" in row else None
+    return answers, digests
+
+
+def same_prompts(runs: Iterable[RunScore]) -> bool:
+    """Whether no two runs are known to have answered different prompts: records of before do not tell which they were."""
+    return len({run.prompts for run in runs} - {None}) <= 1
 
 
 def count_failures(runs: Sequence[RunScore], *, failed: str, lower_is_better: bool = False) -> list[RunScore]:

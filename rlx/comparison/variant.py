@@ -93,6 +93,7 @@ def arm_of(label: str, counted: Sequence[RunScore], tasks: Sequence[str]) -> Arm
         same_run=len(tasks) == 1 and len(known) == total > 1 and len(set(known)) == 1,
         tables=None if any(table is None for table in tables) else [table for table in tables if table is not None],
         fingerprints=prints,
+        prompts=[frozenset(run.prompts for run in mine if run.task == task and run.prompts is not None) for task in tasks],
         run_seconds=float(np.mean(spent)) if spent else None,
         prompt_seconds=float(np.mean(a_prompt)) if a_prompt else None,
     )

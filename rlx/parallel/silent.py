@@ -27,7 +27,9 @@ class SilentRecorder(Recorder):
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         pass
 
-    def answers(self, step: int, scores: Sequence[float]) -> None:
+    def answers(
+        self, step: int, scores: Sequence[float], *, digest: str = "", completions: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         pass
 
     def sync(self) -> None:

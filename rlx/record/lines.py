@@ -21,6 +21,11 @@ def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return read_lines(path, "samples.jsonl")
 
 
+def read_completions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What a run said to each held-out prompt at its last evaluation: `step`, `score`, `prompt`, `completion` in each."""
+    return read_lines(path, "completions.jsonl")
+
+
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
     """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
     place = follow_latest(Path(path))

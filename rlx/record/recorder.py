@@ -31,6 +31,8 @@ from rlx.record.sources import Source, sources
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
 _LINES = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
+COMPLETIONS = "completions.jsonl"
+MOST_COMPLETION_BYTES = 4 * 2**20
 
 
 def _now() -> str:
@@ -138,6 +140,7 @@ class Recorder:
                 "time": _now(),
                 "command": list(command or ()),
                 "status": before.status,
+                "ranks_before": before.config.get("ranks", 1),
                 "ranks": changed.get("config", before.config).get("ranks", 1),
             },
         ]
@@ -145,7 +148,7 @@ class Recorder:
             before, status="running", ended=None, error=None, result=None, process=this_process(), resumed=resumed, **changed
         )
         recorder = cls(record, loggers or {}, warn)
-        for name in _LINES:
+        for name in (*_LINES, COMPLETIONS):
             truncate_lines(record.directory / name, step)
         recorder._write()
         return recorder._opened(step)
@@ -165,10 +168,27 @@ class Recorder:
             self._append("samples.jsonl", {"step": int(step), **row})
         self._tell("samples", step, kept)
 
-    def answers(self, step: int, scores: Sequence[float]) -> None:
-        """Keeps what each held-out prompt counts in the score, so that two runs can be compared prompt by prompt."""
+    def answers(
+        self, step: int, scores: Sequence[float], *, digest: str = "", completions: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Keeps what each held-out prompt counts in the score, so that two runs can be compared prompt by prompt.
+
+        digest: of the prompts. completions: for each prompt what was said, of which the last evaluation's replace those before,
+        in a file of at most MOST_COMPLETION_BYTES: where they are more, those of the first prompts are kept.
+        """
         if scores:
-            self._append("answers.jsonl", {"step": int(step), "score": list(scores)})
+            self._append("answers.jsonl", {"step": int(step), "score": list(scores), **({"prompts": digest} if digest else {})})
+        lines: list[bytes] = []
+        size = 0
+        for row, score in zip(completions, scores, strict=False):
+            line = json_line({"step": int(step), "score": score, **row})
+            size += len(line)
+            if size > MOST_COMPLETION_BYTES:
+                break
+            lines.append(line)
+        if lines:
+            with full_disk_explained(self.directory / COMPLETIONS):
+                write_atomic(self.directory / COMPLETIONS, b"".join(lines))
 
     def sync(self) -> None:
         """Waits until all that was logged is on the disk; call it before a checkpoint is written."""

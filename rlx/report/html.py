@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.pair import PairComparison
-from rlx.comparison.prompts import contest
+from rlx.comparison.prompts import PromptResult, contest
 from rlx.comparison.scores import RunScore
 from rlx.comparison.wording import conclusion, score_text
 from rlx.errors import DataError
@@ -29,6 +31,7 @@ MOST_TASKS = 4
 MOST_PROMPTS = 8
 MOST_VERDICTS = 60
 MOST_CONTESTS = 6
+MOST_CONTEST_CHARACTERS = 100_000  # of the prompts won, and of those lost, of a pair
 MOST_PROVENANCE = 300  # runs whose origin and command stand on the page; run.json of each holds them
 COLOURS = 8
 
@@ -139,23 +142,37 @@ def contest_rows(comparison: Comparison, pairs: Sequence[PairComparison]) -> lis
             continue
         size = found.won + found.lost + found.tied
         words = f"{pair.a} wins {found.won} of {size} prompts against {pair.b}, loses {found.lost} and ties {found.tied}"
-        half = MOST_PROMPTS // 2
-        told = found.told if len(found.told) <= MOST_PROMPTS else (*found.told[:half], *found.told[-half:])
-        prompts = [
-            {
-                "prompt": _text(result.prompt),
-                "answers": [
-                    {"variant": label, "score": score_text(score), "completion": _text(completion)}
-                    for label, score, completion in (
-                        (pair.a, result.score_a, result.completion_a),
-                        (pair.b, result.score_b, result.completion_b),
-                    )
-                ],
-            }
-            for result in told
-        ]
-        rows.append({"words": words, "prompts": prompts, "kept": len(found.told), "size": size})
+        sign = -1 if comparison.choices.is_lower_better else 1
+        sides = {
+            "won": [result for result in found.told if sign * result.difference > 1e-12],
+            "lost": [result for result in reversed(found.told) if sign * result.difference < -1e-12],
+        }
+        lists = []
+        for side, total in (("won", found.won), ("lost", found.lost)):
+            prompts = [_contest_row(pair, result) for result in sides[side]]
+            costs = np.cumsum([len(json.dumps(row)) for row in prompts])
+            shown = max(MOST_PROMPTS // 2, int((costs <= MOST_CONTEST_CHARACTERS).sum()))
+            lists.append({"side": side, "total": total, "kept": len(prompts), "prompts": prompts[:shown]})
+        rows.append({"words": words, "lists": [one for one in lists if one["prompts"]]})
     return rows
+
+
+def _contest_row(pair: PairComparison, result: PromptResult) -> dict[str, Any]:
+    """A prompt with what both variants said to it."""
+    told = ((pair.a, result.score_a, result.said_a), (pair.b, result.score_b, result.said_b))
+    return {
+        "prompt": _text(result.prompt),
+        "answers": [
+            {
+                "variant": label,
+                "score": score_text(score),
+                "seed": said.seed,
+                "counted": "" if said.score is None else score_text(said.score),
+                "completion": "not kept" if said.completion is None else _text(said.completion),
+            }
+            for label, score, said in told
+        ],
+    }
 
 
 def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:

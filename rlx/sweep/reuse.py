@@ -14,7 +14,7 @@ from rlx.record.run import RunRecord, find_run_directories, read_run
 from rlx.sweep.state import COMPLETED, ENDED, SweepState
 
 # run.json comes last: with it the copy counts as a run
-_EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl", "answers.jsonl")
+_EVIDENCE = ("config.yaml", "metrics.jsonl", "samples.jsonl", "answers.jsonl", "completions.jsonl")
 
 
 def take_over_completed(state: SweepState, shelf: Path) -> None:

@@ -184,6 +184,11 @@ def content_uniform(text: Any, *, salt: str) -> float:
     return int.from_bytes(hashlib.blake2b(canonical.encode(), digest_size=8).digest(), "big") / 2.0**64
 
 
+def content_digest(content: Any) -> str:
+    """16 hexadecimal digits that depend on the content alone, such as the prompts of an evaluation in their order."""
+    return hashlib.blake2b(_canonical(content).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
 def with_label_noise(pairs: Sequence[Pair], label_noise: float) -> tuple[Pair, ...]:
     """Pairs of which a share is flipped, chosen by content. 0 changes nothing, 1 flips all."""
     if not 0 <= label_noise <= 1:

@@ -21,7 +21,7 @@ from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task, Text, content_uniform, pass_at_k
+from rlx.task.base import Pair, Prompt, Task, Text, content_digest, content_uniform, pass_at_k
 from rlx.training.gradients import micro_batches
 
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ class Evaluation:
     """Figures without a prefix (`score`, `reward`, `kl`, ...), and completions to show.
 
     answers: the contribution to the score of each held-out prompt's greedy completion, or of each held-out pair; empty where
-    neither makes the score.
+    neither makes the score. completions: for each of the answers its prompt and the greedy completion of that prompt; empty
+    where num_shown is 0. digest: of the prompts or pairs behind the answers, in their order.
     """
 
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     tokens_sampled: int
     answers: tuple[float, ...] = ()
+    completions: tuple[dict[str, Any], ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Evaluator:
     """Measures a policy on a task.
 
     num_prompts, num_pairs: the most held-out prompts and pairs. samples_per_prompt: completions sampled at `temperature` for
-    reward, KL and entropy. num_shown: how many prompts' completions are kept in the record. pass_at_k: for each k, the
-    probability that one of k sampled completions is right, estimated from all of them; None: 1, 2, 4, ... where any are right.
+    reward, KL and entropy. num_shown: how many prompts' completions are kept of every evaluation; 0 keeps none of the last one
+    either. pass_at_k: for each k, the probability that one of k sampled completions is right, estimated from all of them; None:
+    1, 2, 4, ... where any are right.
     ranks: each measures a part; None where this process is alone. `task` and `sampler` are then those of rlx.rollout.split.
     """
 
@@ -90,7 +94,7 @@ class Evaluator:
             prompts = self._prompts(policy)[: self.num_prompts]
             figures: dict[str, float] = {}
             samples: list[dict[str, Any]] = []
-            tokens, answers = 0, np.zeros(0)
+            tokens, answers, shown = 0, np.zeros(0), list[dict[str, Any]]()
             if prompts:
                 greedy = self._play(policy, prompts, group_size=1, greedy=True)
                 sampled = self._play(policy, prompts, group_size=self.samples_per_prompt, greedy=False)
@@ -102,14 +106,27 @@ class Evaluator:
                     figures |= self._rewards(rewards, sampled.rewards())
                 figures |= self._drift(policy, sampled.rollout)
                 figures |= _of_conversations(sampled)
-                samples = self._shown(prompts, greedy, sampled, rewards)
-            preferences, wins = self._preferences(policy)
+                shown = self._greedy_rows(prompts, greedy)
+                samples = self._shown(shown, greedy, sampled, rewards)
+            preferences, wins, pairs = self._preferences(policy)
             figures |= preferences
             if self.task.score not in figures:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
             by_score = {"accuracy": answers, "greedy_reward": answers, "pair_accuracy": wins}
             scored = tuple(by_score.get(self.task.score, np.zeros(0)).tolist())
-            return Evaluation({"score": figures[self.task.score], **figures}, samples, tokens, scored)
+            content: list[Any] = [prompt.text for prompt in prompts]
+            if self.task.score == "pair_accuracy":
+                by_prompt = {_content(prompt.text): row for prompt, row in zip(prompts, shown, strict=True)} if shown else {}
+                shown = [by_prompt.get(_content(pair.prompt), {"prompt": _plain(pair.prompt)}) for pair in pairs]
+                content = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
+            return Evaluation(
+                {"score": figures[self.task.score], **figures},
+                samples,
+                tokens,
+                scored,
+                completions=tuple(shown) if scored and self.num_shown else (),
+                digest=content_digest(content) if scored else "",
+            )
 
     def _prompts(self, policy: Policy) -> Sequence[Prompt]:
         """The held-out prompts; of a task of pairs only, those of the pairs that are kept when tokenised."""
@@ -181,15 +198,16 @@ class Evaluator:
         given = ranks.exchange("an evaluation", lambda: [function(rows) for rows in asked[ranks.rank :: ranks.world]])
         return [given[place % ranks.world][place // ranks.world] for place in range(len(asked))]
 
-    def _preferences(self, policy: Policy) -> tuple[dict[str, float], np.ndarray]:
+    def _preferences(self, policy: Policy) -> tuple[dict[str, float], np.ndarray, list[Pair]]:
         """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
 
-        Also what each pair counts in that share, float64 [B]; empty where single completions are compared with all others.
+        Also what each pair counts in that share, float64 [B], and these pairs; empty where single completions are compared with
+        all others.
         """
         pairs = self.task.held_out_pairs()
         tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
-            return {}, np.zeros(0)
+            return {}, np.zeros(0), []
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
 
         def ratios(rows: slice) -> tuple[Tensor, Tensor]:
@@ -210,19 +228,27 @@ class Evaluator:
             "log_ratio_rejected": float(rejected_ratio.mean()),
             "log_ratio_margin": float(margin.mean()),
         }
-        return figures, wins.cpu().numpy() if batch.has_label is None else np.zeros(0)
+        if batch.has_label is not None:
+            return figures, np.zeros(0), []
+        return figures, wins.cpu().numpy(), [pairs[place] for place in tokenized.index[: len(wins)]]
+
+    def _greedy_rows(self, prompts: Sequence[Prompt], greedy: Played) -> list[dict[str, Any]]:
+        """Each prompt with its greedy completion."""
+        openings = [prompt.text for prompt in prompts]
+        if greedy.conversations is not None:
+            openings = [group[0].opening for group in greedy.conversations]
+        return [
+            {"prompt": _plain(opening), "completion": group[0]} for opening, group in zip(openings, greedy.texts, strict=True)
+        ]
 
     def _shown(
-        self, prompts: Sequence[Prompt], greedy: Played, sampled: Played, rewards: np.ndarray | None
+        self, greedy_rows: Sequence[dict[str, Any]], greedy: Played, sampled: Played, rewards: np.ndarray | None
     ) -> list[dict[str, Any]]:
         rows = []
-        for index, prompt in enumerate(prompts[: self.num_shown]):
-            row: dict[str, Any] = {"prompt": prompt.text if isinstance(prompt.text, str) else list(prompt.text)}
-            row |= {"completion": greedy.texts[index][0], "sampled": sampled.texts[index][0]}
+        for index, shown in enumerate(greedy_rows[: self.num_shown]):
+            row = {**shown, "sampled": sampled.texts[index][0]}
             if greedy.conversations is not None:
-                talk = greedy.conversations[index][0]
-                row["prompt"] = talk.opening if isinstance(talk.opening, str) else list(talk.opening)
-                row |= {"turns": talk.to_dict()}
+                row |= {"turns": greedy.conversations[index][0].to_dict()}
             if rewards is not None:
                 row["reward"] = float(rewards[index])
             rows.append(row)
@@ -240,6 +266,11 @@ def _of_conversations(played: Played) -> dict[str, float]:
 def standard_error_of_mean(values: np.ndarray) -> float:
     """The standard error of the mean of values [P]; nan for a single one."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def _plain(text: Text) -> Any:
+    """A prompt as it stands in a record."""
+    return text if isinstance(text, str) else list(text)
 
 
 def _content(text: Text) -> float:

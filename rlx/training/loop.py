@@ -238,7 +238,7 @@ class Loop:
         if self.progress.best_score is None or score > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = score, step
         self.recorder.samples(step, evaluation.samples)
-        self.recorder.answers(step, evaluation.answers)
+        self.recorder.answers(step, evaluation.answers, digest=evaluation.digest, completions=evaluation.completions)
         self.view.evaluated(step, metrics)
         return metrics
 

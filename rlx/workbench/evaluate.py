@@ -70,7 +70,7 @@ def evaluate_checkpoint(
         steps = _steps(choice)
         recorder.log(steps, {**figures, "time/evaluation_seconds": seconds})
         recorder.samples(steps, evaluation.samples)
-        recorder.answers(steps, evaluation.answers)
+        recorder.answers(steps, evaluation.answers, digest=evaluation.digest, completions=evaluation.completions)
         recorder.finish(_result(choice, recorder, figures, seconds, evaluation))
     except BaseException as error:
         recorder.fail(error)

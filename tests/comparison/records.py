@@ -58,6 +58,8 @@ def write_run(
     curve: list[float] | None = None,
     samples: list[dict[str, Any]] | None = None,
     answers: list[float] | None = None,
+    completions: list[dict[str, Any]] | None = None,
+    digest: str | None = None,
     tokens: int = 10_000,
     kl: float = 0.4,
     overrides: list[str] | None = None,
@@ -85,7 +87,11 @@ def write_run(
     if samples:
         (directory / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
     if answers is not None:
-        (directory / "answers.jsonl").write_text(json.dumps({"step": num_steps, "score": answers}) + "\n")
+        about = {"prompts": digest} if digest is not None else {}
+        (directory / "answers.jsonl").write_text(json.dumps({"step": num_steps, "score": answers, **about}) + "\n")
+    if completions is not None:
+        lines = [json.dumps({"step": num_steps, **row}) + "\n" for row in completions]
+        (directory / "completions.jsonl").write_text("".join(lines))
     result = {
         "algorithm_name": algorithm,
         "performance_metrics": {"eval/score": score, "eval/kl": kl},

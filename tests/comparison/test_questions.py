@@ -200,8 +200,11 @@ def test_pairing_is_mentioned_with_the_correlation_and_never_chosen_by_it(tmp_pa
         ("torch", {"record": {"provenance": {"packages": {"torch": "2.12"}}}}),
         ("CPU", {"record": {"provenance": {"cpu": {"name": "other"}}}}),
         ("device", {"device": "cuda"}),
-        ("precision", {"policy__dtype": "bfloat16"}),
+        ("precision", {"precision": "bfloat16"}),
+        ("dtype of weights", {"policy__dtype": "bfloat16"}),
         ("threads", {"record": {"threads": 8}}),
+        ("ranks", {"ranks": 2}),
+        ("ranks", {"record": {"resumed": [{"step": 5, "ranks_before": 4, "ranks": 1}]}}),
     ],
 )
 def test_another_environment_of_one_side_is_named(tmp_path, name, options):
@@ -209,6 +212,27 @@ def test_another_environment_of_one_side_is_named(tmp_path, name, options):
     write_sweep(tmp_path, {"custom_dpo": LOW}, **base, policy__dtype="float32")
     write_sweep(tmp_path, {"hybrid": HIGH}, **{**base, "policy__dtype": "float32", **options})
     assert f"{name} (" in texts(compare(tmp_path))["different_environment"]
+
+
+def test_runs_that_are_known_to_have_answered_other_prompts_are_not_crossed(tmp_path):
+    for name, digest in (("custom_dpo", "1111"), ("hybrid", "2222")):
+        write_sweep(tmp_path, {name: LOW}, with_answers=True, digest=digest)
+    found = compare(tmp_path)
+    assert not found.pairs[0].over_prompts
+    assert "did not all answer the same prompts (custom_dpo and hybrid)" in texts(found)["answers_missing"].replace(
+        "hybrid and custom_dpo", "custom_dpo and hybrid"
+    )
+    assert "arithmetic: the runs answered 2 different sets of held-out prompts" in texts(found)["different_prompts"]
+    assert texts(compare(tmp_path, prompts="fixed"))["different_prompts"]
+
+
+@pytest.mark.parametrize("other", ["1111", None])
+def test_runs_of_the_same_prompts_or_of_before_digests_are_crossed(tmp_path, other):
+    for name, digest in (("custom_dpo", "1111"), ("hybrid", other)):
+        write_sweep(tmp_path, {name: LOW}, with_answers=True, digest=digest)
+    found = compare(tmp_path)
+    assert found.pairs[0].over_prompts
+    assert "different_prompts" not in texts(found)
 
 
 def test_equal_environments_give_no_caution(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import files, recorder
-from rlx.record.lines import read_lines, read_metrics, read_samples
+from rlx.record.lines import read_completions, read_lines, read_metrics, read_samples
 from rlx.record.logger.base import Logger
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, find_run_directories, read_run
@@ -211,7 +211,7 @@ def test_a_resume_cuts_what_came_after_the_checkpoint(create) -> None:
     for step in range(8):
         run.log(step, {"train/loss": step})
         run.samples(step, [{"prompt": str(step)}] * 2)
-        run.answers(step, [1.0, 0.0])
+        run.answers(step, [1.0, 0.0], digest="abc", completions=[{"completion": "a"}, {"completion": "b"}])
     run.interrupt(signal="SIGTERM")
     assert read_run(run.directory).error["signal"] == "SIGTERM"
     again = Recorder.reopen(run.directory, 5, command=["rlx", "train", "resume=x"], threads=2)
@@ -225,6 +225,30 @@ def test_a_resume_cuts_what_came_after_the_checkpoint(create) -> None:
     again.log(6, {"train/loss": 6})
     again.finish(RESULT)
     assert steps(run.directory) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_completions_of_the_last_evaluation_alone_are_kept(create) -> None:
+    run = create()
+    for step in range(3):
+        run.answers(step, [1.0, 0.0], digest="abc", completions=[{"completion": "a"}, {"completion": "b"}])
+    run.answers(3, [])
+    rows = read_completions(run.directory)
+    assert rows == [{"step": 2, "score": score, "completion": said} for score, said in ((1.0, "a"), (0.0, "b"))]
+    assert read_lines(run.directory, "answers.jsonl")[0] == {"step": 0, "score": [1.0, 0.0], "prompts": "abc"}
+    run.interrupt()
+    Recorder.reopen(run.directory, 2).interrupt()
+    assert read_completions(run.directory) == rows
+    Recorder.reopen(run.directory, 1).interrupt()
+    assert read_completions(run.directory) == []
+
+
+def test_completions_beyond_the_cap_are_those_of_the_last_prompts(create, monkeypatch) -> None:
+    monkeypatch.setattr("rlx.record.recorder.MOST_COMPLETION_BYTES", 1000)
+    run = create()
+    run.answers(0, [1.0] * 9, completions=[{"completion": str(place) * 200} for place in range(9)])
+    assert [row["completion"][0] for row in read_completions(run.directory)] == ["0", "1", "2", "3"]
+    assert (run.directory / "completions.jsonl").stat().st_size <= 1000
+    run.interrupt()
 
 
 def test_a_run_that_still_runs_is_not_resumed(create) -> None:

@@ -2,6 +2,8 @@ import re
 import time
 from html.parser import HTMLParser
 
+import pytest
+
 from rlx.comparison.comparison import compare
 from rlx.report.html import contest_rows, sample_rows
 from rlx.report.html import render_page as render
@@ -144,9 +146,32 @@ def test_prompts_won_and_lost_stand_with_both_completions(tmp_path):
     comparison = compare(tmp_path)
     row = contest_rows(comparison, comparison.pairs)[0]
     assert row["words"] == "grpo wins 1 of 3 prompts against custom_dpo, loses 0 and ties 2"
-    assert [p["prompt"] for p in row["prompts"]] == ["12+34=", "user: 7+8="]
-    assert [answer["completion"] for answer in row["prompts"][0]["answers"]] == ["good", "bad"]
+    assert [one["side"] for one in row["lists"]] == ["won"]
+    assert [p["prompt"] for p in row["lists"][0]["prompts"]] == ["12+34="]
+    assert [answer["completion"] for answer in row["lists"][0]["prompts"][0]["answers"]] == ["good", "bad"]
     assert "Prompts won and lost" in render_page(comparison)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_every_prompt_won_or_lost_is_on_the_page_and_what_has_no_room_is_counted(tmp_path, monkeypatch, sign):
+    for name, counted in (("grpo", [1.0] * 9 + [0.0] * 6), ("custom_dpo", [0.0] * 9 + [1.0] * 5 + [0.0])):
+        rows = [{"prompt": f"p{place}", "completion": f"{name}{place}", "score": one} for place, one in enumerate(counted)]
+        for seed in range(2):
+            options = {"score": sum(counted) / 15, "answers": counted, "completions": rows, "noise": float(seed)}
+            write_run(tmp_path / f"{name}{seed}", algorithm=name, seed=seed, **options)
+    comparison = compare(tmp_path, metric=f"{sign}eval/score")
+    lists = {one["side"]: one for one in contest_rows(comparison, comparison.pairs)[0]["lists"]}
+    better = "custom_dpo" if sign else "grpo"  # on nine prompts
+    nine = "won" if comparison.pairs[0].a == better else "lost"
+    found = {side: (one["total"], one["kept"], len(one["prompts"])) for side, one in lists.items()}
+    assert found == {nine: (9, 9, 9), {"won": "lost", "lost": "won"}[nine]: (5, 5, 5)}
+    page = render_page(comparison)
+    assert all(f"{name}{place}<" in page for name in ("grpo", "custom_dpo") for place in range(14))
+    assert "grpo14<" not in page.partition('id="contests"')[2].partition("<h2")[0]
+    monkeypatch.setattr("rlx.report.html.MOST_CONTEST_CHARACTERS", 1300)
+    shown = {one["side"]: len(one["prompts"]) for one in contest_rows(comparison, comparison.pairs)[0]["lists"]}
+    assert 4 <= shown[nine] < 9
+    assert "are shown; the completions of both are kept for 9" in render_page(comparison)
 
 
 def test_without_answers_there_is_no_section_of_prompts(ordinary):

@@ -7,6 +7,7 @@ import rlx
 from rlx.data.preferences import PairBatch
 from rlx.errors import DataError
 from rlx.policy.reference import Reference
+from rlx.task.base import content_digest
 from rlx.training.evaluate import Evaluator
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
 from tests.training.conftest import SMALL, metrics
@@ -44,7 +45,22 @@ def test_rewards_are_counted_over_prompts(lab, monkeypatch):  # noqa: F811
     share = sum(prompt.text[0] in "12" for prompt in lab.task.held_out_prompts()[:20]) / 20
     assert evaluation.metrics["accuracy"] == evaluation.metrics["reward"] == share
     assert evaluation.metrics["reward_standard_error"] == pytest.approx((share * (1 - share) / 19) ** 0.5)
-    assert [row["prompt"] for row in evaluation.samples] == [prompt.text for prompt in lab.task.held_out_prompts()[:3]]
+    prompts = [prompt.text for prompt in lab.task.held_out_prompts()[:20]]
+    assert [row["prompt"] for row in evaluation.samples] == prompts[:3]
+    assert [row["prompt"] for row in evaluation.completions] == prompts
+    assert evaluation.completions[1]["completion"] == evaluation.samples[1]["completion"]
+    assert evaluation.digest == content_digest(prompts) != evaluator(lab, num_prompts=19)(lab.policy).digest
+    assert evaluator(lab, num_shown=0)(lab.policy).completions == ()
+
+
+def test_of_two_pairs_with_one_prompt_each_has_its_completion(lab, tmp_path):  # noqa: F811
+    rows = [f'{{"prompt": "{i // 2}+{i // 2}=", "chosen": "{i}", "rejected": "{i + 1}"}}' for i in range(80)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"), max_new_tokens=3, held_out=0.25)
+    evaluation = evaluator(dataclasses.replace(lab, task=task))(lab.policy)
+    prompts = [pair.prompt for pair in task.held_out_pairs()[: len(evaluation.answers)]]
+    assert [row["prompt"] for row in evaluation.completions] == prompts
+    assert len(set(prompts)) < len(prompts)
 
 
 def test_a_task_with_nothing_held_out_has_no_score(lab, monkeypatch):  # noqa: F811
@@ -62,6 +78,9 @@ def test_a_preference_task_is_scored_by_its_pairs(lab, tmp_path):  # noqa: F811
     figures = evaluation.metrics
     assert figures["score"] == figures["pair_accuracy"] == pytest.approx(np.mean(evaluation.answers))
     assert set(evaluation.answers) <= {0.0, 0.5, 1.0}
+    assert len(evaluation.completions) == len(evaluation.answers)
+    greedy = {row["prompt"]: row["completion"] for row in evaluation.samples}
+    assert all(greedy.get(row["prompt"], row["completion"]) == row["completion"] for row in evaluation.completions)
     assert "reward" not in figures
     assert figures["completion_length"] <= 3
 

@@ -81,26 +81,32 @@ def _value_text(value: Any) -> str:
 def cost_figures(comparison: Comparison) -> list[Figure]:
     """Score against KL, tokens and seconds; what nothing beats in both is ringed. None for a cost that all variants share."""
     figures = []
+    sign = -1 if comparison.choices.is_lower_better else 1
     for key, title, label in COSTS:
         points = [(place, v, getattr(v, key)) for place, v in enumerate(comparison.variants) if getattr(v, key) is not None]
-        costs, scores = [cost for _, _, cost in points], [variant.mean for _, variant, _ in points]
-        if len(points) < 2 or max(costs) - min(costs) <= 0.01 * max(map(abs, costs)):
+        costs, scores = [cost for _, _, cost in points], [sign * variant.mean for _, variant, _ in points]
+        if (
+            key == comparison.choices.metric.removeprefix("eval/")
+            or len(points) < 2
+            or max(costs) - min(costs) <= 0.01 * max(map(abs, costs))
+        ):
             continue
         marks: list[Mark] = []
         for place, variant, cost in points:
             if not any(
-                m >= variant.mean and c <= cost and (m > variant.mean or c < cost) for m, c in zip(scores, costs, strict=True)
+                m >= sign * variant.mean and c <= cost and (m > sign * variant.mean or c < cost)
+                for m, c in zip(scores, costs, strict=True)
             ):
                 marks.append(Dot(cost, variant.mean, place, role="ring"))
             hover = f"{variant.label}: {score_text(variant.mean)} at {significant(cost)}"
             marks.append(Dot(cost, variant.mean, place, hover, label=variant.label))
         caption = (
-            "Up and left is better. Ringed: no other variant has both a higher mean and a lower cost. Means; the "
-            "verdicts say which are sure."
+            f"{'Down' if sign < 0 else 'Up'} and left is better. Ringed: no other variant has both a "
+            f"{'lower' if sign < 0 else 'higher'} mean and a lower cost. Means; the verdicts say which are sure."
         )
         low, high = with_room(min(costs), max(costs))
         x = FigureAxis(label, max(low, 0.0) if min(costs) >= 0 else low, high)
-        y = FigureAxis(comparison.choices.metric, *with_room(min(scores), max(scores)))
+        y = FigureAxis(comparison.choices.metric, *with_room(*sorted((sign * min(scores), sign * max(scores)))))
         legend = legend_of(comparison, [place for place, _, _ in points[:MOST_IN_LEGEND]])
         figures.append(Figure(f"pareto-{key}", title, caption, title, x, y, tuple(marks), legend))
     return figures
@@ -110,7 +116,7 @@ def search_figures(comparison: Comparison) -> list[Figure]:
     """Expected best score of each searched algorithm against trials, and against tokens."""
     caption = (
         "Mean of the best of k settings drawn without replacement (unbiased), with a bootstrap band: compare algorithms at equal "
-        "effort, for more tries alone raise the best. The band is too narrow towards the right end."
+        "effort, for more tries alone improve the best. The band is too narrow towards the right end."
     )
     kinds = (
         ("trials", "What a search may expect", "settings tried"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -27,6 +28,7 @@ MOST_POINTS = 150
 MOST_SEEDS = 20  # single runs of one variant
 PATH_BYTES = 1_300_000  # that the lines of all metrics may take on a page
 POINT_BYTES = 6  # of a point in a path
+MOST_METRIC_FIGURES = 300  # metrics times positions times tasks
 FEWEST_POINTS, METRIC_POINTS, IQM_POINTS = 12, 60, 25
 X_LABELS = {"step": "step", "tokens": "tokens sampled and trained", "seconds": "seconds of training, without evaluations"}
 PRINTED_METRICS = ("loss", "kl", "entropy", "reward_mean", "reward", "completion_length", "clip_fraction_high", "grad_norm")
@@ -112,30 +114,31 @@ def efficiency_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[F
 
 
 def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figure]:
-    """Each logged metric that says something, over steps, tokens and seconds; with several tasks, on the first."""
-    task = comparison.tasks[0]
-    logs = [log for log in logs if log.run.task == task]
+    """Each logged metric that says something, over steps, tokens and seconds, on each task."""
     metrics = told_metrics(logs) if logs else []
     overs = [over for over in OVER if has_positions(logs, over)]
+    tasks = comparison.tasks[: max(1, MOST_METRIC_FIGURES // max(1, len(metrics) * len(overs)))]
+    logs = [log for log in logs if log.run.task in tasks]
     lines = len(metrics) * len(overs) * (len(logs) + 3 * len({log.run.variant for log in logs}))
     points = max(FEWEST_POINTS, min(METRIC_POINTS, PATH_BYTES // POINT_BYTES // max(1, lines)))
-    on = f" On {task}." if len(comparison.tasks) > 1 else ""
+    is_several = len(comparison.tasks) > 1
     figures = []
-    for metric in metrics:
-        for over in overs:
-            curves = metric_curves(logs, metric, over, points=points, level=comparison.choices.level)
-            if not any(np.isfinite(curve.mean).sum() > 1 for curve in curves):
-                continue
-            caption = (
-                f"{metric} against {X_LABELS[over]}: mean over seeds with a pointwise {level(comparison)} band (t), at up to "
-                f"{points} points, between which values are averaged. A mean ends where the first of its runs did.{on}"
-                f"{_left_out(comparison)}"
-            )
-            figure = _metric_figure(
-                comparison, curves, f"metric-{metric.replace('/', '-')}-{over}", "Training curves", caption, metric
-            )
-            is_printed = over == "step" and metric.partition("/")[2] in PRINTED_METRICS
-            figures.append(replace(figure, family="metrics", choice=(metric, over), is_printed=is_printed))
+    for (place, task), metric, over in product(enumerate(tasks), metrics, overs):
+        mine = [log for log in logs if log.run.task == task]
+        curves = metric_curves(mine, metric, over, points=points, level=comparison.choices.level)
+        if not any(np.isfinite(curve.mean).sum() > 1 for curve in curves):
+            continue
+        on = f" On {task}, one of {len(tasks)} tasks shown of {len(comparison.tasks)}." if is_several else ""
+        caption = (
+            f"{metric} against {X_LABELS[over]}: mean over seeds with a pointwise {level(comparison)} band (t), at up to "
+            f"{points} points, between which values are averaged. A mean ends where the first of its runs did.{on}"
+            f"{_left_out(comparison)}"
+        )
+        name = f"metric-{metric.replace('/', '-')}-{over}{f'-{place}' if is_several else ''}"
+        figure = _metric_figure(comparison, curves, name, "Training curves", caption, metric)
+        is_printed = over == "step" and metric.partition("/")[2] in PRINTED_METRICS
+        choice = (metric, over, task) if is_several else (metric, over)
+        figures.append(replace(figure, family="metrics", choice=choice, is_printed=is_printed))
     return figures
 
 

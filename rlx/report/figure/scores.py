@@ -54,7 +54,7 @@ def aggregate_figures(comparison: Comparison) -> list[Figure]:
         return []
     gap = f"Optimality gap from {comparison.choices.target:g}"
     kinds = (
-        ("iqm", "Interquartile mean over runs and tasks", "Higher", "iqm"),
+        ("iqm", "Interquartile mean over runs and tasks", "Lower" if comparison.choices.is_lower_better else "Higher", "iqm"),
         ("gap", gap, "Lower", "optimality_gap"),
     )
     figures = []
@@ -111,9 +111,10 @@ def improvement_figure(comparison: Comparison) -> list[Figure]:
             if label != other and math.isfinite(share):
                 hover = f"{label} beats {other}: {percent(share)}. {words}"
                 marks.append(Tile(column, row, share, f"{100 * share:.0f}", hover))
+    more_or_less = "lower" if comparison.choices.is_lower_better else "higher"
     caption = (
-        "Chance in percent that a run of the row's variant scores higher than one of the column's, ties counting half. "
-        "50\u00a0% is none."
+        f"Chance in percent that a run of the row's variant beats one of the column's ({more_or_less} is better), ties counting "
+        "half. 50\u00a0% is no difference."
     )
     more = f" The best {len(labels)} variants." if len(comparison.variants) > len(labels) else ""
     names = FigureAxis(names=tuple(labels))
@@ -136,7 +137,7 @@ def profile_figure(comparison: Comparison) -> list[Figure]:
     tasks = ", each task counting the same" if len(comparison.tasks) > 1 else ""
     caption = (
         f"Share of runs that score above a threshold{tasks}, with a pointwise bootstrap band. A curve that lies "
-        f"higher everywhere is better."
+        f"{'lower' if comparison.choices.is_lower_better else 'higher'} everywhere is better."
     )
     grid = shown[0].thresholds
     x, y = (

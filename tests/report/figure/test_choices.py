@@ -3,6 +3,7 @@ from dataclasses import replace
 from rlx.comparison.importance import KeyImportance
 from rlx.report.figure.base import Bar, Dot
 from rlx.report.figure.choices import cost_figures, importance_figures, search_figures, setting_figures
+from rlx.report.figure.scores import improvement_figure, profile_figure
 
 
 def test_the_front_is_what_nothing_beats_in_both(ordinary):
@@ -13,6 +14,28 @@ def test_the_front_is_what_nothing_beats_in_both(ordinary):
         for i in range(5)
     )
     assert sum(isinstance(mark, Dot) and mark.role == "ring" for mark in front.marks) == expected == 3
+
+
+def test_where_less_is_better_the_front_and_the_captions_turn(ordinary):
+    turned = replace(ordinary, choices=replace(ordinary.choices, lower_is_better=True))
+    front = next(figure for figure in cost_figures(turned) if figure.name == "pareto-kl")
+    kl, means = [variant.kl for variant in ordinary.variants], [variant.mean for variant in ordinary.variants]
+    expected = {
+        means[i]
+        for i in range(5)
+        if not any((k <= kl[i] and m < means[i]) or (k < kl[i] and m <= means[i]) for k, m in zip(kl, means, strict=True))
+    }
+    assert {mark.y for mark in front.marks if isinstance(mark, Dot) and mark.role == "ring"} == expected
+    assert "Down and left is better" in front.caption
+    assert "lower mean and a lower cost" in front.caption
+    assert front.y.low < min(means) < max(means) < front.y.high
+    assert "lower everywhere is better" in profile_figure(turned)[0].caption
+    assert "(lower is better)" in improvement_figure(turned)[0].caption
+
+
+def test_kl_is_not_drawn_against_itself(ordinary):
+    of_kl = replace(ordinary, choices=replace(ordinary.choices, metric="eval/kl"))
+    assert [figure.name for figure in cost_figures(of_kl)] == ["pareto-tokens"]
 
 
 def test_without_costs_there_is_no_pareto(ordinary):

@@ -40,6 +40,22 @@ def test_each_metric_is_drawn_over_steps_tokens_and_seconds(logged):
     assert sum(isinstance(mark, Band) for mark in figures[0].marks) == 2
 
 
+def test_each_task_has_its_curves_by_choice(tmp_path, monkeypatch):
+    for task in ("sums", "products"):
+        for seed in range(2):
+            write_log(tmp_path / f"{task}{seed}", seed=seed, task=task, slope=1.0 + seed / 10 + (task == "sums"))
+    comparison = compare(tmp_path, allow="tasks")
+    figures = metric_figures(comparison, shown_logs(comparison))
+    assert {figure.choice[2] for figure in figures} == {"sums", "products"} == set(comparison.tasks)
+    assert len({figure.name for figure in figures}) == len(figures)
+    ends = {figure.choice[2]: figure.marks[-1].ys[-1] for figure in figures if figure.choice[:2] == ("eval/score", "step")}
+    assert ends["sums"] > ends["products"]
+    monkeypatch.setattr("rlx.report.figure.curves.MOST_METRIC_FIGURES", 9)
+    figures = metric_figures(comparison, shown_logs(comparison))
+    assert {figure.choice[2] for figure in figures} == {comparison.tasks[0]}
+    assert "one of 1 tasks shown of 2" in figures[0].caption
+
+
 def test_sample_efficiency_is_drawn_with_its_intervals(logged):
     figures = efficiency_figures(logged, shown_logs(logged))
     assert [figure.choice for figure in figures] == [("step",), ("tokens",), ("seconds",)]
