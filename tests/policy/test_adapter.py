@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import rlx
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError
@@ -12,7 +13,8 @@ from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.adapter import ADAPTER_WEIGHTS, BASE_FILE, Lora
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.reference import Reference
-from rlx.policy.tiny import build_tiny
+from rlx.policy.tiny import build_tiny, load_tiny
+from rlx.seeding import Stream
 from rlx.task.base import Pair
 from rlx.training.checkpoint import TrainerState, export_policy, load_checkpoint, save_checkpoint, write_policy
 
@@ -217,3 +219,47 @@ def test_training_goes_on_from_a_checkpoint_to_the_last_bit(tmp_path):
     assert load_checkpoint(directory, policy=again, optimizer=restored).step == 1
     step(again, restored)
     assert torch.equal(logprobs(again), logprobs(policy))
+
+
+RUN = ["policy/adapter=lora", "policy.adapter.rank=2", "policy=tiny_untrained", "policy.hidden_size=32", "policy.num_heads=2"]
+FEW = ["evaluation.num_prompts=4", "evaluation.num_pairs=8", "checkpoint.keep_last=9", "logger=[]", "threads=1"]
+
+
+def trained_lines(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        ["algorithm=custom_grpo", "loss.beta=0.1", "algorithm.prompts_per_step=2", "algorithm.group_size=3"],
+        ["algorithm=hybrid"],
+        ["algorithm=ppo", "algorithm.prompts_per_step=2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_run_with_an_adapter_goes_on_to_the_last_bit_and_is_evaluated_as_it_ended(algorithm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main = [*algorithm, *RUN, *FEW]
+    for run, steps in ((whole, 4), (parts, 2)):
+        rlx.train([*main, f"num_steps={steps}", "checkpoint.every=2", f"hydra.run.dir={run}"])
+    rlx.train([f"resume={parts}", "num_steps=4"])
+    lines = {run: [line for line in trained_lines(run) if line["step"] in (1, 3, 4)] for run in (whole, parts)}
+    assert lines[whole] == lines[parts]
+    files = {path.name for path in (whole / "checkpoint" / "step_4").iterdir()}
+    assert {ADAPTER_WEIGHTS, BASE_FILE} <= files
+    assert "model.safetensors" not in files
+
+
+def test_sampling_with_an_adapter_has_the_log_probabilities_of_training():
+    policy = moved(load_tiny(adapter=Lora(rank=4, alpha=8.0)), by=0.05)
+    prompts = [policy.encode_prompt(text) for text in ("12+34=", "5+6=")]
+    drawn = rlx.load("rollout", "transformers").sample(
+        policy, prompts, group_size=8, stream=Stream(0), prompt_keys=[0, 1], max_new_tokens=8, temperature=1.5
+    )
+    trained = policy.token_logprobs(drawn.sequences, temperature=1.5).detach()
+    assert float((trained - drawn.sampling_logprobs).abs().max()) < 1e-4
+    assert not torch.equal(trained, load_tiny().token_logprobs(drawn.sequences, temperature=1.5).detach())
