@@ -171,7 +171,7 @@ class AccumulatedGradients:
         totals: dict[str, Gradients] = {}
 
         def own() -> tuple[dict[str, list[bool]], _Tally]:
-            found, tally = self._own(by)
+            found, tally = self._own(by) if self._is_coupled else self._that_fit(by)  # a coupled loss exchanges within
             totals.update(found)
             return {name: [part is not None for part in gradients] for name, gradients in found.items()}, tally.detached()
 

@@ -129,7 +129,7 @@ def test_nothing_outlives_a_command_that_is_killed(place):
     after_steps(place / "orphans", 1)
     ranks = ranks_of(process)
     process.kill()
-    process.wait()
+    process.communicate(timeout=PATIENCE)
     end = time.monotonic() + 20
     while not all(map(is_gone, ranks)):
         assert time.monotonic() < end
