@@ -74,6 +74,10 @@ def entry() -> None:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first was seen to
         code = ExitCode.INTERRUPTED
+    if "rlx.parallel.ranks" in sys.modules:
+        from rlx.parallel.ranks import end_process
+
+        end_process(code)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
     sys.exit(code)
 

@@ -287,6 +287,13 @@ def join(world: int, *, timeout: float, device: str) -> Ranks:
     return Ranks(dist.group.WORLD, dist.PrefixStore("rlx", store), rank=rank, world=world, timeout=timeout)
 
 
+def end_process(code: int) -> None:
+    """End this process now: the threads of a group that an error left open would keep the interpreter from ending."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def tell_record(directory: os.PathLike[str]) -> None:
     """Tell the process that started the ranks where the record is."""
     number = os.environ.pop(RECORD, None)

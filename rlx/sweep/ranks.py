@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,13 @@ def main(file: str) -> int:
     except RlxError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return error.exit_code
+    except Exception:  # a bug in somebody's code: shown, and the process must end
+        traceback.print_exc()
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    from rlx.parallel.ranks import end_process
+
+    end_process(main(sys.argv[1]))
