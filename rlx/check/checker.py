@@ -16,6 +16,7 @@ from rlx.check.law.learning import direction, draws, falls, runs
 from rlx.check.law.length import length
 from rlx.check.law.loss import losses
 from rlx.check.law.number import metrics, repeats, stays_finite
+from rlx.check.law.objective import objective
 from rlx.check.law.policy_gradient import alignment, baseline, clip, temperature
 from rlx.check.law.reach import belongs, reached
 from rlx.check.law.reference import anchor, reference
@@ -53,6 +54,7 @@ LAWS: dict[str, Law] = {
     "credit": credit,
     "clip": clip,
     "anchor": anchor,
+    "objective": objective,
     "update": update,
     "falls": falls,
     "hyperparameters": hyperparameters,
@@ -67,10 +69,10 @@ FOLLOW: dict[str, set[str]] = {
     "split": {"order", "differences", "padding"},
     "padding": {"order", "tokens"},
     "prompt": {"tokens", "padding", "reached", "split"},
-    "reached": {"tokens", "direction", "update", "falls", "hyperparameters", "closed_forms", "clip", "length"},
+    "reached": {"objective", "tokens", "direction", "update", "falls", "hyperparameters", "closed_forms", "clip", "length"},
     "tokens": {"direction", "order", "alike", "closed_forms", "reference"},
     "differences": {"finite", "split"},
-    "direction": {"reference", "closed_forms", "falls", "clip", "losses", "anchor"},
+    "direction": {"objective", "reference", "closed_forms", "falls", "clip", "losses", "anchor"},
     "length": {"closed_forms", "finite", "falls", "hyperparameters"},
     "order": {"alike", "baseline"},
     "clip": {"hyperparameters", "losses"},
@@ -78,7 +80,7 @@ FOLLOW: dict[str, set[str]] = {
     "alignment": {"direction", "closed_forms", "clip"},
     "temperature": {"closed_forms", "hyperparameters"},
     "update": {"falls", "hyperparameters"},
-    "anchor": {"hyperparameters"},
+    "anchor": {"hyperparameters", "objective"},
 }
 
 

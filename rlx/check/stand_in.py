@@ -31,7 +31,8 @@ from rlx.task.base import Pair, Prompt, Task
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
 SHORT, LONG = 8, 64  # tokens of completions that are all equally long
 EXTENDED = {"short": SHORT, "long": LONG}
-SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED)  # of completions
+UNEVEN = {"even": (4, 4), "uneven": (2, 6)}  # tokens of the last two completions of a draw; the others have 4
+SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED, *UNEVEN)  # of completions
 STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
 
 
@@ -102,7 +103,7 @@ class ScriptedSampler(Sampler):
 
     numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES: "usual" is up to 6 tokens; in
     "alike" all prompts but the first get the same completions, all equally long; "short" and "long" are of SHORT and LONG tokens
-    that begin alike.
+    that begin alike; "even" and "uneven" have the same tokens in all, see UNEVEN.
     turned: the completions of every second prompt come in the opposite order.
     """
 
@@ -171,6 +172,12 @@ def _script(
                 body = letters[generator_of(name, (b"", b"")).integers(0, len(letters), size=SHORT - 1)]
                 tokens = np.append(np.resize(body, EXTENDED.get(shape, most) - 1), end)
                 rows.append((prompt, (tokens.astype(np.int64),)))
+                finished.append(True)
+                continue
+            if shape in UNEVEN:
+                body = letters[generator_of(f"{key}", (b"", b"")).integers(0, len(letters), size=SHORT)]
+                size = (*(4,) * (addresses.size - 2), *UNEVEN[shape])[len(rows)] if addresses.size > 1 else 4
+                rows.append((prompt, (np.append(body[: size - 1], end).astype(np.int64),)))
                 finished.append(True)
                 continue
             of_prompt = generator_of("prompt", (prompt.tobytes(), b""))

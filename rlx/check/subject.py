@@ -248,6 +248,12 @@ def reads_logprobs(laboratory: Laboratory) -> bool:
     return isinstance(laboratory.policy, StandInPolicy) and "token_logprobs" in laboratory.policy.places
 
 
+def learns_elsewhere(laboratory: Laboratory, gradient: Tensor) -> bool:
+    """Whether a stand-in policy gets a gradient, but none at its token log-probabilities: at a KL over the vocabulary, say."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    return bool(gradient[len(leaf) :].any()) and not bool(gradient[: len(leaf)].any())
+
+
 def row_shown(subject: Subject, batch: Any, row: int) -> str:
     """A row of a batch as people read it."""
     for part in parts_of(batch):

@@ -22,6 +22,7 @@ Where a formula stands:
 
 To write the next one: a function under `preference_loss` or `policy_gradient_loss`, with the formula, `Paper:` and `Shapes:` in
 its docstring, a line `name: what it does` for each hyperparameter, and a `Convention:` where other systems choose differently.
+`Exact:` in a policy-gradient loss is measured (`rlx guide check`): bias and variance of its expected gradient in a small world.
 Its parameters are named after what it reads: the tables are rlx/loss/preference/pairs.py (`PairInputs`: margin, chosen,
 rejected, policy, reference, chosen_length, scores, ...) and rlx/loss/policy_gradient/base.py (`RolloutLogprobs`: ratio,
 log_ratio, advantages, completion_mask, entropy, ...); `rlx guide loss` shows both. The laws, the card and the checks of ranges

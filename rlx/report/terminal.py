@@ -263,6 +263,37 @@ def comparison_lines(subject: str, other: str, found: Mapping[str, Any]) -> list
     return lines
 
 
+def exact_lines(subject: str, found: Mapping[str, Any]) -> list[str]:
+    """Bias and variance of an estimator, on and off policy."""
+    aim = "expected reward" if not found["beta"] else f"expected reward - {found['beta']:g} KL(policy || reference)"
+    groups = found["on_policy"]["groups"]
+    world = f"vocabulary of {found['vocabulary']}, completions of 1 to {found['tokens']} tokens ({found['completions']})"
+    drawn = f"groups of {found['group_size']} ({groups}), one prompt a draw, all enumerated"
+    lines = [f"{subject}: {world}, {drawn}", f"objective: {aim}"]
+    shown = (("sampler = policy", found["on_policy"]), ("another sampler", found["off_policy"]))
+    lines.append(f"{'':<44}" + "".join(f"{name:>20}" for name, _ in shown))
+    rows = (
+        ("bias, share of the mean gradient", "bias"),
+        ("cosine with the gradient", "cosine"),
+        ("scale, times the gradient", "scale"),
+        ("variance, relative to the squared mean", "variance"),
+        ("that of REINFORCE with the best baseline", "reinforce"),
+        ("beta of the KL that is followed", "beta"),
+    )
+    for label, key in rows:
+        values = [each[key] for _, each in shown]
+        if all(value is not None for value in values):
+            lines.append(f"{label:<44}" + "".join(f"{value:>20.4g}" for value in values))
+    if found["on_policy"]["beta"] is not None:
+        kind = (
+            "at the states visited: the effect of a token on later states is omitted"
+            if found["on_policy"]["at_states"]
+            else "of whole completions"
+        )
+        lines.append(f"the KL that it follows is {kind}")
+    return lines
+
+
 def doctor_lines(facts: Iterable[Mapping[str, Any]]) -> list[str]:
     """The doctor's findings: a mark, a name, what was found and what to do."""
     rows = list(facts)

@@ -5,8 +5,10 @@ import pytest
 from rlx.check.checker import LAWS
 from tests.check.checking import failed
 from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+from tests.check.mistakes import MISTAKES, WithReference
+from tests.check.unusual import UNUSUAL
 
-NAMED = [(kind, law) for kind, laws in FAULTS.items() for law in sorted(laws)]
+NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES).items() for law in sorted(laws)]
 
 
 @pytest.mark.parametrize(("kind", "law"), NAMED, ids=lambda value: getattr(value, "__name__", value))
@@ -18,10 +20,10 @@ def test_a_fault_is_named(kind, law):
     assert found[law].where
 
 
-@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL], ids=lambda kind: kind.__name__)
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}
 
 
 def test_every_law_names_a_fault():
-    assert set(LAWS) - {"losses"} <= set().union(*FAULTS.values())
+    assert set(LAWS) - {"losses"} <= set().union(*(FAULTS | MISTAKES).values())

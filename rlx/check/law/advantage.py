@@ -13,6 +13,8 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
+EVERY_REWARD = 0.5  # where all rewards are equal
+ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
 EQUAL = 1e-5  # relative to the largest advantage
 ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
 
@@ -77,12 +79,14 @@ def credit(subject: Subject) -> Finding:
     rest = float(part.advantages[inside].abs().max()) if bool(inside.any()) else 0.0
     if rest > EQUAL:
         return _credit_broken(subject, part, 0, f"a critic that says the rewards exactly leaves advantages of up to {rest:.2g}")
-    row = next((row for row in range(len(part)) if len(part.sequences.completions[row][0]) >= 4), None)
-    if row is None:
+    if (wrong := _critic_is_wrong(subject)) is not None:
+        return wrong
+    row = max(range(len(part)), key=lambda row: len(part.sequences.completions[row][0]))
+    if len(part.sequences.completions[row][0]) < 4:
         return skipped("no completion is long enough")
     prompt, tokens = part.sequences.prompts[row], part.sequences.completions[row][0]
     key, last = key_of(prompt, tokens), len(tokens) - 1
-    for place in (1, last):
+    for place in (0, 1, last):
         spiked = _drawn(subject, laboratory, {key: place})
         if (said := _misplaced(spiked, row, place)) is not None:
             return _credit_broken(subject, part, row, said)
@@ -90,7 +94,51 @@ def credit(subject: Subject) -> Finding:
     paid = _drawn(subject, subject.stand_in(spread=0.0, rewards={**ZERO, "rewarded": text}), {})
     if (said := _misplaced(paid, row, last, what=f"a reward of 1 for {text!r}", text=text)) is not None:
         return _credit_broken(subject, part, row, said)
-    return passed("3 places")
+    return passed("4 places")
+
+
+def _critic_is_wrong(subject: Subject) -> Finding | None:
+    """A perfect critic is left as it is, and one that went astray after the draw is drawn back."""
+    laboratory = subject.stand_in(spread=0.0, rewards={"equal_rewards": True})
+    if _drawn(subject, laboratory, {}) is None:
+        return None
+    leaf = laboratory.policy.leaves["values"]
+    with torch.no_grad():
+        leaf.fill_(EVERY_REWARD)
+    laboratory.state.clear()
+    batch = subject.first_update(laboratory)
+    worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
+    if worst > EQUAL:  # a discount, say: then no constant critic is perfect
+        return None
+    slopes = []
+    for value in (EVERY_REWARD, EVERY_REWARD - ASTRAY, EVERY_REWARD + ASTRAY):
+        with torch.no_grad():
+            leaf.fill_(value)
+        gradient, _ = subject.gradient(laboratory, batch)
+        slopes.append(gradient[-len(leaf) :] if laboratory.policy.leaf_names[-1] == "values" else gradient[:0])
+    scale = max((float(slope.abs().max()) for slope in slopes if len(slope)), default=0.0)
+    if not scale:
+        return None
+    mend = "values are regressed to returns, returns = advantages + values when the batch was drawn"
+    if float(slopes[0].abs().max()) > EQUAL * scale:
+        return broken(
+            f"every reward is {EVERY_REWARD:g} and the critic says so, but its loss moves it away (slope "
+            f"{float(slopes[0].abs().max()):.1e})",
+            number=f"{float(slopes[0].abs().max()):.0e}",
+            where="draw or compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend=mend,
+        )
+    for slope, side in ((slopes[1], "below"), (slopes[2], "above")):
+        if not bool(slope.any()):
+            return broken(
+                f"a critic that went {ASTRAY:g} {side} the returns after the draw is not drawn back: its loss has no slope there",
+                number="0",
+                where="compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend="a clipped loss of values is the larger of the two errors: torch.maximum(error, error of the held value)",
+            )
+    return None
 
 
 def _credit_broken(subject: Subject, part: Any, row: int, wrong: str) -> Finding:

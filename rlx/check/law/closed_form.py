@@ -36,7 +36,11 @@ def closed_forms(subject: Subject) -> Finding:
                     where=f"metrics[{found!r}]",
                     mend="look for a missing temperature, a shifted mask or a sign between the two log-probabilities",
                 )
-    for form in (_log_two(subject, laboratory, batch, gradient), _own_lengths(subject, laboratory, batch, gradient)):
+    for form in (
+        _smoothed(subject, laboratory, batch),
+        _log_two(subject, laboratory, batch, gradient),
+        _own_lengths(subject, laboratory, batch, gradient),
+    ):
         if form is not None and form.status != PASSED:
             return form
         checked += form is not None
@@ -57,6 +61,29 @@ def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Ten
         usual = not losses[0].modifiers and _asked(subject, laboratory, batch)
         return _log_two_of_dpo(subject, laboratory, batch, gradient, beta) if usual else None
     return _log_two_by_hand(subject, laboratory, batch, gradient, beta) if isinstance(beta, float) else None
+
+
+def _smoothed(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
+    """A smoothed loss is log 2 at policy = reference whatever the smoothing is: its two weights add up to 1."""
+    smoothing = getattr(subject.algorithm, "label_smoothing", None)
+    if (
+        subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING
+        or not isinstance(smoothing, float)
+        or not 0 < smoothing < 0.5
+    ):
+        return None
+    terms = list(subject.loss(laboratory, batch).terms.values())
+    values = terms[0].values.detach().double()
+    if len(terms) != 1 or bool((values - (1 - 2 * smoothing) * math.log(2)).abs().gt(1e-9).any()):
+        return None
+    return broken(
+        f"with label_smoothing = {smoothing:g} the loss is {float(values.flatten()[0]):.6g} at policy = reference, log 2 times "
+        f"{1 - 2 * smoothing:g}; it must be log 2 = 0.693147: the flipped label is subtracted where it is added",
+        number=f"{float(values.flatten()[0]):.4g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="-(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)",
+    )
 
 
 def _asked(subject: Subject, laboratory: Laboratory, batch: Any) -> bool:
@@ -135,6 +162,8 @@ def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
             found.append((row, float(-group[0][0] / group[1][0]), sizes[0] / sizes[1]))
     if len(found) < 2:
         return None
+    if (both := _by_chosen_length(subject, laboratory, batch, gradient)) is not None:
+        return both
     if all(abs(slopes - lengths) > 1e-9 * lengths for _, slopes, lengths in found):
         return passed() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
     row, slopes, lengths = found[0]
@@ -147,4 +176,28 @@ def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
         where="compute_loss",
         example=row_shown(subject, batch, row),
         mend="divide the sum of each completion by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
+    )
+
+
+def _by_chosen_length(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """Both sides of a pair are divided by the length of the chosen one."""
+    found = []
+    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
+        if len(group) == 2 and min(map(len, group)) and bool(group[0][0]):
+            found.append((row, float(group[0][0]), float(group[1][0]), len(group[0]), len(group[1])))
+    if len({chosen for _, _, _, chosen, _ in found}) < 2 or all(chosen == rejected for _, _, _, chosen, rejected in found):
+        return None
+    scale = found[0][1] * found[0][3]
+    if any(
+        abs(own + other) > 1e-9 * abs(own) or abs(own * chosen - scale) > 1e-9 * abs(scale) for _, own, other, chosen, _ in found
+    ):
+        return None
+    row, own, _, chosen, rejected = next(each for each in found if each[3] != each[4])
+    return broken(
+        f"the slope is {own:.4g} at chosen tokens and the opposite at rejected ones, in inverse proportion to the length of the "
+        f"chosen completion ({chosen} tokens, the rejected one has {rejected}): both sides are divided by it",
+        number=f"{own:.3g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, row),
+        mend="divide each side by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
     )

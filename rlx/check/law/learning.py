@@ -15,7 +15,16 @@ from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.difference import HeldConstants
 from rlx.check.stand_in import ScriptedSampler, reward_of, stand_in_task
-from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.check.subject import (
+    REAL_TOLERANCE,
+    Laboratory,
+    Subject,
+    completion_gradients,
+    learns_elsewhere,
+    losses_of,
+    reads_logprobs,
+    row_shown,
+)
 from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
 from rlx.task.base import Task
@@ -210,6 +219,8 @@ def direction(subject: Subject) -> Finding:
     gradient, _ = subject.gradient(laboratory, batch)
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
+    if learns_elsewhere(laboratory, gradient):
+        return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
     numbers = []
     for part in parts_of(batch):
         rows = completion_gradients(laboratory, part, gradient)
@@ -218,6 +229,8 @@ def direction(subject: Subject) -> Finding:
             found = _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = _preferred(subject, laboratory, batch, part, slopes)
+        elif part.sequences.group_size == 2 and _is_pairs(subject, part):
+            found = _imitated(subject, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
             found = _demonstrated(subject, part, slopes)
         else:
@@ -316,6 +329,21 @@ def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding 
     )
 
 
+def _imitated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Supervised learning from pairs: rejected completions are not made likelier one and all, as chosen ones are."""
+    raised = [row for row, slope in enumerate(slopes) if float(slope[1]) < -FLAT and float(slope[0]) < -FLAT]
+    if len(raised) < len(slopes) or not raised:
+        return f"{sum(float(slope[0]) for slope in slopes):.1e}"
+    return broken(
+        f"the rejected completions of all {len(raised)} pairs are made likelier, as the chosen ones are (slope "
+        f"{float(slopes[0][1]):+.2e}, it must not be negative)",
+        number=f"{len(raised)} of {len(slopes)} pairs",
+        where="compute_loss, or the batch that draw makes",
+        example=row_shown(subject, part, raised[0]),
+        mend="lab.pairs(...).chosen_only() holds the completions that are to be imitated",
+    )
+
+
 def draws(subject: Subject) -> Finding:
     """Steps draw different rows, where the task has more than one step draws."""
     laboratory = subject.stand_in()
@@ -335,7 +363,24 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
+    if (found := _same_minibatch(subject)) is not None:
+        return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
+
+
+def _same_minibatch(subject: Subject) -> Finding | None:
+    """Several updates of a draw that learn from the very same part of it."""
+    batch = subject.draw(subject.stand_in())
+    found = [_prompts(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
+    if len(found) < 4 or len(found[0]) >= len(batch) or any(rows != found[0] for rows in found):
+        return None
+    return broken(
+        f"each of {len(found) // 2} updates of a draw learns from the same {len(found[0])} of its {len(batch)} rows, none from "
+        "the others",
+        number=f"{len(found[0])} of {len(batch)} rows",
+        where="updates",
+        mend="cut the draw into parts: batch.take(rows) for rows in torch.randperm(len(batch), generator=rng.torch()).chunk(n)",
+    )
 
 
 def _prompts(batch: Any) -> list[bytes]:

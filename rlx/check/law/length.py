@@ -11,7 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import LONG, SHORT
+from rlx.check.stand_in import LONG, SHORT, UNEVEN
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
 LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
@@ -25,7 +25,7 @@ def length(subject: Subject) -> Finding:
     """A token counts whatever its log-ratio is, and a completion of 64 tokens teaches no less in all than one of 8."""
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    if (found := _zeros_count(subject)) is not None:
+    if (found := _zeros_count(subject) or _longest_counts(subject)) is not None:
         return found
     totals = []
     for shape in ("short", "long"):
@@ -86,6 +86,48 @@ def _zeros_count(subject: Subject) -> Finding | None:
                 mend="count tokens by the mask, not by numbers that are not 0: completion_mask.sum(dim=-1), chosen_length",
             )
     return None
+
+
+def _longest_counts(subject: Subject) -> Finding | None:
+    """The weights of a completion do not depend on the longest one of the batch, where all of them have as many tokens in all."""
+    if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
+        return None
+    found = []
+    for shape in UNEVEN:
+        laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": 1})
+        batch = subject.first_update(laboratory)
+        if len(parts_of(batch)) != 1 or len(batch) < 2 or not reads_logprobs(laboratory):
+            return None
+        (part,) = parts_of(batch)
+        gradient, _ = subject.gradient(laboratory, batch)
+        lengths = part.sequences.completion_lengths.flatten().tolist()
+        untouched = list(zip(part.sequences.prompts, part.sequences.completions, strict=True))[
+            :-2
+        ]  # those two may be two prompts'
+        keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in untouched]
+        advantages = getattr(part, "advantages", None)
+        rows = completion_gradients(laboratory, part, gradient)[: len(keys)]
+        found.append((keys, advantages, rows, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))
+    (keys, advantages, even, total, _, shown), (others, moved, uneven, other_total, longest, _) = found
+    if keys != others or total != other_total or longest != UNEVEN["uneven"][1] or not even:
+        return None
+    if not isinstance(advantages, Tensor) or not isinstance(moved, Tensor) or advantages.ndim != 2:
+        return None
+    if not torch.allclose(advantages[: len(keys)], moved[: len(keys)]):
+        return None
+    here, there = (torch.cat([tokens for group in rows for tokens in group]) for rows in (even, uneven))
+    off = float((here - there).abs().max()) / max(1e-12, float(here.abs().max()))
+    if off <= JUMP or here.shape != there.shape:
+        return None
+    share = float(there.abs().sum() / here.abs().sum())
+    return broken(
+        f"completions of 4 tokens have {share:.3g} times the gradient where two others of the batch have 2 and 6 tokens, not 4 "
+        "and 4: their weights depend on the longest completion",
+        number=f"{share:.3g}",
+        where="compute_loss, or the weights that draw makes",
+        example=shown,
+        mend="divide by counts of the mask, or by a constant (constant_length), not by mask.shape[-1], the padded width",
+    )
 
 
 def _others(subject: Subject, laboratory: Laboratory, batch: Any) -> list[tuple[str, Tensor]]:

@@ -14,6 +14,7 @@ from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import gap
+from rlx.check.place import first_result
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
@@ -23,6 +24,7 @@ FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 1.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
+ONE = 1e-9  # a ratio this near to 1 is 1
 FACTOR = 1.25  # of the sampler's own temperature
 BONUS = 0.25  # that every reward is higher by
 STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
@@ -44,6 +46,8 @@ def clip(subject: Subject) -> Finding:
     """Tokens that went the right way may be given up (clipped), those that went the wrong way not before them."""
     if Need.REWARDS not in subject.needs or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return skipped("no rewarded completions are given up")
+    if (found := _ratio_is_one(subject)) is not None:
+        return found
     laboratory = subject.stand_in(spread=0.0, depth=DEPTH)
     batch = subject.first_update(laboratory)
     if len(batch):
@@ -75,6 +79,28 @@ def clip(subject: Subject) -> Finding:
                     mend=CLIP_MEND,
                 )
     return passed(f"{int((learning & (right[-1] == 0)).sum())} of {int(learning.sum())} tokens given up")
+
+
+def _ratio_is_one(subject: Subject) -> Finding | None:
+    """A clip of what is 1 at every token although the policy is far from its sampler."""
+    laboratory = subject.stand_in(spread=1.0)
+    batch = subject.first_update(laboratory)
+
+    def is_one(name: str, args: tuple[Any, ...], _: Any) -> bool:
+        given = args[0] if name in ("clamp", "clip", "clamp_max", "clamp_min") and args else None
+        return isinstance(given, Tensor) and given.requires_grad and given.numel() > 1 and bool((given - 1).abs().lt(ONE).all())
+
+    place = first_result(lambda: subject.loss(laboratory, batch), is_one) if len(batch) else ""
+    if not place:
+        return None
+    return broken(
+        "the ratio that is clipped is 1 at every token, though the policy is about 1 nat a token away from its sampler: no clip "
+        "ever acts",
+        number="1",
+        where=place,
+        example=row_shown(subject, batch, 0),
+        mend="a ratio is to the log-probabilities when the batch was drawn: batch.sampling_logprobs, not those of the policy now",
+    )
 
 
 def _idle_on_policy(

@@ -19,6 +19,8 @@ RAISED = 0.05  # nats a token
 DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
 UNREAD = 1e-9  # a slope below this is 0
 FLAT = 1e-6
+FEW_ROWS = 6  # of which single slopes are taken
+AVERAGED = 0.02  # relative: what a difference over RAISED nats a token is off by, at most
 SIDES = ("chosen", "rejected")
 MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
 
@@ -49,7 +51,7 @@ def reference(subject: Subject) -> Finding:
             example=row_shown(subject, pairs[0], 0),
             mend=MEND,
         )
-    return passed(", ".join(f"{slope:+.1e}" for slope in theirs))
+    return _averaged(subject, laboratory, batch, pairs, gradient) or passed(", ".join(f"{slope:+.1e}" for slope in theirs))
 
 
 def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int) -> float:
@@ -67,6 +69,36 @@ def _reference_slope(subject: Subject, laboratory: Laboratory, batch: Any, pairs
         twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
         losses.append(float(subject.algorithm.compute_loss(laboratory.policy, twin, batch).loss.detach()))
     return (losses[1] - losses[0]) / (2 * RAISED)
+
+
+def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:
+    """One of the two log-probabilities of a chosen completion is a sum over its tokens, the other a mean."""
+    shares: list[float] = []
+    lengths: list[int] = []
+    for part in pairs:
+        for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
+            if len(shares) == FEW_ROWS or len(group[0]) < 2:
+                continue
+            own, theirs = float(group[0].sum()), _reference_slope(subject, laboratory, batch, [part[row : row + 1]], 0)
+            if abs(own) > UNREAD and abs(theirs) > UNREAD:
+                shares.append(-theirs / own)
+                lengths.append(len(group[0]))
+    if len(set(lengths)) < 2:
+        return None
+    for what, power in (
+        ("reference's is a mean over its tokens, the policy's a sum", -1),
+        ("policy's is a mean over its tokens, the reference's a sum", 1),
+    ):
+        if all(abs(share / length**power - 1) < AVERAGED for share, length in zip(shares, lengths, strict=True)):
+            return broken(
+                f"of the two log-probabilities of a chosen completion the {what} (their slopes are as {shares[0]:.3g} to 1 at "
+                f"{lengths[0]} tokens, {shares[1]:.3g} to 1 at {lengths[1]})",
+                number=f"{shares[0]:.3g}",
+                where="compute_loss",
+                example=row_shown(subject, pairs[0], 0),
+                mend="take sums on both sides of a log-ratio, or means: ours.chosen_sum - theirs.chosen_sum",
+            )
+    return None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, LossOutput
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
+from rlx.check.subject import Laboratory, Subject, completion_gradients, learns_elsewhere, losses_of, reads_logprobs, row_shown
 from rlx.data.preferences import PairBatch
 from rlx.loss.preference.base import PreferenceLoss
 
@@ -67,7 +67,33 @@ def prompt(subject: Subject) -> Finding:
                     mend="leave out the positions that predict the prompt: policy.token_logprobs(batch.sequences) and values of "
                     "policy.token_statistics(batch.sequences, requires=frozenset({'values'})) have done so",
                 )
+            if read.ndim == 3 and length and (found := _unshifted(subject, ids, gradient[row], start, length, batch)) is not None:
+                return found
     return passed(f"{looked} rows")
+
+
+def _unshifted(subject: Subject, ids: list[int], gradient: Tensor, start: int, length: int, batch: Any) -> Finding | None:
+    """Predictions of what comes after a completion are learned, those of its first token are not.
+
+    gradient: [T, V] at the logits of a row ids [T] that holds a prompt from `start` on.
+    """
+    first = start + length
+    completions = [tokens.tolist() for part in parts_of(batch) for group in part.sequences.completions for tokens in group]
+    for tokens in sorted(completions, key=len, reverse=True):
+        if len(tokens) < 2 or ids[first : first + len(tokens)] != tokens:
+            continue
+        last = first + len(tokens) - 1
+        if bool(gradient[last].any()) and not bool(gradient[first - 1].any()):
+            return broken(
+                "the prediction after the last token of a completion is learned, that of its first token is not: each token is "
+                "held against a prediction that has read it",
+                number=f"{float(gradient[last].abs().max()):.0e}",
+                where="compute_loss",
+                example=repr(subject.policy.decode(np.array(ids[start : last + 1]))),
+                mend="logits[:, t] predict token t + 1: gather input_ids[:, 1:] from logits[:, :-1]",
+            )
+        return None
+    return None
 
 
 def _cut_elsewhere(subject: Subject, batch: Any) -> Finding | None:
@@ -119,6 +145,8 @@ def tokens(subject: Subject) -> Finding:
         gradient, _ = subject.gradient(laboratory, batch)
         if not reads_logprobs(laboratory):
             return skipped("the loss does not read token log-probabilities through the policy")
+        if learns_elsewhere(laboratory, gradient):
+            return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
         beyond = _weighs_padding(subject, subject.loss(laboratory, batch), batch)
         if beyond is not None:
             return beyond

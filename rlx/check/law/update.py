@@ -178,7 +178,7 @@ def _by_rows(subject: Subject) -> Finding | None:
         if not scale or float(moved @ gradient) / scale > SAME - 1:  # it does more than scale the gradient
             return None
         factors.append(float(moved.norm()) / length)
-    if abs(factors[0] / factors[1] - sizes[0] / sizes[1]) > SAME:
+    if all(abs(factors[0] / factors[1] - share) > SAME for share in (sizes[0] / sizes[1], sizes[1] / sizes[0])):
         return None
     return broken(
         f"an update of {sizes[0]} rows moves the policy {factors[0]:.3g} times as far as its gradient says, one of {sizes[1]} "

@@ -30,6 +30,7 @@ class CheckConfig:
     rollout: Any = MISSING
     laws: Any = None
     same_as: str | None = None
+    exact: bool = MISSING
     seed: int = at_least(0)
     threads: int | None = at_least(1, optional=True)
     json: bool = MISSING
@@ -58,7 +59,8 @@ def run(composed: Composed) -> int:
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
         return compared(composed, subject)
-    return report(composed.config, subject, " ".join(f"{group}={composed.choices[group]}" for group in named))
+    name = " ".join(f"{group}={composed.choices[group]}" for group in named)
+    return exactly(composed.config, subject, name) if composed.config.exact else report(composed.config, subject, name)
 
 
 def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
@@ -128,6 +130,16 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
         print("".join(f"warning {note}\n" for note in notes), end="")
         print(summary_line(name, verdicts, seconds))
     return int(failed)
+
+
+def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
+    """0; prints bias and variance of the estimator over everything that may be sampled of a small vocabulary."""
+    from rlx.check.exact.report import exact_report
+    from rlx.report.terminal import exact_lines
+
+    found = exact_report(subject)
+    print(json.dumps({"subject": name, **found}, indent=2) if cfg.json else "\n".join(exact_lines(name, found)))
+    return 0
 
 
 def compared(composed: Composed, subject: Subject) -> int:

@@ -33,6 +33,7 @@ def gspo(
     The clipped surrogate of the geometric mean of a sequence's ratios; summed over tokens it is LUSPO.
     Paper: Zheng et al. 2025, Group sequence policy optimization (GSPO), eq. 5 and 7, arXiv:2507.18071.
     Shapes: mean_log_ratio [B, T], the same at each token of a sequence, advantages [B, T] -> [B, T].
+    Exact: on policy bias 0.46, variance 1.1; off policy bias 1.00, variance 1.1.
     clip_low: ε_low; much smaller than a token's, for a mean of log-ratios moves little.
     clip_high: ε_high, likewise.
     Convention: the gradient flows through the mean, as in TRL; verl's token form has the same gradient where all tokens of a
@@ -99,6 +100,7 @@ def gmpo(
     The geometric mean of the token ratios, each clipped in log space before.
     Paper: Zhao et al. 2025, Geometric-mean policy optimization (GMPO), arXiv:2507.20673.
     Shapes: log_ratio log ρ [B, T], advantages [B, T], completion_mask bool [B, T] -> [B, T].
+    Exact: on policy bias 0.46, variance 1.1; off policy bias 0.49, variance 1.1.
     clip_low: ε_low, how far a token's log-ratio may fall below 0 where the advantage is negative.
     clip_high: ε_high, how far it may rise above 0 where the advantage is positive.
     Convention: the ends are of the log-ratio, not of the ratio: the paper's (e^-0.4, e^0.4) is 0.4 and 0.4 here.
@@ -124,6 +126,7 @@ def vespo(
     REINFORCE weighed by a smooth bump of the whole sequence's ratio instead of a clip; φ(1) = 1.
     Paper: Shen et al. 2026, VESPO: variational sequence-level soft policy optimization, arXiv:2602.10693.
     Shapes: token_logprobs [B, T], summed_log_ratio log w [B, T], advantages [B, T] -> [B, T].
+    Exact: on policy bias 0.19, variance 1.4; off policy bias 0.51, variance 2.0.
     shape_positive: k where the advantage is at least 0: how fast the weight falls as the ratio goes to 0.
     rate_positive: λ there: how fast it falls as the ratio grows.
     shape_negative: k where the advantage is negative.

@@ -1,0 +1,215 @@
+"""Expected gradients, exactly: an algorithm's estimator over every group of completions, and the objectives it may follow.
+
+Dimensions: K completions, S states, V vocabulary, N = S V logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.check.exact.world import ExactLaboratory, World, exact_laboratory
+from rlx.check.subject import Subject
+from rlx.check.variant import plain_fields
+from rlx.errors import RlxError
+
+BETAS = ("beta", "kl_in_reward", "kl_coefficient", "kl_weight", "kl_beta")  # what the weight of a KL is called
+ALONE = {"prompts_per_step": 1, "group_size": 2, "minibatches": 1, "resample_attempts": 0}  # one prompt, its smallest group
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The gradient of a loss with respect to the logits, over everything that may be sampled.
+
+    mean: float64 [N], its expectation. square: E|g|², size: E|g|. groups: how many were enumerated.
+    """
+
+    mean: Tensor
+    square: float
+    size: float
+    groups: int
+
+    @property
+    def relative_variance(self) -> float:
+        """E|g - E g|² / |E g|²; infinite where the mean is 0."""
+        norm = float(self.mean @ self.mean)
+        return (self.square - norm) / norm if norm > 0 else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Objectives:
+    """Gradients [N] of what a policy may be after, at the policy of a laboratory.
+
+    reward: of the expected reward. kl: of KL(policy || reference) of whole completions; kl_at_states: of the sum of the KLs at
+    the states visited, their probabilities held fixed, which a KL in the loss is.
+    best_reinforce: E|g - E g|² / |E g|² of REINFORCE with its best constant baseline and one completion, the KL in its reward.
+    """
+
+    reward: Tensor
+    kl: Tensor
+    kl_at_states: Tensor
+    best_reinforce: float
+
+
+def alone(algorithm: Any) -> Any | None:
+    """The algorithm with one prompt a draw and two completions of it; None where its settings admit neither."""
+    names = {item.name for item in fields(algorithm)}
+    for size in (2, 3, 4):
+        changes = {name: size if name == "group_size" else value for name, value in ALONE.items() if name in names}
+        if "group_size" in changes and algorithm.group_size == 1:
+            changes["group_size"] = 1
+        try:
+            return replace(algorithm, **changes)
+        except (RlxError, ValueError, TypeError):  # a group this small is refused
+            continue
+    return None
+
+
+def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool) -> Estimate:
+    """Over every group of completions, weighed by its probability under the sampler.
+
+    ordered: each order of a group by itself, or one for all of them: then the order within a group must not matter.
+    Raises ValueError where a draw is of more than one prompt.
+    """
+    sampler, policy = exact.sampler, exact.laboratory.policy
+    subject.draw(exact.laboratory)  # how large is a group?
+    exact.laboratory.state.clear()
+    if not sampler.asked or sampler.asked[0] != 1:
+        raise ValueError(f"a draw is of {sampler.asked[0] if sampler.asked else 0} prompts")
+    size = sampler.asked[1]
+    logprobs = exact.world.logprobs(exact.sampler_logits, sampler.temperature).exp().tolist()
+    places = range(len(logprobs))
+    groups = itertools.product(places, repeat=size) if ordered else itertools.combinations_with_replacement(places, size)
+    mean = torch.zeros(policy.table.numel(), dtype=torch.float64)
+    square = length = 0.0
+    count = 0
+    for group in groups:
+        orders = 1 if ordered else math.factorial(size) // math.prod(math.factorial(group.count(each)) for each in set(group))
+        weight = orders * math.prod(logprobs[each] for each in group)
+        sampler.chosen[:] = group
+        exact.laboratory.state.clear()
+        batch = subject.first_update(exact.laboratory)
+        count += 1
+        if len(batch) == 0:
+            continue
+        loss = subject.algorithm.compute_loss(policy, exact.laboratory.reference, batch).loss
+        if not loss.requires_grad:
+            continue
+        (found,) = torch.autograd.grad(loss, [policy.table], allow_unused=True, materialize_grads=True)
+        flat = found.reshape(-1)
+        mean += weight * flat
+        square += weight * float(flat @ flat)
+        length += weight * float(flat.norm())
+    return Estimate(mean, square, length, count)
+
+
+def groups_of(world: World, size: int, *, ordered: bool) -> int:
+    """How many groups there are to enumerate."""
+    count = len(world.completions)
+    return int(count**size) if ordered else math.comb(count + size - 1, size)
+
+
+def objectives(exact: ExactLaboratory, *, beta: float) -> Objectives:
+    """By differentiating sums over all completions. beta: of the KL in the reward of REINFORCE."""
+    world, temperature = exact.world, exact.sampler.temperature
+    logits = exact.logits.clone().requires_grad_(True)
+    logprobs = world.logprobs(logits, temperature)
+    theirs = world.logprobs(exact.reference_logits, temperature)
+    scores = torch.stack([torch.autograd.grad(each, logits, retain_graph=True)[0].reshape(-1) for each in logprobs])  # [K, N]
+    weights = logprobs.detach().exp()
+    drift = logprobs.detach() - theirs
+    (at_states,) = torch.autograd.grad(_kl_at_states(exact, logits, weights), logits)
+    rewards = exact.rewards - beta * drift
+    mean = ((weights * rewards)[:, None] * scores).sum(dim=0)
+    squares = (scores**2).sum(dim=1)
+    baseline = float((weights * rewards * squares).sum() / (weights * squares).sum())
+    second = float((weights * (rewards - baseline) ** 2 * squares).sum())
+    norm = float(mean @ mean)
+    return Objectives(
+        reward=((weights * exact.rewards)[:, None] * scores).sum(dim=0),
+        kl=((weights * drift)[:, None] * scores).sum(dim=0),
+        kl_at_states=at_states.reshape(-1),
+        best_reinforce=(second - norm) / norm if norm > 0 else math.inf,
+    )
+
+
+def _kl_at_states(exact: ExactLaboratory, logits: Tensor, weights: Tensor) -> Tensor:
+    """[] the sum over states of the probability to come there, held fixed, times the KL there."""
+    temperature = exact.sampler.temperature
+    ours, theirs = (torch.log_softmax(each / temperature, dim=-1) for each in (logits, exact.reference_logits))
+    visits = torch.zeros(len(exact.world.states), dtype=torch.float64)
+    for weight, completion in zip(weights.tolist(), exact.world.completions, strict=True):
+        visits[exact.world.rows(completion)] += weight
+    return (visits * (ours.exp() * (ours - theirs)).sum(dim=-1)).sum()
+
+
+def stated_beta(algorithm: Any) -> float:
+    """The weight of the KL that the algorithm states by name; 0 if it states none."""
+    return sum(
+        float(value)
+        for name, value in plain_fields(algorithm)
+        if name.rpartition(".")[2] in BETAS and isinstance(value, (int, float)) and not isinstance(value, bool)
+    )
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Of two vectors; 0 where one of them is 0."""
+    scale = float(one.norm() * other.norm())
+    return float(one @ other) / scale if scale > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an estimator does on average, in numbers.
+
+    scale: how many times the gradient of the objective it is, fitted. bias: the share of E g that is no multiple of it,
+    |E g + scale · ∇objective| / |E g|, from 0 to 1. cosine: with the gradient of the objective.
+    variance: relative, E|g - E g|² / |E g|²; reinforce: that of REINFORCE with its best baseline and as many completions.
+    beta: of the KL that is followed, fitted, where there is one; at_states: is it the KL at the states visited?
+    """
+
+    scale: float
+    bias: float
+    cosine: float
+    variance: float
+    reinforce: float
+    beta: float | None
+    at_states: bool
+    groups: int
+
+
+def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, has_kl: bool, beta: float) -> Measured:
+    """An algorithm that draws one group, in a world."""
+    exact = exact_laboratory(subject, world, on_policy=on_policy)
+    estimate = expected_gradient(subject, exact, ordered=ordered)
+    size = exact.sampler.asked[1]
+    return of_estimate(estimate, objectives(exact, beta=beta), size=size, has_kl=has_kl, beta=beta)
+
+
+def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool, beta: float) -> Measured:
+    """An estimate held against its objective, expected reward - beta KL. size: completions of a group."""
+    objective = aims.reward - beta * aims.kl
+    down = -estimate.mean
+    scale = float(down @ objective) / float(objective @ objective)
+    bias = float((down - scale * objective).norm()) / max(1e-300, float(down.norm()))
+    fits = []
+    for kl in (aims.kl, aims.kl_at_states):
+        columns = torch.stack([aims.reward, -kl], dim=1)
+        solution = torch.linalg.lstsq(columns, down[:, None]).solution[:, 0]
+        fits.append((float((columns @ solution - down).norm()), float(solution[1] / solution[0]) if solution[0] else math.inf))
+    best = min((0, 1), key=lambda which: fits[which][0])
+    return Measured(
+        scale=scale,
+        bias=bias,
+        cosine=cosine(down, objective),
+        variance=estimate.relative_variance,
+        reinforce=aims.best_reinforce / size,
+        beta=fits[best][1] if has_kl else None,
+        at_states=best == 1,
+        groups=estimate.groups,
+    )

@@ -1,0 +1,93 @@
+"""The law of the objective: averaged over everything that may be sampled, an update does what the algorithm is for."""
+
+from __future__ import annotations
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.check.exact.expectation import Estimate, Objectives, alone, cosine, expected_gradient, objectives
+from rlx.check.exact.world import World, exact_laboratory
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.subject import Subject
+
+VOCABULARY, LENGTH = 3, 2  # 7 completions, 49 groups of two
+AGAINST = -0.05  # a cosine with the gradient of the expected reward below this goes against it
+AWRY = 0.3  # a cosine with the gradient of the KL below this does not follow it
+NOTHING = 1e-9  # a gradient of this length is none
+KINDS = {AlgorithmType.POLICY_GRADIENT, AlgorithmType.REINFORCEMENT_LEARNING}
+MEND = (
+    "k2 = r ** 2 / 2 has the right gradient on policy, k1 and k3 with the importance ratio before them (kl_gradient="
+    "importance_weighted), with r = policy - reference, both of token_logprobs(batch.sequences, temperature=batch.temperature)"
+)
+
+
+def objective(subject: Subject) -> Finding:
+    """Over every completion of a small vocabulary, an update raises the expected reward, and a penalty pulls to the reference."""
+    if Need.REWARDS not in subject.needs or Need.PAIRS in subject.needs or subject.algorithm.kind not in KINDS:
+        return skipped("no policy gradient of sampled completions")
+    if subject.goes_past or subject.warm_up:
+        return skipped("the loss reads the model itself, or waits for a buffer to fill")
+    lone = alone(subject.algorithm)
+    if lone is None:
+        return skipped("its settings admit no small group")
+    subject = subject.with_algorithm(lone)
+    world = World.of(subject.policy, vocabulary=VOCABULARY, length=LENGTH)
+    try:
+        rewarded, aims = _enumerated(subject, world)
+        penalty, _ = _enumerated(subject, world, rewarded=False)
+    except ValueError as error:
+        return skipped(f"{error}, and one is enumerated")
+    agreement = cosine(penalty.mean - rewarded.mean, aims.reward)
+    if agreement < AGAINST:
+        return broken(
+            f"averaged over all {len(world.completions)} completions of a small vocabulary, an update goes against the gradient "
+            f"of the expected reward (cosine {agreement:+.2f}, it must be positive)",
+            number=f"{agreement:+.2f}",
+            where="draw or compute_loss",
+            example=f"{rewarded.groups} groups, each weighed by its probability",
+            mend="the surrogate enters the loss with a minus, and what is subtracted from a reward carries no gradient",
+        )
+    if Need.REFERENCE not in subject.needs:
+        return passed(f"cosine {agreement:.2f}")
+    return _follows(subject, world, penalty, aims) or passed(
+        f"cosine {agreement:.2f} with the reward's gradient, {cosine(penalty.mean, aims.kl):.2f} with the KL's"
+    )
+
+
+def _enumerated(subject: Subject, world: World, *, on_policy: bool = True, rewarded: bool = True) -> tuple[Estimate, Objectives]:
+    exact = exact_laboratory(subject, world, on_policy=on_policy, rewarded=rewarded)
+    return expected_gradient(subject, exact, ordered=True), objectives(exact, beta=0.0)
+
+
+def _follows(subject: Subject, world: World, penalty: Estimate, aims: Objectives) -> Finding | None:
+    """Where nothing is rewarded, the gradient that is left is that of a KL to the reference, if any is left."""
+    if penalty.size <= NOTHING:
+        off_policy, _ = _enumerated(subject, world, on_policy=False, rewarded=False)
+        if off_policy.size <= NOTHING:
+            return None
+        return broken(
+            "where nothing is rewarded and the policy is its sampler, away from the reference, no gradient is left; with another "
+            f"sampler one is (mean length {off_policy.size:.1e}): the penalty pulls to the sampler, not to the reference",
+            number=f"{penalty.size:.0e}",
+            where="compute_loss",
+            example=f"{penalty.groups} groups of {len(world.completions)} completions, all enumerated",
+            mend=MEND,
+        )
+    share = float(penalty.mean.norm()) / penalty.size
+    agreement = max(cosine(penalty.mean, aims.kl), cosine(penalty.mean, aims.kl_at_states))
+    if agreement >= AWRY:
+        return None
+    if agreement > -2 * AWRY or share < AWRY:
+        wrong = (
+            f"where nothing is rewarded, the gradient of the penalty is not that of a KL to the reference on average (cosine "
+            f"{agreement:+.2f}; its mean has {share:.2f} of the length of single ones): what is left of it is noise"
+        )
+    else:
+        wrong = (
+            f"where nothing is rewarded, an update goes away from the reference on average (cosine {agreement:+.2f} with the KL)"
+        )
+    return broken(
+        wrong,
+        number=f"{agreement:+.2f}",
+        where="draw or compute_loss",
+        example=f"{penalty.groups} groups of {len(world.completions)} completions, all enumerated",
+        mend=MEND,
+    )
