@@ -58,6 +58,16 @@ def parts_of(batch: Any) -> list[Any]:
     return [batch] if not inner and isinstance(getattr(batch, "sequences", None), Sequences) else inner
 
 
+def against_rewards(part: Any) -> bool:
+    """Whether the advantages that a draw made fall with the rewards of their groups: then the fault is in draw."""
+    rewards, advantages = getattr(part, "rewards", None), getattr(part, "advantages", None)
+    if not isinstance(rewards, Tensor) or not isinstance(advantages, Tensor) or advantages.shape[:2] != rewards.shape:
+        return False
+    each = advantages if advantages.ndim == 2 else advantages.sum(dim=-1)
+    centred = rewards.double() - rewards.double().mean(dim=1, keepdim=True)
+    return float((centred * each.double()).sum()) < 0
+
+
 def signature(batch: Any) -> str:
     """Text that is equal for equal batches: every token, tensor and number in it."""
     return repr(list(_content(batch)))

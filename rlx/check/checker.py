@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from rlx.check.finding import FAILED, Finding, Verdict, broken, skipped
 from rlx.check.law.advantage import alike, credit
@@ -23,7 +27,7 @@ from rlx.check.law.reference import anchor, reference
 from rlx.check.law.rows import order, padding, split
 from rlx.check.law.token import prompt, tokens
 from rlx.check.law.update import update
-from rlx.check.place import METHODS, place_of_method
+from rlx.check.place import METHODS, ResultLines, place_of_method
 from rlx.check.subject import Subject
 from rlx.check.variant import small
 from rlx.errors import NonFiniteError, RlxError, users_place
@@ -93,6 +97,8 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
     shortened = subject.with_algorithm(small(subject.algorithm))
     stopped = False
     found: dict[str, Finding] = {}
+    roots: dict[str, str] = {}  # law that is a consequence -> the cause at the start of its chain
+    expressions = Expressions(shortened)
     for name, law in (LAWS if laws is None else laws).items():
         if stopped and law is not stays_finite:
             yield Verdict(name, promise(law), skipped("not tried: the law runs must hold first"))
@@ -101,8 +107,11 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
             warnings.simplefilter("ignore")
             finding, raised = tried(law, subject if law is runs else shortened)
         stopped = stopped or (law is runs and raised)
-        finding = placed(finding, subject.algorithm)
-        yield Verdict(name, promise(law), finding, cause_of(name, finding, found))
+        cause = cause_of(name, finding, found)
+        finding = placed(finding, subject.algorithm, expressions)
+        if cause:
+            roots[name] = cause = roots.get(cause, cause)
+        yield Verdict(name, promise(law), finding, cause)
         if finding.status == FAILED:
             found[name] = finding
 
@@ -118,10 +127,42 @@ def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:
     return ""
 
 
-def placed(finding: Finding, algorithm: Any) -> Finding:
-    """The finding with the file and line of the method that it names, where that is the user's own."""
+class Expressions:
+    """The lines of a user's file that make the values of a loss and the advantages of a batch, found once they are needed."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    @cached_property
+    def _lines(self) -> dict[str, str]:
+        """compute_loss, draw and every term -> `FILE:LINE in METHOD`, of those that could be told."""
+        lines: dict[str, str] = {}
+        with suppress(Exception), ResultLines() as made:  # where it raises, that has been said with its place
+            laboratory = self._subject.stand_in()
+            with torch.no_grad():
+                batch = self._subject.algorithm.draw(laboratory.lab(seed=self._subject.seed))
+            lines["draw"] = made.line_of(getattr(batch, "advantages", None))
+            output = self._subject.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
+            lines |= {f"terms[{name!r}]": made.line_of(term.values) for name, term in output.terms.items()}
+            lines["compute_loss"] = next(iter(lines[f"terms[{name!r}]"] for name in output.terms), "")
+        return {name: line for name, line in lines.items() if line}
+
+    def line_of(self, where: str) -> str:
+        """That of the term, or of the method, which a finding names first; empty if it cannot be told."""
+        named = [name for name in self._lines if name in where]
+        return self._lines[min(named, key=lambda name: (not name.startswith("terms"), where.index(name)))] if named else ""
+
+
+def placed(finding: Finding, algorithm: Any, expressions: Expressions | None = None) -> Finding:
+    """The finding with the file and line of what it names, where that is the user's own.
+
+    That is the expression which makes the values of the loss, or the advantages, if it can be told, else the method.
+    """
     if finding.status != FAILED or ":" in finding.where:
         return finding
+    if expressions is not None and (place := expressions.line_of(finding.where)):
+        rest = "" if finding.where in place else f" ({finding.where})"
+        return replace(finding, where=f"{place}{rest}")
     for method in METHODS:
         if method in finding.where and (place := place_of_method(algorithm, method)):
             rest = "" if finding.where == method else f" ({finding.where})"

@@ -110,6 +110,24 @@ def first_change(run: Callable[[], object], changed: Callable[[], bool]) -> str:
     return found[0] if found else ""
 
 
+class ResultLines(TorchFunctionMode):
+    """Notes the line of a user's file that made each result of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: list[tuple[Any, str]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and (place := place_of_frame(sys._getframe(1))):
+            self._made.append((result, place))
+        return result
+
+    def line_of(self, tensor: Any) -> str:
+        """The line that made a tensor; empty if none of a user's file did."""
+        return next((place for made, place in reversed(self._made) if made is tensor), "")
+
+
 def clock_read(run: Callable[[], object]) -> str:
     """The place in a user's file where a clock is read while `run` runs; empty if none is."""
     found: list[str] = []

@@ -234,6 +234,8 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
         lines.append(f"        {'cause':<8} probably the same fault as in {verdict['cause']}: mend that first")
     if verdict["status"] == "failed":
         for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("mend", "mend")):
+            if verdict.get("cause") and key in ("example", "mend"):
+                continue
             if verdict[key]:
                 lines.append(f"        {label:<8} {safe(verdict[key])}")
     return lines
@@ -242,8 +244,11 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
 def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: float) -> str:
     """How many laws hold."""
     counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in MARKS}
-    failed = [str(verdict["law"]) for verdict in verdicts if verdict["status"] == "failed"]
-    result = f"breaks {', '.join(failed)}" if failed else "keeps every law that concerns it"
+    failed = [verdict for verdict in verdicts if verdict["status"] == "failed"]
+    causes = [str(verdict["law"]) for verdict in failed if not verdict.get("cause")]
+    follow = [str(verdict["law"]) for verdict in failed if verdict.get("cause")]
+    result = f"breaks {', '.join(causes)}" if failed else "keeps every law that concerns it"
+    result += f" (probably the same fault: {', '.join(follow)})" if follow else ""
     return (
         f"{subject} {result}: {counts['passed']} passed, {counts['failed']} failed, "
         f"{counts['not applicable']} not applicable, in {seconds:.1f} s"

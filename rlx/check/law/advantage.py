@@ -14,6 +14,7 @@ from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
 EVERY_REWARD = 0.5  # where all rewards are equal
+NEAR = 0.05  # in units of the reward, within usual clips of values
 ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
 EQUAL = 1e-5  # relative to the largest advantage
 ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
@@ -111,7 +112,7 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
     if worst > EQUAL:  # a discount, say: then no constant critic is perfect
         return None
     slopes = []
-    for value in (EVERY_REWARD, EVERY_REWARD - ASTRAY, EVERY_REWARD + ASTRAY):
+    for value in (EVERY_REWARD, EVERY_REWARD - ASTRAY, EVERY_REWARD + ASTRAY, EVERY_REWARD + NEAR):
         with torch.no_grad():
             leaf.fill_(value)
         gradient, _ = subject.gradient(laboratory, batch)

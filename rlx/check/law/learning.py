@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
-from rlx.check.batch import parts_of
+from rlx.check.batch import against_rewards, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.difference import HeldConstants
 from rlx.check.stand_in import ScriptedSampler, reward_of, stand_in_task
@@ -269,7 +269,7 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
     return broken(
         f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
         number=f"{total:+.1e}",
-        where="compute_loss",
+        where="draw" if against_rewards(part) else "compute_loss",
         example=row_shown(subject, part, shown),
         mend="the surrogate enters the loss with a minus: -(ratio * advantage); an advantage is reward minus baseline",
     )

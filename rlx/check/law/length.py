@@ -96,10 +96,12 @@ def _longest_counts(subject: Subject) -> Finding | None:
     for shape in UNEVEN:
         laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": 1})
         batch = subject.first_update(laboratory)
-        if len(parts_of(batch)) != 1 or len(batch) < 2 or not reads_logprobs(laboratory):
+        if len(parts_of(batch)) != 1 or len(batch) < 2:
             return None
         (part,) = parts_of(batch)
         gradient, _ = subject.gradient(laboratory, batch)
+        if not reads_logprobs(laboratory):
+            return None
         lengths = part.sequences.completion_lengths.flatten().tolist()
         untouched = list(zip(part.sequences.prompts, part.sequences.completions, strict=True))[
             :-2

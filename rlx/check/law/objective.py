@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlx.algorithm.base import AlgorithmType, Need
+from rlx.check.batch import against_rewards, parts_of
 from rlx.check.exact.expectation import Estimate, Objectives, alone, cosine, expected_gradient, objectives
 from rlx.check.exact.world import World, exact_laboratory
 from rlx.check.finding import Finding, broken, passed, skipped
@@ -41,7 +42,7 @@ def objective(subject: Subject) -> Finding:
             f"averaged over all {len(world.completions)} completions of a small vocabulary, an update goes against the gradient "
             f"of the expected reward (cosine {agreement:+.2f}, it must be positive)",
             number=f"{agreement:+.2f}",
-            where="draw or compute_loss",
+            where="draw" if any(map(against_rewards, parts_of(subject.first_update(subject.stand_in())))) else "compute_loss",
             example=f"{rewarded.groups} groups, each weighed by its probability",
             mend="the surrogate enters the loss with a minus, and what is subtracted from a reward carries no gradient",
         )

@@ -152,7 +152,7 @@ def _turned(subject: Subject) -> Finding | None:
     """Every second group's completions in the opposite order: nothing changes for the other groups."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return None
-    (as_drawn, shown), (other, _) = _slopes_of_groups(subject, turned=False), _slopes_of_groups(subject, turned=True)
+    (as_drawn, shown, made), (other, _, remade) = (_slopes_of_groups(subject, turned=turned) for turned in (False, True))
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
     scale = max(scale, 1e-12)  # where nothing is learned
     for group in as_drawn.keys() & other.keys():
@@ -161,7 +161,7 @@ def _turned(subject: Subject) -> Finding | None:
             return broken(
                 f"the order of the completions in other groups changes the gradient of a group by {off:.1e} of its largest entry",
                 number=f"{off:.0e}",
-                where="draw or compute_loss",
+                where="draw" if made.get(group) != remade.get(group) else "compute_loss",
                 example=shown[group],
                 mend="take means and deviations over the completions of a prompt, rewards.mean(dim=1, keepdim=True), or over the "
                 "whole batch; dim=0 goes over the prompts",
@@ -169,22 +169,25 @@ def _turned(subject: Subject) -> Finding | None:
     return None
 
 
-def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str]]:
-    """Prompt with its completions in their order -> the gradient at their tokens; and -> how they read."""
+def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str], dict[Any, str]]:
+    """Prompt with its completions in their order -> the gradient at their tokens; -> how they read; -> their advantages."""
     laboratory = subject.stand_in()
     laboratory.sampler = replace(laboratory.sampler, turned=turned)  # type: ignore[call-arg]
     batch = subject.first_update(laboratory)
     slopes: dict[Any, Tensor] = {}
     shown: dict[Any, str] = {}
+    made: dict[Any, str] = {}
     if len(batch) == 0:
-        return slopes, shown
+        return slopes, shown, made
     gradient, _ = subject.gradient(laboratory, batch)
     for part in (part for part in parts_of(batch) if part.sequences.group_size > 1):
         rows = zip(part.sequences.prompts, part.sequences.completions, strict=True)
         keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in rows]
         for row, found in enumerate(completion_gradients(laboratory, part, gradient)):
             slopes[keys[row]], shown[keys[row]] = torch.cat(found), row_shown(subject, part, row)
-    return slopes, shown
+            if isinstance(advantages := getattr(part, "advantages", None), Tensor):
+                made[keys[row]] = str([f"{value:.4g}" for value in advantages[row].flatten().tolist() if value])
+    return slopes, shown, made
 
 
 def _draws_random_numbers(subject: Subject) -> bool:
