@@ -103,13 +103,12 @@ def _longest_counts(subject: Subject) -> Finding | None:
         if not reads_logprobs(laboratory):
             return None
         lengths = part.sequences.completion_lengths.flatten().tolist()
-        untouched = list(zip(part.sequences.prompts, part.sequences.completions, strict=True))[
-            :-2
-        ]  # those two may be two prompts'
+        rows = list(zip(part.sequences.prompts, part.sequences.completions, strict=True))
+        untouched = rows[: -1 if part.sequences.group_size > 1 else -2]
         keys = [(prompt.tobytes(), *(tokens.tobytes() for tokens in group)) for prompt, group in untouched]
         advantages = getattr(part, "advantages", None)
-        rows = completion_gradients(laboratory, part, gradient)[: len(keys)]
-        found.append((keys, advantages, rows, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))
+        slopes = completion_gradients(laboratory, part, gradient)[: len(keys)]
+        found.append((keys, advantages, slopes, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))
     (keys, advantages, even, total, _, shown), (others, moved, uneven, other_total, longest, _) = found
     if keys != others or total != other_total or longest != UNEVEN["uneven"][1] or not even:
         return None
