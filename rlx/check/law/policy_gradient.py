@@ -83,8 +83,15 @@ def clip(subject: Subject) -> Finding:
 
 def _ratio_is_one(subject: Subject) -> Finding | None:
     """A clip of what is 1 at every token although the policy is far from its sampler."""
-    laboratory = subject.stand_in(spread=1.0)
+    laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
+    if len(batch):
+        subject.loss(laboratory, batch)  # now every token has its leaf
+    if not reads_logprobs(laboratory):
+        return None
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    with torch.no_grad():  # after the draw, which may have asked the policy itself
+        leaf.sub_(torch.rand(leaf.shape, generator=torch.Generator().manual_seed(0), dtype=leaf.dtype))
 
     def is_one(name: str, args: tuple[Any, ...], _: Any) -> bool:
         given = args[0] if name in ("clamp", "clip", "clamp_max", "clamp_min") and args else None
@@ -94,8 +101,8 @@ def _ratio_is_one(subject: Subject) -> Finding | None:
     if not place:
         return None
     return broken(
-        "the ratio that is clipped is 1 at every token, though the policy is about 1 nat a token away from its sampler: no clip "
-        "ever acts",
+        "the ratio that is clipped is 1 at every token, though the policy has moved by up to 1 nat a token since the draw: no "
+        "clip ever acts",
         number="1",
         where=place,
         example=row_shown(subject, batch, 0),
