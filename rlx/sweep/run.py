@@ -14,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.config.recorded import check_places, places_to_give
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 from rlx.record.command import folder_words
 from rlx.record.provenance import code_hash
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
@@ -231,6 +231,9 @@ class SweepRun:
             runner.run()
             while runner.stop_signal is None and not runner.halted and more():
                 runner.run()
+        except RlxError as error:
+            state.give_up(str(error))
+            raise
         finally:
             self.pool.close()
             view.close()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rlx.config.check import fits
-from rlx.errors import DataError
-from rlx.record.files import json_value, number, write_atomic
+from rlx.errors import DataError, TrainingError
+from rlx.record.files import full_disk_explained, json_value, number, write_atomic
 from rlx.record.process import this_process
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.directory import PLAN
@@ -107,8 +107,18 @@ class SweepState:
             return
         jobs = [dataclasses.asdict(job) for job in self.jobs.values()]
         content = {"schema_version": SCHEMA_VERSION, **self.facts, "best": self.winner, "jobs": jobs}
-        write_atomic(self.directory / PLAN, json.dumps(json_value(content), indent=1, allow_nan=False) + "\n")
+        with full_disk_explained(self.directory / PLAN):
+            write_atomic(self.directory / PLAN, json.dumps(json_value(content), indent=1, allow_nan=False) + "\n")
         self._written = time.monotonic()
+
+    def give_up(self, reason: str) -> None:
+        """The sweep ends before its jobs do: say so in sweep.json, if it can be written."""
+        for job in self.jobs.values():
+            if job.state == RUNNING:
+                job.end(INTERRUPTED, reason="the sweep ended while it ran")
+        self.facts |= {"status": "interrupted", "ended": now(), "error": reason}
+        with contextlib.suppress(TrainingError):  # the reason is raised in any case
+            self.write(force=True)
 
     def take_over(self, before: Mapping[str, Any]) -> None:
         """Take over the results of an earlier start of this sweep: completed jobs stay so, all others wait again."""

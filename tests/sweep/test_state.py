@@ -3,6 +3,9 @@
 import json
 import math
 
+import pytest
+
+from rlx.errors import TrainingError
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
 from rlx.sweep.state import COMPLETED, FAILED, JobState, SweepState, best, completed_score, variant_scores
@@ -59,3 +62,20 @@ def test_an_earlier_start_is_taken_over_by_what_the_records_say(tmp_path):
     assert state.jobs["a-1"].state == "waiting"  # whatever the plan says, there is no completed record
     assert state.facts["started"] == "then"
     assert completed_score(tmp_path / "a-0")["cost/tokens_trained"] == 7
+
+
+def test_a_sweep_that_cannot_go_on_says_so(tmp_path, monkeypatch):
+    state = SweepState(tmp_path, {"status": "running"})
+    state.jobs = {"a": JobState("a", "v", 0, [], "h", state="running"), "b": JobState("b", "v", 1, [], "h")}
+    state.give_up("the disk is full")
+    plan = json.loads((tmp_path / "sweep.json").read_text())
+    assert (plan["status"], plan["error"]) == ("interrupted", "the disk is full")
+    assert [job["state"] for job in plan["jobs"]] == ["interrupted", "waiting"]
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlx.sweep.state.write_atomic", full)
+    with pytest.raises(TrainingError, match=r"cannot write .*sweep\.json: the disk is full"):
+        state.write(force=True)
+    state.give_up("the disk is full")

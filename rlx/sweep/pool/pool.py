@@ -246,7 +246,7 @@ class Pool:
         reason = worker.stop_reason or self._cause(code)
         if not worker.is_ready:
             self._failed_starts += 1
-        self._replace(worker)
+        self._replace(worker, died_of=reason)
         if assignment is not None:
             yield Event(worker.slot, assignment, None, reason)
 
@@ -260,11 +260,16 @@ class Pool:
             return f"out of memory: the kernel killed the job ({name})"
         return f"killed by {name}" + (", perhaps because the memory was full" if -code == signal.SIGKILL else "")
 
-    def _replace(self, worker: Worker) -> None:
-        """Start a new process in the place of one that died or whose state is unknown."""
+    def _replace(self, worker: Worker, *, died_of: str = "") -> None:
+        """Start a new process in the place of one that died or whose state is unknown. died_of: the cause, for the message."""
         self.remove(worker)
         if self._failed_starts >= _MOST_FAILED_STARTS:
-            raise TrainingError(f"the worker processes of the sweep cannot start; the end of {self.log}:\n{tail(self.log)}")
+            logged = tail(self.log)
+            raise TrainingError(
+                f"{self._failed_starts} processes of the sweep in a row ended before they could run a job (the last "
+                f"one: {died_of or 'unknown'}); lower sweep.workers where memory is short, then give the command again"
+                + (f"; the end of {self.log}:\n{logged}" if logged else "")
+            )
         self._start(worker.slot)
 
     def remove(self, worker: Worker) -> None:
