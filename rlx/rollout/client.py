@@ -1,0 +1,169 @@
+"""Requests in JSON over HTTP to a server of completions, with time-outs and retries."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from rlx.errors import ConfigError, TrainingError
+
+T = TypeVar("T")
+
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at another try
+_LONGEST_REPLY = 64 * 2**20  # bytes
+
+
+class GoneError(TrainingError):
+    """The server cannot be reached: it died, or does not answer in time."""
+
+
+class NotThereError(ConfigError):
+    """The server does not know what it was asked for (status 404): the path, or the model."""
+
+
+@dataclass(frozen=True)
+class JsonClient:
+    """Requests in JSON over HTTP to one server, with time-outs and retries.
+
+    timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
+    time; api_key_variable: the environment variable that holds the key, None if the server asks for none.
+    """
+
+    url: str
+    timeout: float
+    retries: int
+    backoff: float
+    api_key_variable: str | None
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The server's reply to a POST of `body`, or to a GET if there is none."""
+        return self._request(path, body, self._object)
+
+    def _request(self, path: str, body: dict[str, Any] | None, read: Callable[[bytes], T]) -> T:
+        address = f"{self.url.rstrip('/')}/{path}"
+        try:
+            urllib.request.Request(address)
+            urlsplit(address).port  # noqa: B018  # a property that raises
+        except ValueError as error:
+            raise ConfigError(f"rollout.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1") from error
+        data = None if body is None else json.dumps(body).encode()
+        kind: type[TrainingError] = TrainingError
+        for attempt in range(self.retries + 1):
+            if attempt:
+                time.sleep(self.backoff * 2 ** (attempt - 1))
+            try:
+                return read(self._once(urllib.request.Request(address, data=data, headers=self._headers())))
+            except urllib.error.HTTPError as error:
+                said = error.read(400).decode(errors="replace").strip()
+                if error.code == 404:
+                    raise NotThereError(f"the server at {self.url} refuses {path} with status 404: {said}") from error
+                if error.code not in _BUSY:
+                    raise ConfigError(f"the server at {self.url} refuses {path} with status {error.code}: {said}") from error
+                trouble, kind = f"status {error.code}: {said}", TrainingError
+            except (OSError, http.client.HTTPException) as error:
+                trouble, kind = _trouble(error, self.timeout), GoneError
+        raise kind(
+            f"the server at {self.url} did not answer {path} in {self.retries + 1} tries ({trouble}); "
+            "is it up? see rollout.url, rollout.timeout and rollout.retries"
+        )
+
+    def tell(self, path: str, body: dict[str, Any] | None = None, *, missing: str) -> None:
+        """POST to the server beside its API (/pause is beside /v1), whatever it answers with a status of success.
+
+        Raises NotThereError where it has no such path; missing: what to do then.
+        """
+        beside = JsonClient(self.root, self.timeout, self.retries, self.backoff, self.api_key_variable)
+        try:
+            beside._request(path, body or {}, bytes)
+        except NotThereError as error:
+            raise NotThereError(f"{error}; {missing}") from error
+
+    @property
+    def root(self) -> str:
+        """The server's address without the /v1 of its API."""
+        return self.url.rstrip("/").removesuffix("/v1")
+
+    def is_up(self) -> bool:
+        """Whether the server answers at all, asked once."""
+        try:
+            JsonClient(self.url, min(self.timeout, 5.0), 0, 0.0, self.api_key_variable).ask("models")
+        except TrainingError:
+            return False
+        return True
+
+    def ask_all(self, path: str, bodies: Sequence[dict[str, Any]], *, at_once: int) -> list[dict[str, Any]]:
+        """The replies to all `bodies`, in order; the first request that fails after its retries ends the others and is raised.
+
+        The threads are daemons, so that an interrupt does not wait for a slow server.
+        """
+        waiting = deque(enumerate(bodies))
+        done: SimpleQueue[tuple[int, dict[str, Any] | Exception]] = SimpleQueue()
+
+        def work() -> None:
+            while waiting:
+                try:
+                    number, body = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                try:
+                    done.put((number, self.ask(path, body)))
+                except Exception as error:  # raised in the thread that waits for the replies
+                    done.put((number, error))
+
+        for _ in range(min(at_once, len(bodies))):
+            Thread(target=work, daemon=True).start()
+        replies: list[dict[str, Any]] = [{}] * len(bodies)
+        try:
+            for _ in bodies:
+                number, reply = done.get()
+                if isinstance(reply, Exception):
+                    raise reply
+                replies[number] = reply
+        finally:
+            waiting.clear()
+        return replies
+
+    def _once(self, request: urllib.request.Request) -> bytes:
+        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
+            text: bytes = reply.read(_LONGEST_REPLY + 1)
+        if len(text) > _LONGEST_REPLY:
+            raise ConfigError(f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is rollout.url right?")
+        return text
+
+    def _object(self, text: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(text)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ConfigError(
+                f"the server at {self.url} does not answer in JSON objects, but with {text[:80]!r}; is rollout.url right?"
+            )
+        return answer
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key_variable is not None:
+            key = os.environ.get(self.api_key_variable)
+            if key is None:
+                raise ConfigError(f"rollout.api_key_variable={self.api_key_variable}, but no such environment variable is set")
+            headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+
+def _trouble(error: Exception, timeout: float) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {timeout:g} s"
+    return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)

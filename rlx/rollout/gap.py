@@ -1,0 +1,249 @@
+"""The log-probabilities that a server reports against those of the policy: what rounding explains, and what explains more.
+
+Both compute log_softmax(logits / temperature) of the same tokens, so they differ by rounding, or the server has other weights,
+another temperature, or another model. Dimensions: N completion tokens, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rlx.data.sequences import Sequences, Tokens
+from rlx.errors import TrainingError
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+DTYPES = ("float32", "bfloat16", "float16")
+_ROUNDINGS = 32.0  # of one unit each, of the largest number of a forward pass, that add up in one log-probability at the most
+_LEAST_SIZE = 8.0  # nats: the size of logits that errors scale with, where the log-probabilities are smaller
+_MEAN_SHARE = 1 / 16  # of the mean of many differences in the largest one
+_UNLIKELY = 6.0  # standard errors
+_TEMPERATURES = (0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What rounding explains, in nats: the mean and the largest difference of log-probabilities."""
+
+    mean: float
+    largest: float
+
+
+def tolerance(policy: Policy, dtype: str | None, *, num_tokens: int, least: float) -> Tolerance:
+    """The differences that rounding explains where one of the two computes in `dtype` (None: both as the policy does).
+
+    u is the unit roundoff of the coarser one. Each of the L layers rounds what it adds to the hidden states; the errors are
+    independent, so that they grow with sqrt(L), and they scale with the logits, whose size a log-probability of `least` shows.
+    The largest of the differences is at most about 32 u sqrt(L) max(8, |least|); their mean is 1/16 of it, more over few tokens.
+    """
+    own = policy.forward_settings.autocast or policy.dtype
+    used = [own] if dtype is None else [own, getattr(torch, dtype)]
+    roundoff = max(torch.finfo(item).eps / 2 for item in used)
+    layers = getattr(policy.model.config, "num_hidden_layers", None) or 1
+    largest = _ROUNDINGS * roundoff * math.sqrt(layers) * max(_LEAST_SIZE, abs(least))
+    return Tolerance(mean=largest * (_MEAN_SHARE + 1 / max(1, num_tokens)), largest=largest)
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """Completions with the log-probabilities that a server reports of their tokens, float32 one array each."""
+
+    prompts: tuple[Tokens, ...]
+    completions: tuple[Tokens, ...]
+    logprobs: tuple[np.ndarray, ...]
+    temperature: float
+
+    def spread(self, most: int | None) -> Reported:
+        """At most so many of them, evenly spaced, the first and the last among them."""
+        if most is None or len(self.prompts) <= most:
+            return self
+        return self.take(np.unique(np.linspace(0, len(self.prompts) - 1, most).round().astype(int)).tolist())
+
+    def take(self, rows: Sequence[int]) -> Reported:
+        """The completions `rows`."""
+        return Reported(
+            prompts=tuple(self.prompts[row] for row in rows),
+            completions=tuple(self.completions[row] for row in rows),
+            logprobs=tuple(self.logprobs[row] for row in rows),
+            temperature=self.temperature,
+        )
+
+    def split(self, values: np.ndarray) -> list[np.ndarray]:
+        """[N] values of all tokens, as one array a completion."""
+        return np.split(values, np.cumsum([len(tokens) for tokens in self.completions])[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """theirs, ours: [N] log-probabilities by the server and by the policy. surprise: [N] ours plus the policy's entropy there, of
+    mean 0 where the tokens are samples of the policy.
+    """
+
+    theirs: np.ndarray
+    ours: np.ndarray
+    surprise: np.ndarray
+
+    @property
+    def differences(self) -> np.ndarray:
+        """[N] absolute differences, in nats."""
+        found: np.ndarray = np.abs(self.theirs - self.ours)
+        return found
+
+    def exceeds(self, limit: Tolerance) -> bool:
+        """Whether rounding does not explain the differences."""
+        return len(self.ours) > 0 and bool(self.differences.mean() > limit.mean or self.differences.max() > limit.largest)
+
+    @property
+    def standard_errors(self) -> float:
+        """By how many standard errors the tokens are likelier (above 0) or less likely than samples of the policy."""
+        size = math.sqrt(float(np.square(self.surprise).sum()))
+        return float(self.surprise.sum()) / size if size > 0 else 0.0
+
+
+@torch.no_grad()
+def compare(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> Comparison:
+    """The server's log-probabilities beside the policy's.
+
+    batch_tokens: of one forward pass. temperature: of the policy's log-probabilities, None for that of the server's.
+    """
+    used = reported.temperature if temperature is None else temperature
+    ours, surprise = [], []
+    lengths = [len(prompt) + len(tokens) for prompt, tokens in zip(reported.prompts, reported.completions, strict=True)]
+    for first, end in pairwise(_cuts(lengths, batch_tokens)):
+        sequences = Sequences(reported.prompts[first:end], tuple((tokens,) for tokens in reported.completions[first:end]))
+        # Of the class: with several ranks the method of the object is one that every rank must call.
+        found = type(policy).token_statistics(policy, sequences, temperature=used, requires=frozenset({"entropy"}))
+        assert found.entropy is not None
+        mask = sequences.token_mask
+        logprobs = found.token_logprobs.cpu()[mask]
+        ours.append(logprobs.double().numpy())
+        surprise.append((logprobs + found.entropy.cpu()[mask]).double().numpy())
+    return Comparison(np.concatenate(reported.logprobs).astype(np.float64), np.concatenate(ours), np.concatenate(surprise))
+
+
+def _cuts(lengths: Sequence[int], most: int) -> list[int]:
+    """Where consecutive rows are cut, so that no part has more than `most` tokens unless it is one row."""
+    cuts, total = [0], 0
+    for row, length in enumerate(lengths):
+        if total and total + length > most:
+            cuts.append(row)
+            total = 0
+        total += length
+    return [*cuts, len(lengths)]
+
+
+@dataclass
+class Watch:
+    """Holds the reports of one server against the policy.
+
+    dtype: in which the server computes, None for the policy's. checks: whether a difference that rounding does not explain is an
+    error, as it is where the server was given the policy's weights. truncates: whether it samples from a truncated distribution.
+    """
+
+    name: str
+    dtype: str | None
+    batch_tokens: int
+    checks: bool
+    truncates: bool
+    differences: list[np.ndarray] = field(default_factory=list)
+    _before: tuple[Reported, np.ndarray] | None = None  # the last probe, and the policy's log-probabilities of it
+
+    def begin(self) -> None:
+        """Forget the differences of the last draw."""
+        self.differences.clear()
+
+    def probe(self, policy: Policy, reported: Reported, *, version: int) -> None:
+        """Raise TrainingError where the answer to the same request as ever does not come from the policy's weights."""
+        found = compare(policy, reported, batch_tokens=self.batch_tokens)
+        stale = self._unchanged(policy, reported, found)
+        self._before = (reported, found.ours)
+        limit = self._limit(policy, found)
+        if found.exceeds(limit) or stale:
+            raise self._error(policy, reported, found, limit, version=version, stale=stale)
+
+    def _unchanged(self, policy: Policy, reported: Reported, found: Comparison) -> bool:
+        """Whether the server answers as before the sync, to the last bit, and the policy's log-probabilities moved by more than
+        rounding: of two that are that near, the mean of the differences would not tell.
+        """
+        if self._before is None:
+            return False
+        before, ours = self._before
+        equal = len(ours) == len(found.ours) and all(
+            np.array_equal(a, b) and np.array_equal(x, y)
+            for a, b, x, y in zip(before.completions, reported.completions, before.logprobs, reported.logprobs, strict=True)
+        )
+        return equal and float(np.abs(ours - found.ours).mean()) > self._limit(policy, found).mean / 2
+
+    def draw(self, policy: Policy, reported: Reported, *, greedy: bool, version: int | None) -> None:
+        """Keep the differences of completions of a draw. Raises TrainingError where the policy does not explain them."""
+        found = compare(policy, reported, batch_tokens=self.batch_tokens)
+        self.differences.append(found.differences)
+        if not self.checks:
+            return
+        limit = self._limit(policy, found)
+        if found.exceeds(limit):
+            raise self._error(policy, reported, found, limit, version=version, stale=False)
+        if not greedy and not self.truncates and abs(found.standard_errors) > _UNLIKELY:
+            likelier = "likelier" if found.standard_errors > 0 else "less likely"
+            side = "below" if found.standard_errors > 0 else "above"
+            raise TrainingError(
+                f"{self.name} reports the policy's log-probabilities, but over {len(found.ours)} tokens its samples are "
+                f"{likelier} than the policy's: log-probability {found.ours.mean():.4f} in the mean, and "
+                f"{(found.ours - found.surprise).mean():.4f} is expected ({abs(found.standard_errors):.1f} standard errors). "
+                f"Likely cause: it samples at a temperature {side} {reported.temperature:g}, or from a truncated distribution; "
+                "look at its generation settings (vLLM: --generation-config vllm)"
+            )
+
+    def figures(self) -> dict[str, float]:
+        """The mean and the largest difference of the last draw, in nats."""
+        if not self.differences:
+            return {}
+        together = np.concatenate(self.differences)
+        return {"sampling_gap": float(together.mean()), "sampling_gap_largest": float(together.max())}
+
+    def _limit(self, policy: Policy, found: Comparison) -> Tolerance:
+        return tolerance(policy, self.dtype, num_tokens=len(found.ours), least=float(found.ours.min(initial=0.0)))
+
+    def _error(
+        self, policy: Policy, reported: Reported, found: Comparison, limit: Tolerance, *, version: int | None, stale: bool
+    ) -> TrainingError:
+        worst = int(found.differences.argmax())
+        wrong = reported.take([row for row, part in enumerate(reported.split(found.differences)) if part.max() > limit.mean])
+        wrong = wrong if wrong.prompts else reported
+        return TrainingError(
+            f"{self.name} does not sample from the policy's weights of version {version}: a token has log-probability "
+            f"{found.theirs[worst]:.6f} there and {found.ours[worst]:.6f} under the policy; over {len(found.ours)} tokens they "
+            f"differ by {found.differences.mean():.2g} in the mean and {found.differences.max():.2g} at most, in "
+            f"{len(wrong.prompts)} of {len(reported.prompts)} completions, and rounding explains {limit.mean:.2g} and "
+            f"{limit.largest:.2g}. Likely cause: {self._cause(policy, wrong, limit, stale=stale)}"
+        )
+
+    def _cause(self, policy: Policy, reported: Reported, limit: Tolerance, *, stale: bool) -> str:
+        if stale:
+            return (
+                "it answers as before the sync, to the last bit: it said that it loaded the weights and kept its old ones (vLLM "
+                "on CPU keeps packed copies of linear layers, unless rollout=vllm started it)"
+            )
+
+        if policy.adapter is not None:
+            with policy.adapter.start():
+                if self._explains(policy, reported, limit):
+                    return "it has the weights that the run began with: the adapter was not loaded, or the server was restarted"
+        for temperature in _TEMPERATURES:
+            if self._explains(policy, reported, limit, temperature=temperature):
+                return f"it computes at temperature {temperature:g} and not at {reported.temperature:g}; see rollout.logprobs"
+        return (
+            "it has other weights: those of an earlier version, a part of the new ones, or another model; compare the server's "
+            "model with policy.path, look at its log, and set rollout.dtype if it computes in another precision than the policy"
+        )
+
+    def _explains(self, policy: Policy, reported: Reported, limit: Tolerance, *, temperature: float | None = None) -> bool:
+        return not compare(policy, reported, batch_tokens=self.batch_tokens, temperature=temperature).exceeds(limit)
