@@ -92,6 +92,10 @@ class Loop:
 
     def run(self) -> dict[str, float]:
         """Train to the end of the plan; returns the metrics of the last evaluation. Raises Stopped after a signal."""
+        with self.sampler.running(self.recorder.directory, self.policy):
+            return self._run()
+
+    def _run(self) -> dict[str, float]:
         self._mark = time.monotonic()
         self._look_at_clock()
         metrics: dict[str, float] = {}

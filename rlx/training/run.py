@@ -7,7 +7,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,8 @@ def run_recorded(
         stop.begin()  # a rank that ended at once would leave the others waiting
     loop: Loop | None = None
     try:
-        with stop.listening(), ExitStack() as opened:
-            loop = _prepared(cfg, recorder, view, stop, prepare, ranks, opened)
+        with stop.listening():
+            loop = _prepared(cfg, recorder, view, stop, prepare, ranks)
             metrics = loop.run()
         if loop.progress.step == 0:
             view.warn(f"stop_at_score={cfg.stop_at_score:g} was reached before training: no step was made")
@@ -102,22 +102,15 @@ def run_recorded(
 
 
 def _prepared(
-    cfg: DictConfig,
-    recorder: Recorder,
-    view: TrainView,
-    stop: Stop,
-    prepare: Callable[[Loop], None],
-    ranks: Ranks | None,
-    opened: ExitStack,
+    cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks | None
 ) -> Loop:
-    """The loop at its first step, or at the step where `prepare` lets it continue. opened: ends what the sampler needs."""
+    """The loop at its first step, or at the step where `prepare` lets it continue."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar is enough
     set_threads(cfg.threads)
     require_writable(cfg.export.path)
     experiment = _assembled(cfg) if ranks is None else ranks.together("the start of a run", lambda: _assembled(cfg))
     data = experiment.task.content_hash()
     recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
-    opened.enter_context(experiment.sampler.running(recorder.directory, experiment.policy))
     movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
     loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
     if ranks is None:
