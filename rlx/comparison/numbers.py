@@ -18,6 +18,8 @@ def usable(value: float) -> float:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a number, and neither true or false nor of a size that no record has."""
+    if type(value) is float:
+        return True
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 2**62
     return isinstance(value, float)

@@ -22,6 +22,11 @@ class Serializable:
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, arrays and tuples as JSON's types; numbers that are not finite as null."""
+    kind = type(value)
+    if kind is float:  # most values of a large comparison are of these kinds
+        return value if math.isfinite(value) else None
+    if value is None or kind in (int, str, bool):
+        return value
     if isinstance(value, Serializable):
         return value.to_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
