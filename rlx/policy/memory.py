@@ -78,34 +78,55 @@ class PassMemory:
 
 
 def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences, Sequences], PassMemory]:
-    """A function: the memory of passes over rows, from a measured pass over a few rows like them.
+    """A function: the memory of passes over rows, from measured passes over a few rows like them, once and twice.
 
-    requires: the statistics of tokens that the loss reads. The function is given the few rows, and the rows asked about.
+    requires: the statistics of tokens that the loss reads. The function is given the few rows, and the rows asked about. The two
+    passes tell apart what does not grow with the rows, such as the weights that autocast keeps in 16 bits.
     """
-    measured: dict[int, tuple[PassMemory, Layout]] = {}
+    measured: dict[int, tuple[_Pass, _Pass]] = {}
 
     def of(few: Sequences, rows: Sequences) -> PassMemory:
         if id(few) not in measured:
-            measured[id(few)] = (_measured(policy, few, requires), policy.layout(few))
-        own, layout = measured[id(few)]
+            twice = Sequences(few.prompts * 2, few.completions * 2)
+            measured[id(few)] = (_measured(policy, few, requires), _measured(policy, twice, requires))
+        one, two = measured[id(few)]
         wanted = policy.layout(rows)
-        activations = own.activations - _mask_bytes(layout)
-        activations = round(activations * wanted.tokens.numel() / layout.tokens.numel()) + _mask_bytes(wanted)
+        tokens, targets = wanted.tokens.numel(), len(wanted.targets)
+        activations = _line((one.tokens, one.activations), (two.tokens, two.activations), tokens) + _mask_bytes(wanted)
+        forward = max(0.0, (two.forward - one.forward) / (two.tokens - one.tokens))
         if policy.computes_in_pieces(wanted):
             copies = 3 if not requires - {"values"} else 6
-            return PassMemory(activations, copies * ELEMENTS * _BYTES, own.forward)
-        return PassMemory(activations, round(own.logits * len(wanted.targets) / len(layout.targets)), own.forward)
+            return PassMemory(activations, copies * ELEMENTS * _BYTES, forward)
+        logits = _line((one.targets, one.logits), (two.targets, two.logits), targets)
+        return PassMemory(activations, logits, forward)
 
     return of
 
 
-def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> PassMemory:
+@dataclass(frozen=True)
+class _Pass:
+    """What was measured: row tokens and completion tokens, and bytes; activations without masks, forward without gradients."""
+
+    tokens: int
+    targets: int
+    activations: int
+    logits: int
+    forward: int
+
+
+def _line(first: tuple[int, int], second: tuple[int, int], place: int) -> int:
+    """The value at `place` of the line through two points; it neither falls nor begins below 0."""
+    slope = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
+    return round(max(0.0, first[1] - slope * first[0]) + slope * place)
+
+
+def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> _Pass:
     def hidden() -> Any:
         return policy.head_input(few) if policy.forward_choice.gathers_before_head else policy.logits(few)
 
     with torch.no_grad(), TensorMemory() as memory:
         hidden()
-        forward = memory.peak / policy.layout(few).tokens.numel()
+        forward = memory.peak
     with torch.enable_grad():
         with TensorMemory() as memory:
             kept = hidden()
@@ -118,7 +139,9 @@ def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> PassM
             if loss.requires_grad:
                 torch.autograd.grad(loss, first, allow_unused=True)
             peak = memory.peak
-    return PassMemory(activations, max(0, peak - activations), forward)
+    layout = policy.layout(few)
+    kept_by_layers = max(0, activations - _mask_bytes(layout))
+    return _Pass(layout.tokens.numel(), len(layout.targets), kept_by_layers, max(0, peak - activations), forward)
 
 
 def _mask_bytes(layout: Layout) -> int:

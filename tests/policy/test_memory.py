@@ -39,8 +39,7 @@ def test_the_memory_of_more_rows_is_in_proportion():
     few = sequences.take([3] * 1)
     measure = pass_memory(policy, NONE)
     one, many = measure(few, few), measure(few, sequences.take([3] * 10))
-    assert many.activations == 10 * one.activations > 0
-    assert many.logits == 10 * one.logits > 0
+    assert 9 * one.activations < many.activations <= 10 * one.activations
     direct = pass_memory(policy, NONE)(sequences.take([3] * 10), sequences.take([3] * 10))
     assert abs(direct.activations / many.activations - 1) < 0.1
     assert abs(direct.total / many.total - 1) < 0.2
@@ -59,3 +58,14 @@ def test_bytes_of_weights_and_of_a_cached_token():
     assert tensor_bytes(list(policy.model.parameters())) == 4 * policy.num_parameters
     assert tensor_bytes([policy.model.lm_head.weight, policy.model.model.embed_tokens.weight]) == 4 * 99 * 32
     assert cache_bytes_per_token(policy) == 2 * 2 * 32 * 4
+
+
+def test_weights_that_autocast_keeps_do_not_grow_with_the_rows():
+    rows = sequences_of(num_prompts=1, group_size=2)
+    many = rows.take([0] * 50)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        policy = build_tiny(hidden_size=128, intermediate_size=256, num_layers=2)
+        policy.compute_in(precision)
+        found[precision] = pass_memory(policy, NONE)(rows, many).activations
+    assert found["bfloat16"] < 1.2 * found["float32"]
