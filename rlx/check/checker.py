@@ -14,6 +14,7 @@ import torch
 from rlx.check.finding import FAILED, Finding, Verdict, broken, skipped
 from rlx.check.law.advantage import alike, credit
 from rlx.check.law.closed_form import closed_forms
+from rlx.check.law.conversation import context, turns
 from rlx.check.law.difference import finite_differences
 from rlx.check.law.hyperparameter import hyperparameters
 from rlx.check.law.learning import direction, draws, falls, runs
@@ -43,6 +44,7 @@ LAWS: dict[str, Law] = {
     "order": order,
     "prompt": prompt,
     "reached": reached,
+    "context": context,
     "tokens": tokens,
     "differences": finite_differences,
     "finite": stays_finite,
@@ -56,6 +58,7 @@ LAWS: dict[str, Law] = {
     "baseline": baseline,
     "alike": alike,
     "credit": credit,
+    "turns": turns,
     "clip": clip,
     "anchor": anchor,
     "objective": objective,
@@ -74,6 +77,7 @@ FOLLOW: dict[str, set[str]] = {
     "padding": {"order", "tokens"},
     "prompt": {"tokens", "padding", "reached", "split"},
     "reached": {"objective", "tokens", "direction", "update", "falls", "hyperparameters", "closed_forms", "clip", "length"},
+    "context": {"tokens", "length", "prompt", "belongs"},
     "tokens": {"direction", "order", "alike", "closed_forms", "reference"},
     "differences": {"finite", "split"},
     "direction": {"objective", "reference", "closed_forms", "falls", "clip", "losses", "anchor"},

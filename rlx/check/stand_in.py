@@ -26,7 +26,7 @@ from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, unflatten
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Prompt, Task
+from rlx.task.base import Prompt, Task
 
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
 SHORT, LONG = 8, 64  # tokens of completions that are all equally long
@@ -50,6 +50,7 @@ class Numbers:
     their completions alone.
     drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
     agreeing: does the sampler agree with the policy on every other completion?
+    by_prefix: does a token's number depend on the tokens before it alone, wherever the prompt ends (as between turns)?
     """
 
     spread: float
@@ -59,6 +60,7 @@ class Numbers:
     depth: float = 0.0
     agreeing: bool = False
     mixed: bool = False
+    by_prefix: bool = False
 
     def of(self, who: str, name: str, key: Key, length: int) -> np.ndarray:
         """float64 [T] of a completion. who: policy, reference or sampler; name: one of STATISTICS."""
@@ -71,12 +73,19 @@ class Numbers:
 
 @lru_cache(maxsize=1 << 15)
 def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.ndarray:
-    rng = generator_of(name, key)
+    if numbers.by_prefix:
+        ends = range(len(key[1]) - 8 * (length - 1), len(key[1]) + 1, 8)  # of each token, in bytes of int64
+        rngs = (generator_of(name, (key[0] + key[1][:end], b"")) for end in ends)
+        uniform, normal = np.array([(rng.random(), rng.standard_normal()) for rng in rngs]).reshape(-1, 2).T
+    else:
+        rng = generator_of(name, key)
+        uniform = rng.random(length)
+        normal = rng.standard_normal(length) if name == "token_logprobs" else uniform
     if name != "token_logprobs":
-        return rng.uniform(0.05, 0.9, length)
+        return 0.05 + 0.85 * uniform
     agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5
     near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
-    drawn = -0.05 - 2 * rng.random(length) + near * rng.standard_normal(length)
+    drawn = -0.05 - 2 * uniform + near * normal
     values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
     return values - numbers.drift if who == "reference" else values
 
@@ -352,25 +361,6 @@ def shortened(task: Task, *, rows: int) -> Task:
     return twin
 
 
-def has_scores(task: Task) -> bool:
-    """Whether every pair of the task says how good its completions are."""
-    return all(pair.scores is not None for pair in task.pairs())
-
-
-def with_scores(task: Task) -> Task:
-    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
-    twin = copy.copy(task)
-    for name in ("pairs", "held_out_pairs"):
-        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
-        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
-    return twin
-
-
-def _scores(pair: Pair) -> tuple[float, float]:
-    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
-    return 0.5 + chosen / 2, rejected / 2
-
-
 def stand_in_task(
     task: Task, *, equal_rewards: bool = False, bonus: float = 0.0, read: int | None = None, rewarded: str | None = None
 ) -> Task:
@@ -384,7 +374,8 @@ def stand_in_task(
     def reward(prompt: Prompt, completion: str) -> dict[str, float]:
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
-        value = bonus + (0.5 if equal_rewards else reward_of(completion[:read])) + (completion == rewarded)
+        text = prompt.columns.get("conversation", completion)
+        value = bonus + (0.5 if equal_rewards else reward_of(text[:read])) + (text == rewarded)
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

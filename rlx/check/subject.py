@@ -19,11 +19,9 @@ from rlx.check.stand_in import (
     ScriptedSampler,
     StandInPolicy,
     StandInReference,
-    has_scores,
     key_of,
     shortened,
     stand_in_task,
-    with_scores,
 )
 from rlx.loss.base import Loss
 from rlx.optimizer.schedule import Constant
@@ -32,7 +30,7 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Task
+from rlx.task.base import Pair, Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
 TOLERANCE = 1e-9
@@ -137,6 +135,7 @@ class Subject:
         dtype: torch.dtype = torch.float64,
         rewards: Mapping[str, Any] = NO_CHOICES,
     ) -> Laboratory:
+        numbers = replace(numbers, by_prefix=self.task.interaction is not None)
         return Laboratory(
             stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task,
             StandInPolicy.of(self.policy, numbers, shape=shape, dtype=dtype),
@@ -273,3 +272,22 @@ def completion_gradients(laboratory: Laboratory, part: Any, gradient: Tensor) ->
         keys = [key_of(prompt, tokens) for tokens in group]
         found.append([gradient[places[key]] if key in places else gradient[:0] for key in keys])
     return found
+
+
+def has_scores(task: Task) -> bool:
+    """Whether every pair of the task says how good its completions are."""
+    return all(pair.scores is not None for pair in task.pairs())
+
+
+def with_scores(task: Task) -> Task:
+    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
+    twin = copy.copy(task)
+    for name in ("pairs", "held_out_pairs"):
+        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
+        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
+    return twin
+
+
+def _scores(pair: Pair) -> tuple[float, float]:
+    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
+    return 0.5 + chosen / 2, rejected / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def read_completions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """What a run said to each held-out prompt at its last evaluation: `step`, `score`, `prompt`, `completion` in each."""
     return read_lines(path, "completions.jsonl")
+
+
+def turn_lines(turns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The turns of a conversation as `role: text` lines, those of the assistant with their rewards where they are not 0."""
+    lines = []
+    for turn in turns:
+        reward = turn.get("reward")
+        earned = f"  (reward {reward:g})" if isinstance(reward, (int, float)) and reward else ""
+        lines.append(f"{turn.get('role')}: {turn.get('content')}{earned}")
+    return lines
+
+
+def completion_text(row: Mapping[str, Any]) -> Any:
+    """The completion of a sample; of a conversation its turns, one a line."""
+    turns = row.get("turns")
+    is_talk = isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns)
+    return "\n".join(turn_lines(turns)) if is_talk and turns else row.get("completion")
 
 
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:

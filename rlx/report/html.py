@@ -18,7 +18,7 @@ from rlx.comparison.prompts import PromptResult, contest
 from rlx.comparison.scores import RunScore
 from rlx.comparison.wording import conclusion, score_text
 from rlx.errors import DataError
-from rlx.record.lines import read_samples
+from rlx.record.lines import completion_text, read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
 from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
@@ -186,7 +186,7 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
                     "variant": variant.label,
                     "seed": run.seed,
                     "step": row.get("step"),
-                    "completion": _text(row.get("completion")),
+                    "completion": _text(completion_text(row)),
                 }
                 reward = row.get("reward")
                 shown["reward"] = significant(reward) if isinstance(reward, (int, float)) else ""

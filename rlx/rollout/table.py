@@ -287,7 +287,11 @@ class Table:
         """What each conversation earned; those that failed get the task's failed_reward."""
         sound = [seat for seat in self._all if not seat.conversation.error]
         talks = [seat.conversation for seat in sound]
-        prompts = [Prompt(talk.prompt.text, {**talk.prompt.columns, **talk.columns}, talk.prompt.tools) for talk in talks]
+        wholes = [self.turns.sampler.text(self.turns.policy, np.concatenate(seat.pieces)) for seat in sound]
+        prompts = [
+            Prompt(talk.prompt.text, {**talk.prompt.columns, **talk.columns, "conversation": whole}, talk.prompt.tools)
+            for talk, whole in zip(talks, wholes, strict=True)
+        ]
         found = dict(zip(map(id, sound), task.grade_all(prompts, [talk.turns[-1] for talk in talks]), strict=True))
         names = next(iter(found.values())).parts if found else ("reward", *getattr(task, "all_rewards", dict)())
         lost = self.interaction.failed_reward

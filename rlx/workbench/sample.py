@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import torch_device
 from rlx.policy.base import Policy
+from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Text
+from rlx.task.base import Prompt, Task, Text
 from rlx.task.messages import as_text
 from rlx.workbench.choice import PolicyChoice
 
@@ -29,6 +30,7 @@ class Completion:
     """One completion. logprob: of all its tokens under the policy at temperature 1, in nats; its end counts where it has one.
 
     reward: name -> value where the prompt is the task's and the task gives rewards, else None.
+    turns: of a conversation with the task's environment, its messages, those of the assistant with their rewards; else None.
     """
 
     prompt: Text
@@ -37,12 +39,15 @@ class Completion:
     num_tokens: int
     finished: bool
     reward: Mapping[str, float] | None
+    turns: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         fields = {"logprob": self.logprob, "num_tokens": self.num_tokens, "finished": self.finished}
-        return {"prompt": prompt, "completion": self.text, **fields, **({} if self.reward is None else {"reward": self.reward})}
+        optional = {"reward": self.reward, "turns": self.turns}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"prompt": prompt, "completion": self.text, **fields, **given}
 
 
 def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str], None]) -> list[list[Completion]]:
@@ -62,24 +67,29 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
         prompts = [Prompt(as_message(prompt.text)) for prompt in prompts]
     foreign = choice.record is None and cfg.task is None and given is not None  # no task says how long answers are
     longest = LONGEST if foreign else choice.nodes["task"].get("max_new_tokens", LONGEST)
-    rollout = sampler.sample(
+    played = play(
+        _Answers(name="prompts", max_new_tokens=longest) if task is None else task,
         policy,
-        [policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts],
+        sampler,
+        prompts,
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
         prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others
-        max_new_tokens=longest,
         greedy=cfg.greedy,
     )
-    logprobs = logprobs_of(policy, rollout)
-    rewarded = task if task is not None and "rewards" in task.offers else None
+    logprobs = logprobs_of(policy, played.rollout)
     return [
-        [
-            _completion(policy, sampler, rollout, logprobs, prompt, row, column, rewarded)
-            for column in range(rollout.sequences.group_size)
-        ]
+        [_completion(played, logprobs, prompt, row, column) for column in range(played.rollout.sequences.group_size)]
         for row, prompt in enumerate(prompts)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers(Task):
+    """Prompts from the command line, whose answers nobody rewards."""
+
+    offers: ClassVar[frozenset[str]] = frozenset()
+    score: ClassVar[str] = ""
 
 
 def texts_of(prompt: Any) -> list[Text] | None:
@@ -142,16 +152,14 @@ def logprobs_of(policy: Policy, rollout: Rollout) -> torch.Tensor:
         return policy.token_logprobs(rollout.sequences).double().sum(dim=-1).cpu()
 
 
-def _completion(
-    policy: Policy, sampler: Sampler, rollout: Rollout, logprobs: torch.Tensor, prompt: Prompt, row: int, column: int, task: Any
-) -> Completion:
-    tokens: Sequence[int] = rollout.sequences.completions[row][column]  # type: ignore[assignment]
-    text = sampler.text(policy, tokens)  # type: ignore[arg-type]
+def _completion(played: Played, logprobs: torch.Tensor, prompt: Prompt, row: int, column: int) -> Completion:
+    talk = None if played.conversations is None else played.conversations[row][column]
     return Completion(
-        prompt=prompt.text,
-        text=text,
+        prompt=prompt.text if talk is None else talk.opening,
+        text=played.texts[row][column],
         logprob=float(logprobs[row, column]),
-        num_tokens=len(tokens),
-        finished=bool(rollout.finished[row, column]),
-        reward=None if task is None else task.reward_all([prompt], [text])[0],
+        num_tokens=int(played.rollout.sequences.learned_lengths[row, column]),
+        finished=bool(played.rollout.finished[row, column]),
+        reward=None if played.graded is None else played.graded[row][column].parts,
+        turns=None if talk is None else talk.to_dict(),
     )

@@ -11,13 +11,12 @@ from rlx.check.stand_in import (
     ScriptedSampler,
     generator_of,
     given,
-    has_scores,
     key_of,
     reward_of,
     shortened,
     stand_in_task,
-    with_scores,
 )
+from rlx.check.subject import has_scores, with_scores
 from rlx.data.sequences import Sequences
 from rlx.rollout.sampler import Draw
 from tests.check.checking import laboratory, subject

@@ -136,3 +136,12 @@ def test_a_place_that_a_record_names_is_given_again_to_this_verb(sample, tmp_pat
     code, said = sample("prompt=1+1=", subject=run)
     assert code == 2
     assert f"give it again: rlx sample {run.relative_to(tmp_path)} policy.unpacked_dir=/elsewhere" in said
+
+
+def test_a_conversation_is_shown_turn_by_turn(sample):
+    rows = sample("task=guess", "policy=tiny", "num_prompts=2", "num_samples=2", "max_new_tokens=6", subject=None)
+    assert len(rows) == 4
+    for row in rows:
+        said = [turn["content"] for turn in row["turns"] if turn["role"] == "assistant"]
+        assert row["completion"].startswith(said[0])
+        assert sum(turn.get("reward", 0.0) for turn in row["turns"]) == row["reward"]["environment"]

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 
 from rlx.config.schema import at_least
 from rlx.fields import one_of, within
+from rlx.record.lines import turn_lines
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -73,5 +74,7 @@ def completion_lines(group: Sequence[Completion]) -> list[str]:
         ending = "" if item.finished else "  (cut off)"
         reward = "" if item.reward is None else f"  reward {item.reward['reward']:g}"
         tokens = f"{item.num_tokens} token{'s' if item.num_tokens != 1 else ''}"
-        lines.append(f"  logprob {item.logprob:9.4f}  {tokens:>10}{reward}  {item.text!r}{ending}")
+        shown = repr(item.text) if item.turns is None else f"{sum(turn['role'] == 'assistant' for turn in item.turns)} turns"
+        lines.append(f"  logprob {item.logprob:9.4f}  {tokens:>10}{reward}  {shown}{ending}")
+        lines += [f"    {line}" for line in turn_lines(item.turns or ())]
     return lines

@@ -1,0 +1,172 @@
+"""Laws of conversations with an environment: its words are context, and a turn's reward is no merit of later turns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import ScriptedSampler
+from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.data.sequences import Tokens
+from rlx.policy.base import Policy
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw
+from rlx.task.base import Earned, Graded, Prompt, Task
+
+_CLOSE = 1e-5  # relative to the largest advantage
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Witness(ScriptedSampler):
+    """A scripted sampler that remembers what it sampled after which tokens."""
+
+    sampled: dict[bytes, list[Tokens]] = field(default_factory=dict)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        made = super().complete(policy, draw)
+        for row, length in enumerate(made.lengths.tolist()):
+            history = draw.prompts[row // draw.group_size].astype(np.int64).tobytes()
+            self.sampled.setdefault(history, []).append(made.tokens[row, :length].copy())
+        return made
+
+    def own(self, prompt: Tokens, completion: Tokens) -> np.ndarray:
+        """bool [T], which tokens of a completion were sampled; those of others lie between two turns."""
+        found, place = np.zeros(len(completion), dtype=bool), 0
+        while place < len(completion):
+            history = np.concatenate([prompt, completion[:place]]).astype(np.int64).tobytes()
+            turns = [
+                turn for turn in self.sampled.get(history, ()) if np.array_equal(turn, completion[place : place + len(turn)])
+            ]
+            turn = max(turns, key=len, default=None)
+            if turn is not None and len(turn):
+                found[place : place + len(turn)] = True
+            place += 1 if turn is None or not len(turn) else len(turn)
+        return found
+
+
+def context(subject: Subject) -> Finding:
+    """What an environment says in a conversation is context: no gradient reaches it, whatever the algorithm learns from."""
+    if subject.task.interaction is None:
+        return skipped("a completion of the task is one turn")
+    laboratory = subject.stand_in()
+    if not isinstance(laboratory.sampler, ScriptedSampler):
+        return skipped("the completions are not scripted")
+    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
+    witness = laboratory.sampler = _Witness(**given)
+    batch = subject.first_update(laboratory)
+    gradient, _ = subject.gradient(laboratory, batch)
+    if not reads_logprobs(laboratory):
+        return skipped("the loss does not read token log-probabilities through the policy")
+    said = 0
+    for part in parts_of(batch):
+        for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
+            for column, values in enumerate(group):
+                own = witness.own(part.sequences.prompts[row], part.sequences.completions[row][column])
+                others = values[torch.from_numpy(~own)] if len(values) == len(own) else values[:0]
+                said += len(others)
+                if bool((others != 0).any()):
+                    return broken(
+                        f"{int((others != 0).sum())} of {len(others)} tokens that the environment said in a conversation are "
+                        "learned as if the policy had written them",
+                        number=f"{float(others.abs().max()):.0e}",
+                        where="draw, or compute_loss",
+                        example=row_shown(subject, part, row),
+                        mend="keep the `learned` masks of batch.sequences (take, pick and join do), and weigh tokens by "
+                        "completion_mask, not by the lengths of completions",
+                    )
+    return passed(f"{said} tokens") if said else skipped("no conversation of the draw has a second turn")
+
+
+def turns(subject: Subject) -> Finding:
+    """Where turns answer for their own rewards, the reward of a turn moves its advantage, and none of a later turn's."""
+    if subject.task.interaction is None or subject.task.interaction.credit != "turn":
+        return skipped("no task with task.credit=turn")
+    laboratory = subject.stand_in(spread=0.0)
+    part = _drawn(subject, laboratory, None)
+    if part is None:
+        return skipped("the batch holds no advantages of tokens")
+    counts = part.turns.amax(dim=-1) + 1
+    places = torch.nonzero(counts >= 2).tolist()
+    if not places:
+        return skipped("no conversation of the draw has a second turn")
+    row, column = places[0]
+    key = part.sequences.prompts[row].tobytes(), part.sequences.completions[row][column].tobytes()
+    text = part.texts[row][column]
+    paid = _drawn(subject, laboratory, (text, 0))
+    assert paid is not None
+    same = paid.sequences.prompts[row].tobytes(), paid.sequences.completions[row][column].tobytes()
+    if same != key:
+        return skipped("two draws of the same numbers differ; see repeats")
+    rewarded = torch.zeros(part.turns.shape, dtype=torch.bool)
+    for number, texts in enumerate(part.texts):
+        for place, said in enumerate(texts):
+            rewarded[number, place] = said == text
+    moved = _moved(paid.advantages.double(), paid.turns)
+    own = rewarded & (paid.turns == 0)
+    wrong = ""
+    if not bool(moved[own].any()):
+        wrong = "a reward of 1 for the first turn of a conversation does not move the advantage of that turn"
+    elif bool(moved[paid.turns > 0].any()):
+        wrong = "a reward of 1 for the first turn of a conversation moves the advantages of later turns"
+    if wrong:
+        return broken(
+            wrong,
+            where="draw",
+            example=row_shown(subject, part, row),
+            mend="a token's return is the sum of batch.token_rewards from it on: a turn's reward lies at its last token, and "
+            "batch.turns numbers the turns from 0",
+        )
+    return passed(f"{int(own.sum())} tokens")
+
+
+def _moved(advantages: Tensor, numbers: Tensor) -> Tensor:
+    """bool [P, G, T], advantages that differ from what most tokens of later turns have, to which no reward is still to come."""
+    later = advantages[numbers > 0]
+    level = float(later.median()) if len(later) else 0.0
+    return (advantages - level).abs() > _CLOSE * max(1.0, float(advantages.abs().max()))
+
+
+def _drawn(subject: Subject, laboratory: Laboratory, paid: tuple[str, int] | None) -> Any:
+    """The part of a draw with advantages of tokens, all rewards 0 but 1 for one turn of the conversation of a text."""
+    laboratory.state.clear()
+    task, laboratory.task = laboratory.task, with_turn_reward(laboratory.task, paid)
+    try:
+        if "values" not in laboratory.policy.leaves:
+            subject.draw(laboratory)  # now every completion has its values
+            laboratory.state.clear()
+        values = laboratory.policy.leaves.get("values")
+        if values is not None:
+            with torch.no_grad():
+                values.zero_()
+        batch = subject.draw(laboratory)
+    finally:
+        laboratory.task = task
+    for part in parts_of(batch):
+        advantages, numbers = getattr(part, "advantages", None), getattr(part, "turns", None)
+        if isinstance(advantages, Tensor) and isinstance(numbers, Tensor) and advantages.shape == numbers.shape:
+            return part
+    return None
+
+
+def with_turn_reward(task: Task, paid: tuple[str, int] | None) -> Task:
+    """The task with rewards of 0, but 1 for a turn, given by its number, of the conversations of a text. paid: (text, number)."""
+    twin = copy.copy(task)
+
+    def grade_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
+        found = []
+        for prompt, _ in zip(prompts, completions, strict=True):
+            number = paid[1] if paid is not None and prompt.columns["conversation"] == paid[0] else None
+            earned = tuple(Earned(float(turn == number), turn) for turn in range(len(prompt.columns["turns"])))
+            found.append(Graded({"reward": sum(piece.value for piece in earned)}, earned))
+        return found
+
+    object.__setattr__(twin, "grade_all", grade_all)
+    return twin

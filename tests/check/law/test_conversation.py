@@ -1,0 +1,93 @@
+"""The laws of conversations on shipped algorithms, and on planted faults."""
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+
+import rlx
+from rlx.algorithm.base import Need
+from rlx.algorithm.custom_grpo import CustomGrpo
+from rlx.check.checker import LAWS, check_algorithm
+from rlx.check.subject import Subject
+from rlx.data.sequences import Sequences
+from rlx.policy.tiny import build_tiny
+from rlx.training.gradients import AccumulatedGradients
+from tests.task.environments import Counting, task_of
+
+HYPERPARAMETERS = dict(vars(rlx.load("algorithm", "grpo")))
+
+
+def failed(algorithm, *laws, credit="episode", environment=None):
+    """Law -> finding, of those that are broken on conversations."""
+    policy = build_tiny(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2)
+    if Need.VALUES in algorithm.active_needs:
+        policy.add_value_head()
+    task = task_of(environment or Counting(), max_new_tokens=6, num_prompts=40, credit=credit, full_reward=None)
+    optimizer = functools.partial(torch.optim.AdamW, lr=1e-3)
+    subject = Subject(algorithm, task, policy, rlx.load("rollout", "transformers"), AccumulatedGradients, optimizer)
+    wanted = {name: LAWS[name] for name in laws or LAWS}
+    verdicts = list(check_algorithm(subject, laws=wanted))
+    assert laws == () or all(verdict.finding.status != "skipped" for verdict in verdicts), verdicts
+    return {verdict.law: verdict.finding for verdict in verdicts if verdict.failed}
+
+
+class LearnsTheEnvironment(CustomGrpo):
+    """Puts the sequences together anew, and forgets which tokens the policy wrote."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        forgetful = Sequences(batch.sequences.prompts, batch.sequences.completions, batch.sequences.width)
+        batch = replace(batch, sequences=forgetful)
+        ones = torch.ones_like(batch.sampling_logprobs)
+        return batch.with_values(weights=self.loss.weights(batch.loss_mask), advantages=ones)
+
+
+class PaysTheNextTurn(CustomGrpo):
+    """Gives the reward of a turn to the turn after it."""
+
+    def _advantages(self, lab, batch, rewards):
+        late = torch.zeros_like(batch.token_rewards)
+        for turn in range(int(batch.turns.max())):
+            paid = torch.where(batch.turns == turn, batch.token_rewards, 0.0).sum(dim=-1)
+            first = (batch.turns == turn + 1) & ((batch.turns == turn + 1).cumsum(dim=-1) == 1)
+            late = late + first * paid[..., None]
+        return super()._advantages(lab, replace(batch, token_rewards=late), rewards)
+
+
+@pytest.mark.parametrize("name", ["grpo", "online_dpo", "ppo", "reinforce_plus_plus"])
+def test_shipped_algorithms_learn_no_word_of_the_environment(name):
+    assert failed(rlx.load("algorithm", name), "context") == {}
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "reinforce_plus_plus"])
+def test_shipped_algorithms_pay_the_turn_that_earned(name):
+    assert failed(rlx.load("algorithm", name), "turns", credit="turn") == {}
+
+
+def test_tokens_of_the_environment_that_are_learned_are_named():
+    finding = failed(LearnsTheEnvironment(**HYPERPARAMETERS), "context")["context"]
+    assert "tokens that the environment said in a conversation are learned" in finding.wrong
+
+
+def test_a_reward_that_the_next_turn_gets_is_named():
+    finding = failed(PaysTheNextTurn(**HYPERPARAMETERS), "turns", credit="turn")["turns"]
+    assert "moves the advantages of later turns" in finding.wrong
+
+
+def test_single_answers_have_no_conversations_to_look_at():
+    from tests.check.checking import subject
+
+    for verdict in check_algorithm(
+        subject(rlx.load("algorithm", "grpo")), laws={"context": LAWS["context"], "turns": LAWS["turns"]}
+    ):
+        assert verdict.finding.status == "skipped"
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+@pytest.mark.parametrize(("name", "credit"), [("grpo", "episode"), ("grpo", "turn"), ("ppo", "episode"), ("ppo", "turn"),
+                                              ("online_dpo", "episode")])  # fmt: skip
+def test_shipped_algorithms_keep_every_law_on_conversations(name, credit):
+    assert failed(rlx.load("algorithm", name), credit=credit) == {}
