@@ -19,7 +19,7 @@ SUBJECT = subject(rlx.load("algorithm", "custom_grpo"))
 FORMULAS = [name for name in NAMES if isinstance(load(name), PolicyGradientLoss) and type(load(name)).__name__ == name]
 
 
-@pytest.mark.parametrize("name", ["gspo", "kl_cov", "capped"])
+@pytest.mark.parametrize("name", ["gspo", "clip_cov", "capped"])
 def test_all_groups_at_once_are_what_an_algorithm_finds_one_after_the_other(name):
     algorithm = replace(rlx.load("algorithm", "custom_grpo"), loss=load(name), advantage=leave_one_out())
     checked = subject(alone(algorithm))
