@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.nested import leaves
 from rlx.record.files import read_regular
-from rlx.record.lines import parse_lines, read_metrics
+from rlx.record.lines import each_metrics, parse_lines
 from rlx.record.run import RunRecord
 
 KL = "eval/kl"
@@ -108,16 +109,15 @@ def read_score(
 
     at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
     """
-    rows = read_metrics(record.directory)
-    curve = {int(row["step"]): usable(row[metric]) for row in rows if is_number(row.get(metric)) and is_number(row["step"])}
-    curve = dict(sorted(curve.items()))
+    log = _read_log(record, metric)
+    curve = dict(sorted(log.curve.items()))
     steps, values = np.array(list(curve), int), np.array(list(curve.values()), float)
     result = record.result
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
     reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
-    spent = _costs(rows)
+    spent = log.spent
     tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
     total: dict[str, float | None] = {
         "tokens": float(sum(tokens)) if tokens else None,
@@ -137,7 +137,7 @@ def read_score(
         is_empty, last_step = stated is None and len(values) == 0, reached if at is None else None
         state, note = _checked_state(value, record.config, metric=metric, is_empty=is_empty, reached=last_step)
         notes = (*notes, *note)
-    evaluated = [row for row in rows if metric in row and (at is None or row["step"] <= reached)]
+    evaluated = [row for row in log.evaluations if at is None or row["step"] <= reached]
     last = evaluated[-1] if evaluated else {}
     first = values[0] if len(steps) and steps[0] == 0 else math.nan
     chosen = _step_of(value, steps, values, score=score)
@@ -155,14 +155,14 @@ def read_score(
         tokens=total["tokens"],
         seconds=total["seconds"],
         prompt_error=_prompt_error(last, metric, record.config),
-        fingerprint=_fingerprint(rows),
+        fingerprint=log.fingerprint,
         answers=answers.get(chosen),
         prompts=digests.get(chosen),
         start=float(first) if math.isfinite(first) else None,
         start_answers=answers.get(0),
         evaluation_seconds=usable_or_none(last.get("time/evaluation_seconds")),
         num_prompts=_num_prompts(record.config),
-        evaluated=tuple(dict.fromkeys(name for row in rows for name in row if name != "step")),
+        evaluated=log.names,
         notes=notes,
     )
 
@@ -190,21 +190,47 @@ def _by_rule(score: str, values: Array, stated: Any, *, cut: bool, lower: bool) 
     return (float((min if lower else max)(candidates)) if candidates else None), notes
 
 
-def _costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Array, Array]]:
-    """What had been spent after each logged step: unit -> steps [K], amounts [K]. Seconds are of drawing and updating alone."""
-    steps: list[int] = []
-    tokens: list[float] = []
-    seconds: list[float] = []
-    clock = 0.0
-    for row in rows:
-        if not is_number(row.get("step")):
+@dataclass(frozen=True)
+class _Log:
+    """What the comparison needs of a run's metrics, of any number of lines.
+
+    curve: step -> value of the metric. evaluations: what a comparison asks of the lines with the metric. spent: after each logged
+    step, unit -> steps [K], amounts [K]; seconds are of drawing and updating alone. fingerprint: equal for runs whose metrics
+    agree in everything but time. names: of all metrics.
+    """
+
+    curve: dict[int, float]
+    evaluations: list[dict[str, Any]]
+    spent: dict[str, tuple[Array, Array]]
+    fingerprint: int
+    names: tuple[str, ...]
+
+
+def _read_log(record: RunRecord, metric: str) -> _Log:
+    """Reads the metrics of a run a line after the other."""
+    asked = {"step", metric, f"{metric}_standard_error", f"{metric}_se", KL, "time/evaluation_seconds", *PROBABILITY_SCORES}
+    curve: dict[int, float] = {}
+    evaluations: list[dict[str, Any]] = []
+    names: dict[str, None] = {}
+    steps, tokens, seconds = array("q"), array("d"), array("d")
+    clock, fingerprint = 0.0, 0
+    for row in each_metrics(record.directory):
+        names.update(dict.fromkeys(row))
+        fingerprint = hash((fingerprint, _fingerprint(row)))
+        if metric in row:
+            evaluations.append({name: row[name] for name in asked if name in row})
+        if not is_number(row["step"]):
             continue
+        if is_number(row.get(metric)):
+            curve[int(row["step"])] = usable(row[metric])
         counted = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
         clock += sum(float(row[name]) for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name)))
         steps.append(int(row["step"]))
         tokens.append(float(sum(counted)) if counted else tokens[-1] if tokens else 0.0)
         seconds.append(clock)
-    return {"tokens": (np.array(steps), np.array(tokens)), "seconds": (np.array(steps), np.array(seconds))}
+    at = np.array(steps)
+    spent = {"tokens": (at, np.array(tokens)), "seconds": (at, np.array(seconds))}
+    return _Log(curve, evaluations, spent, fingerprint, tuple(name for name in names if name != "step"))
 
 
 def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) -> float | None:
@@ -244,10 +270,9 @@ def _step_of(value: float | None, steps: Array, values: Array, *, score: str) ->
     return int(steps[-1])
 
 
-def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Equal for runs whose metrics agree in everything but time."""
-    kept = [frozenset((k, _hashable(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")) for row in rows]
-    return hash(tuple(kept))
+def _fingerprint(row: Mapping[str, Any]) -> int:
+    """Equal for lines whose metrics agree in everything but time."""
+    return hash(frozenset((k, _hashable(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")))
 
 
 def _hashable(value: Any) -> Any:

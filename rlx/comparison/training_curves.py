@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
 from rlx.comparison.statistics.curve import band
 from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
 from rlx.errors import DataError
-from rlx.record.lines import read_metrics
+from rlx.record.lines import each_metrics
 
 OVER = ("step", "tokens", "seconds")  # what a curve is drawn over
 _FIRST = (  # what people look at first; the others follow by name
@@ -61,26 +62,31 @@ def read_logs(runs: Iterable[RunScore]) -> list[RunLog]:
     logs = []
     for run in runs:
         try:
-            rows = read_metrics(run.record.directory)
+            logs.append(_read_log(run))
         except DataError:
             continue
-        columns: dict[str, tuple[list[int], list[float]]] = {}
-        tokens, seconds, spent, passed = 0.0, 0.0, [], []
-        for line, row in enumerate(rows):
-            costs = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
-            times = [row[name] for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name))]
-            tokens, seconds = sum(costs) if costs else tokens, seconds + sum(times)
-            spent.append(tokens)
-            passed.append(seconds)
-            for name, value in row.items():
-                if name.startswith(("train/", "eval/")) and not name.endswith("_standard_error") and is_number(value):
-                    lines, values = columns.setdefault(name, ([], []))
-                    lines.append(line)
-                    values.append(float(value) if abs(value) < 1e100 else np.nan)
-        steps = np.array([row["step"] for row in rows], float)
-        positions = {"step": steps, "tokens": np.array(spent, float), "seconds": np.array(passed, float)}
-        logs.append(RunLog(run, positions, {name: (np.array(at), np.array(values)) for name, (at, values) in columns.items()}))
     return logs
+
+
+def _read_log(run: RunScore) -> RunLog:
+    """Reads the metrics of a run a line after the other, in 16 bytes a value."""
+    columns: dict[str, tuple[array[int], array[float]]] = {}
+    tokens = seconds = 0.0
+    steps, spent, passed = array("d"), array("d"), array("d")
+    for line, row in enumerate(each_metrics(run.record.directory)):
+        costs = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
+        times = [row[name] for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name))]
+        tokens, seconds = sum(costs) if costs else tokens, seconds + sum(times)
+        steps.append(row["step"])
+        spent.append(tokens)
+        passed.append(seconds)
+        for name, value in row.items():
+            if name.startswith(("train/", "eval/")) and not name.endswith("_standard_error") and is_number(value):
+                lines, values = columns.setdefault(name, (array("q"), array("d")))
+                lines.append(line)
+                values.append(float(value) if abs(value) < 1e100 else np.nan)
+    positions = {"step": np.array(steps), "tokens": np.array(spent), "seconds": np.array(passed)}
+    return RunLog(run, positions, {name: (np.array(at), np.array(values)) for name, (at, values) in columns.items()})
 
 
 def told_metrics(logs: Sequence[RunLog]) -> list[str]:

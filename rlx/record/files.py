@@ -16,7 +16,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rlx.errors import ConfigError, TrainingError
 
@@ -84,11 +84,17 @@ def sync_directory(directory: Path) -> None:
 
 def read_regular(path: Path) -> bytes:
     """The content of a file; OSError for what is none, such as a pipe, which would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    with open_regular(path) as file:
         return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file open for reading; OSError for what is none, such as a pipe, which would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return open(descriptor, "rb")
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

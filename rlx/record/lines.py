@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.record.files import follow_latest, number, read_regular
+from rlx.record.files import follow_latest, number, open_regular
+
+_BLOCK = 1 << 18  # bytes that are read at once
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, `step` in each; a last line that was cut off by a kill is left out."""
-    return [{key: number(value) for key, value in row.items()} for row in read_lines(path, "metrics.jsonl")]
+    return list(each_metrics(path))
+
+
+def each_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """As `read_metrics`, a line after the other: a file of any length takes little memory."""
+    for row in _each_line(path, "metrics.jsonl"):
+        yield {key: number(value) for key, value in row.items()}
 
 
 def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -46,17 +54,24 @@ def completion_text(row: Mapping[str, Any]) -> Any:
 
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
     """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
+    return list(_each_line(path, name))
+
+
+def _each_line(path: str | os.PathLike[str], name: str) -> Iterator[dict[str, Any]]:
+    """As `read_lines`, one object after the other."""
     place = follow_latest(Path(path))
     file = place if place.suffix == ".jsonl" else place / name
     try:
-        data = read_regular(file)
+        with open_regular(file) as lines:
+            first_line = 1
+            while block := lines.read(_BLOCK) + lines.readline():
+                yield from parse_lines(block, file, first_line=first_line)
+                first_line += block.count(b"\n")
     except FileNotFoundError:
-        if file.parent.is_dir():
-            return []
-        raise DataError(f"{file.parent}: no such run directory") from None
+        if not file.parent.is_dir():
+            raise DataError(f"{file.parent}: no such run directory") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    return parse_lines(data, file)
 
 
 def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from rlx.comparison.collection import collect
 from rlx.comparison.scores import count_failures, read_score
+from rlx.comparison.training_curves import read_logs
 from rlx.record.run import read_run
 from tests.comparison.records import write_run, write_sweep
 
@@ -142,3 +144,21 @@ def test_the_worst_score_is_the_highest_where_lower_is_better(tmp_path):
     ]
     assert [run.score for run in count_failures(runs, failed="worst", lower_is_better=True)] == [0.5, 0.9]
     assert count_failures(runs, failed="worst")[1].score == pytest.approx(0.3)
+
+
+def test_a_long_log_is_read_in_little_memory(tmp_path):
+    directory = write_run(tmp_path / "long", score=0.5)
+    lines = (json.dumps({"step": step, "train/loss": 1 / (step + 1), "cost/tokens_trained": 10 * step}) for step in range(60_000))
+    last = json.dumps({"step": 60_000, "eval/score": 0.5})
+    (directory / "metrics.jsonl").write_text("\n".join((*lines, last)) + "\n")
+    record = read_run(directory)
+    tracemalloc.start()
+    try:
+        found = read_score(record, metric="eval/score", score="last")
+        peak = tracemalloc.get_traced_memory()[1]
+        read_logs([found])
+        peak = max(peak, tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    assert (found.score, found.evaluated) == (0.5, ("train/loss", "cost/tokens_trained", "eval/score"))
+    assert peak < 8 * 2**20  # all lines as dictionaries take 30 MiB
