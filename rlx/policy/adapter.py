@@ -191,14 +191,11 @@ class AttachedAdapter:
         model = copy.deepcopy(self.model)
         for layer in self.of(model).layers():
             layer.merge(adapter_names=[_TRAINED])
-        from peft.tuners.tuners_utils import BaseTunerLayer
+        return _without_layers(model)
 
-        for name, module in [*model.named_modules()]:
-            if isinstance(module, BaseTunerLayer):
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, module.get_base_layer())
-        del model.peft_config
-        return model.requires_grad_(False)
+    def without_layers(self) -> Any:
+        """A copy of the base model, without the layers of peft."""
+        return _without_layers(copy.deepcopy(self.model))
 
     def write(self, directory: Path) -> None:
         """Write a peft directory that names the base by its fingerprint."""
@@ -208,6 +205,18 @@ class AttachedAdapter:
         save_file({name: tensor.cpu().contiguous() for name, tensor in self.state().items()}, directory / ADAPTER_WEIGHTS)
         values = {"fingerprint": self.base.fingerprint, "loader": self.base.loader, "arguments": dict(self.base.arguments)}
         (directory / BASE_FILE).write_text(json.dumps({"name": self.base.name, **values}, indent=2) + "\n")
+
+
+def _without_layers(model: Any) -> Any:
+    """The model itself, each layer of peft replaced by the layer that it stands around; no weight of it is trained."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in [*model.named_modules()]:
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    del model.peft_config
+    return model.requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,9 @@ class JsonClient:
     def _once(self, request: urllib.request.Request) -> bytes:
         with urllib.request.urlopen(request, timeout=self.timeout) as reply:
             text: bytes = reply.read(_LONGEST_REPLY + 1)
+            announced = int(reply.headers.get("Content-Length") or 0)
+        if len(text) < min(announced, _LONGEST_REPLY):  # http.client raises nothing where it is asked for a number of bytes
+            raise ConnectionResetError(f"the answer ended after {len(text)} of {announced} bytes")
         if len(text) > _LONGEST_REPLY:
             raise ConfigError(f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is rollout.url right?")
         return text

@@ -171,6 +171,9 @@ class Sampler(Ranged, ABC):
     def refresh(self, policy: Policy, *, version: int) -> None:
         """Before a draw: let completions come from the policy's weights as they are now. version: the updates made so far."""
 
+    def rest(self) -> None:
+        """After a draw: give back the memory that only sampling needs."""
+
     def figures(self) -> dict[str, float]:
         """Figures of the completions since `refresh`, to be logged with the draw."""
         return {}

@@ -208,6 +208,7 @@ class Loop:
             self.sampler.refresh(self.policy, version=int(self.progress.totals.get("updates", 0)))
             with self._lab(step) as lab:
                 batch = self.algorithm.draw(lab)
+            self.sampler.rest()
             require_batch(batch, by=self.algorithm)
             return batch
 

@@ -1,10 +1,11 @@
 import socket
+import threading
 import time
 
 import pytest
 
 from rlx.errors import ConfigError, TrainingError
-from rlx.rollout.client import JsonClient
+from rlx.rollout.client import GoneError, JsonClient
 from tests.rollout.serving import serving
 from tests.rollout.stand_in import StandIn, model_of
 
@@ -94,3 +95,19 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     monkeypatch.delenv("SERVER_KEY")
     with pytest.raises(ConfigError, match="SERVER_KEY"):
         client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
+
+
+def test_an_answer_that_was_cut_off_is_a_server_that_is_gone():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            for _ in range(2):
+                with listener.accept()[0] as connection:
+                    connection.recv(4096)
+                    connection.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: 20\r\n\r\n{"data":')
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(GoneError, match="the answer ended after 8 of 20 bytes"):
+            client_of(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", retries=1).ask("models")
+        thread.join()

@@ -1,0 +1,249 @@
+"""Sampling from a vLLM server that rlx starts, watches, and ends with the run.
+
+vLLM pins other versions of its packages than rlx, so it runs by the interpreter of an environment of its own (`make vllm` makes
+one for CPU). The server listens on this machine only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.fields import count, non_empty, within
+from rlx.rollout import watchdog
+from rlx.rollout.server import ServerSampler
+from rlx.rollout.sync import require_sync
+
+if TYPE_CHECKING:
+    from rlx.policy.base import Policy
+
+BASE_NAME = "rlx-base"  # the server's name of the model it starts with
+LOG = "vllm.log"
+_LINES = 8  # of the log that an error shows
+_EXTENSION = "rlx_worker_extension"
+# On CPU vLLM packs the weights of linear layers for oneDNN and keeps these copies when weights are loaded anew.
+_EXTENSION_SOURCE = """from vllm import _custom_ops
+
+_custom_ops._supports_onednn = False
+
+
+class WorkerExtension:
+    pass
+"""
+
+
+@dataclass
+class Engine:
+    """The process of a server. command and environment: how it is started. log: the file that its output is added to."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it below a watchdog, which ends it when this process is gone, however that ended."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, watchdog.__file__, *self.command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(self.environment),
+                start_new_session=True,  # an interrupt at the terminal is for the run, which ends the server
+            )
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def end(self) -> None:
+        """End it and wait for that."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # the server dies with its watchdog
+            self._process.wait()
+        self._process = None
+
+    def tail(self) -> str:
+        """The last lines of its log, for a message."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        return " | ".join(line.strip() for line in lines[-_LINES:] if line.strip()) or "nothing"
+
+
+@dataclass
+class _Started:
+    """The server of a run, while it runs."""
+
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmSampler(ServerSampler):
+    """A vLLM server of this run's own, on this machine.
+
+    python: the interpreter of vLLM's environment. port: null for a free one. memory: share of a GPU's memory that it takes.
+    cpu_cache: GiB of its cache of keys and values on CPU. devices: its CUDA_VISIBLE_DEVICES, null for those of the run.
+    sleeps: between draws it gives its memory back to the run, which has the same GPU. arguments: more of them for vLLM.
+    start_timeout: seconds until it answers. The others are those of ServerSampler.
+    """
+
+    url: str = field(init=False, default="http://127.0.0.1/v1")
+    python: str = non_empty()
+    port: int | None = count(at_most=65535, optional=True)
+    memory: float = within(above=0, at_most=1)
+    cpu_cache: int = count()
+    devices: str | None
+    sleeps: bool
+    arguments: tuple[str, ...]
+    start_timeout: float = within(above=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "arguments", tuple(str(word) for word in self.arguments))
+
+    @cached_property
+    def _started(self) -> _Started:
+        return _Started()
+
+    @property
+    def needs_one_process(self) -> str:
+        return "rollout=vllm, where each rank would start a server of its own,"
+
+    @contextmanager
+    def running(self, run: Path, policy: Policy) -> Iterator[None]:
+        """Start the server with the policy's weights and wait until it answers; end it when this ends.
+
+        Raises TrainingError where the server ends, or does not answer in time.
+        """
+        port = self.port or _free_port()
+        self.link.url = f"http://127.0.0.1:{port}/v1"
+        self.link.watch.name = f"vLLM at {self.link.url}"
+        with super().running(run, policy), TemporaryDirectory(prefix="vllm_", dir=run) as made:
+            directory = Path(made).absolute()
+            model = policy.model if policy.adapter is None else policy.adapter.without_layers()
+            model.save_pretrained(directory, max_shard_size="1000GB")
+            policy.tokenizer.save_pretrained(directory)
+            (directory / f"{_EXTENSION}.py").write_text(_EXTENSION_SOURCE)
+            command = self._command(self._interpreter(), policy, directory, port)
+            engine = self._started.engine = Engine(command, self._environment(directory), run / LOG)
+            try:
+                self._start(engine)
+                yield
+            finally:
+                engine.end()
+                self._started.engine = None
+
+    def prepare(self, policy: Policy) -> None:
+        """Check the way of the weights and the interpreter. Raises ConfigError where the run could not start a server."""
+        if self.sync != "none":
+            require_sync(self.sync, policy)
+        self._interpreter()
+
+    def refresh(self, policy: Policy, *, version: int) -> None:
+        if self.sleeps:
+            self.client.tell("wake_up", missing="this vLLM has no sleep mode; set rollout.sleeps=false")
+        super().refresh(policy, version=version)
+
+    def rest(self) -> None:
+        if self.sleeps:
+            self.client.tell("sleep?level=1", missing="this vLLM has no sleep mode; set rollout.sleeps=false")
+
+    def _wait(self, error: RlxError) -> None:
+        """Start the server again where it ended; where it runs and does not answer for `wait` seconds, end it first."""
+        engine = self._started.engine
+        if engine is None:
+            raise error
+        deadline = time.monotonic() + self.wait
+        while engine.exit_code is None:
+            if self.client.is_up():
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(min(1.0, self.wait / 20))
+        engine.end()
+        self._start(engine)
+
+    def _start(self, engine: Engine) -> None:
+        engine.start()
+        deadline = time.monotonic() + self.start_timeout
+        while not self.client.is_up():
+            if engine.exit_code is not None:
+                raise TrainingError(
+                    f"vLLM ended with exit code {engine.exit_code}; its log, {engine.log}, ends with: {engine.tail()}"
+                )
+            if time.monotonic() > deadline:
+                engine.end()
+                raise TrainingError(
+                    f"vLLM did not answer within rollout.start_timeout={self.start_timeout:g} s; its log, {engine.log}, ends "
+                    f"with: {engine.tail()}"
+                )
+            time.sleep(0.2)
+
+    def _interpreter(self) -> str:
+        found = shutil.which(str(Path(self.python).expanduser()))
+        if found is None:
+            raise ConfigError(
+                f"rollout.python={self.python} is no interpreter; it is that of an environment with vLLM: `make vllm` makes one "
+                "for CPU in .venvs/vllm, on GPUs `python3 -m venv DIR && DIR/bin/pip install vllm`"
+            )
+        return os.path.abspath(found)  # not resolved: the link in an environment is what makes it one
+
+    def _command(self, interpreter: str, policy: Policy, directory: Path, port: int) -> list[str]:
+        computed = policy.forward_settings.autocast or policy.dtype
+        words: dict[str, object] = {
+            "model": directory.absolute(),
+            "served-model-name": BASE_NAME,
+            "host": "127.0.0.1",
+            "port": port,
+            "dtype": self.dtype or str(computed).removeprefix("torch."),
+            "gpu-memory-utilization": self.memory,
+            "generation-config": "vllm",
+            "logprobs-mode": f"{self.logprobs}_logprobs",
+        }
+        if policy.max_length is not None:
+            words["max-model-len"] = policy.max_length
+        flags = ["--enable-sleep-mode"] if self.sleeps else []
+        if self.sync == "adapter" and policy.adapter is not None:
+            flags.append("--enable-lora")
+            words["max-lora-rank"] = max(8, 1 << (policy.adapter.lora.rank - 1).bit_length())  # it takes powers of 2 from 8 on
+        if policy.device.type == "cpu":
+            words["worker-extension-cls"] = f"{_EXTENSION}.WorkerExtension"
+        pairs = [text for name, value in words.items() for text in (f"--{name}", str(value))]
+        return [interpreter, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags, *self.arguments]
+
+    def _environment(self, directory: Path) -> dict[str, str]:
+        paths = [str(directory.absolute()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        given = {
+            "VLLM_SERVER_DEV_MODE": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(self.cpu_cache),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+        if self.devices is not None:
+            given["CUDA_VISIBLE_DEVICES"] = self.devices
+        return {**os.environ, **given}
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
