@@ -45,4 +45,4 @@ def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
 def test_a_run_without_a_signal_goes_on(monkeypatch):
     monkeypatch.setattr(interrupt, "_swallowed", False)
     with Stop().listening() as stop:
-        assert not stop.requested
+        assert stop.signal_number is None

@@ -28,6 +28,7 @@ EXTRAS = {
     "gguf": "gguf",
     "lora": "peft",
     "parquet": "pyarrow",
+    "datasets": "datasets",
     "optuna": "optuna",
     "joblib": "joblib",
     "cluster": "submitit",

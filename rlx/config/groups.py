@@ -45,6 +45,7 @@ _OF_OPTIMIZERS = {
     "dampening": Range(),
     "beta2_decay": Range(at_most=0),
     "d": Range(at_least=1),
+    "ns_steps": Range(at_least=1, at_most=99, whole=True, advice="it counts iterations; 5 is usual"),
 }
 _TABLE = (
     Group("loss", ("rlx.loss.base.Loss",), "loss", without="the algorithm's own"),

@@ -57,6 +57,8 @@ def load_pretrained(
     unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
     dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
     """
+    if dtype not in DTYPES:
+        raise ConfigError(f"policy.dtype is {dtype}; choose {', '.join(DTYPES)}")
     saved = adapter_directory(path)
     settings = {
         "dtype": dtype,

@@ -54,7 +54,7 @@ _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "M
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
 NUMBERS_COME_FROM = (
     *("seeding.py", "experiment.py"),
-    *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training"),
+    *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training", "parallel"),
 )
 # Files of these rooms that only say, measure or stop: a change in them changes no metric but those of a clock.
 NO_NUMBERS = frozenset({"training/summary.py", "training/diagnosis.py", "training/stop.py", "policy/peak.py"})

@@ -32,6 +32,8 @@ def bench_lines(result: Mapping[str, Any]) -> list[str]:
     summaries = [result["algorithms"][name]["summary"] for name in names]
     rows: list[list[str]] = []
     for label, key, scale in ROWS:
+        if not any(key in summary for summary in summaries):  # of several ranks
+            continue
         shown = label.format(tokens=significant(budget["tokens"]), seconds=significant(budget["seconds"]))
         rows.append([shown, *(spread_text(summary[key], scale) for summary in summaries)])
     for phase in PHASES:

@@ -64,7 +64,7 @@ class EnvironmentTask(PromptFile):
     path: str | None  # type: ignore[assignment]
     num_prompts: int = count()
     num_held_out: int = count()
-    data_seed: int
+    data_seed: int = count(at_least=0)
     environment_weight: float = within()
     max_turns: int = count()
     max_tokens: int | None = count(optional=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError
-from rlx.fields import check_hyperparameters, count
+from rlx.fields import check_hyperparameters, count, within
 from rlx.task.base import Prompt
 from rlx.task.environment import Environment, Turn
 
@@ -24,8 +24,8 @@ class Guess(Environment):
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
 
-    lowest: int
-    highest: int
+    lowest: int = within(whole=True)
+    highest: int = within(whole=True)
     max_guesses: int = count()
 
     def __post_init__(self) -> None:

@@ -369,7 +369,7 @@ MISTAKES: dict[type, set[str]] = {
     DividesByTheRowsAgain: {"update"},
     FirstColumn: {"tokens"},
     LiveBaseline: {"direction", "objective"},
-    PenaltyOnTheRejected: {"direction"},
+    PenaltyOnTheRejected: {"reference"},
     LogRatioClippedAroundOne: {"clip"},
     RatioToItself: {"clip"},
     ModuleLevelBaseline: {"repeats"},

@@ -26,4 +26,5 @@ def test_a_sound_algorithm_breaks_no_law(kind):
 
 
 def test_every_law_names_a_fault():
-    assert set(LAWS) - {"losses"} <= set().union(*(FAULTS | MISTAKES).values())
+    by_other_tests = {"losses", "context", "turns"}  # the last two in law/test_conversation.py, which plants its own
+    assert set(LAWS) - by_other_tests <= set().union(*(FAULTS | MISTAKES).values())

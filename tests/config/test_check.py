@@ -56,7 +56,7 @@ def test_nothing_is_built(cfg, monkeypatch):
         ("loss.beta", float("inf"), "loss.beta=inf: it must be a finite number above 0"),
         ("optimizer.lr", float("nan"), "optimizer.lr=nan: it must be a finite number at least 0"),
         ("optimizer.betas", [0.9, float("nan")], "optimizer.betas=[0.9, nan]: it must be a list, each a finite number"),
-        ("max_seconds", float("nan"), "max_seconds=nan: it must be a finite number at least 0 or null"),
+        ("max_seconds", float("nan"), "max_seconds=nan: it must be a finite number above 0 or null"),
         ("export.dtype", "float61", "export.dtype=float61: it must be one of float32, float16, bfloat16; did you mean float16?"),
         ("allow_changed", ["dat"], "allow_changed=['dat']: it must be a list, each one of data, code; did you mean data?"),
         ("output_dir", " ", "output_dir= : it must be a text that is not empty"),

@@ -31,6 +31,7 @@ PARENT = {
     "algorithm/advantage": ["algorithm=custom_grpo"],
     "algorithm/combine": ["algorithm=hybrid"],
     "algorithm/value_loss": ["algorithm=custom_grpo"],
+    "task/environment": ["task=environment"],
 }
 NODES = {
     group: options

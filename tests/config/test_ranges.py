@@ -14,7 +14,7 @@ from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
-from rlx.fields import Range
+from rlx.fields import Range, Text
 
 
 def options() -> list[tuple[str, str]]:
@@ -52,6 +52,8 @@ def test_every_number_has_a_range_that_info_shows(group, target):
 
 
 def outside(allowed: Any) -> list[Any]:
+    if isinstance(allowed, Text):
+        return ["", *(["no such beginning"] if allowed.begins_with else [])]
     if not isinstance(allowed, Range):
         return ["no such name"]
     limits = (allowed.above, allowed.at_least - 1, allowed.below, allowed.at_most + 1)

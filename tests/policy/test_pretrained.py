@@ -32,7 +32,7 @@ def test_a_directory_becomes_a_policy_of_the_same_weights(tmp_path, dtype):
 
 @pytest.mark.parametrize(("peak", "told"), [(1e9, True), (1e12, False)])
 def test_a_dtype_that_this_cpu_multiplies_slowly_is_noted(tmp_path, monkeypatch, peak, told):
-    monkeypatch.setattr(pretrained, "matmul_peak", lambda dtype, **_: 1e11 if dtype == torch.float32 else peak)
+    monkeypatch.setattr("rlx.policy.precision.matmul_peak", lambda dtype, **_: 1e11 if dtype == torch.float32 else peak)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     policy = load_pretrained(str(save(tmp_path / "my_model")), dtype="bfloat16")
     assert [note for note in policy.notes if "slower" in note] == (

@@ -10,6 +10,7 @@ import rlx
 from rlx.algorithm.base import Need
 from rlx.algorithm.custom_grpo import CustomGrpo
 from rlx.check.checker import LAWS, check_algorithm
+from rlx.check.finding import NOT_APPLICABLE
 from rlx.check.subject import Subject
 from rlx.data.sequences import Sequences
 from rlx.policy.tiny import build_tiny
@@ -29,7 +30,7 @@ def failed(algorithm, *laws, credit="episode", environment=None):
     subject = Subject(algorithm, task, policy, rlx.load("rollout", "transformers"), AccumulatedGradients, optimizer)
     wanted = {name: LAWS[name] for name in laws or LAWS}
     verdicts = list(check_algorithm(subject, laws=wanted))
-    assert laws == () or all(verdict.finding.status != "skipped" for verdict in verdicts), verdicts
+    assert laws == () or all(verdict.finding.status != NOT_APPLICABLE for verdict in verdicts), verdicts
     return {verdict.law: verdict.finding for verdict in verdicts if verdict.failed}
 
 
@@ -82,7 +83,7 @@ def test_single_answers_have_no_conversations_to_look_at():
     for verdict in check_algorithm(
         subject(rlx.load("algorithm", "grpo")), laws={"context": LAWS["context"], "turns": LAWS["turns"]}
     ):
-        assert verdict.finding.status == "skipped"
+        assert verdict.finding.status == NOT_APPLICABLE
 
 
 @pytest.mark.slow
