@@ -82,12 +82,12 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
         uniform = rng.random(length)
         normal = rng.standard_normal(length) if name == "token_logprobs" else uniform
     if name != "token_logprobs":
-        return 0.05 + 0.85 * uniform
+        return np.asarray(0.05 + 0.85 * uniform)
     agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5
     near = {"policy": 1.0, "reference": 0.0, "sampler": 1.0 if agrees else 0.5}[who] * numbers.spread
     drawn = -0.05 - 2 * uniform + near * normal
     values = -0.01 - np.abs(drawn + 0.01) - numbers.depth  # thrown back, not cut off: two that differ stay different
-    return values - numbers.drift if who == "reference" else values
+    return np.asarray(values - numbers.drift if who == "reference" else values)
 
 
 def generator_of(name: str, key: Key) -> np.random.Generator:

@@ -38,7 +38,7 @@ _BEFORE: dict[str, Any] = {
     "precision": "float32",
     "ranks": 1,
     "parallel": {"mode": "replicated", "timeout": 600},
-    "parameter_groups": {},
+    "parameter_groups": {"decay_norms_and_biases": True, "embedding_rate": 1.0, "value_head_rate": 1.0},
     "export": {"merge": False},
 }
 

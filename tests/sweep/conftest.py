@@ -55,7 +55,7 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("rlx.sweep.run._TASK", "stand_in:run")
     monkeypatch.setattr("rlx.sweep.pool.pool._PRELOADED", ())
-    monkeypatch.setattr("rlx.sweep.run.assignment_of", lambda jobs, folders: lambda job: content_of(jobs[job.name]))
+    monkeypatch.setattr("rlx.sweep.run.assignment_of", lambda jobs, folders, ranks: lambda job: content_of(jobs[job.name]))
     return tmp_path
 
 

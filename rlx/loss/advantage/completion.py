@@ -251,8 +251,8 @@ def gdpo(reward_parts: Tensor, reward_weights: Tensor, *, epsilon: Epsilon = 1e-
     Convention: with one reward it is group_standardized, whitened over the batch.
     Convention: algorithm.kl_in_reward adds minus the KL of a completion as one more reward, of that weight.
     """
-    parts = [group_standardized.formula(part, epsilon=epsilon) for part in reward_parts.unbind(dim=-1)]
-    summed = sum(weight * part for weight, part in zip(reward_weights, parts, strict=True))
+    parts = torch.stack([group_standardized.formula(part, epsilon=epsilon) for part in reward_parts.unbind(dim=-1)], dim=-1)
+    summed = (reward_weights * parts).sum(dim=-1)
     return (summed - summed.mean()) / (summed.std() + epsilon)
 
 

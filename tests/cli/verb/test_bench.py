@@ -33,7 +33,11 @@ def asked(monkeypatch):
 
     def measured(config, cfg, number, trace):
         found.append((config, cfg.seed + number, trace))
-        return {**dict.fromkeys((*figures, *scores), 1.0 + number), "phase_milliseconds": dict.fromkeys((*PHASES, "other"), 2.0)}
+        return {
+            **dict.fromkeys((*figures, *scores), 1.0 + number),
+            "devices": 1,
+            "phase_milliseconds": dict.fromkeys((*PHASES, "other"), 2.0),
+        }
 
     monkeypatch.setattr(bench, "measured", measured)
     return found

@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 
 from rlx.cli.main import invoke, main
-from rlx.cli.verb.new import FOLDER, class_name, texts
+from rlx.cli.verb.new import FOLDER, KINDS, class_name, texts
 
 pytestmark = pytest.mark.whole
 
@@ -138,4 +138,5 @@ def test_names():
 
 def test_the_templates_are_packaged():
     folder = files("rlx.cli.verb") / "template"
-    assert {f"{what}{kind}.txt" for what in FOLDER for kind in (".py", ".yaml", "_test.py")} == {p.name for p in folder.iterdir()}
+    names = [*FOLDER, *(f"{what}_{kind}" for what, kinds in KINDS.items() for kind in kinds[1:])]
+    assert {f"{name}{kind}.txt" for name in names for kind in (".py", ".yaml", "_test.py")} == {p.name for p in folder.iterdir()}
