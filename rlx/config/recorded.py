@@ -39,6 +39,7 @@ _BEFORE: dict[str, Any] = {
     "ranks": 1,
     "parallel": {"mode": "replicated", "timeout": 600},
     "parameter_groups": {"decay_norms_and_biases": True, "embedding_rate": 1.0, "value_head_rate": 1.0},
+    "plan": False,
     "export": {"merge": False},
 }
 
