@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def plan(**changes):
     length = {"seed": 0, "num_steps": 10, "eval_every": 4, "micro_batch": None, "stop_at_score": None, "max_seconds": None}
-    kept = {"checkpoint_every": 3, "keep_last": 1, "keep_best": False}
+    kept = {"checkpoint_every": 3, "keep_last": 1, "keep_best": False, "halves": False}
     return TrainingPlan(**{**length, **kept, **changes})
 
 
