@@ -173,6 +173,8 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
     from rlx.config.line import check_folders
     from rlx.config.sources import install, use_working_directory
 
+    if any(override.lstrip("+~").partition("=")[0] == "hydra.mode" for override in line.overrides):
+        raise ConfigError("hydra.mode is set by the command: rlx -m sweeps, rlx without -m runs once; leave hydra.mode out")
     use_working_directory()
     install()
     verb = verbs()[line.verb or "train"]

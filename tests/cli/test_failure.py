@@ -51,6 +51,7 @@ WRONG = [
     (["algoritm=dpo"], "did you mean algorithm?"),
     (["optimiser=adamw"], "did you mean optimizer?"),
     (["task.path=pairs.jsonl"], "task=labelled_file, task=preference_file and task=prompt_file have it"),
+    (["hydra.mode=MULTIRUN"], "hydra.mode is set by the command: rlx -m sweeps"),
     (["optimizer.momentum=0.9"], "optimizer=muon and optimizer=sgd have it"),
     (["-m", "seed=0,1", "num_stepz=3"], "did you mean num_steps?"),
     (["loss@algorithm.x=ipo"], "nothing at algorithm.x chooses a loss"),

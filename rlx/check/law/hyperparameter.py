@@ -195,9 +195,8 @@ class _Known:
             self.tries += 1
             try:
                 self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
-            except (
-                Exception
-            ) as error:  # torch, say, refuses a value; as it is set and at early steps, it is the algorithm's error
+            except Exception as error:  # torch, say, refuses a value
+                # an error of the values as they are set, at early steps, is the algorithm's own
                 if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
                     raise
                 self._journeys[key] = Journey.refused_by(error)
