@@ -176,8 +176,14 @@ def test_a_place_that_cannot_hold_the_final_weights_is_refused_at_the_start(rlx_
 
 
 def test_training_stops_at_the_score_asked_for(rlx_run):
-    _, run, _ = rlx_run("stop_at_score=0.0", "num_steps=6")
-    assert [line["step"] for line in metrics(run)] == [0]
+    settings = ("num_steps=6", "evaluation.num_prompts=64", "logger=[]", "threads=1")
+    _, run, _ = rlx_run("stop_at_score=0.01", *settings, small=False)
+    (start,) = metrics(run)
+    assert start["step"] == 0
+    assert start["eval/score"] >= 0.01
+    code, _, printed = rlx_run("stop_at_score=0.0", *settings, small=False)
+    assert code == 2
+    assert "stop_at_score=0 is reached before training" in printed
 
 
 @pytest.mark.slow
