@@ -1,4 +1,4 @@
-"""`rlx` and `python -m rlx`: signals are heard before anything heavy is imported."""
+"""`rlx` and `python -m rlx`: signals are heard, and broken outputs replaced, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def entry() -> None:
     listens = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # not where the caller ignores it, as nohup does
     if listens:
         signal.signal(signal.SIGINT, _stopped_early)
+    from rlx.cli.output import install
+
+    install()
     from rlx.cli.main import entry as command_line
     from rlx.interrupt import on_ctrl_c
 

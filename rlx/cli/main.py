@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import rlx
 from rlx.cli.line import split, verbs
+from rlx.cli.output import lost
 from rlx.config import conf_dir
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
 
@@ -85,10 +86,7 @@ def entry() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run one command line, say on stderr what went wrong, and return the exit code."""
     code, message = invoke(argv)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # `rlx --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()
     if message:
         print(message, file=sys.stderr)
     return code
@@ -101,12 +99,16 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
     line = CommandLine()
     try:
         line = split(argv)
-        return dispatch(line), ""
+        code = dispatch(line)
+        missing = lost()
+        trains = (line.verb or "train") == "train" and not line.has("--help", "-h", "--version", "--cfg", "-c", "--info")
+        failed = missing and not trains  # what a training is worth is its record
+        return code or (ExitCode.FAILED if failed else 0), f"rlx: {missing}" if missing else ""
     except UnexpectedError as error:
         return ExitCode.FAILED, unexpected(error.__cause__)
     except RlxError as error:
         return error.exit_code, f"rlx: {error}"
-    except (KeyboardInterrupt, BrokenPipeError):
+    except KeyboardInterrupt:
         return ExitCode.INTERRUPTED, ""
     except StopSweep as stop:
         return int(stop.args[0]), ""
@@ -254,7 +256,7 @@ def guarded(module: ModuleType, composed: Composed) -> int:
         if hasattr(module, "SCHEMA"):
             composed.check(module.SCHEMA)
         return int(module.run(composed))
-    except (RlxError, BrokenPipeError):  # `rlx info ... | head` has read enough
+    except RlxError:
         raise
     except Exception as error:
         raise UnexpectedError from error

@@ -79,11 +79,6 @@ def test_ctrl_c(calls):
     assert main.invoke(["train"]) == (130, "")
 
 
-def test_a_reader_who_has_seen_enough_is_no_bug(calls):
-    calls.do = raising(BrokenPipeError())
-    assert main.invoke(["train"]) == (130, "")
-
-
 def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_path):
     from hydra.core.hydra_config import HydraConfig
 
