@@ -10,7 +10,7 @@ VLLM_VENV := .venvs/vllm
 FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-whole test-slow test-slurm check lint types smollm2 peers vllm clean
+.PHONY: help install dev train test test-whole test-slow test-slurm test-vllm check lint types smollm2 peers vllm clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-slow: dev smollm2  ## what is too slow for every day
 
 test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/sweep/test_slurm.py
+
+test-vllm: dev vllm  ## runs that sample from a real vLLM: every gap, a server that dies, a run that is killed (10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m vllm tests/rollout/test_vllm_real.py
 
 check: lint types test test-whole  ## everything CI runs
 

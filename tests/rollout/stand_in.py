@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -63,6 +64,13 @@ class StandIn:
         self.vocabulary_size = model.config.vocab_size
         self.adapter = None
         self.forward_settings = ForwardSettings()
+
+    is_coarse = False
+
+    def frozen_copy(self) -> StandIn:
+        twin = copy.copy(self)
+        twin.model = copy.deepcopy(self.model)
+        return twin
 
     def encode_prompt(self, prompt: str, tools: tuple = ()) -> np.ndarray:
         return np.array([ord(letter) - ord("a") for letter in prompt], dtype=np.int64)

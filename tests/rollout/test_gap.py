@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from rlx.errors import TrainingError
-from rlx.rollout.gap import Comparison, Reported, Watch, compare, tolerance
+from rlx.policy.tiny import build_tiny
+from rlx.rollout.gap import Comparison, Reported, Watch, compare, own_rounding, tolerance
 from tests.rollout.stand_in import StandIn, exact_logprobs, model_of
 
 
@@ -23,6 +24,15 @@ def reported(policy, *, noise=0.0, temperature=1.0):
         own = exact.gather(1, torch.from_numpy(tokens)[:, None])[:, 0].numpy()
         logprobs.append(own + noise * generator.uniform(-1, 1, size=len(own)))
     return Reported(prompts, completions, tuple(logprobs), temperature)
+
+
+def reported_by(policy, *, noise=0.0):
+    """As `reported`, by a whole policy."""
+    generator = np.random.default_rng(0)
+    prompts, completions = (tuple(generator.integers(3, 90, size=(8, 4))) for _ in range(2))
+    nothing = Reported(prompts, completions, tuple(np.zeros((8, 4))), 1.0)
+    exact = compare(policy, nothing, batch_tokens=1000).ours
+    return Reported(prompts, completions, tuple(exact.reshape(8, 4) + noise), 1.0)
 
 
 def watch(**changes):
@@ -82,3 +92,25 @@ def test_the_completions_that_are_compared_are_spread_over_the_draw(policy):
     assert [len(tokens) for tokens in given.spread(2).completions] == [4, 7]
     assert given.spread(3) is given.spread(None) is given
     assert [len(part) for part in given.split(np.arange(12))] == [4, 1, 7]
+
+
+@pytest.mark.parametrize(("noise", "refused"), [(0.0, False), (0.1, True)])
+def test_where_a_model_magnifies_rounding_its_own_errors_are_the_measure(noise, refused):
+    policy = build_tiny(hidden_size=32, intermediate_size=48, num_layers=2)
+    with torch.no_grad():
+        policy.model.lm_head.weight.add_(300.0)  # adds about 1e4 to every logit, which float32 then rounds by 1e-3
+    exact = policy.frozen_copy()
+    exact.model.double()
+    given = reported_by(exact, noise=noise)
+    found = compare(policy, given, batch_tokens=1000)
+    assert found.exceeds(tolerance(policy, None, num_tokens=32, least=float(found.ours.min())))
+    own = own_rounding(policy, given, found, dtype=None, batch_tokens=1000)
+    errors = compare(policy, reported_by(exact), batch_tokens=1000).differences
+    assert own.largest == pytest.approx(8 * errors.max(), rel=1e-3)
+    assert own.mean == pytest.approx(8 * errors.mean(), rel=1e-3)
+    watched = watch(batch_tokens=1000)
+    if refused:
+        with pytest.raises(TrainingError, match="does not sample from the policy's weights"):
+            watched.draw(policy, given, greedy=True, version=1)
+    else:
+        watched.draw(policy, given, greedy=True, version=1)
