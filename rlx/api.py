@@ -11,12 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlx.cli.failure import composed_line
 from rlx.config.check import check_node, paths_of, plain, unknown_key
-from rlx.config.classes import with_run_loss
+from rlx.config.compose import CommandLine
 from rlx.config.groups import GROUPS, RUN_GROUPS
-from rlx.config.line import CommandLine
-from rlx.config.sources import use_working_directory
 from rlx.config.suggest import did_you_mean, nearest
-from rlx.config.targets import check_targets
+from rlx.config.targets import check_targets, with_run_loss
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     """One node of a group, instantiated. See `rlx.load`."""
     if group not in RUN_GROUPS:
         raise ConfigError(f"there is no group {group}{did_you_mean(nearest(group, RUN_GROUPS))}")
-    use_working_directory()
     choice = f"logger=[{name}]" if GROUPS[group].several else f"{group}={name}"
     composed = composed_line(CommandLine(overrides=[choice]))
     cfg = composed.config
@@ -75,7 +72,6 @@ def train(overrides: Sequence[str], *, callbacks: Sequence[StepCallback], quiet:
     from rlx.cli.verb.train import SCHEMA, narrow, trained
     from rlx.report.terminal import TrainView
 
-    use_working_directory()
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
     composed = narrow(composed_line(line))
     composed.check(SCHEMA)

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.algorithm.base import Algorithm, Need, require_complete
-from rlx.config.classes import with_run_loss
+from rlx.config.targets import with_run_loss
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss

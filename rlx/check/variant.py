@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from rlx.algorithm.base import Algorithm
-from rlx.config.classes import parameters_of
+from rlx.config.targets import parameters_of
 from rlx.errors import RlxError
 from rlx.fields import Allowed, Choice, range_of
 from rlx.policy.reference import MovingReference

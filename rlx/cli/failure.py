@@ -20,10 +20,9 @@ from yaml import YAMLError
 
 from rlx.cli.line import quote_override
 from rlx.config.check import paths_of, unknown_key, unread_loss
-from rlx.config.classes import locate
-from rlx.config.compose import Composed, CompositionOfJobError, compose, group_of, option_node
-from rlx.config.line import CommandLine
+from rlx.config.compose import CommandLine, Composed, CompositionOfJobError, compose, group_of, option_node
 from rlx.config.suggest import did_you_mean, nearest, right_name
+from rlx.config.targets import locate
 from rlx.errors import ConfigError, RlxError, TrainingError
 
 # A key that the config does not have: what it was meant to be, which option has it, or how it is added.

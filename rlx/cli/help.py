@@ -12,8 +12,7 @@ from pathlib import Path
 
 import rlx
 from rlx.cli.line import verbs
-from rlx.config.compose import option_node
-from rlx.config.line import CommandLine
+from rlx.config.compose import CommandLine, option_node
 
 # What an algorithm's class says of itself, read from its source: help needs it, and must not import torch for it.
 

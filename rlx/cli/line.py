@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import ListConfig
 
-from rlx.config.compose import config_folders, groups, opened, read_yaml
-from rlx.config.line import CommandLine
-from rlx.config.schema import conf_dir, register
+from rlx.config.compose import CommandLine, config_folders, groups, opened, read_yaml
+from rlx.config.schema import conf_dir
 from rlx.config.sources import plugin_packages
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
@@ -59,7 +59,7 @@ class Verb:
         """The module; its schema is known to Hydra afterwards."""
         module = importlib.import_module(self.module)
         if hasattr(module, "SCHEMA"):
-            register(f"{self.name}_config", module.SCHEMA)
+            ConfigStore.instance().store(name=f"{self.name}_config", node=module.SCHEMA, provider="rlx")
         return module
 
 
@@ -112,6 +112,7 @@ def split(argv: Sequence[str]) -> CommandLine:
             line.verb = _verb(argument)
         else:
             line.words.append(argument)
+    line.is_multirun = bool({"-m", "--multirun"} & set(line.flags))
     return line
 
 

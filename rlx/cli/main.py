@@ -21,8 +21,7 @@ from rlx.config import conf_dir
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
 
 if TYPE_CHECKING:
-    from rlx.config.compose import Composed
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine, Composed
 
 # What Hydra changes of the process, for as long as it runs.
 
@@ -94,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 def invoke(argv: Sequence[str]) -> tuple[int, str]:
     """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine
 
     line = CommandLine()
     try:
@@ -123,11 +122,11 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
 
 def dispatch(line: CommandLine) -> int:
     """Help, version and completion at once; everything else through Hydra."""
-    if line.has("--version"):
+    if "--version" in line.flags:
         print(f"rlx {rlx.__version__}")
         return 0
     nothing = line.verb is None and not line.overrides and not line.flags
-    if line.has("--help", "-h") or nothing:
+    if nothing or {"--help", "-h"} & set(line.flags):
         from rlx.cli.help import overview, verb_help
 
         print(overview(line) if line.verb is None else verb_help(line.verb, line))
@@ -139,7 +138,7 @@ def run_hydra(line: CommandLine) -> int:
     """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
     from rlx.cli.line import cut_verb, is_query
 
-    if is_query(line.overrides):
+    if "--shell-completion" in line.flags and is_query(line.overrides):
         line.verb, found = cut_verb(os.environ)
         print(*found, sep="\n")
     if line.is_multirun and (line.verb or "train") == "train":
@@ -171,13 +170,10 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
     import hydra
 
     from rlx.cli.line import hydra_overrides
-    from rlx.config.compose import check_choices
-    from rlx.config.line import check_folders
-    from rlx.config.sources import install, use_working_directory
+    from rlx.config.sources import install
 
     if any(override.lstrip("+~").partition("=")[0] == "hydra.mode" for override in line.overrides):
         raise ConfigError("hydra.mode is set by the command: rlx -m sweeps, rlx without -m runs once; leave hydra.mode out")
-    use_working_directory()
     install()
     verb = verbs()[line.verb or "train"]
     module = verb.load()
@@ -185,8 +181,7 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
         raise ConfigError(f"rlx {verb.name} is no sweep: leave out -m; {module.NO_SWEEP}")
     if hasattr(module, "prepare"):
         module.prepare(line)
-    check_folders(line)
-    check_choices(line.overrides, line.options, multirun=line.is_multirun)
+    line.check()
     overrides = hydra_overrides(line, verb, getattr(module, "WORDS", None))
     codes: list[int] = []
     errors: list[Exception] = []

@@ -14,11 +14,19 @@ from typing import Any, Literal, Union
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from rlx.config.classes import REQUIRED, Parameter, locate, parameters_of, reads_run_loss
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.suggest import did_you_mean, right_name
-from rlx.config.targets import accepts, check_targets, fits_group, targets_of
+from rlx.config.targets import (
+    REQUIRED,
+    Parameter,
+    accepts,
+    check_targets,
+    fits_group,
+    locate,
+    parameters_of,
+    targets_of,
+)
 from rlx.errors import ConfigError
 from rlx.fields import check_range, range_of, shown
 from rlx.nested import walk
@@ -239,7 +247,7 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         return
     if parameters is None:
         raise ConfigError(f"{path}: {node['_target_']} takes any keyword, so nothing can be checked; give its arguments names")
-    if group == "algorithm" and reads_run_loss(node):
+    if group == "algorithm" and "loss" in parameters and "loss" not in node:
         node = {**node, "loss": run_loss}
     elif group == "algorithm" and run_loss is not None:
         raise unread_loss(node)

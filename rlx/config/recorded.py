@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import plain
-from rlx.config.classes import locate
 from rlx.config.compose import Composed, read_yaml
 from rlx.config.schema import conf_dir
-from rlx.config.targets import check_targets, targets_of
+from rlx.config.targets import check_targets, locate, targets_of
 from rlx.errors import ConfigError
 
 _RANKS = ("ranks", "parallel")

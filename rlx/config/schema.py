@@ -117,10 +117,3 @@ def conf_dir() -> Path:
 
 # Registered on import, so that the worker processes of a sweep know it too; cached, so that all jobs see their sweep's token.
 OmegaConf.register_new_resolver("rlx_token", lambda: secrets.token_hex(3), use_cache=True, replace=True)
-
-
-def register(name: str = "run_config", schema: type = RunConfig) -> None:
-    """Make a schema known to Hydra; may be called again."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(name=name, node=schema, provider="rlx")

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlx.config.classes import REQUIRED, Parameter, locate, parameters_of
 from rlx.config.groups import GROUPS
-from rlx.config.schema import conf_dir, register
-from rlx.config.targets import fits_group, is_allowed
+from rlx.config.schema import RunConfig, conf_dir
+from rlx.config.targets import REQUIRED, Parameter, fits_group, is_allowed, locate, parameters_of
 from rlx.errors import ConfigError
 
 # A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
@@ -296,8 +296,12 @@ class RlxSearchPath(SearchPathPlugin):
 
 
 def install() -> None:
-    """Make schema, resolvers and sources known to Hydra; may be called again."""
-    register()
+    """Make the schema of a run and the sources known to Hydra, and the modules of the working directory importable.
+
+    It may be called again.
+    """
+    use_working_directory()
+    ConfigStore.instance().store(name="run_config", node=RunConfig, provider="rlx")
     plugins = Plugins.instance()  # its scan comes first: it would register other classes of the same names
     plugins.register(ClassSource)
     plugins.register(RlxSearchPath)

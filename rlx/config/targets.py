@@ -1,33 +1,223 @@
-"""Which classes and functions a config may name. A config out of a run record is data: it passes here like any other.
+"""What a dotted name stands for, what it takes, and which names a config may have.
+
+A config out of a run record is data: it passes here like any other.
 
 A `_target_` is refused, before anything is called, unless all of this holds:
 
 1. its text is rlx's own, an optimizer of torch, torchao or bitsandbytes, or named by the user: on the command line, in a folder
    that it searches, or by an installed plugin; the standard library is never named;
-2. it resolves to an object whose own module and qualified name it is (`rlx.config.classes.locate`);
+2. it resolves to an object whose own module and qualified name it is (`locate`);
 3. one of rlx's or torch's functions is named by a YAML file of conf/, and of rlx's modules those that run commands serve nothing;
 4. it is of the base of its group, or of the annotation of the field that holds it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import importlib
 import inspect
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from rlx.config.classes import hints_of, locate, own_name
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
-from rlx.errors import ConfigError
+from rlx.config.suggest import did_you_mean, nearest
+from rlx.errors import ConfigError, users_place
+from rlx.fields import Allowed, Range, range_in, range_of
 from rlx.nested import walk
+
+REQUIRED: Any = dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key that a class or function takes: its type (Any where unknown), its default or REQUIRED, its range if it has one."""
+
+    name: str
+    hint: Any
+    default: Any = REQUIRED
+    given_by_caller: bool = False
+    allowed: Allowed | None = None
+
+
+def locate(target: str, key: str) -> Any:
+    """The class or function of a dotted name. Imports its module, so the allow list comes first.
+
+    The name is the object's own: its module and its qualified name. A package may give another name to what a module inside of
+    it defines, where it exports that name: in its `__all__`, or without one by a name that has no leading underscore. A name
+    that leads through a module which another one imported is no name of an object. Raises ConfigError.
+    """
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{key}: {target} is no dotted name of a class, such as my_lab.MyAlgorithm")
+    found: Any = None
+    for length in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:length])
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.startswith("rlx.") and target.startswith("rlx."):
+                if module == error.name or module.startswith(f"{error.name}."):
+                    continue
+                raise
+            if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+                raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
+    if found is None:
+        here = [path.stem for path in Path().glob("*.py")]
+        hint = did_you_mean(nearest(parts[0], here))
+        raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path{hint}")
+    found = sys.modules[parts[0]]
+    for length, name in enumerate(parts[1:], start=1):
+        place = ".".join(parts[: length + 1])
+        if not hasattr(found, name) and place in sys.modules:
+            found = sys.modules[place]  # a package may delete the attribute of its submodule
+            continue
+        if not hasattr(found, name):
+            owner = getattr(found, "__name__", parts[0])
+            options = [option for option, value in vars(found).items() if isinstance(value, type)]
+            hint = _hidden(parts[0]) or did_you_mean(nearest(name, options))
+            raise ConfigError(f"{key}: {owner} has no {name}{hint}")
+        found = getattr(found, name)
+        if isinstance(found, types.ModuleType) and found.__name__ != place:
+            raise ConfigError(
+                f"{key}: {target} leads through {place}, which is the module {found.__name__} under another name; "
+                "name a class by the module that defines it"
+            )
+    _require_own_name(found, target, key)
+    return found
+
+
+def own_name(target: Any) -> str:
+    """The module and the qualified name of a class or function; empty where it has none, as an object of a class."""
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
+
+
+def _require_own_name(found: Any, target: str, key: str) -> None:
+    """Refuse a name under which an object merely can be reached, such as that of a module which imports it."""
+    own, place = own_name(found), target.rpartition(".")[0]
+    if own == target:
+        return
+    package = sys.modules.get(place)
+    if own.startswith(f"{place}.") and callable(found) and hasattr(package, "__path__"):
+        name = target.rpartition(".")[2]
+        public = getattr(package, "__all__", None)
+        if name in public if public is not None else not name.startswith("_"):
+            return
+    kind = "a module" if isinstance(found, types.ModuleType) else f"an object of {type(found).__name__}"
+    mend = f"is {own}; give it that name" if own else f"is {kind}; name a class or a function"
+    raise ConfigError(f"{key}: {target} {mend}")
+
+
+def _hidden(module: str) -> str:
+    """A hint at a file here that another module of its name hides."""
+    mine = next((path for path in (Path(f"{module}.py"), Path(module, "__init__.py")) if path.is_file()), None)
+    other = getattr(sys.modules.get(module), "__file__", None)
+    if mine is None or (other is not None and Path(other).resolve() == mine.resolve()):
+        return ""
+    return f"; Python has a module {module} ({other or 'built in'}), which hides {mine}: give that file another name"
+
+
+def _described(error: BaseException) -> str:
+    """An error of a user's module, with the file and line it happened on."""
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} ({error.filename}, line {error.lineno})"
+    place = users_place(error)
+    return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
+
+
+def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType({})) -> dict[str, Parameter] | None:
+    """What a dataclass's fields or a signature take, by name; None where any keyword is taken.
+
+    ranges: of the group, for arguments of a signature that notes none; one of a tuple holds for each of its numbers.
+    """
+    if isinstance(target, type) and "__dataclass_fields__" in vars(_of_init(target)):
+        hints = hints_of(target)
+        fields = [item for item in dataclasses.fields(target) if item.init]
+        return {
+            item.name: Parameter(item.name, hints.get(item.name, Any), _default(item), allowed=range_of(target, item.name))
+            for item in fields
+        }
+    function = vars(target).get("__init__", target) if isinstance(target, type) else target
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):
+        return None
+    if any(item.kind is item.VAR_KEYWORD for item in signature.parameters.values()):
+        return None
+    hints = hints_of(function, notes=True)
+    found = {}
+    for item in signature.parameters.values():
+        if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY):
+            default = REQUIRED if item.default is item.empty else item.default
+            hint, shared = hints.get(item.name, Any), ranges.get(item.name)
+            if shared is not None and isinstance(default, tuple):
+                shared = replace(shared, each=True, optional=None in default)
+            allowed = range_in(hint) or shared
+            found[item.name] = Parameter(item.name, hint, default, given_by_caller=item.name == "params", allowed=allowed)
+    return found
+
+
+def with_run_loss(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of a run's algorithm, with the run's loss under `loss` where its class declares one."""
+    node = dict(config["algorithm"])
+    if reads_run_loss(node):
+        node["loss"] = config.get("loss")
+    return node
+
+
+def reads_run_loss(algorithm: Mapping[str, Any]) -> bool:
+    """Whether the class of an algorithm's node declares a loss, which its node leaves to the run."""
+    target = locate(algorithm["_target_"], "algorithm._target_")
+    return "loss" not in algorithm and "loss" in (parameters_of(target) or {})
+
+
+def _of_init(kind: type) -> type:
+    """The class that a class has its constructor from."""
+    return next(ancestor for ancestor in kind.__mro__ if "__init__" in vars(ancestor))
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    return REQUIRED if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str, Any]:
+    """The annotations of a class or function; one that cannot be evaluated (an import for type checkers alone) is Any.
+
+    notes: whether `Annotated` stays, with what it notes.
+    """
+    try:
+        return typing.get_type_hints(target, include_extras=notes)
+    except Exception:
+        pass
+    found: dict[str, Any] = {}
+    space: dict[str, Any] = {}  # a class that a decorator makes has annotations which the module of its base wrote
+    for owner in reversed(getattr(target, "__mro__", (target,))):
+        space |= vars(sys.modules.get(owner.__module__, object)) if hasattr(owner, "__module__") else {}
+        for name, text in getattr(owner, "__annotations__", {}).items():
+            try:
+                one = types.SimpleNamespace(__annotations__={name: text})
+                found |= typing.get_type_hints(one, {**vars(typing), **space}, {}, include_extras=notes)
+            except Exception:
+                found[name] = Any
+    return found
+
+
+# Which names a config may have.
 
 OWN: tuple[str, ...] = ("rlx.*", "torch.optim.*", "torchao.optim.*", "bitsandbytes.optim.*")
 # rlx's modules that build nothing: a config has no business to import or to call them

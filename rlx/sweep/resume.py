@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlx.config.compose import dotted_names
 from rlx.config.groups import GROUPS
-from rlx.config.line import dotted_names
 from rlx.config.targets import is_allowed
 from rlx.errors import ConfigError
 from rlx.record.command import folder_words

@@ -2,8 +2,7 @@
 
 from rlx.cli.help import node_comments, overview, verb_help
 from rlx.cli.line import split, verbs
-from rlx.config.compose import groups
-from rlx.config.line import CommandLine
+from rlx.config.compose import CommandLine, groups
 from rlx.config.schema import conf_dir
 
 

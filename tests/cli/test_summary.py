@@ -3,9 +3,9 @@
 import pytest
 
 from rlx.cli.help import summary_of
-from rlx.config.classes import locate
 from rlx.config.compose import compose, groups
 from rlx.config.schema import conf_dir
+from rlx.config.targets import locate
 
 
 @pytest.mark.parametrize("option", groups([conf_dir()])["algorithm"])

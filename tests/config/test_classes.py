@@ -7,8 +7,7 @@ import subprocess
 
 import pytest
 
-from rlx.config.classes import REQUIRED, locate, parameters_of
-from rlx.config.targets import accepts, fits_group
+from rlx.config.targets import REQUIRED, accepts, fits_group, locate, parameters_of
 from rlx.errors import ConfigError
 
 

@@ -4,11 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.cli.main import invoke
-from rlx.config.classes import locate
 from rlx.config.compose import groups
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.schema import RunConfig, conf_dir
-from rlx.config.targets import fits_group
+from rlx.config.targets import fits_group, locate
 
 # group -> a class of rlx's that one's own derives from, and what the whole choice of one's own is
 PARENTS = {

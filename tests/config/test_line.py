@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlx.config.line import CommandLine, check_folders
+from rlx.config.compose import CommandLine, check_folders
 from rlx.errors import ConfigError
 
 

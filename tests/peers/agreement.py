@@ -48,11 +48,9 @@ def compare(workload: Workload, place: Path) -> Agreement:
 
 def _ours(workload: Workload, place: Path) -> tuple[Any, Any]:
     from rlx.config.compose import compose
-    from rlx.config.sources import use_working_directory
     from rlx.experiment import assemble
     from rlx.policy.reference import Reference
 
-    use_working_directory()
     experiment = assemble(compose("train", rlx_overrides(workload, place)))
     return experiment, Reference(experiment.policy)
 

@@ -21,8 +21,7 @@ from rlx.fields import one_of
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from rlx.config.compose import Composed
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine, Composed
 
 _KEYS = (
     "algorithm",
@@ -115,7 +114,7 @@ def run(composed: Composed) -> int:
 def with_algorithm(name: str, composed: Composed) -> Composed:
     """The same command line with another algorithm, checked: an error is raised before the first measurement."""
     from rlx.cli.failure import composed_line
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine
 
     own = [f"algorithm={name}" if override.startswith("algorithm=") else override for override in composed.overrides]
     values = {key: value for key, value in composed.values.items() if key != _NAMES}

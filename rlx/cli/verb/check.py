@@ -146,7 +146,7 @@ def compared(composed: Composed, subject: Subject) -> int:
     """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
     from rlx.check.same_as.compare import compare
     from rlx.cli.failure import composed_line
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine
     from rlx.experiment import algorithm_of, make
     from rlx.report.terminal import comparison_lines
 

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, paths_of, plain
-from rlx.config.classes import locate, parameters_of
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.sources import default_loss
-from rlx.config.targets import check_targets
+from rlx.config.targets import check_targets, locate, parameters_of
 from rlx.errors import ConfigError
 from rlx.fields import shown
 
 if TYPE_CHECKING:
-    from rlx.config.compose import Composed
-    from rlx.config.line import CommandLine
+    from rlx.config.compose import CommandLine, Composed
 
 
 NO_SWEEP = "name all options that you want to see: rlx info loss=dpo task=arithmetic"

@@ -4,9 +4,8 @@ import pytest
 
 from rlx.cli.main import main
 from rlx.cli.verb import info
-from rlx.config.compose import groups
+from rlx.config.compose import CommandLine, groups
 from rlx.config.groups import GROUPS
-from rlx.config.line import CommandLine
 from rlx.config.schema import conf_dir
 
 pytestmark = pytest.mark.whole
