@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
+from rlx.config.declared import declared, declared_node
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.config.sources import install, plugin_packages, plugin_targets, served
@@ -126,6 +127,8 @@ def groups(folders: Iterable[Path]) -> dict[str, list[str]]:
             group = file.parent.relative_to(folder).as_posix()
             if group != "." and group.partition("/")[0] not in _HIDDEN_GROUPS:
                 found.setdefault(group, set()).add(file.stem)
+        for group in GROUPS if folder == conf_dir() else ():
+            found.setdefault(group, set()).update(declared(group))
     return {group: sorted(options) for group, options in sorted(found.items())}
 
 
@@ -136,11 +139,14 @@ def group_of(override: str, known: Iterable[str]) -> str | None:
 
 
 def option_node(group: str, option: str, folders: Iterable[Path]) -> dict[str, Any]:
-    """What one option of a group sets, read from its file and from those of the same group that its defaults list names."""
+    """What one option of a group sets, read from its file and from those of the same group that its defaults list names.
+
+    Where no folder has its file, what the function of its name sets; nothing where there is none.
+    """
     places = list(folders)
     file = next((file for file in (folder / group / f"{option}.yaml" for folder in places) if file.is_file()), None)
     if file is None:
-        return {}
+        return dict(declared_node(group, option)) if option in declared(group) else {}
     node = {str(key): value for key, value in read_yaml(file).items_ex(resolve=False)}
     defaults = node.pop("defaults", ())
     above = [str(item) for item in defaults if isinstance(item, str) and item != "_self_" and "/" not in item]
@@ -330,5 +336,5 @@ def check_folders(line: CommandLine) -> None:
             continue
         for file in sorted(Path(place).rglob("*.yaml")):
             name = file.relative_to(place)
-            if (own / name).is_file():
+            if (own / name).is_file() or file.stem in declared(name.parent.as_posix()):
                 raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")

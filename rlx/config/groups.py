@@ -16,6 +16,7 @@ class Group:
     is annotated to return. place: where the node of an option stands in a run's config, {} for the option's own name.
     host: the option of the group above that has one, for `rlx info algorithm/advantage=gae`. several: whether several are chosen
     at once. wrapper: the class that makes an option of a function. without: what there is where nothing is chosen.
+    decorators: those of rlx that make an option of a function, with the class whose fields each of their options has.
     ranges: of arguments of classes that are not rlx's and state none.
     """
 
@@ -26,6 +27,7 @@ class Group:
     several: bool = False
     wrapper: str = ""
     without: str = ""
+    decorators: Mapping[str, str] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @property
@@ -48,7 +50,16 @@ _OF_OPTIMIZERS = {
     "ns_steps": Range(at_least=1, at_most=99, whole=True, advice="it counts iterations; 5 is usual"),
 }
 _TABLE = (
-    Group("loss", ("rlx.loss.base.Loss",), "loss", without="the algorithm's own"),
+    Group(
+        "loss",
+        ("rlx.loss.base.Loss",),
+        "loss",
+        without="the algorithm's own",
+        decorators={
+            "preference_loss": "rlx.loss.preference.base.PreferenceLoss",
+            "policy_gradient_loss": "rlx.loss.policy_gradient.base.PolicyGradientLoss",
+        },
+    ),
     Group("algorithm", ("rlx.algorithm.base.Algorithm",), "algorithm"),
     Group("algorithm/regularizer", ("rlx.algorithm.regularizer.Regularizer",), "algorithm.regularizer", host="custom_dpo"),
     Group(
@@ -56,6 +67,10 @@ _TABLE = (
         ("rlx.loss.advantage.completion.Advantage", "rlx.loss.advantage.token.TokenAdvantage"),
         "algorithm.advantage",
         host="custom_grpo",
+        decorators={
+            "completion_advantage": "rlx.loss.advantage.completion.Advantage",
+            "token_advantage": "rlx.loss.advantage.token.TokenAdvantage",
+        },
     ),
     Group("algorithm/value_loss", ("rlx.loss.value.ValueLoss",), "algorithm.value_loss", host="custom_grpo"),
     Group("algorithm/combine", ("rlx.algorithm.combine.Combine",), "algorithm.combine", host="hybrid"),

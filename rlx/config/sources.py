@@ -21,9 +21,10 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from rlx.config.declared import declared, declared_node
 from rlx.config.groups import GROUPS
 from rlx.config.schema import RunConfig, conf_dir
-from rlx.config.targets import REQUIRED, Parameter, fits_group, is_allowed, locate, parameters_of
+from rlx.config.targets import REQUIRED, Parameter, fits_group, is_allowed, locate, own_name, parameters_of
 from rlx.errors import ConfigError
 
 # A function is an option of some groups: `task/reward=[my_lab.brevity]` is a node that calls it for each completion.
@@ -69,7 +70,7 @@ def serving_only(names: Iterable[str]) -> Iterator[None]:
 
 
 class ClassSource(ConfigSource):
-    """Answers for `group/package.module.Class`, only where the class fits the group."""
+    """Answers for functions of rlx (`loss/ipo`), and for `group/package.module.Class` where the class fits the group."""
 
     @staticmethod
     def scheme() -> str:
@@ -79,13 +80,15 @@ class ClassSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        return False
+        return bool(declared(config_path))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        return []
+        return [] if results_filter is ObjectType.GROUP else [*declared(config_path)]
 
     def is_config(self, config_path: str) -> bool:
         group, name = _split(config_path)
+        if name in declared(group):
+            return True
         if group == "loss" and "." not in name:
             return default_loss(name) is not None
         if group not in GROUPS or "." not in name:
@@ -106,6 +109,8 @@ class ClassSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, name = _split(config_path)
+        if name in declared(group):
+            return self._served(declared_node(group, name), None)
         if "." not in name:
             return self._served({"defaults": [default_loss(name), "_self_"]}, None)
         served.add(name)
@@ -218,6 +223,8 @@ def _inherited_file(target: Any, group: str) -> Path | None:
     ancestors = target.__mro__[1:] if isinstance(target, type) else ()
     files = sorted((conf_dir() / group).glob("*.yaml"))
     for ancestor in ancestors:
+        if own_name(ancestor) in declared(group).values():
+            return None
         name = re.compile(rf"^_target_:\s*rlx\.[\w.]*\b{re.escape(ancestor.__qualname__)}\s*(#.*)?$", re.MULTILINE)
         same = [file for file in files if ancestor.__module__.startswith("rlx.") and name.search(file.read_text())]
         for file in sorted(same, key=lambda file: file.stem not in ancestor.__module__):
@@ -287,12 +294,12 @@ def plugin_targets() -> set[str]:
 
 
 class RlxSearchPath(SearchPathPlugin):
-    """Adds the plugins' folders and the source of classes behind rlx's own conf."""
+    """Adds the source of functions and classes, then the plugins' folders, behind rlx's own conf."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="rlx", path=f"{SCHEME}://")
         for package in plugin_packages():
             search_path.append(provider=package.removesuffix(".conf"), path=f"pkg://{package}")
-        search_path.append(provider="rlx", path=f"{SCHEME}://")
 
 
 def install() -> None:

@@ -1,11 +1,9 @@
 """Whatever rlx ships keeps every law: each loss, each algorithm, and each part that an algorithm is put together of."""
 
-from pathlib import Path
-
 import pytest
 
 import rlx
-from rlx.config.compose import compose
+from rlx.config.compose import compose, groups
 from rlx.config.schema import conf_dir
 from rlx.experiment import algorithm_of
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
@@ -18,7 +16,7 @@ HOSTS = {"advantage": "custom_grpo", "regularizer": "custom_dpo", "value_loss": 
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (Path(conf_dir()) / group).glob("*.yaml"))
+    return groups([conf_dir()])[group]
 
 
 def with_part(group: str, option: str):

@@ -1,10 +1,9 @@
 """A class of the user's own is an option of every group, nested or not; nothing but an entry in the table makes a group."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from rlx.cli.main import invoke
-from rlx.config.compose import groups
+from rlx.config.compose import groups, option_node
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.targets import fits_group, locate
@@ -33,7 +32,7 @@ def test_every_group_of_classes_in_conf_is_in_the_table():
     has_targets = {
         group
         for group, options in groups([conf_dir()]).items()
-        if any("_target_" in OmegaConf.load(conf_dir() / group / f"{option}.yaml") for option in options)
+        if any("_target_" in option_node(group, option, [conf_dir()]) for option in options)
     }
     assert has_targets == set(GROUPS) == set(PARENTS)
     assert set(RUN_GROUPS) < set(RunConfig.__dataclass_fields__)
@@ -41,9 +40,9 @@ def test_every_group_of_classes_in_conf_is_in_the_table():
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_every_option_of_rlx_fits_its_group(name):
-    for file in sorted((conf_dir() / name).glob("*.yaml")):
-        target = OmegaConf.load(file).get("_target_")
-        assert target is None or fits_group(locate(target, name), name), file
+    for option in groups([conf_dir()])[name]:
+        target = option_node(name, option, [conf_dir()]).get("_target_")
+        assert target is None or fits_group(locate(target, name), name), option
 
 
 @pytest.mark.parametrize("name", GROUPS)

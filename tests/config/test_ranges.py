@@ -9,6 +9,7 @@ import pytest
 
 from rlx.cli.verb.info import values_in_force
 from rlx.config.check import check_value
+from rlx.config.declared import declared
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
 from rlx.config.targets import REQUIRED, Parameter, locate, parameters_of, targets_in_folder
@@ -19,7 +20,7 @@ from rlx.fields import Range, Text
 def options() -> list[tuple[str, str]]:
     """(group, class or function) of every shipped option, those of nodes within an option too."""
     found = {(group, target) for group in GROUPS for target in targets_in_folder(conf_dir() / group)}
-    return sorted(found)
+    return sorted(found | {(group, target) for group in GROUPS for target in declared(group).values()})
 
 
 def kinds(hint: Any) -> list[Any]:

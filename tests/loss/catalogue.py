@@ -1,22 +1,22 @@
-"""The losses of conf/loss, instantiated, and the golden batches of the tests."""
+"""The losses that rlx ships, instantiated, and the golden batches of the tests."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from rlx.config.compose import groups, option_node
+from rlx.config.schema import conf_dir
 from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss
 
-CONF = Path(__file__).parents[2] / "conf" / "loss"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NAMES = groups([conf_dir()])["loss"]
 
 
 def load(name: str, **overrides: Any) -> Any:
-    """The loss of conf/loss/<name>.yaml, alone, with overrides merged in."""
-    return instantiate(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), overrides), _convert_="object")
+    """The option <name> of the group loss, alone, with overrides merged in."""
+    return instantiate(OmegaConf.merge(option_node("loss", name, [conf_dir()]), overrides), _convert_="object")
 
 
 @cache

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
+from rlx.config.compose import option_node
 from rlx.config.schema import conf_dir
 from rlx.record.renamed import current_target, with_current_targets
 
@@ -15,7 +15,7 @@ BEFORE = json.loads((Path(__file__).parent / "before" / "targets.json").read_tex
 @pytest.mark.parametrize("target", BEFORE)
 def test_a_class_of_before_has_its_name_of_now(target):
     option, *path = BEFORE[target].split(":")
-    node = OmegaConf.to_container(OmegaConf.load(conf_dir() / f"{option}.yaml"))
+    node = option_node(*option.rsplit("/", 1), [conf_dir()])
     for key in path:
         node = node[int(key) if isinstance(node, list) else key]
     assert current_target(target) == node["_target_"]

@@ -1,11 +1,14 @@
 import re
+from collections.abc import Mapping
 
 import pytest
 
+from rlx.config.compose import option_node
+from rlx.config.schema import conf_dir
 from rlx.loss.advantage.token import Gae
 from rlx.loss.value import clipped_squared_error
 from rlx.report.card import _source, card_of
-from tests.loss.catalogue import CONF, NAMES, load
+from tests.loss.catalogue import NAMES, load
 
 ADDRESS = re.compile(r"arXiv:\d{4}\.\d{5}|doi:|https://|section")
 
@@ -23,18 +26,17 @@ def test_every_loss_has_formula_paper_shapes_and_a_meaning_for_each_hyperparamet
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_hyperparameter_of_a_yaml_is_on_the_card_with_its_value(name):
+def test_every_hyperparameter_of_an_option_is_on_the_card_with_its_value(name):
     card = card_of(load(name), name=name)
     shown = {item.name: item.value for item in card.hyperparameters}
-    for line in (CONF / f"{name}.yaml").read_text().splitlines():
-        found = re.match(r"^(\w+): (\S+) ", line)
-        if found and found[1] not in ("modifiers", "_target_"):
-            assert str(shown[found[1]]) == str(eval(found[2]) if found[2][0] in "0123456789-" else found[2])
+    for key, value in option_node("loss", name, [conf_dir()]).items():
+        if key != "_target_" and not isinstance(value, Mapping):
+            assert shown[key] == value
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_knob_of_a_yaml_has_a_comment(name):
-    lines = (CONF / f"{name}.yaml").read_text().splitlines()
+@pytest.mark.parametrize("file", sorted((conf_dir() / "loss").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_knob_of_a_yaml_has_a_comment(file):
+    lines = file.read_text().splitlines()
     assert lines[0].startswith("# ")
     top = [line for line in lines if re.match(r"^ *[a-z]\w*: \S", line) and "modifiers: {}" not in line]
     assert [line for line in top if "  # " not in line] == []
@@ -42,7 +44,7 @@ def test_every_knob_of_a_yaml_has_a_comment(name):
 
 def test_the_source_is_the_line_of_the_formula():
     path, line = card_of(load("ipo")).source.split(":")
-    assert (CONF.parents[1] / path).read_text().splitlines()[int(line) - 1] == "@preference_loss"
+    assert (conf_dir().parent / path).read_text().splitlines()[int(line) - 1] == "@preference_loss"
 
 
 def test_values_in_force_are_shown_not_defaults():

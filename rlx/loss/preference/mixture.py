@@ -50,7 +50,7 @@ def mixture_loss(values: list[Tensor], coefficients: list[float]) -> Tensor:
 class LossMixture(PreferenceLoss):
     """A weighted sum of preference losses: MPO's quality, preference and generation terms, or any other.
 
-    parts: name -> {coefficient, loss}, each loss a node like those of conf/loss.
+    parts: name -> {coefficient, loss}, each loss a node as `loss=NAME` chooses one.
     Convention: the values are [B, K], a column a part, for a mean over pairs and a mean over tokens weigh rows differently.
     """
 

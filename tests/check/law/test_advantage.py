@@ -1,24 +1,24 @@
 """Laws of advantages: what they say of a fault, and that no shipped advantage is accused."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 import rlx
 from rlx.check.checker import LAWS, tried
 from rlx.check.finding import NOT_APPLICABLE, PASSED
+from rlx.config.compose import groups, option_node
+from rlx.config.schema import conf_dir
 from tests.check.checking import failed, subject
 from tests.check.faulty import ActorCritic, AdvantagesOfTheTokenBefore, Preferences, Rewards, RunsOnIntoTheNextCompletion
 
-ADVANTAGES = sorted((Path(__file__).parents[3] / "conf/algorithm/advantage").glob("*.yaml"))
+ADVANTAGES = groups([conf_dir()])["algorithm/advantage"]
 
 
-@pytest.mark.parametrize("file", ADVANTAGES, ids=lambda file: file.stem)
-def test_no_shipped_advantage_is_accused(file):
-    advantage = instantiate(OmegaConf.load(file))
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_no_shipped_advantage_is_accused(name):
+    advantage = instantiate(option_node("algorithm/advantage", name, [conf_dir()]))
     assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "alike", "credit") == {}
 
 

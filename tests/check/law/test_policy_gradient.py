@@ -1,20 +1,20 @@
 """Laws of rewarded completions accuse no shipped loss, advantage or algorithm, and skip what they do not concern."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 import rlx
 from rlx.check.checker import LAWS, tried
 from rlx.check.finding import NOT_APPLICABLE
+from rlx.config.compose import groups, option_node
+from rlx.config.schema import conf_dir
 from tests.check.checking import failed, subject
 from tests.check.faulty import Preferences
 from tests.check.sound import BestOfGroup, BothSidesAreMasked, Clipped, ClippedWithKl, RunningBaseline, SequenceLevel, TwoSources
 
-ADVANTAGES = sorted((Path(__file__).parents[3] / "conf/algorithm/advantage").glob("*.yaml"))
+ADVANTAGES = groups([conf_dir()])["algorithm/advantage"]
 
 
 @pytest.mark.parametrize("kind", [Clipped, ClippedWithKl, BothSidesAreMasked, SequenceLevel], ids=lambda kind: kind.__name__)
@@ -37,7 +37,7 @@ def test_it_does_not_concern_one_that_compares_with_nothing_sampled(kind, law):
     assert tried(LAWS[law], subject(kind()))[0].status == NOT_APPLICABLE
 
 
-@pytest.mark.parametrize("file", ADVANTAGES, ids=lambda file: file.stem)
-def test_no_shipped_advantage_is_accused(file):
-    advantage = instantiate(OmegaConf.load(file))
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_no_shipped_advantage_is_accused(name):
+    advantage = instantiate(option_node("algorithm/advantage", name, [conf_dir()]))
     assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "temperature", "baseline") == {}

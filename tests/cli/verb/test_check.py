@@ -2,19 +2,17 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from rlx.cli.main import invoke
-from rlx.config.compose import Composed
+from rlx.config.compose import Composed, groups
 from rlx.config.schema import conf_dir
 
 pytestmark = pytest.mark.whole
 
-ALGORITHMS = sorted(path.stem for path in (Path(conf_dir()) / "algorithm").glob("*.yaml"))
-LOSSES = sorted(path.stem for path in (Path(conf_dir()) / "loss").glob("*.yaml"))
+ALGORITHMS, LOSSES = (groups([conf_dir()])[group] for group in ("algorithm", "loss"))
 LAB = """
 from dataclasses import dataclass
 from rlx.algorithm.sft import Sft
