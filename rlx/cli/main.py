@@ -54,6 +54,9 @@ def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
 # The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here.
 
 
+_SHOWS = {"--help", "-h", "--version", "--cfg", "-c", "--info"}  # flags that print something and run nothing
+
+
 class SweepError(RlxError):
     """A sweep with failed jobs, as one of its workers reports it."""
 
@@ -100,7 +103,7 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
         line = split(argv)
         code = dispatch(line)
         missing = lost()
-        trains = (line.verb or "train") == "train" and not line.has("--help", "-h", "--version", "--cfg", "-c", "--info")
+        trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
         failed = missing and not trains  # what a training is worth is its record
         return code or (ExitCode.FAILED if failed else 0), f"rlx: {missing}" if missing else ""
     except UnexpectedError as error:
