@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from rlx.data.memory import bounded_memory
 from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, with_arguments
@@ -107,6 +106,8 @@ class ChatTemplate:
     def _as_given(
         self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
     ) -> tuple[str, list[tuple[int, int]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         conversations: list[Any] = [list(messages)]
         try:
             with bounded_memory(_MOST_BYTES):

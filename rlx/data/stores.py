@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tokenizers
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -195,6 +194,8 @@ class TokenStore:
 
 
 def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
+    import transformers
+
     digest = hashlib.blake2b(digest_size=16)
     for part in (transformers.__version__, tokenizers.__version__, _source(), text.identity()):
         digest.update(hashlib.blake2b(part.encode()).digest())

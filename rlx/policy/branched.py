@@ -8,6 +8,7 @@ dimension, K key-value heads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlx.data.layout import Segments
 
@@ -27,6 +27,7 @@ _current: ContextVar[tuple[Segments, Tensor]] = ContextVar("current")  # with th
 @contextmanager
 def branched_attention(model: Any, segments: Segments) -> Iterator[None]:
     """Within this context the model, which is given one row and its positions, attends branch by branch."""
+    _register()
     config = model.config
     before = config._attn_implementation
     token = _current.set((segments, _additive(segments, model.dtype)))
@@ -91,4 +92,8 @@ def _flat(out: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+@functools.cache
+def _register() -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+if TYPE_CHECKING:
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
 _MARKS = ("gradient_checkpointing", "_gradient_checkpointing_func", "training")
 _ABSENT = object()
@@ -19,6 +21,8 @@ _ABSENT = object()
 
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
     """The layers of a transformers model that can be computed again; empty where there are none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer  # two seconds, which a plan of a sweep does not need
+
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 

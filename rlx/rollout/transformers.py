@@ -17,7 +17,6 @@ import torch
 from rlx.fields import count
 from rlx.rollout.decoding.choice import choose
 from rlx.rollout.decoding.loop import Completions, StopStrings, decode
-from rlx.rollout.decoding.probe import forward_for
 from rlx.rollout.sampler import Draw, Sampler
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ class TransformersSampler(Sampler):
         return self
 
     def prepare(self, policy: Policy) -> None:
+        from rlx.rollout.decoding.probe import forward_for
+
         _, note = forward_for(policy.model)
         if note and note not in policy.notes:
             policy.notes.append(note)
@@ -45,6 +46,8 @@ class TransformersSampler(Sampler):
     @torch.no_grad()
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         """The completions of all prompts, made in batches of prompts of similar length."""
+        from rlx.rollout.decoding.probe import forward_for
+
         self.prepare(policy)
         group = draw.group_size
         keys = None if draw.greedy else draw.keys.reshape(-1, group)

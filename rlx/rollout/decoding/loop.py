@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlx.data.sequences import Tokens
-from rlx.rollout.decoding.forward import Forward
 from rlx.seeding import uniforms
+
+if TYPE_CHECKING:
+    from rlx.rollout.decoding.forward import Forward
 
 _SPARE_TOKENS = 8  # beyond one token a byte: tokens that decode to nothing, or to half a character
 # logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
