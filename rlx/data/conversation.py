@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-
 from rlx.data.memory import bounded_memory
 from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, with_arguments
 from rlx.errors import DataError

@@ -5,7 +5,7 @@ Dimensions: T tokens; G = 2, chosen before rejected.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
     from rlx.task.base import Pair
 
+_MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next model of the process
 _AT_ONCE = 4096  # prompts and completions whose tokens are looked at in one array
 
 # Why a pair was left out, and what to do about it.
@@ -166,6 +167,9 @@ def _sequences(found: PairTokens, pairs: Sequence[Pair]) -> Sequences:
     return Sequences(prompts, groups, learned=learned)
 
 
+_of_process: deque[tuple[Sequence[Pair], tuple[object, ...], TokenizedPairs]] = deque(maxlen=4)
+
+
 class PairTokenizer:
     """Tokenises pairs for one model, and keeps the latest results in memory.
 
@@ -197,9 +201,21 @@ class PairTokenizer:
         for known, tokenized in self._latest:
             if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
                 return tokenized
-        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.store)
+        tokenized = self._of_the_process(pairs)
         self._require_known_tokens(tokenized.sequences)
         self._latest = [*self._latest[-3:], (pairs, tokenized)]
+        return tokenized
+
+    def _of_the_process(self, pairs: Sequence[Pair]) -> TokenizedPairs:
+        """The pairs as tokens, kept for further models of this process that read the same text: those of the jobs of a sweep."""
+        if not isinstance(pairs, tuple) or len(pairs) > _MOST_KEPT:  # a list may be changed in its place
+            return TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.store)
+        like = (self.text.identity(), self.text.max_length, self.text.max_prompt_length, self.max_length)
+        for known, kind, tokenized in _of_process:
+            if known is pairs and kind == like:
+                return tokenized
+        tokenized = TokenizedPairs.of(pairs, self.text, max_length=self.max_length, store=self.store)
+        _of_process.append((pairs, like, tokenized))
         return tokenized
 
     def _require_known_tokens(self, sequences: Sequences) -> None:

@@ -88,7 +88,7 @@ def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences
     def of(few: Sequences, rows: Sequences) -> PassMemory:
         if id(few) not in measured:
             twice = Sequences(few.prompts * 2, few.completions * 2)
-            measured[id(few)] = (_measured(policy, few, requires), _measured(policy, twice, requires))
+            measured[id(few)] = (_measured_once(policy, few, requires), _measured_once(policy, twice, requires))
         one, two = measured[id(few)]
         wanted = policy.layout(rows)
         tokens, targets = wanted.tokens.numel(), len(wanted.targets)
@@ -118,6 +118,20 @@ def _line(first: tuple[int, int], second: tuple[int, int], place: int) -> int:
     """The value at `place` of the line through two points; it neither falls nor begins below 0."""
     slope = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
     return round(max(0.0, first[1] - slope * first[0]) + slope * place)
+
+
+_known: dict[tuple[object, ...], _Pass] = {}
+
+
+def _measured_once(policy: Policy, few: Sequences, requires: frozenset[str]) -> _Pass:
+    """What `_measured` finds, once for all jobs of this process that have the same model and rows of the same lengths."""
+    shapes = tuple((name, value.shape, value.dtype, value.requires_grad) for name, value in policy.model.named_parameters())
+    rows = tuple((len(prompt), *map(len, group)) for prompt, group in zip(few.prompts, few.completions, strict=True))
+    settings = (policy.forward_settings, policy.forward_choice, policy.device, policy.value_head is None)
+    key = (type(policy.model), str(policy.model.config), shapes, *map(repr, settings), rows, requires)
+    if key not in _known:
+        _known[key] = _measured(policy, few, requires)
+    return _known[key]
 
 
 def _measured(policy: Policy, few: Sequences, requires: frozenset[str]) -> _Pass:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import ClassVar
 
 from rlx.fields import count, within
@@ -28,36 +28,43 @@ class Arithmetic(RewardedTask):
     max_operand: int = count(at_least=9)
     label_noise: float = within(at_least=0, at_most=1)
 
-    @cached_property
-    def _split(self) -> tuple[list[Prompt], list[Prompt]]:
-        split: tuple[list[tuple[float, Prompt]], list[tuple[float, Prompt]]] = ([], [])
-        for a in range(self.max_operand + 1):
-            for b in range(self.max_operand + 1):
-                place = content_uniform(f"{a}+{b}=", salt="arithmetic")
-                prompt = Prompt(f"{a}+{b}=", {"answer": str(a + b)})
-                split[place < HELD_OUT_SHARE].append((place, prompt))
-        learn, held_out = ([prompt for _, prompt in sorted(side, key=lambda item: item[0])] for side in split)
-        return learn, held_out
-
     def prompts(self) -> Sequence[Prompt]:
-        return self._split[0]
+        return _split(self.max_operand)[0]
 
     def held_out_prompts(self) -> Sequence[Prompt]:
-        return self._split[1]
+        return _split(self.max_operand)[1]
 
     def pairs(self) -> Sequence[Pair]:
-        return self._pairs
-
-    @cached_property
-    def _pairs(self) -> tuple[Pair, ...]:
-        return with_label_noise([as_pair(prompt) for prompt in self.prompts()], self.label_noise)
+        return _pairs(self.max_operand, self.label_noise)
 
     def held_out_pairs(self) -> Sequence[Pair]:
-        return self._held_out_pairs
+        return _held_out_pairs(self.max_operand)
 
-    @cached_property
-    def _held_out_pairs(self) -> tuple[Pair, ...]:
-        return tuple(as_pair(prompt) for prompt in self.held_out_prompts())
+
+# Kept for the process: the jobs of a sweep have the same task, and making it took a quarter of a short one.
+
+
+@lru_cache(maxsize=2)
+def _split(max_operand: int) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to learn from and those held out, each in the order of their hashes."""
+    split: tuple[list[tuple[float, Prompt]], list[tuple[float, Prompt]]] = ([], [])
+    for a in range(max_operand + 1):
+        for b in range(max_operand + 1):
+            place = content_uniform(f"{a}+{b}=", salt="arithmetic")
+            prompt = Prompt(f"{a}+{b}=", {"answer": str(a + b)})
+            split[place < HELD_OUT_SHARE].append((place, prompt))
+    learn, held_out = (tuple(prompt for _, prompt in sorted(side, key=lambda item: item[0])) for side in split)
+    return learn, held_out
+
+
+@lru_cache(maxsize=2)
+def _pairs(max_operand: int, label_noise: float) -> tuple[Pair, ...]:
+    return with_label_noise([as_pair(prompt) for prompt in _split(max_operand)[0]], label_noise)
+
+
+@lru_cache(maxsize=2)
+def _held_out_pairs(max_operand: int) -> tuple[Pair, ...]:
+    return tuple(as_pair(prompt) for prompt in _split(max_operand)[1])
 
 
 def as_pair(prompt: Prompt) -> Pair:

@@ -1,5 +1,8 @@
 """Configs of jobs, as Hydra composes them, checked, without composing each from nothing."""
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf, open_dict
 
@@ -87,3 +90,14 @@ def test_settings_of_the_sweep_are_no_part_of_a_job():
     assert job_overrides(["sweep=random", "sweep.trials=3", "seed=1", "loss.beta=1,2"]) == ["seed=1", "loss.beta=1,2"]
     with pytest.raises(ConfigError, match="goes on"):
         job_overrides(["resume=somewhere", "seed=0,1"])
+
+
+@pytest.mark.whole
+def test_a_plan_is_made_without_the_models_of_transformers(tmp_path):
+    program = (
+        "import sys; from rlx.cli.main import main; code = main(['-m', 'loss=dpo,ipo', 'sweep.dry_run=true'])\n"
+        "sys.exit(code or [name for name in ('transformers.modeling_utils', 'torch._dynamo') if name in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs" in done.stdout
