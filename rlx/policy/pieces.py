@@ -1,6 +1,7 @@
 """Token statistics from logits that are computed piece by piece, so that [N, V] never exists, neither forward nor backward.
 
-The backward pass computes the logits of a piece again. A vocabulary of 150,000 makes logits the largest tensors of an update.
+A vocabulary of 150,000 makes logits the largest tensors of an update. The backward pass computes the logits of a piece again.
+Where the head is frozen and only log-probabilities are asked for, the forward pass keeps their gradient by the hidden states.
 Dimensions: N completion tokens, n of a piece, H hidden size, V vocabulary, K statistics.
 """
 
@@ -63,18 +64,21 @@ def statistics_in_pieces(
     They have a gradient with respect to the hidden states, the weight and the bias. reference: for the KLs; it gets none.
     """
     bias = torch.empty(0) if given.bias is None else given.bias
-    request = _Request(given, targets, tuple(names), temperature, reference)
+    request = _Request(given, targets, tuple(names), temperature, reference, torch.is_grad_enabled())
     values = _Pieces.apply(request, given.hidden, given.weight, bias)  # type: ignore[no-untyped-call]
     return dict(zip(("token_logprobs", *names), values, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class _Request:
+    """The arguments of statistics_in_pieces. has_gradient: whether a backward pass can follow."""
+
     given: HeadInput
     targets: Tensor
     names: tuple[str, ...]
     temperature: float
     reference: HeadInput | None
+    has_gradient: bool
 
     def pieces(self) -> list[slice]:
         """The tokens of each piece."""
@@ -106,6 +110,11 @@ class _Request:
             heads = self.statistics(leaf, rows)
             return torch.autograd.grad(heads, leaf, [gradient[rows] for gradient in gradients])[0]
 
+    def hidden_gradient(self, of_logits: Tensor) -> Tensor:
+        """[n, H] the gradient of the hidden states from that of the logits [n, V]."""
+        with torch.no_grad(), self.given.autocast():
+            return (of_logits.to(self.given.weight.dtype) @ self.given.weight).to(self.given.hidden.dtype)
+
 
 class _Pieces(torch.autograd.Function):
     """K statistics [N] of hidden states, a weight and a bias; see statistics_in_pieces."""
@@ -113,23 +122,33 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, request: _Request, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         context.request = request
-        context.save_for_backward(hidden, weight, bias)
-        parts = [request.statistics(request.given.logits(rows), rows) for rows in request.pieces()]
+        _, wants_hidden, wants_weight, wants_bias = context.needs_input_grad
+        parts, directions = [], []
+        only_hidden = wants_hidden and not (wants_weight or wants_bias)
+        ones = [torch.ones(len(hidden), device=hidden.device, dtype=torch.float64 if weight.dtype == torch.float64 else None)]
+        for rows in request.pieces():
+            logits = request.given.logits(rows)
+            parts.append(request.statistics(logits, rows))
+            if only_hidden and not request.names and request.has_gradient:
+                directions.append(request.hidden_gradient(request.logits_gradient(logits, ones, rows)))
+        context.save_for_backward(hidden, weight, bias, torch.cat(directions) if directions else None)
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         request: _Request = context.request
-        hidden, weight, bias = context.saved_tensors
+        hidden, weight, bias, direction = context.saved_tensors
+        if direction is not None:  # [N, H], the gradient of each log-probability
+            return None, direction * gradients[0][:, None].to(direction.dtype), None, None
         _, wants_hidden, wants_weight, wants_bias = context.needs_input_grad
         of_hidden = torch.empty_like(hidden) if wants_hidden else None
         of_weight = torch.zeros_like(weight) if wants_weight else None
         of_bias = torch.zeros_like(bias) if wants_bias else None
         for rows in request.pieces():
             of_logits = request.logits_gradient(request.given.logits(rows), gradients, rows)
+            if of_hidden is not None:
+                of_hidden[rows] = request.hidden_gradient(of_logits)
             with request.given.autocast():
-                if of_hidden is not None:
-                    of_hidden[rows] = (of_logits.to(weight.dtype) @ weight).to(hidden.dtype)
                 if of_weight is not None and torch.is_autocast_enabled(weight.device.type):
                     of_weight.add_(of_logits.t() @ hidden[rows])
                 elif of_weight is not None:

@@ -54,6 +54,29 @@ def test_float32_agrees_to_a_millionth(monkeypatch):
     assert max(float((a - b).abs().max()) for a, b in zip(of_parts, of_whole, strict=True)) < 1e-6 * scale
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_frozen_head_computes_its_logits_once(temperature, monkeypatch):
+    policy = policy_of("llama", dtype=torch.float64)
+    head = policy.model.get_output_embeddings().weight
+    head.requires_grad_(False)
+    sequences = sequences_of(num_prompts=4)
+    weights = torch.linspace(-1, 2, sequences.completion_mask.numel()).reshape(sequences.completion_mask.shape)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    counted = []
+    computed = pieces.HeadInput.logits
+    monkeypatch.setattr(pieces.HeadInput, "logits", lambda *arguments: counted.append(arguments) or computed(*arguments))
+
+    def gradients():
+        logprobs = policy.token_statistics(sequences, temperature=temperature).token_logprobs
+        return torch.autograd.grad((weights * logprobs).sum(), trained)
+
+    whole = gradients()
+    assert not counted
+    monkeypatch.setattr(pieces, "ELEMENTS", 7 * policy.vocabulary_size)
+    torch.testing.assert_close(gradients(), whole, atol=1e-9, rtol=1e-9)
+    assert len(counted) == -(-int(sequences.completion_mask.sum()) // 7)
+
+
 def test_no_tensor_is_as_large_as_the_logits_of_all_tokens(monkeypatch):
     policy = policy_of("llama")
     sequences = sequences_of(num_prompts=30, longest=30)
