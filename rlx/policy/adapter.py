@@ -187,7 +187,14 @@ class AttachedAdapter:
         return digest.hexdigest()
 
     def merged(self) -> Any:
-        """A copy of the model with the adapter added to its weights, without the layers of peft."""
+        """A copy of the model with the adapter added to its weights, without the layers of peft.
+
+        Raises ConfigError where the weights are in 4 bits, to which an adapter cannot be added.
+        """
+        if not all(parameter.is_floating_point() for parameter in self.model.parameters()):
+            raise ConfigError(
+                "an adapter cannot be added to weights in 4 bits (policy.quantization), for it would be rounded away"
+            )
         model = copy.deepcopy(self.model)
         for layer in self.of(model).layers():
             layer.merge(adapter_names=[_TRAINED])

@@ -96,6 +96,11 @@ class Policy:
         return found
 
     @property
+    def is_quantized(self) -> bool:
+        """Weights lie in integers, which an adapter can stand on and nothing can train."""
+        return not all(parameter.is_floating_point() for parameter in self.model.parameters())
+
+    @property
     def num_parameters(self) -> int:
         """Weights, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -197,6 +202,21 @@ class Policy:
         """Train a low-rank adapter in place of the weights, which are frozen. loader and arguments: see BaseModel."""
         base = BaseModel(self.name, self.fingerprint(), loader, arguments)
         self.adapter = lora.injected(self.model, base=base)
+
+    def require_trainable(self, *, with_moving_reference: bool = False, merges: bool = False) -> None:
+        """Raise ConfigError for what an adapter, or weights in 4 bits, do not allow. merges: an export adds the adapter."""
+        if with_moving_reference and self.adapter is not None:
+            raise ConfigError(
+                "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter "
+                "it shares those of the policy; leave out policy/adapter, or choose another loss"
+            )
+        if self.is_quantized and self.adapter is None:
+            raise ConfigError("policy.quantization keeps weights that cannot be trained; add policy/adapter=lora")
+        if self.is_quantized and merges:
+            raise ConfigError(
+                "export.merge=true would add the adapter to weights in 4 bits, which rounds it away; leave it out and add the "
+                "adapter to the base in 16 bits with peft's merge_and_unload"
+            )
 
     def frozen_copy(self) -> Policy:
         """A policy of the same weights that shares no tensor with this one and takes no gradient."""

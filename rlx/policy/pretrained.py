@@ -31,6 +31,7 @@ DTYPES = {
 }
 # Of weights of size 0.05, the share that 100 steps of AdamW at a learning rate of 1e-5 move, as a test measures.
 MOVED_SHARE = {torch.bfloat16: 0.07, torch.float16: 0.47}
+QUANTIZATIONS = ("nf4", "fp4")  # types of four bits, of bitsandbytes
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # every kind of tokenizer has one of these files
 
 
@@ -40,6 +41,7 @@ def load_pretrained(
     gguf_file: str | None = None,
     unpacked_dir: str | None = None,
     dtype: Annotated[str, one_of(tuple(DTYPES))] = "auto",
+    quantization: Annotated[str | None, one_of(QUANTIZATIONS, optional=True)] = None,
     shared_prefix: bool | None = None,
     chat_template: str = "auto",
     max_length: Annotated[int | None, count(optional=True)] = None,
@@ -56,12 +58,14 @@ def load_pretrained(
     adapter: trained in place of the weights.
     unpacked_dir: where the model of a GGUF file is kept unpacked, for later runs; None unpacks it each time.
     dtype: of the weights; auto is float32. The others are as in the encoder of texts and in Policy.
+    quantization: the frozen linear layers under an adapter in four bits (QLoRA, arXiv:2305.14314); the head is left as it is.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"policy.dtype is {dtype}; choose {', '.join(DTYPES)}")
     saved = adapter_directory(path)
     settings = {
         "dtype": dtype,
+        "quantization": quantization,
         "shared_prefix": shared_prefix,
         "chat_template": chat_template,
         "max_length": max_length,
@@ -74,9 +78,11 @@ def load_pretrained(
         raise ConfigError(f"policy.base={base} names the base model of an adapter, and policy.path={path} holds none")
     source, file = locate_model(path, gguf_file)
     _check_config(source, file, path)
+    if quantization is not None:
+        _check_quantization(quantization, gguf_file=file)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
-        model = load_model(directory, dtype=DTYPES[dtype], gguf_file=packed)
+        model = load_model(directory, dtype=DTYPES[dtype], gguf_file=packed, quantization=quantization)
         return model, _tokenizer(str(directory), packed, path)
 
     if file is not None and unpacked_dir is not None and Path(source, file).is_file():
@@ -88,7 +94,8 @@ def load_pretrained(
         policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
     policy.notes += _notes(policy, DTYPES[dtype], adapts=adapter is not None)
     if adapter is not None:
-        policy.add_adapter(adapter, loader="pretrained", arguments={"path": path, "gguf_file": gguf_file})
+        arguments = {"path": path, "gguf_file": gguf_file} | ({} if quantization is None else {"quantization": quantization})
+        policy.add_adapter(adapter, loader="pretrained", arguments=arguments)
     return policy
 
 
@@ -109,9 +116,12 @@ def _with_saved_adapter(
     if loader not in _LOADERS:
         raise ConfigError(f"{saved.directory}: rlx has no policy loader {loader}; give the base by policy.base=DIRECTORY")
     texts = ("chat_template", "max_length", "max_prompt_length", "chat_template_kwargs")
-    kept = {key: settings[key] for key in texts} if loader.startswith("tiny") else settings
+    own = texts if loader.startswith("tiny") else (*texts, "dtype", "shared_prefix")
+    if loader == "pretrained" and settings["quantization"] is not None:
+        own = (*own, "quantization")
+    kept = {key: settings[key] for key in own}
     try:
-        policy = _LOADERS[loader](**arguments, **kept)
+        policy = _LOADERS[loader](**{**arguments, **kept})
     except ConfigError as error:
         raise ConfigError(
             f"the base model of the adapter in {saved.directory} cannot be loaded: {error}; give it by policy.base=DIRECTORY"
@@ -179,11 +189,13 @@ _LOADERS: dict[str, Callable[..., Policy]] = {
 }
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None) -> Any:
+def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None = None, quantization: str | None = None) -> Any:
     """The causal language model of a directory or hub name; every weight of it must be there."""
     from transformers import AutoModelForCausalLM
 
-    given = {} if gguf_file is None else {"gguf_file": gguf_file}
+    given: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
+    if quantization is not None:
+        given["quantization_config"] = _four_bits(quantization, dtype)
     try:
         with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
@@ -199,7 +211,33 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
         )
     if gguf_file is not None:
         as_ordinary(model, gguf_file)
+    for module in model.modules():
+        # bitsandbytes has a second arithmetic on a CPU, for passes without a gradient; the policy and its reference need one.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _check_quantization(quantization: str, *, gguf_file: str | None) -> None:
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"policy.quantization is {quantization}; choose {', '.join(QUANTIZATIONS)} or null")
+    if gguf_file is not None:
+        raise ConfigError(
+            f"policy.quantization={quantization}: {gguf_file} is a GGUF file, whose weights are unpacked; leave it out"
+        )
+    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"policy.quantization={quantization} needs the package {' and '.join(missing)}: pip install 'rlx[quantization]'"
+        )
+
+
+def _four_bits(quantization: str, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _check_config(source: str, gguf_file: str | None, path: str) -> None:

@@ -155,11 +155,7 @@ def build_loop(
         task, sampler = split_rewards(task, ranks), SplitSampler.of(sampler, ranks)
     start = Reference(policy, cache_dir=cfg.cache_dir)  # evaluations are measured against it
     moves = experiment.algorithm.moving_reference is not None
-    if moves and policy.adapter is not None:
-        raise ConfigError(
-            "a loss whose reference moves (loss=tr_dpo) needs a reference with weights of its own, and under policy/adapter it "
-            "shares those of the policy; leave out policy/adapter, or choose another loss"
-        )
+    policy.require_trainable(with_moving_reference=moves, merges=cfg.export.merge)
     micro_batch = None if cfg.micro_batch == AUTO else cfg.micro_batch  # auto: see rlx.training.memory
     return Loop(
         plan=TrainingPlan(
