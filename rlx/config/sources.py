@@ -38,7 +38,9 @@ def is_function(target: Any, group: str) -> bool:
 
 def function_node(name: str, group: str) -> dict[str, Any]:
     """The node of an option that is a function: bound, not called, when the config is instantiated."""
-    return {"_target_": GROUPS[group].wrapper, "weight": 1.0, "function": {"_target_": name, "_partial_": True}}
+    wrapper = GROUPS[group].wrapper
+    weight = {"weight": 1.0} if "weight" in (parameters_of(locate(wrapper, group)) or {}) else {}
+    return {"_target_": wrapper, **weight, "function": {"_target_": name, "_partial_": True}}
 
 
 def package_of(name: str, group: str) -> str | None:

@@ -66,11 +66,7 @@ def _after_answer(
 ) -> tuple[str, str]:
     """What the template writes after the end of an answer, up to the next one, and that end itself ("" if it writes none)."""
     answer: dict[str, Any] = {"role": "assistant", "content": _ANSWER}
-    if calls:
-        call = {"id": _CALL_ID, "type": "function", "function": {"name": _CALL, "arguments": {}}}
-        answer["tool_calls"] = [call]
-        following = [{"tool_call_id": _CALL_ID, **message} if message.get("role") == "tool" else message for message in following]
-    whole = encoder.template.render((*before, answer, *following), tools, opens=True)
+    whole = encoder.template.render(_with_calls((*before, answer, *following)), tools, opens=True)
     place = max(whole.rfind(name) + len(name) if name in whole else -1 for name in (_ANSWER, _CALL))
     if place < 0:
         raise UnsafeExampleError("rewrites", "it leaves out what the assistant said before")
@@ -84,3 +80,16 @@ def _after_answer(
         return whole[place:], ""
     at, end = min(found)
     return whole[at + len(end) :], end
+
+
+def _with_calls(messages: Sequence[Message]) -> list[Message]:
+    """The messages, where an assistant's turn that a tool answers has a call of it; templates demand one."""
+    call = {"id": _CALL_ID, "type": "function", "function": {"name": _CALL, "arguments": {}}}
+    found: list[Message] = []
+    for message, after in zip(messages, [*messages[1:], {}], strict=True):
+        if message.get("role") == "tool":
+            message = {"tool_call_id": _CALL_ID, **message}
+        elif message.get("role") == "assistant" and after.get("role") == "tool" and not message.get("tool_calls"):
+            message = {**message, "tool_calls": [call]}
+        found.append(message)
+    return found

@@ -165,6 +165,21 @@ class ChatTemplate:
             mend = "leave such messages out, or give another template with policy.chat_template=FILE"
             raise DataError(f"the chat template refuses messages with the roles {roles}: {error.said}; {mend}") from error
 
+    def written_call(self, name: str, arguments: Mapping[str, Any], tools: Sequence[Any]) -> str:
+        """How an answer that consists of a call of a tool is written; empty where the template refuses one or leaves it out."""
+        asked = ({"role": "user", "content": "?"},)
+        call = {"id": "rlxprobe1", "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+        try:
+            opening = self.opening(asked, tools)
+            whole = self.render((*asked, {"role": "assistant", "content": "", "tool_calls": [call]}), tools)
+        except UnsafeExampleError:
+            return ""
+        if not whole.startswith(opening):
+            return ""
+        end = self._first_end(whole, len(opening))
+        closing = next((mark for mark in self.ends if end is not None and whole.endswith(mark, 0, end)), "")
+        return whole[len(opening) : end].removesuffix(closing)
+
     def ignores_tools(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
         """Whether the tools change nothing about the prompt."""
         return bool(tools) and self.opening(messages) == opening

@@ -6,7 +6,6 @@ Dimensions: N groups kept, G completions of a group, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,20 +19,13 @@ from rlx.rollout.rollouts import RolloutBatch
 _GROUPS = ("keys", "steps", "lengths", "rewards", "finished", "kept")  # [N] or [N, G]; tokens and logprobs are [all tokens]
 
 
-class BufferContext(RolloutContext, Protocol):
-    """What a buffer is kept in; a Lab is one."""
-
-    @property
-    def state(self) -> dict[str, Tensor]: ...
-
-
 class ReplayBuffer:
     """The newest `capacity` groups that were added, whole; the oldest leave first. Made anew in each `draw`, on `lab.state`.
 
     name: tells several buffers of one algorithm apart. Raises ConfigError for a capacity below 1.
     """
 
-    def __init__(self, lab: BufferContext, *, capacity: int, name: str = "buffer") -> None:
+    def __init__(self, lab: RolloutContext, *, capacity: int, name: str = "buffer") -> None:
         if capacity < 1:
             raise ConfigError(f"a replay buffer of capacity {capacity} keeps nothing; it counts groups, 1 or more")
         self._lab, self._capacity, self._name = lab, capacity, name

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlx.data.preferences import epoch_rows
 from rlx.errors import ConfigError, DataError, TrainingError
+from rlx.rollout.curriculum import learn_level, level_of, rows_at
 from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
@@ -66,6 +67,8 @@ class RolloutContext(Protocol):
     def step(self) -> int: ...
     @property
     def rng(self) -> Stream: ...
+    @property
+    def state(self) -> dict[str, Tensor]: ...
 
 
 def roll_out(
@@ -82,18 +85,23 @@ def roll_out(
             f"prompts_per_step={prompts_per_step} and group_size={group_size} must be at least 1, "
             f"resample_attempts={resample_attempts} at least 0"
         )
-    num_rows = len(lab.task.prompts())
+    num_rows, address, curriculum = len(lab.task.prompts()), lab.rng.child("prompts"), lab.task.curriculum
     if num_rows == 0:
         raise DataError(f"task {lab.task.name} has no prompts to sample completions for")
-    rows = epoch_rows(lab.rng.child("prompts"), num_rows=num_rows, step=lab.step, per_step=prompts_per_step)
+    pool = np.arange(num_rows)
+    if curriculum is not None:
+        level = level_of(curriculum, lab.state)
+        pool, address = rows_at(curriculum, level), address.child("level", level)
+    rows = pool[epoch_rows(address, num_rows=len(pool), step=lab.step, per_step=prompts_per_step)]
     batch = sample_groups(lab, rows, group_size=group_size)
+    progress = {} if curriculum is None else learn_level(curriculum, lab.state, batch, lab.task.full_reward_value())
     drawn = len(batch)
     for attempt in range(1, resample_attempts + 1):
         without_signal = batch.without_signal
         missing = int(without_signal.sum())
         if not missing:
             break
-        again = lab.rng.child("prompts", "attempt", attempt, lab.step).numpy().integers(0, num_rows, size=missing)
+        again = pool[lab.rng.child("prompts", "attempt", attempt, lab.step).numpy().integers(0, len(pool), size=missing)]
         fresh = sample_groups(lab, again, group_size=group_size, attempt=attempt)
         drawn += missing
         good = batch.take(torch.nonzero(~without_signal).flatten().tolist())
@@ -105,7 +113,7 @@ def roll_out(
     if filter_truncated:
         batch = replace(batch, kept=batch.kept & batch.finished)
     counts = {"groups_resampled": float(drawn - len(batch))} if resample_attempts else {}
-    return replace(batch, metrics=batch.figures() | counts)
+    return replace(batch, metrics=batch.figures() | counts | progress)
 
 
 def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, group_size: int, attempt: int = 0) -> RolloutBatch:
@@ -142,6 +150,7 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
         failed=failed,
         turns=None if lab.task.interaction is None else played.turns,
         token_rewards=played.token_rewards(lab.policy, sources) if by_turn else None,
+        environment_figures={name: torch.tensor(part, dtype=torch.float32) for name, part in played.figures().items()},
         tokens_sampled=int(rollout.sequences.learned_lengths.sum()),
     )
 

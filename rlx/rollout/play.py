@@ -18,7 +18,7 @@ from rlx.errors import TrainingError
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.rollout.table import Spans, Table, TurnSampler
 from rlx.seeding import Stream
-from rlx.task.base import Graded, Prompt, Task
+from rlx.task.base import Graded, Prompt, Task, finite
 from rlx.task.environment import Conversation, Interaction
 
 if TYPE_CHECKING:
@@ -77,6 +77,24 @@ class Played:
                 for number, (begin, end) in enumerate(spans):
                     found[row, column, begin:end] = number
         return found
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """Name -> float64 [P, G], what the environment counted in each conversation; 0 where it broke one off.
+
+        Raises TrainingError for a value that is no finite number, or conversations with different names.
+        """
+        if self.conversations is None:
+            return {}
+        talks = [one for group in self.conversations for one in group]
+        found = [{} if talk.error else dict(talk.environment.figures()) for talk in talks]
+        first: dict[str, float] = next((own for own, talk in zip(found, talks, strict=True) if not talk.error), {})
+        for own, talk in zip(found, talks, strict=True):
+            if not talk.error and (own.keys() != first.keys() or any(finite(value) is None for value in own.values())):
+                raise TrainingError(
+                    f"figures of {type(talk.environment).__name__} gives {own!r:.120}; it gives finite numbers under the same "
+                    f"names in every conversation, and in the first they were {', '.join(first) or 'none'}"
+                )
+        return {name: np.array([own.get(name, 0.0) for own in found]).reshape(len(self.conversations), -1) for name in first}
 
     @property
     def failed(self) -> torch.Tensor | None:

@@ -32,7 +32,8 @@ class RolloutBatch:
     finished: bool [P, G], not truncated; kept: bool [P, G], not filtered out of the loss.
     Of conversations with an environment, else None: failed: bool [P, G], those that the environment broke off; turns: int64
     [P, G, T], the number of the turn of the assistant that a token belongs to, -1 outside; token_rewards: float32 [P, G, T], the
-    pieces of the rewards at the tokens at which they were earned, set where the task gives credit by turn.
+    pieces of the rewards at the tokens at which they were earned, set where the task gives credit by turn; environment_figures:
+    name -> float32 [P, G], what the environment counted.
     An algorithm sets by `with_values`, else None: advantages [P, G] or [P, G, T], weights [P, G, T] (of the loss,
     over the rows of one update), value_weights, values, returns, reference_logprobs and proximal_logprobs [P, G, T]; rng: the
     stream of a loss that chooses at random.
@@ -52,6 +53,7 @@ class RolloutBatch:
     failed: Tensor | None = None
     turns: Tensor | None = None
     token_rewards: Tensor | None = None
+    environment_figures: Mapping[str, Tensor] = field(default_factory=dict)
     advantages: Tensor | None = None
     weights: Tensor | None = None
     values: Tensor | None = None
@@ -124,9 +126,10 @@ class RolloutBatch:
                 return tuple(value[row] for row in rows)
             return value
 
-        parts = {name: taken(reward) for name, reward in self.reward_parts.items()}
         others = {item.name: taken(getattr(self, item.name)) for item in fields(self)}
-        return RolloutBatch(**{**others, "sequences": sequences, "reward_parts": parts})
+        for name in ("reward_parts", "environment_figures"):
+            others[name] = {key: taken(part) for key, part in getattr(self, name).items()}
+        return RolloutBatch(**{**others, "sequences": sequences})
 
     @staticmethod
     def join(batches: Sequence[RolloutBatch]) -> RolloutBatch:
@@ -158,6 +161,10 @@ class RolloutBatch:
             failed=joined("failed"),
             turns=joined("turns", padding=-1),
             token_rewards=joined("token_rewards"),
+            environment_figures={
+                name: torch.cat([batch.environment_figures.get(name, torch.zeros_like(batch.rewards)) for batch in batches])
+                for name in dict.fromkeys(name for batch in batches for name in batch.environment_figures)
+            },
             tokens_sampled=sum(batch.tokens_sampled for batch in batches),
         )
 
@@ -175,6 +182,7 @@ class RolloutBatch:
         if self.turns is not None and self.failed is not None:
             figures["turns"] = float((self.turns.amax(dim=-1) + 1).double().mean())
             figures["environment_failed"] = float(self.failed.double().mean())
+            figures |= {name: float(part.double().mean()) for name, part in self.environment_figures.items()}
         return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
 
 

@@ -82,7 +82,10 @@ class TurnSampler:
 
 @dataclass(eq=False)
 class Seat:
-    """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them."""
+    """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them.
+
+    heard: the assistant's last turn as the environment gets it.
+    """
 
     conversation: Conversation
     address: Stream
@@ -92,6 +95,7 @@ class Seat:
     is_learned: list[bool] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     is_cut: bool = False
+    heard: str = ""
 
     @property
     def length(self) -> int:
@@ -122,14 +126,15 @@ class Table:
 
     def __init__(self, interaction: Interaction, turns: TurnSampler, prompts: Sequence[Prompt], group_size: int) -> None:
         self.interaction, self.turns = interaction, turns
-        self.tools = interaction.environment.tool_schemas()
+        self.environment = interaction.environment.for_policy(turns.policy)
+        self.tools = self.environment.tool_schemas()
         self.seats = [[self._seat(prompt, row, column) for column in range(group_size)] for row, prompt in enumerate(prompts)]
         self.temperature = turns.sampler.temperature if turns.temperature is None else turns.temperature
 
     def _seat(self, prompt: Prompt, row: int, column: int) -> Seat:
         address = self.turns.address(row, column)
         name = f"conversation {column + 1} of prompt {self.turns.prompt_keys[row]}"
-        own = Conversation.of(self.interaction.environment, prompt, name=name, stream=address.child("environment"))
+        own = Conversation.of(self.environment, prompt, name=name, stream=address.child("environment"))
         return Seat(own, address, np.zeros(0, dtype=np.int64))
 
     @property
@@ -170,7 +175,7 @@ class Table:
 
     @property
     def _name(self) -> str:
-        return type(self.interaction.environment).__name__
+        return type(self.environment).__name__
 
     def _sample(self, running: list[Seat], round_number: int) -> None:
         """The next turn of each conversation that still runs."""
@@ -186,6 +191,13 @@ class Table:
             seat.add(said, values[: len(said)].copy())
             seat.is_cut = not finished
             seat.conversation.say(self.turns.sampler.text(self.turns.policy, said))
+            seat.heard = self._marked(said) if self.environment.reads_special_tokens else seat.conversation.turns[-1]
+
+    def _marked(self, said: Tokens) -> str:
+        """A turn with its special tokens, that which ends it apart."""
+        policy = self.turns.policy
+        ended = len(said) > 0 and int(said[-1]) in policy.eos_token_ids
+        return str(policy.tokenizer.decode(said[: len(said) - ended].tolist(), skip_special_tokens=False))
 
     def _limit(self, seat: Seat) -> int:
         """The most tokens of the conversation's next turn; below 1 if there is no room."""
@@ -208,8 +220,7 @@ class Table:
 
         calls: list[tuple[Seat, Callable[[], Any], Callable[[Any], None]]] = []
         for seat in running:
-            conversation = seat.conversation
-            calls.append((seat, _step(conversation), heard(seat)))
+            calls.append((seat, _step(seat), heard(seat)))
         so_far = {id(seat): tuple(seat.conversation.messages) for seat in running}
         self._call(calls)
         for seat in running:
@@ -299,5 +310,5 @@ class Table:
         return [[found.get(id(seat), missing) for seat in group] for group in self.seats]
 
 
-def _step(conversation: Conversation) -> Callable[[], Any]:
-    return lambda: conversation.environment.step(conversation.turns[-1])
+def _step(seat: Seat) -> Callable[[], Any]:
+    return lambda: seat.conversation.environment.step(seat.heard)

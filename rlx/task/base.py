@@ -132,6 +132,11 @@ class Task(Ranged):
         """An rlx.task.environment.Interaction: how its conversations are played; None where a completion is one turn."""
         return None
 
+    @property
+    def curriculum(self) -> Any:
+        """An rlx.task.curriculum.Curriculum: which prompts to learn from are drawn when; None where all are drawn alike."""
+        return None
+
     def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:
         where = f"for the completion {completion!r} of the prompt {prompt.text!r}"
         try:

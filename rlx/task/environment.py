@@ -47,10 +47,12 @@ class Environment:
     state: an empty dict, for classes that are frozen and have no attributes to write to.
 
     bounds: the smallest and the largest sum of rewards of a conversation, None if unknown. From the largest on a conversation
-    counts as right, so that the score is the share of right ones; see task.full_reward.
+    counts as right, so that the score is the share of right ones; see task.full_reward. (0, 0): it gives no rewards.
+    reads_special_tokens: whether `step` gets the special tokens of a turn too, that which ends it apart.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = None
+    reads_special_tokens: ClassVar[bool] = False
 
     rng: random.Random
     state: dict[str, Any]
@@ -74,6 +76,16 @@ class Environment:
     def tool_schemas(self) -> tuple[Mapping[str, Any], ...]:
         """The schemas of tools that the chat template tells the assistant about."""
         return ()
+
+    def for_policy(self, policy: Any) -> Environment:
+        """The environment of conversations with an rlx.policy.base.Policy, asked for once a draw: this one, unless it depends on
+        how the policy's chat template writes. Raises ConfigError if the two do not go together.
+        """
+        return self
+
+    def figures(self) -> Mapping[str, float]:
+        """Numbers about a conversation that ended, always the same ones; their means are logged as train/NAME and eval/NAME."""
+        return {}
 
     def content_hash(self) -> str:
         """A hash of the data that the config names but does not contain; empty if there is none."""

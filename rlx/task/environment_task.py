@@ -73,6 +73,8 @@ class EnvironmentTask(PromptFile):
     credit: str = one_of(CREDITS)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.environment, Environment):
+            raise ConfigError(f"task.environment is {self.environment!r:.80}, no environment; see rlx guide environment")
         super().__post_init__()
         lacking = [name for name in ("start", "step") if getattr(type(self.environment), name) is getattr(Environment, name)]
         if lacking:
@@ -81,10 +83,10 @@ class EnvironmentTask(PromptFile):
             )
 
     def all_rewards(self) -> Mapping[str, Reward | Callable[..., Any]]:  # type: ignore[override]
-        return {
-            ENVIRONMENT: EnvironmentReward(weight=self.environment_weight, environment=self.environment),
-            **super().all_rewards(),
-        }
+        if self.environment.bounds == (0.0, 0.0):
+            return super().all_rewards()
+        own = EnvironmentReward(weight=self.environment_weight, environment=self.environment)
+        return {ENVIRONMENT: own, **super().all_rewards()}
 
     @cached_property
     def interaction(self) -> Interaction:

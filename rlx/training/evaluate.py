@@ -256,11 +256,12 @@ class Evaluator:
 
 
 def _of_conversations(played: Played) -> dict[str, float]:
-    """The mean number of turns, and the share of conversations that the environment broke off."""
+    """The mean number of turns, the share of conversations that the environment broke off, and the means of what it counted."""
     if played.failed is None:
         return {}
     turns = [len(spans) for group in played.turn_spans for spans in group]
-    return {"turns": float(np.mean(turns)), "environment_failed": float(played.failed.double().mean())}
+    counted = {name: float(part.mean()) for name, part in played.figures().items()}
+    return {"turns": float(np.mean(turns)), "environment_failed": float(played.failed.double().mean()), **counted}
 
 
 def standard_error_of_mean(values: np.ndarray) -> float:

@@ -19,6 +19,7 @@ PARENTS = {
     "task": "rlx.task.arithmetic.Arithmetic",
     "task/reward": "rlx.task.reward.base.Reward",
     "task/environment": "rlx.task.guess.Guess",
+    "task/tool": "rlx.task.tool.base.Tool",
     "policy": "rlx.policy.base.Policy",
     "policy/adapter": "rlx.policy.adapter.Lora",
     "optimizer": "torch.optim.SGD",
@@ -61,6 +62,6 @@ def test_a_class_of_ones_own_is_an_option(name, tmp_path, monkeypatch, capsys):
     host = [f"{group.above}={group.host}"] if group.above else []
     chosen = f"{module}.Mine"
     choice = f"{name}=[{chosen}]" if group.several else f"{name}={chosen}"
-    place = group.place.format("Mine" if name == "task/reward" else "mine")
+    place = group.place.format("Mine" if name in ("task/reward", "task/tool") else "mine")
     assert invoke(["train", *host, choice, "--cfg", "job", "--package", place]) == (0, "")
     assert f"_target_: {chosen}" in capsys.readouterr().out

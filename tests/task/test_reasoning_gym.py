@@ -75,8 +75,8 @@ def test_further_rewards_are_added():
         ({"dataset": "xyzzy"}, "no such data set; some of its"),
         ({"parameters": {"max_termz": 3}}, "did you mean max_terms?"),
         ({"parameters": {"seed": 3}}, "task.parameters.seed is set by task.data_seed"),
-        ({"num_prompts": 0}, "num_prompts is 0"),
-        ({"data_seed": -1}, "data_seed is -1"),
+        ({"num_prompts": 0}, r"task\.num_prompts=0: it must be"),
+        ({"data_seed": -1}, r"task\.data_seed=-1: it must be"),
     ],
 )
 def test_what_the_package_does_not_know_is_refused_at_once(changes, message):
@@ -120,3 +120,42 @@ def test_a_real_model_learns_from_its_problems(tmp_path, monkeypatch):
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert {"train/reward/scorer", "train/grad_norm"} <= lines[1].keys()
     assert (run / "checkpoint" / "step_2" / "model.safetensors").is_file()
+
+
+def test_difficulty_follows_the_packages_curriculum():
+    made = task(difficulty=1, max_difficulty=3, raise_at=0.5, num_prompts=30, num_held_out=31)
+    levels = made.curriculum.levels
+    assert (set(levels), made.curriculum.start, made.curriculum.highest) == ({1, 2, 3}, 1, 3)
+    longest = [max(prompt.text.count(sign) for sign in "+-") for prompt in made.prompts()]
+    assert max(length for length, level in zip(longest, levels, strict=True) if level == 1) < max(longest)
+    held_out = [prompt.columns["level"] for prompt in made.held_out_prompts()]
+    assert [held_out.count(level) for level in (1, 2, 3)] == [10, 10, 11]
+    for prompt in (made.prompts()[0], made.prompts()[-1], made.held_out_prompts()[-1]):
+        assert made.reward(prompt, prompt.columns["answer"])["reward"] == 1.0
+    assert made.facts()["difficulty"] == "1 of 1 to 3, rises where 50% are right in 10 steps"
+    assert task().curriculum is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"difficulty": 0, "parameters": {"max_terms": 3}}, r"task\.parameters\.max_terms is set by the curriculum"),
+        ({"difficulty": 3, "max_difficulty": 2}, "the first is not above the second"),
+        ({"difficulty": 99}, "has the levels 0 to 10"),
+        ({"raise_at": 0.5}, r"begin one with task\.difficulty=0"),
+        ({"dataset": "composite", "difficulty": 0}, "no curriculum for composite"),
+    ],
+)
+def test_a_curriculum_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        task(**changes)
+
+
+def test_a_composite_draws_from_its_parts():
+    parts = [{"name": "chain_sum", "weight": 1, "config": {"max_terms": 2}}, {"name": "leg_counting"}]
+    made = task(dataset="composite", parameters={"datasets": parts}, num_prompts=20, num_held_out=4)
+    assert {prompt.columns["entry"]["metadata"]["source_dataset"] for prompt in made.prompts()} == {"chain_sum", "leg_counting"}
+    for prompt in made.prompts()[:6]:
+        assert made.reward(prompt, prompt.columns["answer"])["reward"] == 1.0
+    with pytest.raises(ConfigError, match="datasets is a list of parts"):
+        task(dataset="composite", parameters={"datasets": ["chain_sum"]}).prompts()

@@ -1,0 +1,116 @@
+"""Tools that the assistant may call: functions of typed arguments, and the JSON schemas that chat templates write of them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rlx.config.classes import hints_of
+from rlx.errors import ConfigError
+
+_EXAMPLE = "a tool is a function of a module, like def search(query: str, limit: int = 5) -> str"
+_ARGUMENTS = re.compile(r"^\s*(Args|Arguments|Parameters|Returns):?\s*$", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A function of typed arguments: `def search(query: str, limit: int = 5) -> str`.
+
+    Its docstring describes it to the assistant, with what stands under `Args:` for each argument. Arguments that the config sets
+    (task.environment.tools.search.function.limit=3) are not the assistant's to choose. It runs in a worker process, which imports
+    its module. Raises ConfigError for an argument without a type, or of one that JSON has not.
+    """
+
+    function: Callable[..., str]
+
+    def __post_init__(self) -> None:
+        _ = self.target, self.schema
+
+    @property
+    def _plain(self) -> Callable[..., Any]:
+        plain: Callable[..., Any] = self.function.func if isinstance(self.function, functools.partial) else self.function
+        return plain
+
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """The arguments that the config sets."""
+        return dict(self.function.keywords) if isinstance(self.function, functools.partial) else {}
+
+    @property
+    def name(self) -> str:
+        """The function's own."""
+        return str(getattr(self._plain, "__name__", ""))
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """(module, name) of the function, by which a worker process finds it."""
+        module, name = getattr(self._plain, "__module__", ""), getattr(self._plain, "__qualname__", "")
+        is_inner = module.startswith("rlx.") and not module.startswith("rlx.task.tool.")  # of rlx, and no tool
+        if not module or module == "__main__" or not name or "<" in name or is_inner:
+            raise ConfigError(f"task.environment.tools: {self._plain!r:.80} is no tool that a process can import; {_EXAMPLE}")
+        return module, name
+
+    @cached_property
+    def schema(self) -> Mapping[str, Any]:
+        """{"type": "function", "function": {"name", "description", "parameters"}}, as transformers makes it of a function."""
+        from transformers.utils import DocstringParsingException, TypeHintParsingException, get_json_schema
+
+        own, hints = self.name, hints_of(self._plain)
+        taken = list(inspect.signature(self._plain).parameters.values())
+        for item in taken:
+            if item.kind not in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY) or item.name not in hints:
+                raise ConfigError(
+                    f"task.environment.tools: the argument {item.name} of {own} has no name of its own or no type; {_EXAMPLE}"
+                )
+        unknown = sorted(set(self.fixed) - {item.name for item in taken})
+        if unknown:
+            raise ConfigError(f"task.environment.tools: {own} has no argument {unknown[0]}")
+        about, said = _documented(inspect.getdoc(self._plain) or "", [item.name for item in taken])
+        twin = _signature_alone(own, hints, taken)
+        twin.__doc__ = f"{about or own}\n\nArgs:\n" + "".join(f"    {name}: {text or name}\n" for name, text in said.items())
+        try:
+            schema: dict[str, Any] = get_json_schema(twin)
+        except (TypeHintParsingException, DocstringParsingException, KeyError, TypeError) as error:
+            raise ConfigError(f"task.environment.tools: no JSON schema can be made of {own}: {error}") from error
+        parameters = schema["function"]["parameters"]
+        for name in self.fixed:
+            parameters["properties"].pop(name)
+        for name, text in said.items():
+            if not text and name in parameters["properties"]:
+                parameters["properties"][name].pop("description", None)
+        parameters["required"] = [name for name in parameters.get("required", ()) if name not in self.fixed]
+        return schema
+
+
+def _signature_alone(name: str, hints: Mapping[str, Any], taken: list[inspect.Parameter]) -> Any:
+    """A function of this name and these arguments that does nothing."""
+
+    def twin() -> None: ...
+
+    twin.__name__ = twin.__qualname__ = name
+    twin.__annotations__ = {item.name: hints[item.name] for item in taken}
+    twin.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    return twin
+
+
+def _documented(text: str, names: list[str]) -> tuple[str, dict[str, str]]:
+    """What a docstring says of a function, and of each argument under `Args:`; empty where it says nothing."""
+    found = _ARGUMENTS.search(text)
+    about, rest = (text, "") if found is None else (text[: found.start()], text[found.end() :])
+    ended = _ARGUMENTS.search(rest)
+    said: dict[str, str] = dict.fromkeys(names, "")
+    last = ""
+    for line in (rest if ended is None else rest[: ended.start()]).splitlines():
+        begun = re.match(rf"\s*({_NAME.pattern})\s*(?:\([^)]*\))?\s*:\s*(.*)", line)
+        if begun and begun[1] in said:
+            last = begun[1]
+            said[last] = begun[2].strip()
+        elif last and line.strip():
+            said[last] = f"{said[last]} {line.strip()}".strip()
+    return about.strip(), said

@@ -1,0 +1,156 @@
+"""The environment of tools: it runs the assistant's calls and answers with their results."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError
+from rlx.fields import check_hyperparameters, count, within
+from rlx.task.environment import Environment, Turn
+from rlx.task.messages import with_system
+from rlx.task.tool.base import Tool
+from rlx.task.tool.calls import FORMATS, Call, format_of
+from rlx.task.tool.worker import ToolError, ToolWorkers
+
+_DESCRIPTION = (
+    "You may call tools. To call one, write\n"
+    '<tool_call>{{"name": "NAME", "arguments": {{...}}}}</tool_call>\n'
+    "and nothing else. The result comes in the next message. The tools:\n{schemas}"
+)
+_PROBE = Call("rlx_probe", {"rlx_key": "rlx"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolUse(Environment):
+    """Runs the calls of tools in a turn of the assistant; a turn without a call is the answer and ends the conversation.
+
+    tools: name -> tool, which task/tool chooses. Whatever goes wrong with a call (no such tool, arguments that do not fit, a tool
+    that raises or hangs) is the message "error: ..." of the tool and counts as tool_errors; the conversation goes on.
+    call_seconds: the longest call; a longer one is ended. num_workers: how many calls run at a time, in a process each.
+    max_calls: of one turn; further ones are not run. max_characters: of a result; the rest is left out.
+    describes_tools: a system message describes the tools, and results are messages of the user, for models whose chat template
+    knows no tools.
+    """
+
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 0.0)
+    reads_special_tokens: ClassVar[bool] = True
+
+    tools: Mapping[str, Tool | Callable[..., Any]]
+    call_seconds: float = within(above=0)
+    num_workers: int = count()
+    max_calls: int = count()
+    max_characters: int = count()
+    describes_tools: bool
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+        if not self.tools:
+            raise ConfigError("task.environment.tools is empty; choose one or several: task/tool=[calculator,my_lab.search]")
+        made = [tool if isinstance(tool, Tool) else Tool(function=tool) for tool in self.tools.values()]
+        object.__setattr__(self, "tools", {tool.name: tool for tool in made})
+        if len(self.tools) < len(made):
+            raise ConfigError(f"task.environment.tools has two functions of one name among {', '.join(self.tools)}; rename one")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ToolUse:
+        return copy.copy(self)  # conversations share the processes, and have `state` for what is theirs
+
+    @cached_property
+    def _workers(self) -> ToolWorkers:
+        return ToolWorkers(seconds=self.call_seconds, most=self.num_workers)
+
+    @cached_property
+    def _read(self) -> Callable[[str], list[Call]]:
+        return FORMATS["hermes"]  # as the description says; `for_policy` sets that of a chat template
+
+    def for_policy(self, policy: Any) -> ToolUse:
+        """This environment with the format in which the policy's chat template writes calls.
+
+        Raises ConfigError for a template that does not write schemas of tools, or calls in a format that is not read here.
+        """
+        twin = copy.copy(self)
+        twin.__dict__.update(_workers=self._workers)
+        if self.describes_tools:
+            return twin
+        template, otherwise = policy.text.template, "or give another template with policy.chat_template=FILE"
+        opening = ({"role": "user", "content": "?"},)
+        schemas = self.tool_schemas()
+        if template.ignores_tools(opening, schemas, template.prompt(opening, schemas)):
+            raise ConfigError(
+                f"the chat template of {policy.name} does not write the schemas of tools, so the assistant would not know them; "
+                f"set task.environment.describes_tools=true, which describes them in a system message, {otherwise}"
+            )
+        written = template.written_call(_PROBE.name, _PROBE.arguments, schemas)
+        name = format_of(written, _PROBE)
+        if name is None:
+            raise ConfigError(
+                f"the chat template of {policy.name} writes a call of a tool as {written!r:.120}, and the formats that are read "
+                f"are {', '.join(FORMATS)}; set task.environment.describes_tools=true, which asks for {next(iter(FORMATS))}, "
+                f"{otherwise}"
+            )
+        twin.__dict__.update(_read=FORMATS[name])
+        return twin
+
+    def tool_schemas(self) -> tuple[Mapping[str, Any], ...]:
+        return () if self.describes_tools else tuple(tool.schema for tool in self._all.values())
+
+    @property
+    def _all(self) -> Mapping[str, Tool]:
+        return self.tools  # type: ignore[return-value]
+
+    def start(self, prompt: Any, **columns: Any) -> Any:
+        self.state.update(tool_calls=0.0, tool_errors=0.0)
+        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
+        if not self.describes_tools:
+            return messages
+        about = _DESCRIPTION.format(schemas="\n".join(json.dumps(tool.schema["function"]) for tool in self._all.values()))
+        if messages[0]["role"] in ("system", "developer"):
+            return ({**messages[0], "content": f"{messages[0]['content']}\n\n{about}"}, *messages[1:])
+        return with_system(messages, about)
+
+    async def step(self, completion: str) -> Turn:  # type: ignore[override]
+        calls = self._read(completion)
+        if not calls:
+            return Turn(done=True)
+        results = await asyncio.gather(*(self._result(place, call) for place, call in enumerate(calls)))
+        self.state["tool_calls"] += len(calls)
+        self.state["tool_errors"] += sum(is_error for _, is_error in results)
+        names = [call.name if call.name in self.tools else "error" for call in calls]
+        if self.describes_tools:
+            return Turn("\n".join(f"<tool_response>\n{content}\n</tool_response>" for content, _ in results))
+        return Turn(
+            [{"role": "tool", "name": name, "content": content} for name, (content, _) in zip(names, results, strict=True)]
+        )
+
+    async def _result(self, place: int, call: Call) -> tuple[str, bool]:
+        """What a call comes to as text, and whether it is an error."""
+        try:
+            text = await self._called(place, call)
+            if len(text) > self.max_characters:
+                text = f"{text[: self.max_characters]}... ({len(text) - self.max_characters} more characters)"
+            found = text, False
+        except ToolError as error:
+            found = f"error: {error}"[: self.max_characters], True
+        return found[0].encode("utf-8", "replace").decode(), found[1]
+
+    async def _called(self, place: int, call: Call) -> str:
+        if call.error:
+            raise ToolError(call.error)
+        if place >= self.max_calls:
+            raise ToolError(f"the turn has more than {self.max_calls} calls")
+        tool = self._all.get(call.name)
+        if tool is None:
+            raise ToolError(f"there is no tool {call.name!r:.80}; there are {', '.join(self.tools)}")
+        taken = sorted(set(call.arguments) - set(tool.schema["function"]["parameters"]["properties"]))
+        if taken:
+            raise ToolError(f"{call.name} has no argument {taken[0]!r:.80}")
+        return await self._workers.call(tool.target, {**call.arguments, **tool.fixed})
+
+    def figures(self) -> Mapping[str, float]:
+        """How many tools were called in the conversation, and how many of these calls failed."""
+        return {name: float(self.state.get(name, 0.0)) for name in ("tool_calls", "tool_errors")}
