@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from rlx.client import GoneError, JsonClient, NotThereError
 from rlx.data.sequences import Tokens
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import count, non_empty, one_of, within
-from rlx.rollout.client import GoneError, JsonClient, NotThereError
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.gap import DTYPES, Reported, Watch, compare
 from rlx.rollout.sampler import Draw, Sampler

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlx.client import JsonClient
 from rlx.errors import ConfigError, TrainingError
-from rlx.rollout.client import JsonClient
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy

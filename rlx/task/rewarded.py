@@ -10,7 +10,7 @@ from rlx.errors import ConfigError, TrainingError
 from rlx.fields import one_of, within
 from rlx.task.base import Earned, Graded, Prompt, Task, finite
 from rlx.task.reward.base import FunctionReward, Reward
-from rlx.task.reward.credit import REWARD_FORMS, earned_of
+from rlx.task.reward.credit import REWARD_FORMS, Measured, earned_of
 
 ROUNDING = 1e-6  # tolerance for a sum of weighted rewards
 FAILED = "failed"
@@ -77,7 +77,8 @@ class RewardedTask(Task):
     def _graded(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Graded]:
         samples = list(zip(prompts, completions, strict=True))
         rewards = self.all_rewards()
-        values = {name: reward.score_all(samples) for name, reward in rewards.items()}
+        given = {name: reward.score_all(samples) for name, reward in rewards.items()}
+        values = {name: [one.value if isinstance(one, Measured) else one for one in column] for name, column in given.items()}
         rows = []
         for row, (prompt, completion) in enumerate(samples):
             turns = prompt.columns.get("turns", (completion,))
@@ -97,9 +98,8 @@ class RewardedTask(Task):
             counted = {FAILED: float(bool(bad))} if self.on_reward_error == "fail" else {}
             shares = {
                 f"{name}_{key}": 0.0 if (share := finite(value)) is None else share
-                for name, column in values.items()
-                if isinstance(column[row], Mapping)
-                for key, value in column[row].items()
+                for name, column in given.items()
+                for key, value in _figures(column[row]).items()
             }
             rows.append(Graded({"reward": total, **parts, **shares, **counted}, earned))
         return rows
@@ -108,6 +108,13 @@ class RewardedTask(Task):
         """The rewards and their weights as text."""
         terms = ((name, reward.weight) for name, reward in self.all_rewards().items())
         return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
+
+
+def _figures(outcome: Any) -> Mapping[str, Any]:
+    """What a reward gave by name for a completion: the numbers of a sum, and those beside its value."""
+    if isinstance(outcome, Measured):
+        return {**_figures(outcome.value), **outcome.figures}
+    return outcome if isinstance(outcome, Mapping) else {}
 
 
 def summed(outcome: Any) -> Any:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from rlx.client import NotThereError
 from rlx.errors import ConfigError, TrainingError
 from rlx.policy.adapter import Lora
 from rlx.policy.tiny import build_tiny
-from rlx.rollout.client import NotThereError
 from rlx.rollout.server import ServerSampler
 from rlx.rollout.sync import ADAPTER_NAME, require_sync
 from rlx.seeding import Stream

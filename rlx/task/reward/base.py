@@ -17,6 +17,9 @@ from typing import Any, ClassVar
 from rlx.errors import DataError, RlxError
 from rlx.fields import Ranged, within
 from rlx.task.base import Prompt, Text
+from rlx.task.timed import TimedCalls
+
+_AWAITED_SECONDS = 3600.0  # the longest of an async reward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,8 @@ class Reward(Ranged, ABC):
 class FunctionReward(Reward):
     """A function of the user's own: `def reward(prompt, completion, **columns) -> float`.
 
-    It may give several numbers by name, {"format": 0.2, "answer": 1.0}: the reward is their sum, and each is logged.
+    It may give several numbers by name, {"format": 0.2, "answer": 1.0}: the reward is their sum, and each is logged. It may be
+    `async def`: then those of all completions of a batch run at the same time.
 
     function: gets the columns that it names, or all of them if it takes **columns.
     """
@@ -84,6 +88,20 @@ class FunctionReward(Reward):
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         return self.function(prompt, completion, **self._taken(columns))
 
+    def score_all(self, samples: Sequence[tuple[Prompt, str]]) -> list[Any]:
+        values = super().score_all(samples)
+        places = [place for place, value in enumerate(values) if inspect.isawaitable(value)]
+        found = self._calls.run([functools.partial(_given, values[place]) for place in places]) if places else []
+        for place, value in zip(places, found, strict=True):
+            if isinstance(value, RlxError):
+                raise value
+            values[place] = value
+        return values
+
+    @cached_property
+    def _calls(self) -> TimedCalls:
+        return TimedCalls(_AWAITED_SECONDS)
+
     @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.function).parameters
@@ -101,6 +119,10 @@ class FunctionReward(Reward):
         if any(item.kind is item.VAR_KEYWORD for item in parameters):
             return free
         return {item.name: free[item.name] for item in named if item.name in free}
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _names(function: Callable[..., Any], name: str) -> bool:

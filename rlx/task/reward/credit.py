@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,17 @@ class Span:
     begin: int
     end: int
     turn: int = -1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a reward gives for a completion, with figures about it that are logged as reward/NAME_FIGURE and not added to it.
+
+    value: in one of the forms of a reward, or the exception that stands for it. Every completion has the same figures.
+    """
+
+    value: Any
+    figures: Mapping[str, float]
 
 
 def earned_of(value: Any, turns: Sequence[str]) -> tuple[Earned, ...] | None:

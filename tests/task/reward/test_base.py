@@ -1,3 +1,4 @@
+import asyncio
 import functools
 
 import pytest
@@ -63,3 +64,29 @@ def test_a_weight_is_finite(weight):
 
 def test_what_nobody_knows_has_no_largest_value():
     assert Count(weight=1.0, letter="a").largest is None
+
+
+def test_async_rewards_of_a_batch_run_at_the_same_time():
+    running, most = 0, 0
+
+    async def slow(prompt, completion):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+        if completion == "bad":
+            raise ValueError("no")
+        return len(completion)
+
+    first, bad, last = FunctionReward.of(slow).score_all([(Prompt("p"), text) for text in ("a", "bad", "abc")])
+    assert (first, last, most) == (1, 3, 3)
+    assert isinstance(bad, ValueError)
+
+
+def test_an_error_of_rlx_in_an_async_reward_ends_the_run():
+    async def wrong(prompt, completion):
+        raise DataError("mend the file")
+
+    with pytest.raises(DataError, match="mend the file"):
+        FunctionReward.of(wrong).score_all([(Prompt("p"), "a")])

@@ -37,7 +37,8 @@ class JsonClient:
     """Requests in JSON over HTTP to one server, with time-outs and retries.
 
     timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
-    time; api_key_variable: the environment variable that holds the key, None if the server asks for none.
+    time; api_key_variable: the environment variable that holds the key, None if the server asks for none. key: the node of the
+    config that has these settings, for messages.
     """
 
     url: str
@@ -45,6 +46,7 @@ class JsonClient:
     retries: int
     backoff: float
     api_key_variable: str | None
+    key: str = "rollout"
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The server's reply to a POST of `body`, or to a GET if there is none."""
@@ -56,7 +58,9 @@ class JsonClient:
             urllib.request.Request(address)
             urlsplit(address).port  # noqa: B018  # a property that raises
         except ValueError as error:
-            raise ConfigError(f"rollout.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1") from error
+            raise ConfigError(
+                f"{self.key}.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1"
+            ) from error
         data = None if body is None else json.dumps(body).encode()
         kind: type[TrainingError] = TrainingError
         for attempt in range(self.retries + 1):
@@ -75,7 +79,7 @@ class JsonClient:
                 trouble, kind = _trouble(error, self.timeout), GoneError
         raise kind(
             f"the server at {self.url} did not answer {path} in {self.retries + 1} tries ({trouble}); "
-            "is it up? see rollout.url, rollout.timeout and rollout.retries"
+            f"is it up? see {self.key}.url, {self.key}.timeout and {self.key}.retries"
         )
 
     def tell(self, path: str, body: dict[str, Any] | None = None, *, missing: str) -> None:
@@ -83,7 +87,7 @@ class JsonClient:
 
         Raises NotThereError where it has no such path; missing: what to do then.
         """
-        beside = JsonClient(self.root, self.timeout, self.retries, self.backoff, self.api_key_variable)
+        beside = JsonClient(self.root, self.timeout, self.retries, self.backoff, self.api_key_variable, self.key)
         try:
             beside._request(path, body or {}, bytes)
         except NotThereError as error:
@@ -97,7 +101,7 @@ class JsonClient:
     def is_up(self) -> bool:
         """Whether the server answers at all, asked once."""
         try:
-            JsonClient(self.url, min(self.timeout, 5.0), 0, 0.0, self.api_key_variable).ask("models")
+            JsonClient(self.url, min(self.timeout, 5.0), 0, 0.0, self.api_key_variable, self.key).ask("models")
         except TrainingError:
             return False
         return True
@@ -141,7 +145,9 @@ class JsonClient:
         if len(text) < min(announced, _LONGEST_REPLY):  # http.client raises nothing where it is asked for a number of bytes
             raise ConnectionResetError(f"the answer ended after {len(text)} of {announced} bytes")
         if len(text) > _LONGEST_REPLY:
-            raise ConfigError(f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is rollout.url right?")
+            raise ConfigError(
+                f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is {self.key}.url right?"
+            )
         return text
 
     def _object(self, text: bytes) -> dict[str, Any]:
@@ -151,7 +157,7 @@ class JsonClient:
             answer = None
         if not isinstance(answer, dict):
             raise ConfigError(
-                f"the server at {self.url} does not answer in JSON objects, but with {text[:80]!r}; is rollout.url right?"
+                f"the server at {self.url} does not answer in JSON objects, but with {text[:80]!r}; is {self.key}.url right?"
             )
         return answer
 
@@ -160,7 +166,7 @@ class JsonClient:
         if self.api_key_variable is not None:
             key = os.environ.get(self.api_key_variable)
             if key is None:
-                raise ConfigError(f"rollout.api_key_variable={self.api_key_variable}, but no such environment variable is set")
+                raise ConfigError(f"{self.key}.api_key_variable={self.api_key_variable}, but no such environment variable is set")
             headers["Authorization"] = f"Bearer {key}"
         return headers
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from rlx.client import GoneError, JsonClient
 from rlx.errors import ConfigError, TrainingError
-from rlx.rollout.client import GoneError, JsonClient
 from tests.rollout.serving import serving
 from tests.rollout.stand_in import StandIn, model_of
 
