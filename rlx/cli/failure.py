@@ -21,6 +21,7 @@ from yaml import YAMLError
 from rlx.cli.line import quote_override
 from rlx.config.check import paths_of, unknown_key, unread_loss
 from rlx.config.compose import CommandLine, Composed, CompositionOfJobError, compose, group_of, option_node
+from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.config.targets import locate
 from rlx.errors import ConfigError, RlxError, TrainingError
@@ -46,6 +47,9 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
         return ConfigError(f"{bare} is no key of {owner}; {_any_of(group, having)}")
+    nested = GROUPS.get(bare)
+    if nested is not None and nested.above:
+        return ConfigError(f"nothing on this command line chooses a {bare}; {nested.above}={nested.host} does, among others")
     if group == "hydra":
         return ConfigError(f"{bare} is no key of Hydra's; rlx --cfg hydra shows them all")
     untyped = _untyped(raw, group, leaf)

@@ -40,3 +40,20 @@ class Bare(Sft):
     code, message = invoke(["check", "algorithm=bare_lab.Bare", "algorithm.extra=0.2"])
     assert code == 2
     assert "Bare has it without a type, which alone makes a key of it: write extra: float = 0.1" in message
+
+
+def test_a_group_that_nothing_chooses_from_is_named_with_what_does():
+    code, message = invoke(["train", "task/tool=[calculator]"])
+    assert (code, message) == (2, "nothing on this command line chooses a task/tool; task=tool_file does, among others")
+
+
+def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tool_of_ones_own.py").write_text("def search(query: str, limit: int = 3) -> str:\n    return query\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ["train", "task=tool_file", "task.path=x", "task/tool=[tool_of_ones_own.search]"]
+    argument = "+task.environment.tools.search.function.limit=1"
+    assert invoke([*line, argument, "--cfg", "job", "--package", "task.environment.tools"]) == (0, "")
+    assert "limit: 1" in capsys.readouterr().out
+    code, message = invoke([*line, argument.replace("limit", "limt")])
+    assert code == 2
+    assert "limit" in message

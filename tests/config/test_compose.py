@@ -32,7 +32,9 @@ PARENT = {
     "algorithm/combine": ["algorithm=hybrid"],
     "algorithm/value_loss": ["algorithm=custom_grpo"],
     "task/environment": ["task=environment"],
+    "task/tool": ["task=tool_file"],
 }
+SEVERAL = {"task/reward": ["task", "rewards"], "task/tool": ["task", "environment", "tools"]}
 NODES = {
     group: options
     for group, options in groups([conf_dir()]).items()
@@ -42,9 +44,9 @@ NODES = {
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group, options in NODES.items() for option in options])
 def test_every_option_of_every_group_composes(group, option):
-    cfg = compose("train", [*PARENT.get(group, []), f"{group}=[{option}]" if group == "task/reward" else f"{group}={option}"])
+    cfg = compose("train", [*PARENT.get(group, []), f"{group}=[{option}]" if group in SEVERAL else f"{group}={option}"])
     node = OmegaConf.to_container(cfg, resolve=False)
-    for part in ["task", "rewards", option] if group == "task/reward" else group.split("/"):
+    for part in [*SEVERAL[group], option] if group in SEVERAL else group.split("/"):
         node = node[part]
     assert node["_target_"].startswith(("rlx.", "torch.optim."))
 

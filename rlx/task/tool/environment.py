@@ -51,7 +51,9 @@ class ToolUse(Environment):
     def __post_init__(self) -> None:
         check_hyperparameters(self)
         if not self.tools:
-            raise ConfigError("task.environment.tools is empty; choose one or several: task/tool=[calculator,my_lab.search]")
+            raise ConfigError(
+                "task.environment.tools is empty; choose one or several: task=tool_file task/tool=[calculator,my_lab.search]"
+            )
         made = [tool if isinstance(tool, Tool) else Tool(function=tool) for tool in self.tools.values()]
         object.__setattr__(self, "tools", {tool.name: tool for tool in made})
         if len(self.tools) < len(made):
