@@ -44,7 +44,7 @@ class Bare(Sft):
 
 def test_a_group_that_nothing_chooses_from_is_named_with_what_does():
     code, message = invoke(["train", "task/tool=[calculator]"])
-    assert (code, message) == (2, "nothing on this command line chooses a task/tool; task=tool_file does, among others")
+    assert (code, message) == (2, "rlx: nothing on this command line chooses a task/tool; task=tool_file does, among others")
 
 
 def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys):

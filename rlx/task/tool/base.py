@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rlx.config.classes import hints_of
+from rlx.config.targets import hints_of
 from rlx.errors import ConfigError
 
 _EXAMPLE = "a tool is a function of a module, like def search(query: str, limit: int = 5) -> str"
