@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,6 +162,7 @@ _MERGING = re.compile(r"Error merging override (.+)", re.DOTALL)
 _AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.+?)'\n", re.DOTALL)
 _NO_GROUP = re.compile(r"Override (\S+) looks like a config group override, but config group '([^']+)' does not exist")
 _FUNCTIONS = ("range", "choice", "interval", "glob", "shuffle", "sort", "tag")
+_RLX = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
 
 
@@ -201,12 +203,29 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
     if isinstance(error, (ValueError, TypeError)) and _raised_by_hydra(error):
         hint = "; an option of a group is chosen by its name: group=option" if "Config group" in str(error) else ""
         return ConfigError(f"{_first_line(error)}{hint}")
-    return None
+    return _of_hydras_keys(chain, line)
+
+
+def _of_hydras_keys(chain: Sequence[BaseException], line: CommandLine) -> ConfigError | None:
+    """Hydra did what its own keys say (logging, callbacks, variables of the environment), and that raised whatever it raises."""
+    own = [override for override in line.overrides if re.match(r"[+~]*hydra[./]", override)]
+    if not (own or line.searched) or not _passed_hydra(chain[0]):
+        return None
+    said = ": ".join(dict.fromkeys(_first_line(error) for error in chain))
+    where = ", ".join(own) or "a key below hydra in your folder of configs"
+    return ConfigError(f"{where}: Hydra cannot use this: {said}; rlx --cfg hydra shows its own keys, which need no change")
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "/hydra/" in frames[-1].filename.replace("\\", "/")
+
+
+def _passed_hydra(error: BaseException) -> bool:
+    """Whether Hydra called what raised, and nothing of rlx's in between."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    last_own = max((place for place, file in enumerate(files) if file.startswith(_RLX)), default=-1)
+    return any("/hydra/" in file.replace("\\", "/") for file in files[last_own + 1 :])
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

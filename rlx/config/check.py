@@ -162,7 +162,7 @@ def plain(cfg: Any) -> dict[str, Any]:
         key = str(error).splitlines()[0].rpartition(" ")[2]
         raise ConfigError(f"{key} has no value; give it one: {key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'the config'}: {interpolation_message(error)}") from error
+        raise ConfigError(f"{_written_at(cfg, error)}: {interpolation_message(error)}") from error
     assert isinstance(container, dict)
     return container  # type: ignore[return-value]
 
@@ -177,9 +177,21 @@ def require_resolvable(cfg: Any) -> None:
     except InterpolationToMissingValueError:
         pass
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'the config'}: {interpolation_message(error)}") from error
+        raise ConfigError(f"{_written_at(cfg, error)}: {interpolation_message(error)}") from error
     except RecursionError as error:
         raise ConfigError("the config nests too deeply, or an interpolation leads to itself; write it flat") from error
+
+
+def _written_at(cfg: Any, error: OmegaConfBaseException) -> str:
+    """The key whose own text holds the interpolation that failed; the error names the first key that read it."""
+    key, text = str(error.full_key or ""), str(error.msg or error)
+    found = re.search(r"(?:Environment variable|Interpolation key) '([^']*)' not found", text)
+    if found is None:
+        return key or "the config"
+    reads = re.compile(rf"\$\{{(?:oc\.env:|\.*){re.escape(found[1])}[,}}]")
+    places = [path for path, value in walk(OmegaConf.to_container(cfg, resolve=False), lists=True) if reads.search(str(value))
+              and not isinstance(value, (Mapping, list))]  # fmt: skip
+    return key if key in places or not places else places[0]
 
 
 def interpolation_message(error: OmegaConfBaseException) -> str:

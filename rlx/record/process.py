@@ -1,13 +1,23 @@
-"""The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only."""
+"""The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only.
+
+Where the process cannot be seen (another machine or container), its heartbeat decides: it touches its record every few seconds.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+HEARTBEAT_SECONDS = 20.0
+SILENT_SECONDS = 300.0  # without a heartbeat; file systems of clusters show a new time a minute late
+_SILENT_BEFORE = 86_400.0  # for records of before there was one, whose files are written once a step
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,7 +59,7 @@ def this_process() -> dict[str, Any]:
     }
 
 
-def is_alive(process: dict[str, Any]) -> bool | None:
+def is_alive(process: Mapping[str, Any]) -> bool | None:
     """Whether the process of a record still lives; None if it cannot be seen from here (another machine or container)."""
     if process.get("host") != platform.node():
         return None
@@ -62,3 +72,31 @@ def is_alive(process: dict[str, Any]) -> bool | None:
         return False
     birth = _birth(pid)
     return birth is not None and birth == process.get("birth", "")
+
+
+class Heartbeat:
+    """Sets the time of a file every HEARTBEAT_SECONDS, from a thread of its own, until `stop`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stopped = threading.Event()
+        threading.Thread(target=self._beat, daemon=True, name="rlx heartbeat").start()
+
+    def stop(self) -> None:
+        """No further heartbeat; more than once is fine."""
+        self._stopped.set()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):  # it may have been moved aside
+                os.utime(self._file)
+
+
+def is_lost(process: Mapping[str, Any], file: Path) -> bool:
+    """Whether the process of the record in `file` is dead, or cannot be seen and has been silent for SILENT_SECONDS."""
+    alive = is_alive(process)
+    if alive is not None:
+        return not alive
+    beats = bool(process.get("heartbeat"))
+    written = [place.stat().st_mtime for place in (file, file.with_name("metrics.jsonl")) if place.exists()]
+    return time.time() - max(written, default=0.0) > (SILENT_SECONDS if beats else _SILENT_BEFORE)

@@ -24,7 +24,7 @@ from rlx.record import provenance as origin
 from rlx.record.directory import chosen_directory, hold, last_step, new_directory, stamped_name, truncate_lines
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
 from rlx.record.logger.base import Logger
-from rlx.record.process import this_process
+from rlx.record.process import HEARTBEAT_SECONDS, Heartbeat, this_process
 from rlx.record.run import AlgorithmResult, RunRecord, read_run
 from rlx.record.sources import Source, sources
 
@@ -48,6 +48,7 @@ class Recorder:
         self._warn = warn or logging.getLogger("rlx").warning
         self._sinks = dict(sinks)
         self._lock = hold(self.directory)
+        self._heartbeat = Heartbeat(self.directory / "run.json")
         self._files = {name: Appender(self.directory / name) for name in _LINES[:1]}
 
     @classmethod
@@ -101,7 +102,7 @@ class Recorder:
             sources=[source.to_dict() for source in files],
             provenance=origin.provenance() if provenance is None else provenance,
             started=_now(),
-            process=this_process(),
+            process=_writer(),
             directory=place.absolute(),  # the run's own code may change the working directory
         )
         _first_write(record, config_yaml, files)
@@ -145,7 +146,7 @@ class Recorder:
             },
         ]
         record = dataclasses.replace(
-            before, status="running", ended=None, error=None, result=None, process=this_process(), resumed=resumed, **changed
+            before, status="running", ended=None, error=None, result=None, process=_writer(), resumed=resumed, **changed
         )
         recorder = cls(record, loggers or {}, warn)
         for name in (*_LINES, COMPLETIONS):
@@ -251,6 +252,7 @@ class Recorder:
             (self.directory / _RESERVE).unlink(missing_ok=True)  # gives a full disk the room for the last words
             self._write()
         (self.directory / _RESERVE).unlink(missing_ok=True)
+        self._heartbeat.stop()
         self._tell("close", status)
         for file in self._files.values():
             file.close()
@@ -262,6 +264,10 @@ class Recorder:
         file = self.directory / "run.json"
         with full_disk_explained(file):
             write_atomic(file, _text(self.record))
+
+
+def _writer() -> dict[str, Any]:
+    return {**this_process(), "heartbeat": HEARTBEAT_SECONDS}
 
 
 def _text(record: RunRecord) -> bytes:

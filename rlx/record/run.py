@@ -14,7 +14,7 @@ from typing import Any
 from rlx.errors import DataError
 from rlx.record.files import follow_latest, number, read_regular
 from rlx.record.former import up_to_date
-from rlx.record.process import is_alive
+from rlx.record.process import is_lost
 
 SCHEMA_VERSION = 1
 STATUSES = ("running", "completed", "failed", "interrupted")
@@ -99,7 +99,7 @@ def run_file(path: str | os.PathLike[str]) -> Path:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
-    """The record in a run directory. A run that says running while its process is dead reads as interrupted."""
+    """The record in a run directory. A run that says running while its process is dead, or lost, reads as interrupted."""
     file = run_file(path)
     values = _read_object(file)
     version = values.get("schema_version")
@@ -118,7 +118,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         raise DataError(f"{file}: status is {known['status']!r}, not one of {', '.join(STATUSES)}")
     known["config"] = up_to_date(known["config"])
     known["result"] = _result(known.get("result"), file)
-    if known["status"] == "running" and is_alive(known.get("process", {})) is False:
+    if known["status"] == "running" and is_lost(known.get("process", {}), file):
         known["status"] = "interrupted"
     return RunRecord(**known, directory=file.parent)
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlx.errors import ConfigError, DataError
 from rlx.record.files import relative
+from rlx.record.process import SILENT_SECONDS, is_alive
 from rlx.record.provenance import config_hash
 from rlx.record.run import RunRecord, read_run
 from rlx.record.sources import sources
+
+_POLL_SECONDS = 2.0
 
 
 def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | None = None) -> RunRecord | None:
     """The newest run of this config that is completed, or has a checkpoint to go on from; None where there is none.
 
     config: resolved, as a run records it. output_dir: its runs are those in output_dir/train. directory: the only place to look
-    in, where the caller chose one. Raises ConfigError where another process is making that run.
+    in, where the caller chose one. Raises ConfigError where another process is making that run; one that cannot be seen from
+    here is waited for until its heartbeat tells.
     """
     digest = config_hash(config, sources(config))
     places = [directory] if directory is not None else _directories(output_dir / "train", digest)
     found = [record for place in places if (record := _read(place)) is not None and record.config_hash == digest]
     for record in sorted(found, key=lambda record: record.started, reverse=True):
+        if record.status == "running" and is_alive(record.process) is None and record.process.get("heartbeat"):
+            record = _observed(record)
         if record.status == "running":
             writer = f"process {record.process.get('pid')} on {record.process.get('host')}"
             raise ConfigError(
@@ -32,6 +40,22 @@ def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | No
         if record.status == "completed" or any((record.directory / "checkpoint").glob("step_[0-9]*")):
             return record
     return None
+
+
+def _observed(record: RunRecord) -> RunRecord:
+    """The record once its process, which cannot be seen, has given a heartbeat (running) or none for so long that it is lost."""
+    file = record.directory / "run.json"
+    seen = file.stat().st_mtime
+    print(
+        f"rlx: resume=auto: {relative(record.directory)} says that it is running on {record.process.get('host')}; "
+        f"looking for up to {SILENT_SECONDS / 60:.0f} minutes whether it is",
+        file=sys.stderr,
+        flush=True,
+    )
+    while record.status == "running" and file.stat().st_mtime == seen:
+        time.sleep(_POLL_SECONDS)
+        record = read_run(record.directory)
+    return record
 
 
 def _directories(shelf: Path, digest: str) -> Iterator[Path]:

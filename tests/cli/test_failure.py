@@ -258,3 +258,32 @@ class Raises(Algorithm):
     def compute_loss(self, policy, reference, batch):
         return batch.nothing_here
 """
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("~hydra.job_logging.root", "'root'"),
+        ("hydra.job_logging.root.level=NOPE", "Unknown level: 'NOPE'"),
+        ("hydra.verbose=[5]", "A logger name must be a string"),
+        ("+hydra.job_logging.handlers.x.class=os.system", "Unable to configure handler 'x'"),
+    ],
+)
+def test_what_hydra_raises_for_keys_of_its_own_is_one_line(override, said):
+    code, message = invoke(["runs", "nowhere", override])
+    assert code == 2
+    assert message.startswith(f"rlx: {override}: Hydra cannot use this: ")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_the_logging_of_a_folder_of_configs_runs_no_program(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    for name, key in (("a", "()"), ("b", "class")):
+        text = f"hydra: {{job_logging: {{handlers: {{x: {{{key}: os.system, command: touch RAN}}}}, root: {{handlers: [x]}}}}}}\n"
+        (tmp_path / "conf" / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}")
+        code, message = invoke(["train", "--config-dir", "conf", f"experiment={name}", "num_steps=1"])
+        assert code == 2
+        assert "Unable to configure handler 'x'" in message
+    assert not (tmp_path / "RAN").exists()

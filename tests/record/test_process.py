@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 from rlx.record import process
 from rlx.record.process import is_alive, this_process
@@ -43,3 +44,21 @@ def test_without_proc_the_process_table_is_asked(monkeypatch) -> None:
     monkeypatch.setattr(process, "_BOOT", process._BOOT / "absent")
     assert is_alive(this_process()) is True
     assert is_alive({**this_process(), "pid": 2**22 + 1}) is False
+
+
+def test_a_heartbeat_sets_the_time_of_a_file_until_it_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "HEARTBEAT_SECONDS", 0.02)
+    file = tmp_path / "run.json"
+    file.write_text("{}")
+    heart = process.Heartbeat(file)
+    for _ in range(2):
+        os.utime(file, (1, 1))
+        until = time.monotonic() + 10
+        while file.stat().st_mtime == 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert file.stat().st_mtime > 1
+    heart.stop()
+    time.sleep(0.1)
+    os.utime(file, (1, 1))
+    time.sleep(0.1)
+    assert file.stat().st_mtime == 1

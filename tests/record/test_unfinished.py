@@ -1,14 +1,18 @@
 """The run that a command has begun already is found by the hash of its config."""
 
 import json
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.record.process import this_process
+from rlx.record.process import SILENT_SECONDS, this_process
 from rlx.record.provenance import config_hash
+from rlx.record.run import read_run
 from rlx.record.unfinished import own_run
 
 CONFIG = {"seed": 1, "output_dir": "outputs", "resume": None}
@@ -61,3 +65,47 @@ def test_one_that_is_being_made_is_left_to_its_process(tmp_path: Path) -> None:
     written(tmp_path, "1", status="running", steps=5)
     with pytest.raises(ConfigError, match=r"is the run of this command, and process \d+ on .* is making it"):
         own_run(CONFIG, output_dir=tmp_path)
+
+
+def elsewhere(run: Path, *, silent: float, beats: bool = True) -> None:
+    """The record is written by a process of another machine, whose last sign of life is `silent` seconds old."""
+    values = json.loads((run / "run.json").read_text())
+    values["process"] = {**this_process(), "host": "another", **({"heartbeat": 20.0} if beats else {})}
+    (run / "run.json").write_text(json.dumps(values))
+    os.utime(run / "run.json", (time.time() - silent,) * 2)
+
+
+def test_a_process_of_another_machine_that_is_silent_is_lost(tmp_path: Path) -> None:
+    run = written(tmp_path, "1", status="running", steps=5)
+    elsewhere(run, silent=SILENT_SECONDS + 1)
+    found = own_run(CONFIG, output_dir=tmp_path)
+    assert found is not None
+    assert (found.directory, found.status) == (run, "interrupted")
+
+
+def test_a_process_of_another_machine_is_given_time_for_a_sign_of_life(tmp_path, monkeypatch, capsys) -> None:
+    run = written(tmp_path, "1", status="running", steps=5)
+    naps: list[float] = []
+    monkeypatch.setattr("rlx.record.unfinished.time.sleep", naps.append)
+    elsewhere(run, silent=SILENT_SECONDS - 5)
+    assert read_run(run).status == "running"
+    monkeypatch.setattr("rlx.record.process.time", SimpleNamespace(time=lambda: time.time() + 3 * len(naps)))
+    found = own_run(CONFIG, output_dir=tmp_path)
+    assert found is not None
+    assert found.status == "interrupted"
+    assert len(naps) == 2
+    assert "looking for up to 5 minutes whether it is" in capsys.readouterr().err
+    monkeypatch.setattr("rlx.record.unfinished.time.sleep", lambda _: os.utime(run / "run.json"))
+    elsewhere(run, silent=10)
+    with pytest.raises(ConfigError, match=r"process \d+ on another is making it"):
+        own_run(CONFIG, output_dir=tmp_path)
+
+
+def test_a_record_without_a_heartbeat_is_lost_after_a_day(tmp_path: Path) -> None:
+    run = written(tmp_path, "1", status="running", steps=5)
+    elsewhere(run, silent=3600, beats=False)
+    with pytest.raises(ConfigError, match="is making it"):
+        own_run(CONFIG, output_dir=tmp_path)
+    elsewhere(run, silent=90_000, beats=False)
+    found = own_run(CONFIG, output_dir=tmp_path)
+    assert found is not None

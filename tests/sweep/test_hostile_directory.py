@@ -60,6 +60,9 @@ def hostile(sweep, place):
         "policy.chat_template_kwargs._target_=evil.policy",
         "+hydra.callbacks.x._target_=evil.lower",
         "hydra.sweeper._target_=evil.lower",
+        "+hydra.job_logging.handlers.x={(): evil.lower}",
+        "+hydra.job_logging.handlers.x.()=evil.lower",
+        "++hydra.hydra_logging.handlers.x.class=evil.lower",
         "sweep=optuna",
     ],
 )
