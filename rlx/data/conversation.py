@@ -29,6 +29,7 @@ PLAIN_CHAT = (
 )
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
+_AT_ONCE = 64  # conversations that are rendered by one call
 _OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
 
 
@@ -48,6 +49,18 @@ class Written:
     closed: bool = False
     remarks: frozenset[str] = frozenset()
     refused: tuple[str, str] | None = None
+
+
+def _last_answer(messages: Sequence[Message]) -> int:
+    """How many messages there are up to the assistant's last one; 0 without one."""
+    return max((place for place, message in enumerate(messages, start=1) if message.get("role") == "assistant"), default=0)
+
+
+def _key(
+    messages: Sequence[Message], tools: Sequence[Any], *, opens: bool = False, continues: bool = False, marked: bool = False
+) -> tuple[Any, ...]:
+    """Tells apart the renderings of messages and tools that are alive."""
+    return (opens, continues, marked, id(tools) if tools else 0, *map(id, messages))
 
 
 class UnsafeExampleError(Exception):
@@ -99,15 +112,18 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and where the template marks generation."""
-        messages = [self._with_arguments(message) for message in messages]
-        return self._as_given(messages, tools, opens=opens, continues=continues, marked=marked)
+        known = self._ahead.get(_key(messages, tools, opens=opens, continues=continues, marked=marked))
+        if known is not None:
+            return known
+        given = [[self._with_arguments(message) for message in messages]]
+        return self._as_given(given, tools, opens=opens, continues=continues, marked=marked)[0]
 
     def _as_given(
-        self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
+        self, conversations: list[Any], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
+    ) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Of each conversation the text, and where the template marks generation."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        conversations: list[Any] = [list(messages)]
         try:
             with bounded_memory(_MOST_BYTES):
                 rendered: Any = render_jinja_template(
@@ -125,7 +141,7 @@ class ChatTemplate:
         except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
             raise UnsafeExampleError("template", str(error)) from error
         texts, marks = rendered
-        return str(texts[0]), list(marks[0]) if marked else []
+        return [(str(text), list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
 
     def _with_arguments(self, message: Message) -> Message:
         """The message with the arguments of its calls in the form that the template writes as one JSON object."""
@@ -145,7 +161,7 @@ class ChatTemplate:
             call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
             messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
             with suppress(UnsafeExampleError):
-                written = self._as_given(messages, (), opens=False, continues=False, marked=False)[0]
+                ((written, _),) = self._as_given([list(messages)], (), opens=False, continues=False, marked=False)
                 if "rlx_key" in written and '\\"rlx_key' not in written:
                     right.append(form)
         return right[0] if len(right) == 1 else None
@@ -184,21 +200,56 @@ class ChatTemplate:
         """Whether the tools change nothing about the prompt."""
         return bool(tools) and self.opening(messages) == opening
 
-    def write(
-        self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = (), opening: str | None = None
-    ) -> Written:
-        """Prompt and completion. opening: the prompt as `opening` writes it, where it is known already."""
+    def write(self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = ()) -> Written:
+        """Prompt and completion."""
         try:
-            if opening is None:
-                opening = self.opening(messages, tools)
-            return self._write(tuple(messages), tuple(answer), tools, opening)
+            return self._write(tuple(messages), tuple(answer), tools, self.opening(messages, tools))
         except UnsafeExampleError as error:
             return Written(refused=(error.reason, error.said))
+
+    def write_all(self, examples: Sequence[tuple[Sequence[Message], Sequence[Message], Sequence[Any]]]) -> list[Written]:
+        """As `write` of each (messages, answer, tools); what most of them need of the template is rendered together."""
+        try:
+            self._render_ahead(examples)
+            return [self.write(*example) for example in examples]
+        finally:
+            self._ahead.clear()
+
+    @cached_property
+    def _ahead(self) -> dict[tuple[Any, ...], tuple[str, list[tuple[int, int]]]]:
+        """What `write_all` has rendered: `_key` -> the text, and where the template marks generation."""
+        return {}
+
+    def _render_ahead(self, examples: Sequence[tuple[Sequence[Message], Sequence[Message], Sequence[Any]]]) -> None:
+        """Render the prompts and the wholes of the examples, those with the same tools by one call.
+
+        Where one of them is refused, all of that call are left to `_rendered`, which says which one and why.
+        """
+        asked: dict[tuple[Any, ...], dict[tuple[Any, ...], Sequence[Message]]] = {}
+        given: dict[int, Sequence[Any]] = {0: ()}
+        for messages, answer, tools in examples:
+            last = _last_answer(answer)
+            if last and answer[0].get("role") == "assistant" and not is_prefilled(messages):
+                turns = (*messages, *answer[:last])
+                for each in (tools, ()) if tools else ((),):  # the latter for `ignores_tools`
+                    number = id(each) if each else 0
+                    given[number] = each
+                    asked.setdefault((number, True), {})[_key(messages, each, opens=True)] = messages
+                number = id(tools) if tools else 0
+                asked.setdefault((number, False), {})[_key(turns, tools, marked=self.marks_generation)] = turns
+        for (number, opens), conversations in asked.items():
+            keys, marked = list(conversations), self.marks_generation and not opens
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                texts = [[self._with_arguments(message) for message in conversations[key]] for key in some]
+                with suppress(UnsafeExampleError):
+                    made = self._as_given(texts, given[number], opens=opens, continues=False, marked=marked)
+                    self._ahead.update(zip(some, made, strict=True))
 
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
         remarks |= self._altered((*messages, *answer))
-        last = max((place for place, message in enumerate(answer, start=1) if message.get("role") == "assistant"), default=0)
+        last = _last_answer(answer)
         if last == 0:
             raise UnsafeExampleError("no_answer")
         if last < len(answer):

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlx.data.sequences import Learned, Tokens
 from rlx.data.tokens import REMARKS, Encoded, TextEncoder
+from rlx.data.turns import content_of
 
 if TYPE_CHECKING:
     from rlx.data.conversation import Written
@@ -145,23 +146,35 @@ def _in_parts(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[tuple[Enc
 
 
 def _written(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[list[tuple[Written, bool]]]]:
-    """Parts of the pairs as text; a pair whose sides are one and the same text is written once."""
-    part: list[list[tuple[Written, bool]]] = []
+    """Parts of the pairs as text."""
+    part: list[Row] = []
     size = 0
-    for prompt, chosen, rejected, tools in rows:
-        sides = (chosen,) if chosen is rejected else (chosen, rejected)
-        part.append(text.write([(prompt, side, tools) for side in sides]))
-        size += sum(len(written.text) for written, _ in part[-1])
+    for row in rows:
+        part.append(row)
+        size += sum(_size(side) for side in row[:3]) + _size(row[0])
         if len(part) == _ROWS or size >= _CHARACTERS:
-            yield part
+            yield _write(text, part)
             part, size = [], 0
     if part:
-        yield part
+        yield _write(text, part)
+
+
+def _size(side: Text) -> int:
+    """About how many characters a prompt or completion has."""
+    return len(side) if isinstance(side, str) else sum(len(content_of(message)) for message in side)
+
+
+def _write(text: TextEncoder, part: Sequence[Row]) -> list[list[tuple[Written, bool]]]:
+    """Each pair as text; one whose sides are one and the same text is written once."""
+    sides = [(chosen,) if chosen is rejected else (chosen, rejected) for _, chosen, rejected, _ in part]
+    examples = [(row[0], side, row[3]) for row, both in zip(part, sides, strict=True) for side in both]
+    written = iter(text.write(examples))
+    return [list(islice(written, len(both))) for both in sides]
 
 
 def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) -> list[tuple[Encoded, Encoded]]:
     encoded = iter(text.encode_written(list(chain.from_iterable(part))))
-    sides = [[next(encoded) for _ in pair] for pair in part]
+    sides = [list(islice(encoded, len(pair))) for pair in part]
     return [(pair[0], pair[-1]) for pair in sides]
 
 

@@ -227,28 +227,22 @@ class TextEncoder:
 
     def write(self, examples: Sequence[Example]) -> list[tuple[Written, bool]]:
         """Each example as text, and whether the tokenizer adds its special tokens to it. Of plain text, `turns` is empty."""
-        written: list[tuple[Written, bool]] = []
-        known: tuple[Any, Any, str | None] = (None, None, None)  # the two sides of a pair have one prompt
-        for prompt, completion, tools in examples:
+        written: list[tuple[Written, bool]] = [(Written(), self.applies_plain_chat)] * len(examples)
+        chats: dict[int, tuple[tuple[Message, ...], tuple[Message, ...], Sequence[Mapping[str, Any]]]] = {}
+        for row, (prompt, completion, tools) in enumerate(examples):
             messages = self._messages(prompt)
-            if messages is None:
-                if not isinstance(completion, str):
-                    raise DataError(
-                        "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
-                    )
-                written.append((Written(f"{prompt!s}{completion}", len(prompt)), True))
-                continue
-            answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
-            if known[0] is not prompt or known[1] is not tools:
-                known = (prompt, tools, self._opening(messages, tools))
-            written.append((self.template.write(messages, answer, tools, known[2]), self.applies_plain_chat))
+            if messages is not None:
+                answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
+                chats[row] = (messages, answer, tools)
+            elif isinstance(completion, str):
+                written[row] = (Written(f"{prompt!s}{completion}", len(prompt)), True)
+            else:
+                raise DataError(
+                    "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
+                )
+        for row, made in zip(chats, self.template.write_all(list(chats.values())) if chats else (), strict=True):
+            written[row] = (made, self.applies_plain_chat)
         return written
-
-    def _opening(self, messages: tuple[Message, ...], tools: Sequence[Mapping[str, Any]]) -> str | None:
-        try:
-            return self.template.opening(messages, tools)
-        except UnsafeExampleError:
-            return None  # `write` finds it once more and says why
 
     def _plain(self, written: Written, cut: Cut) -> Encoded:
         """Plain text up to the first token that ends generation, which is added where there is none."""
@@ -269,11 +263,12 @@ class TextEncoder:
     def _chat(self, written: Written, cut: Cut) -> Encoded:
         """A conversation up to the end of its last turn; what lies between the turns is context."""
         inside = cut.before(written.prompt_length)
-        last = cut.before(written.turns[-1][1], whole=False)
-        tokens = cut.tokens[:last]
-        learned = np.zeros(last - inside, dtype=bool)
-        for begin, end in written.turns:
-            learned[cut.before(begin) - inside : cut.before(end, whole=False) - inside] = True
+        ends = [cut.before(end, whole=False) for _, end in written.turns]
+        tokens = cut.tokens[: ends[-1]]
+        learned = np.zeros(len(tokens) - inside, dtype=bool)
+        for (begin, _), end in zip(written.turns, ends, strict=True):
+            first = inside if begin == written.prompt_length else cut.before(begin)
+            learned[first - inside : end - inside] = True
         if not written.closed and self.end_ids:
             tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
         remarks = written.remarks | ({"boundary"} if cut.straddles(written.prompt_length) else frozenset())
@@ -335,6 +330,8 @@ class Cut:
         token = self._token_at(place)
         if token is not None and (whole or self._begins(token) == place > self._begins(token - 1)):
             return token - self.removed
+        if place >= len(self.text) and -1 < self._begins(self.removed + len(self.tokens) - 1) < place:
+            return len(self.tokens)
         places = self._places
         after = np.flatnonzero(places[:, 1] > place if whole else places[:, 0] >= place)
         return int(after[0]) if len(after) else len(self.tokens)

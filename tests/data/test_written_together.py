@@ -1,0 +1,70 @@
+"""Examples that are written together are, to the character, what each of them is alone: the slow way is the judge."""
+
+import random
+
+import pytest
+from transformers.utils import chat_template_utils
+
+from rlx.data import conversation
+from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
+
+CONTENTS = [
+    "1",
+    " 1 ",
+    "1\n",
+    "",
+    "a <|im_end|> b",
+    "x</think>y",
+    "<think>\nr\n</think>\n\n1",
+    "é 好 😀",
+    "<s>hi",
+    "{{ x }}",
+    "[INST]",
+]
+TOOL = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {"type": "object"}}}
+
+
+def examples_of(count):
+    """Conversations of one and of several turns, begun answers, tools, and some that a template refuses."""
+    rng = random.Random(0)
+    says = lambda: rng.choice(CONTENTS)  # noqa: E731
+    made = []
+    for _ in range(count):
+        prompt = [{"role": "system", "content": "Be brief."}] if rng.random() < 0.2 else []
+        prompt += [turn for _ in range(rng.randint(0, 2)) for turn in (user(says()), assistant(says()))]
+        prompt += [user(says())] + ([assistant("So ")] if rng.random() < 0.15 else [])
+        tools = (TOOL,) if rng.random() < 0.2 else ()
+        for _ in range(2):  # both sides of a pair have the same prompt and tools
+            answer = [assistant(says(), **({"reasoning_content": says()} if rng.random() < 0.2 else {}))]
+            if rng.random() < 0.1:
+                answer = [assistant("", tool_calls=[call("Rome")["tool_calls"][0]])] if tools else [user("and?"), *answer]
+            if rng.random() < 0.2:
+                answer += [user(says()), assistant(says())]
+            if rng.random() < 0.1:
+                answer += [user("bye")]
+            made.append((tuple(prompt), tuple(answer), tools))
+    return made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_written_together_is_what_each_is_alone(family, monkeypatch):
+    template = encoder_of(family).template
+    examples = examples_of(40)
+    alone = [template.write(*example) for example in examples]
+    calls, render = [], chat_template_utils.render_jinja_template
+    monkeypatch.setattr(chat_template_utils, "render_jinja_template", lambda **given: calls.append(given) or render(**given))
+    monkeypatch.setattr(conversation, "_AT_ONCE", 7)
+    assert template.write_all(examples) == alone
+    together = len(calls)
+    assert [template.write(*example) for example in examples] == alone  # nothing is left of the examples before
+    assert together < len(calls) - together
+    assert any(made.refused is None for made in alone)
+
+
+def test_a_refused_conversation_leaves_those_beside_it_as_they_are():
+    template = encoder_of("gemma2").template
+    system = {"role": "system", "content": "Be brief."}
+    examples = [((user("1?"),), (assistant("1"),), ()), ((system, user("2?")), (assistant("2"),), ())] * 2
+    made = template.write_all(examples)
+    assert [written.refused is not None for written in made] == [False, True, False, True]
+    assert made[0].text.count("1") == 2
