@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlx.data.conversation import UnsafeExampleError
+from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
 from rlx.data.turns import content_of, is_prefilled
 from rlx.errors import DataError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlx.data.conversation import ChatTemplate, UnsafeExampleError, Written
+from rlx.data.conversation import ChatTemplate, Written
+from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Learned, Tokens
 from rlx.errors import ConfigError, DataError
 

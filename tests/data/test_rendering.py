@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers.utils import chat_template_utils
 
-from rlx.data import conversation
+from rlx.data import rendering
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
 
 CONTENTS = [
@@ -53,7 +53,7 @@ def test_what_is_written_together_is_what_each_is_alone(family, monkeypatch):
     alone = [template.write(*example) for example in examples]
     calls, render = [], chat_template_utils.render_jinja_template
     monkeypatch.setattr(chat_template_utils, "render_jinja_template", lambda **given: calls.append(given) or render(**given))
-    monkeypatch.setattr(conversation, "_AT_ONCE", 7)
+    monkeypatch.setattr(rendering, "_AT_ONCE", 7)
     assert template.write_all(examples) == alone
     together = len(calls)
     assert [template.write(*example) for example in examples] == alone  # nothing is left of the examples before

@@ -1,0 +1,175 @@
+"""A tokenizer's chat template: conversations to text, alone or many at once, within a limit of memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rlx.data.memory import bounded_memory
+from rlx.data.turns import is_prefilled, with_arguments
+from rlx.errors import DataError
+
+if TYPE_CHECKING:
+    from rlx.task.base import Message
+
+# For conversations under a tokenizer without a chat template of its own, such as a base model's.
+PLAIN_CHAT = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+_MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_MOST_BYTES = 512 * 2**20  # that writing one conversation may take
+_AT_ONCE = 64  # conversations that are rendered by one call
+
+
+def _key(
+    messages: Sequence[Message], tools: Sequence[Any], *, opens: bool = False, continues: bool = False, marked: bool = False
+) -> tuple[Any, ...]:
+    """Tells apart the renderings of messages and tools that are alive."""
+    return (opens, continues, marked, id(tools) if tools else 0, *map(id, messages))
+
+
+class UnsafeExampleError(Exception):
+    """An example that is not safe to learn: the key of the reason, and what the template said."""
+
+    def __init__(self, reason: str, said: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.said = reason, said
+
+
+@dataclass(frozen=True)
+class TemplateRenderer:
+    """Renders conversations by a tokenizer's chat template, or by rlx's plain one.
+
+    tokenizer: a transformers tokenizer. variables: further variables of the template (enable_thinking, say).
+    """
+
+    tokenizer: Any
+    variables: Mapping[str, Any]
+
+    def source(self, tools: Sequence[Any] = ()) -> str:
+        """The Jinja template that a conversation with these tools goes through."""
+        if self.tokenizer.chat_template is None:
+            return PLAIN_CHAT
+        return str(self.tokenizer.get_chat_template(None, list(tools) or None))
+
+    @cached_property
+    def marks_generation(self) -> bool:
+        """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
+        return bool(_MARKS.search(self.source()))
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Any] = (), *, opens: bool = False, continues: bool = False
+    ) -> str:
+        """The messages as the template writes them.
+
+        opens: with the beginning of an answer after them; continues: without the end of the last one.
+
+        Raises UnsafeExampleError where the template does.
+        """
+        return self._rendered(messages, tools, opens=opens, continues=continues, marked=False)[0]
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and where the template marks generation."""
+        known = self._ahead.get(_key(messages, tools, opens=opens, continues=continues, marked=marked))
+        if known is not None:
+            return known
+        given = [[self._with_arguments(message) for message in messages]]
+        return self._as_given(given, tools, opens=opens, continues=continues, marked=marked)[0]
+
+    def _as_given(
+        self, conversations: list[Any], tools: Sequence[Any], *, opens: bool, continues: bool, marked: bool
+    ) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Of each conversation the text, and where the template marks generation."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            with bounded_memory(_MOST_BYTES):
+                rendered: Any = render_jinja_template(
+                    conversations=conversations,
+                    tools=list(tools) or None,
+                    chat_template=self.source(tools),
+                    return_assistant_tokens_mask=marked,
+                    continue_final_message=continues,
+                    add_generation_prompt=opens,
+                    **{**self.tokenizer.special_tokens_map, **self.variables},
+                )
+        except MemoryError as error:
+            said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
+            raise UnsafeExampleError("template", said) from error
+        except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
+            raise UnsafeExampleError("template", str(error)) from error
+        texts, marks = rendered
+        return [(str(text), list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
+
+    def _with_arguments(self, message: Message) -> Message:
+        """The message with the arguments of its calls in the form that the template writes as one JSON object."""
+        calls = message.get("tool_calls")
+        if not isinstance(calls, (list, tuple)) or self._arguments is None:
+            return message
+        return {**message, "tool_calls": [with_arguments(call, as_text=self._arguments == "text") for call in calls]}
+
+    @cached_property
+    def _arguments(self) -> str | None:
+        """The one form, "object" or "text", in which the template writes arguments right; None where it writes both, or none.
+
+        Some write their JSON text as a string in quotes, others refuse an object.
+        """
+        right = []
+        for form, arguments in (("object", {"rlx_key": "rlx"}), ("text", '{"rlx_key": "rlx"}')):
+            call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
+            messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
+            with suppress(UnsafeExampleError):
+                ((written, _),) = self._as_given([list(messages)], (), opens=False, continues=False, marked=False)
+                if "rlx_key" in written and '\\"rlx_key' not in written:
+                    right.append(form)
+        return right[0] if len(right) == 1 else None
+
+    def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """The prompt as sampling sees it: an answer is opened, or the assistant's unfinished last message is continued."""
+        if is_prefilled(messages):
+            return self.render(messages, tools, continues=True)
+        return self.render(messages, tools, opens=True)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
+        """As `opening`; raises DataError where the template refuses the messages."""
+        try:
+            return self.opening(messages, tools)
+        except UnsafeExampleError as error:
+            roles = [message.get("role") for message in messages]
+            mend = "leave such messages out, or give another template with policy.chat_template=FILE"
+            raise DataError(f"the chat template refuses messages with the roles {roles}: {error.said}; {mend}") from error
+
+    @cached_property
+    def _ahead(self) -> dict[tuple[Any, ...], tuple[str, list[tuple[int, int]]]]:
+        """What `write_all` has rendered: `_key` -> the text, and where the template marks generation."""
+        return {}
+
+    def _render_ahead(self, examples: Sequence[tuple[Sequence[Message], Sequence[Message], Sequence[Any]]]) -> None:
+        """Render of each (messages, all turns, tools) the prompt and the whole, those with the same tools by one call.
+
+        Where one of them is refused, all of that call are left to `_rendered`, which says which one and why.
+        """
+        asked: dict[tuple[Any, ...], dict[tuple[Any, ...], Sequence[Message]]] = {}
+        given: dict[int, Sequence[Any]] = {0: ()}
+        for messages, turns, tools in examples:
+            for each in (tools, ()) if tools else ((),):  # the latter for `ignores_tools`
+                given[id(each) if each else 0] = each
+                asked.setdefault((id(each) if each else 0, True), {})[_key(messages, each, opens=True)] = messages
+            number = id(tools) if tools else 0
+            asked.setdefault((number, False), {})[_key(turns, tools, marked=self.marks_generation)] = turns
+        for (number, opens), conversations in asked.items():
+            keys, marked = list(conversations), self.marks_generation and not opens
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                texts = [[self._with_arguments(message) for message in conversations[key]] for key in some]
+                with suppress(UnsafeExampleError):
+                    made = self._as_given(texts, given[number], opens=opens, continues=False, marked=marked)
+                    self._ahead.update(zip(some, made, strict=True))
