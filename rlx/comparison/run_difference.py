@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlx.comparison.serializable import Serializable
 from rlx.errors import EvidenceError
 from rlx.nested import leaves
-from rlx.record.lines import read_metrics
+from rlx.record.lines import each_metrics
 from rlx.record.run import RunRecord, find_run_directories, read_run
 
 MISSING = "(not there)"
@@ -52,7 +52,7 @@ def compare_two(places: Sequence[str | os.PathLike[str]]) -> RunDifference:
             "name the directories of two runs: rlx compare RUN RUN diff=true"
         )
     a, b = (read_run(path) for path in found)
-    rows = [read_metrics(path) for path in found]
+    parting, lines = _parting(*(each_metrics(path) for path in found))
     return RunDifference(
         a=found[0],
         b=found[1],
@@ -60,8 +60,8 @@ def compare_two(places: Sequence[str | os.PathLike[str]]) -> RunDifference:
         code=_differing(_code(a), _code(b)),
         versions=_differing(_versions(a), _versions(b)),
         results=_differing(*(dict(run.result.performance_metrics) if run.result is not None else {} for run in (a, b))),
-        parting=_parting(*rows),
-        lines=(len(rows[0]), len(rows[1])),
+        parting=parting,
+        lines=lines,
     )
 
 
@@ -102,15 +102,39 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _parting(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Parting | None:
-    """The first line in which two logs differ, among the lines that both have."""
-    others = {row["step"]: row for row in b}
-    for row in a:
-        other = others.get(row["step"])
-        if other is None:
-            continue
-        kept = [{key: value for key, value in line.items() if not key.startswith(_TIMED)} for line in (row, other)]
-        differing = _differing(*kept)
-        if differing:
-            return Parting(int(row["step"]), differing)
-    return None
+def _parting(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]]) -> tuple[Parting | None, tuple[int, int]]:
+    """The first line in which two logs differ, among the steps that both have, and how many lines each has.
+
+    The steps of a log rise, so both are read once, a line at a time.
+    """
+    left, right = _Log(a), _Log(b)
+    parting = None
+    while parting is None and left.row is not None and right.row is not None:
+        step, other = left.row["step"], right.row["step"]
+        if step == other:
+            kept = [{key: value for key, value in row.items() if not key.startswith(_TIMED)} for row in (left.row, right.row)]
+            differing = _differing(*kept)
+            parting = Parting(int(step), differing) if differing else None
+        if step <= other:
+            left.advance()
+        if other <= step:
+            right.advance()
+    return parting, (left.length(), right.length())
+
+
+class _Log:
+    """The lines of a log, read one after the other. row: the present one, None at the end."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._rows: Iterator[Mapping[str, Any]] = iter(rows)
+        self._count = 0
+        self.advance()
+
+    def advance(self) -> None:
+        """Read the next line."""
+        self.row = next(self._rows, None)
+        self._count += self.row is not None
+
+    def length(self) -> int:
+        """How many lines there are; reads the rest."""
+        return self._count + sum(1 for _ in self._rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from rlx.errors import DataError
 from rlx.nested import leaves
 from rlx.record.files import number
-from rlx.record.lines import read_metrics, read_tail
+from rlx.record.lines import each_metrics, read_tail
 from rlx.record.run import RunRecord, read_run
 
 _TAIL = 16 * 1024
@@ -50,12 +50,12 @@ class Listed:
         if result is not None and "steps" in result.metadata:
             return {**result.performance_metrics, "step": result.metadata["steps"]}
         try:
-            lines = read_tail(self.directory / "metrics.jsonl", _TAIL)
+            lines: Iterable[Mapping[str, Any]] = read_tail(self.directory / "metrics.jsonl", _TAIL)
             if not any("eval/score" in line for line in lines):
-                lines = read_metrics(self.directory)
+                lines = each_metrics(self.directory)
+            merged = {key: number(value) for line in lines for key, value in line.items()}
         except DataError:
             return {} if result is None else result.performance_metrics
-        merged = {key: number(value) for line in lines for key, value in line.items()}
         return merged if result is None else {**merged, **result.performance_metrics}
 
     @property

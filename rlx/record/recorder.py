@@ -25,7 +25,7 @@ from rlx.record.directory import chosen_directory, hold, last_step, new_director
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
 from rlx.record.logger.base import Logger
 from rlx.record.process import HEARTBEAT_SECONDS, Heartbeat, this_process
-from rlx.record.run import AlgorithmResult, RunRecord, read_run
+from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
 
 _RESERVE = ".reserve"
@@ -131,8 +131,9 @@ class Recorder:
             logger.check()
         before = read_run(Path(directory).absolute())
         if before.status == "running":
-            writer = f"process {before.process.get('pid')} on {before.process.get('host')}"
-            raise ConfigError(f"{before.directory}: the run is still running ({writer}); wait for it, or stop it first")
+            raise ConfigError(
+                f"{before.directory}: the run is still running ({written_by(before)}); wait for it, or stop it first"
+            )
         resumed = [
             *before.resumed,
             {

@@ -123,6 +123,11 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
     return RunRecord(**known, directory=file.parent)
 
 
+def written_by(record: RunRecord) -> str:
+    """The process that writes a record, for messages."""
+    return f"process {record.process.get('pid')} on {record.process.get('host')}"
+
+
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(read_regular(file))

@@ -12,7 +12,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.record.files import relative
 from rlx.record.process import SILENT_SECONDS, is_alive
 from rlx.record.provenance import config_hash
-from rlx.record.run import RunRecord, read_run
+from rlx.record.run import RunRecord, read_run, written_by
 from rlx.record.sources import sources
 
 _POLL_SECONDS = 2.0
@@ -32,9 +32,8 @@ def own_run(config: Mapping[str, Any], *, output_dir: Path, directory: Path | No
         if record.status == "running" and is_alive(record.process) is None and record.process.get("heartbeat"):
             record = _observed(record)
         if record.status == "running":
-            writer = f"process {record.process.get('pid')} on {record.process.get('host')}"
             raise ConfigError(
-                f"resume=auto: {relative(record.directory)} is the run of this command, and {writer} is making it; "
+                f"resume=auto: {relative(record.directory)} is the run of this command, and {written_by(record)} is making it; "
                 "wait for it, or stop it first"
             )
         if record.status == "completed" or any((record.directory / "checkpoint").glob("step_[0-9]*")):

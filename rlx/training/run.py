@@ -24,7 +24,7 @@ from rlx.policy.reference import Reference
 from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
-from rlx.record.run import AlgorithmResult, RunRecord, read_run
+from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
 from rlx.record.trust import again
 from rlx.report.terminal import TrainView
@@ -302,6 +302,8 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
     steps = checkpoint_steps(before.directory)
     if before.status == "completed" and cfg.num_steps <= before.config["num_steps"]:
         raise ConfigError(f"{run} is completed; to make it longer say num_steps=N with N above {before.config['num_steps']}")
+    if before.status == "running":
+        raise ConfigError(f"{run} is still running ({written_by(before)}); wait for it, or stop it first")
     if not steps:
         command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # its place is taken
         raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {command}")

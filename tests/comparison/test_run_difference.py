@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 
 import pytest
 
@@ -40,6 +41,28 @@ def test_lines_that_one_run_lacks_are_no_parting(tmp_path):
     a, b = two(tmp_path)
     log(a, [0.7, 0.6, 0.5]), log(b, [0.7, 0.6])
     assert compare_two([a, b]).parting is None
+
+
+def test_logs_with_other_steps_are_held_against_each_other_step_by_step(tmp_path):
+    a, b = two(tmp_path)
+    steps = {a: [0, 2, 3, 5], b: [1, 2, 4, 5, 6]}
+    for run, of in steps.items():
+        rows = [{"step": step, "train/loss": 0.5 if step < 5 else float(run is a)} for step in of]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare_two([a, b])
+    assert (found.parting.step, found.parting.values) == (5, {"train/loss": (1.0, 0.0)})
+    assert found.lines == (4, 5)
+
+
+def test_long_logs_take_little_memory(tmp_path):
+    a, b = two(tmp_path)
+    log(a, [0.5] * 30_000), log(b, [0.5] * 30_000)
+    tracemalloc.start()
+    found = compare_two([a, b])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.parting, found.lines) == (None, (30_000, 30_000))
+    assert peak < 8 * 2**20  # 24 MiB where all lines are kept
 
 
 def test_what_differs_is_named_with_both_values(tmp_path):

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from rlx.errors import ConfigError
 from rlx.record.process import SILENT_SECONDS, this_process
 from rlx.record.provenance import config_hash
 from rlx.record.run import read_run
 from rlx.record.unfinished import own_run
+from rlx.report.terminal import TrainView
 
 CONFIG = {"seed": 1, "output_dir": "outputs", "resume": None}
 
@@ -109,3 +111,11 @@ def test_a_record_without_a_heartbeat_is_lost_after_a_day(tmp_path: Path) -> Non
     elsewhere(run, silent=90_000, beats=False)
     found = own_run(CONFIG, output_dir=tmp_path)
     assert found is not None
+
+
+def test_resume_of_one_that_runs_says_so_even_before_its_first_checkpoint(tmp_path: Path) -> None:
+    from rlx.training.run import _resume
+
+    run = written(tmp_path, "1", status="running")
+    with pytest.raises(ConfigError, match=r"is still running \(process \d+ on .*\); wait for it, or stop it first"):
+        _resume(OmegaConf.create({"num_steps": 5}), run, [], TrainView(quiet=True), None)
