@@ -97,6 +97,7 @@ class Composer:
                 base.pop("hydra")
                 base.pop("sweep")
             self._bases[choosing] = base, made
+            self._allowed = None  # a class of the user's that this choice serves is allowed from here on
         base, choices = self._bases[choosing]
         cfg: DictConfig = copy.deepcopy(base)
         try:

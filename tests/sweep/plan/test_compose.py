@@ -101,3 +101,11 @@ def test_a_plan_is_made_without_the_models_of_transformers(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 jobs" in done.stdout
+
+
+def test_a_loss_of_the_users_may_stand_anywhere_among_those_of_a_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = "from rlx.loss import preference_loss\n\n@preference_loss\ndef squared(margin, *, beta=0.1):\n    return margin**2\n"
+    (tmp_path / "seldom_named.py").write_text(source)
+    assert main.invoke(["-m", "loss=dpo,ipo,seldom_named.squared", "sweep.dry_run=true"]) == (0, "")
+    assert "3 jobs" in capsys.readouterr().out
