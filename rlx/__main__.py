@@ -19,7 +19,7 @@ def entry() -> None:
     from rlx.cli.output import install
 
     install()
-    from rlx.cli.main import entry as command_line
+    from rlx.cli.main import command_line
     from rlx.interrupt import on_ctrl_c
 
     if listens:

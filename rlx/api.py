@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlx.cli.failure import composed_line
-from rlx.config.check import check_node, paths_of, plain, unknown_key
+from rlx.config.check import check_node, paths_of, plain_config, unknown_key
 from rlx.config.compose import CommandLine
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.suggest import did_you_mean, nearest
@@ -34,10 +34,10 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     cfg = composed.config
     path = f"{group}.{next(iter(cfg[group]))}" if GROUPS[group].several else group
     if group == "algorithm":
-        cfg.algorithm = with_run_loss(plain(OmegaConf.masked_copy(cfg, ["algorithm", "loss"])))
+        cfg.algorithm = with_run_loss(plain_config(OmegaConf.masked_copy(cfg, ["algorithm", "loss"])))
     for key, value in overrides.items():
         _update(cfg, f"{path}.{key}", value, owner=name)
-    node = plain(cfg)
+    node = plain_config(cfg)
     for part in path.split("."):
         node = node[part]
     check_targets(node, composed.allowed)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rlx.policy.peak import matmul_peak
+from rlx.policy.precision import matmul_peak
 
 OK, NOTE, BAD = "ok", "note", "bad"
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "hydra-core", "omegaconf", "numpy", "scipy", "rich")

@@ -91,7 +91,7 @@ def is_path(argument: str) -> bool:
     return "/" in argument and Path(argument).expanduser().exists()
 
 
-def split(argv: Sequence[str]) -> CommandLine:
+def taken_apart(argv: Sequence[str]) -> CommandLine:
     """Take a command line apart; the first bare word is the verb, wherever it stands."""
     for argument in argv:
         _require_text(argument)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import rlx
-from rlx.cli.line import split, verbs
+from rlx.cli.line import taken_apart, verbs
 from rlx.cli.output import lost
 from rlx.config import conf_dir
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
@@ -71,7 +71,7 @@ class UnexpectedError(Exception):
     """An error that is nobody's input: a bug, shown with its traceback."""
 
 
-def entry() -> None:
+def command_line() -> None:
     """What the console script and `python -m rlx` call."""
     try:
         code = main(sys.argv[1:])
@@ -100,7 +100,7 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
 
     line = CommandLine()
     try:
-        line = split(argv)
+        line = taken_apart(argv)
         code = dispatch(line)
         missing = lost()
         trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
@@ -161,7 +161,7 @@ def resume_sweep(line: CommandLine, directory: Path) -> int:
 
     use_working_directory()
     resumed = resumed_command(directory, line.argv)
-    line = split(resumed.arguments)
+    line = taken_apart(resumed.arguments)
     line.recorded, line.trusted = resumed.recorded, resumed.trusted
     named = line.named
     with serving_only(named), served(kept_before(directory, resumed.plan, named)):
@@ -173,11 +173,11 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
     import hydra
 
     from rlx.cli.line import hydra_overrides
-    from rlx.config.sources import install
+    from rlx.config.sources import install_sources
 
     if any(override.lstrip("+~").partition("=")[0] == "hydra.mode" for override in line.overrides):
         raise ConfigError("hydra.mode is set by the command: rlx -m sweeps, rlx without -m runs once; leave hydra.mode out")
-    install()
+    install_sources()
     verb = verbs()[line.verb or "train"]
     module = verb.load()
     if line.is_multirun and hasattr(module, "NO_SWEEP"):
@@ -214,8 +214,7 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
 
 def install_sweeper(line: CommandLine, directory: Path | None) -> None:
     """Make rlx's own sweeper known to Hydra."""
-    from rlx.sweep.run import SweepCommand
-    from rlx.sweep.sweeper import register_sweeper
+    from rlx.sweep.run import SweepCommand, register_sweeper
 
     given = frozenset(override.lstrip("+~").partition("=")[0] for override in line.typed)
     register_sweeper(SweepCommand(tuple(line.argv), lambda: line.allowed, directory, given))

@@ -22,9 +22,9 @@ from rlx.comparison.run_cautions import (
     about_records,
 )
 from rlx.comparison.scores import RunScore
+from rlx.comparison.statistics.difference import detectable_difference
+from rlx.comparison.statistics.interval import describe_shape
 from rlx.comparison.statistics.measured import MEAN_COVERAGE, UNLIKE_ERROR
-from rlx.comparison.statistics.power import detectable_difference
-from rlx.comparison.statistics.shape import describe_shape
 from rlx.comparison.variant import Variant
 from rlx.comparison.verdict import FEWEST
 from rlx.comparison.wording import join_names

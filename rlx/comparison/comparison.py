@@ -11,14 +11,15 @@ import numpy as np
 
 from rlx.comparison.cautions import find_cautions
 from rlx.comparison.choices import Choices
-from rlx.comparison.collection import Where
 from rlx.comparison.descriptive import (
     Curve,
+    KeyImportance,
     Profile,
     SettingScore,
     TuningCurve,
     config_differences,
     curves_of,
+    importances,
     profiles_of,
     prompt_difference,
     ranks_of,
@@ -27,8 +28,8 @@ from rlx.comparison.descriptive import (
 )
 from rlx.comparison.evidence import Evidence, gather
 from rlx.comparison.grouping import find_label
-from rlx.comparison.importance import KeyImportance, importances
 from rlx.comparison.pair import Arm, PairComparison, compare_pair
+from rlx.comparison.refusal import Where
 from rlx.comparison.run_cautions import Caution
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import to_plain

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from rlx.comparison.choices import Choices, budget_of
-from rlx.comparison.collection import Collected, Where, collect
-from rlx.comparison.direction import known_direction
+from rlx.comparison.choices import Choices, budget_of, known_direction
 from rlx.comparison.grouping import Grouping, group
-from rlx.comparison.refusal import Problem, find_problems, find_too_few, insist, require_metric
+from rlx.comparison.refusal import Collected, Problem, Where, collect, find_problems, find_too_few, insist, require_metric
 from rlx.comparison.scores import RunScore, count_failures
 from rlx.errors import EvidenceError
 from rlx.record.query import keep

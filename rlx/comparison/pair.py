@@ -22,9 +22,11 @@ from rlx.comparison.statistics.crossed import (
 )
 from rlx.comparison.statistics.difference import (
     TestResult,
+    detectable_difference,
     equivalence_p,
     paired,
     rank_test_p,
+    seeds_needed,
     studentised_permutation_p,
     welch,
 )
@@ -36,7 +38,7 @@ from rlx.comparison.statistics.effect import (
     probability_of_improvement_interval,
 )
 from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
-from rlx.comparison.statistics.power import detectable_difference, seeds_needed
+from rlx.errors import EvidenceError
 
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
 
@@ -294,8 +296,6 @@ def _identical(a: Arm, b: Arm) -> bool:
 def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComparison:
     """A pair with a single run in an arm: the difference, and nothing that would need a spread."""
     if min(a.n, b.n) == 0:
-        from rlx.errors import EvidenceError
-
         raise EvidenceError(
             f"{a.label} and {b.label} share no seed, so there are no pairs; run them on the same seeds, or paired=false"
         )

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlx.comparison.numbers import usable_or_none
 from rlx.comparison.scores import RunScore, same_prompts
-from rlx.comparison.serializable import Serializable
+from rlx.comparison.serializable import Serializable, usable_or_none
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.record.lines import read_completions, read_samples

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlx.comparison.choices import Choices
-from rlx.comparison.collection import Collected
 from rlx.comparison.grouping import Grouping
-from rlx.comparison.refusal import declared_budgets
+from rlx.comparison.refusal import Collected, declared_budgets
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.wording import join_names

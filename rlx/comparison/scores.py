@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rlx.comparison.numbers import is_number, is_usable, number_or, usable, usable_or_none
-from rlx.comparison.serializable import Serializable, to_plain
-from rlx.comparison.statistics.curve import area_under_curve
+from rlx.comparison.serializable import Serializable, is_number, is_usable, number_or, to_plain, usable, usable_or_none
+from rlx.comparison.statistics.bootstrap import area_under_curve
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.nested import leaves

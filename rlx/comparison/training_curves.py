@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlx.comparison.numbers import is_number
 from rlx.comparison.scores import RunScore
-from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
-from rlx.comparison.statistics.curve import band
+from rlx.comparison.serializable import is_number
+from rlx.comparison.statistics.bootstrap import band, bootstrap_interval, row_iqm
 from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
 from rlx.errors import DataError
 from rlx.record.lines import each_metrics

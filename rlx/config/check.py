@@ -110,7 +110,7 @@ _MODIFIERS: dict[str, tuple[object, ...]] = {"_partial_": (True, False), "_recur
 
 def check_config(cfg: DictConfig, *, allowed: Iterable[str] = (), schema: type = RunConfig, verb: str = "train") -> None:
     """Refuse a verb's config with a wrong key, type, value or class. Imports the classes that it names, builds none."""
-    container = plain(cfg)
+    container = plain_config(cfg)
     check_targets(container, allowed)
     raw = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(raw, dict)
@@ -154,7 +154,7 @@ def unread_loss(algorithm: Any) -> ConfigError:
     )
 
 
-def plain(cfg: Any) -> dict[str, Any]:
+def plain_config(cfg: Any) -> dict[str, Any]:
     """The config as dicts and lists, interpolations resolved, missing values as ???."""
     try:
         container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)

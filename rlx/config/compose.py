@@ -14,10 +14,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
-from rlx.config.declared import declared, declared_node
-from rlx.config.groups import GROUPS
+from rlx.config.groups import GROUPS, declared, declared_node
 from rlx.config.schema import conf_dir
-from rlx.config.sources import install, plugin_packages, plugin_targets, served
+from rlx.config.sources import install_sources, plugin_packages, plugin_targets, served
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
@@ -87,7 +86,7 @@ def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = Fals
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    install()
+    install_sources()
     with _apart(), initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="rlx"):
         return hydra_compose(
             config_name=verb, overrides=[opened(override) for override in overrides], return_hydra_config=with_hydra

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.check import plain
+from rlx.config.check import plain_config
 from rlx.config.compose import Composed, read_yaml
 from rlx.config.schema import conf_dir
 from rlx.config.targets import check_targets, locate, targets_of
@@ -56,7 +56,7 @@ class Recorded(Protocol):
 
 def recorded_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values, without `resume`, `rerun` and `allow_changed`: it describes a run, not a request."""
-    return {**plain(cfg), "resume": None, "rerun": None, "allow_changed": []}
+    return {**plain_config(cfg), "resume": None, "rerun": None, "allow_changed": []}
 
 
 def asked_run(cfg: DictConfig) -> Path:
@@ -131,7 +131,7 @@ def places_to_give(record: Recorded) -> list[tuple[str, str]]:
     """
     run = Path(record.directory).resolve()
     found = []
-    for key, value in _places(plain(OmegaConf.create(dict(record.config)))):
+    for key, value in _places(plain_config(OmegaConf.create(dict(record.config)))):
         if value is None:
             continue
         below = run if key.endswith(".directory") else Path()  # where a relative path begins

@@ -21,8 +21,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from rlx.config.declared import declared, declared_node
-from rlx.config.groups import GROUPS
+from rlx.config.groups import GROUPS, declared, declared_node
 from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.targets import REQUIRED, Parameter, fits_group, is_allowed, locate, own_name, parameters_of
 from rlx.errors import ConfigError
@@ -304,7 +303,7 @@ class RlxSearchPath(SearchPathPlugin):
             search_path.append(provider=package.removesuffix(".conf"), path=f"pkg://{package}")
 
 
-def install() -> None:
+def install_sources() -> None:
     """Make the schema of a run and the sources known to Hydra, and the modules of the working directory importable.
 
     It may be called again.

@@ -31,11 +31,10 @@ then hold for it without another line; `stop_gradient` marks what is constant.
 
 from rlx.loss.advantage.completion import Advantage, completion_advantage
 from rlx.loss.advantage.token import TokenAdvantage, token_advantage
-from rlx.loss.base import Loss
+from rlx.loss.base import Loss, stop_gradient
 from rlx.loss.policy_gradient.base import PolicyGradientLoss, PolicyGradientModifier, RolloutLogprobs, policy_gradient_loss
 from rlx.loss.preference.base import PreferenceLoss, PreferenceModifier, preference_loss
 from rlx.loss.preference.pairs import PairInputs, PairLogprobs
-from rlx.loss.ratio import stop_gradient
 from rlx.loss.value import ValueLoss, value_loss
 from rlx.loss.weight import Weighting, weighting
 

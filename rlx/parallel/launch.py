@@ -82,7 +82,7 @@ class Outcome:
 
 
 @dataclass
-class Group:
+class RankGroup:
     """The ranks of a run on this machine. grace: seconds that the others have to end by themselves after one ended badly."""
 
     ranks: list[Rank]
@@ -161,7 +161,7 @@ def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int
     """
     listening = _listening()
     reading, writing = os.pipe()
-    group = Group([], grace=min(10.0, 0.1 * timeout))
+    group = RankGroup([], grace=min(10.0, 0.1 * timeout))
     try:
         with _signals(group.signals):
             for number in range(ranks):

@@ -5,10 +5,11 @@ Micikevicius et al. 2018, arXiv:1710.03740; bfloat16 has the exponents of float3
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from rlx.errors import ConfigError
-from rlx.policy.peak import matmul_peak
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 HALF = (torch.float16, torch.bfloat16)
@@ -56,3 +57,22 @@ def _multiplies_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"device={device}"
+
+
+# The peak speed of matrix products on this machine.
+
+
+def matmul_peak(dtype: torch.dtype, *, size: int = 768, seconds: float = 0.3) -> float:
+    """Floating-point operations per second of the fastest of repeated products of two square matrices."""
+    left, right = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    start = time.perf_counter()
+    left @ right
+    if time.perf_counter() - start > seconds:
+        size = 128
+        left, right = left[:size, :size].contiguous(), right[:size, :size].contiguous()
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == 0.0:
+        start = time.perf_counter()
+        left @ right
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.record.files import json_value
-from rlx.record.sources import Source
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import Source, syntax_hash
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "numpy", "hydra-core", "omegaconf", "accelerate", "peft"),
@@ -57,7 +56,7 @@ NUMBERS_COME_FROM = (
     *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training", "parallel"),
 )
 # Files of these rooms that only say, measure or stop: a change in them changes no metric but those of a clock.
-NO_NUMBERS = frozenset({"training/summary.py", "training/diagnosis.py", "training/stop.py", "policy/peak.py"})
+NO_NUMBERS = frozenset({"training/summary.py", "training/diagnosis.py", "training/stop.py", "policy/precision.py"})
 _ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from rlx.config.targets import is_allowed, targets_of
 from rlx.errors import ConfigError
 from rlx.record.files import relative
 from rlx.record.run import RunRecord
-from rlx.record.sources import imported_modules, own_file
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import imported_modules, own_file, syntax_hash
 
 
 def trusted_targets(record: RunRecord) -> frozenset[str]:
@@ -122,3 +122,33 @@ def _foreign(record: RunRecord, allowed: Collection[str]) -> Iterator[tuple[str,
     for path, target in targets_of(dict(record.config)):
         if not is_allowed(str(target), allowed):
             yield path, str(target)
+
+
+# The folders of configs that a recorded command names. Standard library only.
+
+
+_DIRECTORY = ("--config-dir", "-cd")
+_SEARCH_PATH = "hydra.searchpath"
+
+
+def folder_words(command: Sequence[str]) -> list[str]:
+    """The words of a command that name folders of configs, as they were typed."""
+    words = []
+    for word, after in zip(command, [*command[1:], ""], strict=False):
+        key, equals, _ = word.partition("=")
+        if key in (*_DIRECTORY, _SEARCH_PATH):
+            words += [word] if equals else [word, after]
+    return words
+
+
+def search_path(command: Sequence[str]) -> str | None:
+    """The same folders as one override, `hydra.searchpath=[...]`, so that --config-dir is free for another; None without any."""
+    words = folder_words(command)
+    found = []
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        key, equals, value = word.partition("=")
+        if key == _SEARCH_PATH:
+            found += value.strip("[]").split(",")
+        elif key in _DIRECTORY:
+            found.append(f"file://{os.path.abspath(os.path.expanduser(value if equals else after))}")
+    return f"{_SEARCH_PATH}=[{','.join(found)}]" if found else None

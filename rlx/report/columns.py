@@ -11,7 +11,7 @@ from rlx.comparison.comparison import Comparison
 from rlx.comparison.scores import RunScore
 from rlx.comparison.wording import probability, score_text, span
 from rlx.report.table import Column, Table, table_of_mappings
-from rlx.report.text import count, duration, interval, level, percent, significant
+from rlx.report.text import duration, interval, level, percent, quantity, significant
 
 STYLES = {
     "better": "bold green",
@@ -170,7 +170,7 @@ def run_table(comparison: Comparison, *, most: int = 1000) -> Table:
         _words("run", "record.directory.name"),
     ]
     left = len(comparison.runs) - most
-    notes = [f"{count(left, 'more run')} are in runs.csv."] if left > 0 else []
+    notes = [f"{quantity(left, 'more run')} are in runs.csv."] if left > 0 else []
     return Table("runs", columns, comparison.runs[:most], notes=notes)
 
 
@@ -187,7 +187,7 @@ def config_table(comparison: Comparison) -> Table:
 
     first = Column("key", lambda row: row[0], lambda row: row[0], is_text=True)
     left = len(labels) - len(shown)
-    notes = [f"The columns of {count(left, 'more variant')} are left out."] if left else []
+    notes = [f"The columns of {quantity(left, 'more variant')} are left out."] if left else []
     return Table("config-differences", [first, *map(column, shown)], list(comparison.config_differences.items()), notes=notes)
 
 

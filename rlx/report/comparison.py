@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from rlx.comparison.comparison import Comparison, compare
+from rlx.comparison.comparison import Comparison
+from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
-from rlx.errors import EvidenceError, RlxError
 from rlx.report.columns import STYLES, pair_table, variant_table
-from rlx.report.table import Table, as_latex, as_lines, as_markdown, check_columns, markdown_text
-from rlx.report.text import count, interval, one_line, safe
+from rlx.report.table import Table, as_latex, as_lines, as_markdown, as_plain_text, check_columns, markdown_text, table_of_lists
+from rlx.report.text import interval, one_line, quantity, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
@@ -31,7 +31,7 @@ def title(comparison: Comparison) -> str:
     when = "the last evaluation" if comparison.choices.score == "last" else "the best evaluation"
     when += f" within {comparison.choices.at}" if comparison.choices.at is not None else ""
     when += ", lower is better" if comparison.choices.is_lower_better else ""
-    size = f"{count(len(comparison.variants), 'variant')}, {count(len(comparison.runs), 'run')}"
+    size = f"{quantity(len(comparison.variants), 'variant')}, {quantity(len(comparison.runs), 'run')}"
     return f"{size} on {on}: {comparison.choices.metric} at {when}"
 
 
@@ -186,32 +186,6 @@ def _print_lines(lines: Sequence[str], out: Console) -> None:
         out.print()
 
 
-def print_sweep(directory: Path, *, console: Console | None = None, **choices: Any) -> Comparison | None:
-    """What a sweep says at its end: the comparison of its own runs; where they cannot carry one, why, and the bare figures.
-
-    Never raises an error of rlx's: the sweep itself went well.
-    """
-    out = console or console_for_output()
-    try:
-        comparison = compare(directory, **choices)
-    except EvidenceError as refused:
-        out.print(Text(safe(str(refused), out.encoding)), soft_wrap=not out.is_terminal)
-        everything = ["single", "tasks", "missing", "budget", "unfinished", "damaged"]
-        try:
-            comparison = compare(directory, **{**choices, "allow": everything})
-        except RlxError:
-            return None
-        out.print()
-        print_table(variant_table(comparison), out)
-        return comparison
-    except RlxError as error:
-        out.print(Text(f"no comparison: {safe(str(error), out.encoding)}"), soft_wrap=True)
-        return None
-    print_comparison(comparison, console=out)
-    out.print(Text(f"the page with figures: rlx compare {directory}"), soft_wrap=True)
-    return comparison
-
-
 # Files.
 
 
@@ -242,3 +216,54 @@ def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
             shown = _with_columns(table, columns) if columns else table.lighter(weight)
             parts.append(as_latex(replace(shown, caption=caption)))
     return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n".join(parts)
+
+
+# What `rlx compare RUN RUN diff=true` prints: the difference of two runs.
+
+
+_MOST_METRICS = 12
+
+
+def difference_lines(difference: RunDifference, *, width: int | None = None) -> list[str]:
+    """The conclusion, then what differs: configs, code, versions, metrics where they part, results."""
+    sections = (
+        ("config", difference.config),
+        ("code", difference.code),
+        ("versions and machine", difference.versions),
+        ("results", difference.results),
+    )
+    lines = [f"a  {one_line(difference.a)}", f"b  {one_line(difference.b)}", "", *_conclusion(difference)]
+    parting = difference.parting
+    if parting is not None:
+        first = dict(list(parting.values.items())[:_MOST_METRICS])
+        more = len(parting.values) - len(first)
+        lines += ["", f"metrics at step {parting.step}", *_table(first, width)]
+        lines += [f"  and {more} more"] if more else []
+    for name, pairs in sections:
+        lines += ["", name, *_table(pairs, width)] if pairs else ["", f"{name}: the same"]
+    return lines
+
+
+def _conclusion(difference: RunDifference) -> list[str]:
+    parting, (a, b) = difference.parting, difference.lines
+    ran = f"{quantity(a, 'line')} of metrics" if a == b else f"{a} and {b} lines of metrics"
+    kinds = (("config", difference.config), ("code", difference.code), ("versions or machine", difference.versions))
+    causes = [name for name, pairs in kinds if pairs]
+    why = f"they differ in {' and '.join(causes)}" if causes else "they agree in config, code, versions and machine"
+    if min(a, b) == 0:
+        return [f"Nothing is known about where they part: {ran}; {why}."]
+    if parting is None:
+        return [f"Their metrics agree to the last bit over all steps that both have ({ran}); {why}."]
+    start = "from the first line on" if parting.step == 0 else f"at step {parting.step}, and agree before it"
+    return [f"Their metrics part {start} ({ran}); {why}."]
+
+
+def _table(pairs: Mapping[str, tuple[Any, Any]], width: int | None) -> list[str]:
+    rows = [(key, _value(a), _value(b)) for key, (a, b) in pairs.items()]
+    text = as_plain_text(table_of_lists("difference", ("", "a", "b"), rows), width=None if width is None else width - 2)
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _value(value: Any) -> str:
+    """Every digit, for two runs may differ in the last."""
+    return repr(value) if isinstance(value, float) else str(value)

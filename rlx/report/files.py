@@ -41,8 +41,8 @@ def write_files(
         write_atomic(directory / "comparison.md", markdown(comparison, columns))
         written = [directory / "comparison.json", directory / "comparison.md"]
         if figures:
-            from rlx.report.figure.figures import all_figures
             from rlx.report.figure.paper import write_figures
+            from rlx.report.html import all_figures
 
             printed = [figure for figure in all_figures(comparison) if figure.is_printed]
             written += write_figures(printed, directory / "figures")[:1]

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -22,7 +22,9 @@ from rlx.record.lines import completion_text, read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
 from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
-from rlx.report.figure.figures import all_figures
+from rlx.report.figure.choices import cost_figures, importance_figures, search_figures, setting_figures
+from rlx.report.figure.curves import curve_figures, efficiency_figures, metric_figures, shown_logs
+from rlx.report.figure.scores import aggregate_figures, difference_figure, improvement_figure, profile_figure, score_figure
 from rlx.report.figure.svg import draw_svg, is_long
 from rlx.report.table import as_cells
 from rlx.report.text import safe, significant
@@ -45,7 +47,7 @@ def render_page(comparison: Comparison, *, version: str) -> str:
     template = environment.from_string(files("rlx.report").joinpath("page.html.jinja").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return template.render(
-        script=script, script_hash=f"sha256-{digest}", css=css, version=version, **_cleaned(context(comparison))
+        script=script, script_hash=f"sha256-{digest}", css=css, version=version, **_cleaned(page_context(comparison))
     )
 
 
@@ -60,7 +62,7 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def context(comparison: Comparison) -> dict[str, Any]:
+def page_context(comparison: Comparison) -> dict[str, Any]:
     """Everything that the template shows but the version."""
     first = comparison.variants[0].label
     foremost = [pair for pair in comparison.pairs if len(comparison.pairs) <= 6 or first in (pair.a, pair.b)]
@@ -251,3 +253,25 @@ def _flat(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return "" if value is None else str(value)
+
+
+# Every figure of a comparison.
+
+
+_Makers = tuple[Callable[[Comparison], list[Figure]], ...]
+_SCORES: _Makers = (score_figure, aggregate_figures, difference_figure, improvement_figure, curve_figures)
+_CHOICES: _Makers = (
+    profile_figure,
+    importance_figures,
+    setting_figures,
+    cost_figures,
+    search_figures,
+)
+
+
+def all_figures(comparison: Comparison) -> list[Figure]:
+    """Every figure that the data allow and that says something, the most telling first."""
+    logs = shown_logs(comparison)
+    scores = [figure for make in _SCORES for figure in make(comparison)]
+    training = [*efficiency_figures(comparison, logs), *metric_figures(comparison, logs)]
+    return [*scores, *training, *(figure for make in _CHOICES for figure in make(comparison))]

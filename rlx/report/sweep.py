@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from rlx.report.table import Column, Table, as_lines
-from rlx.report.text import count, duration, one_line, significant
+from rlx.report.text import duration, one_line, quantity, significant
 
 _ENDED = ("completed", "failed", "pruned")
 _SHOWN_ENDED = 6  # the last jobs that ended, in the live table
@@ -155,16 +155,16 @@ def outcome(job: ShownJob) -> str:
 def opening_lines(jobs: Mapping[str, Any], place: Path, *, size: int, repeated: int, goes_on: bool) -> list[str]:
     """What is said before the first job. size: jobs at once; repeated: of those asked for; goes_on: with an earlier start."""
     variants = len({job.variant for job in jobs.values()})
-    counts = f"{count(len(jobs), 'job')} ({count(variants, 'variant')})"
+    counts = f"{quantity(len(jobs), 'job')} ({quantity(variants, 'variant')})"
     lines = [f"sweep of {counts} in {os.path.relpath(place)}, {size} at once"]
     if repeated:
-        lines.append(f"asked for twice and run once: {count(repeated, 'job')}")
+        lines.append(f"asked for twice and run once: {quantity(repeated, 'job')}")
     if goes_on:
         done = sum(job.state in _ENDED for job in jobs.values())
         lines.append(f"going on with a sweep of the same plan: {done} of its jobs are done (sweep.new=true begins anew)")
     reused = sum(job.reused_from is not None for job in jobs.values())
     if reused:
-        lines.append(f"completed elsewhere with the same config and code: {count(reused, 'job')}")
+        lines.append(f"completed elsewhere with the same config and code: {quantity(reused, 'job')}")
     return lines
 
 
@@ -173,7 +173,7 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
     variants = list(dict.fromkeys(job.variant for job in jobs))
     seeds = list(dict.fromkeys(job.seed for job in jobs))
     shared = [text for text in jobs[0].overrides if all(text in job.overrides for job in jobs)] if jobs else []
-    lines = [f"{count(len(jobs), 'job')}: {count(len(variants), 'variant')} x {count(len(seeds), 'seed')}"]
+    lines = [f"{quantity(len(jobs), 'job')}: {quantity(len(variants), 'variant')} x {quantity(len(seeds), 'seed')}"]
     if len(jobs) > 1 and shared:
         lines.append(f"  all: {' '.join(shared)}")
     width = max((len(job.name) for job in jobs), default=0)

@@ -56,7 +56,7 @@ def duration(seconds: float | None) -> str:
     return f"{left} s"
 
 
-def count(number: int, noun: str) -> str:
+def quantity(number: int, noun: str) -> str:
     """`1 variant`, `3 variants`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

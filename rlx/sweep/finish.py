@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from rlx.errors import STOP_SIGNALS, ExitCode, RlxError
-from rlx.record.command import search_path
 from rlx.record.files import write_atomic
+from rlx.record.trust import search_path
 from rlx.report.sweep import print_failures
-from rlx.report.text import count
+from rlx.report.text import quantity
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.resume import resume_command, trusted_in
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
@@ -47,7 +47,7 @@ def write_best(
     folders = search_path(command)
     usage = shlex.join(["rlx", "train", "--config-dir", place, *filter(None, [folders]), "experiment=best"])
     head = _HEAD.format(
-        command=usage, place=place, variant=best["variant"], score=score, seeds=count(len(best["scores"]), "seed")
+        command=usage, place=place, variant=best["variant"], score=score, seeds=quantity(len(best["scores"]), "seed")
     )
     text = head + yaml.safe_dump(experiment_of(best["overrides"], is_group), sort_keys=False, allow_unicode=True, width=10_000)
     experiment = directory / "experiment" / "best.yaml"

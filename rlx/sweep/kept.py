@@ -20,8 +20,7 @@ from typing import Any
 
 from rlx.errors import ConfigError
 from rlx.record.files import full_disk_explained, write_atomic
-from rlx.record.sources import Source, imported_modules, is_users_module
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import Source, imported_modules, is_users_module, syntax_hash
 
 _FOLDER = "sources"
 
@@ -30,7 +29,7 @@ _FOLDER = "sources"
 class KeptModule:
     """A copy of a module. sha256: of its text. beside: for a package the folder of the original, where its other modules lie.
 
-    code: what `rlx.record.syntax.syntax_hash` says of the text.
+    code: what `rlx.record.sources.syntax_hash` says of the text.
     """
 
     module: str

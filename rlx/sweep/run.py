@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.config.recorded import check_places, places_to_give
 from rlx.errors import ConfigError, RlxError
-from rlx.record.command import folder_words
 from rlx.record.provenance import code_hash
+from rlx.record.trust import folder_words
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
-from rlx.report.text import count
+from rlx.report.text import quantity
 from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import SweepDirectory, claim_directory, name_latest
 from rlx.sweep.finish import finish_sweep
@@ -30,8 +35,7 @@ from rlx.sweep.plan.space import Space, dimension_of, space_of
 from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool
 from rlx.sweep.pool.resources import num_workers
 from rlx.sweep.pool.runner import JobQueue, JobSource, Runner
-from rlx.sweep.resume import resume_command
-from rlx.sweep.reuse import take_over_completed
+from rlx.sweep.resume import resume_command, take_over_completed
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
 _TASK = "rlx.sweep.job:run"
@@ -164,7 +168,7 @@ class SweepRun:
             most = study.limit() * len(space.seeds)
             size = self._size(checked, most)
             view = SweepView(state.jobs, workers=size, total=most + settings.confirm)
-            counts = f"{count(study.limit(), 'trial')} x {count(len(space.seeds), 'seed')}"
+            counts = f"{quantity(study.limit(), 'trial')} x {quantity(len(space.seeds), 'seed')}"
             lines = [f"search of {counts} in {os.path.relpath(place.directory)}, {size} at once"]
             if search.trials:
                 over = sum(trial.is_over for trial in search.trials.values())
@@ -272,3 +276,59 @@ def assignment_of(jobs: Mapping[str, PlannedJob], folders: Sequence[str], ranks:
         return Training(known.composed.cfg, known.composed.algorithm, known.overrides, tuple(folders), ranks)
 
     return assignment
+
+
+# The Hydra sweeper, and how it is made known to Hydra.
+
+
+NAME = "hydra_plugins.rlx_sweeper"
+
+
+class RlxSweeper(Sweeper):
+    """Plans a sweep and runs it; its exit code ends the program. command: the command line that this process runs."""
+
+    __module__ = NAME
+    command: SweepCommand | None = None  # of the class: Hydra hands a sweeper nothing but its config
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        if self.command is None:
+            raise RuntimeError("rlx's sweeper runs under the command rlx; call rlx.sweep.run.register_sweeper first")
+        launch = self._launch if self._has_launcher() else None
+        raise SystemExit(SweepRun(self.config, self.hydra_context.config_loader, self.command, launch).run(arguments))
+
+    def _has_launcher(self) -> bool:
+        """Whether the user wants one of Hydra's launchers instead of the pool of workers."""
+        assert self.config is not None
+        chosen = any(str(text).startswith("hydra/launcher=") for text in self.config.hydra.overrides.hydra)
+        return chosen or self.config.hydra.runtime.choices["hydra/launcher"] != "basic" or self.config.sweep.workers == 0
+
+    def _launch(self, task: Callable[[Any], Any], overrides: Sequence[Sequence[str]]) -> Any:
+        assert self.config is not None
+        assert self.hydra_context is not None
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.hydra_context, task_function=task, config=self.config
+        )
+        return launcher.launch(overrides, initial_job_idx=0)
+
+
+def register_sweeper(command: SweepCommand | None = None) -> None:
+    """Make the sweeper known to Hydra; may be called again. command: the command line, if it is a sweep's."""
+    RlxSweeper.command = command
+    plugins = Plugins.instance()  # its scan comes first: it would replace the package that is made here
+    if NAME not in sys.modules:
+        if importlib.util.find_spec("hydra_plugins") is None:
+            package = ModuleType("hydra_plugins")
+            package.__path__ = []
+            sys.modules["hydra_plugins"] = package
+        sys.modules[NAME] = sys.modules[__name__]
+        importlib.import_module("hydra_plugins").__dict__["rlx_sweeper"] = sys.modules[__name__]
+    plugins.register(RlxSweeper)

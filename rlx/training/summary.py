@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.data.survey import brief
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
-from rlx.record.command import folder_words
 from rlx.record.files import relative
 from rlx.record.run import AlgorithmResult, RunRecord
+from rlx.record.trust import folder_words
 from rlx.training.checkpoint import TrainerState
 
 

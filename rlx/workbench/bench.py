@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.errors import RlxError
 from rlx.experiment import assemble
 from rlx.optimizer.step import Gradients
-from rlx.policy.peak import matmul_peak
+from rlx.policy.precision import matmul_peak
 from rlx.training.loop import Loop
 from rlx.training.run import build_loop, set_threads
 from rlx.training.summary import peak_memory

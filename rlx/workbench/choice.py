@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.check import check_node, plain
+from rlx.config.check import check_node, plain_config
 from rlx.config.compose import compose
 from rlx.config.recorded import check_places, places_to_give
 from rlx.config.targets import check_targets
@@ -82,14 +82,14 @@ def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> Poli
     if "_target_" in chosen["policy"]:
         weights, own = None, {**own, "policy": chosen["policy"]}
     nodes = {group: chosen[group] if "_target_" in chosen[group] else {**own[group], **chosen[group]} for group in GROUPS}
-    start = plain(OmegaConf.create(dict(record.config["policy"]))) if record is not None and weights is not None else None
+    start = plain_config(OmegaConf.create(dict(record.config["policy"]))) if record is not None and weights is not None else None
     if record is not None and start is not None:
         start |= {key: chosen["policy"][key] for key in ("unpacked_dir",) if key in chosen["policy"]}
         given = {f"policy.{key}" for key in chosen["policy"]}
         places = [text for _, text in places_to_give(replace(record, config={"policy": start}))]
         again = shlex.join(["rlx", verb, relative(record.directory), *places])
         check_places(replace(record, config={"policy": start}), again, given=given)
-    nodes = plain(OmegaConf.create(nodes))
+    nodes = plain_config(OmegaConf.create(nodes))
     trusted = () if record is None else trusted_targets(record)
     for group, node in [*nodes.items(), *([("policy", start)] if start is not None else [])]:
         check_targets({group: node}, [*allowed, *trusted])
@@ -104,14 +104,14 @@ def _chosen(cfg: DictConfig, group: str) -> dict[str, Any]:
     node = cfg[group]
     if node is None:
         return {}
-    values = plain(node)
+    values = plain_config(node)
     return {str(key): value for key, value in values.items()}
 
 
 def _own_nodes(record: RunRecord | None, weights: Path | None) -> dict[str, dict[str, Any]]:
     """The nodes of the run, its policy at the checkpoint; without a run the default task and rollout."""
     if record is None:
-        default = plain(OmegaConf.masked_copy(compose("train"), list(GROUPS)))
+        default = plain_config(OmegaConf.masked_copy(compose("train"), list(GROUPS)))
         nodes = {group: dict(default[group]) for group in GROUPS}
     else:
         lacking = [group for group in GROUPS if not isinstance(record.config.get(group), Mapping)]

@@ -3,7 +3,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.cli.ranks import is_first, starts_ranks, with_number
+from rlx.cli.verb.train import is_first, starts_ranks, with_number
 from rlx.config.compose import Composed
 from rlx.errors import ConfigError
 from rlx.sweep.pool import resources

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rlx.comparison.collection import collect
+from rlx.comparison.refusal import collect
 from rlx.errors import DataError, EvidenceError
 from tests.comparison.records import write_run, write_sweep
 

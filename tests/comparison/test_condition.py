@@ -1,7 +1,7 @@
 import pytest
 
+from rlx.cli.verb.compare import failing_verdict
 from rlx.comparison.comparison import compare
-from rlx.comparison.condition import failing_verdict
 from rlx.errors import ConfigError, EvidenceError
 from tests.comparison.records import normal_scores, write_sweep
 

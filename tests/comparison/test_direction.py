@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.comparison.direction import HIGHER_IS_BETTER, LOWER_IS_BETTER, is_lower_better, known_direction
+from rlx.comparison.choices import HIGHER_IS_BETTER, LOWER_IS_BETTER, is_lower_better, known_direction
 from rlx.errors import ConfigError
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from rlx.comparison.collection import collect
 from rlx.comparison.grouping import find_label, group, short_names, shortest_name, swept_keys
+from rlx.comparison.refusal import collect
 from rlx.errors import ConfigError
 from tests.comparison.records import write_run
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rlx.comparison.collection import collect
-from rlx.comparison.importance import importances
+from rlx.comparison.descriptive import importances
+from rlx.comparison.refusal import collect
 from tests.comparison.records import write_run
 
 

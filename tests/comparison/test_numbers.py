@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlx.comparison.numbers import is_number, is_usable, number_or, usable, usable_or_none
+from rlx.comparison.serializable import is_number, is_usable, number_or, usable, usable_or_none
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [1], 2**62, 1j])

@@ -5,10 +5,9 @@ import pytest
 from scipy import stats
 
 from rlx.comparison.statistics.bootstrap import performance_profile
-from rlx.comparison.statistics.difference import holm, tost_p
+from rlx.comparison.statistics.difference import equivalence_p, holm, power, seeds_needed, welch
 from rlx.comparison.statistics.effect import hedges_g, probability_of_improvement
 from rlx.comparison.statistics.interval import iqm, optimality_gap
-from rlx.comparison.statistics.power import power, seeds_needed
 from rlx.comparison.statistics.rank import friedman
 from tests.comparison.published import FIRST, SECOND
 
@@ -36,7 +35,9 @@ def test_holm_equals_statsmodels():
 @pytest.mark.parametrize("margin", [0.05, 0.2, 0.5])
 def test_tost_equals_statsmodels(margin):
     weightstats = pytest.importorskip("statsmodels.stats.weightstats")
-    assert tost_p([A], [B], margin=margin) == pytest.approx(weightstats.ttost_ind(A, B, -margin, margin, usevar="unequal")[0])
+    assert equivalence_p(welch([A], [B]), margin=margin) == pytest.approx(
+        weightstats.ttost_ind(A, B, -margin, margin, usevar="unequal")[0]
+    )
 
 
 def test_effect_sizes_equal_pingouin():

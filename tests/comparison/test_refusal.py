@@ -1,9 +1,8 @@
 import pytest
 
-from rlx.comparison.collection import collect
 from rlx.comparison.comparison import compare
 from rlx.comparison.grouping import group
-from rlx.comparison.refusal import Problem, insist, more_seeds
+from rlx.comparison.refusal import Problem, collect, insist, more_seeds
 from rlx.errors import EvidenceError
 from tests.comparison.records import write_run
 

@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from rlx.comparison.collection import collect
+from rlx.comparison.refusal import collect
 from rlx.comparison.scores import count_failures, read_score
 from rlx.comparison.training_curves import read_logs
 from rlx.record.run import read_run

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rlx.comparison.collection import collect
 from rlx.comparison.grouping import group
+from rlx.comparison.refusal import collect
 from rlx.comparison.scores import count_failures
 from rlx.comparison.variant import arm_of, summarise
 from tests.comparison.records import write_run

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf, open_dict
 
-from rlx.config.check import check_config, plain, require_resolvable
+from rlx.config.check import check_config, plain_config, require_resolvable
 from rlx.config.compose import compose
 from rlx.errors import ConfigError
 
@@ -97,13 +97,13 @@ def test_a_class_of_ones_own_only_where_it_was_named(cfg, lab):
 
 def test_plain_names_the_key_of_an_interpolation_that_leads_nowhere():
     with pytest.raises(ConfigError, match=r"^a"):
-        plain(OmegaConf.create({"a": "${b}"}))
+        plain_config(OmegaConf.create({"a": "${b}"}))
 
 
 @pytest.mark.parametrize("text", ["${oc.env:NOT_SET}", "${oc.env:NOT_SET}/pairs", "${nope}", "${.nope}"])
 def test_the_key_that_holds_an_interpolation_is_named_and_not_one_that_reads_it(monkeypatch, text):
     monkeypatch.delenv("NOT_SET", raising=False)
     cfg = OmegaConf.create({"task": {"name": "${.path}", "path": text}, "seed": 1})
-    for refused in (plain, require_resolvable):
+    for refused in (plain_config, require_resolvable):
         with pytest.raises(ConfigError, match=r"^task\.path: (the environment variable NOT_SET|there is no key nope)"):
             refused(cfg)

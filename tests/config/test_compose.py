@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.config.check import plain
+from rlx.config.check import plain_config
 from rlx.config.compose import compose, config_folders, group_of, groups, option_node
 from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import conf_dir
@@ -66,7 +66,7 @@ def test_several_loggers(loggers):
 
 @pytest.mark.parametrize("experiment", groups([conf_dir()]).get("experiment", []))
 def test_every_experiment_composes(experiment):
-    assert plain(compose("train", [f"experiment={experiment}"]))["num_steps"] >= 1
+    assert plain_config(compose("train", [f"experiment={experiment}"]))["num_steps"] >= 1
 
 
 def test_config_folders_begin_with_rlxs_own(tmp_path):

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from rlx.cli.main import invoke
-from rlx.config import declared as room
+from rlx.config import groups as room
 from rlx.config.compose import check_folders, groups
-from rlx.config.declared import declared, declared_node
+from rlx.config.groups import declared, declared_node
 from rlx.config.schema import conf_dir
 from rlx.config.sources import node_of
 from rlx.config.targets import locate

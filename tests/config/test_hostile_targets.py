@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import MISSING, OmegaConf
 
-from rlx.config.check import check_config, plain
+from rlx.config.check import check_config, plain_config
 from rlx.config.compose import compose, groups
 from rlx.config.groups import GROUPS
 from rlx.config.schema import conf_dir
@@ -81,7 +81,7 @@ def shipped():
                 for path, value in leaves(OmegaConf.to_container(config, resolve=False)).items():
                     if value == MISSING:
                         OmegaConf.update(config, path, 1 if path.endswith("_characters") else "x")
-                found[group, option] = plain(config)
+                found[group, option] = plain_config(config)
                 if not is_refused(config):
                     break
     return found
@@ -178,7 +178,7 @@ def test_every_field_of_every_shipped_config(shipped, canary):
 @pytest.mark.parametrize("target", HOSTILE)
 def test_every_target_in_every_field_of_a_run(canary, target):
     """Each target, in each field of a run, also of what is no group's node."""
-    config = plain(compose("train"))
+    config = plain_config(compose("train"))
     for index, path in enumerate(places_in(config)):
         form = forms(target)[index % 4]
         assert is_refused(OmegaConf.create(with_value(config, path, form))), f"{'.'.join(map(str, path))} took {form}"
@@ -196,7 +196,7 @@ def test_naming_it_on_the_command_line_helps_no_walk_through_modules(target, can
 
 
 def test_a_policy_around_a_model_that_runs_a_pickle(canary):
-    config = plain(compose("train"))
+    config = plain_config(compose("train"))
     model = {
         "_target_": "torch.optim.optimizer.torch.hub.load_state_dict_from_url", "url": "file:///x", "weights_only": False,
     }  # fmt: skip
@@ -254,7 +254,7 @@ def mine(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["says_none", "says_nothing", "says_any", "Holder"])
 @pytest.mark.parametrize("key", ["algorithm.max_grad_norm", "algorithm.pairs_per_step", "task.max_operand", "loss", "policy"])
 def test_a_function_fits_what_it_is_annotated_to_return(mine, name, key):
-    config = OmegaConf.create(plain(compose("train")))
+    config = OmegaConf.create(plain_config(compose("train")))
     OmegaConf.update(config, key, {"_target_": f"{mine}.{name}", "path": "x"}, merge=False, force_add=True)
     with pytest.raises(ConfigError):
         check_config(config, allowed=[f"{mine}.*"])
@@ -275,7 +275,7 @@ def test_a_module_of_ones_own_serves_what_it_defines(mine, name, message):
 
 
 def test_nodes_below_any_keyword_are_looked_at(mine):
-    config = OmegaConf.create(plain(compose("train")))
+    config = OmegaConf.create(plain_config(compose("train")))
     inner = {"_target_": f"{mine}.says_nothing"}
     node = {"_target_": f"{mine}.any_keyword", "_partial_": True, "x": inner}
     config.policy = node

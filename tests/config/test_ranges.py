@@ -9,8 +9,7 @@ import pytest
 
 from rlx.cli.verb.info import values_in_force
 from rlx.config.check import check_value
-from rlx.config.declared import declared
-from rlx.config.groups import GROUPS
+from rlx.config.groups import GROUPS, declared
 from rlx.config.schema import conf_dir
 from rlx.config.targets import REQUIRED, Parameter, locate, parameters_of, targets_in_folder
 from rlx.errors import ConfigError

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.cli.verb.train import narrow
-from rlx.config.check import plain
+from rlx.config.check import plain_config
 from rlx.config.compose import Composed, compose
 from rlx.errors import ConfigError, DataError
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.whole
 
 @pytest.fixture(scope="module")
 def recorded_values():
-    return plain(compose("train", ["seed=7", "num_steps=40", "loss.beta=0.3", "logger=[]"]))
+    return plain_config(compose("train", ["seed=7", "num_steps=40", "loss.beta=0.3", "logger=[]"]))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_the_rest_may_not(run, override):
 
 
 def test_longer_only_under_a_schedule_without_a_horizon(run):
-    linear = plain(compose("train", ["scheduler=linear"]))["scheduler"]
+    linear = plain_config(compose("train", ["scheduler=linear"]))["scheduler"]
     with pytest.raises(ConfigError, match="planned for 40 steps"):
         resumed(run(scheduler=linear), "num_steps=80")
     assert resumed(run(scheduler=linear), "num_steps=40")[0].num_steps == 40

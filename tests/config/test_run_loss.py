@@ -3,7 +3,7 @@
 import pytest
 
 from rlx.cli.main import invoke
-from rlx.config.check import check_config, plain
+from rlx.config.check import check_config, plain_config
 from rlx.config.compose import compose, groups
 from rlx.config.schema import conf_dir
 from rlx.config.sources import default_loss
@@ -29,7 +29,7 @@ def test_an_algorithms_yaml_says_its_default_loss(algorithm, loss):
 
 def test_no_config_holds_a_loss_twice():
     for algorithm in groups([conf_dir()])["algorithm"]:
-        config = plain(compose("train", [f"algorithm={algorithm}"]))
+        config = plain_config(compose("train", [f"algorithm={algorithm}"]))
         assert ("loss" in config["algorithm"]) is False
         check_config(compose("train", [f"algorithm={algorithm}"]))
 

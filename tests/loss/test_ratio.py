@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from rlx.loss.ratio import LIMIT, clamped_exp
+from rlx.loss.base import LIMIT, clamped_exp
 
 
 def test_it_is_the_exponential_within_twenty_and_flat_beyond():

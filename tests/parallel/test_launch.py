@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from rlx.parallel import launch
-from rlx.parallel.launch import Group, Rank, ranks_of_environment
+from rlx.parallel.launch import Rank, RankGroup, ranks_of_environment
 
 
 def ended(number, code, *, after=0.0, killed=False, log=None):
@@ -21,24 +21,24 @@ def test_one_process_is_no_group():
 
 def test_the_ranks_end_as_one():
     for code in (0, 1, 2, 75, 130):
-        assert Group([ended(0, code), ended(1, code)], grace=1).outcome() == (code, "")
+        assert RankGroup([ended(0, code), ended(1, code)], grace=1).outcome() == (code, "")
 
 
 def test_the_rank_that_was_killed_is_named_not_those_that_missed_it():
-    code, message = Group([ended(0, 1, after=2), ended(1, -9, after=1), ended(2, 1, after=2)], grace=1).outcome()
+    code, message = RankGroup([ended(0, 1, after=2), ended(1, -9, after=1), ended(2, 1, after=2)], grace=1).outcome()
     assert code == 1
     assert message == "rlx: rank 1 was killed by SIGKILL"
 
 
 def test_the_rank_that_hung_is_named():
-    code, message = Group([ended(0, 1), ended(1, -9, killed=True)], grace=1).outcome()
+    code, message = RankGroup([ended(0, 1), ended(1, -9, killed=True)], grace=1).outcome()
     assert (code, message) == (1, "rlx: rank 1 hung and was killed")
 
 
 def test_the_first_rank_that_failed_is_shown_with_its_last_lines(tmp_path):
     log = (tmp_path / "log").open("w+b")
     log.write(b"".join(f"line {number}\n".encode() for number in range(100)))
-    code, message = Group([ended(0, 1, after=5), ended(1, 2, after=3, log=log)], grace=1).outcome()
+    code, message = RankGroup([ended(0, 1, after=5), ended(1, 2, after=3, log=log)], grace=1).outcome()
     assert code == 2
     assert message.splitlines()[0] == "rlx: rank 1 ended with exit code 2; its last lines:"
     assert message.splitlines()[1:] == [f"line {number}" for number in range(100 - launch.LINES, 100)]
@@ -46,4 +46,4 @@ def test_the_first_rank_that_failed_is_shown_with_its_last_lines(tmp_path):
 
 
 def test_a_rank_that_was_stopped_stops_all():
-    assert Group([ended(0, -9, killed=True), ended(1, 75)], grace=1).outcome() == (75, "")
+    assert RankGroup([ended(0, -9, killed=True), ended(1, 75)], grace=1).outcome() == (75, "")

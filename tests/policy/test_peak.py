@@ -1,6 +1,6 @@
 import torch
 
-from rlx.policy.peak import matmul_peak
+from rlx.policy.precision import matmul_peak
 
 
 def test_a_matrix_product_is_measured():

@@ -1,6 +1,6 @@
 """The folders of configs that a command needs."""
 
-from rlx.record.command import folder_words, search_path
+from rlx.record.trust import folder_words, search_path
 
 
 def test_folders_are_named_as_typed_and_as_a_search_path(monkeypatch, tmp_path):

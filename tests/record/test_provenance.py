@@ -22,8 +22,7 @@ from rlx.record.provenance import (
     provenance,
     variant,
 )
-from rlx.record.sources import Source
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import Source, syntax_hash
 
 RLX = Path(__file__).parents[2] / "rlx"
 CONFIG = {

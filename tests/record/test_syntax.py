@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import syntax_hash
 
 CODE = '''
 """A module."""

@@ -13,7 +13,6 @@ from rlx.report.comparison import (
     latex,
     markdown,
     print_comparison,
-    print_sweep,
     title,
 )
 from tests.comparison.records import normal_scores, write_run, write_sweep
@@ -74,27 +73,6 @@ def test_ranks_over_tasks_are_printed(tmp_path):
     text = printed(lambda console: print_comparison(compare(tmp_path, allow="tasks"), console=console))
     assert "Mean ranks over 3 tasks: c 1.00, b 2.00, a 3.00" in text
     assert "gap" in text
-
-
-def test_a_sweep_ends_with_its_own_comparison(tmp_path):
-    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.02, 5), "hybrid": normal_scores(0.7, 0.02, 5)})
-    text = printed(lambda console: print_sweep(tmp_path, console=console))
-    assert "hybrid is the best" in text
-    assert f"rlx compare {tmp_path}" in text
-
-
-def test_a_sweep_that_carries_no_comparison_says_why_and_shows_its_scores(tmp_path):
-    write_sweep(tmp_path, {"custom_dpo": [0.5], "hybrid": [0.7]})
-    text = printed(lambda console: print_sweep(tmp_path, console=console))
-    assert "one seed (0) says nothing about how scores vary" in text
-    assert "0.700" in text
-    assert "is better than" not in text
-
-
-def test_a_sweep_without_any_score_raises_nothing(tmp_path):
-    write_run(tmp_path / "a", status="failed", score=None, curve=[])
-    assert "none of its runs has a score" in printed(lambda console: print_sweep(tmp_path, console=console))
-    assert "no such file or directory" in printed(lambda console: print_sweep(tmp_path / "a" / "checkpoint", console=console))
 
 
 def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch):

@@ -1,5 +1,5 @@
 from rlx.comparison.run_difference import Parting, RunDifference
-from rlx.report.run_difference import difference_lines
+from rlx.report.comparison import difference_lines
 
 SAME = {"a": "x", "b": "y", "config": {}, "code": {}, "versions": {}, "results": {}, "parting": None, "lines": (3, 3)}
 

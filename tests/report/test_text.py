@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlx.comparison.statistics.interval import Interval
-from rlx.report.text import count, duration, interval, level, one_line, percent, safe, significant
+from rlx.report.text import duration, interval, level, one_line, percent, quantity, safe, significant
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -77,7 +77,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_one_thing_is_singular():
-    assert [count(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+    assert [quantity(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ LOG = "steps.log"  # beside the sweep's jobs: one line for each step that any jo
 
 def content_of(job) -> dict:
     """A job as plain values: what the stand-in is told instead of a training's order."""
-    from rlx.config.check import plain
+    from rlx.config.check import plain_config
 
-    return {"config": plain(job.composed.cfg), "algorithm": job.composed.algorithm, "overrides": list(job.overrides)}
+    return {"config": plain_config(job.composed.cfg), "algorithm": job.composed.algorithm, "overrides": list(job.overrides)}
 
 
 def score_at(config: dict, step: int) -> float:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlx.cli import main
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import syntax_hash
 from tests.sweep.conftest import HERE
 
 pytestmark = pytest.mark.whole

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.record.sources import Source
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import Source, syntax_hash
 from rlx.sweep.kept import KeptFinder, KeptModule, keep_sources, kept_before, serve, served
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.record.syntax import syntax_hash
+from rlx.record.sources import syntax_hash
 from rlx.sweep.resume import resume_command, resumed_command, sweep_to_resume, words_to_repeat
 
 

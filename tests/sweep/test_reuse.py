@@ -7,7 +7,7 @@ import pytest
 
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
-from rlx.sweep.reuse import take_over_completed
+from rlx.sweep.resume import take_over_completed
 from rlx.sweep.state import JobState, SweepState
 
 FACTS = {"verb": "train", "command": ["rlx"], "config_yaml": "seed: 0\n", "overrides": [], "algorithm": "dpo", "task": "a"}

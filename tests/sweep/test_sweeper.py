@@ -7,7 +7,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from rlx.cli import main
-from rlx.sweep import sweeper
+from rlx.sweep import run as sweeper
 from rlx.sweep.run import SweepRun
 
 

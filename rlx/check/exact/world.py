@@ -82,15 +82,15 @@ class World:
         return torch.stack([table[self.rows(each), list(each)].sum() for each in self.completions])
 
 
-class Table(Policy):
+class TabularPolicy(Policy):
     """A policy that is a table: logits [S, V] and values [S], both parameters."""
 
     @staticmethod
-    def of_world(policy: Policy, world: World, logits: Tensor, values: Tensor) -> Table:
+    def of_world(policy: Policy, world: World, logits: Tensor, values: Tensor) -> TabularPolicy:
         """With tokenizer and text of a real policy."""
         twin = copy.copy(policy)
-        twin.__class__ = Table
-        assert isinstance(twin, Table)
+        twin.__class__ = TabularPolicy
+        assert isinstance(twin, TabularPolicy)
         twin.world = world
         twin.table, twin.state_values = nn.Parameter(logits.clone()), nn.Parameter(values.clone())
         return twin
@@ -133,7 +133,7 @@ class TableReference(Reference):
     """A reference that is a table."""
 
     @staticmethod
-    def of_table(reference: Reference, table: Table) -> TableReference:
+    def of_table(reference: Reference, table: TabularPolicy) -> TableReference:
         """With all else of a real reference."""
         twin = copy.copy(reference)
         twin.__class__ = TableReference
@@ -141,7 +141,7 @@ class TableReference(Reference):
         twin.table = table
         return twin
 
-    table: Table
+    table: TabularPolicy
 
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
@@ -234,8 +234,8 @@ def exact_laboratory(
     sampler = ChosenSampler(
         **settings, max_new_tokens=world.length, world=world, sampler_logits=tables["sampler"], chosen=[0], asked=[]
     )
-    policy = Table.of_world(subject.policy, world, logits, values)
-    held = Table.of_world(subject.policy, world, tables["reference"], values)
+    policy = TabularPolicy.of_world(subject.policy, world, logits, values)
+    held = TabularPolicy.of_world(subject.policy, world, tables["reference"], values)
     laboratory = Laboratory(
         _rewarding(shortened(subject.small_task, rows=1), rewards),
         policy,

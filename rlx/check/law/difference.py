@@ -14,7 +14,7 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import first_result, leaves_the_graph, loses_digits, place_of_frame
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
-from rlx.loss.ratio import stop_gradient
+from rlx.loss.base import stop_gradient
 
 STEP, TOLERANCE = 1e-6, 1e-5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import against_rewards, parts_of
-from rlx.check.exact.expectation import Estimate, Objectives, alone, cosine, expected_gradient, objectives
+from rlx.check.exact.expectation import Estimate, Objectives, alone, cosine_of_vectors, expected_gradient, objectives
 from rlx.check.exact.world import World, exact_laboratory
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import Subject
@@ -36,7 +36,7 @@ def objective(subject: Subject) -> Finding:
         penalty, _ = _enumerated(subject, world, rewarded=False)
     except ValueError as error:
         return skipped(f"{error}, and one is enumerated")
-    agreement = cosine(penalty.mean - rewarded.mean, aims.reward)
+    agreement = cosine_of_vectors(penalty.mean - rewarded.mean, aims.reward)
     if agreement < AGAINST:
         return broken(
             f"averaged over all {len(world.completions)} completions of a small vocabulary, an update goes against the gradient "
@@ -49,7 +49,7 @@ def objective(subject: Subject) -> Finding:
     if Need.REFERENCE not in subject.needs:
         return passed(f"cosine {agreement:.2f}")
     return _follows(subject, world, penalty, aims) or passed(
-        f"cosine {agreement:.2f} with the reward's gradient, {cosine(penalty.mean, aims.kl):.2f} with the KL's"
+        f"cosine {agreement:.2f} with the reward's gradient, {cosine_of_vectors(penalty.mean, aims.kl):.2f} with the KL's"
     )
 
 
@@ -73,7 +73,7 @@ def _follows(subject: Subject, world: World, penalty: Estimate, aims: Objectives
             mend=MEND,
         )
     share = float(penalty.mean.norm()) / penalty.size
-    agreement = max(cosine(penalty.mean, aims.kl), cosine(penalty.mean, aims.kl_at_states))
+    agreement = max(cosine_of_vectors(penalty.mean, aims.kl), cosine_of_vectors(penalty.mean, aims.kl_at_states))
     if agreement >= AWRY:
         return None
     if agreement > -2 * AWRY or share < AWRY:

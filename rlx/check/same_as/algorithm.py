@@ -1,4 +1,4 @@
-"""Two algorithms, on the draws of stand-in laboratories and of the real policy."""
+"""Two algorithms, on the draws of stand-in laboratories and of the real policy; and two of a kind held against each other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,23 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.batch import parts_of
-from rlx.check.same_as.comparison import DRAWN, Comparison, common_factor, ends_of_clip, numbers, relative_gap, side_of_clip
+from rlx.check.same_as.comparison import (
+    DRAWN,
+    Agreement,
+    common_factor,
+    ends_of_clip,
+    matched,
+    numbers,
+    relative_gap,
+    side_of_clip,
+)
+from rlx.check.same_as.formula import compare_advantages, compare_losses
 from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+from rlx.errors import ConfigError
+from rlx.loss.advantage.completion import Advantage
+from rlx.loss.advantage.token import TokenAdvantage
+from rlx.loss.base import Loss
 from rlx.seeding import Stream
 
 MOVED = 1e-3  # learning rate of the update that is compared
@@ -41,10 +55,10 @@ class _Token:
     place: str
 
 
-def algorithms(subject: Subject, other: Algorithm[Any], *, name: str) -> Comparison:
+def compare_algorithms(subject: Subject, other: Algorithm[Any], *, name: str) -> Agreement:
     """The first difference over all laboratories, then the first of another order of magnitude. name: of the other."""
     twin = subject.with_algorithm(other)
-    found: list[Comparison] = []
+    found: list[Agreement] = []
     equal: list[str] = []
     tokens, worst = 0, 0.0
     for place, settings in LABORATORIES:
@@ -61,24 +75,24 @@ def algorithms(subject: Subject, other: Algorithm[Any], *, name: str) -> Compari
         return replace(first, off=max(worst, first.off), tried=tried, then=then, equal="; ".join(equal))
     if (off := _real(subject, twin)) > DRAWN:
         wrong = f"on the real policy the gradients differ by {off:.1e} of the largest entry, on stand-ins they are equal"
-        return Comparison(False, "the real policy", off, wrong, "what is read of the policy beside its token statistics")
-    return Comparison(True, f"{tried}; and the real policy", max(worst, off))
+        return Agreement(False, "the real policy", off, wrong, "what is read of the policy beside its token statistics")
+    return Agreement(True, f"{tried}; and the real policy", max(worst, off))
 
 
 def _in_laboratory(
     subject: Subject, twin: Subject, place: str, settings: Mapping[str, Any], name: str
-) -> tuple[list[Comparison], float, int]:
+) -> tuple[list[Agreement], float, int]:
     """(the first difference there, the largest one, the number of tokens)."""
     laboratories = subject.stand_in(**settings), twin.stand_in(**settings)
     one, two = subject.draw(laboratories[0]), twin.draw(laboratories[1])
     if rows := _rows_differ(subject, one, two, other=name):
-        return [Comparison(False, place, float("inf"), *rows)], float("inf"), 0
+        return [Agreement(False, place, float("inf"), *rows)], float("inf"), 0
     first, second = (
         list(each.algorithm.updates(batch, Stream(subject.seed, ("updates", 0)))) for each, batch in ((subject, one), (twin, two))
     )
     if len(first) != len(second):
         counts = f"a draw makes {len(first)} updates, one of {name} {len(second)}"
-        return [Comparison(False, place, float("inf"), counts, "updates")], float("inf"), 0
+        return [Agreement(False, place, float("inf"), counts, "updates")], float("inf"), 0
     tokens, worst = 0, 0.0
     for number, pair in enumerate(zip(first, second, strict=True)):
         found, off, count = _updates(subject, twin, laboratories, pair, name=name, place=f"{place}, update {number + 1}")
@@ -116,7 +130,7 @@ def _updates(
     *,
     name: str,
     place: str,
-) -> tuple[Comparison | None, float, int]:
+) -> tuple[Agreement | None, float, int]:
     """(the first difference of one update, the largest difference, the number of tokens)."""
     sides = list(zip((subject, twin), laboratories, batches, strict=True))
     if not len(batches[0]):
@@ -128,17 +142,17 @@ def _updates(
         return _token_difference(subject, twin, laboratories, batches, slopes, name=name, place=place), off, count
     values = [_at_tokens(*side[1:], gradient, of="values") for side, (gradient, _) in zip(sides, found, strict=True)]
     if (critic := relative_gap(*values)) > DRAWN:
-        return Comparison(False, place, critic, "the gradient at the critic's values differs", f"{place}; values"), critic, count
+        return Agreement(False, place, critic, "the gradient at the critic's values differs", f"{place}; values"), critic, count
     losses = [figures["loss"] for _, figures in found]
     if abs(losses[0] - losses[1]) > DRAWN * max(1e-3, *map(abs, losses)):
         first = f"the loss is {losses[0]:.6g}, that of {name} {losses[1]:.6g}, with the same gradient"
-        return Comparison(False, place, abs(losses[0] - losses[1]), first, f"{place}; a constant in the loss"), off, count
+        return Agreement(False, place, abs(losses[0] - losses[1]), first, f"{place}; a constant in the loss"), off, count
     moved = [_at_tokens(*side[1:], _moved(*side)) for side in sides]
     if relative_gap(*moved) > DRAWN:
         lengths = [float(each.norm()) for each in moved]
         first = f"with the same gradient an update moves the policy by {lengths[0]:.4g}, one of {name} by {lengths[1]:.4g}"
         where = f"{place}; update_policy: clip, scale or number of steps"
-        return Comparison(False, place, relative_gap(*moved), first, where), off, count
+        return Agreement(False, place, relative_gap(*moved), first, where), off, count
     return None, off, count
 
 
@@ -178,12 +192,12 @@ def _token_difference(
     *,
     name: str,
     place: str,
-) -> Comparison:
+) -> Agreement:
     """What to say where the gradients at tokens differ: at which tokens, in which term, from which advantage on."""
     scale = max(float(each.abs().max()) for each in slopes if each.numel())
     tokens = list(_tokens(subject, twin, laboratories[0], batches[0]))
     if len(slopes[0]) != len(slopes[1]) or len(tokens) != len(slopes[0]):
-        return Comparison(False, place, relative_gap(*slopes), "the gradients differ", place)
+        return Agreement(False, place, relative_gap(*slopes), "the gradients differ", place)
     differs = ((slopes[0] - slopes[1]).abs() > DRAWN * scale).tolist()
     number = differs.index(True)
     first = f"the gradient at a token is {float(slopes[0][number]):.6g}, that of {name} {float(slopes[1][number]):.6g}"
@@ -195,7 +209,7 @@ def _token_difference(
     where = f"{place}; {tokens[number].place}; {tokens[number].region}; {sum(differs)} of {len(tokens)} tokens differ"
     if alike:
         where += f", none with {' or '.join(alike)}"
-    return Comparison(False, place, relative_gap(*slopes), first, where, tokens[number].shown)
+    return Agreement(False, place, relative_gap(*slopes), first, where, tokens[number].shown)
 
 
 def _tokens(subject: Subject, twin: Subject, laboratory: Laboratory, batch: Any) -> Iterator[_Token]:
@@ -258,3 +272,23 @@ def _real(subject: Subject, twin: Subject) -> float:
         batch = each.first_update(laboratory)
         found.append(each.gradient(laboratory, batch[slice(0, 6)])[0] if len(batch) else torch.zeros(0))
     return relative_gap(*found)
+
+
+# Two of a kind held against each other: algorithms, losses or advantages.
+
+
+def compare(subject: Subject, mine: Any, other: Any, *, name: str) -> Agreement:
+    """Two algorithms, two losses or two advantages. Raises ConfigError where they are not of one kind.
+
+    subject: what `mine` is tried with. name: of the other, as it is printed.
+    """
+    other, changed = matched(mine, other)
+    if isinstance(mine, Algorithm) and isinstance(other, Algorithm):
+        found = compare_algorithms(subject, other, name=name)
+    elif isinstance(mine, Loss) and isinstance(other, Loss):
+        found = compare_losses(mine, other, name=name)
+    elif isinstance(mine, (Advantage, TokenAdvantage)) and isinstance(other, (Advantage, TokenAdvantage)):
+        found = compare_advantages(mine, other, name=name)
+    else:
+        raise ConfigError(f"same_as: a {type(mine).__name__} is held against a {type(other).__name__}; name one of its own kind")
+    return replace(found, matched=changed)

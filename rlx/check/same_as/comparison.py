@@ -21,7 +21,7 @@ ENDS = (0.8, 1.2)  # of a clip, where neither side names its own
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """What came of holding one function against another.
 
     same: are they equal wherever they were tried? tried: where that was. off: the largest relative difference.

@@ -104,7 +104,7 @@ def run(composed: Composed) -> int:
     for number in range(cfg.rounds):
         for name in names:
             trace = str(Path(cfg.out) / f"trace_{file_name(name)}.json") if cfg.profile and number == 0 else None
-            rounds[name].append(measured(configs[name], cfg, number, trace))
+            rounds[name].append(measured_round(configs[name], cfg, number, trace))
             if not cfg.json:
                 print(f"round {number + 1} of {cfg.rounds}: {name}: {round_text(rounds[name][-1])}", flush=True)
     show(composed, rounds)
@@ -141,7 +141,7 @@ def training_config(composed: Composed) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def measured(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
+def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trace: str | None) -> Mapping[str, Any]:
     """The measurements of one round of one algorithm, which runs in a process of its own."""
     budget = {"tokens": cfg.tokens, "seconds": cfg.seconds, "warmup_steps": cfg.warmup_steps, "trace": trace}
     request = {"config": {**config, "seed": cfg.seed + number}, "budget": budget}

@@ -58,7 +58,7 @@ def run(composed: Composed) -> int:
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
-        return compared(composed, subject)
+        return held_against(composed, subject)
     name = " ".join(f"{group}={composed.choices[group]}" for group in named)
     return exactly(composed.config, subject, name) if composed.config.exact else report(composed.config, subject, name)
 
@@ -134,7 +134,7 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
 
 def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
     """0; prints bias and variance of the estimator over everything that may be sampled of a small vocabulary."""
-    from rlx.check.exact.report import exact_report
+    from rlx.check.exact.expectation import exact_report
     from rlx.report.terminal import exact_lines
 
     found = exact_report(subject)
@@ -142,9 +142,9 @@ def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
     return 0
 
 
-def compared(composed: Composed, subject: Subject) -> int:
+def held_against(composed: Composed, subject: Subject) -> int:
     """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
-    from rlx.check.same_as.compare import compare
+    from rlx.check.same_as.algorithm import compare
     from rlx.cli.failure import composed_line
     from rlx.config.compose import CommandLine
     from rlx.experiment import algorithm_of, make

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 
 from rlx import __version__
 from rlx.comparison.choices import Choices, require_flag
-from rlx.comparison.comparison import compare_runs
-from rlx.comparison.condition import failing_verdict
+from rlx.comparison.comparison import Comparison, compare_runs
+from rlx.comparison.grouping import find_label
+from rlx.comparison.verdict import FEWEST
 from rlx.config.compose import Composed
+from rlx.errors import ConfigError, EvidenceError
 
 WORDS = "runs"
 NO_SWEEP = "several runs or sweeps are words, rlx compare A B"
@@ -51,9 +53,48 @@ def run(composed: Composed) -> int:
 def _print_difference(runs: list[str]) -> int:
     """Prints what tells two runs apart."""
     from rlx.comparison.run_difference import compare_two
-    from rlx.report.run_difference import difference_lines
+    from rlx.report.comparison import difference_lines
 
     difference = compare_two(runs)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print("\n".join(difference_lines(difference, width=width)))
     return 0
+
+
+# `fail_if`: a condition on a verdict that fails a build, such as "hybrid < custom_dpo".
+
+
+MEANING = {"<": "worse", ">": "better", "==": "equivalent"}
+
+
+def failing_verdict(condition: str, comparison: Comparison) -> str | None:
+    """The sentence of the pair if its verdict is what the condition names, else None. Refused below 5 seeds.
+
+    `a < b`: a is worse than b. `a > b`: a is better. `a == b`: they are equivalent within the margin.
+    """
+    sign = next((sign for sign in ("==", "<", ">") if f" {sign} " in condition or condition.count(sign) == 1), None)
+    if sign is None or condition.count(sign) != 1 or _is_other_sign(condition, sign):
+        raise ConfigError(
+            f"fail_if={condition!r}: write 'a < b' (a worse than b), 'a > b' or 'a == b', with the labels of two variants"
+        )
+    names = [part.strip() for part in condition.split(sign)]
+    labels = [variant.label for variant in comparison.variants]
+    if not all(names):
+        raise ConfigError(f"fail_if={condition!r}: a variant's label must stand on both sides of {sign}: {'; '.join(labels)}")
+    a, b = (find_label(name, labels, key="fail_if") for name in names)
+    if a == b:
+        raise ConfigError(f"fail_if={condition!r}: both sides are {a}")
+    if sign == "==" and comparison.choices.margin is None:
+        raise ConfigError(f"fail_if={condition!r}: equivalence needs a margin, margin=0.02 say")
+    pair = comparison.pair(a, b)
+    least = min(pair.n_a, pair.n_b)
+    if least < FEWEST:
+        few = "1 seed carries" if least == 1 else f"{least} seeds carry"
+        raise EvidenceError(f"fail_if={condition!r}: {few} no verdict; run at least {FEWEST} of {a} and of {b}")
+    return pair.words if pair.verdict == MEANING[sign] else None
+
+
+def _is_other_sign(condition: str, sign: str) -> bool:
+    """Whether the sign is a part of a longer one that means nothing here: <=, =>, ->."""
+    before, _, after = condition.partition(sign)
+    return before.endswith(("=", "!", "-", "<", ">")) or after.startswith(("=", "-", "<", ">"))

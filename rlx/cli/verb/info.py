@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.check import check_node, paths_of, plain
+from rlx.config.check import check_node, paths_of, plain_config
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.sources import default_loss
 from rlx.config.targets import check_targets, locate, parameters_of
@@ -64,7 +64,7 @@ def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
     node = OmegaConf.select(cfg, place)
     values = OmegaConf.to_container(node, resolve=False)
     with suppress(ConfigError):  # an interpolation reads a key whose value is ???
-        whole: Any = plain(cfg)
+        whole: Any = plain_config(cfg)
         for key in place.split("."):
             whole = whole[key]
         values = whole

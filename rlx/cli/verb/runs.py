@@ -137,12 +137,12 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
         ages = [job.age for job in jobs if job.age is not None]
         counts = [states[name] for name in _SWEEP[2:-2]]
         lines.append(
-            [directory.name, planned(directory) or len(jobs), *counts, max(scores, default=None), max(ages, default=None)]
+            [directory.name, num_planned(directory) or len(jobs), *counts, max(scores, default=None), max(ages, default=None)]
         )
     return lines
 
 
-def planned(directory: Path) -> int | None:
+def num_planned(directory: Path) -> int | None:
     """How many jobs the plan of a sweep holds; None if it has none that can be read."""
     try:
         jobs = json.loads(read_regular(directory / "sweep.json"))["jobs"]

@@ -7,7 +7,8 @@ the variance; a quarter more makes up for how coarse the quantiles of so few res
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import special
@@ -96,5 +97,73 @@ def profile_band(
     for part in above:
         weights = rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=num_resamples)
         draws += weights @ part / len(part) / len(above)
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    return low, high
+
+
+# Learning curves: one number a run for tests, and bands over seeds for the eye. S seeds, K steps.
+
+
+def area_under_curve(steps: Array, values: Array) -> float:
+    """Mean height of a learning curve over its steps, by trapezoids: in units of the score. steps, values: [K]."""
+    points, heights = np.asarray(steps, float), np.asarray(values, float)
+    if len(points) == 0 or not np.isfinite(heights).all():
+        return float("nan")
+    span = points[-1] - points[0]
+    if span <= 0:
+        return float(heights[-1])
+    return float(((heights[1:] + heights[:-1]) / 2 * np.diff(points)).sum() / span)
+
+
+def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Curves of single runs on their common grid: every step that any of them has. Returns steps [K], values [S, K], NaN
+    where a run was not evaluated."""
+    grid = np.unique(np.concatenate([np.asarray(steps) for steps, _ in curves])) if curves else np.array([])
+    values = np.full((len(curves), len(grid)), np.nan)
+    for row, (steps, heights) in enumerate(curves):
+        values[row, np.searchsorted(grid, steps)] = heights
+    return grid, values
+
+
+def band(values: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
+    """Mean and pointwise t interval at each step, over the runs that have it; the band is NaN below two runs.
+
+    values: [S, K]; returns mean, low, high [K].
+    """
+    count = np.isfinite(values).sum(axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # steps without a run are NaN, as said above
+        centre = np.nanmean(values, axis=0)
+        error = np.nanstd(values, axis=0, ddof=1) / np.sqrt(count)
+    half = np.where(count >= 2, special.stdtrit(np.maximum(count - 1, 1), 0.5 + level / 2) * error, np.nan)
+    return centre, centre - half, centre + half
+
+
+# Tuned algorithms: the best score one may expect from a number of trials, so that more tuning does not look like more merit.
+
+
+def expected_best(scores: Array) -> Array:
+    """Expected maximum of k trials drawn without replacement, for k = 1..N: unbiased (Tang et al. 2020, arXiv:2004.13705).
+
+    scores: [..., N], one per trial; returns [..., N].
+    """
+    values = np.asarray(scores, float)
+    return np.asarray(np.sort(values, axis=-1) @ _weights(values.shape[-1]).T)
+
+
+def _weights(size: int) -> Array:
+    """Chance that the i-th smallest of N trials is the best of k. Returns [k, i], both N long."""
+    rows = [np.full(size, 1 / size)]
+    for k in range(1, size):  # C(i, k) / C(N, k + 1) from C(i, k - 1) / C(N, k), i the number of smaller trials
+        rows.append(rows[-1] * np.maximum(np.arange(size) - k + 1, 0) / k * (k + 1) / (size - k))
+    return np.array(rows)
+
+
+def expected_best_band(
+    scores: Array, rng: np.random.Generator, *, level: float = 0.95, num_resamples: int = 500
+) -> tuple[Array, Array]:
+    """Pointwise bootstrap band of `expected_best`. scores: [N]; returns two [N]. Too narrow towards the largest k."""
+    values = np.asarray(scores, float)
+    draws = expected_best(values[rng.integers(len(values), size=(num_resamples, len(values)))])
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return low, high

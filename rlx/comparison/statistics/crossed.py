@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from rlx.comparison.statistics.difference import TestResult, student_t
+from rlx.comparison.statistics.difference import MAX_SEEDS, TestResult, power, student_t
 from rlx.comparison.statistics.interval import Array, t_quantile
-from rlx.comparison.statistics.power import MAX_SEEDS, power
 
 Tables = Sequence[np.ndarray]
 MAX_PROMPTS = 10_000_000

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged, class_of, evaluated, one_of, reads_of, with_options, within
-from rlx.loss.base import Loss, masked, require_shape
+from rlx.loss.base import LIMIT, Loss, clamped_exp, masked, require_shape, stop_gradient
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, OF_K2, k3, token_kl
-from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
 from rlx.loss.weight import Weighting, token_mean
 from rlx.seeding import Stream
 

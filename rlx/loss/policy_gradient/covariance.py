@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlx.errors import ConfigError
 from rlx.fields import within
+from rlx.loss.base import clamped_exp
 from rlx.loss.policy_gradient.base import policy_gradient_loss
 from rlx.loss.policy_gradient.token import ClipHigh, ClipLow, clipped
-from rlx.loss.ratio import clamped_exp
 
 Share = Annotated[
     float, within(above=0, at_most=1, advice="it is a share of the tokens of the batch; 0.0002 is that of the paper")

@@ -27,8 +27,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlx.loss.base import masked
-from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
+from rlx.loss.base import LIMIT, clamped_exp, masked, stop_gradient
 
 
 def k1(token_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:

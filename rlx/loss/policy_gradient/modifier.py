@@ -15,9 +15,8 @@ from torch import Tensor
 
 from rlx.errors import ConfigError
 from rlx.fields import one_of, within
-from rlx.loss.base import masked
+from rlx.loss.base import clamped_exp, masked
 from rlx.loss.policy_gradient.base import PolicyGradientModifier, RolloutLogprobs
-from rlx.loss.ratio import clamped_exp
 
 
 def truncated_correction(log_correction: Tensor, *, cap: float) -> Tensor:

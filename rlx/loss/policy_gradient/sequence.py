@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rlx.fields import within
+from rlx.loss.base import LIMIT, clamped_exp, stop_gradient
 from rlx.loss.policy_gradient.base import mean_over_tokens, policy_gradient_loss
 from rlx.loss.policy_gradient.token import clipped
-from rlx.loss.ratio import LIMIT, clamped_exp, stop_gradient
 from rlx.loss.weight import sequence_mean, sequence_sum
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rlx.fields import within
+from rlx.loss.base import clamped_exp, stop_gradient
 from rlx.loss.policy_gradient.base import policy_gradient_loss
 from rlx.loss.policy_gradient.token import ClipHigh, ClipLow, clipped
-from rlx.loss.ratio import clamped_exp, stop_gradient
 
 Kept = Annotated[float, within(at_least=0, advice="0 drops what the clip drops, as in clipped; 1 keeps the gradient of the end")]
 

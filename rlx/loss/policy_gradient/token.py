@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rlx.fields import within
+from rlx.loss.base import stop_gradient
 from rlx.loss.policy_gradient.base import policy_gradient_loss
-from rlx.loss.ratio import stop_gradient
 from rlx.loss.weight import sequence_mean
 
 ClipLow = Annotated[

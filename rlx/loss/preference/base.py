@@ -15,9 +15,8 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options
-from rlx.loss.base import Loss, require_shape
+from rlx.loss.base import Loss, require_shape, stop_gradient
 from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
-from rlx.loss.ratio import stop_gradient
 
 ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
 

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlx.fields import within
-from rlx.loss.base import masked
+from rlx.loss.base import masked, stop_gradient
 from rlx.loss.preference.base import preference_loss
 from rlx.loss.preference.margin import Beta, Smoothing, dpo_conservative
-from rlx.loss.ratio import stop_gradient
 
 Share = Annotated[float, within(at_least=0, advice="1 is usual")]
 

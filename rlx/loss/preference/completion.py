@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlx.fields import within
+from rlx.loss.base import clamped_exp
 from rlx.loss.preference.base import preference_loss
 from rlx.loss.preference.margin import Beta
-from rlx.loss.ratio import clamped_exp
 
 
 @preference_loss

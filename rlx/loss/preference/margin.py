@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlx.fields import within
+from rlx.loss.base import stop_gradient
 from rlx.loss.preference.base import preference_loss
-from rlx.loss.ratio import stop_gradient
 
 SIGN = "beta scales the log-ratios, so its sign would turn the preference around; 0.1 is usual for dpo"
 WRONG = "label_smoothing is the share of labels that are wrong; half of them wrong says nothing"

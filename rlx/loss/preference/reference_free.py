@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlx.fields import one_of, within
+from rlx.loss.base import clamped_exp, stop_gradient
 from rlx.loss.preference.base import preference_loss
 from rlx.loss.preference.margin import Smoothing
-from rlx.loss.ratio import clamped_exp, stop_gradient
 
 Gamma = Annotated[float, within(at_least=0, advice="gamma is the margin asked for; 0.5 is usual at beta 2")]
 

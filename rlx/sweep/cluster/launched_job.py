@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rlx.errors import ExitCode
 from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
 from rlx.sweep.kept import KeptModule, serve
@@ -98,7 +99,7 @@ class LaunchedJob:
         def give_up(reason: str) -> None:
             if os.getpid() != self.parent:
                 files.end(name, Done(FAILED, reason=reason))
-                os._exit(1)
+                os._exit(ExitCode.FAILED)
 
         with TimeLimit(self.timeout, self.grace, give_up) as limit:
             done = run_logged(run, files.read(name), SilentChannel())  # type: ignore[arg-type]
@@ -107,7 +108,7 @@ class LaunchedJob:
         if done.state == INTERRUPTED and slurm_id is not None and not files.has_flag(STOP):
             slurm.requeue(slurm_id)  # refused where somebody else has done it
             sys.stdout.flush()
-            os._exit(0)  # no result for the launcher: the job is not over
+            os._exit(ExitCode.OK)  # no result for the launcher: the job is not over
         files.end(name, done)
         if done.state == FAILED and self.halts:
             files.raise_flag(HALT)

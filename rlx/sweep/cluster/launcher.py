@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlx.report.text import count
+from rlx.report.text import quantity
 from rlx.sweep.cluster import slurm
-from rlx.sweep.cluster.job_files import HALT, STOP
+from rlx.sweep.cluster.job_files import HALT, QUEUE_TICK, STOP, JobTracker
 from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
-from rlx.sweep.cluster.tracker import QUEUE_TICK, JobTracker
 from rlx.sweep.kept import KeptModule
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.messages import Assignment
@@ -61,11 +60,11 @@ class LauncherRunner:
         """
         running = self.tracker.left_running(waiting)
         if running:
-            self.view.note(f"waiting for {count(len(running), 'job')} of an earlier start, which still run")
+            self.view.note(f"waiting for {quantity(len(running), 'job')} of an earlier start, which still run")
         left = [job for job in waiting if job not in running]
         for attempt in range(self.settings.retries + 1):
             if attempt:
-                self.view.note(f"{count(len(left), 'failed job')} tried again ({attempt} of {self.settings.retries})")
+                self.view.note(f"{quantity(len(left), 'failed job')} tried again ({attempt} of {self.settings.retries})")
             self._launch_all(left, running, halts=self.settings.on_failure == "stop" and attempt == self.settings.retries)
             running, left = [], [job for job in (*running, *left) if job.state == FAILED]
             self.state.write(force=True)
@@ -83,7 +82,9 @@ class LauncherRunner:
                     self.tracker.settle(job, problem=problem, is_stopping=self.stop_signal is not None)
             if is_over:
                 return
-            self.view.note(f"the launcher broke ({problem}); {count(len(left), 'job')} that it had not begun are launched again")
+            self.view.note(
+                f"the launcher broke ({problem}); {quantity(len(left), 'job')} that it had not begun are launched again"
+            )
             for job in left:
                 job.attempts -= 1
             jobs, running = left, []

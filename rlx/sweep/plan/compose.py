@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
-from rlx.config.check import check_config, plain
+from rlx.config.check import check_config, plain_config
 from rlx.config.compose import CompositionOfJobError
 from rlx.errors import ConfigError
 from rlx.record.provenance import CACHES, config_hash, without
@@ -67,7 +67,7 @@ class Composer:
         if self._allowed is None:  # of the whole command line, and slow to find out
             self._allowed = tuple(self.allowed())
         check_config(cfg, allowed=self._allowed)
-        container = plain(cfg)
+        container = plain_config(cfg)
         if self.inspect is not None:
             self.inspect(container)
         files = tuple(sources(container))

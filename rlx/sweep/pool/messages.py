@@ -78,7 +78,7 @@ class Done:
     healthy: bool = True
 
 
-def send(file: BinaryIO, message: Any) -> None:
+def send_message(file: BinaryIO, message: Any) -> None:
     """Write one message."""
     data = pickle.dumps(message)
     file.write(_LENGTH.pack(len(data)) + data)

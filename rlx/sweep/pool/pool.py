@@ -26,7 +26,7 @@ from rlx.errors import TrainingError
 from rlx.sweep.kept import KeptModule
 from rlx.sweep.plan.settings import RandomSettings, Settings
 from rlx.sweep.plan.space import Space
-from rlx.sweep.pool.messages import Assignment, Done, Inbox, Ready, Setup, send
+from rlx.sweep.pool.messages import Assignment, Done, Inbox, Ready, Setup, send_message
 from rlx.sweep.pool.resources import environments, memory_kills, num_workers
 from rlx.sweep.pool.worker import tail
 
@@ -105,7 +105,7 @@ class Worker:
     def send(self, message: Any) -> None:
         """Send a message; if the process is dead, `Pool.events` reports that."""
         with contextlib.suppress(OSError):
-            send(self.input, message)
+            send_message(self.input, message)
 
     def assign(self, assignment: Assignment) -> None:
         """Give it a job."""

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from rlx.errors import ExitCode
 from rlx.sweep.kept import serve
-from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send
+from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send_message
 
 LOG = "job.log"
 _SECONDS_BETWEEN = 0.5  # of two messages about the progress of one job
@@ -81,7 +81,7 @@ class Channel:
     def send(self, message: Any) -> None:
         """Send a message to the sweep; if it is gone the message is lost, and the job goes on to its checkpoint."""
         with contextlib.suppress(OSError):
-            send(self._outgoing, message)
+            send_message(self._outgoing, message)
 
     def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
         """Report the step that the job has reached, twice a second at most."""

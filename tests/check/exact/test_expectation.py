@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.check.exact.expectation import alone, cosine, expected_gradient, groups_of, measured, objectives, stated_beta
+from rlx.check.exact.expectation import alone, cosine_of_vectors, expected_gradient, groups_of, measured, objectives, stated_beta
 from rlx.check.exact.world import World, exact_laboratory
 from rlx.loss.advantage.completion import leave_one_out
 from tests.check.checking import subject
@@ -90,4 +90,4 @@ def test_a_draw_of_several_prompts_is_not_enumerated():
 
 
 def test_a_cosine_of_nothing_is_0():
-    assert cosine(torch.zeros(2), torch.ones(2)) == 0
+    assert cosine_of_vectors(torch.zeros(2), torch.ones(2)) == 0

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 import rlx
-from rlx.check.exact.expectation import alone, measured
-from rlx.check.exact.report import figure_line, figure_of
+from rlx.check.exact.expectation import alone, figure_line, figure_of, measured
 from rlx.check.exact.world import World
 from rlx.cli.main import invoke
 from rlx.loss.advantage.completion import leave_one_out

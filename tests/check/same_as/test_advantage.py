@@ -3,7 +3,7 @@
 import pytest
 
 import rlx
-from rlx.check.same_as.advantage import advantages
+from rlx.check.same_as.formula import compare_advantages
 from rlx.errors import ConfigError
 from rlx.loss import completion_advantage
 from rlx.loss.advantage.completion import group_standardized, leave_one_out
@@ -22,11 +22,11 @@ def population(rewards):
 
 
 def test_the_same_advantage_in_other_words():
-    assert advantages(by_hand(), leave_one_out(), name="leave_one_out").same
+    assert compare_advantages(by_hand(), leave_one_out(), name="leave_one_out").same
 
 
 def test_another_deviation_shows_on_two_rewards():
-    found = advantages(population(), group_standardized(), name="group_standardized")
+    found = compare_advantages(population(), group_standardized(), name="group_standardized")
     assert not found.same
     assert found.example == "rewards [[0.0, 0.5]]"
     assert "[[-0.7071, 0.7071]]" in found.first
@@ -35,6 +35,6 @@ def test_another_deviation_shows_on_two_rewards():
 def test_advantages_of_tokens_are_held_against_each_other_and_not_against_those_of_completions():
     gae = rlx.load("algorithm", "ppo").advantage
     assert isinstance(gae, Gae)
-    assert advantages(gae, gae, name="gae").same
+    assert compare_advantages(gae, gae, name="gae").same
     with pytest.raises(ConfigError, match="advantage of completions and the other one of tokens"):
-        advantages(gae, leave_one_out(), name="leave_one_out")
+        compare_advantages(gae, leave_one_out(), name="leave_one_out")

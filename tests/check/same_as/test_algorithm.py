@@ -6,7 +6,7 @@ import torch
 
 import rlx
 from rlx.algorithm import LossOutput, Term
-from rlx.check.same_as.algorithm import algorithms
+from rlx.check.same_as.algorithm import compare_algorithms
 from rlx.loss.weight import sequence_mean
 from rlx.optimizer.step import Clipping
 from tests.check.checking import subject
@@ -56,13 +56,13 @@ class Constant(Preferences):
 
 
 def test_what_was_written_by_hand_is_the_same():
-    assert algorithms(subject(ByHand()), GRPO, name="grpo").same
+    assert compare_algorithms(subject(ByHand()), GRPO, name="grpo").same
     ppo = rlx.load("algorithm", "ppo")
-    assert algorithms(subject(ppo), ppo, name="ppo").same
+    assert compare_algorithms(subject(ppo), ppo, name="ppo").same
 
 
 def test_the_first_difference_names_the_token_the_sign_and_the_side():
-    found = algorithms(subject(WiderAbove()), GRPO, name="grpo")
+    found = compare_algorithms(subject(WiderAbove()), GRPO, name="grpo")
     assert not found.same
     assert "positive advantage, ratio above the clip's 1.2" in found.where
     assert "a policy 0.4 nats a token away" in found.where
@@ -71,11 +71,11 @@ def test_the_first_difference_names_the_token_the_sign_and_the_side():
 
 
 def test_the_gradient_may_be_the_same_and_what_comes_of_it_another():
-    assert "update_policy" in algorithms(subject(Unclipped()), Preferences(), name="dpo").where
-    assert "a draw makes 2 updates, one of dpo 1" in algorithms(subject(TwoUpdates()), Preferences(), name="dpo").first
-    assert "a constant in the loss" in algorithms(subject(Constant()), Preferences(), name="dpo").where
+    assert "update_policy" in compare_algorithms(subject(Unclipped()), Preferences(), name="dpo").where
+    assert "a draw makes 2 updates, one of dpo 1" in compare_algorithms(subject(TwoUpdates()), Preferences(), name="dpo").first
+    assert "a constant in the loss" in compare_algorithms(subject(Constant()), Preferences(), name="dpo").where
 
 
 def test_other_rows_are_said():
-    found = algorithms(subject(Preferences(pairs_per_step=4)), Preferences(), name="dpo")
+    found = compare_algorithms(subject(Preferences(pairs_per_step=4)), Preferences(), name="dpo")
     assert found.first == "a draw is 4 rows of 2 completions, one of dpo 8 rows of 2"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import rlx
-from rlx.check.same_as.compare import compare
+from rlx.check.same_as.algorithm import compare
 from rlx.cli.main import invoke
 from rlx.errors import ConfigError
 from tests.check.checking import subject

@@ -31,7 +31,7 @@ def asked(monkeypatch):
     figures = ("tokens_per_second", "completions_per_second", "steps_per_second", "peak_memory_bytes", "matmul_share", "seconds")
     scores = ("score_before", "score_at_tokens", "score_at_seconds", "evaluation_seconds", "steps")
 
-    def measured(config, cfg, number, trace):
+    def measured_round(config, cfg, number, trace):
         found.append((config, cfg.seed + number, trace))
         return {
             **dict.fromkeys((*figures, *scores), 1.0 + number),
@@ -39,7 +39,7 @@ def asked(monkeypatch):
             "phase_milliseconds": dict.fromkeys((*PHASES, "other"), 2.0),
         }
 
-    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(bench, "measured_round", measured_round)
     return found
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlx.comparison.statistics.curve import align, area_under_curve, band
+from rlx.comparison.statistics.bootstrap import align, area_under_curve, band
 
 
 def test_the_area_is_the_mean_height():

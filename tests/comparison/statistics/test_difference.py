@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlx.comparison.statistics.difference import holm, paired, rank_test_p, studentised_permutation_p, tost_p, welch
+from rlx.comparison.statistics.difference import equivalence_p, holm, paired, rank_test_p, studentised_permutation_p, welch
 from tests.comparison.published import FIRST, SECOND
 
 RNG = np.random.default_rng(3)
@@ -56,10 +56,10 @@ def test_a_shift_that_is_the_same_for_every_seed_is_no_spread_to_test():
 def test_tost_equals_two_one_sided_tests_of_scipy(margin):
     above = stats.ttest_ind(A + margin, B, equal_var=False, alternative="greater").pvalue
     below = stats.ttest_ind(A - margin, B, equal_var=False, alternative="less").pvalue
-    assert tost_p([A], [B], margin=margin) == pytest.approx(max(above, below))
+    assert equivalence_p(welch([A], [B]), margin=margin) == pytest.approx(max(above, below))
     above = stats.ttest_rel(A + margin, B[:7], alternative="greater").pvalue
     below = stats.ttest_rel(A - margin, B[:7], alternative="less").pvalue
-    assert tost_p([A], [B[:7]], margin=margin, pairs=True) == pytest.approx(max(above, below))
+    assert equivalence_p(paired([A], [B[:7]]), margin=margin) == pytest.approx(max(above, below))
 
 
 def test_the_permutation_test_equals_scipys():

@@ -7,7 +7,7 @@ import pytest
 
 from rlx.comparison import statistics
 from rlx.comparison.statistics import measured
-from rlx.comparison.statistics.power import seeds_needed
+from rlx.comparison.statistics.difference import seeds_needed
 
 MODULES = sorted(path.stem for path in Path(statistics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "measured"))
 DATA = {"a", "b", "rng", "scores", "strata", "statistic", "arms", "curves", "values", "thresholds", "steps", "difference", "p"}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlx.comparison.statistics.power import detectable_difference, power, seeds_needed
+from rlx.comparison.statistics.difference import detectable_difference, power, seeds_needed
 
 SEEDS = {0.5: (64, 34), 0.8: (26, 15), 1: (17, 10), 1.5: (9, 6), 2: (6, 5), 3: (4, 4)}
 DIFFERENCES = {3: 3.07, 5: 2.02, 8: 1.51, 10: 1.32, 20: 0.91, 30: 0.74}

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rlx.comparison.statistics.search import expected_best, expected_best_band
+from rlx.comparison.statistics.bootstrap import expected_best, expected_best_band
 
 
 def test_the_published_example():

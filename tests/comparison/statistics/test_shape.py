@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlx.comparison.statistics.shape import describe_shape, shapiro_wilk_p
+from rlx.comparison.statistics.interval import describe_shape, shapiro_wilk_p
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from rlx.comparison.importance import KeyImportance
+from rlx.comparison.descriptive import KeyImportance
 from rlx.report.figure.base import Bar, Dot
 from rlx.report.figure.choices import cost_figures, importance_figures, search_figures, setting_figures
 from rlx.report.figure.scores import improvement_figure, profile_figure

@@ -182,7 +182,7 @@ def test_being_asked_to_stop_asks_the_jobs(delegate, tmp_path, monkeypatch):
 def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegate, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "is_used", lambda directory: True)
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
-    monkeypatch.setattr("rlx.sweep.cluster.tracker.QUEUE_TICK", 0.1)
+    monkeypatch.setattr("rlx.sweep.cluster.job_files.QUEUE_TICK", 0.1)
     monkeypatch.setattr(cluster, "queue", lambda states="": {"12_1"} if not (tmp_path / "b" / "run.json").exists() else set())
 
     def launch(task, overrides):

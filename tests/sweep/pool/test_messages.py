@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rlx.sweep.pool.messages import Done, Inbox, JobProgress, receive, send
+from rlx.sweep.pool.messages import Done, Inbox, JobProgress, receive, send_message
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def pipe():
 
 def test_a_message_arrives_as_it_was_sent(pipe):
     end, start = pipe
-    send(start, Done("failed", {"eval/score": 0.5}, reason="so"))
+    send_message(start, Done("failed", {"eval/score": 0.5}, reason="so"))
     assert receive(end) == Done("failed", {"eval/score": 0.5}, reason="so")
 
 
@@ -33,8 +33,8 @@ def test_an_inbox_waits_for_nothing_and_joins_pieces(pipe, tmp_path):
     inbox = Inbox(end.fileno())
     assert inbox.read() == ([], False)
     with open(tmp_path / "whole", "wb") as whole:
-        send(whole, JobProgress(1))
-        send(whole, JobProgress(2))
+        send_message(whole, JobProgress(1))
+        send_message(whole, JobProgress(2))
     data = (tmp_path / "whole").read_bytes()
     half = len(data) // 2 + 3
     start.write(data[:half])

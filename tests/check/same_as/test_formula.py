@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.check.same_as.loss import losses
+from rlx.check.same_as.formula import compare_losses
 from rlx.errors import ConfigError
 from rlx.loss import policy_gradient_loss, preference_loss
 
@@ -31,17 +31,17 @@ def other_gradient(ratio, advantages, *, clip_low=0.2, clip_high=0.2):
 
 
 def test_the_same_formula_in_other_words_is_the_same():
-    found = losses(in_other_words(), rlx.load("loss", "dpo"), name="dpo")
+    found = compare_losses(in_other_words(), rlx.load("loss", "dpo"), name="dpo")
     assert found.same
     assert found.off < 1e-14
 
 
 def test_a_constant_factor_is_said():
-    assert "2 times as much everywhere" in losses(twice(), rlx.load("loss", "dpo"), name="dpo").first
+    assert "2 times as much everywhere" in compare_losses(twice(), rlx.load("loss", "dpo"), name="dpo").first
 
 
 def test_the_side_of_the_clip_and_the_sign_of_the_advantage_are_said_on_one_token():
-    found = losses(larger_above(), rlx.load("loss", "clipped"), name="clipped")
+    found = compare_losses(larger_above(), rlx.load("loss", "clipped"), name="clipped")
     assert not found.same
     assert found.where == "positive advantage, ratio above the clip's 1.2"
     assert found.example.startswith("token_logprobs [[-3.5]]")
@@ -49,14 +49,14 @@ def test_the_side_of_the_clip_and_the_sign_of_the_advantage_are_said_on_one_toke
 
 
 def test_a_gradient_that_differs_where_the_values_are_equal_is_a_difference():
-    assert losses(other_gradient(), rlx.load("loss", "clipped"), name="clipped").first.startswith("the gradient is")
+    assert compare_losses(other_gradient(), rlx.load("loss", "clipped"), name="clipped").first.startswith("the gradient is")
 
 
 def test_weights_that_differ_are_seen_on_two_rows():
-    found = losses(rlx.load("loss", "grpo"), rlx.load("loss", "dapo", clip_high=0.2), name="dapo")
+    found = compare_losses(rlx.load("loss", "grpo"), rlx.load("loss", "dapo", clip_high=0.2), name="dapo")
     assert found.where == "2 rows"
 
 
 def test_losses_of_two_kinds_are_refused():
     with pytest.raises(ConfigError, match="not both losses"):
-        losses(rlx.load("loss", "dpo"), rlx.load("loss", "grpo"), name="grpo")
+        compare_losses(rlx.load("loss", "dpo"), rlx.load("loss", "grpo"), name="grpo")
