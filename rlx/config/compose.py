@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
@@ -337,3 +338,36 @@ def check_folders(line: CommandLine) -> None:
             name = file.relative_to(place)
             if (own / name).is_file() or file.stem in declared(name.parent.as_posix()):
                 raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")
+            _require_finite(file)
+
+
+MOST_VALUES = 100_000  # of a YAML file, its aliases written out
+
+
+def _require_finite(file: Path) -> None:
+    """Refuse a YAML file whose aliases stand for more values than any config has, or for themselves.
+
+    Hydra writes aliases out, and a few lines of them make billions of values. What is no YAML is said by Hydra.
+    """
+    text = file.read_bytes()
+    if b"*" not in text or b"&" not in text:
+        return
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError):
+        return
+    sizes: dict[int, int | None] = {}  # of each node; None while it is counted
+
+    def size(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = None
+            items = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(node)] = 1 + sum(size(part) for part in parts)
+        counted = sizes[id(node)]
+        if counted is None:
+            raise ConfigError(f"{file}: an alias stands for what contains it; write it without the alias")
+        return counted
+
+    if root is not None and size(root) > MOST_VALUES:
+        raise ConfigError(f"{file}: its aliases stand for more than {MOST_VALUES} values; write a config out, without aliases")

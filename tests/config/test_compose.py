@@ -3,10 +3,12 @@
 import pytest
 from omegaconf import OmegaConf
 
+from rlx.cli.line import split
 from rlx.config.check import plain_config
 from rlx.config.compose import compose, config_folders, group_of, groups, option_node
 from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import conf_dir
+from rlx.errors import ConfigError
 
 
 def test_groups_lists_what_lies_in_the_folders(tmp_path):
@@ -71,3 +73,24 @@ def test_every_experiment_composes(experiment):
 
 def test_config_folders_begin_with_rlxs_own(tmp_path):
     assert config_folders([tmp_path])[:2] == [conf_dir(), tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "k0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"k{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)),
+            "more than",
+        ),
+        ("seed: &s [*s]\n", "stands for what contains it"),
+        ("a: &x {b: {c: *x}}\n", "stands for what contains it"),
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_refused_before_they_are_written_out(tmp_path, text, said):
+    file = tmp_path / "experiment" / "bomb.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"bomb.yaml: .*{said}"):
+        split(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+    file.write_text("a: &x [1, 2]\nb: *x\nc: [*x, *x]\n")
+    split(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
