@@ -7,10 +7,12 @@ CONSTRAINTS := .ci/constraints.txt
 PEERS_VENV := .venvs/peers
 PEERS ?=
 VLLM_VENV := .venvs/vllm
-FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm"
+DEVICE ?= cuda
+MODEL ?= Qwen/Qwen2.5-0.5B-Instruct
+FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-whole test-slow test-slurm test-vllm check lint types smollm2 peers vllm clean
+.PHONY: help install dev train test test-whole test-slow test-slurm test-vllm check lint types smollm2 peers vllm gpu clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,11 +24,11 @@ test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(FAST)
 
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day
-	$(PIP) install -q -c $(CONSTRAINTS) -e '.[reasoning]'
+	$(PIP) install -q -c $(CONSTRAINTS) -e '.[reasoning]' selenium
 	$(BIN)/python -m pytest -q -m "slow or browser"
 
 test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
@@ -34,6 +36,11 @@ test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; s
 
 test-vllm: dev vllm  ## runs that sample from a real vLLM: every gap, a server that dies, a run that is killed (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m vllm tests/rollout/test_vllm_real.py
+
+gpu: dev  ## the laws on an accelerator, then speed and memory of a model of 0.5 B (DEVICE=mps MODEL=directory or hub name)
+	RLX_TEST_DEVICE=$(DEVICE) $(BIN)/python -m pytest -q -m gpu
+	$(BIN)/rlx bench device=$(DEVICE) precision=bfloat16 policy=pretrained policy.path=$(MODEL) algorithm=custom_dpo,custom_grpo out=outputs/bench_gpu
+	$(BIN)/rlx bench device=$(DEVICE) precision=bfloat16 policy=pretrained policy.path=$(MODEL) algorithm=custom_dpo,custom_grpo policy/adapter=lora out=outputs/bench_gpu_lora
 
 check: lint types test test-whole  ## everything CI runs
 
