@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.cli.line import split
+from rlx.cli.line import taken_apart
 from rlx.config.check import plain_config
 from rlx.config.compose import compose, config_folders, group_of, groups, option_node
 from rlx.config.groups import RUN_GROUPS
@@ -91,6 +91,6 @@ def test_aliases_that_stand_for_too_much_are_refused_before_they_are_written_out
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"bomb.yaml: .*{said}"):
-        split(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+        taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
     file.write_text("a: &x [1, 2]\nb: *x\nc: [*x, *x]\n")
-    split(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+    taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
