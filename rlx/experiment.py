@@ -16,7 +16,7 @@ from rlx.algorithm.base import Algorithm, Need, require_complete
 from rlx.config.targets import with_run_loss
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
-from rlx.loss.policy_gradient.base import PolicyGradientLoss
+from rlx.loss.policy_gradient.base import PolicyGradientFormula, PolicyGradientLoss
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
@@ -161,6 +161,20 @@ def sequence_ratio_notes(algorithm: Any) -> list[str]:
         "or train with precision=float32"
         for name in dict.fromkeys(sensitive)
     ]
+
+
+_CORRECTIONS = {"ratio", "log_ratio", "mean_log_ratio", "summed_log_ratio", "behaviour_logprobs", "sampling_logprobs"}
+
+
+def uncorrected_losses(algorithm: Any) -> list[str]:
+    """Names of the policy-gradient losses that read neither an importance ratio nor what samplers reported."""
+    formulas = [loss for loss in _policy_gradient_losses(algorithm) if isinstance(loss, PolicyGradientFormula)]
+    names = [
+        type(loss).__name__
+        for loss in formulas
+        if not _CORRECTIONS.intersection(loss.reads) and "proximal_logprobs" not in loss.requires
+    ]
+    return list(dict.fromkeys(names))
 
 
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:

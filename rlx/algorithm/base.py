@@ -187,6 +187,10 @@ class Algorithm(Ranged, Generic[B]):
         """The batch of this step; its tensors carry no gradient."""
         raise ConfigError(f"{type(self).__name__} does not say what to learn from: define draw(self, lab)")
 
+    def renewed(self, lab: Lab, batch: B) -> B:
+        """The batch when its updates begin, where older weights drew it (rollout.ahead). lab: with the policy as it is now."""
+        return batch
+
     def updates(self, batch: B, rng: Stream) -> Iterator[B]:
         """The batches of one draw's optimiser updates: the whole batch, `updates_per_batch` times."""
         for _ in range(self.updates_per_batch):
@@ -210,6 +214,7 @@ class Algorithm(Ranged, Generic[B]):
 # method -> the arguments that the loop gives it
 CALLED_WITH = {
     "draw": ("lab",),
+    "renewed": ("lab", "batch"),
     "updates": ("batch", "rng"),
     "compute_loss": ("policy", "reference", "batch"),
     "update_policy": ("gradients", "optimizer"),

@@ -125,6 +125,13 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             figures["value_explained_variance"] = explained_variance(batch)
         return replace(batch, metrics={**batch.metrics, **figures})
 
+    def renewed(self, lab: Lab, batch: RolloutBatch) -> RolloutBatch:
+        """Proximal log-probabilities are those of the policy before its updates, whichever weights made the draw."""
+        if "proximal_logprobs" not in self.loss.requires:
+            return batch
+        found = lab.policy.token_statistics(batch.sequences, temperature=batch.temperature)
+        return batch.with_values(proximal_logprobs=found.token_logprobs)
+
     def _weighed(self, batch: RolloutBatch) -> RolloutBatch:
         """The batch with the weights of each term, computed over the rows that one update sees."""
         return batch.with_values(

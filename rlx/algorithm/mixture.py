@@ -141,6 +141,10 @@ class Mixture(Algorithm[MixtureBatch]):
         figures = {f"{name}/{figure}": value for name, part in parts.items() for figure, value in part.metrics.items()}
         return MixtureBatch(parts, weights, figures | {f"{name}/weight": weight for name, weight in weights.items()})
 
+    def renewed(self, lab: Lab, batch: MixtureBatch) -> MixtureBatch:
+        parts = {name: self.terms[name].algorithm.renewed(lab, part) for name, part in batch.parts.items()}
+        return replace(batch, parts=parts)
+
     def updates(self, batch: MixtureBatch, rng: Stream) -> Iterator[MixtureBatch]:
         streams = [self.terms[name].algorithm.updates(part, rng) for name, part in batch.parts.items()]
         for parts in zip_longest(*streams):

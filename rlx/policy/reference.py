@@ -6,8 +6,10 @@ Dimensions: P prompts, G completions of a prompt, B pairs, T tokens, N completio
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,10 +114,21 @@ class Reference:
         self._known: WeakKeyDictionary[TokenizedPairs, _Known] = WeakKeyDictionary()
         self._of_rows: WeakKeyDictionary[TokenizedPairs, dict[bytes, Tensor]] = WeakKeyDictionary()
         self._is_trusted: bool | None = None
+        self._turn = threading.RLock()  # one forward at a time: a draw ahead may ask from another thread
         self._moved = False
         self.name = policy.name
         self.pairs_computed = 0
         self.pairs_read = 0
+
+    def beside(self, twin: Policy) -> Reference:
+        """This reference, for draws by `twin` in another thread: where an adapter makes the reference, that of twin's model."""
+        if self._policy.adapter is None:
+            return self
+        found = copy.copy(self)
+        found._policy = copy.copy(self._policy)
+        found._policy.model, found._policy.adapter = twin.model, twin.adapter
+        found._known, found._of_rows = WeakKeyDictionary(), WeakKeyDictionary()
+        return found
 
     @property
     def model(self) -> Any:
@@ -160,7 +173,7 @@ class Reference:
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
         """As Policy.token_statistics."""
-        with torch.no_grad():
+        with torch.no_grad(), self._turn:
             return self._policy.token_statistics(sequences, temperature=temperature, requires=requires)
 
     def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
@@ -169,12 +182,12 @@ class Reference:
 
     def logits(self, sequences: Sequences) -> Tensor:
         """As Policy.logits."""
-        with torch.no_grad():
+        with torch.no_grad(), self._turn:
             return self._policy.logits(sequences)
 
     def head_input(self, sequences: Sequences) -> HeadInput:
         """As Policy.head_input."""
-        with torch.no_grad():
+        with torch.no_grad(), self._turn:
             return self._policy.head_input(sequences)
 
     def pair_logprobs(
@@ -184,7 +197,8 @@ class Reference:
 
         comes_again: the same rows are asked for again later, so that their values are worth keeping.
         """
-        mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
+        with self._turn:
+            mismatched = self._policy.mismatched_logprobs(batch) if "mismatched" in requires else None
         statistics = TokenStatistics(self._pair_values(batch, comes_again=comes_again).to(self.device))
         return pair_logprobs_of(batch, statistics, requires, mismatched=mismatched)
 
@@ -254,7 +268,7 @@ class Reference:
     def _compute(self, block: Sequences) -> Tensor:
         """[N] log-probabilities of a block in the order of its completion mask."""
         self.pairs_computed += len(block)
-        with torch.no_grad():
+        with torch.no_grad(), self._turn:
             return self._policy.token_logprobs(block).cpu()[block.completion_mask]
 
     def _open_store(self) -> ReferenceStore:

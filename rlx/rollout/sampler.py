@@ -63,7 +63,8 @@ class Sampler(Ranged, ABC):
 
     temperature: logits are divided by it, in sampling and in training. top_k, top_p, min_p: truncation of the distribution, null
     for none; it biases importance ratios, since log-probabilities are those before it. stop: strings that end a completion, kept
-    in its tokens and cut from its text. max_new_tokens: longest completion, null for what the task says.
+    in its tokens and cut from its text. max_new_tokens: longest completion, null for what the task says. ahead: by how many steps
+    a run makes its draws before their updates, 0 or 1 (see rlx.training.ahead).
     """
 
     temperature: float = within(above=0, advice="greedy decoding is asked for by name, not by temperature 0")
@@ -72,6 +73,7 @@ class Sampler(Ranged, ABC):
     min_p: float | None = within(at_least=0, at_most=1, optional=True)
     stop: tuple[str, ...]
     max_new_tokens: int | None = count(optional=True)
+    ahead: int = count(at_least=0, at_most=1, default=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,7 +163,12 @@ class Sampler(Ranged, ABC):
     @property
     def needs_one_process(self) -> str:
         """What these settings do that several ranks cannot, for a message; empty where there is nothing."""
-        return ""
+        return f"rollout.ahead={self.ahead}, where ranks would sample while they exchange gradients," if self.ahead else ""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it samples beside this process, which may learn meanwhile."""
+        return False
 
     @contextmanager
     def running(self, run: Path, policy: Policy) -> Iterator[None]:

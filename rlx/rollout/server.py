@@ -123,6 +123,10 @@ class ServerSampler(Sampler):
             return f"rollout.sync={self.sync}, where each rank would send the weights to the same server,"
         return super().needs_one_process
 
+    @property
+    def overlaps(self) -> bool:
+        return True
+
     @contextmanager
     def running(self, run: Path, policy: Policy) -> Iterator[None]:
         """Keep the files of a sync in `run`, or in sync_path, while this lasts."""

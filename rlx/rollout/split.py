@@ -39,7 +39,9 @@ class SplitSampler(Sampler):
     def of(sampler: Sampler, ranks: Ranks) -> SplitSampler:
         """A sampler with the settings of `sampler`. Raises ConfigError where those need a single process."""
         if sampler.needs_one_process:
-            raise ConfigError(f"{sampler.needs_one_process} is not built for several ranks; set ranks=1, or sample in process")
+            raise ConfigError(
+                f"{sampler.needs_one_process} is not built for several ranks; set ranks=1, or sample in process and on-policy"
+            )
         settings = {item.name: getattr(sampler, item.name) for item in fields(Sampler)}
         return SplitSampler(**settings, sampler=sampler, ranks=ranks)
 

@@ -51,10 +51,16 @@ class Engine:
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
+    closed: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it below a watchdog, which ends it when this process is gone, however that ended."""
+        """Start it below a watchdog, which ends it when this process is gone, however that ended.
+
+        Raises TrainingError once it is closed.
+        """
+        if self.closed:
+            raise TrainingError("the run has ended, and its server with it")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, watchdog.__file__, *self.command],
@@ -82,6 +88,11 @@ class Engine:
             self._process.kill()  # the server dies with its watchdog
             self._process.wait()
         self._process = None
+
+    def close(self) -> None:
+        """End it for good: a draw in another thread does not start it again."""
+        self.closed = True
+        self.end()
 
     def tail(self) -> str:
         """The last lines of its log, for a message."""
@@ -119,6 +130,11 @@ class VllmSampler(ServerSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "arguments", tuple(str(word) for word in self.arguments))
+        if self.ahead and self.sleeps:
+            raise ConfigError(
+                f"rollout.ahead={self.ahead} samples while the policy learns, so the server cannot give its memory back "
+                "meanwhile; set rollout.sleeps=false"
+            )
 
     @cached_property
     def _started(self) -> _Started:
@@ -149,7 +165,7 @@ class VllmSampler(ServerSampler):
                 self._start(engine)
                 yield
             finally:
-                engine.end()
+                engine.close()
                 self._started.engine = None
 
     def prepare(self, policy: Policy) -> None:
@@ -186,6 +202,8 @@ class VllmSampler(ServerSampler):
         engine.start()
         deadline = time.monotonic() + self.start_timeout
         while not self.client.is_up():
+            if engine.closed:
+                raise TrainingError("the run has ended, and its server with it")
             if engine.exit_code is not None:
                 raise TrainingError(
                     f"vLLM ended with exit code {engine.exit_code}; its log, {engine.log}, ends with: {engine.tail()}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Need
 from rlx.errors import ConfigError
-from rlx.experiment import Experiment
+from rlx.experiment import Experiment, uncorrected_losses
 from rlx.task.base import Task, Text
 from rlx.task.rewarded import RewardedTask
 
@@ -80,7 +80,14 @@ def reward_bounds(task: RewardedTask) -> tuple[float | None, float | None]:
 
 def cautions(cfg: DictConfig, experiment: Experiment) -> list[str]:
     """What somebody should know of a run's values before it begins, in a sentence each."""
-    return [*_schedule(cfg), *_usual(cfg), *_draws(experiment), *_evaluation(cfg, experiment.task), *_task(experiment)]
+    return [
+        *_schedule(cfg),
+        *_usual(cfg),
+        *_draws(experiment),
+        *_ahead(experiment),
+        *_evaluation(cfg, experiment.task),
+        *_task(experiment),
+    ]
 
 
 def _schedule(cfg: DictConfig) -> Iterator[str]:
@@ -116,6 +123,14 @@ def _draws(experiment: Experiment) -> Iterator[str]:
     clips = {name: value for name, value in _numbers(experiment.algorithm) if name.endswith(("clip_low", "clip_high"))}
     if clips and not any(clips.values()):
         yield f"{' and '.join(clips)} are 0: after its first update no token of a draw teaches anything"
+
+
+def _ahead(experiment: Experiment) -> Iterator[str]:
+    for name in uncorrected_losses(experiment.algorithm) if experiment.sampler.ahead else ():
+        yield (
+            f"rollout.ahead=1 samples from the weights of one step before, and loss {name} reads no importance ratio that would "
+            "correct for it; loss=clipped does"
+        )
 
 
 def _numbers(owner: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -26,6 +26,7 @@ from rlx.policy.reference import Reference
 from rlx.record.files import relative
 from rlx.record.run import read_run
 from rlx.record.trust import again
+from rlx.training.ahead import DrawAhead
 from rlx.training.integrity import SEALED, seal, verify_checkpoint
 
 TRAINER_JSON, TRAINER_TENSORS = "trainer.json", "trainer.pt"
@@ -126,7 +127,13 @@ def _command(run: Path) -> str:
 
 
 def save_checkpoint(
-    run: Path, *, policy: Policy, optimizer: Optimizer, progress: TrainerState, reference: Reference | None = None
+    run: Path,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    progress: TrainerState,
+    reference: Reference | None = None,
+    ahead: DrawAhead | None = None,
 ) -> Path:
     """Write to a temporary name, fsync, rename. Raises TrainingError where that fails; older checkpoints are then unchanged."""
     final = checkpoint_path(run, progress.step)
@@ -137,7 +144,9 @@ def save_checkpoint(
         write_policy(policy, temporary)
         head = None if policy.value_head is None else policy.value_head.state_dict()
         moved = None if reference is None else reference.state_dict()
-        tensors = {"optimizer": optimizer.state_dict(), "state": progress.state, "value_head": head, "reference": moved}
+        state = progress.state if ahead is None else ahead.state  # the next draw is made again
+        tensors = {"optimizer": optimizer.state_dict(), "state": state, "value_head": head, "reference": moved}
+        tensors |= {} if ahead is None else {"ahead": ahead.state_dict()}
         torch.save(tensors, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
         (temporary / TRAINER_JSON).write_text(json.dumps(seal(plain, temporary, run), indent=2) + "\n")
@@ -174,8 +183,15 @@ def prune_checkpoints(run: Path, *, keep_last: int, best_step: int | None) -> No
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, reference: Reference | None = None) -> TrainerState:
-    """Restore the policy, the optimiser and a moved reference from a checkpoint.
+def load_checkpoint(
+    directory: Path,
+    *,
+    policy: Policy,
+    optimizer: Optimizer,
+    reference: Reference | None = None,
+    ahead: DrawAhead | None = None,
+) -> TrainerState:
+    """Restore the policy, the optimiser, a moved reference and the weights of draws ahead from a checkpoint.
 
     Only tensors and plain values are unpickled. Raises DataError for files that are damaged, or that do not fit this run.
     """
@@ -192,6 +208,8 @@ def load_checkpoint(directory: Path, *, policy: Policy, optimizer: Optimizer, re
             policy.value_head.load_state_dict(tensors["value_head"])
         if reference is not None and tensors.get("reference") is not None:
             reference.load_state_dict(tensors["reference"])
+        if ahead is not None:
+            ahead.load_state_dict(tensors["ahead"])
         return TrainerState(**{name: value for name, value in values.items() if name != SEALED}, state=tensors["state"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -20,6 +20,7 @@ from rlx.record.recorder import Recorder
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
+from rlx.training.ahead import DrawAhead, Drawn
 from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint
 from rlx.training.evaluate import Evaluation, Evaluator
 from rlx.training.gradients import AccumulatedGradients
@@ -69,7 +70,7 @@ class Loop:
     """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not.
 
     ranks: those that train together, and decide together; None where this process is alone.
-    memory: what the run needs.
+    memory: what the run needs. ahead: makes draws one step before their updates; None where they are made in their own step.
     """
 
     plan: TrainingPlan
@@ -86,6 +87,7 @@ class Loop:
     progress: TrainerState = field(default_factory=TrainerState)
     ranks: Ranks | None = None
     memory: MemoryPlan | None = None
+    ahead: DrawAhead | None = None
     _clock: dict[str, float] = field(default_factory=dict)
     _mark: float = 0.0
     _is_late: bool = False  # whether max_seconds are over: looked at once a step, by all ranks together
@@ -158,9 +160,10 @@ class Loop:
         root = Stream(self.plan.seed)
         self.optimizer.start_step(step)
         with self._timed("draw"), torch.no_grad():
-            batch = self._drawn(step)
+            drawn = self._drawn(step) if self.ahead is None else self._drawn_ahead(self.ahead, step)
+        batch = drawn.batch
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
-        figures: dict[str, list[float]] = {name: [value] for name, value in {**batch.metrics, **self.sampler.figures()}.items()}
+        figures: dict[str, list[float]] = {name: [value] for name, value in {**batch.metrics, **drawn.figures}.items()}
         with self._timed("update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
@@ -184,6 +187,9 @@ class Loop:
                     figures.setdefault(name, []).append(value)
                 self._count("tokens_trained", sum(part.row_tokens))
                 self._count("updates", 1)
+        if self.ahead is not None:
+            with self._timed("draw"):
+                self.ahead.wait()
         line = {f"train/{name}": sum(values) / len(values) for name, values in figures.items()}
         if self.plan.halves and self.plan.micro_batch is not None:
             line["cost/micro_batch"] = float(self.plan.micro_batch)
@@ -201,28 +207,51 @@ class Loop:
         with split_statistics(self.policy, self.ranks), split_statistics(self.reference, self.ranks):
             yield lab
 
-    def _drawn(self, step: int) -> Any:
+    def _drawn(self, step: int) -> Drawn:
         """The batch of a step, the same on every rank."""
 
-        def draw() -> Any:
-            self.sampler.refresh(self.policy, version=int(self.progress.totals.get("updates", 0)))
-            with self._lab(step) as lab:
-                batch = self.algorithm.draw(lab)
-            self.sampler.rest()
-            require_batch(batch, by=self.algorithm)
-            return batch
+        def draw() -> Drawn:
+            return self._draw(step, self.policy, self.reference, version=self._updates)
 
         if self.ranks is None:
             return draw()
-        batch = self.ranks.together("the batch of a step", draw)
-        drawn = self.ranks.exchange("the rows of a step", lambda: list(batch.row_tokens))
-        differing = [rank for rank, rows in enumerate(drawn) if rows != drawn[0]]
+        drawn = self.ranks.together("the batch of a step", draw)
+        everywhere = self.ranks.exchange("the rows of a step", lambda: list(drawn.batch.row_tokens))
+        differing = [rank for rank, rows in enumerate(everywhere) if rows != everywhere[0]]
         if differing:
             raise TrainingError(
                 f"draw of {type(self.algorithm).__name__} gave rank {differing[0]} other rows than rank 0; take random numbers "
                 "from lab.rng and rewards from the task, which are the same on every rank"
             )
-        return batch
+        return drawn
+
+    def _drawn_ahead(self, ahead: DrawAhead, step: int) -> Drawn:
+        """The batch of a step by the weights of the step before; that of the next step is begun, by the weights as they are."""
+        drawn = ahead.take()
+        if drawn is None:  # the first step, which has none before it, or the first after a resume
+            if step == 0:
+                ahead.follow(self.policy, version=self._updates, state={})
+            drawn = self._draw(step, ahead.policy, ahead.reference, version=ahead.version)
+        ahead.follow(self.policy, version=self._updates, state=self.progress.state)
+        if step + 1 < self.plan.num_steps:
+            ahead.begin(lambda: self._draw(step + 1, ahead.policy, ahead.reference, version=ahead.version))
+        with self._lab(step) as lab:
+            return replace(drawn, batch=self.algorithm.renewed(lab, drawn.batch))
+
+    def _draw(self, step: int, policy: Policy, reference: Reference, *, version: int) -> Drawn:
+        """The batch of a step by these weights. version: the updates that they have seen."""
+        with torch.no_grad():
+            self.sampler.refresh(policy, version=version)
+            with self._lab(step) as lab:
+                batch = self.algorithm.draw(replace(lab, policy=policy, reference=reference))
+            self.sampler.rest()
+        require_batch(batch, by=self.algorithm)
+        return Drawn(batch, self.sampler.figures())
+
+    @property
+    def _updates(self) -> int:
+        """Updates so far."""
+        return int(self.progress.totals.get("updates", 0))
 
     def _count(self, name: str, amount: float) -> None:
         self.progress.totals[name] = self.progress.totals.get(name, 0.0) + amount
@@ -271,6 +300,7 @@ class Loop:
             optimizer=self.optimizer,
             progress=self.progress,
             reference=self.reference,
+            ahead=self.ahead,
         )
         best = self.progress.best_step if self.plan.keep_best else None
         prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)

@@ -197,7 +197,8 @@ class Planner:
         cache, choosing = self._sampling(max((one.forward for one in passes), default=0.0))
         copies = 2 if self._experiment.algorithm.clipping.max_grad_norm is not None else 1
         return MemoryPlan(
-            weights=tensor_bytes([*self._policy.model.parameters(), *self._policy.model.buffers()]),
+            weights=tensor_bytes([*self._policy.model.parameters(), *self._policy.model.buffers()])
+            + trained * self._experiment.sampler.ahead,
             reference=self._reference(),
             optimizer=self._optimizer_bytes(trained),
             gradients=trained,

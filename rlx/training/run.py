@@ -28,6 +28,7 @@ from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
 from rlx.record.trust import again
 from rlx.report.terminal import TrainView
+from rlx.training.ahead import DrawAhead
 from rlx.training.caution import Movement, cautions, require_meant
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
@@ -188,6 +189,7 @@ def build_loop(
         view=view,
         stop=stop,
         ranks=ranks,
+        ahead=DrawAhead.of(experiment.algorithm, policy, start, sampler),
     )
 
 
@@ -308,7 +310,8 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
         command = shlex.join(word for word in before.command if not word.startswith("hydra.run.dir="))  # its place is taken
         raise ConfigError(f"{run} has no checkpoint to go on from; run its command again: {command}")
     verify_record(before)
-    verify_logs(before.directory, verified_values(checkpoint_path(before.directory, steps[-1])))
+    latest = checkpoint_path(before.directory, steps[-1])
+    verify_logs(before.directory, verified_values(latest))
     config = recorded_config(cfg)
     _require_unchanged_code(before, config, cfg.allow_changed)
 
@@ -328,10 +331,7 @@ def _resume(cfg: DictConfig, run: Path, command: Sequence[str], view: TrainView,
     def load(loop: Loop) -> None:
         _require_unchanged_data(before, recorder.record, cfg.allow_changed)
         loop.progress = load_checkpoint(
-            checkpoint_path(before.directory, steps[-1]),
-            policy=loop.policy,
-            optimizer=loop.optimizer,
-            reference=loop.reference,
+            latest, policy=loop.policy, optimizer=loop.optimizer, reference=loop.reference, ahead=loop.ahead
         )
         view.note(f"resumed at step {loop.progress.step} of {cfg.num_steps}")
 

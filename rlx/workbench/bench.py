@@ -9,9 +9,11 @@ import json
 import os
 import statistics
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +78,8 @@ class TimedAlgorithm:
         return getattr(self._own, name)
 
     def draw(self, lab: Any) -> Any:
-        """As the algorithm's."""
-        with self._clock("draw"):
+        """As the algorithm's. In a thread of its own it is not timed: what the run waits for it is."""
+        with self._clock("draw") if threading.current_thread() is threading.main_thread() else nullcontext():
             batch = self._own.draw(lab)
         self.completions += count_completions(batch)
         return batch
@@ -162,13 +164,21 @@ def measure(cfg: DictConfig, budget: Budget, ranks: Ranks | None = None) -> dict
     clock = Clock()
     algorithm = TimedAlgorithm(loop.algorithm, clock)
     loop.algorithm, loop.optimizer = algorithm, TimedOptimizer(loop.optimizer, clock)  # type: ignore[assignment]
+    if loop.ahead is not None:
+        loop.ahead.wait = clock("draw")(loop.ahead.wait)  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as place, loop.sampler.running(Path(place), loop.policy):
+        return _measured(loop, clock, algorithm, budget)
+
+
+def _measured(loop: Loop, clock: Clock, algorithm: TimedAlgorithm, budget: Budget) -> dict[str, Any]:
+    ranks = loop.ranks
     found = {"score_before": _score(loop, clock)[0], **_train(loop, clock, algorithm, budget)}
     found["peak_memory_bytes"] = peak_memory()
     number = 1 if ranks is None else ranks.world
-    found["devices"] = number if experiment.policy.device.type == "cuda" else number * torch.get_num_threads()
+    found["devices"] = number if loop.policy.device.type == "cuda" else number * torch.get_num_threads()
     if ranks is not None:
         return found | {"matmul_peak": None, "matmul_share": None}
-    found |= _share_of_peak(loop, found, experiment.policy)
+    found |= _share_of_peak(loop, found, loop.policy)
     if budget.trace is not None:
         found["trace"] = _profile(loop, Path(budget.trace))
     return found

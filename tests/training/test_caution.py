@@ -52,6 +52,7 @@ SAID = [
     ((*GRPO, "task.rewards.exact_match.weight=-1", "task.full_reward=null"), "worth less the better exact_match finds it"),
     ((*GRPO, "loss.clip_low=0", "loss.clip_high=0"), "loss.clip_low and loss.clip_high are 0"),
     ((*GRPO, "algorithm.updates_per_batch=50"), "learn it by heart"),
+    ((*GRPO, "rollout.ahead=1", "loss=reinforce"), "loss reinforce reads no importance ratio that would correct for it"),
     ((*GRPO, "task.max_new_tokens=1", "rollout.max_new_tokens=null"), "answers have more tokens than a completion may have (1)"),
     ((*PAIRS, "algorithm.pairs_per_step=1000"), "algorithm.pairs_per_step=1000 of"),
     (("task=preference_file", "task.path=evil.jsonl", "~task.max_operand"), "have the role evil, which no chat model knows"),

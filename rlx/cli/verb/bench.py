@@ -37,7 +37,7 @@ _KEYS = (
     "device",
     "precision",
 )
-_NAMES, _RANKS = "algorithms", "ranks"
+_NAMES, _RANKS, _AHEAD = "algorithms", "ranks", "ahead"
 
 
 @dataclass
@@ -85,6 +85,11 @@ def prepare(line: CommandLine) -> None:
                 raise ConfigError(f"{override}: they are different numbers of processes: ranks=1,2")
             line.values[_RANKS] = ",".join(numbers)
             line.overrides[place] = f"ranks={numbers[0]}"
+        if key == "rollout.ahead" and "," in value:
+            if sorted(value.strip("[]").replace(" ", "").split(",")) != ["0", "1"]:
+                raise ConfigError(f"{override}: draws in their own step and one step ahead are rollout.ahead=0,1")
+            line.values[_AHEAD] = "0,1"
+            line.overrides[place] = "rollout.ahead=0"
 
 
 def run(composed: Composed) -> int:
@@ -99,6 +104,13 @@ def run(composed: Composed) -> int:
         if cfg.profile:
             raise ConfigError("profile=true traces one process alone; leave out ranks")
         configs = {f"{name}, {ranks_text(ranks)}": {**configs[name], "ranks": ranks} for name in names for ranks in numbers}
+        names = list(configs)
+    if _AHEAD in composed.values:
+        configs = {
+            f"{name}, ahead by {ahead}": {**configs[name], "rollout": {**configs[name]["rollout"], "ahead": int(ahead)}}
+            for name in names
+            for ahead in composed.values[_AHEAD].split(",")
+        }
         names = list(configs)
     rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for number in range(cfg.rounds):

@@ -43,6 +43,13 @@ def asked(monkeypatch):
     return found
 
 
+def test_draws_ahead_are_measured_beside_those_in_their_step(asked, capfd):
+    assert main(["bench", "algorithm=grpo", "rounds=1", "rollout.ahead=0,1"]) == 0
+    assert [config["rollout"]["ahead"] for config, *_ in asked] == [0, 1]
+    assert "grpo, ahead by 1" in capfd.readouterr().out
+    assert main(["bench", "algorithm=grpo", "rollout.ahead=0,2"]) == 2
+
+
 def test_algorithms_take_turns_on_equal_terms(asked, place, capfd):
     assert main(["bench", "algorithm=dpo,grpo", "rounds=2", "seed=5", "optimizer.lr=0.5", "num_prompts=7"]) == 0
     assert [(config["algorithm"]["_target_"].rpartition(".")[2], seed) for config, seed, _ in asked] == [
