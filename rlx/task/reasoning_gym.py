@@ -120,7 +120,7 @@ class ReasoningGym(RewardedTask):
             raise ConfigError(f"task.parameters: {self.dataset} refuses {given or 'its own defaults'}: {error}") from error
 
     @cached_property
-    def curriculum(self) -> Curriculum | None:  # type: ignore[override]
+    def curriculum(self) -> Curriculum | None:
         if self.difficulty is None:
             return None
         levels = tuple(prompt.columns["level"] for prompt in self.prompts())

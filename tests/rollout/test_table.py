@@ -90,3 +90,35 @@ def test_a_turn_that_is_cut_off_is_judged_and_is_the_last(tiny):
     cut = [talk for group in made.conversations for talk in group if len(talk.turns) == 1]
     assert cut
     assert all(talk.rewards == [1.0] for talk in cut)
+
+
+class Counted(Failing):
+    """Counts the letters that the assistant said."""
+
+    def figures(self):
+        return {"letters": float(sum(map(len, self.seen)))}
+
+
+def test_what_an_environment_counts_is_logged_and_is_0_where_it_broke_off():
+    policy = policy_of("chatml")
+    batch = sample_groups(
+        Bench(policy, sampler_of(max_new_tokens=None), task_of(Counted("raises"), max_new_tokens=6)), [0, 1], group_size=4
+    )
+    assert batch.failed.any()
+    assert not batch.environment_figures["letters"][batch.failed].any()
+    assert batch.figures()["letters"] == pytest.approx(float(batch.environment_figures["letters"].mean()))
+    assert batch.figures()["letters"] > 0
+    part = batch.take([1])
+    assert torch.equal(part.environment_figures["letters"], batch.environment_figures["letters"][[1]])
+    joined = type(batch).join([part, batch])
+    assert joined.environment_figures["letters"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("wrong", [{"letters": float("nan")}, {"letters": "many"}])
+def test_what_is_no_number_is_refused(wrong):
+    class Wrong(Counting):
+        def figures(self):
+            return wrong
+
+    with pytest.raises(TrainingError, match="figures of Wrong gives"):
+        played(policy_of("chatml"), task_of(Wrong(), max_new_tokens=6)).figures()

@@ -146,7 +146,7 @@ def _reply(order: Mapping[str, Any]) -> dict[str, str]:
     """Import the function of an order, or call it where the order has arguments."""
     module, name = order["target"]
     try:
-        function = reduce(getattr, name.split("."), importlib.import_module(module))
+        function: Any = reduce(getattr, name.split("."), importlib.import_module(module))
         if "arguments" not in order:
             return {"value": ""}
         value = function(**order["arguments"])
