@@ -52,7 +52,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _ENVIRONMENT = (*_THREADS, "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 # The part of rlx that a run's numbers come from. Everything else it imports checks, writes, shows or judges.
 NUMBERS_COME_FROM = (
-    *("seeding.py", "experiment.py"),
+    *("seeding.py", "experiment.py", "client.py"),
     *("loss", "task", "optimizer", "data", "policy", "rollout", "algorithm", "training", "parallel"),
 )
 # Files of these rooms that only say, measure or stop: a change in them changes no metric but those of a clock.
