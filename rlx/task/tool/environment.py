@@ -115,7 +115,7 @@ class ToolUse(Environment):
             return ({**messages[0], "content": f"{messages[0]['content']}\n\n{about}"}, *messages[1:])
         return with_system(messages, about)
 
-    async def step(self, completion: str) -> Turn:  # type: ignore[override]
+    async def step(self, completion: str) -> Turn:
         calls = self._read(completion)
         if not calls:
             return Turn(done=True)

@@ -195,3 +195,19 @@ def test_tools_that_cannot_be_are_refused(sums):
         tools_of().__class__(tools={}, **SETTINGS)
     with pytest.raises(ConfigError, match="two functions of one name"):
         ToolUse(tools={"a": tools.add, "b": tools.add}, **SETTINGS)
+
+
+@pytest.mark.whole
+def test_a_run_trains_on_tools_and_logs_its_calls(sums, tmp_path):
+    policy, folder = policy_of("qwen2_5"), tmp_path / "model"
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    lines = []
+    rlx.train(
+        ["algorithm=grpo", "task=tool_file", f"task.path={sums}", "policy=pretrained", f"policy.path={folder}", "num_steps=2",
+         "algorithm.prompts_per_step=2", "algorithm.group_size=2", "task.max_new_tokens=8", "eval_every=null", "logger=[]",
+         "threads=1", f"output_dir={tmp_path / 'runs'}"],
+        callbacks=[lambda step, metrics: lines.append(metrics)], quiet=True,
+    )  # fmt: skip
+    assert {"train/tool_calls", "train/tool_errors", "train/turns", "train/grad_norm"} <= lines[-1].keys()
+    assert {"eval/tool_calls", "eval/tool_errors"} <= {name for line in lines for name in line}
