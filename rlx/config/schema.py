@@ -58,7 +58,7 @@ class ExportConfig:
 class ParallelConfig:
     """How the ranks of a run share the work; conf/parallel has its options."""
 
-    mode: str = one_of(("replicated",), default=MISSING)
+    mode: str = one_of(("replicated", "sharded"), default=MISSING)
     timeout: float = at_least(1, whole=False)
 
 

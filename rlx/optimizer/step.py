@@ -170,7 +170,8 @@ def _require_plain_step(make: Callable[[Sequence[torch.nn.Parameter]], torch.opt
 def total_norm(gradients: Gradients) -> Tensor:
     """[] Euclidean norm of all gradients together; 0 where there are none."""
     present = [gradient for gradient in gradients if gradient is not None]
-    return torch.nn.utils.get_total_norm(present, foreach=True) if present else torch.zeros(())
+    norm = torch.nn.utils.get_total_norm(present, foreach=True) if present else torch.zeros(())
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of gradients that are split over ranks
 
 
 def clip_adaptively(parameters: Sequence[Tensor], gradients: Gradients, ratio: float, *, epsilon: float = 1e-3) -> Gradients:

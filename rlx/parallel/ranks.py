@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -31,11 +31,22 @@ from rlx.record.process import is_alive, this_process
 T = TypeVar("T")
 _BUCKET = 1 << 24  # elements that are summed at once: the memory that a sum takes besides the gradients
 _ANSWER_SECONDS = 3.0
+_LOST = ("Connection closed", "Connection reset", "Timed out", "timed out", "Broken pipe")  # in what gloo says
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 class RankError(TrainingError):
     """A rank died, does not answer, or is at another place of the program than the others."""
+
+
+class KeepsStep(Protocol):
+    """What ranks ask of models that are split over them: see rlx.parallel.sharded.Lockstep."""
+
+    is_inside: bool
+
+    def finish(self) -> None: ...
+    def backward(self, heads: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> None: ...
+    def gradients(self, parameters: Sequence[torch.nn.Parameter]) -> list[Tensor | None]: ...
 
 
 class Ranks:
@@ -47,10 +58,11 @@ class Ranks:
 
     def __init__(self, group: Any, store: Any, *, rank: int, world: int, timeout: float) -> None:
         self.rank, self.world, self.timeout = rank, world, timeout
-        self._group, self._store = group, store
+        self.group, self._store = group, store
         self._count = 0
         self.seconds = 0.0  # spent in exchanges, waiting for the others included
         self._shared: Exception | None = None  # the error that all ranks raised last
+        self.lockstep: KeepsStep | None = None  # where models are split over the ranks
         self._processes: list[dict[str, Any]] = [this_process()]
         self._processes = self.exchange("the start", this_process)
 
@@ -97,11 +109,13 @@ class Ranks:
         except RankError:
             raise
         except Exception as error:
+            if self.lockstep is not None and self.lockstep.is_inside:
+                raise  # the others are in the middle of a pass, and learn of it from the connection
             failure = error
         said = None if failure is None else _as_message(failure)
         given: list[Any] = [None] * self.world
         with self._collective(what):
-            dist.all_gather_object(given, (what, said, value), group=self._group)
+            dist.all_gather_object(given, (what, said, value), group=self.group)
         failed = [(rank, message) for rank, (_, message, _) in enumerate(given) if message is not None]
         if failed:
             self._shared = self._error(failed, failure)
@@ -128,9 +142,17 @@ class Ranks:
 
     def agree(self, *flags: int) -> tuple[int, ...]:
         """The largest value of each flag over all ranks."""
-        values = torch.tensor(flags, dtype=torch.int64)
         with self._collective("a decision"):
-            dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self._group)
+            return self._largest(flags)
+
+    def largest(self, wish: int) -> int:
+        """The largest value over all ranks, before passes of split models."""
+        with self._collective("a pass of the model", finishes=False):
+            return self._largest([wish])[0]
+
+    def _largest(self, flags: Sequence[int]) -> tuple[int, ...]:
+        values = torch.tensor(flags, dtype=torch.int64)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.group)
         return tuple(int(value) for value in values)
 
     def sum(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
@@ -151,7 +173,7 @@ class Ranks:
                 ]
             )
             with self._collective("the sum of gradients"):
-                dist.all_reduce(flat, group=self._group)
+                dist.all_reduce(flat, group=self.group)
             for place, part in zip(places, torch.split(flat, [like[place].numel() for place in places]), strict=True):
                 result[place] = part.reshape(like[place].shape).to(like[place].dtype)
         return result
@@ -162,7 +184,7 @@ class Ranks:
             for tensor in tensors:
                 value = tensor.detach().contiguous()
                 with self._collective("the weights of rank 0"):
-                    dist.broadcast(value, src=0, group=self._group)
+                    dist.broadcast(value, src=0, group=self.group)
                 tensor.copy_(value)
 
     def name(self, rank: int) -> str:
@@ -171,7 +193,19 @@ class Ranks:
         return f"rank {rank} (process {process.get('pid')} on {process.get('host')})"
 
     @contextmanager
-    def _collective(self, what: str) -> Iterator[None]:
+    def watched(self, what: str) -> Iterator[None]:
+        """Within this context torch's errors of communication name the rank that is missing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST):
+                raise RankError(self._missing(what)) from error
+            raise
+
+    @contextmanager
+    def _collective(self, what: str, *, finishes: bool = True) -> Iterator[None]:
+        if finishes and self.lockstep is not None:
+            self.lockstep.finish()
         self._count += 1
         start = time.perf_counter()
         try:

@@ -204,12 +204,13 @@ class AttachedAdapter:
         """A copy of the base model, without the layers of peft."""
         return _without_layers(copy.deepcopy(self.model))
 
-    def write(self, directory: Path) -> None:
-        """Write a peft directory that names the base by its fingerprint."""
+    def write(self, directory: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write a peft directory that names the base by its fingerprint. state: as `state` gives it, where it is not that."""
         directory.mkdir(parents=True, exist_ok=True)
         config = self.model.peft_config[_TRAINED]
         config.save_pretrained(str(directory))
-        save_file({name: tensor.cpu().contiguous() for name, tensor in self.state().items()}, directory / ADAPTER_WEIGHTS)
+        tensors = (self.state() if state is None else state).items()
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors}, directory / ADAPTER_WEIGHTS)
         values = {"fingerprint": self.base.fingerprint, "loader": self.base.loader, "arguments": dict(self.base.arguments)}
         (directory / BASE_FILE).write_text(json.dumps({"name": self.base.name, **values}, indent=2) + "\n")
 

@@ -29,6 +29,7 @@ from rlx.optimizer.groups import Part
 from rlx.policy.adapter import AttachedAdapter, BaseModel, Lora
 from rlx.policy.checkpointing import checkpointed_layers
 from rlx.policy.forward import (
+    ANNOUNCE,
     ForwardSettings,
     ValueHead,
     attention_cost,
@@ -240,7 +241,11 @@ class Policy:
         return twin
 
     def _weights(self) -> AbstractContextManager[None]:
-        """The context of a forward pass in which the model has this policy's weights."""
+        """The context of a forward pass in which the model has this policy's weights.
+
+        A model that is split over ranks waits here for the other ranks, before any context of the pass is entered.
+        """
+        getattr(self.model, ANNOUNCE, lambda: None)()
         return self.adapter.start() if self._is_start and self.adapter is not None else nullcontext()
 
     # ---- text ------------------------------------------------------------------------------------------------------------------

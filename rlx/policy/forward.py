@@ -20,6 +20,8 @@ from rlx.policy.branched import branched_attention
 from rlx.policy.checkpointing import activation_checkpointing
 from rlx.policy.pieces import HeadInput
 
+ANNOUNCE = "announce_pass"  # the attribute of a model split over ranks that is called before the contexts of a pass are entered
+
 
 @dataclass(frozen=True)
 class ForwardSettings:

@@ -233,4 +233,5 @@ class Movement:
 
     @staticmethod
     def _sample(parameter: Tensor) -> Tensor:
-        return parameter.detach().reshape(-1)[:SAMPLED].to("cpu", torch.float64, copy=True)
+        own = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # of weights split over ranks, the part here
+        return own.detach().reshape(-1)[:SAMPLED].to("cpu", torch.float64, copy=True)

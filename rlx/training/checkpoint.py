@@ -59,16 +59,29 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoint" / f"step_{step}"
 
 
-def write_policy(policy: Policy, directory: Path, *, dtype: torch.dtype | None = None) -> None:
-    """Write weights (safetensors), config and tokenizer as transformers reads them, or the adapter; dtype None: as it is."""
+def weights_of(policy: Policy) -> dict[str, Tensor]:
+    """What `write_policy` writes: the weights of the model, or of the adapter; tied ones are one tensor."""
+    found: dict[str, Tensor] = policy.model.state_dict(keep_vars=True) if policy.adapter is None else policy.adapter.state()
+    return found
+
+
+def write_policy(
+    policy: Policy, directory: Path, *, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write weights (safetensors), config and tokenizer as transformers reads them, or the adapter; dtype None: as it is.
+
+    weights: see weights_of; given where the policy itself has a part of them.
+    """
     if policy.adapter is not None:
-        policy.adapter.write(directory)
+        policy.adapter.write(directory, weights)
         return
-    _write_model(policy.model, policy.tokenizer, directory, dtype=dtype)
+    _write_model(policy.model, policy.tokenizer, directory, dtype=dtype, weights=weights)
 
 
-def _write_model(model: Any, tokenizer: Any, directory: Path, *, dtype: torch.dtype | None) -> None:
-    state = _cast(model.state_dict(), dtype) if dtype else None
+def _write_model(
+    model: Any, tokenizer: Any, directory: Path, *, dtype: torch.dtype | None, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    state = _cast(weights or model.state_dict(), dtype) if dtype else weights
     model.save_pretrained(directory, state_dict=state, max_shard_size="1000GB")
     tokenizer.save_pretrained(directory)
     if dtype:
@@ -86,7 +99,14 @@ def _cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, to
     return {name: made[tensor.data_ptr(), tensor.shape] for name, tensor in state.items()}
 
 
-def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype, merge: bool = False) -> None:
+def export_policy(
+    policy: Policy,
+    directory: Path,
+    *,
+    dtype: torch.dtype,
+    merge: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """`write_policy` at the end of a run. merge: whole weights with the adapter added to them.
 
     Raises TrainingError where the files cannot be written.
@@ -95,7 +115,7 @@ def export_policy(policy: Policy, directory: Path, *, dtype: torch.dtype, merge:
         if merge and policy.adapter is not None:
             _write_model(policy.adapter.merged(), policy.tokenizer, directory, dtype=dtype)
         else:
-            write_policy(policy, directory, dtype=dtype)
+            write_policy(policy, directory, dtype=dtype, weights=weights)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise TrainingError(
             f"the final weights could not be written to export.path={directory}: {_reason(error)}; "
@@ -126,6 +146,15 @@ def _command(run: Path) -> str:
         return shlex.join(["rlx", "train", f"resume={relative(run)}"])
 
 
+def trainer_tensors(policy: Policy, optimizer: Optimizer, reference: Reference | None) -> dict[str, Any]:
+    """What a checkpoint holds besides the policy's weights and the progress."""
+    return {
+        "optimizer": optimizer.state_dict(),
+        "value_head": None if policy.value_head is None else policy.value_head.state_dict(),
+        "reference": None if reference is None else reference.state_dict(),
+    }
+
+
 def save_checkpoint(
     run: Path,
     *,
@@ -134,20 +163,22 @@ def save_checkpoint(
     progress: TrainerState,
     reference: Reference | None = None,
     ahead: DrawAhead | None = None,
+    gathered: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
 ) -> Path:
-    """Write to a temporary name, fsync, rename. Raises TrainingError where that fails; older checkpoints are then unchanged."""
+    """Write to a temporary name, fsync, rename. Raises TrainingError where that fails; older checkpoints are then unchanged.
+
+    gathered: weights_of and trainer_tensors, where this process itself has a part of them.
+    """
     final = checkpoint_path(run, progress.step)
     temporary = final.with_name(f".{final.name}.{os.getpid()}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_policy(policy, temporary)
-        head = None if policy.value_head is None else policy.value_head.state_dict()
-        moved = None if reference is None else reference.state_dict()
+        weights, tensors = gathered or (None, trainer_tensors(policy, optimizer, reference))
+        write_policy(policy, temporary, weights=weights)
         state = progress.state if ahead is None else ahead.state  # the next draw is made again
-        tensors = {"optimizer": optimizer.state_dict(), "state": state, "value_head": head, "reference": moved}
-        tensors |= {} if ahead is None else {"ahead": ahead.state_dict()}
-        torch.save(tensors, temporary / TRAINER_TENSORS)
+        drawn = {} if ahead is None else {"ahead": ahead.state_dict()}
+        torch.save({**tensors, "state": state, **drawn}, temporary / TRAINER_TENSORS)
         plain = {name: value for name, value in asdict(progress).items() if name != "state"}
         (temporary / TRAINER_JSON).write_text(json.dumps(seal(plain, temporary, run), indent=2) + "\n")
         for file in (*temporary.iterdir(), temporary):
@@ -203,17 +234,37 @@ def load_checkpoint(
         reason = str(error).splitlines()[0]
         raise DataError(f"{directory}: the trainer's state cannot be read: {reason}") from error
     try:
-        optimizer.load_state_dict(tensors["optimizer"])
+        _load_moments(optimizer, tensors["optimizer"])
         if policy.value_head is not None:
-            policy.value_head.load_state_dict(tensors["value_head"])
+            policy.value_head.load_state_dict(_parts(tensors["value_head"], policy.value_head.state_dict()))
         if reference is not None and tensors.get("reference") is not None:
-            reference.load_state_dict(tensors["reference"])
+            reference.load_state_dict(_parts(tensors["reference"], dict(reference.model.named_parameters())))
         if ahead is not None:
             ahead.load_state_dict(tensors["ahead"])
         return TrainerState(**{name: value for name, value in values.items() if name != SEALED}, state=tensors["state"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise DataError(f"{directory}: the trainer's state does not fit this run ({reason}); start the run again") from error
+
+
+def _parts(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors given, or where those of the same name are split over ranks, this rank's parts of them."""
+    return {name: _part(tensor, own[name]) if name in own else tensor for name, tensor in given.items()}
+
+
+def _part(tensor: Tensor, like: Tensor) -> Tensor:
+    if not hasattr(like, "device_mesh") or tensor.shape != like.shape:
+        return tensor
+    from rlx.parallel.sharded import part
+
+    return part(tensor, like)
+
+
+def _load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    parameters = [parameter for group in optimizer.torch_optimizer.param_groups for parameter in group["params"]]
+    for place, moments in state["state"].items():
+        moments.update({name: _part(value, parameters[place]) for name, value in moments.items() if isinstance(value, Tensor)})
+    optimizer.load_state_dict(state)
 
 
 def verified_values(directory: Path) -> dict[str, Any]:
@@ -233,11 +284,11 @@ def load_weights(directory: Path, policy: Policy) -> None:
     from rlx.policy.pretrained import load_model
 
     if policy.adapter is not None:
-        policy.adapter.load(read_adapter_weights(directory), source=str(directory))
+        policy.adapter.load(_parts(read_adapter_weights(directory), policy.adapter.state()), source=str(directory))
         return
     weights = load_model(directory, dtype=policy.dtype).state_dict()
     try:
-        policy.model.load_state_dict(weights)
+        policy.model.load_state_dict(_parts(weights, policy.model.state_dict()))
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise DataError(f"the weights in {directory} do not fit the policy of this run: {reason}") from error

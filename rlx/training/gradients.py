@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, LossOutput, require_output
 from rlx.data.sequences import Sequences
-from rlx.errors import NonFiniteError
+from rlx.errors import ConfigError, NonFiniteError
 from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy
 from rlx.policy.statistics import TokenStatistics
@@ -171,25 +171,36 @@ class AccumulatedGradients:
         totals: dict[str, Gradients] = {}
 
         def own() -> tuple[dict[str, list[bool]], _Tally]:
+            if ranks.lockstep is not None and by is not None:
+                raise ConfigError(
+                    f"{type(self._algorithm).__name__} asks for the gradient of each term, and the backward pass of a policy "
+                    "that is split over ranks adds up all terms; use parallel=replicated, or algorithm/combine=sum"
+                )
             found, tally = self._own(by) if self._is_coupled else self._that_fit(by)  # a coupled loss exchanges within
             totals.update(found)
             return {name: [part is not None for part in gradients] for name, gradients in found.items()}, tally.detached()
 
         given = ranks.exchange("the gradients of an update", own)
+        if ranks.lockstep is not None:
+            return {"loss": ranks.lockstep.gradients(self._parameters)}, self._joined([tally for _, tally in given])
         empty: Gradients = [None] * len(self._parameters)
         summed = {}
         for name in dict.fromkeys(name for present, _ in given for name in present):
             present = [any(found) for found in zip(*(present[name] for present, _ in given if name in present), strict=True)]
             summed[name] = ranks.sum(totals.get(name, empty), self._parameters, present)
-        tallies = [tally for _, tally in given]
-        return summed, tallies[0] if self._is_coupled else _Tally.joined(tallies)
+        return summed, self._joined([tally for _, tally in given])
+
+    def _joined(self, tallies: Sequence[_Tally]) -> _Tally:
+        return tallies[0] if self._is_coupled else _Tally.joined(tallies)
 
     @property
     def _is_coupled(self) -> bool:
         return self._algorithm.couples_rows and (len(self._slices) > 1 or self._ranks is not None)
 
     def non_finite_rows(self, error: NonFiniteGradientError) -> NonFiniteLossError:
-        """The error that names the terms and rows of a gradient that an update refused."""
+        """The error that names the terms and rows of a gradient that an update refused; of split weights the gradient alone."""
+        if self._ranks is not None and self._ranks.lockstep is not None:
+            return NonFiniteLossError(f"the loss is finite, its gradient is not: {error}", [])
         return non_finite_rows(error, self._algorithm, self._policy, self._reference, self.batch)
 
     def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
@@ -222,6 +233,9 @@ class AccumulatedGradients:
         wanted = [(head, seed) for head, seed in zip(heads, seeds, strict=True) if head.requires_grad]
         if not wanted:  # nothing depends on the policy: a batch of empty completions, say
             totals.setdefault(name, [None] * len(self._parameters))
+            return
+        if self._ranks is not None and self._ranks.lockstep is not None:
+            self._ranks.lockstep.backward([head for head, _ in wanted], [seed for _, seed in wanted])
             return
         grads = torch.autograd.grad(
             [head for head, _ in wanted], self._parameters, [seed for _, seed in wanted], retain_graph=keep, allow_unused=True

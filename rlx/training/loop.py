@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,7 @@ from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
 from rlx.training.ahead import DrawAhead, Drawn
-from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint
+from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint, trainer_tensors, weights_of
 from rlx.training.evaluate import Evaluation, Evaluator
 from rlx.training.gradients import AccumulatedGradients
 from rlx.training.stop import Stop, Stopped
@@ -164,7 +164,7 @@ class Loop:
         batch = drawn.batch
         self._count("tokens_sampled", getattr(batch, "tokens_sampled", 0))
         figures: dict[str, list[float]] = {name: [value] for name, value in {**batch.metrics, **drawn.figures}.items()}
-        with self._timed("update"):
+        with self._timed("update"), nullcontext() if self.ranks is None else self.ranks.watched("an update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
                 gradients = AccumulatedGradients(
@@ -288,11 +288,25 @@ class Loop:
             self._seconds()
             if self.ranks is None:
                 self._save()
-            else:
+                return
+            gathered = self.gathered()
+            if gathered is None:
                 require_equal_weights(self.policy, self.ranks)
-                self.ranks.from_first("a checkpoint", self._save)
+            self.ranks.from_first("a checkpoint", lambda: self._save(gathered))
 
-    def _save(self) -> None:
+    def gathered(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Weights and trainer's tensors on rank 0, where they are split over the ranks; empty on others; None where they are not.
+
+        Called by all ranks at the same time.
+        """
+        if self.ranks is None or self.ranks.lockstep is None:
+            return None
+        from rlx.parallel.sharded import gathered
+
+        tensors = trainer_tensors(self.policy, self.optimizer, self.reference)
+        return gathered(weights_of(self.policy), self.ranks), gathered(tensors, self.ranks)
+
+    def _save(self, gathered: tuple[dict[str, Any], dict[str, Any]] | None = None) -> None:
         self.recorder.sync()
         save_checkpoint(
             self.recorder.directory,
@@ -301,6 +315,7 @@ class Loop:
             progress=self.progress,
             reference=self.reference,
             ahead=self.ahead,
+            gathered=gathered,
         )
         best = self.progress.best_step if self.plan.keep_best else None
         prune_checkpoints(self.recorder.directory, keep_last=self.plan.keep_last, best_step=best)

@@ -18,9 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
-from rlx.optimizer.groups import ParameterGroups
-from rlx.optimizer.step import Optimizer
-from rlx.policy.reference import Reference
 from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
@@ -28,14 +25,13 @@ from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
 from rlx.record.trust import again
 from rlx.report.terminal import TrainView
-from rlx.training.ahead import DrawAhead
+from rlx.training.build import build_loop
 from rlx.training.caution import Movement, cautions, require_meant
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
-from rlx.training.evaluate import Evaluator
 from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
 from rlx.training.integrity import verify_logs, verify_record
-from rlx.training.loop import Loop, ProgressView, TrainingPlan
+from rlx.training.loop import Loop
 from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped
 from rlx.training.summary import closing, opening, result_of
@@ -64,10 +60,8 @@ def run_recorded(
             metrics = loop.run()
         if loop.progress.step == 0:
             view.warn(f"stop_at_score={cfg.stop_at_score:g} was reached before training: no step was made")
-        if cfg.export.path is not None and is_first:
-            export_policy(
-                loop.policy, Path(cfg.export.path).expanduser(), dtype=getattr(torch, cfg.export.dtype), merge=cfg.export.merge
-            )
+        if cfg.export.path is not None:
+            _export(cfg, loop, is_first=is_first)
         lines = read_metrics(recorder.directory) if is_first else []
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
@@ -102,6 +96,18 @@ def run_recorded(
         raise
 
 
+def _export(cfg: DictConfig, loop: Loop, *, is_first: bool) -> None:
+    gathered = loop.gathered()
+    if is_first:
+        export_policy(
+            loop.policy,
+            Path(cfg.export.path).expanduser(),
+            dtype=getattr(torch, cfg.export.dtype),
+            merge=cfg.export.merge,
+            weights=None if gathered is None else gathered[0],
+        )
+
+
 def _prepared(
     cfg: DictConfig, recorder: Recorder, view: TrainView, stop: Stop, prepare: Callable[[Loop], None], ranks: Ranks | None
 ) -> Loop:
@@ -114,6 +120,7 @@ def _prepared(
     recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
     movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
     loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
+    movement.parameters = loop.optimizer.parameters
     if ranks is None:
         prepare(loop)
     else:
@@ -142,55 +149,6 @@ def _keep(directory: Path, error: NonFiniteLossError) -> Path:
     file = directory / "nonfinite_examples.jsonl"
     file.write_text("".join(json.dumps(example, ensure_ascii=False) + "\n" for example in error.examples))
     return file
-
-
-def build_loop(
-    cfg: DictConfig, experiment: Experiment, recorder: Recorder, view: ProgressView, stop: Stop, ranks: Ranks | None = None
-) -> Loop:
-    """The loop before its first step; the reference is a copy of the policy as it is now, with several ranks that of rank 0."""
-    policy, task, sampler = experiment.policy, experiment.task, experiment.sampler
-    if ranks is not None:
-        from rlx.rollout.split import SplitSampler, split_rewards
-
-        ranks.broadcast(policy.tensors())
-        task, sampler = split_rewards(task, ranks), SplitSampler.of(sampler, ranks)
-    start = Reference(policy, cache_dir=cfg.cache_dir)  # evaluations are measured against it
-    moves = experiment.algorithm.moving_reference is not None
-    policy.require_trainable(with_moving_reference=moves, merges=cfg.export.merge)
-    micro_batch = None if cfg.micro_batch == AUTO else cfg.micro_batch  # auto: see rlx.training.memory
-    return Loop(
-        plan=TrainingPlan(
-            seed=cfg.seed,
-            num_steps=cfg.num_steps,
-            eval_every=cfg.eval_every,
-            micro_batch=micro_batch,
-            halves=cfg.micro_batch == AUTO,
-            stop_at_score=cfg.stop_at_score,
-            max_seconds=cfg.max_seconds,
-            checkpoint_every=cfg.checkpoint.every,
-            keep_last=cfg.checkpoint.keep_last,
-            keep_best=cfg.checkpoint.keep_best,
-        ),
-        task=task,
-        algorithm=experiment.algorithm,
-        policy=policy,
-        reference=Reference(policy, cache_dir=cfg.cache_dir) if moves else start,
-        sampler=sampler,
-        optimizer=Optimizer(
-            experiment.make_optimizer,
-            policy.parameters(),
-            schedule=experiment.schedule,
-            num_steps=cfg.num_steps,
-            parts=policy.parts(),
-            groups=ParameterGroups(**cfg.parameter_groups),
-        ),
-        evaluator=Evaluator(task=task, reference=start, sampler=sampler, micro_batch=micro_batch, ranks=ranks, **cfg.evaluation),
-        recorder=recorder,
-        view=view,
-        stop=stop,
-        ranks=ranks,
-        ahead=DrawAhead.of(experiment.algorithm, policy, start, sampler),
-    )
 
 
 def require_writable(path: str | None) -> None:

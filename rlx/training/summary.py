@@ -40,7 +40,8 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
         facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
         facts |= brief(task, policy)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
-    several = f", {cfg.ranks} ranks, each with the whole policy" if cfg.ranks != 1 else ""
+    held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"
+    several = f", {cfg.ranks} ranks, each with {held}" if cfg.ranks != 1 else ""
     facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}{several}"
     facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}

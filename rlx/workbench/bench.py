@@ -25,8 +25,9 @@ from rlx.errors import RlxError
 from rlx.experiment import assemble
 from rlx.optimizer.step import Gradients
 from rlx.policy.precision import matmul_peak
+from rlx.training.build import build_loop
 from rlx.training.loop import Loop
-from rlx.training.run import build_loop, set_threads
+from rlx.training.run import set_threads
 from rlx.training.summary import peak_memory
 
 if TYPE_CHECKING:

@@ -52,6 +52,9 @@ def measured() -> dict[str, Any]:
         return found
 
 
+FEW = [name + cut for name in ("custom_dpo", "custom_grpo", "ppo", "sft", "loss aot") for cut in ("", " in pieces")]
+SHIPPED_SHARDED = [*SHIPPED, *FEW, "loss clip_cov in pieces", "one row", "empty completions", "no completion at all", "exact KL"]
+
 # ---- what the processes do --------------------------------------------------------------------------------------------------
 
 
@@ -164,9 +167,61 @@ def main(file: str) -> None:
                         place = f"{ranks.world}{' by term' if by else ''}"
                         result[place] = {"gradient": gap(alone, many), "metrics": metric_gap(figures, summed)}
             found[f"{name} {str(dtype).removeprefix('torch.')}"] = result
+    found |= sharded(three, SHIPPED_SHARDED, torch.float64) | sharded(three, FEW, torch.float32)
+    if two is not None:
+        found |= sharded(two, FEW, torch.float64)
+        two.lockstep = None
     if three.rank == 0:
         Path(file).write_text(json.dumps(found))
+    three.lockstep = None
     three.end(None)
+
+
+def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
+    """How far a policy that is split over the ranks is from one in one process; and the share of the bytes that a rank has."""
+    import torch
+
+    from rlx.optimizer.step import Clipping
+    from rlx.parallel.sharded import shard, whole
+    from tests.parallel.laboratory import laboratory, optimizer_of
+
+    alone, lab = laboratory(dtype), laboratory(dtype)
+    shard([lab.policy.model, lab.policy.value_head, lab.reference.model], ranks, device=torch.device("cpu"))
+    found = {}
+    for name, algorithm, batch, micro_batch in cases(alone):
+        if name in names:
+            one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
+            many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, None)
+            many = {key: [None if part is None else whole(part) for part in parts] for key, parts in many.items()}
+            found[f"{name} {str(dtype).removeprefix('torch.')} sharded {ranks.world}"] = {
+                "norm": norm(one),
+                "gradient": gap(zeroed(one, many), many),
+                "metrics": metric_gap(figures, summed),
+            }
+    given = gradients(algorithm, lab, batch, micro_batch, ranks, None)[0]["loss"]
+    optimizers = [optimizer_of(each.policy) for each in (alone, lab)]
+    for optimizer, gradient in zip(optimizers, ([None if part is None else whole(part) for part in given], given), strict=True):
+        optimizer.step(gradient, Clipping(max_grad_norm=0.01, adaptive=0.02))
+    apart = [float((whole(b) - a).abs().max()) for a, b in zip(*(each.parameters for each in optimizers), strict=True)]
+    held = [sum(local_bytes(each)) for each in optimizers]
+    shares = ranks.exchange("the bytes", lambda: held[1] / held[0])
+    return found | {f"bytes {dtype} {ranks.world}": shares, f"moved {dtype} {ranks.world}": max(apart)}
+
+
+def local_bytes(optimizer: Any) -> Iterator[int]:
+    """Of the parameters and moments that this process holds."""
+    for parameter in optimizer.parameters:
+        for tensor in (parameter, *optimizer.torch_optimizer.state[parameter].values()):
+            own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            yield own.numel() * own.element_size() if tensor.ndim else 0
+
+
+def zeroed(one: Any, many: Any) -> Any:
+    """The same gradients, 0 instead of none where split weights have one: they are reduced whether they are used or not."""
+    return {
+        key: [b * 0 if a is None and b is not None else a for a, b in zip(parts, many[key], strict=True)]
+        for key, parts in one.items()
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Sequence
 
@@ -9,6 +10,9 @@ import torch
 
 import rlx
 from rlx.algorithm import Lab
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Optimizer
+from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
@@ -31,3 +35,14 @@ def laboratory(dtype: torch.dtype) -> Lab:
     task = rlx.load("task", "arithmetic", max_operand=20)
     object.__setattr__(task, "reward_all", rewards)  # an untrained policy gets none of the task's own
     return Lab(task, policy, reference, rlx.load("rollout", "transformers"), step=0, rng=Stream(0), state={})
+
+
+def optimizer_of(policy: Policy) -> Optimizer:
+    """AdamW at a constant rate."""
+    return Optimizer(
+        functools.partial(torch.optim.AdamW, lr=0.01),
+        policy.parameters(),
+        schedule=Constant(warmup_steps=0),
+        num_steps=10,
+        parts=policy.parts(),
+    )

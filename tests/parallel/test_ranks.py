@@ -2,7 +2,7 @@ import pytest
 
 from rlx.errors import ConfigError
 from rlx.parallel.ranks import Ranks, join
-from tests.parallel.group import COUPLED, SHIPPED, measured
+from tests.parallel.group import COUPLED, FEW, SHIPPED, SHIPPED_SHARDED, measured
 
 EXACT, ROUNDED = 1e-12, 5e-6
 ALWAYS_ZERO = {"no completion at all"}
@@ -66,3 +66,24 @@ def test_a_rank_without_completions_changes_nothing(found, name):
     result = found[f"{name} float64"]
     assert (result["norm"] == 0) == (name in ALWAYS_ZERO)
     assert max(result[world][kind] for world in "23" for kind in ("gradient", "metrics")) <= EXACT
+
+
+SHARDED = [(name, "float64", 3) for name in SHIPPED_SHARDED]
+SHARDED += [(name, dtype, world) for name in FEW for dtype, world in (("float64", 2), ("float32", 3))]
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("name", "dtype", "world"), SHARDED)
+def test_a_policy_split_over_ranks_has_the_gradients_and_figures_of_a_whole_one(found, name, dtype, world):
+    result = found[f"{name} {dtype} sharded {world}"]
+    assert (result["norm"] > 1e-9) == (name not in ALWAYS_ZERO)
+    assert max(result["gradient"], result["metrics"]) <= (EXACT if dtype == "float64" else ROUNDED)
+
+
+@pytest.mark.whole
+def test_each_rank_holds_its_share_of_split_weights_and_moments_and_moves_it_like_the_whole(found):
+    for world in (2, 3):
+        shares = found[f"bytes torch.float64 {world}"]
+        assert sum(shares) == pytest.approx(1)
+        assert max(shares) <= 1.1 / world
+        assert found[f"moved torch.float64 {world}"] <= EXACT

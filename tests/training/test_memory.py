@@ -169,7 +169,7 @@ import re, sys, torch
 from rlx.config.compose import compose
 from rlx.experiment import assemble
 from rlx.training.memory import Planner
-from rlx.training.run import build_loop
+from rlx.training.build import build_loop
 
 def resident(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1))

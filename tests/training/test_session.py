@@ -8,7 +8,8 @@ from rlx.config.compose import compose
 from rlx.errors import ConfigError
 from rlx.experiment import assemble
 from rlx.report.terminal import TrainView
-from rlx.training.run import build_loop, require_writable, set_threads
+from rlx.training.build import build_loop
+from rlx.training.run import require_writable, set_threads
 from rlx.training.stop import Stop
 from tests.training.conftest import SMALL, record
 

@@ -19,14 +19,14 @@ from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 
 _LONGEST_PROBE = 66  # tokens; longer sliding windows are not exceeded
 _SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # the row that each row of a step continues
-_chosen: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
+_chosen: weakref.WeakKeyDictionary[Any, tuple[type, str, str]] = weakref.WeakKeyDictionary()
 
 
 def forward_for(model: Any) -> tuple[Forward, str]:
     """A new `Forward` of the model, and what the user should know about it ("" if nothing)."""
-    if model not in _chosen:
-        _chosen[model] = _choose(model)
-    way, note = _chosen[model]
+    if model not in _chosen or _chosen[model][0] is not type(model):  # the type changes where weights are split over ranks
+        _chosen[model] = (type(model), *_choose(model))
+    _, way, note = _chosen[model]
     return _ways(model)[way](), note
 
 
