@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -170,6 +171,8 @@ def main(file: str) -> None:
     found |= sharded(three, SHIPPED_SHARDED, torch.float64) | sharded(three, FEW, torch.float32)
     if two is not None:
         found |= sharded(two, FEW, torch.float64)
+    found |= checkpoints(two, three, Path(file).parent)
+    if two is not None:
         two.lockstep = None
     if three.rank == 0:
         Path(file).write_text(json.dumps(found))
@@ -206,6 +209,59 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     held = [sum(local_bytes(each)) for each in optimizers]
     shares = ranks.exchange("the bytes", lambda: held[1] / held[0])
     return found | {f"bytes {dtype} {ranks.world}": shares, f"moved {dtype} {ranks.world}": max(apart)}
+
+
+def checkpoints(two: Any, three: Any, place: Path) -> dict[str, Any]:
+    """Whether weights and moments are equal to the last bit when split over two ranks, loaded by one and split over three."""
+    import torch
+
+    from rlx.optimizer.step import Clipping
+    from rlx.parallel.sharded import gathered, shard
+    from rlx.training.checkpoint import TrainerState, load_checkpoint, save_checkpoint, trainer_tensors, weights_of
+    from tests.parallel.laboratory import laboratory, optimizer_of
+
+    def made(ranks: Any) -> tuple[Any, Any]:
+        policy = laboratory(torch.float32).policy
+        if ranks is not None:
+            shard([policy.model, policy.value_head], ranks, device=torch.device("cpu"))
+        return policy, optimizer_of(policy)
+
+    def held(policy: Any, optimizer: Any, ranks: Any) -> Any:
+        state = {"weights": weights_of(policy), **trainer_tensors(policy, optimizer, None)}
+        return state if ranks is None else gathered(state, ranks)
+
+    def saved(policy: Any, optimizer: Any, ranks: Any, step: int) -> None:
+        state = None if ranks is None else held(policy, optimizer, ranks)
+        if three.rank == 0:
+            whole = None if state is None else (state.pop("weights"), state)
+            save_checkpoint(place, policy=policy, optimizer=optimizer, progress=TrainerState(step=step), gathered=whole)
+
+    def stepped(policy: Any, optimizer: Any) -> None:
+        optimizer.step([0.1 * parameter.detach() for parameter in policy.parameters()], Clipping(max_grad_norm=1.0))
+
+    found, before = {}, None
+    for step, ranks in ((1, two), (2, None), (3, three)):
+        if not (step == 1 and two is None):
+            policy, optimizer = made(ranks)
+            if step > 1:
+                load_checkpoint(place / f"checkpoint/step_{step - 1}", policy=policy, optimizer=optimizer)
+                loaded = held(policy, optimizer, ranks)
+                found[f"checkpoint {step}"] = is_equal(before, loaded) if three.rank == 0 else None
+            stepped(policy, optimizer)
+            saved(policy, optimizer, ranks, step)
+            before = copy.deepcopy(held(policy, optimizer, ranks))
+        three.exchange("a checkpoint", lambda: None)
+    return found
+
+
+def is_equal(one: Any, other: Any) -> bool:
+    """Of nested states, to the last bit."""
+    from torch.utils._pytree import tree_flatten
+
+    (mine, shape), (theirs, same) = tree_flatten(one), tree_flatten(other)
+    return shape == same and all(
+        bool((a == b).all()) if hasattr(a, "shape") else a == b for a, b in zip(mine, theirs, strict=True)
+    )
 
 
 def local_bytes(optimizer: Any) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -47,6 +48,7 @@ def session(place: Path, asked: dict[str, Asked]) -> dict[str, Done]:
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     logs = "\n".join((place / f"rank_{rank}.log").read_text() for rank in range(WORLD))
     assert codes == [0] * WORLD, logs[-6000:]
     return {name: Done(*found) for name, found in zip(asked, json.loads((place / "done.json").read_text()), strict=True)}
@@ -57,6 +59,7 @@ def main(file: str) -> None:
 
     from rlx.cli.main import main as command_line
 
+    faulthandler.dump_traceback_later(0.8 * PATIENCE)
     rank, done = int(os.environ["RANK"]), []
     for number, (port, one) in enumerate(json.loads(Path(file).read_text())):
         if rank >= one["ranks"]:

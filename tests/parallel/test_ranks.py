@@ -87,3 +87,9 @@ def test_each_rank_holds_its_share_of_split_weights_and_moments_and_moves_it_lik
         assert sum(shares) == pytest.approx(1)
         assert max(shares) <= 1.1 / world
         assert found[f"moved torch.float64 {world}"] <= EXACT
+
+
+@pytest.mark.whole
+def test_weights_and_moments_are_equal_to_the_last_bit_from_two_ranks_to_one_to_three(found):
+    assert found["checkpoint 2"] is True
+    assert found["checkpoint 3"] is True

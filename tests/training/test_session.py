@@ -4,14 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlx.config.compose import compose
 from rlx.errors import ConfigError
-from rlx.experiment import assemble
-from rlx.report.terminal import TrainView
-from rlx.training.build import build_loop
 from rlx.training.run import require_writable, set_threads
-from rlx.training.stop import Stop
-from tests.training.conftest import SMALL, record
+from tests.training.conftest import record
 
 
 @pytest.fixture
@@ -35,14 +30,6 @@ def test_a_place_for_the_weights_that_cannot_be_made_is_refused_before_they_are(
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"export\.path"):
         require_writable(str(tmp_path / "file" / "below"))
-
-
-def test_only_an_algorithm_whose_reference_moves_has_one_beside_the_evaluators():
-    for words, is_same in ((["algorithm=dpo"], True), (["algorithm=dpo", "loss=tr_dpo"], False)):
-        cfg = compose("train", [*SMALL, *words])
-        loop = build_loop(cfg, assemble(cfg), None, TrainView(), Stop())
-        assert (loop.reference is loop.evaluator.reference) == is_same
-        assert loop.progress.step == 0
 
 
 @pytest.mark.whole

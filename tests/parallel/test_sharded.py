@@ -1,0 +1,129 @@
+"""Runs of one to three ranks, whole and split policies, in processes that are started once: their figures and checkpoints."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.parallel.session import Asked, session
+from tests.training.conftest import SMALL, metrics, record, reproducible
+
+pytestmark = pytest.mark.whole
+SHORT = [word for word in SMALL if not word.startswith(("algorithm.", "num_steps", "eval_every"))]
+SHORT += ["num_steps=2", "eval_every=2", "checkpoint.keep_last=9", "parallel.timeout=100"]
+EQUAL = {  # runs whose figures are those of one process
+    "dpo": ["algorithm.pairs_per_step=5"],
+    "grpo": ["algorithm=custom_grpo", "algorithm.prompts_per_step=3", "algorithm.group_size=2"],
+    "adapter": ["policy/adapter=lora"],
+    "moving": ["algorithm=dpo", "loss=tr_dpo", "loss.modifiers.reference.every_steps=1"],
+}
+WHOLE_ONLY = {
+    "combined": [
+        "algorithm=hybrid",
+        "algorithm/combine=pcgrad",
+        "algorithm.dpo.pairs_per_step=3",
+        "algorithm.grpo.prompts_per_step=3",
+    ]
+}
+REFUSED = {
+    "muon": ["optimizer=muon"],
+    "adafactor": ["optimizer=adafactor"],
+    "combined_refused": WHOLE_ONLY["combined"],
+    "merged": ["policy/adapter=lora", "export.path=exported", "export.merge=true"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    asked = {}
+
+    def begin(name, ranks, mode, *words):
+        asked[name] = Asked(ranks, [*SHORT, f"parallel={mode}", *words, f"hydra.run.dir={place / name}"])
+
+    def go_on(name, ranks, mode, steps):
+        asked[f"{name} to {steps}"] = Asked(ranks, [f"resume={place / name}", f"num_steps={steps}", f"parallel={mode}"])
+
+    for name, words in {**EQUAL, **WHOLE_ONLY}.items():
+        begin(f"{name}_alone", 1, "replicated", *words)
+        begin(f"{name}_replicated", 2, "replicated", *words)
+    for name, words in EQUAL.items():
+        begin(f"{name}_sharded", 2, "sharded", *words)
+    begin("dpo_again", 2, "sharded", *EQUAL["dpo"])
+    begin("changing", 2, "sharded", "algorithm=ppo", "algorithm.prompts_per_step=3", "precision=bfloat16")
+    go_on("changing", 3, "sharded", 3)
+    go_on("changing", 1, "replicated", 4)
+    for name, words in REFUSED.items():
+        begin(name, 2, "sharded", *words)
+    begin("late", 2, "replicated", "max_seconds=1e-6", "num_steps=50")
+    rows = [{"prompt": f"{number}+1=", "chosen": "9", "rejected": "1"} for number in range(40)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = ["task=preference_file", f"task.path={place / 'pairs.jsonl'}", "optimizer.lr=0.01"]
+    begin("reached", 2, "sharded", *pairs, "stop_at_score=0.9", "num_steps=50", "eval_every=1")
+    return session(place, asked)
+
+
+def close(one, other):
+    assert len(one) == len(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            if not name.startswith("time/"):
+                assert theirs[name] == pytest.approx(mine[name], rel=2e-5, abs=2e-5), name
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_a_policy_split_over_two_ranks_trains_like_one_process(place, done, name):
+    assert [done[f"{name}_{how}"].code for how in ("alone", "sharded")] == [0, 0], done[f"{name}_sharded"].said
+    close(metrics(place / f"{name}_alone"), metrics(place / f"{name}_sharded"))
+
+
+@pytest.mark.parametrize("name", [*EQUAL, *WHOLE_ONLY])
+def test_two_ranks_with_whole_policies_train_like_one_process(place, done, name):
+    assert [done[f"{name}_{how}"].code for how in ("alone", "replicated")] == [0, 0], done[f"{name}_replicated"].said
+    close(metrics(place / f"{name}_alone"), metrics(place / f"{name}_replicated"))
+
+
+def test_the_same_command_twice_gives_the_same_bits(place, done):
+    assert done["dpo_again"].code == 0
+    assert reproducible(place / "dpo_again") == reproducible(place / "dpo_sharded")
+
+
+def test_the_weights_of_a_split_policy_are_written_whole(place, done):
+    assert done["dpo_sharded"].code == 0
+    one, two = (load_file(place / f"dpo_{how}/checkpoint/step_2/model.safetensors") for how in ("alone", "sharded"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=2e-5)
+
+
+def test_a_split_run_goes_on_whole_and_split_with_other_numbers_of_ranks(place, done):
+    assert [done[name].code for name in ("changing", "changing to 3", "changing to 4")] == [0, 0, 0], done["changing to 3"].said
+    assert [line["step"] for line in metrics(place / "changing")] == [0, 1, 2, 3, 4]
+    assert [resumed["ranks"] for resumed in record(place / "changing")["resumed"]] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("muon", "optimizer Muon cannot take the steps of weights that are split"),
+        ("adafactor", "optimizer Adafactor cannot take the steps of weights that are split"),
+        ("combined_refused", "Hybrid asks for the gradient of each term"),
+        ("merged", "export.merge=true needs a whole model"),
+    ],
+)
+def test_what_is_not_built_for_split_weights_is_refused_by_name(done, name, word):
+    assert done[name].code == 2
+    assert word in done[name].said
+
+
+def test_ranks_end_together_when_time_is_over_or_a_score_is_reached(place, done):
+    assert done["late"].code == 0, done["late"].said
+    assert [line["step"] for line in metrics(place / "late")] == [0, 1]
+    assert done["reached"].code == 0, done["reached"].said
+    assert 0 < metrics(place / "reached")[-1]["step"] < 50
