@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.parallel.group import WORLD, environment, free_port
 
-PATIENCE = 180  # seconds
+PATIENCE = 500  # seconds
 
 
 @dataclass(frozen=True)
