@@ -1,7 +1,7 @@
-"""Ctrl-C before a run listens: it waits for the end of an import, and is not lost where a library swallows it.
+"""Ctrl-C before a run listens: it waits for the end of an import or destructor, and is not lost where a library swallows it.
 
 An exception within an import is swallowed by code that tries several modules, leaves modules half loaded, or ends the
-process where a compiled module calls back into Python.
+process where a compiled module calls back into Python; one within a destructor is printed with a traceback, and ignored.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _swallowed = False
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether `frame` is within an import; the signal is then raised again a little later, until the import has ended."""
-    if not _within_import(frame):
+    """Whether `frame` is within an import or a destructor; the signal is then raised again a little later, until that has ended."""
+    if not _swallows(frame):
         return False
     import threading
 
@@ -39,9 +39,10 @@ def raise_swallowed() -> None:
         raise KeyboardInterrupt
 
 
-def _within_import(frame: FrameType | None) -> bool:
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether the frame is within an import or a destructor."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

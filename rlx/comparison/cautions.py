@@ -29,6 +29,7 @@ from rlx.comparison.variant import Variant
 from rlx.comparison.verdict import FEWEST
 from rlx.comparison.wording import join_names
 
+_COMMANDS = 2  # shown where several variants lack seeds
 FEW = 10
 CORRELATED = 0.5  # from this correlation over shared seeds on, pairing is mentioned
 
@@ -78,9 +79,12 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> l
     sizes = {arm.label: arm.n for arm in arms}
     least = min(sizes.values())
     if least < FEWEST:
-        few = join_names([label for label, n in sizes.items() if n < FEWEST])
-        text = f"fewer than {FEWEST} seeds ({few}): intervals and p are shown, but every verdict about them is exploratory"
-        found.append(Caution("fewer_than_5_seeds", f"{text}; run {FEW}: {more_seeds(runs, min(sizes, key=lambda k: sizes[k]))}"))
+        few = [label for label, n in sizes.items() if n < FEWEST]
+        shown = "intervals and p are shown, but every verdict about them is exploratory"
+        commands = " && ".join(more_seeds(runs, label) for label in few[:_COMMANDS])
+        further = f" (and so the other {len(few) - _COMMANDS})" if len(few) > _COMMANDS else ""
+        mend = f"run {FEW}{' of each' * (len(few) > 1)}: {commands}{further}"
+        found.append(Caution("fewer_than_5_seeds", f"fewer than {FEWEST} seeds ({join_names(few)}): {shown}; {mend}"))
     elif least < FEW:
         unit = "standard deviations of the differences" if choices.paired else "standard deviations"
         large = _detectable(least, is_paired=choices.paired)

@@ -341,7 +341,7 @@ def check_folders(line: CommandLine) -> None:
             _require_finite(file)
 
 
-MOST_VALUES = 100_000  # of a YAML file, its aliases written out
+MOST_VALUES = 20_000  # of a YAML file, its aliases written out
 
 
 def _require_finite(file: Path) -> None:

@@ -152,7 +152,9 @@ def link_latest(directory: Path, link: Path) -> None:
 
 
 def follow_latest(path: Path) -> Path:
-    """The directory that a `latest` written as a text file names; any other path as it is."""
+    """The directory that a `latest` names, a link or a text file; any other path as it is. It names another run one day."""
+    if path.name == "latest" and path.is_symlink():
+        return path.parent / os.readlink(path)
     if path.name != "latest" or not path.is_file():
         return path
     return path.parent / path.read_text(encoding="utf-8").strip()

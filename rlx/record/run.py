@@ -95,7 +95,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def run_file(path: str | os.PathLike[str]) -> Path:
     """The `run.json` of a run directory, of a `latest`, or itself."""
     place = follow_latest(Path(path))
-    return place if place.name == "run.json" else place / "run.json"
+    return (follow_latest(place.parent) if place.name == "run.json" else place) / "run.json"
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, make
+from rlx.record.files import relative
 from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
@@ -303,21 +304,23 @@ def _rerun(
 ) -> AlgorithmResult:
     """Run the config of a run again, and report whether the metrics are equal to the last bit."""
     before = read_run(run)
+    run = before.directory.absolute()  # what was given may be a `latest`, which names the new run when that has begun
     if cfg.threads is None:
         set_threads(before.threads)
     result = _new(cfg, before.algorithm, command, before.overrides, directory, view, ranks)
     if ranks is not None and not ranks.is_first:
         return result
     old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))
+    shown = relative(run)
     differing = [(a, b) for a, b in zip(old, new, strict=False) if a != b]
     if differing:
         a, b = differing[0]
         name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
-        view.warn(f"the metrics differ from {run} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
+        view.warn(f"the metrics differ from {shown} from step {b['step']} on: {name} was {a.get(name)} and is {b.get(name)}")
     elif len(old) != len(new):
-        view.warn(f"{run} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
+        view.warn(f"{shown} has {len(old)} lines of metrics and this run {len(new)}; those that both have agree")
     else:
-        view.note(f"the metrics of all {len(new)} lines agree with {run}, to the last bit")
+        view.note(f"the metrics of all {len(new)} lines agree with {shown}, to the last bit")
     return result
 
 

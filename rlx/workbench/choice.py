@@ -142,7 +142,11 @@ def chosen_step(run: Path, checkpoint: Any) -> int:
     """The step that `checkpoint` means: last, best or a number."""
     steps = checkpoint_steps(run)
     if not steps:
-        raise ConfigError(f"{run} has no checkpoint; a run writes one when it ends, and every checkpoint.every steps")
+        others = [
+            place for place in sorted(run.parent.iterdir(), reverse=True) if not place.is_symlink() and checkpoint_steps(place)
+        ]
+        named = f"; the newest run that has one is {relative(others[0])}" if others else ""
+        raise ConfigError(f"{run} has no checkpoint; a run writes one when it ends, and every checkpoint.every steps{named}")
     if checkpoint == "last":
         return steps[-1]
     known = ", ".join(map(str, steps))

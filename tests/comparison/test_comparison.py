@@ -98,7 +98,9 @@ def test_below_five_seeds_everything_is_exploratory(tmp_path, seeds):
     comparison = compare(tmp_path, margin=0.5)
     assert comparison.pairs[0].verdict == "exploratory"
     assert comparison.pairs[0].p is not None
-    assert "fewer_than_5_seeds" in kinds(comparison)
+    [text] = [caution.text for caution in comparison.cautions if caution.kind == "fewer_than_5_seeds"]
+    first, second = text.partition("; run 10 of each: ")[2].split(" && ")
+    assert {first.split()[2], second.split()[2]} == {"algorithm=custom_dpo", "algorithm=hybrid"}
 
 
 def test_one_seed_is_refused_with_what_to_run(tmp_path):

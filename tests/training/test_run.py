@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from rlx.record.lines import read_lines
+from rlx.record.run import read_run
 from tests.training.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole
@@ -68,6 +69,26 @@ def test_a_resumed_run_equals_the_unbroken_one(rlx_run):
         {k: v for k, v in line.items() if line["step"] != 4 or not k.startswith("eval/")} for line in reproducible(resumed)
     ]
     assert without_end == reproducible(unbroken)
+
+
+def test_a_rerun_of_the_latest_is_held_against_that_run_and_not_against_itself(rlx_run):
+    _, run, _ = rlx_run()
+    file = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[-1]["train/loss"] += 1
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, _, printed = rlx_run("rerun=outputs/train/latest", small=False)
+    assert code == 0
+    assert f"the metrics differ from outputs/train/{run.name} from step {lines[-1]['step']} on: train/loss" in printed
+
+
+def test_a_run_that_was_named_as_the_latest_is_written_under_its_own_name(rlx_run):
+    _, run, _ = rlx_run("checkpoint.every=1")
+    code, _, printed = rlx_run("resume=outputs/train/latest", f"num_steps={read_run(run).config['num_steps'] + 1}", small=False)
+    assert code == 0
+    assert f"outputs/train/{run.name}" in printed
+    assert "latest" not in printed
+    assert read_run(run.parent / "latest").directory == run
 
 
 def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):

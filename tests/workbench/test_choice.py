@@ -33,6 +33,14 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path):
         chosen_step(tmp_path, "last")
 
 
+def test_the_newest_run_beside_it_with_a_checkpoint_is_named(tmp_path):
+    for name, has in (("1", True), ("2", True), ("3", False)):
+        (tmp_path / name / "checkpoint" / "step_5" if has else tmp_path / name).mkdir(parents=True)
+    (tmp_path / "latest").symlink_to("2")
+    with pytest.raises(ConfigError, match=r"has no checkpoint; .*; the newest run that has one is .*/2$"):
+        chosen_step(tmp_path / "3", "last")
+
+
 def test_a_best_step_that_was_not_kept_is_said(run):
     (run / "checkpoint" / "step_10" / "trainer.json").write_text(json.dumps({"best_step": 7}))
     with pytest.raises(ConfigError, match="keep_best"):
