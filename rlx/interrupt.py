@@ -14,7 +14,7 @@ _swallowed = False
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether `frame` is within an import or a destructor; the signal is then raised again a little later, until that has ended."""
+    """Whether `frame` is within an import or destructor; the signal is then raised again a little later, until that has ended."""
     if not _swallows(frame):
         return False
     import threading

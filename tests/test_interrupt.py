@@ -34,6 +34,16 @@ def test_an_import_is_completed_before_ctrl_c_is_heard(tmp_path):
     assert done.stdout == "interrupted True\n", done.stderr
 
 
+def test_a_destructor_is_completed_before_ctrl_c_is_heard(tmp_path):
+    (tmp_path / "main.py").write_text(
+        "import signal, time\nfrom rlx.interrupt import on_ctrl_c\nsignal.signal(signal.SIGINT, on_ctrl_c)\n"
+        "class Fragile:\n    def __del__(self):\n        signal.raise_signal(signal.SIGINT)\n        print('whole')\n"
+        "try:\n    Fragile()\n    time.sleep(5)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("whole\ninterrupted\n", "")
+
+
 def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
     monkeypatch.setattr(interrupt, "_swallowed", False)
     with pytest.raises(KeyboardInterrupt):
