@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import json
@@ -76,9 +77,14 @@ def verbs() -> dict[str, Verb]:
         for file in sorted(folder.glob("*.py")):
             yaml = conf / f"{file.stem}.yaml"
             if yaml.is_file() and file.stem not in found:
-                summary = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-                found[file.stem] = Verb(file.stem, summary.partition("\n")[0], f"{package}.{file.stem}", yaml)
+                found[file.stem] = Verb(file.stem, _summary(file, file.stat().st_mtime_ns), f"{package}.{file.stem}", yaml)
     return {name: found[name] for name in sorted(found, key=lambda name: (name != "train", name))}
+
+
+@functools.cache
+def _summary(file: Path, _changed: int) -> str:
+    """The first line of a module's docstring. _changed: when the file was written, so that a newer one is read again."""
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def is_override(argument: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import sys
@@ -285,8 +286,14 @@ GROUP = "rlx.plugins"
 
 def plugin_packages() -> list[str]:
     """The packages of YAML folders that installed plugins bring: the entry point `my_lab` (or `my_lab.conf`) is my_lab/conf."""
+    return list(_plugin_packages(tuple(sys.path)))
+
+
+@functools.cache
+def _plugin_packages(_path: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a Python path: reading what is installed takes longer than all else that is asked of a command line."""
     names = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
-    return sorted({name if name.endswith(".conf") else f"{name}.conf" for name in names})
+    return tuple(sorted({name if name.endswith(".conf") else f"{name}.conf" for name in names}))
 
 
 def plugin_targets() -> set[str]:
