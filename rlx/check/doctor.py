@@ -55,7 +55,7 @@ def examine(*, threads: int | None = None) -> Iterator[Fact]:
     """Everything, cheap things first."""
     if threads is not None:
         torch.set_num_threads(threads)
-    yield python()
+    yield python_version()
     yield packages()
     yield extras()
     yield cpu()
@@ -66,7 +66,7 @@ def examine(*, threads: int | None = None) -> Iterator[Fact]:
     yield end_to_end()
 
 
-def python() -> Fact:
+def python_version() -> Fact:
     """Version and platform."""
     supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"

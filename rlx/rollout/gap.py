@@ -92,7 +92,7 @@ class Reported:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class LogprobGap:
     """theirs, ours: [N] log-probabilities by the server and by the policy. surprise: [N] ours plus the policy's entropy there, of
     mean 0 where the tokens are samples of the policy.
     """
@@ -119,7 +119,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> Comparison:
+def compare(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> LogprobGap:
     """The server's log-probabilities beside the policy's.
 
     batch_tokens: of one forward pass. temperature: of the policy's log-probabilities, None for that of the server's.
@@ -136,10 +136,10 @@ def compare(policy: Policy, reported: Reported, *, batch_tokens: int, temperatur
         logprobs = found.token_logprobs.cpu()[mask]
         ours.append(logprobs.double().numpy())
         surprise.append((logprobs + found.entropy.cpu()[mask]).double().numpy())
-    return Comparison(np.concatenate(reported.logprobs).astype(np.float64), np.concatenate(ours), np.concatenate(surprise))
+    return LogprobGap(np.concatenate(reported.logprobs).astype(np.float64), np.concatenate(ours), np.concatenate(surprise))
 
 
-def own_rounding(policy: Policy, reported: Reported, found: Comparison, *, dtype: str | None, batch_tokens: int) -> Tolerance:
+def own_rounding(policy: Policy, reported: Reported, found: LogprobGap, *, dtype: str | None, batch_tokens: int) -> Tolerance:
     """What rounding explains at these very tokens: 8 times the policy's own errors, measured against finer arithmetic.
 
     A model magnifies rounding at some tokens a hundred times more than at most, the server's as its own. It takes a copy of the
@@ -192,7 +192,7 @@ class Watch:
         if found.exceeds(limit) or stale:
             raise self._error(policy, reported, found, limit, version=version, stale=stale)
 
-    def _unchanged(self, policy: Policy, reported: Reported, found: Comparison) -> bool:
+    def _unchanged(self, policy: Policy, reported: Reported, found: LogprobGap) -> bool:
         """Whether the server answers as before the sync, to the last bit, and the policy's log-probabilities moved by more than
         rounding: of two that are that near, the mean of the differences would not tell.
         """
@@ -232,10 +232,10 @@ class Watch:
         together = np.concatenate(self.differences)
         return {"sampling_gap": float(together.mean()), "sampling_gap_largest": float(together.max())}
 
-    def _limit(self, policy: Policy, found: Comparison) -> Tolerance:
+    def _limit(self, policy: Policy, found: LogprobGap) -> Tolerance:
         return tolerance(policy, self.dtype, num_tokens=len(found.ours), least=float(found.ours.min(initial=0.0)))
 
-    def _limit_at(self, policy: Policy, reported: Reported, found: Comparison) -> Tolerance:
+    def _limit_at(self, policy: Policy, reported: Reported, found: LogprobGap) -> Tolerance:
         """`_limit`, or where that is exceeded, what the policy's own rounding at these tokens allows."""
         limit = self._limit(policy, found)
         if not found.exceeds(limit):
@@ -244,7 +244,7 @@ class Watch:
         return Tolerance(mean=max(limit.mean, own.mean), largest=max(limit.largest, own.largest))
 
     def _error(
-        self, policy: Policy, reported: Reported, found: Comparison, limit: Tolerance, *, version: int | None, stale: bool
+        self, policy: Policy, reported: Reported, found: LogprobGap, limit: Tolerance, *, version: int | None, stale: bool
     ) -> TrainingError:
         worst = int(found.differences.argmax())
         wrong = reported.take([row for row, part in enumerate(reported.split(found.differences)) if part.max() > limit.mean])

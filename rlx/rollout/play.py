@@ -16,7 +16,7 @@ import torch
 from rlx.data.sequences import Tokens
 from rlx.errors import TrainingError
 from rlx.rollout.sampler import Rollout, Sampler
-from rlx.rollout.table import Spans, Table, TurnSampler
+from rlx.rollout.table import Spans, TurnSampler, TurnTable
 from rlx.seeding import Stream
 from rlx.task.base import Graded, Prompt, Task, finite
 from rlx.task.environment import Conversation, Interaction
@@ -135,7 +135,7 @@ def play(
         texts = turns.texts(rollout.sequences)
         spans = tuple(tuple(((0, len(tokens)),) for tokens in group) for group in rollout.sequences.completions)
         return Played(rollout, texts, spans, _graded(task, prompts, texts))
-    table = Table(interaction, turns, prompts, group_size)
+    table = TurnTable(interaction, turns, prompts, group_size)
     table.play()
     conversations = [[seat.conversation for seat in group] for group in table.seats]
     rollout = table.rollout()

@@ -121,7 +121,7 @@ class Seat:
             self.spans.append((self.length - len(tokens), self.length))
 
 
-class Table:
+class TurnTable:
     """All conversations of one draw, [P][G], and the rounds they are played in."""
 
     def __init__(self, interaction: Interaction, turns: TurnSampler, prompts: Sequence[Prompt], group_size: int) -> None:

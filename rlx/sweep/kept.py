@@ -87,7 +87,7 @@ def _dots(name: str) -> Iterator[int]:
     return (place for place, mark in enumerate(name) if mark == ".")
 
 
-def serve(modules: Iterable[KeptModule]) -> None:
+def serve_kept(modules: Iterable[KeptModule]) -> None:
     """Import these modules from their copies from here on; those of them that were imported before are forgotten."""
     finder = KeptFinder(modules)
     sys.meta_path[:] = [finder, *(other for other in sys.meta_path if not isinstance(other, KeptFinder))]
@@ -99,7 +99,7 @@ def serve(modules: Iterable[KeptModule]) -> None:
 @contextmanager
 def served(modules: Iterable[KeptModule]) -> Iterator[None]:
     """`serve` for as long as a command runs."""
-    serve(modules)
+    serve_kept(modules)
     try:
         yield
     finally:

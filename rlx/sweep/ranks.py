@@ -14,7 +14,7 @@ from typing import Any
 
 from rlx.errors import RlxError
 from rlx.parallel.launch import STOPPED, launch
-from rlx.sweep.kept import KeptFinder, KeptModule, serve
+from rlx.sweep.kept import KeptFinder, KeptModule, serve_kept
 
 MODULE = "rlx.sweep.ranks"
 
@@ -49,7 +49,7 @@ def main(file: str) -> int:
         signal.signal(number, lambda *_: os._exit(STOPPED[0]))
     job: RankJob = pickle.loads(Path(file).read_bytes())
     sys.path[:] = list(job.path)
-    serve(job.kept)
+    serve_kept(job.kept)
     from rlx.training.run import train
     from rlx.training.stop import Stopped
 

@@ -4,7 +4,7 @@ import torch
 
 from rlx.errors import TrainingError
 from rlx.policy.tiny import build_tiny
-from rlx.rollout.gap import Comparison, Reported, Watch, compare, own_rounding, tolerance
+from rlx.rollout.gap import LogprobGap, Reported, Watch, compare, own_rounding, tolerance
 from tests.rollout.stand_in import StandIn, exact_logprobs, model_of
 
 
@@ -83,8 +83,8 @@ def test_a_server_that_got_no_weights_is_measured_and_not_refused(policy):
 
 
 def test_standard_errors_are_those_of_a_mean_of_0():
-    assert Comparison(np.zeros(4), np.zeros(4), np.array([1.0, 1.0, 1.0, 1.0])).standard_errors == 2.0
-    assert Comparison(np.zeros(0), np.zeros(0), np.zeros(0)).standard_errors == 0.0
+    assert LogprobGap(np.zeros(4), np.zeros(4), np.array([1.0, 1.0, 1.0, 1.0])).standard_errors == 2.0
+    assert LogprobGap(np.zeros(0), np.zeros(0), np.zeros(0)).standard_errors == 0.0
 
 
 def test_the_completions_that_are_compared_are_spread_over_the_draw(policy):

@@ -9,7 +9,7 @@ import pytest
 
 from rlx.errors import ConfigError
 from rlx.record.sources import Source, syntax_hash
-from rlx.sweep.kept import KeptFinder, KeptModule, keep_sources, kept_before, serve, served
+from rlx.sweep.kept import KeptFinder, KeptModule, keep_sources, kept_before, serve_kept, served
 
 
 def source(file, module):
@@ -34,7 +34,7 @@ def printed(tmp_path, kept, code):
     """What code prints in a process that imports the kept modules, with the edited ones on its path and imported before."""
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'now')!r}); import idea.part\n"
-        f"from rlx.sweep.kept import KeptModule, serve; serve({list(kept)!r})\n{code}"
+        f"from rlx.sweep.kept import KeptModule, serve_kept; serve_kept({list(kept)!r})\n{code}"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     return done.stdout if done.returncode == 0 else done.stderr
@@ -113,6 +113,6 @@ def test_they_are_served_for_as_long_as_a_command_runs():
     before = list(sys.meta_path)
     with served([KeptModule("nowhere", "/nowhere.py", "x")]):
         assert isinstance(sys.meta_path[0], KeptFinder)
-        serve([])  # as a job of a launcher in the same process does
+        serve_kept([])  # as a job of a launcher in the same process does
         assert sys.meta_path[0].modules == {}
     assert sys.meta_path == before

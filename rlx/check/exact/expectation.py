@@ -167,7 +167,7 @@ def cosine_of_vectors(one: Tensor, other: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredGradient:
     """What an estimator does on average, in numbers.
 
     scale: how many times the gradient of the objective it is, fitted. bias: the share of E g that is no multiple of it,
@@ -186,7 +186,7 @@ class Measured:
     groups: int
 
 
-def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, has_kl: bool, beta: float) -> Measured:
+def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, has_kl: bool, beta: float) -> MeasuredGradient:
     """An algorithm that draws one group, in a world."""
     exact = exact_laboratory(subject, world, on_policy=on_policy)
     estimate = expected_gradient(subject, exact, ordered=ordered)
@@ -194,7 +194,7 @@ def measured(subject: Subject, world: World, *, on_policy: bool, ordered: bool, 
     return of_estimate(estimate, objectives(exact, beta=beta), size=size, has_kl=has_kl, beta=beta)
 
 
-def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool, beta: float) -> Measured:
+def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool, beta: float) -> MeasuredGradient:
     """An estimate held against its objective, expected reward - beta KL. size: completions of a group."""
     objective = aims.reward - beta * aims.kl
     down = -estimate.mean
@@ -206,7 +206,7 @@ def of_estimate(estimate: Estimate, aims: Objectives, *, size: int, has_kl: bool
         solution = torch.linalg.lstsq(columns, down[:, None]).solution[:, 0]
         fits.append((float((columns @ solution - down).norm()), float(solution[1] / solution[0]) if solution[0] else math.inf))
     best = min((0, 1), key=lambda which: fits[which][0])
-    return Measured(
+    return MeasuredGradient(
         scale=scale,
         bias=bias,
         cosine=cosine_of_vectors(down, objective),
@@ -263,7 +263,9 @@ def exact_report(subject: Subject) -> dict[str, Any]:
     }
 
 
-def figure_of(loss: PolicyGradientLoss, subject: Subject, *, world: World | None = None) -> tuple[Measured, Measured]:
+def figure_of(
+    loss: PolicyGradientLoss, subject: Subject, *, world: World | None = None
+) -> tuple[MeasuredGradient, MeasuredGradient]:
     """A policy-gradient loss alone, on and off policy: with the leave-one-out advantage of two, which is not biased, and no KL.
 
     All groups at once: what `expected_gradient` does for an algorithm, one after the other.
@@ -274,7 +276,7 @@ def figure_of(loss: PolicyGradientLoss, subject: Subject, *, world: World | None
     return found[0], found[1]
 
 
-def _of_loss(loss: PolicyGradientLoss, exact: ExactLaboratory) -> Measured:
+def _of_loss(loss: PolicyGradientLoss, exact: ExactLaboratory) -> MeasuredGradient:
     world, temperature = exact.world, exact.sampler.temperature
     own, slopes, mask = _of_completions(exact, exact.logits)  # [K, T], [K, T, 2, N] of log-probability and entropy
     before = _of_completions(exact, exact.sampler_logits)[0]
@@ -327,7 +329,7 @@ def _of_completions(exact: ExactLaboratory, logits: Tensor) -> tuple[Tensor, Ten
     return found, slopes, mask
 
 
-def figure_line(on: Measured, off: Measured) -> str:
+def figure_line(on: MeasuredGradient, off: MeasuredGradient) -> str:
     """As it stands in a docstring: variances are relative to that of REINFORCE on policy with its best baseline."""
     return (
         f"Exact: on policy bias {on.bias:.2f}, variance {on.variance / on.reinforce:.1f}; "

@@ -16,7 +16,7 @@ from typing import Any
 from rlx.errors import ExitCode
 from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
-from rlx.sweep.kept import KeptModule, serve
+from rlx.sweep.kept import KeptModule, serve_kept
 from rlx.sweep.pool.messages import Done
 from rlx.sweep.pool.worker import run_logged
 from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, WAITING, timeout_reason
@@ -92,7 +92,7 @@ class LaunchedJob:
         if not files.begin(name, slurm_id):
             return RUNNING
         sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
-        serve(self.kept)  # not what Hydra has imported to compose the job
+        serve_kept(self.kept)  # not what Hydra has imported to compose the job
         os.environ["OMP_NUM_THREADS"] = "1"
         before = signal.getsignal(signal.SIGTERM)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlx.errors import ExitCode
-from rlx.sweep.kept import serve
+from rlx.sweep.kept import serve_kept
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send_message
 
 LOG = "job.log"
@@ -134,7 +134,7 @@ def _prepared(setup: Setup) -> Any:
     sys.path[:] = list(dict.fromkeys(setup.path))
     python_path = [*setup.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, python_path)))  # for what the jobs start
-    serve(setup.kept)
+    serve_kept(setup.kept)
     module, _, name = setup.task.partition(":")
     return getattr(importlib.import_module(module), name)
 
