@@ -12,7 +12,7 @@ import pytest
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.policy.tiny import build_tiny
-from rlx.rollout.vllm import LOG, VllmSampler
+from rlx.rollout.vllm import LOG, Engine, VllmSampler
 from rlx.seeding import Stream
 
 ROOT = Path(__file__).parents[2]
@@ -105,3 +105,15 @@ def test_a_server_that_ends_at_once_is_named_with_its_log(tmp_path):
 def test_an_interpreter_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match=r"rollout\.python=nowhere/python is no interpreter.*make vllm"):
         sampler_of("nowhere/python").prepare(build_tiny(**SHAPE))
+
+
+def test_a_server_that_was_closed_is_not_started_again_by_a_draw_of_another_thread(tmp_path):
+    engine = Engine(["sleep", "600"], dict(os.environ), tmp_path / LOG)
+    engine.start()
+    assert engine.exit_code is None
+    engine.close()
+    with pytest.raises(TrainingError, match="the run has ended"):
+        engine.start()
+    assert sampler_of(sys.executable, ahead=1, sync="none").overlaps
+    with pytest.raises(ConfigError, match=r"rollout\.sleeps=false"):
+        sampler_of(sys.executable, ahead=1, sleeps=True)

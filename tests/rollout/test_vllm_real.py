@@ -86,9 +86,15 @@ def begun(tmp_path, *words):
 
 
 @pytest.mark.parametrize(
-    "words", [("rollout.sync=disk",), ("rollout.sync=adapter", "policy/adapter=lora")], ids=["disk", "adapter"]
+    ("words", "lag"),
+    [
+        (("rollout.sync=disk",), 0),
+        (("rollout.sync=adapter", "policy/adapter=lora"), 0),
+        (("rollout.sync=disk", "rollout.ahead=1"), 1),
+    ],
+    ids=["disk", "adapter", "ahead"],
 )
-def test_every_draw_of_a_run_comes_from_the_weights_of_its_step(words, tmp_path):
+def test_every_draw_of_a_run_comes_from_the_weights_of_its_step(words, lag, tmp_path):
     with begun(tmp_path, *words, f"num_steps={STEPS}") as run:
         said = run.communicate(timeout=900)[0]
     assert run.returncode == 0, said
@@ -97,7 +103,7 @@ def test_every_draw_of_a_run_comes_from_the_weights_of_its_step(words, tmp_path)
     print(f"{words[0]}: largest gap {max(gaps):.3g}, mean {np.mean([line['train/sampling_gap'] for line in drawn]):.3g}")
     assert len(gaps) == STEPS
     assert 0 < max(gaps) < MOST
-    assert [line["train/weights_version"] for line in drawn] == list(range(STEPS))
+    assert [line["train/weights_version"] for line in drawn] == [max(0, step - lag) for step in range(STEPS)]
     moved = [line["train/grad_norm"] for line in drawn]
     assert min(moved) > 0  # else each version were the same weights
     assert not [words for _, words in processes().values() if str(tmp_path) in words]
