@@ -8,6 +8,7 @@ and a rank that does not need it makes one of a single token, whose gradient is 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +110,8 @@ def shard(models: Sequence[nn.Module], ranks: Ranks, *, device: torch.device) ->
     Gradients of ranks add. A block is moved to `device` when it is split. A model may be named twice.
     Raises ConfigError for a model whose blocks are not known.
     """
+    # nothing is done in place with its values
+    warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPValueHead\) returned a view", UserWarning)
     mesh = DeviceMesh.from_group(ranks.group, device.type)
     ranks.lockstep = Lockstep(ranks, device)
     for model in dict.fromkeys(models):

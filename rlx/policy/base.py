@@ -374,7 +374,9 @@ class Policy:
             return head_input(self.model, self.layout(sequences), settings=self.forward_settings)
 
     def computes_in_pieces(self, layout: Layout) -> bool:
-        """Whether the logits of these rows are never held as a whole."""
+        """Whether logits of these rows are never held as a whole; a model split over ranks has its head in its passes alone."""
+        if hasattr(self.model, ANNOUNCE):
+            return False
         linear = self.forward_choice.linear_head and type(self.model.get_output_embeddings()) is nn.Linear
         return linear and is_large(len(layout.targets), self.vocabulary_size)
 

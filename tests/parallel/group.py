@@ -144,6 +144,7 @@ def main(file: str) -> None:
     import torch.distributed as dist
 
     from rlx.parallel.ranks import Ranks, join
+    from rlx.policy import pieces
     from tests.parallel.laboratory import laboratory
 
     torch.set_num_threads(1)
@@ -159,7 +160,8 @@ def main(file: str) -> None:
             in_pieces = micro_batch is not None
             if in_pieces and dtype == torch.float32:
                 continue
-            for by in (None, str) if dtype == torch.float64 and not in_pieces else (None,):
+            combines = name in ("hybrid", "ppo", "custom_dpo")
+            for by in (None, str) if dtype == torch.float64 and combines else (None,):
                 alone, figures = gradients(algorithm, lab, batch, micro_batch, None, by)
                 result["norm"] = max(result.get("norm", 0.0), norm(alone))
                 for ranks in (two, three):
@@ -168,7 +170,9 @@ def main(file: str) -> None:
                         place = f"{ranks.world}{' by term' if by else ''}"
                         result[place] = {"gradient": gap(alone, many), "metrics": metric_gap(figures, summed)}
             found[f"{name} {str(dtype).removeprefix('torch.')}"] = result
-    found |= sharded(three, SHIPPED_SHARDED, torch.float64) | sharded(three, FEW, torch.float32)
+    found |= sharded(three, SHIPPED_SHARDED, torch.float64)
+    pieces.ELEMENTS = 64  # whole policies compute logits in pieces from now on
+    found |= sharded(three, FEW, torch.float32)
     if two is not None:
         found |= sharded(two, FEW, torch.float64)
     found |= checkpoints(two, three, Path(file).parent)

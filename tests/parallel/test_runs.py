@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.parallel.group import ROOT
-from tests.training.conftest import SMALL, metrics, record, reproducible
+from tests.training.conftest import SMALL, metrics, record
 
 pytestmark = pytest.mark.whole
 PATIENCE = 180  # seconds
@@ -28,13 +27,6 @@ def begun(place: Path, name: str, *words: str) -> subprocess.Popen:
     goes_on = any(word.startswith("resume=") for word in words)
     command = [sys.executable, "-m", "rlx", "train", *([] if goes_on else [*SMALL, f"hydra.run.dir={name}"]), *words]
     return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def done(place: Path, name: str, *words: str) -> Path:
-    process = begun(place, name, *words)
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
-    return place / name
 
 
 def ranks_of(parent: subprocess.Popen) -> list[int]:
@@ -56,40 +48,7 @@ def is_gone(process: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("algorithm", ["custom_dpo", "custom_grpo"])
-def test_two_ranks_give_the_figures_of_one_process_and_twice_the_same_bits(place, algorithm):
-    own = [f"algorithm={algorithm}"] + (["algorithm.pairs_per_step=8"] if algorithm == "custom_dpo" else [])
-    small = [word for word in SMALL if not word.startswith("algorithm.")]
-    runs = {}
-    for name, ranks in (("alone", 1), ("two", 2), ("again", 2)):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RLX_CACHE": str(place / "cache")}
-        directory = place / f"{algorithm}_{name}"
-        words = [*small, *own, f"ranks={ranks}", f"hydra.run.dir={directory}"]
-        subprocess.run([sys.executable, "-m", "rlx", "train", *words], env=environment, cwd=place, check=True, timeout=PATIENCE)
-        runs[name] = directory
-    assert reproducible(runs["two"]) == reproducible(runs["again"])
-    for one, two in zip(metrics(runs["alone"]), metrics(runs["two"]), strict=True):
-        assert one.keys() == two.keys()
-        for name in one:
-            if not name.startswith("time/"):
-                assert two[name] == pytest.approx(one[name], rel=2e-5, abs=2e-5), name
-
-
-def test_a_run_goes_on_with_another_number_of_ranks(place):
-    run = done(place, "changing", "num_steps=2", "ranks=2", "checkpoint.keep_last=9")
-    done(place, "changing", f"resume={run}", "num_steps=4", "ranks=1")
-    done(place, "changing", f"resume={run}", "num_steps=6", "ranks=3")
-    whole = done(place, "whole", "num_steps=6", "checkpoint.keep_last=9")
-    assert [resumed["ranks"] for resumed in record(run)["resumed"]] == [1, 3]
-    for one, other in zip(metrics(whole), metrics(run), strict=False):
-        assert other["step"] == one["step"] or "eval/score" in other
-    tensors = [torch.load(each / "checkpoint/step_6/trainer.pt", weights_only=True) for each in (run, whole)]
-    for mine, theirs in zip(*(each["optimizer"]["state"].values() for each in tensors), strict=True):
-        torch.testing.assert_close(mine["exp_avg"], theirs["exp_avg"], rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("to", ["rank 1", "the command"])
+@pytest.mark.parametrize(("number", "code", "to"), [(signal.SIGTERM, 75, "rank 1"), (signal.SIGINT, 130, "the command")])
 def test_a_signal_ends_all_after_the_same_step_with_a_checkpoint(place, number, code, to):
     name = f"signal_{number}_{to[-1]}"
     process = begun(
@@ -107,11 +66,11 @@ def test_a_signal_ends_all_after_the_same_step_with_a_checkpoint(place, number, 
     assert all(map(is_gone, ranks))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_dies_or_hangs_ends_the_run_and_is_named(place, rank, number):
+@pytest.mark.parametrize(("rank", "number", "mode"), [(0, signal.SIGSTOP, "replicated"), (1, signal.SIGKILL, "sharded")])
+def test_a_rank_that_dies_or_hangs_ends_the_run_and_is_named(place, rank, number, mode):
     name = f"lost_{rank}_{int(number)}"
-    process = begun(place, name, "num_steps=100000", "eval_every=100000", "checkpoint.every=2", "ranks=2", "parallel.timeout=15")
+    long = ["num_steps=100000", "eval_every=100000", "checkpoint.every=2", "parallel.timeout=15"]
+    process = begun(place, name, *long, "ranks=2", f"parallel={mode}")
     after_steps(place / name, 4)
     ranks = ranks_of(process)
     os.kill(ranks[rank], number)

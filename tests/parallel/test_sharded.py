@@ -43,8 +43,9 @@ def place(tmp_path_factory):
 def done(place):
     asked = {}
 
-    def begin(name, ranks, mode, *words):
-        asked[name] = Asked(ranks, [*SHORT, f"parallel={mode}", *words, f"hydra.run.dir={place / name}"])
+    def begin(name, ranks, mode, *words, without=""):
+        short = [word for word in SHORT if word != without]
+        asked[name] = Asked(ranks, [*short, f"parallel={mode}", *words, f"hydra.run.dir={place / name}"])
 
     def go_on(name, ranks, mode, steps):
         asked[f"{name} to {steps}"] = Asked(ranks, [f"resume={place / name}", f"num_steps={steps}", f"parallel={mode}"])
@@ -54,7 +55,10 @@ def done(place):
         begin(f"{name}_replicated", 2, "replicated", *words)
     for name, words in EQUAL.items():
         begin(f"{name}_sharded", 2, "sharded", *words)
-    begin("dpo_again", 2, "sharded", *EQUAL["dpo"])
+    for mode in ("replicated", "sharded"):
+        begin(f"dpo_again_{mode}", 2, mode, *EQUAL["dpo"])
+    go_on("dpo_again_replicated", 1, "replicated", 3)
+    go_on("dpo_again_replicated", 3, "replicated", 4)
     begin("changing", 2, "sharded", "algorithm=ppo", "algorithm.prompts_per_step=3", "precision=bfloat16")
     go_on("changing", 3, "sharded", 3)
     go_on("changing", 1, "replicated", 4)
@@ -64,7 +68,7 @@ def done(place):
     rows = [{"prompt": f"{number}+1=", "chosen": "9", "rejected": "1"} for number in range(40)]
     (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = ["task=preference_file", f"task.path={place / 'pairs.jsonl'}", "optimizer.lr=0.01"]
-    begin("reached", 2, "sharded", *pairs, "stop_at_score=0.9", "num_steps=50", "eval_every=1")
+    begin("reached", 2, "sharded", *pairs, "stop_at_score=0.9", "num_steps=50", "eval_every=1", without="task.max_operand=20")
     return session(place, asked)
 
 
@@ -89,9 +93,17 @@ def test_two_ranks_with_whole_policies_train_like_one_process(place, done, name)
     close(metrics(place / f"{name}_alone"), metrics(place / f"{name}_replicated"))
 
 
-def test_the_same_command_twice_gives_the_same_bits(place, done):
-    assert done["dpo_again"].code == 0
-    assert reproducible(place / "dpo_again") == reproducible(place / "dpo_sharded")
+@pytest.mark.parametrize("mode", ["replicated", "sharded"])
+def test_the_same_command_twice_gives_the_same_bits(place, done, mode):
+    assert done[f"dpo_again_{mode}"].code == 0
+    assert reproducible(place / f"dpo_again_{mode}")[:3] == reproducible(place / f"dpo_{mode}")
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(place, done):
+    name = "dpo_again_replicated"
+    assert [done[f"{name} to {steps}"].code for steps in (3, 4)] == [0, 0], done[f"{name} to 4"].said
+    assert [line["step"] for line in metrics(place / name)] == [0, 1, 2, 3, 4]
+    assert [resumed["ranks"] for resumed in record(place / name)["resumed"]] == [1, 3]
 
 
 def test_the_weights_of_a_split_policy_are_written_whole(place, done):
