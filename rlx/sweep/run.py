@@ -83,6 +83,13 @@ class SweepRun:
             raise ConfigError(
                 f"sweep.pruner={self.settings.pruner} ends jobs of one process alone; leave it out, or sweep.ranks_per_job"
             )
+        for key in ("nodes", "tasks_per_node"):
+            number = OmegaConf.select(self.config, f"hydra.launcher.{key}")
+            if self.launch is not None and isinstance(number, int) and number > 1:
+                raise ConfigError(
+                    f"hydra.launcher.{key}={number}: every task of a job would run the whole of it, into one record; for several "
+                    "ranks on a node say sweep.ranks_per_job, and for a run over nodes take the script of `rlx guide ranks`"
+                )
 
     def _inspect(self, config: Mapping[str, Any]) -> None:
         """Refuse ranks of a single run, and a place to write to that only the record of a resumed sweep names."""

@@ -47,7 +47,7 @@ def measured() -> dict[str, Any]:
             )
             for rank in range(WORLD)
         ]
-        said = [process.communicate(timeout=300)[0].decode() for process in processes]
+        said = [process.communicate(timeout=600)[0].decode() for process in processes]
         assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(said)
         found: dict[str, Any] = json.loads(file.read_text())
         return found
@@ -209,7 +209,7 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     optimizers = [optimizer_of(each.policy) for each in (alone, lab)]
     for optimizer, gradient in zip(optimizers, ([None if part is None else whole(part) for part in given], given), strict=True):
         optimizer.step(gradient, Clipping(max_grad_norm=0.01, adaptive=0.02))
-    apart = [float((whole(b) - a).abs().max()) for a, b in zip(*(each.parameters for each in optimizers), strict=True)]
+    apart = [float((whole(b) - a.detach()).abs().max()) for a, b in zip(*(each.parameters for each in optimizers), strict=True)]
     held = [sum(local_bytes(each)) for each in optimizers]
     shares = ranks.exchange("the bytes", lambda: held[1] / held[0])
     return found | {f"bytes {dtype} {ranks.world}": shares, f"moved {dtype} {ranks.world}": max(apart)}

@@ -45,6 +45,14 @@ def test_ranks_of_a_single_run_are_refused_in_a_sweep(tmp_path, monkeypatch, cap
     assert "in a sweep say sweep.ranks_per_job=2" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["nodes", "tasks_per_node"])
+def test_a_job_over_several_tasks_of_a_launcher_is_refused(tmp_path, monkeypatch, capfd, key):
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra/launcher=submitit_local", f"hydra.launcher.{key}=2", "seed=0,1", "sweep.dry_run=true"]
+    assert main(["-m", *SMALL, *words]) == ConfigError.exit_code
+    assert f"hydra.launcher.{key}=2: every task of a job would run the whole of it" in capfd.readouterr().err
+
+
 def test_a_pruner_is_refused_with_several_ranks(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     words = ["sweep=optuna", "sweep.pruner=median", "sweep.ranks_per_job=2", "optimizer.lr=interval(0.1,0.2)"]
