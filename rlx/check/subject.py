@@ -182,18 +182,18 @@ class Subject:
     def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES) -> Laboratory:
         """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
         task = stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task
-        policy = self.policy.frozen_copy()
-        policy.model = copy.deepcopy(self.policy.model).double().requires_grad_(True)
-        policy.value_head = copy.deepcopy(self.policy.value_head)
+        policy = self.policy.trainable_copy()
+        policy.model.double()
         if policy.value_head is not None:
             policy.value_head.double()
         reference = Reference(policy)
         if moved:
             generator = Stream(self.seed, ("check", "moved")).torch()
+            least = 0.01 if policy.adapter is None else 0.1  # half of a fresh adapter is 0
             with torch.no_grad():
                 for parameter in policy.parameters():
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                    parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=0.01))
+                    parameter.add_(0.02 * noise * parameter.abs().mean().clamp(min=least))
         return self.warmed(Laboratory(task, policy, reference, ScriptedSampler.of(self.sampler, None), REAL_TOLERANCE))
 
     def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:

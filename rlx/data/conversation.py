@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rlx.data.rendering import TemplateRenderer, UnsafeExampleError
-from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of
+from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, special_pattern
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
@@ -27,9 +27,8 @@ class Written:
     """An example as text.
 
     text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
-    closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of
-    rlx.data.tokens.REMARKS, of what differs from the data. refused: a key of rlx.data.tokens.REFUSED and what was said; empty of
-    an example that is safe to learn.
+    closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of REMARKS (see
+    rlx.data.remarks), of what differs from the data. refused: a key of REFUSED and what was said; empty of a safe example.
     """
 
     text: str = ""
@@ -99,7 +98,7 @@ class ChatTemplate(TemplateRenderer):
 
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
-        remarks |= self._altered((*messages, *answer))
+        remarks |= self.altered((*messages, *answer))
         last = _last_answer(answer)
         if last == 0:
             raise UnsafeExampleError("no_answer")
@@ -206,7 +205,7 @@ class ChatTemplate(TemplateRenderer):
         end = self._first_end(content_of(message), 0)
         return message if end is None else {**message, "content": content_of(message)[:end]}
 
-    def _altered(self, messages: Sequence[Message]) -> set[str]:
+    def altered(self, messages: Sequence[Message]) -> set[str]:
         """The remarks on messages that are not written, or not read, as they stand."""
         found = set()
         if self._special.search("\n".join(content_of(message) for message in messages if message.get("role") != "assistant")):
@@ -218,7 +217,7 @@ class ChatTemplate(TemplateRenderer):
     @cached_property
     def _special(self) -> re.Pattern[str]:
         """What the tokenizer reads as special tokens."""
-        return re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)")
+        return special_pattern(self.special)
 
     def _require_same(self, message: Message, said: str, alone: str, begin: int) -> None:
         """Refuse an earlier turn that stands in the whole otherwise than it was generated, an empty reasoning block apart."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlx.data.remarks import REMARKS
 from rlx.data.sequences import Learned, Tokens
-from rlx.data.tokens import REMARKS, Encoded, TextEncoder
+from rlx.data.tokens import Encoded, TextEncoder
 from rlx.data.turns import content_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class PairTokens:
 
     tokens: int32 [N], of each pair its prompt, the chosen and the rejected completion. lengths: int64 [P, 3], of these parts.
     learned: bool [tokens of all completions], which of them the assistant wrote. remarks: int32 [P], a bit for each remark.
-    refused: pair -> a key of rlx.data.tokens.REFUSED and what was said; such a pair has no tokens.
+    refused: pair -> a key of rlx.data.remarks.REFUSED and what was said; such a pair has no tokens.
     """
 
     tokens: np.ndarray
@@ -47,7 +48,7 @@ class PairTokens:
         return len(self.lengths)
 
     def remarks_of(self, row: int) -> tuple[str, ...]:
-        """The remarks on a pair, keys of rlx.data.tokens.REMARKS."""
+        """The remarks on a pair, keys of rlx.data.remarks.REMARKS."""
         return tuple(name for place, name in enumerate(_NAMES) if self.remarks[row] >> place & 1)
 
     @cached_property

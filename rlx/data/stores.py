@@ -29,6 +29,7 @@ from torch import Tensor
 
 from rlx.data import conversation as conversation_module
 from rlx.data import pair_tokens as pair_tokens_module
+from rlx.data import remarks as remarks_module
 from rlx.data import rendering as rendering_module
 from rlx.data import tokens as tokens_module
 from rlx.data import turns as turns_module
@@ -208,7 +209,7 @@ def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
 
 @cache
 def _source() -> str:
-    modules = (turns_module, rendering_module, conversation_module, tokens_module, pair_tokens_module)
+    modules = (remarks_module, turns_module, rendering_module, conversation_module, tokens_module, pair_tokens_module)
     return "".join(inspect.getsource(module) for module in modules)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from rlx.data.remarks import REMARKS
 from rlx.data.tokenized import DROPPED, TokenizedPairs
-from rlx.data.tokens import REMARKS, TextEncoder
+from rlx.data.tokens import TextEncoder
 from rlx.errors import RlxError
 from rlx.task.base import Pair, Prompt, Task, Text
 
@@ -123,6 +124,7 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         "duplicates": sum(map(len, sides)) - sum(map(len, texts)),
         "in_both": len(texts[0] & texts[1]),
     }
+    remarks = _of_each_prompt([prompt for side in sides for prompt in side], policy.text)
     cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] else []
     plain = _plain([prompt.text for side in sides for prompt in side], policy.text)
     examples = [
@@ -130,7 +132,25 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         for ids in encoded[:num_examples]
     ]
     lengths = {"prompt": _distribution([len(ids) for ids in encoded])} if encoded else {}
-    return DataSurvey(counts=counts, lengths=lengths, cautions=cautions + plain, examples=examples)
+    return DataSurvey(counts=counts, remarks=remarks, lengths=lengths, cautions=cautions + plain, examples=examples)
+
+
+def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[str, Any]]:
+    """The remarks on prompts without completions."""
+    found: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        for remark in text.prompt_remarks(prompt.text, prompt.tools):
+            found.setdefault(remark, []).append(place)
+    return [
+        {
+            "reason": remark,
+            "count": len(places),
+            "meaning": REMARKS[remark],
+            "said": "",
+            "example": {"source": f"prompt {places[0] + 1}", "prompt": _shown(prompts[places[0]].text)},
+        }
+        for remark, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
 
 
 _BOTH = "{} prompts are both learned and held out, white space and case apart: the score measures memory; take one side out"

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from rlx.data.pair_tokens import PairTokens
+from rlx.data.remarks import REFUSED
 from rlx.data.sequences import Sequences
 from rlx.data.stores import TokenStore
-from rlx.data.tokens import REFUSED, TextEncoder
+from rlx.data.tokens import TextEncoder
 from rlx.data.turns import REASONING
 from rlx.errors import DataError
 
@@ -45,7 +46,7 @@ class TokenizedPairs:
 
     sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
     dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
-    remarks: key of rlx.data.tokens.REMARKS -> how many pairs differ so from the data.
+    remarks: key of rlx.data.remarks.REMARKS -> how many pairs differ so from the data.
     shown: reason or remark -> the first pair that it is about, and what the chat template said of it.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
     recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 from rlx.data.conversation import ChatTemplate, Written
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Learned, Tokens
+from rlx.data.turns import special_pattern
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -22,35 +24,6 @@ if TYPE_CHECKING:
     Example = tuple[Text, Text, Sequence[Mapping[str, Any]]]  # prompt, completion, tools
 
 CHAT_TEMPLATES = ("auto", "always", "never")
-# Why an example is not safe to learn, and what to do about it.
-REFUSED = {
-    "no_answer": "have a completion in which the assistant says nothing",
-    "rewrites": "are conversations whose earlier answers the chat template writes otherwise than they were generated (it leaves "
-    "out their reasoning, say); give each answer a row of its own, or another template with policy.chat_template=FILE",
-    "tool_calls": "call tools, which the chat template does not write; give another template with policy.chat_template=FILE",
-    "template": "are refused by the chat template",
-}
-# What differs between the data and the tokens, and what to do about it.
-REMARKS = {
-    "ended_early": "go on after a token that ends generation; what follows it is left out",
-    "rewritten": "are not written after the prompt of sampling by the chat template (it leaves out reasoning, or moves the "
-    "system message); they are learned after it as they stand",
-    "reasoning_dropped": "have reasoning that the chat template leaves out; put it into content as <think>...</think>, or give "
-    "another template with policy.chat_template=FILE",
-    "content_dropped": "have words that the chat template leaves out; give another template with policy.chat_template=FILE",
-    "unclosed": "answer within the reasoning that the prompt opens and never close it; put </think> into them, or set "
-    "policy.chat_template_kwargs or policy.chat_template=FILE",
-    "no_reasoning": "answer without reasoning where the prompt opens it; an empty reasoning is learned before the answer. Put "
-    "<think>...</think> into them, or set policy.chat_template=FILE",
-    "special_text": "have text in a prompt or a tool's result that the tokenizer reads as special tokens, as the prompt of "
-    "sampling does; take it out where it is not meant so",
-    "arguments": "have arguments of tool calls in another form than the chat template writes as JSON (text or an object); they "
-    "are learned in the template's form",
-    "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
-    "results_unseen": "have results of tools that the chat template does not write",
-    "trailing": "end with a message that is not the assistant's; it is left out",
-    "boundary": "have a prompt whose last token merges with the completion; that token is learned",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +167,24 @@ class TextEncoder:
             return self.begin()
         return tokens if self.max_prompt_length is None else tokens[-self.max_prompt_length :]
 
+    def prompt_remarks(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> frozenset[str]:
+        """What differs between a prompt and its tokens: keys of REMARKS. The prompt is one that `encode_prompt` accepts."""
+        messages = self._messages(prompt)
+        if messages is None:
+            return frozenset({"special_text"} if self._spells_special(str(prompt)) else ())
+        unseen = bool(tools) and self.template.ignores_tools(messages, tools, self.template.prompt(messages, tools))
+        return frozenset(self.template.altered(messages) | ({"tools_unseen"} if unseen else set()))
+
+    def _spells_special(self, prompt: str) -> bool:
+        """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""
+        if self.is_rendered(prompt):
+            return False
+        return bool(self._special_pattern.search(prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")))
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        return special_pattern(self._special_tokens)
+
     def encode_completions(self, examples: Sequence[Example]) -> list[Encoded]:
         """Each (prompt, completion, tools) as tokens."""
         return self.encode_written(self.write(examples))
@@ -249,6 +240,8 @@ class TextEncoder:
         """Plain text up to the first token that ends generation, which is added where there is none."""
         inside = cut.before(written.prompt_length)
         tokens, remarks = cut.tokens, {"boundary"} if cut.straddles(written.prompt_length) else set()
+        if self._spells_special(written.text[: written.prompt_length]):
+            remarks.add("special_text")
         ends = np.flatnonzero(np.isin(tokens[inside:], self.end_ids)) if self.end_ids else np.zeros(0, dtype=np.int64)
         if len(ends):
             after = inside + int(ends[0]) + 1

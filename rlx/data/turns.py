@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from rlx.task.base import Message
 
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
+
+
+def special_pattern(special: Iterable[str]) -> re.Pattern[str]:
+    """Finds the texts of special tokens, of two that begin alike the longer one."""
+    return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
 
 def is_prefilled(messages: Sequence[Message]) -> bool:

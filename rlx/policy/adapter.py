@@ -101,10 +101,12 @@ class AttachedAdapter:
     """The adapter in the layers of a model.
 
     lora: its hyperparameters. base: the model without it. is_fresh: it has no weights of an earlier training.
+    trained: the names of the model's parameters that are trained.
     """
 
     def __init__(self, model: Any, lora: Lora, base: BaseModel) -> None:
         self.model, self.lora, self.base = model, lora, base
+        self.trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
         self.is_fresh = True
         self.start_fingerprint = base.fingerprint
         self._has_start = False
@@ -173,6 +175,11 @@ class AttachedAdapter:
             for layer in self.layers():
                 layer.enable_adapters(True)
             self._activate(_TRAINED)
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether the model computes within `start` now."""
+        return any(layer.disable_adapters or _START in layer.active_adapters for layer in self.layers()[:1])
 
     def _activate(self, name: str, *, trains: bool = True) -> None:
         for layer in self.layers():

@@ -125,3 +125,32 @@ def test_a_reward_that_raises_is_said_and_ends_nothing():
     assert all("raised ValueError: no" in one["error"] for one in tried)
     with pytest.raises(TrainingError):
         arithmetic(broken).reward_all([Prompt("1+1=", {"answer": "2"})], ["2"])
+
+
+def test_special_tokens_that_prompts_spell_are_counted_with_and_without_completions():
+    policy = build_tiny()
+    end = policy.tokenizer.eos_token
+    pairs = [Pair(f"1{end}+1=", "2", "3", source="a:1"), *PAIRS[:1]]
+    (remark,) = survey(Given(pairs, [Pair("2+2=", "4", "5")]), policy).remarks
+    assert (remark["reason"], remark["count"], remark["example"]["source"]) == ("special_text", 1, "a:1")
+    task = arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern=None))
+    assert survey(task, policy).remarks == []
+
+
+class Asks(Given):
+    offers = frozenset({"prompts"})
+
+    def prompts(self):
+        return self.sides[0]
+
+    def held_out_prompts(self):
+        return self.sides[1]
+
+
+def test_special_tokens_and_tools_that_prompts_lose_are_counted_without_completions(tmp_path):
+    policy = build_tiny()
+    policy.tokenizer.chat_template = CHATML
+    chat = ({"role": "user", "content": f"say {policy.tokenizer.eos_token} now"},)
+    asks = Asks([Prompt(chat), Prompt("1+1="), Prompt(chat[0]["content"])], [Prompt(chat, tools=({"name": "f"},))])
+    found = {remark["reason"]: (remark["count"], remark["example"]["source"]) for remark in survey(asks, policy).remarks}
+    assert found == {"special_text": (3, "prompt 1"), "tools_unseen": (1, "prompt 4")}

@@ -69,10 +69,7 @@ def runs(subject: Subject) -> Finding:
 
 def _as_in_a_run(subject: Subject, task: Task) -> Laboratory:
     """The real policy and sampler on a task."""
-    policy = subject.policy.frozen_copy()
-    policy.model.requires_grad_(True)
-    policy.value_head = copy.deepcopy(subject.policy.value_head)
-    return Laboratory(task, policy, subject.reference, subject.sampler, REAL_TOLERANCE)
+    return Laboratory(task, subject.policy.trainable_copy(), subject.reference, subject.sampler, REAL_TOLERANCE)
 
 
 def _moves_on_other_rewards(subject: Subject) -> bool:

@@ -20,7 +20,10 @@ def belongs(subject: Subject) -> Finding:
     """Gradients go into the policy alone: not into the reference, the batch or its weights; no weights move by themselves."""
     laboratory = subject.real(moved=True)
     before = [parameter.detach().clone() for parameter in laboratory.policy.parameters()]
-    theirs = list(laboratory.reference.model.parameters())
+    adapter = laboratory.policy.adapter  # with one the policy's own forward runs through the reference's weights
+    is_shared, own = adapter is not None, frozenset[str]() if adapter is None else adapter.trained
+    theirs = [parameter for name, parameter in laboratory.reference.model.named_parameters() if name not in own]
+    start = [parameter.detach().clone() for parameter in theirs] if is_shared else []
     batch = subject.first_update(laboratory)
     carrying = [where for where, tensor in tensors_of(batch) if tensor.requires_grad]
     if carrying:
@@ -30,10 +33,12 @@ def belongs(subject: Subject) -> Finding:
             mend="compute what goes into a batch under torch.no_grad(), or detach it; never requires_grad_() in draw",
         )
     unfrozen = [parameter for parameter in theirs if parameter.requires_grad]
-    for parameter in theirs:
-        parameter.requires_grad_(True)
+    if not is_shared:
+        for parameter in theirs:
+            parameter.requires_grad_(True)
     if not unfrozen:
-        found = _reaches_reference(subject, laboratory, batch[ROWS], theirs)
+        found = _reaches_reference(subject, laboratory, batch[ROWS], [] if is_shared else theirs)
+        unfrozen = [parameter for parameter in theirs if is_shared and parameter.requires_grad]
         if found is not None:
             return found
     if unfrozen or any(parameter.grad is not None for parameter in theirs):
@@ -46,6 +51,12 @@ def belongs(subject: Subject) -> Finding:
     if any(parameter.grad is not None for parameter in parameters):
         return broken(
             "compute_loss leaves gradients behind", where="compute_loss", mend="return the loss; the run calls backward"
+        )
+    if any(not torch.equal(old, new) for old, new in zip(start, theirs, strict=is_shared)):
+        return broken(
+            "the weights under the adapter moved, which the reference shares",
+            where="draw or compute_loss",
+            mend="train the adapter alone, and leave reference.model as it is",
         )
     if any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
         return broken("the policy's weights moved", where="draw or compute_loss", mend="only update_policy may change weights")
@@ -93,7 +104,7 @@ def _reaches_reference(subject: Subject, laboratory: Laboratory, batch: Any, the
                 where="compute_loss",
                 mend="weights depend on masks and lengths alone; put what depends on the policy into the values",
             )
-    if not output.loss.requires_grad:
+    if not output.loss.requires_grad or not theirs:
         return None
     found = torch.autograd.grad(output.loss, theirs, allow_unused=True, retain_graph=True)
     into = max((float(gradient.abs().max()) for gradient in found if gradient is not None), default=None)
@@ -127,13 +138,14 @@ def _reference_is_read(subject: Subject) -> Finding:
 def _real_calls(subject: Subject) -> int:
     """How often the reference's model is run, for algorithms that go past the stand-in's methods."""
     laboratory = subject.real(moved=False)
-    calls: list[int] = []
-    handle = laboratory.reference.model.register_forward_hook(lambda *_: calls.append(1))
+    calls: list[bool] = []
+    adapter = laboratory.policy.adapter  # with one the model is the policy's too
+    handle = laboratory.reference.model.register_forward_hook(lambda *_: calls.append(adapter is None or adapter.is_at_start))
     try:
         subject.loss(laboratory, subject.first_update(laboratory)[ROWS])
     finally:
         handle.remove()
-    return len(calls)
+    return sum(calls)
 
 
 def reached(subject: Subject) -> Finding:
