@@ -179,14 +179,26 @@ class Subject:
         except Exception:  # the laws will meet it again, and name it
             return False
 
-    def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES) -> Laboratory:
-        """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat."""
+    @cached_property
+    def _references(self) -> list[Reference]:
+        """The first reference in float64, whose log-probabilities later ones share."""
+        return []
+
+    def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES, runs_reference: bool = False) -> Laboratory:
+        """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat.
+
+        runs_reference: the reference computes what it is asked for, though an earlier one has computed it.
+        """
         task = stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task
         policy = self.policy.trainable_copy()
         policy.model.double()
         if policy.value_head is not None:
             policy.value_head.double()
         reference = Reference(policy)
+        if not runs_reference:
+            if not self._references:
+                self._references.append(reference)
+            reference.share_values(self._references[0])
         if moved:
             generator = Stream(self.seed, ("check", "moved")).torch()
             least = 0.01 if policy.adapter is None else 0.1  # half of a fresh adapter is 0
@@ -237,7 +249,7 @@ class Subject:
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
         twin = replace(self, algorithm=algorithm)
-        shared = {name: getattr(self, name) for name in ("reference", "small_task", "goes_past", "warm_up")}
+        shared = {name: getattr(self, name) for name in ("reference", "small_task", "goes_past", "warm_up", "_references")}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
 

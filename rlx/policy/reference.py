@@ -130,6 +130,10 @@ class Reference:
         found._known, found._of_rows = WeakKeyDictionary(), WeakKeyDictionary()
         return found
 
+    def share_values(self, other: Reference) -> None:
+        """Compute log-probabilities of a task's pairs once for both. other: a reference of the same weights."""
+        self._known = other._known
+
     @property
     def model(self) -> Any:
         """The frozen model."""

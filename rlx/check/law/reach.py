@@ -137,7 +137,7 @@ def _reference_is_read(subject: Subject) -> Finding:
 
 def _real_calls(subject: Subject) -> int:
     """How often the reference's model is run, for algorithms that go past the stand-in's methods."""
-    laboratory = subject.real(moved=False)
+    laboratory = subject.real(moved=False, runs_reference=True)
     calls: list[bool] = []
     adapter = laboratory.policy.adapter  # with one the model is the policy's too
     handle = laboratory.reference.model.register_forward_hook(lambda *_: calls.append(adapter is None or adapter.is_at_start))
