@@ -35,11 +35,14 @@ class Columns:
     seen: dict[str, None] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     recognised: dict[str, str] = field(default_factory=dict)
+    _latest: tuple[str, ...] = ()
 
     def saw(self, row: Mapping[str, Any]) -> None:
         """Remember the columns of a row."""
-        if not self.seen.keys() >= row.keys():
-            self.seen.update(dict.fromkeys(row))
+        names = tuple(row)
+        if names != self._latest:
+            self._latest = names
+            self.seen.update(dict.fromkeys(names))
 
     def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
         """The column of a row for a purpose; None if the row has none, or the config sets the name to null."""

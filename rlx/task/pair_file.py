@@ -73,7 +73,8 @@ class PairFile(Task, ABC):
         """The pair of a row with its system message and its tools."""
         self.columns.saw(row)
         pair = self._read(row, place)
-        return replace(pair, prompt=with_system(pair.prompt, self._system(row)), tools=self._tools(row, place))
+        system, tools = self._system(row), self._tools(row, place)
+        return replace(pair, prompt=with_system(pair.prompt, system), tools=tools) if system or tools else pair
 
     def _system(self, row: Mapping[str, Any]) -> str | None:
         name = self.columns.name(row, "system")

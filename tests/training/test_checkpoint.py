@@ -1,10 +1,12 @@
 import errno
 import json
+import math
 from functools import partial
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM
 
 from rlx.errors import DataError, TrainingError
 from rlx.optimizer.schedule import Constant
@@ -19,6 +21,7 @@ from rlx.training.checkpoint import (
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
+    write_policy,
 )
 from tests.training.conftest import metrics, reproducible
 
@@ -179,3 +182,20 @@ def test_a_write_that_fails_names_its_cause(error, said):
     from rlx.training.checkpoint import _reason
 
     assert said in _reason(error)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_weights_that_are_tied_are_written_once_and_tied_again_when_read(tmp_path, dtype):
+    """The head is the embedding: one tensor of the file, in whatever dtype it is exported."""
+    policy = small()
+    assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
+    write_policy(policy, tmp_path, dtype=dtype)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    vocabulary = tuple(policy.model.get_input_embeddings().weight.shape)
+    assert [name for name, size in sizes.items() if size == vocabulary] == ["model.embed_tokens.weight"]
+    assert sum(map(math.prod, sizes.values())) == policy.num_parameters
+    read = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert read.get_output_embeddings().weight is read.get_input_embeddings().weight
+    assert read.dtype == (dtype or torch.float32)
+    assert torch.equal(read.get_output_embeddings().weight, policy.model.get_input_embeddings().weight.to(read.dtype))
