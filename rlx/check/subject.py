@@ -190,7 +190,7 @@ class Subject:
         runs_reference: the reference computes what it is asked for, though an earlier one has computed it.
         """
         task = stand_in_task(self.small_task, **rewards) if "rewards" in self.task.offers else self.small_task
-        policy = self.policy.trainable_copy()
+        policy = trainable_copy(self.policy)
         policy.model.double()
         if policy.value_head is not None:
             policy.value_head.double()
@@ -252,6 +252,15 @@ class Subject:
         shared = {name: getattr(self, name) for name in ("reference", "small_task", "goes_past", "warm_up", "_references")}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
+
+
+def trainable_copy(policy: Policy) -> Policy:
+    """A policy of the same weights and value head that shares no tensor with this one and trains what this one trains."""
+    twin = policy.frozen_copy()
+    for name, parameter in twin.model.named_parameters():
+        parameter.requires_grad_(policy.adapter is None or name in policy.adapter.trained)
+    twin.value_head = copy.deepcopy(policy.value_head)
+    return twin
 
 
 def reads_logprobs(laboratory: Laboratory) -> bool:

@@ -228,14 +228,6 @@ class Policy:
         twin.notes = []
         return twin
 
-    def trainable_copy(self) -> Policy:
-        """A policy of the same weights and value head that shares no tensor with this one and trains what this one trains."""
-        twin = self.frozen_copy()
-        for name, parameter in twin.model.named_parameters():
-            parameter.requires_grad_(self.adapter is None or name in self.adapter.trained)
-        twin.value_head = copy.deepcopy(self.value_head)
-        return twin
-
     def start(self) -> Policy:
         """The policy as it is now, frozen: a copy, or the shared base where only an adapter is trained.
 

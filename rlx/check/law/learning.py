@@ -24,6 +24,7 @@ from rlx.check.subject import (
     losses_of,
     reads_logprobs,
     row_shown,
+    trainable_copy,
 )
 from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
@@ -69,7 +70,7 @@ def runs(subject: Subject) -> Finding:
 
 def _as_in_a_run(subject: Subject, task: Task) -> Laboratory:
     """The real policy and sampler on a task."""
-    return Laboratory(task, subject.policy.trainable_copy(), subject.reference, subject.sampler, REAL_TOLERANCE)
+    return Laboratory(task, trainable_copy(subject.policy), subject.reference, subject.sampler, REAL_TOLERANCE)
 
 
 def _moves_on_other_rewards(subject: Subject) -> bool:
