@@ -48,6 +48,7 @@ class Recorder:
         self._warn = warn or logging.getLogger("rlx").warning
         self._sinks = dict(sinks)
         self._lock = hold(self.directory)
+        self._logged: dict[str, int] = {}  # of a run that goes on: file of lines -> the last step in it
         self._heartbeat = Heartbeat(self.directory / "run.json")
         self._files = {name: Appender(self.directory / name) for name in _LINES[:1]}
 
@@ -152,6 +153,7 @@ class Recorder:
         recorder = cls(record, loggers or {}, warn)
         for name in (*_LINES, COMPLETIONS):
             truncate_lines(record.directory / name, step)
+            recorder._logged[name] = last_step(record.directory / name)
         recorder._write()
         return recorder._opened(step)
 
@@ -166,7 +168,7 @@ class Recorder:
     def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keeps sample completions (prompt, completion, reward, ...) for reports."""
         kept = [dict(row) for row in rows]
-        for row in kept:
+        for row in kept if step > self._logged.get("samples.jsonl", -1) else ():  # the last step is evaluated again after it
             self._append("samples.jsonl", {"step": int(step), **row})
         self._tell("samples", step, kept)
 
@@ -178,7 +180,7 @@ class Recorder:
         digest: of the prompts. completions: for each prompt what was said, of which the last evaluation's replace those before,
         in a file of at most MOST_COMPLETION_BYTES: where they are more, those of the first prompts are kept.
         """
-        if scores:
+        if scores and step > self._logged.get("answers.jsonl", -1):
             self._append("answers.jsonl", {"step": int(step), "score": list(scores), **({"prompts": digest} if digest else {})})
         lines: list[bytes] = []
         size = 0

@@ -77,6 +77,8 @@ def run_recorded(
     except KeyboardInterrupt:
         view.close()
         recorder.interrupt(signal="SIGINT")
+        has_checkpoint = bool(checkpoint_steps(recorder.directory))
+        view.note(f"ended at once; {f'go on with: {again(recorder.record)}' if has_checkpoint else 'run it again'}")
         raise
     except NonFiniteLossError as error:
         view.close()

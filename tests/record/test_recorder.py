@@ -428,3 +428,19 @@ def test_the_directory_may_be_moved_and_the_working_directory_changed(
     run.finish(RESULT)
     shutil.move(tmp_path / "outputs", tmp_path / "moved")
     assert read_run(tmp_path / "moved" / "train" / "latest").status == "completed"
+
+
+def test_an_evaluation_that_was_logged_before_the_resume_is_logged_once(create):
+    recorder = create()
+    for step in (0, 5):
+        recorder.log(step, {"eval/score": 0.5})
+        recorder.samples(step, [{"prompt": "a", "completion": "b"}])
+        recorder.answers(step, [1.0, 0.0])
+    recorder.interrupt(signal="SIGTERM")
+    again = Recorder.reopen(recorder.directory, 5)
+    for step in (5, 6):  # a run that was killed between its last checkpoint and its end evaluates its last step again
+        again.samples(step, [{"prompt": "a", "completion": "b"}])
+        again.answers(step, [1.0, 0.0])
+    again.interrupt(signal="SIGTERM")
+    for name in ("samples.jsonl", "answers.jsonl"):
+        assert [row["step"] for row in read_lines(recorder.directory, name)] == [0, 5, 6]

@@ -8,6 +8,7 @@ import pytest
 
 from rlx.record.lines import read_lines
 from rlx.record.run import read_run
+from rlx.training.loop import Loop
 from tests.training.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole
@@ -89,6 +90,20 @@ def test_a_run_that_was_named_as_the_latest_is_written_under_its_own_name(rlx_ru
     assert f"outputs/train/{run.name}" in printed
     assert "latest" not in printed
     assert read_run(run.parent / "latest").directory == run
+
+
+def test_a_run_that_is_ended_at_once_says_how_it_goes_on(rlx_run, monkeypatch):
+    step = Loop._step
+
+    def interrupted(loop, number):
+        if loop.progress.step == 1:
+            raise KeyboardInterrupt
+        return step(loop, number)
+
+    monkeypatch.setattr(Loop, "_step", interrupted)
+    code, run, printed = rlx_run("checkpoint.every=1")
+    assert code == 130
+    assert f"ended at once; go on with: rlx train resume=outputs/train/{run.name}" in printed
 
 
 def test_a_rerun_agrees_to_the_last_bit_and_says_so(rlx_run):
