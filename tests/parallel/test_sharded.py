@@ -48,7 +48,9 @@ def done(place):
         asked[name] = Asked(ranks, [*short, f"parallel={mode}", *words, f"hydra.run.dir={place / name}"])
 
     def go_on(name, ranks, mode, steps):
-        asked[f"{name} to {steps}"] = Asked(ranks, [f"resume={place / name}", f"num_steps={steps}", f"parallel={mode}"])
+        asked[f"{name} to {steps}"] = Asked(
+            ranks, [f"resume={place / name}", f"num_steps={steps}", f"ranks={ranks}", f"parallel={mode}"]
+        )
 
     for name, words in {**EQUAL, **WHOLE_ONLY}.items():
         begin(f"{name}_alone", 1, "replicated", *words)
