@@ -27,6 +27,7 @@ EXTRAS = {
     "math": "math_verify",
     "gguf": "gguf",
     "lora": "peft",
+    "quantization": "bitsandbytes",
     "parquet": "pyarrow",
     "datasets": "datasets",
     "optuna": "optuna",

@@ -11,7 +11,7 @@ from rlx.check import doctor
 
 
 def test_this_installation_is_well():
-    facts = [doctor.python(), doctor.packages(), doctor.extras(), doctor.cpu(), doctor.gpu(), doctor.disk(Path.cwd())]
+    facts = [doctor.python_version(), doctor.packages(), doctor.extras(), doctor.cpu(), doctor.gpu(), doctor.disk(Path.cwd())]
     assert not [fact for fact in facts if fact.mark == doctor.BAD]
     assert torch.__version__.partition("+")[0] in facts[1].found
 

@@ -109,8 +109,9 @@ def test_of_a_sweep_of_before_the_copies_of_what_is_named_and_of_its_imports(tmp
         kept_before(tmp_path / "sweep", listing(kept), ["aa.Class"])
 
 
-def test_they_are_served_for_as_long_as_a_command_runs():
-    before = list(sys.meta_path)
+def test_they_are_served_for_as_long_as_a_command_runs(monkeypatch):
+    before = [finder for finder in sys.meta_path if not isinstance(finder, KeptFinder)]
+    monkeypatch.setattr(sys, "meta_path", list(before))
     with served([KeptModule("nowhere", "/nowhere.py", "x")]):
         assert isinstance(sys.meta_path[0], KeptFinder)
         serve_kept([])  # as a job of a launcher in the same process does
