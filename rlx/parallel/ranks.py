@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.errors import ConfigError, ExitCode, RlxError, TrainingError
 from rlx.parallel.launch import PARENT, RECORD, STORE, ranks_of_environment
 from rlx.record.process import is_alive, this_process
 
@@ -354,4 +354,4 @@ def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
     if started_by is not None and os.getppid() != int(started_by):  # it was gone before
-        os._exit(1)
+        os._exit(ExitCode.FAILED)
