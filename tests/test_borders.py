@@ -186,13 +186,20 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
 rows = st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "messages", "label", "score_chosen"]), trees, max_size=4)
 
 
-@settings(quick, max_examples=250)
-@given(st.binary(max_size=60) | st.lists(rows, max_size=4).map(lambda made: "\n".join(map(json.dumps, made)).encode()))
-def test_a_file_of_pairs(tmp_path_factory, data):
-    file = tmp_path_factory.getbasetemp() / "pairs.jsonl"
-    file.write_bytes(data)
+@pytest.fixture(scope="module")
+def pairs_of_a_file(tmp_path_factory):
+    """(the file, the arguments of its task)"""
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     node = dict(compose("train", ["task=preference_file", f"task.path={file}"]).task)
     node.pop("_target_")
+    return file, node
+
+
+@settings(quick, max_examples=250)
+@given(st.binary(max_size=60) | st.lists(rows, max_size=4).map(lambda made: "\n".join(map(json.dumps, made)).encode()))
+def test_a_file_of_pairs(pairs_of_a_file, data):
+    file, node = pairs_of_a_file
+    file.write_bytes(data)
     task = accepted(PreferenceFile, **node)
     if task is not None:
         accepted(task.pairs)
