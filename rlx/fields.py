@@ -46,7 +46,7 @@ class Range:
             return self.optional
         if any(value == other and type(value) is type(other) for other in self.also):
             return True
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             return False
         if self.whole and not isinstance(value, int):
             return False
@@ -67,6 +67,14 @@ class Range:
         others = [*map(str, self.also), *(["null"] if self.optional else [])]
         text = " or ".join([" ".join([kind, " and ".join(bounds)]).strip(), *others])
         return f"a list, each {text}" if self.each else text
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is finite as a float; a whole number of hundreds of digits is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)

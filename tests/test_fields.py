@@ -76,3 +76,9 @@ def test_a_range_reads_well():
     assert str(Range(above=0)) == "a finite number above 0"
     assert str(Range(at_least=0, below=0.5)) == "a finite number at least 0 and below 0.5"
     assert str(Range(at_least=1, whole=True, optional=True)) == "a whole number at least 1 or null"
+
+
+def test_a_whole_number_of_hundreds_of_digits_is_in_no_range():
+    assert 10**400 not in Range(above=0)
+    assert 10**400 not in Range(at_least=1, whole=True)
+    assert 10**300 in Range(above=0)

@@ -197,6 +197,9 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
         return TrainingError(said) if full else ConfigError(said)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
+    if isinstance(error, OverflowError):  # OmegaConf makes a float of what is typed for a float
+        large = [word.partition("=")[0] for word in line.overrides if re.search(r"=[+-]?\d{300,}$", word)]
+        return ConfigError(f"{large[0]}: a whole number of more than 300 digits is no finite number") if large else None
     if "No completion plugin" in str(error):
         wanted = line.values.get("shell_completion", "--shell-completion")
         return ConfigError(f"{wanted}: it is install=SHELL or uninstall=SHELL, with bash, fish or zsh")

@@ -9,6 +9,7 @@ from rlx.cli.main import invoke
 pytestmark = pytest.mark.whole
 
 WRONG = [
+    (["train", f"stop_at_score=1{'0' * 400}"], "stop_at_score: a whole number of more than 300 digits is no finite number"),
     # verbs, words and options
     (["trian"], "did you mean train?"),
     (["tarin", "seed=1"], "did you mean train?"),
