@@ -103,6 +103,7 @@ def prepare(folder: Path, page: list[Block]) -> None:
             place = folder / block.file
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(block.text)
+            sys.modules.pop(place.stem, None)  # another test's module of this name
 
 
 @pytest.fixture
