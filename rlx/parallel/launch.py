@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from rlx.errors import ExitCode
+
 STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-STOPPED = (75, 130)
+STOPPED = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 LINES = 20  # of a rank's output that are shown where it failed
 _POLL = 0.05  # seconds between two looks at the ranks
 _TELL_SECONDS = 2.0  # after a rank was stopped, the others are, if they have not noticed
@@ -117,7 +119,9 @@ class RankGroup:
         """The signal of a rank that it stopped before the others could be told."""
         now = time.monotonic()
         codes = [rank.code for rank in self.ranks if rank.ended is not None and now - rank.ended > _TELL_SECONDS]
-        return next((signal.SIGINT if code == 130 else signal.SIGTERM for code in codes if code in STOPPED), None)
+        return next(
+            (signal.SIGINT if code == ExitCode.INTERRUPTED else signal.SIGTERM for code in codes if code in STOPPED), None
+        )
 
     @staticmethod
     def _send(number: int, ranks: Sequence[Rank]) -> None:

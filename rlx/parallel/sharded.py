@@ -147,15 +147,16 @@ def fit_for_parts(make: Any, ranks: Ranks) -> Any:
     wanted = _tried(make)
     mesh = DeviceMesh.from_group(ranks.group, "cpu")
     plain = functools.partial(make, fused=False)
-    reason = "moves them otherwise than whole ones"
+    reason = ""
     for candidate in (make, plain) if getattr(make, "keywords", {}).get("fused") else (make,):
         try:
             found = _tried(candidate, lambda tensor: distribute_tensor(tensor, mesh, [Shard(0)], src_data_rank=None))
         except Exception as error:  # of whatever kind the class raises
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             continue
-        if max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True)) <= _TRIED:
+        if all(float((a - b).abs().max()) <= _TRIED for a, b in zip(wanted, found, strict=True)):
             return candidate
+        reason = "moves them otherwise than whole ones"
     name = getattr(make, "func", make).__name__
     raise ConfigError(
         f"parallel=sharded: optimizer {name} cannot take the steps of weights that are split over ranks ({reason}); use "

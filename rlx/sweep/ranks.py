@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlx.errors import RlxError
-from rlx.parallel.launch import STOPPED, launch
+from rlx.errors import ExitCode, RlxError
+from rlx.parallel.launch import launch
 from rlx.sweep.kept import KeptFinder, KeptModule, serve_kept
 
 MODULE = "rlx.sweep.ranks"
@@ -46,7 +46,7 @@ def run_ranks(cfg: Any, ranks: int, options: dict[str, Any]) -> tuple[int, str]:
 def main(file: str) -> int:
     """One rank of a job; returns the exit code."""
     for number in (signal.SIGTERM, signal.SIGUSR2):  # until the run listens there is nothing to save
-        signal.signal(number, lambda *_: os._exit(STOPPED[0]))
+        signal.signal(number, lambda *_: os._exit(ExitCode.STOPPED))
     job: RankJob = pickle.loads(Path(file).read_bytes())
     sys.path[:] = list(job.path)
     serve_kept(job.kept)
@@ -63,8 +63,8 @@ def main(file: str) -> int:
         return error.exit_code
     except Exception:  # a bug in somebody's code: shown, and the process must end
         traceback.print_exc()
-        return 1
-    return 0
+        return ExitCode.FAILED
+    return ExitCode.OK
 
 
 if __name__ == "__main__":
