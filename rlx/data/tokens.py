@@ -185,10 +185,6 @@ class TextEncoder:
     def _special_pattern(self) -> re.Pattern[str]:
         return special_pattern(self._special_tokens)
 
-    def encode_completions(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Each (prompt, completion, tools) as tokens."""
-        return self.encode_written(self.write(examples))
-
     def encode_written(self, texts: Sequence[tuple[Written, bool]]) -> list[Encoded]:
         """The examples that `write` made, as tokens."""
         encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]

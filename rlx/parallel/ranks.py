@@ -84,11 +84,6 @@ class Ranks:
         """Whether this rank writes the record and shows the run."""
         return self.rank == 0
 
-    @property
-    def hosts(self) -> list[str]:
-        """The machine of each rank."""
-        return [str(process["host"]) for process in self._processes]
-
     def rows(self, row_tokens: Sequence[int], rank: int | None = None) -> slice:
         """The consecutive rows of this rank (or of `rank`), such that ranks have about equally many tokens. It may be empty."""
         tokens = np.asarray(row_tokens, dtype=np.float64) + 1

@@ -5,7 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,20 +27,11 @@ if TYPE_CHECKING:
     from rlx.task.base import Prompt, Task
 
 
-def with_reward_noise(rewards: Mapping[str, Tensor], share: float, *, rng: Stream) -> dict[str, Tensor]:
-    """Name -> [P, G] where a share of the completions have exchanged their rewards, all parts of a reward together.
-
-    A control that measures how much an algorithm depends on its reward. `rng` chooses the completions, over all groups. 0 changes
-    nothing; at 1 rewards are independent of their completions.
-    """
-    if share == 0:
-        return dict(rewards)
-    sources = exchanged(next(iter(rewards.values())).numel(), share, rng=rng)
-    return {name: _moved(part, sources) for name, part in rewards.items()}
-
-
 def exchanged(count: int, share: float, *, rng: Stream) -> list[int]:
-    """For each of `count` completions the one whose reward it gets; a `share` of them, chosen by `rng`, not its own."""
+    """For each of `count` completions the one whose reward it gets; a `share` of them, chosen by `rng`, not its own.
+
+    A control that measures how much an algorithm depends on its reward: at share 1 rewards are independent of their completions.
+    """
     sources = np.arange(count)
     if share > 0:
         generator = rng.numpy()

@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from rlx.comparison.statistics.crossed import crossed_variance, two_sided_p
+from rlx.comparison.statistics.crossed import crossed_variance
 
 KINDS = ("binary", "real", "skewed")
 CHUNK = 4_000_000  # numbers held at once
+
+
+def two_sided_p(statistic, df):
+    """p of Student's t, for many repetitions at once."""
+    return 2 * special.stdtr(df, -np.abs(statistic))
 
 
 def answers(rng, kind, *, seeds, prompts, interaction, repetitions, seed_spread=0.1, gap=0.0, centre=0.8, prompt_spread=1.5):

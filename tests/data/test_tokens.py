@@ -148,7 +148,7 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(DataError, match="chat_template=never"):
         TextEncoder(bytes_tokenizer(), chat_template="never").encode_prompt(conversation)
     with pytest.raises(DataError, match="plain text needs completions"):
-        TextEncoder(bytes_tokenizer()).encode_completions([("hi", conversation, ())])
+        TextEncoder(bytes_tokenizer()).write([("hi", conversation, ())])
     picky = bytes_tokenizer.__wrapped__()
     picky.chat_template = "{{ raise_exception('no system messages') }}"
     with pytest.raises(DataError, match=r"roles \['user'\]: no system messages"):
@@ -191,7 +191,7 @@ def test_a_tokenizer_without_offsets_is_cut_where_the_prompts_tokens_agree():
             return "".join(map(chr, tokens))
 
     text = TextEncoder(WithoutOffsets())
-    merged, other = text.encode_completions([("a1", "2b", ()), ("a1", "3", ())])
+    merged, other = text.encode_written(text.write([("a1", "2b", ()), ("a1", "3", ())]))
     assert merged.tokens.tolist() == [ord("a"), 1, ord("b"), 0]
     assert merged.prompt_length == 1
     assert other.tokens.tolist() == [ord("a"), ord("1"), ord("3"), 0]

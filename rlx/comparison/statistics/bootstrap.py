@@ -29,11 +29,6 @@ def row_iqm(values: Array) -> Array:
     return np.asarray(ordered[:, cut : size - cut].mean(axis=1))
 
 
-def row_mean(values: Array) -> Array:
-    """Mean of each row. values: [R, N]; returns [R]."""
-    return np.asarray(values.mean(axis=1))
-
-
 def row_optimality_gap(target: float) -> Statistic:
     """The statistic that is each row's mean shortfall from `target`."""
     return lambda values: np.asarray(np.maximum(target - values, 0).mean(axis=1))

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from rlx.comparison.statistics.difference import MAX_SEEDS, TestResult, power, student_t
 from rlx.comparison.statistics.interval import Array, t_quantile
@@ -241,8 +240,3 @@ def prompt_covariance(tables: Sequence[Array]) -> Array:
     ]
     values, vectors = np.linalg.eigh(np.cov(columns) - np.diag(noise))
     return np.asarray(vectors @ np.diag(np.maximum(values, 0)) @ vectors.T / prompts)
-
-
-def two_sided_p(statistic: Array, df: Array) -> Array:
-    """p of Student's t, for many repetitions at once; returns the shape of `statistic`."""
-    return np.asarray(2 * special.stdtr(df, -np.abs(statistic)))

@@ -7,7 +7,6 @@ from rlx.comparison.statistics.bootstrap import (
     performance_profile,
     profile_band,
     row_iqm,
-    row_mean,
     row_optimality_gap,
     stratified_bootstrap,
 )
@@ -24,6 +23,10 @@ def test_rows_are_aggregated_as_single_samples_are():
     assert row_iqm(values) == pytest.approx([stats.trim_mean(row, 0.25) for row in values])
     assert row_iqm(values[:, :3]) == pytest.approx(values[:, :3].mean(axis=1))
     assert row_optimality_gap(0.0)(np.array([[-1.0, 1.0]])) == pytest.approx([0.5])
+
+
+def row_mean(values):
+    return values.mean(axis=1)
 
 
 def test_runs_are_resampled_within_their_task():
