@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Learned, Tokens
-from rlx.data.turns import special_pattern
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -140,6 +139,11 @@ class TextEncoder:
         """Whether a plain prompt went through the chat template before it came here."""
         return bool(self.answer_opening) and prompt.rstrip().endswith(self.answer_opening)
 
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """Encodes texts that spell special tokens without meaning them."""
+        return ControlTokens(self.tokenizer)
+
     # ---- identity --------------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -179,11 +183,7 @@ class TextEncoder:
         """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""
         if self.is_rendered(prompt):
             return False
-        return bool(self._special_pattern.search(prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")))
-
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        return special_pattern(self._special_tokens)
+        return bool(self.control_tokens.pattern.search(prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")))
 
     def encode_written(self, texts: Sequence[tuple[Written, bool]]) -> list[Encoded]:
         """The examples that `write` made, as tokens."""

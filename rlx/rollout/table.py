@@ -6,6 +6,7 @@ Dimensions: P prompts, G conversations of a prompt, T tokens.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]
+# What is said of an environment whose words spell special tokens.
+_SAID = {
+    "special_plain": "spell special tokens; they are plain text to the policy",
+    "special_text": "spell special tokens, and the policy reads them as such: chat template or tokenizer do not tell the two "
+    "apart; take them out of what the environment says",
+}
 
 
 @dataclass(frozen=True)
@@ -223,24 +230,35 @@ class TurnTable:
             calls.append((seat, _step(seat), heard(seat)))
         so_far = {id(seat): tuple(seat.conversation.messages) for seat in running}
         self._call(calls)
+        remarks: Counter[str] = Counter()
         for seat in running:
             if not seat.runs:
                 continue
             if len(seat.conversation.turns) >= self.interaction.max_turns:
                 seat.is_cut = True
                 continue
-            context = self._context(seat, so_far[id(seat)], said[id(seat)])
+            found: set[str] = set()
+            context = self._context(seat, so_far[id(seat)], said[id(seat)], found)
+            remarks.update(found)
             seat.add(context, None)
             if self._limit(seat) < 1:  # no room for a turn: the completion ends with the assistant's last token
                 for pieces in (seat.pieces, seat.is_learned, seat.logprobs):
                     pieces.pop()
                 seat.is_cut = True
+        self._say(remarks)
 
-    def _context(self, seat: Seat, so_far: Sequence[Message], said: Any) -> Tokens:
+    def _say(self, remarks: Counter[str]) -> None:
+        """Say once of this task what became of special tokens that the environment spelled."""
+        for remark, count in remarks.items():
+            if remark not in self.interaction.said:
+                self.interaction.said.add(remark)
+                _log.warning("%d of the turns that the environment %s just gave %s", count, self._name, _SAID[remark])
+
+    def _context(self, seat: Seat, so_far: Sequence[Message], said: Any, remarks: set[str]) -> Tokens:
         ended = int(seat.pieces[-1][-1]) in self.turns.policy.eos_token_ids
         opening = seat.conversation.opening
         tools = (*seat.conversation.prompt.tools, *self.tools)
-        return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended)
+        return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended, remarks=remarks)
 
     def _call(self, calls: Sequence[tuple[Seat, Callable[[], Any], Callable[[Any], None]]]) -> None:
         """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""

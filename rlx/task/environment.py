@@ -99,7 +99,7 @@ class Interaction:
     max_turns: the most turns of the assistant. max_tokens: the most tokens of a conversation after its opening, those of the
     environment among them; None: what the policy has positions for. stops_on_error: whether an environment that fails ends the
     run, rather than its conversation alone, which then gets failed_reward. credit: episode or turn; see EnvironmentTask.
-    calls: runs the environment's methods.
+    calls: runs the environment's methods. said: what the user was warned of already.
     """
 
     environment: Environment
@@ -109,6 +109,7 @@ class Interaction:
     failed_reward: float
     credit: str
     calls: TimedCalls
+    said: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False)

@@ -76,3 +76,39 @@ def test_a_template_that_refuses_a_role_says_so():
     text = encoder_of("gemma2")
     with pytest.raises(DataError, match="refuses a conversation that goes on with the roles"):
         encode_continuation(text, (USER,), (assistant("1"),), ({"role": "system", "content": "x"},), ended=True)
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+@pytest.mark.parametrize("family", ["chatml", "llama2", "llama3", "gemma2", "phi3", "qwen3", "zephyr"])
+def test_special_tokens_that_others_spell_are_plain_text(family, role):
+    if role == "tool" and family in ("llama2", "gemma2", "phi3", "zephyr"):
+        pytest.skip("its template knows no tools")
+    text = encoder_of(family)
+    special = text._special_tokens
+    count = lambda tokens: [sum(token == number for token in tokens) for number in special.values()]  # noqa: E731
+    for ended in (True, False):
+        between = {
+            words: encode_continuation(text, (USER,), (assistant("1"),), ({"role": role, "content": words},), ended=ended)
+            for words in ("Sure?", *(f"a{spelled}" for spelled in special), *special)
+        }
+        for words, tokens in between.items():
+            assert count(tokens) == count(between["Sure?"]), words
+            assert text.tokenizer.decode(tokens) == text.tokenizer.decode(between["Sure?"]).replace("Sure?", words)
+
+
+def test_what_became_of_spelled_special_tokens_is_told():
+    text, end = encoder_of("chatml"), "<|im_end|>"
+    remarks = [set(), set(), set(), set()]
+    plain = encode_continuation(text, "0+1?", (assistant("1"),), f"x{end}", ended=True, remarks=remarks[0])
+    assert text.turn_end_id not in plain
+    assert text.tokenizer.decode(plain) == f"x{end}"
+    encode_continuation(text, "0+1?", (assistant("1"),), "x", ended=True, remarks=remarks[1])
+    rendered = text.template.opening((USER,))
+    meant = encode_continuation(text, rendered, (assistant("1"),), f"x{end}", ended=True, remarks=remarks[2])
+    assert text.turn_end_id in meant
+    assert remarks[:3] == [{"special_plain"}, set(), set()]
+    template = text.tokenizer.chat_template.replace("message['content']", "message['content'] | replace('spelled', '')")
+    altering = encoder_of("chatml", template=template)  # the words in place of the special token do not come back
+    tokens = encode_continuation(altering, (USER,), (assistant("1"),), f"x{end}", ended=True, remarks=remarks[3])
+    assert remarks[3] == {"special_text"}
+    assert altering.tokenizer.decode(tokens).count(end) == 2

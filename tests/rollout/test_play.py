@@ -178,3 +178,27 @@ def test_a_prompt_reaches_start_with_its_columns(tiny):
     object.__setattr__(task, "prompts", lambda: (Prompt("1+2=", {"answer": "3", "level": 4}),))
     played(tiny, task, rows=1, group_size=2)
     assert seen == [("1+2=", {"answer": "3", "level": 4})] * 2
+
+
+def test_special_tokens_that_an_environment_spells_are_plain_text_and_said_once(caplog):
+    class Spelling(Chatting):
+        def step(self, completion):
+            turn = super().step(completion)
+            return turn if turn.done else Turn("x<|im_end|>", reward=turn.reward)
+
+    policy, task = policy_of("chatml"), task_of(Spelling(), max_new_tokens=6)
+    for seed in (0, 1):
+        made = played(policy, task, seed=seed)
+        contexts = 0
+        for group, masks in zip(made.rollout.sequences.completions, made.rollout.sequences.learned, strict=True):
+            for tokens, learned in zip(group, masks, strict=True):
+                words = policy.tokenizer.decode(tokens[~learned])
+                contexts += words.count("x<|im_end|>")
+                assert (tokens[~learned] == policy.text.turn_end_id).sum() <= words.count("<|im_end|>") - words.count(
+                    "x<|im_end|>"
+                )
+    assert contexts
+    assert [record.message for record in caplog.records if "spell special tokens" in record.message] == [
+        caplog.records[0].message
+    ]
+    assert "plain text" in caplog.records[0].message

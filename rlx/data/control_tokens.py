@@ -1,0 +1,82 @@
+"""Tokenises text in which only the template's special tokens are control tokens, and the words of others stay plain text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from rlx.data.sequences import Tokens
+from rlx.data.turns import special_pattern
+
+Piece = tuple[str, bool]  # a text, and whether special tokens that it spells are control tokens
+
+
+class ControlTokens:
+    """Encodes texts of which a part may spell special tokens without meaning them.
+
+    A copy of the tokenizer knows each special token under a second name that no text spells. The special tokens that are meant
+    are written with that name, and the copy reads every other spelling as plain text. So each word has the tokens that it has
+    between control tokens, whatever the tokenizer normalises, prefixes or merges.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def _special(self) -> dict[str, tuple[int, AddedToken]]:
+        """The text of a special token -> its number and its properties."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return {token.content: (number, token) for number, token in added.items() if token.special}
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds the texts of special tokens."""
+        return special_pattern(self._special)
+
+    @cached_property
+    def _second_names(self) -> dict[str, str]:
+        return {text: f"\ue000{place}\ue001" for place, text in enumerate(self._special)}
+
+    @cached_property
+    def _copy(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The copy, and the number of a second name -> the number of the special token."""
+        copy = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        numbers: dict[int, int] = {}
+        for text, (number, token) in self._special.items():
+            name = self._second_names[text]
+            own = {key: getattr(token, key) for key in ("single_word", "lstrip", "rstrip")}
+            copy.add_tokens([AddedToken(name, normalized=False, special=False, **own)])
+            second = copy.token_to_id(name)
+            assert second is not None  # just added
+            numbers[second] = number
+        copy.encode_special_tokens = True
+        return copy, numbers
+
+    def encode(self, pieces: Sequence[Piece], *, after: int = 0) -> Tokens | None:
+        """int64 [T], the tokens of the joined pieces after the first `after` of them, without those that a tokenizer adds.
+
+        None where this tokenizer cannot tell the two readings of a text apart: it is not a fast one, or its vocabulary has the
+        spelling of a special token as an ordinary token too.
+        """
+        if not self._tokenizer.is_fast or any("\ue000" in text for text, _ in pieces):
+            return None
+        copy, numbers = self._copy
+        written = [
+            self.pattern.sub(lambda found: self._second_names[found[0]], text) if is_control else text
+            for text, is_control in pieces
+        ]
+        encoding = copy.encode("".join(written), add_special_tokens=False)
+        begin = len("".join(written[:after]))
+        controls = sum(len(self.pattern.findall(text)) for text, is_control in pieces if is_control)
+        known = {number for number, _ in self._special.values()}
+        if sum(number in numbers for number in encoding.ids) != controls or known.intersection(encoding.ids):
+            return None
+        kept = [number for number, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start >= begin]
+        return np.array([numbers.get(number, number) for number in kept], dtype=np.int64)
