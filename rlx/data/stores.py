@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlx.data import control_tokens as control_tokens_module
 from rlx.data import conversation as conversation_module
 from rlx.data import pair_tokens as pair_tokens_module
 from rlx.data import remarks as remarks_module
@@ -209,7 +210,8 @@ def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
 
 @cache
 def _source() -> str:
-    modules = (remarks_module, turns_module, rendering_module, conversation_module, tokens_module, pair_tokens_module)
+    writing = (remarks_module, turns_module, rendering_module, conversation_module)
+    modules = (*writing, control_tokens_module, tokens_module, pair_tokens_module)
     return "".join(inspect.getsource(module) for module in modules)
 
 
