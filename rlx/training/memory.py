@@ -29,6 +29,11 @@ from rlx.training.gradients import micro_batches
 
 SHARE = 0.9  # of what a device has, for micro_batch=auto
 AUTO = "auto"
+CHECKPOINTING = "activation_checkpointing=true"
+MICRO_BATCH = "micro_batch=auto, or half of its rows"
+PRECISION = "precision=bfloat16"
+ADAPTER = "policy/adapter=lora"
+OPTIMIZER = "optimizer=adafactor"
 _CHOICE_ELEMENTS = 1 << 24  # of logits that sampling, and the KL of an evaluation, look at together
 _FEW_PROMPTS = 256  # that the longest one is looked for among
 _OF_PAIR_LOSSES = frozenset({"entropy", "sum_p_squared"})
@@ -63,7 +68,7 @@ class MemoryPlan:
     reference over a block of pairs, between the policy's forward and its backward. cache: keys and values while completions are
     sampled. choosing: the first pass over their prompts, and logits while sampling and evaluating. kernels: what torch loads with
     its first products. has: what the device has for the run; None where it does not say. micro_batch: rows of the largest
-    micro-batch; of_rows: of the update.
+    micro-batch; of_rows: of the update. taken: keys of `advice` that the run follows already.
     """
 
     weights: int
@@ -81,6 +86,7 @@ class MemoryPlan:
     has: int | None
     micro_batch: int
     of_rows: int
+    taken: frozenset[str] = frozenset()
 
     @property
     def stays(self) -> int:
@@ -106,19 +112,7 @@ class MemoryPlan:
 
     def parts(self) -> dict[str, int]:
         """Name -> bytes."""
-        names = (
-            "weights",
-            "gradients",
-            "optimizer",
-            "reference",
-            "activations",
-            "logits",
-            "stored",
-            "cache",
-            "choosing",
-            "kernels",
-        )
-        return {_NAMES.get(name, name): getattr(self, name) for name in names}
+        return {_NAMES.get(name, name): getattr(self, name) for name in _PARTS}
 
     def line(self) -> str:
         """One line for the start of a run."""
@@ -129,21 +123,21 @@ class MemoryPlan:
         return f"about {size_text(self.peak)}{has} on {self.device} ({shown}){short}"
 
     def advice(self) -> list[str]:
-        """Keys that lower the peak, with what each saves, those that help most first."""
+        """Keys that lower the peak and are not taken yet, with what each saves, those that help most first."""
         smaller = {
-            "activation_checkpointing=true": replace(self, activations=self.activations // 8),
-            "micro_batch=auto, or half of its rows": replace(
+            CHECKPOINTING: replace(self, activations=self.activations // 8),
+            MICRO_BATCH: replace(
                 self,
                 activations=self.activations // 2,
                 logits=self.logits // 2,
                 micro_batch=max(1, self.micro_batch // 2),
             ),
-            "precision=bfloat16": replace(self, activations=self.activations // 2),
-            "policy/adapter=lora": replace(self, gradients=0, optimizer=0, reference=0),
-            "optimizer=adafactor": replace(self, optimizer=0),
+            PRECISION: replace(self, activations=self.activations // 2),
+            ADAPTER: replace(self, gradients=0, optimizer=0, reference=0),
+            OPTIMIZER: replace(self, optimizer=0),
             "rollout.batch_tokens, half of it": replace(self, cache=self.cache // 2, choosing=self.choosing // 2),
         }
-        saved = {key: self.peak - plan.peak for key, plan in smaller.items()}
+        saved = {key: self.peak - plan.peak for key, plan in smaller.items() if key not in self.taken}
         ordered = sorted((key for key in saved if saved[key] > 0), key=lambda key: -saved[key])
         return [f"{key} saves about {size_text(saved[key])}" for key in ordered]
 
@@ -158,13 +152,9 @@ class MemoryPlan:
         return "\n".join([*lines, *(["lower it with:"] if self.advice() else []), *(f"  {text}" for text in self.advice())])
 
 
+_PARTS = ("weights", "gradients", "optimizer", "reference", "activations", "logits", "stored", "cache", "choosing", "kernels")
 _KERNELS = 48 << 20  # bytes, as measured with torch 2.13 on a CPU
-_NAMES = {
-    "cache": "key-value cache",
-    "choosing": "sampling",
-    "stored": "reference's passes",
-    "kernels": "torch's kernels",
-}
+_NAMES = {"cache": "key-value cache", "choosing": "sampling", "stored": "reference's passes", "kernels": "torch's kernels"}
 
 
 def size_text(size: float) -> str:
@@ -213,7 +203,20 @@ class Planner:
             has=device_memory(self._policy.device),
             micro_batch=largest,
             of_rows=max(self.rows, largest),
+            taken=self._taken(largest),
         )
+
+    def _taken(self, micro_batch: int) -> frozenset[str]:
+        """The keys of `MemoryPlan.advice` that this run follows already."""
+        policy, optimizer = self._policy, str(self._cfg.optimizer._target_).lower()
+        follows = {
+            CHECKPOINTING: bool(self._cfg.activation_checkpointing),
+            MICRO_BATCH: micro_batch == 1,
+            PRECISION: self._cfg.precision == "bfloat16",
+            ADAPTER: policy.adapter is not None,
+            OPTIMIZER: "adafactor" in optimizer,
+        }
+        return frozenset(key for key, followed in follows.items() if followed)
 
     def largest_that_fits(self) -> int:
         """The most rows of a micro-batch for which the plan takes at most SHARE of what the device has; at least 1."""

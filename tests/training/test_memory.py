@@ -84,6 +84,27 @@ def test_the_keys_that_help_most_come_first():
     assert any(text.startswith("rollout.batch_tokens") for text in sampling)
 
 
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["policy/adapter=lora"], memory.ADAPTER),
+        (["activation_checkpointing=true"], memory.CHECKPOINTING),
+        (["precision=bfloat16"], memory.PRECISION),
+        (["micro_batch=1"], memory.MICRO_BATCH),
+        (["optimizer=adafactor"], memory.OPTIMIZER),
+    ],
+)
+def test_a_key_that_the_run_follows_already_is_no_advice(words, key):
+    if key == memory.ADAPTER:
+        pytest.importorskip("peft")
+    large = {"optimizer": 10**9, "activations": 10**9, "micro_batch": 8, "of_rows": 8}
+    plan = replace(planner_of(*words).plan(1 if key == memory.MICRO_BATCH else None), **large)
+    assert plan.taken == {key}
+    assert plan.advice()
+    assert not any(text.startswith(key) for text in plan.advice())
+    assert any(text.startswith(key) for text in replace(plan, taken=frozenset()).advice())
+
+
 def test_auto_takes_the_largest_micro_batch_that_fits(monkeypatch):
     planner = planner_of("micro_batch=auto")
     assert planner.largest_that_fits() == 64
