@@ -351,12 +351,13 @@ class StandInReference(Reference):
         return self.token_logprobs(batch.sequences)
 
 
-def shortened(task: Task, *, rows: int) -> Task:
-    """The task with its first `rows` pairs and prompts alone."""
+def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
+    """The task with its first `rows` pairs and prompts alone, and `held_out` (None: `rows`) of those that are held out."""
     twin = copy.copy(task)
+    held_out = rows if held_out is None else held_out
     for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
         if ("pairs" if "pairs" in name else "rewards") in task.offers:
-            few = tuple(getattr(task, name)()[:rows])
+            few = tuple(getattr(task, name)()[: held_out if "held_out" in name else rows])
             object.__setattr__(twin, name, lambda few=few: few)
     return twin
 

@@ -33,6 +33,7 @@ from rlx.seeding import Stream
 from rlx.task.base import Pair, Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
+HELD_OUT = 48  # of them, for what validate measures
 TOLERANCE = 1e-9
 REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 NO_CHOICES: Mapping[str, Any] = MappingProxyType({})
@@ -97,7 +98,7 @@ class Subject:
     @cached_property
     def small_task(self) -> Task:
         """A few hundred pairs and prompts of the task, tokenised once."""
-        task = shortened(self.task, rows=ROWS)
+        task = shortened(self.task, rows=ROWS, held_out=HELD_OUT)
         if self.makes_scores_up:
             task = with_scores(task)
         if "pairs" in task.offers:
@@ -184,6 +185,11 @@ class Subject:
         """The first reference in float64, whose log-probabilities later ones share."""
         return []
 
+    @cached_property
+    def journeys(self) -> dict[Any, Any]:
+        """What the law of hyperparameters has found on made-up numbers, to be asked again; see rlx.check.law.hyperparameter."""
+        return {}
+
     def real(self, *, moved: bool, rewards: Mapping[str, Any] = NO_CHOICES, runs_reference: bool = False) -> Laboratory:
         """The policy itself, in float64 and moved away from its reference or not, with completions out of a hat.
 
@@ -229,13 +235,15 @@ class Subject:
 
     def gradient(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
         """([all parameters] the gradient, the figures) as a run computes them."""
+        source = self.source(laboratory, batch, micro_batch=micro_batch)
+        return flat(source, laboratory), source.metrics
+
+    def source(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> Accumulated:
+        """The gradients of an update, as a run computes them once it asks for them."""
         if isinstance(laboratory.policy, StandInPolicy):
             self.loss(laboratory, batch)  # now every completion has its leaves
         rows = len(batch) if micro_batch is None else micro_batch
-        source = self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, rows))
-        parts = zip(source()["loss"], laboratory.policy.parameters(), strict=True)
-        flat = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
-        return torch.cat([torch.zeros(0, dtype=torch.float64), *flat]).detach(), source.metrics
+        return self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, rows))
 
     def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
         """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""
@@ -249,9 +257,17 @@ class Subject:
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
         twin = replace(self, algorithm=algorithm)
-        shared = {name: getattr(self, name) for name in ("reference", "small_task", "goes_past", "warm_up", "_references")}
+        names = ("reference", "small_task", "goes_past", "warm_up", "_references", "journeys")
+        shared = {name: getattr(self, name) for name in names}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
+
+
+def flat(source: Accumulated, laboratory: Laboratory) -> Tensor:
+    """[all parameters] The gradient of the whole loss."""
+    parts = zip(source()["loss"], laboratory.policy.parameters(), strict=True)
+    vectors = [(torch.zeros_like(leaf) if part is None else part).reshape(-1) for part, leaf in parts]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *vectors]).detach()
 
 
 def trainable_copy(policy: Policy) -> Policy:

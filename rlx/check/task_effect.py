@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
-from rlx.check.law.hyperparameter import LEARNING, SPREADS, journey
+from rlx.check.law.hyperparameter import Known
 from rlx.check.subject import Laboratory, Subject
 from rlx.check.variant import variants
 from rlx.errors import RlxError
+from rlx.policy.base import Policy
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
 
 STEPS = (0, 100_000)
@@ -35,52 +40,92 @@ def idle_keys(subject: Subject) -> list[str]:
         if len(tried.setdefault(name, [])) < FEW:
             tried[name].append(changed)
     names = list(tried)
+    bench = _Bench(subject)
     for noise in NOISE:
-        start = _movement(subject, subject.algorithm, noise)
-        if start is None or not any(bool(weights.any()) for weights in start.weights):
+        start = bench.movement(noise)
+        if start is None or not any(bool(update.weights.any()) for update in start):
             return []  # nothing is learned here at all: no reward, say
-        names = [name for name in names if all(_is_same(start, _movement(subject, other, noise)) for other in tried[name])]
-    return [name for name in names if any(_matters(subject, algorithm) for algorithm in tried[name])]
+        names = [name for name in names if all(bench.ends_alike(start, other, noise) for other in tried[name])]
+    known = Known(subject)
+    return [name for name in names if any(known.matters(subject.algorithm, algorithm) for algorithm in tried[name])]
 
 
 @dataclass(frozen=True)
-class _Movement:
-    """How far each weight moved in each update [all parameters], and the figures that were logged."""
+class _Update:
+    """How far each weight moved in an update [all parameters], and the figures that were logged."""
 
-    weights: tuple[Tensor, ...]
-    figures: tuple[str, ...]
+    weights: Tensor
+    figures: str
 
-
-def _is_same(one: _Movement, other: _Movement | None) -> bool:
-    if other is None or one.figures != other.figures or len(one.weights) != len(other.weights):
-        return False
-    return all(bool((a - b).abs().max() <= SAME * a.abs().max()) for a, b in zip(one.weights, other.weights, strict=True))
-
-
-def _movement(subject: Subject, algorithm: Algorithm[Any], noise: float) -> _Movement | None:
-    """What an algorithm does with the task's rows; None where it refuses these values, or the rows."""
-    try:
-        moved = list(_journey(subject.with_algorithm(algorithm), noise))
-    except (RlxError, ValueError, RuntimeError):
-        return None
-    return _Movement(tuple(weights for weights, _ in moved), tuple(figures for _, figures in moved))
+    def is_same(self, other: _Update) -> bool:
+        """Whether the other update ended with the same weights and figures."""
+        if self.figures != other.figures:
+            return False
+        return bool((self.weights - other.weights).abs().max() <= SAME * self.weights.abs().max())
 
 
-def _journey(subject: Subject, noise: float) -> Iterator[tuple[Tensor, str]]:
-    laboratory = replace(subject.real(moved=True), task=subject.small_task, sampler=subject.sampler)
-    for step in STEPS:
-        batch = subject.draw(laboratory, step=step)
-        _move(laboratory, noise, seed=subject.seed + step)
-        for number, part in enumerate(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step)))):
-            if number == 2:
-                break
-            before = _weights(laboratory)
-            source = subject.accumulate(
-                subject.algorithm, laboratory.policy, laboratory.reference, part, micro_batch=max(1, len(part))
-            )
-            done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
-            logged = [*sorted(getattr(batch, "metrics", {}).items()), *sorted(source.metrics.items()), *sorted(done.items())]
-            yield _weights(laboratory) - before, repr([(name, f"{value:.5g}") for name, value in logged])
+class _Bench:
+    """The policy itself, which every algorithm that is tried finds with the same weights."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._laboratory = subject.real(moved=True)
+        self._start = [parameter.detach().clone() for parameter in self._laboratory.policy.parameters()]
+        self._sampler = remembering(subject.sampler)
+
+    def movement(self, noise: float) -> list[_Update] | None:
+        """What the algorithm as it is set does with the task's rows; None where it refuses them."""
+        try:
+            return list(self._updates(self._subject, noise))
+        except (RlxError, ValueError, RuntimeError):
+            return None
+
+    def ends_alike(self, start: list[_Update], algorithm: Algorithm[Any], noise: float) -> bool:
+        """Whether an algorithm makes the same updates; it is tried no further than up to the first that differs."""
+        count = 0
+        try:
+            for update in self._updates(self._subject.with_algorithm(algorithm), noise):
+                if count == len(start) or not start[count].is_same(update):
+                    return False
+                count += 1
+        except (RlxError, ValueError, RuntimeError):  # it refuses these values, or the rows
+            return False
+        return count == len(start)
+
+    def _updates(self, subject: Subject, noise: float) -> Iterator[_Update]:
+        with torch.no_grad():
+            for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
+                parameter.copy_(value)
+        laboratory = subject.warmed(replace(self._laboratory, state={}))
+        laboratory = replace(laboratory, task=subject.small_task, sampler=self._sampler)
+        for step in STEPS:
+            batch = subject.draw(laboratory, step=step)
+            laboratory.sampler = subject.sampler  # from here on the weights are this algorithm's own
+            _move(laboratory, noise, seed=subject.seed + step)
+            for part in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 2):
+                before = _weights(laboratory)
+                source = subject.accumulate(
+                    subject.algorithm, laboratory.policy, laboratory.reference, part, micro_batch=max(1, len(part))
+                )
+                done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
+                logged = [*sorted(getattr(batch, "metrics", {}).items()), *sorted(source.metrics.items()), *sorted(done.items())]
+                yield _Update(_weights(laboratory) - before, repr([(name, f"{value:.5g}") for name, value in logged]))
+
+
+def remembering(sampler: Sampler) -> Sampler:
+    """A sampler that answers a draw it has met with the completions it gave: for a policy whose weights stay as they are."""
+    known: dict[tuple[Any, ...], Completions] = {}
+    twin = copy.copy(sampler)
+
+    def complete(policy: Policy, draw: Draw) -> Completions:
+        prompts = tuple(prompt.tobytes() for prompt in draw.prompts)
+        key = (prompts, draw.group_size, draw.limits.tobytes(), draw.keys.tobytes(), draw.temperature, draw.greedy)
+        if key not in known:
+            known[key] = sampler.complete(policy, draw)
+        return copy.deepcopy(known[key])
+
+    object.__setattr__(twin, "complete", complete)
+    return twin
 
 
 def _weights(laboratory: Laboratory) -> Tensor:
@@ -93,12 +138,3 @@ def _move(laboratory: Laboratory, noise: float, *, seed: int) -> None:
         for parameter in laboratory.policy.parameters():
             step = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(noise * step * parameter.abs().mean())
-
-
-def _matters(subject: Subject, changed: Algorithm[Any]) -> bool:
-    """Whether made-up numbers show the difference, as the law of hyperparameters does."""
-    for spread in SPREADS:
-        mine, theirs = (journey(subject.with_algorithm(algorithm), spread) for algorithm in (subject.algorithm, changed))
-        if not mine.refused and mine.difference(theirs) == LEARNING:
-            return True
-    return False

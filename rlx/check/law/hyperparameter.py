@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
-from rlx.check.subject import Subject, losses_of
+from rlx.check.subject import Subject, flat, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
@@ -35,7 +35,7 @@ OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat
 
 def hyperparameters(subject: Subject) -> Finding:
     """Changing any hyperparameter changes what is learned, or a figure that is logged; each is read."""
-    known = _Known(subject)
+    known = Known(subject)
     if refused := known.refusal():
         return skipped(f"no step could be made: {refused}")
     found: dict[str, str] = {}
@@ -130,13 +130,13 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
     return any(not torch.equal(other["token_logprobs"], mine) for other in others)
 
 
-def _alive_late(algorithm: Algorithm[Any], name: str, known: _Known) -> bool:
+def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
     """Whether it matters much later in a run."""
     late = (changed for tried, changed in _few(algorithm) if tried == name)
     return any(known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, FIGURES) for changed in late)
 
 
-def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: _Known) -> bool | None:
+def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:
     """Whether it matters once another hyperparameter has another value: an option of what is switched off, say.
 
     None where there are too many to try.
@@ -164,13 +164,18 @@ def _few(algorithm: Algorithm[Any]) -> Iterator[tuple[str, Algorithm[Any]]]:
             yield name, changed
 
 
-class _Known:
-    """Journeys, made once for each algorithm and spread."""
+class Known:
+    """Journeys and their differences, found once for each algorithm and spread; those of one subject share `subject.journeys`."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._journeys: dict[tuple[str, float, Sequence[int]], Journey] = {}
-        self.tries = 0
+        self._journeys: dict[Any, Journey] = subject.journeys
+        self._tried: set[Any] = set()
+
+    @property
+    def tries(self) -> int:
+        """How many journeys were asked for."""
+        return len(self._tried)
 
     def difference(
         self,
@@ -183,18 +188,27 @@ class _Known:
         """The largest difference between two algorithms at any of these spreads."""
         found = NOTHING
         for spread in spreads:
-            difference = self._journey(one, spread, steps).difference(self._journey(other, spread, steps))
+            mine = self.journey(one, spread, steps)
+            difference = mine.difference(self.journey(other, spread, steps, against=mine))
             if difference == LEARNING:
                 return LEARNING
             found = LOSS if LOSS in (difference, found) else difference or found
         return found
 
-    def _journey(self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS) -> Journey:
-        key = (repr(algorithm), spread, steps)
-        if key not in self._journeys:
-            self.tries += 1
+    def matters(self, one: Algorithm[Any], other: Algorithm[Any]) -> bool:
+        """Whether something else is learned at any spread at which the first one makes a step."""
+        legal = [spread for spread in SPREADS if not self.journey(one, spread).refused]
+        return any(self.difference(one, other, spreads=[spread]) == LEARNING for spread in legal)
+
+    def journey(
+        self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None
+    ) -> Journey:
+        """The journey of an algorithm; with `against`, no longer than up to the first update that ends elsewhere."""
+        key = (repr(algorithm), spread, tuple(steps))
+        self._tried.add(key)
+        if key not in self._journeys or (self._journeys[key].cut and against is not self._journeys[key].cut):
             try:
-                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps)
+                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps, against=against)
             except Exception as error:  # torch, say, refuses a value
                 # an error of the values as they are set, at early steps, is the algorithm's own
                 if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
@@ -204,7 +218,7 @@ class _Known:
 
     def refusal(self) -> str:
         """What is said where not even the values as they are make a step; empty if they do."""
-        journeys = [self._journey(self._subject.algorithm, spread) for spread in SPREADS]
+        journeys = [self.journey(self._subject.algorithm, spread) for spread in SPREADS]
         return journeys[0].refused if all(journey.refused for journey in journeys) else ""
 
     def looked_at(self) -> tuple[set[str], set[str]]:
@@ -223,7 +237,8 @@ class Journey:
 
     policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
     measured: the figures of batches and of validate;
-    refused: what was said where the values are not legal.
+    refused: what was said where the values are not legal;
+    cut: the journey against which it was made, where it ended at the first update that differs from that one.
     """
 
     policy: tuple[Tensor, ...]
@@ -232,6 +247,7 @@ class Journey:
     names: tuple[str, ...]
     measured: str
     refused: str = ""
+    cut: Journey | None = field(default=None, repr=False)
 
     @staticmethod
     def refused_by(error: Exception) -> Journey:
@@ -242,9 +258,8 @@ class Journey:
         """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
         if self.refused != other.refused or len(self.policy) != len(other.policy):
             return LEARNING
-        for mine, theirs in zip(self.policy, other.policy, strict=True):
-            if mine.shape != theirs.shape or not bool((mine - theirs).abs().le(SAME).all()):
-                return LEARNING
+        if not all(same(mine, theirs) for mine, theirs in zip(self.policy, other.policy, strict=True)):
+            return LEARNING
         if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
             return LOSS
         if self.names != other.names or self.measured != other.measured:  # an option of what is logged
@@ -252,14 +267,30 @@ class Journey:
         return FIGURES if self.figures != other.figures else NOTHING
 
 
-def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS) -> Journey:
-    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation."""
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two policies, or gradients, are as good as equal."""
+    return one.shape == other.shape and bool((one - other).abs().le(SAME).all())
+
+
+def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None) -> Journey:
+    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation.
+
+    against: a journey that made all of its steps; this one ends at the first update that departs from it in what is learned.
+    """
     policies: list[Tensor] = []
     losses: list[float] = []
     figures: list[tuple[str, float]] = []
     measured: list[Any] = []
     own_update = type(subject.algorithm).update_policy is not Algorithm.update_policy
     laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
+
+    def departs(policy: Tensor) -> bool:
+        policies.append(policy)
+        if against is None or against.refused:
+            return False
+        place = len(policies) - 1
+        return place >= len(against.policy) or not same(against.policy[place], policy)
+
     try:
         measured.append(subject.algorithm.moving_reference)  # which the training loop asks
         for step in steps:
@@ -268,15 +299,12 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS) -> Jo
                 batch = subject.algorithm.draw(lab)
             measured += sorted(getattr(batch, "metrics", {}).items())
             for part in _first_updates(subject, batch, step):
-                subject.loss(laboratory, part)
-                rows = max(1, len(part))
-                source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, part, micro_batch=rows)
-                if own_update:  # which may read no more of a gradient than its sign
-                    policies.append(subject.gradient(laboratory, part)[0])
+                source = subject.source(laboratory, part)
+                if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
+                    return Journey(tuple(policies), (), "", (), "", cut=against)
                 done = dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
-                policies.append(
-                    torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])
-                )
+                if departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])):
+                    return Journey(tuple(policies), (), "", (), "", cut=against)
                 _below_one(laboratory.policy)
                 losses.append(float(source.metrics.get("loss", 0.0)))
                 own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
