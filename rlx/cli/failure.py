@@ -26,6 +26,7 @@ from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.config.targets import locate
 from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.sweep.plan.settings import pop_settings
 
 # A key that the config does not have: what it was meant to be, which option has it, or how it is added.
 
@@ -132,7 +133,7 @@ def composed_line(line: CommandLine) -> Composed:
     hydra = cfg.hydra
     with open_dict(cfg):
         del cfg["hydra"]
-        cfg.pop("sweep", None)
+    pop_settings(cfg)
     return line.composed(cfg, hydra)
 
 

@@ -253,6 +253,7 @@ _PATH_ENDINGS = ("path", "_dir", ".dir", "_file")
 _SWEEP = re.compile(r"^(choice|glob|range|interval|shuffle|sort|tag|extend_list)\s*\(.*\)$", re.DOTALL)
 
 
+_MAPPING = re.compile(r"\{\s*\}|\{[^{}]*:.*\}", re.DOTALL)
 _QUOTED = re.compile(r"""('(\\.|[^'\\])*'|"(\\.|[^"\\])*")(?=,|$)""", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 
@@ -270,6 +271,8 @@ def quote_override(override: str, *, multirun: bool = False) -> str:
         return override
     if multirun and _SWEEP.match(value):
         return override
+    if key.endswith(_PATH_ENDINGS) and _MAPPING.fullmatch(value):
+        raise ConfigError(f"{override}: a path is text, not a mapping; a file of this very name is written {key}=\"'{value}'\"")
     values = _swept_values(value) if multirun else [value]
     is_path = key.endswith(_PATH_ENDINGS) or key.lstrip("+") in ("out", "resume", "rerun")
     return f"{key}={','.join(part if _is_quoted(part) else quoted(part, is_path=is_path) for part in values)}"

@@ -223,10 +223,10 @@ def install_sweeper(line: CommandLine, directory: Path | None) -> None:
 def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     """The verb on one composed config. In a sweep a failed job says so and lets the others run."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
 
-    with open_dict(cfg):
-        cfg.pop("sweep", None)  # how runs are made, no part of a run
+    from rlx.sweep.plan.settings import pop_settings
+
+    pop_settings(cfg)
     composed = line.composed(cfg, HydraConfig.get())
     if not line.is_multirun:
         return guarded(module, composed)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from rlx.cli.line import is_text_key, quote_override, quoted
+from rlx.errors import ConfigError
 
 
 def value_of(override):
@@ -113,3 +114,16 @@ def test_numbers_and_choices_are_no_text():
 
 def test_quoted_is_read_back():
     assert value_of(f"x={quoted('a b')}") == "a b"
+
+
+@pytest.mark.parametrize("text", ["{a:1}", "{a: 1, b: 2}", "{}", "{a:{b:1}}"])
+@pytest.mark.parametrize("key", ["output_dir", "cache_dir", "export.path", "+task.path"])
+@pytest.mark.parametrize("multirun", [False, True])
+def test_a_mapping_is_no_path(key, text, multirun):
+    with pytest.raises(ConfigError, match="a path is text, not a mapping"):
+        quote_override(f"{key}={text}", multirun=multirun)
+
+
+def test_a_path_with_braces_that_is_no_mapping_or_is_quoted_stays():
+    assert value_of(quote_override("output_dir=runs/{a}")) == "runs/{a}"
+    assert value_of(quote_override("output_dir='{a:1}'")) == "{a:1}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_node, paths_of, plain_config
+from rlx.config.compose import groups, option_node
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.sources import default_loss
 from rlx.config.targets import check_targets, locate, parameters_of
@@ -25,7 +28,14 @@ NO_SWEEP = "name all options that you want to see: rlx info loss=dpo task=arithm
 
 
 def prepare(line: CommandLine) -> None:
-    """Add an algorithm that has the nested group where the line names that group alone: rlx info algorithm/advantage=gae."""
+    """Add an algorithm that has the nested group where the line names that group alone: rlx info algorithm/advantage=gae.
+
+    Bare words that are groups ask for their options: rlx info algorithm/advantage.
+    """
+    known = line.options
+    if line.words and all(word in known for word in line.words):
+        line.values["listed"] = " ".join(line.words)
+        line.words = []
     for group in GROUPS.values():
         is_asked = bool(group.above) and any(override.startswith(f"{group.name}=") for override in line.overrides)
         if is_asked and not any(override.startswith(f"{group.above}=") for override in line.overrides):
@@ -38,11 +48,13 @@ def run(composed: Composed) -> int:
     part = composed.values.get("part", "")
     named = composed.named(*RUN_GROUPS)
     asked = [part if part and GROUPS[part].above == name else name for name in named]
-    if not asked:
+    listed = composed.values.get("listed", "").split()
+    if not asked and not listed:
         raise ConfigError(
-            "no option is named: rlx info loss=NAME, algorithm=NAME, algorithm/advantage=NAME, task=NAME; rlx --help lists them"
+            "no option is named: rlx info GROUP lists those of a group, rlx info loss=NAME, algorithm=NAME, "
+            "algorithm/advantage=NAME, task=NAME shows one; rlx --help lists all groups"
         )
-    pages = []
+    pages = [listing(group, composed.folders) for group in listed]
     for group in asked:
         for name, node in nodes_of(composed, group):
             check_targets({group: node}, composed.allowed)
@@ -51,6 +63,34 @@ def run(composed: Composed) -> int:
             pages[-1] += values_in_force(_resolved(composed.config, "loss"), "loss")
     print("\n\n".join("\n".join(lines) for lines in pages))
     return 0
+
+
+def listing(group: str, folders: Iterable[Path]) -> list[str]:
+    """The options of a group, each with what its file or else the docstring of its class or function says first."""
+    places = list(folders)
+    options = groups(places)[group]
+    width = max(map(len, options))
+    lines = [f"{group}: choose one with {group}={'[NAME]' if group in GROUPS and GROUPS[group].several else 'NAME'}"]
+    for option in options:
+        lines.append(f"  {option:<{width}}  {heading_of(group, option, places) or _first_line(group, option, places)}".rstrip())
+    shows = group in GROUPS and (group in RUN_GROUPS or GROUPS[group].host)
+    return [*lines, f"rlx info {group}={options[0]} shows one"] if shows else lines
+
+
+def _first_line(group: str, option: str, folders: list[Path]) -> str:
+    """The first line of the docstring of an option of rlx; empty for one of the user's own, which is not imported for this."""
+    node = option_node(group, option, folders)
+    target = _made_of(node, group).get("_target_")
+    if group not in GROUPS or not isinstance(target, str) or not target.startswith(("rlx.", "torch.optim.")):
+        return ""
+    return (inspect.getdoc(locate(target, group)) or "").partition("\n")[0]
+
+
+def _made_of(node: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """The node of the function that an option is made of, where the group wraps functions in a class; else the node itself."""
+    function = node.get("function")
+    is_wrapped = group in GROUPS and GROUPS[group].wrapper != "" and node.get("_target_") == GROUPS[group].wrapper
+    return function if is_wrapped and isinstance(function, Mapping) else node
 
 
 def nodes_of(composed: Composed, group: str) -> list[tuple[str, Any]]:
@@ -75,7 +115,8 @@ def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
 def heading_of(group: str, name: str, folders: Iterable[Path]) -> str:
     """The comment at the top of an option's YAML file; empty if it has none, or if the option is a class without a file."""
     files = [folder / group / f"{name}.yaml" for folder in folders]
-    first = next((file.read_text(encoding="utf-8").partition("\n")[0] for file in files if file.is_file()), "")
+    lines = next((file.read_text(encoding="utf-8").splitlines() for file in files if file.is_file()), [])
+    first = next((text for text in lines if not text.startswith("# @package")), "")
     if group == "loss" and not first and (own := default_loss(name)) is not None:
         return f"The loss that algorithm={name} has by default: loss={own}"
     return first.removeprefix("#").strip() if first.startswith("#") else ""
@@ -96,7 +137,7 @@ def page(node: Mapping[str, Any], name: str, group: str, heading: str) -> list[s
 
 def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
     """The docstring of a node's class, and the node's keys with their values."""
-    kind = locate(str(node["_target_"]), group)
+    kind = locate(str(_made_of(node, group)["_target_"]), group)
     suffix = "" if name.rpartition(".")[2] == kind.__name__ else f" ({kind.__qualname__})"
     lines = [f"{group} {name}{suffix}", *(f"  {text}".rstrip() for text in (inspect.getdoc(kind) or "").splitlines())]
     facts = {
@@ -105,7 +146,16 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
         "offers": ", ".join(sorted(getattr(kind, "offers", ()))),
     }
     lines += [f"  {key}: {text}" for key, text in facts.items() if text]
+    if group == "task/tool":
+        lines += ["schema, as a chat template gets it", *textwrap.indent(_schema(node), "  ").splitlines()]
     return [*lines, "values in force", *values_in_force(node, GROUPS[group].place.format(name))]
+
+
+def _schema(node: Mapping[str, Any]) -> str:
+    """The JSON schema of a tool."""
+    from rlx.experiment import make
+
+    return json.dumps(make(OmegaConf.create(dict(node)), key="task.tool").schema, indent=2, ensure_ascii=False)
 
 
 def values_in_force(node: Mapping[str, Any], path: str) -> list[str]:

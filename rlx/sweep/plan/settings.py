@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf, open_dict
+
 from rlx.config.check import described, fits
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
@@ -57,6 +59,14 @@ class SearchSettings(RandomSettings):
 
 
 KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings, "optuna": SearchSettings}
+
+
+def pop_settings(cfg: DictConfig) -> None:
+    """Take the node `sweep` out of the config of one run, which it is no part of. A wrong value is refused first."""
+    with open_dict(cfg):
+        node = cfg.pop("sweep", None)
+    if node is not None:
+        settings_of(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {"method": node})
 
 
 def settings_of(node: Mapping[str, Any]) -> Settings:

@@ -107,7 +107,7 @@ def test_several_choices_come_one_after_the_other(shown):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ((), "no option is named: rlx info loss=NAME"),
+        ((), "no option is named: rlx info GROUP lists"),
         (("loss=ipoo",), "did you mean ipo?"),
         (("loss=ipo", "loss.beta=-1"), "loss.beta=-1: it must be a finite number above 0"),
         (("loss=ipo", "loss.betta=1"), "did you mean loss.beta?"),
@@ -130,3 +130,34 @@ def test_a_loss_without_a_docstring_has_no_empty_lines(shown, tmp_path, monkeypa
     assert (code, error) == (0, "")
     assert lines[1] == "  formula   -beta * margin"
     assert "  beta = 0.1" in lines
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_a_group_alone_lists_its_options_with_a_line_on_each(shown, group):
+    code, lines, _ = shown(group)
+    options = groups([conf_dir()])[group]
+    assert code == 0
+    assert lines[0].startswith(f"{group}: choose one with {group}=")
+    assert [line.split()[0] for line in lines[1 : len(options) + 1]] == options
+    assert all(len(line.split()) > 1 and "@package" not in line for line in lines[1 : len(options) + 1])
+
+
+def test_an_option_of_ones_own_is_listed_and_not_imported(shown, tmp_path):
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "mine.yaml").write_text("_target_: no_such_module.mine\n")
+    code, lines, _ = shown("--config-dir", str(tmp_path), "loss")
+    assert code == 0
+    assert "  mine" in lines
+
+
+def test_a_word_that_is_no_group_is_refused(shown):
+    code, _, said = shown("nosuch")
+    assert code == 2
+    assert "nosuch: rlx info takes no further words" in said
+
+
+def test_a_tool_shows_its_function_and_its_schema(shown):
+    code, lines, _ = shown("task/tool=calculator")
+    assert code == 0
+    assert lines[:2] == ["task/tool calculator", "  Compute an arithmetic expression with + - * / // % ** and parentheses."]
+    assert '          "expression": {' in lines

@@ -1,12 +1,14 @@
 """The settings of a sweep are typed, and their mistakes are named."""
 
+import math
+
 import pytest
 from omegaconf import OmegaConf
 
 from rlx.config import conf_dir
 from rlx.config.compose import read_yaml
 from rlx.errors import ConfigError
-from rlx.sweep.plan.settings import KINDS, SearchSettings, Settings, settings_of
+from rlx.sweep.plan.settings import KINDS, SearchSettings, Settings, pop_settings, settings_of
 
 
 def node(kind="grid", **changes):
@@ -50,3 +52,16 @@ def test_a_key_without_a_value_is_told():
     del values["grace"]
     with pytest.raises(ConfigError, match=r"sweep\.grace has no value"):
         settings_of(values)
+
+
+@pytest.mark.parametrize(("key", "value"), [("grace", 10**400), ("timeout", math.nan), ("retries", -1), ("workers", "many")])
+def test_a_single_run_is_refused_for_a_wrong_setting_of_a_sweep(key, value):
+    cfg = OmegaConf.create({"seed": 0, "sweep": node("grid", **{key: value})})
+    with pytest.raises(ConfigError, match=f"sweep.{key}="):
+        pop_settings(cfg)
+
+
+def test_a_single_run_has_no_settings_of_a_sweep():
+    cfg = OmegaConf.create({"seed": 0, "sweep": node("grid")})
+    pop_settings(cfg)
+    assert cfg == {"seed": 0}
