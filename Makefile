@@ -24,7 +24,7 @@ test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(FAST)
 
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day

@@ -32,7 +32,7 @@ from rlx.task.pair_file import PreferenceFile
 
 # The same examples each time, so that a failure is of the change at hand; RLX_FUZZ=1 looks for new ones.
 FIXED = "RLX_FUZZ" not in os.environ
-quick = settings(max_examples=400, derandomize=FIXED, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150, derandomize=FIXED, deadline=None, suppress_health_check=list(HealthCheck))
 slow = settings(max_examples=60, derandomize=FIXED, deadline=None, suppress_health_check=list(HealthCheck))
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

@@ -85,6 +85,8 @@ def small(command: list[str]) -> list[str]:
     if command[0] == "bench":
         return [*command, "rounds=1", "tokens=200", "seconds=1", "warmup_steps=1", "num_prompts=8"]
     command = [word.replace("submitit_slurm", "submitit_local") for word in command]
+    if "-m" in command:
+        command = [re.sub(r"^seed=range\(0, ?\d+\)$", "seed=range(0,2)", word) for word in command]  # two seeds stand for many
     if goes_on(command):
         return [re.sub(r"^num_steps=\d+$", "num_steps=3", word) for word in command]
     if not trains(command):

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from rlx.errors import ExitCode
+from tests.training.conftest import SMALL
 
 FULL = "/dev/full"
 VERBS = {"--help": 0, "info loss=ipo": 0, "--cfg job": 0, "runs": 0, "compare nowhere": 2}
+LIGHT = ["--help", "--cfg job", "compare nowhere"]  # text of rlx, of Hydra, and an error
 needs_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full on this system")
 
 
@@ -26,7 +29,7 @@ def ran(words, tmp_path, redirected="", variables=None):
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("words", VERBS)
+@pytest.mark.parametrize("words", LIGHT)
 def test_a_closed_output_changes_no_exit_code(tmp_path, words):
     done = ran(words, tmp_path, ">&-")
     assert done.returncode == VERBS[words], done.stderr
@@ -42,11 +45,12 @@ def test_an_output_that_takes_nothing_is_said_and_fails(tmp_path, words):
     printed = VERBS[words] == 0 and words != "runs"  # of which there are none
     assert done.returncode == (ExitCode.FAILED if printed else VERBS[words])
     assert ("rlx: standard output could not be written: No space left on device" in done.stderr) == printed
-    assert ran(words, tmp_path, f"2>{FULL}").returncode == VERBS[words]
+    if words == "compare nowhere":  # the others say nothing there
+        assert ran(words, tmp_path, f"2>{FULL}").returncode == VERBS[words]
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("words", VERBS)
+@pytest.mark.parametrize("words", LIGHT)
 def test_a_reader_that_ends_early_changes_no_exit_code(tmp_path, words):
     done = ran(words, tmp_path, "| head -c 1 > /dev/null; exit ${PIPESTATUS[0]}")
     assert done.returncode == VERBS[words], done.stderr
@@ -57,7 +61,7 @@ def test_a_reader_that_ends_early_changes_no_exit_code(tmp_path, words):
 @needs_full
 @pytest.mark.parametrize("redirected", [">&- 2>&-", f">{FULL} 2>{FULL}", "2>&1 | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}"])
 def test_a_training_whose_output_is_gone_ends_with_its_record(tmp_path, redirected):
-    words = "train num_steps=2 eval_every=1 evaluation.num_prompts=8 loss=ipo"
+    words = f"train {shlex.join(SMALL)} num_steps=2 eval_every=1 loss=ipo"
     done = ran(words, tmp_path, redirected)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "outputs" / "train" / "latest"

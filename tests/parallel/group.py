@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,32 +55,37 @@ def measured() -> dict[str, Any]:
 
 FEW = [name + cut for name in ("custom_dpo", "custom_grpo", "ppo", "sft", "loss aot") for cut in ("", " in pieces")]
 SHIPPED_SHARDED = [*SHIPPED, *FEW, "loss clip_cov in pieces", "one row", "empty completions", "no completion at all", "exact KL"]
+KINDS = [*SHIPPED, *(f"loss {name}" for name in COUPLED)]
+ALL = [*KINDS, *(f"{name} in pieces" for name in KINDS), "one row", "empty completions", "no completion at all", "exact KL"]
 
 # ---- what the processes do --------------------------------------------------------------------------------------------------
 
 
-def cases(lab: Any) -> Iterator[tuple[str, Callable[[Any], Any], Any, int | None]]:
-    """(name, algorithm's gradients to ask for, batch, micro_batch)."""
+def cases(lab: Any, names: Collection[str]) -> Iterator[tuple[str, Any, Any, int | None]]:
+    """(name, algorithm, batch, micro_batch) of those that are named; nothing is drawn for the others."""
     import rlx
 
+    def both(name: str, made: Any) -> Iterator[tuple[str, Any, Any, int | None]]:
+        for case, micro_batch in ((name, None), (f"{name} in pieces", 2)):
+            if case in names:
+                yield case, made, made.draw(lab), micro_batch
+
     for name in SHIPPED:
-        made = small(rlx.load("algorithm", name))
-        yield name, made, made.draw(lab), None
-        yield f"{name} in pieces", made, made.draw(lab), 2
+        yield from both(name, small(rlx.load("algorithm", name)))
     for loss, of in COUPLED.items():
-        made = dataclasses.replace(small(rlx.load("algorithm", of)), loss=rlx.load("loss", loss))
-        yield f"loss {loss}", made, made.draw(lab), None
-        yield f"loss {loss} in pieces", made, made.draw(lab), 2
-    made = small(rlx.load("algorithm", "custom_dpo"))
-    batch = made.draw(lab)
-    yield "one row", made, batch[:1], None
-    grpo = small(rlx.load("algorithm", "grpo"))
-    groups = grpo.draw(lab)
-    yield "empty completions", grpo, without_completions(groups, [0]), 1
-    yield "no completion at all", grpo, without_completions(groups, range(len(groups))), 1
-    kl = rlx.load("loss", "clipped", beta=0.1, kl_estimator="exact", kl_gradient="plain")
-    exact = dataclasses.replace(small(rlx.load("algorithm", "custom_grpo")), loss=kl)
-    yield "exact KL", exact, exact.draw(lab), None
+        yield from both(f"loss {loss}", dataclasses.replace(small(rlx.load("algorithm", of)), loss=rlx.load("loss", loss)))
+    if "one row" in names:
+        made = small(rlx.load("algorithm", "custom_dpo"))
+        yield "one row", made, made.draw(lab)[:1], None
+    if "empty completions" in names:
+        grpo = small(rlx.load("algorithm", "grpo"))
+        groups = grpo.draw(lab)
+        yield "empty completions", grpo, without_completions(groups, [0]), 1
+        yield "no completion at all", grpo, without_completions(groups, range(len(groups))), 1
+    if "exact KL" in names:
+        kl = rlx.load("loss", "clipped", beta=0.1, kl_estimator="exact", kl_gradient="plain")
+        exact = dataclasses.replace(small(rlx.load("algorithm", "custom_grpo")), loss=kl)
+        yield "exact KL", exact, exact.draw(lab), None
 
 
 def small(algorithm: Any) -> Any:
@@ -153,12 +158,11 @@ def main(file: str) -> None:
     store = dist.PrefixStore("pair", dist.distributed_c10d._get_default_store())
     two = Ranks(pair, store, rank=three.rank, world=2, timeout=120) if three.rank < 2 else None
     found: dict[str, Any] = {}
-    for dtype in (torch.float64, torch.float32):
+    for dtype, names in ((torch.float64, ALL), (torch.float32, FEW)):
         lab = laboratory(dtype)
-        for name, algorithm, batch, micro_batch in cases(lab):
+        for name, algorithm, batch, micro_batch in cases(lab, names):
             result: dict[str, Any] = {}
-            in_pieces = micro_batch is not None
-            if in_pieces and dtype == torch.float32:
+            if micro_batch is not None and dtype == torch.float32:
                 continue
             combines = name in ("hybrid", "ppo", "custom_dpo")
             for by in (None, str) if dtype == torch.float64 and combines else (None,):
@@ -195,16 +199,15 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     alone, lab = laboratory(dtype), laboratory(dtype)
     shard([lab.policy.model, lab.policy.value_head, lab.reference.model], ranks, device=torch.device("cpu"))
     found = {}
-    for name, algorithm, batch, micro_batch in cases(alone):
-        if name in names:
-            one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
-            many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, None)
-            many = {key: [None if part is None else whole(part) for part in parts] for key, parts in many.items()}
-            found[f"{name} {str(dtype).removeprefix('torch.')} sharded {ranks.world}"] = {
-                "norm": norm(one),
-                "gradient": gap(zeroed(one, many), many),
-                "metrics": metric_gap(figures, summed),
-            }
+    for name, algorithm, batch, micro_batch in cases(alone, names):
+        one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
+        many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, None)
+        many = {key: [None if part is None else whole(part) for part in parts] for key, parts in many.items()}
+        found[f"{name} {str(dtype).removeprefix('torch.')} sharded {ranks.world}"] = {
+            "norm": norm(one),
+            "gradient": gap(zeroed(one, many), many),
+            "metrics": metric_gap(figures, summed),
+        }
     given = gradients(algorithm, lab, batch, micro_batch, ranks, None)[0]["loss"]
     optimizers = [optimizer_of(each.policy) for each in (alone, lab)]
     for optimizer, gradient in zip(optimizers, ([None if part is None else whole(part) for part in given], given), strict=True):
