@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from rlx.config.check import described, fits
+from rlx.config.check import described, fits, plain_config
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 from rlx.fields import check_range, count, range_of, shown, within
@@ -66,7 +66,7 @@ def pop_settings(cfg: DictConfig) -> None:
     with open_dict(cfg):
         node = cfg.pop("sweep", None)
     if node is not None:
-        settings_of(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {"method": node})
+        settings_of(plain_config(node) if isinstance(node, DictConfig) else {"method": node})
 
 
 def settings_of(node: Mapping[str, Any]) -> Settings:
