@@ -255,7 +255,8 @@ class TurnTable:
                 _log.warning("%d of the turns that the environment %s just gave %s", count, self._name, _SAID[remark])
 
     def _context(self, seat: Seat, so_far: Sequence[Message], said: Any, remarks: set[str]) -> Tokens:
-        ended = int(seat.pieces[-1][-1]) in self.turns.policy.eos_token_ids
+        turn = seat.pieces[-1]  # empty where a server answered with nothing
+        ended = len(turn) > 0 and int(turn[-1]) in self.turns.policy.eos_token_ids
         opening = seat.conversation.opening
         tools = (*seat.conversation.prompt.tools, *self.tools)
         return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended, remarks=remarks)

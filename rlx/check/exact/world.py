@@ -220,7 +220,10 @@ def exact_laboratory(
     """Random tables; the sampler is the policy, or another one. rewarded: are rewards between 0 and 1, or all 0?
 
     A critic says 0 everywhere, so that where nothing is rewarded, what is learned comes from a penalty.
+    Raises ValueError for conversations with an environment, whose turns are not enumerated.
     """
+    if subject.task.interaction is not None:
+        raise ValueError("the task holds conversations with an environment")
     rng = Stream(seed, ("exact",)).torch()
     shape = len(world.states), len(world.tokens)
     logits, reference, moved = (torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(3))

@@ -86,6 +86,10 @@ def test_single_answers_have_no_conversations_to_look_at():
         assert verdict.finding.status == NOT_APPLICABLE
 
 
+def test_a_conversation_goes_on_after_an_empty_turn():
+    assert failed(rlx.load("algorithm", "grpo"), "finite") == {}
+
+
 @pytest.mark.slow
 @pytest.mark.whole
 @pytest.mark.parametrize(("name", "credit"), [("grpo", "episode"), ("grpo", "turn"), ("ppo", "episode"), ("ppo", "turn"),
