@@ -16,6 +16,7 @@ from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
 from rlx.errors import DataError
 from rlx.record.lines import each_metrics
 
+_KEPT = 8192  # numbers of one metric of a run; even. A figure has a few hundred points
 OVER = ("step", "tokens", "seconds")  # what a curve is drawn over
 _FIRST = (  # what people look at first; the others follow by name
     *("train/loss", "eval/kl", "train/kl", "eval/entropy", "train/entropy", "train/reward_mean", "eval/reward"),
@@ -26,8 +27,8 @@ _FIRST = (  # what people look at first; the others follow by name
 
 @dataclass(frozen=True)
 class RunLog:
-    """What one run logged. positions: for each of OVER, the value at each line [K] (tokens sampled and trained, seconds of
-    training without evaluations); metrics: name -> (lines it stands in, values)."""
+    """What one run logged. positions: for each of OVER, the value at each line that is kept [K] (tokens sampled and trained,
+    seconds of training without evaluations); metrics: name -> (places in positions, values)."""
 
     run: RunScore
     positions: dict[str, Array]
@@ -67,9 +68,45 @@ def read_logs(runs: Iterable[RunScore]) -> list[RunLog]:
     return logs
 
 
+class _Column:
+    """The values of one metric in at most `_KEPT` numbers: when they are full, neighbours are merged into their mean."""
+
+    def __init__(self) -> None:
+        self.lines, self.values = array("q"), array("d")
+        self._size = 1  # values that one number stands for
+        self._begin, self._total, self._count = 0, 0.0, 0  # of the block that is not full yet
+        self._last = (0, 0.0)
+
+    def add(self, line: int, value: float) -> None:
+        """One more value, which stands in this line."""
+        if self._count == 0:
+            self._begin = line
+        self._total, self._count, self._last = self._total + value, self._count + 1, (line, value)
+        if self._count < self._size:
+            return
+        self._end_block()
+        if len(self.values) == _KEPT:
+            pairs = np.array(self.values).reshape(-1, 2).mean(axis=1)
+            self.lines, self.values, self._size = self.lines[::2], array("d", pairs.tolist()), self._size * 2
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Lines and values [K]. Of merged ones the line is that of the first; the last value stands for itself."""
+        if self._count > 0:
+            self._end_block()
+        if self.lines[-1] != self._last[0]:
+            self.lines.append(self._last[0])
+            self.values.append(self._last[1])
+        return np.array(self.lines), np.array(self.values)
+
+    def _end_block(self) -> None:
+        self.lines.append(self._begin)
+        self.values.append(self._total / self._count)
+        self._total, self._count = 0.0, 0
+
+
 def _read_log(run: RunScore) -> RunLog:
-    """Reads the metrics of a run a line after the other, in 16 bytes a value."""
-    columns: dict[str, tuple[array[int], array[float]]] = {}
+    """Reads the metrics of a run a line after the other. Of a metric with many values means of neighbours are kept."""
+    columns: dict[str, _Column] = {}
     tokens = seconds = 0.0
     steps, spent, passed = array("d"), array("d"), array("d")
     for line, row in enumerate(each_metrics(run.record.directory)):
@@ -81,11 +118,11 @@ def _read_log(run: RunScore) -> RunLog:
         passed.append(seconds)
         for name, value in row.items():
             if name.startswith(("train/", "eval/")) and not name.endswith("_standard_error") and is_number(value):
-                lines, values = columns.setdefault(name, (array("q"), array("d")))
-                lines.append(line)
-                values.append(float(value) if abs(value) < 1e100 else np.nan)
-    positions = {"step": np.array(steps), "tokens": np.array(spent), "seconds": np.array(passed)}
-    return RunLog(run, positions, {name: (np.array(at), np.array(values)) for name, (at, values) in columns.items()})
+                columns.setdefault(name, _Column()).add(line, float(value) if abs(value) < 1e100 else np.nan)
+    found = {name: column.arrays() for name, column in columns.items()}
+    used = np.unique(np.concatenate([[len(steps) - 1] if steps else [], *(lines for lines, _ in found.values())]).astype(int))
+    positions = {"step": np.array(steps)[used], "tokens": np.array(spent)[used], "seconds": np.array(passed)[used]}
+    return RunLog(run, positions, {name: (np.searchsorted(used, lines), values) for name, (lines, values) in found.items()})
 
 
 def told_metrics(logs: Sequence[RunLog]) -> list[str]:

@@ -89,3 +89,25 @@ def test_a_damaged_log_costs_its_curve_only(tmp_path):
     comparison = compare(tmp_path)
     (tmp_path / "1" / "metrics.jsonl").write_text("nonsense\n{}\n")
     assert [log.run.seed for log in read_logs(comparison.runs)] == [0, 2]
+
+
+def test_a_long_run_is_kept_in_means_of_neighbours(tmp_path, monkeypatch):
+    place = write_log(tmp_path / "a", seed=0, steps=1000)
+    run = compare(place, allow=["single"]).runs[0]
+    (whole,) = read_logs([run])
+    monkeypatch.setattr("rlx.comparison.training_curves._KEPT", 64)
+    (short,) = read_logs([run])
+    xs, ys = short.curve("train/loss", "step")
+    every_x, every_y = whole.curve("train/loss", "step")
+    assert len(xs) <= 65
+    assert (xs[0], xs[-1]) == (every_x[0], every_x[-1]) == (1, 1000)
+    assert ys[-1] == every_y[-1]
+    for begin, end, value in zip(xs[:-2], xs[1:-1], ys[:-2], strict=True):
+        assert value == pytest.approx(every_y[(every_x >= begin) & (every_x < end)].mean())
+    assert short.curve("eval/kl", "tokens")[0][-1] == whole.curve("eval/kl", "tokens")[0][-1] == 100_000
+
+
+def test_a_run_of_few_lines_keeps_every_value(logs):
+    xs, ys = logs[0].curve("train/loss", "step")
+    assert xs.tolist() == list(range(1, 11))
+    assert ys.tolist() == [1 / step for step in range(1, 11)]
