@@ -30,6 +30,7 @@ BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?
 FILE = re.compile(r"[\w./-]+\.\w+")
 SMALL = ["num_steps=2", "eval_every=null", "evaluation.num_prompts=8", "evaluation.num_pairs=8", "logger=[]", "threads=1"]
 SHOWN = {"source", "pip", "git", "eval", "python", "export", "cat", "cd"}  # what is shown beside rlx and make
+COMPARED = "algorithm=custom_dpo,custom_grpo"  # a sweep of which a page wants a verdict: it needs its five seeds
 MOST_LINES_OF_THE_README = 180
 
 
@@ -85,7 +86,7 @@ def small(command: list[str]) -> list[str]:
     if command[0] == "bench":
         return [*command, "rounds=1", "tokens=200", "seconds=1", "warmup_steps=1", "num_prompts=8"]
     command = [word.replace("submitit_slurm", "submitit_local") for word in command]
-    if "-m" in command:
+    if "-m" in command and COMPARED not in command:
         command = [re.sub(r"^seed=range\(0, ?\d+\)$", "seed=range(0,2)", word) for word in command]  # two seeds stand for many
     if goes_on(command):
         return [re.sub(r"^num_steps=\d+$", "num_steps=3", word) for word in command]
