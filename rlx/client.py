@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -87,11 +87,15 @@ class JsonClient:
 
         Raises NotThereError where it has no such path; missing: what to do then.
         """
-        beside = JsonClient(self.root, self.timeout, self.retries, self.backoff, self.api_key_variable, self.key)
         try:
-            beside._request(path, body or {}, bytes)
+            self.beside._request(path, body or {}, bytes)
         except NotThereError as error:
             raise NotThereError(f"{error}; {missing}") from error
+
+    @property
+    def beside(self) -> JsonClient:
+        """A client of the paths beside the server's API."""
+        return replace(self, url=self.root)
 
     @property
     def root(self) -> str:

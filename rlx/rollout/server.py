@@ -26,7 +26,8 @@ from rlx.fields import count, non_empty, one_of, within
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.gap import DTYPES, Reported, Watch, compare
 from rlx.rollout.sampler import Draw, Sampler
-from rlx.rollout.sync import ADAPTER_NAME, SYNCS, require_sync, send
+from rlx.rollout.sync import ADAPTER_NAME, SYNCS, require_sync, send_broadcast, send_files
+from rlx.rollout.transfer import Transfer
 from rlx.rollout.transformers import TransformersSampler
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Link:
     """The server as this process knows it.
 
     url: its address. version: of the weights that it was sent, None before the first. directory: of the files of a sync.
+    transfer: the way from GPU to GPU, None before the first such sync and after one that failed.
     repeated: how often a draw was made again. watch: what holds its log-probabilities against the policy's.
     """
 
@@ -55,7 +57,14 @@ class Link:
     watch: Watch
     version: int | None = None
     directory: Path | None = None
+    transfer: Transfer | None = None
     repeated: int = 0
+
+    def leave(self) -> None:
+        """Close the way from GPU to GPU, where there is one."""
+        if self.transfer is not None:
+            self.transfer.close()
+            self.transfer = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,8 @@ class ServerSampler(Sampler):
     url: where the API begins, /v1 included; model: the server's name for it, null for the only one it has.
     logprobs: what the server reports: raw, log_softmax(logits), or processed, that of the distribution it sampled from.
     concurrency: requests at a time; timeout, retries, backoff, api_key_variable: see JsonClient.
-    sync: how the policy's weights reach it before a draw: none, adapter (a LoRA, loaded in place), disk (a directory of weights).
+    sync: how the policy's weights reach it before a draw: none, adapter (a LoRA, loaded in place), disk (a directory of weights),
+    nccl (from GPU to GPU).
     sync_path: where files of a sync are written, which the server sees under the same path; null is the run's directory.
     dtype: what the server computes in, null as the policy; it decides which difference of log-probabilities is rounding.
     compared: completions of each draw whose log-probabilities the policy computes too, null for all.
@@ -141,6 +151,7 @@ class ServerSampler(Sampler):
                 yield
             finally:
                 self.link.directory = None
+                self.link.leave()
 
     def prepare(self, policy: Policy) -> None:
         """Check the way of the weights; with sync=none note whether those of the server agree with the policy's."""
@@ -192,6 +203,7 @@ class ServerSampler(Sampler):
                 if isinstance(error, NotThereError) and self.sync != "adapter":
                     raise  # a model of that name was never there
                 self._wait(error)
+                self.link.leave()  # the workers of a server that came back are others
                 restore()
                 self.link.repeated += 1
         return make()
@@ -208,8 +220,17 @@ class ServerSampler(Sampler):
         if self.link.directory is None:
             raise ConfigError(f"rollout.sync={self.sync} writes files: sample within `with sampler.running(directory, policy)`")
         self.link.version = version  # of the requests of the probe
-        send(self.sync, self.client, policy, version=version, directory=self.link.directory)
+        if self.sync == "nccl":
+            self._broadcast(policy, version)
+        else:
+            send_files(self.sync, self.client, policy, version=version, directory=self.link.directory)
         self.link.watch.probe(policy, self._probe(policy), version=version)
+
+    def _broadcast(self, policy: Policy, version: int) -> None:
+        transfer = self.link.transfer or Transfer.open(self.client, policy.device)
+        self.link.transfer = None  # one that fails is closed
+        send_broadcast(transfer, self.client, policy, version=version)
+        self.link.transfer = transfer
 
     def _sync_again(self, policy: Policy) -> None:
         """Send the weights to a server that was away."""

@@ -6,6 +6,7 @@ one for CPU). The server listens on this machine only.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -135,6 +136,11 @@ class VllmSampler(ServerSampler):
                 f"rollout.ahead={self.ahead} samples while the policy learns, so the server cannot give its memory back "
                 "meanwhile; set rollout.sleeps=false"
             )
+        if self.sync == "nccl" and (self.devices is None or self.sleeps):
+            raise ConfigError(
+                "rollout.sync=nccl needs a GPU of the server's own: name it by rollout.devices, its CUDA_VISIBLE_DEVICES, "
+                "with rollout.sleeps=false; on one GPU set rollout.sync=disk or adapter"
+            )
 
     @cached_property
     def _started(self) -> _Started:
@@ -243,6 +249,8 @@ class VllmSampler(ServerSampler):
         if self.sync == "adapter" and policy.adapter is not None:
             flags.append("--enable-lora")
             words["max-lora-rank"] = max(8, 1 << (policy.adapter.lora.rank - 1).bit_length())  # it takes powers of 2 from 8 on
+        if self.sync == "nccl":
+            words["weight-transfer-config"] = json.dumps({"backend": "nccl"})
         if policy.device.type == "cpu":
             words["worker-extension-cls"] = f"{_EXTENSION}.WorkerExtension"
         pairs = [text for name, value in words.items() for text in (f"--{name}", str(value))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import copy
 import json
 import os
@@ -12,12 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file, save_file
 
@@ -30,7 +33,8 @@ class FakeVllm:
 
     Lies: stale_every: each so manyth sync is answered and not made. temperature: it computes at this one. samples_at: it samples
     at this one, and reports the log-probabilities of temperature 1. half: half of an adapter is loaded. forgets_at: after so many
-    completions it has its first weights. dies_at: after so many completions it closes all connections.
+    completions it has its first weights. dies_at: after so many completions it closes all connections. refuses: a path that it
+    answers with status 400. leaves: it says that it takes the weights, and closes the group instead.
     """
 
     def __init__(self, directory: Path, *, name: str = "tiny", **lies: Any) -> None:
@@ -52,6 +56,10 @@ class FakeVllm:
         if path == "/v1/completions":
             return self.complete(body)
         self.asked.append(path)
+        if path == self.lies.get("refuses"):
+            return 400, b'{"error": "Bad Request"}'
+        if path.endswith(("_weight_transfer_engine", "_weight_update", "/update_weights")):
+            return self.transfer(path, body)
         if path == "/v1/load_lora_adapter":
             if body["lora_name"] in self.served and not body.get("load_inplace"):
                 return 400, b'{"error": "already been loaded"}'
@@ -71,6 +79,35 @@ class FakeVllm:
             return 200, b"{}"
         known = path in ("/reset_prefix_cache", "/update_weight_version") or path.startswith(("/sleep", "/wake_up"))
         return (200, b"") if known else (404, b'{"detail": "Not Found"}')
+
+    def transfer(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        """What vLLM does with a weight transfer, with gloo for NCCL: the group's id is a port of a store."""
+        if path == "/init_weight_transfer_engine":
+            info = body["init_info"]
+            self.group = join(base64.b64decode(info["nccl_unique_id_b64"]), info["rank_offset"], info["world_size"])
+        elif path == "/shutdown_weight_transfer_engine":
+            self.group = None
+        elif path == "/start_weight_update":
+            assert self.is_paused
+            self.received = None
+        elif path == "/update_weights":
+            info = body["update_info"]
+            if self.lies.get("leaves"):
+                self.group = None
+                return 500, b'{"error": "a worker is gone"}'
+            tensors = [
+                torch.empty(shape, dtype=getattr(torch, dtype))
+                for shape, dtype in zip(info["shapes"], info["dtype_names"], strict=True)
+            ]
+            for tensor in tensors:
+                self.group.broadcast(tensor, root=0).wait()
+            self.received = dict(zip(info["names"], tensors, strict=True))
+        elif path == "/finish_weight_update" and self.makes_sync():
+            model = copy.deepcopy(self.served[self.name])
+            missing = model.load_state_dict(self.received, strict=False).missing_keys
+            assert not [name for name in missing if name != "lm_head.weight"]
+            self.served[self.name], self.version = model, body["weight_version"]
+        return 200, b"{}"
 
     def makes_sync(self) -> bool:
         self.syncs += 1
@@ -154,6 +191,15 @@ class FakeVllm:
         return f"http://127.0.0.1:{self.listener.server_address[1]}/v1"
 
 
+def join(unique_id: bytes, rank: int, size: int) -> Any:
+    """This process's place in a group of gloo's. unique_id: the port of its store, filled with blanks to 128 bytes."""
+    limit = timedelta(seconds=10)
+    store = dist.TCPStore("127.0.0.1", int(unique_id), is_master=False, wait_for_workers=False, timeout=limit)
+    group = dist.ProcessGroupGloo(store, rank, size, limit)
+    group.allreduce(torch.ones(1)).wait()
+    return group
+
+
 class Listener(ThreadingHTTPServer):
     allow_reuse_address = True
     daemon_threads = True
@@ -166,6 +212,9 @@ def read(directory: Path) -> Any:
 def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/get_world_size":
+                self.reply(200, b'{"world_size": 1}')
+                return
             self.reply(200, json.dumps({"data": [{"id": name} for name in fake.served]}).encode())
 
         def do_POST(self):

@@ -117,3 +117,11 @@ def test_a_server_that_was_closed_is_not_started_again_by_a_draw_of_another_thre
     assert sampler_of(sys.executable, ahead=1, sync="none").overlaps
     with pytest.raises(ConfigError, match=r"rollout\.sleeps=false"):
         sampler_of(sys.executable, ahead=1, sleeps=True)
+
+
+def test_a_transfer_from_gpu_to_gpu_needs_a_gpu_of_the_servers_own(tmp_path):
+    for settings in ({}, {"devices": "1", "sleeps": True}):
+        with pytest.raises(ConfigError, match=r"rollout\.sync=nccl needs a GPU of the server's own: name it by rollout\.devices"):
+            sampler_of(sys.executable, sync="nccl", **settings)
+    command = sampler_of("python", sync="nccl", devices="1")._command("python", build_tiny(**SHAPE), tmp_path, 1)
+    assert command[command.index("--weight-transfer-config") + 1] == '{"backend": "nccl"}'

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rlx.policy.tiny import build_tiny
 from rlx.rollout.vllm import LOG, VllmSampler
@@ -91,8 +92,13 @@ def begun(tmp_path, *words):
         (("rollout.sync=disk",), 0),
         (("rollout.sync=adapter", "policy/adapter=lora"), 0),
         (("rollout.sync=disk", "rollout.ahead=1"), 1),
+        pytest.param(
+            ("rollout.sync=nccl", "rollout.devices=1", "device=cuda:0"),
+            0,
+            marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+        ),
     ],
-    ids=["disk", "adapter", "ahead"],
+    ids=["disk", "adapter", "ahead", "nccl"],
 )
 def test_every_draw_of_a_run_comes_from_the_weights_of_its_step(words, lag, tmp_path):
     with begun(tmp_path, *words, f"num_steps={STEPS}") as run:
