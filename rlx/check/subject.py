@@ -24,6 +24,7 @@ from rlx.check.stand_in import (
     stand_in_task,
 )
 from rlx.loss.base import Loss
+from rlx.loss.state import LossStates, Record
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import GradientSource, Optimizer
 from rlx.policy.base import Policy
@@ -57,6 +58,7 @@ class Accumulated(GradientSource, Protocol):
     """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
 
     metrics: dict[str, float]
+    record: Record | None  # what the running means of its losses are made of
 
 
 Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch, micro_batch=...)
@@ -64,14 +66,19 @@ Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch,
 
 @dataclass
 class Laboratory:
-    """Task, policy, reference and sampler to try an algorithm with; gradients are taken of the policy's parameters."""
+    """Task, policy, reference and sampler to try an algorithm with; gradients are taken of the policy's parameters.
+
+    tolerance: within which equal gradients are equal, relative to the largest entry. state: of the algorithm, which draw writes.
+    loss_state: the running means of its losses, see rlx.loss.state; a few steps in a row move them on.
+    """
 
     task: Task
     policy: Any
     reference: Any
     sampler: Sampler
-    tolerance: float  # within which equal gradients are equal, relative to the largest entry
+    tolerance: float
     state: dict[str, Tensor] = field(default_factory=dict)
+    loss_state: dict[str, float] = field(default_factory=dict)
 
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
         """What draw gets."""
@@ -229,9 +236,14 @@ class Subject:
 
     def loss(self, laboratory: Laboratory, batch: Any) -> LossOutput:
         """The loss on a batch."""
-        output = self.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
+        with self.states(laboratory).bound():
+            output = self.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
         require_output(output, by=self.algorithm)
         return output
+
+    def states(self, laboratory: Laboratory) -> LossStates:
+        """The running means of the algorithm's losses as they are in a laboratory."""
+        return LossStates.of(self.algorithm, laboratory.loss_state)
 
     def gradient(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
         """([all parameters] the gradient, the figures) as a run computes them."""
@@ -243,7 +255,8 @@ class Subject:
         if isinstance(laboratory.policy, StandInPolicy):
             self.loss(laboratory, batch)  # now every completion has its leaves
         rows = len(batch) if micro_batch is None else micro_batch
-        return self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, rows))
+        settings = {"micro_batch": max(1, rows), "states": self.states(laboratory)}
+        return self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, **settings)
 
     def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
         """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""

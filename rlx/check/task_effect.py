@@ -96,7 +96,7 @@ class _Bench:
         with torch.no_grad():
             for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
                 parameter.copy_(value)
-        laboratory = subject.warmed(replace(self._laboratory, state={}))
+        laboratory = subject.warmed(replace(self._laboratory, state={}, loss_state={}))
         laboratory = replace(laboratory, task=subject.small_task, sampler=self._sampler)
         for step in STEPS:
             batch = subject.draw(laboratory, step=step)
@@ -104,10 +104,9 @@ class _Bench:
             _move(laboratory, noise, seed=subject.seed + step)
             for part in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 2):
                 before = _weights(laboratory)
-                source = subject.accumulate(
-                    subject.algorithm, laboratory.policy, laboratory.reference, part, micro_batch=max(1, len(part))
-                )
+                source = subject.source(laboratory, part)
                 done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
+                subject.states(laboratory).learn(source.record or {})
                 logged = [*sorted(getattr(batch, "metrics", {}).items()), *sorted(source.metrics.items()), *sorted(done.items())]
                 yield _Update(_weights(laboratory) - before, repr([(name, f"{value:.5g}") for name, value in logged]))
 

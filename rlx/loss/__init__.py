@@ -19,6 +19,7 @@ Where a formula stands:
     policy_gradient/modifier     what scales a surrogate or adds to it
     advantage/completion, token  advantages of completions and of tokens
     weight, value                weights of tokens; losses of a value head
+    state                        running means over updates that a loss reads
 
 To write the next one: a function under `preference_loss` or `policy_gradient_loss`, with the formula, `Paper:` and `Shapes:` in
 its docstring, a line `name: what it does` for each hyperparameter, and a `Convention:` where other systems choose differently.
@@ -35,6 +36,7 @@ from rlx.loss.base import Loss, stop_gradient
 from rlx.loss.policy_gradient.base import PolicyGradientLoss, PolicyGradientModifier, RolloutLogprobs, policy_gradient_loss
 from rlx.loss.preference.base import PreferenceLoss, PreferenceModifier, preference_loss
 from rlx.loss.preference.pairs import PairInputs, PairLogprobs
+from rlx.loss.state import running_mean
 from rlx.loss.value import ValueLoss, value_loss
 from rlx.loss.weight import Weighting, weighting
 
@@ -54,6 +56,7 @@ __all__ = [
     "completion_advantage",
     "policy_gradient_loss",
     "preference_loss",
+    "running_mean",
     "stop_gradient",
     "token_advantage",
     "value_loss",

@@ -6,14 +6,14 @@ Dimensions: B rows, T tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rlx.errors import ShapeError
+from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged
 
 
@@ -33,12 +33,38 @@ def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, o
     return found
 
 
+@dataclass(frozen=True)
+class RunningMean:
+    """A state of a loss, see `rlx.loss.running_mean`. reads: the names of what it is the mean of, or of its arguments."""
+
+    of: str | Callable[..., Tensor]
+    reads: tuple[str, ...]
+    decay: float | str
+    start: float
+
+    def decay_of(self, loss: Any) -> float:
+        """Its decay where a loss has it as a hyperparameter, or as it is."""
+        found: float = getattr(loss, self.decay) if isinstance(self.decay, str) else self.decay
+        return found
+
+    def statistic(self, loss: Any, given: Callable[[str], Any]) -> Any:
+        """What it is the mean of: [B] or [B, T]. given: name -> an input or a state."""
+        if isinstance(self.of, str):
+            return given(self.of)
+        return self.of(**{name: getattr(loss, name) if name in loss.takes else given(name) for name in self.reads})
+
+    def __str__(self) -> str:
+        of = self.of if isinstance(self.of, str) else f"a function of {', '.join(self.reads)}"
+        return f"running mean of {of} over updates, decay {self.decay}, from {self.start:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loss(Ranged, ABC):
     """A loss is `(weights * values).sum()`: values from the formula, weights from masks and lengths alone.
 
     formula: the function of tensors that gives the values. reads: the names of what it reads. takes: its hyperparameters.
     check: raises ConfigError where hyperparameters, given by keyword, do not fit together.
+    state: name -> running mean that the formula reads; its value belongs to the run (see rlx.loss.state).
     requires: names of the optional inputs that it reads; nobody computes them unless they are named.
     needs_reference: does it read the reference's log-probabilities?
     couples_rows: does the value of one row depend on other rows (sorting, a batch-wide baseline)? If so it must be
@@ -50,6 +76,7 @@ class Loss(Ranged, ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
     check: ClassVar[Callable[..., None] | None] = None
+    state: ClassVar[Mapping[str, RunningMean]] = {}
     requires: ClassVar[frozenset[str]] = frozenset()
     needs_reference: ClassVar[bool] = True
     couples_rows: ClassVar[bool] = False
@@ -58,6 +85,11 @@ class Loss(Ranged, ABC):
         super().__post_init__()
         if self.check is not None:
             self.check(**{name: getattr(self, name) for name in self.takes})
+        for name, mean in self.state.items():
+            decay = mean.decay_of(self)
+            if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+                said = f"{mean.decay} of {type(self).__name__} is {decay!r}, and it is the decay of its state {name}"
+                raise ConfigError(f"{said}: it must be at least 0 and below 1")
 
     @abstractmethod
     def weights(self, completion_mask: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class Card:
     heading: what its YAML says of it, where that names a paper that the formula does not: a preset, say.
     parts: the cards of the losses of a mixture, by name; empty otherwise.
     needs_reference: None of what never has one.
-    requires: optional inputs that it reads. source: file and line of the formula.
+    requires: optional inputs that it reads. state: what it keeps over updates, each in words.
+    source: file and line of the formula.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Card:
     requires: tuple[str, ...]
     needs_reference: bool | None
     couples_rows: bool
+    state: tuple[str, ...]
     source: str
     parts: Mapping[str, Card]
 
@@ -67,6 +69,7 @@ class Card:
             "reads": ", ".join(self.requires),
             "reference": {None: "", True: "needed", False: "not needed"}[self.needs_reference],
             "rows": "coupled: computed over all rows of an update at once" if self.couples_rows else "",
+            "state": "; ".join(self.state),
             "source": self.source,
         }
         lines = [self.title, *(f"  {said}" for said in (self.heading, self.summary) if said)]
@@ -113,6 +116,7 @@ def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
         requires=tuple(sorted(getattr(loss, "requires", ()))),
         needs_reference=getattr(loss, "needs_reference", None),
         couples_rows=bool(getattr(loss, "couples_rows", False)),
+        state=tuple(f"{name}, {mean}" for name, mean in getattr(loss, "state", {}).items()),
         source=_source(kind if formula is None else formula),
         parts=parts,
     )

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from rlx.errors import ConfigError
 from rlx.experiment import Experiment, torch_device
+from rlx.loss.state import LossStates
 from rlx.optimizer.groups import ParameterGroups
 from rlx.optimizer.step import Optimizer
 from rlx.policy.reference import Reference
@@ -76,6 +77,7 @@ def build_loop(
         view=view,
         stop=stop,
         ranks=ranks,
+        states=LossStates.of(experiment.algorithm),
         ahead=DrawAhead.of(experiment.algorithm, policy, start, sampler),
     )
 

@@ -37,7 +37,7 @@ class TrainerState:
     """The state of a run after `step` steps: what the loop needs to continue as if it had not stopped.
 
     totals: figures summed over the run (tokens). best_score and best_step: of the evaluations so far.
-    state: the algorithm's own tensors, written by its `draw`.
+    state: the algorithm's own tensors, written by its `draw`. loss_state: the running means of its losses (see rlx.loss.state).
     """
 
     step: int = 0
@@ -45,6 +45,7 @@ class TrainerState:
     best_step: int | None = None
     totals: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    loss_state: dict[str, float] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm, LossOutput, require_output
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError, NonFiniteError
+from rlx.loss.state import LossStates, Record
 from rlx.optimizer.step import Gradients, NonFiniteGradientError
 from rlx.policy.base import Policy
 from rlx.policy.statistics import TokenStatistics
@@ -106,6 +107,8 @@ class AccumulatedGradients:
     """A `GradientSource`: each call computes the gradients of an update's rows, micro-batch by micro-batch.
 
     After a call `metrics` holds the loss, each term's total (`<term>_loss`) and the metrics of the algorithm, over all rows.
+    After the first call `record` holds what the states of its losses are made of, over all rows, as the policy was before the
+    update. states: what the losses read; None: every state is at its start.
     ranks: each computes its own rows, and what a call gives is the sum over all of them; None where this process is alone.
     halves: where memory runs out, the rows of a micro-batch are halved and the call begins anew; `micro_batch` says how many.
     """
@@ -120,6 +123,7 @@ class AccumulatedGradients:
         micro_batch: int | None,
         ranks: Ranks | None = None,
         halves: bool = False,
+        states: LossStates | None = None,
     ) -> None:
         self._algorithm = algorithm
         self._policy = policy
@@ -131,6 +135,8 @@ class AccumulatedGradients:
         self._slices = _slices(batch.row_tokens, micro_batch, ranks)
         self._parameters = policy.parameters()
         self.metrics: dict[str, float] = {}
+        self.record: Record | None = None
+        self._states = LossStates.of(algorithm) if states is None else states
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         """{"loss": gradients}, or {group: gradients} where `by` names the group of each term (str: the term itself).
@@ -142,6 +148,8 @@ class AccumulatedGradients:
         else:
             totals, tally = self._of_all(self._ranks, by)
         self.metrics = tally.metrics()
+        if self.record is None:
+            self.record = tally.record
         return totals
 
     def _that_fit(self, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
@@ -162,8 +170,9 @@ class AccumulatedGradients:
         """The gradients and figures of the rows of this process."""
         totals: dict[str, Gradients] = {} if by else {"loss": [None] * len(self._parameters)}
         tally = _Tally()
-        for output in self._coupled(by, totals) if self._is_coupled else self._separate(by, totals):
+        for output, record in self._coupled(by, totals) if self._is_coupled else self._separate(by, totals):
             tally.add(output)
+            tally.add_record(record)
         return totals, tally
 
     def _of_all(self, ranks: Ranks, by: Callable[[str], str] | None) -> tuple[dict[str, Gradients], _Tally]:
@@ -203,21 +212,23 @@ class AccumulatedGradients:
             return NonFiniteLossError(f"the loss is finite, its gradient is not: {error}", [])
         return non_finite_rows(error, self._algorithm, self._policy, self._reference, self.batch)
 
-    def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+    def _separate(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[tuple[LossOutput, Record]]:
         for rows in self._slices:
             part = self.batch[rows]
-            output = self._algorithm.compute_loss(self._policy, self._reference, part)
+            with self._states.recording() as record:
+                output = self._algorithm.compute_loss(self._policy, self._reference, part)
             require_output(output, by=self._algorithm)
             require_finite(output, part, self._policy)
             heads = _heads(output, by)
             for index, (name, head) in enumerate(heads.items()):
                 self._accumulate(totals, name, [head], [None], keep=index + 1 < len(heads))
-            yield output
+            yield output, record
 
-    def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[LossOutput]:
+    def _coupled(self, by: Callable[[str], str] | None, totals: dict[str, Gradients]) -> Iterator[tuple[LossOutput, Record]]:
         """A loss that couples rows: statistics of all rows are computed first, then backpropagated micro-batch by micro-batch."""
         recorder = _Leaves(self._policy, self.micro_batch, self._ranks)
-        output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
+        with self._states.recording() as record:
+            output = self._algorithm.compute_loss(recorder.policy, self._reference, self.batch)
         require_output(output, by=self._algorithm)
         require_finite(output, self.batch, self._policy)
         heads = _heads(output, by)
@@ -225,7 +236,7 @@ class AccumulatedGradients:
             gradients = torch.autograd.grad(head, recorder.leaves, retain_graph=index + 1 < len(heads), allow_unused=True)
             for outputs, parts in recorder.replay(gradients):
                 self._accumulate(totals, name, outputs, parts)
-        yield output
+        yield output, record
 
     def _accumulate(
         self, totals: dict[str, Gradients], name: str, heads: list[Tensor], seeds: list[Tensor | None], *, keep: bool = False
@@ -247,11 +258,12 @@ class AccumulatedGradients:
 
 
 class _Tally:
-    """Sums of a loss's terms and metrics over micro-batches."""
+    """Sums of a loss's terms, metrics and statistics of its states over micro-batches."""
 
     def __init__(self) -> None:
         self._terms: dict[str, Tensor] = {}
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self.record: Record = {}
 
     def add(self, output: LossOutput) -> None:
         for name, term in output.terms.items():
@@ -260,11 +272,17 @@ class _Tally:
             old = self._sums.get(name)
             self._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
 
+    def add_record(self, record: Record) -> None:
+        for name, (total, count) in record.items():
+            old = self.record.get(name, (0.0, 0.0))
+            self.record[name] = (old[0] + total, old[1] + count)
+
     def detached(self) -> _Tally:
         """The same sums on the CPU, to be sent to other ranks."""
         tally = _Tally()
         tally._terms = {name: total.cpu() for name, total in self._terms.items()}
         tally._sums = {name: (total.cpu(), count.cpu()) for name, (total, count) in self._sums.items()}
+        tally.record = self.record
         return tally
 
     @staticmethod
@@ -272,6 +290,7 @@ class _Tally:
         """The sums over several parts of an update."""
         whole = _Tally()
         for tally in tallies:
+            whole.add_record(tally.record)
             for name, total in tally._terms.items():
                 whole._terms[name] = whole._terms.get(name, 0) + total
             for name, (total, count) in tally._sums.items():

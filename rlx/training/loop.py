@@ -13,6 +13,7 @@ import torch
 
 from rlx.algorithm.base import Algorithm, Lab, require_batch, require_figures
 from rlx.errors import TrainingError
+from rlx.loss.state import LossStates, without_state
 from rlx.optimizer.step import NonFiniteGradientError, Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
@@ -70,7 +71,8 @@ class Loop:
     """The objects of a run. `run` continues from `progress`. The reference may move; that of the evaluator does not.
 
     ranks: those that train together, and decide together; None where this process is alone.
-    memory: what the run needs. ahead: makes draws one step before their updates; None where they are made in their own step.
+    states: the running means of the algorithm's losses. memory: what the run needs.
+    ahead: makes draws one step before their updates; None where they are made in their own step.
     """
 
     plan: TrainingPlan
@@ -86,6 +88,7 @@ class Loop:
     stop: Stop
     progress: TrainerState = field(default_factory=TrainerState)
     ranks: Ranks | None = None
+    states: LossStates = field(default_factory=lambda: LossStates({}, {}))
     memory: MemoryPlan | None = None
     ahead: DrawAhead | None = None
     _clock: dict[str, float] = field(default_factory=dict)
@@ -94,7 +97,10 @@ class Loop:
 
     def run(self) -> dict[str, float]:
         """Train to the end of the plan; returns the metrics of the last evaluation. Raises Stopped after a signal."""
-        with self.sampler.running(self.recorder.directory, self.policy):
+        if self.progress.step > 0:
+            self.states.restore(self.progress.loss_state)
+        self.progress.loss_state = self.states.values
+        with self.sampler.running(self.recorder.directory, self.policy), self.states.bound():
             return self._run()
 
     def _run(self) -> dict[str, float]:
@@ -175,6 +181,7 @@ class Loop:
                     micro_batch=self.plan.micro_batch,
                     ranks=self.ranks,
                     halves=self.plan.halves,
+                    states=self.states,
                 )
                 try:
                     metrics = self.algorithm.update_policy(gradients, self.optimizer)
@@ -183,8 +190,9 @@ class Loop:
                 if gradients.micro_batch != self.plan.micro_batch:
                     self.cut_into(gradients.micro_batch)
                 require_figures(metrics, by=self.algorithm)
-                for name, value in {**gradients.metrics, **metrics}.items():
+                for name, value in {**gradients.metrics, **self.states.figures(), **metrics}.items():
                     figures.setdefault(name, []).append(value)
+                self.states.learn(gradients.record or {})
                 self._count("tokens_trained", sum(part.row_tokens))
                 self._count("updates", 1)
         if self.ahead is not None:
@@ -227,14 +235,21 @@ class Loop:
 
     def _drawn_ahead(self, ahead: DrawAhead, step: int) -> Drawn:
         """The batch of a step by the weights of the step before; that of the next step is begun, by the weights as they are."""
+
+        def draw(number: int) -> Drawn:
+            with without_state(
+                "a draw that is made ahead of its updates cannot read what they will make of it; call it in compute_loss"
+            ):
+                return self._draw(number, ahead.policy, ahead.reference, version=ahead.version)
+
         drawn = ahead.take()
         if drawn is None:  # the first step, which has none before it, or the first after a resume
             if step == 0:
                 ahead.follow(self.policy, version=self._updates, state={})
-            drawn = self._draw(step, ahead.policy, ahead.reference, version=ahead.version)
+            drawn = draw(step)
         ahead.follow(self.policy, version=self._updates, state=self.progress.state)
         if step + 1 < self.plan.num_steps:
-            ahead.begin(lambda: self._draw(step + 1, ahead.policy, ahead.reference, version=ahead.version))
+            ahead.begin(lambda: draw(step + 1))
         with self._lab(step) as lab:
             return replace(drawn, batch=self.algorithm.renewed(lab, drawn.batch))
 

@@ -303,6 +303,7 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
                 if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
                     return Journey(tuple(policies), (), "", (), "", cut=against)
                 done = dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
+                subject.states(laboratory).learn(source.record or {})
                 if departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])):
                     return Journey(tuple(policies), (), "", (), "", cut=against)
                 _below_one(laboratory.policy)

@@ -17,7 +17,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import signature, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
-from rlx.check.subject import Laboratory, Subject
+from rlx.check.subject import Laboratory, Subject, flat
 from rlx.errors import NonFiniteError, RlxError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
@@ -37,6 +37,7 @@ _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 def repeats(subject: Subject) -> Finding:
     """The same stream gives the same batch, the same batch the same loss; no global generator, clock or hidden state is used."""
     seen: list[tuple[str, Tensor]] = []
+    records: list[Any] = []
     before = repr(subject.algorithm)
     subject.stand_in()  # what is looked for once, such as warm_up, is known from here on
     with global_generators() as used:
@@ -54,12 +55,14 @@ def repeats(subject: Subject) -> Finding:
             if seed is None and used():
                 return _global_generator(subject, used(), "updates")
             as_drawn = _held(batch)
-            gradient, _ = subject.gradient(laboratory, batch)
+            source = subject.source(laboratory, batch)
+            gradient = flat(source, laboratory)
             if seed is None and used():
                 return _global_generator(subject, used(), "compute_loss")
             if changed := [name for name, value in _held(batch).items() if as_drawn.get(name, value) != value]:
                 return _batch_changed(subject, changed[0])
             seen.append((signature(drawn), gradient))
+            records.append(source.record)
             again, _ = subject.gradient(laboratory, batch)
             if not torch.equal(again, gradient):
                 return _differs_from_call_to_call(
@@ -69,6 +72,10 @@ def repeats(subject: Subject) -> Finding:
         return _differs_from_call_to_call(subject, "draw", "the same stream gives another batch the second time")
     if not torch.equal(seen[0][1], seen[1][1]):
         return _differs_from_call_to_call(subject, "compute_loss", "the same draw gives another loss the second time")
+    if records[0] != records[1]:
+        return _differs_from_call_to_call(
+            subject, "state of the loss", "the same draw gives its running mean another value to add"
+        )
     if repr(subject.algorithm) != before:
         return broken("the algorithm's own fields changed", where="draw or compute_loss", mend="keep what must last in lab.state")
     return passed("equal to the last bit")

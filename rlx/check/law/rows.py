@@ -50,6 +50,8 @@ def split(subject: Subject) -> Finding:
                 name for name in figures if abs(other.get(name, float("nan")) - figures[name]) > 1e-5 * max(1, abs(figures[name]))
             ]
             wrong += [name for name in figures if name not in other]
+            if finding := _state_broken(subject, laboratory, batch, size):
+                return finding
             if wrong:
                 return broken(
                     f"the figure {wrong[0]} is {figures[wrong[0]]:.6g} whole and {other.get(wrong[0], math.nan):.6g} "
@@ -59,6 +61,28 @@ def split(subject: Subject) -> Finding:
                     mend="give metrics as (sum, count) over rows or tokens, mean_of(values, mask), so that they add over pieces",
                 )
     return passed(f"{worst:.0e}")
+
+
+def _state_broken(subject: Subject, laboratory: Laboratory, batch: object, size: int) -> Finding | None:
+    """A running mean of a loss whose mean over the update depends on how it is cut."""
+    if not subject.states(laboratory).values:
+        return None
+    records = []
+    for micro_batch in (None, size):
+        source = subject.source(laboratory, batch, micro_batch=micro_batch)
+        source()
+        records.append({name: total / max(count, 1) for name, (total, count) in (source.record or {}).items()})
+    whole, pieces = records
+    for name, mean in whole.items():
+        off = abs(pieces[name] - mean) / max(abs(mean), 1e-12)
+        if off > max(laboratory.tolerance, 1e-5):
+            return broken(
+                f"the state {name} takes in {mean:.6g} from the whole batch and {pieces[name]:.6g} from pieces of {size} rows",
+                number=f"{off:.0e}",
+                where=f"state {name}",
+                mend="let it be the mean of values that do not depend on other rows, or write couples_rows=True",
+            )
+    return None
 
 
 def _split_broken(subject: Subject, laboratory: Laboratory, batch: object, size: int, off: float) -> Finding:

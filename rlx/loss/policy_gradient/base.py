@@ -18,8 +18,9 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged, class_of, evaluated, one_of, reads_of, with_options, within
-from rlx.loss.base import LIMIT, Loss, clamped_exp, masked, require_shape, stop_gradient
+from rlx.loss.base import LIMIT, Loss, RunningMean, clamped_exp, masked, require_shape, stop_gradient
 from rlx.loss.policy_gradient.kl import ESTIMATES, GRADIENTS, OF_K2, k3, token_kl
+from rlx.loss.state import check_state, with_state
 from rlx.loss.weight import Weighting, token_mean
 from rlx.seeding import Stream
 
@@ -175,6 +176,8 @@ class PolicyGradientLoss(Loss):
     modifiers: name -> modifier (see rlx.loss.policy_gradient.modifier).
     """
 
+    reads_reference: ClassVar[bool] = False  # in the formula itself, whatever beta is
+
     weighting: Weighting = field(default_factory=token_mean)
     beta: float = within(
         at_least=0, default=0.0, advice="a negative one would reward drift from the reference; 0 leaves the KL out"
@@ -205,7 +208,7 @@ class PolicyGradientLoss(Loss):
         names = self.requires.union(*(modifier.requires for modifier in modifiers.values()))
         object.__setattr__(self, "modifiers", modifiers)
         object.__setattr__(self, "requires", names | {"vocabulary_kl"} if exact and self.beta > 0 else names)
-        object.__setattr__(self, "needs_reference", (self.beta > 0 and not exact) or "reference_logprobs" in self.reads)
+        object.__setattr__(self, "needs_reference", (self.beta > 0 and not exact) or self.reads_reference)
         coupled = self.couples_rows or any(modifier.couples_rows for modifier in modifiers.values())
         object.__setattr__(self, "couples_rows", coupled)
 
@@ -241,7 +244,7 @@ class PolicyGradientLoss(Loss):
     ) -> RolloutLogprobs:
         own = type(self).__name__
         if self.needs_reference and reference_logprobs is None:
-            mend = "" if "reference_logprobs" in self.reads else ", or set beta to 0"
+            mend = "" if self.reads_reference else ", or set beta to 0"
             raise ShapeError(f"{own} with beta = {self.beta} needs reference_logprobs; pass the reference's{mend}")
         missing = sorted(name for name in self.requires if required.get(name) is None)
         if missing:
@@ -317,8 +320,10 @@ class PolicyGradientFormula(PolicyGradientLoss):
 
     def surrogate(self, rollouts: RolloutLogprobs) -> Tensor:
         """[B, T] the formula of what it reads."""
-        found = evaluated(self, lambda name: getattr(rollouts, name))
-        shape = rollouts.completion_mask.shape
+        mask = rollouts.completion_mask
+        rows = torch.ones(mask.shape[:-1], dtype=torch.bool)
+        given = with_state(self, lambda name: getattr(rollouts, name), like=rollouts.token_logprobs, masks=[mask, rows])
+        found, shape = evaluated(self, given), mask.shape
         return require_shape(found, shape, by=type(self).__name__, of="a value for each token (not reduced)")
 
     def log_ratio(self, rollouts: RolloutLogprobs) -> Tensor:
@@ -340,6 +345,7 @@ def policy_gradient_loss(
     *,
     couples_rows: bool = False,
     clips_log_ratio: bool = False,
+    state: Mapping[str, RunningMean] | None = None,
     weighting: Weighting | None = None,
     check: Callable[..., None] | None = None,
 ) -> type[PolicyGradientLoss]:
@@ -353,16 +359,21 @@ def policy_gradient_loss(
     hyperparameters, with their defaults and ranges; beta, kl_estimator, kl_gradient, weighting and modifiers it has without a
     word. It returns one value a token, [B, T]; what stands outside of the completion mask does not count.
     couples_rows: does the value of one sequence depend on others? clips_log_ratio: are clip_low and clip_high distances of the
-    log-ratio from 0? weighting: the weights of the tokens by default, else token_mean. check: is called with the hyperparameters
-    on construction, to raise ConfigError where they do not fit together.
+    log-ratio from 0? state: name -> `rlx.loss.running_mean(...)`, which a parameter of that name reads: a number [] that is kept
+    over updates (see rlx.loss.state). weighting: the weights of the tokens by default, else token_mean. check: is called with the
+    hyperparameters on construction, to raise ConfigError where they do not fit together.
     Raises ConfigError if a parameter has a name that no input has.
     """
+    state = dict(state or {})
+    names = {*reads_of(function, ROLLOUT_INPUTS), *check_state(function, state, ROLLOUT_INPUTS)}
     variables: dict[str, Any] = {
         "couples_rows": couples_rows,
         "clips_log_ratio": clips_log_ratio,
         "check": None if check is None else staticmethod(check),
-        "requires": frozenset(OPTIONAL).intersection(reads_of(function, ROLLOUT_INPUTS)),
+        "state": state,
+        "requires": frozenset(OPTIONAL).intersection(names),
+        "reads_reference": "reference_logprobs" in names,
     }
     if weighting is not None:
         variables["weighting"] = weighting
-    return class_of(function, PolicyGradientFormula, ROLLOUT_INPUTS, **variables)
+    return class_of(function, PolicyGradientFormula, (*ROLLOUT_INPUTS, *state), **variables)

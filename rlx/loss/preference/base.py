@@ -15,8 +15,9 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ShapeError
 from rlx.fields import Ranged, class_of, evaluated, reads_of, with_options
-from rlx.loss.base import Loss, require_shape, stop_gradient
+from rlx.loss.base import Loss, RunningMean, require_shape, stop_gradient
 from rlx.loss.preference.pairs import PAIR_INPUTS, PairInputs, PairLogprobs
+from rlx.loss.state import check_state, with_state
 
 ROUNDING = 1e-3  # nats: two forwards of one model over a long completion differ by less; nearer margins are ties
 
@@ -102,7 +103,9 @@ class PreferenceLoss(Loss):
 
     def names_of(self, required: str) -> str:
         """What the formula calls an optional input: odpo reads its scores as score_gap."""
-        return ", ".join(name for name in self.reads if PAIR_INPUTS[name].requires == required) or required
+        return (
+            ", ".join(name for name in self.reads if name in PAIR_INPUTS and PAIR_INPUTS[name].requires == required) or required
+        )
 
     def __call__(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] one value a pair."""
@@ -168,9 +171,10 @@ class PreferenceFormula(PreferenceLoss):
     def values(self, policy: PairLogprobs, reference: PairLogprobs | None) -> Tensor:
         """[B] the formula of what it reads, log-ratios after the modifiers of log-ratios."""
         divergences = [modifier.score for modifier in self.modifiers.values() if modifier.changes_scores]
-        inputs = PairInputs(policy, reference, divergences)
+        rows = torch.ones(len(policy), dtype=torch.bool)
+        given = with_state(self, PairInputs(policy, reference, divergences).__getitem__, like=policy.chosen, masks=[rows])
         return require_shape(
-            evaluated(self, inputs.__getitem__), (len(policy),), by=type(self).__name__, of="a value for each pair (not reduced)"
+            evaluated(self, given), (len(policy),), by=type(self).__name__, of="a value for each pair (not reduced)"
         )
 
 
@@ -181,6 +185,7 @@ def preference_loss(
     couples_rows: bool = False,
     per_token: bool | None = None,
     requires: Iterable[str] = (),
+    state: Mapping[str, RunningMean] | None = None,
     weights: Callable[[Tensor], Tensor] | None = None,
     check: Callable[..., None] | None = None,
 ) -> type[PreferenceLoss]:
@@ -194,14 +199,18 @@ def preference_loss(
     hyperparameters, with their defaults and ranges. It returns one value a pair, [B]. Whether a reference is needed, which
     optional inputs are computed, and whether rejected completions are read, follows from those names.
     couples_rows: does the value of one pair depend on others? per_token: are the implicit rewards means over tokens?
-    requires: optional fields that it reads of `policy` as a whole. weights: completion_mask -> [B], else the mean over pairs.
-    check: is called with the hyperparameters on construction, to raise ConfigError where they do not fit together.
+    requires: optional fields that it reads of `policy` as a whole. state: name -> `rlx.loss.running_mean(...)`, which a parameter
+    of that name reads: a number [] that is kept over updates (see rlx.loss.state). weights: completion_mask -> [B], else the mean
+    over pairs. check: is called with the hyperparameters on construction, to raise ConfigError where they do not fit together.
     Raises ConfigError if a parameter has a name that no input has.
     """
-    read = [PAIR_INPUTS[name] for name in reads_of(function, PAIR_INPUTS) if name in PAIR_INPUTS]
+    state = dict(state or {})
+    names = [*reads_of(function, PAIR_INPUTS), *check_state(function, state, PAIR_INPUTS)]
+    read = [PAIR_INPUTS[name] for name in names if name in PAIR_INPUTS]
     variables: dict[str, Any] = {
         "couples_rows": couples_rows,
         "check": None if check is None else staticmethod(check),
+        "state": state,
         "per_token": any(item.per_token for item in read) if per_token is None else per_token,
         "requires": frozenset(requires).union(item.requires for item in read if item.requires is not None),
         "needs_reference": any(item.reference for item in read),
@@ -210,4 +219,4 @@ def preference_loss(
     }
     if weights is not None:
         variables["weights"] = staticmethod(weights)
-    return class_of(function, PreferenceFormula, PAIR_INPUTS, **variables)
+    return class_of(function, PreferenceFormula, (*PAIR_INPUTS, *state), **variables)
