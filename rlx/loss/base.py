@@ -55,7 +55,7 @@ class RunningMean:
 
     def __str__(self) -> str:
         of = self.of if isinstance(self.of, str) else f"a function of {', '.join(self.reads)}"
-        return f"running mean of {of} over updates, decay {self.decay}, from {self.start:g}"
+        return f"running mean of {of} over updates, decay={self.decay}, from {self.start:g}"
 
 
 @dataclass(frozen=True, kw_only=True)

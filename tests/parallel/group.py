@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 SHIPPED = sorted(path.stem for path in (ROOT / "conf" / "algorithm").glob("*.yaml") if path.stem != "mixture")
 COUPLED = {"aot": "dpo", "aot_unpaired": "dpo", "bco": "dpo", "kto_pair": "dpo", "clip_cov": "grpo", "kl_cov": "grpo"}
+KEPT = {"kept": "dpo", "kept_coupled": "dpo", "kept_tokens": "grpo"}  # losses with state
+COUPLED |= {f"tests.parallel.laboratory.{name}": of for name, of in KEPT.items()}
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -141,7 +143,9 @@ def gradients(algorithm: Any, lab: Any, batch: Any, micro_batch: int | None, ran
     from rlx.training.gradients import AccumulatedGradients
 
     source = AccumulatedGradients(algorithm, lab.policy, lab.reference, batch, micro_batch=micro_batch, ranks=ranks)
-    return source(by), source.metrics
+    found = source(by)
+    means = {name: total / max(count, 1.0) for name, (total, count) in (source.record or {}).items()}
+    return found, {**source.metrics, **means}
 
 
 def main(file: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 import rlx
 from rlx.algorithm import Lab
+from rlx.loss import policy_gradient_loss, preference_loss, running_mean
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
@@ -21,6 +22,21 @@ from rlx.seeding import Stream
 def rewards(prompts: Sequence[object], completions: Sequence[str]) -> list[dict[str, float]]:
     """Between 0 and 1, by the text of the completion."""
     return [{"reward": zlib.crc32(completion.encode()) % 11 / 10} for completion in completions]
+
+
+@preference_loss(state={"usual": running_mean("margin", start=0.5)})
+def kept(margin, usual):
+    return -torch.nn.functional.logsigmoid(margin - usual)
+
+
+@preference_loss(couples_rows=True, state={"usual": running_mean(lambda margin: margin - margin.std(), start=0.5)})
+def kept_coupled(margin, usual):
+    return -torch.nn.functional.logsigmoid(margin - margin.mean() - usual)
+
+
+@policy_gradient_loss(state={"usual": running_mean(lambda ratio, advantages: ratio * advantages + 1, start=0.5)})
+def kept_tokens(ratio, advantages, usual):
+    return -ratio * (advantages - usual)
 
 
 def laboratory(dtype: torch.dtype) -> Lab:
