@@ -45,8 +45,8 @@ class TrainerState:
     best_step: int | None = None
     totals: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    loss_state: dict[str, float] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    loss_state: dict[str, float] = field(default_factory=dict)
 
 
 def checkpoint_steps(run: Path) -> list[int]:
