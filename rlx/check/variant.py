@@ -103,6 +103,7 @@ def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
     elif isinstance(value, int):
         candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * max(1, value)]
         candidates += [value + 0.5, value / 2] if float in kinds else []
+        candidates += [1, 2]  # a capacity that a few steps fill
     elif isinstance(value, float):
         candidates += [2 * value, value / 2, value + 0.1, value / 100, 100 * value, value - 0.1, 0.5, 1.5, 1e-6 * value]
     elif isinstance(value, (list, tuple)) and value and all(isinstance(item, (int, float)) for item in value):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Algorithm
+from rlx.algorithm.base import Algorithm, Lab
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.loss import case_of
@@ -19,6 +19,7 @@ from rlx.check.subject import Subject, flat, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
+from rlx.rollout.buffer import ReplayBuffer
 from rlx.seeding import Stream
 
 STEPS = (0, 1, 500)
@@ -28,9 +29,13 @@ FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 SAME = 1e-6  # nats; what moves the policy by less moves nothing
 RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
-LEARNING, FIGURES, LOSS, NOTHING = "learning", "figures", "loss", ""
+NOTHING, FIGURES, MEASURED, LOSS, LEARNING = "", "figures", "measured", "loss", "learning"
+RANK = {name: rank for rank, name in enumerate((NOTHING, FIGURES, MEASURED, LOSS, LEARNING))}
 INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
-OF_FIGURES = ("threshold", "log", "metric", "figure", "report", "eval", "validat", "monitor", "print", "verbose")  # in a name
+OF_FIGURES = {  # the first or the last word of the name of an option of figures; "log" too, where its value is no float
+    *("threshold", "metric", "metrics", "figure", "figures", "report", "eval", "evaluation", "validation", "monitor", "print"),
+    *("logged", "logging", "verbose"),
+}
 
 
 def hyperparameters(subject: Subject) -> Finding:
@@ -42,7 +47,7 @@ def hyperparameters(subject: Subject) -> Finding:
     for name, changed in variants(subject.algorithm):
         if found.get(name) != LEARNING:
             difference = known.difference(subject.algorithm, changed)
-            found[name] = LEARNING if LEARNING in (difference, found.get(name)) else difference or found.get(name, NOTHING)
+            found[name] = max(difference, found.get(name, NOTHING), key=RANK.__getitem__)
     at_first, looked = known.looked_at()
     seen = at_first | looked | mentioned(type(subject.algorithm))
     unread = {
@@ -51,14 +56,18 @@ def hyperparameters(subject: Subject) -> Finding:
     detached = sorted(name for name, difference in found.items() if difference == LOSS)
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
+    unreached = {name for name in silent if _is_capacity_of_what_never_fills(subject.algorithm, name, known)}
+    silent = [name for name in silent if name not in unreached]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
     spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
     idle = {name for name in silent if name in looked and _idle_beside_one_sign(subject, name)}
     dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared - idle)
-    logged = sorted(name for name, what in found.items() if what == FIGURES and not any(word in name for word in OF_FIGURES))
-    total = len(set(found) | unread)
-    number = f"{total - len(dead) - len(detached) - len(logged) - len(spared) - len(idle)} of {total}"
     values = dict(plain_fields(subject.algorithm))
+    logged = sorted(name for name, what in found.items() if what == FIGURES and not _is_of_figures(name, values.get(name)))
+    only_logged = sorted(name for name, what in found.items() if what in (FIGURES, MEASURED) and name not in logged)
+    total = len(set(found) | unread)
+    without_effect = {*dead, *detached, *logged, *only_logged, *spared, *idle, *unreached}
+    number = f"{total - len(without_effect)} of {total}"
     if detached:
         return broken(
             f"{detached[0]} changes the loss but no gradient: what it weighs is detached",
@@ -73,13 +82,15 @@ def hyperparameters(subject: Subject) -> Finding:
             number=number,
             where=f"algorithm.{logged[0]} = {values.get(logged[0])!r}",
             example=f"with other values of it {len(STEPS)} steps end with the same policy",
-            mend="it is missing from the loss; what is meant for figures alone is called so: log_..., ..._threshold",
+            mend="it is missing from the loss; what is meant for figures alone is called so: metric_..., ..._threshold",
         )
     if dead:
         return _dead(dead, unread, values, number)
     undecided = [name for name, alive in unsettled.items() if alive is None and name not in spared | idle]
     notes = [f"not read here: {name}" for name in sorted(spared)] + [f"not seen to matter: {name}" for name in undecided]
     notes += [f"idle, as all advantages have one sign: {name}" for name in sorted(idle)]
+    notes += [f"not reached here: {name}" for name in sorted(unreached)]
+    notes += [f"only logged: {name}" for name in only_logged]
     return passed("; ".join([number, *notes]))
 
 
@@ -94,6 +105,19 @@ def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], numb
         example=f"{len(STEPS)} steps with other values of it end with the same policy",
         mend=f"use it (self.{name}), or take it out of the class and its YAML",
     )
+
+
+def _is_of_figures(name: str, value: Any) -> bool:
+    """Whether a hyperparameter is called an option of what is logged."""
+    words = name.rpartition(".")[2].split("_")
+    return bool({words[0], words[-1]} & OF_FIGURES) or ("log" in (words[0], words[-1]) and not isinstance(value, float))
+
+
+def _is_capacity_of_what_never_fills(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
+    """Whether it sets the capacity of a replay buffer, which no legal value that was tried lets a few steps fill."""
+    mine = known.journey(algorithm, SPREADS[0])
+    changed = [known.journey(other, SPREADS[0], against=mine) for tried, other in variants(algorithm) if tried == name]
+    return any(each.unfilled != mine.unfilled for each in changed if not each.cut and not each.refused)
 
 
 def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
@@ -133,7 +157,9 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
 def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
     """Whether it matters much later in a run."""
     late = (changed for tried, changed in _few(algorithm) if tried == name)
-    return any(known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, FIGURES) for changed in late)
+    return any(
+        known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, MEASURED, FIGURES) for changed in late
+    )
 
 
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:
@@ -148,7 +174,7 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) ->
     for other, base in others:
         spreads = SPREADS[:1] if other in off else SPREADS[1:2]
         for tried, changed in _few(base):
-            if tried == name and known.difference(base, changed, spreads=spreads) in (LEARNING, FIGURES):
+            if tried == name and known.difference(base, changed, spreads=spreads) in (LEARNING, MEASURED, FIGURES):
                 return True
         if known.tries > MOST_TRIES:
             return None
@@ -192,7 +218,7 @@ class Known:
             difference = mine.difference(self.journey(other, spread, steps, against=mine))
             if difference == LEARNING:
                 return LEARNING
-            found = LOSS if LOSS in (difference, found) else difference or found
+            found = max(difference, found, key=RANK.__getitem__)
         return found
 
     def matters(self, one: Algorithm[Any], other: Algorithm[Any]) -> bool:
@@ -237,6 +263,7 @@ class Journey:
 
     policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
     measured: the figures of batches and of validate;
+    unfilled: the name and the capacity of each replay buffer that never was full;
     refused: what was said where the values are not legal;
     cut: the journey against which it was made, where it ended at the first update that differs from that one.
     """
@@ -246,16 +273,17 @@ class Journey:
     figures: str
     names: tuple[str, ...]
     measured: str
+    unfilled: tuple[tuple[str, int], ...] = ()
     refused: str = ""
     cut: Journey | None = field(default=None, repr=False)
 
     @staticmethod
     def refused_by(error: Exception) -> Journey:
         """No step could be made."""
-        return Journey((), (), "", (), "", f"{type(error).__name__}: {error}")
+        return Journey((), (), "", (), "", refused=f"{type(error).__name__}: {error}")
 
     def difference(self, other: Journey) -> str:
-        """In what two journeys differ: LEARNING, LOSS alone, FIGURES alone or NOTHING."""
+        """In what two journeys differ: LEARNING; else the LOSS; else what is MEASURED; else FIGURES; else NOTHING."""
         if self.refused != other.refused or len(self.policy) != len(other.policy):
             return LEARNING
         if not all(same(mine, theirs) for mine, theirs in zip(self.policy, other.policy, strict=True)):
@@ -263,7 +291,7 @@ class Journey:
         if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
             return LOSS
         if self.names != other.names or self.measured != other.measured:  # an option of what is logged
-            return LEARNING
+            return MEASURED
         return FIGURES if self.figures != other.figures else NOTHING
 
 
@@ -281,6 +309,7 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
     losses: list[float] = []
     figures: list[tuple[str, float]] = []
     measured: list[Any] = []
+    full: dict[tuple[str, int], bool] = {}
     own_update = type(subject.algorithm).update_policy is not Algorithm.update_policy
     laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
 
@@ -294,9 +323,10 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
     try:
         measured.append(subject.algorithm.moving_reference)  # which the training loop asks
         for step in steps:
-            lab = laboratory.lab(step=step, seed=subject.seed)
+            lab = _Watched(**vars(laboratory.lab(step=step, seed=subject.seed)), full=full)
             with torch.no_grad():
                 batch = subject.algorithm.draw(lab)
+            lab.note_full()
             measured += sorted(getattr(batch, "metrics", {}).items())
             for part in _first_updates(subject, batch, step):
                 source = subject.source(laboratory, part)
@@ -315,7 +345,25 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
     except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
         return Journey.refused_by(error)
     names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
-    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured))
+    unfilled = tuple(sorted(buffer for buffer, is_full in full.items() if not is_full))
+    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured), unfilled)
+
+
+@dataclass(frozen=True)
+class _Watched(Lab):
+    """A Lab that notes which replay buffers were full. full: (name, capacity) of each that was asked for."""
+
+    full: dict[tuple[str, int], bool]
+
+    def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
+        """The replay buffer, as Lab gives it."""
+        self.full.setdefault((name, capacity), False)
+        return super().buffer(capacity, name=name)
+
+    def note_full(self) -> None:
+        """Note which buffers hold as many groups as they can."""
+        for name, capacity in self.full:
+            self.full[name, capacity] |= len(super().buffer(capacity, name=name)) >= capacity
 
 
 def _below_one(policy: Any) -> None:

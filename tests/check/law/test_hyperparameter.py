@@ -1,15 +1,20 @@
 """The law of hyperparameters; and on random tensors, that every hyperparameter of every shipped loss matters."""
 
-from dataclasses import replace
+from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
 
+from rlx.algorithm import LossOutput, mean_of
+from rlx.check.checker import LAWS
+from rlx.check.finding import passed
 from rlx.check.law.hyperparameter import LEARNING, NOTHING, journey
 from rlx.check.law.loss import case_of
 from rlx.check.variant import variants
+from rlx.fields import count
 from rlx.loss import PolicyGradientLoss
+from rlx.rollout.rollouts import RolloutBatch
 from tests.check.checking import failed, subject
-from tests.check.faulty import Preferences
+from tests.check.faulty import Preferences, Rewards
 from tests.check.sound import SignsAlone
 from tests.loss.catalogue import NAMES, load
 
@@ -30,6 +35,64 @@ def test_the_same_steps_do_not_differ_and_other_values_do():
     first = journey(known, 0.4)
     assert first.difference(journey(known, 0.4)) == NOTHING
     assert first.difference(journey(known.with_algorithm(SignsAlone(beta=0.3)), 0.4)) == LEARNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Rewards):
+    """Learns from earlier groups too."""
+
+    capacity: int = 128
+
+    def draw(self, lab):
+        fresh = super().draw(lab)
+        buffer = lab.buffer(self.capacity)
+        batch = RolloutBatch.join([fresh, buffer.sample(4)]) if len(buffer) else fresh
+        buffer.add(fresh)
+        mask = batch.loss_mask
+        centred = batch.rewards - batch.rewards.mean(dim=1, keepdim=True)
+        return batch.with_values(advantages=centred, weights=mask / mask.sum().clamp(min=1), metrics=fresh.metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargeReplay(Replay):
+    """No legal capacity is small enough for a check to fill."""
+
+    capacity: int = count(at_least=100, default=128)
+
+
+def found(algorithm):
+    return LAWS["hyperparameters"](subject(algorithm))
+
+
+def test_the_capacity_of_a_replay_buffer_is_tried_where_it_acts():
+    assert found(Replay()) == passed("5 of 5")
+
+
+def test_a_capacity_that_no_check_reaches_is_not_accused():
+    assert found(LargeReplay()) == passed("4 of 5; not reached here: capacity")
+
+
+def logs(name, value):
+    """DPO that multiplies a logged figure by a hyperparameter of this name, and nothing that is learned."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = super(kind, self).compute_loss(policy, reference, batch)
+        figure = next(iter(output.terms.values())).values * getattr(self, name)
+        return LossOutput(output.terms, {**output.metrics, "scaled": mean_of(figure)})
+
+    own = {"compute_loss": compute_loss, "__doc__": "A figure alone."}
+    kind = make_dataclass("Logs", [(name, type(value), value)], bases=(Preferences,), namespace=own, frozen=True, kw_only=True)
+    return kind()
+
+
+@pytest.mark.parametrize("name", ["log_barrier", "logit_scale", "symmetric_weight", "evaluated_beta"])
+def test_a_word_within_a_name_does_not_make_it_an_option_of_figures(name):
+    assert f"{name} changes figures that are logged" in found(logs(name, 0.5)).wrong
+
+
+@pytest.mark.parametrize(("name", "value"), [("far_threshold", 0.5), ("log_size", 2), ("metric_quantile", 0.5)])
+def test_an_option_of_figures_is_counted_as_one(name, value):
+    assert found(logs(name, value)) == passed(f"4 of 5; only logged: {name}")
 
 
 def outcome(case):
