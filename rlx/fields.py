@@ -1,20 +1,22 @@
 """The values that a key of a config may take, and frozen dataclasses made of functions.
 
 A range stands where the key is declared: a field of a dataclass has it as `beta: float = within(above=0)`, an argument of a
-function as `beta: Annotated[float, within(above=0)] = 0.1`. It is enforced when a config is checked and when the object is made,
-and `rlx info` shows it.
+function, or a field, as `beta: Annotated[float, within(above=0)] = 0.1`. It is enforced when a config is checked and when the
+object is made, and `rlx info` shows it.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from inspect import signature
-from typing import Any, Protocol, TypeVar, cast, overload
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from rlx.errors import ConfigError
 
@@ -154,12 +156,28 @@ def range_in(hint: Any) -> Allowed | None:
 
 
 def range_of(kind: type, name: str) -> Allowed | None:
-    """The range of a field of a dataclass; one that a subclass declares anew without a range keeps that of its base."""
+    """The range of a field of a dataclass, `= within(...)` or noted by its annotation; one that a subclass declares anew without
+    a range keeps that of its base."""
     for ancestor in kind.__mro__:
         own = vars(ancestor).get("__dataclass_fields__", {}).get(name)
         if own is not None and "range" in own.metadata:
             return cast("Allowed", own.metadata["range"])
+        if (noted := _noted(ancestor, name)) is not None:
+            return noted
     return None
+
+
+@cache
+def _noted(kind: type, name: str) -> Allowed | None:
+    """The range that the annotation of a class's own attribute notes."""
+    hint = vars(kind).get("__annotations__", {}).get(name)
+    if isinstance(hint, str):
+        try:
+            names = vars(sys.modules[kind.__module__])
+            hint = get_type_hints(SimpleNamespace(__annotations__={name: hint}), names, include_extras=True)[name]
+        except (KeyError, NameError, AttributeError):  # imported for a type checker alone: nothing that a range is made of
+            return None
+    return range_in(hint)
 
 
 class Ranged:

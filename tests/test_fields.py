@@ -1,10 +1,10 @@
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.fields import Choice, Range, check_hyperparameters, one_of, within
+from rlx.fields import Choice, Range, Ranged, check_hyperparameters, one_of, range_of, within
 from rlx.loss.preference.margin import dpo
 from tests.loss.catalogue import NAMES, load
 
@@ -82,3 +82,27 @@ def test_a_whole_number_of_hundreds_of_digits_is_in_no_range():
     assert 10**400 not in Range(above=0)
     assert 10**400 not in Range(at_least=1, whole=True)
     assert 10**300 in Range(above=0)
+
+
+@dataclass(frozen=True)
+class Noted(Ranged):
+    """Its ranges stand in annotations."""
+
+    mix: Annotated[float, within(at_least=0, at_most=1)] = 0.5
+    kind: "Annotated[str, one_of(('a', 'b'))]" = "a"
+    free: float = 0.0
+
+
+@dataclass(frozen=True)
+class NotedBelow(Noted):
+    mix: float = 0.25
+
+
+def test_a_field_has_the_range_that_its_annotation_notes():
+    assert range_of(Noted, "mix") == Range(at_least=0, at_most=1)
+    assert range_of(Noted, "free") is None
+    for owner in (Noted, NotedBelow):
+        with pytest.raises(ConfigError, match=f"mix of {owner.__name__} is 2.0, but must be a finite number at least 0"):
+            owner(mix=2.0)
+    with pytest.raises(ConfigError, match="kind of Noted is 'c', but must be one of a, b"):
+        Noted(kind="c")

@@ -353,12 +353,20 @@ def _chosen(override: str) -> str:
     return override.removeprefix("+") if override.startswith("+experiment=") else opened(override)
 
 
+def _as_choice(word: str, verb: Verb) -> str:
+    """`my_lab.MyAlgorithm` as the choice of an algorithm, `my_lab.my_loss` as that of a loss, where a file here has its name."""
+    module, _, name = word.partition(".")
+    if not name.isidentifier() or not Path(f"{module}.py").is_file() or verb.name not in ("train", "check"):
+        return ""
+    return f"{'loss' if name[0].islower() else 'algorithm'}={word}"
+
+
 def words_override(verb: Verb, key: str | None, words: Sequence[str]) -> list[str]:
     """The bare words after the verb as a value of `key`, which the verb's module calls WORDS."""
     if not words:
         return []
     if key is None:
-        meant = as_override(words[0], words[1:])
+        meant = as_override(words[0], words[1:]) or _as_choice(words[0], verb)
         hint = f"an override is key=value{f': did you mean {meant}?' if meant else ''}"
         raise ConfigError(f"{words[0]}: rlx {verb.name} takes no further words; {hint}")
     values = [quoted(word, is_path=True) for word in words]

@@ -316,12 +316,15 @@ def _check_file(group: str, value: str, options: Sequence[str]) -> None:
     if not file.is_file():
         raise ConfigError(f"{group}={value}: there is no such file; one's own {group} is a class: {group}={file.stem}.CLASS")
     try:
-        names = [node.name for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+        body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{group}={value}: {file} cannot be read as Python: {error}") from error
-    example = f"{file.stem}.{names[-1] if names else 'CLASS'}"
+    made = ast.ClassDef | ast.FunctionDef if GROUPS[group].takes_functions else ast.ClassDef
+    names = [node.name for node in body if isinstance(node, made) and not node.name.startswith("_")]
+    what = "a function or class" if GROUPS[group].takes_functions else "a class"
+    examples = " or ".join(f"{group}={file.stem}.{name}" for name in names or ["NAME"])
     where = "" if file.parent == Path() else f", with {file.parent} on the Python path (PYTHONPATH)"
-    raise ConfigError(f"{group}={value} is a file, and a class in it is chosen: {group}={example}{where}")
+    raise ConfigError(f"{group}={value} is a file, and {what} in it is chosen: {examples}{where}")
 
 
 def check_folders(line: CommandLine) -> None:

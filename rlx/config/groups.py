@@ -36,6 +36,11 @@ class Group:
     ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @property
+    def takes_functions(self) -> bool:
+        """Whether a function of one's own is an option."""
+        return bool(self.decorators or self.wrapper)
+
+    @property
     def above(self) -> str:
         """The group that it is nested in; empty at the top of a run's config."""
         return self.name.rpartition("/")[0]

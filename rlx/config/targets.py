@@ -86,7 +86,7 @@ def locate(target: str, key: str) -> Any:
             continue
         if not hasattr(found, name):
             owner = getattr(found, "__name__", parts[0])
-            options = [option for option, value in vars(found).items() if isinstance(value, type)]
+            options = [option for option, value in vars(found).items() if callable(value) and not option.startswith("_")]
             hint = _hidden(parts[0]) or did_you_mean(nearest(name, options))
             raise ConfigError(f"{key}: {owner} has no {name}{hint}")
         found = getattr(found, name)

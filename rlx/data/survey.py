@@ -68,12 +68,13 @@ def brief(task: Task, policy: Any) -> dict[str, str]:
     share = "" if longer is None else f"; chosen is the longer side of {longer:.0%}"
     cautions = _cautions(task, policy.text, (learn, held_out), Counter(), longer, lengths)
     rest = f" (and {len(cautions) - 1} more: rlx data)" if len(cautions) > 1 else ""
-    return {"lengths": f"tokens, half of them between: {said}{share}", **({"caution": cautions[0] + rest} if cautions else {})}
+    lengths_text = f"in tokens, the middle half (the longest): {said}{share}"
+    return {"lengths": lengths_text, **({"caution": cautions[0] + rest} if cautions else {})}
 
 
 def _short(values: Mapping[str, Any]) -> str:
     quantiles = values["quantiles"]
-    return f"{quantiles['0.25']:g} to {quantiles['0.75']:g}, longest {quantiles['1']:g}"
+    return f"{quantiles['0.25']:g} to {quantiles['0.75']:g} ({quantiles['1']:g})"
 
 
 def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) -> DataSurvey:

@@ -126,7 +126,7 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
         lines += _row_lines(kept, [cells[id(column)][number] for column in kept], final, row)
     hidden = [one_line(column.name, encoding) for column in table.columns if column not in kept]
     if hidden:
-        lines.append(Text(f"no room for: {', '.join(hidden)}", style="dim", overflow="fold"))
+        lines.append(Text(f"too narrow for the columns: {', '.join(hidden)}", style="dim", overflow="fold"))
     return lines
 
 

@@ -156,6 +156,10 @@ class Task(Ranged):
         """The reward of a completion that counts as right; None if the task defines no such reward."""
         return 1.0
 
+    def score_facts(self) -> str:
+        """What the score is, as text."""
+        return f"{self.score}, on what is held out"
+
     def facts(self) -> Mapping[str, str]:
         """Name -> text about the data (counts, dropped rows), shown and recorded."""
         return {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from rlx.errors import ConfigError, TrainingError
-from rlx.fields import one_of, within
+from rlx.fields import one_of, shown, within
 from rlx.task.base import Earned, Graded, Prompt, Task, finite
 from rlx.task.reward.base import FunctionReward, Reward
 from rlx.task.reward.credit import REWARD_FORMS, Measured, earned_of
@@ -103,6 +103,15 @@ class RewardedTask(Task):
             }
             rows.append(Graded({"reward": total, **parts, **shares, **counted}, earned))
         return rows
+
+    def score_facts(self) -> str:
+        full = self.full_reward_value()
+        if full is not None:
+            return f"accuracy, the share of held-out prompts whose greedy completion has a reward of {full + ROUNDING:g}"
+        unbounded = [name for name, reward in self.all_rewards().items() if reward.largest is None]
+        why = f", for {', '.join(unbounded)} names no largest value" if self.full_reward == "auto" and unbounded else ""
+        none = f"task.full_reward={shown(self.full_reward)} says of none that it is right{why}"
+        return f"greedy_reward, the mean reward of greedy completions on held-out prompts: {none}"
 
     def reward_facts(self) -> str:
         """The rewards and their weights as text."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.algorithm.base import Need
 from rlx.data.survey import brief
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
@@ -28,6 +29,7 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     facts = {
         "task": task.name,
         **task.facts(),
+        "score": task.score_facts(),
         "policy": f"{policy.name}, {policy.num_parameters / 1e6:.2f} M parameters, "
         + ("shared-prefix rows" if policy.shared_prefix else "plain rows"),
         "algorithm": f"{record.algorithm} ({type(experiment.algorithm).kind.value}): "
@@ -36,9 +38,14 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     if cfg.loss is not None:
         facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {hyperparameters_text(cfg.loss)}"
     if "pairs" in task.offers:
-        learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
-        facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
-        facts |= brief(task, policy)
+        held_out = policy.pair_tokenizer(task.held_out_pairs())
+        if Need.PAIRS in experiment.algorithm.active_needs:
+            learn = policy.pair_tokenizer(task.pairs())
+            facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
+            facts |= brief(task, policy)
+        else:
+            aside = "held out, for figures such as pair_accuracy; none is learned from"
+            facts["pairs"] = f"{len(held_out)} {aside}" + left_out(held_out)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"
     several = f", {cfg.ranks} ranks, each with {held}" if cfg.ranks != 1 else ""
@@ -47,12 +54,12 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}
 
 
-def left_out(learn: TokenizedPairs, held_out: TokenizedPairs) -> str:
-    """How many pairs were dropped when tokenised and why, and how many prompts were shortened, as text."""
-    dropped = Counter(learn.dropped) + Counter(held_out.dropped)
+def left_out(*sides: TokenizedPairs) -> str:
+    """How many pairs of a split were dropped when tokenised and why, and how many prompts were shortened, as text."""
+    dropped = sum((Counter(side.dropped) for side in sides), Counter())
     said = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-    leaving = f"; dropped: {said}, leaving {len(learn)} and {len(held_out)}" if said else ""
-    cut = learn.truncated + held_out.truncated
+    leaving = f"; dropped: {said}, leaving {' and '.join(str(len(side)) for side in sides)}" if said else ""
+    cut = sum(side.truncated for side in sides)
     return leaving + (f"; {cut} prompts lost their beginning" if cut else "")
 
 

@@ -100,7 +100,7 @@ def test_a_long_side_and_a_short_limit_are_said():
     assert "the chosen side is the longer one of 100%" in said
     assert "task.max_new_tokens=3 cuts" in said
     shown = brief(task, build_tiny())
-    assert shown["lengths"].startswith("tokens, half of them between: prompt 2 to 2, longest 2, chosen 14 to 14")
+    assert shown["lengths"].startswith("in tokens, the middle half (the longest): prompt 2 to 2 (2), chosen 14 to 14")
     assert shown["caution"].endswith("(and 1 more: rlx data)")
 
 

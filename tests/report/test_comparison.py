@@ -90,7 +90,7 @@ def test_the_title_says_what_was_compared(ordinary):
 
 def test_columns_are_hidden_with_a_word_and_chosen_by_name(ordinary):
     text = printed(lambda console: print_comparison(ordinary, console=console), width=80, terminal=True)
-    assert "no room for: " in text
+    assert "too narrow for the columns: " in text
     chosen = printed(lambda console: print_comparison(ordinary, console=console, columns=["best", "p"]))
     assert [line.split() for line in chosen.splitlines() if line.startswith(("variant ", "a "))] == [
         ["variant", "best"],

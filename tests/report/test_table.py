@@ -80,8 +80,8 @@ def weighed(*weights: int) -> Table:
 def test_the_heaviest_columns_go_first_and_are_named() -> None:
     lines = as_plain_text(weighed(0, 3, 1, 3), width=33).splitlines()
     assert lines[0].split() == ["c0", "c2"]
-    assert lines[-1] == "no room for: c1, c3"
-    assert as_plain_text(weighed(0, 3, 1, 3), width=45).splitlines()[-1] == "no room for: c3"
+    assert lines[-1] == "too narrow for the columns: c1, c3"
+    assert as_plain_text(weighed(0, 3, 1, 3), width=45).splitlines()[-1] == "too narrow for the columns: c3"
 
 
 def test_a_long_label_folds_where_its_column_says_so() -> None:

@@ -127,3 +127,22 @@ def test_one_of_them_that_is_no_number_fails_the_sample():
         letters(rewards).reward(PROMPT, "aa")
     task = letters(rewards, on_reward_error="fail", failed_reward=-1.0)
     assert task.reward(PROMPT, "aa") == {"reward": -1.0, "odd": 0.0, "odd_format": 0.25, "odd_answer": 0.0, "failed": 1.0}
+
+
+def test_a_reward_that_is_only_logged_does_not_move_the_score():
+    task = letters({"exact": EXACT, "told": Told(weight=0.0, outcome=3.0)})
+    assert task.score == "accuracy"
+    assert task.full_reward_value() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_the_score_is_is_said():
+    assert letters({"exact": EXACT}).score_facts() == (
+        "accuracy, the share of held-out prompts whose greedy completion has a reward of 1"
+    )
+    unbounded = letters({"told": Told(weight=1.0, outcome=3.0)})
+    assert unbounded.score_facts().endswith(
+        "task.full_reward=auto says of none that it is right, for told names no largest value"
+    )
+    assert (
+        letters({"exact": EXACT}, full_reward=None).score_facts().endswith("task.full_reward=null says of none that it is right")
+    )

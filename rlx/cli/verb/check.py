@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,12 @@ SCHEMA = CheckConfig
 def narrow(composed: Composed) -> Composed:
     """What is checked: the algorithm, the loss in the plainest algorithm of its kind, or without either the installation."""
     named = composed.named("algorithm", "loss")
+    if not named and (others := composed.named(*RUN_GROUPS, "same_as", "exact")):
+        words = shlex.join(composed.command[2:])
+        raise ConfigError(
+            f"{others[0]} is given, but neither an algorithm nor a loss that it could be checked with; rlx check alone looks at "
+            f"the installation; name one: rlx check algorithm=custom_dpo {words}"
+        )
     left = {"algorithm"} if named == ["loss"] else set() if named else set(RUN_GROUPS)
     kept = OmegaConf.masked_copy(composed.config, [str(key) for key in composed.config if key not in left])
     return replace(composed, config=kept)

@@ -139,7 +139,7 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
     """The docstring of a node's class, and the node's keys with their values."""
     kind = locate(str(_made_of(node, group)["_target_"]), group)
     suffix = "" if name.rpartition(".")[2] == kind.__name__ else f" ({kind.__qualname__})"
-    lines = [f"{group} {name}{suffix}", *(f"  {text}".rstrip() for text in (inspect.getdoc(kind) or "").splitlines())]
+    lines = [f"{group} {name}{suffix}", *(f"  {text}".rstrip() for text in _docstring(kind).splitlines())]
     facts = {
         "kind": getattr(getattr(kind, "kind", None), "value", ""),
         "needs": ", ".join(sorted(need.value for need in getattr(kind, "needs", ()))),
@@ -149,6 +149,12 @@ def class_page(node: Mapping[str, Any], name: str, group: str) -> list[str]:
     if group == "task/tool":
         lines += ["schema, as a chat template gets it", *textwrap.indent(_schema(node), "  ").splitlines()]
     return [*lines, "values in force", *values_in_force(node, GROUPS[group].place.format(name))]
+
+
+def _docstring(kind: type) -> str:
+    """The docstring of a class; empty where it is the signature that dataclass writes in place of one."""
+    said = inspect.getdoc(kind) or ""
+    return "" if said.startswith(f"{kind.__name__}(") else said
 
 
 def _schema(node: Mapping[str, Any]) -> str:

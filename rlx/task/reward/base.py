@@ -54,7 +54,9 @@ class Reward(Ranged, ABC):
 
     @property
     def largest(self) -> float | None:
-        """The largest value that it can add to the sum; None if it has no bounds."""
+        """The largest value that it can add to the sum; None if it has no bounds. With weight 0 it adds nothing."""
+        if self.weight == 0:
+            return 0.0
         return None if self.bounds is None else max(self.weight * bound for bound in self.bounds)
 
 

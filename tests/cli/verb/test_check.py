@@ -1,14 +1,16 @@
 """rlx check from the outside: what it prints, its JSON, its exit codes, and everything that rlx ships."""
 
 import json
+import shlex
 import sys
 
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.cli.main import invoke
+from rlx.cli.main import invoke, main
 from rlx.config.compose import Composed, groups
 from rlx.config.schema import conf_dir
+from rlx.errors import ExitCode
 
 pytestmark = pytest.mark.whole
 
@@ -125,3 +127,11 @@ def test_without_an_algorithm_it_is_the_doctor(monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["passed"] is False
     assert [fact["name"] for fact in told["facts"]][-1] == "a short run"
+
+
+@pytest.mark.parametrize("words", [["optimizer.lr=5"], ["task/reward=[exact_match]"], ["same_as=grpo"], ["exact=true"]])
+def test_what_the_doctor_does_not_read_is_refused(words, capsys):
+    assert main(["check", *words]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "neither an algorithm nor a loss" in said
+    assert f"rlx check algorithm=custom_dpo {shlex.join(words)}" in said
