@@ -66,7 +66,7 @@ class NormalizedSum(Combine):
 
 
 def dot(first: Gradients, second: Gradients) -> Tensor:
-    """[] inner product."""
+    """[] the inner product of two gradients."""
     products = [(a * b).sum() for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     return torch.stack(products).sum() if products else torch.zeros(())
 
@@ -78,7 +78,7 @@ def cosine(first: Gradients, second: Gradients) -> float:
 
 
 def scaled(gradient: Gradients, factor: Tensor) -> Gradients:
-    """factor * gradient."""
+    """The gradient times `factor`."""
     return [None if part is None else part * factor.to(part) for part in gradient]
 
 

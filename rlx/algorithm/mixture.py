@@ -52,7 +52,7 @@ class MixtureBatch:
 
     @property
     def row_tokens(self) -> list[int]:
-        """Tokens of each row."""
+        """The number of tokens of each row."""
         return [tokens for part in self.parts.values() for tokens in part.row_tokens]
 
     @property

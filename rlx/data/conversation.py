@@ -76,7 +76,7 @@ class ChatTemplate(TemplateRenderer):
         return bool(tools) and self.opening(messages) == opening
 
     def write(self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = ()) -> Written:
-        """Prompt and completion."""
+        """Write a conversation as text: its prompt and its completion, or why they cannot be told apart safely."""
         try:
             return self._write(tuple(messages), tuple(answer), tools, self.opening(messages, tools))
         except UnsafeExampleError as error:

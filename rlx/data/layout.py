@@ -61,7 +61,7 @@ class Segments:
         return Segments(*(torch.from_numpy(array) for array in (trunks, branches, back, visible)))
 
     def to(self, device: torch.device) -> Segments:
-        """The same on `device`."""
+        """The same layout with its tensors on `device`."""
         return Segments(self.trunks.to(device), self.branches.to(device), self.back.to(device), self.visible.to(device))
 
 
@@ -215,7 +215,7 @@ def _learned(sequences: Sequences, values: Tensor) -> Tensor:
 
 
 def lengths_of(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
-    """int64 [number of arrays]."""
+    """int64 [number of arrays]: the length of each array."""
     return np.fromiter((len(array) for array in arrays), dtype=np.int64, count=len(arrays))
 
 

@@ -67,7 +67,7 @@ class PairBatch:
 
     @property
     def row_tokens(self) -> list[int]:
-        """Tokens of each pair."""
+        """The number of tokens of each pair."""
         return self.sequences.row_tokens
 
     def chosen_only(self) -> PairBatch:
@@ -76,13 +76,13 @@ class PairBatch:
 
     @property
     def chosen_mask(self) -> Tensor:
-        """bool [B, T]."""
+        """bool [B, T], True at the tokens of the chosen completions."""
         mask = self.sequences.completion_mask
         return mask[:, 0] if len(self) else mask.new_zeros((0, mask.shape[-1]))
 
     @property
     def rejected_mask(self) -> Tensor:
-        """bool [B, T]."""
+        """bool [B, T], True at the tokens of the rejected completions."""
         return self.sequences.completion_mask[:, 1]
 
     @cached_property

@@ -88,7 +88,7 @@ class Sequences:
 
     @property
     def group_size(self) -> int:
-        """G."""
+        """G, the number of completions of a prompt."""
         return len(self.completions[0]) if self.completions else 0
 
     @cached_property

@@ -146,7 +146,7 @@ class _Counts:
         self.shown: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, row: int, said: str = "") -> None:
-        """Count a pair."""
+        """Count one pair."""
         self._counts[reason] += 1
         if reason not in self.shown or row < self.shown[reason][0]:
             self.shown[reason] = (row, said)

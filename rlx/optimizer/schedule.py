@@ -35,7 +35,7 @@ class Schedule(Ranged, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """1 after the warm-up."""
+    """The learning rate stays as it is after the warm-up."""
 
     needs_horizon: ClassVar[bool] = False
 

@@ -59,7 +59,7 @@ class Rank:
         return "\n".join(self.log.read().decode(errors="replace").splitlines()[-LINES:])
 
     def how_it_ended(self) -> str:
-        """In words."""
+        """How the process ended, in words."""
         if self.code is not None and self.code < 0:
             return f"was killed by {signal.Signals(-self.code).name}"
         return f"ended with exit code {self.code}"

@@ -49,7 +49,7 @@ class SilentRecorder(Recorder):
 
 
 class SilentView(TrainView):
-    """Shows nothing."""
+    """A view that shows nothing."""
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO()))

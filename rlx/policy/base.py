@@ -86,13 +86,13 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device on which the weights lie."""
         found: torch.device = next(self.model.parameters()).device
         return found
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         found: torch.dtype = next(self.model.parameters()).dtype
         return found
 

@@ -73,7 +73,7 @@ class PassMemory:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """The bytes of activations and logits together."""
         return self.activations + self.logits
 
 

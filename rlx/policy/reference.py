@@ -141,7 +141,7 @@ class Reference:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device on which the weights lie."""
         return self._policy.device
 
     def fingerprint(self) -> str:
@@ -176,21 +176,21 @@ class Reference:
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
-        """As Policy.token_statistics."""
+        """What Policy.token_statistics gives, of the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.token_statistics(sequences, temperature=temperature, requires=requires)
 
     def token_logprobs(self, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
-        """As Policy.token_logprobs."""
+        """What Policy.token_logprobs gives, of the reference and without a gradient."""
         return self.token_statistics(sequences, temperature=temperature).token_logprobs
 
     def logits(self, sequences: Sequences) -> Tensor:
-        """As Policy.logits."""
+        """What Policy.logits gives, of the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.logits(sequences)
 
     def head_input(self, sequences: Sequences) -> HeadInput:
-        """As Policy.head_input."""
+        """What Policy.head_input gives, of the reference and without a gradient."""
         with torch.no_grad(), self._turn:
             return self._policy.head_input(sequences)
 

@@ -75,7 +75,7 @@ class _Comparison:
     num_tokens: int
 
     def chosen(self, wanted: bool | None) -> ForwardChoice:
-        """See choose_forward."""
+        """The layouts that choose_forward chose."""
         probe = self._probe(_SHORT)
         plain = self._on_device(plain_rows(probe))
         truth = completion_logits(self.model, plain, gathers_before_head=False)

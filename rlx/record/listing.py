@@ -60,7 +60,7 @@ class Listed:
 
     @property
     def score(self) -> float | None:
-        """The newest score."""
+        """The score of the newest evaluation."""
         return self.last.get("eval/score")
 
     @property

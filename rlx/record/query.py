@@ -142,7 +142,7 @@ class _Parser:
         self._next = 0
 
     def query(self) -> Query:
-        """The whole text."""
+        """Parse the whole text of a query."""
         query = self._either(0)
         if self._next < len(self._tokens):
             raise self._wrong(f"`{self._tokens[self._next][1]}` does not follow; join conditions with and, or")

@@ -205,7 +205,7 @@ class Recorder:
         self._write()
 
     def finish(self, result: AlgorithmResult) -> None:
-        """The run completed."""
+        """Record that the run has completed."""
         self._end("completed", result=result)
 
     def fail(self, error: BaseException, *, result: AlgorithmResult | None = None, **details: Any) -> None:

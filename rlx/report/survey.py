@@ -17,7 +17,7 @@ _STYLES = {"prompt": "dim", "learned": "green", "masked": "bright_black strike"}
 
 
 def survey_lines(survey: DataSurvey) -> list[str]:
-    """All but the examples."""
+    """The lines of a survey of data, without its examples."""
     counts = survey.counts
     first = (
         f"{counts['read']:,} rows read, {counts['kept']:,} kept, {counts['dropped']:,} dropped; "

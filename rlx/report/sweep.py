@@ -66,13 +66,13 @@ class SweepView:
             self._live.update(self._table(), refresh=True)
 
     def ended(self, job: ShownJob) -> None:
-        """A job has ended."""
+        """Show that a job has ended."""
         self._ended.append(job)
         if self._live is None:
             self._print(f"[{self._count()}] {job.name}: {outcome(job)}{self._left_text()}")
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Show something that is worth knowing."""
         self._print(text)
 
     def close(self) -> None:

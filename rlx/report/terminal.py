@@ -99,7 +99,7 @@ class TrainView:
             self._line(step)
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Show something that is worth knowing."""
         self._guarded(lambda: self._print(safe(text, self._console.encoding)))
 
     def warn(self, text: str) -> None:
@@ -242,7 +242,7 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
 
 
 def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: float) -> str:
-    """How many laws hold."""
+    """One line that says how many laws hold."""
     counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in MARKS}
     failed = [verdict for verdict in verdicts if verdict["status"] == "failed"]
     causes = [str(verdict["law"]) for verdict in failed if not verdict.get("cause")]

@@ -57,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def quantity(number: int, noun: str) -> str:
-    """`1 variant`, `3 variants`."""
+    """A number with its noun: `1 variant`, `3 variants`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

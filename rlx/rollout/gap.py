@@ -78,7 +78,7 @@ class Reported:
         return self.take(np.unique(np.linspace(0, len(self.prompts) - 1, most).round().astype(int)).tolist())
 
     def take(self, rows: Sequence[int]) -> Reported:
-        """The completions `rows`."""
+        """The same of the completions `rows` alone."""
         return Reported(
             prompts=tuple(self.prompts[row] for row in rows),
             completions=tuple(self.completions[row] for row in rows),

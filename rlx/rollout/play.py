@@ -51,8 +51,8 @@ class Played:
     def token_rewards(self, policy: Policy, sources: Sequence[int] | None = None) -> torch.Tensor:
         """float32 [P, G, T], each piece of a reward at the token at which it was earned; the sum over T is the reward.
 
-        sources: for each of the P * G completions the one whose rewards it gets in place of its own; those of turns that it does
-        not have go to its last one.
+        sources: sources[i] is the number of the completion, of P * G, whose rewards completion i receives. Rewards of turns
+        beyond the last turn of i are added to its last turn.
         """
         assert self.graded is not None
         sequences = self.rollout.sequences

@@ -74,12 +74,12 @@ class RolloutBatch:
 
     @property
     def group_size(self) -> int:
-        """G."""
+        """G, the number of completions of a prompt."""
         return self.sequences.group_size
 
     @property
     def row_tokens(self) -> list[int]:
-        """Tokens of each group."""
+        """The number of tokens of each group, its prompt counted once."""
         return self.sequences.row_tokens
 
     @property

@@ -106,12 +106,12 @@ class Seat:
 
     @property
     def length(self) -> int:
-        """Tokens after the prompt."""
+        """The number of tokens after the prompt."""
         return sum(map(len, self.pieces))
 
     @property
     def history(self) -> Tokens:
-        """All tokens, int64 [T]."""
+        """int64 [T]: all tokens, the prompt's first."""
         return np.concatenate([self.prompt, *self.pieces])
 
     @property

@@ -157,7 +157,7 @@ def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) ->
 
 
 def now() -> str:
-    """The time, in UTC."""
+    """The time now, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 

@@ -28,5 +28,5 @@ class Curriculum:
 
     @property
     def highest(self) -> int:
-        """The last level."""
+        """The number of the last level."""
         return max(self.levels)

@@ -31,7 +31,7 @@ class EnvironmentReward(Reward):
 
     @property
     def bounds(self) -> tuple[float, float] | None:  # type: ignore[override]
-        """The environment's."""
+        """The bounds that the environment names."""
         return self.environment.bounds
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> Any:

@@ -112,7 +112,7 @@ class DrawAhead:
         return {"weights": [weight.detach() for weight in self.weights], "version": self.version}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore what `state_dict` gave."""
         with torch.no_grad():
             for mine, theirs in zip(self.weights, state["weights"], strict=True):
                 mine.copy_(theirs)

@@ -204,7 +204,7 @@ class Movement:
     _before: list[Tensor] = field(default_factory=list)
 
     def begin(self) -> None:
-        """The weights are as they are before the step."""
+        """Remember the weights before a step."""
         self._before = [self._sample(parameter) for parameter in self.parameters]
 
     def said(self, metrics: Mapping[str, float]) -> list[tuple[str, str]]:

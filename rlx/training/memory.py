@@ -90,7 +90,7 @@ class MemoryPlan:
 
     @property
     def stays(self) -> int:
-        """What is held throughout."""
+        """The bytes that are held from the first step to the last."""
         return self.weights + self.reference + self.optimizer + self.kernels
 
     @property
@@ -111,7 +111,7 @@ class MemoryPlan:
         return self.stays + max(self.update, self.sampling)
 
     def parts(self) -> dict[str, int]:
-        """Name -> bytes."""
+        """Name of a part -> its bytes."""
         return {_NAMES.get(name, name): getattr(self, name) for name in _PARTS}
 
     def line(self) -> str:
@@ -158,7 +158,7 @@ _NAMES = {"cache": "key-value cache", "choosing": "sampling", "stored": "referen
 
 
 def size_text(size: float) -> str:
-    """Bytes as text."""
+    """A number of bytes as text with its unit."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
@@ -176,7 +176,7 @@ class Planner:
 
     @cached_property
     def rows(self) -> int:
-        """Of the largest update."""
+        """The number of rows of the largest update."""
         return max((len(load.rows) for load in self.loads), default=1)
 
     def plan(self, micro_batch: int | None) -> MemoryPlan:

@@ -86,7 +86,7 @@ class TimedAlgorithm:
         return batch
 
     def compute_loss(self, policy: Any, reference: Any, batch: Any) -> Any:
-        """As the algorithm's."""
+        """What the algorithm's own compute_loss gives."""
         with self._clock("forward"):
             return self._own.compute_loss(policy, reference, batch)
 
@@ -107,7 +107,7 @@ class TimedOptimizer:
         return getattr(self._own, name)
 
     def step(self, gradients: Gradients, clipping: Any) -> dict[str, float]:
-        """As the optimiser's."""
+        """Make the step of the optimizer that is measured."""
         with self._clock("step"):
             metrics: dict[str, float] = self._own.step(gradients, clipping)
             return metrics

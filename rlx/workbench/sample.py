@@ -42,7 +42,7 @@ class Completion:
     turns: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The sample as a JSON object."""
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         fields = {"logprob": self.logprob, "num_tokens": self.num_tokens, "finished": self.finished}
         optional = {"reward": self.reward, "turns": self.turns}
@@ -130,7 +130,7 @@ def speaks_chat(asked: bool | None, choice: PolicyChoice, policy: Policy) -> boo
 
 
 def as_message(text: Text) -> Text:
-    """A text as the message of a user; a conversation stays."""
+    """A text wrapped as one message of a user; a conversation is returned as it is."""
     return ({"role": "user", "content": text},) if isinstance(text, str) else text
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CheckConfig:
-    """rlx check."""
+    """The keys of rlx check."""
 
     algorithm: Any = None
     loss: Any = None

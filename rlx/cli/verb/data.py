@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class DataConfig:
-    """rlx data."""
+    """The keys of rlx data."""
 
     task: Any = MISSING
     policy: Any = MISSING

@@ -66,7 +66,7 @@ def run(composed: Composed) -> int:
 
 
 def listing(group: str, folders: Iterable[Path]) -> list[str]:
-    """The options of a group, each with what its file or else the docstring of its class or function says first."""
+    """The options of a group, each with the first line of its YAML file, else of the docstring of its class or function."""
     places = list(folders)
     options = groups(places)[group]
     width = max(map(len, options))

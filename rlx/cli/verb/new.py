@@ -40,7 +40,7 @@ NEXT = {
 
 @dataclass
 class NewConfig:
-    """Config of rlx new."""
+    """The keys of rlx new."""
 
     words: Any = MISSING
     kind: str | None = MISSING
@@ -104,7 +104,7 @@ def is_installed(name: str) -> bool:
 
 
 def class_name(name: str) -> str:
-    """my_idea -> MyIdea."""
+    """A name as that of a class: my_idea gives MyIdea."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
 
 

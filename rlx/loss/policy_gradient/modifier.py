@@ -44,7 +44,8 @@ def sequence_truncated_correction(log_correction: Tensor, completion_mask: Tenso
 
 
 def stale_negatives(rollouts: RolloutLogprobs, *, threshold: float) -> Tensor:
-    """bool [B, T]: tokens of negative advantage in sequences whose mean log-probability fell by more than `threshold`.
+    """bool [B, T]: tokens of negative advantage of a sequence whose mean log-probability under the
+    policy is lower than at sampling by more than `threshold` nats.
 
     DeepSeek-AI 2025, DeepSeek-V3.2, off-policy sequence masking, arXiv:2512.02556.
     """

@@ -45,7 +45,7 @@ class LengthDesensitized(PreferenceModifier):
     alpha: float = within(at_least=0, at_most=1, advice="1 changes nothing, 0 ignores what exceeds the shorter completion")
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
-        """Policy and reference alike."""
+        """Change the log-probabilities of policy and reference in the same way."""
         reference = None if reference is None else length_desensitized(reference, alpha=self.alpha)
         return length_desensitized(policy, alpha=self.alpha), reference
 

@@ -92,7 +92,7 @@ class _Plot:
         (self.left, self.right), (self.bottom, self.top) = figure.x.span, figure.y.span
 
     def x(self, value: float) -> float:
-        """Share of the width."""
+        """The place of a value on the horizontal axis, as a share of the width."""
         return (value - self.left) / (self.right - self.left)
 
     def y(self, value: float) -> float:
@@ -113,7 +113,7 @@ class _Plot:
         return f'<text class="{kind}" {place} text-anchor="{anchor}">{_title(hover)}{escape(text)}</text>'
 
     def axes(self) -> str:
-        """Grid and ticks."""
+        """Draw the grid and the ticks."""
         figure = self.figure
         parts = [] if figure.y.names else self._numbers(figure.y, upright=True)
         if figure.is_matrix:
@@ -192,7 +192,7 @@ class _Plot:
         return f"<svg {size}>{''.join(bands)}{''.join(map(self._line, lines))}</svg>{labels}"
 
     def on_top(self) -> str:
-        """Bars, dots and cells."""
+        """Draw bars, dots and cells over the grid."""
         parts = [self._tile(mark) for mark in self.figure.marks if isinstance(mark, Tile)]
         parts += [self._bar(mark) for mark in self.figure.marks if isinstance(mark, Bar)]
         dots = [mark for mark in self.figure.marks if isinstance(mark, Dot)]

@@ -63,7 +63,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._held = (blocks[0], blocks[1])
 
     def get_seq_length(self) -> int:
-        """Tokens held."""
+        """The number of tokens that the cache holds."""
         return self.filled
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -86,7 +86,7 @@ class JobFiles:
         return (self.directory / _FOLDER / flag).exists()
 
     def clear_flags(self) -> None:
-        """Take down all flags."""
+        """Remove the files by which jobs are signalled."""
         for flag in (STOP, HALT):
             (self.directory / _FOLDER / flag).unlink(missing_ok=True)
 

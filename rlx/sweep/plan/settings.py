@@ -17,7 +17,7 @@ from rlx.fields import check_range, count, range_of, shown, within
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Of every sweep."""
+    """The settings that every kind of sweep has."""
 
     method: Literal["grid"] | str
     name: str | None
@@ -37,7 +37,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSettings(Settings):
-    """Of a random search."""
+    """The settings of a random search."""
 
     trials: int = count()
     sampler_seed: int = count(at_least=0)

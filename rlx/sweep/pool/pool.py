@@ -108,7 +108,7 @@ class Worker:
             send_message(self.input, message)
 
     def assign(self, assignment: Assignment) -> None:
-        """Give it a job."""
+        """Give the process a job."""
         self.assignment, self.assigned_at = assignment, time.monotonic()
         self.send(assignment)
 

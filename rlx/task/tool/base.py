@@ -44,7 +44,7 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """The function's own."""
+        """The name of the tool's function."""
         return str(getattr(self._plain, "__name__", ""))
 
     @property
