@@ -36,16 +36,23 @@ class Columns:
     read: set[str] = field(default_factory=set)
     recognised: dict[str, str] = field(default_factory=dict)
     _latest: tuple[str, ...] = ()
+    _names: dict[str, str | None] = field(default_factory=dict)  # purpose -> the column, of rows with the latest columns
 
     def saw(self, row: Mapping[str, Any]) -> None:
         """Remember the columns of a row."""
         names = tuple(row)
         if names != self._latest:
-            self._latest = names
+            self._latest, self._names = names, {}
             self.seen.update(dict.fromkeys(names))
 
     def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
         """The column of a row for a purpose; None if the row has none, or the config sets the name to null."""
+        self.saw(row)
+        if purpose not in self._names:
+            self._names[purpose] = self._found(row, purpose)
+        return self._names[purpose]
+
+    def _found(self, row: Mapping[str, Any], purpose: str) -> str | None:
         name = self.given.get(purpose)
         if name is not None and name not in row and name == purpose:
             known = next((other for other in KNOWN.get(purpose, ()) if other in row), None)
@@ -71,7 +78,10 @@ class Columns:
 
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
     """The first group of names for which the row has every column, none of them null."""
-    return next((group for group in names if all(name in row and row[name] is not None for name in group)), None)
+    for group in names:
+        if all([row.get(name) is not None for name in group]):
+            return group
+    return None
 
 
 def final_answer(answer: Any) -> Any:

@@ -18,7 +18,7 @@ from rlx.fields import within
 from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
-from rlx.task.table import column, files_hash, find_files, read_rows
+from rlx.task.table import collection_paused, column, files_hash, find_files, read_rows
 
 SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
 _LABELS = {"true": True, "false": False}
@@ -51,10 +51,11 @@ class PairFile(Task, ABC):
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """(pairs to learn from, pairs held out). A larger share than `held_out` is held out if the score needs it."""
-        pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
+        with collection_paused():
+            pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
+            placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         if not pairs:
             raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of a table, for each pair")
-        placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         limit = max(self.held_out, self._least(placed))
         learn = with_label_noise([pair for place, pair in placed if place > limit], self.label_noise)
         if not learn:

@@ -14,7 +14,7 @@ from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import Columns, final_answer
 from rlx.task.messages import as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import files_hash, find_files, read_rows
+from rlx.task.table import collection_paused, files_hash, find_files, read_rows
 
 _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
@@ -46,7 +46,8 @@ class PromptFile(RewardedTask):
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
         """(prompts to learn from, prompts held out). At least the prompt with the smallest hash is held out, for the score."""
-        prompts = [self._prompt(row, place) for file in self._files for place, row in read_rows(file)]
+        with collection_paused():
+            prompts = [self._prompt(row, place) for file in self._files for place, row in read_rows(file)]
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
         for reward in self.all_rewards().values():
