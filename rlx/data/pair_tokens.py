@@ -59,6 +59,9 @@ class PairTokens:
 
     def only(self, rows: Sequence[int], prompt_lengths: np.ndarray | None = None) -> PairTokens:
         """Some of the pairs. prompt_lengths: int64 [P], how many tokens at the end of each prompt are taken; None: all."""
+        takes_all = prompt_lengths is None or np.array_equal(prompt_lengths, self.lengths[:, 0])
+        if takes_all and len(rows) == len(self) and list(rows) == list(range(len(self))):
+            return self
         lengths = self.lengths.copy()
         if prompt_lengths is not None:
             lengths[:, 0] = prompt_lengths

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import marshal
 import os
 import tempfile
 import time
@@ -158,7 +159,7 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Binds a content to its name: a file that bears another one's name is damaged too."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for key in sorted(tensors):
-        digest.update(tensors[key].view(torch.uint8).numpy().tobytes() if tensors[key].numel() else b"")
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy() if tensors[key].numel() else b"")
     return digest.hexdigest()
 
 
@@ -202,10 +203,17 @@ def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in (transformers.__version__, tokenizers.__version__, _source(), text.identity()):
         digest.update(hashlib.blake2b(part.encode()).digest())
-    write = json.JSONEncoder(default=repr).encode
     for start in range(0, len(rows), _HASHED):
-        digest.update(hashlib.blake2b(write(rows[start : start + _HASHED]).encode()).digest())
+        digest.update(hashlib.blake2b(_bytes_of(rows[start : start + _HASHED])).digest())
     return digest.hexdigest()
+
+
+def _bytes_of(rows: Sequence[Row]) -> bytes:
+    """The content of rows, the same in every process."""
+    try:
+        return marshal.dumps(rows, 2)  # no later version: those write the same value in several ways
+    except ValueError:  # an object that is not one of Python's own
+        return json.dumps(rows, default=repr).encode()
 
 
 @cache

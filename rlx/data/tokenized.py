@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,10 +25,10 @@ from rlx.errors import DataError
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
-    from rlx.task.base import Pair
+    from rlx.task.base import Message, Pair
 
+_BESIDE = ("tool_calls", *REASONING)  # fields in which a message says something beside its content
 _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next model of the process
-_AT_ONCE = 4096  # prompts and completions whose tokens are looked at in one array
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
@@ -50,6 +49,7 @@ class TokenizedPairs:
     shown: reason or remark -> the first pair that it is about, and what the chat template said of it.
     scores: [number kept, 2] or None; label, has_label: bool [number kept, 2] or None.
     recurs: the pairs belong to a task and are drawn repeatedly, so that results for them are worth caching.
+    largest: the largest token of them all; 0 where it was not looked for.
     """
 
     sequences: Sequences
@@ -62,6 +62,7 @@ class TokenizedPairs:
     label: Tensor | None = None
     has_label: Tensor | None = None
     recurs: bool = False
+    largest: int = 0
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -124,17 +125,20 @@ class TokenizedPairs:
                 kept.append(place)
                 for remark in found.remarks_of(place) if has_remarks else ():
                     remarks.add(remark, row)
+        truncated = int((prompts < found.lengths[:, 0])[kept].sum())
         index = np.array([tried[place] for place in kept], dtype=np.int64)
         own = [pairs[row] for row in index.tolist()]
+        found = found.only(kept, prompts)
         return TokenizedPairs(
-            _sequences(found.only(kept, prompts), own),
+            _sequences(found, own),
             index,
             dropped.in_order(),
-            int((prompts < found.lengths[:, 0])[kept].sum()),
+            truncated,
             remarks.in_order(),
             {**dropped.shown, **remarks.shown},
             **_columns(own),
             recurs=True,
+            largest=int(found.tokens.max(initial=0)),
         )
 
 
@@ -203,7 +207,7 @@ class PairTokenizer:
             if known is pairs or (len(known) == len(pairs) and all(a is b for a, b in zip(known, pairs, strict=True))):
                 return tokenized
         tokenized = self._of_the_process(pairs)
-        self._require_known_tokens(tokenized.sequences)
+        self._require_known_tokens(tokenized.largest)
         self._latest = [*self._latest[-3:], (pairs, tokenized)]
         return tokenized
 
@@ -219,16 +223,13 @@ class PairTokenizer:
         _of_process.append((pairs, like, tokenized))
         return tokenized
 
-    def _require_known_tokens(self, sequences: Sequences) -> None:
+    def _require_known_tokens(self, largest: int) -> None:
         """Refuse tokens that the model has no embedding of, which a tokenizer with added tokens may give."""
-        parts = list(chain(sequences.prompts, *sequences.completions))
-        for start in range(0, len(parts), _AT_ONCE):
-            largest = int(np.concatenate(parts[start : start + _AT_ONCE]).max(initial=0))
-            if largest >= self.vocabulary_size:
-                raise DataError(
-                    f"{self.name}: the tokenizer gives token {largest}, but the model knows only {self.vocabulary_size}; "
-                    "tokenizer and model do not belong together"
-                )
+        if largest >= self.vocabulary_size:
+            raise DataError(
+                f"{self.name}: the tokenizer gives token {largest}, but the model knows only {self.vocabulary_size}; "
+                "tokenizer and model do not belong together"
+            )
 
 
 def split_prompt(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
@@ -265,8 +266,12 @@ def is_empty(completion: Any) -> bool:
     """Whether nothing is said in a completion: no text, no reasoning, no call of a tool."""
     if isinstance(completion, str):
         return not completion.strip()
-    says = ("tool_calls", *REASONING)
-    return not _content(completion).strip() and not any(message.get(name) for message in completion for name in says)
+    return not any(_says(message) for message in completion)
+
+
+def _says(message: Message) -> bool:
+    content = str(message.get("content") or "")
+    return bool(content) and not content.isspace() or any([message.get(name) for name in _BESIDE])
 
 
 def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:
@@ -274,14 +279,17 @@ def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: in
 
     False where the prompt is the longer part and may be cut.
     """
-    if limit is None or (text.max_prompt_length is not None and len(_content(prompt)) >= max(len(_content(c)) for c in both)):
+    if limit is None:
         return False
-    return len(_content(prompt)) + max(len(_content(c)) for c in both) > 8 * limit * text.longest_token
+    before, after = _length(prompt), max(_length(both[0]), _length(both[1]))
+    if text.max_prompt_length is not None and before >= after:
+        return False
+    return before + after > 8 * limit * text.longest_token
 
 
-def _content(completion: Any) -> str:
-    """The text of a prompt or completion."""
-    return completion if isinstance(completion, str) else "".join(str(message.get("content") or "") for message in completion)
+def _length(said: Any) -> int:
+    """How many characters a prompt or completion has."""
+    return len(said) if isinstance(said, str) else sum([len(str(message.get("content") or "")) for message in said])
 
 
 def _columns(pairs: Sequence[Pair]) -> dict[str, Tensor | None]:

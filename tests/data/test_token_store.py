@@ -127,3 +127,13 @@ def test_without_a_folder_or_texts_nothing_is_kept(tmp_path, counted):
     assert TokenStore(None).encode_pairs(counted, ROWS).equals(PairTokens.of(TEXT, ROWS))
     assert len(TokenStore(tmp_path).encode_pairs(counted, [])) == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_equal_rows_have_one_name_whoever_made_their_texts(tmp_path):
+    store = TokenStore(tmp_path)
+    once = "12+34="
+    store.encode_pairs(TEXT, [(once, once, once, ()), (once, "46", "47", ())])
+    store.encode_pairs(TEXT, [("".join(("12+", "34=")), str(b"12+34=", "ascii"), once, ()), (once, str(46), str(47), ())])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    store.encode_pairs(TEXT, [(once, once, once, ()), (once, "46", "48", ())])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
