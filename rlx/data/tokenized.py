@@ -271,7 +271,7 @@ def is_empty(completion: Any) -> bool:
 
 def _says(message: Message) -> bool:
     content = str(message.get("content") or "")
-    return bool(content) and not content.isspace() or any([message.get(name) for name in _BESIDE])
+    return (content != "" and not content.isspace()) or any(message.get(name) for name in _BESIDE)
 
 
 def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:

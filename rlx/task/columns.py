@@ -79,7 +79,7 @@ class Columns:
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
     """The first group of names for which the row has every column, none of them null."""
     for group in names:
-        if all([row.get(name) is not None for name in group]):
+        if all(row.get(name) is not None for name in group):
             return group
     return None
 

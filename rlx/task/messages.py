@@ -30,8 +30,8 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
         return value
     if isinstance(value, dict):
         value = [value]
-    if isinstance(value, (list, tuple)) and value and all([isinstance(message, dict) for message in value]):
-        if all([message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value]):
+    if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
+        if all(message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value):
             return tuple(value)  # as most are
         messages = [_plain(message) for message in without_nulls(value)]
         if all("role" in message and any(name in message for name in _SAYS) for message in messages):
