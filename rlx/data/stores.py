@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from rlx.data import control_tokens as control_tokens_module
 from rlx.data import conversation as conversation_module
+from rlx.data import cut as cut_module
 from rlx.data import pair_tokens as pair_tokens_module
 from rlx.data import remarks as remarks_module
 from rlx.data import rendering as rendering_module
@@ -159,7 +160,8 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Binds a content to its name: a file that bears another one's name is damaged too."""
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for key in sorted(tensors):
-        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy() if tensors[key].numel() else b"")
+        if tensors[key].numel():
+            digest.update(memoryview(tensors[key].reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -208,7 +210,7 @@ def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _bytes_of(rows: Sequence[Row]) -> bytes:
+def _bytes_of(rows: Any) -> bytes:
     """The content of rows, the same in every process."""
     try:
         return marshal.dumps(rows, 2)  # no later version: those write the same value in several ways
@@ -219,7 +221,7 @@ def _bytes_of(rows: Sequence[Row]) -> bytes:
 @cache
 def _source() -> str:
     writing = (remarks_module, turns_module, rendering_module, conversation_module)
-    modules = (*writing, control_tokens_module, tokens_module, pair_tokens_module)
+    modules = (*writing, control_tokens_module, cut_module, tokens_module, pair_tokens_module)
     return "".join(inspect.getsource(module) for module in modules)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
+from rlx.data.cut import Cut, JoinedCut, cutting_marks
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Learned, Tokens
 from rlx.errors import ConfigError, DataError
@@ -190,11 +192,43 @@ class TextEncoder:
         encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]
         for special in (False, True):
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
-            cuts = self._encode_texts([texts[row][0].text for row in rows], special=special) if rows else []
-            for row, cut in zip(rows, cuts, strict=True):
+            for row, cut in zip(rows, self._cuts([texts[row][0] for row in rows], special=special), strict=True):
                 written = texts[row][0]
                 encoded[row] = self._chat(written, cut) if written.turns else self._plain(written, cut)
         return encoded
+
+    def _cuts(self, written: Sequence[Written], *, special: bool) -> list[Cut | JoinedCut]:
+        """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
+        if special or not written:
+            return list(self._encode_texts([each.text for each in written], special=special)) if written else []
+        heads = [each.text[: self._last_mark(each)] for each in written]
+        often = [head for head, count in Counter(heads).items() if head and count > 1]
+        shared = {head: place for place, head in enumerate(often)}
+        starts = [len(head) if head in shared else 0 for head in heads]
+        tails = [each.text[start:] for each, start in zip(written, starts, strict=True)]
+        cuts = self._encode_texts([*shared, *tails], special=False)
+        rest = zip(heads, starts, cuts[len(shared) :], strict=True)
+        return [JoinedCut(cuts[shared[head]].tokens, start, cut) if start else cut for head, start, cut in rest]
+
+    def _last_mark(self, written: Written) -> int:
+        """Where the last token of the prompt begins at which a text may be cut; 0 without one."""
+        return max([0, *(written.text.rfind(mark, 0, written.prompt_length) for mark in self._cutting_marks)])
+
+    @cached_property
+    def _cutting_marks(self) -> tuple[str, ...]:
+        """The special tokens of the chat template at whose beginning a text may be cut into parts that are tokenised alone."""
+        try:
+            opening = self.template.render(({"role": "user", "content": "?"},), opens=True)
+        except UnsafeExampleError:
+            return ()
+        marks = cutting_marks(self.tokenizer, [token for token in self._special_tokens if token in opening])
+        return tuple(mark for mark in marks if self._parts_at(mark))
+
+    def _parts_at(self, mark: str) -> bool:
+        """Whether the tokenizer itself, and not its description alone, gives parts the tokens of the whole."""
+        head, tail = "a b\n", f"{mark} a b\n"
+        whole, first, rest = (cut.tokens.tolist() for cut in self._encode_texts([head + tail, head, tail], special=False))
+        return bool(whole == first + rest)
 
     def begin(self) -> Tokens:
         """int64 [1], what predicts the first token when there is no prompt: bos, or eos where there is no bos."""
@@ -232,7 +266,7 @@ class TextEncoder:
             written[row] = (made, self.applies_plain_chat)
         return written
 
-    def _plain(self, written: Written, cut: Cut) -> Encoded:
+    def _plain(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """Plain text up to the first token that ends generation, which is added where there is none."""
         inside = cut.before(written.prompt_length)
         tokens, remarks = cut.tokens, {"boundary"} if cut.straddles(written.prompt_length) else set()
@@ -250,7 +284,7 @@ class TextEncoder:
             tokens = np.append(tokens, self.end_ids[0] if end is None else end)
         return Encoded(tokens, inside, remarks=frozenset(remarks))
 
-    def _chat(self, written: Written, cut: Cut) -> Encoded:
+    def _chat(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """A conversation up to the end of its last turn; what lies between the turns is context."""
         inside = cut.before(written.prompt_length)
         ends = [cut.before(end, whole=False) for _, end in written.turns]
@@ -269,7 +303,8 @@ class TextEncoder:
     def _encode_texts(self, texts: list[str], *, special: bool) -> list[Cut]:
         """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
         if not self.tokenizer.is_fast:
-            return [Cut(self._slowly(text, special=special), text, slowly=self, special=special) for text in texts]
+            slowly = partial(self._slowly, special=special)
+            return [Cut(slowly(text), text, slowly=slowly) for text in texts]
         batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:
@@ -295,64 +330,6 @@ class TextEncoder:
         tokens = np.asarray(_without_trailing_special(ids, added), dtype=np.int64)
         leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
         return tokens[self._begins_twice(tokens, leading) :]
-
-
-@dataclass(frozen=True, eq=False)
-class Cut:
-    """The tokens of a text, and where each lies in it.
-
-    encoding: what a fast tokenizer made of the text; None: places are found by `slowly`, which tokenises parts of the text.
-    leading: how many tokens the tokenizer put before the text; removed: how many of them `tokens` lacks.
-    """
-
-    tokens: Tokens
-    text: str
-    encoding: Any = None
-    leading: int = 0
-    removed: int = 0
-    slowly: TextEncoder | None = None
-    special: bool = False
-
-    def before(self, place: int, *, whole: bool = True) -> int:
-        """How many tokens come before a place in the text: those that end there or earlier; not whole: that begin before it."""
-        if self.slowly is not None:
-            return self._slowly_before(self.slowly, place)
-        token = self._token_at(place)
-        if token is not None and (whole or self._begins(token) == place > self._begins(token - 1)):
-            return token - self.removed
-        if place >= len(self.text) and -1 < self._begins(self.removed + len(self.tokens) - 1) < place:
-            return len(self.tokens)
-        places = self._places
-        after = np.flatnonzero(places[:, 1] > place if whole else places[:, 0] >= place)
-        return int(after[0]) if len(after) else len(self.tokens)
-
-    def straddles(self, place: int) -> bool:
-        """Whether one token lies on both sides of a place."""
-        token = None if self.slowly is not None else self._token_at(place)
-        return token is not None and self._begins(token) < place
-
-    def _token_at(self, place: int) -> int | None:
-        """The first token of `encoding` in which the character at a place lies; None without one."""
-        found: int | None = self.encoding.char_to_token(place) if place < len(self.text) else None
-        return found
-
-    def _begins(self, token: int) -> int:
-        """Where a token of `encoding` begins in the text; before the text: -1."""
-        chars = self.encoding.token_to_chars(token) if token >= self.leading else None
-        return -1 if chars is None else int(chars[0])
-
-    @cached_property
-    def _places(self) -> np.ndarray:
-        """int64 [T, 2], where each token begins and ends in the text."""
-        places = np.array(self.encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        places[: self.leading] = 0
-        return places[self.removed : self.removed + len(self.tokens)]
-
-    def _slowly_before(self, text: TextEncoder, place: int) -> int:
-        part = text._slowly(self.text[:place], special=self.special)
-        most = min(len(part), len(self.tokens))
-        differs = np.flatnonzero(part[:most] != self.tokens[:most])
-        return int(differs[0]) if len(differs) else most
 
 
 def _without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:

@@ -69,9 +69,8 @@ def loses(message: Message, said: str) -> bool:
 
 def dropped(message: Message, said: str) -> set[str]:
     """The remarks on what the template left out of a message."""
-    reasoning, written = _squashed(field_reasoning(message)), _squashed(said)
-    found = {"reasoning_dropped"} if reasoning not in written else set()
-    return found | ({"content_dropped"} if _squashed(content_of(message)) not in written else set())
+    parts = {"reasoning_dropped": field_reasoning(message), "content_dropped": content_of(message)}
+    return {remark for remark, part in parts.items() if part not in said and _squashed(part) not in _squashed(said)}
 
 
 def _squashed(text: str) -> str:

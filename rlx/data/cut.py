@@ -1,0 +1,122 @@
+"""Where the tokens of a text lie in it, and at which special tokens a text may be cut into parts that are tokenised alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rlx.data.sequences import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The tokens of a text, and where each lies in it.
+
+    encoding: what a fast tokenizer made of the text; None: places are found by `slowly`, which tokenises a part of the text.
+    leading: how many tokens the tokenizer put before the text; removed: how many of them `tokens` lacks.
+    """
+
+    tokens: Tokens
+    text: str
+    encoding: Any = None
+    leading: int = 0
+    removed: int = 0
+    slowly: Callable[[str], Tokens] | None = None
+
+    def before(self, place: int, *, whole: bool = True) -> int:
+        """How many tokens come before a place in the text: those that end there or earlier; not whole: that begin before it."""
+        if self.slowly is not None:
+            return self._slowly_before(self.slowly, place)
+        token = self._token_at(place)
+        if token is not None and (whole or self._begins(token) == place > self._begins(token - 1)):
+            return token - self.removed
+        if place >= len(self.text) and -1 < self._begins(self.removed + len(self.tokens) - 1) < place:
+            return len(self.tokens)
+        places = self._places
+        after = np.flatnonzero(places[:, 1] > place if whole else places[:, 0] >= place)
+        return int(after[0]) if len(after) else len(self.tokens)
+
+    def straddles(self, place: int) -> bool:
+        """Whether one token lies on both sides of a place."""
+        token = None if self.slowly is not None else self._token_at(place)
+        return token is not None and self._begins(token) < place
+
+    def _token_at(self, place: int) -> int | None:
+        """The first token of `encoding` in which the character at a place lies; None without one."""
+        found: int | None = self.encoding.char_to_token(place) if place < len(self.text) else None
+        return found
+
+    def _begins(self, token: int) -> int:
+        """Where a token of `encoding` begins in the text; before the text: -1."""
+        chars = self.encoding.token_to_chars(token) if token >= self.leading else None
+        return -1 if chars is None else int(chars[0])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """int64 [T, 2], where each token begins and ends in the text."""
+        places = np.array(self.encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        places[: self.leading] = 0
+        return places[self.removed : self.removed + len(self.tokens)]
+
+    def _slowly_before(self, slowly: Callable[[str], Tokens], place: int) -> int:
+        part = slowly(self.text[:place])
+        most = min(len(part), len(self.tokens))
+        differs = np.flatnonzero(part[:most] != self.tokens[:most])
+        return int(differs[0]) if len(differs) else most
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedCut:
+    """The tokens of a text whose head, up to a special token, was tokenised alone: places in the head are not asked for.
+
+    head: the tokens of the head. start: its characters. tail: the rest.
+    """
+
+    head: Tokens
+    start: int
+    tail: Cut
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """int64 [T], those of the whole text."""
+        return np.concatenate([self.head, self.tail.tokens])
+
+    def before(self, place: int, *, whole: bool = True) -> int:
+        """As Cut.before, of a place in the whole text."""
+        return len(self.head) + self.tail.before(place - self.start, whole=whole)
+
+    def straddles(self, place: int) -> bool:
+        """As Cut.straddles, of a place in the whole text."""
+        return self.tail.straddles(place - self.start)
+
+
+def cutting_marks(tokenizer: Any, candidates: Iterable[str]) -> tuple[str, ...]:
+    """Those of the special tokens `candidates` at whose beginning a text may be cut: its parts have the tokens of the whole.
+
+    A fast tokenizer looks for added tokens from left to right, the longest first, and tokenises what lies between two of them
+    alone. So a text may be cut where an added token begins, if it is found wherever it is spelled (no other one begins with it
+    or overlaps it), whatever comes before it, and if it takes no white space from there.
+    """
+    if not tokenizer.is_fast or getattr(tokenizer, "split_special_tokens", False):
+        return ()
+    added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+    if any(token.single_word for token in added.values()):
+        return ()
+    return tuple(mark for mark in candidates if mark in added and _is_found_always(mark, added))
+
+
+def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
+    token = added[mark]
+    if not token.special or token.normalized or token.lstrip or mark[:1].isspace():
+        return False
+    for other in added:
+        if other != mark and other.startswith(mark):
+            return False
+        rests = (other[place:] for place in range(1, len(other)))
+        if any(mark.startswith(rest) or rest.startswith(mark) for rest in rests):
+            return False
+    return True
