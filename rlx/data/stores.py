@@ -161,7 +161,7 @@ def _digest(name: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(name.encode(), digest_size=16)
     for key in sorted(tensors):
         if tensors[key].numel():
-            digest.update(memoryview(tensors[key].reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
