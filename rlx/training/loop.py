@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -152,7 +153,7 @@ class Loop:
         self._is_late = late if self.ranks is None else bool(self.ranks.agree(late)[0])
 
     def _finished(self, metrics: Mapping[str, float]) -> bool:
-        reached = self.plan.stop_at_score is not None and metrics.get("eval/score", -1.0) >= self.plan.stop_at_score
+        reached = self.plan.stop_at_score is not None and metrics.get("eval/score", -math.inf) >= self.plan.stop_at_score
         return self.progress.step >= self.plan.num_steps or reached or (self._is_late and self.progress.step > 0)
 
     def _seconds(self) -> float:

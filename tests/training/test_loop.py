@@ -4,11 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlx.training.checkpoint import checkpoint_steps
-from rlx.training.loop import TrainingPlan
+from rlx.training.loop import Loop, TrainingPlan
 from tests.training.conftest import SMALL, metrics, record, reproducible
 
 pytestmark = pytest.mark.whole
@@ -27,6 +28,14 @@ def test_when_a_run_is_evaluated_and_checkpointed():
     assert [step for step in range(11) if plan(eval_every=None).evaluates_at(step)] == [0, 10]
     assert [step for step in range(11) if plan().checkpoints_at(step)] == [0, 3, 6, 9, 10]
     assert [step for step in range(11) if plan(checkpoint_every=None).checkpoints_at(step)] == [10]
+
+
+def test_a_resumed_run_has_not_reached_a_score_before_it_is_evaluated():
+    """Scores may be negative: rewards that only punish."""
+    loop = SimpleNamespace(plan=plan(stop_at_score=-2.0), progress=SimpleNamespace(step=5), _is_late=False)
+    assert not Loop._finished(loop, {})
+    assert not Loop._finished(loop, {"eval/score": -2.5})
+    assert Loop._finished(loop, {"eval/score": -1.5})
 
 
 def start(directory, *arguments):
