@@ -17,6 +17,7 @@ from rlx.record.lines import each_metrics, read_tail
 from rlx.record.run import RunRecord, read_run
 
 _TAIL = 16 * 1024
+_SCORES = ("accuracy", "greedy_reward", "pair_accuracy")  # an evaluation that has one of them is scored by the first that it has
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Listed:
         return self.last.get("eval/score")
 
     @property
+    def scored_by(self) -> str | None:
+        """The figure of an evaluation that is the score; None before the first."""
+        return None if self.score is None else next((name for name in _SCORES if f"eval/{name}" in self.last), None)
+
+    @property
     def step(self) -> int | None:
         """The last step that was made."""
         return self.last.get("step")
@@ -102,7 +108,14 @@ class Listed:
         own = {name: getattr(record, name) for name in ("id", "verb", "algorithm", "variant", "task", "seed", "started", "ended")}
         error = None if record.error is None else record.error.get("message")
         metrics = {name: value for name, value in self.last.items() if "/" in name}
-        figures = {"score": self.score, "steps": self.step, "age": self.age, "time": self.time, "sweep": self.sweep}
+        figures = {
+            "score": self.score,
+            "scored_by": self.scored_by,
+            "steps": self.step,
+            "age": self.age,
+            "time": self.time,
+            "sweep": self.sweep,
+        }
         known = {"run": self.name, "status": self.status, "state": self.state, "config_hash": record.config_hash, "error": error}
         return {**metrics, **_settings(record.config), **own, **figures, **known}
 

@@ -157,6 +157,14 @@ def say(found: Sequence[Listed], shown: Sequence[Listed], *, place: str) -> None
         print(f"no runs under {follow_latest(Path(place))}; `rlx train` makes the first", file=sys.stderr)
     elif len(shown) < len(found):
         print(f"{len(shown)} of {len(found)} runs", file=sys.stderr)
+    scales = Counter((item.scored_by, item.record.task) for item in shown if item.record is not None and item.scored_by)
+    if len(scales) > 1:
+        told = ", ".join(f"{figure} on {task} ({count} run{'s' * (count > 1)})" for (figure, task), count in scales.most_common())
+        figure, task = scales.most_common(1)[0][0]
+        print(
+            f"these scores are not on one scale: {told}; rlx runs where='scored_by={figure} and task={task}' shows those alone",
+            file=sys.stderr,
+        )
     for item in found:
         if item.record is None:
             print(f"damaged: {item.reason}", file=sys.stderr)

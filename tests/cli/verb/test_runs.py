@@ -197,3 +197,18 @@ def test_a_thousand_runs_take_less_than_two_seconds_and_no_torch(tmp_path: Path)
             break
     assert len(done.stdout.splitlines()) == 716
     assert min(seconds) < 2.0
+
+
+def test_scores_of_two_kinds_are_said_to_be_no_one_scale(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, figure in enumerate(("accuracy", "accuracy", "greedy_reward")):
+        metrics = {"eval/score": 0.5, f"eval/{figure}": 0.5, "eval/pair_accuracy": 0.5, "eval/greedy_reward": 0.5}
+        result = {"algorithm_name": "dpo", "performance_metrics": metrics, "training_time": 1.0, "convergence_steps": None}
+        write(tmp_path / "outputs" / "train" / f"run{number}", number, result={**result, "metadata": {"steps": 200}})
+    assert main(["runs", "sort=-score"]) == 0
+    said = capsys.readouterr().err
+    assert "not on one scale: accuracy on arithmetic (2 runs), greedy_reward on arithmetic (1 run)" in said
+    assert main(["runs", "where=scored_by=accuracy and task=arithmetic", "format=csv"]) == 0
+    printed, said = capsys.readouterr()
+    assert printed.count("\n") == 3
+    assert "not on one scale" not in said
