@@ -208,6 +208,11 @@ def token_store(cache_dir: str | None) -> TokenStore:
     return TokenStore(None if cache_dir is None else Path(cache_dir).expanduser() / "tokens")
 
 
+def device_name(device: torch.device) -> str:
+    """What computes: `cpu`, or the kind of accelerator with the name of its model."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def torch_device(name: str) -> torch.device:
     """The device of a name; auto is cuda if torch sees a GPU, else cpu. Raises ConfigError if torch has no such device."""
     if name == "auto":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
-from rlx.comparison.choices import Choices
+from rlx.comparison.choices import Choices, budget_of
 from rlx.comparison.descriptive import config_differences
 from rlx.comparison.evidence import Evidence
 from rlx.comparison.grouping import Grouping
@@ -24,13 +25,14 @@ from rlx.comparison.run_cautions import (
 from rlx.comparison.scores import RunScore
 from rlx.comparison.statistics.difference import detectable_difference
 from rlx.comparison.statistics.interval import describe_shape
-from rlx.comparison.statistics.measured import MEAN_COVERAGE, UNLIKE_ERROR
+from rlx.comparison.statistics.measured import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_ERROR
 from rlx.comparison.variant import Variant
 from rlx.comparison.verdict import FEWEST
 from rlx.comparison.wording import join_names
 
 _COMMANDS = 2  # shown where several variants lack seeds
 FEW = 10
+FEW_PROMPTS = 64
 CORRELATED = 0.5  # from this correlation over shared seeds on, pairing is mentioned
 
 
@@ -54,7 +56,9 @@ def find_cautions(
         *_same(arms),
         *_identical(grouping, pairs),
         *about_prompts(runs),
+        *_losses(grouping, choices),
         *_prompts(arms, pairs, choices),
+        *_few_prompts(pairs),
         *_left_out(arms, pairs, choices),
         *about_failures(runs, choices),
         *_units(arms),
@@ -119,11 +123,12 @@ def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> list[Caut
 def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
     """Verdicts that hold on these prompts alone: because it was declared, or because answers are missing."""
     alone = [pair for pair in pairs if not pair.over_prompts and pair.p is not None]
-    if choices.question == "chance" or not alone:
+    if not alone:
         return []
     number = next((f"these {pair.num_prompts} prompts" for pair in alone if pair.num_prompts), "these prompts")
-    if choices.prompts == "fixed":
-        text = f"verdicts are about new seeds on {number} alone (prompts=fixed): on other prompts of the task they may not hold"
+    if choices.question == "chance" or choices.prompts == "fixed":
+        why = "question=chance" if choices.question == "chance" else "prompts=fixed"
+        text = f"verdicts are about new seeds on {number} alone ({why}): on other prompts of the task they may not hold"
         return [Caution("prompts_fixed", text)]
     silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
     differ = [f"{pair.a} and {pair.b}" for pair in alone if not same_digests(*(by_label[label] for label in (pair.a, pair.b)))]
@@ -139,6 +144,34 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
         "single prompts are called different too often"
     )
     return [Caution("answers_missing", text)]
+
+
+def _few_prompts(pairs: Sequence[PairComparison]) -> list[Caution]:
+    """So few prompts that a kind of prompt on which one variant fails may be absent: what a collapse is among seeds."""
+    fewest = min((pair.num_prompts for pair in pairs if pair.over_prompts and pair.num_prompts), default=FEW_PROMPTS)
+    if fewest >= FEW_PROMPTS:
+        return []
+    text = (
+        f"{fewest} prompts: where one variant alone fails on one prompt of ten, so few prompts call equal algorithms different "
+        f"too often ({FEW_PROMPTS_ERROR} instead of 5 %); {FEW_PROMPTS} or more are suggested (evaluation.num_prompts)"
+    )
+    return [Caution("few_prompts", text)]
+
+
+def _losses(grouping: Grouping, choices: Choices) -> list[Caution]:
+    """A loss that is another quantity for each variant."""
+    if not any(fnmatchcase(choices.metric, pattern) for pattern in ("*/loss", "*_loss")):
+        return []
+    keys = [key for key in config_differences(grouping) if key.startswith(("algorithm", "loss"))]
+    if not keys:
+        return []
+    algorithms = list(dict.fromkeys(run.record.algorithm for run in grouping.runs))
+    why = f"in {join_names(keys, most=3)}" if len(algorithms) == 1 else f"by their algorithm ({join_names(algorithms, most=4)})"
+    text = (
+        f"{choices.metric} is another quantity for each variant, for they differ {why}: "
+        "the lower loss is no better policy; compare eval/score"
+    )
+    return [Caution("unlike_losses", text)]
 
 
 def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
@@ -325,11 +358,25 @@ def _pairing_possible(pairs: Sequence[PairComparison]) -> list[Caution]:
 
 def _declared(choices: Choices, runs: Sequence[RunScore]) -> list[Caution]:
     if choices.at is not None:
-        ends = [run.step for run in runs if run.score is not None]
-        where = f" (steps {min(ends)} to {max(ends)})" if ends else ""
-        text = f"scores are those of the last evaluation within {choices.at}{where}: evaluate more often for a closer budget"
+        text = (
+            f"scores are those of the last evaluation within {choices.at}{_spent_within(runs, choices.at)}: evaluate more often "
+            "for a closer budget"
+        )
         return [Caution("at_budget", text), *_best(choices)]
     return _best(choices)
+
+
+def _spent_within(runs: Sequence[RunScore], at: str) -> str:
+    """What each variant had spent at the evaluations that count, in the unit of the budget."""
+    unit, parts = budget_of(at)[0], []
+    for label in dict.fromkeys(run.variant for run in runs):
+        spent = [
+            getattr(run, "step" if unit == "steps" else unit) for run in runs if run.variant == label and run.score is not None
+        ]
+        known = [value for value in spent if value is not None]
+        if known:
+            parts.append(f"{label} {np.mean(known):,.{2 if unit == 'seconds' else 0}f}")
+    return f" ({unit}: {join_names(parts)})" if parts else ""
 
 
 def _best(choices: Choices) -> list[Caution]:

@@ -5,11 +5,12 @@ Each kind that is refused can be allowed by name and is then shown.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rlx.comparison.choices import Choices
+from rlx.comparison.choices import Choices, budget_of
 from rlx.comparison.scores import RunScore, read_score
 from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
@@ -36,7 +37,7 @@ def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Ch
         for reason in list(collected.unreadable.values())[:5]
     ]
     declared = keys if choices.by is not None else ()
-    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared, at=choices.at)]
+    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared, at=choices.at), *_reached(runs, choices.at)]
 
 
 def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
@@ -148,6 +149,29 @@ def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None
             shown = "; ".join(f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in list(values.items())[:5])
             mend = f"give all of them the same {key}, or group by it: by=[algorithm,{key}]"
             found.append(Problem("budget", f"unequal {key}: {shown}", mend))
+    return found
+
+
+def _reached(runs: Sequence[RunScore], at: str | None) -> list[Problem]:
+    """Runs that ended before the budget that scores are asked at, and runs that it leaves with step 0 alone."""
+    if at is None:
+        return []
+    unit, found = budget_of(at)[0], []
+    short = sorted((run for run in runs if run.short is not None), key=lambda run: run.short or 0.0)
+    if short:
+        first = short[0]
+        text = (
+            f"{len(short)} of {len(runs)} runs spent less: {first.variant}, seed {first.seed} ended after {first.short:g} {unit}"
+        )
+        least = math.floor(first.short * 100) / 100 if unit == "seconds" and first.short else int(first.short or 0)
+        names = join_names([run.variant for run in short])
+        mend = f"compare at={unit}:{least:g}, which all of them reached, or train {names} for longer"
+        found.append(Problem("budget", f"{text}, before at={at}", mend))
+    bare = [run for run in runs if run.state == "completed" and run.step == 0]
+    if bare:
+        names = join_names([run.variant for run in bare])
+        text = f"{names}: of {len(bare)} runs no evaluation within at={at} but that before training"
+        found.append(Problem("budget", text, "evaluate more often (eval_every), or compare at a larger budget"))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rlx.comparison.choices import Choices
 from rlx.comparison.grouping import Grouping
@@ -183,13 +184,18 @@ def _environment(run: RunScore) -> dict[str, str]:
     facts = {
         "torch": packages.get("torch") if isinstance(packages, dict) else None,
         "CPU": cpu.get("name") if isinstance(cpu, dict) else None,
-        "device": made.get("device", run.config.get("device")),
+        "device": made.get("device", _named_device(run.config.get("device"))),
         "precision": run.config.get("precision", "float32"),
         "dtype of weights": run.config.get("policy.dtype"),
         "threads": run.record.threads,
         "ranks": " then ".join(dict.fromkeys(_ranks(run))),
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _named_device(name: Any) -> Any:
+    """The device that a config names; None where it left the choice to the machine."""
+    return None if name == "auto" else name
 
 
 def _ranks(run: RunScore) -> list[str]:

@@ -93,7 +93,7 @@ def _code(record: RunRecord) -> dict[str, Any]:
 
 def _versions(record: RunRecord) -> dict[str, Any]:
     """Packages and machine, and what was read."""
-    names = ("python", "platform", "host", "cpu", "environment", "data")
+    names = ("python", "platform", "host", "cpu", "environment", "device", "data")
     known = {name: record.provenance[name] for name in names if name in record.provenance}
     return leaves({**_mapping(record.provenance.get("packages")), **known, "threads": record.threads})
 

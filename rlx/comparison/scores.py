@@ -35,6 +35,7 @@ class RunScore(Serializable):
     the score is of; prompts: digest of these prompts, None in records of before; start, start_answers: score and answers before
     training. evaluated: the names of the metrics of its evaluations.
     evaluation_seconds: of one evaluation; num_prompts: that it has.
+    short: with a budget, what a completed run spent in all that ended before it, in the budget's unit; None: it reached it.
     """
 
     record: RunRecord
@@ -61,6 +62,7 @@ class RunScore(Serializable):
     variant: str = ""
     task: str = ""
     imputed: bool = False
+    short: float | None = None
 
     @property
     def seed(self) -> int:
@@ -123,13 +125,15 @@ def read_score(
         "seconds": usable_or_none(result.training_time) if result is not None else None,
         "steps": float(reached),
     }
-    state = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished")
+    state, short = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished"), None
     if at is None:
         value, notes = _by_rule(
             score, values, stated, cut=is_number(ended) and (len(steps) == 0 or steps[-1] < ended), lower=lower_is_better
         )
     else:
-        value, notes, state, steps, values = _within(at, steps, values, spent, state=state, score=score, lower=lower_is_better)
+        value, notes, state, steps, values, short = _within(
+            at, steps, values, spent, state=state, score=score, lower=lower_is_better
+        )
         total = {"tokens": _spent(spent, "tokens", steps), "seconds": _spent(spent, "seconds", steps), "steps": None}
         stated, reached = value, int(steps[-1]) if len(steps) else 0
     if state == "completed":
@@ -163,6 +167,7 @@ def read_score(
         num_prompts=_num_prompts(record.config),
         evaluated=log.names,
         notes=notes,
+        short=short,
     )
 
 
@@ -242,8 +247,8 @@ def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) ->
 def _within(
     at: tuple[str, float], steps: Array, values: Array, spent: Mapping[str, tuple[Array, Array]], *, state: str, score: str,
     lower: bool,
-) -> tuple[float | None, tuple[str, ...], str, Array, Array]:  # fmt: skip
-    """Score, notes, state and learning curve of a run cut to a budget. A run that ended before the budget is unfinished."""
+) -> tuple[float | None, tuple[str, ...], str, Array, Array, float | None]:  # fmt: skip
+    """Score, notes, state and learning curve of a run cut to a budget, and what a run spent in all that ended before it."""
     unit, amount = at
     if unit == "steps":
         costs, end = steps.astype(float), float(steps[-1]) if len(steps) else 0.0
@@ -254,10 +259,10 @@ def _within(
         end = float(amounts[-1]) if len(amounts) else 0.0
     kept = costs <= amount
     steps, values = steps[kept], values[kept]
-    if end < amount and state == "completed":
-        return None, (f"ended after {end:g} {unit}, before at={unit}:{amount:g}",), "unfinished", steps, values
     value, _ = _by_rule(score, values, None, cut=False, lower=lower)
-    return value, (), "completed" if value is not None and end >= amount else state, steps, values
+    if end < amount and state == "completed":
+        return value, (), state, steps, values, end
+    return value, (), "completed" if value is not None and end >= amount else state, steps, values, None
 
 
 def _step_of(value: float | None, steps: Array, values: Array, *, score: str) -> int:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
-from rlx.experiment import Experiment, assemble, make
+from rlx.experiment import Experiment, assemble, device_name, make
 from rlx.record.files import relative
 from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
@@ -120,7 +120,8 @@ def _prepared(
     require_writable(cfg.export.path)
     experiment = _assembled(cfg) if ranks is None else ranks.together("the start of a run", lambda: _assembled(cfg))
     data = experiment.task.content_hash()
-    recorder.update(threads=torch.get_num_threads(), provenance={**recorder.record.provenance, "data": data})
+    origin = {**recorder.record.provenance, "data": data, "device": device_name(experiment.policy.device)}
+    recorder.update(threads=torch.get_num_threads(), provenance=origin)
     movement = Movement(experiment.policy.parameters(), cfg.scheduler.get("warmup_steps", 0))
     loop = build_loop(cfg, experiment, recorder, Watched(view, movement.said), stop, ranks)
     movement.parameters = loop.optimizer.parameters

@@ -39,7 +39,7 @@ def config_of(algorithm: str, *, seed: int, num_steps: int = 100, task: str = "a
     return config
 
 
-def answers_of(score: float, *, seed: int = 0, prompts: int = 32, spread: float = 0.1) -> list[float]:
+def answers_of(score: float, *, seed: int = 0, prompts: int = 64, spread: float = 0.1) -> list[float]:
     """Real scores per prompt of exactly this mean: the prompts' difficulty, and noise that depends on the seed."""
     difficulty = np.random.default_rng(prompts).normal(0, spread, prompts)
     values = difficulty + np.random.default_rng([seed, 7]).normal(0, spread, prompts)

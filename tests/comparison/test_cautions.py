@@ -1,7 +1,7 @@
 import pytest
 
 from rlx.comparison.comparison import compare
-from tests.comparison.records import normal_scores, write_run, write_sweep
+from tests.comparison.records import answers_of, normal_scores, write_run, write_sweep
 
 LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, seed=2)
 
@@ -61,3 +61,31 @@ def test_the_best_of_several_settings_is_to_be_confirmed_on_fresh_seeds(tmp_path
 def test_the_caution_about_shape_says_how_much_an_interval_covers(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": [0.8, 0.81, 0.79, 0.805, 0.2], "hybrid": HIGH})
     assert "covers about 66 % then" in texts(compare(tmp_path))["not_normal"]
+
+
+def test_a_verdict_on_the_chance_of_winning_is_said_to_be_about_these_prompts(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": HIGH}, with_answers=True)
+    assert "prompts_fixed" not in texts(compare(tmp_path))
+    assert "these 64 prompts alone (question=chance)" in texts(compare(tmp_path, question="chance"))["prompts_fixed"]
+
+
+def test_few_prompts_are_said(tmp_path):
+    for algorithm, scores in (("custom_dpo", LOW), ("hybrid", HIGH)):
+        for seed, score in enumerate(scores):
+            answers = answers_of(score, seed=seed, prompts=16)
+            write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed, score=score, answers=answers)
+    assert "16 prompts" in texts(compare(tmp_path))["few_prompts"]
+    assert "few_prompts" not in texts(compare(tmp_path, prompts="fixed"))
+
+
+def test_losses_of_unlike_formulas_are_said_to_be_no_one_quantity(tmp_path):
+    write_sweep(tmp_path / "beta", {"custom_dpo": LOW})
+    write_sweep(tmp_path / "beta2", {"custom_dpo": HIGH}, algorithm__loss__beta=0.5)
+    assert "loss.beta" in texts(compare(tmp_path, metric="train/loss"))["unlike_losses"]
+    assert "unlike_losses" not in texts(compare(tmp_path))
+
+
+def test_a_budget_within_which_evaluations_lie_far_apart_names_what_each_had_spent(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": LOW}, curve=[0.2, 0.3, 0.4, 0.5])
+    write_sweep(tmp_path, {"hybrid": HIGH}, curve=[0.2, 0.3, 0.5])
+    assert "(steps: custom_dpo 67 and hybrid 50)" in texts(compare(tmp_path, at="steps:80"))["at_budget"]

@@ -161,9 +161,14 @@ def test_scores_at_a_budget_need_no_equal_number_of_steps(tmp_path):
         compare(tmp_path)
     found = compare(tmp_path, at="steps:50")
     assert {row.label: row.mean for row in found.variants} == {"custom_dpo": pytest.approx(0.3), "hybrid": pytest.approx(0.5)}
-    assert "within steps:50 (steps 33 to 50)" in texts(found)["at_budget"]
-    with pytest.raises(EvidenceError, match="ended after 50 steps, before at=steps:80"):
+    assert "within steps:50 (steps: custom_dpo 33 and hybrid 50)" in texts(found)["at_budget"]
+    with pytest.raises(EvidenceError, match=r"ended after 50 steps, before at=steps:80\n +compare at=steps:50, which all"):
         compare(tmp_path, at="steps:80")
+    beyond = compare(tmp_path, at="steps:80", allow=["budget"])  # a run that spent less keeps its score
+    assert {row.label: row.imputed for row in beyond.variants} == {"custom_dpo": 0, "hybrid": 0}
+    assert beyond.pair("hybrid", "custom_dpo").difference == pytest.approx(0.1)
+    with pytest.raises(EvidenceError, match="no evaluation within at=steps:30 but that before training"):
+        compare(tmp_path, at="steps:30")
 
 
 @pytest.mark.parametrize("at", ["200k", "tokens", "tokens:-1", "hours:2", "tokens:1.2.3"])
@@ -212,6 +217,15 @@ def test_another_environment_of_one_side_is_named(tmp_path, name, options):
     write_sweep(tmp_path, {"custom_dpo": LOW}, **base, policy__dtype="float32")
     write_sweep(tmp_path, {"hybrid": HIGH}, **{**base, "policy__dtype": "float32", **options})
     assert f"{name} (" in texts(compare(tmp_path))["different_environment"]
+
+
+def test_a_device_that_was_chosen_by_the_machine_is_named_from_the_record(tmp_path):
+    for name, kind, scores in (("custom_dpo", "cpu", LOW), ("hybrid", "cuda (A100)", HIGH)):
+        write_sweep(tmp_path / "known", {name: scores}, device="auto", record={"provenance": {"device": kind}})
+    assert "device (custom_dpo cpu and hybrid cuda (A100))" in texts(compare(tmp_path / "known"))["different_environment"]
+    write_sweep(tmp_path / "old", {"custom_dpo": LOW}, device="auto", record={"provenance": {"device": "cpu"}})
+    write_sweep(tmp_path / "old", {"hybrid": HIGH}, device="auto")  # a record of before does not tell
+    assert "different_environment" not in texts(compare(tmp_path / "old"))
 
 
 def test_runs_that_are_known_to_have_answered_other_prompts_are_not_crossed(tmp_path):

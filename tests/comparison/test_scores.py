@@ -133,8 +133,9 @@ def test_the_score_at_a_budget_is_of_the_last_evaluation_within_it(tmp_path, at,
     assert (found.score, found.step, found.state) == (score, step, "completed")
     assert found.steps.max() <= step
     beyond = read_score(read_run(run), metric="eval/score", score="last", at=(at[0], 1e6))
-    assert (beyond.state, beyond.score) == ("unfinished", None)
-    assert "before at=" in beyond.notes[0]
+    spent = {"steps": 100, "tokens": 1000, "seconds": 12}[at[0]]
+    assert (beyond.state, beyond.score, beyond.short) == ("completed", 0.6, spent)
+    assert found.short is None
 
 
 def test_the_worst_score_is_the_highest_where_lower_is_better(tmp_path):

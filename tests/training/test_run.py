@@ -30,6 +30,7 @@ def test_a_run_leaves_a_whole_record(rlx_run):
     )
     assert written["result"]["performance_metrics"]["eval/score"] == lines[-1]["eval/score"]
     assert written["result"]["metadata"]["steps"] == 6
+    assert (written["config"]["device"], written["provenance"]["device"]) == ("auto", "cpu")
     assert (run / "config.yaml").exists()
     assert str(run.relative_to(run.parents[2])) in printed
 
