@@ -11,7 +11,7 @@ from rlx.comparison.choices import Choices, budget_of
 from rlx.comparison.descriptive import config_differences
 from rlx.comparison.evidence import Evidence
 from rlx.comparison.grouping import Grouping
-from rlx.comparison.pair import UNEQUAL, Arm, PairComparison, same_digests
+from rlx.comparison.pair import FEWEST, UNEQUAL, Arm, PairComparison, same_digests
 from rlx.comparison.refusal import more_seeds
 from rlx.comparison.run_cautions import (
     Caution,
@@ -27,7 +27,6 @@ from rlx.comparison.statistics.difference import detectable_difference
 from rlx.comparison.statistics.interval import describe_shape
 from rlx.comparison.statistics.measured import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_ERROR
 from rlx.comparison.variant import Variant
-from rlx.comparison.verdict import FEWEST
 from rlx.comparison.wording import join_names
 
 _COMMANDS = 2  # shown where several variants lack seeds

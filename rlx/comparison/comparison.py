@@ -191,6 +191,8 @@ def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -
         num_resamples=choices.num_resamples, lower_is_better=choices.is_lower_better,
     )  # fmt: skip
     nothing = dict.fromkeys(("steps", "tokens", "seconds", "kl", "area_under_curve", "area_interval", "evaluation_error"))
+    if row.std == 0:  # one policy, not several seeds: nothing is known about a spread
+        nothing |= {"interval": None, "iqm_interval": None}
     return replace(row, algorithm="", failed=0, **nothing)  # type: ignore[arg-type]
 
 

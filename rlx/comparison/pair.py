@@ -40,6 +40,7 @@ from rlx.comparison.statistics.effect import (
 from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
 from rlx.errors import EvidenceError
 
+FEWEST = 5  # below this many seeds a verdict is exploratory
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
 
 
@@ -152,8 +153,8 @@ def compare_pair(
     result, p = fixed, p_fixed
     over_prompts = prompts == "random" and question == "mean" and _share_prompts(a, b) and fixed.name != "none"
     if over_prompts:
-        result, reason, p = _over_prompts(a, b, fixed, p_fixed, is_paired=is_paired, level=level, reason=reason)
-        about["components"] = _components(a, b, is_paired=is_paired)
+        about["components"] = parts = _components(a, b, is_paired=is_paired)
+        result, reason, p = _over_prompts(a, b, fixed, p_fixed, parts, is_paired=is_paired, level=level, reason=reason, rng=rng)
     if question == "chance" and fixed.name != "none":
         result, reason, p = _by_chance(a, b, result, rng)
     alpha, single = (1 - level) / comparisons, len(a.scores) == 1
@@ -222,9 +223,10 @@ def _num_prompts(a: Arm, b: Arm) -> int | None:
 
 
 def _over_prompts(
-    a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, *, is_paired: bool, level: float, reason: str
-) -> tuple[TestResult, str, float | None]:
-    """The crossed test. Where seeds are very unequal in number, the permutation test over seeds must agree with it."""
+    a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, parts: Sequence[Components], *,
+    is_paired: bool, level: float, reason: str, rng: np.random.Generator,
+) -> tuple[TestResult, str, float | None]:  # fmt: skip
+    """The crossed test. Where seeds are very unequal in number, a permutation test over seeds and prompts must agree with it."""
     assert a.tables is not None
     assert b.tables is not None
     result = crossed(a.tables, b.tables, level=level, pairs=is_paired)
@@ -232,8 +234,10 @@ def _over_prompts(
         return fixed, reason, p_fixed
     paired_or_not = "runs of one seed as pairs" if is_paired else "runs taken as independent"
     why = f"over seeds and prompts, {paired_or_not}: both are samples of those that might have been drawn (prompts=random)"
-    if "permutation" in fixed.name and p_fixed is not None:
-        return replace(result, name=f"{result.name}, checked by permutation"), why, max(result.p, p_fixed)
+    if "permutation" in fixed.name:
+        other_prompts = sum(part.interaction / part.prompts for part in parts)
+        permuted = studentised_permutation_p(a.scores, b.scores, rng, over_prompts=other_prompts)
+        return replace(result, name=f"{result.name}, checked by permutation"), why, max(result.p, permuted)
     return result, why, result.p
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlx.comparison.pair import PairComparison
+from rlx.comparison.pair import FEWEST, PairComparison
 from rlx.comparison.statistics.difference import holm
 from rlx.comparison.wording import verdict_sentence
-
-FEWEST = 5  # below this many seeds a verdict is exploratory
 
 
 def judge(pairs: Sequence[PairComparison], *, total: int | None = None) -> list[PairComparison]:

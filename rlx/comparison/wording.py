@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlx.comparison.pair import FEWEST, PairComparison
+
 if TYPE_CHECKING:
-    from rlx.comparison.pair import PairComparison
     from rlx.comparison.variant import Variant
 
 VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
@@ -117,6 +118,8 @@ def _prospect(pair: PairComparison) -> str:
     if pair.seeds_needed is None:
         few = "far more seeds and prompts than anybody can run" if pair.over_prompts else "far more seeds than anybody can run"
         return f"{shown}." if pair.difference == 0 else f"{shown}; one of this size needs {few}."
+    if pair.seeds_needed < FEWEST:
+        return f"{shown}; one of this size needs {FEWEST} seeds each, the fewest that carry a verdict."
     most = pair.seeds_needed_at_most
     doubt = f" (up to {most}: the spread itself is uncertain)" if most is not None and most > pair.seeds_needed else ""
     prompts = f", or {pair.prompts_needed} prompts" if pair.prompts_needed is not None else ""

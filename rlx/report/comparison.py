@@ -17,11 +17,22 @@ from rlx.comparison.comparison import Comparison
 from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
 from rlx.report.columns import STYLES, pair_table, variant_table
-from rlx.report.table import Table, as_latex, as_lines, as_markdown, as_plain_text, check_columns, markdown_text, table_of_lists
+from rlx.report.table import (
+    Table,
+    as_latex,
+    as_lines,
+    as_markdown,
+    as_plain_text,
+    check_columns,
+    markdown_text,
+    table_of_lists,
+    within,
+)
 from rlx.report.text import interval, one_line, quantity, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
+LATEX_WIDTH = 100  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
 LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
 
 
@@ -213,7 +224,7 @@ def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     parts = []
     for table, caption, weight in zip(tables, captions, LATEX_WEIGHTS, strict=True):
         if table.rows:
-            shown = _with_columns(table, columns) if columns else table.lighter(weight)
+            shown = _with_columns(table, columns) if columns else within(table.lighter(weight), LATEX_WIDTH)
             parts.append(as_latex(replace(shown, caption=caption)))
     return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n".join(parts)
 

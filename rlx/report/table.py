@@ -113,12 +113,9 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
     Where it is too narrow, the heaviest columns are left out and named in a line below, then columns that fold are folded, or
     else the widest are cut with `..`.
     """
-    kept = list(table.columns)
-    cells = {id(c): [one_line(c.name, encoding), *(one_line(c.text(row), encoding) for row in table.rows)] for c in kept}
-    sizes = {id(column): max(map(cell_len, cells[id(column)])) for column in kept}
-    while width is not None and _total([sizes[id(c)] for c in kept]) > width and max(c.weight for c in kept) > 0:
-        heaviest = max(column.weight for column in kept)
-        kept.remove(next(column for column in reversed(kept) if column.weight == heaviest))
+    cells = {id(c): [one_line(c.name, encoding), *(one_line(c.text(row), encoding) for row in table.rows)] for c in table.columns}
+    sizes = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
+    kept = _fitting(table.columns, sizes, width)
     final = _squeezed(kept, [sizes[id(column)] for column in kept], width)
     lines = []
     for number in range(len(table.rows) + 1):
@@ -128,6 +125,21 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
     if hidden:
         lines.append(Text(f"too narrow for the columns: {', '.join(hidden)}", style="dim", overflow="fold"))
     return lines
+
+
+def _fitting(columns: Sequence[Column], sizes: Mapping[int, int], width: int | None) -> list[Column]:
+    """Without the heaviest columns, as many as it takes to fit; those of weight 0 stay. sizes: id of a column -> its cells."""
+    kept = list(columns)
+    while width is not None and _total([sizes[id(c)] for c in kept]) > width and max(c.weight for c in kept) > 0:
+        heaviest = max(column.weight for column in kept)
+        kept.remove(next(column for column in reversed(kept) if column.weight == heaviest))
+    return kept
+
+
+def within(table: Table, width: int) -> Table:
+    """The table without the heaviest columns, as many as it takes to be at most `width` characters wide."""
+    sizes = {id(c): max(cell_len(one_line(text)) for text in (c.name, *map(c.text, table.rows))) for c in table.columns}
+    return replace(table, columns=_fitting(table.columns, sizes, width))
 
 
 def as_plain_text(table: Table, *, width: int | None = None, encoding: str = "utf-8") -> str:

@@ -84,6 +84,13 @@ def test_little_data_is_inconclusive_and_says_what_would_settle_it(tmp_path):
         assert piece in pair.words
 
 
+def test_a_large_difference_needs_as_many_seeds_as_carry_a_verdict(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.01, 3, seed=1), "hybrid": normal_scores(0.7, 0.01, 3, seed=2)})
+    pair = compare(tmp_path).pairs[0]
+    assert pair.seeds_needed < 5
+    assert "one of this size needs 5 seeds each, the fewest that carry a verdict" in pair.words
+
+
 def test_equivalence_needs_a_declared_margin(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": normal_scores(0.5, 0.005, 8, seed=1), "hybrid": normal_scores(0.502, 0.005, 8, seed=2)})
     assert compare(tmp_path).pairs[0].verdict == "inconclusive"

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from rlx.comparison.pair import Arm, common_seeds, compare_pair
+from rlx.comparison.statistics.crossed import crossed
 from rlx.errors import EvidenceError
 
 
@@ -30,6 +33,19 @@ def test_very_unequal_numbers_take_the_larger_p():
     assert pair.test == "Welch's t, checked by permutation"
     assert pair.p >= stats.ttest_ind(few, skewed, equal_var=False).pvalue
     assert "very unequal numbers of seeds" in pair.reason
+
+
+def test_very_unequal_numbers_are_relabelled_with_what_other_prompts_add():
+    rng, tables = np.random.default_rng(0), []
+    collapsed = np.where(np.arange(20) < 4, -2.0, 0.0)  # four runs of twenty; none of the other five
+    for runs, shift in ((np.zeros(5), 0.05), (collapsed, -0.05)):
+        own = rng.normal(size=64)  # effects on single prompts, which are equal on average but for `shift`
+        tables.append(0.7 * (own - own.mean()) + shift + runs[:, None] + rng.normal(0, 0.3, (len(runs), 64)))
+    a, b = (replace(arm(name, table.mean(axis=1)), tables=[table]) for name, table in zip("ab", tables, strict=True))
+    pair = pair_of(a, b, prompts="random")
+    assert pair.test == "crossed t, checked by permutation"
+    assert max(pair.p_fixed, crossed([tables[0]], [tables[1]]).p) < 0.05
+    assert pair.p > 0.08
 
 
 def test_the_choice_of_the_test_does_not_depend_on_the_scores():

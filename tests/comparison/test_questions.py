@@ -137,6 +137,7 @@ def test_doing_nothing_is_a_row_and_every_variant_has_its_gain(tmp_path):
     write_sweep(tmp_path, {"custom_dpo": normal_scores(0.3, 0.05, 6, seed=1), "hybrid": HIGH})
     found = compare(tmp_path)
     assert (found.untrained.mean, found.untrained.n) == (pytest.approx(0.3), 6)
+    assert found.untrained.interval is None  # one policy, and no spread over seeds
     gains = {row.label: row.gain for row in found.variants}
     assert gains == {"hybrid": pytest.approx(0.3), "custom_dpo": pytest.approx(0.0, abs=1e-12)}
     assert "custom_dpo: not shown to differ from doing nothing" in texts(found)["no_gain"]

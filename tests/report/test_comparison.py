@@ -7,6 +7,7 @@ from rich.console import Console
 from rlx.comparison.comparison import compare
 from rlx.report.columns import variant_table
 from rlx.report.comparison import (
+    LATEX_WIDTH,
     console_for_output,
     gain_line,
     halving_lines,
@@ -105,6 +106,12 @@ def test_latex_rows_fit_their_tabular(ordinary):
         for spec, body in zip(specs, bodies, strict=True):
             assert {line.count(" & ") + 1 for line in body.splitlines() if line} == {len(spec)}
     assert specs == ["lr", "llr"]
+
+
+def test_latex_tables_leave_out_what_would_scale_them_below_legible(ordinary):
+    rows = [line for line in latex(ordinary).splitlines() if line.endswith(r"\\")]
+    assert max(map(len, rows)) <= LATEX_WIDTH + 40  # with the signs of LaTeX
+    assert "best" not in latex(ordinary)
 
 
 def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):

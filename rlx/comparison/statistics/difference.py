@@ -76,16 +76,19 @@ def student_t(name: str, difference: float, error: float, df: float, *, level: f
     return TestResult(name, difference, difference - half, difference + half, error, df, statistic, p)
 
 
-def studentised_permutation_p(a: Strata, b: Strata, rng: np.random.Generator, *, num_permutations: int = 9_999) -> float:
+def studentised_permutation_p(
+    a: Strata, b: Strata, rng: np.random.Generator, *, over_prompts: float = 0.0, num_permutations: int = 9_999
+) -> float:
     """p of Welch's statistic over relabelled runs: exact for equal algorithms whatever the shape of their scores.
 
     All relabellings where there are few (one task), else random ones with the (1 + hits) / (1 + draws) rule
-    (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). a, b: one [S_m] per task.
+    (Janssen 1997, doi:10.1016/S0167-7152(97)00043-6). a, b: one [S_m] per task. over_prompts: variance that other prompts add to
+    the sum of the tasks' differences; relabelled runs answer the same prompts, so each relabelling gets a normal draw of it.
     """
-    observed = abs(_statistics([x[None] for x in a], [y[None] for y in b])[0])
+    observed = abs(_statistics([x[None] for x in a], [y[None] for y in b], over_prompts=over_prompts)[0])
     pools = [np.concatenate([x, y]).astype(float) for x, y in zip(a, b, strict=True)]
     sizes = [len(x) for x in a]
-    if len(pools) == 1 and comb(len(pools[0]), sizes[0]) <= ENUMERATED:
+    if over_prompts == 0 and len(pools) == 1 and comb(len(pools[0]), sizes[0]) <= ENUMERATED:
         picks = np.array(list(combinations(range(len(pools[0])), sizes[0])))
         mask = np.zeros((len(picks), len(pools[0])), bool)
         np.put_along_axis(mask, picks, True, axis=1)
@@ -96,14 +99,19 @@ def studentised_permutation_p(a: Strata, b: Strata, rng: np.random.Generator, *,
     found = _statistics(
         [pool[:, :size] for pool, size in zip(mixed, sizes, strict=True)],
         [pool[:, size:] for pool, size in zip(mixed, sizes, strict=True)],
+        over_prompts=over_prompts,
+        shift=rng.normal(0, math.sqrt(over_prompts), num_permutations) if over_prompts else 0.0,
     )
     return float((1 + (np.abs(found) >= observed * (1 - 1e-9)).sum()) / (1 + num_permutations))
 
 
-def _statistics(a: Sequence[Array], b: Sequence[Array]) -> Array:
-    """Welch's statistic of many relabellings at once. a, b: one [R, S_m] per task; returns [R], infinite without spread."""
-    gaps = sum(x.mean(axis=1) - y.mean(axis=1) for x, y in zip(a, b, strict=True))
-    variance = sum(x.var(axis=1, ddof=1) / x.shape[1] for x in (*a, *b))
+def _statistics(a: Sequence[Array], b: Sequence[Array], *, over_prompts: float = 0.0, shift: Array | float = 0.0) -> Array:
+    """Welch's statistic of many relabellings at once. a, b: one [R, S_m] per task; returns [R], infinite without spread.
+
+    over_prompts, shift [R]: a variance and a value that are added to those of the runs.
+    """
+    gaps = sum(x.mean(axis=1) - y.mean(axis=1) for x, y in zip(a, b, strict=True)) + shift
+    variance = sum(x.var(axis=1, ddof=1) / x.shape[1] for x in (*a, *b)) + over_prompts
     scale = max(max(float(np.abs(x).max()) for x in (*a, *b)), 1e-300)
     gaps = np.where(np.abs(gaps) <= 1e-12 * scale, 0.0, gaps)
     flat = variance <= (1e-12 * scale) ** 2

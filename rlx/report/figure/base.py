@@ -17,7 +17,8 @@ MOST_LABELLED = 10  # labels beside points: more of them would hide each other
 
 @dataclass(frozen=True)
 class FigureAxis:
-    """An axis from `low` to `high`. names: what stands at 0, 1, 2, ... instead of numbers. is_whole: it counts things.
+    """An axis from `low` to `high`. names: what stands at 0, 1, 2, ... instead of numbers; a name may go on in a second line,
+    where one has no room. is_whole: it counts things.
 
     has_grid: whether lines lead from the ticks across the plot.
     """

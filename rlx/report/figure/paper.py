@@ -100,12 +100,14 @@ def look(colour: Colour) -> dict[str, Any]:
 def _height(figure: Figure) -> float:
     """Inches."""
     rows = len(figure.y.names)
-    return 1.2 + 0.3 * rows if figure.is_matrix else 0.9 + 0.26 * rows if rows else 2.8
+    lines = max((_row_name(figure, place).count("\n") for place in range(rows)), default=0)
+    return 1.2 + 0.3 * rows if figure.is_matrix else 0.9 + (0.26 + 0.1 * lines) * rows if rows else 2.8
 
 
 def _row_name(figure: Figure, place: int) -> str:
-    number = f"{place + 1} " if figure.is_matrix else ""
-    return number + plain_label(figure.y.names[place], 40)
+    """A row's name, in two lines where one is too short for it."""
+    number, name = f"{place + 1} " if figure.is_matrix else "", figure.y.names[place]
+    return number + (" " if len(name) <= 40 else "\n").join(plain_label(part, 40) for part in name.split("\n"))
 
 
 def _marker(colour: Colour) -> str:

@@ -90,7 +90,7 @@ def difference_figure(comparison: Comparison) -> list[Figure]:
         f"{level(comparison)} interval of each difference, for itself; the verdict, which colours it (in print: filled where "
         f"decided), also allows for the number of pairs.{shaded}{more}"
     )
-    names = FigureAxis(names=tuple(f"{pair.a} − {pair.b}" for pair in pairs))
+    names = FigureAxis(names=tuple(f"{one_line(pair.a)}\n− {one_line(pair.b)}" for pair in pairs))
     about, x = "difference of each pair with its interval", FigureAxis("difference of means", *with_room(low, high))
     return [Figure("differences", "Differences", caption, about, x, names, tuple(marks))]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -30,9 +31,11 @@ from rlx.report.figure.base import (
 from rlx.report.text import one_line
 
 BOX = 1000  # units along each side of the box that lines and bands are drawn in
+MATRIX_NAME = 16  # characters of a line beside a matrix on narrow screens
 CHARACTER = 7.4  # pixels, of the labels' 12 px in a wide font
 HEIGHT = 270  # pixels, of a plot without rows
-ROW, NARROW_ROW = 30, 46  # pixels, of a row of names; on narrow screens the name stands above its marks
+NARROW_ROW, TALL_ROW = 46, 62  # pixels, of a row on narrow screens, where its name stands above its marks in one line or two
+NARROW = 44  # characters that a narrow screen has room for
 TABLE_OF_SHAPES = ("M-{s} -{s}h{d}v{d}h-{d}z", "M0 -{t}l{u} {w}h-{x}z", "M0 -{r}l{r} {r}l-{r} {r}l-{r} -{r}z")
 
 
@@ -42,7 +45,8 @@ def draw_svg(figure: Figure) -> str:
     rows = len(figure.y.names)
     left = plot.room_for_names() if rows else 54
     kind = "matrix" if figure.is_matrix else "rows" if rows else "lines"
-    style = f"--left:{left}px;--rows:{rows};--height:{HEIGHT}px"
+    row, shift = (TALL_ROW, 16) if plot.is_tall else (NARROW_ROW, 9)
+    style = f"--left:{left}px;--rows:{rows};--height:{HEIGHT}px;--narrow:{row}px;--shift:{shift}px"
     heading = "" if figure.is_matrix or not figure.y.label else f'<p class="y-label">{escape(figure.y.label)}</p>'
     return (
         f'{heading}<div class="plot {kind}" style="{style}"><svg width="100%" role="img" aria-label="{escape(figure.about)}">'
@@ -61,12 +65,32 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most - most // 2) :]
 
 
-def spread_labels(heights: Sequence[float], *, gap: float = 14) -> list[float]:
-    """Where labels go so that none lies on another: each at its height, or pushed down as little as possible."""
+def in_one_line(name: str, most: int) -> str:
+    """A name of two lines in one of `most` characters: where it is too long, each of its parts is cut by itself."""
+    parts = name.split("\n")
+    if len(name) > most:
+        parts = [shorten(part, (most + 1) // len(parts) - 1) for part in parts]
+    return " ".join(parts)
+
+
+def in_two_lines(name: str, most: int) -> list[str]:
+    """A name in at most two lines, broken between words; what is too long for the second one is cut in its middle."""
+    first = textwrap.wrap(name, most)[0] if len(name) > most else name
+    rest = name[len(first) :].strip()
+    return [first, shorten(rest, most)] if rest else [first]
+
+
+def spread_labels(heights: Sequence[float], *, gap: float = 14, lowest: float = math.inf) -> list[float]:
+    """Where labels go so that none lies on another: each at its height, or pushed down as little as possible, and up again from
+    `lowest`, below which the axis has its own."""
     placed = list(heights)
-    floor = -math.inf
-    for index in sorted(range(len(heights)), key=lambda index: heights[index]):
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    floor, ceiling = -math.inf, lowest
+    for index in order:
         placed[index] = floor = max(heights[index], floor + gap)
+    for index in reversed(order):
+        placed[index] = min(placed[index], ceiling)
+        ceiling = placed[index] - gap
     return placed
 
 
@@ -77,7 +101,12 @@ def colour_class(colour: Colour) -> str:
 
 def is_long(figure: Figure) -> bool:
     """Whether the names of its rows ask for more width than other figures have."""
-    return not figure.is_matrix and max(map(len, figure.y.names), default=0) > 34
+    return not figure.is_matrix and _longest(figure) > 34
+
+
+def _longest(figure: Figure) -> int:
+    """Characters of the longest name of a row."""
+    return max(map(len, figure.y.names), default=0)
 
 
 def _title(hover: str) -> str:
@@ -100,9 +129,14 @@ class _Plot:
         share = (value - self.bottom) / (self.top - self.bottom)
         return share if self.figure.y.names else 1 - share
 
+    @property
+    def is_tall(self) -> bool:
+        """Whether the names of rows go on in a second line on a narrow screen."""
+        return not self.figure.is_matrix and any("\n" in name for name in self.figure.y.names) and _longest(self.figure) > NARROW
+
     def room_for_names(self) -> int:
         """Pixels on the left of the rows."""
-        longest = max(map(len, self.figure.y.names), default=0) + (3 if self.figure.is_matrix else 0)
+        longest = _longest(self.figure) + (3 if self.figure.is_matrix else 0)
         return round(min(420.0 if is_long(self.figure) else 260.0, CHARACTER * longest + 20))
 
     def text(
@@ -155,14 +189,19 @@ class _Plot:
         figure, parts = self.figure, []
         fits = int((self.room_for_names() - 14) / CHARACTER)
         for place, name in enumerate(figure.y.names):
-            number = f"{place + 1} " if figure.is_matrix else ""
-            long, middle = number + shorten(name, fits - len(number)), self.y(place)
-            parts.append(self.text(0, middle, long, "name beside", anchor="end", dx=-10, dy=4, hover=name))
+            number, hover = f"{place + 1} " if figure.is_matrix else "", name.replace("\n", " ")
+            long, middle = number + in_one_line(name, fits - len(number)), self.y(place)
+            parts.append(self.text(0, middle, long, "name beside", anchor="end", dx=-10, dy=4, hover=hover))
             if figure.is_matrix:
-                short = number + shorten(name, 14 - len(number))
-                parts.append(self.text(0, middle, short, "name above", anchor="end", dx=-6, dy=4, hover=name))
+                lines = in_two_lines(number + hover, MATRIX_NAME)
+                for line, text in enumerate(lines):
+                    dy = 4 + 7 * (2 * line - len(lines) + 1)
+                    parts.append(self.text(0, middle, text, "name above", anchor="end", dx=-6, dy=dy, hover=hover))
             else:
-                parts.append(self.text(0, place / len(figure.y.names), shorten(name, 46), "name above", dy=14, hover=name))
+                lines = name.split("\n") if self.is_tall else [hover]
+                for line, text in enumerate(lines):
+                    top, dy = place / len(figure.y.names), 14 + 15 * line
+                    parts.append(self.text(0, top, shorten(text, NARROW), "name above", dy=dy, hover=hover))
         return "".join(parts)
 
     def behind(self) -> str:
@@ -174,7 +213,8 @@ class _Plot:
                 parts.append(f'<rect class="zone" x="{_percent(left)}" y="0" width="{_percent(width)}" height="100%"/>')
             elif isinstance(mark, Rule):  # a piece a row, which on a narrow screen ends below the row's name
                 at = _percent(self.x(mark.x))
-                pieces = [(row + 0.22, row + 0.78) for row in range(rows)] if rows else [(0, 1)]
+                top, end = (0.3, 0.75) if self.is_tall else (0.22, 0.78)
+                pieces = [(row + top, row + end) for row in range(rows)] if rows else [(0, 1)]
                 for start, end in pieces:
                     ends = f'y1="{_percent(start / max(rows, 1))}" y2="{_percent(end / max(rows, 1))}"'
                     parts.append(f'<line class="zero" x1="{at}" x2="{at}" {ends}/>')
@@ -199,7 +239,7 @@ class _Plot:
         parts += [self._dot(mark) for mark in sorted(dots, key=lambda dot: ("ring", "seed", "mean").index(dot.role))]
         labelled = [dot for dot in dots if dot.label]
         if len(labelled) <= MOST_LABELLED:
-            heights = spread_labels([self.y(dot.y) * HEIGHT for dot in labelled])
+            heights = spread_labels([self.y(dot.y) * HEIGHT for dot in labelled], lowest=HEIGHT - 10)
             for dot, height in zip(labelled, heights, strict=True):
                 share, is_right = self.x(dot.x), self.x(dot.x) > 0.6
                 options = {"anchor": "end" if is_right else "start", "dx": -12 if is_right else 12, "dy": 4}

@@ -82,6 +82,16 @@ def test_random_relabellings_agree_with_all_of_them():
     assert studentised_permutation_p([FIRST], [SECOND], RNG) == pytest.approx(0.0019, abs=0.002)
 
 
+def test_what_other_prompts_add_makes_relabelled_runs_less_sure():
+    few = np.full(5, 0.85) + np.linspace(-0.01, 0.01, 5)  # no run collapsed; a little better on these prompts
+    many = np.concatenate([np.full(16, 0.8), np.full(4, 0.2)]) + np.linspace(-0.01, 0.01, 20)
+    assert studentised_permutation_p([few], [many], RNG) < 0.01
+    assert studentised_permutation_p([few], [many], RNG, over_prompts=0.05**2) > 0.02
+    assert studentised_permutation_p([A, A], [B, B], RNG, over_prompts=1e-12) == pytest.approx(
+        studentised_permutation_p([A, A], [B, B], RNG), abs=0.02
+    )
+
+
 def test_the_rank_test_equals_scipys():
     a, b = A[:5], B[:6]
     assert rank_test_p(a, b) == pytest.approx(stats.mannwhitneyu(a, b, method="exact").pvalue)

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Rule, Tile, Zone
-from rlx.report.figure.svg import BOX, draw_svg, escape, shorten, spread_labels
+from rlx.report.figure.svg import BOX, draw_svg, escape, in_one_line, in_two_lines, shorten, spread_labels
 
 EVIL = '<script>"&\x1b'
 
@@ -98,3 +98,26 @@ def test_labels_are_cut_in_their_middle_and_pushed_apart():
     assert shorten("abcdefghijklmnopqrstuvwxyz", 10) == "abcd…vwxyz"
     assert shorten("short", 10) == "short"
     assert spread_labels([10, 10, 50]) == [10, 24, 50]
+    assert spread_labels([90, 95, 99], lowest=100) == [72, 86, 100]
+
+
+LONG = ("dpo beta=0.2 lr=0.0003\n− dpo beta=0.05 lr=0.0003", "dpo beta=0.2 lr=0.0003\n− grpo")
+
+
+def test_a_long_name_of_a_difference_keeps_both_sides_and_has_two_lines_on_a_narrow_screen():
+    assert in_one_line(LONG[0], 60) == "dpo beta=0.2 lr=0.0003 − dpo beta=0.05 lr=0.0003"
+    assert in_one_line(LONG[0], 40) == "dpo beta… lr=0.0003 − dpo be… lr=0.0003"
+    drawn = draw_svg(figure(Rule(0.5), y=FigureAxis(names=LONG)))
+    assert "--narrow:62px;--shift:16px" in drawn
+    above = [
+        (text.attrib["dy"], "".join(text.itertext())) for text in parse(drawn).iter("text") if "above" in text.attrib["class"]
+    ]
+    assert [dy for dy, _ in above] == ["14", "29", "14", "29"]
+    assert above[1][1].endswith("− dpo beta=0.05 lr=0.0003")
+    assert "--narrow:46px;--shift:9px" in draw_svg(figure(Rule(0.5), y=FigureAxis(names=("a\n− b",))))
+
+
+def test_rows_of_a_matrix_are_told_apart_on_a_narrow_screen():
+    assert in_two_lines("1 dpo beta=0.2 lr=0.0003", 16) == ["1 dpo beta=0.2", "lr=0.0003"]
+    assert in_two_lines("short", 16) == ["short"]
+    assert in_two_lines("a" * 40, 16) == ["a" * 16, "aaaaaaa…aaaaaaaa"]
