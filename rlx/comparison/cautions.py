@@ -7,11 +7,11 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from rlx.comparison.choices import Choices, budget_of
+from rlx.comparison.choices import FEWEST, Choices, budget_of
 from rlx.comparison.descriptive import config_differences
 from rlx.comparison.evidence import Evidence
 from rlx.comparison.grouping import Grouping
-from rlx.comparison.pair import FEWEST, UNEQUAL, Arm, PairComparison, same_digests
+from rlx.comparison.pair import UNEQUAL, Arm, PairComparison, same_digests
 from rlx.comparison.refusal import more_seeds
 from rlx.comparison.run_cautions import (
     Caution,
@@ -109,13 +109,14 @@ def _detectable(seeds: int, *, is_paired: bool) -> float:
 
 def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> list[Caution]:
     """Variants whose runs agree in every metric, seed by seed: what tells them apart does nothing."""
+    alike = [pair for pair in pairs if pair.identical]
+    differences = config_differences(grouping) if alike else {}
     found = []
-    for pair in pairs:
-        if pair.identical:
-            keys = [key for key, values in config_differences(grouping).items() if values.get(pair.a) != values.get(pair.b)]
-            name = join_names(keys) if keys else "what tells them apart"
-            text = f"{pair.a} and {pair.b}: identical runs, equal in every metric for every seed; {name} has no effect here"
-            found.append(Caution("identical_variants", text))
+    for pair in alike:
+        keys = [key for key, values in differences.items() if values.get(pair.a) != values.get(pair.b)]
+        name = join_names(keys) if keys else "what tells them apart"
+        text = f"{pair.a} and {pair.b}: identical runs, equal in every metric for every seed; {name} has no effect here"
+        found.append(Caution("identical_variants", text))
     return found
 
 

@@ -12,6 +12,7 @@ from rlx.comparison.serializable import Serializable
 from rlx.errors import ConfigError
 from rlx.fields import check_range, count, one_of, range_of, within
 
+FEWEST = 5  # below this many seeds a verdict is exploratory
 ALLOWED = {
     "single": "one seed a variant",
     "tasks": "several tasks",

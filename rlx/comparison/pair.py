@@ -40,7 +40,6 @@ from rlx.comparison.statistics.effect import (
 from rlx.comparison.statistics.interval import Array, Interval, Strata, deviation
 from rlx.errors import EvidenceError
 
-FEWEST = 5  # below this many seeds a verdict is exploratory
 UNEQUAL = 1.5  # from this ratio of seeds on, Welch's t errs for skewed scores
 
 
@@ -227,16 +226,13 @@ def _over_prompts(
     is_paired: bool, level: float, reason: str, rng: np.random.Generator,
 ) -> tuple[TestResult, str, float | None]:  # fmt: skip
     """The crossed test. Where seeds are very unequal in number, a permutation test over seeds and prompts must agree with it."""
-    assert a.tables is not None
-    assert b.tables is not None
-    result = crossed(a.tables, b.tables, level=level, pairs=is_paired)
+    result = crossed(a.tables or (), b.tables or (), level=level, pairs=is_paired)
     if result.p is None:
         return fixed, reason, p_fixed
-    paired_or_not = "runs of one seed as pairs" if is_paired else "runs taken as independent"
-    why = f"over seeds and prompts, {paired_or_not}: both are samples of those that might have been drawn (prompts=random)"
+    taken = "of one seed as pairs" if is_paired else "taken as independent"
+    why = f"over seeds and prompts, runs {taken}: both are samples of those that might have been drawn (prompts=random)"
     if "permutation" in fixed.name:
-        other_prompts = sum(part.interaction / part.prompts for part in parts)
-        permuted = studentised_permutation_p(a.scores, b.scores, rng, over_prompts=other_prompts)
+        permuted = studentised_permutation_p(a.scores, b.scores, rng, over_prompts=sum(p.interaction / p.prompts for p in parts))
         return replace(result, name=f"{result.name}, checked by permutation"), why, max(result.p, permuted)
     return result, why, result.p
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlx.comparison.pair import FEWEST, PairComparison
+from rlx.comparison.choices import FEWEST
+from rlx.comparison.pair import PairComparison
 from rlx.comparison.statistics.difference import holm
 from rlx.comparison.wording import verdict_sentence
 

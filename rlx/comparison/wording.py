@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlx.comparison.pair import FEWEST, PairComparison
+from rlx.comparison.choices import FEWEST
 
 if TYPE_CHECKING:
+    from rlx.comparison.pair import PairComparison
     from rlx.comparison.variant import Variant
 
 VERDICTS = ("better", "worse", "equivalent", "inconclusive", "exploratory")
@@ -83,8 +85,13 @@ def scope(pair: PairComparison) -> str:
 def halving_sentence(pair: PairComparison) -> str:
     """More seeds or more prompts? What halves the interval of the difference, and which costs less. Empty if not known."""
     halving = pair.halving
-    if halving is None or pair.num_prompts is None:
+    if halving is None or pair.num_prompts is None or not pair.components:
         return ""
+    part = pair.components[0]
+    spread = (
+        f" Standard deviations: between seeds {score_text(math.sqrt(max(part.seed)))}, between prompts "
+        f"{score_text(math.sqrt(part.interaction))}, within {score_text(math.sqrt(max(part.residual)))}."
+    )
     ways = []
     if halving.seeds is not None:
         ways.append(f"{halving.seeds} seeds each instead of {min(pair.n_a, pair.n_b)}")
@@ -94,11 +101,11 @@ def halving_sentence(pair: PairComparison) -> str:
         if halving.factor is None:
             return ""
         both = f"{halving.factor:g} times the seeds and the prompts"
-        return f"{pair.a} - {pair.b}: neither more seeds nor more prompts alone halve the interval; {both} do."
+        return f"{pair.a} - {pair.b}: neither more seeds nor more prompts alone halve the interval; {both} do.{spread}"
     alone = {(True, False): " More prompts alone do not.", (False, True): " More seeds alone do not."}
     missing = alone.get((halving.seeds is not None, halving.prompts is not None), "")
     cheaper = f" {str(pair.cheapest).capitalize()} are cheaper." if len(ways) == 2 and pair.cheapest else ""
-    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{missing}{cheaper}"
+    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{missing}{cheaper}{spread}"
 
 
 def _level(pair: PairComparison) -> str:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rlx.comparison import comparison
+from rlx.comparison import cautions, comparison
 from rlx.comparison.comparison import compare
 from rlx.errors import ConfigError, EvidenceError
 from tests.comparison.records import answers_of, normal_scores, write_run, write_sweep
@@ -186,6 +186,16 @@ def test_identical_variants_name_the_key_that_does_nothing(tmp_path):
     assert "algorithm.my_weight has no effect here" in texts(found)["identical_variants"]
     assert "identical runs" in found.pairs[0].words
     assert found.pairs[0].identical
+
+
+def test_configs_are_held_against_each_other_once_for_all_identical_pairs(tmp_path, monkeypatch):
+    for weight in (0.1, 0.2, 0.3, 0.4):
+        for seed, score in enumerate(LOW):
+            write_run(tmp_path / f"{weight}{seed}", seed=seed, score=score, algorithm__my_weight=weight)
+    calls = []
+    monkeypatch.setattr(cautions, "config_differences", lambda grouping: calls.append(grouping) or {})
+    assert sum(pair.identical for pair in compare(tmp_path).pairs) == 6
+    assert len(calls) == 1
 
 
 def test_pairing_is_mentioned_with_the_correlation_and_never_chosen_by_it(tmp_path):

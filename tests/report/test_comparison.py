@@ -111,7 +111,7 @@ def test_latex_rows_fit_their_tabular(ordinary):
 def test_latex_tables_leave_out_what_would_scale_them_below_legible(ordinary):
     rows = [line for line in latex(ordinary).splitlines() if line.endswith(r"\\")]
     assert max(map(len, rows)) <= LATEX_WIDTH + 40  # with the signs of LaTeX
-    assert "best" not in latex(ordinary)
+    assert "worst" not in latex(ordinary)
 
 
 def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):
@@ -127,6 +127,7 @@ def test_doing_nothing_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
     lines = [gain_line(found), *halving_lines(found)]
     assert "doing nothing (step 0): 0.300. Gain over it, on these prompts: hybrid +0.220" in lines[0]
     assert "would halve the interval" in lines[1]
+    assert "Standard deviations: between seeds" in lines[1]
     rows = variant_table(found).rows
     assert [row.label for row in rows] == ["hybrid", "custom_dpo", "doing nothing (step 0)"]
     assert "over seeds and prompts" in found.pairs[0].words

@@ -9,10 +9,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from rlx import __version__
-from rlx.comparison.choices import Choices, require_flag
+from rlx.comparison.choices import FEWEST, Choices, require_flag
 from rlx.comparison.comparison import Comparison, compare_runs
 from rlx.comparison.grouping import find_label
-from rlx.comparison.pair import FEWEST
 from rlx.config.compose import Composed
 from rlx.errors import ConfigError, EvidenceError
 
