@@ -8,7 +8,7 @@ first token at which sampling ends. Everything between two such turns (a user's 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,21 @@ class ChatTemplate(TemplateRenderer):
         """Whether the tools change nothing about the prompt."""
         return bool(tools) and self.opening(messages) == opening
 
+    def ignores_calls(self, messages: Sequence[Message], tools: Sequence[Any], opening: str) -> bool:
+        """Whether calls of tools in a prompt change nothing about it."""
+        called = [place for place, message in enumerate(messages) if message.get("tool_calls")]
+        return any(self._renders_without_calls(messages, place, tools, opening, self.opening) for place in called)
+
+    def _renders_without_calls(
+        self, turns: Sequence[Message], place: int, tools: Sequence[Any], text: str, render: Callable[..., str]
+    ) -> bool:
+        """Whether the turns are written as `text` without the calls at a place too."""
+        without = {"content": "", **{name: value for name, value in turns[place].items() if name != "tool_calls"}}
+        try:
+            return render((*turns[:place], without, *turns[place + 1 :]), tools) == text
+        except UnsafeExampleError:  # the template asks for a call before a tool's result, so it reads calls
+            return False
+
     def write(self, messages: Sequence[Message], answer: Sequence[Message], tools: Sequence[Any] = ()) -> Written:
         """Write a conversation as text: its prompt and its completion, or why they cannot be told apart safely."""
         try:
@@ -98,6 +113,7 @@ class ChatTemplate(TemplateRenderer):
 
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
+        remarks |= {"calls_unseen"} if self.ignores_calls(messages, tools, opening) else set()
         remarks |= self.altered((*messages, *answer))
         last = _last_answer(answer)
         if last == 0:
@@ -106,12 +122,12 @@ class ChatTemplate(TemplateRenderer):
             remarks.add("trailing")
         begins, turns = len(messages), (*messages, *answer[:last])
         answers_at_once = answer[0].get("role") == "assistant"
-        if not answers_at_once:  # others speak first: they are context
-            opening = self.render(messages, tools)
-        elif is_prefilled(messages):
+        if answers_at_once and is_prefilled(messages):
             begins, turns = begins - 1, (*messages[:-1], joined(messages[-1], answer[0]), *answer[1:last])
         places = [place for place in range(begins, len(turns)) if turns[place].get("role") == "assistant"]
         whole, marks = self._rendered(turns, tools, opens=False, continues=False, marked=self.marks_generation)
+        if not answers_at_once:  # others speak first: they are context
+            opening = self._without_last_end(self.render(messages, tools), whole)
         for place in places:
             self._require_calls(turns, place, tools, whole)
         if any(turn.get("role") == "tool" and content_of(turn).strip() not in whole for turn in turns[begins:]):
@@ -121,6 +137,12 @@ class ChatTemplate(TemplateRenderer):
             return self._marked(whole, opening, spans, remarks)
         own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
         return self._by_prefixes(turns, own, tools, whole, opening, remarks, answers_at_once=answers_at_once)
+
+    def _without_last_end(self, text: str, whole: str) -> str:
+        """The beginning of a conversation without the token that a template like Phi 3's writes after any last message."""
+        if whole.startswith(text):
+            return text
+        return next((shorter for end in self.ends if whole.startswith(shorter := text.removesuffix(end))), text)
 
     def _marked(self, whole: str, opening: str, spans: list[tuple[int, int]], remarks: set[str]) -> Written:
         """The turns that the template marks itself, each with the end that may stand just after its mark."""
@@ -230,8 +252,7 @@ class ChatTemplate(TemplateRenderer):
         """Refuse calls of tools that the template does not write."""
         if not turns[place].get("tool_calls"):
             return
-        without = {"content": "", **{name: value for name, value in turns[place].items() if name != "tool_calls"}}
-        if self.render((*turns[:place], without, *turns[place + 1 :]), tools) == whole:
+        if self._renders_without_calls(turns, place, tools, whole, self.render):
             raise UnsafeExampleError("tool_calls")
 
     def _writable(self, message: Message, before: str) -> bool:

@@ -25,6 +25,7 @@ REMARKS = {
     "arguments": "have arguments of tool calls in another form than the chat template writes as JSON (text or an object); they "
     "are learned in the template's form",
     "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
+    "calls_unseen": "have calls of tools in a prompt that the chat template does not write: the model does not see them",
     "results_unseen": "have results of tools that the chat template does not write",
     "trailing": "end with a message that is not the assistant's; it is left out",
     "boundary": "have a prompt whose last token merges with the completion; that token is learned",

@@ -178,8 +178,10 @@ class TextEncoder:
         messages = self._messages(prompt)
         if messages is None:
             return frozenset({"special_text"} if self._spells_special(str(prompt)) else ())
-        unseen = bool(tools) and self.template.ignores_tools(messages, tools, self.template.prompt(messages, tools))
-        return frozenset(self.template.altered(messages) | ({"tools_unseen"} if unseen else set()))
+        opening = self.template.prompt(messages, tools)
+        unseen = {"tools_unseen"} if self.template.ignores_tools(messages, tools, opening) else set()
+        unseen |= {"calls_unseen"} if self.template.ignores_calls(messages, tools, opening) else set()
+        return frozenset(self.template.altered(messages) | unseen)
 
     def _spells_special(self, prompt: str) -> bool:
         """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""
@@ -268,8 +270,8 @@ class TextEncoder:
 
     def _plain(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """Plain text up to the first token that ends generation, which is added where there is none."""
-        inside = cut.before(written.prompt_length)
-        tokens, remarks = cut.tokens, {"boundary"} if cut.straddles(written.prompt_length) else set()
+        inside, merges = self._begin_of(cut, written.prompt_length)
+        tokens, remarks = cut.tokens, {"boundary"} if merges else set()
         if self._spells_special(written.text[: written.prompt_length]):
             remarks.add("special_text")
         ends = np.flatnonzero(np.isin(tokens[inside:], self.end_ids)) if self.end_ids else np.zeros(0, dtype=np.int64)
@@ -286,17 +288,27 @@ class TextEncoder:
 
     def _chat(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """A conversation up to the end of its last turn; what lies between the turns is context."""
-        inside = cut.before(written.prompt_length)
+        inside, merges = self._begin_of(cut, written.prompt_length)
         ends = [cut.before(end, whole=False) for _, end in written.turns]
         tokens = cut.tokens[: ends[-1]]
         learned = np.zeros(len(tokens) - inside, dtype=bool)
         for (begin, _), end in zip(written.turns, ends, strict=True):
-            first = inside if begin == written.prompt_length else cut.before(begin)
+            first = inside if begin == written.prompt_length else self._begin_of(cut, begin)[0]
             learned[first - inside : end - inside] = True
         if not written.closed and self.end_ids:
             tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
-        remarks = written.remarks | ({"boundary"} if cut.straddles(written.prompt_length) else frozenset())
+        remarks = written.remarks | ({"boundary"} if merges else frozenset())
         return Encoded(tokens, inside, None if learned.all() else learned, remarks)
+
+    def _begin_of(self, cut: Cut | JoinedCut, place: int) -> tuple[int, bool]:
+        """How many tokens come before a turn that begins at a place, and whether the next one has text of both sides.
+
+        A special token that takes the white space after it, as Phi 3's `<|assistant|>` does, belongs to what comes before.
+        """
+        count, merges = cut.before(place), cut.straddles(place)
+        if merges and int(cut.tokens[count]) in self._special_tokens.values():
+            return count + 1, False
+        return count, merges
 
     # ---- tokens ----------------------------------------------------------------------------------------------------------------
 

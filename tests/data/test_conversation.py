@@ -1,11 +1,12 @@
 """The rule of completions on chat templates of ten families: prompts as sampled, answers as generated, all else masked."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rlx.data.tokenized import TokenizedPairs
@@ -429,3 +430,51 @@ def test_hostile_words_are_read_as_by_sampling_and_learned_as_generated(family, 
 def whole_answer(text, answer):
     ids = text.tokenizer(answer, add_special_tokens=False)["input_ids"]
     return [*ids, text.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("answer", ["1", " 1", "\n1", "\n\n  1", "\t1"])
+def test_a_special_token_that_takes_white_space_after_it_belongs_to_the_prompt(answer):
+    text = encoder_of("phi3")
+    backend = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken(token, rstrip=True, normalized=False) for token in ("<|assistant|>", "<|end|>")])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>", additional_special_tokens=["<|assistant|>", "<|end|>"]
+    )
+    tokenizer.chat_template = text.tokenizer.chat_template
+    text = replace(text, tokenizer=tokenizer)
+    assert tokenizer.decode(tokenizer("<|end|>\n1", add_special_tokens=False)["input_ids"]) == "<|end|>1"
+    for made in (cut(text, (USER,), (assistant(answer),)), cut(text, (USER,), (user("?"), assistant(answer)))):
+        assert (made.dropped, made.learned) == ({}, "1<|end|>")
+        assert made.remarks == {}
+    made = cut(text, (USER,), (assistant(answer), user("?"), assistant(answer)))
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True) == text.encode_prompt((USER,)).tolist()
+    assert made.learned == "1<|end|>1<|end|>"
+    rendered = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
+    plain = cut(text, rendered, answer, "2")
+    assert (plain.prompt, plain.learned) == (made.prompt, "1<|end|>")
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "zephyr", "deepseek_r1"])
+def test_calls_in_a_prompt_that_the_template_leaves_out_are_counted(family):
+    text = encoder_of(family)
+    prompt = (USER, call({"city": "Rome"}, content=""), {"role": "tool", "content": "17 C"})
+    made = cut(text, prompt, (assistant("17"),))
+    assert made.remarks.pop("calls_unseen") == 1
+    assert "calls_unseen" in text.prompt_remarks(prompt)
+    qwen = encoder_of("qwen2_5")
+    assert "calls_unseen" not in cut(qwen, prompt, (assistant("17"),)).remarks
+    assert "calls_unseen" not in qwen.prompt_remarks(prompt)
+
+
+def test_a_template_that_asks_for_a_call_before_a_result_writes_calls():
+    template = (
+        "{% for m in messages %}{% if m.role == 'tool' and not messages[loop.index0 - 1].tool_calls %}"
+        "{{ raise_exception('a result without a call') }}{% endif %}<|im_start|>{{ m.role }}\n"
+        "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    text = encoder_of("chatml", template=template)
+    turns = (call({"city": "Rome"}, content=""), {"role": "tool", "content": "17 C"})
+    made = cut(text, (USER,), (*turns, assistant("17")))
+    assert made.learned.endswith("<|im_end|>17<|im_end|>")
+    assert "calls_unseen" not in text.prompt_remarks((USER, *turns))
