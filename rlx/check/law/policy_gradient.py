@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +20,11 @@ from rlx.check.place import first_result
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
-MOVES = (0.25, 0.5)  # nats a token between the policy and its sampler: beyond usual clips, short of a dual one
+MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the policy and its sampler: ratios of 1/20 to 20
+MOST = 10.0  # nats of a whole completion: short of what guards exp against overflow
 WITHIN = 0.15  # nats, within usual clips
 FAR = 0.9  # nats, where every usual clip has set in
-DEPTH = 1.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
+DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 ONE = 1e-9  # a ratio this near to 1 is 1
@@ -32,14 +35,15 @@ CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(rat
 
 
 @dataclass(frozen=True)
-class _Tokens:
-    """All tokens of a batch, in the order of the stand-in policy's leaves.
+class _Lost:
+    """Tokens that went the wrong way and get no gradient there, though they learn where the policy is its sampler.
 
-    slopes: float64 [N] of the loss; counted: bool [N], those that add to a term's value.
+    tokens: bool [N], in the order of the stand-in policy's leaves; move: nats, negative where the policy made them less likely.
     """
 
-    slopes: Tensor
-    counted: Tensor
+    tokens: Tensor
+    move: float
+    what: str
 
 
 def clip(subject: Subject) -> Finding:
@@ -54,31 +58,59 @@ def clip(subject: Subject) -> Finding:
         subject.loss(laboratory, batch)  # now every token has its leaf
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
-    start = _moved(subject, laboratory, batch, 0.0)
-    rises, learning = start.slopes < 0, start.slopes != 0  # the loss falls as a token becomes likelier
-    ways = [[_moved(subject, laboratory, batch, way * move) for move in (*MOVES, FAR)] for way in (1, -1)]
-    up, down = ([tokens.slopes for tokens in way] for way in ways)
-    right = [torch.where(rises, raised, lowered) for raised, lowered in zip(up, down, strict=True)]
-    near = [_moved(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN, 1.0)]
-    if (found := _idle_on_policy(subject, laboratory, batch, start, [*ways, near])) is not None:
+    start = _slopes(subject, laboratory, batch, 0.0)
+    slopes = {way * move: _slopes(subject, laboratory, batch, way * move) for move in MOVES for way in (1, -1)}
+    near = [_slopes(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN)]
+    if (found := _idle_on_policy(subject, laboratory, batch, start, [*near, *slopes.values()])) is not None:
         return found
-    for place, move in enumerate(MOVES):
-        lost = learning & (torch.where(rises, down[place], up[place]) == 0)
-        counted = torch.where(rises, ways[1][place].counted, ways[0][place].counted)
-        before = right[place - 1] != 0 if place else learning  # a dual clip sets in later than the one it doubles
-        for tokens, what in (
-            (lost & (right[-1] != 0), f"are given up, while those that went {FAR:g} nats the right way go on learning"),
-            (lost & counted & before, "count in the loss, but nothing draws them back"),
-        ):
-            if bool(tokens.any()):
-                return broken(
-                    f"tokens that went {move:g} nats the wrong way {what}",
-                    number=f"{int(tokens.sum())} tokens",
-                    where="compute_loss",
-                    example=_shown(subject, laboratory, batch, tokens),
-                    mend=CLIP_MEND,
-                )
-    return passed(f"{int((learning & (right[-1] == 0)).sum())} of {int(learning.sum())} tokens given up")
+    if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
+        return broken(
+            f"tokens that went {abs(lost.move):g} nats the wrong way {lost.what}",
+            number=f"{int(lost.tokens.sum())} tokens",
+            where="compute_loss",
+            example=_token_shown(subject, laboratory, batch, lost, start),
+            mend=CLIP_MEND,
+        )
+    clipped, learning = torch.where(start < 0, slopes[MOVES[-1]], slopes[-MOVES[-1]]) == 0, start != 0
+    return passed(f"{int((learning & clipped).sum())} of {int(learning.sum())} tokens given up")
+
+
+def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]) -> _Lost | None:
+    """The first tokens that are given up on the wrong side, from the smallest move up; None if there are none.
+
+    A token whose value is part of the loss is given up no sooner on the wrong side than on the right one (a dual clip sets in
+    later than the one it doubles). One whose value is 0 is left out of the loss: by its ratio alone, or on the right side.
+    """
+    rises, learning = start < 0, start != 0  # the loss falls as a token becomes likelier
+    lengths = torch.ones(len(start))
+    for part in parts_of(batch):
+        for group in completion_gradients(laboratory, part, torch.arange(len(start))):
+            for places in group:
+                lengths[places] = float(len(places))
+    gone_before = torch.zeros(len(start), dtype=torch.bool)  # given up on the right side at a smaller move
+    for move in MOVES:
+        reached = learning & (move * lengths <= MOST)
+        gone = {way: reached & (slopes[way * move] == 0) for way in (1, -1)}
+        right = torch.where(rises, gone[1], gone[-1])
+        for way in (1, -1):
+            mine = rises if way < 0 else ~rises  # those which go the wrong way
+            wrong = gone[way] & mine & ~gone_before
+            if not bool(wrong.any()):
+                continue
+            counted = _counted(subject, laboratory, batch, way * move, len(start))
+            others = reached & ~mine
+            for_a_sign = bool(others.any()) and not bool((gone[way] & others).any())
+            for tokens, what in (
+                (wrong & counted & right, "count in the loss, but nothing draws them back"),
+                (
+                    wrong & ~right & (counted | for_a_sign),
+                    "are given up, while those that went as far the right way go on learning",
+                ),
+            ):
+                if bool(tokens.any()):
+                    return _Lost(tokens, way * move, what)
+        gone_before |= right
+    return None
 
 
 def _ratio_is_one(subject: Subject) -> Finding | None:
@@ -111,10 +143,28 @@ def _ratio_is_one(subject: Subject) -> Finding | None:
 
 
 def _idle_on_policy(
-    subject: Subject, laboratory: Laboratory, batch: Any, start: _Tokens, ways: Sequence[Sequence[_Tokens]]
+    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, moved: Sequence[Tensor]
 ) -> Finding | None:
     """Tokens of one sign of the advantage that learn nothing where the policy is its sampler, but do elsewhere."""
-    size = len(start.slopes)
+    signs = _signs(laboratory, batch, len(start))
+    elsewhere = torch.stack([slopes != 0 for slopes in moved]).any(dim=0)
+    for sign, name in ((1, "positive"), (-1, "negative")):
+        mine = signs == sign
+        if bool((mine & elsewhere).any()) and not bool((mine & (start != 0)).any()) and bool((start != 0).any()):
+            return broken(
+                f"where the policy is its sampler, no completion with a {name} advantage learns anything; some would, had "
+                "the policy moved away",
+                number=f"0/{int(mine.sum())} tokens",
+                where="compute_loss",
+                example=_token_shown(subject, laboratory, batch, _Lost(mine, 0.0, ""), start),
+                mend="the ratio is 1 there, its logarithm 0: a ratio is clipped to [1 - low, 1 + high], a log-ratio to "
+                "[log(1 - low), log(1 + high)]",
+            )
+    return None
+
+
+def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
+    """[N] the sign of each token's advantage; 0 where the batch says none."""
     signs = torch.zeros(size)
     for part in parts_of(batch):
         advantages = getattr(part, "advantages", None)
@@ -124,24 +174,12 @@ def _idle_on_policy(
         for row, group in enumerate(completion_gradients(laboratory, part, torch.arange(size))):
             for column, place in enumerate(group):
                 signs[place] = torch.sign(each[row, column, : len(place)]).to(signs)
-    elsewhere = torch.stack([tokens.slopes != 0 for way in ways for tokens in way]).any(dim=0)
-    for sign, name in ((1, "positive"), (-1, "negative")):
-        mine = signs == sign
-        if bool((mine & elsewhere).any()) and not bool((mine & (start.slopes != 0)).any()) and bool((start.slopes != 0).any()):
-            return broken(
-                f"where the policy is its sampler, no completion with a {name} advantage learns anything; some would, had "
-                "the policy moved away",
-                number=f"0/{int(mine.sum())} tokens",
-                where="compute_loss",
-                example=_shown(subject, laboratory, batch, mine),
-                mend="the ratio is 1 there, its logarithm 0: a ratio is clipped to [1 - low, 1 + high], a log-ratio to "
-                "[log(1 - low), log(1 + high)]",
-            )
-    return None
+    return signs
 
 
-def _moved(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> _Tokens:
-    """The tokens once the policy has made each likelier by `distance` nats than it was when sampled, its reference too."""
+@contextmanager
+def _moved(laboratory: Laboratory, batch: Any, distance: float) -> Iterator[tuple[Laboratory, Any]]:
+    """Laboratory and batch while the policy makes each token likelier by `distance` nats than when sampled, its reference too."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     reference = copy.copy(laboratory.reference)
     reference.numbers = replace(reference.numbers, drift=-distance)
@@ -151,17 +189,23 @@ def _moved(subject: Subject, laboratory: Laboratory, batch: Any, distance: float
     before = leaf.detach().clone()
     with torch.no_grad():
         leaf.add_(distance)
-    gradient, _ = subject.gradient(laboratory, batch)
-    counted = _counted(subject, laboratory, batch, len(leaf))
+    yield laboratory, batch
     with torch.no_grad():
         leaf.copy_(before)
-    return _Tokens(gradient[: len(leaf)], counted)
 
 
-def _counted(subject: Subject, laboratory: Laboratory, batch: Any, size: int) -> Tensor:
-    """bool [N]: tokens where a term that has a value a token, or a completion, is not 0."""
+def _slopes(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> Tensor:
+    """float64 [N] the slope of the loss at each token's log-probability, once all have moved by this many nats."""
+    with _moved(laboratory, batch, distance) as (there, moved):
+        return subject.gradient(there, moved)[0][: len(laboratory.policy.leaves["token_logprobs"])]
+
+
+def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: float, size: int) -> Tensor:
+    """bool [N]: tokens where a term that reads log-probabilities, with a value a token or a completion, is not 0."""
     found = torch.zeros(size, dtype=torch.bool)
-    terms = subject.loss(laboratory, batch).terms.values()
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    with _moved(laboratory, batch, distance) as (there, moved):
+        terms = [term for term in subject.loss(there, moved).terms.values() if _reads(term.values, leaf)]
     for part in parts_of(batch):
         mask = part.sequences.completion_mask
         places = completion_gradients(laboratory, part, torch.arange(size))
@@ -175,12 +219,28 @@ def _counted(subject: Subject, laboratory: Laboratory, batch: Any, size: int) ->
     return found
 
 
-def _shown(subject: Subject, laboratory: Laboratory, batch: Any, tokens: Tensor) -> str:
-    """The first row that holds one of the tokens."""
+def _reads(values: Tensor, leaf: Tensor) -> bool:
+    """Whether the values are computed from the leaf."""
+    return values.requires_grad and torch.autograd.grad(values.sum(), leaf, allow_unused=True, retain_graph=True)[0] is not None
+
+
+def _token_shown(subject: Subject, laboratory: Laboratory, batch: Any, lost: _Lost, start: Tensor) -> str:
+    """The first of the tokens: its text, its ratio and the sign of its advantage, and the row that holds it."""
+    signs = _signs(laboratory, batch, len(start))
+    signs = torch.where(signs == 0, -torch.sign(start).to(signs), signs)  # an algorithm's own batch may hold no advantages
     for part in parts_of(batch):
-        for row, group in enumerate(completion_gradients(laboratory, part, tokens)):
-            if any(bool(place.any()) for place in group):
-                return row_shown(subject, part, row)
+        places = completion_gradients(laboratory, part, torch.arange(len(start)))
+        for row, group in enumerate(places):
+            for column, place in enumerate(group):
+                if not bool(lost.tokens[place].any()):
+                    continue
+                first = int(lost.tokens[place].nonzero()[0])
+                token = subject.policy.decode(part.sequences.completions[row][column][first : first + 1])
+                sign = "positive" if float(signs[place[first]]) > 0 else "negative"
+                return (
+                    f"token {first + 1} ({token!r}) of completion {column + 1}: ratio {math.exp(lost.move):.3g}, "
+                    f"advantage {sign}; {row_shown(subject, part, row)}"
+                )
     return ""
 
 
