@@ -16,6 +16,7 @@ from rlx.record.provenance import NOT_HASHED
 NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
 SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
 SOURCE = "source "  # how the key of a source file begins among the facts of a run
+REWARDS_WORD = "rewards="  # how the word for a task's rewards begins in its label
 _MISSING = object()
 
 
@@ -145,15 +146,39 @@ def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None)
 
 
 def task_labels(runs: Sequence[RunScore]) -> list[str]:
-    """The task of each run; where one name stands for several settings, what differs."""
-    facts = [{key: value for key, value in run.config.items() if key.split(".")[0] == "task"} for run in runs]
+    """The task of each run; where one name stands for several settings, what differs, of its own keys.
+
+    Tasks that have other rewards are told apart by the names of these.
+    """
+    facts = [_task_facts(run) for run in runs]
     leaves = {}
     for name in dict.fromkeys(run.record.task for run in runs):
-        leaves[name] = short_names(_differing([fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]))
+        mine = [fact for run, fact in zip(runs, facts, strict=True) if run.record.task == name]
+        keys = _differing(mine)
+        if REWARDS_WORD in keys:
+            keys = [key for key in keys if not key.startswith("task.rewards") or all(key in fact for fact in mine)]
+        leaves[name] = short_names(keys)
     return [
-        " ".join([name, *(f"{leaf}={_shown(fact.get(key, _MISSING), key)}" for key, leaf in leaves[name].items())])
+        " ".join(
+            [
+                name,
+                *(
+                    f"{REWARDS_WORD}{fact[key]}" if key == REWARDS_WORD else f"{leaf}={_shown(fact[key], key)}"
+                    for key, leaf in leaves[name].items()
+                    if key in fact
+                ),
+            ]
+        )
         for name, fact in zip((run.record.task for run in runs), facts, strict=True)
     ]
+
+
+def _task_facts(run: RunScore) -> dict[str, Any]:
+    """What the config says of a run's task: no words of Hydra alone, but the names of its rewards."""
+    own = {key: value for key, value in run.config.items() if key.split(".")[0] == "task"}
+    own = {key: value for key, value in own.items() if key.rpartition(".")[2] not in ("_partial_", "_convert_", "_recursive_")}
+    rewards = dict.fromkeys(key.split(".")[2] for key in own if key.startswith("task.rewards."))
+    return {REWARDS_WORD: "+".join(sorted(rewards)) or "none", **own}
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

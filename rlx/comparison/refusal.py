@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlx.comparison.choices import Choices, budget_of
+from rlx.comparison.grouping import REWARDS_WORD
 from rlx.comparison.scores import RunScore, read_score
 from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
@@ -67,17 +69,25 @@ def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Pro
     return found
 
 
-def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10) -> str:
-    """A command that runs a variant on more seeds; 10 are suggested."""
+def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10, on: RunScore | None = None) -> str:
+    """A command that runs a variant on more seeds; 10 are suggested. on: a run whose task it names instead of the variant's."""
     run = next((run for run in runs if run.variant == label), None)
     if run is None:
         return f"rlx -m ... 'seed=range(0,{seeds})'"
     if run.record.verb != "train":
         return f"train {run.record.algorithm} with {seeds} seeds, and rlx {run.record.verb} each of these runs"
     kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
+    if on is not None:
+        kept = [override for override in kept if not _is_of_task(override)]
+        given = [override for override in on.record.overrides if _is_of_task(override)]
+        kept += given if any(text.startswith("task=") for text in given) else [f"task={on.record.task}", *given]
     if not any(override.startswith("algorithm=") for override in kept):
         kept.insert(0, f"algorithm={run.record.algorithm}")
     return " ".join(["rlx -m", *map(quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
+
+
+def _is_of_task(override: str) -> bool:
+    return override.lstrip("+~").startswith(("task=", "task.", "task/"))
 
 
 def quote(word: str) -> str:
@@ -120,20 +130,71 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     if len(tasks) < 2:
         return []
-    mend = (
-        f"compare one at a time, where='task={tasks[0]}'; with allow=[tasks] scores are averaged over tasks, each "
-        f"counting the same"
-    )
-    found = [Problem("tasks", f"the runs are on {len(tasks)} tasks: {join_names(tasks)}", mend)]
+    one = quote(f"where={task_condition(runs, tasks[0])}")
+    mend = f"compare one at a time, {one}; with allow=[tasks] scores are averaged over tasks, each counting the same"
+    found = [Problem("tasks", _tasks_named(runs, tasks), mend)]
     for label in dict.fromkeys(run.variant for run in runs):
         absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]
         if absent:
             text = f"{label} was not run on {join_names(absent)}"
+            there = next(run for run in runs if run.task == absent[0])
             mend = (
-                f"run it there; with allow=[missing] only tasks that all variants ran count ({more_seeds(runs, label)} task=...)"
+                f"run it there; with allow=[missing] only tasks that all variants ran count: {more_seeds(runs, label, on=there)}"
             )
             found.append(Problem("missing", text, mend))
     return found
+
+
+def _tasks_named(runs: Sequence[RunScore], tasks: Sequence[str]) -> str:
+    """What tells the tasks apart, shorter where it is their rewards alone."""
+    names = {run.record.task for run in runs}
+    rewards = [task.removeprefix(f"{run.record.task} ") for task in tasks for run in runs[:1]]
+    if len(names) == 1 and all(word.startswith(REWARDS_WORD) and " " not in word for word in rewards):
+        shown = " / ".join(word.removeprefix(REWARDS_WORD) for word in rewards)
+        return f"the runs of {names.pop()} are on {len(tasks)} rewards: {shown}"
+    return f"the runs are on {len(tasks)} tasks: {join_names(tasks)}"
+
+
+def task_condition(runs: Sequence[RunScore], task: str) -> str:
+    """A `where` that holds for the runs on one task (as labelled) and for no other of these: `task=NAME and KEY=VALUE`."""
+    mine = next(run for run in runs if run.task == task)
+    conditions = [f"task={_word(mine.record.task)}"]
+    rest = [run.facts for run in runs if run.task != task and run.record.task == mine.record.task]
+    keys = dict.fromkeys(key for fact in (mine.facts, *rest) for key in fact if key.startswith("task."))
+    while rest:
+        candidates: list[tuple[int, int, str, list[dict[str, object]]]] = []
+        for key in keys:
+            own = _word(mine.facts.get(key))
+            words = [own] if own is not None else [word for fact in rest if (word := _word(fact.get(key))) is not None]
+            for word in words:
+                kept = [fact for fact in rest if (_word(fact.get(key)) == word) == (own is not None)]
+                candidates.append((len(kept), key.count("."), f"{key}{'=' if own is not None else '!='}{word}", kept))
+        best = min(candidates, key=lambda item: item[:2], default=None)
+        if best is None or best[0] == len(rest):
+            break
+        conditions.append(best[2])
+        rest = best[3]
+    return " and ".join(conditions)
+
+
+def _word(value: object) -> str | None:
+    """A value as `where` reads it; None where it has no way to write it."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if not isinstance(value, str) or ('"' in value and "'" in value):
+        return None
+    if re.fullmatch(r"[\w./:-]*[A-Za-z_][\w./:-]*", value) and value.lower() not in (
+        "null",
+        "none",
+        "true",
+        "false",
+        "and",
+        "or",
+    ):
+        return value
+    return f"'{value}'" if '"' in value else f'"{value}"'
 
 
 def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None) -> list[Problem]:

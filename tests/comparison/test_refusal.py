@@ -1,9 +1,13 @@
+import re
+import shlex
+
 import pytest
 
 from rlx.comparison.comparison import compare
 from rlx.comparison.grouping import group
-from rlx.comparison.refusal import Problem, collect, insist, more_seeds
+from rlx.comparison.refusal import Problem, collect, insist, more_seeds, task_condition
 from rlx.errors import EvidenceError
+from rlx.record.query import keep
 from tests.comparison.records import write_run
 
 
@@ -41,6 +45,47 @@ def test_the_command_for_more_seeds_names_the_folders_of_its_configs(tmp_path):
     write_run(tmp_path / "a", record={"command": ["rlx", "train", "--config-dir", "conf", "loss=mine"]})
     runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
     assert more_seeds(runs, "custom_dpo").startswith("rlx -m --config-dir conf algorithm=custom_dpo")
+
+
+REWARDS = {
+    "exact_match": {"task__rewards": {"exact_match": {"_target_": "rlx.task.reward.parts.ExactMatch", "weight": 1.0}}},
+    "digits": {"task__rewards": {"digits": {"_target_": "mylab.digits", "_partial_": True, "unit": "a b", "limit": None}}},
+}
+
+
+def test_tasks_of_other_rewards_are_told_apart_by_a_condition_that_can_be_typed(tmp_path):
+    for name, changes in REWARDS.items():
+        for seed in range(2):
+            write_run(tmp_path / f"{name}{seed}", seed=seed, score=0.5 + seed / 10, **changes)
+    with pytest.raises(EvidenceError) as refused:
+        compare(tmp_path)
+    assert "the runs of arithmetic are on 2 rewards: digits / exact_match" in str(refused.value)
+    assert not re.search(r"_partial_|=-", str(refused.value))
+    typed = re.search(r"where=\S+|'where=[^']+'", str(refused.value))[0]
+    assert compare(tmp_path, where=shlex.split(typed)[0].removeprefix("where=")).tasks == ("arithmetic",)
+
+
+def test_conditions_tell_tasks_of_any_settings_apart(tmp_path):
+    settings = [{"task__max_operand": 9}, {"task__max_operand": 20}, {"task__max_operand": 20, "task__note": 'it\'s "a, b"'}, {}]
+    for place, changes in enumerate(settings):
+        write_run(tmp_path / f"a{place}", seed=0, **changes)
+    write_run(tmp_path / "b", seed=0, task="sorting")
+    runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
+    labels = {run.task for run in runs}
+    assert len(labels) == 5
+    for label in labels:
+        kept = keep(list(runs), task_condition(runs, label), facts=lambda run: run.facts)
+        assert {run.task for run in kept} == {label}
+
+
+def test_the_command_for_a_missing_task_names_the_task(tmp_path):
+    on_text = ["algorithm=hybrid", "task=sorting", "task.max_operand=5", "seed=0"]
+    write_run(tmp_path / "a", algorithm="hybrid", task="sorting", overrides=on_text)
+    write_run(tmp_path / "b", algorithm="dpo", overrides=["algorithm=dpo", "task=arithmetic", "loss.beta=0.2"])
+    with pytest.raises(EvidenceError) as refused:
+        compare(tmp_path)
+    assert "rlx -m algorithm=dpo loss.beta=0.2 task=sorting task.max_operand=5 'seed=range(0,10)'" in str(refused.value)
+    assert "task=..." not in str(refused.value)
 
 
 def test_evaluations_need_more_trained_seeds(tmp_path):
