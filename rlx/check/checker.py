@@ -39,6 +39,7 @@ LAWS: dict[str, Law] = {
     "repeats": repeats,
     "draws": draws,
     "belongs": belongs,
+    "alignment": alignment,
     "split": split,
     "padding": padding,
     "order": order,
@@ -54,7 +55,6 @@ LAWS: dict[str, Law] = {
     "direction": direction,
     "reference": reference,
     "temperature": temperature,
-    "alignment": alignment,
     "baseline": baseline,
     "alike": alike,
     "credit": credit,
@@ -85,7 +85,7 @@ FOLLOW: dict[str, set[str]] = {
     "order": {"alike", "baseline"},
     "clip": {"hyperparameters", "losses"},
     "closed_forms": {"hyperparameters"},
-    "alignment": {"direction", "closed_forms", "clip"},
+    "alignment": {"split", "padding", "tokens", "finite", "length", "direction", "closed_forms", "clip"},
     "temperature": {"closed_forms", "hyperparameters"},
     "update": {"falls", "hyperparameters"},
     "anchor": {"hyperparameters", "objective"},
@@ -146,9 +146,12 @@ class Expressions:
             with torch.no_grad():
                 batch = self._subject.algorithm.draw(laboratory.lab(seed=self._subject.seed))
             lines["draw"] = made.line_of(getattr(batch, "advantages", None))
+            made.latest = ""
             output = self._subject.algorithm.compute_loss(laboratory.policy, laboratory.reference, batch)
             lines |= {f"terms[{name!r}]": made.line_of(term.values) for name, term in output.terms.items()}
             lines["compute_loss"] = next(iter(lines[f"terms[{name!r}]"] for name in output.terms), "")
+            if not place_of_method(self._subject.algorithm, "compute_loss"):  # a loss of the user's within an algorithm of rlx
+                lines["compute_loss"] = lines["algorithm.loss"] = lines["compute_loss"] or made.latest
         return {name: line for name, line in lines.items() if line}
 
     def line_of(self, where: str) -> str:

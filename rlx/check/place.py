@@ -111,16 +111,18 @@ def first_change(run: Callable[[], object], changed: Callable[[], bool]) -> str:
 
 
 class ResultLines(TorchFunctionMode):
-    """Notes the line of a user's file that made each result of torch."""
+    """Notes the line of a user's file that made each result of torch; latest: that of the last one, empty if there is none."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.latest = ""
         self._made: list[tuple[Any, str]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and (place := place_of_frame(sys._getframe(1))):
             self._made.append((result, place))
+            self.latest = place
         return result
 
     def line_of(self, tensor: Any) -> str:

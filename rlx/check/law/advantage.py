@@ -82,8 +82,9 @@ def credit(subject: Subject) -> Finding:
         return _credit_broken(subject, part, 0, f"a critic that says the rewards exactly leaves advantages of up to {rest:.2g}")
     if (wrong := _critic_is_wrong(subject)) is not None:
         return wrong
-    row = max(range(len(part)), key=lambda row: len(part.sequences.completions[row][0]))
-    if len(part.sequences.completions[row][0]) < 4:
+    sizes = [len(group[0]) for group in part.sequences.completions]
+    row = max(range(len(part)), key=sizes.__getitem__)
+    if sizes[row] < 4:
         return skipped("no completion is long enough")
     prompt, tokens = part.sequences.prompts[row], part.sequences.completions[row][0]
     key, last = key_of(prompt, tokens), len(tokens) - 1
@@ -91,55 +92,101 @@ def credit(subject: Subject) -> Finding:
         spiked = _drawn(subject, laboratory, {key: place})
         if (said := _misplaced(spiked, row, place)) is not None:
             return _credit_broken(subject, part, row, said)
-    text = subject.sampler.text(subject.policy, tokens)
-    paid = _drawn(subject, subject.stand_in(spread=0.0, rewards={**ZERO, "rewarded": text}), {})
-    if (said := _misplaced(paid, row, last, what=f"a reward of 1 for {text!r}", text=text)) is not None:
-        return _credit_broken(subject, part, row, said)
-    return passed("4 places")
+    for paid_row in (row, min(range(len(part)), key=lambda row: (sizes[row] == 0, sizes[row]))):
+        text = subject.sampler.text(subject.policy, part.sequences.completions[paid_row][0])
+        paid = _drawn(subject, subject.stand_in(spread=0.0, rewards={**ZERO, "rewarded": text}), {})
+        what = f"a reward of 1 for {text!r}, {sizes[paid_row]} of {part.sequences.width} tokens,"
+        if (said := _misplaced(paid, paid_row, sizes[paid_row] - 1, what=what, text=text)) is not None:
+            return _credit_broken(subject, part, paid_row, said)
+    return passed("5 places")
 
 
 def _critic_is_wrong(subject: Subject) -> Finding | None:
-    """A perfect critic is left as it is, and one that went astray after the draw is drawn back."""
-    laboratory = subject.stand_in(spread=0.0, rewards={"equal_rewards": True})
-    if _drawn(subject, laboratory, {}) is None:
-        return None
-    leaf = laboratory.policy.leaves["values"]
-    with torch.no_grad():
-        leaf.fill_(EVERY_REWARD)
-    laboratory.state.clear()
-    batch = subject.first_update(laboratory)
-    worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
-    if worst > EQUAL:  # a discount, say: then no constant critic is perfect
+    """A perfect critic is left as it is, and one that went astray after the draw is drawn back; its target is the reward."""
+    for reward in (EVERY_REWARD, 0.0):
+        laboratory = subject.stand_in(spread=0.0, rewards={**ZERO, "bonus": reward - EVERY_REWARD})
+        if _drawn(subject, laboratory, {}) is None:
+            return None
+        leaf = laboratory.policy.leaves["values"]
+        batch = _said(subject, laboratory, reward)
+        worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
+        if worst <= EQUAL:
+            break
+    else:  # then no constant critic is perfect
         return None
     slopes = []
-    for value in (EVERY_REWARD, EVERY_REWARD - ASTRAY, EVERY_REWARD + ASTRAY, EVERY_REWARD + NEAR):
-        with torch.no_grad():
-            leaf.fill_(value)
-        gradient, _ = subject.gradient(laboratory, batch)
-        slopes.append(gradient[-len(leaf) :] if laboratory.policy.leaf_names[-1] == "values" else gradient[:0])
+    for value in (reward, reward - ASTRAY, reward + ASTRAY, reward + NEAR):
+        slopes.append(_critic_slope(subject, laboratory, batch, value))
     scale = max((float(slope.abs().max()) for slope in slopes if len(slope)), default=0.0)
     if not scale:
         return None
+
+    def wrong(said: str, number: float, mend: str, where: str = "draw or compute_loss") -> Finding:
+        return broken(said, number=f"{number:.0e}", where=where, example=row_shown(subject, batch, 0), mend=mend)
+
     mend = "values are regressed to returns, returns = advantages + values when the batch was drawn"
-    if float(slopes[0].abs().max()) > EQUAL * scale:
-        return broken(
-            f"every reward is {EVERY_REWARD:g} and the critic says so, but its loss moves it away (slope "
-            f"{float(slopes[0].abs().max()):.1e})",
-            number=f"{float(slopes[0].abs().max()):.0e}",
-            where="draw or compute_loss",
-            example=row_shown(subject, batch, 0),
-            mend=mend,
+    if (off := float(slopes[0].abs().max())) > EQUAL * scale:
+        return wrong(
+            f"every reward is {reward:g} and the critic says so, but its loss moves it away (slope {off:.1e})", off, mend
         )
-    for slope, side in ((slopes[1], "below"), (slopes[2], "above")):
+    for slope, side, sign in ((slopes[1], "below", -1), (slopes[2], "above", 1)):
         if not bool(slope.any()):
-            return broken(
+            return wrong(
                 f"a critic that went {ASTRAY:g} {side} the returns after the draw is not drawn back: its loss has no slope there",
-                number="0",
-                where="compute_loss",
-                example=row_shown(subject, batch, 0),
-                mend="a clipped loss of values is the larger of the two errors: torch.maximum(error, error of the held value)",
+                0.0,
+                "a clipped loss of values is the larger of the two errors: torch.maximum(error, error of the held value)",
+                "compute_loss",
             )
+        if float((sign * slope).max()) <= 0:
+            return wrong(
+                f"a critic that is {ASTRAY:g} {side} the returns is driven further away: its loss falls there with the error",
+                float(slope.sum()),
+                "the squared error of values enters the loss with a plus",
+                "compute_loss",
+            )
+    batch = _said(subject, laboratory, reward + NEAR)
+    found = _critic_slope(subject, laboratory, batch, reward)
+    last = _last_places(laboratory, batch, len(leaf))
+    if len(last) and (off := float(found[last].abs().max())) > EQUAL * scale:
+        return wrong(
+            f"every reward is {reward:g}; a critic that said {reward + NEAR:g} at the draw and now says {reward:g} at the last "
+            f"token of a completion is moved away from it (slope {off:.1e}): its target there is not the reward",
+            off,
+            mend,
+        )
     return None
+
+
+def _said(subject: Subject, laboratory: Laboratory, value: float) -> Any:
+    """The batch of a draw in which the critic says one number everywhere."""
+    with torch.no_grad():
+        laboratory.policy.leaves["values"].fill_(value)
+    laboratory.state.clear()
+    return subject.first_update(laboratory)
+
+
+def _critic_slope(subject: Subject, laboratory: Laboratory, batch: Any, value: float) -> Tensor:
+    """[all values] the gradient at the critic's values where it says one number everywhere; empty if it has none."""
+    leaf = laboratory.policy.leaves["values"]
+    with torch.no_grad():
+        leaf.fill_(value)
+    gradient, _ = subject.gradient(laboratory, batch)
+    return gradient[-len(leaf) :] if laboratory.policy.leaf_names[-1] == "values" else gradient[:0]
+
+
+def _last_places(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
+    """[N] where the critic's values at the last tokens of completions that ended by themselves are, in its leaf."""
+    places = laboratory.policy.places["values"]
+    found = []
+    for part in parts_of(batch):
+        finished = getattr(part, "finished", None)
+        for row, (prompt, group) in enumerate(zip(part.sequences.prompts, part.sequences.completions, strict=True)):
+            for column, tokens in enumerate(group):
+                place = places.get(key_of(prompt, tokens))
+                ended = finished is None or bool(finished[row, column])
+                if place is not None and len(tokens) and ended and place.stop <= size:
+                    found.append(place.stop - 1)
+    return torch.tensor(found, dtype=torch.long)
 
 
 def _credit_broken(subject: Subject, part: Any, row: int, wrong: str) -> Finding:
@@ -194,4 +241,12 @@ def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str = "
         return f"{what} moves the advantages of later tokens"
     if not bool(moved[row, 0, place]):
         return f"{what} does not move the advantage of that token, but those of others"
+    by = advantages[row, 0] - level
+    if not text and float(by[place]) > 0:
+        return f"{what}, which expects 1 too much there, raises the advantage of that token by {float(by[place]):.2g}"
+    if not text and place and float(by[place - 1]) < -scale:
+        return (
+            f"{what}, which expects 1 too much there, lowers the advantage of the token before by {-float(by[place - 1]):.2g}: "
+            "what the critic expects after a token is taken from another place"
+        )
     return None

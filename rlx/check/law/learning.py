@@ -287,6 +287,15 @@ def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, 
             example=row_shown(subject, part, raised[0]),
             mend="look for the sign of the rejected side, and for a likelihood term over both sides: it is of chosen ones alone",
         )
+    if not any(bool(slope.any()) for slope in slopes) and len(slopes) and Need.REFERENCE in subject.needs:
+        return broken(
+            "where the policy is its reference, as when a run begins, no completion of a pair gets a gradient: learning "
+            "starts by rounding errors or not at all",
+            number="0",
+            where="compute_loss",
+            example=row_shown(subject, part, 0),
+            mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
+        )
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
         return f"{sum(each):.1e}"
     chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side) for side in (0, 1))
@@ -381,6 +390,13 @@ def _same_minibatch(subject: Subject) -> Finding | None:
     )
 
 
-def _prompts(batch: Any) -> list[bytes]:
-    """The tokens of every row's prompt, sorted."""
-    return sorted(prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts)
+def _prompts(batch: Any) -> list[str]:
+    """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
+
+    Conversations may all begin with the same words.
+    """
+    found: list[str] = []
+    for part in parts_of(batch):
+        keys = getattr(part, "prompt_keys", None)
+        found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
+    return sorted(found)

@@ -261,7 +261,9 @@ def alignment(subject: Subject) -> Finding:
     inner, moves = _laid_out(laboratory, batch, shift, sampled)
     with torch.no_grad():
         leaf.add_(shift)
-    after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move))[0] for move in moves]
+    held = getattr(batch, "reference_logprobs", None)
+    known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
+    after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
         if off < EQUAL and own > OTHER:
@@ -363,6 +365,16 @@ def baseline(subject: Subject) -> Finding:
                 example=f"rewards {_listed(rewards[row])} -> advantages {_listed(before[row])}",
                 mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
             )
+    size = rewards.shape[1]  # a slope of 1 + 1 / size, of which 1 / size is left
+    if size > 1 and shares and all(abs(share * (size + 1) - 1) < STRAIGHT for share in shares):
+        return broken(
+            f"rewards that are all higher by {BONUS:g} raise the advantages of every group of {size} by 1/{size} of that: the "
+            f"baseline of a completion is the sum of the {size - 1} other rewards divided by {size}",
+            number=f"1/{size}",
+            where="draw",
+            example=f"rewards {_listed(rewards[0])} -> advantages {_listed(before[0])}",
+            mend=f"the mean of the others divides by their number: (rewards.sum(dim=1, keepdim=True) - rewards) / {size - 1}",
+        )
     return (
         passed(f"{sum(shares) / len(shares):.2g} of a shift is left")
         if shares

@@ -12,7 +12,9 @@ from rlx.check.batch import parts_of, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import StandInReference
 from rlx.check.subject import Laboratory, Subject, row_shown
+from rlx.check.variant import plain_fields
 
+DRIFT = 0.5  # nats a token between two references
 ROWS = slice(0, 6)  # of a batch, where the real model runs
 
 
@@ -132,7 +134,36 @@ def _reference_is_read(subject: Subject) -> Finding:
         )
     if Need.REFERENCE not in subject.needs and asked:
         return broken("the reference is read, but needs does not name it", where="needs", mend="add Need.REFERENCE to needs")
-    return passed("none elsewhere")
+    return _reference_matters(subject) or passed("none elsewhere")
+
+
+def _reference_matters(subject: Subject) -> Finding | None:
+    """A reference that is declared and asked, and whose numbers change nothing: another one stands in its place."""
+    if Need.REFERENCE not in subject.needs or subject.goes_past:
+        return None
+    if any(not value for _, value in plain_fields(subject.algorithm)):  # the weight of its penalty, say
+        return None
+    for step in (0, 500):
+        found = []
+        for drift in (0.0, DRIFT):
+            laboratory = subject.stand_in(drift=drift)
+            batch = subject.first_update(laboratory, step=step)
+            if len(batch) == 0:
+                return None
+            gradient, figures = subject.gradient(laboratory, batch)
+            found.append((gradient, repr(figures)))
+        (one, said), (other, said_of_other) = found
+        if one.shape != other.shape or not torch.equal(one, other) or said != said_of_other:
+            return None
+    return broken(
+        "the reference is asked, but another one changes no loss, no gradient and no figure: what the loss is held to is not the "
+        "reference",
+        number="0",
+        where="draw or compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="take reference log-probabilities from lab.reference.token_logprobs(...) or reference.pair_logprobs(batch), not "
+        "from the policy; without use for them, drop Need.REFERENCE",
+    )
 
 
 def _real_calls(subject: Subject) -> int:

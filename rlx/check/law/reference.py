@@ -11,9 +11,11 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import parts_of
+from rlx.check.exact.expectation import BETAS
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import key_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+from rlx.check.variant import plain_fields, variants
 
 RAISED = 0.05  # nats a token
 DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
@@ -113,7 +115,7 @@ class _AtDrift:
 
 def anchor(subject: Subject) -> Finding:
     """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
-    if (found := _bends_down(subject) or _follows_something_else(subject)) is not None:
+    if (found := _bends_down(subject) or _follows_something_else(subject) or _counted_twice(subject)) is not None:
         return found
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
         return passed("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
@@ -222,6 +224,34 @@ def _bends_down(subject: Subject) -> Finding | None:
                 where=f"terms[{name!r}]",
                 example=row_shown(subject, batch, 0),
                 mend="a distance to the reference is made small: it enters the loss with a plus",
+            )
+    return None
+
+
+def _counted_twice(subject: Subject) -> Finding | None:
+    """One hyperparameter weighs a penalty in the advantages that draw makes, and another in the loss of a batch."""
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+        return None
+    first = dict(reversed(list(variants(subject.algorithm))))
+    for name in (name for name in first if name.rpartition(".")[2] in BETAS):
+        acts = []
+        for spread in (0.0, DRIFT):  # where policy and reference are the same, no penalty has a weight to show
+            laboratory = subject.stand_in(spread=spread)
+            batch = subject.first_update(laboratory)
+            other = subject.with_algorithm(first[name]).first_update(laboratory)
+            advantages = [getattr(each, "advantages", None) for each in (batch, other)]
+            if not all(isinstance(each, Tensor) for each in advantages) or advantages[0].shape != advantages[1].shape:
+                return None
+            drawn = float((advantages[0] - advantages[1]).abs().max()) if advantages[0].numel() else 0.0
+            mine, theirs = (each.gradient(laboratory, batch)[0] for each in (subject, subject.with_algorithm(first[name])))
+            acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
+        if acts == [(False, False), (True, True)]:
+            return broken(
+                f"{name} weighs the distance to the reference twice: in the advantages of a draw, and in the loss of a batch",
+                number="2",
+                where="draw and compute_loss",
+                example=f"algorithm.{name} = {dict(plain_fields(subject.algorithm)).get(name)!r}",
+                mend="take the KL away from the reward or add it to the loss, not both; two penalties have two weights",
             )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import Laboratory, Subject, completion_gradients, learns_elsewhere, losses_of, reads_logprobs, row_shown
 from rlx.data.preferences import PairBatch
 from rlx.loss.preference.base import PreferenceLoss
+from rlx.seeding import Stream
 
 FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
+DRAWS = 5  # in which rows at the same places are left out
 _MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
 
@@ -159,12 +162,13 @@ def tokens(subject: Subject) -> Finding:
                     if is_pairs and len(values):
                         _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
     found = _judged(counts, "token of a completion", _MASK_MEND) or _one_column(subject, laboratory, batch, gradient)
+    found = found or _beyond_the_other(subject, laboratory, batch, gradient) or _same_places_weigh_nothing(subject)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged_sides(subject, sides)
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
         return broken("no token gets a gradient", where="compute_loss", mend="something is detached or every weight is 0")
     total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
-    idle = _weightless(subject.loss(laboratory, batch), batch)
+    idle = len(_weightless_rows(subject.loss(laboratory, batch), batch))
     return found or passed(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
 
 
@@ -175,7 +179,10 @@ def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: 
         if size < 3 or not isinstance(rewards, Tensor) or rewards.shape != (len(part), size):
             continue
         alive = torch.zeros(size, dtype=torch.long)
-        for group in completion_gradients(laboratory, part, gradient):
+        groups = zip(part.sequences.completions, completion_gradients(laboratory, part, gradient), strict=True)
+        for tokens, group in groups:
+            if len({each.tobytes() for each in tokens}) < size:
+                continue  # completions that are equal have one gradient
             alive += torch.tensor([bool((values != 0).any()) for values in group])
         (columns,) = torch.nonzero(alive, as_tuple=True)
         if len(columns) != 1 or int(alive.sum()) < 2:
@@ -193,14 +200,63 @@ def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: 
     return None
 
 
-def _weightless(output: LossOutput, batch: Any) -> int:
-    """How many rows that have tokens weigh nothing in any term: left out on purpose, or by mistake, which nobody can tell."""
+def _beyond_the_other(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """A completion of a pair whose tokens are learned as far as the other one is long, and no further."""
+    for part in parts_of(batch):
+        if part.sequences.group_size != 2 or hasattr(part, "rewards"):
+            continue
+        groups = completion_gradients(laboratory, part, gradient)
+        for side, name in enumerate(("chosen", "rejected")):
+            longer = [(row, group) for row, group in enumerate(groups) if 0 < len(group[1 - side]) < len(group[side])]
+            alive = [(row, group[side] != 0, len(group[1 - side])) for row, group in longer]
+            if len(longer) < 2 or not all(bool(each[:cut].all()) and not bool(each[cut:].any()) for _, each, cut in alive):
+                continue
+            return broken(
+                f"the tokens of {name} completions beyond the length of the other one of their pair get no gradient, all others "
+                f"do ({len(longer)} of {len(longer)} pairs whose {name} one is longer)",
+                number=f"{len(longer)} pairs",
+                where="compute_loss",
+                example=row_shown(subject, part, longer[0][0]),
+                mend=f"a completion is masked by its own mask: {name}_mask",
+            )
+    return None
+
+
+def _same_places_weigh_nothing(subject: Subject) -> Finding | None:
+    """Rows at the same places of every draw weigh 0, whatever stands there."""
+    idle: set[int] | None = None
+    for step in range(DRAWS):
+        laboratory = subject.stand_in()
+        drawn = subject.draw(laboratory, step=step)
+        here = set(range(len(drawn)))
+        for part in islice(subject.algorithm.updates(drawn, Stream(subject.seed, ("updates", step))), DRAWS):
+            weightless = _weightless_rows(subject.loss(laboratory, part), part) if len(part) == len(drawn) else []
+            here &= set(weightless)
+        if not here or (idle is not None and here != idle):
+            return None
+        idle = here
+    if idle is None or 4 * len(idle) < len(drawn) or len(idle) == len(drawn):
+        return None
+    first = min(idle)
+    return broken(
+        f"{len(idle)} of {len(drawn)} rows of a draw weigh 0, the same places in each of {DRAWS} draws (row {first} first): what "
+        "stands there is never learned",
+        number=f"{len(idle)} of {len(drawn)} rows",
+        where="the weights that draw makes",
+        example=row_shown(subject, drawn, first),
+        mend="give every row its weight: torch.full((len(batch),), 1 / len(batch)); to learn from fewer rows, draw fewer",
+    )
+
+
+def _weightless_rows(output: LossOutput, batch: Any) -> list[int]:
+    """The rows that have tokens and weigh nothing in any term."""
     weights = [term.weights.detach().cpu() for term in output.terms.values()]
     masks = [part.sequences.completion_mask.cpu() for part in parts_of(batch)]
-    if len(masks) != 1 or any(each.shape[:1] != (len(batch),) for each in (*weights, *masks)):
-        return 0
+    if len(masks) != 1 or len(batch) == 0 or any(each.shape[:1] != (len(batch),) for each in (*weights, *masks)):
+        return []
     weighs = torch.stack([each.reshape(len(batch), -1).ne(0).any(dim=1) for each in weights]).any(dim=0)
-    return int((masks[0].reshape(len(batch), -1).any(dim=1) & ~weighs).sum())
+    found: list[int] = (masks[0].reshape(len(batch), -1).any(dim=1) & ~weighs).nonzero().flatten().tolist()
+    return found
 
 
 def _weighs_padding(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:

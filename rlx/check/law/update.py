@@ -78,7 +78,7 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if type(subject.algorithm).update_policy is not Algorithm.update_policy:
-        for fault in (_twice, _unclipped, _by_rows, _without_a_term):
+        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
@@ -157,6 +157,32 @@ def _unclipped(subject: Subject) -> Finding | None:
         example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
         mend="step by optimizer.step(gradients()['loss'], self.clipping); where there shall be no clip, say so: "
         "optimizer.step(gradients, Clipping(max_grad_norm=None))",
+    )
+
+
+def _longer_than_the_clip(subject: Subject) -> Finding | None:
+    """A step that max_grad_norm changes, and that is longer than it allows for all terms together."""
+    if type(subject.algorithm).clipping is not Algorithm.clipping:
+        return None
+    wide, gradient, _ = _moved(subject, RATES[1])
+    limit = NARROW * float(gradient.norm())
+    try:
+        narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
+    except (RlxError, TypeError, ValueError):
+        return None
+    laboratory = subject.stand_in()
+    terms = len(subject.loss(laboratory, subject.first_update(laboratory)).terms)
+    moved, _, _ = _moved(narrow, RATES[1])
+    length, allowed = float(moved.norm()), RATES[1] * limit
+    if torch.equal(moved, wide) or length <= (terms + SAME) * allowed:
+        return None
+    return broken(
+        f"max_grad_norm shortens an update, but to {length:.3g} where it allows {allowed:.3g}: it is the Euclidean norm of all "
+        "gradients together",
+        number=f"{length:.3g}",
+        where="update_policy",
+        example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
+        mend="step by optimizer.step(gradients, self.clipping); a clip of single entries has a name of its own",
     )
 
 
