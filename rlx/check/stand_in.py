@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -33,12 +34,27 @@ SHORT, LONG = 8, 64  # tokens of completions that are all equally long
 EXTENDED = {"short": SHORT, "long": LONG}
 UNEVEN = {"even": (4, 4), "uneven": (2, 6)}  # tokens of the last two completions of a draw; the others have 4
 SHAPES = ("usual", "one token", "empty", "some empty", "alike", *EXTENDED, *UNEVEN)  # of completions
+ITEM = np.dtype(np.int64).itemsize  # bytes of a token in a key
 STATISTICS = ("token_logprobs", "entropy", "sum_p_squared", "kl_to_reference", "kl_from_reference", "values")
 
 
 def key_of(prompt: np.ndarray, completion: np.ndarray) -> Key:
     """What a completion of a prompt is found by."""
     return np.asarray(prompt).tobytes(), np.asarray(completion).tobytes()
+
+
+def keys_of(sequences: Sequences) -> list[Key]:
+    """The key of every completion, row by row; made once for the same object."""
+    if sequences not in _KEYS:
+        found: list[Key] = []
+        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
+            start = np.asarray(prompt).tobytes()
+            found += [(start, np.asarray(tokens).tobytes()) for tokens in group]
+        _KEYS[sequences] = found
+    return _KEYS[sequences]
+
+
+_KEYS: WeakKeyDictionary[Sequences, list[Key]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -98,11 +114,7 @@ def generator_of(name: str, key: Key) -> np.random.Generator:
 
 def given(numbers: Numbers, who: str, name: str, sequences: Sequences) -> Tensor:
     """[P, G, T] of sequences, without a gradient."""
-    parts = [
-        numbers.of(who, name, key_of(prompt, tokens), len(tokens))
-        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True)
-        for tokens in group
-    ]
+    parts = [numbers.of(who, name, key, len(key[1]) // ITEM) for key in keys_of(sequences)]
     return unflatten(torch.from_numpy(np.concatenate([np.zeros(0), *parts])), sequences.token_mask) * sequences.completion_mask
 
 
@@ -162,7 +174,7 @@ class _Script:
     logprobs: np.ndarray | None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _script(
     prompts: tuple[bytes, ...], keys: bytes, limits: tuple[int, ...], end: int, shape: str, numbers: Numbers | None
 ) -> _Script:
@@ -226,6 +238,9 @@ def _cut(tokens: np.ndarray, row: int, shape: str) -> np.ndarray:
     return tokens[:0] if shape == "empty" or (shape == "some empty" and row % 3 == 0) else tokens
 
 
+_ENCODED: WeakKeyDictionary[Policy, dict[str, np.ndarray]] = WeakKeyDictionary()  # prompts, of all stand-ins of a policy
+
+
 class StandInPolicy(Policy):
     """A policy whose parameters are its own token statistics: one vector for each of STATISTICS that was ever asked for."""
 
@@ -236,8 +251,9 @@ class StandInPolicy(Policy):
         twin.__class__ = StandInPolicy
         assert isinstance(twin, StandInPolicy)
         twin.numbers, twin.leaf_dtype = numbers, dtype
-        twin.leaves, twin.places = {}, {}
+        twin.leaves, twin.places, twin.indices = {}, {}, {}
         twin.temperatures, twin.calls = set(), 0
+        twin.encoded = _ENCODED.setdefault(policy, {})
         twin.pair_tokenizer = _ShapedPairs(policy.pair_tokenizer, shape)
         return twin
 
@@ -245,8 +261,11 @@ class StandInPolicy(Policy):
     leaf_dtype: torch.dtype
     leaves: dict[str, nn.Parameter]  # statistic -> [all tokens seen]
     places: dict[str, dict[Key, slice]]
+    indices: dict[str, WeakKeyDictionary[Sequences, Tensor]]  # where in its leaf a statistic of sequences is
     temperatures: set[float]
     calls: int
+    encoded: dict[str, np.ndarray]
+    has_met_loss: bool = False  # has a loss been computed, so that what it asks for is known?
 
     @property
     def dtype(self) -> torch.dtype:
@@ -257,6 +276,19 @@ class StandInPolicy(Policy):
     def leaf_names(self) -> list[str]:
         """Of the statistics that were asked for, in the order of the parameters."""
         return [name for name in STATISTICS if name in self.leaves]
+
+    def holds(self, sequences: Sequence[Sequences]) -> bool:
+        """Whether all statistics that were ever asked for are there for these sequences too."""
+        keys = [key for each in sequences for key in keys_of(each)]
+        return bool(self.leaves) and all(key in known for known in self.places.values() for key in keys)
+
+    def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
+        """As the real policy does, each prompt that is a text once."""
+        if not isinstance(prompt, str) or tools:
+            return super().encode_prompt(prompt, tools)
+        if prompt not in self.encoded:
+            self.encoded[prompt] = super().encode_prompt(prompt, tools)
+        return self.encoded[prompt]
 
     def parameters(self) -> list[nn.Parameter]:
         """The leaves."""
@@ -274,22 +306,23 @@ class StandInPolicy(Policy):
         return TokenStatistics(**found)
 
     def _gathered(self, name: str, sequences: Sequences) -> Tensor:
-        places = self._register(name, sequences)
-        index = [np.arange(place.start, place.stop) for place in places]
-        flat = self.leaves[name][torch.from_numpy(np.concatenate(index))] if index else self.leaves[name][:0]
-        return unflatten(flat, sequences.token_mask) * sequences.completion_mask
+        indices = self.indices.setdefault(name, WeakKeyDictionary())
+        if sequences not in indices:
+            index = [np.zeros(0, dtype=np.int64)]
+            index += [np.arange(place.start, place.stop) for place in self._register(name, sequences)]
+            indices[sequences] = torch.from_numpy(np.concatenate(index))
+        return unflatten(self.leaves[name][indices[sequences]], sequences.token_mask) * sequences.completion_mask
 
     def _register(self, name: str, sequences: Sequences) -> list[slice]:
         known = self.places.setdefault(name, {})
-        keys, fresh = [], []
+        keys, fresh = keys_of(sequences), []
         total = len(self.leaves[name]) if name in self.leaves else 0
-        for prompt, group in zip(sequences.prompts, sequences.completions, strict=True):
-            for tokens in group:
-                keys.append(key := key_of(prompt, tokens))
-                if key not in known:
-                    known[key] = slice(total, total + len(tokens))
-                    fresh.append(self.numbers.of("policy", name, key, len(tokens)))
-                    total += len(tokens)
+        for key in keys:
+            if key not in known:
+                length = len(key[1]) // ITEM
+                known[key] = slice(total, total + length)
+                fresh.append(self.numbers.of("policy", name, key, length))
+                total += length
         if fresh or name not in self.leaves:
             values = torch.from_numpy(np.concatenate([np.zeros(0), *fresh])).to(self.leaf_dtype)
             old = [self.leaves[name].detach()] if name in self.leaves else []
@@ -387,6 +420,7 @@ def stand_in_task(
     return twin
 
 
+@lru_cache(maxsize=1 << 14)
 def reward_of(text: str) -> float:
     """0, 0.5 or 1."""
     return Stream(0, ("reward", text)).key % 3 / 2

@@ -26,7 +26,7 @@ from rlx.check.stand_in import (
 from rlx.loss.base import Loss
 from rlx.loss.state import LossStates, Record
 from rlx.optimizer.schedule import Constant
-from rlx.optimizer.step import GradientSource, Optimizer
+from rlx.optimizer.step import Gradients, GradientSource, Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
@@ -57,8 +57,10 @@ def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]
 class Accumulated(GradientSource, Protocol):
     """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
 
-    metrics: dict[str, float]
-    record: Record | None  # what the running means of its losses are made of
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def record(self) -> Record | None: ...  # what the running means of its losses are made of
 
 
 Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch, micro_batch=...)
@@ -87,7 +89,10 @@ class Laboratory:
 
 @dataclass(frozen=True)
 class Subject:
-    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random."""
+    """An algorithm under check. accumulate: how a run accumulates gradients; seed: of everything random.
+
+    asks_ahead: is every loss computed once before its gradients, so that a stand-in policy has all of its leaves by then?
+    """
 
     algorithm: Algorithm[Any]
     task: Task
@@ -96,6 +101,7 @@ class Subject:
     accumulate: Accumulate
     make_optimizer: Callable[..., torch.optim.Optimizer]
     seed: int = 0
+    asks_ahead: bool = False
 
     @cached_property
     def reference(self) -> Reference:
@@ -250,13 +256,25 @@ class Subject:
         source = self.source(laboratory, batch, micro_batch=micro_batch)
         return flat(source, laboratory), source.metrics
 
-    def source(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> Accumulated:
-        """The gradients of an update, as a run computes them once it asks for them."""
-        if isinstance(laboratory.policy, StandInPolicy):
-            self.loss(laboratory, batch)  # now every completion has its leaves
+    def source(
+        self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None, comes_again: bool = False
+    ) -> Accumulated:
+        """The gradients of an update, as a run computes them once it asks for them.
+
+        comes_again: where a stand-in policy has met all sequences of the batch, the loss is not computed before; what is got
+        raises LeavesGrewError if it asks the policy for a statistic that it was not asked for before.
+        """
+        policy, known = laboratory.policy, False
+        if isinstance(policy, StandInPolicy):
+            known = comes_again and not self.asks_ahead and policy.has_met_loss
+            known = known and policy.holds([part.sequences for part in parts_of(batch)])
+            if not known:
+                self.loss(laboratory, batch)  # now every completion has its leaves
+                policy.has_met_loss = True
         rows = len(batch) if micro_batch is None else micro_batch
         settings = {"micro_batch": max(1, rows), "states": self.states(laboratory)}
-        return self.accumulate(self.algorithm, laboratory.policy, laboratory.reference, batch, **settings)
+        source = self.accumulate(self.algorithm, policy, laboratory.reference, batch, **settings)
+        return _OfKnownLeaves(source, policy) if known else source
 
     def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
         """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""
@@ -274,6 +292,34 @@ class Subject:
         shared = {name: getattr(self, name) for name in names}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
+
+
+class LeavesGrewError(Exception):
+    """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
+
+
+class _OfKnownLeaves:
+    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
+
+    def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
+        self._source, self._policy = source, policy
+        self._before = policy.parameters()
+        self.batch = source.batch
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self._source.metrics
+
+    @property
+    def record(self) -> Record | None:
+        return self._source.record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        found = self._source(by=by)
+        now = self._policy.parameters()
+        if len(now) != len(self._before) or any(one is not other for one, other in zip(now, self._before, strict=True)):
+            raise LeavesGrewError
+        return found
 
 
 def flat(source: Accumulated, laboratory: Laboratory) -> Tensor:

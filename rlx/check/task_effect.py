@@ -13,10 +13,13 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.law.hyperparameter import Known
+from rlx.check.stand_in import keys_of
 from rlx.check.subject import Laboratory, Subject
 from rlx.check.variant import variants
+from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
 from rlx.policy.base import Policy
+from rlx.policy.statistics import TokenStatistics
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
 from rlx.seeding import Stream
@@ -43,7 +46,7 @@ def idle_keys(subject: Subject) -> list[str]:
     bench = _Bench(subject)
     for noise in NOISE:
         start = bench.movement(noise)
-        if start is None or not any(bool(update.weights.any()) for update in start):
+        if start is None or not any(update.weights is not None and bool(update.weights.any()) for update in start):
             return []  # nothing is learned here at all: no reward, say
         names = [name for name in names if all(bench.ends_alike(start, other, noise) for other in tried[name])]
     known = Known(subject)
@@ -52,13 +55,21 @@ def idle_keys(subject: Subject) -> list[str]:
 
 @dataclass(frozen=True)
 class _Update:
-    """How far each weight moved in an update [all parameters], and the figures that were logged."""
+    """How far each weight moved in an update [all parameters], and the figures that were logged.
 
-    weights: Tensor
+    before: what the loss says of the batch before the update; of this alone where weights is None.
+    """
+
+    weights: Tensor | None
     figures: str
+    before: str
 
     def is_same(self, other: _Update) -> bool:
-        """Whether the other update ended with the same weights and figures."""
+        """Whether the other update, or what there is of it, began and ended with the same figures and weights."""
+        if self.before != other.before:
+            return False
+        if self.weights is None or other.weights is None:
+            return True
         if self.figures != other.figures:
             return False
         return bool((self.weights - other.weights).abs().max() <= SAME * self.weights.abs().max())
@@ -72,11 +83,13 @@ class _Bench:
         self._laboratory = subject.real(moved=True)
         self._start = [parameter.detach().clone() for parameter in self._laboratory.policy.parameters()]
         self._sampler = remembering(subject.sampler)
+        self._noise: dict[int, list[Tensor]] = {}
+        self._forwards = _Forwards()
 
     def movement(self, noise: float) -> list[_Update] | None:
         """What the algorithm as it is set does with the task's rows; None where it refuses them."""
         try:
-            return list(self._updates(self._subject, noise))
+            return [update for update in self._updates(self._subject, noise) if update.weights is not None]
         except (RlxError, ValueError, RuntimeError):
             return None
 
@@ -87,28 +100,72 @@ class _Bench:
             for update in self._updates(self._subject.with_algorithm(algorithm), noise):
                 if count == len(start) or not start[count].is_same(update):
                     return False
-                count += 1
+                count += update.weights is not None
         except (RlxError, ValueError, RuntimeError):  # it refuses these values, or the rows
             return False
         return count == len(start)
 
     def _updates(self, subject: Subject, noise: float) -> Iterator[_Update]:
+        """Of each update first what the loss says before it, which costs least, then all."""
         with torch.no_grad():
             for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
                 parameter.copy_(value)
         laboratory = subject.warmed(replace(self._laboratory, state={}, loss_state={}))
         laboratory = replace(laboratory, task=subject.small_task, sampler=self._sampler)
+        weights = f"start {noise}"  # those of every algorithm, until it makes an update
         for step in STEPS:
             batch = subject.draw(laboratory, step=step)
             laboratory.sampler = subject.sampler  # from here on the weights are this algorithm's own
-            _move(laboratory, noise, seed=subject.seed + step)
+            self._move(laboratory, noise, step)
+            logged = sorted(getattr(batch, "metrics", {}).items())
             for part in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 2):
-                before = _weights(laboratory)
+                said = ""
+                if weights:
+                    policy = self._forwards.of(laboratory.policy, weights)
+                    with torch.no_grad():
+                        output = subject.loss(replace(laboratory, policy=policy), part)
+                    measured = [("loss", float(output.loss)), *logged]
+                    measured += [(name, float(total / number)) for name, (total, number) in output.metrics.items()]
+                    said = repr([(name, f"{value:.5g}") for name, value in measured])
+                    yield _Update(None, "", said)
+                before, weights = _weights(laboratory), ""
                 source = subject.source(laboratory, part)
                 done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
                 subject.states(laboratory).learn(source.record or {})
-                logged = [*sorted(getattr(batch, "metrics", {}).items()), *sorted(source.metrics.items()), *sorted(done.items())]
-                yield _Update(_weights(laboratory) - before, repr([(name, f"{value:.5g}") for name, value in logged]))
+                figures = [*logged, *sorted(source.metrics.items()), *sorted(done.items())]
+                shown = repr([(name, f"{value:.5g}") for name, value in figures])
+                yield _Update(_weights(laboratory) - before, shown, said)
+
+    def _move(self, laboratory: Laboratory, noise: float, step: int) -> None:
+        """Move the policy by noise that is the same for every algorithm."""
+        parameters = laboratory.policy.parameters()
+        if step not in self._noise:
+            generator = Stream(self._subject.seed + step, ("check", "task")).torch()
+            self._noise[step] = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in parameters]
+        with torch.no_grad():
+            for parameter, move in zip(parameters, self._noise[step], strict=True):
+                parameter.add_(move * (noise * parameter.abs().mean()))
+
+
+class _Forwards:
+    """Token statistics of a policy, without a gradient, computed once for the same weights and sequences."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, TokenStatistics] = {}
+
+    def of(self, policy: Policy, weights: str) -> Policy:
+        """The policy as it is now, whose weights have this name."""
+        known = self._known
+
+        def token_statistics(self: Any, sequences: Sequences, **settings: Any) -> TokenStatistics:
+            key = (weights, tuple(keys_of(sequences)), sequences.width, sequences.learned is None, repr(sorted(settings.items())))
+            if key not in known or sequences.learned is not None:
+                known[key] = type(policy).token_statistics(self, sequences, **settings)
+            return known[key]
+
+        twin = copy.copy(policy)
+        twin.__class__ = type(type(policy).__name__, (type(policy),), {"token_statistics": token_statistics})
+        return twin
 
 
 def remembering(sampler: Sampler) -> Sampler:
@@ -129,11 +186,3 @@ def remembering(sampler: Sampler) -> Sampler:
 
 def _weights(laboratory: Laboratory) -> Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in laboratory.policy.parameters()])
-
-
-def _move(laboratory: Laboratory, noise: float, *, seed: int) -> None:
-    generator = Stream(seed, ("check", "task")).torch()
-    with torch.no_grad():
-        for parameter in laboratory.policy.parameters():
-            step = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise * step * parameter.abs().mean())

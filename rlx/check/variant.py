@@ -101,7 +101,7 @@ def others(value: Any, allowed: Allowed | None, hint: Any) -> list[Any]:
     elif isinstance(value, bool):
         candidates.append(not value)
     elif isinstance(value, int):
-        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * max(1, value)]
+        candidates += [value + 1, value - 1, 2 * value, max(1, value // 2), 100 * max(1, value), 1000 * value]
         candidates += [value + 0.5, value / 2] if float in kinds else []
         candidates += [1, 2]  # a capacity that a few steps fill
     elif isinstance(value, float):

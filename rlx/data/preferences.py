@@ -50,6 +50,8 @@ class PairBatch:
         return len(self.sequences)
 
     def __getitem__(self, rows: slice) -> PairBatch:
+        if range(*rows.indices(len(self))) == range(len(self)):
+            return self
         sequences = self.sequences[rows]
         width = sequences.completion_mask.shape[-1]
         return PairBatch(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from rlx.algorithm import AlgorithmType, LossOutput, Need, Term, mean_of
 from rlx.loss.weight import token_mean
+from rlx.optimizer.step import Clipping
 from tests.check.faulty import ActorCritic, Demonstrations, Preferences, Rewards
 
 
@@ -353,7 +354,115 @@ class BothDividedByTheChosenLength(Preferences):
         return super().margin(ours, theirs) / ours.chosen_length.clamp(min=1)
 
 
+class HalfOfThePairsWeighNothing(Preferences):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        places = torch.arange(len(batch))
+        return batch.with_weights(preference=(places < len(batch) // 2).double() * 2 / len(batch))
+
+
+class ChosenUnderTheOtherMask(Preferences):
+    def margin(self, ours, theirs):
+        chosen = ((ours.chosen - theirs.chosen) * ours.rejected_mask).sum(dim=1)
+        return chosen - (ours.rejected_sum - theirs.rejected_sum)
+
+
+class NoMarginIsAskedFor(Preferences):
+    """A hinge that is flat where the policy is its reference."""
+
+    def compute_loss(self, policy, reference, batch):
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(F.relu(-self.beta * margin), batch.weights["preference"])
+
+
+class ClipsEntriesNotTheNorm(Preferences):
+    def update_policy(self, gradients, optimizer):
+        limit = self.max_grad_norm
+        clipped = [None if part is None else part.clamp(-limit, limit) for part in gradients()["loss"]]
+        return optimizer.step(clipped, Clipping())
+
+
+class OthersDividedByTheGroup(Rewards):
+    """A leave-one-out baseline whose sum is divided by the size of the group."""
+
+    def advantages(self, rewards):
+        return rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / self.group_size
+
+
+class KlInRewardAndLoss(WithReference):
+    def draw(self, lab):
+        batch = super().draw(lab)
+        theirs = lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature)
+        drift = ((batch.sampling_logprobs - theirs) * batch.completion_mask).sum(dim=-1)
+        return batch.with_values(advantages=self.advantages(batch.rewards - self.beta * drift))
+
+
+class ReferenceIsThePolicyAtTheDraw(WithReference):
+    """The reference is asked, and then the policy's own log-probabilities are taken."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        theirs = lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature)
+        ours = lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return batch.with_values(reference_logprobs=theirs).with_values(reference_logprobs=ours)
+
+    def penalty(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return (batch.reference_logprobs - ours) ** 2 / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticGoesUpItsError(ActorCritic):
+    gamma: float = 0.98
+
+    def error(self, found, batch):
+        return -super().error(found, batch)
+
+
+class AdvantagesAreTheTargets(ActorCritic):
+    def error(self, found, batch):
+        return (found.values - batch.advantages) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueOfTheSameToken(ActorCritic):
+    """The value after a token is taken from the token itself."""
+
+    gamma: float = 0.9
+
+    def advantages(self, rewards, values, mask):
+        found, ahead = torch.zeros_like(values), torch.zeros_like(values[..., 0])
+        for place in reversed(range(values.shape[-1])):
+            error = rewards[..., place] + (self.gamma - 1) * values[..., place]
+            ahead = (error + self.gamma * self.trace * ahead) * mask[..., place]
+            found[..., place] = ahead
+        return found
+
+
+class RewardAtTheLastColumn(ActorCritic):
+    """Only the longest completions keep their reward."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        values, mask = self.statistics(lab.policy, batch).values.detach().cpu(), batch.completion_mask
+        rewards = torch.zeros_like(values)
+        rewards[..., -1] = batch.rewards.to(values)
+        advantages = self.advantages(rewards * mask, values, mask)
+        return batch.with_values(advantages=advantages, returns=advantages + values)
+
+
 MISTAKES: dict[type, set[str]] = {
+    HalfOfThePairsWeighNothing: {"tokens"},
+    ChosenUnderTheOtherMask: {"tokens"},
+    NoMarginIsAskedFor: {"direction"},
+    ClipsEntriesNotTheNorm: {"update"},
+    OthersDividedByTheGroup: {"baseline"},
+    KlInRewardAndLoss: {"anchor"},
+    ReferenceIsThePolicyAtTheDraw: {"belongs"},
+    CriticGoesUpItsError: {"credit"},
+    AdvantagesAreTheTargets: {"credit"},
+    ValueOfTheSameToken: {"credit"},
+    RewardAtTheLastColumn: {"credit"},
     NormalisedByMovedTokens: {"length"},
     WeighedByASequenceProbability: {"length"},
     LogRatioAsAPenalty: {"anchor", "objective"},

@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import rlx
 from rlx.algorithm.base import Algorithm, AlgorithmType, LossOutput, Need
-from rlx.check.task_effect import idle_keys
+from rlx.check.task_effect import idle_keys, remembering
 from rlx.check.variant import small
 from rlx.cli.main import invoke
 from rlx.cli.verb.check import task_notes
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw
 from tests.check.checking import subject
 
 
@@ -59,6 +62,33 @@ def test_a_word_of_warning_on_the_command_line(capsys, monkeypatch):
     whole = subject(LengthDpo())
     (said,) = task_notes(whole)
     assert said.startswith("penalty changes nothing on the rows of task arithmetic")
+
+
+def test_a_draw_that_was_met_is_answered_from_memory_and_keeps_what_it_said():
+    class Counting:
+        calls = 0
+
+        def complete(self, policy, draw):
+            self.calls += 1
+            made = Completions.empty(2, 3)
+            made.tokens[:] = self.calls
+            return made
+
+    def draw(**changes):
+        keys = np.array([7, 8], dtype=np.uint64)
+        usual = {"prompts": (np.array([1, 2]),), "group_size": 2, "limits": np.array([3]), "keys": keys, "temperature": 1.0}
+        return Draw(**{**usual, "greedy": False, **changes})
+
+    original = Counting()
+    sampler = remembering(original)
+    first = sampler.complete(None, draw())
+    first.tokens[:] = 99  # whoever gets it may write to it
+    assert sampler.complete(None, draw()).tokens.tolist() == [[1] * 3] * 2
+    assert original.calls == 1
+    others = [{"temperature": 0.5}, {"greedy": True}, {"keys": np.array([7, 9], dtype=np.uint64)}, {"limits": np.array([2])}]
+    for calls, changes in enumerate(others, start=2):
+        sampler.complete(None, draw(**changes))
+        assert original.calls == calls
 
 
 def test_laws_of_nothing_are_refused():

@@ -98,16 +98,15 @@ def credit(subject: Subject) -> Finding:
         what = f"a reward of 1 for {text!r}, {sizes[paid_row]} of {part.sequences.width} tokens,"
         if (said := _misplaced(paid, paid_row, sizes[paid_row] - 1, what=what, text=text)) is not None:
             return _credit_broken(subject, part, paid_row, said)
-    return passed("5 places")
+    return _misses_the_reward(subject) or passed("5 places")
 
 
 def _critic_is_wrong(subject: Subject) -> Finding | None:
-    """A perfect critic is left as it is, and one that went astray after the draw is drawn back; its target is the reward."""
+    """A perfect critic is left as it is, and one that went astray after the draw is drawn back."""
     for reward in (EVERY_REWARD, 0.0):
         laboratory = subject.stand_in(spread=0.0, rewards={**ZERO, "bonus": reward - EVERY_REWARD})
         if _drawn(subject, laboratory, {}) is None:
             return None
-        leaf = laboratory.policy.leaves["values"]
         batch = _said(subject, laboratory, reward)
         worst = max((float(part.advantages.abs().max()) for part in parts_of(batch) if len(part)), default=1.0)
         if worst <= EQUAL:
@@ -144,17 +143,35 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
                 "the squared error of values enters the loss with a plus",
                 "compute_loss",
             )
-    batch = _said(subject, laboratory, reward + NEAR)
-    found = _critic_slope(subject, laboratory, batch, reward)
-    last = _last_places(laboratory, batch, len(leaf))
-    if len(last) and (off := float(found[last].abs().max())) > EQUAL * scale:
-        return wrong(
-            f"every reward is {reward:g}; a critic that said {reward + NEAR:g} at the draw and now says {reward:g} at the last "
-            f"token of a completion is moved away from it (slope {off:.1e}): its target there is not the reward",
-            off,
-            mend,
-        )
     return None
+
+
+def _misses_the_reward(subject: Subject) -> Finding | None:
+    """A critic's target at the last token of a completion is the reward, whatever it said when the batch was drawn."""
+    laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
+    if _drawn(subject, laboratory, {}) is None:
+        return None
+    slopes = []
+    for said in (0.0, NEAR):
+        batch = _said(subject, laboratory, said)
+        if len(batch) == 0:
+            return None
+        last = _last_places(laboratory, batch, len(laboratory.policy.leaves["values"]))
+        found = [_critic_slope(subject, laboratory, batch, value) for value in (0.0, NEAR)]
+        if not len(last) or not all(len(each) for each in found):
+            return None
+        slopes.append([float(each[last].abs().max()) for each in found])
+    (perfect, scale), (off, _) = slopes
+    if not scale or perfect > EQUAL * scale or off <= EQUAL * scale:
+        return None
+    return broken(
+        f"every reward is 0; a critic that said {NEAR:g} at the draw and now says 0 at the last token of a completion is moved "
+        f"away from it (slope {off:.1e}): its target there is not the reward",
+        number=f"{off:.0e}",
+        where="draw or compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="values are regressed to returns, returns = advantages + values when the batch was drawn",
+    )
 
 
 def _said(subject: Subject, laboratory: Laboratory, value: float) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
-from rlx.check.subject import Subject, flat, losses_of
+from rlx.check.subject import Accumulated, LeavesGrewError, Subject, flat, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
+from rlx.loss.state import Record
+from rlx.optimizer.step import Gradients
 from rlx.rollout.buffer import ReplayBuffer
 from rlx.seeding import Stream
 
@@ -170,7 +172,7 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) ->
     off = {other for other, value in plain_fields(algorithm) if not value}
     parent = name.rpartition(".")[0]
     others = [(other, base) for other, base in _few(algorithm) if other != name and other.rpartition(".")[2] not in MOST_ROWS]
-    others.sort(key=lambda item: (item[0] not in off, item[0].rpartition(".")[0] != parent))
+    others.sort(key=lambda item: (not name.startswith(item[0]), item[0] not in off, item[0].rpartition(".")[0] != parent))
     for other, base in others:
         spreads = SPREADS[:1] if other in off else SPREADS[1:2]
         for tried, changed in _few(base):
@@ -257,6 +259,40 @@ class Known:
         return at_first, seen
 
 
+class ComputedOnce:
+    """A source of gradients that computes those of each term once, whatever they are asked for."""
+
+    def __init__(self, source: Accumulated) -> None:
+        self._source = source
+        self.batch = source.batch
+        self._found: Mapping[str, Gradients] | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the source."""
+        return self._source.metrics
+
+    @property
+    def record(self) -> Record | None:
+        """That of the source."""
+        return self._source.record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        if self._found is None:
+            self._found = self._source(by=str)
+        if not self._found:
+            return self._source(by=by)
+        groups: dict[str, Gradients] = {}
+        for name, gradients in self._found.items():
+            group = "loss" if by is None else by(name)
+            before = groups.get(group, [None] * len(gradients))
+            groups[group] = [
+                one if other is None else other.clone() if one is None else one + other
+                for one, other in zip(before, gradients, strict=True)
+            ]
+        return groups
+
+
 @dataclass(frozen=True)
 class Journey:
     """What a few steps with an algorithm did.
@@ -329,7 +365,8 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
             lab.note_full()
             measured += sorted(getattr(batch, "metrics", {}).items())
             for part in _first_updates(subject, batch, step):
-                source = subject.source(laboratory, part)
+                source: Any = subject.source(laboratory, part, comes_again=True)
+                source = ComputedOnce(source) if own_update else source
                 if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
                     return Journey(tuple(policies), (), "", (), "", cut=against)
                 done = dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
@@ -342,6 +379,8 @@ def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, ag
                 figures += [*sorted(own.items()), *sorted(done.items())]
             with torch.no_grad():
                 measured += sorted(subject.algorithm.validate(lab).items())
+    except LeavesGrewError:
+        return journey(replace(subject, asks_ahead=True), spread, steps, against=against)
     except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
         return Journey.refused_by(error)
     names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])

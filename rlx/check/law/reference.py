@@ -239,10 +239,10 @@ def _counted_twice(subject: Subject) -> Finding | None:
             laboratory = subject.stand_in(spread=spread)
             batch = subject.first_update(laboratory)
             other = subject.with_algorithm(first[name]).first_update(laboratory)
-            advantages = [getattr(each, "advantages", None) for each in (batch, other)]
-            if not all(isinstance(each, Tensor) for each in advantages) or advantages[0].shape != advantages[1].shape:
+            one, two = (getattr(each, "advantages", None) for each in (batch, other))
+            if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.shape != two.shape or not one.numel():
                 return None
-            drawn = float((advantages[0] - advantages[1]).abs().max()) if advantages[0].numel() else 0.0
+            drawn = float((one - two).abs().max())
             mine, theirs = (each.gradient(laboratory, batch)[0] for each in (subject, subject.with_algorithm(first[name])))
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
         if acts == [(False, False), (True, True)]:

@@ -37,5 +37,5 @@ def test_both_laws_say_what_they_looked_at_or_why_they_did_not():
         for law in ("alike", "credit")
     }
     assert (found[Rewards, "alike"].status, found[ActorCritic, "credit"].status) == (PASSED, PASSED)
-    assert found[ActorCritic, "credit"].number == "4 places"
+    assert found[ActorCritic, "credit"].number == "5 places"
     assert found[ActorCritic, "alike"].status == found[Preferences, "credit"].status == NOT_APPLICABLE

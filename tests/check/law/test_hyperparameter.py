@@ -3,11 +3,12 @@
 from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
+import torch
 
 from rlx.algorithm import LossOutput, mean_of
 from rlx.check.checker import LAWS
 from rlx.check.finding import passed
-from rlx.check.law.hyperparameter import LEARNING, NOTHING, journey
+from rlx.check.law.hyperparameter import LEARNING, NOTHING, ComputedOnce, Known, journey
 from rlx.check.law.loss import case_of
 from rlx.check.variant import variants
 from rlx.fields import count
@@ -93,6 +94,40 @@ def test_a_word_within_a_name_does_not_make_it_an_option_of_figures(name):
 @pytest.mark.parametrize(("name", "value"), [("far_threshold", 0.5), ("log_size", 2), ("metric_quantile", 0.5)])
 def test_an_option_of_figures_is_counted_as_one(name, value):
     assert found(logs(name, value)) == passed(f"4 of 5; only logged: {name}")
+
+
+def test_a_journey_is_cut_where_it_departs_and_made_whole_where_it_is_held_against_another():
+    whole, other = Known(subject(SignsAlone())), SignsAlone(beta=0.3)
+    first = whole.journey(SignsAlone(), 0.4)
+    cut = whole.journey(other, 0.4, against=first)
+    assert cut.cut is first
+    assert len(cut.policy) == 1 < len(first.policy)
+    assert first.difference(cut) == LEARNING
+    assert whole.journey(other, 0.4, against=first) is cut
+    again = whole.journey(other, 0.4)
+    assert again.cut is None
+    assert len(again.policy) == len(first.policy)
+    assert journey(subject(SignsAlone()), 0.4, against=first).cut is None  # it departs nowhere
+
+
+def test_the_gradients_of_terms_are_computed_once_whatever_is_asked_for():
+    asked = []
+
+    class Source:
+        batch, metrics, record = "rows", {"loss": 1.0}, None
+
+        def __call__(self, by=None):
+            asked.append(by)
+            return {"a/x": [torch.tensor(1.0), None], "a/y": [torch.tensor(2.0), torch.tensor(5.0)], "b": [None, None]}
+
+    source = ComputedOnce(Source())
+    assert [float(part) for part in source()["loss"]] == [3.0, 5.0]
+    groups = source(by=lambda term: term.partition("/")[0])
+    assert {name: [None if part is None else float(part) for part in parts] for name, parts in groups.items()} == {
+        "a": [3.0, 5.0],
+        "b": [None, None],
+    }
+    assert (asked, source.batch, source.metrics) == ([str], "rows", {"loss": 1.0})
 
 
 def outcome(case):

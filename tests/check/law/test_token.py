@@ -3,15 +3,36 @@
 import torch
 
 from rlx.check.checker import LAWS, check_algorithm
-from tests.check.checking import subject
+from tests.check.checking import failed, subject
 from tests.check.faulty import Preferences
 
 
-def test_rows_that_weigh_nothing_are_counted():
+def test_rows_that_weigh_nothing_for_what_they_are_are_counted():
+    class WithoutTheLongest(Preferences):
+        def draw(self, lab):
+            batch = super().draw(lab)
+            kept = batch.rejected_mask.sum(dim=1) <= 6
+            return batch.with_weights(preference=kept / kept.sum().clamp(min=1))
+
+    (verdict,) = check_algorithm(subject(WithoutTheLongest()), laws={"tokens": LAWS["tokens"]})
+    assert "of 8 rows weigh 0" in verdict.finding.number
+    assert not verdict.failed
+
+
+def test_rows_that_weigh_nothing_for_their_place_are_a_fault():
     class EverySecond(Preferences):
         def draw(self, lab):
             batch = super().draw(lab)
             return batch.with_weights(preference=torch.arange(len(batch)) % 2 / len(batch))
 
-    (verdict,) = check_algorithm(subject(EverySecond()), laws={"tokens": LAWS["tokens"]})
-    assert verdict.finding.number.endswith("; 4 of 8 rows weigh 0")
+    found = failed(EverySecond(), "tokens")["tokens"]
+    assert found.wrong.startswith("4 of 8 rows of a draw weigh 0, the same places in each of 5 draws (row 0 first)")
+
+
+def test_halves_of_a_draw_that_take_turns_are_none():
+    class InTurns(Preferences):
+        def updates(self, batch, rng):
+            for half in (0, 1):
+                yield batch.with_weights(preference=(torch.arange(len(batch)) % 2 == half) * 2 / len(batch))
+
+    assert failed(InTurns(), "tokens") == {}
