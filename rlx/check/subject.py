@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
 from rlx.check.batch import in_double, parts_of
+from rlx.check.source import Accumulated, OfKnownLeaves
 from rlx.check.stand_in import (
     Numbers,
     ScriptedSampler,
@@ -24,9 +25,9 @@ from rlx.check.stand_in import (
     stand_in_task,
 )
 from rlx.loss.base import Loss
-from rlx.loss.state import LossStates, Record
+from rlx.loss.state import LossStates
 from rlx.optimizer.schedule import Constant
-from rlx.optimizer.step import Gradients, GradientSource, Optimizer
+from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
@@ -52,15 +53,6 @@ def losses_of(owner: Any, path: str = "algorithm") -> Iterator[tuple[str, Loss]]
     elif isinstance(owner, Mapping):
         for key, value in owner.items():
             yield from losses_of(value, f"{path}.{key}")
-
-
-class Accumulated(GradientSource, Protocol):
-    """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
-
-    @property
-    def metrics(self) -> dict[str, float]: ...
-    @property
-    def record(self) -> Record | None: ...  # what the running means of its losses are made of
 
 
 Accumulate = Callable[..., Accumulated]  # (algorithm, policy, reference, batch, micro_batch=...)
@@ -274,7 +266,7 @@ class Subject:
         rows = len(batch) if micro_batch is None else micro_batch
         settings = {"micro_batch": max(1, rows), "states": self.states(laboratory)}
         source = self.accumulate(self.algorithm, policy, laboratory.reference, batch, **settings)
-        return _OfKnownLeaves(source, policy) if known else source
+        return OfKnownLeaves(source, policy) if known else source
 
     def optimizer(self, laboratory: Laboratory, *, rate: float | None = None) -> Optimizer:
         """The run's optimiser on the laboratory's parameters; with `rate`, plain gradient descent."""
@@ -292,34 +284,6 @@ class Subject:
         shared = {name: getattr(self, name) for name in names}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
-
-
-class LeavesGrewError(Exception):
-    """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
-
-
-class _OfKnownLeaves:
-    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
-
-    def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
-        self._source, self._policy = source, policy
-        self._before = policy.parameters()
-        self.batch = source.batch
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self._source.metrics
-
-    @property
-    def record(self) -> Record | None:
-        return self._source.record
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        found = self._source(by=by)
-        now = self._policy.parameters()
-        if len(now) != len(self._before) or any(one is not other for one, other in zip(now, self._before, strict=True)):
-            raise LeavesGrewError
-        return found
 
 
 def flat(source: Accumulated, laboratory: Laboratory) -> Tensor:

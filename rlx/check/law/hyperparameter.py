@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,12 +15,11 @@ from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
-from rlx.check.subject import Accumulated, LeavesGrewError, Subject, flat, losses_of
+from rlx.check.source import ComputedOnce, LeavesGrewError
+from rlx.check.subject import Subject, flat, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
-from rlx.loss.state import Record
-from rlx.optimizer.step import Gradients
 from rlx.rollout.buffer import ReplayBuffer
 from rlx.seeding import Stream
 
@@ -257,40 +256,6 @@ class Known:
         seen.clear()
         journey(self._subject.with_algorithm(twin), SPREADS[0])
         return at_first, seen
-
-
-class ComputedOnce:
-    """A source of gradients that computes those of each term once, whatever they are asked for."""
-
-    def __init__(self, source: Accumulated) -> None:
-        self._source = source
-        self.batch = source.batch
-        self._found: Mapping[str, Gradients] | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Those of the source."""
-        return self._source.metrics
-
-    @property
-    def record(self) -> Record | None:
-        """That of the source."""
-        return self._source.record
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        if self._found is None:
-            self._found = self._source(by=str)
-        if not self._found:
-            return self._source(by=by)
-        groups: dict[str, Gradients] = {}
-        for name, gradients in self._found.items():
-            group = "loss" if by is None else by(name)
-            before = groups.get(group, [None] * len(gradients))
-            groups[group] = [
-                one if other is None else other.clone() if one is None else one + other
-                for one, other in zip(before, gradients, strict=True)
-            ]
-        return groups
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.subject import Accumulated, Laboratory, Subject
+from rlx.check.source import Accumulated
+from rlx.check.subject import Laboratory, Subject
 from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Clipping, Gradients, Optimizer

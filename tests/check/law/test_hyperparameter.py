@@ -3,12 +3,11 @@
 from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
-import torch
 
 from rlx.algorithm import LossOutput, mean_of
 from rlx.check.checker import LAWS
 from rlx.check.finding import passed
-from rlx.check.law.hyperparameter import LEARNING, NOTHING, ComputedOnce, Known, journey
+from rlx.check.law.hyperparameter import LEARNING, NOTHING, Known, journey
 from rlx.check.law.loss import case_of
 from rlx.check.variant import variants
 from rlx.fields import count
@@ -108,26 +107,6 @@ def test_a_journey_is_cut_where_it_departs_and_made_whole_where_it_is_held_again
     assert again.cut is None
     assert len(again.policy) == len(first.policy)
     assert journey(subject(SignsAlone()), 0.4, against=first).cut is None  # it departs nowhere
-
-
-def test_the_gradients_of_terms_are_computed_once_whatever_is_asked_for():
-    asked = []
-
-    class Source:
-        batch, metrics, record = "rows", {"loss": 1.0}, None
-
-        def __call__(self, by=None):
-            asked.append(by)
-            return {"a/x": [torch.tensor(1.0), None], "a/y": [torch.tensor(2.0), torch.tensor(5.0)], "b": [None, None]}
-
-    source = ComputedOnce(Source())
-    assert [float(part) for part in source()["loss"]] == [3.0, 5.0]
-    groups = source(by=lambda term: term.partition("/")[0])
-    assert {name: [None if part is None else float(part) for part in parts] for name, parts in groups.items()} == {
-        "a": [3.0, 5.0],
-        "b": [None, None],
-    }
-    assert (asked, source.batch, source.metrics) == ([str], "rows", {"loss": 1.0})
 
 
 def outcome(case):

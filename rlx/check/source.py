@@ -1,0 +1,81 @@
+"""Sources of an update's gradients, as laws ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from rlx.check.stand_in import StandInPolicy
+from rlx.loss.state import Record
+from rlx.optimizer.step import Gradients, GradientSource
+
+
+class Accumulated(GradientSource, Protocol):
+    """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def record(self) -> Record | None: ...  # what the running means of its losses are made of
+
+
+class LeavesGrewError(Exception):
+    """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
+
+
+class OfKnownLeaves:
+    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
+
+    def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
+        self._source, self._policy = source, policy
+        self._before = policy.parameters()
+        self.batch = source.batch
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self._source.metrics
+
+    @property
+    def record(self) -> Record | None:
+        return self._source.record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        found = self._source(by=by)
+        now = self._policy.parameters()
+        if len(now) != len(self._before) or any(one is not other for one, other in zip(now, self._before, strict=True)):
+            raise LeavesGrewError
+        return found
+
+
+class ComputedOnce:
+    """A source of gradients that computes those of each term once, whatever they are asked for."""
+
+    def __init__(self, source: Accumulated) -> None:
+        self._source = source
+        self.batch = source.batch
+        self._found: Mapping[str, Gradients] | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the source."""
+        return self._source.metrics
+
+    @property
+    def record(self) -> Record | None:
+        """That of the source."""
+        return self._source.record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        if self._found is None:
+            self._found = self._source(by=str)
+        if not self._found:
+            return self._source(by=by)
+        groups: dict[str, Gradients] = {}
+        for name, gradients in self._found.items():
+            group = "loss" if by is None else by(name)
+            before = groups.get(group, [None] * len(gradients))
+            groups[group] = [
+                one if other is None else other.clone() if one is None else one + other
+                for one, other in zip(before, gradients, strict=True)
+            ]
+        return groups
