@@ -26,8 +26,6 @@ from rlx.policy.reference import Reference
 from rlx.policy.statistics import NO_STATISTICS, TokenStatistics, unflatten
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
-from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task
 
 Key = tuple[bytes, bytes]  # the tokens of a prompt and of one of its completions
 SHORT, LONG = 8, 64  # tokens of completions that are all equally long
@@ -382,45 +380,3 @@ class StandInReference(Reference):
 
     def _pair_values(self, batch: Any, *, comes_again: bool) -> Tensor:
         return self.token_logprobs(batch.sequences)
-
-
-def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
-    """The task with its first `rows` pairs and prompts alone, and `held_out` (None: `rows`) of those that are held out."""
-    twin = copy.copy(task)
-    held_out = rows if held_out is None else held_out
-    for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
-        if ("pairs" if "pairs" in name else "rewards") in task.offers:
-            few = tuple(getattr(task, name)()[: held_out if "held_out" in name else rows])
-            object.__setattr__(twin, name, lambda few=few: few)
-    return twin
-
-
-def stand_in_task(
-    task: Task, *, equal_rewards: bool = False, bonus: float = 0.0, read: int | None = None, rewarded: str | None = None
-) -> Task:
-    """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names.
-
-    read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1.
-    """
-    twin = copy.copy(task)
-    names: list[str] = []
-
-    def reward(prompt: Prompt, completion: str) -> dict[str, float]:
-        if not names:
-            names.extend(task.reward_all([prompt], [completion])[0])
-        text = prompt.columns.get("conversation", completion)
-        value = bonus + (0.5 if equal_rewards else reward_of(text[:read])) + (text == rewarded)
-        return {**dict.fromkeys(names, value), "reward": value}
-
-    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-
-    object.__setattr__(twin, "reward", reward)
-    object.__setattr__(twin, "reward_all", reward_all)
-    return twin
-
-
-@lru_cache(maxsize=1 << 14)
-def reward_of(text: str) -> float:
-    """0, 0.5 or 1."""
-    return Stream(0, ("reward", text)).key % 3 / 2

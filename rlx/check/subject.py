@@ -21,9 +21,8 @@ from rlx.check.stand_in import (
     StandInPolicy,
     StandInReference,
     key_of,
-    shortened,
-    stand_in_task,
 )
+from rlx.check.stand_in_task import shortened, stand_in_task
 from rlx.loss.base import Loss
 from rlx.loss.state import LossStates
 from rlx.optimizer.schedule import Constant

@@ -13,9 +13,6 @@ from rlx.check.stand_in import (
     generator_of,
     given,
     key_of,
-    reward_of,
-    shortened,
-    stand_in_task,
 )
 from rlx.check.subject import has_scores, with_scores
 from rlx.data.sequences import Sequences
@@ -154,31 +151,6 @@ def test_the_gradient_of_a_log_probability_is_that_of_its_leaf():
     setting.policy.token_logprobs(batch.sequences).sum().backward()
     assert setting.policy.leaf_names == ["token_logprobs"]
     assert bool((setting.policy.parameters()[0].grad == 1).all())
-
-
-def test_a_task_is_cut_short_and_the_task_itself_is_not():
-    task = laboratory()[1]
-    before = len(task.pairs())
-    few = shortened(task, rows=3)
-    assert [len(few.pairs()), len(few.prompts()), len(few.held_out_prompts())] == [3, 3, 3]
-    assert few.pairs()[0] is task.pairs()[0]
-    assert len(task.pairs()) == before
-
-
-def test_the_text_alone_decides_the_reward_and_the_parts_keep_their_names():
-    task = laboratory()[1]
-    prompt = task.prompts()[0]
-    rewards = stand_in_task(task).reward_all([prompt] * 20, [str(n) for n in range(20)])
-    assert {line["reward"] for line in rewards} == {0.0, 0.5, 1.0}
-    assert [line["reward"] for line in rewards] == [reward_of(str(n)) for n in range(20)]
-    assert set(rewards[0]) == set(task.reward_all([prompt], ["1"])[0])
-    assert stand_in_task(task).reward(prompt, "7") == rewards[7]
-
-
-def test_rewards_can_all_be_equal_and_higher():
-    task = laboratory()[1]
-    rewards = stand_in_task(task, equal_rewards=True, bonus=2.0).reward_all([task.prompts()[0]] * 5, list("abcde"))
-    assert {line["reward"] for line in rewards} == {2.5}
 
 
 def test_made_up_scores_prefer_the_chosen_and_depend_on_the_text_alone():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlx.check.stand_in import shortened
+from rlx.check.stand_in_task import shortened
 from rlx.check.subject import TOLERANCE, Laboratory, Subject
 from rlx.data.sequences import Sequences
 from rlx.policy.base import Policy

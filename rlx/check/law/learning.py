@@ -1,4 +1,4 @@
-"""Laws of learning: a step runs, learns in the right direction, and draws other rows than the step before."""
+"""Laws of learning: a step runs, learns in the right direction, and its objective falls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import against_rewards, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.difference import HeldConstants
-from rlx.check.stand_in import ScriptedSampler, reward_of, stand_in_task
+from rlx.check.stand_in import ScriptedSampler
+from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
     REAL_TOLERANCE,
     Laboratory,
@@ -34,7 +35,6 @@ STEPS, RATE = 8, 3e-4  # of Adam, where a loss shall fall
 FLAT = 1e-6  # losses nearer than this are equal
 NUDGE = 1.01  # a factor for a detached tensor
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
-DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
@@ -349,54 +349,3 @@ def _imitated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
         example=row_shown(subject, part, raised[0]),
         mend="lab.pairs(...).chosen_only() holds the completions that are to be imitated",
     )
-
-
-def draws(subject: Subject) -> Finding:
-    """Steps draw different rows, where the task has more than one step draws."""
-    laboratory = subject.stand_in()
-    drawn = [_prompts(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
-    if not drawn[0]:
-        return skipped("the batch has no sequences of its own")
-    sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
-    sizes += [len(subject.small_task.prompts())] if Need.REWARDS in subject.needs else []
-    if not sizes or len(drawn[0]) >= min(sizes):
-        return skipped("a step draws all there is")
-    if all(rows == drawn[0] for rows in drawn):
-        return broken(
-            f"steps {', '.join(map(str, DRAWN_STEPS))} draw the same {len(drawn[0])} rows, and the task has {min(sizes)}",
-            number=f"{len(drawn[0])} of {min(sizes)}",
-            where="draw",
-            example=repr(subject.policy.decode(parts_of(subject.draw(laboratory))[0].sequences.prompts[0])),
-            mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
-            "lab.pairs(...) and roll_out(lab, ...), which go through the task",
-        )
-    if (found := _same_minibatch(subject)) is not None:
-        return found
-    return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
-
-
-def _same_minibatch(subject: Subject) -> Finding | None:
-    """Several updates of a draw that learn from the very same part of it."""
-    batch = subject.draw(subject.stand_in())
-    found = [_prompts(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
-    if len(found) < 4 or len(found[0]) >= len(batch) or any(rows != found[0] for rows in found):
-        return None
-    return broken(
-        f"each of {len(found) // 2} updates of a draw learns from the same {len(found[0])} of its {len(batch)} rows, none from "
-        "the others",
-        number=f"{len(found[0])} of {len(batch)} rows",
-        where="updates",
-        mend="cut the draw into parts: batch.take(rows) for rows in torch.randperm(len(batch), generator=rng.torch()).chunk(n)",
-    )
-
-
-def _prompts(batch: Any) -> list[str]:
-    """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
-
-    Conversations may all begin with the same words.
-    """
-    found: list[str] = []
-    for part in parts_of(batch):
-        keys = getattr(part, "prompt_keys", None)
-        found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
-    return sorted(found)

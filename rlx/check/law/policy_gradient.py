@@ -1,4 +1,4 @@
-"""Laws of rewarded completions: what a clip stops, what old log-probabilities are compared with, what a baseline takes away."""
+"""Laws of rewarded completions: what a clip stops, and what old log-probabilities are compared with."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 ONE = 1e-9  # a ratio this near to 1 is 1
 FACTOR = 1.25  # of the sampler's own temperature
-BONUS = 0.25  # that every reward is higher by
-STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
 CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
 
 
@@ -337,70 +335,3 @@ def temperature(subject: Subject) -> Finding:
 
 def _listed_set(values: set[float]) -> str:
     return ", ".join(f"{value:g}" for value in sorted(values))
-
-
-def baseline(subject: Subject) -> Finding:
-    """An advantage that is linear in the rewards of a group takes a baseline between 0 and their mean away, nothing else."""
-    if Need.REWARDS not in subject.needs:
-        return skipped("nothing is rewarded")
-    draws = [_advantages(subject, bonus) for bonus in (0.0, BONUS)]
-    if any(found is None for found in draws):
-        return skipped("the batch holds no advantages of completions")
-    (rewards, before), (others, after) = draws  # type: ignore[misc]
-    if rewards.shape != others.shape:
-        return skipped("with other rewards another batch is drawn")
-    shares = []
-    for row in range(len(rewards)):
-        slope = _slope(rewards[row], before[row])
-        if slope is None or _slope(others[row], after[row]) is None:
-            continue
-        share = float((after[row] - before[row]).mean()) / (BONUS * slope)
-        shares.append(share)
-        if not -0.5 <= share <= 1.5:
-            return broken(
-                f"rewards that are all higher by {BONUS:g} change the advantages of a group by {share:+.2g} times that much: "
-                "a baseline is taken away, so it is between 0 (a mean of the group) and 1 (none)",
-                number=f"{share:.2g}",
-                where="draw",
-                example=f"rewards {_listed(rewards[row])} -> advantages {_listed(before[row])}",
-                mend="an advantage is reward minus baseline: rewards - rewards.mean(dim=1, keepdim=True)",
-            )
-    size = rewards.shape[1]  # a slope of 1 + 1 / size, of which 1 / size is left
-    if size > 1 and shares and all(abs(share * (size + 1) - 1) < STRAIGHT for share in shares):
-        return broken(
-            f"rewards that are all higher by {BONUS:g} raise the advantages of every group of {size} by 1/{size} of that: the "
-            f"baseline of a completion is the sum of the {size - 1} other rewards divided by {size}",
-            number=f"1/{size}",
-            where="draw",
-            example=f"rewards {_listed(rewards[0])} -> advantages {_listed(before[0])}",
-            mend=f"the mean of the others divides by their number: (rewards.sum(dim=1, keepdim=True) - rewards) / {size - 1}",
-        )
-    return (
-        passed(f"{sum(shares) / len(shares):.2g} of a shift is left")
-        if shares
-        else skipped("advantages are not linear in rewards")
-    )
-
-
-def _advantages(subject: Subject, bonus: float) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(rewards [P, G], advantages [P, G]) of a draw whose rewards are higher by `bonus`."""
-    laboratory: Laboratory = subject.stand_in(spread=0.0, rewards={"bonus": bonus})
-    batch: Any = subject.first_update(laboratory)
-    found = getattr(batch, "advantages", None)
-    if found is None or found.ndim != 2 or found.shape != batch.rewards.shape:
-        return None
-    return batch.rewards.double(), found.double()
-
-
-def _slope(rewards: torch.Tensor, advantages: torch.Tensor) -> float | None:
-    """Of the line through (reward, advantage); None where they lie on no line, or on a level one."""
-    x, y = rewards - rewards.mean(), advantages - advantages.mean()
-    if float(x.abs().max()) < STRAIGHT:
-        return None
-    slope = float((x * y).sum() / (x * x).sum())
-    straight = float((y - slope * x).abs().max()) <= STRAIGHT * float(y.abs().max())
-    return slope if straight and abs(slope) > STRAIGHT else None
-
-
-def _listed(values: torch.Tensor) -> str:
-    return ", ".join(f"{value:.3g}" for value in values.tolist()[:6])
