@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from rlx.comparison.scores import RunScore
@@ -36,7 +37,12 @@ class Grouping:
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a flat config in which variants may differ; the task has its own place."""
-    return {key: value for key, value in config.items() if not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})}
+    return {key: value for key, value in config.items() if _is_compared(key)}
+
+
+@cache
+def _is_compared(key: str) -> bool:
+    return not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})
 
 
 def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
@@ -47,10 +53,12 @@ def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
     names = _labels_by(keys, facts) if keys is not None else _labels_by_difference(facts)
     labelled = tuple(replace(run, variant=name, task=task) for run, name, task in zip(runs, names, tasks, strict=True))
     labels = tuple(dict.fromkeys(names))
+    inside: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
+    for fact, name in zip(facts, names, strict=True):
+        inside[name].append(fact)
     mixed = {}
     for label in labels:
-        inside = [fact for fact, name in zip(facts, names, strict=True) if name == label]
-        found = tuple(_differing(inside))
+        found = tuple(_differing(inside[label]))
         if found:
             mixed[label] = found
     shown = keys if keys is not None else tuple(_differing(facts))
@@ -69,7 +77,15 @@ def _facts(run: RunScore) -> dict[str, Any]:
 
 def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for fact in facts for key in fact)
-    return [key for key in keys if len({_text(fact.get(key, _MISSING)) for fact in facts}) > 1]
+    return [key for key in keys if _differ([fact.get(key, _MISSING) for fact in facts])]
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    """Whether two of these values are not the same; most keys of most runs are, which needs no text to see."""
+    first = values[0]
+    if all(value is first or (type(value) is type(first) and value == first) for value in values):
+        return False
+    return len(set(map(_text, values))) > 1
 
 
 def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -204,7 +220,8 @@ def _resolve(name: str, facts: Sequence[Mapping[str, Any]]) -> str:
         return name if name in known else f"{name}._target_"
     found = [key for key in known if key.endswith("." + name) or key.startswith(name + ".")]
     if len(found) > 1:
-        differing = [key for key in found if key in _differing(facts)]
+        among = set(_differing(facts))
+        differing = [key for key in found if key in among]
         shallow = [key for key in differing if key.count(".") == min(other.count(".") for other in differing)]
         found = shallow if len(shallow) == 1 else differing or found
     if len(found) == 1:

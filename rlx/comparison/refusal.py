@@ -53,12 +53,11 @@ def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
 
 def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Problem]:
     """Variants of a single seed, which have no spread to judge by, and variants without any score."""
+    seeds_of: dict[str, dict[str, set[int]]] = {label: {} for label in labels}
+    for run in counted:
+        seeds_of[run.variant].setdefault(run.task, set()).add(run.seed)
     found = []
-    for label in labels:
-        per_task: dict[str, set[int]] = {}
-        for run in counted:
-            if run.variant == label:
-                per_task.setdefault(run.task, set()).add(run.seed)
+    for label, per_task in seeds_of.items():
         if not per_task:
             found.append(Problem("", f"{label}: none of its runs has a score", "look at them with `rlx runs`, and run it again"))
         for task, seeds in per_task.items():

@@ -275,13 +275,10 @@ def _step_of(value: float | None, steps: Array, values: Array, *, score: str) ->
 
 
 def _fingerprint(row: Mapping[str, Any]) -> int:
-    """Equal for lines whose metrics agree in everything but time."""
-    return hash(frozenset((k, _hashable(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")))
-
-
-def _hashable(value: Any) -> Any:
-    """A value of a record that equals itself: NaN and lists as text."""
-    return value if isinstance(value, (float, int, str)) and value == value else repr(value)
+    """Equal for lines whose metrics agree in everything but time. What does not equal itself or has no hash counts as text."""
+    plain = (float, int, str)
+    kept = [(k, v if v.__class__ in plain and v == v else repr(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")]
+    return hash(frozenset(kept))
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
