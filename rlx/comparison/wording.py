@@ -105,7 +105,11 @@ def halving_sentence(pair: PairComparison) -> str:
     alone = {(True, False): " More prompts alone do not.", (False, True): " More seeds alone do not."}
     missing = alone.get((halving.seeds is not None, halving.prompts is not None), "")
     cheaper = f" {str(pair.cheapest).capitalize()} are cheaper." if len(ways) == 2 and pair.cheapest else ""
-    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{missing}{cheaper}{spread}"
+    needed = None if pair.seeds_needed is None else max(pair.seeds_needed, FEWEST)
+    short = ""
+    if needed is not None and halving.seeds is not None and needed > halving.seeds:
+        short = f" An interval half as wide would not yet show a difference of this size: that needs about {needed} seeds each."
+    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{short}{missing}{cheaper}{spread}"
 
 
 def _level(pair: PairComparison) -> str:

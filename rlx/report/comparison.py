@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from rlx.comparison.choices import FEWEST
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.run_difference import RunDifference
+from rlx.comparison.statistics.interval import Interval
+from rlx.comparison.variant import Variant
 from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
 from rlx.report.columns import STYLES, pair_table, variant_table
 from rlx.report.table import (
@@ -94,7 +97,30 @@ def gain_line(comparison: Comparison) -> str:
     if row is None or not gains:
         return ""
     scope = "over seeds and prompts" if any(v.gain_over_prompts for v in comparison.variants) else "on these prompts"
-    return f"{row.label}: {score_text(row.mean)}. Gain over it, {scope}: {'; '.join(gains)}."
+    known = [v for v in comparison.variants if v.gain_interval]
+    fewest = min(v.n for v in known)
+    few = f" With {fewest} seeds this is exploratory." if fewest < FEWEST else ""
+    return f"{row.label}: {score_text(row.mean)}. Gain over it, {scope}: {'; '.join(gains)}.{few}{_why_narrow(known)}"
+
+
+def _why_narrow(variants: Sequence[Variant]) -> str:
+    """Why the interval of a gain is narrower than that of the mean, where one is."""
+    narrow = [v for v in variants if v.gain_interval and v.interval and _width(v.gain_interval) < _width(v.interval)]
+    if not narrow:
+        return ""
+    if narrow[0].gain_over_prompts:
+        return (
+            f" Its interval is narrower than that of a mean, which the scores of {narrow[0].n} runs alone estimate: it is "
+            "estimated from every answer, as the difference on the same prompts before and after training."
+        )
+    return (
+        " Its interval is narrower than that of a mean: what a run's scores share on the same prompts before and after training "
+        "cancels in their difference."
+    )
+
+
+def _width(found: Interval) -> float:
+    return found.high - found.low
 
 
 def prompt_lines(comparison: Comparison) -> list[str]:

@@ -120,6 +120,23 @@ def test_markdown_holds_verdicts_tables_and_cautions(ordinary, hostile):
     assert "<script>" not in markdown(hostile)
 
 
+def test_a_gain_of_few_seeds_is_exploratory_and_says_why_its_interval_is_narrow(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.5, 0.52], "hybrid": [0.55, 0.53]}, with_answers=True)
+    found = compare(tmp_path)
+    narrow = found.variants[0].gain_interval.high - found.variants[0].gain_interval.low
+    assert narrow < found.variants[0].interval.high - found.variants[0].interval.low
+    assert "With 2 seeds this is exploratory." in gain_line(found)
+    assert "the same prompts before and after training" in gain_line(found)
+
+
+def test_half_an_interval_is_not_taken_for_a_verdict(tmp_path):
+    write_sweep(tmp_path, {"custom_dpo": [0.5, 0.54], "hybrid": [0.51, 0.54]}, with_answers=True)
+    found = compare(tmp_path)
+    pair = found.pairs[0]
+    assert pair.seeds_needed > pair.halving.seeds
+    assert f"not yet show a difference of this size: that needs about {pair.seeds_needed} seeds each" in halving_lines(found)[0]
+
+
 def test_doing_nothing_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
     low, high = normal_scores(0.5, 0.05, 6, seed=1), normal_scores(0.52, 0.05, 6, seed=2)
     write_sweep(tmp_path, {"custom_dpo": low, "hybrid": high}, with_answers=True)

@@ -154,6 +154,22 @@ def with_room(low: float, high: float) -> tuple[float, float]:
     return low - space, high + space
 
 
+def framed(lines: Sequence[float], bands: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that shows all of the lines and of the bands what widens it by the lines' own range on each side."""
+    lines, bands = ([value for value in values if math.isfinite(value)] for values in (lines, bands))
+    low, high = min(lines or bands), max(lines or bands)
+    reach = high - low or math.inf
+    return with_room(max(min([low, *bands]), low - reach), min(max([high, *bands]), high + reach))
+
+
+def cut_note(bands: Sequence[float], axis: FigureAxis) -> str:
+    """A sentence for bands that the frame cuts; empty where all of them is seen."""
+    seen = [value for value in bands if math.isfinite(value)]
+    if not seen or (axis.low <= min(seen) and max(seen) <= axis.high):
+        return ""
+    return f" Bands reach from {min(seen):.3g} to {max(seen):.3g}; the frame cuts them."
+
+
 def broadened(low: float, high: float) -> tuple[float, float]:
     """A range of some width, whatever the data; 0 to 1 where they are not finite."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from rlx.comparison.comparison import Comparison
+from rlx.comparison.descriptive import Curve
 from rlx.comparison.training_curves import (
     OVER,
     MetricCurve,
@@ -20,7 +21,7 @@ from rlx.comparison.training_curves import (
     read_logs,
     told_metrics,
 )
-from rlx.report.figure.base import Band, Figure, FigureAxis, Line, Mark, with_room
+from rlx.report.figure.base import Band, Figure, FigureAxis, Line, Mark, cut_note, framed
 from rlx.report.figure.scores import MANY, MOST_LINES, legend_of
 from rlx.report.text import level
 
@@ -51,7 +52,7 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
             for seed, at, values in curve.runs[:MOST_SEEDS]:
                 marks.append(Line(*thinned(at.tolist(), values.tolist()), place, f"{curve.variant}, seed {seed}", role="seed"))
             marks.append(Line(*thinned(xs, curve.mean.tolist()), place, curve.variant))
-        heights = [float(v) for curve in shown for _, _, values in curve.runs for v in values if math.isfinite(v)]
+        heights, bands = _heights(shown)
         steps = [float(step) for curve in shown for step in curve.steps]
         rest = f" The best {len(shown)} of {len(mine)} variants." if len(mine) > len(shown) else ""
         if max(len(curve.runs) for curve in shown) > MOST_SEEDS:
@@ -59,16 +60,21 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
         caption = (
             f"Mean over seeds, with a pointwise {level(comparison)} band (t), of completed runs. Step 0 is before training.{rest}"
         )
+        y = FigureAxis(comparison.choices.metric, *framed(heights, bands))
+        caption += cut_note(bands, y)
         name = "curves" if len(comparison.tasks) == 1 else f"curves-{index}"
         title = "Learning curves" if len(comparison.tasks) == 1 else f"Learning curves: {task}"
-        x, y = (
-            FigureAxis("step", min(steps), max(steps)),
-            FigureAxis(comparison.choices.metric, *with_room(min(heights), max(heights))),
-        )
+        x = FigureAxis("step", min(steps), max(steps))
         legend = legend_of(comparison, [order[curve.variant] for curve in shown])
         about = "learning curves, mean and interval over seeds"
         figures.append(Figure(name, title, caption, about, x, y, tuple(marks), legend))
     return figures
+
+
+def _heights(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
+    """The values of the runs of some learning curves, and the ends of their bands."""
+    lines = [float(value) for curve in curves for _, _, values in curve.runs for value in values]
+    return lines, [float(value) for curve in curves for end in (curve.low, curve.high) for value in end]
 
 
 def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
@@ -108,7 +114,10 @@ def efficiency_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[F
             f"with a pointwise {level(comparison)} interval. A variant's line ends where the first of its runs did."
             f"{_left_out(comparison)}"
         )
-        figure = _metric_figure(comparison, curves, f"efficiency-{over}", "Sample efficiency", caption, f"IQM of {metric}")
+        labels = {curve.variant for curve in curves}
+        beside = _heights([curve for curve in comparison.curves if curve.variant in labels])
+        name, title = f"efficiency-{over}", "Sample efficiency"
+        figure = _metric_figure(comparison, curves, name, title, caption, f"IQM of {metric}", beside=beside)
         figures.append(replace(figure, family="efficiency", choice=(over,), is_printed=over == "tokens"))
     return figures
 
@@ -143,9 +152,16 @@ def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figur
 
 
 def _metric_figure(
-    comparison: Comparison, curves: Sequence[MetricCurve], name: str, title: str, caption: str, label: str
+    comparison: Comparison,
+    curves: Sequence[MetricCurve],
+    name: str,
+    title: str,
+    caption: str,
+    label: str,
+    *,
+    beside: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> Figure:
-    """Lines, bands and single runs of one metric."""
+    """Lines, bands and single runs of one metric. beside: values and ends of bands of a figure whose scale it shares."""
     order = {variant.label: place for place, variant in enumerate(comparison.variants)}
     marks: list[Mark] = []
     for curve in sorted(curves, key=lambda curve: order[curve.variant]):
@@ -155,12 +171,10 @@ def _metric_figure(
             marks.append(Line(xs, values.tolist(), place, f"{curve.variant}, seed {seed}", role="seed"))
         marks.append(Line(xs, curve.mean.tolist(), place, curve.variant))
     grid = curves[0].grid
-    parts = [part for curve in curves for part in (curve.mean, *(values for _, values in curve.runs))]
-    if not any(curve.runs for curve in curves):
-        parts += [part for curve in curves for part in (curve.low, curve.high)]
-    heights = np.concatenate(parts)
-    heights = heights[np.isfinite(heights)]
-    y = FigureAxis(label, *with_room(float(heights.min()), float(heights.max())))
+    lines = np.concatenate([part for curve in curves for part in (curve.mean, *(values for _, values in curve.runs))]).tolist()
+    bands = np.concatenate([end for curve in curves for end in (curve.low, curve.high)]).tolist()
+    y = FigureAxis(label, *framed([*lines, *beside[0]], [*bands, *beside[1]]))
+    caption += cut_note(bands, y)
     x = FigureAxis(X_LABELS[curves[0].over], float(grid[0]), float(grid[-1]))
     legend = legend_of(comparison, sorted(order[curve.variant] for curve in curves))
     return Figure(name, title, caption, f"{label} over {curves[0].over}", x, y, tuple(marks), legend)

@@ -3,6 +3,7 @@ import pytest
 from rlx.comparison.comparison import compare
 from rlx.report.figure.base import Band, Line
 from rlx.report.figure.curves import MOST_SEEDS, curve_figures, efficiency_figures, metric_figures, shown_logs, thinned
+from tests.comparison.records import write_run
 from tests.comparison.test_training_curves import write_log
 
 
@@ -21,6 +22,30 @@ def test_every_seed_has_its_line(ordinary):
     assert sum(line.role == "seed" for line in lines) == 31
     assert [place for place, _ in figure.legend] == [0, 1, 2, 3, 4]
     assert figure.has_seeds
+
+
+def inside(figure):
+    bands = [value for mark in figure.marks if isinstance(mark, Band) for value in (*mark.low, *mark.high) if value == value]
+    return figure.y.low <= min(bands) and max(bands) <= figure.y.high
+
+
+def test_bands_are_within_the_frame_or_said_to_be_cut(tmp_path):
+    for name, spread in (("narrow", 0.001), ("wide", 0.2)):
+        for seed in range(2):
+            shift = spread * (seed - 0.5)
+            write_run(tmp_path / name / str(seed), seed=seed, score=0.5 + shift, curve=[0.3, 0.4 + shift, 0.5 + shift])
+    narrow, wide = (compare(tmp_path / name) for name in ("narrow", "wide"))
+    figures = [*curve_figures(wide), *metric_figures(wide, shown_logs(wide))]
+    assert inside(curve_figures(narrow)[0])
+    assert "the frame cuts them" not in curve_figures(narrow)[0].caption
+    cut = [figure for figure in figures if not inside(figure)]
+    assert {"Learning curves", "Training curves"} <= {figure.title for figure in cut}
+    assert all("the frame cuts them" in figure.caption for figure in cut)
+
+
+def test_sample_efficiency_has_the_scale_of_the_learning_curves(logged):
+    learning, efficiency = curve_figures(logged)[0], efficiency_figures(logged, shown_logs(logged))[0]
+    assert (efficiency.y.low, efficiency.y.high) == (learning.y.low, learning.y.high)
 
 
 def test_long_lines_are_thinned_and_keep_their_last_point():
