@@ -6,6 +6,7 @@ A message says what is wrong with a value, where the value came from, and what t
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from enum import IntEnum
@@ -32,10 +33,21 @@ STOP_SIGNALS = {  # what stops a run -> the exit code that it then ends with
 }
 
 
+_ENDLESS = re.compile(r"\d{61,}|\S{601,}")
+
+
 class RlxError(Exception):
-    """Base of all errors that rlx raises on purpose; the command line prints them without a traceback."""
+    """Base of all errors that rlx raises on purpose; the command line prints them without a traceback.
+
+    Its text shows the beginning of a number of more than 60 digits, and of a word of more than 600 characters.
+    """
 
     exit_code: int = ExitCode.FAILED
+
+    def __str__(self) -> str:
+        return _ENDLESS.sub(
+            lambda found: f"{found[0][: 200 if len(found[0]) > 600 else 20]}...({len(found[0])} characters)", super().__str__()
+        )
 
 
 class ConfigError(RlxError, ValueError):

@@ -45,3 +45,9 @@ def test_a_folder_whose_name_begins_like_that_of_rlx_is_the_users_own(tmp_path):
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", file, "exec"), {})
     assert users_place(caught.value) == f"{file}:1 in <module>"
+
+
+def test_a_message_shows_the_beginning_of_what_has_no_end():
+    assert str(ConfigError(f"seed={'7' * 61}: no")) == f"seed={'7' * 20}...(61 characters): no"
+    assert str(ConfigError(f"a {'7' * 60} b")) == f"a {'7' * 60} b"
+    assert str(ConfigError(f"path {'x' * 601} is long")) == f"path {'x' * 200}...(601 characters) is long"

@@ -16,11 +16,11 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
 from rlx.cli.line import quote_override
-from rlx.config.check import paths_of, unknown_key, unread_loss
+from rlx.config.check import interpolation_message, paths_of, unknown_key, unread_loss
 from rlx.config.compose import CommandLine, Composed, CompositionOfJobError, compose, group_of, option_node
 from rlx.config.groups import GROUPS
 from rlx.config.suggest import did_you_mean, nearest, right_name
@@ -196,6 +196,8 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         said = f"hydra.run.dir: {error.filename} cannot be made: {error.strerror}; choose another place"
         return TrainingError(said) if full else ConfigError(said)
+    if unresolved := [cause for cause in chain if isinstance(cause, InterpolationResolutionError)]:
+        return _interpolation(unresolved[-1], line)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
     if isinstance(error, OverflowError):  # OmegaConf makes a float of what is typed for a float
@@ -208,6 +210,15 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
         hint = "; an option of a group is chosen by its name: group=option" if "Config group" in str(error) else ""
         return ConfigError(f"{_first_line(error)}{hint}")
     return _of_hydras_keys(chain, line)
+
+
+def _interpolation(error: InterpolationResolutionError, line: CommandLine) -> ConfigError:
+    """An interpolation that leads nowhere, by the override that holds it, else by its key."""
+    said = interpolation_message(error)
+    missing = re.search(r"\$\{\.*([^},]+)", said)
+    reads = None if missing is None else re.compile(rf"\$\{{\.*{re.escape(missing[1])}[,}}]")
+    holds = [word for word in line.overrides if reads is not None and reads.search(word)]
+    return ConfigError(f"{holds[0] if holds else error.full_key or 'the config'}: {said}")
 
 
 def _of_hydras_keys(chain: Sequence[BaseException], line: CommandLine) -> ConfigError | None:

@@ -154,15 +154,16 @@ def unread_loss(algorithm: Any) -> ConfigError:
     )
 
 
-def plain_config(cfg: Any) -> dict[str, Any]:
-    """The config as dicts and lists, interpolations resolved, missing values as ???."""
+def plain_config(cfg: Any, *, below: str = "") -> dict[str, Any]:
+    """The config as dicts and lists, interpolations resolved, missing values as ???. below: the key of a node, for messages."""
+    above = f"{below}." if below else ""
     try:
         container = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     except InterpolationToMissingValueError as error:
         key = str(error).splitlines()[0].rpartition(" ")[2]
-        raise ConfigError(f"{key} has no value; give it one: {key}=...") from error
+        raise ConfigError(f"{above}{key} has no value; give it one: {above}{key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{_written_at(cfg, error)}: {interpolation_message(error)}") from error
+        raise ConfigError(f"{above}{_written_at(cfg, error)}: {interpolation_message(error)}") from error
     assert isinstance(container, dict)
     return container  # type: ignore[return-value]
 

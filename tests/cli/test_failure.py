@@ -58,6 +58,15 @@ WRONG = [
     (["loss@algorithm.x=ipo"], "nothing at algorithm.x chooses a loss"),
     # interpolations, and values that no file name and no YAML can hold
     (["loss.beta=${nope}"], "loss.beta: there is no key nope, which ${nope} reads"),
+    (["sweep.name=${nope}"], "sweep.name: there is no key nope, which ${nope} reads"),
+    (["-m", "sweep.name=${nope}", "seed=0,1"], "sweep.name=${nope}: there is no key nope, which ${nope} reads"),
+    (
+        ["-m", "hydra.sweep.dir=${oc.env:RLX_NOT_SET}", "seed=0,1"],
+        "hydra.sweep.dir=${oc.env:RLX_NOT_SET}: the environment variable",
+    ),
+    (["loss.beta=" + "9" * 400], "loss.beta=99999999999999999999...(400 characters): it must be a finite number"),
+    (["experiment={a:1}"], "experiment={a:1} is a mapping, and an option is chosen by its name: experiment=NAME"),
+    (["loss={a:1}"], "loss={a:1} is a mapping, and an option is chosen by its name: loss=NAME"),
     (["seed=${seed}"], "seed: this value reads itself"),
     (["output_dir=${oc.env:RLX_NOT_SET}"], "the environment variable RLX_NOT_SET is not set"),
     (["seed=${oc.decode:'[1'}"], "missing BRACKET_CLOSE"),

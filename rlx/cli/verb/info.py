@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -78,12 +79,20 @@ def listing(group: str, folders: Iterable[Path]) -> list[str]:
 
 
 def _first_line(group: str, option: str, folders: list[Path]) -> str:
-    """The first line of the docstring of an option of rlx; empty for one of the user's own, which is not imported for this."""
+    """What the docstring of an option of rlx says first; empty for one of the user's own, which is not imported for this.
+
+    That of a formula begins with the formula; its first sentence stands below.
+    """
     node = option_node(group, option, folders)
     target = _made_of(node, group).get("_target_")
     if group not in GROUPS or not isinstance(target, str) or not target.startswith(("rlx.", "torch.optim.")):
         return ""
-    return (inspect.getdoc(locate(target, group)) or "").partition("\n")[0]
+    kind = locate(target, group)
+    first, _, below = (inspect.getdoc(kind) or "").partition("\n")
+    paragraph = " ".join(below.strip().partition("\n\n")[0].split())
+    sentence = re.split(r"(?<!\bDr)\. ", paragraph)[0].removesuffix(".")
+    is_formula = hasattr(kind, "formula") and sentence != "" and re.match(r"\w+: ", sentence) is None
+    return f"{sentence}." if is_formula else first
 
 
 def _made_of(node: Mapping[str, Any], group: str) -> Mapping[str, Any]:

@@ -66,7 +66,7 @@ def pop_settings(cfg: DictConfig) -> None:
     with open_dict(cfg):
         node = cfg.pop("sweep", None)
     if node is not None:
-        settings_of(plain_config(node) if isinstance(node, DictConfig) else {"method": node})
+        settings_of(plain_config(node, below="sweep") if isinstance(node, DictConfig) else {"method": node})
 
 
 def settings_of(node: Mapping[str, Any]) -> Settings:

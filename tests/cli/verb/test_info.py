@@ -142,6 +142,13 @@ def test_a_group_alone_lists_its_options_with_a_line_on_each(shown, group):
     assert all(len(line.split()) > 1 and "@package" not in line for line in lines[1 : len(options) + 1])
 
 
+def test_a_formula_is_listed_with_its_first_sentence(shown):
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown("loss", "algorithm/advantage")[1] if line.startswith("  ")}
+    assert said["nll_sequence_sum"].startswith("Negative log-likelihood of the chosen completions: the sum over the tokens")
+    assert said["group_centered"].startswith("Rewards minus their group's mean (Dr. GRPO): no division")
+    assert not [name for name, text in said.items() if text.startswith(("-", "σ", "Where: ", "Paper: "))]
+
+
 def test_an_option_of_ones_own_is_listed_and_not_imported(shown, tmp_path):
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("_target_: no_such_module.mine\n")
