@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
 from rlx.task.base import Task
 
+MOST_THREADS = 256
 _OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; if it adds more, sampling raises the error
 
 
@@ -229,3 +231,12 @@ def torch_device(name: str) -> torch.device:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"device={name} cannot compute here: {said}; use auto, cpu, cuda or cuda:N") from error
     return device
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of torch's CPU threads; None leaves torch's choice. ConfigError for more than MOST_THREADS."""
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if threads is not None and threads > most:  # torch would end the process without a message
+        raise ConfigError(f"threads={threads} is more than {most}; there are {os.cpu_count()} CPUs, and null lets torch decide")
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -205,6 +205,14 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def texts_of(key: str, value: Any) -> list[str]:
+    """The texts of a key that takes one or a list of them; none for null. Raises ConfigError for what is neither."""
+    items = [] if value is None else list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    if not all(isinstance(item, str | int | float) for item in items):
+        raise ConfigError(f"{key}={shown(value)}: it must be a name, or a list of names")
+    return [str(item) for item in items]
+
+
 def check_range(key: str, value: Any, allowed: Allowed | None) -> None:
     """Refuse a value outside of the range of its key, by the key's name as it is typed."""
     if allowed is not None and value not in allowed:

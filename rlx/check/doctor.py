@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from rlx.experiment import set_threads
 from rlx.policy.precision import matmul_peak
 
 OK, NOTE, BAD = "ok", "note", "bad"
@@ -54,8 +55,7 @@ class Fact:
 
 def examine(*, threads: int | None = None) -> Iterator[Fact]:
     """Everything, cheap things first."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     yield python_version()
     yield packages()
     yield extras()

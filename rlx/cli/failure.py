@@ -303,6 +303,9 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
     merging, could_not = _MERGING.search(text), _COULD_NOT.search(text)
     if merging and not could_not and types is not None:
         return ConfigError(f"{merging[1]}: {_type_message(types)}")
+    if merging and not could_not and "=" in merging[1] and merging[1].partition("=")[0].lstrip("+") in paths_of(_near(line)[0]):
+        kind = {"{": "mapping", "[": "list"}.get(merging[1].partition("=")[2][:1], "plain value")
+        return ConfigError(f"{merging[1].strip()}: this key takes no {kind}; rlx --cfg job shows what it takes")
     if found := could_not or merging:
         key = found[1].partition("=")[0].lstrip("+") if found is merging else found[1]
         named = (str(cause.full_key) for cause in chain if isinstance(cause, OmegaConfBaseException))
@@ -330,6 +333,8 @@ def _type_message(error: ValidationError) -> str:
     if found:
         names = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"it must be {names.get(found[2], found[2])}"
+    if re.match(r"Cannot convert '\w+' to string", message):
+        return "it must be text"
     if "is not a ListConfig" in message:
         return "it must be a list, in brackets"
     if "not a valid bool" in message:

@@ -271,10 +271,10 @@ def quote_override(override: str, *, multirun: bool = False) -> str:
         return override
     if multirun and _SWEEP.match(value):
         return override
-    if key.endswith(_PATH_ENDINGS) and _MAPPING.fullmatch(value):
+    is_path = key.endswith(_PATH_ENDINGS) or key.lstrip("+") in ("out", "resume", "rerun")
+    if is_path and _MAPPING.fullmatch(value):
         raise ConfigError(f"{override}: a path is text, not a mapping; a file of this very name is written {key}=\"'{value}'\"")
     values = _swept_values(value) if multirun else [value]
-    is_path = key.endswith(_PATH_ENDINGS) or key.lstrip("+") in ("out", "resume", "rerun")
     return f"{key}={','.join(part if _is_quoted(part) else quoted(part, is_path=is_path) for part in values)}"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rlx.comparison.serializable import Serializable
 from rlx.errors import ConfigError
-from rlx.fields import check_range, count, one_of, range_of, within
+from rlx.fields import check_range, count, one_of, range_of, texts_of, within
 
 FEWEST = 5  # below this many seeds a verdict is exploratory
 ALLOWED = {
@@ -72,8 +72,10 @@ class Choices(Serializable):
     def of(cls, values: Mapping[str, Any]) -> Choices:
         """Choices out of the values of conf/compare.yaml; other keys are left out, a single word serves as a list."""
         kept = {item.name: values[item.name] for item in fields(cls)}
-        kept["by"] = _words(kept["by"]) or None
-        kept["allow"] = _words(kept["allow"])
+        for name in ("by", "allow"):
+            words = texts_of(name, kept[name])
+            kept[name] = tuple(part.strip() for word in words for part in word.split(",") if part.strip())
+        kept["by"] = kept["by"] or None
         if str(kept["metric"]).startswith("-"):
             if kept["lower_is_better"] is False:
                 raise ConfigError(f"metric={kept['metric']} says that lower is better, lower_is_better=false that it is not")
@@ -100,16 +102,6 @@ def require_flag(key: str, value: Any) -> None:
     """Refuses what is neither true nor false."""
     if not isinstance(value, bool):
         raise ConfigError(f"{key}={value}: it is true or false")
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
-    if isinstance(value, Sequence):
-        return tuple(str(word) for word in value)
-    raise ConfigError(f"{value!r} is no name and no list of names")
 
 
 # Which way each metric is better: declared here once for the metrics that rlx measures, by the user for any other.

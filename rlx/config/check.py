@@ -226,6 +226,8 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
             raise ConfigError(f"{full} has no value; give it one: {full}=...")
         if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
             check_keys(value, hints[key], f"{full}.", paths, owner=owner)
+        elif not fits(value, hints[key]):
+            raise ConfigError(f"{full}={shown(value)}: it must be {described(hints[key])}")
         check_range(full, value, range_of(schema, key))
     gone = [name for name, item in fields.items() if name not in container and name not in RUN_GROUPS and item.default == MISSING]
     if gone:

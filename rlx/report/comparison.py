@@ -19,6 +19,7 @@ from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.statistics.interval import Interval
 from rlx.comparison.variant import Variant
 from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
+from rlx.fields import texts_of
 from rlx.report.columns import STYLES, pair_table, variant_table
 from rlx.report.table import (
     Table,
@@ -175,9 +176,7 @@ def print_table(table: Table, out: Console) -> None:
 
 def chosen_columns(comparison: Comparison, names: Any) -> tuple[str, ...]:
     """The columns that the user chose, one or several; none for None. Raises ConfigError for what is no column of any table."""
-    if names is None:
-        return ()
-    wanted = [name.strip() for name in names.split(",")] if isinstance(names, str) else [str(name) for name in names]
+    wanted = [part.strip() for name in texts_of("columns", names) for part in name.split(",")]
     check_columns(wanted, [variant_table(comparison), pair_table(comparison)])
     return tuple(wanted)
 

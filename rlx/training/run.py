@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
-from rlx.experiment import Experiment, assemble, device_name, make
+from rlx.experiment import Experiment, assemble, device_name, make, set_threads
 from rlx.record.files import relative
 from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
@@ -39,8 +38,6 @@ from rlx.training.summary import closing, opening, result_of
 
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
-
-MOST_THREADS = 256
 
 
 def run_recorded(
@@ -165,15 +162,6 @@ def require_writable(path: str | None) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"export.path={path} cannot be written: {error.strerror}; choose another directory") from error
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of torch's CPU threads; None leaves torch's choice. ConfigError for more than MOST_THREADS."""
-    most = max(MOST_THREADS, os.cpu_count() or 1)
-    if threads is not None and threads > most:  # torch would end the process without a message
-        raise ConfigError(f"threads={threads} is more than {most}; there are {os.cpu_count()} CPUs, and null lets torch decide")
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def train(

@@ -22,12 +22,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import RlxError
-from rlx.experiment import assemble
+from rlx.experiment import assemble, set_threads
 from rlx.optimizer.step import Gradients
 from rlx.policy.precision import matmul_peak
 from rlx.training.build import build_loop
 from rlx.training.loop import Loop
-from rlx.training.run import set_threads
 from rlx.training.summary import peak_memory
 
 if TYPE_CHECKING:

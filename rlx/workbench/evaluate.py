@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import ConfigError
-from rlx.experiment import token_store, torch_device
+from rlx.experiment import set_threads, token_store, torch_device
 from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.files import relative
@@ -45,8 +45,7 @@ def evaluate_checkpoint(
     Raises RlxError; once the policy is loaded, with a record that says failed.
     """
     start = time.monotonic()
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    set_threads(cfg.threads)
     task, sampler = choice.make("task"), choice.make("rollout")
     device = torch_device(cfg.device)
     policy = choice.load(device)

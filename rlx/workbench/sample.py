@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.errors import ConfigError, DataError
-from rlx.experiment import torch_device
+from rlx.experiment import set_threads, torch_device
 from rlx.policy.base import Policy
 from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
@@ -52,8 +52,7 @@ class Completion:
 
 def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str], None]) -> list[list[Completion]]:
     """For each prompt its completions, as the config says. note: is told what a reader must know of how they were made."""
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    set_threads(cfg.threads)
     given = texts_of(cfg.prompt)
     task = choice.make("task") if given is None else None
     prompts = [Prompt(text) for text in given or ()] if task is None else list(task.held_out_prompts()[: cfg.num_prompts])

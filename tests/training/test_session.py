@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from rlx.errors import ConfigError
-from rlx.training.run import require_writable, set_threads
+from rlx.experiment import set_threads
+from rlx.training.run import require_writable
 from tests.training.conftest import record
 
 

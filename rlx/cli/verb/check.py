@@ -50,6 +50,9 @@ def narrow(composed: Composed) -> Composed:
             f"the installation; name one: rlx check algorithm=custom_dpo {words}"
         )
     left = {"algorithm"} if named == ["loss"] else set() if named else set(RUN_GROUPS)
+    gone = [group for group in ("task", "policy", "optimizer", "rollout") if group not in composed.config]
+    if named and gone:
+        raise ConfigError(f"rlx check needs a {gone[0]}; leave out ~{gone[0]}, or choose one: {gone[0]}=NAME")
     kept = OmegaConf.masked_copy(composed.config, [str(key) for key in composed.config if key not in left])
     return replace(composed, config=kept)
 
@@ -62,6 +65,10 @@ def run(composed: Composed) -> int:
             raise ConfigError(
                 f"laws={composed.config.laws} of what? name an algorithm or a loss: rlx check algorithm=custom_dpo laws=[split]"
             )
+        if idle := composed.named("task", "policy", "optimizer", "rollout"):
+            raise ConfigError(
+                f"{idle[0]}=... for what? name an algorithm or a loss: rlx check algorithm=custom_dpo {idle[0]}=NAME"
+            )
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
@@ -72,17 +79,15 @@ def run(composed: Composed) -> int:
 
 def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     """What the laws are tried on. own_task: was the task chosen? Then it must have all that a run would ask of it."""
-    import torch
     import transformers
 
     from rlx.algorithm.base import Need
     from rlx.check.subject import Subject
-    from rlx.experiment import algorithm_of, make, require_match, require_scores
+    from rlx.experiment import algorithm_of, make, require_match, require_scores, set_threads
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    set_threads(cfg.threads)
     task = make(cfg.task, key="task")
     algorithm = plainest_with(make(cfg.loss, key="loss")) if "algorithm" not in cfg else algorithm_of(cfg)
     require_match(algorithm, task)

@@ -4,18 +4,55 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 
 from rlx import __version__
-from rlx.comparison.choices import FEWEST, Choices, require_flag
+from rlx.comparison.choices import FEWEST, Choices
 from rlx.comparison.comparison import Comparison, compare_runs
 from rlx.comparison.grouping import find_label
 from rlx.config.compose import Composed
 from rlx.errors import ConfigError, EvidenceError
+from rlx.fields import texts_of
 
 WORDS = "runs"
+
+
+@dataclass
+class CompareConfig:
+    """Config of rlx compare; the ranges of most keys are those of `Choices`."""
+
+    runs: Any = MISSING
+    where: str | None = MISSING
+    by: Any = MISSING
+    baseline: str | None = MISSING
+    metric: str = MISSING
+    lower_is_better: bool | None = MISSING
+    score: str = MISSING
+    at: str | None = MISSING
+    prompts: str = MISSING
+    question: str = MISSING
+    paired: bool = MISSING
+    margin: float | None = MISSING
+    failed: str = MISSING
+    collapse: float | None = MISSING
+    allow: Any = MISSING
+    level: float = MISSING
+    target: float = MISSING
+    num_resamples: int = MISSING
+    diff: bool = MISSING
+    columns: Any = MISSING
+    fail_if: str | None = MISSING
+    out: str | None = MISSING
+    write: bool = MISSING
+    page: bool = MISSING
+    figures: bool = MISSING
+
+
+SCHEMA = CompareConfig
 NO_SWEEP = "several runs or sweeps are words, rlx compare A B"
 
 
@@ -24,9 +61,9 @@ def run(composed: Composed) -> int:
     config = OmegaConf.to_container(composed.config, resolve=True)
     assert isinstance(config, dict)
     values = {str(key): value for key, value in config.items()}
-    for name in ("write", "page", "figures", "diff"):
-        require_flag(name, values[name])
-    runs = [values["runs"]] if isinstance(values["runs"], str) else list(values["runs"])
+    runs = texts_of("runs", values["runs"])
+    if not runs:
+        raise ConfigError("runs is empty: name runs, sweeps, folders or patterns, rlx compare A B")
     if values["diff"]:
         return _print_difference(runs)
     comparison = compare_runs(runs, Choices.of(values), command=list(composed.command))

@@ -8,14 +8,16 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.config.check import check_node, paths_of, plain_config
+from rlx.config.check import check_node, paths_of, plain_config, unknown_key
 from rlx.config.compose import groups, option_node
 from rlx.config.groups import GROUPS, RUN_GROUPS
+from rlx.config.schema import RunConfig
 from rlx.config.sources import default_loss
 from rlx.config.targets import check_targets, locate, parameters_of
 from rlx.errors import ConfigError
@@ -46,6 +48,10 @@ def prepare(line: CommandLine) -> None:
 
 def run(composed: Composed) -> int:
     """Print what the command line chooses; returns the exit code."""
+    known = [item.name for item in fields(RunConfig)]
+    for key in composed.config:
+        if key not in known:
+            raise unknown_key(str(key), "rlx info", known)
     part = composed.values.get("part", "")
     named = composed.named(*RUN_GROUPS)
     asked = [part if part and GROUPS[part].above == name else name for name in named]

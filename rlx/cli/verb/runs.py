@@ -9,10 +9,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlx.errors import ConfigError
+from omegaconf import MISSING
+
+from rlx.fields import one_of, texts_of, within
 from rlx.record.files import follow_latest, full_disk_explained, read_regular, write_atomic
 from rlx.record.listing import Listed, listed
 from rlx.record.query import keep, resolve
@@ -23,22 +26,35 @@ if TYPE_CHECKING:
     from rlx.config.compose import Composed
 
 WORDS = "paths"
+
+
+@dataclass
+class RunsConfig:
+    """Config of rlx runs."""
+
+    paths: Any = MISSING
+    where: str | None = MISSING
+    sort: str = MISSING
+    columns: Any = MISSING
+    limit: int | None = within(at_least=0, whole=True, optional=True, default=MISSING)
+    format: str = one_of(("table", "csv", "json"), default=MISSING)
+    out: str | None = MISSING
+    output_dir: str = MISSING
+
+
+SCHEMA = RunsConfig
 _COLUMNS = ("run", "state", "variant", "seed", "score", "steps", "age")
 _CSV = ("run", "state", "algorithm", "variant", "task", "seed", "score", "steps", "started", "time", "config_hash")
-_FORMATS = ("table", "csv", "json")
 
 
 def run(composed: Composed) -> int:
     """Print the list, or write it to a file; returns the exit code."""
     cfg = composed.config
-    if cfg.format not in _FORMATS:
-        raise ConfigError(f"format={cfg.format}: it is one of {', '.join(_FORMATS)}")
-    if cfg.limit is not None and not (isinstance(cfg.limit, int) and cfg.limit >= 0):
-        raise ConfigError(f"limit={cfg.limit}: it is a whole number, 0 or more")
-    found = find([str(path) for path in cfg.paths], output_dir=Path(str(cfg.output_dir)))
+    paths = texts_of("paths", cfg.paths)
+    found = find(paths, output_dir=Path(str(cfg.output_dir)))
     known = list(dict.fromkeys([*_COLUMNS, *_CSV, *(key for item in found for key in item.facts)]))
     kept = ordered(keep(found, _text(cfg.where), facts=lambda item: item.facts), str(cfg.sort), known)
-    columns = [resolve(str(name), known, what="columns") for name in _listed(cfg.columns)]
+    columns = [resolve(name, known, what="columns") for name in texts_of("columns", cfg.columns)]
     shown = kept if cfg.limit is None else kept[: cfg.limit]
     is_terminal = cfg.out is None and sys.stdout.isatty()
     text = rendered(shown, columns, form=cfg.format, is_terminal=is_terminal)
@@ -52,17 +68,12 @@ def run(composed: Composed) -> int:
     else:
         sys.stdout.write(text)
     if cfg.format == "table" or cfg.out is not None:
-        say(found, shown, place=", ".join(map(str, cfg.paths)) or str(cfg.output_dir))
+        say(found, shown, place=", ".join(paths) or str(cfg.output_dir))
     return 0
 
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    return list(value) if several else [] if value is None else [value]
 
 
 def find(paths: Sequence[str], *, output_dir: Path) -> list[Listed]:

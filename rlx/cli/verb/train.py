@@ -74,8 +74,8 @@ def run(composed: Composed) -> int:
     from rlx.training.stop import Stopped
 
     if composed.config.plan:
+        from rlx.experiment import set_threads
         from rlx.training.memory import plan_text
-        from rlx.training.run import set_threads
 
         set_threads(composed.config.threads)
         print(plan_text(composed.config))

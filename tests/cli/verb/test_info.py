@@ -143,7 +143,9 @@ def test_a_group_alone_lists_its_options_with_a_line_on_each(shown, group):
 
 
 def test_a_formula_is_listed_with_its_first_sentence(shown):
-    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in shown("loss", "algorithm/advantage")[1] if line.startswith("  ")}
+    said = {
+        line.split()[0]: line.split(maxsplit=1)[1] for line in shown("loss", "algorithm/advantage")[1] if line.startswith("  ")
+    }
     assert said["nll_sequence_sum"].startswith("Negative log-likelihood of the chosen completions: the sum over the tokens")
     assert said["group_centered"].startswith("Rewards minus their group's mean (Dr. GRPO): no division")
     assert not [name for name, text in said.items() if text.startswith(("-", "σ", "Where: ", "Paper: "))]
