@@ -289,7 +289,7 @@ def _check_choice(group: str, value: str, options: Sequence[str], *, multirun: b
     elif value.startswith("[") and group not in _SEVERAL:
         first = value.strip("[]").partition(",")[0].strip()
         raise ConfigError(f"{group}={value} is a list, and one {group} is chosen: {group}={first or 'NAME'}")
-    elif value.startswith("{") and group not in _SEVERAL:
+    elif value.startswith("{") and group == "experiment":  # of another group it sets keys of the node
         raise ConfigError(f"{group}={value} is a mapping, and an option is chosen by its name: {group}=NAME")
     elif "," in value and not multirun and group not in _SEVERAL:
         for name in value.split(",") if value.replace(",", "").isidentifier() else ():

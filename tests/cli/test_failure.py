@@ -81,7 +81,6 @@ WRONG = [
     ),
     (["loss.beta=" + "9" * 400], "loss.beta=99999999999999999999...(400 characters): it must be a finite number"),
     (["experiment={a:1}"], "experiment={a:1} is a mapping, and an option is chosen by its name: experiment=NAME"),
-    (["loss={a:1}"], "loss={a:1} is a mapping, and an option is chosen by its name: loss=NAME"),
     (["seed=${seed}"], "seed: this value reads itself"),
     (["output_dir=${oc.env:RLX_NOT_SET}"], "the environment variable RLX_NOT_SET is not set"),
     (["seed=${oc.decode:'[1'}"], "missing BRACKET_CLOSE"),
