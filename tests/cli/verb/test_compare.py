@@ -74,8 +74,9 @@ def test_fail_if_refuses_few_seeds(tmp_path, capsys):
         (["baseline=hybrd"], "did you mean hybrid"),
         (["by=optimizer.lrr"], "did you mean optimizer.lr"),
         (["failed=drop"], "worst, exclude"),
-        (["margin=small"], "it must be a finite number above 0"),
-        (["page=maybe"], "page=maybe: it is true or false"),
+        (["margin=small"], "margin=small: it must be a number"),
+        (["margin=-1"], "it must be a finite number above 0"),
+        (["page=maybe"], "page=maybe: it must be true or false"),
         (["where=seed>99"], "none of them matches"),
     ],
 )

@@ -151,7 +151,7 @@ def test_no_runs_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     ("arguments", "says"),
     [
         (["nothere"], "nothere: no such file"),
-        (["format=xml"], "format=xml: it is one of table, csv, json"),
+        (["format=xml"], "format=xml: it must be one of table, csv, json"),
         (["limit=-1"], "limit=-1"),
         (["limit=many"], "limit=many"),
         (["where=betta<1"], "did you mean loss.beta?"),
