@@ -61,6 +61,7 @@ of a bootstrap over seeds and prompts excludes 0 (300 to 1000 draws); that count
 Where one arm has 1.5 times the seeds of the other or more, a permutation test must agree here too, in which each relabelling gets
 a normal draw of what other prompts add. 5 against 20 seeds, collapsing (real scores, a run of 5 two logits lower), interaction of
 1: .05 to .06 with 64 and 512 prompts (700 draws a figure); a permutation over seeds alone, on these prompts: .08 to .10.
+The 95 % interval of the difference, which is the t test's, covers .83 to .91 of these (16 prompts: .94).
 
 Where one algorithm alone is far worse on one prompt of ten, with equal means over all prompts (real scores; 5, 10, 20 seeds;
 1500 to 2000 draws, standard error .005 to .009), few prompts err more often; where both are, in at most .06.
@@ -93,7 +94,9 @@ seeds; 3000 draws, standard error .004), of four in less than .002. It is never 
 
 No interval of the mean holds for skewed or collapsing scores with 5 seeds: what was not seen cannot be covered.
 
-Power of the verdict at the smallest detectable difference, promised 0.80: within .03 for 5, 10 and 20 seeds.
+Power of the verdict at the smallest detectable difference, promised 0.80: within .03 for 5, 10 and 20 seeds. Over seeds and
+prompts, components known (2000 to 3000 draws, standard error .009): at seeds_needed .79 to .86, at prompts_needed, with 5 seeds,
+.76 to .79.
 """
 
 CROSSED_ERROR = {
