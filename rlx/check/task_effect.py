@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,7 +15,7 @@ from rlx.algorithm.base import Algorithm
 from rlx.check.law.hyperparameter import Known
 from rlx.check.stand_in import keys_of
 from rlx.check.subject import Laboratory, Subject
-from rlx.check.variant import variants
+from rlx.check.variant import together, variants
 from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
 from rlx.policy.base import Policy
@@ -48,7 +48,15 @@ def idle_keys(subject: Subject) -> list[str]:
         start = bench.movement(noise)
         if start is None or not any(update.weights is not None and bool(update.weights.any()) for update in start):
             return []  # nothing is learned here at all: no reward, say
-        names = [name for name in names if all(bench.ends_alike(start, other, noise) for other in tried[name])]
+        if noise == NOISE[0]:  # most differ at once
+            first = [update for update in start if update.step == STEPS[0]]
+            names = [name for name in names if bench.ends_alike(first, tried[name][0], noise, steps=STEPS[:1])]
+        for place in range(FEW):
+            left = [name for name in names if len(tried[name]) > place]
+            whole = together(subject.algorithm, left, place)  # where all of them change nothing, none does
+            if whole is None or not bench.ends_alike(start, whole, noise):
+                idle = {name for name in left if bench.ends_alike(start, tried[name][place], noise)}
+                names = [name for name in names if name in idle or name not in left]
     known = Known(subject)
     return [name for name in names if any(known.matters(subject.algorithm, algorithm) for algorithm in tried[name])]
 
@@ -63,6 +71,7 @@ class _Update:
     weights: Tensor | None
     figures: str
     before: str
+    step: int
 
     def is_same(self, other: _Update) -> bool:
         """Whether the other update, or what there is of it, began and ended with the same figures and weights."""
@@ -93,11 +102,11 @@ class _Bench:
         except (RlxError, ValueError, RuntimeError):
             return None
 
-    def ends_alike(self, start: list[_Update], algorithm: Algorithm[Any], noise: float) -> bool:
+    def ends_alike(self, start: list[_Update], algorithm: Algorithm[Any], noise: float, *, steps: Sequence[int] = STEPS) -> bool:
         """Whether an algorithm makes the same updates; it is tried no further than up to the first that differs."""
         count = 0
         try:
-            for update in self._updates(self._subject.with_algorithm(algorithm), noise):
+            for update in self._updates(self._subject.with_algorithm(algorithm), noise, steps):
                 if count == len(start) or not start[count].is_same(update):
                     return False
                 count += update.weights is not None
@@ -105,7 +114,7 @@ class _Bench:
             return False
         return count == len(start)
 
-    def _updates(self, subject: Subject, noise: float) -> Iterator[_Update]:
+    def _updates(self, subject: Subject, noise: float, steps: Sequence[int] = STEPS) -> Iterator[_Update]:
         """Of each update first what the loss says before it, which costs least, then all."""
         with torch.no_grad():
             for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
@@ -113,7 +122,7 @@ class _Bench:
         laboratory = subject.warmed(replace(self._laboratory, state={}, loss_state={}))
         laboratory = replace(laboratory, task=subject.small_task, sampler=self._sampler)
         weights = f"start {noise}"  # those of every algorithm, until it makes an update
-        for step in STEPS:
+        for step in steps:
             batch = subject.draw(laboratory, step=step)
             laboratory.sampler = subject.sampler  # from here on the weights are this algorithm's own
             self._move(laboratory, noise, step)
@@ -127,14 +136,14 @@ class _Bench:
                     measured = [("loss", float(output.loss)), *logged]
                     measured += [(name, float(total / number)) for name, (total, number) in output.metrics.items()]
                     said = repr([(name, f"{value:.5g}") for name, value in measured])
-                    yield _Update(None, "", said)
+                    yield _Update(None, "", said, step)
                 before, weights = _weights(laboratory), ""
                 source = subject.source(laboratory, part)
                 done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
                 subject.states(laboratory).learn(source.record or {})
                 figures = [*logged, *sorted(source.metrics.items()), *sorted(done.items())]
                 shown = repr([(name, f"{value:.5g}") for name, value in figures])
-                yield _Update(_weights(laboratory) - before, shown, said)
+                yield _Update(_weights(laboratory) - before, shown, said, step)
 
     def _move(self, laboratory: Laboratory, noise: float, step: int) -> None:
         """Move the policy by noise that is the same for every algorithm."""

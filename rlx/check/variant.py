@@ -7,10 +7,11 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 from rlx.algorithm.base import Algorithm
@@ -69,6 +70,19 @@ def variants(owner: Any) -> Iterator[tuple[str, Any]]:
             hint = hints[item.name].hint if item.name in hints else Any
             for other in others(value, range_of(type(owner), item.name), hint):
                 yield from _made(item.name, owner, item.name, other)
+
+
+def together(owner: Any, names: Sequence[str], place: int) -> Any | None:
+    """A copy of `owner` in which each of these hyperparameters has the other value that `variants` gives it at `place`.
+
+    None where one of them has no such value beside the others.
+    """
+    for name in names:
+        changed = next(islice((changed for tried, changed in variants(owner) if tried == name), place, None), None)
+        if changed is None:
+            return None
+        owner = changed
+    return owner
 
 
 def _variants_within(owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:

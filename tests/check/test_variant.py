@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, Literal
 
 import rlx
-from rlx.check.variant import mentioned, plain_fields, small, variants, watched
+from rlx.check.variant import mentioned, plain_fields, small, together, variants, watched
 from tests.check.faulty import Preferences, Rewards
 
 
@@ -77,3 +77,10 @@ def test_code_that_mentions_a_name_is_found():
 def test_an_algorithm_is_checked_with_fewer_rows():
     assert small(Preferences(pairs_per_step=500)).pairs_per_step == 12
     assert small(Rewards(prompts_per_step=3)).prompts_per_step == 3
+
+
+def test_several_hyperparameters_change_at_once_or_not_at_all():
+    changed = together(Preferences(), ["pairs_per_step", "beta"], 0)
+    assert (changed.pairs_per_step, changed.beta) == (9, 0.2)
+    assert together(Preferences(), ["beta"], 1).beta == 0.05
+    assert together(Preferences(), ["pairs_per_step", "beta"], 99) is None

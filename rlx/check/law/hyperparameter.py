@@ -17,7 +17,7 @@ from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
 from rlx.check.source import ComputedOnce, LeavesGrewError
 from rlx.check.subject import Subject, flat, losses_of
-from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, variants, watched
+from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, variants, watched
 from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.rollout.buffer import ReplayBuffer
@@ -44,11 +44,7 @@ def hyperparameters(subject: Subject) -> Finding:
     known = Known(subject)
     if refused := known.refusal():
         return skipped(f"no step could be made: {refused}")
-    found: dict[str, str] = {}
-    for name, changed in variants(subject.algorithm):
-        if found.get(name) != LEARNING:
-            difference = known.difference(subject.algorithm, changed)
-            found[name] = max(difference, found.get(name, NOTHING), key=RANK.__getitem__)
+    found = _differences(subject.algorithm, known)
     at_first, looked = known.looked_at()
     seen = at_first | looked | mentioned(type(subject.algorithm))
     unread = {
@@ -93,6 +89,28 @@ def hyperparameters(subject: Subject) -> Finding:
     notes += [f"not reached here: {name}" for name in sorted(unreached)]
     notes += [f"only logged: {name}" for name in only_logged]
     return passed("; ".join([number, *notes]))
+
+
+def _differences(algorithm: Algorithm[Any], known: Known) -> dict[str, str]:
+    """The largest difference that another value of each hyperparameter makes.
+
+    After the first few values, those that have shown no learning so far are changed all at once: where even this makes no larger
+    difference, none of them does.
+    """
+    tried: dict[str, list[Algorithm[Any]]] = {}
+    for name, changed in variants(algorithm):
+        tried.setdefault(name, []).append(changed)
+    found = dict.fromkeys(tried, NOTHING)
+    for place in range(max(map(len, tried.values()), default=0)):
+        waiting = [name for name, others in tried.items() if found[name] != LEARNING and len(others) > place]
+        for level in dict.fromkeys(found[name] for name in waiting):
+            alike = [name for name in waiting if found[name] == level]
+            whole = together(algorithm, alike, place) if place >= FEW and len(alike) > 1 else None
+            if whole is not None and RANK[known.difference(algorithm, whole)] <= RANK[level]:
+                continue
+            for name in alike:
+                found[name] = max(known.difference(algorithm, tried[name][place]), found[name], key=RANK.__getitem__)
+    return found
 
 
 def _dead(dead: Sequence[str], unread: set[str], values: Mapping[str, Any], number: str) -> Finding:
