@@ -29,6 +29,7 @@ class Written:
     text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
     closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of REMARKS (see
     rlx.data.remarks), of what differs from the data. refused: a key of REFUSED and what was said; empty of a safe example.
+    apart: the completion begins with words that are not of the data, and must not merge with the prompt.
     """
 
     text: str = ""
@@ -37,6 +38,7 @@ class Written:
     closed: bool = False
     remarks: frozenset[str] = frozenset()
     refused: tuple[str, str] | None = None
+    apart: bool = False
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
@@ -289,9 +291,8 @@ class ChatTemplate(TemplateRenderer):
             lead = f"{breaks}</{opened[1]}>\n\n{lead}"
         text = before + lead + own + tail + self.turn_end
         end = self._first_end(text, len(before))
-        return Written(
-            text, len(before), ((len(before), len(text) if end is None else end),), end is not None, frozenset(remarks)
-        )
+        turns = ((len(before), len(text) if end is None else end),)
+        return Written(text, len(before), turns, end is not None, frozenset(remarks), apart="no_reasoning" in remarks)
 
     @cached_property
     def _around_answer(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,8 @@ class Cut:
     def _token_at(self, place: int) -> int | None:
         """The first token of `encoding` in which the character at a place lies; None without one."""
         found: int | None = self.encoding.char_to_token(place) if place < len(self.text) else None
+        if found is None and 0 < place < len(self.text) and unicodedata.combining(self.text[place]):
+            return self._token_at(place - 1)  # an accent that a normalizer has put on the letter before it
         return found
 
     def _begins(self, token: int) -> int:
@@ -71,23 +74,25 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class JoinedCut:
-    """The tokens of a text whose head, up to a special token, was tokenised alone: places in the head are not asked for.
+    """The tokens of a text whose head was tokenised alone: places in the head are not asked for.
 
-    head: the tokens of the head. start: its characters. tail: the rest.
+    head: the tokens of the head. start: where in the text the tail begins. tail: the rest, of which the first `skipped` tokens
+    are no part of the text.
     """
 
     head: Tokens
     start: int
     tail: Cut
+    skipped: int = 0
 
     @cached_property
     def tokens(self) -> Tokens:
         """int64 [T], those of the whole text."""
-        return np.concatenate([self.head, self.tail.tokens])
+        return np.concatenate([self.head, self.tail.tokens[self.skipped :]])
 
     def before(self, place: int, *, whole: bool = True) -> int:
         """As Cut.before, of a place in the whole text."""
-        return len(self.head) + self.tail.before(place - self.start, whole=whole)
+        return len(self.head) - self.skipped + self.tail.before(place - self.start, whole=whole)
 
     def straddles(self, place: int) -> bool:
         """As Cut.straddles, of a place in the whole text."""

@@ -42,6 +42,13 @@ class Encoded:
     remarks: frozenset[str] = frozenset()
     refused: tuple[str, str] | None = None
 
+    def after(self, prompt: Tokens) -> Encoded:
+        """The same completion after a prompt with these tokens."""
+        if np.array_equal(prompt, self.tokens[: self.prompt_length]):
+            return self
+        tokens = np.concatenate([prompt, self.tokens[self.prompt_length :]])
+        return replace(self, tokens=tokens, prompt_length=len(prompt))
+
 
 @dataclass(frozen=True)
 class TextEncoder:
@@ -105,6 +112,11 @@ class TextEncoder:
     def _special_tokens(self) -> dict[str, int]:
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         return {token.content: number for number, token in added.items() if token.special}
+
+    @cached_property
+    def _added(self) -> dict[str, Any]:
+        """The text of an added token -> its properties."""
+        return {token.content: token for token in self.tokenizer.added_tokens_decoder.values()}
 
     @cached_property
     def _bare_template(self) -> ChatTemplate:
@@ -194,23 +206,47 @@ class TextEncoder:
         encoded = [Encoded(np.zeros(0, dtype=np.int64), 0, refused=written.refused) for written, _ in texts]
         for special in (False, True):
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
-            for row, cut in zip(rows, self._cuts([texts[row][0] for row in rows], special=special), strict=True):
-                written = texts[row][0]
-                encoded[row] = self._chat(written, cut) if written.turns else self._plain(written, cut)
+            some = [texts[row][0] for row in rows]
+            cuts, prompts = self._cuts(some, special=special), self._prompt_ends(some, special=special)
+            for row, written, cut, (place, end) in zip(rows, some, cuts, prompts, strict=True):
+                made = self._chat(written, cut) if written.turns else self._plain(written, cut)
+                is_alone = isinstance(cut, JoinedCut) and cut.skipped > 0  # and so as sampling reads it
+                if self.tokenizer.is_fast and written.prompt_length and not is_alone and "boundary" not in made.remarks:
+                    made = made.after(end if special else np.concatenate([made.tokens[: cut.before(place)], end]))
+                encoded[row] = made
         return encoded
+
+    def _prompt_ends(self, written: Sequence[Written], *, special: bool) -> list[tuple[int, Tokens]]:
+        """Where the last part of each prompt begins, and its tokens where no completion follows, as sampling reads them.
+
+        A tokenizer may cut the end of a prompt in another way where words follow, though no token has text of both.
+        """
+        places = [0 if special else self._last_mark(each) for each in written]
+        ends = [each.text[place : each.prompt_length] for each, place in zip(written, places, strict=True)]
+        known = list(dict.fromkeys(ends))
+        made = dict(zip(known, self._encode_texts(known, special=special), strict=True)) if known else {}
+        return [(place, made[end].tokens) for place, end in zip(places, ends, strict=True)]
 
     def _cuts(self, written: Sequence[Written], *, special: bool) -> list[Cut | JoinedCut]:
         """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
         if special or not written:
             return list(self._encode_texts([each.text for each in written], special=special)) if written else []
-        heads = [each.text[: self._last_mark(each)] for each in written]
-        often = [head for head, count in Counter(heads).items() if head and count > 1]
+        mark = next((mark for mark in self._cutting_marks if not self._added[mark].rstrip), None)
+        apart = [each.apart and mark is not None for each in written]
+        ends = [each.prompt_length if alone else self._last_mark(each) for each, alone in zip(written, apart, strict=True)]
+        heads = [each.text[:end] for each, end in zip(written, ends, strict=True)]
+        needed = {head for head, alone in zip(heads, apart, strict=True) if alone}
+        often = [head for head, count in Counter(heads).items() if head and (count > 1 or head in needed)]
         shared = {head: place for place, head in enumerate(often)}
+        before = [mark or "" if alone else "" for alone in apart]  # in the middle of a text, as what follows is
         starts = [len(head) if head in shared else 0 for head in heads]
-        tails = [each.text[start:] for each, start in zip(written, starts, strict=True)]
+        tails = [put + each.text[start:] for put, each, start in zip(before, written, starts, strict=True)]
         cuts = self._encode_texts([*shared, *tails], special=False)
-        rest = zip(heads, starts, cuts[len(shared) :], strict=True)
-        return [JoinedCut(cuts[shared[head]].tokens, start, cut) if start else cut for head, start, cut in rest]
+        rest = zip(heads, starts, before, cuts[len(shared) :], strict=True)
+        return [
+            JoinedCut(cuts[shared[head]].tokens, start - len(put), cut, int(put != "")) if start else cut
+            for head, start, put, cut in rest
+        ]
 
     def _last_mark(self, written: Written) -> int:
         """Where the last token of the prompt begins at which a text may be cut; 0 without one."""

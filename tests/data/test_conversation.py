@@ -1,12 +1,13 @@
 """The rule of completions on chat templates of ten families: prompts as sampled, answers as generated, all else masked."""
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rlx.data.tokenized import TokenizedPairs
@@ -454,7 +455,7 @@ def test_a_special_token_that_takes_white_space_after_it_belongs_to_the_prompt(a
     assert (plain.prompt, plain.learned) == (made.prompt, "1<|end|>")
 
 
-@pytest.mark.parametrize("family", ["chatml", "llama3", "zephyr", "deepseek_r1"])
+@pytest.mark.parametrize("family", ["chatml", "llama3", "zephyr"])
 def test_calls_in_a_prompt_that_the_template_leaves_out_are_counted(family):
     text = encoder_of(family)
     prompt = (USER, call({"city": "Rome"}, content=""), {"role": "tool", "content": "17 C"})
@@ -478,3 +479,76 @@ def test_a_template_that_asks_for_a_call_before_a_result_writes_calls():
     made = cut(text, (USER,), (*turns, assistant("17")))
     assert made.learned.endswith("<|im_end|>17<|im_end|>")
     assert "calls_unseen" not in text.prompt_remarks((USER, *turns))
+
+
+def merging(text, *tokens, normalizer=None):
+    """The encoder with a tokenizer that has these tokens too, of one character or of two."""
+    parts = json.loads(text.tokenizer.backend_tokenizer.to_str())
+    parts["model"]["merges"] = [list(token) for token in tokens if len(token) == 2]
+    for token in tokens:
+        parts["model"]["vocab"][token] = max(parts["model"]["vocab"].values()) + 1
+    backend = Tokenizer.from_str(json.dumps(parts))
+    backend.normalizer = normalizer
+    names = {name: getattr(text.tokenizer, name) for name in ("bos_token", "eos_token", "pad_token")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **{name: token for name, token in names.items() if token})
+    tokenizer.chat_template = text.tokenizer.chat_template
+    return replace(text, tokenizer=tokenizer)
+
+
+def test_what_is_put_before_an_answer_leaves_the_prompt_its_tokens():
+    text = merging(encoder_of("deepseek_r1"), "\n\n")
+    made = cut(text, (USER,), (assistant("1"),), "2")
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True) == text.encode_prompt((USER,)).tolist()
+    assert made.chosen == made.learned == ANSWERS["deepseek_r1"]
+    assert made.remarks == {"no_reasoning": 1}
+    alone = [made.ids[0], *text.tokenizer("</think>\n\n1", add_special_tokens=False)["input_ids"]]
+    assert made.ids[:-1] == alone  # one line break, and no two as one token
+    # Line breaks that the data itself has merge, and are counted.
+    chatml = merging(encoder_of("chatml"), "\n\n")
+    assert cut(chatml, (USER,), (assistant("\n1"),)).remarks == {"boundary": 1}
+
+
+def test_a_letter_and_its_accent_on_both_sides_of_the_boundary_are_counted():
+    text = merging(encoder_of("chatml"), "é", normalizer=normalizers.NFC())
+    made = cut(text, (USER, assistant("cafe")), (assistant("\u0301!"),))
+    assert made.chosen == "é!<|im_end|>"
+    assert text.tokenizer.decode(made.prompt).endswith("assistant\ncaf")
+    assert made.remarks == {"boundary": 1}
+
+
+def test_an_opened_answer_is_not_learned_where_others_speak_first_in_the_other_completion():
+    text = encoder_of("chatml")
+    made = TokenizedPairs.of([Pair((USER,), (user("Sure?"), assistant("Yes")), (assistant("1"),))], text)
+    learned = made.sequences.completion_mask[0]
+    rejected = made.sequences.completions[0][1]
+    assert text.tokenizer.decode(rejected.tolist()) == "<|im_start|>assistant\n1<|im_end|>"
+    assert text.tokenizer.decode(rejected[learned[1, : len(rejected)].numpy()].tolist()) == "1<|im_end|>"
+
+
+def test_a_prompt_has_the_tokens_of_sampling_where_a_tokenizer_cuts_its_end_otherwise_before_words():
+    """GPT-2's rule reads two line breaks at the end of a text as one token, and before a word as two."""
+    text = encoder_of("llama3")
+    parts = json.loads(text.tokenizer.backend_tokenizer.to_str())
+    characters = {character: number for number, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    parts["model"] = {**parts["model"], "vocab": {**characters, "\u010a\u010a": 256}, "merges": [["\u010a", "\u010a"]]}
+    for number, token in enumerate(parts["added_tokens"]):
+        token["id"] = 257 + number
+    parts["normalizer"] = parts["post_processor"] = None
+    parts["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    parts["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    backend = Tokenizer.from_str(json.dumps(parts))
+    special = [token["content"] for token in parts["added_tokens"]]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|eot_id|>", bos_token="<|begin|>", additional_special_tokens=special
+    )
+    tokenizer.chat_template = text.tokenizer.chat_template
+    text = TextEncoder(tokenizer)
+    whole = sampled(text, [USER, assistant("one")])
+    prompt = sampled(text, [USER], add_generation_prompt=True)
+    assert whole[: len(prompt)] != prompt
+    made = cut(text, (USER,), (assistant("one"),), "two")
+    assert made.prompt == prompt == text.encode_prompt((USER,)).tolist()
+    assert made.chosen == made.learned == "one<|eot_id|>"
+    assert made.remarks == {}
+    plain = cut(text, "Say:\n\n", "one", "two")
+    assert (plain.prompt, plain.chosen) == (text.encode_prompt("Say:\n\n").tolist(), "one<|eot_id|>")

@@ -56,7 +56,7 @@ def test_what_pairs_begin_with_is_tokenised_once(monkeypatch):
     prompt = (user("a long question"), assistant("?"), user("Well?"))
     PairTokens.of(text, [(prompt, (assistant("1"),), (assistant("2"),), ())])
     assert sum("a long question" in part for part in given) == 1
-    assert [part for part in given if "a b" not in part][1:] == [
+    assert [part for part in given if "a b" not in part][1:3] == [
         "<|im_start|>assistant\n1<|im_end|>\n",
         "<|im_start|>assistant\n2<|im_end|>\n",
     ]

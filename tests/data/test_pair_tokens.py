@@ -22,12 +22,13 @@ def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_
         assert all(part.all() for part in learned)
         return prompt.tolist(), chosen.tolist(), rejected.tolist()
 
-    first, second = Encoded(np.array([1, 2, 3, 9]), 3), Encoded(np.array([1, 2, 7, 8]), 2)
+    merged = frozenset({"boundary"})
+    first, second = Encoded(np.array([1, 2, 3, 9]), 3), Encoded(np.array([1, 2, 7, 8]), 2, remarks=merged)
     assert cut(first, second) == ([1, 2], [3, 9], [7, 8])
     # Even where the tokens happen to agree.
-    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2)) == ([1, 2], [3, 9], [3, 8])
+    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2, remarks=merged)) == ([1, 2], [3, 9], [3, 8])
     # Prompts that were tokenised differently agree no further than their tokens do.
-    assert cut(Encoded(np.array([1, 2, 3]), 2), Encoded(np.array([1, 5, 3]), 2)) == ([1], [2, 3], [5, 3])
+    assert cut(Encoded(np.array([1, 2, 3]), 2, remarks=merged), Encoded(np.array([1, 5, 3]), 2)) == ([1], [2, 3], [5, 3])
     masked = Encoded(np.array([1, 2, 3, 9, 4]), 3, learned=np.array([False, True]))
     _, _, (learned, _) = shared_prompt(masked, second, TEXT)
     assert learned.tolist() == [True, False, True]
