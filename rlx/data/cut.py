@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rlx.data.sequences import Tokens
+from rlx.data.sequences import Learned, Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,29 @@ class JoinedCut:
     def straddles(self, place: int) -> bool:
         """As Cut.straddles, of a place in the whole text."""
         return self.tail.straddles(place - self.start)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """An example as tokens.
+
+    tokens: int64 [T], prompt and completion, which ends where generation ends. prompt_length: how many lie in the prompt.
+    learned: bool [T - prompt_length], which of the completion's the assistant wrote; None: all. remarks: keys of REMARKS.
+    refused: a key of REFUSED and what was said; None of an example that is safe to learn.
+    """
+
+    tokens: Tokens
+    prompt_length: int
+    learned: Learned | None = None
+    remarks: frozenset[str] = frozenset()
+    refused: tuple[str, str] | None = None
+
+    def after(self, prompt: Tokens) -> Encoded:
+        """The same completion after a prompt with these tokens."""
+        if np.array_equal(prompt, self.tokens[: self.prompt_length]):
+            return self
+        tokens = np.concatenate([prompt, self.tokens[self.prompt_length :]])
+        return replace(self, tokens=tokens, prompt_length=len(prompt))
 
 
 def cutting_marks(tokenizer: Any, candidates: Iterable[str]) -> tuple[str, ...]:

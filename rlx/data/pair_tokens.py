@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlx.data.cut import Encoded
 from rlx.data.remarks import REMARKS
 from rlx.data.sequences import Learned, Tokens
-from rlx.data.tokens import Encoded, TextEncoder
+from rlx.data.tokens import TextEncoder
 from rlx.data.turns import content_of
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
-from rlx.data.cut import Cut, JoinedCut, cutting_marks
+from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks
 from rlx.data.rendering import UnsafeExampleError
-from rlx.data.sequences import Learned, Tokens
+from rlx.data.sequences import Tokens
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -25,29 +25,6 @@ if TYPE_CHECKING:
     Example = tuple[Text, Text, Sequence[Mapping[str, Any]]]  # prompt, completion, tools
 
 CHAT_TEMPLATES = ("auto", "always", "never")
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """An example as tokens.
-
-    tokens: int64 [T], prompt and completion, which ends where generation ends. prompt_length: how many lie in the prompt.
-    learned: bool [T - prompt_length], which of the completion's the assistant wrote; None: all. remarks: keys of REMARKS.
-    refused: a key of REFUSED and what was said; None of an example that is safe to learn.
-    """
-
-    tokens: Tokens
-    prompt_length: int
-    learned: Learned | None = None
-    remarks: frozenset[str] = frozenset()
-    refused: tuple[str, str] | None = None
-
-    def after(self, prompt: Tokens) -> Encoded:
-        """The same completion after a prompt with these tokens."""
-        if np.array_equal(prompt, self.tokens[: self.prompt_length]):
-            return self
-        tokens = np.concatenate([prompt, self.tokens[self.prompt_length :]])
-        return replace(self, tokens=tokens, prompt_length=len(prompt))
 
 
 @dataclass(frozen=True)

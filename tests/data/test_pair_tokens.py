@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from rlx.data import pair_tokens
+from rlx.data.cut import Encoded
 from rlx.data.pair_tokens import PairTokens, shared_prompt
 from rlx.data.tokenized import TokenizedPairs
-from rlx.data.tokens import Encoded, TextEncoder
+from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
