@@ -99,13 +99,15 @@ def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The algorithm's name, and what tells apart the variants of one algorithm: of the keys those that a variant has, and a
-    source only where nothing else does."""
+    """The algorithm's name, a loss of the user's own, and what tells apart the variants of one algorithm: of the keys those that
+    a variant has, and a source only where nothing else does."""
     names: list[str] = [""] * len(facts)
     for algorithm in dict.fromkeys(fact["algorithm"] for fact in facts):
         places = [index for index, fact in enumerate(facts) if fact["algorithm"] == algorithm]
         keys = _decided_by_no_class(_differing([facts[index] for index in places]), [facts[index] for index in places])
         leaves = short_names([key for key in keys if not key.startswith(SOURCE)])
+        if not any(key.startswith("loss.") and key.endswith("_target_") for key in leaves) and _has_own_loss(facts[places[0]]):
+            leaves = {"loss._target_": "loss", **leaves}
         alike: dict[str, list[int]] = {}
         for index in places:
             own = ((leaf, key, facts[index][key]) for key, leaf in leaves.items() if key in facts[index])
@@ -117,6 +119,12 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
                 told = (f"{key}={_shown(facts[index].get(key, _MISSING), key)[:8]}" for key in sources)
                 names[index] = " ".join([label, *told])
     return names
+
+
+def _has_own_loss(fact: Mapping[str, Any]) -> bool:
+    """Whether the loss of a run is the user's own: the name of its algorithm does not say which it is."""
+    target = fact.get("loss._target_")
+    return isinstance(target, str) and not target.startswith("rlx.")
 
 
 def swept_keys(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str]) -> list[str]:

@@ -173,3 +173,13 @@ def test_a_key_that_differs_wins_over_its_namesakes_that_do_not(tmp_path):
     for value in (1, 2):
         write_run(tmp_path / f"r{value}", first__size=value, second__size=7)
     assert grouped(tmp_path, by=("size",)).keys == ("first.size",)
+
+
+def test_a_loss_of_ones_own_is_named_even_where_all_variants_of_the_algorithm_have_it(tmp_path):
+    own = {"_target_": "mylab.anchored", "beta": 0.2}
+    for seed in range(2):
+        write_run(tmp_path / f"a{seed}", seed=seed, loss=own, algorithm__loss=own)
+        write_run(tmp_path / f"b{seed}", seed=seed, algorithm="dpo")
+    runs = collect(tmp_path, metric="eval/score", score="last").runs
+    assert set(group(runs, by=None).labels) == {"custom_dpo loss=anchored", "dpo"}
+    assert find_label("anchored", group(runs, by=None).labels, key="baseline") == "custom_dpo loss=anchored"
