@@ -49,12 +49,12 @@ class Fact:
     advice: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it as a JSON object."""
         return asdict(self)
 
 
 def examine(*, threads: int | None = None) -> Iterator[Fact]:
-    """Everything, cheap things first."""
+    """Make all of the examinations, cheap ones first."""
     set_threads(threads)
     yield python_version()
     yield packages()
@@ -68,7 +68,7 @@ def examine(*, threads: int | None = None) -> Iterator[Fact]:
 
 
 def python_version() -> Fact:
-    """Version and platform."""
+    """Examine the version of Python and the platform."""
     supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     return Fact(OK if supported else BAD, "python", found, "" if supported else "rlx needs Python 3.10 to 3.13")
@@ -97,7 +97,7 @@ def extras() -> Fact:
 
 
 def cpu() -> Fact:
-    """Threads and vector instructions."""
+    """Examine the threads and the vector instructions of the processor."""
     capability = torch.backends.cpu.get_cpu_capability()
     found = f"{torch.get_num_threads()} threads of torch, {capability}"
     slow = capability in ("DEFAULT", "NO AVX")
@@ -121,7 +121,7 @@ def gpu() -> Fact:
 
 
 def disk(place: Path) -> Fact:
-    """Room for checkpoints."""
+    """Examine whether the disk has room for checkpoints."""
     free = shutil.disk_usage(place).free
     enough = free >= ENOUGH_DISK
     advice = "" if enough else "checkpoints may not fit: set checkpoint.every=null and output_dir to a larger disk"

@@ -43,7 +43,7 @@ class Verdict:
         return self.finding.status == FAILED
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return the verdict as a JSON object."""
         return {"law": self.law, "promise": self.promise, **asdict(self.finding), "cause": self.cause}
 
 

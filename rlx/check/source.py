@@ -11,7 +11,7 @@ from rlx.optimizer.step import Gradients, GradientSource
 
 
 class Accumulated(GradientSource, Protocol):
-    """How a training run computes the gradients of one update; after a call `metrics` holds the loss and the figures."""
+    """A source that computes the gradients of one update as a training run does, and writes loss and figures to `metrics`."""
 
     @property
     def metrics(self) -> dict[str, float]: ...
@@ -57,12 +57,12 @@ class ComputedOnce:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of the source."""
+        """Return the figures of the source."""
         return self._source.metrics
 
     @property
     def record(self) -> Record | None:
-        """That of the source."""
+        """Return the record of the source."""
         return self._source.record
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:

@@ -155,11 +155,11 @@ class ScriptedSampler(Sampler):
         return made
 
     def prepare(self, policy: Policy) -> None:
-        """Nothing to prepare."""
+        """Return at once: there is nothing to prepare."""
 
     @property
     def in_process(self) -> Sampler:
-        """This one."""
+        """Return the sampler itself: it starts no server."""
         return self
 
 
@@ -267,12 +267,12 @@ class StandInPolicy(Policy):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the leaves."""
+        """Return the data type of the leaves."""
         return self.leaf_dtype
 
     @property
     def leaf_names(self) -> list[str]:
-        """Of the statistics that were asked for, in the order of the parameters."""
+        """Return the names of the statistics that were asked for so far, in the order of the parameters."""
         return [name for name in STATISTICS if name in self.leaves]
 
     def holds(self, sequences: Sequence[Sequences]) -> bool:
@@ -289,7 +289,7 @@ class StandInPolicy(Policy):
         return self.encoded[prompt]
 
     def parameters(self) -> list[nn.Parameter]:
-        """The leaves."""
+        """Return the leaves, in the order of `leaf_names`."""
         return [self.leaves[name] for name in self.leaf_names]
 
     def token_statistics(
@@ -362,7 +362,7 @@ class StandInReference(Reference):
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
-        """Numbers [P, G, T]."""
+        """Return the statistics [P, G, T] that the reference has for these sequences."""
         self.calls += 1
         self.temperatures.add(temperature)
         names = ("token_logprobs", *(name for name in STATISTICS[1:5] if name in requires))

@@ -48,5 +48,5 @@ def stand_in_task(
 
 @lru_cache(maxsize=1 << 14)
 def reward_of(text: str) -> float:
-    """0, 0.5 or 1."""
+    """Return 0, 0.5 or 1, as the text alone decides."""
     return Stream(0, ("reward", text)).key % 3 / 2

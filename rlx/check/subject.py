@@ -74,7 +74,7 @@ class Laboratory:
     loss_state: dict[str, float] = field(default_factory=dict)
 
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
-        """What draw gets."""
+        """The Lab that `draw` is called with."""
         return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
 
 

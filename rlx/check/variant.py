@@ -43,7 +43,7 @@ def plain_fields(owner: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def children(value: Any) -> list[tuple[str, Any]]:
-    """(".key", node) of the nodes in a mapping or a list; empty for anything else."""
+    """List (".key", value) of each entry of a mapping, or of a list of dataclasses; return an empty list for other values."""
     if isinstance(value, Mapping):
         return [(f".{key}", child) for key, child in value.items()]
     if isinstance(value, (list, tuple)) and value and all(is_node(child) for child in value):

@@ -39,7 +39,7 @@ class PromptResult(Serializable):
 
     @property
     def difference(self) -> float:
-        """Of a against b."""
+        """Return the difference of the scores, a minus b."""
         return self.score_a - self.score_b
 
 

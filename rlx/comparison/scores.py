@@ -66,7 +66,7 @@ class RunScore(Serializable):
 
     @property
     def seed(self) -> int:
-        """The run's seed."""
+        """Return the seed that the record names."""
         return self.record.seed
 
     @property

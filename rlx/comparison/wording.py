@@ -33,7 +33,7 @@ def probability(p: float | None) -> str:
 
 
 def span(low: float, high: float) -> str:
-    """An interval."""
+    """Write an interval as `[low, high]`, with signs."""
     return f"[{score_text(low, signed=True)}, {score_text(high, signed=True)}]"
 
 

@@ -101,11 +101,11 @@ class TabularPolicy(Policy):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Double precision."""
+        """Return float64, in which everything is computed."""
         return torch.float64
 
     def parameters(self) -> list[nn.Parameter]:
-        """Logits and values."""
+        """Return the leaves: the logits and the values."""
         return [self.table, self.state_values]
 
     def logits_of(self, sequences: Sequences) -> tuple[Tensor, Tensor, list[int]]:
@@ -146,7 +146,7 @@ class TableReference(Reference):
     def token_statistics(
         self, sequences: Sequences, *, temperature: float = 1.0, requires: frozenset[str] = NO_STATISTICS
     ) -> TokenStatistics:
-        """Without a gradient."""
+        """Return the statistics of the tokens, without a gradient."""
         with torch.no_grad():
             return self.table.token_statistics(sequences, temperature=temperature, requires=requires)
 
@@ -178,18 +178,18 @@ class ChosenSampler(Sampler):
         return made
 
     def likeliest(self, table: Tensor) -> int:
-        """The greedy completion."""
+        """Return the place of the completion whose every token is the most likely one, under a table of logits [states, V]."""
         state: tuple[int, ...] = ()
         while state in self.world.states:
             state = (*state, int(table[self.world.states[state]].argmax()))
         return self.world.completions.index(state)
 
     def prepare(self, policy: Policy) -> None:
-        """Nothing to prepare."""
+        """Return at once: there is nothing to prepare."""
 
     @property
     def in_process(self) -> Sampler:
-        """This one."""
+        """Return the sampler itself: it starts no server."""
         return self
 
 
@@ -209,7 +209,7 @@ class ExactLaboratory:
 
     @property
     def sampler(self) -> ChosenSampler:
-        """What draws its groups."""
+        """Return the sampler of the laboratory, which draws the chosen groups."""
         assert isinstance(self.laboratory.sampler, ChosenSampler)
         return self.laboratory.sampler
 

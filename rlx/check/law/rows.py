@@ -106,7 +106,7 @@ def _pair_differs(subject: Subject, laboratory: Laboratory, rows: object) -> boo
 
 
 def padding(subject: Subject) -> Finding:
-    """More columns of padding, with other garbage where none was promised, change nothing; nor do shared or separate rows."""
+    """Padding of another width and with other values changes nothing; nor do shared rows or a row for each completion."""
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)
     if not parts_of(batch):

@@ -40,7 +40,7 @@ class RecordingOptimizer(Optimizer):
     given: list[tuple[Gradients, Clipping]]
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
-        """As an optimiser's."""
+        """Record the gradients and the clipping, then make the step of the optimiser."""
         self.given.append((gradients, clipping))
         return super().step(gradients, clipping)
 

@@ -41,7 +41,7 @@ class Agreement:
     matched: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return the agreement as a JSON object."""
         found = asdict(self)
         return {**found, "matched": {name: list(values) for name, values in self.matched.items()}}
 

@@ -111,8 +111,10 @@ def area_under_curve(steps: Array, values: Array) -> float:
 
 
 def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Curves of single runs on their common grid: every step that any of them has. Returns steps [K], values [S, K], NaN
-    where a run was not evaluated."""
+    """Put the curves of S runs on one grid: every step at which any run was evaluated.
+
+    Returns steps [K] and values [S, K], which are NaN where a run was not evaluated.
+    """
     grid = np.unique(np.concatenate([np.asarray(steps) for steps, _ in curves])) if curves else np.array([])
     values = np.full((len(curves), len(grid)), np.nan)
     for row, (steps, heights) in enumerate(curves):
