@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
 from rlx.config.groups import GROUPS, declared, declared_node
+from rlx.config.loaders import loaders_in, loaders_in_folder
 from rlx.config.schema import conf_dir
 from rlx.config.sources import install_sources, plugin_packages, plugin_targets, served
 from rlx.config.suggest import did_you_mean, nearest
@@ -228,16 +229,20 @@ class CommandLine:
 
     @property
     def allowed(self) -> frozenset[str]:
-        """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins."""
+        """Dotted names (or patterns) on the command line, in the folders that it names, and of installed plugins.
+
+        A name of task.env stands for the dotted name of what makes the environment.
+        """
         allowed = set(served) | plugin_targets() | self.trusted
         for override in self.typed:
             for names in _NAMED.findall(override):
                 allowed.update(name.strip("'\" ") for name in names.split(","))
+            allowed.update(loaders_in(override))
         for scheme, place in self.searched:
             if scheme == "pkg":
                 allowed.add(f"{place.partition('.')[0]}.*")
             else:
-                allowed |= targets_in_folder(Path(place))
+                allowed |= targets_in_folder(Path(place)) | loaders_in_folder(Path(place))
         return frozenset(allowed)
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ from rlx.errors import DataError, RlxError, TrainingError, users_place
 from rlx.rollout.sampler import Rollout, Sampler, counted
 from rlx.seeding import Stream
 from rlx.task.base import Earned, Graded, Message, Prompt, Task
-from rlx.task.environment import BrokenTurnError, Conversation, Interaction
+from rlx.task.environment import BrokenTurnError, Conversation, Environment, Interaction
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
@@ -197,7 +197,7 @@ class TurnTable:
         for seat, said, values, finished in zip(running, tokens, logprobs, rollout.finished.flatten().tolist(), strict=True):
             seat.add(said, values[: len(said)].copy())
             seat.is_cut = not finished
-            seat.conversation.say(self.turns.sampler.text(self.turns.policy, said))
+            seat.conversation.say(self.turns.sampler.text(self.turns.policy, said), is_cut=seat.is_cut)
             seat.heard = self._marked(said) if self.environment.reads_special_tokens else seat.conversation.turns[-1]
 
     def _marked(self, said: Tokens) -> str:
@@ -246,6 +246,9 @@ class TurnTable:
                     pieces.pop()
                 seat.is_cut = True
         self._say(remarks)
+        if type(self.environment).cut_off is not Environment.cut_off:
+            ended = [seat for seat in running if seat.is_cut and not seat.conversation.done and not seat.conversation.error]
+            self._call([(seat, seat.conversation.environment.cut_off, seat.conversation.was_cut) for seat in ended])
 
     def _say(self, remarks: Counter[str]) -> None:
         """Say once of this task what became of special tokens that the environment spelled."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from rlx.config.compose import dotted_names
 from rlx.config.groups import GROUPS
+from rlx.config.loaders import loaders_in
 from rlx.config.targets import is_allowed
 from rlx.errors import ConfigError, DataError
 from rlx.record.files import follow_latest, write_atomic
@@ -104,7 +105,7 @@ def _command_of(plan: Mapping[str, Any], file: Path) -> list[str]:
 
 def trusted_in(plan: Mapping[str, Any], directory: Path) -> frozenset[str]:
     """The names in the command of a plan that may be called as if they were typed again."""
-    names = {name for word in plan["command"] for name in dotted_names(word.partition("=")[2])}
+    names = {name for word in plan["command"] for name in (*dotted_names(word.partition("=")[2]), *loaders_in(word))}
     listed = [source for source in plan.get("sources", ()) if isinstance(source, Mapping)]
     return trusted_names(names, listed, directory)
 
@@ -123,7 +124,8 @@ def resume_command(place: str, plan: Mapping[str, Any], trusted: Collection[str]
 def _names_own_class(word: str, trusted: Collection[str]) -> bool:
     key, equals, value = word.lstrip("+~").partition("=")
     chooses = bool(equals) and ("/" in key or key.partition("@")[0] in GROUPS)
-    return (chooses or "_target_" in word) and any(not is_allowed(name, trusted) for name in dotted_names(value))
+    names = [*loaders_in(word), *(dotted_names(value) if chooses or "_target_" in word else ())]
+    return any(not is_allowed(name, trusted) for name in names)
 
 
 def _is_hydras(word: str) -> bool:

@@ -45,6 +45,7 @@ class Environment:
     a conversation, before `start`:
     rng: random numbers of that conversation alone; equal runs draw equal ones. Nothing else may be random.
     state: an empty dict, for classes that are frozen and have no attributes to write to.
+    is_cut: before each step, whether the assistant's turn was cut off by a limit.
 
     bounds: the smallest and the largest sum of rewards of a conversation, None if unknown. From the largest on a conversation
     counts as right, so that the score is the share of right ones; see task.full_reward. (0, 0): it gives no rewards.
@@ -56,6 +57,7 @@ class Environment:
 
     rng: random.Random
     state: dict[str, Any]
+    is_cut: bool
 
     def start(self, prompt: Any, **columns: Any) -> Any:
         """The conversation up to the assistant's first turn: a text, or messages. It depends on the prompt and its columns alone.
@@ -68,6 +70,13 @@ class Environment:
     def step(self, completion: str) -> Turn | Awaitable[Turn]:
         """The answer to the assistant's turn, its text without special tokens."""
         raise NotImplementedError
+
+    def cut_off(self) -> float | Awaitable[float]:
+        """Called once where a limit of rlx ended the conversation, after the last step: what the last turn earns besides.
+
+        It may be `async def`. Here the environment ends what it keeps for the conversation.
+        """
+        return 0.0
 
     def prompts(self, count: int, rng: random.Random) -> Sequence[Prompt]:
         """`count` rows that `start` gets one each, where task.path is null: an empty prompt and an integer `seed`."""
@@ -146,8 +155,9 @@ class Conversation:
         """Take what `start` gave. Raises BrokenTurnError if it is neither text nor messages."""
         self.opening = as_opening(outcome)
 
-    def say(self, text: str) -> None:
-        """Add a turn of the assistant."""
+    def say(self, text: str, *, is_cut: bool = False) -> None:
+        """Add a turn of the assistant. is_cut: whether a limit cut it off."""
+        object.__setattr__(self.environment, "is_cut", is_cut)
         self.turns.append(text)
         self.messages.append({"role": "assistant", "content": text})
 
@@ -161,6 +171,12 @@ class Conversation:
         self.messages += said
         self.done = bool(turn.done)
         return turn.messages if isinstance(turn.messages, str) else said
+
+    def was_cut(self, outcome: Any) -> None:
+        """Take what `cut_off` gave. Raises BrokenTurnError if it is no finite number."""
+        if isinstance(outcome, bool) or finite(outcome) is None:
+            raise BrokenTurnError(f"gave {outcome!r:.40} where it was cut off; cut_off returns a finite number")
+        self.rewards[-1] += float(outcome)
 
     def failed(self, error: str) -> None:
         """End the conversation, whatever it earned."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -79,23 +79,8 @@ class ToolUse(Environment):
         twin.__dict__.update(_workers=self._workers)
         if self.describes_tools:
             return twin
-        template, otherwise = policy.text.template, "or give another template with policy.chat_template=FILE"
-        opening = ({"role": "user", "content": "?"},)
-        schemas = self.tool_schemas()
-        if template.ignores_tools(opening, schemas, template.prompt(opening, schemas)):
-            raise ConfigError(
-                f"the chat template of {policy.name} does not write the schemas of tools, so the assistant would not know them; "
-                f"set task.environment.describes_tools=true, which describes them in a system message, {otherwise}"
-            )
-        written = template.written_call(_PROBE.name, _PROBE.arguments, schemas)
-        name = format_of(written, _PROBE)
-        if name is None:
-            raise ConfigError(
-                f"the chat template of {policy.name} writes a call of a tool as {written!r:.120}, and the formats that are read "
-                f"are {', '.join(FORMATS)}; set task.environment.describes_tools=true, which asks for {next(iter(FORMATS))}, "
-                f"{otherwise}"
-            )
-        twin.__dict__.update(_read=FORMATS[name])
+        mend = "set task.environment.describes_tools=true, which describes them in a system message and asks for hermes' format, "
+        twin.__dict__.update(_read=calls_reader(policy, self.tool_schemas(), mend=mend))
         return twin
 
     def tool_schemas(self) -> tuple[Mapping[str, Any], ...]:
@@ -156,3 +141,26 @@ class ToolUse(Environment):
     def figures(self) -> Mapping[str, float]:
         """How many tools were called in the conversation, and how many of these calls failed."""
         return {name: float(self.state.get(name, 0.0)) for name in ("tool_calls", "tool_errors")}
+
+
+def calls_reader(policy: Any, schemas: Sequence[Mapping[str, Any]], *, mend: str) -> Callable[[str], list[Call]]:
+    """What reads calls in the format in which a policy's chat template writes them.
+
+    mend: what else can be done, for errors. Raises ConfigError for a template that does not write schemas of tools, or calls in a
+    format that is not read here.
+    """
+    template, otherwise = policy.text.template, f"{mend and f'{mend}or '}give another template with policy.chat_template=FILE"
+    opening = ({"role": "user", "content": "?"},)
+    if template.ignores_tools(opening, schemas, template.prompt(opening, schemas)):
+        raise ConfigError(
+            f"the chat template of {policy.name} does not write the schemas of tools, so the assistant would not know them; "
+            f"{otherwise}"
+        )
+    written = template.written_call(_PROBE.name, _PROBE.arguments, schemas)
+    name = format_of(written, _PROBE)
+    if name is None:
+        raise ConfigError(
+            f"the chat template of {policy.name} writes a call of a tool as {written!r:.120}, and the formats that are read "
+            f"are {', '.join(FORMATS)}; {otherwise}"
+        )
+    return FORMATS[name]
