@@ -6,13 +6,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := .ci/constraints.txt
 PEERS_VENV := .venvs/peers
 PEERS ?=
+VERIFIERS_VENV := .venvs/verifiers
 VLLM_VENV := .venvs/vllm
 DEVICE ?= cuda
 MODEL ?= Qwen/Qwen2.5-0.5B-Instruct
 FAST := -m "not whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev train test test-whole test-slow test-slurm test-vllm check lint types smollm2 peers vllm gpu clean
+.PHONY: help install dev train test test-whole test-slow test-slurm test-verifiers test-vllm check lint types smollm2 peers vllm gpu clean
 
 help:  ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,12 @@ test-slow: dev smollm2  ## what is too slow for every day
 
 test-slurm: dev  ## sweeps on a real Slurm of one node, started for the tests; skipped where that is not installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/sweep/test_slurm.py
+
+# verifiers asks for an older datasets than the pinned one, so it has an environment of its own.
+test-verifiers:  ## runs with environments of the package verifiers, in an environment of its own
+	$(MAKE) VENV=$(VERIFIERS_VENV) $(VERIFIERS_VENV)/.rlx
+	$(VERIFIERS_VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[verifiers,reasoning]' pytest
+	$(VERIFIERS_VENV)/bin/python -m pytest -q tests/task/verifiers
 
 test-vllm: dev vllm  ## runs that sample from a real vLLM: every gap, a server that dies, a run that is killed (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m vllm tests/rollout/test_vllm_real.py

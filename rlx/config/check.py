@@ -250,7 +250,7 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
         raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {' or '.join(GROUPS[group].base)}")
     _require_whole(target, path)
     parameters = parameters_of(target, ranges={} if group is None else GROUPS[group].ranges)
-    bound = _is_bound_function(node, target, path)
+    bound = _is_bound_function(node, target, path) or (group is None and _is_bound_class(node, target))
     if group is not None and node.get("_partial_") and not any(item.given_by_caller for item in (parameters or {}).values()):
         raise ConfigError(f"{path}: a node that is bound and not called is no {group}; leave out {path}._partial_")
     if parameters is None and bound:
@@ -293,6 +293,11 @@ def _is_bound_function(node: Mapping[str, Any], target: Any, path: str) -> bool:
         raise ConfigError(f"{path}: {node['_target_']} is a function; write _partial_: true beside its _target_, so that it is "
                           "called for each completion")  # fmt: skip
     return bool(node.get("_partial_"))
+
+
+def _is_bound_class(node: Mapping[str, Any], target: Any) -> bool:
+    """A class, not of rlx, that is bound and not called: who calls it gives it the rest."""
+    return isinstance(target, type) and not target.__module__.startswith("rlx.") and node.get("_partial_") is True
 
 
 def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths: list[str], *, owner: Any) -> None:

@@ -76,7 +76,7 @@ def locate(target: str, key: str) -> Any:
             raise ConfigError(f"{key}: {module} cannot be imported: {_described(error)}") from error
     if found is None:
         here = [path.stem for path in Path().glob("*.py")]
-        hint = did_you_mean(nearest(parts[0], here))
+        hint = did_you_mean(nearest(parts[0], here)) or _extra(parts[0])
         raise ConfigError(f"{key}: {target} names the module {parts[0]}, which is neither here nor on the Python path{hint}")
     found = sys.modules[parts[0]]
     for length, name in enumerate(parts[1:], start=1):
@@ -135,7 +135,13 @@ def _described(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.msg} ({error.filename}, line {error.lineno})"
     place = users_place(error)
-    return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}"
+    extra = _extra(str(error.name)) if isinstance(error, ModuleNotFoundError) else ""
+    return f"{type(error).__name__}: {error}{f' ({place})' if place else ''}{extra}"
+
+
+def _extra(module: str) -> str:
+    """How to install a package that the user's own code needs and rlx has as an extra."""
+    return f"; it comes with pip install 'rlx[{module}]'" if module == "verifiers" else ""
 
 
 def parameters_of(target: Any, *, ranges: Mapping[str, Range] = MappingProxyType({})) -> dict[str, Parameter] | None:

@@ -285,7 +285,12 @@ def _example(pairs: TokenizedPairs, row: int, text: TextEncoder) -> dict[str, An
 
 
 def tried_rewards(task: Task) -> list[dict[str, Any]]:
-    """What the rewards make of the right answer of the first prompt that has one, of nothing, and of another prompt's answer."""
+    """What the rewards make of the right answer of the first prompt that has one, of nothing, and of another prompt's answer.
+
+    Nothing is tried where a completion is a conversation with an environment.
+    """
+    if task.interaction is not None:
+        return []  # rewards of a conversation that nobody has played
     prompts = [prompt for prompt in task.prompts() if prompt.columns.get("answer") not in (None, "", [])]
     if not prompts:
         return [_tried(task, task.prompts()[0], "an empty answer", "")] if len(task.prompts()) else []

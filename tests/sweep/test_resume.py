@@ -136,3 +136,14 @@ def test_a_plan_that_cannot_be_read(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         resumed_arguments(tmp_path, [])
+
+
+def test_an_environment_of_verifiers_is_code(tmp_path):
+    words = ["-m", "task=verifiers", "task.env=my-env,other", "seed=1,2"]
+    assert words_to_repeat(words) == ["task.env=my-env,other"]
+    assert words_to_repeat(words, {"my_env.load_environment"}) == ["task.env=my-env,other"]
+    assert words_to_repeat(words, {"my_env.load_environment", "other.load_environment"}) == []
+    plan(tmp_path, *words)
+    with pytest.raises(ConfigError, match=r"says task\.env=my-env,other, which is neither"):
+        resumed_command(tmp_path, [f"resume={tmp_path}"])
+    assert resumed_command(tmp_path, [f"resume={tmp_path}", "task.env=my-env,other"]).arguments

@@ -124,7 +124,12 @@ def _resolved(cfg: DictConfig, place: str) -> dict[str, Any]:
             whole = whole[key]
         values = whole
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items() if not _is_unnamed(value)}
+
+
+def _is_unnamed(value: Any) -> bool:
+    """A node of a class that is named by a key whose value is ???."""
+    return isinstance(value, Mapping) and str(value.get("_target_", "")).startswith("${")
 
 
 def heading_of(group: str, name: str, folders: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""An environment of the package verifiers as it is loaded: what rlx cannot run is refused, its rows are read, its errors are kept."""
+"""An environment of the package verifiers as it is loaded: refused if rlx cannot run it; its rows, and its errors kept."""
 
 from __future__ import annotations
 

@@ -66,7 +66,8 @@ class WaitingRollout:
     async def answer(self, text: str, calls: Sequence[Call], *, is_cut: bool) -> str | tuple[Message, ...] | None:
         """What follows the assistant's turn; None where the rollout has ended, and reward and metrics are there."""
         request = self._open
-        assert self._run is not None and request is not None
+        assert self._run is not None
+        assert request is not None
         if self._run.get_loop() is not asyncio.get_running_loop():
             raise BrokenTurnError("lost its event loop to a call that blocked it; an environment awaits what takes long")
         response = self._response(text, calls, is_cut=is_cut)
@@ -121,7 +122,8 @@ class WaitingRollout:
 
     async def _next(self) -> Request | None:
         """The rollout's next request; None where it has ended."""
-        assert self._run is not None and self._requests is not None
+        assert self._run is not None
+        assert self._requests is not None
         getter = asyncio.ensure_future(self._requests.get())
         try:
             await asyncio.wait({self._run, getter}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,10 +141,8 @@ class WaitingRollout:
         if not self._requests.empty():
             self._broken("asks for two turns at once; rlx samples one turn of a conversation at a time")
         if request.tools != self.tools:
-            self._broken(
-                f"offers the tools {', '.join(request.tools) or 'none'}, and its tool_defs were {', '.join(self.tools) or 'none'} "
-                "when it was loaded; the assistant has been told of these"
-            )
+            offered, told = (", ".join(names) or "none" for names in (request.tools, self.tools))
+            self._broken(f"offers the tools {offered}, and its tool_defs were {told} when it was loaded; the prompt has these")
         self._open = request
         return request
 

@@ -15,6 +15,7 @@ from rlx.fields import count, within
 from rlx.task.base import Prompt
 from rlx.task.environment import Environment
 from rlx.task.environment_task import EnvironmentTask
+from rlx.task.reward.base import Reward
 from rlx.task.verifiers.environment import VerifiersEnvironment
 
 
@@ -72,7 +73,8 @@ class VerifiersTask(EnvironmentTask):
             tuple(self._own.row_prompt(row) for row in held_out[: self.num_held_out]),
         )
         for reward in self.all_rewards().values():
-            reward.require_answers([*made[0], *made[1]])
+            if isinstance(reward, Reward):
+                reward.require_answers([*made[0], *made[1]])
         return made
 
     def facts(self) -> Mapping[str, str]:
