@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import types
 from dataclasses import dataclass, field
 from typing import Any
+
+from rlx.task.verifiers import rollout
+from rlx.task.verifiers.task import VerifiersTask
+from tests.task.environments import SETTINGS
 
 
 class OverlongPromptError(Exception):
@@ -104,10 +110,6 @@ def response_message(content, tool_calls, finish_reason, is_truncated):
 
 def install(monkeypatch):
     """Make `import verifiers` give this module."""
-    import sys
-
-    from rlx.task.verifiers import rollout
-
     module = sys.modules[__name__]
     kinds = types.SimpleNamespace(
         ToolCall=lambda **given: Said(**given), ResponseMessage=response_message, Response=types.SimpleNamespace
@@ -116,3 +118,26 @@ def install(monkeypatch):
     monkeypatch.setitem(sys.modules, "verifiers", module)
     rollout._client_class.cache_clear()
     monkeypatch.setattr(rollout, "_client_class", rollout._client_class.__wrapped__)
+
+
+# A task with a script in the place of an environment.
+
+NOT_TAKEN = ("path", "data_seed", "prompt_key", "answer_key")
+
+
+def task_of(made, **changes):
+    def load_environment(size: int = 3):
+        return made() if callable(made) else made
+
+    load_environment.__module__, load_environment.__qualname__ = "my_env", "load_environment"
+    settings = {key: value for key, value in SETTINGS.items() if key not in NOT_TAKEN}
+    more = {"env": "my-env", "parameters": {}, "num_prompts": None, "num_held_out": None, "held_out": 0.3}
+    return VerifiersTask(load=functools.partial(load_environment), **{**settings, **more, **changes})
+
+
+async def twice(ask, row):
+    """Two turns; the reward is 1, and 1 more where the second turn is `yes`."""
+    opening = user(row["prompt"])
+    first = await ask(opening)
+    second = await ask(opening, first, user("sure?"))
+    return 1.0 + (second.content == "yes")
