@@ -37,7 +37,7 @@ def test_no_grouping_is_none_and_not_an_empty_one():
         ({"level": True}, "level=true: it must be a finite number"),
         ({"target": float("nan")}, "target=nan"),
         ({"paired": "yes"}, "true or false"),
-        ({"by": 3}, "no list of names"),
+        ({"by": {"seed": 3}}, "it must be a name, or a list of names"),
     ],
 )
 def test_a_wrong_choice_says_what_is_right(wrong, message):
