@@ -13,6 +13,7 @@ from rlx.cli.failure import composed_line
 from rlx.config.check import check_node, paths_of, plain_config, unknown_key
 from rlx.config.compose import CommandLine
 from rlx.config.groups import GROUPS, RUN_GROUPS
+from rlx.config.loaders import loaders_in
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.config.targets import check_targets, with_run_loss
 from rlx.errors import ConfigError
@@ -40,7 +41,8 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     node = plain_config(cfg)
     for part in path.split("."):
         node = node[part]
-    check_targets(node, composed.allowed)
+    given = [name for key, value in overrides.items() for name in loaders_in(f"{group}.{key}={value}")]
+    check_targets(node, [*composed.allowed, *given])
     check_node(node, path, [], group=group)
 
     from rlx.experiment import make
