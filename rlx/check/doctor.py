@@ -26,6 +26,7 @@ EXTRAS = {
     "mlflow": "mlflow",
     "reasoning": "reasoning_gym",
     "math": "math_verify",
+    "verifiers": "verifiers",
     "gguf": "gguf",
     "lora": "peft",
     "quantization": "bitsandbytes",
