@@ -546,12 +546,14 @@ class WholeSequenceRatio(SequenceLevel):
 
 
 class WhitenedCritic(ActorCritic):
-    """Advantages of tokens, whitened over the batch."""
+    """Advantages of tokens, whitened over the batch once the returns are made of them."""
 
-    def advantages(self, rewards, values, mask):
-        found = super().advantages(rewards, values, mask)
-        inside = found[mask]
-        return torch.where(mask, (found - inside.mean()) / (inside.std(correction=0) + 1e-4), 0.0) if len(inside) else found
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.completion_mask
+        inside = batch.advantages[mask]
+        white = (batch.advantages - inside.mean()) / (inside.std(correction=0) + 1e-4) if len(inside) else batch.advantages
+        return batch.with_values(advantages=torch.where(mask, white, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

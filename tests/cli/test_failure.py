@@ -68,7 +68,7 @@ WRONG = [
     (["compare", "runs=null"], "runs is empty"),
     (["compare", "by={a:1}", "runs=x"], "by={'a': 1}: it must be a name, or a list of names"),
     (["check", "loss=dpo", "~rollout"], "rlx check needs a rollout"),
-    (["check", "policy=tiny_untrained"], "name an algorithm or a loss: rlx check algorithm=custom_dpo policy=NAME"),
+    (["check", "policy=tiny_untrained"], "name one: rlx check algorithm=custom_dpo policy=tiny_untrained"),
     (["check", "threads=100000"], "threads=100000 is more than"),
     (["info", "loss=dpo", "+x=1"], "x is no key of rlx info"),
     # interpolations, and values that no file name and no YAML can hold

@@ -65,10 +65,6 @@ def run(composed: Composed) -> int:
             raise ConfigError(
                 f"laws={composed.config.laws} of what? name an algorithm or a loss: rlx check algorithm=custom_dpo laws=[split]"
             )
-        if idle := composed.named("task", "policy", "optimizer", "rollout"):
-            raise ConfigError(
-                f"{idle[0]}=... for what? name an algorithm or a loss: rlx check algorithm=custom_dpo {idle[0]}=NAME"
-            )
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
