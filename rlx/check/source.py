@@ -23,21 +23,31 @@ class LeavesGrewError(Exception):
     """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
 
 
-class OfKnownLeaves:
-    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
+class _Around:
+    """A source of gradients around another one, with the figures and the record of that one."""
 
-    def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
-        self._source, self._policy = source, policy
-        self._before = policy.parameters()
+    def __init__(self, source: Accumulated) -> None:
+        self._source = source
         self.batch = source.batch
 
     @property
     def metrics(self) -> dict[str, float]:
+        """The loss and the figures."""
         return self._source.metrics
 
     @property
     def record(self) -> Record | None:
+        """What the running means of losses are made of."""
         return self._source.record
+
+
+class OfKnownLeaves(_Around):
+    """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
+
+    def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
+        super().__init__(source)
+        self._policy = policy
+        self._before = policy.parameters()
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         found = self._source(by=by)
@@ -47,23 +57,12 @@ class OfKnownLeaves:
         return found
 
 
-class ComputedOnce:
+class ComputedOnce(_Around):
     """A source of gradients that computes those of each term once, whatever they are asked for."""
 
     def __init__(self, source: Accumulated) -> None:
-        self._source = source
-        self.batch = source.batch
+        super().__init__(source)
         self._found: Mapping[str, Gradients] | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Return the figures of the source."""
-        return self._source.metrics
-
-    @property
-    def record(self) -> Record | None:
-        """Return the record of the source."""
-        return self._source.record
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         if self._found is None:
