@@ -216,11 +216,15 @@ def _read_log(record: RunRecord, metric: str) -> _Log:
     curve: dict[int, float] = {}
     evaluations: list[dict[str, Any]] = []
     names: dict[str, None] = {}
+    compared: dict[tuple[str, ...], tuple[str, ...]] = {}  # the names in a line -> those that two runs must agree in
     steps, tokens, seconds = array("q"), array("d"), array("d")
     clock, fingerprint = 0.0, 0
     for row in each_metrics(record.directory):
-        names.update(dict.fromkeys(row))
-        fingerprint = hash((fingerprint, _fingerprint(row)))
+        line = tuple(row)
+        if line not in compared:
+            names.update(dict.fromkeys(line))
+            compared[line] = tuple(sorted(name for name in line if name[:5] not in ("time/", "cost/")))
+        fingerprint = hash((fingerprint, _fingerprint(row, compared[line])))
         if metric in row:
             evaluations.append({name: row[name] for name in asked if name in row})
         if not is_number(row["step"]):
@@ -274,11 +278,11 @@ def _step_of(value: float | None, steps: Array, values: Array, *, score: str) ->
     return int(steps[-1])
 
 
-def _fingerprint(row: Mapping[str, Any]) -> int:
-    """Equal for lines whose metrics agree in everything but time. What does not equal itself or has no hash counts as text."""
+def _fingerprint(row: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """Equal for lines that agree in these names and their values. What does not equal itself or has no hash counts as text."""
     plain = (float, int, str)
-    kept = [(k, v if v.__class__ in plain and v == v else repr(v)) for k, v in row.items() if k[:5] not in ("time/", "cost/")]
-    return hash(frozenset(kept))
+    values = [row[name] for name in names]
+    return hash((names, tuple([v if v.__class__ in plain and v == v else repr(v) for v in values])))
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:

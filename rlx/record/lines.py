@@ -22,7 +22,9 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def each_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """As `read_metrics`, a line after the other: a file of any length takes little memory."""
     for row in _each_line(path, "metrics.jsonl"):
-        yield {key: number(value) if isinstance(value, str) else value for key, value in row.items()}
+        if str in map(type, row.values()):
+            row = {key: number(value) if isinstance(value, str) else value for key, value in row.items()}
+        yield row
 
 
 def read_samples(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
