@@ -36,6 +36,7 @@ from rlx.report.text import interval, one_line, quantity, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
+LONGEST_NAMES = 60  # characters: the names of variants in a title
 LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
 LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
 
@@ -47,6 +48,8 @@ def title(comparison: Comparison) -> str:
     when += f" within {comparison.choices.at}" if comparison.choices.at is not None else ""
     when += ", lower is better" if comparison.choices.is_lower_better else ""
     size = f"{quantity(len(comparison.variants), 'variant')}, {quantity(len(comparison.runs), 'run')}"
+    names = ", ".join(dict.fromkeys(variant.label for variant in comparison.variants))
+    size = f"{names}: {size}" if len(names) <= LONGEST_NAMES else size
     return f"{size} on {on}: {comparison.choices.metric} at {when}"
 
 

@@ -186,7 +186,7 @@ class TrainView:
         for name, show in (("seconds", duration), ("tokens_per_second", significant)):
             if name in summary:
                 summary[name] = show(summary[name])
-        words = {"seconds": "time", "tokens_per_second": "tokens/s"}
+        words = {"seconds": "training time", "tokens_per_second": "tokens/s"}
         self._print_pairs([(words.get(name, name.replace("_", " ")), value) for name, value in summary.items()])
         if commands:
             self._print("\nnext:")

@@ -1,5 +1,6 @@
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -87,6 +88,9 @@ def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch):
 
 def test_the_title_says_what_was_compared(ordinary):
     assert title(ordinary) == "5 variants, 31 runs on arithmetic: eval/score at the last evaluation"
+    two = replace(ordinary, variants=ordinary.variants[:2])
+    names = ", ".join(variant.label for variant in two.variants)
+    assert title(two) == f"{names}: 2 variants, 31 runs on arithmetic: eval/score at the last evaluation"
 
 
 def test_columns_are_hidden_with_a_word_and_chosen_by_name(ordinary):

@@ -122,7 +122,7 @@ def test_the_table_at_the_end() -> None:
         ["score", "0.5", "0.6346"],
         ["kl", "0", "1.5"],
         ["tokens/s", "12,346"],
-        ["time", "3", "min", "20", "s"],
+        ["training", "time", "3", "min", "20", "s"],
     ):
         assert row in lines
     assert ["record", "outputs/train/x"] in lines
