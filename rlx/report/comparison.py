@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rlx.comparison.choices import FEWEST
 from rlx.comparison.comparison import Comparison
+from rlx.comparison.pair import PairComparison
 from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.statistics.interval import Interval
 from rlx.comparison.variant import Variant
@@ -38,6 +39,7 @@ MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
 LONGEST_NAMES = 60  # characters: the names of variants in a title
 LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
+LATEX_ROWS = 40  # of a table: more do not fit a page of 10 points
 LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
 
 
@@ -197,7 +199,7 @@ def _print_verdicts(comparison: Comparison, out: Console) -> None:
     if len(pairs) > MOST_PAIRS:
         decided = [pair for pair in pairs if pair.verdict in ("better", "worse", "equivalent")]
         first = comparison.variants[0].label
-        shown = [pair for pair in pairs if first in (pair.a, pair.b)][:MOST_PAIRS]
+        shown = _pairs_of_best(comparison, most=MOST_PAIRS)
         counts = f"{len(pairs)} pairs, {len(decided)} decided; those of {first}, which has the best mean:"
         out.print(Text(one_line(counts, out.encoding)), soft_wrap=True)
     else:
@@ -206,6 +208,14 @@ def _print_verdicts(comparison: Comparison, out: Console) -> None:
         _bullet(one_line(pair.words, out.encoding), out, style=STYLES[pair.verdict])
     if shown:
         out.print()
+
+
+def _pairs_of_best(comparison: Comparison, *, most: int) -> list[PairComparison]:
+    """Pairs of the variant with the best mean, where there are more than `most`; all pairs otherwise."""
+    if len(comparison.pairs) <= most:
+        return list(comparison.pairs)
+    first = comparison.variants[0].label
+    return [pair for pair in comparison.pairs if first in (pair.a, pair.b)][:most]
 
 
 def _bullet(text: str, out: Console, *, style: str = "") -> None:
@@ -240,15 +250,21 @@ def markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
 
 
 def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """Both tables as LaTeX, for a paper: the chosen columns, or those that matter most."""
+    """Both tables as LaTeX, for a paper: the chosen columns, or those that matter most, and as many rows as fit a page."""
     n = sorted({variant.n for variant in comparison.variants})
     seeds = f"{n[0]} seeds" if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
     tests = ", ".join(dict.fromkeys(pair.test for pair in comparison.pairs))
-    captions = (
+    variants, pairs = comparison.variants[:LATEX_ROWS], _pairs_of_best(comparison, most=LATEX_ROWS)
+    captions = [
         f"{title(comparison)}; {seeds}, intervals of the mean by Student's t.",
         f"Differences; {tests}; p adjusted by Holm over all pairs.",
-    )
-    tables = (variant_table(comparison), pair_table(comparison))
+    ]
+    if len(variants) < len(comparison.variants):
+        captions[0] += f" The {len(variants)} with the best means of {len(comparison.variants)} variants."
+    if len(pairs) < len(comparison.pairs):
+        captions[1] += f" {len(pairs)} of {len(comparison.pairs)} pairs: those of {variants[0].label}, which has the best mean."
+    shortened = replace(comparison, variants=variants, pairs=tuple(pairs))
+    tables = (variant_table(shortened), pair_table(shortened))
     parts = []
     for table, caption, weight in zip(tables, captions, LATEX_WEIGHTS, strict=True):
         if table.rows:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rlx.comparison.comparison import compare
 from rlx.report.columns import variant_table
 from rlx.report.comparison import (
+    LATEX_ROWS,
     LATEX_WIDTH,
     console_for_output,
     gain_line,
@@ -110,6 +111,18 @@ def test_latex_rows_fit_their_tabular(ordinary):
         for spec, body in zip(specs, bodies, strict=True):
             assert {line.count(" & ") + 1 for line in body.splitlines() if line} == {len(spec)}
     assert specs == ["lr", "llr"]
+
+
+def test_a_latex_table_has_no_more_rows_than_a_page(ordinary):
+    variants = tuple(replace(ordinary.variants[0], label=f"v{number}") for number in range(60))
+    names = [variant.label for variant in variants]
+    pairs = tuple(replace(ordinary.pairs[0], a=a, b=b) for place, a in enumerate(names) for b in names[place + 1 :])
+    text = latex(replace(ordinary, variants=variants, pairs=pairs))
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 2 * (1 + LATEX_ROWS) + 1  # and doing nothing
+    assert "The 40 with the best means of 60 variants." in text
+    assert "40 of 1770 pairs: those of v0, which has the best mean." in text
+    assert "best means of" not in latex(ordinary)
 
 
 def test_latex_tables_leave_out_what_would_scale_them_below_legible(ordinary):
