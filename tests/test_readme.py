@@ -129,6 +129,17 @@ def test_the_readme_is_short_and_has_commands():
     assert sum(len(block.commands) for block in blocks("README")) > 12
 
 
+def test_what_the_readme_shows_of_a_wrong_sign_is_what_check_says(folder, capfd):
+    page = blocks("README")
+    prepare(folder, page)
+    loss = folder / "my_loss.py"
+    loss.write_text(loss.read_text().replace("1 - beta", "1 + beta"))
+    assert main(["check", "loss=my_loss.squared", "laws=[direction]"]) == 1
+    said = capfd.readouterr().out.replace(f"{folder}{os.sep}", "")
+    shown = next(block.text for block in page if block.text.startswith("FAILED"))
+    assert re.sub(r"\+\d\.\d+e", "+#e", shown) in re.sub(r"\+\d\.\d+e", "+#e", said)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_every_line_of_a_block_of_commands_is_known(name):
     targets = (ROOT / "Makefile").read_text()
