@@ -24,8 +24,9 @@ train: install  ## install rlx into .venv and run the main job
 test: dev  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(FAST)
 
+# One worker has all tests of a file: what a fixture measures once for a file is measured once.
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day

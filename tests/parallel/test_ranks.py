@@ -10,11 +10,6 @@ WHOLE = [*SHIPPED, *(f"loss {name}" for name in COUPLED), "one row", "exact KL"]
 GRADIENTS = [(name, "float64") for name in WHOLE] + [(name, "float32") for name in FEW if "pieces" not in name]
 
 
-def whole(test):
-    """One worker has all of these tests, which share what is measured once."""
-    return pytest.mark.whole(pytest.mark.xdist_group("ranks")(test))
-
-
 @pytest.fixture(scope="session")
 def found():
     return measured()
@@ -45,7 +40,7 @@ def test_a_process_that_was_not_started_as_a_rank_does_not_wait_for_others(monke
         join(2, timeout=1, device="cpu")
 
 
-@whole
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "dtype"), GRADIENTS)
 def test_gradients_and_figures_do_not_depend_on_the_number_of_ranks(found, name, dtype):
     result = dict(found[f"{name} {dtype}"])
@@ -57,7 +52,7 @@ def test_gradients_and_figures_do_not_depend_on_the_number_of_ranks(found, name,
         assert gaps["metrics"] <= limit, place
 
 
-@whole
+@pytest.mark.whole
 @pytest.mark.parametrize("name", [*SHIPPED, *(f"loss {name}" for name in COUPLED)])
 def test_nor_do_they_when_each_rank_cuts_its_rows(found, name):
     result = found[f"{name} in pieces float64"]
@@ -65,7 +60,7 @@ def test_nor_do_they_when_each_rank_cuts_its_rows(found, name):
     assert max(result[world][kind] for world in "23" for kind in ("gradient", "metrics")) <= EXACT
 
 
-@whole
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["empty completions", "no completion at all"])
 def test_a_rank_without_completions_changes_nothing(found, name):
     result = found[f"{name} float64"]
@@ -77,7 +72,7 @@ SHARDED = [(name, "float64", 3) for name in SHIPPED_SHARDED]
 SHARDED += [(name, dtype, world) for name in FEW for dtype, world in (("float64", 2), ("float32", 3))]
 
 
-@whole
+@pytest.mark.whole
 @pytest.mark.parametrize(("name", "dtype", "world"), SHARDED)
 def test_a_policy_split_over_ranks_has_the_gradients_and_figures_of_a_whole_one(found, name, dtype, world):
     result = found[f"{name} {dtype} sharded {world}"]
@@ -85,7 +80,7 @@ def test_a_policy_split_over_ranks_has_the_gradients_and_figures_of_a_whole_one(
     assert max(result["gradient"], result["metrics"]) <= (EXACT if dtype == "float64" else ROUNDED)
 
 
-@whole
+@pytest.mark.whole
 def test_each_rank_holds_its_share_of_split_weights_and_moments_and_moves_it_like_the_whole(found):
     for world in (2, 3):
         shares = found[f"bytes torch.float64 {world}"]
@@ -94,7 +89,7 @@ def test_each_rank_holds_its_share_of_split_weights_and_moments_and_moves_it_lik
         assert found[f"moved torch.float64 {world}"] <= EXACT
 
 
-@whole
+@pytest.mark.whole
 def test_weights_and_moments_are_equal_to_the_last_bit_from_two_ranks_to_one_to_three(found):
     assert found["checkpoint 2"] is True
     assert found["checkpoint 3"] is True

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.parallel.session import Asked, session
 from tests.training.conftest import SMALL, metrics, record, reproducible
 
-pytestmark = [pytest.mark.whole, pytest.mark.xdist_group("sharded")]  # its runs are made once, for one worker
+pytestmark = pytest.mark.whole
 SHORT = [word for word in SMALL if not word.startswith(("algorithm.", "num_steps", "eval_every"))]
 SHORT += ["num_steps=2", "eval_every=2", "checkpoint.keep_last=9", "parallel.timeout=100"]
 EQUAL = {  # runs whose figures are those of one process
