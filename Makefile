@@ -92,9 +92,11 @@ $(VENV)/.rlx: $(BIN)/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) install -q -c $(CONSTRAINTS) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.rlx
+# Builds rlx once, with what `install` installs.
+$(VENV)/.dev: $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install -q -c $(CONSTRAINTS) torch
 	$(PIP) install -q -c $(CONSTRAINTS) -e '.[dev]'
-	touch $@
+	touch $(VENV)/.rlx $@
 
 clean:  ## remove the virtual environment and caches, not the outputs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
