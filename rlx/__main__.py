@@ -6,6 +6,7 @@ import os
 import signal
 
 from rlx.errors import ExitCode
+from rlx.startup import search_seldom
 
 
 def entry() -> None:
@@ -16,6 +17,7 @@ def entry() -> None:
     listens = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # not where the caller ignores it, as nohup does
     if listens:
         signal.signal(signal.SIGINT, _stopped_early)
+    search_seldom()
     from rlx.cli.output import install
 
     install()

@@ -22,6 +22,7 @@ from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
+from rlx.startup import search_as_usual
 from rlx.task.base import Task
 
 MOST_THREADS = 256
@@ -70,6 +71,7 @@ def assemble(cfg: DictConfig) -> Experiment:
         policy.notes += sequence_ratio_notes(algorithm)
     if Need.REWARDS in algorithm.needs:
         require_room(task, policy)
+    search_as_usual()
     return Experiment(task=task, algorithm=algorithm, policy=policy, **parts)
 
 

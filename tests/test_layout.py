@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 RLX, CONF, TESTS = ROOT / "rlx", ROOT / "conf", ROOT / "tests"
 LEVELS = {
-    **dict.fromkeys(("errors", "seeding", "fields", "interrupt", "nested", "client"), 0),
+    **dict.fromkeys(("errors", "seeding", "fields", "interrupt", "nested", "client", "startup"), 0),
     **dict.fromkeys(("config", "loss"), 1),
     **dict.fromkeys(("task", "optimizer", "record"), 2),
     **dict.fromkeys(("data", "comparison"), 3),

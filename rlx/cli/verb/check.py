@@ -80,6 +80,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     from rlx.algorithm.base import Need
     from rlx.check.subject import Subject
     from rlx.experiment import algorithm_of, make, require_match, require_scores, set_threads
+    from rlx.startup import search_as_usual
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -93,6 +94,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     policy = make(cfg.policy, key="policy")
     if Need.VALUES in getattr(algorithm, "active_needs", algorithm.needs) and policy.value_head is None:
         policy.add_value_head()
+    search_as_usual()
     return Subject(algorithm, task, policy, sampler, AccumulatedGradients, optimizer, seed=cfg.seed)
 
 
