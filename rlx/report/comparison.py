@@ -37,7 +37,7 @@ from rlx.report.text import interval, one_line, quantity, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
-LONGEST_NAMES = 60  # characters: the names of variants in a title
+LONGEST_NAMES = 80  # characters: the names of variants in a title
 LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
 LATEX_ROWS = 40  # of a table: more do not fit a page of 10 points
 LATEX_WEIGHTS = (3, 2)  # how far the columns of the tables of variants and of pairs go in a paper, unless some are chosen
