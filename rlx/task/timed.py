@@ -66,8 +66,8 @@ class TimedCalls:
         return outcomes
 
     def _await(self, coroutines: list[Any]) -> list[Any]:
-        worker = self._living()
-        worker.orders.put([lambda: worker.gathered(coroutines, self.seconds)])
+        worker, seconds = self._living(), self.seconds
+        worker.orders.put([lambda: worker.gathered(coroutines, seconds)])  # holds no `self`, whose end is the thread's
         try:
             found = worker.outcomes.get(timeout=self.seconds + _SPARE)
         except Empty:
@@ -105,7 +105,7 @@ class _Worker:
                 except BaseException as error:  # a user's code; SystemExit must not end the thread in silence either
                     self.outcomes.put(error)
         if self.loop is not None:
-            self.loop.close()
+            _close(self.loop)
 
     def gathered(self, coroutines: Sequence[Any], seconds: float) -> list[Any]:
         """What the coroutines return, all at the same time; exceptions in place of values."""
@@ -124,3 +124,21 @@ class _Worker:
             return list(await asyncio.gather(*(one(coroutine) for coroutine in coroutines)))
 
         return self.loop.run_until_complete(everyone())
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Close an event loop; what still waits on it is cancelled, so that it gives back what it holds."""
+
+    async def cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), _SPARE)
+
+    waiting = asyncio.all_tasks(loop)
+    try:
+        if waiting:
+            loop.run_until_complete(cancelled(waiting))
+    except asyncio.TimeoutError:  # one of them does not let itself be cancelled
+        pass
+    finally:
+        loop.close()

@@ -65,3 +65,23 @@ def test_its_thread_ends_with_it():
             break
         time.sleep(0.05)
     assert sum(thread.name == "rlx-calls" for thread in threading.enumerate()) < before, thread
+
+
+def test_what_still_waits_on_the_loop_gives_back_what_it_holds_at_the_end():
+    held, given_back = [], threading.Event()
+
+    async def holds():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            given_back.set()
+
+    async def begins():
+        held.append(asyncio.get_running_loop().create_task(holds()))
+        await asyncio.sleep(0)
+
+    calls = TimedCalls(5.0)
+    calls.run([begins])
+    assert not given_back.is_set()
+    del calls
+    assert given_back.wait(5)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-_PYTHON_TAG, _TOOL_CALLS = "<|python_tag|>", "[TOOL_CALLS]"
+_TAG, _PYTHON_TAG, _TOOL_CALLS = "<tool_call>", "<|python_tag|>", "[TOOL_CALLS]"
+_TAGGED = re.compile(rf"{_TAG}\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_AFTER_REASONING = "</think>"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Call:
 
 def hermes_calls(text: str) -> list[Call]:
     """The calls between tags, those within a reasoning left out."""
-    return [call for body in _TAGGED.findall(text.rpartition("</think>")[2]) for call in _read(body)]
+    return [call for body in _TAGGED.findall(text.rpartition(_AFTER_REASONING)[2]) for call in _read(body)]
 
 
 def mistral_calls(text: str) -> list[Call]:
@@ -50,6 +51,16 @@ FORMATS: Mapping[str, Callable[[str], list[Call]]] = {
     "mistral": mistral_calls,
     "llama3": llama3_calls,
 }
+
+
+def text_before_calls(text: str) -> str:
+    """What a turn that makes calls says before the first of them, as servers of models give it; marks in a reasoning are text.
+
+    A turn that makes calls without a mark consists of them, and says nothing.
+    """
+    reasoning, end, said = text.rpartition(_AFTER_REASONING)
+    places = [said.index(mark) for mark in (_TAG, _PYTHON_TAG, _TOOL_CALLS) if mark in said]
+    return f"{reasoning}{end}{said[: min(places)]}" if places else ""
 
 
 def format_of(written: str, call: Call) -> str | None:

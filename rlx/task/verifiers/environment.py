@@ -12,7 +12,7 @@ from rlx.errors import DataError
 from rlx.task.base import Prompt, content_digest
 from rlx.task.environment import BrokenTurnError, Environment, Turn
 from rlx.task.messages import as_text
-from rlx.task.tool.calls import Call
+from rlx.task.tool.calls import Call, text_before_calls
 from rlx.task.tool.environment import calls_reader
 from rlx.task.verifiers.package import Row, loaded, rows_hash, split_rows
 from rlx.task.verifiers.rollout import WaitingRollout
@@ -108,11 +108,7 @@ class VerifiersEnvironment(Environment):
         if read is None:
             return completion, ()
         calls = [call for call in read(completion) if not call.error]
-        text = completion
-        if calls:  # what comes before the first call, as servers of models give it
-            for mark in ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>"):
-                text = text.partition(mark)[0]
-            text = "" if text.strip().startswith(("{", "[")) else text
+        text = text_before_calls(completion) if calls else completion
         for token in self.__dict__["_special"]:
             text = text.replace(token, "")
         return text.strip() if calls else text, calls

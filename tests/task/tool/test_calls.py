@@ -1,6 +1,6 @@
 import pytest
 
-from rlx.task.tool.calls import FORMATS, Call, format_of
+from rlx.task.tool.calls import FORMATS, Call, format_of, text_before_calls
 
 ADD = Call("add", {"a": 1})
 OBJECT = '{"name": "add", "arguments": {"a": 1}}'
@@ -54,3 +54,19 @@ def test_a_format_is_known_by_how_a_call_is_written():
     assert format_of(LLAMA, ADD) == "llama3"
     assert format_of("<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>", ADD) is None
     assert format_of("", ADD) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"I add.\n<tool_call>{OBJECT}", "I add.\n"),
+        (f"[1] says so. <tool_call>{OBJECT}</tool_call> and so on", "[1] says so. "),
+        (f"<think><tool_call>x?</think>Yes.<tool_call>{OBJECT}", "<think><tool_call>x?</think>Yes."),
+        (f"I add. [TOOL_CALLS] [{OBJECT}]", "I add. "),
+        (f"<|python_tag|>{LLAMA}", ""),
+        (f"[{OBJECT}]", ""),
+        (LLAMA, ""),
+    ],
+)  # fmt: skip
+def test_what_is_said_before_the_first_call(text, said):
+    assert text_before_calls(text) == said
