@@ -7,6 +7,7 @@ and an adapter on disk is a peft directory with one more file, which names the b
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -84,6 +86,8 @@ class Lora(Ranged):
         for layer in attached.layers():
             nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
         peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, where the base is in half precision
+        for layer in attached.layers():
+            _compute_in_place(layer)
         return attached
 
 
@@ -220,6 +224,40 @@ class AttachedAdapter:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors}, directory / ADAPTER_WEIGHTS)
         values = {"fingerprint": self.base.fingerprint, "loader": self.base.loader, "arguments": dict(self.base.arguments)}
         (directory / BASE_FILE).write_text(json.dumps({"name": self.base.name, **values}, indent=2) + "\n")
+
+
+def _compute_in_place(layer: Any) -> None:
+    """Let a layer add the adapter's part to the base's result in place, where both have one dtype.
+
+    peft makes three more tensors of the result's size in each layer, and on a CPU the holes that they leave between the kept ones
+    are not used again: a forward pass then took 1.6 times the memory.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+        layer.__class__ = _in_place_class()
+
+
+@functools.cache
+def _in_place_class() -> type:
+    from peft.tuners.lora.layer import Linear
+
+    class InPlaceLinear(Linear):  # type: ignore[misc]
+        """A linear layer of peft with an adapter of its own: y = W x + b, to which scaling * B A x is added in place."""
+
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            plain = not (self.disable_adapters or self.merged or self.lora_variant or args or kwargs)
+            if not plain or len(self.active_adapters) != 1 or torch.is_autocast_enabled(x.device.type):
+                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            name = self.active_adapters[0]
+            down, up, base = self.lora_A[name].weight, self.lora_B[name], self.get_base_layer()
+            if not x.dtype == base.weight.dtype == down.dtype or up.bias is not None:
+                return super().forward(x)  # type: ignore[no-any-return]
+            rows = x.flatten(0, -2)  # a matrix: autograd copies the gradient of a view that was written to
+            result: Tensor = base(rows).addmm_(F.linear(rows, down), up.weight.t(), alpha=self.scaling[name])
+            return result.view(*x.shape[:-1], -1)
+
+    return InPlaceLinear
 
 
 def _without_layers(model: Any) -> Any:

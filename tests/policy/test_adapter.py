@@ -11,6 +11,7 @@ from rlx.errors import ConfigError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Clipping, Optimizer
 from rlx.policy.adapter import ADAPTER_WEIGHTS, BASE_FILE, Lora
+from rlx.policy.memory import TensorMemory, pass_memory
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.reference import Reference
 from rlx.policy.tiny import build_tiny, load_tiny
@@ -263,3 +264,45 @@ def test_sampling_with_an_adapter_has_the_log_probabilities_of_training():
     trained = policy.token_logprobs(drawn.sequences, temperature=1.5).detach()
     assert float((trained - drawn.sampling_logprobs).abs().max()) < 1e-4
     assert not torch.equal(trained, load_tiny().token_logprobs(drawn.sequences, temperature=1.5).detach())
+
+
+def adapted_layer(policy):
+    return policy.model.model.layers[0].mlp.up_proj
+
+
+@pytest.mark.parametrize("lora", [LORA, Lora(rank=2, alpha=4.0, rslora=True), Lora(rank=2, alpha=4.0, dora=True)])
+def test_a_layer_computes_what_the_layer_of_peft_does(lora):
+    layer = adapted_layer(moved(policy_of(lora)))
+    given = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    inputs = (given, *(parameter for parameter in layer.parameters() if parameter.requires_grad))
+    found = [forward(given) for forward in (layer, lambda x: peft.tuners.lora.layer.Linear.forward(layer, x))]
+    gradients = [torch.autograd.grad(out.square().sum(), inputs) for out in found]
+    for one, other in zip([found[0], *gradients[0]], [found[1], *gradients[1]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.detach().abs().max()))
+
+
+def test_an_adapted_layer_makes_no_second_tensor_of_its_results_size():
+    layer = adapted_layer(policy_of())
+    given = torch.randn(1, 1000, 32)
+    with TensorMemory() as memory:
+        result = layer(given)
+    assert memory.peak < 4 * result.numel() + 4 * 1000 * (LORA.rank + 1)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_activations_of_the_plan_are_the_tensors_that_autograd_saves(lora):
+    policy, saved = policy_of(lora), {}
+    rows = Sequences(SEQUENCES.prompts * 8, SEQUENCES.completions * 8)
+    known = {parameter.untyped_storage().data_ptr() for parameter in policy.model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        held = policy.head_input(rows)
+    assert held.hidden.requires_grad
+    planned = pass_memory(policy, frozenset())(rows[:1], rows).activations
+    assert planned == pytest.approx(sum(size for _, size in saved.values()), rel=0.1)
