@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from rlx.data.layout import Layout
 from rlx.data.sequences import Sequences
 from rlx.policy.base import Policy
-from rlx.policy.pieces import ELEMENTS
+from rlx.policy.pieces import elements_at_once
+from rlx.policy.statistics import DISTRIBUTION_STATISTICS
 
 _BYTES = 4  # of float32
 _WITHOUT_REFERENCE = frozenset({"entropy", "sum_p_squared", "values"})
@@ -95,8 +96,8 @@ def pass_memory(policy: Policy, requires: frozenset[str]) -> Callable[[Sequences
         activations = _line((one.tokens, one.activations), (two.tokens, two.activations), tokens) + _mask_bytes(wanted)
         forward = max(0.0, (two.forward - one.forward) / (two.tokens - one.tokens))
         if policy.computes_in_pieces(wanted):
-            copies = 3 if not requires - {"values"} else 6
-            return PassMemory(activations, copies * ELEMENTS * _BYTES, forward)
+            elements = elements_at_once(requires & DISTRIBUTION_STATISTICS, policy.device)
+            return PassMemory(activations, elements * _BYTES, forward)
         logits = _line((one.targets, one.logits), (two.targets, two.logits), targets)
         return PassMemory(activations, logits, forward)
 
