@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -81,6 +82,7 @@ def command_line() -> None:
         from rlx.parallel.ranks import end_process
 
         end_process(code)
+    gc.freeze()  # the interpreter's last collection would go through all of torch, for a second
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
     sys.exit(code)
 

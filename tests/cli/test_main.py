@@ -1,9 +1,11 @@
 """The entry point: exit codes, what is printed, and what is not imported."""
 
+import gc
 import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -240,3 +242,16 @@ def test_every_verb_has_help_and_prints_its_config(verb, capsys):
     assert main.invoke([verb, "--help"]) == (0, "")
     assert main.invoke([verb, "--cfg", "job"]) == (0, "")
     assert verb in capsys.readouterr().out
+
+
+def test_the_interpreters_last_collection_has_little_to_go_through(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["rlx", "--version"])
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.command_line()
+        assert ended.value.code == 0
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        signal.signal(signal.SIGINT, handler)
