@@ -242,17 +242,17 @@ def _compute_in_place(layer: Any) -> None:
 def _in_place_class() -> type:
     from peft.tuners.lora.layer import Linear
 
-    class InPlaceLinear(Linear):  # type: ignore[misc]
+    class InPlaceLinear(Linear):
         """A linear layer of peft with an adapter of its own: y = W x + b, to which scaling * B A x is added in place."""
 
         def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             plain = not (self.disable_adapters or self.merged or self.lora_variant or args or kwargs)
             if not plain or len(self.active_adapters) != 1 or torch.is_autocast_enabled(x.device.type):
-                return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+                return super().forward(x, *args, **kwargs)
             name = self.active_adapters[0]
             down, up, base = self.lora_A[name].weight, self.lora_B[name], self.get_base_layer()
             if not x.dtype == base.weight.dtype == down.dtype or up.bias is not None:
-                return super().forward(x)  # type: ignore[no-any-return]
+                return super().forward(x)
             rows = x.flatten(0, -2)  # a matrix: autograd copies the gradient of a view that was written to
             result: Tensor = base(rows).addmm_(F.linear(rows, down), up.weight.t(), alpha=self.scaling[name])
             return result.view(*x.shape[:-1], -1)

@@ -282,7 +282,8 @@ class _Pieces(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *of_statistics: Tensor) -> tuple[Tensor | None, ...]:
         request: _Request = context.request
-        gradients = _HeadGradients(request.given, *context.saved_tensors, context.needs_input_grad[1:])
+        hidden, weight, bias = context.saved_tensors
+        gradients = _HeadGradients(request.given, hidden, weight, bias, context.needs_input_grad[1:])
         for rows in request.pieces():
             of_logits = request.logits_gradient(request.given.logits(rows), of_statistics, rows)
             gradients.add(of_logits, rows, slice(None))
