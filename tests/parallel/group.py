@@ -49,7 +49,12 @@ def measured() -> dict[str, Any]:
             )
             for rank in range(WORLD)
         ]
-        said = [process.communicate(timeout=600)[0].decode() for process in processes]
+        try:
+            said = [process.communicate(timeout=600)[0].decode() for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
         assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(said)
         found: dict[str, Any] = json.loads(file.read_text())
         return found
@@ -154,8 +159,10 @@ def main(file: str) -> None:
 
     from rlx.parallel.ranks import Ranks, join
     from rlx.policy import pieces
+    from tests import composing
     from tests.parallel.laboratory import laboratory
 
+    composing.install()
     torch.set_num_threads(1)
     three = join(WORLD, timeout=120, device="cpu")
     pair = dist.new_group([0, 1])
@@ -170,13 +177,15 @@ def main(file: str) -> None:
                 continue
             combines = name in ("hybrid", "ppo", "custom_dpo")
             for by in (None, str) if dtype == torch.float64 and combines else (None,):
-                alone, figures = gradients(algorithm, lab, batch, micro_batch, None, by)
-                result["norm"] = max(result.get("norm", 0.0), norm(alone))
+                if three.rank == 0:  # which alone compares, and writes what it found
+                    alone, figures = gradients(algorithm, lab, batch, micro_batch, None, by)
+                    result["norm"] = max(result.get("norm", 0.0), norm(alone))
                 for ranks in (two, three):
                     if ranks is not None:
                         many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, by)
                         place = f"{ranks.world}{' by term' if by else ''}"
-                        result[place] = {"gradient": gap(alone, many), "metrics": metric_gap(figures, summed)}
+                        if three.rank == 0:
+                            result[place] = {"gradient": gap(alone, many), "metrics": metric_gap(figures, summed)}
             found[f"{name} {str(dtype).removeprefix('torch.')}"] = result
     found |= sharded(three, SHIPPED_SHARDED, torch.float64)
     pieces.ELEMENTS = 64  # whole policies compute logits in pieces from now on
@@ -204,9 +213,11 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     shard([lab.policy.model, lab.policy.value_head, lab.reference.model], ranks, device=torch.device("cpu"))
     found = {}
     for name, algorithm, batch, micro_batch in cases(alone, names):
-        one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
         many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, None)
         many = {key: [None if part is None else whole(part) for part in parts] for key, parts in many.items()}
+        if ranks.rank > 0:
+            continue
+        one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
         found[f"{name} {str(dtype).removeprefix('torch.')} sharded {ranks.world}"] = {
             "norm": norm(one),
             "gradient": gap(zeroed(one, many), many),

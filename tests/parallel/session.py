@@ -58,7 +58,9 @@ def main(file: str) -> None:
     import torch.distributed as dist
 
     from rlx.cli.main import main as command_line
+    from tests import composing
 
+    composing.install()
     faulthandler.dump_traceback_later(0.8 * PATIENCE)
     rank, done = int(os.environ["RANK"]), []
     for number, (port, one) in enumerate(json.loads(Path(file).read_text())):
