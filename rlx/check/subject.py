@@ -24,7 +24,7 @@ from rlx.check.stand_in import (
 )
 from rlx.check.stand_in_task import shortened, stand_in_task
 from rlx.loss.base import Loss
-from rlx.loss.state import LossStates
+from rlx.loss.state import LossStates, losses_with_state
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.policy.base import Policy
@@ -240,7 +240,11 @@ class Subject:
 
     def states(self, laboratory: Laboratory) -> LossStates:
         """The running means of the algorithm's losses as they are in a laboratory."""
-        return LossStates.of(self.algorithm, laboratory.loss_state)
+        return LossStates(self._stateful, laboratory.loss_state)
+
+    @cached_property
+    def _stateful(self) -> dict[str, Loss]:
+        return losses_with_state(self.algorithm)
 
     def gradient(self, laboratory: Laboratory, batch: Any, *, micro_batch: int | None = None) -> tuple[Tensor, dict[str, float]]:
         """([all parameters] the gradient, the figures) as a run computes them."""

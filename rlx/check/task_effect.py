@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.law.hyperparameter import Known
+from rlx.check.reads import DRAW, GRADIENT, UPDATE, UPDATES
+from rlx.check.replay import Parts, Recording, Run
 from rlx.check.stand_in import keys_of
 from rlx.check.subject import Laboratory, Subject
 from rlx.check.variant import together, variants
@@ -29,6 +32,7 @@ NOISE = (0.2, 0.02)  # how far the policy moves between a draw and its loss, in 
 RATE = 0.1  # of plain gradient descent
 SAME = 1e-9  # of the largest movement of a weight
 FEW = 2  # other values tried of each hyperparameter
+MOST_UPDATES = 2  # of a draw
 
 
 def idle_keys(subject: Subject) -> list[str]:
@@ -83,6 +87,21 @@ class _Update:
             return False
         return bool((self.weights - other.weights).abs().max() <= SAME * self.weights.abs().max())
 
+    def equals(self, other: _Update | None) -> bool:
+        """Whether the other update moved all weights by the same, to the last bit, and logged the same."""
+        if other is None or self.weights is None or other.weights is None:
+            return False
+        return torch.equal(self.weights, other.weights) and (self.figures, self.before) == (other.figures, other.before)
+
+
+def _forward(subject: Subject, laboratory: Laboratory, part: Any) -> list[tuple[str, float]]:
+    """The loss of a batch, and its figures, which reads all of the algorithm that its gradient reads."""
+    _ = subject.algorithm.couples_rows
+    with torch.no_grad():
+        output = subject.loss(laboratory, part)
+    figures = [(name, float(total / number)) for name, (total, number) in output.metrics.items()]
+    return [("loss", float(output.loss)), *figures]
+
 
 class _Bench:
     """The policy itself, which every algorithm that is tried finds with the same weights."""
@@ -91,55 +110,80 @@ class _Bench:
         self._subject = subject
         self._laboratory = subject.real(moved=True)
         self._start = [parameter.detach().clone() for parameter in self._laboratory.policy.parameters()]
-        self._sampler = remembering(subject.sampler)
+        self._samplers = {(step, noise): remembering(subject.sampler) for step in STEPS for noise in NOISE}
+        self._samplers |= {(STEPS[0], noise): self._samplers[STEPS[0], NOISE[0]] for noise in NOISE}  # before any update
         self._noise: dict[int, list[Tensor]] = {}
         self._forwards = _Forwards()
+        self._recordings: dict[float, Recording] = {}
 
     def movement(self, noise: float) -> list[_Update] | None:
         """What the algorithm as it is set does with the task's rows; None where it refuses them."""
+        recording = Recording(self._subject.algorithm)
         try:
-            return [update for update in self._updates(self._subject, noise) if update.weights is not None]
+            made = [update for update in self._updates(self._subject, noise, Run(into=recording)) if update.weights is not None]
         except (RlxError, ValueError, RuntimeError):
             return None
 
+        def again(twin: Any, run: Run) -> bool:
+            updates = self._updates(self._subject.with_algorithm(twin), noise, run)
+            return all(
+                one.equals(other) for one, other in zip_longest(made, (each for each in updates if each.weights is not None))
+            )
+
+        recording.watch(self._subject.algorithm, again)
+        self._recordings[noise] = recording
+        return made
+
     def ends_alike(self, start: list[_Update], algorithm: Algorithm[Any], noise: float, *, steps: Sequence[int] = STEPS) -> bool:
         """Whether an algorithm makes the same updates; it is tried no further than up to the first that differs."""
-        count = 0
+        recording = self._recordings[noise]
+        if recording.is_untouched_by(algorithm):
+            return True
+        count, run = 0, Run(like=recording, algorithm=algorithm)
         try:
-            for update in self._updates(self._subject.with_algorithm(algorithm), noise, steps):
+            for update in self._updates(self._subject.with_algorithm(algorithm), noise, run, steps):
                 if count == len(start) or not start[count].is_same(update):
                     return False
-                count += update.weights is not None
+                if update.weights is not None:
+                    run.require(start[count].equals(update))
+                    count += 1
         except (RlxError, ValueError, RuntimeError):  # it refuses these values, or the rows
             return False
         return count == len(start)
 
-    def _updates(self, subject: Subject, noise: float, steps: Sequence[int] = STEPS) -> Iterator[_Update]:
+    def _updates(self, subject: Subject, noise: float, run: Run, steps: Sequence[int] = STEPS) -> Iterator[_Update]:
         """Of each update first what the loss says before it, which costs least, then all."""
         with torch.no_grad():
             for parameter, value in zip(self._laboratory.policy.parameters(), self._start, strict=True):
                 parameter.copy_(value)
         laboratory = subject.warmed(replace(self._laboratory, state={}, loss_state={}))
-        laboratory = replace(laboratory, task=subject.small_task, sampler=self._sampler)
+        laboratory = replace(laboratory, task=subject.small_task)
         weights = f"start {noise}"  # those of every algorithm, until it makes an update
         for step in steps:
-            batch = subject.draw(laboratory, step=step)
-            laboratory.sampler = subject.sampler  # from here on the weights are this algorithm's own
+            known = step == STEPS[0] or run.is_known  # else the weights are this algorithm's own
+            laboratory.sampler = self._samplers[step, noise] if known else subject.sampler
+            batch = run.phase(DRAW, (step,), laboratory, partial(subject.draw, laboratory, step=step))
             self._move(laboratory, noise, step)
             logged = sorted(getattr(batch, "metrics", {}).items())
-            for part in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 2):
+            parts = Parts(subject.algorithm, batch, Stream(subject.seed, ("updates", step)))
+            for number in range(MOST_UPDATES):
+                part = run.phase(UPDATES, (step, number), laboratory, partial(parts.at, number))
+                if part is None:
+                    break
                 said = ""
                 if weights:
                     policy = self._forwards.of(laboratory.policy, weights)
-                    with torch.no_grad():
-                        output = subject.loss(replace(laboratory, policy=policy), part)
-                    measured = [("loss", float(output.loss)), *logged]
-                    measured += [(name, float(total / number)) for name, (total, number) in output.metrics.items()]
-                    said = repr([(name, f"{value:.5g}") for name, value in measured])
+                    forward = partial(_forward, subject, replace(laboratory, policy=policy), part)
+                    measured = run.phase(GRADIENT, ("before", step, number), laboratory, forward)
+                    said = repr([(name, f"{value:.5g}") for name, value in [*measured[:1], *logged, *measured[1:]]])
                     yield _Update(None, "", said, step)
-                before, weights = _weights(laboratory), ""
-                source = subject.source(laboratory, part)
-                done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
+                before = _weights(laboratory)
+                make = partial(subject.source, laboratory, part)
+                look = None if weights else partial(_forward, subject, laboratory, part)
+                source = run.source((step, number), laboratory, make, look or (lambda: None))
+                weights = ""
+                with run.within(UPDATE):
+                    done = subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=RATE))
                 subject.states(laboratory).learn(source.record or {})
                 figures = [*logged, *sorted(source.metrics.items()), *sorted(done.items())]
                 shown = repr([(name, f"{value:.5g}") for name, value in figures])

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 from rlx.algorithm.base import Algorithm
-from rlx.config.targets import parameters_of
+from rlx.config.targets import Parameter, parameters_of
 from rlx.errors import RlxError
 from rlx.fields import Allowed, Choice, range_of
 from rlx.policy.reference import MovingReference
@@ -51,21 +52,23 @@ def children(value: Any) -> list[tuple[str, Any]]:
     return []
 
 
-def variants(owner: Any) -> Iterator[tuple[str, Any]]:
+def variants(owner: Any, only: str | None = None) -> Iterator[tuple[str, Any]]:
     """(dotted name of a hyperparameter, a copy of `owner` with another legal value of it), several for each.
 
     Those of a moving reference are left out: the training loop reads them, not a step of the algorithm.
+    only: the name of the one hyperparameter whose values are wanted; None: of all.
     """
-    hints = parameters_of(type(owner)) or {}
+    kind: type = type(owner)
+    hints = _parameters(kind)
     for item in fields(owner):
-        if not item.init:
+        if not item.init or not _leads_to(item.name, only):
             continue
         value = getattr(owner, item.name)
         if is_node(value):
-            for name, changed in variants(value):
+            for name, changed in variants(value, None if only is None else only[len(item.name) + 1 :]):
                 yield from _made(f"{item.name}.{name}", owner, item.name, changed)
         elif children(value):
-            yield from _variants_within(owner, item.name, value)
+            yield from _variants_within(owner, item.name, value, only)
         else:
             hint = hints[item.name].hint if item.name in hints else Any
             for other in others(value, range_of(type(owner), item.name), hint):
@@ -78,16 +81,29 @@ def together(owner: Any, names: Sequence[str], place: int) -> Any | None:
     None where one of them has no such value beside the others.
     """
     for name in names:
-        changed = next(islice((changed for tried, changed in variants(owner) if tried == name), place, None), None)
+        changed = next(islice((changed for _, changed in variants(owner, name)), place, None), None)
         if changed is None:
             return None
         owner = changed
     return owner
 
 
-def _variants_within(owner: Any, field: str, value: Any) -> Iterator[tuple[str, Any]]:
+@lru_cache(maxsize=256)
+def _parameters(kind: type) -> Mapping[str, Parameter]:
+    return parameters_of(kind) or {}
+
+
+def _leads_to(path: str, name: str | None) -> bool:
+    """Whether a hyperparameter of this dotted name, or of any, lies at or below a path."""
+    return name is None or name == path or name.startswith(f"{path}.")
+
+
+def _variants_within(owner: Any, field: str, value: Any, only: str | None) -> Iterator[tuple[str, Any]]:
     for number, (key, node) in enumerate(children(value)):
-        for name, changed in variants(node) if is_node(node) and not isinstance(node, MovingReference) else ():
+        path = f"{field}{key}"
+        if not is_node(node) or isinstance(node, MovingReference) or not _leads_to(path, only):
+            continue
+        for name, changed in variants(node, None if only is None else only[len(path) + 1 :]):
             if isinstance(value, Mapping):
                 whole: Any = {**value, key[1:]: changed}
             else:

@@ -55,6 +55,15 @@ def test_what_is_made_of_other_fields_is_no_hyperparameter():
     assert {name for name, _ in variants(hybrid)} <= {name for name, _ in plain_fields(hybrid)}
 
 
+def test_the_values_of_one_hyperparameter_are_those_it_has_among_all():
+    for owner in (Outer(), rlx.load("algorithm", "hybrid"), rlx.load("algorithm", "mixture")):
+        every = [(name, repr(changed)) for name, changed in variants(owner)]
+        for wanted in {name for name, _ in every}:
+            alone = [(name, repr(changed)) for name, changed in variants(owner, wanted)]
+            assert alone == [each for each in every if each[0] == wanted]
+    assert list(variants(Outer(), "inner.nosuch")) == []
+
+
 def test_a_positive_number_stays_positive():
     assert min(tried("rate")) > 0
     assert min(tried("count")) > 0

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Algorithm, Lab
+from rlx.algorithm.base import Algorithm
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.journey import FIGURES, LEARNING, LOSS, MEASURED, NOTHING, RANK, STEPS, Journey, journey
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
-from rlx.check.source import ComputedOnce, LeavesGrewError
-from rlx.check.subject import Subject, flat, losses_of
+from rlx.check.replay import Recording, Run
+from rlx.check.subject import Subject, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, variants, watched
-from rlx.errors import RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
-from rlx.rollout.buffer import ReplayBuffer
-from rlx.seeding import Stream
 
-STEPS = (0, 1, 500)
 LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
 SPREADS = (0.4, 2.0, 0.05)
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
-SAME = 1e-6  # nats; what moves the policy by less moves nothing
-RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
-NOTHING, FIGURES, MEASURED, LOSS, LEARNING = "", "figures", "measured", "loss", "learning"
-RANK = {name: rank for rank, name in enumerate((NOTHING, FIGURES, MEASURED, LOSS, LEARNING))}
 INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
 OF_FIGURES = {  # the first or the last word of the name of an option of figures; "log" too, where its value is no float
     *("threshold", "metric", "metrics", "figure", "figures", "report", "eval", "evaluation", "validation", "monitor", "print"),
@@ -135,7 +127,7 @@ def _is_of_figures(name: str, value: Any) -> bool:
 def _is_capacity_of_what_never_fills(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
     """Whether it sets the capacity of a replay buffer, which no legal value that was tried lets a few steps fill."""
     mine = known.journey(algorithm, SPREADS[0])
-    changed = [known.journey(other, SPREADS[0], against=mine) for tried, other in variants(algorithm) if tried == name]
+    changed = [known.journey(other, SPREADS[0], against=mine) for _, other in variants(algorithm, name)]
     return any(each.unfilled != mine.unfilled for each in changed if not each.cut and not each.refused)
 
 
@@ -175,7 +167,7 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
     """Whether it matters much later in a run."""
-    late = (changed for tried, changed in _few(algorithm) if tried == name)
+    late = (changed for _, changed in _few(algorithm, name))
     return any(
         known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, MEASURED, FIGURES) for changed in late
     )
@@ -189,21 +181,29 @@ def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) ->
     off = {other for other, value in plain_fields(algorithm) if not value}
     parent = name.rpartition(".")[0]
     others = [(other, base) for other, base in _few(algorithm) if other != name and other.rpartition(".")[2] not in MOST_ROWS]
-    others.sort(key=lambda item: (not name.startswith(item[0]), item[0] not in off, item[0].rpartition(".")[0] != parent))
+    mine = next((known.phases(changed) for tried, changed in _few(algorithm) if tried == name), set())
+    others.sort(
+        key=lambda item: (
+            not name.startswith(item[0]),
+            not mine & known.phases(item[1]),  # what one phase reads together may act together
+            item[0] not in off,
+            item[0].rpartition(".")[0] != parent,
+        )
+    )
     for other, base in others:
         spreads = SPREADS[:1] if other in off else SPREADS[1:2]
-        for tried, changed in _few(base):
-            if tried == name and known.difference(base, changed, spreads=spreads) in (LEARNING, MEASURED, FIGURES):
+        for _, changed in _few(base, name):
+            if known.difference(base, changed, spreads=spreads) in (LEARNING, MEASURED, FIGURES):
                 return True
         if known.tries > MOST_TRIES:
             return None
     return False
 
 
-def _few(algorithm: Algorithm[Any]) -> Iterator[tuple[str, Algorithm[Any]]]:
-    """The first few variants of each hyperparameter."""
+def _few(algorithm: Algorithm[Any], only: str | None = None) -> Iterator[tuple[str, Algorithm[Any]]]:
+    """The first few variants of each hyperparameter, or of one."""
     counts: dict[str, int] = {}
-    for name, changed in variants(algorithm):
+    for name, changed in variants(algorithm, only):
         counts[name] = counts.get(name, 0) + 1
         if counts[name] <= FEW:
             yield name, changed
@@ -253,7 +253,7 @@ class Known:
         self._tried.add(key)
         if key not in self._journeys or (self._journeys[key].cut and against is not self._journeys[key].cut):
             try:
-                self._journeys[key] = journey(self._subject.with_algorithm(algorithm), spread, steps, against=against)
+                self._journeys[key] = self._made(algorithm, spread, steps, against)
             except Exception as error:  # torch, say, refuses a value
                 # an error of the values as they are set, at early steps, is the algorithm's own
                 if steps == STEPS and repr(algorithm) == repr(self._subject.algorithm):
@@ -266,135 +266,42 @@ class Known:
         journeys = [self.journey(self._subject.algorithm, spread) for spread in SPREADS]
         return journeys[0].refused if all(journey.refused for journey in journeys) else ""
 
+    def phases(self, algorithm: Algorithm[Any]) -> set[str]:
+        """The phases of a step that read what differs from the algorithm under check; empty where nothing is known."""
+        recorded = self.journey(self._subject.algorithm, SPREADS[0]).recorded
+        return (recorded.reading(algorithm) if recorded is not None else None) or set()
+
     def looked_at(self) -> tuple[set[str], set[str]]:
         """Dotted names of the fields that the constructor looks at, and of those that a few steps look at."""
         seen: set[str] = set()
         twin = watched(self._subject.algorithm, seen)
         at_first = set(seen)
+        recorded = self.journey(self._subject.algorithm, SPREADS[0]).recorded
+        if recorded is not None and recorded.reads is not None:
+            return at_first, recorded.reads.names
         seen.clear()
         journey(self._subject.with_algorithm(twin), SPREADS[0])
         return at_first, seen
 
+    def _made(self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int], against: Journey | None) -> Journey:
+        """The journey itself. That of the algorithm as it is set is recorded; the others take from it what is the same."""
+        subject = self._subject.with_algorithm(algorithm)
+        recorded = against.recorded if against is not None else None
+        if against is not None and recorded is not None and recorded.is_untouched_by(algorithm):
+            return against
+        if recorded is not None:
+            return journey(subject, spread, steps, against=against, run=Run(like=recorded, algorithm=algorithm))
+        if against is not None or repr(algorithm) != repr(self._subject.algorithm):
+            return journey(subject, spread, steps, against=against)
+        recording = Recording(algorithm)
+        made = journey(subject, spread, steps, run=Run(into=recording))
+        if made.refused:
+            return made
 
-@dataclass(frozen=True)
-class Journey:
-    """What a few steps with an algorithm did.
+        def again(twin: Any, run: Run) -> bool:
+            other = journey(self._subject.with_algorithm(twin), spread, steps, run=run)
+            equal = len(other.policy) == len(made.policy) and all(map(torch.equal, other.policy, made.policy))
+            return equal and made.difference(other) == NOTHING
 
-    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
-    measured: the figures of batches and of validate;
-    unfilled: the name and the capacity of each replay buffer that never was full;
-    refused: what was said where the values are not legal;
-    cut: the journey against which it was made, where it ended at the first update that differs from that one.
-    """
-
-    policy: tuple[Tensor, ...]
-    loss: tuple[float, ...]
-    figures: str
-    names: tuple[str, ...]
-    measured: str
-    unfilled: tuple[tuple[str, int], ...] = ()
-    refused: str = ""
-    cut: Journey | None = field(default=None, repr=False)
-
-    @staticmethod
-    def refused_by(error: Exception) -> Journey:
-        """No step could be made."""
-        return Journey((), (), "", (), "", refused=f"{type(error).__name__}: {error}")
-
-    def difference(self, other: Journey) -> str:
-        """In what two journeys differ: LEARNING; else the LOSS; else what is MEASURED; else FIGURES; else NOTHING."""
-        if self.refused != other.refused or len(self.policy) != len(other.policy):
-            return LEARNING
-        if not all(same(mine, theirs) for mine, theirs in zip(self.policy, other.policy, strict=True)):
-            return LEARNING
-        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
-            return LOSS
-        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
-            return MEASURED
-        return FIGURES if self.figures != other.figures else NOTHING
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two policies, or gradients, are as good as equal."""
-    return one.shape == other.shape and bool((one - other).abs().le(SAME).all())
-
-
-def journey(subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None) -> Journey:
-    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation.
-
-    against: a journey that made all of its steps; this one ends at the first update that departs from it in what is learned.
-    """
-    policies: list[Tensor] = []
-    losses: list[float] = []
-    figures: list[tuple[str, float]] = []
-    measured: list[Any] = []
-    full: dict[tuple[str, int], bool] = {}
-    own_update = type(subject.algorithm).update_policy is not Algorithm.update_policy
-    laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
-
-    def departs(policy: Tensor) -> bool:
-        policies.append(policy)
-        if against is None or against.refused:
-            return False
-        place = len(policies) - 1
-        return place >= len(against.policy) or not same(against.policy[place], policy)
-
-    try:
-        measured.append(subject.algorithm.moving_reference)  # which the training loop asks
-        for step in steps:
-            lab = _Watched(**vars(laboratory.lab(step=step, seed=subject.seed)), full=full)
-            with torch.no_grad():
-                batch = subject.algorithm.draw(lab)
-            lab.note_full()
-            measured += sorted(getattr(batch, "metrics", {}).items())
-            for part in _first_updates(subject, batch, step):
-                source: Any = subject.source(laboratory, part, comes_again=True)
-                source = ComputedOnce(source) if own_update else source
-                if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
-                    return Journey(tuple(policies), (), "", (), "", cut=against)
-                done = dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
-                subject.states(laboratory).learn(source.record or {})
-                if departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])):
-                    return Journey(tuple(policies), (), "", (), "", cut=against)
-                _below_one(laboratory.policy)
-                losses.append(float(source.metrics.get("loss", 0.0)))
-                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
-                figures += [*sorted(own.items()), *sorted(done.items())]
-            with torch.no_grad():
-                measured += sorted(subject.algorithm.validate(lab).items())
-    except LeavesGrewError:
-        return journey(replace(subject, asks_ahead=True), spread, steps, against=against)
-    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
-        return Journey.refused_by(error)
-    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
-    unfilled = tuple(sorted(buffer for buffer, is_full in full.items() if not is_full))
-    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured), unfilled)
-
-
-@dataclass(frozen=True)
-class _Watched(Lab):
-    """A Lab that notes which replay buffers were full. full: (name, capacity) of each that was asked for."""
-
-    full: dict[tuple[str, int], bool]
-
-    def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
-        """The replay buffer, as Lab gives it."""
-        self.full.setdefault((name, capacity), False)
-        return super().buffer(capacity, name=name)
-
-    def note_full(self) -> None:
-        """Note which buffers hold as many groups as they can."""
-        for name, capacity in self.full:
-            self.full[name, capacity] |= len(super().buffer(capacity, name=name)) >= capacity
-
-
-def _below_one(policy: Any) -> None:
-    """No probability rises above 1, as it never does in a model."""
-    leaf = getattr(policy, "leaves", {}).get("token_logprobs")
-    if leaf is not None:
-        with torch.no_grad():
-            leaf.clamp_(max=-1e-3)
-
-
-def _first_updates(subject: Subject, batch: Any, step: int) -> Iterator[Any]:
-    return itertools.islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), 3)
+        recording.watch(algorithm, again)
+        return replace(made, recorded=recording)

@@ -7,7 +7,8 @@ import pytest
 from rlx.algorithm import LossOutput, mean_of
 from rlx.check.checker import LAWS
 from rlx.check.finding import passed
-from rlx.check.law.hyperparameter import LEARNING, NOTHING, Known, journey
+from rlx.check.journey import LEARNING, NOTHING, journey
+from rlx.check.law.hyperparameter import Known
 from rlx.check.law.loss import case_of
 from rlx.check.variant import variants
 from rlx.fields import count

@@ -1,0 +1,181 @@
+"""A few steps of an algorithm on made-up numbers, and in what two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm, Lab
+from rlx.check.reads import DRAW, OTHER, UPDATE, UPDATES, VALIDATE
+from rlx.check.replay import Parts, Recording, Run
+from rlx.check.source import ComputedOnce, LeavesGrewError
+from rlx.check.subject import Laboratory, Subject, flat
+from rlx.errors import RlxError
+from rlx.rollout.buffer import ReplayBuffer
+from rlx.seeding import Stream
+
+STEPS = (0, 1, 500)
+MOST_UPDATES = 3  # of a draw
+SAME = 1e-6  # nats; what moves the policy by less moves nothing
+RATES = {2.0: 30.0}  # of plain gradient descent, else 3: there a token moves by more than usual clips between two updates
+NOTHING, FIGURES, MEASURED, LOSS, LEARNING = "", "figures", "measured", "loss", "learning"
+RANK = {name: rank for rank, name in enumerate((NOTHING, FIGURES, MEASURED, LOSS, LEARNING))}
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a few steps with an algorithm did.
+
+    policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
+    measured: the figures of batches and of validate;
+    unfilled: the name and the capacity of each replay buffer that never was full;
+    refused: what was said where the values are not legal;
+    cut: the journey against which it was made, where it ended at the first update that differs from that one;
+    recorded: of its phases, where other journeys may take from them.
+    """
+
+    policy: tuple[Tensor, ...]
+    loss: tuple[float, ...]
+    figures: str
+    names: tuple[str, ...]
+    measured: str
+    unfilled: tuple[tuple[str, int], ...] = ()
+    refused: str = ""
+    cut: Journey | None = field(default=None, repr=False)
+    recorded: Recording | None = field(default=None, repr=False)
+
+    @staticmethod
+    def refused_by(error: Exception) -> Journey:
+        """No step could be made."""
+        return Journey((), (), "", (), "", refused=f"{type(error).__name__}: {error}")
+
+    def difference(self, other: Journey) -> str:
+        """In what two journeys differ: LEARNING; else the LOSS; else what is MEASURED; else FIGURES; else NOTHING."""
+        if self.refused != other.refused or len(self.policy) != len(other.policy):
+            return LEARNING
+        if not all(same(mine, theirs) for mine, theirs in zip(self.policy, other.policy, strict=True)):
+            return LEARNING
+        if any(not abs(mine - theirs) <= SAME for mine, theirs in zip(self.loss, other.loss, strict=True)):
+            return LOSS
+        if self.names != other.names or self.measured != other.measured:  # an option of what is logged
+            return MEASURED
+        return FIGURES if self.figures != other.figures else NOTHING
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two policies, or gradients, are as good as equal."""
+    return one.shape == other.shape and bool((one - other).abs().le(SAME).all())
+
+
+def journey(
+    subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None, run: Run | None = None
+) -> Journey:
+    """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation.
+
+    against: a journey that made all of its steps; this one ends at the first update that departs from it in what is learned.
+    run: what is recorded of it, or taken from a recorded one.
+    """
+    run = run or Run()
+    policies: list[Tensor] = []
+    losses: list[float] = []
+    figures: list[tuple[str, float]] = []
+    measured: list[Any] = []
+    full: dict[tuple[str, int], bool] = {}
+    algorithm = subject.algorithm
+    own_update = type(algorithm).update_policy is not Algorithm.update_policy
+    laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
+
+    def departs(policy: Tensor) -> bool:
+        policies.append(policy)
+        if against is None or against.refused:
+            return False
+        place = len(policies) - 1
+        if place >= len(against.policy) or not same(against.policy[place], policy):
+            return True
+        run.require(torch.equal(against.policy[place], policy))
+        return False
+
+    def drawn(lab: _Watched) -> tuple[Any, dict[tuple[str, int], bool]]:
+        with torch.no_grad():
+            batch = algorithm.draw(lab)
+        lab.note_full()
+        return batch, dict(lab.full)
+
+    def validated(lab: _Watched) -> list[Any]:
+        with torch.no_grad():
+            return sorted(algorithm.validate(lab).items())
+
+    try:
+        with run.within(OTHER):
+            measured.append(algorithm.moving_reference)  # which the training loop asks
+        for step in steps:
+            lab = _Watched(**vars(laboratory.lab(step=step, seed=subject.seed)), full=full)
+            batch, noted = run.phase(DRAW, (step,), laboratory, partial(drawn, lab))
+            full.update(noted)
+            measured += sorted(getattr(batch, "metrics", {}).items())
+            for number, part in _first_updates(subject, batch, step, laboratory, run):
+                source = run.source((step, number), laboratory, partial(subject.source, laboratory, part, comes_again=True))
+                source = ComputedOnce(source) if own_update else source
+                if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
+                    return Journey(tuple(policies), (), "", (), "", cut=against)
+                update = partial(updated, subject, laboratory, source, rate)
+                done = run.phase(UPDATE, (step, number), laboratory, update)
+                subject.states(laboratory).learn(source.record or {})
+                if departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])):
+                    return Journey(tuple(policies), (), "", (), "", cut=against)
+                _below_one(laboratory.policy)
+                losses.append(float(source.metrics.get("loss", 0.0)))
+                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
+                figures += [*sorted(own.items()), *sorted(done.items())]
+            measured += run.phase(VALIDATE, (step,), laboratory, partial(validated, lab))
+    except LeavesGrewError:
+        return journey(replace(subject, asks_ahead=True), spread, steps, against=against, run=run.begun_again())
+    except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
+        return Journey.refused_by(error)
+    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
+    unfilled = tuple(sorted(buffer for buffer, is_full in full.items() if not is_full))
+    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured), unfilled)
+
+
+@dataclass(frozen=True)
+class _Watched(Lab):
+    """A Lab that notes which replay buffers were full. full: (name, capacity) of each that was asked for."""
+
+    full: dict[tuple[str, int], bool]
+
+    def buffer(self, capacity: int, *, name: str = "buffer") -> ReplayBuffer:
+        """The replay buffer, as Lab gives it."""
+        self.full.setdefault((name, capacity), False)
+        return super().buffer(capacity, name=name)
+
+    def note_full(self) -> None:
+        """Note which buffers hold as many groups as they can."""
+        for name, capacity in self.full:
+            self.full[name, capacity] |= len(super().buffer(capacity, name=name)) >= capacity
+
+
+def _below_one(policy: Any) -> None:
+    """No probability rises above 1, as it never does in a model."""
+    leaf = getattr(policy, "leaves", {}).get("token_logprobs")
+    if leaf is not None:
+        with torch.no_grad():
+            leaf.clamp_(max=-1e-3)
+
+
+def updated(subject: Subject, laboratory: Laboratory, source: Any, rate: float) -> dict[str, float]:
+    """The figures of an update of plain gradient descent."""
+    return dict(subject.algorithm.update_policy(source, subject.optimizer(laboratory, rate=rate)))
+
+
+def _first_updates(subject: Subject, batch: Any, step: int, laboratory: Laboratory, run: Run) -> Iterator[tuple[int, Any]]:
+    parts = Parts(subject.algorithm, batch, Stream(subject.seed, ("updates", step)))
+    for number in range(MOST_UPDATES):
+        part = run.phase(UPDATES, (step, number), laboratory, partial(parts.at, number))
+        if part is None:
+            return
+        yield number, part

@@ -1,0 +1,323 @@
+"""What another value of a hyperparameter cannot change is not computed again.
+
+A recorded run of an algorithm notes what each phase of it returned, and which attributes of the algorithm each phase read. A run
+of the same algorithm with other values takes from it the phases that read nothing of what differs, up to the first difference.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlx.check.batch import signature
+from rlx.check.reads import (
+    DRAW,
+    GRADIENT,
+    START,
+    UPDATE,
+    UPDATES,
+    VALIDATE,
+    Reads,
+    UnwatchableError,
+    attributes_of,
+    changed,
+    watched_tree,
+)
+from rlx.check.source import Accumulated
+from rlx.check.stand_in import StandInPolicy
+from rlx.optimizer.step import Gradients
+from rlx.seeding import Stream
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """What a phase returned, and where it left the laboratory. mark, state: texts that are equal for equal results and states."""
+
+    result: Any
+    after: Kept
+    mark: str
+    state: str
+
+    @staticmethod
+    def of(result: Any, laboratory: Any) -> PhaseResult:
+        """A phase that has just returned this."""
+        after = Kept.of(laboratory)
+        return PhaseResult(result, after, signature(result), after.mark())
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state of a laboratory: of the algorithm, and of a stand-in policy its parameters and where they stand."""
+
+    state: Mapping[str, Any]
+    leaves: Mapping[str, Tensor] | None
+    places: Mapping[str, Mapping[Any, slice]]
+
+    @staticmethod
+    def of(laboratory: Any) -> Kept:
+        """The state as it is now."""
+        policy = laboratory.policy
+        if not isinstance(policy, StandInPolicy):
+            return Kept(copy.deepcopy(laboratory.state), None, {})
+        leaves = {name: leaf.detach().clone() for name, leaf in policy.leaves.items()}
+        return Kept(copy.deepcopy(laboratory.state), leaves, {name: dict(known) for name, known in policy.places.items()})
+
+    def restore(self, laboratory: Any) -> None:
+        """Bring a laboratory into this state."""
+        laboratory.state.clear()
+        laboratory.state.update(copy.deepcopy(dict(self.state)))
+        if self.leaves is not None:
+            policy = laboratory.policy
+            policy.leaves = {name: nn.Parameter(leaf.clone()) for name, leaf in self.leaves.items()}
+            policy.places = {name: dict(known) for name, known in self.places.items()}
+            policy.indices = {}
+
+    def mark(self) -> str:
+        """Text that is equal for equal states."""
+        return signature([self.state, self.leaves, {name: list(known) for name, known in self.places.items()}])
+
+
+class Recording:
+    """A run that is recorded.
+
+    tree: of the algorithm, see `attributes_of`; reads: of its phases, None where no watched run has told.
+    """
+
+    def __init__(self, algorithm: Any) -> None:
+        self.tree = attributes_of(algorithm)
+        self.events: dict[tuple[Any, ...], PhaseResult] = {}
+        self.calls: dict[tuple[Any, ...], list[SourceCall]] = {}
+        self.reads: Reads | None = None
+
+    def watch(self, algorithm: Any, again: Callable[[Any, Run], bool]) -> None:
+        """Find out what each phase reads. again: makes the same run with a watched algorithm, and says whether it ended the same.
+
+        Nothing is known of an algorithm that cannot be watched, ends elsewhere, or keeps something in its attributes.
+        """
+        reads = Reads()
+        if changed(self.tree, attributes_of(algorithm)):
+            return
+        try:
+            twin = watched_tree(algorithm, reads)
+        except UnwatchableError:
+            return
+        before = attributes_of(twin)
+        if again(twin, Run.watched(reads, self)) and not changed(before, attributes_of(twin)):
+            self.reads = reads
+
+    def reading(self, algorithm: Any) -> set[str] | None:
+        """The phases that read what differs in another algorithm; None where nothing is known."""
+        if self.reads is None:
+            return None
+        differs = changed(self.tree, attributes_of(algorithm))
+        return {phase for phase, paths in self.reads.of.items() if paths & differs}
+
+    def is_untouched_by(self, algorithm: Any) -> bool:
+        """Whether no phase reads what differs in another algorithm, so that its run would be the same."""
+        return self.reading(algorithm) == set()
+
+
+@dataclass
+class SourceCall:
+    """One call of a source of gradients."""
+
+    by: Any
+    totals: Mapping[str, Gradients]
+    metrics: dict[str, float]
+    record: Any
+
+
+class Run:
+    """A run phase by phase: one that is recorded (`into`), or that takes what it can from a recorded one (`like`), or neither."""
+
+    def __init__(self, *, into: Recording | None = None, like: Recording | None = None, algorithm: Any = None) -> None:
+        self._into, self._like = into, like
+        self._reads: Reads | None = None
+        reading = None if like is None else like.reading(algorithm)
+        self._free = set() if reading is None or START in reading else {DRAW, UPDATES, GRADIENT, UPDATE, VALIDATE} - reading
+        self.is_alike = bool(self._free)  # is all so far as in the recorded run?
+        self._part_alike = self.is_alike
+
+    @staticmethod
+    def watched(reads: Reads, like: Recording) -> Run:
+        """A run whose algorithm notes its reads there, and that computes all phases of a recorded run again."""
+        run = Run()
+        run._reads, run._like = reads, like
+        return run
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the weights are those of the recorded run, or of one that is recorded."""
+        return self.is_alike or self._into is not None or self._reads is not None
+
+    def begun_again(self) -> Run:
+        """A run from the start, of which nothing is taken from another one."""
+        if self._into is not None:
+            self._into.events.clear()
+            self._into.calls.clear()
+        run = Run(into=self._into)
+        run._reads = self._reads
+        return run
+
+    @contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        """What the algorithm reads within counts to this phase."""
+        if self._reads is None:
+            yield
+        else:
+            with self._reads.within(phase):
+                yield
+
+    def phase(self, name: str, place: tuple[Any, ...], laboratory: Any, compute: Callable[[], Any]) -> Any:
+        """What a phase returns, computed or taken from the recorded run."""
+        key = (name, *place)
+        known = None if self._like is None or not self.is_alike else self._like.events.get(key)
+        if known is not None and self._takes(name, known):
+            known.after.restore(laboratory)
+            if name == UPDATES:
+                self._part_alike = True
+            return known.result
+        with self.within(name):
+            result = compute()
+        if self._into is not None:
+            self._into.events[key] = PhaseResult.of(result, laboratory)
+        elif known is None:
+            self.is_alike = False
+        elif name != UPDATE:  # whoever makes an update says whether the policy is the same
+            event = PhaseResult.of(result, laboratory)
+            alike = event.mark == known.mark
+            if name == UPDATES:
+                self._part_alike = alike
+                alike |= result is not None and known.result is not None
+            self.is_alike &= event.state == known.state and (alike or name == VALIDATE)
+        return result
+
+    def _takes(self, name: str, known: PhaseResult) -> bool:
+        """Whether the recorded result of a phase is this run's too."""
+        if name == UPDATE and (known.after.leaves is None or GRADIENT not in self._free):
+            return False
+        if name not in self._free or (name in (GRADIENT, UPDATE) and not self._part_alike):
+            return False
+        return name not in (DRAW, UPDATES) or signature(known.result) == known.mark  # nobody has written into it since
+
+    def require(self, equal: bool) -> None:
+        """From here on nothing is as in the recorded run unless this holds."""
+        self.is_alike &= equal
+
+    def source(
+        self, place: tuple[Any, ...], laboratory: Any, make: Callable[[], Accumulated], look: Callable[[], Any] | None = None
+    ) -> Any:
+        """The source of an update's gradients, or what it gave in the recorded run.
+
+        look: reads what the source reads, at a lower price; a watched run then repeats the gradients of the recorded one.
+        """
+        key = (GRADIENT, *place)
+        if look is not None and self._reads is not None and self._like is not None and self._like.calls.get(key):
+            with self.within(GRADIENT):
+                look()
+            return _Repeated(self._like.calls[key], self._like.events[key].result, make)
+        if self._like is not None and self.is_alike and self._part_alike and GRADIENT in self._free and self._like.calls.get(key):
+            self._like.events[key].after.restore(laboratory)
+            return _Repeated(self._like.calls[key], self._like.events[key].result, make)
+        with self.within(GRADIENT):
+            source = make()
+        if self._into is not None:
+            self._into.events[key] = PhaseResult(source.batch, Kept.of(laboratory), "", "")
+            return _Recorded(source, self._into.calls.setdefault(key, []))
+        return source if self._reads is None else _Within(source, self)
+
+
+class Parts:
+    """The batches of one draw's updates, made one after the other when they are asked for."""
+
+    def __init__(self, algorithm: Any, batch: Any, rng: Stream) -> None:
+        self._make = partial(algorithm.updates, batch, rng)
+        self._made: Iterator[Any] | None = None
+        self._next = 0
+
+    def at(self, number: int) -> Any:
+        """The batch of this number, counted from 0; None where there are fewer. Earlier ones are passed over."""
+        part = None
+        if self._made is None:
+            self._made = iter(self._make())
+        while self._next <= number:
+            part = next(self._made, None)
+            self._next += 1
+        return part
+
+
+class _Recorded:
+    """A source of gradients whose calls are kept."""
+
+    def __init__(self, source: Accumulated, calls: list[SourceCall]) -> None:
+        self._source, self._calls = source, calls
+        self.batch = source.batch
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The loss and the figures."""
+        return self._source.metrics
+
+    @property
+    def record(self) -> Any:
+        """What the running means of losses are made of."""
+        return self._source.record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        totals = self._source(by=by)
+        self._calls.append(SourceCall(by, _cloned(totals), dict(self._source.metrics), self._source.record))
+        return totals
+
+
+class _Within(_Recorded):
+    """A source of gradients in a watched run."""
+
+    def __init__(self, source: Accumulated, run: Run) -> None:
+        super().__init__(source, [])
+        self._run = run
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        with self._run.within(GRADIENT):
+            return self._source(by=by)
+
+
+class _Repeated:
+    """What a source of gradients gave before, call by call; the source itself once it is asked for anything else."""
+
+    def __init__(self, calls: list[SourceCall], batch: Any, make: Callable[[], Accumulated]) -> None:
+        self._calls, self._make = calls, make
+        self._source: Accumulated | None = None
+        self._number = 0
+        self.batch = batch
+        self.metrics: dict[str, float] = dict(calls[-1].metrics)
+        self.record: Any = calls[-1].record
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        call = self._calls[self._number] if self._number < len(self._calls) else None
+        if self._source is None and call is not None and _groups_alike(by, call.by):
+            self._number += 1
+            self.metrics, self.record = dict(call.metrics), call.record
+            return _cloned(call.totals)
+        self._source = self._source or self._make()
+        totals = self._source(by=by)
+        self.metrics, self.record = self._source.metrics, self.record or self._source.record
+        return totals
+
+
+def _groups_alike(one: Any, other: Any) -> bool:
+    """Whether two functions group terms alike: the same one, or the same code that reads nothing around it."""
+    if one is other:
+        return True
+    codes = [getattr(each, "__code__", None) for each in (one, other)]
+    return codes[0] is codes[1] and isinstance(codes[0], CodeType) and not codes[0].co_freevars
+
+
+def _cloned(totals: Mapping[str, Gradients]) -> dict[str, Gradients]:
+    return {name: [None if part is None else part.clone() for part in parts] for name, parts in totals.items()}
