@@ -72,15 +72,18 @@ def cases(lab: Any, names: Collection[str]) -> Iterator[tuple[str, Any, Any, int
     """(name, algorithm, batch, micro_batch) of those that are named; nothing is drawn for the others."""
     import rlx
 
-    def both(name: str, made: Any) -> Iterator[tuple[str, Any, Any, int | None]]:
-        for case, micro_batch in ((name, None), (f"{name} in pieces", 2)):
-            if case in names:
-                yield case, made, made.draw(lab), micro_batch
+    def both(name: str, option: str, loss: str | None = None) -> Iterator[tuple[str, Any, Any, int | None]]:
+        wanted = [(case, size) for case, size in ((name, None), (f"{name} in pieces", 2)) if case in names]
+        if wanted:
+            made = small(rlx.load("algorithm", option))
+            made = made if loss is None else dataclasses.replace(made, loss=rlx.load("loss", loss))
+        for case, micro_batch in wanted:
+            yield case, made, made.draw(lab), micro_batch
 
     for name in SHIPPED:
-        yield from both(name, small(rlx.load("algorithm", name)))
+        yield from both(name, name)
     for loss, of in COUPLED.items():
-        yield from both(f"loss {loss}", dataclasses.replace(small(rlx.load("algorithm", of)), loss=rlx.load("loss", loss)))
+        yield from both(f"loss {loss}", of, loss)
     if "one row" in names:
         made = small(rlx.load("algorithm", "custom_dpo"))
         yield "one row", made, made.draw(lab)[:1], None
