@@ -22,6 +22,7 @@ from rlx.data.stores import TokenStore
 from rlx.data.tokens import TextEncoder
 from rlx.data.turns import REASONING
 from rlx.errors import DataError
+from rlx.task.table import collection_paused
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
@@ -95,6 +96,13 @@ class TokenizedPairs:
         are too long after the prompt was cut: completions are never cut, because one without its end teaches not to end.
         The absent side of a single completion (Pair.label) has no tokens.
         """
+        with collection_paused():
+            return TokenizedPairs._of(pairs, text, max_length=max_length, store=store)
+
+    @staticmethod
+    def _of(
+        pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None, store: TokenStore | None
+    ) -> TokenizedPairs:
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         dropped, remarks = _Counts(), _Counts()
         tried: list[int] = []

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
 from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks
+from rlx.data.pretokens import PretokenEncoder
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
 from rlx.errors import ConfigError, DataError
@@ -330,6 +331,27 @@ class TextEncoder:
         if not self.tokenizer.is_fast:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
+        found = [self._cut_by_words(text, special=special) for text in texts]
+        left = [text for text, cut in zip(texts, found, strict=True) if cut is None]
+        made = iter(self._encode_left(left, special=special) if left else ())
+        return [next(made) if cut is None else cut for cut in found]
+
+    def _cut_by_words(self, text: str, *, special: bool) -> Cut | None:
+        """As _encode_texts, where that can be done word by word."""
+        made = None if self._pretokens is None else self._pretokens.encode(text, special=special)
+        if made is None:
+            return None
+        ids, places, leading = made
+        tokens = np.array(ids, dtype=np.int64)
+        doubled = self._begins_twice(tokens, leading)
+        return Cut(tokens[doubled:], text, places, leading, doubled)
+
+    @cached_property
+    def _pretokens(self) -> PretokenEncoder | None:
+        return PretokenEncoder.of(self.tokenizer)
+
+    def _encode_left(self, texts: list[str], *, special: bool) -> list[Cut]:
+        """As _encode_texts, by the fast tokenizer itself."""
         batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:
@@ -382,8 +404,15 @@ def tokenizer_text(tokenizer: Any) -> str:
     """All that decides how a tokenizer cuts text, as text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Padding and truncation are set and unset by every call of a fast tokenizer; they are no part of it.
-        parts = {name: value for name, value in json.loads(backend.to_str()).items() if name not in ("padding", "truncation")}
+        parts = _backend_text(backend.to_str())
     else:
-        parts = {"vocabulary": tokenizer.get_vocab()}
-    return json.dumps([parts, tokenizer.chat_template, tokenizer.special_tokens_map], sort_keys=True, default=str)
+        parts = json.dumps({"vocabulary": tokenizer.get_vocab()}, sort_keys=True, default=str)
+    others = (json.dumps(part, sort_keys=True, default=str) for part in (tokenizer.chat_template, tokenizer.special_tokens_map))
+    return f"[{', '.join((parts, *others))}]"
+
+
+@lru_cache(maxsize=4)
+def _backend_text(serialised: str) -> str:
+    """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are no part of it."""
+    parts = {name: value for name, value in json.loads(serialised).items() if name not in ("padding", "truncation")}
+    return json.dumps(parts, sort_keys=True, default=str)
