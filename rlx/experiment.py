@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlx.algorithm.base import Algorithm, Need, require_complete
 from rlx.config.targets import with_run_loss
+from rlx.data.pair_store import PairStore
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientFormula, PolicyGradientLoss
@@ -47,6 +48,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     Raises ConfigError for a value that is refused, or if the task lacks what the algorithm needs; DataError for bad data.
     """
     task: Task = make(cfg.task, key="task")
+    task.keep_in(pair_store(cfg.cache_dir))
     algorithm = algorithm_of(cfg)
     require_match(algorithm, task)
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
@@ -210,6 +212,11 @@ def require_room(task: Task, policy: Policy) -> None:
 def token_store(cache_dir: str | None) -> TokenStore:
     """The cache of the tokens of a task's pairs, which later runs read."""
     return TokenStore(None if cache_dir is None else Path(cache_dir).expanduser() / "tokens")
+
+
+def pair_store(cache_dir: str | None) -> PairStore:
+    """The cache of the pairs of files, which later runs read."""
+    return PairStore(None if cache_dir is None else Path(cache_dir).expanduser() / "rows")
 
 
 def device_name(device: torch.device) -> str:

@@ -20,15 +20,19 @@ from rlx.data.cut import cutting_marks
 from rlx.data.turns import special_pattern
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # How byte-level tokenizers cut text into pre-tokens, as their description says, and the same for ASCII text.
 _GPT2_DIGITS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 _SPLITS = {source: source for source in (_GPT2, _QWEN2, _QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|"))}
 _MOST_WORDS, _LONGEST_WORD = 500_000, 64  # that are kept
 _BYTES = {**{byte: chr(256 + byte) for byte in range(33)}, 127: chr(289)}  # ASCII that a byte-level BPE writes otherwise
-_PROBES = ("I'm  here:\n\n\tx=3.14159,  (a_b) 12345 \r\n it's ", " \n ", "  a\n  b 1  2", "DON'T\t\tstop!?\n", "\x00\x1c\x7f a\x0bb")
+_PROBES = (
+    "I'm  here:\n\n\tx=3.14159,  (a_b) 12345 \r\n it's ",
+    " \n ",
+    "  a\n  b 1  2",
+    "DON'T\t\tstop!?\n",
+    "\x00\x1c\x7f a\x0bb",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +90,7 @@ class PretokenEncoder:
     def encode(self, text: str, *, special: bool) -> tuple[list[int], TokenPlaces, int] | None:
         """The tokens of a text without those that close it, their places, and how many of them were put before it.
 
-        None where only the tokenizer itself knows: text that is not ASCII, or spells an added token that takes more than its text.
+        None where only the tokenizer itself knows: text that is not ASCII, or has an added token that takes white space with it.
         """
         if not text or not text.isascii():
             return None

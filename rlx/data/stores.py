@@ -15,7 +15,7 @@ import marshal
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -172,19 +172,43 @@ class TokenStore:
     def __init__(self, folder: Path | None) -> None:
         self._files = TensorStore(folder, "tokens")
 
-    def encode_pairs(self, text: TextEncoder, rows: Sequence[Row]) -> PairTokens:
-        """As PairTokens.of(text, rows), computed by one process and read by later ones."""
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self._files.folder is not None
+
+    def encode_pairs(self, text: TextEncoder, rows: Sequence[Row], name: str = "") -> PairTokens:
+        """As PairTokens.of(text, rows), computed by one process and read by later ones. name: what `name` gave for them."""
         if self._files.folder is None or not rows:
             return PairTokens.of(text, rows)
-        name = _name(text, rows)
+        name = name or self.name(text, rows)
         with self._files.claim(name, wait=True):
-            made = self._read(name, text, rows)
+            made = self.read_pairs(name, text, rows)
             if made is None:
                 made = PairTokens.of(text, rows)
                 self._files.write(name, _packed(made))
         return made
 
-    def _read(self, name: str, text: TextEncoder, rows: Sequence[Row]) -> PairTokens | None:
+    def name(self, text: TextEncoder, rows: Sequence[Row]) -> str:
+        """The name of the tokens of these pairs."""
+        rest = (_bytes_of(rows[start : start + _HASHED]) for start in range(0, len(rows), _HASHED))
+        return _name("", text, rest)
+
+    def name_of(self, text: TextEncoder, *parts: object) -> str:
+        """The name of something else that these parts decide, and how text becomes tokens."""
+        return _name("json", text, [json.dumps(parts).encode()])
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The JSON that was written under a name; None if it is absent or damaged."""
+        kept = self._files.read(name)
+        made = None if kept is None or "json" not in kept else json.loads(kept["json"].numpy().tobytes())
+        return made if isinstance(made, dict) else None
+
+    def write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keep some JSON under a name."""
+        self._files.write(name, {"json": torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)})
+
+    def read_pairs(self, name: str, text: TextEncoder, rows: Sequence[Row]) -> PairTokens | None:
         """The content of `name`; None if it is absent, or if a sample of it differs from what the tokenizer gives."""
         kept = self._files.read(name)
         if kept is None:
@@ -200,14 +224,14 @@ class TokenStore:
         return made
 
 
-def _name(text: TextEncoder, rows: Sequence[Row]) -> str:
+def _name(kind: str, text: TextEncoder, content: Iterable[bytes]) -> str:
     import transformers
 
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(kind.encode(), digest_size=16)
     for part in (transformers.__version__, tokenizers.__version__, _source(), text.identity()):
         digest.update(hashlib.blake2b(part.encode()).digest())
-    for start in range(0, len(rows), _HASHED):
-        digest.update(hashlib.blake2b(_bytes_of(rows[start : start + _HASHED])).digest())
+    for block in content:
+        digest.update(hashlib.blake2b(block).digest())
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from rlx.data.stores import TokenStore
 from rlx.data.tokens import TextEncoder
 from rlx.data.turns import REASONING
 from rlx.errors import DataError
+from rlx.task.base import Pairs
 from rlx.task.table import collection_paused
 
 if TYPE_CHECKING:
@@ -100,54 +101,113 @@ class TokenizedPairs:
             return TokenizedPairs._of(pairs, text, max_length=max_length, store=store)
 
     @staticmethod
-    def _of(
-        pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None, store: TokenStore | None
-    ) -> TokenizedPairs:
+    def _of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None, store: TokenStore | None) -> TokenizedPairs:
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
-        dropped, remarks = _Counts(), _Counts()
-        tried: list[int] = []
-        rows: list[Row] = []
-        for row, pair in enumerate(pairs):
-            prompt, *both = split_prompt(pair.prompt, *_both(pair))
-            if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
-                dropped.add("too_long", row)
-            elif is_empty(both[0]) or is_empty(both[1]):
-                dropped.add("empty", row)
-            else:
-                tried.append(row)
-                rows.append((prompt, both[0], both[1], pair.tools))
-        found = (store or TokenStore(None)).encode_pairs(text, rows)
-        del rows
-        prompts = np.minimum(found.lengths[:, 0], text.max_prompt_length or found.lengths[:, 0])
-        too_long = np.zeros(len(found), dtype=bool) if limit is None else prompts + found.lengths[:, 1:].max(axis=1) > limit
-        kept: list[int] = []
-        facts = zip(tried, found.has_equal_sides().tolist(), too_long.tolist(), found.remarks.tolist(), strict=True)
-        for place, (row, is_equal, is_too_long, has_remarks) in enumerate(facts):
-            if place in found.refused:
-                dropped.add(found.refused[place][0], row, found.refused[place][1])
-            elif is_equal and pairs[row].label is None:
-                dropped.add("equal", row)
-            elif is_too_long:
-                dropped.add("too_long", row)
-            else:
-                kept.append(place)
-                for remark in found.remarks_of(place) if has_remarks else ():
-                    remarks.add(remark, row)
-        truncated = int((prompts < found.lengths[:, 0])[kept].sum())
-        index = np.array([tried[place] for place in kept], dtype=np.int64)
+        store = store or TokenStore(None)
+        name = store.name_of(text, pairs.name, limit, text.max_prompt_length) if store.keeps and isinstance(pairs, Pairs) else ""
+        known = _known(name, pairs, text, store) if name else None
+        found, chosen = _choose(pairs, text, limit, store) if known is None else known
+        if name and known is None:
+            store.write(name, vars(chosen))
+        prompts = _kept_lengths(found, text)
+        index = np.array(chosen.tried, dtype=np.int64)[chosen.kept]
         own = [pairs[row] for row in index.tolist()]
-        found = found.only(kept, prompts)
+        truncated = int((prompts < found.lengths[:, 0])[chosen.kept].sum())
+        found = found.only(chosen.kept, prompts)
         return TokenizedPairs(
             _sequences(found, own),
             index,
-            dropped.in_order(),
+            chosen.dropped,
             truncated,
-            remarks.in_order(),
-            {**dropped.shown, **remarks.shown},
+            chosen.remarks,
+            chosen.shown,
             **_columns(own),
             recurs=True,
             largest=int(found.tokens.max(initial=0)),
         )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which pairs are kept.
+
+    tokens: the name of the tokens of those that were `tried`, in a TokenStore. kept: places in `tried`. The others are as in
+    TokenizedPairs.
+    """
+
+    tokens: str
+    tried: list[int]
+    kept: list[int]
+    dropped: dict[str, int]
+    remarks: dict[str, int]
+    shown: dict[str, tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class _Rows(Sequence["Row"]):
+    """The parts of pairs that are tokenised, made when they are asked for."""
+
+    pairs: Sequence[Pair]
+    tried: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.tried)
+
+    def __getitem__(self, place: Any) -> Any:
+        pair = self.pairs[self.tried[place]]
+        return (*split_prompt(pair.prompt, *_both(pair)), pair.tools)
+
+
+def _known(name: str, pairs: Sequence[Pair], text: TextEncoder, store: TokenStore) -> tuple[PairTokens, _Choice] | None:
+    """What was written under a name about these pairs; None if that, or the tokens, are not there."""
+    kept = store.read(name)
+    if kept is None or kept.keys() != _Choice.__dataclass_fields__.keys():
+        return None
+    shown = {reason: (row, said) for reason, (row, said) in kept["shown"].items()}
+    chosen = _Choice(**{**kept, "shown": shown})
+    found = store.read_pairs(chosen.tokens, text, _Rows(pairs, chosen.tried)) if chosen.tried else PairTokens.of(text, [])
+    return None if found is None else (found, chosen)
+
+
+def _kept_lengths(found: PairTokens, text: TextEncoder) -> np.ndarray:
+    """int64 [P], how many tokens of each prompt are kept."""
+    lengths: np.ndarray = np.minimum(found.lengths[:, 0], text.max_prompt_length or found.lengths[:, 0])
+    return lengths
+
+
+def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: TokenStore) -> tuple[PairTokens, _Choice]:
+    """Tokenise the pairs, and choose those that can be learned."""
+    dropped, remarks = _Counts(), _Counts()
+    tried: list[int] = []
+    rows: list[Row] = []
+    for row, pair in enumerate(pairs):
+        prompt, *both = split_prompt(pair.prompt, *_both(pair))
+        if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
+            dropped.add("too_long", row)
+        elif is_empty(both[0]) or is_empty(both[1]):
+            dropped.add("empty", row)
+        else:
+            tried.append(row)
+            rows.append((prompt, both[0], both[1], pair.tools))
+    name = store.name(text, rows) if store.keeps else ""
+    found = store.encode_pairs(text, rows, name)
+    prompts = _kept_lengths(found, text)
+    too_long = np.zeros(len(found), dtype=bool) if limit is None else prompts + found.lengths[:, 1:].max(axis=1) > limit
+    kept: list[int] = []
+    facts = zip(tried, found.has_equal_sides().tolist(), too_long.tolist(), found.remarks.tolist(), strict=True)
+    for place, (row, is_equal, is_too_long, has_remarks) in enumerate(facts):
+        if place in found.refused:
+            dropped.add(found.refused[place][0], row, found.refused[place][1])
+        elif is_equal and pairs[row].label is None:
+            dropped.add("equal", row)
+        elif is_too_long:
+            dropped.add("too_long", row)
+        else:
+            kept.append(place)
+            for remark in found.remarks_of(place) if has_remarks else ():
+                remarks.add(remark, row)
+    shown = {**dropped.shown, **remarks.shown}
+    return found, _Choice(name, tried, kept, dropped.in_order(), remarks.in_order(), shown)
 
 
 class _Counts:

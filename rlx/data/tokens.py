@@ -367,8 +367,10 @@ class TextEncoder:
 
     def _begins_twice(self, tokens: Tokens, leading: int) -> int:
         """1 where the text begins with bos already and the tokenizer has put one before it, else 0."""
+        if not 0 < leading < len(tokens):
+            return 0
         bos = self.tokenizer.bos_token_id
-        return int(bos is not None and 0 < leading < len(tokens) and tokens[leading - 1] == bos and tokens[leading] == bos)
+        return int(bos is not None and tokens[leading - 1] == bos and tokens[leading] == bos)
 
     def _slowly(self, text: str, *, special: bool) -> Tokens:
         """The tokens of a tokenizer that does not say where they lie."""

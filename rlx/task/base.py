@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -56,6 +56,19 @@ class Pair:
         return replace(self, chosen=self.rejected, rejected=self.chosen, scores=scores, label=label)
 
 
+class Pairs(tuple[Pair, ...]):
+    """Pairs that are known under a name, in every process: equal names mean equal pairs."""
+
+    name: str
+
+    @staticmethod
+    def of(pairs: Iterable[Pair], name: str) -> Pairs:
+        """The pairs under a name."""
+        made = Pairs(pairs)
+        made.name = name
+        return made
+
+
 def _other(label: bool | None) -> bool | None:
     return None if label is None else not label
 
@@ -93,6 +106,9 @@ class Task(Ranged):
 
     name: str
     max_new_tokens: int = count()
+
+    def keep_in(self, store: Any) -> None:
+        """Where the task may keep what it reads for later runs: an rlx.data.pair_store.PairStore."""
 
     def pairs(self) -> Sequence[Pair]:
         """The pairs to learn from, always in the same order."""

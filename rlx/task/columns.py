@@ -68,6 +68,17 @@ class Columns:
         name = self.name(row, purpose) or self.given[purpose] or purpose
         return name, column(row, name, place=place, setting=f"task.{purpose}_key")
 
+    def known(self) -> list[Any]:
+        """What was found out, as JSON."""
+        return [list(self.seen), sorted(self.read), self.recognised]
+
+    def learn(self, known: Sequence[Any]) -> None:
+        """Take over what `known` gave for the same rows."""
+        seen, read, recognised = known
+        self.seen.update(dict.fromkeys(seen))
+        self.read.update(read)
+        self.recognised.update(recognised)
+
     def notes(self) -> list[str]:
         """Lines for the user: columns recognised by their names, and columns that are not read."""
         taken = ", ".join(f"{name} as {purpose}" for purpose, name in self.recognised.items())

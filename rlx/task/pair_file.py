@@ -5,21 +5,32 @@ A hash of the prompt decides whether a pair is learned from or held out.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cache, cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
 from rlx.fields import within
-from rlx.task.base import Pair, Prompt, Task, Text, content_uniform, finite, with_label_noise
+from rlx.task import base as base_module
+from rlx.task import columns as columns_module
+from rlx.task import messages as messages_module
+from rlx.task import table as table_module
+from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
 from rlx.task.table import collection_paused, column, files_hash, find_files, read_rows
 
+if TYPE_CHECKING:
+    from rlx.data.pair_store import PairStore
+
+_LEAST_KEPT, _MOST_KEPT = 2**21, 2**29  # bytes of the files whose pairs are kept for later runs
 SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
 _LABELS = {"true": True, "false": False}
 
@@ -37,6 +48,8 @@ class PairFile(Task, ABC):
     offers: ClassVar[frozenset[str]] = frozenset({"pairs"})
     score: ClassVar[str] = "pair_accuracy"
 
+    _store: ClassVar[Any] = None
+
     path: str
     held_out: float = within(above=0, below=1)
     label_noise: float = within(at_least=0, at_most=1)
@@ -51,6 +64,33 @@ class PairFile(Task, ABC):
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """(pairs to learn from, pairs held out). A larger share than `held_out` is held out if the score needs it."""
+        name = self._name()
+        kept = None if name is None else self._store.read(name)
+        if name is None or kept is None:
+            learn, held_out = self._read_files()
+            if name is not None and self._name() == name:  # the files were not changed meanwhile
+                self._store.write(name, (learn, held_out), self.columns.known())
+        else:
+            (learn, held_out), known = kept
+            self.columns.learn(known)
+        if name is None:
+            return tuple(learn), tuple(held_out)
+        return Pairs.of(learn, f"{name}learn"), Pairs.of(held_out, f"{name}held_out")
+
+    def keep_in(self, store: PairStore) -> None:
+        object.__setattr__(self, "_store", store)
+
+    def _name(self) -> str | None:
+        """What decides the pairs, as a hash; None where they are not worth keeping, or a class of one's own reads the rows."""
+        size = sum(file.stat().st_size for file in self._files)
+        if self._store is None or not _LEAST_KEPT <= size <= _MOST_KEPT or not type(self).__module__.startswith("rlx."):
+            return None
+        settings = {each.name: getattr(self, each.name) for each in fields(self)}
+        parts = [_source(), type(self).__qualname__, settings, list(map(str, self._files)), self.content_hash()]
+        return hashlib.blake2b(json.dumps(parts, default=repr).encode(), digest_size=16).hexdigest()
+
+    def _read_files(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+        """As `_split`, out of the files."""
         with collection_paused():
             pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
             placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
@@ -119,6 +159,13 @@ class PairFile(Task, ABC):
 
     def content_hash(self) -> str:
         return files_hash(self._files)
+
+
+@cache
+def _source() -> str:
+    """The code that decides what a row becomes."""
+    modules = (base_module, columns_module, messages_module, table_module)
+    return "".join((*map(inspect.getsource, modules), Path(__file__).read_text(encoding="utf-8")))
 
 
 def is_conversation(completion: Text) -> bool:

@@ -37,11 +37,12 @@ def run(composed: Composed) -> int:
     from pathlib import Path
 
     from rlx.data.survey import survey
-    from rlx.experiment import make, token_store
+    from rlx.experiment import make, pair_store, token_store
     from rlx.report.survey import example_text, survey_lines, survey_page
 
     cfg = composed.config
     task = make(cfg.task, key="task")
+    task.keep_in(pair_store(cfg.cache_dir))
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:
             load()  # a bad file is said before a model is loaded
