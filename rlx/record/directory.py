@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.record.files import full_disk_explained
 from rlx.record.lines import parse_lines, read_tail
+
+_UNFINISHED = ".unfinished-"
+_ABANDONED = 3600.0  # seconds after which a directory that is not finished is nobody's; filling one takes far less
 
 
 def new_directory(parent: Path, name: str) -> Path:
@@ -22,6 +30,42 @@ def new_directory(parent: Path, name: str) -> Path:
                 directory.mkdir()
                 return directory
     raise TrainingError(f"{parent} holds thousands of directories {name}_*; choose another place with output_dir=DIR")
+
+
+def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> Path:
+    """As new_directory, with what `fill` writes into it: it appears with all of that, whenever this process is killed."""
+    with full_disk_explained(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in parent.glob(f"{_UNFINISHED}*"):  # of processes that were killed
+            with contextlib.suppress(OSError):
+                if time.time() - abandoned.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(abandoned, ignore_errors=True)
+        unfinished = parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        unfinished.mkdir()
+    try:
+        fill(unfinished)
+        with full_disk_explained(parent):
+            for attempt in range(1, 10_000):
+                directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
+                with contextlib.suppress(FileExistsError, NotADirectoryError, _NotEmptyError):
+                    _rename(unfinished, directory)
+                    return directory
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    raise TrainingError(f"{parent} holds thousands of directories {name}_*; choose another place with output_dir=DIR")
+
+
+class _NotEmptyError(Exception):
+    """There is a directory with content already."""
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:
+            raise _NotEmptyError from error
+        raise
 
 
 def stamped_name(token: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import provenance as origin
-from rlx.record.directory import chosen_directory, hold, last_step, new_directory, stamped_name, truncate_lines
+from rlx.record.directory import chosen_directory, filled_directory, hold, last_step, stamped_name, truncate_lines
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
 from rlx.record.logger.base import Logger
 from rlx.record.process import HEARTBEAT_SECONDS, Heartbeat, this_process
@@ -86,7 +86,6 @@ class Recorder:
         files = sources(config)
         digest = config_hash or origin.config_hash(config, files)
         shelf = Path(output_dir) / verb
-        place = chosen_directory(Path(directory)) if directory is not None else new_directory(shelf, stamped_name(digest[:8]))
         record = RunRecord(
             id=f"{stamped_name(digest[:8])}_{secrets.token_hex(3)}",
             status="running",
@@ -104,9 +103,15 @@ class Recorder:
             provenance=origin.provenance() if provenance is None else provenance,
             started=_now(),
             process=_writer(),
-            directory=place.absolute(),  # the run's own code may change the working directory
         )
-        _first_write(record, config_yaml, files)
+        if directory is None:
+            place = filled_directory(
+                shelf, stamped_name(digest[:8]), lambda unfinished: _first_write(record, config_yaml, files, unfinished)
+            )
+        else:
+            place = chosen_directory(Path(directory))
+            _first_write(record, config_yaml, files, place.absolute())
+        record = dataclasses.replace(record, directory=place.absolute())  # the run's own code may change the working directory
         if latest if latest is not None else directory is None:
             with contextlib.suppress(OSError):
                 shelf.mkdir(parents=True, exist_ok=True)
@@ -290,17 +295,17 @@ def _figure(name: str, value: Any) -> float | int:
         raise TrainingError(f"metric {name} is {value!r:.80}, not a number") from None
 
 
-def _first_write(record: RunRecord, config_yaml: str, files: Sequence[Source]) -> None:
-    file = record.directory / "run.json"
+def _first_write(record: RunRecord, config_yaml: str, files: Sequence[Source], directory: Path) -> None:
+    file = directory / "run.json"
     with full_disk_explained(file):
         try:
             write_new(file, _text(record))
         except FileExistsError:
-            mend = f"choose another directory, or go on with resume={record.directory}"
-            raise ConfigError(f"{record.directory} holds a run already; {mend}") from None
-        write_atomic(record.directory / "config.yaml", config_yaml)
+            mend = f"choose another directory, or go on with resume={directory}"
+            raise ConfigError(f"{directory} holds a run already; {mend}") from None
+        write_atomic(directory / "config.yaml", config_yaml)
         for source in files:
-            copy = record.directory / source.copy
+            copy = directory / source.copy
             copy.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(copy, source.file.read_bytes())
-        (record.directory / _RESERVE).write_bytes(os.urandom(_RESERVE_BYTES))
+        (directory / _RESERVE).write_bytes(os.urandom(_RESERVE_BYTES))

@@ -65,7 +65,8 @@ class PairFile(Task, ABC):
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """(pairs to learn from, pairs held out). A larger share than `held_out` is held out if the score needs it."""
         name = self._name()
-        kept = None if name is None else self._store.read(name)
+        with collection_paused():
+            kept = None if name is None else self._store.read(name)
         if name is None or kept is None:
             learn, held_out = self._read_files()
             if name is not None and self._name() == name:  # the files were not changed meanwhile

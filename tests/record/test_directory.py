@@ -1,5 +1,8 @@
 """A run's directory is nobody else's."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlx.errors import ConfigError, DataError
-from rlx.record.directory import hold, last_step, new_directory, truncate_lines
+from rlx.record.directory import filled_directory, hold, last_step, new_directory, truncate_lines
 
 
 def test_many_that_ask_for_one_name_each_get_their_own(tmp_path: Path) -> None:
@@ -49,7 +52,6 @@ def test_damage_before_the_step_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_held_by_one(tmp_path: Path) -> None:
-    import os
 
     first = hold(tmp_path)
     if first is None:
@@ -60,3 +62,49 @@ def test_a_directory_is_held_by_one(tmp_path: Path) -> None:
     second = hold(tmp_path)
     assert second is not None
     os.close(second)
+
+
+def test_a_filled_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    seen = []
+
+    def fill(place: Path) -> None:
+        (place / "run.json").write_text("{}")
+        seen.extend(entry.name for entry in tmp_path.iterdir() if not entry.name.startswith("."))
+
+    made = [filled_directory(tmp_path, "run", fill) for _ in range(3)]
+    assert [place.name for place in made] == ["run", "run_2", "run_3"]
+    assert sorted(seen) == ["run", "run", "run_2"]
+    assert all((place / "run.json").exists() for place in made)
+    (tmp_path / "other").touch()
+    assert filled_directory(tmp_path, "other", fill).name == "other_2"
+    (tmp_path / "left").mkdir()  # of an older rlx that was killed before it wrote a record
+    assert filled_directory(tmp_path, "left", fill).name == "left"
+
+    def fail(place: Path) -> None:
+        raise ConfigError("no")
+
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="no"):
+        filled_directory(tmp_path, "run", fail)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:
+    old, young = tmp_path / ".unfinished-a", tmp_path / ".unfinished-b"
+    for place in (old, young):
+        place.mkdir()
+        (place / "run.json").touch()
+    os.utime(old, (1.0, 1.0))
+    filled_directory(tmp_path, "run", lambda place: None)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"run", ".unfinished-b"}
+
+
+def test_a_run_that_is_killed_before_its_record_leaves_no_directory(tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    code = (
+        f"import sys, os\nsys.path[:0] = [{str(tests.parents[1])!r}, {str(tests)!r}]\nfrom conftest import FACTS\n"
+        "from rlx.record import recorder\nrecorder.write_new = lambda *given: os._exit(9)\n"
+        f"recorder.Recorder.create(output_dir={str(tmp_path)!r}, **FACTS)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert not [entry for entry in (tmp_path / "train").iterdir() if not entry.name.startswith(".")]
