@@ -20,6 +20,9 @@ from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from rlx.errors import ConfigError
 
+LEAST_NORMAL = 2.0**-126  # of float32, in which models compute
+LEAST_TEMPERATURE = 1e-30  # logits of 1e8 that are divided by it are finite in float32
+
 
 @dataclass(frozen=True)
 class Range:
@@ -50,7 +53,7 @@ class Range:
             return True
         if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             return False
-        if self.whole and not isinstance(value, int):
+        if (self.whole and not isinstance(value, int)) or vanishes(value):
             return False
         return self.above < value < self.below and self.at_least <= value <= self.at_most
 
@@ -69,6 +72,11 @@ class Range:
         others = [*map(str, self.also), *(["null"] if self.optional else [])]
         text = " or ".join([" ".join([kind, " and ".join(bounds)]).strip(), *others])
         return f"a list, each {text}" if self.each else text
+
+
+def vanishes(value: Any) -> bool:
+    """Whether a number is not 0, but so small that float32 holds it with fewer digits, or as 0."""
+    return isinstance(value, float) and 0 < abs(value) < LEAST_NORMAL
 
 
 def _is_finite(value: float) -> bool:
@@ -224,7 +232,8 @@ def mend(allowed: Allowed, value: Any) -> str:
     if isinstance(allowed, Choice):
         wrong = [item for item in value if item not in allowed.names] if isinstance(value, list | tuple) else [value]
         return "".join(f"; did you mean {near}?" for near in get_close_matches(str((wrong or [""])[0]), allowed.names, n=1))
-    return f"; {allowed.advice}" if allowed.advice else ""
+    advice = f"; {allowed.advice}" if allowed.advice else ""
+    return f" that float32 holds, not below {LEAST_NORMAL:g}{advice}" if vanishes(value) else advice
 
 
 # A frozen dataclass out of one function: keyword arguments with a default are its fields, the other parameters are what it reads.

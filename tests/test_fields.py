@@ -4,7 +4,7 @@ from typing import Annotated, Any
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.fields import Choice, Range, Ranged, check_hyperparameters, one_of, range_of, within
+from rlx.fields import Choice, Range, Ranged, check_hyperparameters, check_range, one_of, range_of, within
 from rlx.loss.preference.margin import dpo
 from tests.loss.catalogue import NAMES, load
 
@@ -106,3 +106,15 @@ def test_a_field_has_the_range_that_its_annotation_notes():
             owner(mix=2.0)
     with pytest.raises(ConfigError, match="kind of Noted is 'c', but must be one of a, b"):
         Noted(kind="c")
+
+
+@pytest.mark.parametrize("value", [1e-320, -1e-320, 1e-40])
+def test_a_number_that_float32_loses_is_in_no_range(value):
+    allowed = Range(above=-1, advice="1 is usual")
+    assert value not in allowed
+    assert 2.0**-126 in allowed
+    assert 0.0 in allowed
+    with pytest.raises(
+        ConfigError, match=r"k=.*e-.*: it must be a finite number above -1 that float32 holds, not below 1\.17549e-38; 1 is"
+    ):
+        check_range("k", value, allowed)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlx.data.sequences import Sequences, Tokens
 from rlx.errors import ConfigError, DataError, NonFiniteError, ShapeError
-from rlx.fields import Ranged, count, within
+from rlx.fields import LEAST_TEMPERATURE, Ranged, count, within
 from rlx.rollout.decoding.loop import Completions, cut
 from rlx.seeding import Stream
 from rlx.task.messages import with_line_breaks
@@ -67,7 +67,7 @@ class Sampler(Ranged, ABC):
     a run makes its draws before their updates, 0 or 1 (see rlx.training.ahead).
     """
 
-    temperature: float = within(above=0, advice="greedy decoding is asked for by name, not by temperature 0")
+    temperature: float = within(at_least=LEAST_TEMPERATURE, advice="greedy decoding is asked for by name, not by temperature 0")
     top_k: int | None = count(optional=True)
     top_p: float | None = within(above=0, at_most=1, optional=True)
     min_p: float | None = within(at_least=0, at_most=1, optional=True)
@@ -116,8 +116,8 @@ class Sampler(Ranged, ABC):
                 f"group_size is {group_size}; it must be at least 1, and 1 for greedy decoding, which has one outcome"
             )
         used = self.temperature if temperature is None else temperature
-        if not used > 0:
-            raise ConfigError(f"temperature is {used}; it must be above 0; for greedy decoding say greedy")
+        if not used >= LEAST_TEMPERATURE:
+            raise ConfigError(f"temperature is {used}; it must be at least {LEAST_TEMPERATURE:g}; for greedy decoding say greedy")
         draw = Draw(
             prompts=tuple(prompts),
             group_size=group_size,

@@ -100,8 +100,10 @@ def test_a_prompt_longer_than_the_context_is_named():
 def test_greedy_decoding_has_one_outcome(policy):
     with pytest.raises(ConfigError, match="group_size"):
         sample(policy, prompts_of(3), greedy=True)
-    with pytest.raises(ConfigError, match="temperature"):
-        sample(policy, prompts_of(3), temperature=0.0)
+    for temperature in (0.0, 1e-31, 1e-320, float("nan")):
+        with pytest.raises(ConfigError, match=r"temperature is .* at least 1e-30"):
+            sample(policy, prompts_of(3), temperature=temperature)
+    assert bool(sample(policy, prompts_of(3), temperature=1e-30).sampling_logprobs.isfinite().all())
 
 
 def test_every_prompt_needs_a_key(policy):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from rlx.config.schema import EvaluationConfig, at_least
-from rlx.fields import one_of, within
+from rlx.fields import LEAST_TEMPERATURE, one_of, within
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -28,7 +28,7 @@ class EvaluateConfig:
     policy: Any = None
     rollout: Any = None
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    temperature: float = within(above=0, default=MISSING)
+    temperature: float = within(at_least=LEAST_TEMPERATURE, default=MISSING)
     micro_batch: int | None = at_least(1, optional=True)
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING

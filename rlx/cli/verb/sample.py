@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from rlx.config.schema import at_least
-from rlx.fields import one_of, within
+from rlx.fields import LEAST_TEMPERATURE, one_of, within
 from rlx.record.lines import turn_lines
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class SampleConfig:
     num_prompts: int = at_least(1)
     num_samples: int = at_least(1)
     greedy: bool = MISSING
-    temperature: float | None = within(above=0, optional=True, default=MISSING)
+    temperature: float | None = within(at_least=LEAST_TEMPERATURE, optional=True, default=MISSING)
     top_k: int | None = at_least(1, optional=True)
     top_p: float | None = within(above=0, at_most=1, optional=True, default=MISSING)
     min_p: float | None = within(at_least=0, at_most=1, optional=True, default=MISSING)
