@@ -11,6 +11,7 @@ from typing import Any
 from rlx.comparison.scores import RunScore
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError
+from rlx.nested import shortened
 from rlx.record.provenance import NOT_HASHED
 
 # what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
@@ -298,7 +299,7 @@ def _shown(value: Any, key: str) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, str):
-        return value.rpartition(".")[2] if key.endswith("_target_") else value
+        return shortened(value.rpartition(".")[2] if key.endswith("_target_") else value)
     if value is None:
         return "null"
-    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value)
+    return shortened(json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value))

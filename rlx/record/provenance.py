@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rlx.nested import shortened
 from rlx.record.files import json_value
 from rlx.record.sources import Source, syntax_hash
 
@@ -108,7 +109,7 @@ def variant(overrides: Sequence[str], algorithm: str) -> str:
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         if key not in CACHES | {"seed", "algorithm"} and key.split(".")[0].split("@")[0] not in NOT_HASHED:
-            kept.append(override.lstrip("+"))
+            kept.append(shortened(override.lstrip("+")))
     return " ".join([algorithm, *sorted(kept)])
 
 

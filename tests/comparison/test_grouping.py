@@ -43,6 +43,14 @@ def test_places_and_pieces_make_no_variant(tmp_path):
     assert grouped(tmp_path).labels == ("custom_dpo",)
 
 
+def test_long_values_are_shortened_in_labels(tmp_path):
+    for size in (2999, 3000):
+        write_run(tmp_path / str(size), rollout={"stop": [f"w{n}" for n in range(size)]})
+    labels = grouped(tmp_path).labels
+    assert len(set(labels)) == 2
+    assert all(label.startswith("custom_dpo stop=[") and len(label) < 150 for label in labels)
+
+
 def test_by_groups_and_names_what_it_mixes(tmp_path):
     for lr in (0.1, 0.2):
         for algorithm in ("custom_dpo", "grpo"):

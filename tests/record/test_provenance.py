@@ -117,6 +117,9 @@ def test_a_variant_is_what_was_chosen_apart_from_seed_and_places() -> None:
     )
     assert variant([], "dpo") == "dpo"
     assert variant(["hydra.run.dir=x", "checkpoint.every=3", "algorithm.seed=3"], "grpo") == "grpo algorithm.seed=3"
+    words = [f"rollout.stop=[{','.join(f'w{n}' for n in range(size))}]" for size in (2999, 3000)]
+    assert len({variant([each], "grpo") for each in words}) == 2
+    assert len(variant(words, "grpo")) < 250
 
 
 def test_what_a_run_says_of_its_origin(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_a_plan_says_what_all_share_once():
         "     2  j2  seed=2",
     ]
     assert plan_lines(jobs[:1])[1].endswith("num_steps=3 loss.beta=0.1 seed=0")
+    long = [Job(f"j{seed}", seed=seed, overrides=("k=" + "x" * 9999, f"k{seed}=" + "y" * 9999)) for seed in range(2)]
+    assert max(map(len, plan_lines(long))) < 200
 
 
 def test_failures_are_named_and_each_reason_shows_one_log():
