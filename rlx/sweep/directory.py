@@ -100,7 +100,7 @@ def _claim_named(
     elif not fresh and before.get("code") != code:
         wrong = (
             "was begun with another version of the code that numbers come from, so its runs are not comparable with new ones; "
-            f"its command begins a new sweep: {shlex.join(map(str, before.get('command', ())))}"
+            f"this begins a new sweep: {_anew(before)}"
         )
     elif fresh or before.get("digest") != digest:
         wrong = f"holds another sweep ({shlex.join(map(str, before.get('command', ())))})"
@@ -108,6 +108,13 @@ def _claim_named(
         os.close(lock)
         raise ConfigError(f"{named} {wrong}; or choose another sweep.name")
     return SweepDirectory(named, before, lock)
+
+
+def _anew(before: dict[str, Any]) -> str:
+    """The command of a sweep, for a directory of its own."""
+    return shlex.join(
+        str(word) for word in before.get("command", ()) if not str(word).startswith(("sweep.name=", "+sweep.name="))
+    )
 
 
 def _patience(before: dict[str, Any], patience: float) -> float:

@@ -120,3 +120,20 @@ def test_the_same_command_goes_on_with_its_own_run(rlx_run, lab, monkeypatch):
 def test_a_sweep_needs_no_auto(rlx_run, lab, capfd):
     assert main(["-m", "resume=auto", "seed=0,1"]) == 2
     assert "goes on by itself" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_each_command_that_comes_next_is_taken(rlx_run, lab, capfd, resumed):
+    code, run, said = rlx_run("loss=printed_loss.squared")
+    if resumed:
+        new_process()
+        code, _, said = rlx_run(f"resume={run}", "loss=printed_loss.squared", "num_steps=8", small=False)
+    assert code == 0
+    lines = [line for line in said.partition("\nnext:\n")[2].splitlines() if line.startswith("  rlx ")]
+    assert [line.split()[1] for line in lines] == ["-m", "runs"]
+    for line in lines:
+        new_process()
+        words = shlex.split(line)[1:]
+        assert main([*words, *(["sweep.dry_run=true"] if words[0] == "-m" else [])]) == 0
+    assert f"num_steps={8 if resumed else 6}" in lines[0]
+    assert "seed=range(0,5)" in lines[0]
