@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -148,3 +148,11 @@ def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
         if any(mark.startswith(rest) or rest.startswith(mark) for rest in rests):
             return False
     return True
+
+
+def without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:
+    """`tokens` without the special tokens that the tokenizer put at the end (it closes a text; here a completion may follow)."""
+    end = len(tokens)
+    while end > 0 and is_special[end - 1]:
+        end -= 1
+    return tokens[:end]

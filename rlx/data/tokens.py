@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
-from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks
+from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, without_trailing_special
 from rlx.data.pretokens import PretokenEncoder
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
+from rlx.data.tokenizer_text import tokenizer_text
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ class TextEncoder:
         cuts = []
         for text, ids, encoding in parts:
             added = encoding.special_tokens_mask
-            tokens = np.array(_without_trailing_special(ids, added), dtype=np.int64)
+            tokens = np.array(without_trailing_special(ids, added), dtype=np.int64)
             leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
             doubled = self._begins_twice(tokens, leading)
             cuts.append(Cut(tokens[doubled:], text, encoding, leading, doubled))
@@ -376,17 +377,9 @@ class TextEncoder:
         """The tokens of a tokenizer that does not say where they lie."""
         ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         added = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) if special else [0] * len(ids)
-        tokens = np.asarray(_without_trailing_special(ids, added), dtype=np.int64)
+        tokens = np.asarray(without_trailing_special(ids, added), dtype=np.int64)
         leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
         return tokens[self._begins_twice(tokens, leading) :]
-
-
-def _without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:
-    """`tokens` without the special tokens that the tokenizer put at the end (it closes a text; here a completion may follow)."""
-    end = len(tokens)
-    while end > 0 and is_special[end - 1]:
-        end -= 1
-    return tokens[:end]
 
 
 def template_file(path: str) -> str:
@@ -400,21 +393,3 @@ def template_file(path: str) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"policy.chat_template={path} cannot be read as text: {error}") from error
-
-
-def tokenizer_text(tokenizer: Any) -> str:
-    """All that decides how a tokenizer cuts text, as text."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        parts = _backend_text(backend.to_str())
-    else:
-        parts = json.dumps({"vocabulary": tokenizer.get_vocab()}, sort_keys=True, default=str)
-    others = (json.dumps(part, sort_keys=True, default=str) for part in (tokenizer.chat_template, tokenizer.special_tokens_map))
-    return f"[{', '.join((parts, *others))}]"
-
-
-@lru_cache(maxsize=4)
-def _backend_text(serialised: str) -> str:
-    """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are no part of it."""
-    parts = {name: value for name, value in json.loads(serialised).items() if name not in ("padding", "truncation")}
-    return json.dumps(parts, sort_keys=True, default=str)

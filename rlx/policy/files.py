@@ -21,7 +21,7 @@ from urllib.request import getproxies
 import transformers
 
 from rlx.data.stores import TensorStore
-from rlx.data.tokens import tokenizer_text
+from rlx.data.tokenizer_text import tokenizer_text
 from rlx.errors import ConfigError
 from rlx.policy.adapter import ADAPTER_CONFIG
 

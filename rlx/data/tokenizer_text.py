@@ -1,0 +1,25 @@
+"""A tokenizer as text, to tell tokenizers apart."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+
+def tokenizer_text(tokenizer: Any) -> str:
+    """All that decides how a tokenizer cuts text, as text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts = _backend_text(backend.to_str())
+    else:
+        parts = json.dumps({"vocabulary": tokenizer.get_vocab()}, sort_keys=True, default=str)
+    others = (json.dumps(part, sort_keys=True, default=str) for part in (tokenizer.chat_template, tokenizer.special_tokens_map))
+    return f"[{', '.join((parts, *others))}]"
+
+
+@lru_cache(maxsize=4)
+def _backend_text(serialised: str) -> str:
+    """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are no part of it."""
+    parts = {name: value for name, value in json.loads(serialised).items() if name not in ("padding", "truncation")}
+    return json.dumps(parts, sort_keys=True, default=str)
