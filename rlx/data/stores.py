@@ -32,7 +32,6 @@ from rlx.data import control_tokens as control_tokens_module
 from rlx.data import conversation as conversation_module
 from rlx.data import cut as cut_module
 from rlx.data import pair_tokens as pair_tokens_module
-from rlx.data import pretokens as pretokens_module
 from rlx.data import remarks as remarks_module
 from rlx.data import rendering as rendering_module
 from rlx.data import tokens as tokens_module
@@ -246,7 +245,7 @@ def _bytes_of(rows: Any) -> bytes:
 @cache
 def _source() -> str:
     writing = (remarks_module, turns_module, rendering_module, conversation_module)
-    modules = (*writing, control_tokens_module, cut_module, pretokens_module, tokens_module, pair_tokens_module)
+    modules = (*writing, control_tokens_module, cut_module, tokens_module, pair_tokens_module)
     return "".join(inspect.getsource(module) for module in modules)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
 from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, without_trailing_special
-from rlx.data.pretokens import PretokenEncoder
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
@@ -332,27 +331,6 @@ class TextEncoder:
         if not self.tokenizer.is_fast:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
-        found = [self._cut_by_words(text, special=special) for text in texts]
-        left = [text for text, cut in zip(texts, found, strict=True) if cut is None]
-        made = iter(self._encode_left(left, special=special) if left else ())
-        return [next(made) if cut is None else cut for cut in found]
-
-    def _cut_by_words(self, text: str, *, special: bool) -> Cut | None:
-        """As _encode_texts, where that can be done word by word."""
-        made = None if self._pretokens is None else self._pretokens.encode(text, special=special)
-        if made is None:
-            return None
-        ids, places, leading = made
-        tokens = np.array(ids, dtype=np.int64)
-        doubled = self._begins_twice(tokens, leading)
-        return Cut(tokens[doubled:], text, places, leading, doubled)
-
-    @cached_property
-    def _pretokens(self) -> PretokenEncoder | None:
-        return PretokenEncoder.of(self.tokenizer)
-
-    def _encode_left(self, texts: list[str], *, special: bool) -> list[Cut]:
-        """As _encode_texts, by the fast tokenizer itself."""
         batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:
