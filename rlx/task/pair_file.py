@@ -302,7 +302,8 @@ class PreferenceFile(PairFile):
             prompt: Text
             prompt, chosen, rejected = transcript(chosen, rejected, place=place)
         elif given is None:
-            keys = f"no {self.prompt_key!r} here, only {', '.join(map(repr, row))}"
+            others = ", ".join(map(repr, (key for key in row if key != name)))
+            keys = f"no {self.prompt_key!r} here, only {others}" if name != self.prompt_key else f"null in {name!r}"
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
         elif isinstance(given, str) and is_conversation(chosen):
             prompt, chosen, rejected = implied_prompt(
