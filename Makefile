@@ -22,11 +22,12 @@ train: install  ## install rlx into .venv and run the main job
 	$(BIN)/rlx train algorithm=custom_dpo
 
 test: dev  ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --max-worker-restart 0 $(FAST)
 
-# One worker has all tests of a file: what a fixture measures once for a file is measured once.
+# One worker has all tests of a file: what a fixture measures once for a file is measured once. A worker that ends is not replaced:
+# with another one in its place xdist waits for ever.
 test-whole: dev  ## whole runs, sweeps and command lines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "whole and not slow and not peers and not slurm and not browser and not vllm and not gpu"
 
 # reasoning-gym is no part of dev: one of its requirements compiles C.
 test-slow: dev smollm2  ## what is too slow for every day

@@ -1,12 +1,9 @@
-"""Nested configs of plain dicts and lists, read by dotted paths, and their settings in names."""
+"""Nested configs of plain dicts and lists, read by dotted paths."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-MOST_OF_NAME = 120  # characters of one setting in a name
 
 
 def walk(container: Any, path: str = "", *, lists: bool = False) -> Iterator[tuple[str, Any]]:
@@ -27,11 +24,3 @@ def walk(container: Any, path: str = "", *, lists: bool = False) -> Iterator[tup
 def leaves(container: Any, path: str = "") -> dict[str, Any]:
     """Dotted path -> value, of every value that is no mapping with entries; a list is one value."""
     return {below: value for below, value in walk(container, path) if not (isinstance(value, Mapping) and value)}
-
-
-def shortened(text: str) -> str:
-    """A text for a name: one of more than `MOST_OF_NAME` characters by its beginning, its length, and a hash of all of it."""
-    if len(text) <= MOST_OF_NAME:
-        return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-    return f"{text[: MOST_OF_NAME // 2]}...({len(text)} characters, {digest})".replace(" ", "_")

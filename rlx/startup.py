@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import gc
 
-OBJECTS = 100_000  # that are made between two searches of the young ones while a process starts; Python's own number is 700
+OBJECTS = (
+    100_000  # that are made between two searches of the young ones while a process starts; Python's own number is below 3,000
+)
+_usual: tuple[int, int, int] | None = None  # Python's own thresholds, while others hold
 
 
 def search_seldom() -> None:
     """Search for circular garbage seldom, until `search_as_usual`. With Python's own numbers a fifth of a start is searched."""
-    gc.set_threshold(OBJECTS, 10, 10)
+    global _usual
+    _usual = gc.get_threshold()
+    gc.set_threshold(OBJECTS, *_usual[1:])
 
 
 def search_as_usual() -> None:
-    """Search as often as Python does by itself, but not among the objects that the start has made.
+    """Search as often as before `search_seldom`, but not among the objects that the start has made.
 
     Call it once models and data are made. Where `search_seldom` was not called, in a process that imports rlx, nothing changes.
     """
-    if gc.get_threshold()[0] == OBJECTS:
+    global _usual
+    if _usual is not None:
         gc.freeze()
-        gc.set_threshold(700, 10, 10)
+        gc.set_threshold(*_usual)
+        _usual = None

@@ -1,3 +1,5 @@
+"""For all tests: configs are composed once in a process (see tests/composing.py), and long files are begun first."""
+
 from pathlib import Path
 
 from tests import composing

@@ -30,7 +30,7 @@ from rlx.check.reads import (
     changed,
     watched_tree,
 )
-from rlx.check.source import Accumulated
+from rlx.check.source import Accumulated, Around
 from rlx.check.stand_in import StandInPolicy
 from rlx.optimizer.step import Gradients
 from rlx.seeding import Stream
@@ -253,22 +253,12 @@ class Parts:
         return part
 
 
-class _Recorded:
+class _Recorded(Around):
     """A source of gradients whose calls are kept."""
 
     def __init__(self, source: Accumulated, calls: list[SourceCall]) -> None:
-        self._source, self._calls = source, calls
-        self.batch = source.batch
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The loss and the figures."""
-        return self._source.metrics
-
-    @property
-    def record(self) -> Any:
-        """What the running means of losses are made of."""
-        return self._source.record
+        super().__init__(source)
+        self._calls = calls
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         totals = self._source(by=by)
@@ -276,11 +266,11 @@ class _Recorded:
         return totals
 
 
-class _Within(_Recorded):
+class _Within(Around):
     """A source of gradients in a watched run."""
 
     def __init__(self, source: Accumulated, run: Run) -> None:
-        super().__init__(source, [])
+        super().__init__(source)
         self._run = run
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:

@@ -23,7 +23,7 @@ class LeavesGrewError(Exception):
     """A loss asked a stand-in policy for more than it had been asked for, after its parameters had been listed."""
 
 
-class _Around:
+class Around:
     """A source of gradients around another one, with the figures and the record of that one."""
 
     def __init__(self, source: Accumulated) -> None:
@@ -41,7 +41,7 @@ class _Around:
         return self._source.record
 
 
-class OfKnownLeaves(_Around):
+class OfKnownLeaves(Around):
     """A source of gradients that raises LeavesGrewError where the policy's parameters are others than before."""
 
     def __init__(self, source: Accumulated, policy: StandInPolicy) -> None:
@@ -57,7 +57,7 @@ class OfKnownLeaves(_Around):
         return found
 
 
-class ComputedOnce(_Around):
+class ComputedOnce(Around):
     """A source of gradients that computes those of each term once, whatever they are asked for."""
 
     def __init__(self, source: Accumulated) -> None:

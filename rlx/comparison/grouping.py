@@ -11,8 +11,7 @@ from typing import Any
 from rlx.comparison.scores import RunScore
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError
-from rlx.nested import shortened
-from rlx.record.provenance import NOT_HASHED
+from rlx.record.provenance import NOT_HASHED, short_setting
 
 # what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
 NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
@@ -299,7 +298,7 @@ def _shown(value: Any, key: str) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, str):
-        return shortened(value.rpartition(".")[2] if key.endswith("_target_") else value)
+        return short_setting(value.rpartition(".")[2] if key.endswith("_target_") else value)
     if value is None:
         return "null"
-    return shortened(json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value))
+    return short_setting(json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value))

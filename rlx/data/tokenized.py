@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,7 +105,9 @@ class TokenizedPairs:
     def _of(pairs: Sequence[Pair], text: TextEncoder, *, max_length: int | None, store: TokenStore | None) -> TokenizedPairs:
         limit = min((n for n in (max_length, text.max_length) if n is not None), default=None)
         store = store or TokenStore(None)
-        name = store.name_of(text, pairs.name, limit, text.max_prompt_length) if store.keeps and isinstance(pairs, Pairs) else ""
+        name = ""
+        if store.keeps and isinstance(pairs, Pairs):
+            name = store.name_of(text, _source(), pairs.name, limit, text.max_prompt_length)
         known = _known(name, pairs, text, store) if name else None
         found, chosen = _choose(pairs, text, limit, store) if known is None else known
         if name and known is None:
@@ -125,6 +128,12 @@ class TokenizedPairs:
             recurs=True,
             largest=int(found.tokens.max(initial=0)),
         )
+
+
+@cache
+def _source() -> str:
+    """The code that chooses."""
+    return Path(__file__).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

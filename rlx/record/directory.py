@@ -24,12 +24,7 @@ def new_directory(parent: Path, name: str) -> Path:
     """A directory `name`, or `name_2`, ... that did not exist before: of two that ask at once, each gets its own."""
     with full_disk_explained(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, 10_000):
-            directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
-            with contextlib.suppress(FileExistsError):
-                directory.mkdir()
-                return directory
-    raise TrainingError(f"{parent} holds thousands of directories {name}_*; choose another place with output_dir=DIR")
+        return _first_free(parent, name, Path.mkdir)
 
 
 def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> Path:
@@ -45,26 +40,28 @@ def filled_directory(parent: Path, name: str, fill: Callable[[Path], None]) -> P
     try:
         fill(unfinished)
         with full_disk_explained(parent):
-            for attempt in range(1, 10_000):
-                directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
-                with contextlib.suppress(FileExistsError, NotADirectoryError, _NotEmptyError):
-                    _rename(unfinished, directory)
-                    return directory
+            return _first_free(parent, name, lambda directory: _rename(unfinished, directory))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _first_free(parent: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """The first of `name`, `name_2`, ... that `make` can make. It raises FileExistsError where there is one already."""
+    for attempt in range(1, 10_000):
+        directory = parent / (name if attempt == 1 else f"{name}_{attempt}")
+        with contextlib.suppress(FileExistsError):
+            make(directory)
+            return directory
     raise TrainingError(f"{parent} holds thousands of directories {name}_*; choose another place with output_dir=DIR")
 
 
-class _NotEmptyError(Exception):
-    """There is a directory with content already."""
-
-
 def _rename(source: Path, target: Path) -> None:
+    """Give a directory another name. Raises FileExistsError where a file or a directory with content has it."""
     try:
         os.rename(source, target)
     except OSError as error:
-        if error.errno == errno.ENOTEMPTY:
-            raise _NotEmptyError from error
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(error.errno, error.strerror, str(target)) from error
         raise
 
 

@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlx.nested import shortened
 from rlx.record.files import json_value
 from rlx.record.sources import Source, syntax_hash
 
@@ -42,6 +41,7 @@ NOT_HASHED = CACHES | {
     "ranks",
     "parallel",
 }
+MOST_OF_NAME = 120  # characters of one setting in a name
 # Keys that were added later, with the values that stand for how runs were before.
 _ADDED: dict[str, Any] = {
     "policy.adapter": None,
@@ -109,8 +109,16 @@ def variant(overrides: Sequence[str], algorithm: str) -> str:
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
         if key not in CACHES | {"seed", "algorithm"} and key.split(".")[0].split("@")[0] not in NOT_HASHED:
-            kept.append(shortened(override.lstrip("+")))
+            kept.append(short_setting(override.lstrip("+")))
     return " ".join([algorithm, *sorted(kept)])
+
+
+def short_setting(text: str) -> str:
+    """A text for a name: one of more than `MOST_OF_NAME` characters by its beginning, its length, and a hash of all of it."""
+    if len(text) <= MOST_OF_NAME:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{text[: MOST_OF_NAME // 2]}...({len(text)} characters, {digest})".replace(" ", "_")
 
 
 def provenance(directory: Path | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from rlx.nested import shortened
+from rlx.record.provenance import short_setting
 from rlx.report.table import Column, Table, as_lines
 from rlx.report.text import duration, one_line, quantity, significant
 
@@ -176,11 +176,11 @@ def plan_lines(jobs: Sequence[Any]) -> list[str]:
     shared = [text for text in jobs[0].overrides if all(text in job.overrides for job in jobs)] if jobs else []
     lines = [f"{quantity(len(jobs), 'job')}: {quantity(len(variants), 'variant')} x {quantity(len(seeds), 'seed')}"]
     if len(jobs) > 1 and shared:
-        lines.append(f"  all: {' '.join(map(shortened, shared))}")
+        lines.append(f"  all: {' '.join(map(short_setting, shared))}")
     width = max((len(job.name) for job in jobs), default=0)
     for number, job in enumerate(jobs):
         own = [text for text in job.overrides if len(jobs) == 1 or text not in shared]
-        lines.append(f"  {number:>4}  {job.name:<{width}}  {' '.join(map(shortened, own))}")
+        lines.append(f"  {number:>4}  {job.name:<{width}}  {' '.join(map(short_setting, own))}")
     return lines
 
 

@@ -168,6 +168,9 @@ def test_named_pairs_are_looked_at_once(tmp_path, monkeypatch):
             TokenizedPairs.of(Pairs.of(pairs, "a"), text, store=TokenStore(tmp_path), **other)
     with pytest.raises(BaseException, match="looked at again"):
         TokenizedPairs.of(Pairs.of(pairs, "b"), text, max_length=7, store=TokenStore(tmp_path))
+    monkeypatch.setattr("rlx.data.tokenized._source", lambda: "another rule of which pairs are kept")
+    with pytest.raises(BaseException, match="looked at again"):
+        TokenizedPairs.of(Pairs.of(pairs, "a"), text, max_length=7, store=TokenStore(tmp_path))
 
 
 def test_a_choice_whose_tokens_are_gone_is_made_anew(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlx.record.provenance import (
+    MOST_OF_NAME,
     NO_NUMBERS,
     NOT_HASHED,
     NUMBERS_COME_FROM,
@@ -20,6 +21,7 @@ from rlx.record.provenance import (
     git_state,
     number_files,
     provenance,
+    short_setting,
     variant,
 )
 from rlx.record.sources import Source, syntax_hash
@@ -120,6 +122,17 @@ def test_a_variant_is_what_was_chosen_apart_from_seed_and_places() -> None:
     words = [f"rollout.stop=[{','.join(f'w{n}' for n in range(size))}]" for size in (2999, 3000)]
     assert len({variant([each], "grpo") for each in words}) == 2
     assert len(variant(words, "grpo")) < 250
+
+
+def test_a_long_setting_is_named_by_its_beginning_and_a_hash() -> None:
+    assert short_setting("loss.beta=0.1") == "loss.beta=0.1"
+    long = "stop=[" + ", ".join(f"w{n}" for n in range(3000)) + "]"
+    other = long[:-2] + "x]"
+    assert len(short_setting(long)) <= MOST_OF_NAME
+    assert short_setting(long).startswith("stop=[w0,_w1,")
+    assert f"{len(long)}_characters" in short_setting(long)
+    assert short_setting(long) != short_setting(other)
+    assert " " not in short_setting(long)
 
 
 def test_what_a_run_says_of_its_origin(tmp_path: Path) -> None:
