@@ -145,14 +145,14 @@ class JobTracker:
                 self.refresh(job)
                 self.settle(job)
 
-    def settle(self, job: JobState, *, problem: str = "", is_stopping: bool = False) -> None:
+    def settle(self, job: JobState, *, problem: str = "") -> None:
         """Set the state of a job that no longer runs. problem: the error of its launcher, if there was one."""
         if job.state != RUNNING:
             return
         figures = completed_score(self.state.directory / job.name)
         if figures is not None:
             job.end(COMPLETED, figures=figures)
-        elif is_stopping or (self.files.has_flag(HALT) and not self.has_begun(job)):
+        elif self.files.has_flag(STOP) or (self.files.has_flag(HALT) and not self.has_begun(job)):
             job.end(INTERRUPTED if self.has_begun(job) else WAITING)
         else:
             job.end(FAILED, reason=self._cause(job, problem))

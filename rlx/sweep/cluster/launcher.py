@@ -79,7 +79,7 @@ class LauncherRunner:
             is_over = self.stop_signal is not None or self.files.has_flag(HALT) or not 0 < len(left) < len(jobs)
             for job in (*running, *jobs):
                 if is_over or job not in left:
-                    self.tracker.settle(job, problem=problem, is_stopping=self.stop_signal is not None)
+                    self.tracker.settle(job, problem=problem)
             if is_over:
                 return
             self.view.note(

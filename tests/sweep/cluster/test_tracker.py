@@ -6,7 +6,7 @@ import pytest
 
 from rlx.record.process import this_process
 from rlx.sweep.cluster import slurm as cluster
-from rlx.sweep.cluster.job_files import JobTracker
+from rlx.sweep.cluster.job_files import STOP, JobTracker
 from rlx.sweep.pool.messages import Assignment, Done
 from rlx.sweep.state import JobState, SweepState
 from tests.sweep.pool.test_runner import Seen
@@ -49,9 +49,19 @@ def test_a_launchers_complaint_is_the_reason_unless_the_job_gave_one(tracker):
 def test_a_job_that_is_stopped_waits_if_it_had_not_begun(tracker, tmp_path):
     (tmp_path / ".orders" / "a.process").write_text(DEAD)
     a, b, _ = tracker.state.jobs.values()
+    tracker.files.raise_flag(STOP)
     for job in (a, b):
-        tracker.settle(job, is_stopping=True)
+        tracker.settle(job)
     assert (a.state, b.state) == ("interrupted", "waiting")
+
+
+def test_a_job_that_stops_before_the_others_is_not_a_failed_one(tracker, tmp_path):
+    (tmp_path / ".orders" / "a.process").write_text(DEAD)
+    tracker.files.raise_flag(STOP)
+    tracker.files.end("a", Done("interrupted", reason="stopped by SIGTERM"))
+    job = tracker.state.jobs["a"]
+    tracker.refresh(job)  # as the watcher does while the sweep waits for the others
+    assert job.state == "interrupted"
 
 
 def test_after_a_failure_the_rest_waits_where_no_job_shall_begin(tracker):
