@@ -6,6 +6,8 @@ Dimensions: B rows, G completions of a row, T tokens.
 from __future__ import annotations
 
 import copy
+import hashlib
+import marshal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -21,6 +23,7 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt
 
 _WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not taken apart
+_PLAIN = (int, float, bool, type(None))
 GARBAGE = 3.7
 
 
@@ -69,32 +72,38 @@ def against_rewards(part: Any) -> bool:
 
 
 def signature(batch: Any) -> str:
-    """Text that is equal for equal batches: every token, tensor and number in it."""
-    return repr(list(_content(batch)))
+    """Text that is equal for equal batches: it is made of every token, tensor and number in them."""
+    parts: list[Any] = []
+    _collect(batch, parts.append)
+    return hashlib.blake2b(marshal.dumps(parts, 0), digest_size=16).hexdigest()
 
 
-def _content(value: Any) -> Iterator[Any]:
-    if isinstance(value, Tensor):
-        yield (tuple(value.shape), value.detach().cpu().numpy().tobytes())
+def _collect(value: Any, found: Callable[[Any], None]) -> None:
+    """Call `found` with every token, tensor and number in `value`, and with the names of what holds them."""
+    kind = value.__class__
+    if kind is bytes or kind is str:
+        found(value)
     elif isinstance(value, np.ndarray):
-        yield (value.shape, value.tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=str):
-            yield key
-            yield from _content(value[key])
+        found((value.shape, value.tobytes()))
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _content(item)
+            _collect(item, found)
+    elif isinstance(value, Tensor):
+        found((tuple(value.shape), value.detach().cpu().numpy().tobytes()))
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            found(str(key))
+            _collect(value[key], found)
     elif isinstance(value, TokenizedPairs):
-        yield len(value)
+        found(len(value))
     elif isinstance(value, Prompt):
-        yield value.text
+        found(value.text)
     elif isinstance(value, _WHOLE):
-        yield value
+        found(value if kind in _PLAIN else repr(value))
     else:
         for name, item in attributes(value).items():
-            yield name
-            yield from _content(item)
+            found(name)
+            _collect(item, found)
 
 
 def permuted(batch: Any) -> Any:

@@ -1,5 +1,7 @@
 """A batch taken apart: reordered and padded, it holds the same."""
 
+import copy
+
 import torch
 
 from rlx.check.batch import parts_of, permuted, signature, tensors_of, with_padding
@@ -19,6 +21,28 @@ def test_rows_in_another_order_are_the_same_rows():
     assert torch.equal(moved.rewards.sort(dim=0).values, batch.rewards.sort(dim=0).values)
     assert moved.sequences.completion_lengths.sum() == batch.sequences.completion_lengths.sum()
     assert torch.equal(moved.weights.sum(dim=-1) > 0, moved.completion_mask.any(dim=-1))
+
+
+def test_equal_batches_have_one_signature_and_values_that_differ_another():
+    numbers = torch.arange(4.0)
+    values = [
+        1,
+        1.0,
+        True,
+        "1",
+        b"1",
+        None,
+        (1, 2),
+        {1: 2},
+        torch.ones(2),
+        torch.ones(2, 1),
+        numbers,
+        numbers.numpy()[:3],
+        -0.0,
+        0.0,
+    ]
+    assert len({signature([value]) for value in values}) == len(values)
+    assert all(signature([value]) == signature([copy.deepcopy(value)]) for value in values)
 
 
 def test_padding_widens_what_lies_along_tokens_alone():
