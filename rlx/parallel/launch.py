@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from rlx.errors import ExitCode
+from rlx.errors import ConfigError, ExitCode
 
 STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -158,17 +158,30 @@ class RankGroup:
                 rank.log.close()
 
 
+def require_few_processes(key: str, wanted: int) -> None:
+    """Raises ConfigError where a key asks for far more processes at once than this machine has cores."""
+    cores = os.cpu_count() or 1
+    if wanted > (most := max(32, 8 * cores)):
+        raise ConfigError(
+            f"{key}={wanted}: as many processes would start at once, and this machine has {cores} cores; at most {most}"
+        )
+
+
 def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int, module: str = "rlx") -> Outcome:
     """Run `python -m MODULE ARGUMENTS` as `ranks` processes on this machine.
 
     timeout: seconds that ranks wait for each other. threads: CPU threads of each rank, unless OMP_NUM_THREADS says.
+    Raises ConfigError for far more ranks than this machine has cores.
     """
+    require_few_processes("ranks", ranks)
     listening = _listening()
     reading, writing = os.pipe()
     group = RankGroup([], grace=min(10.0, 0.1 * timeout))
     try:
         with _signals(group.signals):
             for number in range(ranks):
+                if group.signals and group.ranks:  # asked to stop meanwhile
+                    break
                 variables = _variables(number, ranks, listening, threads)
                 files = []
                 if number == 0:

@@ -1,6 +1,11 @@
+import os
+import signal
 import subprocess
 import sys
 
+import pytest
+
+from rlx.errors import ConfigError
 from rlx.parallel import launch
 from rlx.parallel.launch import Rank, RankGroup, ranks_of_environment
 
@@ -47,3 +52,20 @@ def test_the_first_rank_that_failed_is_shown_with_its_last_lines(tmp_path):
 
 def test_a_rank_that_was_stopped_stops_all():
     assert RankGroup([ended(0, -9, killed=True), ended(1, 75)], grace=1).outcome() == (75, "")
+
+
+def test_more_ranks_than_a_machine_can_run_are_none():
+    with pytest.raises(ConfigError, match="ranks=100000: as many processes would start at once"):
+        launch.launch([], ranks=100_000, timeout=1, threads=1)
+
+
+def test_a_signal_while_ranks_are_started_ends_the_starting(monkeypatch):
+    begun = []
+
+    def start(number, command, variables, files):
+        begun.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ended(number, 75)
+
+    monkeypatch.setattr(launch, "_started", start)
+    assert (launch.launch([], ranks=8, timeout=1, threads=1).code, begun) == (75, [0])

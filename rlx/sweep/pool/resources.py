@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlx.errors import ConfigError
+from rlx.parallel.launch import require_few_processes
 
 _GROUPS = Path("/sys/fs/cgroup")
 _QUOTA = _GROUPS / "cpu.max"
@@ -44,8 +45,12 @@ def gpus() -> list[str]:
 
 
 def num_workers(wanted: str | int, *, threads: int, ranks: int = 1) -> int:
-    """How many jobs run at once. threads: CPU threads of each rank of a job; ranks: of each job."""
+    """How many jobs run at once. threads: CPU threads of each rank of a job; ranks: of each job.
+
+    Raises ConfigError for far more than this machine has cores.
+    """
     if isinstance(wanted, int):
+        require_few_processes("sweep.workers", wanted)
         return max(1, wanted)
     return max(1, (len(gpus()) or num_cores() // max(1, threads)) // ranks)
 

@@ -29,6 +29,11 @@ def test_one_process_a_core(machine):
     assert resources.num_workers(5, threads=4) == 5
 
 
+def test_more_workers_than_a_machine_can_run_are_refused():
+    with pytest.raises(ConfigError, match=r"sweep\.workers=100000: as many processes"):
+        resources.num_workers(100_000, threads=1)
+
+
 def test_a_container_may_have_fewer(machine):
     machine(8, quota="250000 100000")
     assert resources.num_cores() == 2
