@@ -34,20 +34,26 @@ STOP_SIGNALS = {  # what stops a run -> the exit code that it then ends with
 
 
 _ENDLESS = re.compile(r"\d{61,}|\S{601,}")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class RlxError(Exception):
     """Base of all errors that rlx raises on purpose; the command line prints them without a traceback.
 
-    Its text shows the beginning of a number of more than 60 digits, and of a word of more than 600 characters.
+    Each argument is one line of its text: a line break or another control character of a value that it quotes is shown as \\n or
+    the like. A line shows the beginning of a number of more than 60 digits, and of a word of more than 600 characters.
     """
 
     exit_code: int = ExitCode.FAILED
 
     def __str__(self) -> str:
-        return _ENDLESS.sub(
-            lambda found: f"{found[0][: 200 if len(found[0]) > 600 else 20]}...({len(found[0])} characters)", super().__str__()
-        )
+        return "\n".join(_line(str(argument)) for argument in self.args)
+
+
+def _line(text: str) -> str:
+    """The text as one line without anything endless in it."""
+    shown = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return _ENDLESS.sub(lambda found: f"{found[0][: 200 if len(found[0]) > 600 else 20]}...({len(found[0])} characters)", shown)
 
 
 class ConfigError(RlxError, ValueError):

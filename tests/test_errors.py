@@ -51,3 +51,8 @@ def test_a_message_shows_the_beginning_of_what_has_no_end():
     assert str(ConfigError(f"seed={'7' * 61}: no")) == f"seed={'7' * 20}...(61 characters): no"
     assert str(ConfigError(f"a {'7' * 60} b")) == f"a {'7' * 60} b"
     assert str(ConfigError(f"path {'x' * 601} is long")) == f"path {'x' * 200}...(601 characters) is long"
+
+
+def test_each_argument_of_an_error_is_one_line_whatever_the_values_that_it_quotes():
+    assert str(ConfigError("loss=a\nb\r\x1b[2J\u2028c: no", "é\tis kept")) == "loss=a\\nb\\r\\x1b[2J\\u2028c: no\né\tis kept"
+    assert str(ConfigError()) == ""

@@ -105,14 +105,13 @@ def insist(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem
     for kind in dict.fromkeys(problem.kind for problem in refused):
         same = [problem for problem in refused if problem.kind == kind]
         shown = same[:6]
-        lines += [f"  - {problem.text}\n    {problem.mend}" for problem in shown]
+        lines += [line for problem in shown for line in (f"  - {problem.text}", f"    {problem.mend}")]
         if len(same) > len(shown):
             lines.append(f"  - and {len(same) - len(shown)} more like these")
     kinds = sorted({problem.kind for problem in refused if problem.kind})
-    instead = (
-        f"\nor see them compared all the same, with what is wrong said beside it: 'allow=[{','.join(kinds)}]'" if kinds else ""
-    )
-    raise EvidenceError("these runs cannot carry a comparison:\n" + "\n".join(lines) + instead)
+    if kinds:
+        lines.append(f"or see them compared all the same, with what is wrong said beside it: 'allow=[{','.join(kinds)}]'")
+    raise EvidenceError("these runs cannot carry a comparison:", *lines)
 
 
 def _unfinished(runs: Sequence[RunScore]) -> list[Problem]:

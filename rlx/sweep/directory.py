@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from rlx.errors import ConfigError
-from rlx.record.directory import new_directory, stamped_name
+from rlx.record.directory import filled_directory, new_directory, stamped_name
 from rlx.record.files import full_disk_explained, link_latest, read_regular
 from rlx.record.process import is_alive
 
@@ -63,15 +63,26 @@ def read_plan(directory: Path) -> dict[str, Any] | None:
 
 
 def claim_directory(
-    shelf: Path, *, digest: str, code: str, named: Path | None, fresh: bool, patience: float, notify: Callable[[str], None]
+    shelf: Path,
+    *,
+    digest: str,
+    code: str,
+    named: Path | None,
+    fresh: bool,
+    patience: float,
+    notify: Callable[[str], None],
+    begin: Callable[[Path], None],
 ) -> SweepDirectory:
     """Lock a directory for a plan: that of the newest sweep with the same plan that is not running, else a new one.
 
     named: the directory that the user chose. code: the hash of rlx's code. patience: seconds to wait for workers whose sweep was
-    killed. Raises ConfigError where the named directory is in use or holds something else.
+    killed. begin: writes the first sweep.json of a new sweep; its directory appears with that file, so that the same command
+    goes on with it whenever this process is killed.
+
+    Raises ConfigError where the named directory is in use or holds something else.
     """
     if named is not None:
-        return _claim_named(named, digest, code, fresh, patience, notify)
+        return _claim_named(named, digest, code, fresh, patience, notify, begin)
     for directory in [] if fresh else sorted(shelf.glob(f"*_{digest[:8]}*"), reverse=True):
         before = read_plan(directory)
         if before is None or before.get("digest") != digest or before.get("code") != code:
@@ -79,12 +90,23 @@ def claim_directory(
         lock = _lock(directory, patience=_patience(before, patience), notify=notify)
         if lock is not None:
             return SweepDirectory(directory, read_plan(directory), lock)
-    directory = new_directory(shelf, stamped_name(digest[:8]))
-    return SweepDirectory(directory, None, _lock(directory, patience=0, notify=notify))
+    locks: list[int | None] = []
+
+    def fill(directory: Path) -> None:
+        locks.append(_lock(directory, patience=0, notify=notify))
+        begin(directory)
+
+    return SweepDirectory(filled_directory(shelf, stamped_name(digest[:8]), fill), None, locks[0])
 
 
 def _claim_named(
-    named: Path, digest: str, code: str, fresh: bool, patience: float, notify: Callable[[str], None]
+    named: Path,
+    digest: str,
+    code: str,
+    fresh: bool,
+    patience: float,
+    notify: Callable[[str], None],
+    begin: Callable[[Path], None],
 ) -> SweepDirectory:
     with full_disk_explained(named):
         named.mkdir(parents=True, exist_ok=True)
@@ -93,6 +115,7 @@ def _claim_named(
         raise ConfigError(f"{named}: this sweep is running; wait for it, stop it, or choose another sweep.name")
     before = read_plan(named)
     if before is None and not any(entry.name != _LOCK for entry in named.iterdir()):
+        begin(named)
         return SweepDirectory(named, None, lock)
     wrong = ""
     if before is None:

@@ -18,7 +18,7 @@ from rlx.errors import STOP_SIGNALS, ExitCode, RlxError
 from rlx.record.files import write_atomic
 from rlx.record.trust import search_path
 from rlx.report.sweep import print_failures
-from rlx.report.text import quantity
+from rlx.report.text import one_line, quantity
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.resume import resume_command, trusted_in
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
@@ -47,7 +47,7 @@ def write_best(
     folders = search_path(command)
     usage = shlex.join(["rlx", "train", "--config-dir", place, *filter(None, [folders]), "experiment=best"])
     head = _HEAD.format(
-        command=usage, place=place, variant=best["variant"], score=score, seeds=quantity(len(best["scores"]), "seed")
+        command=usage, place=place, variant=one_line(best["variant"]), score=score, seeds=quantity(len(best["scores"]), "seed")
     )
     text = head + yaml.safe_dump(experiment_of(best["overrides"], is_group), sort_keys=False, allow_unicode=True, width=10_000)
     experiment = directory / "experiment" / "best.yaml"
@@ -109,23 +109,28 @@ def finish_sweep(
         from rlx.sweep.search.outcome import best_of_search, print_outcome
 
         state.winner = best_of_search(search)
-        if stop_signal is None:
-            print_outcome(search, state.winner, Path(place))
     else:
         state.winner = best(list(state.jobs.values()))
-        if settings.compare and counts[COMPLETED] > 1 and stop_signal is None:
-            print_comparison_of(place)
     state.write(force=True)
     if state.winner is not None and not unfinished:
         write_best(state.directory, state.winner, place=place, command=state.facts["command"], is_group=is_group)
+    if search is not None and stop_signal is None:
+        print_outcome(search, state.winner, Path(place))
+    elif settings.compare and counts[COMPLETED] > 1 and stop_signal is None:
+        print_comparison_of(place)
     print(f"\n{', '.join(f'{count} {name}' for name, count in counts.items())}; the sweep is in {place}", flush=True)
     print_failures(list(state.jobs.values()), place=place)
     if unfinished or counts[FAILED] or stop_signal is not None:
-        go_on = resume_command(place, state.facts, trusted_in(state.facts, state.directory))
-        print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
+        print_how_to_go_on(state)
     if stop_signal is not None:
         return STOP_SIGNALS[signal.Signals(stop_signal)]
     return ExitCode.SWEEP_FAILED if unfinished or counts[FAILED] else ExitCode.OK
+
+
+def print_how_to_go_on(state: SweepState) -> None:
+    """Print the command that resumes the sweep."""
+    go_on = resume_command(os.path.relpath(state.directory), state.facts, trusted_in(state.facts, state.directory))
+    print(f"go on with what is not completed: {go_on} (or the same command again)", file=sys.stderr, flush=True)
 
 
 def print_comparison_of(directory: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -19,14 +22,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.config.recorded import check_places, places_to_give
-from rlx.errors import ConfigError, RlxError
+from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError
+from rlx.interrupt import postponed
 from rlx.record.provenance import code_hash
 from rlx.record.trust import folder_words
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
 from rlx.report.text import quantity
 from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import SweepDirectory, claim_directory, name_latest
-from rlx.sweep.finish import finish_sweep
+from rlx.sweep.finish import finish_sweep, print_how_to_go_on
 from rlx.sweep.kept import KeptModule, keep_sources
 from rlx.sweep.plan.compose import Composer, job_overrides
 from rlx.sweep.plan.plan import PlannedJob, checked_ends, job_of, plan_digest, plan_sweep
@@ -39,6 +43,19 @@ from rlx.sweep.resume import resume_command, take_over_completed
 from rlx.sweep.state import ENDED, JobState, SweepState, new_facts
 
 _TASK = "rlx.sweep.job:run"
+
+
+class _Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGUSR2 came while no jobs ran."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    if not postponed(number, frame):
+        raise _Stopped(number)
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,9 @@ class SweepRun:
             preload_comparison(settings)
         try:
             return self._search(space, settings) if isinstance(settings, SearchSettings) else self._list(space)
+        except KeyboardInterrupt:
+            print("rlx: stopped by SIGINT before anything was saved; run it again", file=sys.stderr)
+            return ExitCode.INTERRUPTED
         finally:
             if self.pool is not None:
                 self.pool.close()
@@ -121,8 +141,7 @@ class SweepRun:
         if self.settings.dry_run:
             print("\n".join(plan_lines(plan.jobs)))
             return 0
-        with self._directory(plan.digest) as place:
-            state = self._state(plan.digest, place)
+        with self._directory(plan.digest) as place, self._stoppable(plan.digest, place) as state:
             state.jobs = {job.name: JobState.of(job) for job in plan.jobs}
             kept = self._kept(state, plan.jobs)
             if place.previous_plan is not None:
@@ -158,8 +177,7 @@ class SweepRun:
             print(f"a search over {', '.join(dimension.name for dimension in dimensions)}: {settings.trials} trials")
             return 0
         digest = plan_digest([*(job.composed.identity for job in checked), *map(str, space.seeds), *map(repr, dimensions)])
-        with self._directory(digest) as place:
-            state = self._state(digest, place)
+        with self._directory(digest) as place, self._stoppable(digest, place) as state:
             study = Study(place.directory, dimensions, settings)
             make = lambda differs, seed: job_of(differs, seed, space, self.composer)  # noqa: E731
             search = Search(study, state, settings, space.seeds, make)
@@ -197,13 +215,41 @@ class SweepRun:
             print(text, file=sys.stderr, flush=True)
 
         patience = self.settings.grace + 30
-        fresh = self.settings.new and self.command.directory is None
-        return claim_directory(shelf, digest=digest, code=code_hash(), named=named, fresh=fresh, patience=patience, notify=notify)
+        return claim_directory(
+            shelf,
+            digest=digest,
+            code=code_hash(),
+            named=named,
+            fresh=self.settings.new and self.command.directory is None,
+            patience=patience,
+            notify=notify,
+            begin=lambda directory: self._state(digest, directory).write(force=True),
+        )
 
-    def _state(self, digest: str, place: SweepDirectory) -> SweepState:
+    def _state(self, digest: str, directory: Path) -> SweepState:
         command = ["rlx", *self.command.argv]
         facts = new_facts(command, self.overrides, method=self.settings.method, digest=digest, code=code_hash())
-        return SweepState(place.directory, facts)
+        return SweepState(directory, facts)
+
+    @contextmanager
+    def _stoppable(self, digest: str, place: SweepDirectory) -> Iterator[SweepState]:
+        """The state of the sweep. A signal that comes while no jobs run ends it, with sweep.json and the user told so."""
+        state = self._state(digest, place.directory)
+        before: dict[int, Any] = {}
+        try:
+            if threading.current_thread() is threading.main_thread():
+                before = {number: signal.signal(number, _stopped) for number in (signal.SIGTERM, signal.SIGUSR2)}
+            yield state
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
+            if state.facts["ended"] is None:
+                state.give_up(f"stopped by {signal.Signals(number).name}")
+            print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
+            print_how_to_go_on(state)
+            raise SystemExit(int(STOP_SIGNALS[signal.Signals(number)])) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _kept(self, state: SweepState, jobs: Iterable[PlannedJob]) -> tuple[KeptModule, ...]:
         """Copies of the user's modules, which the jobs import; sweep.json lists them."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 
 import pytest
 
@@ -14,6 +15,8 @@ DEAD = {**this_process(), "pid": 2**22 + 1}
 
 def taken(shelf, said=None, **changes):
     options = {"digest": "d" * 16, "code": "c", "named": None, "fresh": False, "patience": 0.3, **changes}
+    content = {key: options[key] for key in ("digest", "code")} | {"jobs": [], "process": DEAD, "command": ["rlx", "-m"]}
+    options.setdefault("begin", lambda directory: (directory / "sweep.json").write_text(json.dumps(content)))
     return claim_directory(shelf, notify=(said if said is not None else []).append, **options)
 
 
@@ -59,7 +62,25 @@ def test_workers_of_a_killed_sweep_are_waited_for(tmp_path):
     assert other.directory != directory
     assert "waiting for the workers" in said[0]
     other.close()
+    shutil.rmtree(other.directory)
     assert taken(tmp_path).directory == directory
+
+
+@pytest.mark.parametrize("named", [None, "mine"])
+def test_a_sweep_that_is_killed_before_its_plan_is_gone_on_with(tmp_path, named):
+    options = {"named": named and tmp_path / named}
+    first = taken(tmp_path, **options)
+    first.close()
+    again = taken(tmp_path, **options)
+    assert (again.directory, again.previous_plan["jobs"]) == (first.directory, [])
+    again.close()
+
+    def killed(directory):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        taken(tmp_path / "other", begin=killed)
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_named_place(tmp_path):

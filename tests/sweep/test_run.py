@@ -1,6 +1,8 @@
 """A sweep as a whole: planned before it runs, nothing lost, resumed, and its exit code."""
 
 import json
+import shlex
+import signal
 
 import pytest
 
@@ -34,6 +36,28 @@ def test_the_whole_plan_is_written_before_the_first_job(sweep, monkeypatch):
     assert sweep("algorithm.x=0,1", "seed=0,1").code == 130
     assert [job["state"] for job in seen["jobs"]] == ["waiting"] * 4
     assert all("seed=" in " ".join(job["overrides"]) for job in seen["jobs"])
+
+
+def test_a_signal_before_the_first_job_says_how_to_go_on(sweep, monkeypatch):
+    def planned(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlx.sweep.run.plan_sweep", planned)
+    early = sweep("algorithm.x=0,1")
+    assert (early.code, early.err) == (130, "rlx: stopped by SIGINT before anything was saved; run it again\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_as_the_pool_is_set_up_says_how_to_go_on(sweep, monkeypatch, number, code):
+    with monkeypatch.context() as patched:
+        patched.setattr(Pool, "set_up", lambda self, size, **facts: signal.raise_signal(number))
+        ran = sweep("algorithm.x=0,1")
+    assert ran.code == code
+    assert ran.err.splitlines()[0] == f"stopped by {signal.Signals(number).name}"
+    command = shlex.split(ran.err.partition(": ")[2].partition(" (or")[0])
+    assert command[:2] == ["rlx", "-m"]
+    assert (ran.plan["status"], ran.plan["error"]) == ("interrupted", f"stopped by {signal.Signals(number).name}")
+    assert sweep(*command[2:], plain=True).code == 0
 
 
 def test_processes_begin_while_the_plan_is_made_and_end_with_a_mistake_in_it(sweep, monkeypatch):

@@ -163,8 +163,8 @@ def measured_round(config: Mapping[str, Any], cfg: DictConfig, number: int, trac
     command = [sys.executable, "-m", "rlx.workbench.bench"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0 or not done.stdout:
-        last = "\n".join(done.stderr.strip().splitlines()[-12:])
-        raise TrainingError(f"the measuring process ended with exit code {done.returncode}; its last lines:\n{last}")
+        last = done.stderr.strip().splitlines()[-12:]
+        raise TrainingError(f"the measuring process ended with exit code {done.returncode}; its last lines:", *last)
     return answered(json.loads(done.stdout))
 
 
@@ -185,7 +185,8 @@ def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
             module="rlx.workbench.bench",
         )
         if outcome.code or not answer.exists():
-            raise TrainingError(f"the measuring processes ended with exit code {outcome.code}\n{outcome.message}".rstrip())
+            said = outcome.message.splitlines()
+            raise TrainingError(f"the measuring processes ended with exit code {outcome.code}", *said)
         found: Mapping[str, Any] = json.loads(answer.read_text())
         return found
 
@@ -193,7 +194,7 @@ def measured_by_ranks(request: Mapping[str, Any]) -> Mapping[str, Any]:
 def answered(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     """The measurements, or the error that the measuring process met, raised."""
     if "error" in answer:
-        error = RlxError(answer["error"])
+        error = RlxError(*answer["error"].splitlines())
         error.exit_code = answer["exit_code"]
         raise error
     return answer

@@ -264,11 +264,12 @@ class Pool:
         """Start a new process in the place of one that died or whose state is unknown. died_of: the cause, for the message."""
         self.remove(worker)
         if self._failed_starts >= _MOST_FAILED_STARTS:
-            logged = tail(self.log)
+            logged = tail(self.log).splitlines()
             raise TrainingError(
                 f"{self._failed_starts} processes of the sweep in a row ended before they could run a job (the last "
                 f"one: {died_of or 'unknown'}); lower sweep.workers where memory is short, then give the command again"
-                + (f"; the end of {self.log}:\n{logged}" if logged else "")
+                + (f"; the end of {self.log}:" if logged else ""),
+                *logged,
             )
         self._start(worker.slot)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlx.record.provenance import short_setting
 from rlx.report.text import significant
 from rlx.sweep.search.search import Search
 from rlx.sweep.search.study import DIFFERS
@@ -27,7 +28,7 @@ def best_of_search(search: Search) -> dict[str, Any] | None:
         return None
     jobs = search.trials[best[0].number].jobs
     found: dict[str, Any] = {
-        "variant": " ".join(best[0].user_attrs[DIFFERS]),
+        "variant": " ".join(map(short_setting, best[0].user_attrs[DIFFERS])),
         "trial": best[0].number,
         "objective": search.objective,
         "score": best[0].values[0],
@@ -69,7 +70,7 @@ def summary_lines(search: Search, best: Mapping[str, Any] | None, importances: M
         lines.append("  the best of many is flattered by luck; sweep.confirm=5 runs it again on fresh seeds")
     for one in best.get("front", ()):
         values = "  ".join(f"{name} {significant(value)}" for name, value in zip(search.study.signs, one["values"], strict=True))
-        lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(one['differs'])}")
+        lines.append(f"  front: trial {one['trial']}  {values}  {' '.join(map(short_setting, one['differs']))}")
     if importances:
         lines.append("importance: " + ", ".join(f"{name} {share:.0%}" for name, share in importances.items()))
         ended = sum(trial.state.name == "COMPLETE" for trial in search.study.begun())

@@ -1,5 +1,7 @@
 """What is said at the end of a search."""
 
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("optuna")
@@ -77,6 +79,16 @@ def test_two_objectives_have_a_front(searched, tmp_path):
     assert len(best["front"]) >= 1
     assert sum(line.startswith("  front:") for line in summary_lines(search, best, {})) == len(best["front"])
     assert "pareto_front" in {file.stem for file in draw_plots(search, tmp_path / "figures")}
+
+
+def test_a_long_value_is_shown_by_its_beginning():
+    long = f"rollout.stop={'x' * 3000}"
+    study = SimpleNamespace(begun=list, signs={"eval/score": 1})
+    search = SimpleNamespace(study=study, trials={}, objective="eval/score", settings=SimpleNamespace(confirm=1))
+    best = {"variant": "v", "trial": 0, "score": 1.0, "seeds": [0], "front": [{"trial": 0, "differs": [long], "values": [1.0]}]}
+    (front,) = [line for line in summary_lines(search, best, {}) if "front" in line]
+    assert "rollout.stop=xxx" in front
+    assert len(front) < 300
 
 
 def test_a_plot_that_cannot_be_drawn_is_said_and_the_others_are_drawn(searched, tmp_path, monkeypatch, capsys):
