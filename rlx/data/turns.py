@@ -38,7 +38,7 @@ def with_arguments(call: Any, *, as_text: bool) -> Any:
     if as_text and isinstance(arguments, Mapping):
         arguments = json.dumps(arguments, ensure_ascii=False)
     elif not as_text and isinstance(arguments, str):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             known = json.loads(arguments)
             arguments = known if isinstance(known, dict) else arguments
     return {**call, "function": {**function, "arguments": arguments}}

@@ -83,7 +83,7 @@ def as_tools(value: Any, *, place: str, key: str) -> Tools:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{place}: {key!r} is text, but not JSON: {error}") from error
     if value is None or value in ("", []):
         return ()

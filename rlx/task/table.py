@@ -156,6 +156,8 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; "
                     "a JSONL file has one whole JSON object a line"
                 ) from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits; hundreds of levels
+                raise DataError(f"{file}:{number}: this line cannot be read: {error}; take it out") from error
             if _SURROGATE.search(line):
                 _require_characters(row, f"{name}:{number}")
             if not isinstance(row, dict):

@@ -170,5 +170,5 @@ def best_step(last: Path) -> int:
     """The step of the best evaluation, as the last checkpoint knows it."""
     try:
         return int(json.loads((last / TRAINER_JSON).read_text())["best_step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(f"{last / TRAINER_JSON} does not say which step was best: {error}") from error

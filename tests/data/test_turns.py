@@ -16,6 +16,7 @@ def call(arguments):
         ({"é": 1}, False, {"é": 1}),
         ("no JSON", False, "no JSON"),
         ("[1]", False, "[1]"),
+        ("[" * 100_000, False, "[" * 100_000),
         (None, True, None),
     ],
 )

@@ -168,6 +168,9 @@ def test_what_does_not_fit_is_one_message(tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(ConfigError, match="of type IA3; rlx reads LoRA"):
         load_pretrained(str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="cannot be read: RecursionError"):
+        load_pretrained(str(tmp_path / "adapter"))
 
 
 def test_a_base_in_half_precision_has_an_adapter_in_float32():

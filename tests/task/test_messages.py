@@ -48,7 +48,7 @@ def test_tools_are_a_list_or_its_json():
     assert as_tools([TOOL], place="p", key="tools") == plain
     assert as_tools('[{"type": "function", "function": {"name": "weather"}}]', place="p", key="tools") == plain
     assert as_tools(None, place="p", key="tools") == as_tools("", place="p", key="tools") == ()
-    for wrong in ("{not json", ["weather"]):
+    for wrong in ("{not json", "[" * 100_000, ["weather"]):
         with pytest.raises(DataError, match="p: 'tools'"):
             as_tools(wrong, place="p", key="tools")
 

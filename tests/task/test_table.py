@@ -31,6 +31,8 @@ def test_parquet_rows_are_those_of_jsonl(tmp_path):
         (b'{"x": 1}\n{"x": [{"y": "\\uD800"}]}', r"a\.jsonl:2: \\ud800 on this line is half of a surrogate pair"),
         (b'{"x": 1}\n[1, 2]\n', r"a\.jsonl:2: this line is a JSON list"),
         (b'{"x": 1}\n{"x": "\xff"}\n', r"a\.jsonl:2: this line is not UTF-8"),
+        (b'{"x": 1}\n{"x": ' + b"[" * 100_000, r"a\.jsonl:2: this line cannot be read: maximum recursion depth"),
+        (b'{"x": 1}\n{"x": ' + b"9" * 5000 + b"}", r"a\.jsonl:2: this line cannot be read: Exceeds the limit"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, content, message):

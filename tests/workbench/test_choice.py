@@ -47,8 +47,9 @@ def test_a_best_step_that_was_not_kept_is_said(run):
         chosen_step(run, "best")
 
 
-def test_a_damaged_trainer_file_is_said(run):
-    (run / "checkpoint" / "step_10" / "trainer.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"best_step": 1e999}'])
+def test_a_damaged_trainer_file_is_said(run, text):
+    (run / "checkpoint" / "step_10" / "trainer.json").write_text(text)
     with pytest.raises(DataError, match="best"):
         best_step(run / "checkpoint" / "step_10")
 
