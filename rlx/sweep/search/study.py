@@ -72,15 +72,17 @@ class Study:
         file = str(self.directory / JOURNAL)
         mend_journal(self.directory / JOURNAL)
         storage = optuna.storages.JournalStorage(journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file)))
-        num_told = len(storage.get_all_trials(storage.get_all_studies()[0]._study_id)) if storage.get_all_studies() else 0
         self.study = optuna.create_study(
             storage=storage,
             study_name="search",
             load_if_exists=True,
             directions=directions,
-            sampler=make_sampler(self.settings, seed=self.settings.sampler_seed + num_told),
+            sampler=make_sampler(self.settings, seed=self.settings.sampler_seed),
             pruner=make_pruner(self.settings.pruner, startup=self.settings.startup_trials),
         )
+        for trial in self.study.get_trials(deepcopy=False):
+            if DIFFERS not in trial.user_attrs and not trial.state.is_finished():  # a kill came while it was asked for
+                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
     def limit(self) -> int:
         """How many trials there will be: as many as asked for, or as the grid has points."""
@@ -93,7 +95,12 @@ class Study:
         return [trial for trial in self.study.get_trials(deepcopy=False) if DIFFERS in trial.user_attrs]
 
     def ask(self) -> tuple[int, tuple[str, ...]]:
-        """A new trial: its number and the overrides that make its variant."""
+        """A new trial: its number and the overrides that make its variant.
+
+        The sampler is made anew for each trial, seeded by how many came before: a search that was killed and goes on asks for the
+        trials of one that nothing disturbed, if these end in the same order.
+        """
+        self.study.sampler = make_sampler(self.settings, seed=self.settings.sampler_seed + len(self.begun()))
         if self.settings.sampler == "grid":
             self.study.enqueue_trial(self._grid_point(len(self.begun())))
         trial = self.study.ask({dimension.name: distribution_of(dimension) for dimension in self.dimensions})
