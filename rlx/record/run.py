@@ -90,6 +90,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "error": (dict, type(None)),
     "result": (dict, type(None)),
 }
+_ITEMS = {"command": str, "overrides": str, "sources": dict, "resumed": dict}
 
 
 def run_file(path: str | os.PathLike[str]) -> Path:
@@ -114,6 +115,10 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
     for name, types in _TYPES.items():
         if name in known and not isinstance(known[name], types):
             raise DataError(f"{file}: {name} is {known[name]!r:.60}, not {types[0].__name__}; the record was damaged")
+    odd = [(name, item) for name, kind in _ITEMS.items() for item in known.get(name, ()) if not isinstance(item, kind)]
+    odd += [("provenance.rlx", made)] if not isinstance(made := known["provenance"].get("rlx", {}), dict) else []
+    if odd:
+        raise DataError(f"{file}: {odd[0][0]} holds {odd[0][1]!r:.60}; the record was damaged")
     if known["status"] not in STATUSES:
         raise DataError(f"{file}: status is {known['status']!r}, not one of {', '.join(STATUSES)}")
     known["config"] = up_to_date(known["config"])

@@ -331,9 +331,9 @@ def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: 
     if changed and "code" not in allowed:
         copies = before.directory / "sources"
         raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
-    recorded = before.provenance["rlx"]
-    if recorded["code"] != code_hash() and "code" not in allowed:
-        version = f"{recorded['version']}, code {recorded['code']}"
+    recorded = before.provenance.get("rlx", {})
+    if recorded.get("code") != code_hash() and "code" not in allowed:
+        version = f"{recorded.get('version', 'of unknown version')}, code {recorded.get('code', 'unknown')}"
         raise ConfigError(f"the code of rlx that numbers come from changed since this run began (it was {version}); {mend}")
 
 

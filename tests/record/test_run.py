@@ -98,6 +98,11 @@ def test_a_damaged_record_is_named(run: Path, text: str, says: str) -> None:
         {"result": {"x": 1}},
         {"result": {"algorithm_name": "", "performance_metrics": 1, "training_time": 1}},
         {"process": []},
+        {"command": ["rlx", None]},
+        {"overrides": [["seed=1"]]},
+        {"sources": ["x"]},
+        {"resumed": [3]},
+        {"provenance": {"rlx": "0.1"}},
     ],
 )
 def test_a_field_of_the_wrong_kind_is_named(run: Path, fields: dict[str, object]) -> None:

@@ -137,6 +137,14 @@ def test_a_completed_run_is_not_resumed_without_more_steps(rlx_run):
     assert "num_steps" in printed
 
 
+def test_a_record_that_does_not_say_which_code_made_it_is_not_resumed(rlx_run):
+    _, run, _ = rlx_run()
+    (run / "run.json").write_text(json.dumps({**record(run), "provenance": {}}))
+    code, _, printed = rlx_run(f"resume={run}", "num_steps=9", small=False)
+    assert code == 2
+    assert "code unknown" in printed
+
+
 def test_a_run_without_a_checkpoint_cannot_be_resumed(rlx_run):
     code, run, _ = rlx_run("optimizer.lr=1e30", "algorithm=dpo")
     code, _, printed = rlx_run(f"resume={run}", small=False)
