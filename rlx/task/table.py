@@ -193,7 +193,9 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
         else:
             with file.open("rb") as plain:
                 yield plain
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:  # of the system: the file cannot be opened
+            raise
         raise DataError(f"{file} cannot be unpacked: {error}; is it whole?") from error
 
 

@@ -116,8 +116,11 @@ def test_files_may_be_compressed_or_csv(tmp_path):
     with pytest.raises(DataError, match=r"b\.csv:2: this row has more fields"):
         list(read_rows(tmp_path / "b.csv"))
     (tmp_path / "c.jsonl.gz").write_bytes((tmp_path / "a.jsonl.gz").read_bytes()[:30])
-    with pytest.raises(DataError, match="cannot be unpacked"):
-        list(read_rows(tmp_path / "c.jsonl.gz"))
+    (tmp_path / "d.jsonl.gz").write_bytes(b"no gzip")
+    (tmp_path / "c.jsonl.zst").write_bytes(b"no zstd")
+    for name in ("c.jsonl.gz", "d.jsonl.gz", "c.jsonl.zst"):
+        with pytest.raises(DataError, match="cannot be unpacked"):
+            list(read_rows(tmp_path / name))
 
 
 def test_shards_patterns_and_splits(tmp_path):
