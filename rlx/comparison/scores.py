@@ -109,6 +109,7 @@ def read_score(
     """What a run's record says about its score.
 
     at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
+    Raises DataError where the files of the record are damaged, or contradict each other.
     """
     log = _read_log(record, metric)
     curve = dict(sorted(log.curve.items()))
@@ -117,6 +118,12 @@ def read_score(
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
+    is_whole = is_number(stated) and is_usable(stated) and len(steps) > 0 and steps[-1] == ended
+    if is_whole and is_usable(values[-1]) and values[-1] != stated:
+        raise DataError(
+            f"{record.directory}: run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}; one of the two "
+            "was changed"
+        )
     reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
     spent = log.spent
     tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]

@@ -156,6 +156,8 @@ def _result(values: Any, file: Path) -> AlgorithmResult | None:
     try:
         result = AlgorithmResult(**{name: value for name, value in values.items() if name in names})
         figures = {name: number(value) for name, value in result.performance_metrics.items()}
+        if odd := [name for name, value in figures.items() if not isinstance(value, (int, float, type(None)))]:
+            raise TypeError(f"{odd[0]} is {figures[odd[0]]!r:.60}")
     except (TypeError, AttributeError) as error:
         raise DataError(f"{file}: result is not that of a run ({error}); the record was damaged") from None
     return dataclasses.replace(result, performance_metrics=figures, training_time=number(result.training_time))

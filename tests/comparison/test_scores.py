@@ -7,6 +7,7 @@ import pytest
 from rlx.comparison.refusal import collect
 from rlx.comparison.scores import count_failures, read_score
 from rlx.comparison.training_curves import read_logs
+from rlx.errors import DataError
 from rlx.record.run import read_run
 from tests.comparison.records import write_run, write_sweep
 
@@ -80,6 +81,15 @@ def test_a_score_that_is_not_finite_is_a_failure(tmp_path):
     run = score_of(directory)
     assert run.state == "failed"
     assert run.score is None
+
+
+def test_a_score_that_was_changed_in_one_of_its_two_files_is_refused(tmp_path):
+    directory = write_run(tmp_path / "a", score=0.5)
+    values = json.loads((directory / "run.json").read_text())
+    values["result"]["performance_metrics"]["eval/score"] = 7.0
+    (directory / "run.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"a: run\.json ends with eval/score 7, metrics\.jsonl with 0\.5; one of the two"):
+        score_of(directory)
 
 
 def test_a_run_that_ends_before_its_steps_is_unfinished_unless_it_may_stop_early(tmp_path):

@@ -97,6 +97,7 @@ def test_a_damaged_record_is_named(run: Path, text: str, says: str) -> None:
         {"seed": "0"},
         {"result": {"x": 1}},
         {"result": {"algorithm_name": "", "performance_metrics": 1, "training_time": 1}},
+        {"result": {"algorithm_name": "", "performance_metrics": {"eval/score": "high"}, "training_time": 1}},
         {"process": []},
         {"command": ["rlx", None]},
         {"overrides": [["seed=1"]]},
