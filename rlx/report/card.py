@@ -35,7 +35,7 @@ class Card:
     """What a reader needs to check a loss against its paper.
 
     heading: what its YAML says of it, where that names a paper that the formula does not: a preset, say.
-    parts: the cards of the losses of a mixture, by name; empty otherwise.
+    addition: what is added to the formula, in words. parts: the cards of the losses of a mixture, by name; empty otherwise.
     needs_reference: None of what never has one.
     requires: optional inputs that it reads. state: what it keeps over updates, each in words.
     source: file and line of the formula.
@@ -45,6 +45,7 @@ class Card:
     heading: str
     summary: str
     formula: str
+    addition: str
     notation: str
     paper: str
     shapes: str
@@ -62,6 +63,7 @@ class Card:
         """The card as plain text."""
         facts = {
             "formula": self.formula,
+            "plus": self.addition,
             "where": self.notation,
             "paper": self.paper,
             "shapes": self.shapes,
@@ -107,6 +109,7 @@ def card_of(loss: Any, *, name: str | None = None, heading: str = "") -> Card:
         heading=heading if set(PAPER.findall(heading)) - set(PAPER.findall(paper)) else "",
         summary=_first(own, "summary"),
         formula=_first(text, "summary") or _first(own, "summary"),
+        addition=_addition(loss),
         notation=" ".join([*module.partition("Notation:")[2].split(), *own.get("Where", [])]),
         paper=paper,
         shapes=_first(text, "Shapes") or ", ".join(getattr(kind, "reads", ())),
@@ -159,6 +162,14 @@ def _first(entries: Mapping[str, list[str]], name: str) -> str:
 
 def _conventions(kind: type) -> list[str]:
     return _entries(inspect.cleandoc(kind.__doc__ or "")).get("Convention", [])
+
+
+def _addition(loss: Any) -> str:
+    """The KL to the reference that a policy-gradient loss adds to its surrogate."""
+    if not hasattr(loss, "kl_estimator"):
+        return ""
+    given = f"estimated by {loss.kl_estimator}" if loss.beta else "not now: beta is 0"
+    return f"beta KL(π, reference), {given}"
 
 
 def _weights(loss: Any) -> str:

@@ -33,6 +33,12 @@ def test_a_loss_shows_formula_paper_ranges_and_values_in_force(shown):
     assert any("TRL" in line for line in lines[lines.index("conventions") :])
 
 
+def test_the_kl_that_a_loss_adds_to_its_formula_is_shown_with_its_coefficient(shown):
+    assert "  plus      beta KL(π, reference), not now: beta is 0" in shown("loss=grpo")[1]
+    assert "  plus      beta KL(π, reference), estimated by k1" in shown("loss=grpo", "loss.beta=0.04", "loss.kl_estimator=k1")[1]
+    assert not any(line.startswith("  plus") for line in shown("loss=ipo")[1])
+
+
 def test_a_preset_names_its_own_paper_beside_that_of_its_formula(shown):
     _, lines, _ = shown("loss=grpo")
     assert lines[1].startswith("  GRPO: ")
