@@ -81,7 +81,7 @@ def _encode(encoder: TextEncoder, pieces: Sequence[Piece], end_text: str, remark
     if tokens is not None:
         return tokens
     cut = encoder._encode_texts([end_text + "".join(text for text, _ in pieces)], special=False)[0]
-    return cut.tokens[cut.before(len(end_text)) :] if ended else cut.tokens
+    return cut.tokens[encoder._begin_of(cut, len(end_text))[0] :] if ended else cut.tokens
 
 
 def _pieces(encoder: TextEncoder, said: str) -> list[Piece]:

@@ -41,6 +41,12 @@ class Written:
     apart: bool = False
 
 
+def _opened(prompt: str) -> str:
+    """The mark with which a prompt opens reasoning at its end; empty where it opens none."""
+    found = _OPENS_REASONING.search(prompt)
+    return f"<{found[1]}>" if found else ""
+
+
 def _last_answer(messages: Sequence[Message]) -> int:
     """How many messages there are up to the assistant's last one; 0 without one."""
     return max((place for place, message in enumerate(messages, start=1) if message.get("role") == "assistant"), default=0)
@@ -134,10 +140,12 @@ class ChatTemplate(TemplateRenderer):
             self._require_calls(turns, place, tools, whole)
         if any(turn.get("role") == "tool" and content_of(turn).strip() not in whole for turn in turns[begins:]):
             remarks.add("results_unseen")
+        own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
         if marks and whole.startswith(opening):
             spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]
+            said = _opened(opening) + "".join(whole[begin:end] for begin, end in spans)
+            remarks |= set().union(*(dropped(self._until_end(message), said) for message in own.values()))
             return self._marked(whole, opening, spans, remarks)
-        own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
         return self._by_prefixes(turns, own, tools, whole, opening, remarks, answers_at_once=answers_at_once)
 
     def _without_last_end(self, text: str, whole: str) -> str:
@@ -190,11 +198,12 @@ class ChatTemplate(TemplateRenderer):
             alone = whole if is_last else self.render(turns[: place + 1], tools)
             end, closed = self._end_of_turn(whole, alone, len(before), is_last=is_last)
             said = whole[len(before) : end]
-            if is_last and len(places) == 1 and at_once and self._writable(message, before) and loses(message, said):
+            with_opened = said if continues else _opened(before) + said
+            if is_last and len(places) == 1 and at_once and self._writable(message, before) and loses(message, with_opened):
                 return self._as_it_stands(message, before, remarks, continues=continues)
             if not is_last:
                 self._require_same(message, said, alone, len(before))
-            remarks |= dropped(message, said)
+            remarks |= dropped(message, with_opened)
             spans.append((len(before), end))
         opened = _OPENS_REASONING.search(opening)
         if opened and f"</{opened[1]}>" not in whole[len(opening) : spans[0][1]]:
@@ -278,12 +287,13 @@ class ChatTemplate(TemplateRenderer):
                 raise UnsafeExampleError("rewrites")
             own = f"<think>\n{reasoning.strip()}\n</think>\n\n{own}"
         opened = _OPENS_REASONING.search(before)
-        if opened and own.startswith(f"<{opened[1]}>"):
+        reasons = opened is not None and own.startswith(f"<{opened[1]}>")
+        if opened and reasons:
             own = own[len(opened[1]) + 2 :].lstrip()
         lead, tail = self._around_answer
         if not opened or f"</{opened[1]}>" in own:
             remarks.add("rewritten")
-        elif continues:
+        elif continues or reasons:
             remarks.add("unclosed")
         else:
             remarks.add("no_reasoning")

@@ -124,6 +124,8 @@ class TextEncoder:
             opened, closed = self._bare_template.render(probe, opens=True), self._bare_template.render(probe)
         except UnsafeExampleError:
             return ""
+        if opened == closed:  # a user's turn opens the answer
+            return opened.rpartition("rlx_probe")[2].rstrip()
         same = next((i for i, (a, b) in enumerate(zip(opened, closed, strict=False)) if a != b), min(len(opened), len(closed)))
         return opened[same:].rstrip()
 

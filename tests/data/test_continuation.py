@@ -5,7 +5,7 @@ import pytest
 
 from rlx.data.continuation import encode_continuation
 from rlx.errors import DataError
-from tests.data.test_conversation import FAMILIES, USER, assistant, cut, encoder_of, user
+from tests.data.test_conversation import FAMILIES, USER, assistant, cut, encoder_of, taking_white_space, user
 
 TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"properties": {"a": {"type": "integer"}}}}},)
 
@@ -32,6 +32,12 @@ def test_a_conversation_in_turns_has_the_tokens_and_the_mask_of_the_same_one_as_
     assert tokens == made.ids
     kept = [token for token, is_learned in zip(tokens, learned, strict=True) if is_learned]
     assert text.tokenizer.decode(kept) == made.learned
+
+
+def test_an_end_of_turn_that_takes_white_space_is_not_repeated():
+    text = taking_white_space(encoder_of("phi3"))
+    made = cut(text, (USER,), (assistant("1"), user("Sure?"), assistant("Yes")))
+    assert conversation(text)[0] == made.ids
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -198,6 +198,13 @@ def test_reasoning_is_learned_whole_after_the_prompt_of_sampling():
     assert made.remarks == {"no_reasoning": 1}
     begun = cut(r1, (USER, assistant("<think>\n")), (assistant("1"),), (assistant("2"),))
     assert (begun.chosen, begun.remarks) == ("1<｜end▁of▁sentence｜>", {"unclosed": 1})
+    # Reasoning that the data does not close stays reasoning.
+    broken_off = cut(r1, (USER,), (assistant("<think>\nadd o"),), (assistant("2</think>2"),))
+    assert (broken_off.chosen, broken_off.remarks) == ("add o<｜end▁of▁sentence｜>", {"unclosed": 1, "rewritten": 1})
+    # What the prompt has opened is not left out.
+    template = r1.tokenizer.chat_template.replace("{% set content = content.split('</think>')[-1] %}", "")
+    whole = cut(encoder_of("deepseek_r1", template=template), (USER,), (assistant(THINKING), user("?"), assistant(THINKING)))
+    assert (whole.chosen.count("add one"), whole.remarks.keys()) == (2, {"no_reasoning"})
     qwen = encoder_of("qwen3")
     for answer in (assistant(THINKING), assistant("1", reasoning_content="add one")):
         made = cut(qwen, (USER,), (answer,))
@@ -305,6 +312,17 @@ def test_a_template_that_marks_generation_is_followed():
         ),
     )
     assert cut(text, (USER,), (assistant("1"),)).learned == "1<|im_end|>"
+    # What it leaves out of an answer is counted.
+    assert cut(text, (USER,), (assistant("1", reasoning_content="add one"),)).remarks == {"reasoning_dropped": 1}
+
+
+def test_a_rendered_prompt_is_known_where_the_users_turn_opens_the_answer():
+    template = "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ m.content }}<|end|>\n<|assistant|>\n"
+    text = encoder_of("phi3", template=template + "{% else %}{{ m.content }}<|end|>\n{% endif %}{% endfor %}")
+    made = cut(text, text.tokenizer.apply_chat_template([USER], tokenize=False), "1", "2")
+    assert (made.chosen, made.remarks) == ("1<|end|>", {})  # as of messages
+    assert made.ids == cut(text, (USER,), (assistant("1"),)).ids
+    assert cut(text, "0+1?", "1", "2").chosen == "1<|endoftext|>"
 
 
 def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers(tmp_path):
@@ -433,16 +451,21 @@ def whole_answer(text, answer):
     return [*ids, text.tokenizer.eos_token_id]
 
 
-@pytest.mark.parametrize("answer", ["1", " 1", "\n1", "\n\n  1", "\t1"])
-def test_a_special_token_that_takes_white_space_after_it_belongs_to_the_prompt(answer):
-    text = encoder_of("phi3")
+def taking_white_space(text):
+    """The encoder of Phi 3 with its tokenizer's special tokens, which take the white space after them."""
     backend = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
     backend.add_special_tokens([AddedToken(token, rstrip=True, normalized=False) for token in ("<|assistant|>", "<|end|>")])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|endoftext|>", additional_special_tokens=["<|assistant|>", "<|end|>"]
     )
     tokenizer.chat_template = text.tokenizer.chat_template
-    text = replace(text, tokenizer=tokenizer)
+    return replace(text, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("answer", ["1", " 1", "\n1", "\n\n  1", "\t1"])
+def test_a_special_token_that_takes_white_space_after_it_belongs_to_the_prompt(answer):
+    text = taking_white_space(encoder_of("phi3"))
+    tokenizer = text.tokenizer
     assert tokenizer.decode(tokenizer("<|end|>\n1", add_special_tokens=False)["input_ids"]) == "<|end|>1"
     for made in (cut(text, (USER,), (assistant(answer),)), cut(text, (USER,), (user("?"), assistant(answer)))):
         assert (made.dropped, made.learned) == ({}, "1<|end|>")

@@ -25,17 +25,22 @@ _AROUND = tuple(
         r"\\\((.*)\\\)",
         r"\\\[(.*)\\\]",
         r"\\boxed\s*\{(.*)\}",
-        r"\\text\s*\{(.*)\}",
-        r"\\?\$\s*([\d.,]+)",
+        r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{(.*)\}",
+        r"\\?[$€£¥]\s*([\d.,]+)",
+        r"\(([A-Za-z])\)",
     )
 )
+_ESCAPED = re.compile(r"\\([%{}])")
+_SAID = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)  # before an answer in words
+_BASE = re.compile(r"\d_\{?(\d+)")  # of 101_2, which the package reads as 101
 
 
 @dataclass(frozen=True, kw_only=True)
 class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
-    A completion that equals the answer as text, alone or in \\boxed{}, also gives 1: a choice, a tuple, a word, an amount.
+    A completion that equals the answer as text, alone, in \\boxed{} or after "answer is", also gives 1: a choice, a tuple, a word,
+    an amount.
     unparsed: what to do with an answer in which the package finds no expression: "text", compare it as text alone; "refuse",
     raise an error. timeout: seconds for one comparison; one that takes longer gives 0.
     """
@@ -61,14 +66,17 @@ class MathVerify(Reward):
 
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         answers = answers_of(prompt, columns, "math_verify")
-        if {_as_words(completion), _as_words(str(final_answer(completion)))} & {
+        final = str(final_answer(completion))
+        if {_as_words(text) for text in (completion, final, _SAID.split(final)[-1])} & {
             self._words(answer, prompt) for answer in answers
         }:
             return 1.0
         # its time-out is an alarm signal, which only the main thread can set
         limit = self.timeout if threading.current_thread() is threading.main_thread() else None
         said = self._package.parse(completion, parsing_timeout=limit)
-        return float(any(self._same(answer, said, limit, prompt) for answer in answers))
+        bases = _BASE.findall(final)[-1:]
+        right = [answer for answer in answers if not bases or _BASE.findall(str(answer))[-1:] in ([], bases)]
+        return float(any(self._same(answer, said, limit, prompt) for answer in right))
 
     def require_answers(self, prompts: Sequence[Prompt]) -> None:
         """Refuse an empty answer, and with unparsed="refuse" one that the package reads nothing from."""
@@ -105,4 +113,4 @@ def _as_words(text: str) -> str:
     for pattern in _AROUND:
         match = pattern.fullmatch(found)
         found = match[1].strip() if match else found
-    return "".join(found.split()).casefold()
+    return "".join(_ESCAPED.sub(r"\1", found).split()).casefold()

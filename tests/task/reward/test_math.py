@@ -52,6 +52,27 @@ def test_a_completion_that_is_the_answer_is_right_whatever_it_is(answer):
     assert reward("q", "15", answer=r"\$15") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "said", "wrong"),
+    [
+        ("50%", r"\boxed{50\%}", "5%"),
+        (r"\{1,2\}", "{1,2}", "{1,3}"),
+        ("€20", "20", "€2"),
+        ("C", r"\boxed{\textbf{(C)}}", "(D)"),
+        ("(C)", "The answer is C.", "The answer is not C."),
+        ("[0,1)", "The answer is [0, 1)", "The answer is [0,1]"),
+        ("Monday", "So the answer is: Monday", "The answer is Monday or Tuesday"),
+        ("101_2", "101_2", "101_3"),
+        ("101_2", r"\boxed{101_{2}}", r"\boxed{101_{3}}"),
+    ],
+)
+def test_an_answer_in_another_spelling_is_right_and_another_answer_is_wrong(answer, said, wrong):
+    pytest.importorskip("math_verify")
+    reward = MathVerify(weight=1.0, timeout=5)
+    assert reward("q", said, answer=answer) == 1.0
+    assert reward("q", wrong, answer=answer) == 0.0
+
+
 def test_an_empty_answer_is_refused_and_an_unreadable_one_by_choice(monkeypatch):
     package = SimpleNamespace(parse=lambda text, parsing_timeout: [], verify=lambda right, said, timeout_seconds: True)
     monkeypatch.setitem(sys.modules, "math_verify", package)
