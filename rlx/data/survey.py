@@ -97,7 +97,10 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
     counts["prompts"] = len(prompts[0] | prompts[1])
     counts["in_both"] = len(prompts[0] & prompts[1])
     counts["duplicates"] = len(everything) - len(set(everything))
-    counts["white_space_pairs"] = sum(bool(chosen) and chosen == rejected for _, chosen, rejected in everything)
+    counts["white_space_pairs"] = sum(
+        bool(chosen) and chosen == rejected and pair.chosen != pair.rejected
+        for (_, chosen, rejected), pair in zip(everything, (*sides[0], *sides[1]), strict=True)
+    )
     lengths, longer = _lengths(learn), _chosen_longer(learn)
     return DataSurvey(
         counts=dict(counts),
@@ -183,7 +186,7 @@ def _cautions(
     if longer is not None and max(longer, 1 - longer) > _LONGER:
         name = "chosen" if longer > 0.5 else "rejected"
         found.append(
-            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs: length alone tells them apart; "
+            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs (ties count half): length alone tells them apart; "
             "try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
         )
     answers = lengths.get("chosen", {}).get("quantiles", {})
@@ -239,7 +242,7 @@ def _squashed(text: Text) -> str:
     whole = (
         text
         if isinstance(text, str)
-        else "\n".join(f"{m.get('role')}:{m.get('content')}{m.get('tool_calls') or ''}" for m in text)
+        else "\n".join("".join(f"{name}:{message[name]}" for name in sorted(message) if message[name]) for message in text)
     )
     return "".join(whole.split()).casefold()
 

@@ -44,6 +44,20 @@ PAIRS = [
 ]
 
 
+def test_reasoning_and_calls_are_words_of_a_message():
+    asked = ({"role": "user", "content": "1+1?"},)
+
+    def answers(**fields):
+        return ({"role": "assistant", "content": "2", **fields},)
+
+    pairs = [Pair(asked, answers(reasoning_content="one more"), answers(reasoning_content="guess")), Pair(asked, *[answers()] * 2)]
+    counts = survey(Given(pairs, []), build_tiny()).counts
+    assert (counts["white_space_pairs"], counts["duplicates"]) == (0, 0)
+    turned = Pair(asked, ({"content": " 2", "role": "assistant"},), answers())
+    counts = survey(Given([*pairs, turned, turned], []), build_tiny()).counts
+    assert (counts["white_space_pairs"], counts["duplicates"]) == (2, 2)
+
+
 def test_what_is_kept_dropped_and_doubtful_is_counted():
     task = Given(PAIRS, [Pair("1 + 1 =", "2", "3")])
     found = survey(task, build_tiny())
