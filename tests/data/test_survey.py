@@ -50,7 +50,10 @@ def test_reasoning_and_calls_are_words_of_a_message():
     def answers(**fields):
         return ({"role": "assistant", "content": "2", **fields},)
 
-    pairs = [Pair(asked, answers(reasoning_content="one more"), answers(reasoning_content="guess")), Pair(asked, *[answers()] * 2)]
+    pairs = [
+        Pair(asked, answers(reasoning_content="one more"), answers(reasoning_content="guess")),
+        Pair(asked, *[answers()] * 2),
+    ]
     counts = survey(Given(pairs, []), build_tiny()).counts
     assert (counts["white_space_pairs"], counts["duplicates"]) == (0, 0)
     turned = Pair(asked, ({"content": " 2", "role": "assistant"},), answers())
