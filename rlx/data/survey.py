@@ -186,8 +186,8 @@ def _cautions(
     if longer is not None and max(longer, 1 - longer) > _LONGER:
         name = "chosen" if longer > 0.5 else "rejected"
         found.append(
-            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs (ties count half): length alone tells them apart; "
-            "try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
+            f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs (ties count half): length "
+            "alone tells them apart; try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
         )
     answers = lengths.get("chosen", {}).get("quantiles", {})
     if answers and answers["0.95"] > task.max_new_tokens:

@@ -39,8 +39,8 @@ _BASE = re.compile(r"\d_\{?(\d+)")  # of 101_2, which the package reads as 101
 class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
-    A completion that equals the answer as text, alone, in \\boxed{} or after "answer is", also gives 1: a choice, a tuple, a word,
-    an amount.
+    A completion that equals the answer as text, alone, in \\boxed{} or after "answer is", also gives 1: a choice, a tuple, a
+    word, an amount.
     unparsed: what to do with an answer in which the package finds no expression: "text", compare it as text alone; "refuse",
     raise an error. timeout: seconds for one comparison; one that takes longer gives 0.
     """
