@@ -14,7 +14,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rlx.data.rendering import TemplateRenderer, UnsafeExampleError
-from rlx.data.turns import content_of, dropped, field_reasoning, is_prefilled, joined, loses, reasoning_of, special_pattern
+from rlx.data.turns import (
+    content_of,
+    dropped,
+    field_reasoning,
+    is_prefilled,
+    joined,
+    loses,
+    reasoning_of,
+    special_pattern,
+    unseen,
+)
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
@@ -122,7 +132,7 @@ class ChatTemplate(TemplateRenderer):
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
         remarks |= {"calls_unseen"} if self.ignores_calls(messages, tools, opening) else set()
-        remarks |= self.altered((*messages, *answer))
+        remarks |= self.altered((*messages, *answer)) | unseen(messages, opening)
         last = _last_answer(answer)
         if last == 0:
             raise UnsafeExampleError("no_answer")
@@ -138,8 +148,7 @@ class ChatTemplate(TemplateRenderer):
             opening = self._without_last_end(self.render(messages, tools), whole)
         for place in places:
             self._require_calls(turns, place, tools, whole)
-        if any(turn.get("role") == "tool" and content_of(turn).strip() not in whole for turn in turns[begins:]):
-            remarks.add("results_unseen")
+        remarks |= unseen((turn for turn in turns[begins:] if turn.get("role") != "assistant"), whole)
         own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
         if marks and whole.startswith(opening):
             spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]

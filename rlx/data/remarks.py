@@ -27,6 +27,8 @@ REMARKS = {
     "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
     "calls_unseen": "have calls of tools in a prompt that the chat template does not write: the model does not see them",
     "results_unseen": "have results of tools that the chat template does not write",
+    "words_unseen": "have messages (of the role system or developer, say) that the chat template does not write: the model does "
+    "not see them",
     "trailing": "end with a message that is not the assistant's; it is left out",
     "boundary": "have a prompt whose last token merges with the completion; that token is learned",
 }

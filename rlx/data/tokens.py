@@ -18,6 +18,7 @@ from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, without_trailin
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
+from rlx.data.turns import unseen
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -171,9 +172,10 @@ class TextEncoder:
         if messages is None:
             return frozenset({"special_text"} if self._spells_special(str(prompt)) else ())
         opening = self.template.prompt(messages, tools)
-        unseen = {"tools_unseen"} if self.template.ignores_tools(messages, tools, opening) else set()
-        unseen |= {"calls_unseen"} if self.template.ignores_calls(messages, tools, opening) else set()
-        return frozenset(self.template.altered(messages) | unseen)
+        found = self.template.altered(messages) | unseen(messages, opening)
+        found |= {"tools_unseen"} if self.template.ignores_tools(messages, tools, opening) else set()
+        found |= {"calls_unseen"} if self.template.ignores_calls(messages, tools, opening) else set()
+        return frozenset(found)
 
     def _spells_special(self, prompt: str) -> bool:
         """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""

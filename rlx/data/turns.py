@@ -73,6 +73,20 @@ def dropped(message: Message, said: str) -> set[str]:
     return {remark for remark, part in parts.items() if part not in said and _squashed(part) not in _squashed(said)}
 
 
+def unseen(messages: Iterable[Message], text: str) -> set[str]:
+    """The remarks on messages whose words are not in what the template wrote, as JSON or not; the assistant's reasoning apart."""
+    found = set()
+    for message in messages:
+        is_own, words = message.get("role") == "assistant", content_of(message).strip()
+        words = words.rpartition("</think>")[2].strip() if is_own else words
+        if words not in text and not any(
+            _squashed(spelled) in _squashed(text)
+            for spelled in (words, json.dumps(words, ensure_ascii=False)[1:-1], json.dumps(words)[1:-1])
+        ):
+            found.add("results_unseen" if message.get("role") == "tool" else "words_unseen")
+    return found
+
+
 def _squashed(text: str) -> str:
     """Without white space, which templates strip and add."""
     return "".join(text.split())

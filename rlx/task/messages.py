@@ -13,7 +13,7 @@ from rlx.task.base import Message, Text
 Tools = tuple[Mapping[str, Any], ...]
 
 _PLAIN = {"role", "content"}
-_SAYS = ("content", "tool_calls", "reasoning_content", "thinking", "reasoning")
+_SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -50,6 +50,8 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
 def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
     if message.get("tool_calls") == []:
         del message["tool_calls"]
+    if "function_call" in message:  # the older form of one call
+        message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
     content = message.get("content", "")
     if isinstance(content, list):
         content = "".join(_part(part, place=place, key=key) for part in content)

@@ -490,6 +490,22 @@ def test_calls_in_a_prompt_that_the_template_leaves_out_are_counted(family):
     assert "calls_unseen" not in qwen.prompt_remarks(prompt)
 
 
+def test_messages_that_the_template_leaves_out_are_counted():
+    template = "{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content | trim }}[/INST]{% elif m.role == 'tool' %}"
+    template += "{{ m.content | tojson }}{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+    text = encoder_of("mistral", template=template)
+    result = {"role": "tool", "content": 'say "hi"\n'}
+    for role in ("system", "developer", "function"):
+        prompt = ({"role": role, "content": "Be brief."}, user(" 0+1?\n"))
+        assert cut(text, prompt, (assistant("1"),)).remarks == {"words_unseen": 1}
+        assert text.prompt_remarks(prompt) == {"words_unseen"}
+        assert cut(text, (USER,), (assistant("1"), prompt[0], assistant("2"))).remarks == {"words_unseen": 1}
+    assert cut(text, (user(" 0+1?\n"), assistant("1"), result), (assistant("2"),)).remarks == {}
+    unread = encoder_of("mistral", template=template.replace("{{ m.content | tojson }}", ""))
+    assert cut(unread, (user("?"), assistant("1"), result), (assistant("2"),)).remarks == {"results_unseen": 1}
+    assert cut(unread, (user("?"),), (assistant("1"), result, assistant("2"))).remarks == {"results_unseen": 1}
+
+
 def test_a_template_that_asks_for_a_call_before_a_result_writes_calls():
     template = (
         "{% for m in messages %}{% if m.role == 'tool' and not messages[loop.index0 - 1].tool_calls %}"

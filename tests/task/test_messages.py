@@ -43,6 +43,15 @@ def test_what_is_neither_text_nor_messages_is_refused(value):
         read(value)
 
 
+def test_a_call_in_the_older_form_is_a_call():
+    call = {"name": "weather", "arguments": '{"city": "Rome"}'}
+    for content in ({"content": None}, {"content": "Let me look."}, {}):
+        message = {"role": "assistant", "function_call": call, **content}
+        (found,) = as_text([message], place="a:1", key="chosen")
+        assert found["tool_calls"] == [{"type": "function", "function": call}]
+        assert "function_call" not in found
+
+
 def test_tools_are_a_list_or_its_json():
     plain = ({"type": "function", "function": {"name": "weather"}},)
     assert as_tools([TOOL], place="p", key="tools") == plain
