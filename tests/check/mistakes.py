@@ -451,6 +451,51 @@ class RewardAtTheLastColumn(ActorCritic):
         return batch.with_values(advantages=advantages, returns=advantages + values)
 
 
+class EveryOtherToken(Rewards):
+    """A slice with a step where the prompt was to be left out."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        weights = batch.weights.clone()
+        weights[..., 1::2] = 0
+        return batch.with_values(weights=weights)
+
+
+class DividedByTheTemperature(Rewards):
+    """The sampler's log-probabilities are at the temperature already."""
+
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return (ours - batch.sampling_logprobs / batch.temperature).clamp(-20, 20)
+
+
+class SecondClipOfTheGood(Rewards):
+    """A dual clip on the wrong sign of the advantage."""
+
+    def compute_loss(self, policy, reference, batch):
+        ratio, advantages = self.log_ratio(policy, batch).exp(), batch.advantages[..., None]
+        clipped = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        values = torch.where(advantages > 0, torch.maximum(clipped, 3 * advantages), clipped)
+        return LossOutput({"policy": Term(-values, batch.weights)})
+
+
+class CriticIsNotStepped(ActorCritic):
+    """An update that takes the gradient of the policy's term alone."""
+
+    def update_policy(self, gradients, optimizer):
+        return optimizer.step(gradients(by=str)["policy"], self.clipping)
+
+
+class WeighedByTheLengthAgain(Rewards):
+    """The sum over tokens is weighed by the length once more."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.loss_mask.double()
+        weights = mask * mask.sum(-1, keepdim=True)
+        return batch.with_values(weights=weights / weights.sum().clamp(min=1))
+
+
 MISTAKES: dict[type, set[str]] = {
     HalfOfThePairsWeighNothing: {"tokens"},
     ChosenUnderTheOtherMask: {"tokens"},
@@ -493,4 +538,9 @@ MISTAKES: dict[type, set[str]] = {
     PaddedWidthInTheWeights: {"length"},
     BothSidesOfPairsAreLearned: {"direction"},
     BothDividedByTheChosenLength: {"closed_forms"},
+    EveryOtherToken: {"tokens"},
+    DividedByTheTemperature: {"temperature"},
+    SecondClipOfTheGood: {"clip"},
+    CriticIsNotStepped: {"update"},
+    WeighedByTheLengthAgain: {"length"},
 }

@@ -280,6 +280,37 @@ class AdvantageWeighted(Rewards):
         return LossOutput({"policy": Term(-weight * likelihood, batch.weights)}, {"advantage_weight": mean_of(weight)})
 
 
+class UncertainShare(Rewards):
+    """The share of a draw's tokens with the highest entropy learns; where no token is drawn, it has no quantile."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        names = frozenset({"entropy"})
+        with torch.no_grad():
+            entropy = lab.policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=names).entropy
+        mask = batch.loss_mask
+        kept = (mask & (entropy >= entropy[mask].quantile(0.5))).double()
+        return batch.with_values(weights=kept / kept.sum().clamp(min=1))
+
+
+class RootsOfLengths(Rewards):
+    """A completion counts with the root of its length, in a sum of such roots."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        mask = batch.loss_mask.double()
+        weights = mask / mask.sum(-1, keepdim=True).clamp(min=1).sqrt()
+        return batch.with_values(weights=weights / weights.sum().clamp(min=1))
+
+
+class RatioOfAllTokens(Rewards):
+    """A ratio of whole completions, at each of their tokens."""
+
+    def log_ratio(self, policy, batch):
+        each = super().log_ratio(policy, batch)
+        return each.sum(dim=-1, keepdim=True).clamp(-20, 20).expand_as(each)
+
+
 UNUSUAL = [
     GreedyBaseline,
     SquaredPenalty,
@@ -300,4 +331,7 @@ UNUSUAL = [
     Ranked,
     SomeTokens,
     AdvantageWeighted,
+    UncertainShare,
+    RootsOfLengths,
+    RatioOfAllTokens,
 ]

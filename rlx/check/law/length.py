@@ -16,6 +16,7 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_l
 
 LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
 LESS = 0.4  # of the gradient of short completions, summed over their tokens, is too little for long ones
+LONGER = 0.9  # a token's weight that grows with the length of its completion by this power of it, or more, counts a length twice
 READ = 4  # characters of a completion that decide its reward, so that short and long ones are rewarded alike
 STEP = 1e-7  # nats by which a log-ratio of 0 is moved
 JUMP = 1e-3  # a relative change of the gradient at other tokens that is no rounding
@@ -89,7 +90,11 @@ def _zeros_count(subject: Subject) -> Finding | None:
 
 
 def _longest_counts(subject: Subject) -> Finding | None:
-    """The weights of a completion do not depend on the longest one of the batch, where all of them have as many tokens in all."""
+    """The weights of a completion do not depend on the longest one of the batch, nor those of a token grow with its own length.
+
+    Weights may depend on what else the batch holds (a share of its tokens, a sum of roots of lengths): only where the gradient
+    goes with the padded width itself, or its inverse, is it the width that counts.
+    """
     if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
         return None
     found = []
@@ -109,7 +114,9 @@ def _longest_counts(subject: Subject) -> Finding | None:
         advantages = getattr(part, "advantages", None)
         slopes = completion_gradients(laboratory, part, gradient)[: len(keys)]
         found.append((keys, advantages, slopes, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))
-    (keys, advantages, even, total, _, shown), (others, moved, uneven, other_total, longest, _) = found
+    if (twice := _counted_twice(subject, laboratory, batch, part)) is not None:
+        return twice
+    (keys, advantages, even, total, width, shown), (others, moved, uneven, other_total, longest, _) = found
     if keys != others or total != other_total or longest != UNEVEN["uneven"][1] or not even:
         return None
     if not isinstance(advantages, Tensor) or not isinstance(moved, Tensor) or advantages.ndim != 2:
@@ -117,8 +124,10 @@ def _longest_counts(subject: Subject) -> Finding | None:
     if not torch.allclose(advantages[: len(keys)], moved[: len(keys)]):
         return None
     here, there = (torch.cat([tokens for group in rows for tokens in group]) for rows in (even, uneven))
-    off = float((here - there).abs().max()) / max(1e-12, float(here.abs().max()))
-    if off <= JUMP or here.shape != there.shape:
+    if here.shape != there.shape or not bool(here.any()):
+        return None
+    factors = [(longest / width) ** power for power in (-2, -1, 1, 2)]
+    if not any(float((factor * here - there).abs().max()) <= JUMP * float(there.abs().max()) for factor in factors):
         return None
     share = float(there.abs().sum() / here.abs().sum())
     return broken(
@@ -128,6 +137,36 @@ def _longest_counts(subject: Subject) -> Finding | None:
         where="compute_loss, or the weights that draw makes",
         example=shown,
         mend="divide by counts of the mask, or by a constant (constant_length), not by mask.shape[-1], the padded width",
+    )
+
+
+def _counted_twice(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """The weight of a token grows with the length of its completion, by as much as that is longer."""
+    mask = part.sequences.completion_mask
+    of: dict[int, list[Tensor]] = {}
+    for term in subject.loss(laboratory, batch).terms.values():
+        if term.weights.shape != mask.shape:
+            return None
+        for weights, inside in zip(term.weights.detach().cpu().flatten(0, 1), mask.flatten(0, 1), strict=True):
+            of.setdefault(int(inside.sum()), []).append(weights[inside].double())
+    each = {size: torch.cat(found) for size, found in of.items() if size}
+    if len(each) < 3 or any(
+        not bool((found > 0).all()) or float(found.max() / found.min()) > 1 + JUMP for found in each.values()
+    ):
+        return None  # more than its length decides what a token weighs
+    sizes = sorted(each)
+    means = [float(each[size].mean()) for size in sizes]
+    pairs = zip(sizes[1:], sizes, means[1:], means, strict=False)
+    if not all(more / less >= (longer / shorter) ** LONGER for longer, shorter, more, less in pairs):
+        return None
+    return broken(
+        f"a token of a completion of {sizes[-1]} tokens weighs {means[-1] / means[0]:.3g} times as much as one of a completion of "
+        f"{sizes[0]}: a completion counts with the square of its length",
+        number=f"{means[-1] / means[0]:.3g}",
+        where="the weights that draw makes",
+        example=row_shown(subject, part, len(part) - 1),
+        mend="a token weighs the same in every completion (token_mean), or less in a longer one (sequence_mean): multiply by no "
+        "length",
     )
 
 

@@ -18,7 +18,7 @@ from rlx.check.batch import signature, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
 from rlx.check.subject import Laboratory, Subject, flat
-from rlx.errors import NonFiniteError, RlxError
+from rlx.errors import NonFiniteError, RlxError, users_place
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
 # what other tools call a figure -> what rlx calls it
@@ -30,6 +30,7 @@ FOREIGN = {
     "clipfrac": "clip_fraction_low or clip_fraction_high", "clip_frac": "clip_fraction_low or clip_fraction_high",
     "mean_reward": "reward_mean", "response_length": "completion_length", "lr": "learning_rate", "grad_norms": "grad_norm",
 }  # fmt: skip
+EMPTY = "every completion empty"  # no sampler makes such a batch, and what it raises stops a run: only its numbers are judged
 OWN_WORDS = {"logps": "logprobs", "logp": "logprobs", "response": "completion", "responses": "completions", "ref": "reference"}
 _TAKEN = {"loss", "learning_rate", "grad_norm", "grad_norm_clipped"}
 
@@ -174,7 +175,7 @@ def stays_finite(subject: Subject) -> Finding:
             "log-probabilities of 0": lambda: subject.stand_in(constant=0.0, dtype=torch.float32),
             "completions of one token": lambda: subject.stand_in(shape="one token", dtype=torch.float32),
             "some completions empty": lambda: subject.stand_in(shape="some empty", dtype=torch.float32),
-            "every completion empty": lambda: subject.stand_in(shape="empty", dtype=torch.float32),
+            EMPTY: lambda: subject.stand_in(shape="empty", dtype=torch.float32),
         }
     if not cases:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
@@ -200,6 +201,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
             return "the gradient"
         return next((f"the figure {key}" for key, value in figures.items() if not math.isfinite(value)), "")
 
+    place = ""
     try:
         what = run()
         said = f"{what} is not finite for {name}" if what else ""
@@ -208,13 +210,15 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
     except RlxError:
         return None  # refused, with a message
     except Exception as error:
-        said = f"{type(error).__name__}: {error}, for {name}"
+        if name == EMPTY:
+            return None
+        said, place = f"{type(error).__name__}: {error}, for {name}", users_place(error)
     if not said:
         return None
     method = "draw" if len(drawn) < 2 else "compute_loss"
     return broken(
         said,
-        where=first_result(run, becomes_infinite) or method,
+        where=place or first_result(run, becomes_infinite) or method,
         example=name,
         mend="clamp what goes into exp, log, sqrt or a division: counts to 1, log-ratios to +-20; add an epsilon to deviations",
     )

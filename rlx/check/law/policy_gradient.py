@@ -22,9 +22,11 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_l
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the policy and its sampler: ratios of 1/20 to 20
 MOST = 10.0  # nats of a whole completion: short of what guards exp against overflow
+NEARBY = (-0.25, 0.25)  # nats
 WITHIN = 0.15  # nats, within usual clips
 FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
+LOGPROB = -0.7  # of every token at its temperature
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 ONE = 1e-9  # a ratio this near to 1 is 1
@@ -157,6 +159,18 @@ def _idle_on_policy(
                 example=_token_shown(subject, laboratory, batch, _Lost(mine, 0.0, ""), start),
                 mend="the ratio is 1 there, its logarithm 0: a ratio is clipped to [1 - low, 1 + high], a log-ratio to "
                 "[log(1 - low), log(1 + high)]",
+            )
+        if bool(mine.any()) and not bool((mine & (elsewhere | (start != 0))).any()) and bool((start != 0).any()):
+            if not all(bool(_counted(subject, laboratory, batch, move, len(start))[mine].all()) for move in (0.0, *NEARBY)):
+                continue  # left out of the loss: nothing is meant to be learned from them
+            return broken(
+                f"completions with a {name} advantage count in the loss, but none of them learns anything, wherever the policy has "
+                "moved",
+                number=f"0/{int(mine.sum())} tokens",
+                where="compute_loss",
+                example=_token_shown(subject, laboratory, batch, _Lost(mine, 0.0, ""), start),
+                mend="a second clip (dual clip) is for negative advantages alone: where A > 0 it stops every token. To leave them "
+                "out on purpose, let their value be 0",
             )
     return None
 
@@ -308,7 +322,7 @@ def temperature(subject: Subject) -> Finding:
     assert isinstance(laboratory.policy, StandInPolicy)
     laboratory.policy.temperatures.clear()
     gradient, _ = subject.gradient(laboratory, batch)
-    used, theirs = laboratory.policy.temperatures, laboratory.reference.temperatures
+    used, theirs = set(laboratory.policy.temperatures), laboratory.reference.temperatures
     moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, sampled - 0.1, 0.0))
     if torch.equal(gradient, subject.gradient(laboratory, moved)[0]):
         return skipped("the loss does not compare with the sampling log-probabilities")
@@ -321,6 +335,8 @@ def temperature(subject: Subject) -> Finding:
             example=row_shown(subject, batch, 0),
             mend="reference.token_logprobs(batch.sequences, temperature=batch.temperature)",
         )
+    if used == {hotter} and (found := _heated_twice(subject, hotter)) is not None:
+        return found
     if not used or hotter in used:
         return passed(f"{hotter:g}")
     return broken(
@@ -330,6 +346,36 @@ def temperature(subject: Subject) -> Finding:
         where="compute_loss",
         example=row_shown(subject, batch, 0),
         mend="policy.token_logprobs(batch.sequences, temperature=batch.temperature); the reference's likewise",
+    )
+
+
+def _heated_twice(subject: Subject, hotter: float) -> Finding | None:
+    """The temperature is divided by once more, though policy and sampler already say what holds at it.
+
+    Everybody says the same of every token, at the temperature, both times: the gradient may change by a power of it, no more.
+    """
+    usual = subject.sampler.temperature
+    gradients, batches = [], []
+    for heat in (usual, hotter):
+        laboratory = subject.stand_in(constant=LOGPROB * heat, constant_of="everybody")
+        laboratory.sampler = replace(laboratory.sampler, temperature=heat)
+        batches.append(subject.first_update(laboratory))
+        gradient = subject.gradient(laboratory, batches[-1])[0]
+        gradients.append(gradient[: len(laboratory.policy.leaves["token_logprobs"])])
+    before, after = gradients
+    sampled = [batch.sampling_logprobs for batch in batches]
+    if before.shape != after.shape or sampled[0].shape != sampled[1].shape or not torch.allclose(*sampled):
+        return None
+    powers = [(hotter / usual) ** power for power in (-2, -1, 0, 1, 2)]
+    if not bool(before.any()) or any(gap(after, factor * before, floor=1e-9) <= OTHER for factor in powers):
+        return None
+    return broken(
+        f"at a temperature of {hotter:g} in the place of {usual:g} tokens have other gradients, though policy and sampler say the "
+        "same of them: something is divided by the temperature a second time",
+        number=f"{hotter:g}",
+        where="compute_loss, or draw",
+        example=row_shown(subject, batches[0], 0),
+        mend="sampling_logprobs and policy.token_logprobs(..., temperature=batch.temperature) are at the temperature already",
     )
 
 

@@ -18,6 +18,7 @@ from rlx.loss.preference.base import PreferenceLoss
 from rlx.seeding import Stream
 
 FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
+ENOUGH = 6  # completions that say whether a place is ever learned
 DRAWS = 5  # in which rows at the same places are left out
 _MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
@@ -162,7 +163,8 @@ def tokens(subject: Subject) -> Finding:
                     if is_pairs and len(values):
                         _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
     found = _judged(counts, "token of a completion", _MASK_MEND) or _one_column(subject, laboratory, batch, gradient)
-    found = found or _beyond_the_other(subject, laboratory, batch, gradient) or _same_places_weigh_nothing(subject)
+    found = found or _beyond_the_other(subject, laboratory, batch, gradient) or _gap_between(subject, laboratory, batch, gradient)
+    found = found or _same_places_weigh_nothing(subject)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged_sides(subject, sides)
     if not sum(count[0] for count in (*counts.values(), *sides.values())):
@@ -220,6 +222,35 @@ def _beyond_the_other(subject: Subject, laboratory: Laboratory, batch: Any, grad
                 mend=f"a completion is masked by its own mask: {name}_mask",
             )
     return None
+
+
+def _gap_between(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """A place within completions whose token is learned in none of them, while those before and after it are in all of them."""
+    alive: list[list[bool]] = []  # of each place, of each completion that learns and goes on beyond it
+    for part in parts_of(batch):
+        for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
+            for column, values in enumerate(group):
+                learned = part.sequences.completion_mask[row, column, : len(values)]
+                if not bool(values.any()) or not bool(learned.all()):
+                    continue
+                alive += [[] for _ in range(len(values) - 1 - len(alive))]
+                for place, value in enumerate(values[:-1].tolist()):
+                    alive[place].append(value != 0)
+    known = [(place, all(each), any(each)) for place, each in enumerate(alive) if len(each) >= ENOUGH]
+    dead = [place for place, _, some in known if not some]
+    if not dead or any(some and not every for _, every, some in known):
+        return None
+    after = [place for place, every, _ in known if every and place > dead[0]]
+    if dead[0] == 0 or not after:
+        return None
+    return broken(
+        f"token {dead[0] + 1} gets no gradient in any of {len(alive[dead[0]])} completions, those before it and token "
+        f"{after[0] + 1} do in all of them",
+        number=f"{len(dead)} of {len(known)} places",
+        where="compute_loss, or the weights that draw makes",
+        example=row_shown(subject, batch, 0),
+        mend="a slice with a step, or a mask of the wrong shape, leaves places out: weigh every token of the completion mask",
+    )
 
 
 def _same_places_weigh_nothing(subject: Subject) -> Finding | None:

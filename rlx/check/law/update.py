@@ -224,10 +224,11 @@ def _without_a_term(subject: Subject) -> Finding | None:
         return None
     plain, _, _ = _moved(subject, RATES[1])
     for name, term in terms.items():
-        (slope,) = torch.autograd.grad(
-            term.total, laboratory.policy.parameters()[:1], allow_unused=True, materialize_grads=True, retain_graph=True
-        )
-        if bool(slope.any()) and torch.equal(_moved(subject, RATES[1], turned=name)[0], plain):
+        if not term.total.requires_grad:
+            continue
+        slopes = torch.autograd.grad(term.total, laboratory.policy.parameters(), allow_unused=True, retain_graph=True)
+        teaches = any(slope is not None and bool(slope.any()) for slope in slopes)
+        if teaches and torch.equal(_moved(subject, RATES[1], turned=name)[0], plain):
             return broken(
                 f"the gradient of term {name} never reaches the optimiser",
                 where="update_policy",
