@@ -160,8 +160,8 @@ def _counted_twice(subject: Subject, laboratory: Laboratory, batch: Any, part: A
     if not all(more / less >= (longer / shorter) ** LONGER for longer, shorter, more, less in pairs):
         return None
     return broken(
-        f"a token of a completion of {sizes[-1]} tokens weighs {means[-1] / means[0]:.3g} times as much as one of a completion of "
-        f"{sizes[0]}: a completion counts with the square of its length",
+        f"a token of a completion of {sizes[-1]} tokens weighs {means[-1] / means[0]:.3g} times as much as one of a completion "
+        f"of {sizes[0]}: a completion counts with the square of its length",
         number=f"{means[-1] / means[0]:.3g}",
         where="the weights that draw makes",
         example=row_shown(subject, part, len(part) - 1),

@@ -164,13 +164,13 @@ def _idle_on_policy(
             if not all(bool(_counted(subject, laboratory, batch, move, len(start))[mine].all()) for move in (0.0, *NEARBY)):
                 continue  # left out of the loss: nothing is meant to be learned from them
             return broken(
-                f"completions with a {name} advantage count in the loss, but none of them learns anything, wherever the policy has "
-                "moved",
+                f"completions with a {name} advantage count in the loss, but none of them learns anything, wherever the policy "
+                "has moved",
                 number=f"0/{int(mine.sum())} tokens",
                 where="compute_loss",
                 example=_token_shown(subject, laboratory, batch, _Lost(mine, 0.0, ""), start),
-                mend="a second clip (dual clip) is for negative advantages alone: where A > 0 it stops every token. To leave them "
-                "out on purpose, let their value be 0",
+                mend="a second clip (dual clip) is for negative advantages alone: where A > 0 it stops every token. To leave "
+                "them out on purpose, let their value be 0",
             )
     return None
 
@@ -370,8 +370,8 @@ def _heated_twice(subject: Subject, hotter: float) -> Finding | None:
     if not bool(before.any()) or any(gap(after, factor * before, floor=1e-9) <= OTHER for factor in powers):
         return None
     return broken(
-        f"at a temperature of {hotter:g} in the place of {usual:g} tokens have other gradients, though policy and sampler say the "
-        "same of them: something is divided by the temperature a second time",
+        f"at a temperature of {hotter:g} in the place of {usual:g} tokens have other gradients, though policy and sampler say "
+        "the same of them: something is divided by the temperature a second time",
         number=f"{hotter:g}",
         where="compute_loss, or draw",
         example=row_shown(subject, batches[0], 0),
