@@ -150,6 +150,8 @@ class ChatTemplate(TemplateRenderer):
             self._require_calls(turns, place, tools, whole)
         remarks |= unseen((turn for turn in turns[begins:] if turn.get("role") != "assistant"), whole)
         own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
+        if any(self._first_end(content_of(own[place]), 0) is not None for place in places[:-1]):
+            raise UnsafeExampleError("ends_within")
         if marks and whole.startswith(opening):
             spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]
             said = _opened(opening) + "".join(whole[begin:end] for begin, end in spans)

@@ -5,6 +5,7 @@ REFUSED = {
     "no_answer": "have a completion in which the assistant says nothing",
     "rewrites": "are conversations whose earlier answers the chat template writes otherwise than they were generated (it leaves "
     "out their reasoning, say); give each answer a row of its own, or another template with policy.chat_template=FILE",
+    "ends_within": "have an earlier answer in which a token that ends generation is spelled; take it out of the data",
     "tool_calls": "call tools, which the chat template does not write; give another template with policy.chat_template=FILE",
     "template": "are refused by the chat template",
 }

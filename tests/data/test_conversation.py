@@ -181,6 +181,17 @@ def test_what_follows_the_end_of_generation_is_left_out_and_counted():
     assert cut(text, "0+1=", "1").chosen == "1<eos>"
 
 
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"deepseek_r1", "qwen3"}))
+def test_an_earlier_answer_that_spells_the_end_of_generation_is_refused(family):
+    text = encoder_of(family)
+    end = text.tokenizer.decode([text.turn_end_id])
+    for words in (f"1{end}", f"1{end} and more"):
+        assert cut(text, (USER,), (assistant(words), user("Sure?"), assistant("Yes"))).dropped == {"ends_within": 1}
+        assert cut(text, (USER,), (assistant("1"), user("Sure?"), assistant(words))).dropped == {}
+        asked = (USER, assistant(words), user("Sure?"))
+        assert cut(text, asked, (assistant("1"),)).prompt == sampled(text, asked, add_generation_prompt=True)
+
+
 THINKING = "<think>\nadd one\n</think>\n\n1"
 
 
@@ -357,13 +368,6 @@ def test_the_end_of_a_turn_in_the_data_ends_an_answer_and_is_counted(family):
     assert made.remarks.pop("ended_early") == 1
     assert set(made.remarks) <= {"no_reasoning"}
     assert "ended_early" not in cut(text, (USER,), (assistant(f"1{end}\n"),)).remarks
-    # In an earlier turn what follows it is context.
-    if family != "deepseek_r1":
-        turns = cut(text, (USER,), (assistant(f"1 {end} and more"), user("Sure?"), assistant("Yes")))
-        assert turns.remarks == {"ended_early": 1}
-        assert "and more" in turns.chosen
-        assert "and more" not in turns.learned
-        assert turns.learned.startswith(without_reasoning(ANSWERS[family]).partition("1")[0] + f"1 {end}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
