@@ -37,7 +37,7 @@ class Choices(Serializable):
     allow: tuple[str, ...] = one_of(tuple(ALLOWED), each=True)
     level: float = within(at_least=0.5, below=1, advice="it is the share of repetitions that an interval covers")
     target: float = within()
-    num_resamples: int = count(at_least=100)
+    num_resamples: int = count(at_least=100, at_most=1_000_000)
     where: str | None
     prompts: str = one_of(("random", "fixed"), default="random")
     question: str = one_of(("mean", "chance"), default="mean")

@@ -1,5 +1,6 @@
 """The types of conf/train.yaml. Values and comments stand in the YAML alone; here are types and ranges."""
 
+import math
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,14 @@ from rlx.config.loaders import loader_of
 from rlx.errors import ConfigError
 from rlx.fields import non_empty, one_of, within
 
+MOST_SAMPLES = 100_000  # completions of one prompt
 
-def at_least(smallest: float, *, whole: bool = True, optional: bool = False, also: tuple[str, ...] = ()) -> Any:
+
+def at_least(
+    smallest: float, *, at_most: float = math.inf, whole: bool = True, optional: bool = False, also: tuple[str, ...] = ()
+) -> Any:
     """A number without a value here (the YAML has it), which must not be smaller than this. optional: or null; also: or these."""
-    return within(at_least=smallest, whole=whole, optional=optional, also=also, default=MISSING)
+    return within(at_least=smallest, at_most=at_most, whole=whole, optional=optional, also=also, default=MISSING)
 
 
 @dataclass
@@ -22,7 +27,7 @@ class EvaluationConfig:
     """How much is measured at each evaluation."""
 
     num_prompts: int = at_least(1)
-    samples_per_prompt: int = at_least(1)
+    samples_per_prompt: int = at_least(1, at_most=MOST_SAMPLES)
     num_pairs: int = at_least(1)
     num_shown: int = at_least(0)
     pass_at_k: list[int] | None = MISSING

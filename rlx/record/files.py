@@ -61,15 +61,18 @@ def json_line(value: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError where the path is wrong."""
+def full_disk_explained(path: Path, *, key: str = "output_dir=DIR") -> Iterator[None]:
+    """Turn an OSError while `path` is written into a TrainingError with what to do; a ConfigError where the path is wrong.
+
+    key: the one that chooses the place, with what its value is.
+    """
     try:
         yield
     except OSError as error:
         reason = _FULL.get(error.errno or 0, error.strerror or str(error))
         kind = ConfigError if error.errno in _MISPLACED else TrainingError
         mend = "free some space" if error.errno in _FULL else "make it writable"
-        raise kind(f"cannot write {path}: {reason}; {mend}, or choose another place with output_dir=DIR") from error
+        raise kind(f"cannot write {path}: {reason}; {mend}, or choose another place with {key}") from error
 
 
 def sync_directory(directory: Path) -> None:
@@ -109,7 +112,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def write_beside(path: Path, data: bytes | str) -> Path:
-    """Writes `data` durably to a temporary name beside `path` and returns that name; nothing is left if it fails."""
+    """Writes `data` durably to a temporary name beside `path` and returns that name; nothing is left if it fails.
+
+    Raises OSError where `path` is a directory, or a device or pipe, which a file would take the place of.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is no ordinary file", os.fspath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:

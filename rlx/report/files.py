@@ -30,7 +30,7 @@ def write_files(
     """Writes everything and returns the paths that people open first. version: of rlx, for the page; columns: of the tables."""
     from rlx.record.files import full_disk_explained
 
-    with full_disk_explained(directory):
+    with full_disk_explained(directory, key="out=DIR"):
         directory.mkdir(parents=True, exist_ok=True)
         values = comparison.to_dict()
         text = json.dumps(values, indent=1, allow_nan=False, ensure_ascii=True)

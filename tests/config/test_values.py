@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
+from rlx.cli.main import main
 from rlx.config.check import described, fits
 
 
@@ -53,3 +54,16 @@ def test_types_in_words():
     assert described(tuple[float, ...]) == described(list[float]) == "a list of numbers"
     assert described(Literal["a", "b"]) == "one of a, b"
     assert "Thing" in described(Thing)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "policy=tiny", "num_samples=100000000"],
+        ["evaluate", "policy=tiny", "task=arithmetic", "evaluation.samples_per_prompt=1000000000"],
+        ["compare", "num_resamples=1000000000"],
+    ],
+)
+def test_a_number_that_would_never_end_is_refused(words, capsys):
+    assert main(words) == 2
+    assert f"rlx: {words[-1]}: it must be a whole number at least 1" in capsys.readouterr().err

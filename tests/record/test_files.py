@@ -158,3 +158,16 @@ def test_a_directory_is_shown_as_people_type_it(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     assert relative(tmp_path / "outputs" / "x") == "outputs/x"
     assert relative(tmp_path.parent / "y") == str(tmp_path.parent / "y")
+
+
+def test_a_directory_or_a_device_is_not_replaced_by_a_file(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="no ordinary file"):
+        write_atomic(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "pipe").unlink()
+    monkeypatch.chdir(tmp_path)
+    for place in (Path(), tmp_path):
+        with pytest.raises(IsADirectoryError):
+            write_atomic(place, "x")
+    assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,7 @@ from omegaconf import MISSING
 from rlx.config.schema import RunNodes, at_least
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import one_of
+from rlx.record.files import full_disk_explained
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -112,6 +113,8 @@ def run(composed: Composed) -> int:
             for ahead in composed.values[_AHEAD].split(",")
         }
         names = list(configs)
+    with full_disk_explained(Path(cfg.out), key="out=DIR"):  # before minutes of measuring, not after
+        Path(cfg.out).mkdir(parents=True, exist_ok=True)
     rounds: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
     for number in range(cfg.rounds):
         for name in names:
@@ -207,7 +210,7 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
 
     import torch
 
-    from rlx.record.files import full_disk_explained, write_atomic
+    from rlx.record.files import write_atomic
     from rlx.report.bench import bench_lines, write_plot
     from rlx.workbench.bench import summarised
 
@@ -226,8 +229,7 @@ def show(composed: Composed, rounds: Mapping[str, list[Mapping[str, Any]]]) -> N
     }
     text = json.dumps(result, indent=1)
     directory = Path(cfg.out)
-    with full_disk_explained(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    with full_disk_explained(directory, key="out=DIR"):
         write_atomic(directory / "bench.json", text + "\n")
         if cfg.plot:
             write_plot(result, directory / "bench.png")

@@ -38,6 +38,7 @@ def run(composed: Composed) -> int:
 
     from rlx.data.survey import survey
     from rlx.experiment import make, pair_store, token_store
+    from rlx.record.files import full_disk_explained, write_atomic
     from rlx.report.survey import example_text, survey_lines, survey_page
 
     cfg = composed.config
@@ -55,8 +56,10 @@ def run(composed: Composed) -> int:
 
     if cfg.html is not None:
         place = Path(cfg.html).expanduser()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(survey_page(found, decode, title=f"{task.name} as {policy.name} reads it"), encoding="utf-8")
+        page = survey_page(found, decode, title=f"{task.name} as {policy.name} reads it")
+        with full_disk_explained(place, key="html=FILE"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(place, page)
     if cfg.json:
         print(json.dumps(vars(found), ensure_ascii=False))
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def run(composed: Composed) -> int:
     what, name = asked_for([str(word) for word in cfg.words])
     files = texts(what, name, kind=template_kind(what, cfg.kind))
     out = Path(cfg.out).expanduser()
-    there = [str(out / file) for file in files if (out / file).exists()]
+    there = [str(out / file) for file in files if os.path.exists(out / file)]
     if there and not cfg.force:
         raise ConfigError(f"{there[0]} exists already; choose another name, or force=true to replace it")
     for file, text in files.items():

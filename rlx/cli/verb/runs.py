@@ -63,7 +63,7 @@ def run(composed: Composed) -> int:
         plans = sweeps([item for item in found if item.directory.parent in named])
         text = "\n".join(filter(None, [_table(_SWEEP, plans, is_terminal=is_terminal), text]))
     if cfg.out is not None:
-        with full_disk_explained(Path(cfg.out)):
+        with full_disk_explained(Path(cfg.out), key="out=FILE"):
             write_atomic(Path(cfg.out), text)
     else:
         sys.stdout.write(text)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from rlx.config.schema import at_least
+from rlx.config.schema import MOST_SAMPLES, at_least
 from rlx.fields import LEAST_TEMPERATURE, one_of, within
 from rlx.record.lines import turn_lines
 
@@ -30,7 +30,7 @@ class SampleConfig:
     prompt: Any = MISSING
     chat: bool | None = MISSING
     num_prompts: int = at_least(1)
-    num_samples: int = at_least(1)
+    num_samples: int = at_least(1, at_most=MOST_SAMPLES)
     greedy: bool = MISSING
     temperature: float | None = within(at_least=LEAST_TEMPERATURE, optional=True, default=MISSING)
     top_k: int | None = at_least(1, optional=True)

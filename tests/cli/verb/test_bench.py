@@ -78,6 +78,12 @@ def test_a_profile_is_taken_once_an_algorithm(asked):
     assert [trace for *_, trace in asked] == ["here/trace_dpo.json", "here/trace_grpo.json", None, None]
 
 
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(asked, capfd):
+    assert main(["bench", "rounds=1", "out=/dev/null/x"]) == 2
+    assert "choose another place with out=DIR" in capfd.readouterr().err
+    assert asked == []
+
+
 def test_an_algorithm_of_ones_own(asked, place):
     (place / "my_bench_lab.py").write_text(
         "from dataclasses import dataclass\nfrom rlx.algorithm.sft import Sft\n\n"

@@ -31,6 +31,15 @@ def test_the_survey_for_people_and_as_a_page(file, capsys):
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("place", [".", "/dev/null/page.html"])
+def test_a_page_that_cannot_be_written_is_said_with_its_key(file, capsys, monkeypatch, place):
+    monkeypatch.chdir(file.parent)
+    assert main(["data", "task=preference_file", f"task.path={file}", f"html={place}", f"cache_dir={file.parent}"]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot write {place}" in said
+    assert said.endswith("choose another place with html=FILE\n")
+
+
 def test_prompts_with_rewards(capsys):
     assert main(["data", "task=arithmetic", "task.max_operand=9", "examples=0"]) == 0
     assert "rewards    the right answer" in capsys.readouterr().out

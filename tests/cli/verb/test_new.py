@@ -121,8 +121,9 @@ def test_out_is_another_folder(place, capsys):
         (["loss", "torch"], "would hide"),
         (["loss", "json"], "would hide"),
         (["loss", "fresh", "outt=x"], "did you mean out?"),
+        (["loss", "x" * 300], "cannot be written: File name too long"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_what_cannot_be_made_is_said(words, said, place):
     code, message = invoke(["new", *words])
