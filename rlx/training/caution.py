@@ -16,12 +16,12 @@ from rlx.errors import ConfigError
 from rlx.experiment import Experiment, uncorrected_losses
 from rlx.task.base import Task, Text
 from rlx.task.rewarded import RewardedTask
+from rlx.training.diagnosis import CLIPPED
 
 SHARES = ("accuracy", "pair_accuracy")  # scores between 0 and 1
 LOOKED_AT = 256  # pairs and prompts of the task
 SAMPLED = 4096  # entries of each parameter, by which the first step is measured
 STILL = 1e-7  # of the size of the weights; an update below it is lost in float32
-CLIPPED = 1e4  # times that a gradient is clipped
 LARGEST_WEIGHT = 1e9  # of a reward
 USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}  # of the loss and the optimizer
 MANY_UPDATES, FEW_PROMPTS = 10, 30

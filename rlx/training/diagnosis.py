@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 WINDOW = 20  # steps: a diagnosis is about the last ones
+CLIPPED = 1e4  # times that a gradient is clipped
 FAR = 2.0  # nats a completion; runs that learn stay below it, or have a better score
 
 
@@ -107,7 +108,8 @@ def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
             replace(diagnosis, name=f"{term}/{diagnosis.name}", words=f"{term}: {diagnosis.words}") if term else diagnosis
             for diagnosis in of_term
         ]
-    return [*found, *_runaway(lines)]
+    has_reason = any(diagnosis.name.endswith(("groups_without_signal", "dead_reward")) for diagnosis in found)
+    return [*found, *_gradients(recent, has_reason=has_reason), *_runaway(lines)]
 
 
 def terms_of(lines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -160,6 +162,23 @@ def _zero_loss(own: Sequence[Mapping[str, float]], *, alone: bool) -> list[Diagn
         f"{gradient:.2g}. This is as it should be; watch reward_mean"
     )
     return [Diagnosis("zero_loss", words, is_fault=False)]
+
+
+def _gradients(recent: Sequence[Mapping[str, Any]], *, has_reason: bool) -> list[Diagnosis]:
+    """No gradient in any step, or only what clipping leaves. has_reason: why there is none has been said."""
+    names = ("train/grad_norm", "train/grad_norm_clipped")
+    norms = [(line[names[0]], line.get(names[1], line[names[0]])) for line in recent if names[0] in line]
+    if norms and not has_reason and not any(norm for norm, _ in norms):
+        words = f"none of the last {len(norms)} steps had a gradient, so nothing is learned: look at the weights of the loss"
+        return [Diagnosis("no_gradient", words)]
+    if norms and all(norm > CLIPPED * max(clipped, 1e-300) for norm, clipped in norms[-len(norms) // 2 :]):
+        norm, clipped = norms[-1]
+        words = (
+            f"the gradients have norms such as {norm:.2g} and are clipped to {clipped:.2g}: look at the scale of the loss and of "
+            "its terms (loss.beta, task.rewards), or raise algorithm.max_grad_norm"
+        )
+        return [Diagnosis("clipped", words)]
+    return []
 
 
 def _runaway(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:

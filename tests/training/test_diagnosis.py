@@ -38,6 +38,7 @@ def test_a_healthy_run_has_no_findings():
         ({"train/reward_std": 0.0, "train/reward_mean": 0.0}, "every completion has the reward 0"),
         ({"train/loss": 1e-5, "train/ratio_mean": 1.0}, "the loss is 0 by construction"),
         ({"train/policy_loss": 1e-5, "train/ratio_mean": 1.0}, "the loss is 0 by construction"),
+        ({"train/grad_norm": 3e7, "train/grad_norm_clipped": 1.0}, "norms such as 3e+07 and are clipped to 1:"),
     ],
 )
 def test_a_symptom_is_named_with_its_number(changes, words):
@@ -47,7 +48,10 @@ def test_a_symptom_is_named_with_its_number(changes, words):
 
 
 def test_a_loss_of_zero_that_moves_nothing_is_not_excused():
-    assert diagnose(run(**{"train/loss": 0.0, "train/ratio_mean": 1.0, "train/grad_norm": 0.0})) == []
+    (finding,) = diagnose(run(**{"train/loss": 0.0, "train/ratio_mean": 1.0, "train/grad_norm": 0.0}))
+    assert finding.words.startswith("none of the last 20 steps had a gradient")
+    silent = diagnose(run(**{"train/grad_norm": 0.0, "train/reward_std": 0.0}))
+    assert [finding.name for finding in silent] == ["dead_reward"]
 
 
 def test_terms_of_a_mixture_are_not_added_up():
