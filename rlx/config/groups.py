@@ -52,7 +52,8 @@ class Group:
 
 
 _OF_OPTIMIZERS = {
-    **dict.fromkeys(("lr", "eps", "weight_decay", "momentum"), Range(at_least=0)),
+    **dict.fromkeys(("lr", "eps", "weight_decay"), Range(at_least=0)),
+    "momentum": Range(at_least=0, below=1, advice="it is the share of the last update that is kept; 0.9 is usual"),
     "betas": Range(at_least=0, below=1),
     "dampening": Range(),
     "beta2_decay": Range(at_most=0),

@@ -161,6 +161,12 @@ def _evaluation(cfg: DictConfig, task: Task) -> Iterator[str]:
 
 def _task(experiment: Experiment) -> Iterator[str]:
     task = experiment.task
+    noise = getattr(task, "label_noise", 0.0)
+    if noise >= 0.5 and Need.PAIRS in experiment.algorithm.active_needs:
+        words = "nothing" if noise == 0.5 else "the opposite"
+        yield f"task.label_noise={noise:g}: the pairs say {words} of which completion is better"
+    if getattr(task, "reward_noise", 0.0) == 1 and Need.REWARDS in experiment.algorithm.active_needs:
+        yield "task.reward_noise=1: the rewards say nothing of which completion is better"
     if isinstance(task, RewardedTask) and Need.REWARDS in experiment.algorithm.active_needs:
         for name, reward in task.all_rewards().items():
             if reward.weight < 0 and reward.bounds is not None and reward.bounds[0] >= 0:
