@@ -97,6 +97,8 @@ class _Update:
 def _forward(subject: Subject, laboratory: Laboratory, part: Any) -> list[tuple[str, float]]:
     """The loss of a batch, and its figures, which reads all of the algorithm that its gradient reads."""
     _ = subject.algorithm.couples_rows
+    if len(part) == 0:  # no pair is made where all rewards are equal, as those of a random policy may be
+        return []
     with torch.no_grad():
         output = subject.loss(laboratory, part)
     figures = [(name, float(total / number)) for name, (total, number) in output.metrics.items()]
