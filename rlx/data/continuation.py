@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlx.data.control_tokens import Piece
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
-from rlx.data.turns import content_of, is_prefilled
+from rlx.data.turns import content_of, is_prefilled, unseen
 from rlx.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def encode_continuation(
     said: what others say now; a text is one user message, or plain text in a conversation of plain text.
     ended: whether the turn ended with a token that ends generation, so that none is to be put after it.
     remarks: "special_plain" is added to it where `said` spells special tokens that became plain text, and "special_text" where
-    they became control tokens, because the tokenizer or the template does not let the two be told apart.
+    they became control tokens, because the tokenizer or the template does not let the two be told apart; "words_unseen" or
+    "results_unseen" where the template leaves out messages.
     Raises DataError where the chat template refuses the messages, and for messages in a conversation of plain text.
     """
     messages = encoder._messages(opening)
@@ -67,6 +68,8 @@ def encode_continuation(
             f"the chat template refuses a conversation that goes on with the roles {roles}: {error.said or error.reason}; let "
             "the environment use other roles, or give another template with policy.chat_template=FILE"
         ) from error
+    if remarks is not None:
+        remarks |= unseen(following, "".join(part for part, _ in pieces))
     return _encode(encoder, pieces, end_text, remarks, ended=ended)
 
 

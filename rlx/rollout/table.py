@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]
-# What is said of an environment whose words spell special tokens.
+# What is said of an environment whose words are not read as they stand.
 _SAID = {
     "special_plain": "spell special tokens; they are plain text to the policy",
     "special_text": "spell special tokens, and the policy reads them as such: chat template or tokenizer do not tell the two "
     "apart; take them out of what the environment says",
+    "words_unseen": "have messages that the chat template leaves out, so that the policy does not see them; use other roles",
+    "results_unseen": "have results of tools that the chat template leaves out, so that the policy does not see them",
 }
 
 

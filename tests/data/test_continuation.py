@@ -34,6 +34,16 @@ def test_a_conversation_in_turns_has_the_tokens_and_the_mask_of_the_same_one_as_
     assert text.tokenizer.decode(kept) == made.learned
 
 
+def test_messages_that_the_template_leaves_out_are_said():
+    template = "{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% elif m.role == 'assistant' %}"
+    text = encoder_of("mistral", template=template + "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}")
+    for said, remark in (("system", {"words_unseen"}), ("tool", {"results_unseen"}), ("user", set())):
+        remarks = set()
+        words = ({"role": said, "content": "Sure?"},)
+        encode_continuation(text, (USER,), (assistant("1"),), words, ended=True, remarks=remarks)
+        assert remarks == remark
+
+
 def test_an_end_of_turn_that_takes_white_space_is_not_repeated():
     text = taking_white_space(encoder_of("phi3"))
     made = cut(text, (USER,), (assistant("1"), user("Sure?"), assistant("Yes")))
