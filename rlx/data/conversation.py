@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlx.data.rendering import TemplateRenderer, UnsafeExampleError
 from rlx.data.turns import (
+    calls_of,
     content_of,
     dropped,
     field_reasoning,
@@ -22,6 +23,7 @@ from rlx.data.turns import (
     joined,
     loses,
     reasoning_of,
+    said_in,
     special_pattern,
     unseen,
 )
@@ -150,7 +152,7 @@ class ChatTemplate(TemplateRenderer):
             self._require_calls(turns, place, tools, whole)
         remarks |= unseen((turn for turn in turns[begins:] if turn.get("role") != "assistant"), whole)
         own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
-        if any(self._first_end(content_of(own[place]), 0) is not None for place in places[:-1]):
+        if any(self._first_end(said_in(own[place]), 0) is not None for place in places[:-1]):
             raise UnsafeExampleError("ends_within")
         if marks and whole.startswith(opening):
             spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]
@@ -197,7 +199,7 @@ class ChatTemplate(TemplateRenderer):
         closed, places = False, list(own)
         for place, given in own.items():
             message, continues = self._until_end(given), turns[place] is not given
-            if self._goes_on(content_of(given)):
+            if self._goes_on(content_of(given)) or self._first_end(calls_of(given), 0) is not None:
                 remarks.add("ended_early")
             at_once = answers_at_once and place == places[0]
             before = opening if at_once else self.render(turns[:place], tools, opens=True)

@@ -188,20 +188,18 @@ def shared_prompt(
 ) -> tuple[Tokens, tuple[Tokens, Tokens], tuple[Learned, Learned]]:
     """The prompt as far as both sides agree on it, what follows it in each, and which tokens of that are learned.
 
-    A token that crosses the end of the prompt in one of them belongs to the completion in both. Where no token does, but the
-    prompts differ (others speak first in one completion), what follows the common part is context.
+    A token that crosses the end of the prompt in one of them is learned there. In the other one what follows the common part is
+    context, as it is where the prompts differ otherwise (others speak first in one completion).
     """
     most = min(chosen.prompt_length, rejected.prompt_length)
     differs = np.flatnonzero(chosen.tokens[:most] != rejected.tokens[:most])
     end = int(differs[0]) if len(differs) else most
     prompt = chosen.tokens[:end] if end else text.begin()
-    merges = "boundary" in chosen.remarks | rejected.remarks
-    masks = _learned(chosen, end, merges=merges), _learned(rejected, end, merges=merges)
-    return prompt, (chosen.tokens[end:], rejected.tokens[end:]), masks
+    return prompt, (chosen.tokens[end:], rejected.tokens[end:]), (_learned(chosen, end), _learned(rejected, end))
 
 
-def _learned(side: Encoded, end: int, *, merges: bool) -> Learned:
-    """bool [tokens after `end`]: what the prompt lost to the completion is learned with it where tokens of both merge."""
-    learned = np.full(len(side.tokens) - end, merges)
+def _learned(side: Encoded, end: int) -> Learned:
+    """bool [tokens after `end`], which of them are learned: none of the side's own prompt."""
+    learned = np.zeros(len(side.tokens) - end, dtype=bool)
     learned[side.prompt_length - end :] = True if side.learned is None else side.learned
     return learned

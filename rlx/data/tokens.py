@@ -105,10 +105,17 @@ class TextEncoder:
     @cached_property
     def template(self) -> ChatTemplate:
         """How conversations become text."""
-        ends = tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)))
+        spelled = [token for token in self.end_ids if token not in self._hidden_ends]
+        ends = tuple(str(token) for token in self.tokenizer.convert_ids_to_tokens(spelled))
         end = self.turn_end_id if self.turn_end_id is not None else self.tokenizer.eos_token_id
         turn_end = "" if end is None else str(self.tokenizer.convert_ids_to_tokens([end])[0])
         return replace(self._bare_template, ends=ends, turn_end=turn_end, special=tuple(self._special_tokens))
+
+    @cached_property
+    def _hidden_ends(self) -> frozenset[int]:
+        """The tokens that end a completion and are not found by their text: what spells one may be part of other tokens."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        return frozenset(token for token in self.end_ids if token not in added or added[token].single_word)
 
     @property
     def applies_plain_chat(self) -> bool:
@@ -193,7 +200,13 @@ class TextEncoder:
             for row, written, cut, (place, end) in zip(rows, some, cuts, prompts, strict=True):
                 made = self._chat(written, cut) if written.turns else self._plain(written, cut)
                 is_alone = isinstance(cut, JoinedCut) and cut.skipped > 0  # and so as sampling reads it
-                if self.tokenizer.is_fast and written.prompt_length and not is_alone and "boundary" not in made.remarks:
+                if (
+                    self.tokenizer.is_fast
+                    and written.prompt_length
+                    and not is_alone
+                    and not made.refused
+                    and "boundary" not in made.remarks
+                ):
                     made = made.after(end if special else np.concatenate([made.tokens[: cut.before(place)], end]))
                 encoded[row] = made
         return encoded
@@ -308,15 +321,29 @@ class TextEncoder:
         """A conversation up to the end of its last turn; what lies between the turns is context."""
         inside, merges = self._begin_of(cut, written.prompt_length)
         ends = [cut.before(end, whole=False) for _, end in written.turns]
+        begins = [inside if begin == written.prompt_length else self._begin_of(cut, begin)[0] for begin, _ in written.turns]
+        remarks, closed = written.remarks | ({"boundary"} if merges else frozenset()), written.closed
+        stops = [self._hidden_end(cut.tokens, begin, end) for begin, end in zip(begins, ends, strict=True)]
+        if any(stop not in (None, end) for stop, end in zip(stops[:-1], ends, strict=False)):
+            return Encoded(cut.tokens[:0], 0, refused=("ends_within", ""))
+        if stops[-1] is not None:
+            rest = str(self.tokenizer.decode(cut.tokens[stops[-1] : ends[-1]].tolist(), skip_special_tokens=True))
+            remarks |= {"ended_early"} if rest.strip() else frozenset()
+            ends[-1], closed = stops[-1], True
         tokens = cut.tokens[: ends[-1]]
         learned = np.zeros(len(tokens) - inside, dtype=bool)
-        for (begin, _), end in zip(written.turns, ends, strict=True):
-            first = inside if begin == written.prompt_length else self._begin_of(cut, begin)[0]
-            learned[first - inside : end - inside] = True
-        if not written.closed and self.end_ids:
+        for begin, end in zip(begins, ends, strict=True):
+            learned[begin - inside : end - inside] = True
+        if not closed and self.end_ids:
             tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
-        remarks = written.remarks | ({"boundary"} if merges else frozenset())
         return Encoded(tokens, inside, None if learned.all() else learned, remarks)
+
+    def _hidden_end(self, tokens: Tokens, begin: int, end: int) -> int | None:
+        """Where the first token that ends a completion and is not found by its text stops, among those from begin to end."""
+        if not self._hidden_ends:
+            return None
+        found = np.flatnonzero(np.isin(tokens[begin:end], list(self._hidden_ends)))
+        return begin + int(found[0]) + 1 if len(found) else None
 
     def _begin_of(self, cut: Cut | JoinedCut, place: int) -> tuple[int, bool]:
         """How many tokens come before a turn that begins at a place, and whether the next one has text of both sides.

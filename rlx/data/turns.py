@@ -60,6 +60,17 @@ def reasoning_of(message: Message) -> str:
     return field_reasoning(message) or content_of(message).rpartition("</think>")[0].replace("<think>", "").strip()
 
 
+def calls_of(message: Message) -> str:
+    """The calls of tools of a message as JSON text; empty without."""
+    calls = message.get("tool_calls")
+    return json.dumps(calls, ensure_ascii=False, default=str) if calls else ""
+
+
+def said_in(message: Message) -> str:
+    """All that a message says: reasoning, text and calls."""
+    return "\n".join((field_reasoning(message), content_of(message), calls_of(message)))
+
+
 def loses(message: Message, said: str) -> bool:
     """Whether some of a message's words, in content or reasoning, are not in what the template wrote."""
     return any(

@@ -192,6 +192,38 @@ def test_an_earlier_answer_that_spells_the_end_of_generation_is_refused(family):
         assert cut(text, asked, (assistant("1"),)).prompt == sampled(text, asked, add_generation_prompt=True)
 
 
+def test_an_end_within_a_call_or_a_reasoning_is_counted():
+    text = encoder_of("qwen2_5")
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome<|im_end|>"}}}
+    result = {"role": "tool", "content": "20"}
+    made = cut(text, (USER,), (assistant("", tool_calls=[call]),), tools=(SCHEMA,))
+    assert (made.learned.rpartition("Rome")[2], made.remarks) == ("<|im_end|>", {"ended_early": 1})
+    turns = (assistant("", tool_calls=[call]), result, assistant("20"))
+    assert cut(text, (USER,), turns, tools=(SCHEMA,)).dropped == {"ends_within": 1}
+    reasons = (assistant("1", reasoning_content="one<|im_end|>"), user("Sure?"), assistant("Yes"))
+    assert cut(encoder_of("qwen3"), (USER,), reasons).dropped == {"ends_within": 1}
+
+
+def test_an_end_that_is_no_token_of_its_own_kind_ends_where_the_tokenizer_reads_it():
+    text = encoder_of("llama3")
+    vocabulary = text.tokenizer.get_vocab()
+    dots = replace(text, model_end_ids=(*text.model_end_ids, vocabulary["."]))  # a token of text
+    assert cut(dots, (USER,), (assistant("1. Two"),)).learned == "1."
+    assert cut(dots, (USER,), (assistant("1. Two"),)).remarks == {"ended_early": 1}
+    assert cut(dots, (USER,), (assistant("1."),)).remarks == {}
+    assert cut(dots, (USER,), (assistant("1. Two"), user("Sure?"), assistant("Yes"))).dropped == {"ends_within": 1}
+    assert cut(dots, (user("0.5?"),), (assistant("1"), user("Sure..."), assistant("Yes"))).learned == "1<|eot_id|>Yes<|eot_id|>"
+    backend = Tokenizer.from_str(text.tokenizer.backend_tokenizer.to_str())
+    backend.add_special_tokens([AddedToken("END", single_word=True, normalized=False)])
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end_of_text|>", bos_token="<|begin|>")
+    words.chat_template = text.tokenizer.chat_template
+    ends = replace(text, tokenizer=words, model_end_ids=(*text.model_end_ids, words.convert_tokens_to_ids("END")))
+    turns = (assistant("ENDING"), user("Sure?"), assistant("Yes"))
+    assert cut(ends, (USER,), turns).learned == "ENDING<|eot_id|>Yes<|eot_id|>"
+    assert cut(ends, (USER,), (assistant("1 END of it"), *turns[1:])).dropped == {"ends_within": 1}
+    assert cut(ends, (USER,), (assistant("1 END of it"),)).learned == "1 END"
+
+
 THINKING = "<think>\nadd one\n</think>\n\n1"
 
 

@@ -17,22 +17,33 @@ from tests.data.test_tokens import CHATML, bytes_tokenizer
 TEXT = TextEncoder(character_tokenizer())
 
 
-def test_a_token_across_the_boundary_in_one_completion_moves_to_the_completions_of_both():
+def test_a_token_across_the_boundary_in_one_completion_is_learned_there_alone():
     def cut(first, second):
-        prompt, (chosen, rejected), learned = shared_prompt(first, second, TEXT)
-        assert all(part.all() for part in learned)
-        return prompt.tolist(), chosen.tolist(), rejected.tolist()
+        prompt, sides, learned = shared_prompt(first, second, TEXT)
+        return prompt.tolist(), *((side.tolist(), side[mask].tolist()) for side, mask in zip(sides, learned, strict=True))
 
     merged = frozenset({"boundary"})
     first, second = Encoded(np.array([1, 2, 3, 9]), 3), Encoded(np.array([1, 2, 7, 8]), 2, remarks=merged)
-    assert cut(first, second) == ([1, 2], [3, 9], [7, 8])
+    assert cut(first, second) == ([1, 2], ([3, 9], [9]), ([7, 8], [7, 8]))
     # Even where the tokens happen to agree.
-    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2, remarks=merged)) == ([1, 2], [3, 9], [3, 8])
+    assert cut(first, Encoded(np.array([1, 2, 3, 8]), 2, remarks=merged)) == ([1, 2], ([3, 9], [9]), ([3, 8], [3, 8]))
     # Prompts that were tokenised differently agree no further than their tokens do.
-    assert cut(Encoded(np.array([1, 2, 3]), 2, remarks=merged), Encoded(np.array([1, 5, 3]), 2)) == ([1], [2, 3], [5, 3])
+    other = Encoded(np.array([1, 5, 3]), 2)
+    assert cut(Encoded(np.array([1, 2, 3]), 2, remarks=merged), other) == ([1], ([2, 3], [3]), ([5, 3], [3]))
     masked = Encoded(np.array([1, 2, 3, 9, 4]), 3, learned=np.array([False, True]))
-    _, _, (learned, _) = shared_prompt(masked, second, TEXT)
-    assert learned.tolist() == [True, False, True]
+    assert cut(masked, second)[1] == ([3, 9, 4], [4])
+
+
+def test_a_pair_learns_of_each_side_what_a_single_completion_does_where_one_side_merges_with_the_prompt():
+    text = TextEncoder(bytes_tokenizer())
+    prompt, chosen, rejected = "the ", "answer", "#"  # " answer" has tokens of both
+    rows = [Pair(prompt, chosen, "", label=(True, None)), Pair(prompt, "", rejected, label=(None, False))]
+    single = TokenizedPairs.of(rows, text)
+    pair = TokenizedPairs.of([Pair(prompt, chosen, rejected)], text)
+    assert single.remarks == pair.remarks == {"boundary": 1}
+    sides, masks = pair.sequences.completions[0], pair.sequences.learned[0]
+    learned = [side[mask].tolist() for side, mask in zip(sides, masks, strict=True)]
+    assert learned == [single.sequences.completions[row][row].tolist() for row in (0, 1)]
 
 
 def rows_of(count):

@@ -78,7 +78,7 @@ def test_prompt_and_completion_are_the_tokens_of_the_whole_text(prompt, chosen, 
     assert (shared[0] == tokenizer.bos_token_id) == adds_bos
 
 
-def test_a_token_that_straddles_the_boundary_belongs_to_both_completions():
+def test_a_token_that_straddles_the_boundary_belongs_to_its_completion_and_is_context_of_the_other():
     tokenizer = bytes_tokenizer()
     sentence = "the answer is forty-two"
     offsets = tokenizer(sentence, return_offsets_mapping=True)["offset_mapping"]
