@@ -17,6 +17,7 @@ from rlx.task.base import Pair, Prompt, Task, Text
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
+_LOOKED_AT = 1000  # prompts that a run looks at before it begins
 _LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
 
 
@@ -70,6 +71,19 @@ def brief(task: Task, policy: Any) -> dict[str, str]:
     rest = f" (and {len(cautions) - 1} more: rlx data)" if len(cautions) > 1 else ""
     lengths_text = f"in tokens, the middle half (the longest): {said}{share}"
     return {"lengths": lengths_text, **({"caution": cautions[0] + rest} if cautions else {})}
+
+
+def brief_of_prompts(task: Task, text: TextEncoder) -> dict[str, str]:
+    """The first thing to be careful about in prompts, as a run shows it; where there are many prompts, of the first ones."""
+    if task.interaction is not None:
+        return {}  # the environment makes the prompts
+    prompts = [*task.prompts(), *task.held_out_prompts()]
+    remarks = _of_each_prompt(prompts[:_LOOKED_AT], text)
+    of = f" of the first {_LOOKED_AT:,}" if len(prompts) > _LOOKED_AT else ""
+    found = [f"{row['count']}{of} prompts {row['meaning']}" for row in remarks]
+    found += _plain([prompt.text for prompt in prompts], text)
+    rest = f" (and {len(found) - 1} more: rlx data)" if len(found) > 1 else ""
+    return {"caution": found[0] + rest} if found else {}
 
 
 def _short(values: Mapping[str, Any]) -> str:

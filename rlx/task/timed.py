@@ -66,14 +66,14 @@ class TimedCalls:
         return outcomes
 
     def _await(self, coroutines: list[Any]) -> list[Any]:
-        worker, seconds = self._living(), self.seconds
-        worker.orders.put([lambda: worker.gathered(coroutines, seconds)])  # holds no `self`, whose end is the thread's
+        worker, seconds, tasks = self._living(), self.seconds, list[asyncio.Future[Any]]()
+        worker.orders.put([lambda: worker.gathered(coroutines, seconds, tasks)])  # holds no `self`, whose end is the thread's
         try:
             found = worker.outcomes.get(timeout=self.seconds + _SPARE)
         except Empty:
             self._worker = None
             worker.abandoned = True
-            return [TimeLimitError(f"no answer within {self.seconds:g} s: it blocks its event loop")] * len(coroutines)
+            return worker.so_far(tasks, seconds, len(coroutines))
         if isinstance(found, BaseException):
             return [found] * len(coroutines)
         return list(found)
@@ -107,23 +107,45 @@ class _Worker:
         if self.loop is not None:
             _close(self.loop)
 
-    def gathered(self, coroutines: Sequence[Any], seconds: float) -> list[Any]:
-        """What the coroutines return, all at the same time; exceptions in place of values."""
+    def gathered(self, coroutines: Sequence[Any], seconds: float, tasks: list[asyncio.Future[Any]]) -> list[Any]:
+        """What the coroutines return, all at the same time; exceptions in place of values. tasks: gets a task of each."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
 
-        async def one(coroutine: Any) -> Any:
+        async def one(task: asyncio.Future[Any]) -> Any:
             try:
-                return await asyncio.wait_for(coroutine, seconds)
+                return await asyncio.wait_for(task, seconds)
             except asyncio.TimeoutError:
                 return TimeLimitError(f"no answer within {seconds:g} s")
             except Exception as error:  # whatever the user's code raises
                 return error
 
         async def everyone() -> list[Any]:
-            return list(await asyncio.gather(*(one(coroutine) for coroutine in coroutines)))
+            tasks.extend(asyncio.ensure_future(coroutine) for coroutine in coroutines)
+            return list(await asyncio.gather(*(one(task) for task in tasks)))
 
         return self.loop.run_until_complete(everyone())
+
+    def so_far(self, tasks: Sequence[asyncio.Future[Any]], seconds: float, count: int) -> list[Any]:
+        """Outcomes of `gathered` while one of its tasks blocks the event loop: what is done, errors for the blocker and the rest.
+
+        Asked from another thread.
+        """
+        running = None if self.loop is None else asyncio.current_task(self.loop)
+        is_known = running in tasks
+        late = f"no answer within {seconds:g} s"
+        beside = "another async call beside it blocks the event loop (with time.sleep, say), and its error says so"
+        if not is_known:
+            beside = "an async call of this round blocks the event loop (with time.sleep, say); which one is not known"
+        outcomes: list[Any] = [TimeLimitError(f"{late}: {beside}") for _ in range(count)]
+        for place, task in enumerate(tasks):
+            if task is running:
+                outcomes[place] = TimeLimitError(
+                    f"{late}: it blocks its event loop; await what takes time, or define it without async"
+                )
+            elif task.done():
+                outcomes[place] = TimeLimitError(late) if task.cancelled() else task.exception() or task.result()
+        return outcomes
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

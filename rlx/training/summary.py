@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from rlx.algorithm.base import Need
-from rlx.data.survey import brief
+from rlx.data.survey import brief, brief_of_prompts
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
 from rlx.record.files import relative
@@ -46,6 +46,8 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
         else:
             aside = "held out, for figures such as pair_accuracy; none is learned from"
             facts["pairs"] = f"{len(held_out)} {aside}" + left_out(held_out)
+    if "rewards" in task.offers and Need.PAIRS not in experiment.algorithm.active_needs:
+        facts |= brief_of_prompts(task, policy.text)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"
     several = f", {cfg.ranks} ranks, each with {held}" if cfg.ranks != 1 else ""

@@ -1,8 +1,9 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from rlx.data.survey import brief, survey, tried_rewards
+from rlx.data.survey import brief, brief_of_prompts, survey, tried_rewards
 from rlx.errors import TrainingError
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.tiny import build_tiny, save_tiny
@@ -109,6 +110,24 @@ def test_plain_text_on_a_policy_with_a_chat_template_is_said(tmp_path):
     task = Given(PAIRS)
     assert any("5 prompts are plain text" in caution for caution in survey(task, policy).cautions)
     assert not any("plain text" in caution for caution in survey(task, build_tiny()).cautions)
+
+
+def test_what_a_run_says_of_prompts_is_the_gravest_of_what_rlx_data_says(tmp_path):
+    save_tiny(build_tiny(), tmp_path)
+    policy = load_pretrained(str(tmp_path))
+    policy.tokenizer.chat_template = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    asked = {"role": "user", "content": "1+1"}
+    task = SimpleNamespace(interaction=None, prompts=lambda: [Prompt((asked,))], held_out_prompts=lambda: [Prompt((asked,))])
+    assert brief_of_prompts(task, policy.text) == {}
+    unseen = Prompt(({"role": "system", "content": "Be brief."}, asked))
+    task.prompts = lambda: [unseen, Prompt("2+2")]
+    said = brief_of_prompts(task, policy.text)["caution"]
+    assert said.startswith("1 prompts have messages (of the role system")
+    assert said.endswith("(and 1 more: rlx data)")
+    task.prompts = lambda: [unseen] * 1200
+    assert brief_of_prompts(task, policy.text)["caution"].startswith("1000 of the first 1,000 prompts have messages")
+    task.interaction = object()
+    assert brief_of_prompts(task, policy.text) == {}
 
 
 def test_a_long_side_and_a_short_limit_are_said():

@@ -42,6 +42,44 @@ def test_a_call_that_hangs_does_not_hold_up_the_others():
     assert calls.run([lambda: 6]) == [6]
 
 
+def test_a_coroutine_that_blocks_the_loop_is_named_and_what_is_done_counts():
+    release = threading.Event()
+
+    async def quick():
+        return 1
+
+    async def broken():
+        raise KeyError("x")
+
+    async def blocks():
+        await asyncio.sleep(0.01)
+        release.wait()
+
+    async def within():
+        await asyncio.create_task(blocks())
+
+    async def slow():
+        await asyncio.sleep(0.05)
+
+    def said(*coroutines):
+        release.clear()
+        calls = TimedCalls(0.1)
+        found = calls.run(coroutines)
+        release.set()
+        assert calls.run([lambda: 6, quick]) == [6, 1]
+        return found
+
+    first, second, third, fourth = said(quick, broken, blocks, slow)
+    assert first == 1
+    assert isinstance(second, KeyError)
+    assert isinstance(third, TimeLimitError)
+    assert isinstance(fourth, TimeLimitError)
+    assert "it blocks its event loop" in str(third)
+    assert "another async call beside it blocks the event loop" in str(fourth)
+    hidden = said(within, slow)  # in a task of its own making
+    assert all("which one is not known" in str(error) for error in hidden)
+
+
 def test_a_coroutine_that_raises_is_an_outcome():
     async def broken():
         raise KeyError("x")

@@ -32,6 +32,9 @@ _AROUND = tuple(
 )
 _ESCAPED = re.compile(r"\\([%{}])")
 _SAID = re.compile(r"\banswer\s*(?:is|:)\s*:?", re.IGNORECASE)  # before an answer in words
+# the last words of an answer whose only expression is a tuple or an interval; a text that negates or has other numbers is none
+_TUPLE = re.compile(r"[^\d()\[\]=?]*\b(?:is|are)\s*:?\s*([(\[][^()\[\]]+,[^()\[\]]+[)\]])\.?")
+_NEGATES = re.compile(r"\b(?:not|no|never|nor|neither|none|cannot|wrong|false|incorrect)\b|n't|n’t", re.IGNORECASE)
 _BASE = re.compile(r"\d_\{?(\d+)")  # of 101_2, which the package reads as 101
 
 
@@ -40,7 +43,7 @@ class MathVerify(Reward):
     """1 if the completion's last expression (LaTeX or plain) equals the answer as mathematics: 1/2, 0.5 and \\frac{1}{2}; else 0.
 
     A completion that equals the answer as text, alone, in \\boxed{} or after "answer is", also gives 1: a choice, a tuple, a
-    word, an amount.
+    word, an amount. So does a sentence that ends with "is" and a tuple or an interval, its only expression.
     unparsed: what to do with an answer in which the package finds no expression: "text", compare it as text alone; "refuse",
     raise an error. timeout: seconds for one comparison; one that takes longer gives 0.
     """
@@ -67,7 +70,7 @@ class MathVerify(Reward):
     def __call__(self, prompt: Text, completion: str, **columns: Any) -> float:
         answers = answers_of(prompt, columns, "math_verify")
         final = str(final_answer(completion))
-        if {_as_words(text) for text in (completion, final, _SAID.split(final)[-1])} & {
+        if {_as_words(text) for text in (completion, final, _SAID.split(final)[-1], _tuple_in(final) or final)} & {
             self._words(answer, prompt) for answer in answers
         }:
             return 1.0
@@ -105,6 +108,12 @@ class MathVerify(Reward):
     def _same(self, answer: Any, said: Any, limit: int | None, prompt: Text) -> bool:
         right = self._parsed(answer, limit, prompt)
         return bool(right) and bool(self._package.verify(right, said, timeout_seconds=limit))
+
+
+def _tuple_in(text: str) -> str:
+    """The tuple or interval with which a sentence ends that says nothing else in numbers; empty without one."""
+    match = _TUPLE.fullmatch(text.strip())
+    return match[1] if match and not _NEGATES.search(text) else ""
 
 
 def _as_words(text: str) -> str:

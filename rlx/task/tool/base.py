@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from rlx.errors import ConfigError
 
 _EXAMPLE = "a tool is a function of a module, like def search(query: str, limit: int = 5) -> str"
 _ARGUMENTS = re.compile(r"^\s*(Args|Arguments|Parameters|Returns):?\s*$", re.MULTILINE)
+_KINDS: Mapping[str, type] = {"integer": int, "string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
+_SHOWN = 60  # characters of a value in an error
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -86,6 +90,49 @@ class Tool:
                 parameters["properties"][name].pop("description", None)
         parameters["required"] = [name for name in parameters.get("required", ()) if name not in self.fixed]
         return schema
+
+
+def misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
+    """What is wrong with a value from JSON under the schema of an argument, said to the assistant; empty if it fits.
+
+    The schema is one that transformers makes of a type. name: of the argument, such as tags or tags[0].
+    """
+    if value is None and schema.get("nullable"):
+        return ""
+    choices = schema.get("anyOf")
+    if choices is not None:
+        said = [misfit(value, choice, name) for choice in choices]
+        return "" if "" in said else " or ".join(said)
+    if "enum" in schema:
+        is_one = any(value == known and type(value) is type(known) for known in schema["enum"])
+        return "" if is_one else f"{name} is {_shown(value)}, and it is one of {json.dumps(schema['enum'])}"
+    kinds = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type", ())
+    if kinds and not any(_is_kind(value, kind) for kind in kinds):
+        return f"{name} is {_shown(value)}, and its type is {' or '.join(kinds)}"
+    parts: list[tuple[Any, Mapping[str, Any], str]] = []
+    if isinstance(value, list):
+        known = schema.get("prefixItems")
+        if known is not None and len(known) != len(value):
+            return f"{name} has {len(value)} items, and it takes {len(known)}"
+        each = known if known is not None else [schema.get("items", {})] * len(value)
+        parts = [(part, kind, f"{name}[{place}]") for place, (part, kind) in enumerate(zip(value, each, strict=True))]
+    elif isinstance(value, dict):
+        parts = [(part, schema.get("additionalProperties", {}), f"{name}[{key!r:.40}]") for key, part in value.items()]
+    return next((said for part in parts if (said := misfit(*part))), "")
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    """Whether a value is of a type of JSON; numbers are finite, and a boolean is none."""
+    if isinstance(value, bool):
+        return kind in ("boolean", "any")
+    if kind == "number":
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, _KINDS.get(kind, object))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _signature_alone(name: str, hints: Mapping[str, Any], taken: list[inspect.Parameter]) -> Any:

@@ -14,7 +14,7 @@ from rlx.errors import ConfigError
 from rlx.fields import check_hyperparameters, count, within
 from rlx.task.environment import Environment, Turn
 from rlx.task.messages import with_system
-from rlx.task.tool.base import Tool
+from rlx.task.tool.base import Tool, misfit
 from rlx.task.tool.calls import FORMATS, Call, format_of
 from rlx.task.tool.worker import ToolError, ToolWorkers
 
@@ -133,9 +133,13 @@ class ToolUse(Environment):
         tool = self._all.get(call.name)
         if tool is None:
             raise ToolError(f"there is no tool {call.name!r:.80}; there are {', '.join(self.tools)}")
-        taken = sorted(set(call.arguments) - set(tool.schema["function"]["parameters"]["properties"]))
+        known = tool.schema["function"]["parameters"]["properties"]
+        taken = sorted(set(call.arguments) - set(known))
         if taken:
             raise ToolError(f"{call.name} has no argument {taken[0]!r:.80}")
+        wrong = next((said for name, value in call.arguments.items() if (said := misfit(value, known[name], name))), "")
+        if wrong:
+            raise ToolError(wrong)
         return await self._workers.call(tool.target, {**call.arguments, **tool.fixed})
 
     def figures(self) -> Mapping[str, float]:

@@ -63,6 +63,13 @@ def test_a_completion_that_is_the_answer_is_right_whatever_it_is(answer):
         ("[0,1)", "The answer is [0, 1)", "The answer is [0,1]"),
         ("Monday", "So the answer is: Monday", "The answer is Monday or Tuesday"),
         ("101_2", "101_2", "101_3"),
+        ("(1,2)", "The point is (1, 2).", "The point is [1,2]."),
+        ("(1,2)", "So, the points meet.\nThe point is: (1,2)", "The point is not (1,2)."),
+        ("[0,1)", "The interval is [0,1).", "The interval isn't [0,1)."),
+        ("(1,2)", "It is (1,2)", "The points are (1,2) and (3,4)."),
+        ("(1,2)", "It is (1,2)", "Of x = 3 it is (1,2)"),
+        ("2", "2", "The point is (1,2)."),
+        (".", ".", "Whatever"),
         ("101_2", r"\boxed{101_{2}}", r"\boxed{101_{3}}"),
     ],
 )

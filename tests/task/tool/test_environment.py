@@ -130,6 +130,8 @@ def faulty():
         ('{"name": "delete", "arguments": {}}', "error: there is no tool 'delete'; there are add, fail, nonsense, crash"),
         ('{"name": "add", "arguments": {"a": 1}}', "error: TypeError: add() missing 1 required positional argument: 'b'"),
         ('{"name": "add", "arguments": {"a": 1, "c": 1}}', "error: add has no argument 'c'"),
+        ('{"name": "add", "arguments": {"a": 1, "b": "2"}}', 'error: b is "2", and its type is integer'),
+        ('{"name": "add", "arguments": {"a": NaN, "b": 2}}', "error: a is NaN, and its type is integer"),
         ('{"name": "fail", "arguments": {}}', "error: KeyError: 'no notes'"),
         ('{"name": "nonsense", "arguments": {}}', "error: the tool returned object, which is neither text nor JSON"),
         ('{"name": "crash", "arguments": {}}', "error: the tool ended its process"),

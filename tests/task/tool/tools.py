@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, Literal
 
 
 def add(a: int, b: int) -> str:
@@ -24,6 +24,10 @@ def search(query: str, limit: int = 5, tags: list[str] | None = None, deep: bool
     Twice.
     """
     return query * limit
+
+
+def choose(kind: Literal["a", "b"], at: tuple[int, float] | None, limits: dict[str, int], other: int | list[str]) -> str:
+    return repr((kind, at, limits, other))
 
 
 def hang() -> str:
