@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -148,6 +148,12 @@ def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
         if any(mark.startswith(rest) or rest.startswith(mark) for rest in rests):
             return False
     return True
+
+
+def first_stop(tokens: Tokens, ends: Collection[int], begin: int, end: int) -> int | None:
+    """How many of the tokens come up to the first one of `ends` between two places, it included; None without one."""
+    found = np.flatnonzero(np.isin(tokens[begin:end], list(ends))) if ends else ()
+    return begin + int(found[0]) + 1 if len(found) else None
 
 
 def without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> list[int]:

@@ -31,5 +31,5 @@ REMARKS = {
     "words_unseen": "have messages (of the role system or developer, say) that the chat template does not write: the model does "
     "not see them",
     "trailing": "end with a message that is not the assistant's; it is left out",
-    "boundary": "have a prompt whose last token merges with the completion; that token is learned, in a pair of the side where it merges",
+    "boundary": "have a prompt whose last token merges with the completion; that token is learned where it merges",
 }

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
-from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, without_trailing_special
+from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, first_stop, without_trailing_special
 from rlx.data.rendering import UnsafeExampleError
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
@@ -323,7 +323,7 @@ class TextEncoder:
         ends = [cut.before(end, whole=False) for _, end in written.turns]
         begins = [inside if begin == written.prompt_length else self._begin_of(cut, begin)[0] for begin, _ in written.turns]
         remarks, closed = written.remarks | ({"boundary"} if merges else frozenset()), written.closed
-        stops = [self._hidden_end(cut.tokens, begin, end) for begin, end in zip(begins, ends, strict=True)]
+        stops = [first_stop(cut.tokens, self._hidden_ends, begin, end) for begin, end in zip(begins, ends, strict=True)]
         if any(stop not in (None, end) for stop, end in zip(stops[:-1], ends, strict=False)):
             return Encoded(cut.tokens[:0], 0, refused=("ends_within", ""))
         if stops[-1] is not None:
@@ -337,13 +337,6 @@ class TextEncoder:
         if not closed and self.end_ids:
             tokens, learned = np.append(tokens, self.end_ids[0]), np.append(learned, True)
         return Encoded(tokens, inside, None if learned.all() else learned, remarks)
-
-    def _hidden_end(self, tokens: Tokens, begin: int, end: int) -> int | None:
-        """Where the first token that ends a completion and is not found by its text stops, among those from begin to end."""
-        if not self._hidden_ends:
-            return None
-        found = np.flatnonzero(np.isin(tokens[begin:end], list(self._hidden_ends)))
-        return begin + int(found[0]) + 1 if len(found) else None
 
     def _begin_of(self, cut: Cut | JoinedCut, place: int) -> tuple[int, bool]:
         """How many tokens come before a turn that begins at a place, and whether the next one has text of both sides.
