@@ -152,7 +152,9 @@ def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
 
 def first_stop(tokens: Tokens, ends: Collection[int], begin: int, end: int) -> int | None:
     """How many of the tokens come up to the first one of `ends` between two places, it included; None without one."""
-    found = np.flatnonzero(np.isin(tokens[begin:end], list(ends))) if ends else ()
+    if not ends:  # as of most tokenizers
+        return None
+    found = np.flatnonzero(np.isin(tokens[begin:end], list(ends)))
     return begin + int(found[0]) + 1 if len(found) else None
 
 

@@ -101,8 +101,8 @@ def misfit(value: Any, schema: Mapping[str, Any], name: str) -> str:
         return ""
     choices = schema.get("anyOf")
     if choices is not None:
-        said = [misfit(value, choice, name) for choice in choices]
-        return "" if "" in said else " or ".join(said)
+        misfits = [misfit(value, choice, name) for choice in choices]
+        return "" if "" in misfits else " or ".join(misfits)
     if "enum" in schema:
         is_one = any(value == known and type(value) is type(known) for known in schema["enum"])
         return "" if is_one else f"{name} is {_shown(value)}, and it is one of {json.dumps(schema['enum'])}"
