@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from rlx.errors import ExitCode
+from rlx.errors import STOP_SIGNALS
+from rlx.interrupt import EARLY, on_ctrl_c
 from rlx.startup import search_seldom
 
 
@@ -22,7 +23,6 @@ def entry() -> None:
 
     install()
     from rlx.cli.main import command_line
-    from rlx.interrupt import on_ctrl_c
 
     if listens:
         signal.signal(signal.SIGINT, on_ctrl_c)
@@ -31,11 +31,8 @@ def entry() -> None:
 
 def _stopped_early(number: int, _: object) -> None:
     """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
-    if number == signal.SIGINT:
-        os._exit(ExitCode.INTERRUPTED)
-    name = signal.Signals(number).name
-    os.write(2, f"rlx: stopped by {name} before anything was saved; run it again\n".encode())
-    os._exit(ExitCode.STOPPED)
+    os.write(2, f"{EARLY.format(signal.Signals(number).name)}\n".encode())
+    os._exit(STOP_SIGNALS[signal.Signals(number)])
 
 
 if __name__ == "__main__":

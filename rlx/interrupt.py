@@ -10,7 +10,9 @@ import signal
 from types import FrameType
 
 POLL_SECONDS = 0.02
+EARLY = "rlx: stopped by {} before anything was saved; run it again"
 _swallowed = False
+_listens = False
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
@@ -34,9 +36,16 @@ def on_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def raise_swallowed() -> None:
-    """Raise KeyboardInterrupt if `on_ctrl_c` raised one and the process went on, as after one in a destructor."""
+    """As a run begins to listen: raise KeyboardInterrupt if `on_ctrl_c` raised one and the process went on."""
+    global _listens
+    _listens = True
     if _swallowed:
         raise KeyboardInterrupt
+
+
+def early_end() -> str:
+    """What to print of a Ctrl-C that came before a run listened, which would say more itself; empty for another one."""
+    return EARLY.format("SIGINT") if _swallowed and not _listens else ""
 
 
 def _swallows(frame: FrameType | None) -> bool:

@@ -46,6 +46,7 @@ def test_a_destructor_is_completed_before_ctrl_c_is_heard(tmp_path):
 
 def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
     monkeypatch.setattr(interrupt, "_swallowed", False)
+    monkeypatch.setattr(interrupt, "_listens", False)
     with pytest.raises(KeyboardInterrupt):
         interrupt.on_ctrl_c(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt), Stop().listening():
@@ -54,5 +55,6 @@ def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
 
 def test_a_run_without_a_signal_goes_on(monkeypatch):
     monkeypatch.setattr(interrupt, "_swallowed", False)
+    monkeypatch.setattr(interrupt, "_listens", False)
     with Stop().listening() as stop:
         assert stop.signal_number is None

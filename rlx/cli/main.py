@@ -20,6 +20,7 @@ from rlx.cli.line import taken_apart, verbs
 from rlx.cli.output import lost
 from rlx.config import conf_dir
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
+from rlx.interrupt import early_end
 
 if TYPE_CHECKING:
     from rlx.config.compose import CommandLine, Composed
@@ -113,7 +114,7 @@ def invoke(argv: Sequence[str]) -> tuple[int, str]:
     except RlxError as error:
         return error.exit_code, f"rlx: {error}"
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED, ""
+        return ExitCode.INTERRUPTED, early_end()
     except StopSweep as stop:
         return int(stop.args[0]), ""
     except SystemExit as stop:

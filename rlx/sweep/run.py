@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.config.recorded import check_places, places_to_give
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError
-from rlx.interrupt import postponed
+from rlx.interrupt import EARLY, postponed
 from rlx.record.provenance import code_hash
 from rlx.record.trust import folder_words
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
@@ -129,7 +129,7 @@ class SweepRun:
         try:
             return self._search(space, settings) if isinstance(settings, SearchSettings) else self._list(space)
         except KeyboardInterrupt:
-            print("rlx: stopped by SIGINT before anything was saved; run it again", file=sys.stderr)
+            print(EARLY.format("SIGINT"), file=sys.stderr)
             return ExitCode.INTERRUPTED
         finally:
             if self.pool is not None:

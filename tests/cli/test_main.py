@@ -14,6 +14,7 @@ import pytest
 
 import rlx.cli.main as main
 import rlx.cli.verb.train
+from rlx import interrupt
 from rlx.cli.line import verbs
 from rlx.errors import ConfigError, TrainingError
 
@@ -76,8 +77,12 @@ def test_the_code_of_the_verb_is_the_exit_code(calls, code):
     assert main.invoke(["train"]) == (code, "")
 
 
-def test_ctrl_c(calls):
-    calls.do = raising(KeyboardInterrupt())
+def test_ctrl_c_is_said_before_a_run_listens_which_says_more(calls, monkeypatch):
+    monkeypatch.setattr(interrupt, "_listens", False)
+    monkeypatch.setattr(interrupt, "_swallowed", False)
+    calls.do = lambda cfg: interrupt.on_ctrl_c(signal.SIGINT, None)
+    assert main.invoke(["train"]) == (130, "rlx: stopped by SIGINT before anything was saved; run it again")
+    monkeypatch.setattr(interrupt, "_listens", True)
     assert main.invoke(["train"]) == (130, "")
 
 
