@@ -327,6 +327,8 @@ def _files_blamed(what: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
+    if isinstance(error, KeyError) and lines:  # its text is a name alone
+        return f"{lines[0][:300]} is missing from its files, or is a value in them that transformers does not know"
     return lines[0][:300] if lines else type(error).__name__
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ STILL = 1e-7  # of the size of the weights; an update below it is lost in float3
 LARGEST_WEIGHT = 1e9  # of a reward
 USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}  # of the loss and the optimizer
 MANY_UPDATES, FEW_PROMPTS = 10, 30
+LARGEST_KL_WEIGHT = 1e3  # kl_in_reward, where rewards are near 1
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "environment", "model"}
 _SIDES = ("prompt_key", "chosen_key", "rejected_key", "completion_key")
 
@@ -115,6 +116,8 @@ def _draws(experiment: Experiment) -> Iterator[str]:
         leaf = name.rpartition(".")[2]
         if leaf == "updates_per_batch" and value > MANY_UPDATES:
             yield f"algorithm.{name}={value}: so many updates of one draw learn it by heart; 1 to 4 are usual"
+        if leaf == "kl_in_reward" and value > LARGEST_KL_WEIGHT:
+            yield f"algorithm.{name}={value:g} drowns the rewards: what is learned is to stay at the reference"
         rows = len(task.pairs()) if leaf == "pairs_per_step" and "pairs" in task.offers else None
         rows = len(task.prompts()) if leaf == "prompts_per_step" and "rewards" in task.offers else rows
         if rows is not None and value > rows:
@@ -172,6 +175,7 @@ def _task(experiment: Experiment) -> Iterator[str]:
             if reward.weight < 0 and reward.bounds is not None and reward.bounds[0] >= 0:
                 yield f"task.rewards.{name}.weight={reward.weight:g}: a completion is worth less the better {name} finds it"
         yield from _long_answers(experiment, task)
+        yield from _short_prompts(experiment, task)
     texts = list(islice(_texts(task), 3 * LOOKED_AT))
     roles = [str(message.get("role")) for text in texts if not isinstance(text, str) for message in text]
     odd = sorted({role for role in roles if role not in ROLES})
@@ -185,6 +189,19 @@ def _texts(task: Task) -> Iterator[Text]:
         yield from (pair.prompt, pair.chosen, pair.rejected)
     for prompt in islice(task.prompts() if "rewards" in task.offers else (), LOOKED_AT):
         yield prompt.text
+
+
+def _short_prompts(experiment: Experiment, task: RewardedTask) -> Iterator[str]:
+    """A limit that most prompts lose their beginning to; of pairs the opening table says it."""
+    policy = experiment.policy
+    most = policy.text.max_prompt_length
+    if most is None:
+        return
+    whole = replace(policy.text, max_prompt_length=None)
+    lengths = [len(whole.encode_prompt(prompt.text, prompt.tools)) for prompt in islice(task.prompts(), LOOKED_AT)]
+    cut = sum(length > most for length in lengths)
+    if 2 * cut > len(lengths):
+        yield f"policy.max_prompt_length={most}: {cut} of {len(lengths)} prompts that were looked at lose their beginning"
 
 
 def _long_answers(experiment: Experiment, task: RewardedTask) -> Iterator[str]:

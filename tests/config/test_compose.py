@@ -94,3 +94,14 @@ def test_aliases_that_stand_for_too_much_are_refused_before_they_are_written_out
         taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
     file.write_text("a: &x [1, 2]\nb: *x\nc: [*x, *x]\n")
     taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+
+
+@pytest.mark.parametrize("number", ["1:30:00", "[2, 1:30]", "190:20:30.15"])
+def test_a_number_in_base_60_is_refused(tmp_path, number):
+    file = tmp_path / "experiment" / "clock.yaml"
+    file.parent.mkdir()
+    file.write_text(f"a: 1\nseed: {number}\n")
+    with pytest.raises(ConfigError, match=r"clock.yaml:2: YAML reads [\d:.]+ as a number in base 60"):
+        taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
+    file.write_text("a: '1:30'  # at 1:30\nb: http://localhost:8000/v1\nc: {d: x:1:30}\n")
+    taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()

@@ -88,6 +88,7 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
         ("{tmp}/stretched", "its weights have other shapes than its config.json says"),
         ("{tmp}/hollow", r"lack \d+ tensors of LlamaForCausalLM"),
         ("{tmp}/weightless", "no causal language model can be loaded"),
+        ("{tmp}/odd", "odd: 'nope' is missing from its files, or is a value in them that transformers does not know"),
     ],
 )
 def test_what_cannot_be_a_policy_is_said_in_one_line(tmp_path, path, message):
@@ -104,6 +105,8 @@ def test_what_cannot_be_a_policy_is_said_in_one_line(tmp_path, path, message):
     save(tmp_path / "hollow")
     config = json.loads((tmp_path / "hollow" / "config.json").read_text())
     (tmp_path / "hollow" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    save(tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
     for name in ("stammering", "torn", "pickled", "stretched", "weightless"):
         save(tmp_path / name)
     (tmp_path / "stammering" / "tokenizer.json").write_text('{"version": "1.0"')

@@ -52,6 +52,8 @@ SAID = [
     (("task.label_noise=0.5",), "the pairs say nothing of which completion is better"),
     (("algorithm.preference_loss_weight=1e-30", "algorithm.sft_loss_weight=0"), "none of the last 3 steps had a gradient"),
     ((*GRPO, "task.reward_noise=1"), "the rewards say nothing"),
+    ((*GRPO, "algorithm.kl_in_reward=1e9"), "algorithm.kl_in_reward=1e+09 drowns the rewards"),
+    ((*GRPO, "policy.max_prompt_length=1"), "policy.max_prompt_length=1: 256 of 256 prompts that were looked at lose"),
     (("evaluation.num_prompts=1",), "measured on 1 held-out prompts"),
     ((*GRPO, "task.rewards.exact_match.weight=-1", "task.full_reward=null"), "worth less the better exact_match finds it"),
     ((*GRPO, "loss.clip_low=0", "loss.clip_high=0"), "loss.clip_low and loss.clip_high are 0"),
