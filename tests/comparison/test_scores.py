@@ -86,6 +86,9 @@ def test_a_score_that_is_not_finite_is_a_failure(tmp_path):
 def test_a_score_that_was_changed_in_one_of_its_two_files_is_refused(tmp_path):
     directory = write_run(tmp_path / "a", score=0.5)
     values = json.loads((directory / "run.json").read_text())
+    values["result"]["performance_metrics"]["eval/score"] = 0.500001  # written out again with fewer digits
+    (directory / "run.json").write_text(json.dumps(values))
+    assert score_of(directory).score == 0.500001
     values["result"]["performance_metrics"]["eval/score"] = 7.0
     (directory / "run.json").write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"a: run\.json ends with eval/score 7, metrics\.jsonl with 0\.5; one of the two"):
