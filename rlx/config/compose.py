@@ -348,21 +348,22 @@ def check_folders(line: CommandLine) -> None:
             name = file.relative_to(place)
             if (own / name).is_file() or file.stem in declared(name.parent.as_posix()):
                 raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")
-            _require_meant(file)
+            _require_meant(file, is_of_rlx=len(name.parts) > 1 and (own / name.parts[0]).is_dir())
 
 
 MOST_VALUES = 20_000  # of a YAML file, its aliases written out
 _BASE_60 = re.compile(rb"\d:[0-5]?\d")
 
 
-def _require_meant(file: Path) -> None:
-    """Refuse a YAML file with numbers in base 60, or whose aliases stand for more values than any config has, or for themselves.
+def _require_meant(file: Path, *, is_of_rlx: bool) -> None:
+    """Refuse a YAML file whose aliases stand for more values than any config has, or for themselves, or with a number in base 60.
 
     YAML reads 1:30:00 as 5400. Hydra writes aliases out, and a few lines of them make billions of values. What is no YAML is
-    said by Hydra.
+    said by Hydra. is_of_rlx: it lies in a folder of a group of rlx; other files are another program's, and may have such numbers.
     """
     text = file.read_bytes()
-    if (b"*" not in text or b"&" not in text) and not _BASE_60.search(text):
+    is_suspect = is_of_rlx and _BASE_60.search(text) is not None
+    if (b"*" not in text or b"&" not in text) and not is_suspect:
         return
     try:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -373,7 +374,7 @@ def _require_meant(file: Path) -> None:
     def size(node: Any) -> int:
         if id(node) not in sizes:
             sizes[id(node)] = None
-            if node.tag.endswith((":int", ":float")) and ":" in node.value:
+            if is_suspect and node.tag.endswith((":int", ":float")) and ":" in node.value:
                 place = f"{file}:{node.start_mark.line + 1}"
                 raise ConfigError(f"{place}: YAML reads {node.value} as a number in base 60; write a number, or text in quotes")
             items = node.value if isinstance(node, yaml.CollectionNode) else ()

@@ -103,5 +103,6 @@ def test_a_number_in_base_60_is_refused(tmp_path, number):
     file.write_text(f"a: 1\nseed: {number}\n")
     with pytest.raises(ConfigError, match=r"clock.yaml:2: YAML reads [\d:.]+ as a number in base 60"):
         taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
+    (tmp_path / "docker-compose.yaml").write_text("ports: [22:22]\n")  # another program's
     file.write_text("a: '1:30'  # at 1:30\nb: http://localhost:8000/v1\nc: {d: x:1:30}\n")
     taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
