@@ -248,7 +248,8 @@ class Ranks:
         if len(errors) == self.world and len({str(each) for _, each in errors}) == 1:
             return error if mine is None else mine
         ranks = " and ".join(f"rank {rank}" for rank, each in errors if str(each) == str(error))
-        error.args = (f"{ranks}: {error}", *error.args[1:])
+        first, *rest = error.args or ("",)
+        error.args = (f"{ranks}: {first}", *rest)
         return error
 
 
@@ -259,10 +260,10 @@ def _as_message(error: Exception) -> bytes:
             message = pickle.dumps(error)
             pickle.loads(message)
             return message
-        return pickle.dumps(TrainingError(str(error)))
+        return pickle.dumps(TrainingError(*str(error).splitlines()))
     if isinstance(error, torch.OutOfMemoryError):
         return pickle.dumps(torch.OutOfMemoryError(str(error)))
-    return pickle.dumps(TrainingError("".join(traceback.format_exception(error)).rstrip()))
+    return pickle.dumps(TrainingError(*"".join(traceback.format_exception(error)).rstrip().splitlines()))
 
 
 def _buckets(like: Sequence[Tensor], present: Sequence[bool]) -> Iterator[list[int]]:

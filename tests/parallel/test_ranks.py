@@ -1,7 +1,9 @@
+import pickle
+
 import pytest
 
-from rlx.errors import ConfigError
-from rlx.parallel.ranks import Ranks, join
+from rlx.errors import ConfigError, TrainingError
+from rlx.parallel.ranks import Ranks, _as_message, join
 from tests.parallel.group import COUPLED, FEW, SHIPPED, SHIPPED_SHARDED, measured
 
 EXACT, ROUNDED = 1e-12, 5e-6
@@ -32,6 +34,17 @@ def test_ranks_have_equally_many_tokens():
     tokens = [3, 9, 4, 4, 1, 7, 2, 6] * 20
     totals = [sum(tokens[ranks(rank, 4).rows(tokens)]) for rank in range(4)]
     assert max(totals) - min(totals) <= max(tokens) + 1
+
+
+def test_the_error_of_a_rank_keeps_its_lines():
+    try:
+        raise ValueError("odd")
+    except ValueError as error:
+        told = _as_message(error)
+    lines = str(ranks(0, 2)._error([(1, told)], None)).splitlines()
+    assert (lines[0], lines[-1]) == ("rank 1: Traceback (most recent call last):", "ValueError: odd")
+    several = pickle.dumps(TrainingError("first", "second"))
+    assert str(ranks(0, 2)._error([(0, several)], None)) == "rank 0: first\nsecond"
 
 
 def test_a_process_that_was_not_started_as_a_rank_does_not_wait_for_others(monkeypatch):

@@ -186,5 +186,6 @@ def result_of_ranks(composed: Composed) -> AlgorithmResult:
     result = None if outcome.directory is None or outcome.code else read_run(outcome.directory).result
     if result is None:
         where = "" if outcome.directory is None else f"; {outcome.directory / 'run.json'} says more"
-        raise TrainingError(outcome.message or f"the ranks of this run ended with exit code {outcome.code}{where}")
+        said = outcome.message or f"the ranks of this run ended with exit code {outcome.code}{where}"
+        raise TrainingError(*said.splitlines())
     return result
