@@ -120,7 +120,7 @@ def read_score(
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
     is_whole = is_number(stated) and is_usable(stated) and len(steps) > 0 and steps[-1] == ended
-    if is_whole and is_usable(values[-1]) and not math.isclose(values[-1], stated, rel_tol=ROUNDING):
+    if stated is not None and is_whole and is_usable(values[-1]) and not math.isclose(values[-1], stated, rel_tol=ROUNDING):
         raise DataError(
             f"{record.directory}: run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}; one of the two "
             "was changed"
