@@ -74,7 +74,7 @@ FOLLOW: dict[str, set[str]] = {
     "repeats": {"belongs", "split", "padding", "order", "differences", "update", "falls", "hyperparameters", "length"},
     "belongs": {"split", "padding", "order", "reached", "tokens", "differences", "hyperparameters", "prompt"},
     "split": {"order", "differences", "padding"},
-    "padding": {"order", "tokens"},
+    "padding": {"order", "tokens", "length"},
     "prompt": {"tokens", "padding", "reached", "split"},
     "reached": {"objective", "tokens", "direction", "update", "falls", "hyperparameters", "closed_forms", "clip", "length"},
     "context": {"tokens", "length", "prompt", "belongs"},

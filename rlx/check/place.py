@@ -6,6 +6,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from rlx.errors import is_users_file
 
 CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"}
+STARTS = tuple(str(Path("rlx", "check", name)) for name in ("checker.py", "subject.py"))  # where the algorithm is called
 METHODS = ("draw", "updates", "compute_loss", "update_policy", "validate")
 
 
@@ -28,9 +30,12 @@ def place_of_method(owner: Any, name: str) -> str:
 
 
 def place_of_frame(frame: types.FrameType | None) -> str:
-    """`FILE:LINE in FUNCTION` of the innermost frame in a user's file; empty if there is none."""
+    """`FILE:LINE in FUNCTION` of the innermost frame in a user's file; empty if there is none.
+
+    What called the laws is not looked at: a program that starts a check is no part of the algorithm.
+    """
     while frame is not None and not is_users_file(frame.f_code.co_filename):
-        frame = frame.f_back
+        frame = None if frame.f_code.co_filename.endswith(STARTS) else frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 

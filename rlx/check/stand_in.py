@@ -123,12 +123,13 @@ class ScriptedSampler(Sampler):
     numbers: what the sampling log-probabilities are; None asks the policy. shape: one of SHAPES: "usual" is up to 6 tokens; in
     "alike" all prompts but the first get the same completions, all equally long; "short" and "long" are of SHORT and LONG tokens
     that begin alike; "even" and "uneven" have the same tokens in all, see UNEVEN.
-    turned: the completions of every second prompt come in the opposite order.
+    turned: the completions of every second prompt come in the opposite order. wider: columns of padding that they come with.
     """
 
     numbers: Numbers | None
     shape: str = "usual"
     turned: bool = False
+    wider: int = 0
 
     @staticmethod
     def of(sampler: Sampler, numbers: Numbers | None, *, shape: str = "usual") -> ScriptedSampler:
@@ -144,14 +145,16 @@ class ScriptedSampler(Sampler):
         prompts = tuple(prompt.tobytes() for prompt in draw.prompts)
         end = (policy.eos_token_ids[:1] or (0,))[0]
         script = _script(prompts, keys.tobytes(), tuple(draw.limits.tolist()), end, self.shape, self.numbers)
-        made = Completions.empty(len(script.finished), script.sequences.width)
-        made.tokens[:] = script.sequences.completion_tokens[:, 0].numpy()
+        width = script.sequences.width
+        made = Completions.empty(len(script.finished), width + self.wider)
+        made.tokens[:, :width] = script.sequences.completion_tokens[:, 0].numpy()
         made.lengths[:], made.finished[:] = script.sequences.completion_lengths[:, 0].numpy(), script.finished
         if script.logprobs is None:
             with torch.no_grad():
-                made.logprobs[:] = policy.token_logprobs(script.sequences, temperature=draw.temperature)[:, 0].cpu().numpy()
+                found = policy.token_logprobs(script.sequences, temperature=draw.temperature)
+                made.logprobs[:, : found.shape[-1]] = found[:, 0].cpu().numpy()
         else:
-            made.logprobs[:] = script.logprobs / draw.temperature
+            made.logprobs[:, :width] = script.logprobs / draw.temperature
         return made
 
     def prepare(self, policy: Policy) -> None:

@@ -496,6 +496,56 @@ class WeighedByTheLengthAgain(Rewards):
         return batch.with_values(weights=weights / weights.sum().clamp(min=1))
 
 
+class WeightsAreSorted(Preferences):
+    """Weights of the reference's margins, which a look at them has sorted."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        theirs = lab.reference.pair_logprobs(batch)
+        weights = torch.sigmoid((theirs.chosen_sum - theirs.rejected_sum) / 4).sort().values
+        return batch.with_weights(preference=weights / weights.sum())
+
+
+class PairsDividedByTheWidth(Preferences):
+    """The number of columns in the place of the number of rows."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_weights(preference=torch.full((len(batch),), 1 / batch.sequences.completion_mask.shape[-1]))
+
+
+class RatioToTheReference(WithReference):
+    """The reference's log-probabilities in the place of the sampler's."""
+
+    def compute_loss(self, policy, reference, batch):
+        theirs = reference.token_logprobs(batch.sequences, temperature=batch.temperature)
+        output = super().compute_loss(policy, reference, batch.with_values(sampling_logprobs=theirs))
+        return LossOutput(output.terms, {})
+
+
+class ProductIsClipped(Rewards):
+    """A clip of ratio times advantage."""
+
+    def compute_loss(self, policy, reference, batch):
+        product = self.log_ratio(policy, batch).exp() * batch.advantages[..., None]
+        return LossOutput({"policy": Term(-torch.minimum(product, product.clamp(0.8, 1.2)), batch.weights)})
+
+
+class PenaltyTimesTheAdvantage(WithReference):
+    """A bracket too far."""
+
+    def penalty(self, policy, reference, batch):
+        return super().penalty(policy, reference, batch) * batch.advantages[..., None]
+
+
+class WhitenedWithThePadding(ActorCritic):
+    """Mean and deviation of all columns."""
+
+    def advantages(self, rewards, values, mask):
+        found = super().advantages(rewards, values, mask)
+        return (found - found.mean()) / (found.std() + 1e-6)
+
+
 MISTAKES: dict[type, set[str]] = {
     HalfOfThePairsWeighNothing: {"tokens"},
     ChosenUnderTheOtherMask: {"tokens"},
@@ -543,4 +593,10 @@ MISTAKES: dict[type, set[str]] = {
     SecondClipOfTheGood: {"clip"},
     CriticIsNotStepped: {"update"},
     WeighedByTheLengthAgain: {"length"},
+    WeightsAreSorted: {"order"},
+    PairsDividedByTheWidth: {"padding"},
+    RatioToTheReference: {"alignment"},
+    ProductIsClipped: {"clip"},
+    PenaltyTimesTheAdvantage: {"anchor"},
+    WhitenedWithThePadding: {"padding"},
 }

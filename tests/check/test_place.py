@@ -8,7 +8,8 @@ from time import perf_counter
 import pytest
 import torch
 
-from rlx.check.checker import LAWS, check_algorithm
+import rlx
+from rlx.check.checker import LAWS, Expressions, check_algorithm
 from rlx.check.place import (
     becomes_infinite,
     clock_read,
@@ -111,3 +112,8 @@ def test_what_a_cause_breaks_as_well_is_said_to_be_the_same_fault():
     }
     assert verdicts["repeats"].cause == ""
     assert verdicts["split"].cause == "repeats"
+
+
+def test_a_program_that_starts_a_check_is_no_place_of_a_fault():
+    expressions = Expressions(subject(rlx.load("algorithm", "custom_grpo")))
+    assert [expressions.line_of(where) for where in ("draw", "compute_loss", "terms['policy']")] == ["", "", ""]

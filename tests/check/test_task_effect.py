@@ -58,6 +58,21 @@ def test_shipped_keys_are_not_accused(name):
     assert tried(rlx.load("algorithm", name)) == []
 
 
+class NoPairIsMade(LengthDpo):
+    """A draw without a row, as of an algorithm that makes pairs of rewards where all of them are equal."""
+
+    def draw(self, lab):
+        return super().draw(lab)[slice(0, 0)]
+
+    def compute_loss(self, policy, reference, batch):
+        assert len(batch)
+        return super().compute_loss(policy, reference, batch)
+
+
+def test_nothing_is_said_of_a_draw_without_a_row():
+    assert tried(NoPairIsMade()) == []
+
+
 def test_a_word_of_warning_on_the_command_line(capsys, monkeypatch):
     whole = subject(LengthDpo())
     (said,) = task_notes(whole)

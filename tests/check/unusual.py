@@ -311,6 +311,38 @@ class RatioOfAllTokens(Rewards):
         return each.sum(dim=-1, keepdim=True).clamp(-20, 20).expand_as(each)
 
 
+class TokensOutOfAHat(Rewards):
+    """About half of the tokens learn, by a random number for each place of the padded batch."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        generator = torch.Generator().manual_seed(lab.step)
+        kept = batch.loss_mask & (torch.rand(batch.loss_mask.shape, generator=generator) < 0.5)
+        return batch.with_values(weights=kept.double() / kept.sum().clamp(min=1))
+
+
+class WeighedByTheReference(Preferences):
+    """Pairs that the reference tells apart count more; a random third of the places counts less."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        theirs = lab.reference.pair_logprobs(batch)
+        weights = torch.sigmoid((theirs.chosen_sum - theirs.rejected_sum) / 4)
+        places = torch.rand(len(batch), generator=torch.Generator().manual_seed(lab.step)) < 0.3
+        weights = torch.where(places, 0.5 * weights, weights)
+        return batch.with_weights(preference=weights / weights.sum())
+
+
+class LessWhereItDrifts(WithReference):
+    """What advantages teach weighs less at tokens that are far from the reference; nothing else draws the policy back."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = (who.token_logprobs(batch.sequences, temperature=batch.temperature) for who in (policy, reference))
+        trust = 1 / (1 + self.beta * (theirs - ours).detach() ** 2)
+        ratio = self.log_ratio(policy, batch).exp()
+        return LossOutput({"policy": Term(-ratio * trust * batch.advantages[..., None], batch.weights)})
+
+
 UNUSUAL = [
     GreedyBaseline,
     SquaredPenalty,
@@ -334,4 +366,7 @@ UNUSUAL = [
     UncertainShare,
     RootsOfLengths,
     RatioOfAllTokens,
+    TokensOutOfAHat,
+    WeighedByTheReference,
+    LessWhereItDrifts,
 ]

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import parts_of
+from rlx.check.exact.expectation import BETAS, stated_beta
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import gap
 from rlx.check.place import first_result
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.check.variant import plain_fields, variants
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the policy and its sampler: ratios of 1/20 to 20
 MOST = 10.0  # nats of a whole completion: short of what guards exp against overflow
@@ -28,6 +30,8 @@ FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
 LOGPROB = -0.7  # of every token at its temperature
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
+LARGE = 4.0  # the smallest positive advantage, where advantages shall be large
+MOST_FACTOR = 64.0  # by which they are made so: short of where exponentials become 0
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 ONE = 1e-9  # a ratio this near to 1 is 1
 FACTOR = 1.25  # of the sampler's own temperature
@@ -63,6 +67,8 @@ def clip(subject: Subject) -> Finding:
     near = [_slopes(subject, laboratory, batch, move) for move in (-WITHIN, WITHIN)]
     if (found := _idle_on_policy(subject, laboratory, batch, start, [*near, *slopes.values()])) is not None:
         return found
+    if (product := _clips_the_product(subject, laboratory, batch, start)) is not None:
+        return product
     if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
         return broken(
             f"tokens that went {abs(lost.move):g} nats the wrong way {lost.what}",
@@ -175,6 +181,32 @@ def _idle_on_policy(
     return None
 
 
+def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor) -> Finding | None:
+    """With larger advantages no positive one teaches anything where the policy is its sampler, negative ones do."""
+    advantages = getattr(batch, "advantages", None)
+    signs = _signs(laboratory, batch, len(start))
+    good, bad = (signs > 0) & (start != 0), (signs < 0) & (start != 0)
+    if not isinstance(advantages, Tensor) or not bool(good.any()) or not bool(bad.any()):
+        return None
+    factor = LARGE / float(advantages[advantages > 0].min())
+    if not 1 < factor <= MOST_FACTOR:
+        return None
+    larger = batch.with_values(advantages=factor * advantages)
+    slopes = _slopes(subject, laboratory, larger, 0.0)
+    if bool((slopes[good] != 0).any()) or bool((slopes[bad] == 0).any()) or not bool(torch.isfinite(slopes).all()):
+        return None
+    if not bool(_counted(subject, laboratory, larger, 0.0, len(start))[good].all()):
+        return None  # left out of the loss, as outliers may be
+    return broken(
+        f"where the policy is its sampler and advantages are {factor:.3g} times as large, no completion with a positive one "
+        "learns anything, those with a negative one do: where a clip sets in depends on the size of the advantage",
+        number=f"0/{int(good.sum())} tokens",
+        where="compute_loss",
+        example=_token_shown(subject, laboratory, batch, _Lost(good, 0.0, ""), start),
+        mend=f"clip the ratio, not its product with the advantage: {CLIP_MEND}",
+    )
+
+
 def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
     """[N] the sign of each token's advantage; 0 where the batch says none."""
     signs = torch.zeros(size)
@@ -213,7 +245,7 @@ def _slopes(subject: Subject, laboratory: Laboratory, batch: Any, distance: floa
 
 
 def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: float, size: int) -> Tensor:
-    """bool [N]: tokens where a term that reads log-probabilities, with a value a token or a completion, is not 0."""
+    """bool [N]: tokens where a term that reads log-probabilities, with a value a token or a completion, weighs other than 0."""
     found = torch.zeros(size, dtype=torch.bool)
     leaf = laboratory.policy.leaves["token_logprobs"]
     with _moved(laboratory, batch, distance) as (there, moved):
@@ -221,7 +253,7 @@ def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: flo
     for part in parts_of(batch):
         mask = part.sequences.completion_mask
         places = completion_gradients(laboratory, part, torch.arange(size))
-        for values in (term.values.detach() for term in terms):
+        for values in ((term.values * term.weights).detach() for term in terms):
             each = values[..., None].expand(mask.shape) if values.shape == mask.shape[:-1] else values
             if each.shape != mask.shape:
                 continue
@@ -276,6 +308,8 @@ def alignment(subject: Subject) -> Finding:
     held = getattr(batch, "reference_logprobs", None)
     known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
     after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
+    if (found := _ratio_to_reference(subject)) is not None:
+        return found
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
         if off < EQUAL and own > OTHER:
@@ -287,6 +321,39 @@ def alignment(subject: Subject) -> Finding:
                 mend="batch.sampling_logprobs[..., t] is of token t, as policy.token_logprobs(...)[..., t] is: roll neither",
             )
     return passed(f"{own:.0e}") if own < EQUAL else skipped("the loss reads more than differences of log-probabilities")
+
+
+def _ratio_to_reference(subject: Subject) -> Finding | None:
+    """Without a penalty the gradient goes as exp(policy - reference), and the sampling log-probabilities do not matter."""
+    if Need.REFERENCE not in subject.needs or subject.algorithm.moving_reference is not None:
+        return None
+    algorithm = subject.algorithm
+    for name in [name for name, _ in plain_fields(algorithm) if name.rpartition(".")[2] in BETAS]:
+        algorithm = min((other for _, other in variants(algorithm, name)), key=stated_beta, default=algorithm)
+    if stated_beta(algorithm) > EQUAL:
+        return None
+    subject = subject.with_algorithm(algorithm)
+    slopes = []
+    for drift in (0.0, SHIFT, -SHIFT):
+        laboratory = subject.stand_in(spread=0.0, drift=drift)
+        batch = subject.first_update(laboratory)
+        if len(batch) == 0:
+            return None
+        gradient, _ = subject.gradient(laboratory, batch)
+        slopes.append(gradient[: len(laboratory.policy.leaves["token_logprobs"])] * math.exp(-drift))
+    if not bool(slopes[0].any()) or any(each.shape != slopes[0].shape or gap(each, slopes[0]) > EQUAL for each in slopes[1:]):
+        return None
+    moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, batch.sampling_logprobs - SHIFT, 0.0))
+    if not torch.equal(subject.gradient(laboratory, moved)[0], gradient):
+        return None
+    return broken(
+        f"a reference whose log-probabilities are {SHIFT:g} lower has a gradient {math.exp(SHIFT):.4g} times as large, without "
+        "any penalty, and the sampling log-probabilities do not matter: the ratio is that of policy and reference",
+        number=f"{math.exp(SHIFT):.4g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="the ratio is to the policy that sampled: exp(policy.token_logprobs(...) - batch.sampling_logprobs)",
+    )
 
 
 def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -115,7 +115,9 @@ class _AtDrift:
 
 def anchor(subject: Subject) -> Finding:
     """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
-    if (found := _bends_down(subject) or _follows_something_else(subject) or _counted_twice(subject)) is not None:
+    if (
+        found := _bends_down(subject) or _follows_something_else(subject) or _counted_twice(subject) or _times_advantage(subject)
+    ) is not None:
         return found
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
         return passed("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
@@ -253,6 +255,44 @@ def _counted_twice(subject: Subject) -> Finding | None:
                 example=f"algorithm.{name} = {dict(plain_fields(subject.algorithm)).get(name)!r}",
                 mend="take the KL away from the reward or add it to the loss, not both; two penalties have two weights",
             )
+    return None
+
+
+def _times_advantage(subject: Subject) -> Finding | None:
+    """A penalty that is linear in its weight, and whose gradient turns round with the sign of all advantages."""
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+        return None
+    values = dict(plain_fields(subject.algorithm))
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    advantages = getattr(batch, "advantages", None)
+    if not isinstance(advantages, Tensor) or len(batch) == 0:
+        return None
+    turned = batch.with_values(advantages=-advantages)
+    for name in (name for name in values if name.rpartition(".")[2] in BETAS and isinstance(values[name], float)):
+        others = [subject.with_algorithm(other) for _, other in variants(subject.algorithm, name)][:2]
+        if len(others) < 2:
+            continue
+        usual, start = (subject.gradient(laboratory, each)[0] for each in (batch, turned))
+        rises, mirrored = [], []
+        for other in others:
+            by = dict(plain_fields(other.algorithm))[name] - values[name]
+            rises.append((other.gradient(laboratory, batch)[0] - usual) / by)
+            mirrored.append((other.gradient(laboratory, turned)[0] - start) / by)
+        scale = float(rises[0].abs().max())
+        if scale <= FLAT or max(float(each.abs().max()) for each in (rises[0] - rises[1], mirrored[0] + rises[0])) > FLAT * scale:
+            continue
+        same = rises[0] * (usual - values[name] * rises[0])  # with the gradient of the rest of the loss
+        if not bool((same > FLAT**2).any()) or not bool((same < -(FLAT**2)).any()):
+            continue  # it is a weight of what advantages teach
+        return broken(
+            f"the gradient that {name} weighs turns round where all advantages do: the penalty is multiplied by them, so that "
+            "completions with a negative one are driven away from the reference",
+            number=f"{scale:.1e}",
+            where="compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend="add the penalty to the objective, outside of the product with the advantage: -ratio * A + beta * kl",
+        )
     return None
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, permuted, with_padding
+from rlx.algorithm.base import Lab, Need
+from rlx.check.batch import parts_of, permuted, tensors_of, with_padding
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
+from rlx.data.preferences import PairBatch
+from rlx.data.sequences import Sequences
 from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
+JUMP = 1e-3  # relative: a change that is no rounding
+POWERS = (-2, -1, -0.5, 0.5, 1, 2)  # of the padded width, by which a weight may go
+DEPTH = 1.0  # nats a token, by which policy and reference say other things
+WIDER = 5  # columns of padding
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -123,7 +131,91 @@ def padding(subject: Subject) -> Finding:
                 example=f"the loss is {figures['loss']:.6g}, with padding {other['loss']:.6g}; {row_shown(subject, batch, 0)}",
                 mend="sum over the completion mask and divide by its counts; .mean(dim=-1) counts the padding",
             )
+    if (drawn := _drawn_wider(subject)) is not None:
+        return drawn
     return _layouts(subject, passed(f"{laboratory.tolerance:.0e}"))
+
+
+@contextmanager
+def _wide(width: int) -> Iterator[None]:
+    """All sequences that are made here have at least this width."""
+    usual = Sequences.__post_init__
+
+    def at_least(self: Sequences) -> None:
+        usual(self)
+        object.__setattr__(self, "width", max(self.width, width))
+
+    Sequences.__post_init__ = at_least  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Sequences.__post_init__ = usual  # type: ignore[method-assign]
+
+
+def _drawn_wider(subject: Subject) -> Finding | None:
+    """A draw whose tensors have more columns of padding makes weights or advantages that the padding has changed.
+
+    Only what padding alone can do counts: a gradient that goes with a power of the width, or advantages whose level or scale is
+    another one. A draw of random numbers for each place is another draw there.
+    """
+    if subject.goes_past or subject.task.interaction is not None:
+        return None
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    if len(parts_of(batch)) != 1:
+        return None
+    gradient, _ = subject.gradient(laboratory, batch)
+    (part,) = parts_of(batch)
+    width = part.sequences.width
+    with _wide(width + WIDER):
+        other = subject.stand_in()
+        other.sampler = replace(other.sampler, wider=2 * WIDER)  # type: ignore[call-arg]
+        try:
+            wider = subject.first_update(other)
+            if len(parts_of(wider)) != 1 or len(wider) != len(batch):
+                return None
+            found, _ = subject.gradient(other, wider)
+        except Exception:  # tensors of its own may be of another width, which is no fault
+            return None
+    (twin,) = parts_of(wider)
+    if twin.sequences.width != width + WIDER or found.shape != gradient.shape or not bool(gradient.any()):
+        return None
+    one, two = (getattr(each, "advantages", None) for each in (part, twin))
+    mask, mask_there = part.sequences.completion_mask, twin.sequences.completion_mask
+    if isinstance(one, Tensor) and isinstance(two, Tensor) and one.shape == mask.shape and two.shape == mask_there.shape:
+        here, there = one[mask].double(), two[mask_there].double()
+        if _is_rescaled(here, there):
+            return broken(
+                f"{WIDER} more columns of padding change the level or the scale of the advantages: their deviation is "
+                f"{float(there.std()):.4g} instead of {float(here.std()):.4g}",
+                number=f"{float(there.std() / here.std()):.3g}",
+                where="draw",
+                example=row_shown(subject, part, 0),
+                mend="take mean and deviation over the tokens of the mask: advantages[mask].mean(), not advantages.mean()",
+            )
+    share = float(found.abs().sum() / gradient.abs().sum())
+    factors = [((width + WIDER) / width) ** power for power in POWERS]
+    if not any(gap(found, factor * gradient) <= ROUNDED for factor in factors):
+        return None
+    return broken(
+        f"{WIDER} more columns of padding, {width + WIDER} instead of {width}, change the gradient by a factor of {share:.3g}: "
+        "the weights that draw makes depend on the longest completion",
+        number=f"{share:.3g}",
+        where="draw",
+        example=row_shown(subject, part, 0),
+        mend="divide by counts of rows or of the mask, not by mask.shape[-1], the padded width",
+    )
+
+
+def _is_rescaled(here: Tensor, there: Tensor) -> bool:
+    """Whether the second numbers are those of the first at another level or scale, the same for all."""
+    if here.shape != there.shape or len(here.unique()) < 6:
+        return False
+    x, y = here - here.mean(), there - there.mean()
+    slope = float((x * y).sum() / (x * x).sum())
+    straight = float((y - slope * x).abs().max()) <= ROUNDED * float(y.abs().max())
+    level = float((there.mean() - here.mean()).abs()) / float(x.abs().max())
+    return straight and slope > 0 and max(abs(slope - 1), level) > JUMP
 
 
 def _layouts(subject: Subject, finding: Finding) -> Finding:
@@ -171,7 +263,54 @@ def order(subject: Subject) -> Finding:
             example=f"the loss is {figures['loss']:.6g}, reordered {other['loss']:.6g}",
             mend="let nothing depend on a row's place (batch[0], cumulative sums, index-based weights)",
         )
-    return _turned(subject) or passed(f"{off:.0e}")
+    return _turned(subject) or _weights_stay(subject) or passed(f"{off:.0e}")
+
+
+class _OtherOrder(Lab):
+    """A Lab whose pairs come in another order."""
+
+    def pairs(self, pairs_per_step: int) -> PairBatch:
+        found: PairBatch = permuted(super().pairs(pairs_per_step))
+        return found
+
+
+def _weights_stay(subject: Subject) -> Finding | None:
+    """Weights that are made of what policy or reference say of pairs, and do not go with them where they change places."""
+    if Need.PAIRS not in subject.needs or Need.REWARDS in subject.needs or subject.goes_past:
+        return None
+    drawn: list[Any] = []
+    for kind, depth in ((Lab, 0.0), (_OtherOrder, 0.0), (Lab, DEPTH)):
+        laboratory = subject.stand_in() if not depth else subject.stand_in(spread=depth, depth=depth)
+        lab = laboratory.lab(seed=subject.seed)
+        with torch.no_grad():
+            drawn.append(subject.algorithm.draw(kind(**vars(lab))))
+    if not all(isinstance(batch, PairBatch) and len(batch) > 2 for batch in drawn):
+        return None
+    usual, moved, otherwise = drawn
+    rows, places = usual.rows.tolist(), moved.rows.tolist()
+    if rows == places or sorted(rows) != sorted(places) or rows != otherwise.rows.tolist():
+        return None
+    others = (dict(tensors_of(batch.weights)) for batch in (moved, otherwise))
+    after, elsewhere = others
+    for name, weights in tensors_of(usual.weights):
+        if weights.shape != (len(rows),) or not weights.is_floating_point() or name not in after or name not in elsewhere:
+            continue
+        scale = weights.abs().max()
+        if not bool(scale > 0) or float((weights.max() - weights.min()) / scale) <= JUMP:
+            continue
+        stays = float((after[name] - weights).abs().max() / scale) <= ROUNDED
+        made = elsewhere[name] / elsewhere[name].abs().max().clamp(min=1e-12)
+        if not stays or float((made - weights / scale).abs().max()) <= JUMP:
+            continue  # they go with the rows, or are those of places, whatever stands there
+        return broken(
+            f"the {name.removeprefix('batch.')} of pairs stay where they are when the pairs change places, though they depend on "
+            "what policy or reference say of them: they are those of other pairs",
+            number=f"{len(rows)} rows",
+            where="draw",
+            example=row_shown(subject, usual, 0),
+            mend="a tensor that is sorted has lost its rows: leave it as it is, or take the rows of the batch in the same order",
+        )
+    return None
 
 
 def _turned(subject: Subject) -> Finding | None:
@@ -181,7 +320,12 @@ def _turned(subject: Subject) -> Finding | None:
     (as_drawn, shown, made), (other, _, remade) = (_slopes_of_groups(subject, turned=turned) for turned in (False, True))
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
     scale = max(scale, 1e-12)  # where nothing is learned
-    for group in as_drawn.keys() & other.keys():
+    both = as_drawn.keys() & other.keys()
+    ahead = sum(float((other[group] * as_drawn[group]).sum()) for group in both)
+    factor = ahead / max(1e-300, sum(float(as_drawn[group].square().sum()) for group in both))
+    if len(both) > 1 and all(gap(other[group], factor * as_drawn[group], floor=scale) <= ROUNDED for group in both):
+        return None  # all the same, but for the count of the tokens that a random number for each place lets learn
+    for group in both:
         off = gap(other[group], as_drawn[group], floor=scale)
         if off > ROUNDED:
             return broken(
