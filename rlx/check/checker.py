@@ -19,13 +19,15 @@ from rlx.check.law.difference import finite_differences
 from rlx.check.law.hyperparameter import hyperparameters
 from rlx.check.law.learning import direction, falls, runs
 from rlx.check.law.length import length
+from rlx.check.law.logprob import alignment, temperature
 from rlx.check.law.loss import losses
 from rlx.check.law.number import metrics, repeats, stays_finite
 from rlx.check.law.objective import objective
-from rlx.check.law.policy_gradient import alignment, clip, temperature
+from rlx.check.law.padding import padding
+from rlx.check.law.policy_gradient import clip
 from rlx.check.law.reach import belongs, reached
 from rlx.check.law.reference import anchor, reference
-from rlx.check.law.rows import draws, order, padding, split
+from rlx.check.law.rows import draws, order, split
 from rlx.check.law.token import prompt, tokens
 from rlx.check.law.update import update
 from rlx.check.place import METHODS, ResultLines, place_of_method

@@ -1,4 +1,4 @@
-"""Laws of rewarded completions: what a clip stops, and what old log-probabilities are compared with."""
+"""The law of clips: what they stop, and on which side."""
 
 from __future__ import annotations
 
@@ -14,13 +14,9 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import parts_of
-from rlx.check.exact.expectation import BETAS, stated_beta
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.rows import gap
 from rlx.check.place import first_result
-from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
-from rlx.check.variant import plain_fields, variants
 
 MOVES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)  # nats a token between the policy and its sampler: ratios of 1/20 to 20
 MOST = 10.0  # nats of a whole completion: short of what guards exp against overflow
@@ -28,13 +24,9 @@ NEARBY = (-0.25, 0.25)  # nats
 WITHIN = 0.15  # nats, within usual clips
 FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
-LOGPROB = -0.7  # of every token at its temperature
-SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 LARGE = 4.0  # the smallest positive advantage, where advantages shall be large
 MOST_FACTOR = 64.0  # by which they are made so: short of where exponentials become 0
-EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
 ONE = 1e-9  # a ratio this near to 1 is 1
-FACTOR = 1.25  # of the sampler's own temperature
 CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
 
 
@@ -286,165 +278,3 @@ def _token_shown(subject: Subject, laboratory: Laboratory, batch: Any, lost: _Lo
                     f"advantage {sign}; {row_shown(subject, part, row)}"
                 )
     return ""
-
-
-def alignment(subject: Subject) -> Finding:
-    """The log-probability of a token is compared with the sampler's of that token, not of its neighbour."""
-    if Need.REWARDS not in subject.needs or subject.goes_past:
-        return skipped("no completions are sampled, or the loss reads the model itself")
-    laboratory = subject.stand_in(spread=0.1)
-    batch = subject.first_update(laboratory)
-    sampled = getattr(batch, "sampling_logprobs", None)
-    if sampled is None or len(batch) == 0 or sampled.shape != batch.completion_mask.shape:
-        return skipped("the batch holds no sampling log-probabilities of its own")
-    before, _ = subject.gradient(laboratory, batch)
-    if not reads_logprobs(laboratory):
-        return skipped("the loss does not read token log-probabilities through the policy")
-    leaf = laboratory.policy.leaves["token_logprobs"]
-    shift = SHIFT * torch.rand(len(leaf), generator=torch.Generator().manual_seed(0), dtype=leaf.dtype)
-    inner, moves = _laid_out(laboratory, batch, shift, sampled)
-    with torch.no_grad():
-        leaf.add_(shift)
-    held = getattr(batch, "reference_logprobs", None)
-    known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
-    after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
-    if (found := _ratio_to_reference(subject)) is not None:
-        return found
-    own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
-    for place, off in zip(("before", "after"), neighbours, strict=True):
-        if off < EQUAL and own > OTHER:
-            return broken(
-                f"the log-probability of a token is compared with the sampler's of the token {place} it",
-                number=f"{off:.0e}",
-                where="compute_loss",
-                example=row_shown(subject, batch, 0),
-                mend="batch.sampling_logprobs[..., t] is of token t, as policy.token_logprobs(...)[..., t] is: roll neither",
-            )
-    return passed(f"{own:.0e}") if own < EQUAL else skipped("the loss reads more than differences of log-probabilities")
-
-
-def _ratio_to_reference(subject: Subject) -> Finding | None:
-    """Without a penalty the gradient goes as exp(policy - reference), and the sampling log-probabilities do not matter."""
-    if Need.REFERENCE not in subject.needs or subject.algorithm.moving_reference is not None:
-        return None
-    algorithm = subject.algorithm
-    for name in [name for name, _ in plain_fields(algorithm) if name.rpartition(".")[2] in BETAS]:
-        algorithm = min((other for _, other in variants(algorithm, name)), key=stated_beta, default=algorithm)
-    if stated_beta(algorithm) > EQUAL:
-        return None
-    subject = subject.with_algorithm(algorithm)
-    slopes = []
-    for drift in (0.0, SHIFT, -SHIFT):
-        laboratory = subject.stand_in(spread=0.0, drift=drift)
-        batch = subject.first_update(laboratory)
-        if len(batch) == 0:
-            return None
-        gradient, _ = subject.gradient(laboratory, batch)
-        slopes.append(gradient[: len(laboratory.policy.leaves["token_logprobs"])] * math.exp(-drift))
-    if not bool(slopes[0].any()) or any(each.shape != slopes[0].shape or gap(each, slopes[0]) > EQUAL for each in slopes[1:]):
-        return None
-    moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, batch.sampling_logprobs - SHIFT, 0.0))
-    if not torch.equal(subject.gradient(laboratory, moved)[0], gradient):
-        return None
-    return broken(
-        f"a reference whose log-probabilities are {SHIFT:g} lower has a gradient {math.exp(SHIFT):.4g} times as large, without "
-        "any penalty, and the sampling log-probabilities do not matter: the ratio is that of policy and reference",
-        number=f"{math.exp(SHIFT):.4g}",
-        where="compute_loss",
-        example=row_shown(subject, batch, 0),
-        mend="the ratio is to the policy that sampled: exp(policy.token_logprobs(...) - batch.sampling_logprobs)",
-    )
-
-
-def _laid_out(laboratory: Any, batch: Any, shift: Tensor, like: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(bool [N], the leaves of tokens that are neither first nor last; moves of the sampling log-probabilities, as `like`).
-
-    With a move every token's sampling log-probability shifts as does the policy's of the token itself, of the one before, of the
-    one after.
-    """
-    inner = torch.zeros(len(shift), dtype=torch.bool)
-    moves = [torch.zeros_like(like) for _ in range(3)]
-    for row, group in enumerate(completion_gradients(laboratory, batch, torch.arange(len(shift)))):
-        for side, places in enumerate(group):
-            inner[places[1:-1]] = True
-            mine, length = shift[places].to(like), len(places)
-            moves[0][row, side, :length] = mine
-            if length > 1:
-                moves[1][row, side, : length - 1] = mine[1:]  # what the next token is compared with
-                moves[2][row, side, 1:length] = mine[:-1]
-    return inner, moves
-
-
-def temperature(subject: Subject) -> Finding:
-    """A policy whose log-probabilities are compared with those of the sampler is read at the sampler's temperature."""
-    if Need.REWARDS not in subject.needs or subject.goes_past:
-        return skipped("no completions are sampled, or the loss reads the model itself")
-    laboratory = subject.stand_in()
-    hotter = FACTOR * subject.sampler.temperature
-    laboratory.sampler = replace(laboratory.sampler, temperature=hotter)
-    batch = subject.first_update(laboratory)
-    sampled = getattr(batch, "sampling_logprobs", None)
-    if sampled is None or len(batch) == 0:
-        return skipped("the batch holds no sampling log-probabilities of its own")
-    assert isinstance(laboratory.policy, StandInPolicy)
-    laboratory.policy.temperatures.clear()
-    gradient, _ = subject.gradient(laboratory, batch)
-    used, theirs = set(laboratory.policy.temperatures), laboratory.reference.temperatures
-    moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, sampled - 0.1, 0.0))
-    if torch.equal(gradient, subject.gradient(laboratory, moved)[0]):
-        return skipped("the loss does not compare with the sampling log-probabilities")
-    if used == {hotter} and theirs and hotter not in theirs:
-        return broken(
-            f"the policy is read at the sampler's temperature {hotter:g}, but the reference at {_listed_set(theirs)}: where they "
-            "are the same model their KL is not 0",
-            number=f"{hotter:g}",
-            where="draw or compute_loss",
-            example=row_shown(subject, batch, 0),
-            mend="reference.token_logprobs(batch.sequences, temperature=batch.temperature)",
-        )
-    if used == {hotter} and (found := _heated_twice(subject, hotter)) is not None:
-        return found
-    if not used or hotter in used:
-        return passed(f"{hotter:g}")
-    return broken(
-        f"completions are sampled at temperature {hotter:g}, but the policy is read at {_listed_set(used)}: "
-        "ratios are not 1 where nothing has moved",
-        number=f"{hotter:g}",
-        where="compute_loss",
-        example=row_shown(subject, batch, 0),
-        mend="policy.token_logprobs(batch.sequences, temperature=batch.temperature); the reference's likewise",
-    )
-
-
-def _heated_twice(subject: Subject, hotter: float) -> Finding | None:
-    """The temperature is divided by once more, though policy and sampler already say what holds at it.
-
-    Everybody says the same of every token, at the temperature, both times: the gradient may change by a power of it, no more.
-    """
-    usual = subject.sampler.temperature
-    gradients, batches = [], []
-    for heat in (usual, hotter):
-        laboratory = subject.stand_in(constant=LOGPROB * heat, constant_of="everybody")
-        laboratory.sampler = replace(laboratory.sampler, temperature=heat)
-        batches.append(subject.first_update(laboratory))
-        gradient = subject.gradient(laboratory, batches[-1])[0]
-        gradients.append(gradient[: len(laboratory.policy.leaves["token_logprobs"])])
-    before, after = gradients
-    sampled = [batch.sampling_logprobs for batch in batches]
-    if before.shape != after.shape or sampled[0].shape != sampled[1].shape or not torch.allclose(*sampled):
-        return None
-    powers = [(hotter / usual) ** power for power in (-2, -1, 0, 1, 2)]
-    if not bool(before.any()) or any(gap(after, factor * before, floor=1e-9) <= OTHER for factor in powers):
-        return None
-    return broken(
-        f"at a temperature of {hotter:g} in the place of {usual:g} tokens have other gradients, though policy and sampler say "
-        "the same of them: something is divided by the temperature a second time",
-        number=f"{hotter:g}",
-        where="compute_loss, or draw",
-        example=row_shown(subject, batches[0], 0),
-        mend="sampling_logprobs and policy.token_logprobs(..., temperature=batch.temperature) are at the temperature already",
-    )
-
-
-def _listed_set(values: set[float]) -> str:
-    return ", ".join(f"{value:g}" for value in sorted(values))

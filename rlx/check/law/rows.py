@@ -1,10 +1,8 @@
-"""Laws of rows and padding: a batch may be cut, reordered and padded, and its loss stays what it is; steps draw other rows."""
+"""Laws of rows: a batch may be cut and reordered, and its loss stays what it is; steps draw other rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +10,15 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Lab, Need
-from rlx.check.batch import parts_of, permuted, tensors_of, with_padding
+from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
-from rlx.data.sequences import Sequences
 from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 JUMP = 1e-3  # relative: a change that is no rounding
-POWERS = (-2, -1, -0.5, 0.5, 1, 2)  # of the padded width, by which a weight may go
 DEPTH = 1.0  # nats a token, by which policy and reference say other things
-WIDER = 5  # columns of padding
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -111,131 +106,6 @@ def _split_broken(subject: Subject, laboratory: Laboratory, batch: object, size:
 
 def _pair_differs(subject: Subject, laboratory: Laboratory, rows: object) -> bool:
     return gap(subject.gradient(laboratory, rows, micro_batch=1)[0], subject.gradient(laboratory, rows)[0]) > REAL_TOLERANCE
-
-
-def padding(subject: Subject) -> Finding:
-    """Padding of another width and with other values changes nothing; nor do shared rows or a row for each completion."""
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
-    if not parts_of(batch):
-        return skipped("the batch has no sequences of its own to pad")
-    whole, figures = subject.gradient(laboratory, batch)
-    for extra in (1, 4):
-        found, other = subject.gradient(laboratory, with_padding(batch, extra))
-        off = max(gap(found, whole), gap(torch.tensor([other["loss"]]), torch.tensor([figures["loss"]])))
-        if off > laboratory.tolerance:
-            return broken(
-                f"{extra} more columns of padding change the gradient by {off:.1e} of its largest entry",
-                number=f"{off:.0e}",
-                where="compute_loss",
-                example=f"the loss is {figures['loss']:.6g}, with padding {other['loss']:.6g}; {row_shown(subject, batch, 0)}",
-                mend="sum over the completion mask and divide by its counts; .mean(dim=-1) counts the padding",
-            )
-    if (drawn := _drawn_wider(subject)) is not None:
-        return drawn
-    return _layouts(subject, passed(f"{laboratory.tolerance:.0e}"))
-
-
-@contextmanager
-def _wide(width: int) -> Iterator[None]:
-    """All sequences that are made here have at least this width."""
-    usual = Sequences.__post_init__
-
-    def at_least(self: Sequences) -> None:
-        usual(self)
-        object.__setattr__(self, "width", max(self.width, width))
-
-    Sequences.__post_init__ = at_least  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Sequences.__post_init__ = usual  # type: ignore[method-assign]
-
-
-def _drawn_wider(subject: Subject) -> Finding | None:
-    """A draw whose tensors have more columns of padding makes weights or advantages that the padding has changed.
-
-    Only what padding alone can do counts: a gradient that goes with a power of the width, or advantages whose level or scale is
-    another one. A draw of random numbers for each place is another draw there.
-    """
-    if subject.goes_past or subject.task.interaction is not None:
-        return None
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)
-    if len(parts_of(batch)) != 1:
-        return None
-    gradient, _ = subject.gradient(laboratory, batch)
-    (part,) = parts_of(batch)
-    width = part.sequences.width
-    with _wide(width + WIDER):
-        other = subject.stand_in()
-        other.sampler = replace(other.sampler, wider=2 * WIDER)  # type: ignore[call-arg]
-        try:
-            wider = subject.first_update(other)
-            if len(parts_of(wider)) != 1 or len(wider) != len(batch):
-                return None
-            found, _ = subject.gradient(other, wider)
-        except Exception:  # tensors of its own may be of another width, which is no fault
-            return None
-    (twin,) = parts_of(wider)
-    if twin.sequences.width != width + WIDER or found.shape != gradient.shape or not bool(gradient.any()):
-        return None
-    one, two = (getattr(each, "advantages", None) for each in (part, twin))
-    mask, mask_there = part.sequences.completion_mask, twin.sequences.completion_mask
-    if isinstance(one, Tensor) and isinstance(two, Tensor) and one.shape == mask.shape and two.shape == mask_there.shape:
-        here, there = one[mask].double(), two[mask_there].double()
-        if _is_rescaled(here, there):
-            return broken(
-                f"{WIDER} more columns of padding change the level or the scale of the advantages: their deviation is "
-                f"{float(there.std()):.4g} instead of {float(here.std()):.4g}",
-                number=f"{float(there.std() / here.std()):.3g}",
-                where="draw",
-                example=row_shown(subject, part, 0),
-                mend="take mean and deviation over the tokens of the mask: advantages[mask].mean(), not advantages.mean()",
-            )
-    share = float(found.abs().sum() / gradient.abs().sum())
-    factors = [((width + WIDER) / width) ** power for power in POWERS]
-    if not any(gap(found, factor * gradient) <= ROUNDED for factor in factors):
-        return None
-    return broken(
-        f"{WIDER} more columns of padding, {width + WIDER} instead of {width}, change the gradient by a factor of {share:.3g}: "
-        "the weights that draw makes depend on the longest completion",
-        number=f"{share:.3g}",
-        where="draw",
-        example=row_shown(subject, part, 0),
-        mend="divide by counts of rows or of the mask, not by mask.shape[-1], the padded width",
-    )
-
-
-def _is_rescaled(here: Tensor, there: Tensor) -> bool:
-    """Whether the second numbers are those of the first at another level or scale, the same for all."""
-    if here.shape != there.shape or len(here.unique()) < 6:
-        return False
-    x, y = here - here.mean(), there - there.mean()
-    slope = float((x * y).sum() / (x * x).sum())
-    straight = float((y - slope * x).abs().max()) <= ROUNDED * float(y.abs().max())
-    level = float((there.mean() - here.mean()).abs()) / float(x.abs().max())
-    return straight and slope > 0 and max(abs(slope - 1), level) > JUMP
-
-
-def _layouts(subject: Subject, finding: Finding) -> Finding:
-    """The real policy with the completions of a prompt in one row, and each in a row of its own."""
-    laboratory = subject.real(moved=True)
-    if not laboratory.policy.shared_prefix:
-        return finding
-    batch = subject.first_update(laboratory)[slice(0, 6)]
-    shared = subject.gradient(laboratory, batch)[0]
-    plain = replace(laboratory, policy=laboratory.policy.with_plain_rows())
-    off = gap(subject.gradient(plain, batch)[0], shared, floor=1e-3)
-    if off <= 1e-4:
-        return passed(f"{off:.0e}")
-    return broken(
-        f"one row a completion gives another gradient than completions that share their prompt's row, by {off:.1e}",
-        number=f"{off:.0e}",
-        where="compute_loss",
-        example=row_shown(subject, batch, 0),
-        mend="read log-probabilities through policy.token_logprobs or pair_logprobs, which know where padding is",
-    )
 
 
 def order(subject: Subject) -> Finding:
