@@ -84,7 +84,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    set_threads(cfg.threads)
+    set_threads(cfg.threads or 1)
     task = make(cfg.task, key="task")
     algorithm = plainest_with(make(cfg.loss, key="loss")) if "algorithm" not in cfg else algorithm_of(cfg)
     require_match(algorithm, task)

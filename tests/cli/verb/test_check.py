@@ -135,3 +135,11 @@ def test_what_the_doctor_does_not_read_is_refused(words, capsys):
     said = capsys.readouterr().err
     assert "neither an algorithm nor a loss" in said
     assert f"rlx check algorithm=custom_dpo {shlex.join(words)}" in said
+
+
+def test_laws_run_on_one_thread_unless_the_command_says_another_number(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("rlx.experiment.set_threads", asked.append)
+    assert main(["check", "algorithm=dpo", "laws=[metrics]"]) == 0
+    assert main(["check", "algorithm=dpo", "laws=[metrics]", "threads=2"]) == 0
+    assert asked == [1, 2]
