@@ -40,7 +40,12 @@ def write_hostile(root: Path) -> Path:
             rows = [{"step": 100, "prompt": HOSTILE, "completion": HOSTILE, "reward": HOSTILE}]
             record = {
                 "command": ["rlx", HOSTILE],
-                "provenance": {"rlx": HOSTILE, "git": {"commit": HOSTILE}, "host": HOSTILE, "packages": {HOSTILE: HOSTILE}},
+                "provenance": {
+                    "rlx": {"version": HOSTILE, "code": HOSTILE},
+                    "git": {"commit": HOSTILE},
+                    "host": HOSTILE,
+                    "packages": {HOSTILE: HOSTILE},
+                },
                 "sources": [{"module": HOSTILE, "sha256": HOSTILE}] if place else [],
             }
             options = {"task": f"task{HOSTILE}", "policy__path": HOSTILE, "samples": rows, "record": record}
