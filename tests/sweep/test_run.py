@@ -49,9 +49,11 @@ def test_a_signal_before_the_first_job_says_how_to_go_on(sweep, monkeypatch):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_as_the_pool_is_set_up_says_how_to_go_on(sweep, monkeypatch, number, code):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process that runs tests for another one ignores it
     with monkeypatch.context() as patched:
         patched.setattr(Pool, "set_up", lambda self, size, **facts: signal.raise_signal(number))
         ran = sweep("algorithm.x=0,1")
+    signal.signal(signal.SIGINT, before)
     assert ran.code == code
     assert ran.err.splitlines()[0] == f"stopped by {signal.Signals(number).name}"
     command = shlex.split(ran.err.partition(": ")[2].partition(" (or")[0])
