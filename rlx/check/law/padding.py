@@ -73,9 +73,9 @@ def _drawn_wider(subject: Subject) -> Finding | None:
     gradient, _ = subject.gradient(laboratory, batch)
     (part,) = parts_of(batch)
     width = part.sequences.width
+    other = subject.stand_in()  # it may draw, for algorithms that collect first
+    other.sampler = replace(other.sampler, wider=2 * WIDER)  # type: ignore[call-arg]
     with _wide(width + WIDER):
-        other = subject.stand_in()
-        other.sampler = replace(other.sampler, wider=2 * WIDER)  # type: ignore[call-arg]
         try:
             wider = subject.first_update(other)
             if len(parts_of(wider)) != 1 or len(wider) != len(batch):
