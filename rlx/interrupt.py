@@ -11,7 +11,7 @@ from types import FrameType
 
 POLL_SECONDS = 0.02
 EARLY = "rlx: stopped by {} before anything was saved; run it again"
-_swallowed = False
+_was_raised = False
 _listens = False
 
 
@@ -29,9 +29,9 @@ def postponed(number: int, frame: FrameType | None) -> bool:
 
 def on_ctrl_c(number: int, frame: FrameType | None) -> None:
     """The handler of SIGINT before a run listens: raise KeyboardInterrupt, after an import if one goes on."""
-    global _swallowed
+    global _was_raised
     if not postponed(number, frame):
-        _swallowed = True
+        _was_raised = True
         raise KeyboardInterrupt
 
 
@@ -39,13 +39,13 @@ def raise_swallowed() -> None:
     """As a run begins to listen: raise KeyboardInterrupt if `on_ctrl_c` raised one and the process went on."""
     global _listens
     _listens = True
-    if _swallowed:
+    if _was_raised:
         raise KeyboardInterrupt
 
 
 def early_end() -> str:
     """What to print of a Ctrl-C that came before a run listened, which would say more itself; empty for another one."""
-    return EARLY.format("SIGINT") if _swallowed and not _listens else ""
+    return EARLY.format("SIGINT") if _was_raised and not _listens else ""
 
 
 def _swallows(frame: FrameType | None) -> bool:

@@ -45,7 +45,7 @@ def test_a_destructor_is_completed_before_ctrl_c_is_heard(tmp_path):
 
 
 def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
-    monkeypatch.setattr(interrupt, "_swallowed", False)
+    monkeypatch.setattr(interrupt, "_was_raised", False)
     monkeypatch.setattr(interrupt, "_listens", False)
     with pytest.raises(KeyboardInterrupt):
         interrupt.on_ctrl_c(signal.SIGINT, None)
@@ -54,7 +54,7 @@ def test_a_swallowed_ctrl_c_ends_the_run_that_begins(monkeypatch):
 
 
 def test_a_run_without_a_signal_goes_on(monkeypatch):
-    monkeypatch.setattr(interrupt, "_swallowed", False)
+    monkeypatch.setattr(interrupt, "_was_raised", False)
     monkeypatch.setattr(interrupt, "_listens", False)
     with Stop().listening() as stop:
         assert stop.signal_number is None

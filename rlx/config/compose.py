@@ -348,14 +348,14 @@ def check_folders(line: CommandLine) -> None:
             name = file.relative_to(place)
             if (own / name).is_file() or file.stem in declared(name.parent.as_posix()):
                 raise ConfigError(f"{file} would be hidden by rlx's own {name}; give yours another name")
-            _require_meant(file, is_of_rlx=len(name.parts) > 1 and (own / name.parts[0]).is_dir())
+            _require_plain_values(file, is_of_rlx=len(name.parts) > 1 and (own / name.parts[0]).is_dir())
 
 
 MOST_VALUES = 20_000  # of a YAML file, its aliases written out
 _BASE_60 = re.compile(rb"\d:[0-5]?\d")
 
 
-def _require_meant(file: Path, *, is_of_rlx: bool) -> None:
+def _require_plain_values(file: Path, *, is_of_rlx: bool) -> None:
     """Refuse a YAML file whose aliases stand for more values than any config has, or for themselves, or with a number in base 60.
 
     YAML reads 1:30:00 as 5400. Hydra writes aliases out, and a few lines of them make billions of values. What is no YAML is

@@ -79,7 +79,7 @@ def test_the_code_of_the_verb_is_the_exit_code(calls, code):
 
 def test_ctrl_c_is_said_before_a_run_listens_which_says_more(calls, monkeypatch):
     monkeypatch.setattr(interrupt, "_listens", False)
-    monkeypatch.setattr(interrupt, "_swallowed", False)
+    monkeypatch.setattr(interrupt, "_was_raised", False)
     calls.do = lambda cfg: interrupt.on_ctrl_c(signal.SIGINT, None)
     assert main.invoke(["train"]) == (130, "rlx: stopped by SIGINT before anything was saved; run it again")
     monkeypatch.setattr(interrupt, "_listens", True)

@@ -26,7 +26,7 @@ def length(subject: Subject) -> Finding:
     """A token counts whatever its log-ratio is, and a completion of 64 tokens teaches no less in all than one of 8."""
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    if (found := _zeros_count(subject) or _longest_counts(subject)) is not None:
+    if (found := _zeros_count(subject) or _weighs_its_length(subject) or _longest_counts(subject)) is not None:
         return found
     totals = []
     for shape in ("short", "long"):
@@ -90,7 +90,7 @@ def _zeros_count(subject: Subject) -> Finding | None:
 
 
 def _longest_counts(subject: Subject) -> Finding | None:
-    """The weights of a completion do not depend on the longest one of the batch, nor those of a token grow with its own length.
+    """The weights of a completion do not depend on the longest one of the batch, where all of them have as many tokens in all.
 
     Weights may depend on what else the batch holds (a share of its tokens, a sum of roots of lengths): only where the gradient
     goes with the padded width itself, or its inverse, is it the width that counts.
@@ -114,8 +114,6 @@ def _longest_counts(subject: Subject) -> Finding | None:
         advantages = getattr(part, "advantages", None)
         slopes = completion_gradients(laboratory, part, gradient)[: len(keys)]
         found.append((keys, advantages, slopes, sum(lengths), max(lengths, default=0), row_shown(subject, part, 0)))
-    if (twice := _counted_twice(subject, laboratory, batch, part)) is not None:
-        return twice
     (keys, advantages, even, total, width, shown), (others, moved, uneven, other_total, longest, _) = found
     if keys != others or total != other_total or longest != UNEVEN["uneven"][1] or not even:
         return None
@@ -140,8 +138,15 @@ def _longest_counts(subject: Subject) -> Finding | None:
     )
 
 
-def _counted_twice(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+def _weighs_its_length(subject: Subject) -> Finding | None:
     """The weight of a token grows with the length of its completion, by as much as that is longer."""
+    if Need.REWARDS not in subject.needs or Need.VALUES in subject.needs or subject.algorithm.couples_rows:
+        return None
+    laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape="uneven", rewards={"read": 1})
+    batch = subject.first_update(laboratory)
+    if len(parts_of(batch)) != 1 or len(batch) < 2:
+        return None
+    (part,) = parts_of(batch)
     mask = part.sequences.completion_mask
     of: dict[int, list[Tensor]] = {}
     for term in subject.loss(laboratory, batch).terms.values():

@@ -43,8 +43,8 @@ def alignment(subject: Subject) -> Finding:
     held = getattr(batch, "reference_logprobs", None)
     known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
     after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
-    if (found := _ratio_to_reference(subject)) is not None:
-        return found
+    if (compared := _ratio_to_reference(subject)) is not None:
+        return compared
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
         if off < EQUAL and own > OTHER:
