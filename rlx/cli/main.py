@@ -99,6 +99,14 @@ def main(argv: Sequence[str]) -> int:
 
 def invoke(argv: Sequence[str]) -> tuple[int, str]:
     """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
+    code, message = _outcome(argv)
+    ended = early_end() if message and code else ""
+    # A library that cleans up after a Ctrl-C can fail over what it left half done, and raise that in the interrupt's place.
+    return (ExitCode.INTERRUPTED, ended) if ended else (code, message)
+
+
+def _outcome(argv: Sequence[str]) -> tuple[int, str]:
+    """The exit code and the message of one command line, each kind of error said in its own way."""
     from rlx.config.compose import CommandLine
 
     line = CommandLine()

@@ -86,6 +86,20 @@ def test_ctrl_c_is_said_before_a_run_listens_which_says_more(calls, monkeypatch)
     assert main.invoke(["train"]) == (130, "")
 
 
+def test_ctrl_c_is_said_where_a_library_raises_an_error_in_its_place(calls, monkeypatch):
+    monkeypatch.setattr(interrupt, "_listens", False)
+    monkeypatch.setattr(interrupt, "_was_raised", False)
+
+    def replaced(cfg):
+        try:
+            interrupt.on_ctrl_c(signal.SIGINT, None)
+        finally:
+            raise AttributeError("half done")
+
+    calls.do = replaced
+    assert main.invoke(["train"]) == (130, "rlx: stopped by SIGINT before anything was saved; run it again")
+
+
 def test_a_sweep_runs_every_combination_in_a_directory_of_its_own(calls, tmp_path):
     from hydra.core.hydra_config import HydraConfig
 
