@@ -130,11 +130,15 @@ def disk(place: Path) -> Fact:
 
 
 def end_to_end() -> Fact:
-    """Two steps of training on a policy of a few thousand weights, in a folder that is removed afterwards."""
+    """Two steps of training on a policy of a few thousand weights, in a folder that is removed afterwards.
+
+    Raises Stopped where a signal ended it.
+    """
     import contextlib
     import io
 
     import rlx
+    from rlx.training.stop import Stopped
 
     small = "policy=tiny_untrained policy.hidden_size=16 policy.intermediate_size=24 policy.num_layers=1 policy.num_heads=2"
     sizes = "task.max_operand=20 algorithm.pairs_per_step=8 num_steps=2 evaluation.num_prompts=8 evaluation.num_pairs=8 logger=[]"
@@ -144,6 +148,8 @@ def end_to_end() -> Fact:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 result = rlx.train(["algorithm=custom_dpo", *small.split(), *sizes.split(), *places])
+        except Stopped:  # the run heard the signal in place of the command
+            raise
         except Exception as error:  # whatever it is, it is the finding
             return Fact(BAD, "a short run", f"{type(error).__name__}: {error}", "this is what to mend first")
     score = result.performance_metrics["eval/score"]

@@ -2,12 +2,15 @@
 
 import re
 import shutil
+import signal
 from collections import namedtuple
 from pathlib import Path
 
+import pytest
 import torch
 
 from rlx.check import doctor
+from rlx.training.stop import Stopped
 
 
 def test_this_installation_is_well():
@@ -51,6 +54,17 @@ def test_a_short_run_trains_and_leaves_nothing(tmp_path, monkeypatch):
     fact = doctor.end_to_end()
     assert fact.mark == doctor.OK, fact
     assert not any(tmp_path.iterdir())
+
+
+def test_a_signal_is_no_finding(monkeypatch):
+    import rlx
+
+    def stopped(overrides):
+        raise Stopped(0, signal.SIGTERM)
+
+    monkeypatch.setattr(rlx, "train", stopped, raising=False)
+    with pytest.raises(Stopped):
+        doctor.end_to_end()
 
 
 def test_a_run_that_breaks_is_the_finding(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -201,12 +202,17 @@ def doctor(cfg: DictConfig) -> int:
     """What this installation can do, and what stands in its way."""
     from rlx.check.doctor import examine
     from rlx.report.terminal import doctor_lines
+    from rlx.training.stop import Stopped
 
     facts = []
-    for fact in examine(threads=cfg.threads):
-        facts.append(fact.as_dict())
-        if not cfg.json:
-            print("\n".join(doctor_lines([facts[-1]])), flush=True)
+    try:
+        for fact in examine(threads=cfg.threads):
+            facts.append(fact.as_dict())
+            if not cfg.json:
+                print("\n".join(doctor_lines([facts[-1]])), flush=True)
+    except Stopped as stopped:  # the short run listens to signals, and is ended by one
+        print(f"rlx: the examination was stopped by {stopped.signal_name}; run it again", file=sys.stderr)
+        return stopped.exit_code
     bad = [fact["name"] for fact in facts if fact["mark"] == "bad"]
     if cfg.json:
         print(json.dumps({"passed": not bad, "facts": facts}, indent=2))

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 
 import pytest
@@ -127,6 +128,21 @@ def test_without_an_algorithm_it_is_the_doctor(monkeypatch, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["passed"] is False
     assert [fact["name"] for fact in told["facts"]][-1] == "a short run"
+
+
+def test_a_doctor_that_a_signal_ends_says_so(monkeypatch, capsys):
+    from rlx.check import doctor
+    from rlx.training.stop import Stopped
+
+    def stopped():
+        raise Stopped(0, signal.SIGTERM)
+
+    monkeypatch.setattr(doctor, "matmul_peak", lambda dtype: 1e9)
+    monkeypatch.setattr(doctor, "end_to_end", stopped)
+    assert main(["check"]) == ExitCode.STOPPED
+    said = capsys.readouterr()
+    assert said.err == "rlx: the examination was stopped by SIGTERM; run it again\n"
+    assert "mend" not in said.out
 
 
 @pytest.mark.parametrize("words", [["optimizer.lr=5"], ["task/reward=[exact_match]"], ["same_as=grpo"], ["exact=true"]])
