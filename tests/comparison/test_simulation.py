@@ -3,6 +3,7 @@
 The fast versions catch what is badly wrong; the slow ones (pytest -m slow) measure rlx/comparison/statistics/measured.py.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import special
 
 from rlx.comparison.pair import Arm, compare_pair
 from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
-from rlx.comparison.statistics.crossed import components, crossed_seeds_needed, prompts_needed
+from rlx.comparison.statistics.crossed import Components, components, crossed, crossed_seeds_needed, prompts_needed
 from rlx.comparison.statistics.difference import detectable_difference, seeds_needed
 from rlx.comparison.statistics.effect import chance_p, hedges_g_interval, probability_of_improvement_interval
 from rlx.comparison.statistics.interval import iqm, iqm_interval, mean_interval
@@ -224,6 +225,39 @@ def test_the_power_at_the_seeds_and_prompts_needed_is_as_promised():
             rng, "real", seeds=(size, size), prompts=number, interaction=0.4, repetitions=2000, seed_spread=0.2, gap=gap
         )
         assert (crossed_p(a, b) < 0.05).mean() == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize(("seed_spread", "interaction"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.3), (0.1, 0.3)])
+def test_the_power_is_as_promised_where_the_test_must_estimate_what_is_zero(seed_spread, interaction):
+    """Estimates of components are never negative, so the test finds less than one that knows that a component is 0."""
+    gap = {0.0: 0.17, 0.1: 0.19}[seed_spread] + 0.1 * interaction
+    part = Components((seed_spread**2,) * 2, (1.0, 1.0), 0.0, 2 * interaction**2, (8, 8), 64)
+    seeds, prompts = crossed_seeds_needed(gap, [part]), prompts_needed(gap, [part])
+    assert 8 <= seeds <= 20
+    assert prompts is not None
+    for size, number in ((seeds, 64), (8, prompts)):
+        shape = {"seeds": (size, size), "prompts": number, "repetitions": 6000, "gap": gap}
+        a, b = answers(np.random.default_rng(8), "real", interaction=interaction, seed_spread=seed_spread, **shape)
+        assert 0.785 < (crossed_p(a, b) < 0.05).mean() < 0.83
+
+
+def test_the_power_over_tasks_is_as_promised():
+    """The difference is the mean over two tasks, of which one has no effect of the seed and no interaction."""
+    parts = [
+        Components((0.01, 0.01), (1.0, 1.0), 0.0, 0.18, (6, 6), 64),
+        Components((0.0, 0.0), (1.0, 1.0), 0.0, 0.0, (6, 6), 32),
+    ]
+    seeds = crossed_seeds_needed(0.15, parts)
+    assert 8 <= seeds <= 20
+    rng, found = np.random.default_rng(9), 0
+    tables = [
+        answers(rng, "real", seeds=(seeds, seeds), prompts=part.prompts, repetitions=2000, gap=0.15,
+                interaction=math.sqrt(part.interaction / 2), seed_spread=math.sqrt(part.seed[0]))
+        for part in parts
+    ]  # fmt: skip
+    for (a, b), (c, d) in zip(zip(*tables[0], strict=True), zip(*tables[1], strict=True), strict=True):
+        found += crossed([a, c], [b, d]).p < 0.05
+    assert 0.78 < found / 2000 < 0.84
 
 
 @pytest.mark.slow

@@ -18,14 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from scipy import special
 
 from rlx.comparison.statistics.difference import MAX_SEEDS, TestResult, power, student_t
 from rlx.comparison.statistics.interval import Array, t_quantile
 
 Tables = Sequence[np.ndarray]
 MAX_PROMPTS = 10_000_000
+_NODES = 256  # of what a test may estimate, for its power
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _residual(table: Array, rows: Array, columns: Array) -> Array:
 
 
 def _combine(
-    over_seeds: Sequence[Array], over_prompts: Array, rest: Sequence[Array], *, seeds: Sequence[int], prompts: int
+    over_seeds: Sequence[Array], over_prompts: Array, rest: Sequence[Array], *, seeds: Sequence[float], prompts: float
 ) -> tuple[Array, Array]:
     """Variance and degrees of freedom out of the observed (or expected) variances of the three kinds of means."""
     by_seed, residual = np.asarray(sum(over_seeds)), np.asarray(sum(rest))
@@ -164,6 +167,67 @@ def _expected(part: Components, sizes: Sequence[float], prompts: float) -> tuple
     return variance + interaction, squares + (squares_rest if has_seed == has_interaction else 0.0)
 
 
+def crossed_power(
+    difference: float,
+    parts: Sequence[Components],
+    *,
+    alpha: float = 0.05,
+    seeds: tuple[int, int] | None = None,
+    prompts_factor: float = 1.0,
+) -> float:
+    """Chance that the crossed test finds `difference`, with other numbers of seeds and prompts as in `expected_error`.
+
+    The test uses its estimates of the components, which vary and are never negative, so it finds less than one that knows them.
+    """
+    nodes = _normal_nodes(3 * len(parts))
+    true, estimated, squares = 0.0, np.zeros(_NODES), np.zeros(_NODES)
+    for place, part in enumerate(parts):
+        sizes, prompts = seeds or part.seeds, max(part.prompts * prompts_factor, 2.0)
+        rest = [value / (size * prompts) for value, size in zip(part.residual, sizes, strict=True)]
+        over_seeds = [seed / size + noise for seed, noise, size in zip(part.seed, rest, sizes, strict=True)]
+        over_prompts = part.interaction / prompts + sum(rest)
+        true += sum(over_seeds) + over_prompts - sum(rest)
+        drawn = [
+            mean * _mean_square(z, size - 1)
+            for mean, z, size in zip((*over_seeds, over_prompts), nodes[3 * place :], (*sizes, prompts), strict=False)
+        ]
+        variance, freedom = _combine(drawn[:2], drawn[2], [np.asarray(noise) for noise in rest], seeds=sizes, prompts=prompts)
+        estimated, squares = estimated + variance, squares + variance**2 / freedom
+    if true == 0:
+        return 0.0
+    border = _t_border(estimated**2 / squares, alpha) * np.sqrt(estimated / true)
+    shift = abs(difference) * len(parts) / math.sqrt(true)  # true: of the sum over tasks
+    return float((special.ndtr(shift - border) + special.ndtr(-shift - border)).mean())
+
+
+@lru_cache
+def _normal_nodes(dimensions: int) -> Array:
+    """Standard normal values [D, N] that fill space evenly: Roberts' additive sequence (2018), the same ones at every call."""
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (dimensions + 1))
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    return np.asarray(special.ndtri((0.5 + steps[:, None] * np.arange(1, _NODES + 1)) % 1))
+
+
+def _mean_square(normal: Array, df: float) -> Array:
+    """Chi-squared values over their degrees of freedom, by Wilson and Hilferty's cube of normal ones."""
+    share = 2 / (9 * df)
+    return np.asarray(np.maximum(1 - share + normal * math.sqrt(share), 1e-3) ** 3)
+
+
+def _t_border(df: Array, alpha: float) -> Array:
+    """What |t| must exceed at `alpha`, for many degrees of freedom, from a table over their inverse."""
+    inverse, borders = _t_borders(alpha)
+    return np.asarray(np.interp(1 / np.maximum(df, 1.0), inverse, borders))
+
+
+@lru_cache
+def _t_borders(alpha: float) -> tuple[Array, Array]:
+    inverse = np.linspace(1e-6, 1.0, 400) ** 1.5
+    return inverse, np.asarray(special.stdtrit(1 / inverse, 1 - alpha / 2))
+
+
 def crossed_seeds_needed(
     difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8, widen: float = 1.0
 ) -> int | None:
@@ -173,22 +237,30 @@ def crossed_seeds_needed(
     """
     wider = [_widened(part, widen) for part in parts]
 
-    def enough(size: int) -> bool:
+    def roughly(size: int) -> bool:
         error, df = expected_error(wider, seeds=(size, size))
         return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
 
-    return None if difference == 0 else _smallest(enough, 2, MAX_SEEDS)
+    def enough(size: int) -> bool:
+        return crossed_power(difference, wider, alpha=alpha, seeds=(size, size)) >= target
+
+    first = None if difference == 0 else _smallest(roughly, 2, MAX_SEEDS)
+    return None if first is None else _smallest(enough, first, MAX_SEEDS)
 
 
 def prompts_needed(difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8) -> int | None:
     """Prompts of each task that find `difference` with this many seeds with probability `target`; None: no number does."""
-    first = parts[0].prompts
+    before = parts[0].prompts
 
-    def enough(size: int) -> bool:
-        error, df = expected_error(parts, prompts_factor=size / first)
+    def roughly(size: int) -> bool:
+        error, df = expected_error(parts, prompts_factor=size / before)
         return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
 
-    return None if difference == 0 else _smallest(enough, 2, MAX_PROMPTS)
+    def enough(size: int) -> bool:
+        return crossed_power(difference, parts, alpha=alpha, prompts_factor=size / before) >= target
+
+    first = None if difference == 0 else _smallest(roughly, 2, MAX_PROMPTS)
+    return None if first is None else _smallest(enough, first, MAX_PROMPTS)
 
 
 def halve_interval(parts: Sequence[Components], *, level: float = 0.95) -> Halving:
@@ -219,11 +291,11 @@ def _smallest(enough: Callable[[int], bool], least: int, most: int) -> int | Non
     """The smallest whole number from `least` on that is enough, where more is never worse; None if `most` is not."""
     if enough(least):
         return least
-    low, high = least, least
-    while not enough(high):
+    low, step = least, 1
+    while not enough(high := min(low + step, most)):
         if high >= most:
             return None
-        low, high = high, min(high * 2, most)
+        low, step = high, step * 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
