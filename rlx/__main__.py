@@ -6,8 +6,8 @@ import os
 import signal
 
 from rlx.errors import STOP_SIGNALS
+from rlx.garbage import search_seldom
 from rlx.interrupt import EARLY, on_ctrl_c
-from rlx.startup import search_seldom
 
 
 def entry() -> None:

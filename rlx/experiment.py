@@ -18,12 +18,12 @@ from rlx.config.targets import with_run_loss
 from rlx.data.pair_store import PairStore
 from rlx.data.stores import TokenStore
 from rlx.errors import ConfigError, DataError, RlxError
+from rlx.garbage import search_as_usual
 from rlx.loss.policy_gradient.base import PolicyGradientFormula, PolicyGradientLoss
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.rollout.sampler import Sampler
-from rlx.startup import search_as_usual
 from rlx.task.base import Task
 
 MOST_THREADS = 256

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).parents[1]
 RLX, CONF, TESTS = ROOT / "rlx", ROOT / "conf", ROOT / "tests"
 LEVELS = {
-    **dict.fromkeys(("errors", "seeding", "fields", "interrupt", "nested", "client", "startup"), 0),
+    **dict.fromkeys(("errors", "seeding", "fields", "interrupt", "nested", "client", "garbage"), 0),
     **dict.fromkeys(("config", "loss"), 1),
     **dict.fromkeys(("task", "optimizer", "record"), 2),
     **dict.fromkeys(("data", "comparison"), 3),
@@ -25,7 +25,7 @@ LEVELS = {
     **dict.fromkeys(("api", "__main__"), 11),
 }
 MOST_LINES = 400
-EVIDENCE = {"errors", "fields", "nested", "config", "record", "comparison", "report"}
+EVIDENCE = {"errors", "fields", "nested", "garbage", "config", "record", "comparison", "report"}
 ROOM_OF_GROUP = {"scheduler": "optimizer", "logger": "record", "algorithm/advantage": "loss", "algorithm/value_loss": "loss"}
 NOT_ROOMS = {"hydra", "experiment"}
 TOP_LEVEL = {"pyproject.toml", "README.md", "Makefile", "rlx", "conf", "tests", "outputs", "LICENSE"}

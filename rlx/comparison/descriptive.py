@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx.comparison.grouping import Grouping, compared, short_names, swept_keys
+from rlx.comparison.grouping import Grouping, short_names, swept_keys
 from rlx.comparison.pair import Arm
 from rlx.comparison.scores import RunScore, same_prompts
 from rlx.comparison.serializable import Serializable, is_number
@@ -87,7 +87,7 @@ def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[Setting
     found = []
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
         mine = [run for run in counted if run.record.algorithm == algorithm]
-        configs = [compared(run.config) for run in mine]
+        configs = [run.compared for run in mine]
         keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
         names = short_names(keys)
         for key in keys:
@@ -118,11 +118,11 @@ def tuning_curves(
     sign = -1 if lower_is_better else 1
     searches: dict[tuple[str, str], list[RunScore]] = {}
     for run in counted:
-        classes = [(key, value) for key, value in compared(run.config).items() if key.endswith("_target_")]
+        classes = [(key, value) for key, value in run.compared.items() if key.endswith("_target_")]
         searches.setdefault((run.record.algorithm, repr(sorted(classes))), []).append(run)
     found = []
     for (algorithm, _), mine in searches.items():
-        configs = [compared(run.config) for run in mine]
+        configs = [run.compared for run in mine]
         keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
         trials: dict[str, list[RunScore]] = {}
         for run, config in zip(mine, configs, strict=True):
@@ -184,8 +184,7 @@ def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[flo
 def config_differences(grouping: Grouping) -> dict[str, dict[str, list[Any]]]:
     """Config key -> variant -> its values, for every key in which any two runs differ."""
     configs = [
-        (run.variant, {**compared(run.config), **{k: v for k, v in run.config.items() if k.startswith("task.")}})
-        for run in grouping.runs
+        (run.variant, {**run.compared, **{k: v for k, v in run.config.items() if k.startswith("task.")}}) for run in grouping.runs
     ]
     keys = dict.fromkeys(key for _, config in configs for key in config)
     found: dict[str, dict[str, list[Any]]] = {}
@@ -229,7 +228,7 @@ def importances(counted: Sequence[RunScore]) -> list[KeyImportance]:
     found = []
     for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
         mine = [run for run in counted if run.record.algorithm == algorithm and run.score is not None]
-        configs = [compared(run.config) for run in mine]
+        configs = [run.compared for run in mine]
         keys = swept_keys(configs, (text for run in mine for text in run.record.overrides)) if mine else []
         if len(keys) < 2:
             continue

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 from rlx.comparison.scores import RunScore
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.errors import ConfigError
-from rlx.record.provenance import NOT_HASHED, short_setting
+from rlx.record.provenance import short_setting
 
-# what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
-NOT_COMPARED = NOT_HASHED | {"seed", "threads", "micro_batch", "device", "experiment"}
 SCIENCE = ("algorithm", "loss")  # what an algorithm is made of
 SOURCE = "source "  # how the key of a source file begins among the facts of a run
 REWARDS_WORD = "rewards="  # how the word for a task's rewards begins in its label
@@ -35,22 +32,13 @@ class Grouping:
     beyond: tuple[str, ...]
 
 
-def compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a flat config in which variants may differ; the task has its own place."""
-    return {key: value for key, value in config.items() if _is_compared(key)}
-
-
-@cache
-def _is_compared(key: str) -> bool:
-    return not {key, key.split(".")[0]} & (NOT_COMPARED | {"task"})
-
-
 def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
     """Runs with their variant's label and their task's."""
     tasks = task_labels(runs)
     facts = [_facts(run) for run in runs]
+    varying = _differing(facts)
     keys = tuple(_resolve(name, facts) for name in by) if by is not None else None
-    names = _labels_by(keys, facts) if keys is not None else _labels_by_difference(facts)
+    names = _labels_by(keys, facts) if keys is not None else _labels_by_difference(facts, varying)
     labelled = tuple(replace(run, variant=name, task=task) for run, name, task in zip(runs, names, tasks, strict=True))
     labels = tuple(dict.fromkeys(names))
     inside: dict[str, list[Mapping[str, Any]]] = {label: [] for label in labels}
@@ -58,11 +46,11 @@ def group(runs: Sequence[RunScore], *, by: Sequence[str] | None) -> Grouping:
         inside[name].append(fact)
     mixed = {}
     for label in labels:
-        found = tuple(_differing(inside[label]))
+        found = tuple(_differing(inside[label], varying))
         if found:
             mixed[label] = found
-    shown = keys if keys is not None else tuple(_differing(facts))
-    beyond = _confounders(facts, keys)
+    shown = keys if keys is not None else tuple(varying)
+    beyond = _confounders(facts, keys, varying)
     return Grouping(labelled, labels, shown, mixed, beyond)
 
 
@@ -72,11 +60,12 @@ def _facts(run: RunScore) -> dict[str, Any]:
         for item in run.record.sources
         if isinstance(item, Mapping)
     }
-    return {**compared(run.config), **sources, "algorithm": run.record.algorithm}
+    return {**run.compared, **sources, "algorithm": run.record.algorithm}
 
 
-def _differing(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = dict.fromkeys(key for fact in facts for key in fact)
+def _differing(facts: Sequence[Mapping[str, Any]], among: Sequence[str] | None = None) -> list[str]:
+    """The keys in which any two differ. among: those that may, known from a larger number of facts; None: all."""
+    keys = among if among is not None else dict.fromkeys(key for fact in facts for key in fact)
     return [key for key in keys if _differ([fact.get(key, _MISSING) for fact in facts])]
 
 
@@ -98,7 +87,7 @@ def _labels_by(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[
     ]
 
 
-def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _labels_by_difference(facts: Sequence[Mapping[str, Any]], varying: Sequence[str]) -> list[str]:
     """The algorithm's name, a loss of the user's own, and what tells apart the variants of one algorithm: of the keys those that
     a variant has, and a source only where nothing else does."""
     names: list[str] = [""] * len(facts)
@@ -114,7 +103,7 @@ def _labels_by_difference(facts: Sequence[Mapping[str, Any]]) -> list[str]:
             words = (f"{leaf}={_shown(value, key)}" for leaf, key, value in own)
             alike.setdefault(" ".join([algorithm, *words]), []).append(index)
         for label, members in alike.items():
-            sources = [key for key in _differing([facts[index] for index in members]) if key.startswith(SOURCE)]
+            sources = _differing([facts[index] for index in members], [key for key in varying if key.startswith(SOURCE)])
             for index in members:
                 told = (f"{key}={_shown(facts[index].get(key, _MISSING), key)[:8]}" for key in sources)
                 names[index] = " ".join([label, *told])
@@ -130,7 +119,8 @@ def _has_own_loss(fact: Mapping[str, Any]) -> bool:
 def swept_keys(configs: Sequence[Mapping[str, Any]], overrides: Iterable[str]) -> list[str]:
     """Keys that were given several values: not those that came with another class, no classes, and none that no override names.
 
-    configs: `compared` ones. overrides: of all runs; if they name none of the keys (an experiment's YAML does, say), all count.
+    configs: `RunScore.compared` of each. overrides: of all runs; if they name none of the keys (an experiment's YAML does, say),
+    all count.
     """
     keys = _decided_by_no_class(_differing(configs), configs)
     keys = [key for key in keys if not key.endswith("_target_") and all(key in config for config in configs)]
@@ -153,7 +143,7 @@ def _decided_by_no_class(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]
     return sorted(kept, key=list(keys).index)
 
 
-def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None) -> tuple[str, ...]:
+def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None, varying: Sequence[str]) -> tuple[str, ...]:
     """Keys outside of algorithm and loss that always go with the algorithm, so that nobody can tell which of the two did it."""
     by_algorithm: dict[str, list[Mapping[str, Any]]] = {}
     for fact in facts:
@@ -161,7 +151,7 @@ def _confounders(facts: Sequence[Mapping[str, Any]], keys: Sequence[str] | None)
     if len(by_algorithm) < 2:
         return ()
     found = []
-    for key in _differing(facts):
+    for key in varying:
         if key.split(".")[0] in SCIENCE or key.startswith(SOURCE) or key in (keys or ()):
             continue
         if all(len({_text(fact.get(key, _MISSING)) for fact in group}) == 1 for group in by_algorithm.values()):

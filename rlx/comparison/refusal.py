@@ -17,6 +17,7 @@ from rlx.comparison.scores import RunScore, read_score
 from rlx.comparison.wording import join_names
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError, EvidenceError
+from rlx.garbage import collection_paused
 from rlx.record.run import RunRecord, find_run_directories, read_run
 from rlx.record.trust import again, folder_words
 
@@ -258,6 +259,7 @@ class Collected:
 Where = str | os.PathLike[str] | RunRecord
 
 
+@collection_paused()
 def collect(
     where: Where | Iterable[Where],
     *,

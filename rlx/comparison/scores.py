@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import math
 import re
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
-from rlx.comparison.serializable import Serializable, is_number, is_usable, number_or, to_plain, usable, usable_or_none
+from rlx.comparison.metrics_log import KL, PROBABILITY_SCORES, read_log
+from rlx.comparison.serializable import Serializable, is_number, is_usable, number_or, to_plain, usable_or_none
 from rlx.comparison.statistics.bootstrap import area_under_curve
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.nested import leaves
 from rlx.record.files import read_regular
-from rlx.record.lines import each_metrics, parse_lines
+from rlx.record.lines import parse_lines
+from rlx.record.provenance import NOT_HASHED
 from rlx.record.run import RunRecord
 
-KL = "eval/kl"
 ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward", "eval/pair_accuracy")  # what answers.jsonl may hold
 ROUNDING = 1e-5  # by which a score that somebody wrote out again may differ
-PROBABILITY_SCORES = ("eval/accuracy", "eval/pair_accuracy")
+# what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
+NOT_COMPARED = NOT_HASHED | {"task", "seed", "threads", "micro_batch", "device", "experiment"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class RunScore(Serializable):
     steps, values: the learning curve [K]. step: the last that was evaluated. prompt_error: standard error over prompts.
     fingerprint: of all metrics, to tell runs that are one and the same. answers: scores per prompt [P] at the evaluation that
     the score is of; prompts: digest of these prompts, None in records of before; start, start_answers: score and answers before
-    training. evaluated: the names of the metrics of its evaluations.
+    training. evaluated: the names of the metrics of its evaluations. variant, task: set by `grouping.group`.
     evaluation_seconds: of one evaluation; num_prompts: that it has.
     short: with a budget, what a completed run spent in all that ended before it, in the budget's unit; None: it reached it.
     """
@@ -70,6 +72,11 @@ class RunScore(Serializable):
         """Return the seed that the record names."""
         return self.record.seed
 
+    @cached_property
+    def compared(self) -> dict[str, Any]:
+        """The part of its config in which variants may differ; the task has its own place."""
+        return {key: value for key, value in self.config.items() if _is_compared(key)}
+
     @property
     def stops_early(self) -> bool:
         """Whether it ended before the steps that its config names."""
@@ -104,6 +111,11 @@ class RunScore(Serializable):
         return {**self.config, **about, "score": self.score, "state": self.state, "steps": self.step}
 
 
+@cache
+def _is_compared(key: str) -> bool:
+    return not {key, key.split(".")[0]} & NOT_COMPARED
+
+
 def read_score(
     record: RunRecord, *, metric: str, score: str, lower_is_better: bool = False, at: tuple[str, float] | None = None
 ) -> RunScore:
@@ -112,7 +124,7 @@ def read_score(
     at: unit (tokens, seconds, steps) and amount of a budget; the score is then that of the last evaluation within it.
     Raises DataError where the files of the record are damaged, or contradict each other.
     """
-    log = _read_log(record, metric)
+    log = read_log(record, metric)
     curve = dict(sorted(log.curve.items()))
     steps, values = np.array(list(curve), int), np.array(list(curve.values()), float)
     result = record.result
@@ -202,53 +214,6 @@ def _by_rule(score: str, values: Array, stated: Any, *, cut: bool, lower: bool) 
     return (float((min if lower else max)(candidates)) if candidates else None), notes
 
 
-@dataclass(frozen=True)
-class _Log:
-    """What the comparison needs of a run's metrics, of any number of lines.
-
-    curve: step -> value of the metric. evaluations: what a comparison asks of the lines with the metric. spent: after each logged
-    step, unit -> steps [K], amounts [K]; seconds are of drawing and updating alone. fingerprint: equal for runs whose metrics
-    agree in everything but time. names: of all metrics.
-    """
-
-    curve: dict[int, float]
-    evaluations: list[dict[str, Any]]
-    spent: dict[str, tuple[Array, Array]]
-    fingerprint: int
-    names: tuple[str, ...]
-
-
-def _read_log(record: RunRecord, metric: str) -> _Log:
-    """Reads the metrics of a run a line after the other."""
-    asked = {"step", metric, f"{metric}_standard_error", f"{metric}_se", KL, "time/evaluation_seconds", *PROBABILITY_SCORES}
-    curve: dict[int, float] = {}
-    evaluations: list[dict[str, Any]] = []
-    names: dict[str, None] = {}
-    compared: dict[tuple[str, ...], tuple[str, ...]] = {}  # the names in a line -> those that two runs must agree in
-    steps, tokens, seconds = array("q"), array("d"), array("d")
-    clock, fingerprint = 0.0, 0
-    for row in each_metrics(record.directory):
-        line = tuple(row)
-        if line not in compared:
-            names.update(dict.fromkeys(line))
-            compared[line] = tuple(sorted(name for name in line if name[:5] not in ("time/", "cost/")))
-        fingerprint = hash((fingerprint, _fingerprint(row, compared[line])))
-        if metric in row:
-            evaluations.append({name: row[name] for name in asked if name in row})
-        if not is_number(row["step"]):
-            continue
-        if is_number(row.get(metric)):
-            curve[int(row["step"])] = usable(row[metric])
-        counted = [row[name] for name in ("cost/tokens_sampled", "cost/tokens_trained") if is_number(row.get(name))]
-        clock += sum(float(row[name]) for name in ("time/draw_seconds", "time/update_seconds") if is_number(row.get(name)))
-        steps.append(int(row["step"]))
-        tokens.append(float(sum(counted)) if counted else tokens[-1] if tokens else 0.0)
-        seconds.append(clock)
-    at = np.array(steps)
-    spent = {"tokens": (at, np.array(tokens)), "seconds": (at, np.array(seconds))}
-    return _Log(curve, evaluations, spent, fingerprint, tuple(name for name in names if name != "step"))
-
-
 def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) -> float | None:
     """What had been spent after the last of these steps."""
     known, amounts = spent[unit]
@@ -284,13 +249,6 @@ def _step_of(value: float | None, steps: Array, values: Array, *, score: str) ->
     if score == "best" and value is not None and (values == value).any():
         return int(steps[int(np.argmax(values == value))])
     return int(steps[-1])
-
-
-def _fingerprint(row: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    """Equal for lines that agree in these names and their values. What does not equal itself or has no hash counts as text."""
-    plain = (float, int, str)
-    values = [row[name] for name in names]
-    return hash((names, tuple([v if v.__class__ in plain and v == v else repr(v) for v in values])))
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:

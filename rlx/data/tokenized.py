@@ -23,8 +23,8 @@ from rlx.data.stores import TokenStore
 from rlx.data.tokens import TextEncoder
 from rlx.data.turns import REASONING
 from rlx.errors import DataError
+from rlx.garbage import collection_paused
 from rlx.task.base import Pairs
-from rlx.task.table import collection_paused
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row

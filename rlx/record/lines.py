@@ -84,7 +84,7 @@ def parse_lines(data: bytes, file: Path, *, first_line: int = 1) -> list[dict[st
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())  # of bytes, json looks for their encoding in every line
         except (ValueError, RecursionError):
             if index - first_line == len(lines) - 1:  # no newline after it: the writer was killed in the middle of it
                 break

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
 from rlx.fields import within
+from rlx.garbage import collection_paused
 from rlx.task import base as base_module
 from rlx.task import columns as columns_module
 from rlx.task import messages as messages_module
@@ -25,7 +26,7 @@ from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
 from rlx.task.messages import Tools, as_text, as_tools, with_system
-from rlx.task.table import collection_paused, column, files_hash, find_files, read_rows
+from rlx.task.table import column, files_hash, find_files, read_rows
 
 if TYPE_CHECKING:
     from rlx.data.pair_store import PairStore

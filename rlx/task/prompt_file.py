@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 from rlx.errors import DataError
 from rlx.fields import within
+from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import Columns, final_answer
 from rlx.task.messages import as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import collection_paused, files_hash, find_files, read_rows
+from rlx.task.table import files_hash, find_files, read_rows
 
 _ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gc
 import gzip
 import hashlib
 import io
@@ -125,18 +124,6 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise DataError(
             f"{file}: rlx reads {', '.join(SUFFIXES)}, not {file.suffix or 'a file without a suffix'}; rename or convert it"
         )
-
-
-@contextmanager
-def collection_paused() -> Iterator[None]:
-    """Without Python's search for circular garbage, which reading millions of objects without circles starts again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

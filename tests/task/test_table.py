@@ -1,4 +1,3 @@
-import gc
 import gzip
 import json
 from pathlib import Path
@@ -8,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from rlx.errors import DataError
-from rlx.task.table import collection_paused, column, file_hash, files_hash, find_file, find_files, read_rows
+from rlx.task.table import column, file_hash, files_hash, find_file, find_files, read_rows
 
 
 def test_jsonl_rows_come_with_their_line(tmp_path):
@@ -155,19 +154,6 @@ def test_a_saved_directory_of_arrow_files(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     (file,) = find_files(str(tmp_path), key="task.path")
     assert [row for _, row in read_rows(file)] == ROWS
-
-
-def test_the_search_for_garbage_goes_on_after_it_was_paused():
-    with collection_paused():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with collection_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize("half", ["\\ud83d", "\\uDe00"])

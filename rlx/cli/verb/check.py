@@ -81,7 +81,7 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
     from rlx.algorithm.base import Need
     from rlx.check.subject import Subject
     from rlx.experiment import algorithm_of, make, require_match, require_scores, set_threads
-    from rlx.startup import search_as_usual
+    from rlx.garbage import search_as_usual
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

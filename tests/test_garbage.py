@@ -1,13 +1,16 @@
-"""Searches for circular garbage while a process starts, and afterwards."""
+"""Searches for circular garbage while a process starts, afterwards, and while many objects are read."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
+from rlx.garbage import collection_paused
+
 START = """
 import gc
-from rlx.startup import search_as_usual, search_seldom
+from rlx.garbage import search_as_usual, search_seldom
 usual = gc.get_threshold()
 search_as_usual()
 print(gc.get_threshold() == usual, gc.get_freeze_count())
@@ -42,3 +45,16 @@ finally:
 def test_a_run_on_the_command_line_searches_as_usual(tmp_path):
     done = subprocess.run([sys.executable, "-c", ENTRY], cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.stdout.splitlines()[-1] == "True", done.stderr
+
+
+def test_the_search_for_garbage_goes_on_after_it_was_paused():
+    with collection_paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collection_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
