@@ -40,7 +40,23 @@ def find_problems(collected: Collected, runs: Sequence[RunScore], *, choices: Ch
         for reason in list(collected.unreadable.values())[:5]
     ]
     declared = keys if choices.by is not None else ()
-    return [*found, *_unfinished(runs), *_tasks(runs), *_budget(runs, declared, at=choices.at), *_reached(runs, choices.at)]
+    silent = [] if choices.at is not None else _silent_variants(runs, choices.metric)
+    if silent:
+        others = sorted(set.intersection(*(set(run.evaluated) for run in runs if run.evaluated)) - {choices.metric})
+        near = did_you_mean(nearest(choices.metric, others))
+        mend = f"compare by a metric that all variants log{near}, such as eval/score, or leave these variants out with where="
+        found.append(Problem("", f"{join_names(silent)}: no run logs {choices.metric}", mend))
+    unfinished = _unfinished([run for run in runs if run.variant not in silent])
+    return [*found, *unfinished, *_tasks(runs), *_budget(runs, declared, at=choices.at), *_reached(runs, choices.at)]
+
+
+def _silent_variants(runs: Sequence[RunScore], metric: str) -> list[str]:
+    """Variants of which completed runs log other metrics, and none logs this one."""
+    done: dict[str, list[RunScore]] = {}
+    for run in runs:
+        if run.record.status == "completed" and run.evaluated:
+            done.setdefault(run.variant, []).append(run)
+    return [label for label, mine in done.items() if all(run.score is None and metric not in run.evaluated for run in mine)]
 
 
 def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
@@ -230,7 +246,7 @@ def _reached(runs: Sequence[RunScore], at: str | None) -> list[Problem]:
     bare = [run for run in runs if run.state == "completed" and run.step == 0]
     if bare:
         names = join_names([run.variant for run in bare])
-        text = f"{names}: of {len(bare)} runs no evaluation within at={at} but that before training"
+        text = f"{len(bare)} of {len(runs)} runs ({names}) have no evaluation within at={at} but the one before training"
         found.append(Problem("budget", text, "evaluate more often (eval_every), or compare at a larger budget"))
     return found
 

@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 
@@ -93,3 +94,19 @@ def test_evaluations_need_more_trained_seeds(tmp_path):
         write_run(tmp_path / str(seed), seed=seed, score=0.5 + seed / 10, record={"verb": "evaluate"})
     cautions = {caution.kind: caution.text for caution in compare(tmp_path).cautions}
     assert "train custom_dpo with 10 seeds, and rlx evaluate each of these runs" in cautions["fewer_than_5_seeds"]
+
+
+def test_a_metric_that_a_variant_never_logs_is_no_damage_to_its_runs(tmp_path):
+    for algorithm in ("custom_dpo", "grpo"):
+        for seed in range(5):
+            place = write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed, score=0.5 + seed / 100)
+            lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+            rows = [{**line, "train/entropy": 1.0 + seed / 10} if algorithm == "grpo" else line for line in lines]
+            (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(EvidenceError) as refused:
+        compare(tmp_path, metric="-train/entropy", allow=["unfinished"])
+    text = str(refused.value)
+    assert "custom_dpo: no run logs train/entropy" in text
+    assert "compare by a metric that all variants log" in text
+    for word in ("resume=", "ends before", "allow=", "grpo"):
+        assert word not in text
