@@ -117,6 +117,15 @@ LOWER_IS_BETTER = (
 )
 
 
+SPENT = ("eval/kl", "train/kl", "cost/*", "time/*")
+"""Metrics that every training adds to: the policy before it has the least, so these know neither a gain nor a collapse."""
+
+
+def is_spent(metric: str) -> bool:
+    """Whether every training adds to this metric, whatever it is good for."""
+    return any(fnmatchcase(metric, pattern) for pattern in SPENT)
+
+
 def known_direction(metric: str) -> bool | None:
     """Whether a lower value of the metric is better; None if rlx does not know."""
     if any(fnmatchcase(metric, pattern) for pattern in LOWER_IS_BETTER):

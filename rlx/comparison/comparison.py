@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.comparison.cautions import find_cautions
-from rlx.comparison.choices import Choices
+from rlx.comparison.choices import Choices, is_spent
 from rlx.comparison.descriptive import (
     Curve,
     KeyImportance,
@@ -174,8 +174,10 @@ def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Gene
         arm, runs, counted, evidence.tasks, level=choices.level, target=choices.target, rng=rng,
         num_resamples=choices.num_resamples, lower_is_better=lower,
     )  # fmt: skip
-    before = untrained_arm(arm, counted, evidence.tasks)
-    row = add_gain(row, arm, before, level=choices.level, prompts=choices.prompts)
+    if not is_spent(choices.metric):
+        row = add_gain(row, arm, untrained_arm(arm, counted, evidence.tasks), level=choices.level, prompts=choices.prompts)
+    elif choices.collapse is None:
+        return row
     return add_collapses(row, counted, threshold=choices.collapse, lower_is_better=lower, level=choices.level)
 
 
@@ -184,7 +186,7 @@ def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -
     kept = [
         replace(run, variant=UNTRAINED, score=run.start, answers=run.start_answers, imputed=False) for run in evidence.counted
     ]
-    if any(run.start is None for run in kept):
+    if is_spent(choices.metric) or any(run.start is None for run in kept):
         return None
     row = summarise(
         arm_of(UNTRAINED, kept, evidence.tasks), kept, kept, evidence.tasks, level=choices.level, target=choices.target, rng=rng,

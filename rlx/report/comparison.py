@@ -106,7 +106,8 @@ def gain_line(comparison: Comparison) -> str:
     known = [v for v in comparison.variants if v.gain_interval]
     fewest = min(v.n for v in known)
     few = f" With {fewest} seeds this is exploratory." if fewest < FEWEST else ""
-    return f"{row.label}: {score_text(row.mean)}. Gain over it, {scope}: {'; '.join(gains)}.{few}{_why_narrow(known)}"
+    gain = "Change from it, of which less is better" if comparison.choices.is_lower_better else "Gain over it"
+    return f"{row.label}: {score_text(row.mean)}. {gain}, {scope}: {'; '.join(gains)}.{few}{_why_narrow(known)}"
 
 
 def _why_narrow(variants: Sequence[Variant]) -> str:

@@ -8,6 +8,7 @@ import pytest
 from rlx.comparison import cautions, comparison
 from rlx.comparison.comparison import compare
 from rlx.errors import ConfigError, EvidenceError
+from rlx.report.comparison import gain_line
 from tests.comparison.records import answers_of, normal_scores, write_run, write_sweep
 from tests.comparison.test_cautions import texts
 
@@ -53,7 +54,7 @@ def test_without_answers_the_verdict_is_about_these_prompts_and_says_so(tmp_path
     write_sweep(tmp_path, {"hybrid": HIGH})
     found = compare(tmp_path)
     assert not found.pairs[0].over_prompts
-    assert "no scores per prompt are recorded for hybrid" in texts(found)["answers_missing"]
+    assert "no scores per prompt that average to the score are recorded for hybrid" in texts(found)["answers_missing"]
 
 
 def test_a_failed_run_spreads_seeds_and_not_prompts(tmp_path):
@@ -86,7 +87,7 @@ def test_where_lower_is_better_the_lower_one_is_better(tmp_path, metric):
     assert (pair.verdict, pair.difference < 0) == ("better", True)
     assert pair.probability_of_improvement == 1.0
     assert found.scores("hybrid")[-1] == 0.9  # the worst of any run at any evaluation
-    assert best.gain == pytest.approx(-0.4)
+    assert best.gain == (None if metric == "eval/kl" else pytest.approx(-0.4))
     assert "has the lowest mean" in str(found) or "custom_dpo is the best" in str(found)
     assert compare(tmp_path, metric=name, lower_is_better=False).pair("hybrid", "custom_dpo").verdict == "better"
 
@@ -168,7 +169,7 @@ def test_scores_at_a_budget_need_no_equal_number_of_steps(tmp_path):
     beyond = compare(tmp_path, at="steps:80", allow=["budget"])  # a run that spent less keeps its score
     assert {row.label: row.imputed for row in beyond.variants} == {"custom_dpo": 0, "hybrid": 0}
     assert beyond.pair("hybrid", "custom_dpo").difference == pytest.approx(0.1)
-    with pytest.raises(EvidenceError, match="no evaluation within at=steps:30 but that before training"):
+    with pytest.raises(EvidenceError, match="have no evaluation within at=steps:30 but the one before"):
         compare(tmp_path, at="steps:30")
 
 
@@ -308,3 +309,20 @@ def test_of_very_many_pairs_those_of_the_best_are_compared_and_adjusted_for_all(
     assert smallest.p_adjusted == pytest.approx(10 * smallest.p)
     assert "of 10 pairs only those" in texts(few)["pairs_left_out"]
     assert len(compare(tmp_path, baseline="a").pairs) == 4
+
+
+def test_what_every_training_adds_to_knows_no_gain_and_no_collapse(tmp_path):
+    for algorithm in ("custom_dpo", "hybrid"):
+        for seed in range(6):
+            place = write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed, kl=0.4 + seed / 100)
+            first, *rest = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+            rows = [{**first, "eval/kl": 0.0, "eval/loss": 0.9}, *({**row, "eval/loss": 0.7 + seed / 100} for row in rest)]
+            (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare(tmp_path, metric="eval/kl")
+    assert [(row.gain, row.collapsed) for row in found.variants] == [(None, None)] * 2
+    assert found.untrained is None
+    assert gain_line(found) == ""
+    assert [row.collapsed for row in compare(tmp_path, metric="eval/kl", collapse=0.425).variants] == [3, 3]
+    found = compare(tmp_path, metric="eval/loss")
+    assert [row.collapsed for row in found.variants] == [0, 0]
+    assert "Change from it, of which less is better, on these prompts: custom_dpo -0.175" in gain_line(found)
