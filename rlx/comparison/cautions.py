@@ -133,7 +133,7 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
     differ = [f"{pair.a} and {pair.b}" for pair in alone if not same_digests(*(by_label[label] for label in (pair.a, pair.b)))]
     why = (
-        f"no scores per prompt are recorded for {join_names(silent)}"
+        f"no scores per prompt that average to the score are recorded for {join_names(silent)}"
         if silent
         else f"the runs did not all answer the same prompts ({join_names(differ)})"
         if differ
@@ -200,15 +200,18 @@ def _unlike(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
     """Shapes that differ between variants: the error rate of the verdict is measured for equal shapes."""
     if choices.question == "chance" or choices.paired or len(arms) < 2:  # the test of pairs is about differences of runs
         return []
-    shapes = {arm.label: describe_shape(arm.scores[0], alpha=choices.alpha) for arm in arms if len(arm.scores) == 1}
+    alpha = choices.alpha / len(arms)  # or many normal variants would hold one that looks odd
+    shapes = {arm.label: describe_shape(arm.scores[0], alpha=alpha) for arm in arms if len(arm.scores) == 1}
     odd = [label for label, shape in shapes.items() if shape is not None]
     plain = [label for label, shape in shapes.items() if shape is None]
     if not odd or (not plain and len(set(shapes.values())) == 1):
         return []
     beside = f"unlike {join_names(plain)}" if plain else "each in its own way"
+    told = join_names([str(shapes[label]) for label in odd])
     text = (
-        f"the scores of {join_names(odd)} are {shapes[odd[0]]}, {beside}: means of unlike shapes are called different too often "
-        f"({UNLIKE_ERROR} instead of 5 %); question=chance asks whether a run of one beats a run of the other"
+        f"the scores of {join_names(odd)} are {told}, {beside}: means of unlike shapes are called different too often "
+        f"({UNLIKE_ERROR} instead of 5 % where one side collapses or is skewed); question=chance asks whether a run of one "
+        "beats a run of the other"
     )
     return [Caution("unlike_shapes", text)]
 
@@ -264,7 +267,8 @@ def _shapes(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
     for shape, labels in named.items():
         few = min(len(scores) for arm in arms if arm.label in labels for scores in arm.scores)
         about = next((cover for seeds, cover in MEAN_COVERAGE["skewed" if shape == "skewed" else "groups"] if few <= seeds), "")
-        reason = f"a 95 % interval of the mean covers about {about} then" if about else "the mean may not be what matters then"
+        cover = f"a 95 % interval of the mean may cover no more than {about} then"
+        reason = cover if about else "the mean may not be what matters then"
         text = (
             f"scores do not look normal ({shape}) for {join_names(labels)}: {reason}; look at the single runs, and compare "
             f"the IQM too"
@@ -335,7 +339,7 @@ def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     )
     found = [Caution("paired", text)]
     if lost:
-        text = f"{lost} runs have no partner of their seed in every other variant and drop out of some pairs"
+        text = f"runs without a partner of their seed in every other variant, left out of some pairs: {lost}"
         found.append(Caution("unpaired_seeds", text))
     return found
 

@@ -24,6 +24,11 @@ class Caution(Serializable):
     text: str
 
 
+def count_runs(runs: Sequence[RunScore]) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}"
+
+
 def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
     """Runs that failed or did not finish, and what they count as."""
     broken = [run for run in runs if run.state != "completed"]
@@ -55,8 +60,8 @@ def about_records(
     found = []
     if repeated:
         text = (
-            f"{len(repeated)} runs repeat the variant, task and seed of a later one: the later one counts, for a "
-            f"repeated seed is no further seed"
+            f"{count_runs(repeated)} with the variant, task and seed of a later one: the later one counts, for a repeated seed "
+            "is no further seed"
         )
         found.append(Caution("repeated_runs", text))
     cut = [run for run in runs if run.state == "completed" and run.notes]
@@ -68,18 +73,14 @@ def about_records(
         found.append(Caution("cut_metrics", text))
     early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
     if early and choices.at is None:
-        found.append(
-            Caution(
-                "stopped_early",
-                f"{len(early)} runs stopped before num_steps (stop_at_score or max_seconds): compare their costs too",
-            )
-        )
+        text = f"{count_runs(early)} stopped before num_steps (stop_at_score or max_seconds): compare their costs too"
+        found.append(Caution("stopped_early", text))
     codes = {str(_code(run)) for run in runs}
     if len(codes) > 1:
         found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
     found += [*_data(runs), *_planned(collected)]
     if collected.skipped:
-        found.append(Caution("other_records", f"{collected.skipped} records that are no training runs were left out"))
+        found.append(Caution("other_records", f"records that are no training runs were left out: {collected.skipped}"))
     return found
 
 
@@ -161,20 +162,27 @@ def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> lis
 
 def about_environments(runs: Sequence[RunScore]) -> list[Caution]:
     """What one variant ran on and another did not: torch, CPU, device, precision, threads, ranks."""
-    seen: dict[str, dict[str, set[str]]] = {}
+    seen: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         for name, value in _environment(run).items():
-            seen.setdefault(name, {}).setdefault(run.variant, set()).add(value)
+            seen.setdefault(name, {}).setdefault(run.variant, []).append(value)
     parts = []
     for name, by_variant in seen.items():
-        sides = {label: tuple(sorted(values)) for label, values in by_variant.items()}
-        if len(set(sides.values())) > 1:
-            told = [f"{label} {' and '.join(values)}" for label, values in sides.items()]
-            parts.append(f"{name} ({join_names(told, most=4)})")
+        sides = {label: {one: values.count(one) for one in sorted(set(values))} for label, values in by_variant.items()}
+        shares = {tuple((one, count / sum(side.values())) for one, count in side.items()) for side in sides.values()}
+        if len(shares) > 1:
+            parts.append(f"{name} ({join_names([_mixture(label, side) for label, side in sides.items()], most=4)})")
     if not parts:
         return []
     text = f"the variants did not run on the same {join_names(parts)}: a part of the difference may come from that"
     return [Caution("different_environment", text)]
+
+
+def _mixture(label: str, counts: Mapping[str, int]) -> str:
+    """A variant with the value of its runs; of unlike ones, how many runs had each."""
+    if len(counts) == 1:
+        return f"{label} {next(iter(counts))}"
+    return f"{label} {' and '.join(f'{one} in {count} of {sum(counts.values())} runs' for one, count in counts.items())}"
 
 
 def _environment(run: RunScore) -> dict[str, str]:

@@ -108,7 +108,7 @@ def pair_table(comparison: Comparison) -> Table:
         _field("adjusted p", "p_adjusted", probability, 1, "Holm, over all pairs here"),
         _field("Hedges g", "effect_size", _signed, 2, "difference in standard deviations"),
         _interval("g interval", "effect_size_interval", 5),
-        _field("P(a > b)", "probability_of_improvement", percent, 2, "chance that a run of a beats one of b"),
+        _field("P(a beats b)", "probability_of_improvement", percent, 2, "chance that a run of a beats one of b"),
         _interval("P interval", "probability_of_improvement_interval", 5),
         _field(
             "detectable",

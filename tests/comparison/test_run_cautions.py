@@ -2,7 +2,7 @@ import json
 
 from rlx.comparison.comparison import compare
 from rlx.comparison.wording import join_names
-from tests.comparison.records import normal_scores, write_sweep
+from tests.comparison.records import normal_scores, write_run, write_sweep
 from tests.comparison.test_cautions import texts
 
 LOW, HIGH = normal_scores(0.5, 0.02, 6, seed=1), normal_scores(0.6, 0.02, 6, seed=2)
@@ -45,3 +45,17 @@ def test_data_that_changed_under_one_config_are_said_and_data_of_two_configs_are
             tmp_path / "two" / content, {"custom_dpo": scores}, record={"provenance": {"data": content}}, task__label_noise=noise
         )
     assert "different_data" not in texts(compare(tmp_path / "two", allow="tasks"))
+
+
+def test_the_same_mixture_of_environments_is_fair_and_another_is_not(tmp_path):
+    def made(torch):
+        return {"provenance": {"packages": {"torch": torch}}}
+
+    for name, split in (("equal", 3), ("unequal", 5)):
+        for algorithm, scores, first in (("custom_dpo", LOW, 3), ("hybrid", HIGH, split)):
+            for seed, score in enumerate(scores):
+                record = made("2.1" if seed < first else "2.5")
+                write_run(tmp_path / name / f"{algorithm}{seed}", algorithm=algorithm, seed=seed, score=score, record=record)
+    assert "different_environment" not in texts(compare(tmp_path / "equal"))
+    text = texts(compare(tmp_path / "unequal"))["different_environment"]
+    assert "custom_dpo 2.1 in 3 of 6 runs and 2.5 in 3 of 6 runs and hybrid 2.1 in 5 of 6 runs" in text

@@ -19,7 +19,7 @@ def test_a_row_of_a_variant(ordinary):
 
 def test_a_row_of_a_pair(ordinary):
     found = row(pair_table(ordinary).columns, ordinary.pair("hybrid dpo_weight=1", "custom_dpo"))
-    assert (found["a - b"], found["verdict"], found["P(a > b)"]) == ("+0.150", "better", "100 %")
+    assert (found["a - b"], found["verdict"], found["P(a beats b)"]) == ("+0.150", "better", "100 %")
 
 
 def test_what_sorts_is_the_number_behind_the_text(ordinary):
