@@ -131,7 +131,7 @@ def read_score(
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
-    is_whole = is_number(stated) and is_usable(stated) and len(steps) > 0 and steps[-1] == ended
+    is_whole = is_number(stated) and is_usable(stated) and is_number(ended) and len(steps) > 0 and steps[-1] == ended
     if stated is not None and is_whole and is_usable(values[-1]) and not math.isclose(values[-1], stated, rel_tol=ROUNDING):
         raise DataError(
             f"{record.directory}: run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}; one of the two "

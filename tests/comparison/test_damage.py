@@ -100,6 +100,19 @@ def test_strange_values_in_run_json(root, share):
         file.write_text(whole)
 
 
+@pytest.mark.parametrize("name", ["steps", "tokens_trained"])
+def test_strange_values_in_the_metadata_of_a_result(root, name):
+    """The last step is held against the log's: what is no number is no step."""
+    file = root / "hybrid_1_" / "run.json"
+    whole = file.read_text()
+    try:
+        for strange in STRANGE:
+            file.write_text(json.dumps(with_value(json.loads(whole), ("result", "metadata", name), strange)))
+            assert survives(root)
+    finally:
+        file.write_text(whole)
+
+
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "samples.jsonl"])
 def test_files_cut_anywhere(root, name):
     file = root / "hybrid_1_" / name
