@@ -131,12 +131,9 @@ def read_score(
     metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
     stated = result.performance_metrics.get(metric) if result is not None else None
     ended = metadata.get("steps")
-    is_whole = is_number(stated) and is_usable(stated) and is_number(ended) and len(steps) > 0 and steps[-1] == ended
-    if stated is not None and is_whole and is_usable(values[-1]) and not math.isclose(values[-1], stated, rel_tol=ROUNDING):
-        raise DataError(
-            f"{record.directory}: run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}; one of the two "
-            "was changed"
-        )
+    contradiction = _contradiction(record, metric, steps, values, stated=stated, ended=ended)
+    if contradiction is not None:
+        raise DataError(f"{record.directory}: {contradiction}; one of the two was changed")
     reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
     spent = log.spent
     tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
@@ -189,6 +186,26 @@ def read_score(
         notes=notes,
         short=short,
     )
+
+
+def _contradiction(
+    record: RunRecord, metric: str, steps: Array, values: Array, *, stated: Any, ended: Any
+) -> str | None:  # fmt: skip
+    """What two places of a record say differently, in words. stated, ended: score and last step by run.json."""
+    trained = record.config.get("seed")
+    if record.verb == "train" and is_number(trained) and trained != record.seed:
+        return f"seed is {record.seed} in run.json, and {trained} in its config"
+    if record.status == "completed" and record.error is not None:
+        return "run.json says completed, and holds an error"
+    if not is_number(ended) or len(steps) == 0:
+        return None
+    if record.status == "completed" and steps[-1] > ended:
+        return f"run.json ends at step {ended}, metrics.jsonl holds {metric} of step {steps[-1]}"
+    if not is_number(stated) or not is_usable(stated) or steps[-1] != ended:
+        return None
+    if not math.isclose(values[-1], stated, rel_tol=ROUNDING):
+        return f"run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}"
+    return None
 
 
 def _checked_state(

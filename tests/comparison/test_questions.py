@@ -96,7 +96,7 @@ def test_a_metric_without_direction_is_refused_and_an_unknown_one_is_answered_wi
     run = write_run(tmp_path / "a")
     write_run(tmp_path / "b", algorithm="hybrid")
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 101, "eval/drift": 1.0}) + "\n")
+        file.write(json.dumps({"step": 100, "eval/drift": 1.0}) + "\n")
     with pytest.raises(ConfigError, match="lower_is_better=true"):
         compare(tmp_path, metric="eval/drift", allow=["single", "unfinished"])
     with pytest.raises(ConfigError, match="did you mean eval/score"):

@@ -1,4 +1,5 @@
 import json
+import math
 import tracemalloc
 
 import numpy as np
@@ -83,6 +84,25 @@ def test_a_score_that_is_not_finite_is_a_failure(tmp_path):
     assert run.score is None
 
 
+@pytest.mark.parametrize(
+    ("record", "last", "said"),
+    [
+        ({}, {"step": 100, "eval/score": math.nan}, "run.json ends with eval/score 0.5, metrics.jsonl with nan"),
+        ({}, {"step": 500, "eval/score": 0.9}, "run.json ends at step 100, metrics.jsonl holds eval/score of step 500"),
+        ({"seed": 7}, None, "seed is 7 in run.json, and 0 in its config"),
+        ({"error": {"type": "X", "message": "boom"}}, None, "run.json says completed, and holds an error"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(tmp_path, record, last, said):
+    directory = write_run(tmp_path / "a", score=0.5, record=record)
+    if last is not None:
+        with (directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(last) + "\n")
+    with pytest.raises(DataError) as refused:
+        score_of(directory)
+    assert said in str(refused.value)
+
+
 def test_a_score_that_was_changed_in_one_of_its_two_files_is_refused(tmp_path):
     directory = write_run(tmp_path / "a", score=0.5)
     values = json.loads((directory / "run.json").read_text())
@@ -161,7 +181,7 @@ def test_the_worst_score_is_the_highest_where_lower_is_better(tmp_path):
 
 
 def test_a_long_log_is_read_in_little_memory(tmp_path):
-    directory = write_run(tmp_path / "long", score=0.5)
+    directory = write_run(tmp_path / "long", score=0.5, num_steps=60_000)
     lines = (json.dumps({"step": step, "train/loss": 1 / (step + 1), "cost/tokens_trained": 10 * step}) for step in range(60_000))
     last = json.dumps({"step": 60_000, "eval/score": 0.5})
     (directory / "metrics.jsonl").write_text("\n".join((*lines, last)) + "\n")
