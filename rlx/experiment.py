@@ -23,6 +23,7 @@ from rlx.loss.policy_gradient.base import PolicyGradientFormula, PolicyGradientL
 from rlx.loss.preference.base import PreferenceLoss
 from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
+from rlx.policy.reader import Reader
 from rlx.rollout.sampler import Sampler
 from rlx.task.base import Task
 
@@ -96,6 +97,20 @@ def make(node: Any, *, key: str) -> Any:
         if isinstance(cause, (TypeError, ValueError)):
             raise ConfigError(f"{key}: {node._target_} refuses these values: {cause}") from error
         raise cause or error from None
+
+
+# The loaders of policies that can be read without their weights.
+_READERS = {
+    "rlx.policy.pretrained.load_pretrained": "rlx.policy.pretrained.read_pretrained",
+    "rlx.policy.pretrained.load_smollm2": "rlx.policy.pretrained.read_smollm2",
+}
+
+
+def make_reader(node: DictConfig) -> Reader:
+    """What reads text for the policy that a node describes: without weights, or the policy itself where its loader is another."""
+    target = _READERS.get(node._target_, node._target_)
+    reader: Reader = make(OmegaConf.merge(node, {"_target_": target}), key="policy")
+    return reader
 
 
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:

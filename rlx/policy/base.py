@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from rlx.data.layout import Layout, cheapest_rows, plain_rows
 from rlx.data.preferences import PairBatch
 from rlx.data.sequences import Sequences, Tokens
-from rlx.data.tokenized import PairTokenizer
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
@@ -42,6 +41,7 @@ from rlx.policy.forward import (
 )
 from rlx.policy.pieces import HasLogits, HeadInput, is_large, statistics_in_pieces
 from rlx.policy.precision import HALF, autocast_dtype, slower_note
+from rlx.policy.reader import Reader
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,
     NO_STATISTICS,
@@ -52,35 +52,26 @@ from rlx.policy.statistics import (
 )
 from rlx.policy.verify import ForwardChoice, choose_forward
 
-if TYPE_CHECKING:
-    from rlx.task.base import Text
 
-
-class Policy:
+class Policy(Reader):
     """A causal language model with its tokenizer.
 
     model: any transformers causal language model, kept in evaluation mode (dropout is 0 in training too).
     text: how text becomes tokens. shared_prefix: the completions of a prompt go through the model in one row; None lets a
     comparison of both forwards decide. notes: what the user should know about how this policy was loaded.
-    pair_tokenizer: tokenises the pairs of a task for this policy.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, text: TextEncoder | None = None, shared_prefix: bool | None = None
     ) -> None:
+        super().__init__(model, tokenizer, name=name, text=text)
         self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.name = name
-        self.text = (TextEncoder(tokenizer) if text is None else text).for_model(model)
         self.forward_choice: ForwardChoice = choose_forward(model, name=name, num_tokens=len(tokenizer), wanted=shared_prefix)
         self.notes = list(self.forward_choice.notes)
         self.forward_settings = ForwardSettings()
         self.adapter: AttachedAdapter | None = None
         self._is_start = False
         self.value_head: ValueHead | None = None
-        self.pair_tokenizer = PairTokenizer(
-            self.text, name=name, max_length=self.max_length, vocabulary_size=self.vocabulary_size
-        )
         self._attention_cost, self._branch_cost = attention_cost(model), branch_cost(model)
 
     # ---- the model -------------------------------------------------------------------------------------------------------------
@@ -255,10 +246,6 @@ class Policy:
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end a completion; the tokenizer's own first."""
         return self.text.end_ids
-
-    def encode_prompt(self, prompt: Text, tools: Sequence[Any] = ()) -> Tokens:
-        """int64 [T], at least one token. tools: the schemas that the prompt comes with."""
-        return self.text.encode_prompt(prompt, tools)
 
     def decode(self, tokens: Tokens | Sequence[int]) -> str:
         """The text of `tokens`, without special tokens."""

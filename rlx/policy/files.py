@@ -110,7 +110,7 @@ def require_hub(path: str) -> None:
         ) from error
 
 
-Read = Callable[[Path, str | None], tuple[Any, Any]]  # directory, GGUF file in it or None -> model, tokenizer
+Read = Callable[[str | Path, str | None], tuple[Any, Any]]  # directory, GGUF file in it or None -> model, tokenizer
 
 _log = logging.getLogger("rlx")
 
@@ -124,13 +124,13 @@ def as_ordinary(model: Any, gguf_file: str) -> None:
         del model.config.quantization_config
 
 
-def unpacked_once(file: Path, folder: Path, read: Read, *, dtype: str) -> tuple[Any, Any]:
+def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, kept below `folder` as a directory of transformers that later runs read instead.
 
-    read: reads either form. The directory is named by the content of the file. Of processes that need it at the same time, one
-    unpacks it.
+    read: reads either form. kind: what of the file it reads, such as the dtype of the weights. The directory is named by the
+    content of the file. Of processes that need it at the same time, one unpacks it.
     """
-    name = _name(file, dtype)
+    name = _name(file, kind)
     place = folder / name
     with TensorStore(folder, "unpacked models").claim(name, wait=True):
         if not (place / "config.json").is_file():
@@ -140,8 +140,8 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, dtype: str) -> tuple[
     return read(place, None)
 
 
-def _name(file: Path, dtype: str) -> str:
-    digest = hashlib.blake2b(f"{transformers.__version__} {dtype}".encode(), digest_size=16)
+def _name(file: Path, kind: str) -> str:
+    digest = hashlib.blake2b(f"{transformers.__version__} {kind}".encode(), digest_size=16)
     with file.open("rb") as content:
         while block := content.read(1 << 24):
             digest.update(block)

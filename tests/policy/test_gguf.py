@@ -42,18 +42,18 @@ def test_a_model_from_a_gguf_file_can_be_saved(tmp_path):
 
 
 def test_a_file_is_unpacked_once_and_is_the_same_policy_afterwards(packed):
-    first = unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
-    second = unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
+    first = unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
+    second = unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
     assert packed.asked == ["small.gguf", None]
     assert fingerprint(*first) == fingerprint(*second)
     assert len([path for path in packed.folder.iterdir() if path.is_dir()]) == 1
 
 
 def test_other_content_and_another_dtype_are_unpacked_anew(packed):
-    unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
-    unpacked_once(packed.file, packed.folder, packed.read, dtype="float64")
+    unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
+    unpacked_once(packed.file, packed.folder, packed.read, kind="float64")
     packed.file.write_bytes(b"other weights")
-    unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
+    unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
     assert packed.asked == ["small.gguf"] * 3
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(packed, monkeypatch, capl
 
     model.save_pretrained = full
     with caplog.at_level(logging.WARNING, logger="rlx"):
-        found = unpacked_once(packed.file, packed.folder, lambda *_: (model, words), dtype="float32")
+        found = unpacked_once(packed.file, packed.folder, lambda *_: (model, words), kind="float32")
     assert found == (model, words)
     assert "No space left" in caplog.text
     assert not [path for path in packed.folder.iterdir() if path.is_dir()]
@@ -74,5 +74,5 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(packed, monkeypatch, capl
 def test_a_tokenizer_that_would_come_back_as_another_is_not_kept(packed, monkeypatch):
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: SimpleNamespace())
     monkeypatch.setattr("rlx.policy.files.tokenizer_text", lambda words: str(type(words)))
-    unpacked_once(packed.file, packed.folder, packed.read, dtype="float32")
+    unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
     assert not [path for path in packed.folder.iterdir() if path.is_dir()]

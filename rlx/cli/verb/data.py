@@ -37,7 +37,7 @@ def run(composed: Composed) -> int:
     from pathlib import Path
 
     from rlx.data.survey import survey
-    from rlx.experiment import make, pair_store, token_store
+    from rlx.experiment import make, make_reader, pair_store, token_store
     from rlx.record.files import full_disk_explained, write_atomic
     from rlx.report.survey import example_text, survey_lines, survey_page
 
@@ -46,8 +46,8 @@ def run(composed: Composed) -> int:
     task.keep_in(pair_store(cfg.cache_dir))
     for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
         if offered in task.offers:
-            load()  # a bad file is said before a model is loaded
-    policy = make(cfg.policy, key="policy")
+            load()  # a bad file is said before a tokenizer is loaded
+    policy = make_reader(cfg.policy)
     policy.pair_tokenizer.store = token_store(cfg.cache_dir)
     found = survey(task, policy, num_examples=cfg.examples, rows_per_step=cfg.rows_per_step)
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from rlx.cli.main import main
+from tests.policy.models import model_of, tokenizer
 
 
 @pytest.fixture
@@ -43,6 +44,15 @@ def test_a_page_that_cannot_be_written_is_said_with_its_key(file, capsys, monkey
 def test_prompts_with_rewards(capsys):
     assert main(["data", "task=arithmetic", "task.max_operand=9", "examples=0"]) == 0
     assert "rewards    the right answer" in capsys.readouterr().out
+
+
+def test_a_model_is_surveyed_without_its_weights(file, capsys):
+    model_of("llama").save_pretrained(file.parent / "model")
+    tokenizer().save_pretrained(file.parent / "model")
+    (file.parent / "model" / "model.safetensors").unlink()
+    line = ["data", "task=preference_file", f"task.path={file}", "policy=pretrained", f"policy.path={file.parent / 'model'}"]
+    assert main([*line, f"cache_dir={file.parent}", "examples=0"]) == 0
+    assert "20 rows read, 20 kept" in capsys.readouterr().out
 
 
 def test_wrong_words_are_said(file, capsys):

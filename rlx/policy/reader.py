@@ -1,0 +1,64 @@
+"""What reads text for a policy: the tokenizer, with the limits and the ends that its model's files name. It needs no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlx.data.sequences import Tokens
+from rlx.data.tokenized import PairTokenizer
+from rlx.data.tokens import TextEncoder
+from rlx.policy.forward import max_positions, vocabulary_size
+
+if TYPE_CHECKING:
+    from rlx.task.base import Text
+
+
+class Reader:
+    """How text becomes tokens for a model.
+
+    model: a model, or an `Outline` of one. text: how text becomes tokens; the model's own ends are added to it.
+    pair_tokenizer: tokenises the pairs of a task for this model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, text: TextEncoder | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        self.text = (TextEncoder(tokenizer) if text is None else text).for_model(model)
+        self.pair_tokenizer = PairTokenizer(
+            self.text, name=name, max_length=max_positions(model), vocabulary_size=vocabulary_size(model)
+        )
+
+    def encode_prompt(self, prompt: Text, tools: Sequence[Any] = ()) -> Tokens:
+        """int64 [T], at least one token. tools: the schemas that the prompt comes with."""
+        return self.text.encode_prompt(prompt, tools)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What the files of a model say of it beside its weights: its configuration, and its settings of generation."""
+
+    config: Any
+    generation_config: Any
+
+    @staticmethod
+    def of(source: str | Path, gguf_file: str | None = None) -> Outline:
+        """Of a directory, a GGUF file in it, or a name on the hub; the settings are those that transformers gives the model."""
+        from transformers import AutoConfig, GenerationConfig
+
+        if gguf_file is not None:
+            config = AutoConfig.from_pretrained(str(source), gguf_file=gguf_file)
+            return Outline(config, GenerationConfig.from_model_config(config))
+        config = AutoConfig.from_pretrained(str(source))
+        try:
+            generation = GenerationConfig.from_pretrained(str(source))
+        except OSError:
+            generation = GenerationConfig.from_pretrained(str(source), config_file_name="config.json", _from_model_config=True)
+        return Outline(config, generation)
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write it as the files of a directory of transformers."""
+        self.config.save_pretrained(directory)
+        self.generation_config.save_pretrained(directory)
