@@ -102,14 +102,23 @@ def halving_sentence(pair: PairComparison) -> str:
             return ""
         both = f"{halving.factor:g} times the seeds and the prompts"
         return f"{pair.a} - {pair.b}: neither more seeds nor more prompts alone halve the interval; {both} do.{spread}"
+    known = ((halving.seeds, min(pair.n_a, pair.n_b)), (halving.prompts, pair.num_prompts))
+    alone_times = min(needed / there for needed, there in known if needed is not None)
+    num_alone = len(ways)
+    if halving.factor is not None and 2 * halving.factor < alone_times:  # that many of one alone cost more
+        ways.append(f"{halving.factor:g} times both")
     alone = {(True, False): " More prompts alone do not.", (False, True): " More seeds alone do not."}
     missing = alone.get((halving.seeds is not None, halving.prompts is not None), "")
-    cheaper = f" {str(pair.cheapest).capitalize()} are cheaper." if len(ways) == 2 and pair.cheapest else ""
+    cheaper = f" {str(pair.cheapest).capitalize()} are cheaper." if num_alone == 2 and pair.cheapest else ""
     needed = None if pair.seeds_needed is None else max(pair.seeds_needed, FEWEST)
     short = ""
     if needed is not None and halving.seeds is not None and needed > halving.seeds:
         short = f" An interval half as wide would not yet show a difference of this size: that needs about {needed} seeds each."
-    return f"{pair.a} - {pair.b}: {' or '.join(ways)} would halve the interval.{short}{missing}{cheaper}{spread}"
+    return f"{pair.a} - {pair.b}: {_or(ways)} would halve the interval.{short}{missing}{cheaper}{spread}"
+
+
+def _or(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _level(pair: PairComparison) -> str:

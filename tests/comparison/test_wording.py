@@ -2,8 +2,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from rlx.comparison.statistics.crossed import Components, Halving
 from rlx.comparison.verdict import judge
-from rlx.comparison.wording import VERDICTS, conclusion, join_names, probability, score_text
+from rlx.comparison.wording import VERDICTS, conclusion, halving_sentence, join_names, probability, score_text
 from tests.comparison.test_verdict import BASE
 
 
@@ -34,6 +35,21 @@ def test_nothing_is_ever_called_not_significant():
         words = judge([replace(BASE, **changes)])[0].words
         assert "significant" not in words
         assert words.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("halving", "text"),
+    [
+        (Halving(902, None, 2.8), "902 seeds each instead of 8 or 2.8 times both would halve the interval. More prompts"),
+        (Halving(902, 9000, 2.8), "902 seeds each instead of 8, 9000 prompts instead of 64 or 2.8 times both would halve"),
+        (Halving(40, None, 2.8), "40 seeds each instead of 8 would halve the interval. More prompts alone do not."),
+        (Halving(902, None, None), "902 seeds each instead of 8 would halve the interval. More prompts alone do not."),
+        (Halving(None, None, 2.8), "prompts alone halve the interval; 2.8 times the seeds and the prompts do."),
+    ],
+)  # fmt: skip
+def test_more_of_both_is_named_where_more_of_one_would_cost_more(halving, text):
+    part = Components((0.01, 0.01), (1.0, 1.0), 0.0, 0.1, (8, 8), 64)
+    assert text in halving_sentence(replace(BASE, n_a=8, n_b=8, num_prompts=64, components=(part,), halving=halving))
 
 
 @dataclass
