@@ -10,7 +10,7 @@ from rlx.comparison.descriptive import SettingScore
 from rlx.comparison.wording import score_text
 from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Mark, with_room
 from rlx.report.figure.scores import legend_of
-from rlx.report.text import interval, percent, significant
+from rlx.report.text import interval, level, percent, significant
 
 COSTS = (
     ("kl", "Score against KL", "KL to the reference (nats per completion)"),
@@ -75,7 +75,7 @@ def _setting_figure(comparison: Comparison, points: Sequence[SettingScore], name
 
 
 def _value_text(value: Any) -> str:
-    return significant(value) if isinstance(value, (int, float)) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else significant(value)
 
 
 def cost_figures(comparison: Comparison) -> list[Figure]:
@@ -98,15 +98,19 @@ def cost_figures(comparison: Comparison) -> list[Figure]:
                 for m, c in zip(scores, costs, strict=True)
             ):
                 marks.append(Dot(cost, variant.mean, place, role="ring"))
+            if variant.interval is not None:
+                marks.append(Bar(variant.interval.low, variant.interval.high, cost, place, is_upright=True))
             hover = f"{variant.label}: {score_text(variant.mean)} at {significant(cost)}"
             marks.append(Dot(cost, variant.mean, place, hover, label=variant.label))
         caption = (
             f"{'Down' if sign < 0 else 'Up'} and left is better. Ringed: no other variant has both a "
-            f"{'lower' if sign < 0 else 'higher'} mean and a lower cost. Means; the verdicts say which are sure."
+            f"{'lower' if sign < 0 else 'higher'} mean and a lower cost. Bar: {level(comparison)} interval of the mean; the "
+            "verdicts say which differences are sure."
         )
         low, high = with_room(min(costs), max(costs))
         x = FigureAxis(label, max(low, 0.0) if min(costs) >= 0 else low, high)
-        y = FigureAxis(comparison.choices.metric, *with_room(*sorted((sign * min(scores), sign * max(scores)))))
+        ends = [end for _, v, _ in points for end in (v.mean, *((v.interval.low, v.interval.high) if v.interval else ()))]
+        y = FigureAxis(comparison.choices.metric, *with_room(min(ends), max(ends)))
         legend = legend_of(comparison, [place for place, _, _ in points[:MOST_IN_LEGEND]])
         figures.append(Figure(f"pareto-{key}", title, caption, title, x, y, tuple(marks), legend))
     return figures

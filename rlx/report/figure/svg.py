@@ -65,14 +65,6 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most // 2 - 1] + "…" + text[-(most - most // 2) :]
 
 
-def in_one_line(name: str, most: int) -> str:
-    """A name of two lines in one of `most` characters: where it is too long, each of its parts is cut by itself."""
-    parts = name.split("\n")
-    if len(name) > most:
-        parts = [shorten(part, (most + 1) // len(parts) - 1) for part in parts]
-    return " ".join(parts)
-
-
 def in_two_lines(name: str, most: int) -> list[str]:
     """A name in at most two lines, broken between words; what is too long for the second one is cut in its middle."""
     first = textwrap.wrap(name, most)[0] if len(name) > most else name
@@ -137,6 +129,8 @@ class _Plot:
     def room_for_names(self) -> int:
         """Pixels on the left of the rows."""
         longest = _longest(self.figure) + (3 if self.figure.is_matrix else 0)
+        if is_long(self.figure):  # names of two parts have a line for each
+            longest = max(len(part) for name in self.figure.y.names for part in name.split("\n"))
         return round(min(420.0 if is_long(self.figure) else 260.0, CHARACTER * longest + 20))
 
     def text(
@@ -190,8 +184,11 @@ class _Plot:
         fits = int((self.room_for_names() - 14) / CHARACTER)
         for place, name in enumerate(figure.y.names):
             number, hover = f"{place + 1} " if figure.is_matrix else "", name.replace("\n", " ")
-            long, middle = number + in_one_line(name, fits - len(number)), self.y(place)
-            parts.append(self.text(0, middle, long, "name beside", anchor="end", dx=-10, dy=4, hover=hover))
+            middle, most = self.y(place), fits - len(number)
+            for line, text in enumerate(lines := [hover] if len(name) <= most else name.split("\n")):
+                dy = 4 + 6 * (2 * line - len(lines) + 1)
+                long = number * (line == 0) + shorten(text, most)
+                parts.append(self.text(0, middle, long, "name beside", anchor="end", dx=-10, dy=dy, hover=hover))
             if figure.is_matrix:
                 lines = in_two_lines(number + hover, MATRIX_NAME)
                 for line, text in enumerate(lines):

@@ -16,6 +16,14 @@ def test_the_front_is_what_nothing_beats_in_both(ordinary):
     assert sum(isinstance(mark, Dot) and mark.role == "ring" for mark in front.marks) == expected == 3
 
 
+def test_a_mean_against_its_cost_has_its_interval(ordinary):
+    front = next(figure for figure in cost_figures(ordinary) if figure.name == "pareto-kl")
+    bars = {(mark.at, mark.low, mark.high) for mark in front.marks if isinstance(mark, Bar) and mark.is_upright}
+    assert bars == {(v.kl, v.interval.low, v.interval.high) for v in ordinary.variants if v.interval is not None}
+    assert front.y.low < min(low for _, low, _ in bars) < max(high for *_, high in bars) < front.y.high
+    assert "Bar: 95 % interval of the mean" in front.caption
+
+
 def test_where_less_is_better_the_front_and_the_captions_turn(ordinary):
     turned = replace(ordinary, choices=replace(ordinary.choices, lower_is_better=True))
     front = next(figure for figure in cost_figures(turned) if figure.name == "pareto-kl")

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlx.report.figure.base import Band, Bar, Dot, Figure, FigureAxis, Line, Rule, Tile, Zone
-from rlx.report.figure.svg import BOX, draw_svg, escape, in_one_line, in_two_lines, shorten, spread_labels
+from rlx.report.figure.svg import BOX, draw_svg, escape, in_two_lines, shorten, spread_labels
 
 EVIL = '<script>"&\x1b'
 
@@ -104,10 +104,14 @@ def test_labels_are_cut_in_their_middle_and_pushed_apart():
 LONG = ("dpo beta=0.2 lr=0.0003\n− dpo beta=0.05 lr=0.0003", "dpo beta=0.2 lr=0.0003\n− grpo")
 
 
-def test_a_long_name_of_a_difference_keeps_both_sides_and_has_two_lines_on_a_narrow_screen():
-    assert in_one_line(LONG[0], 60) == "dpo beta=0.2 lr=0.0003 − dpo beta=0.05 lr=0.0003"
-    assert in_one_line(LONG[0], 40) == "dpo beta… lr=0.0003 − dpo be… lr=0.0003"
+def test_a_long_name_of_a_difference_is_whole_in_two_lines():
     drawn = draw_svg(figure(Rule(0.5), y=FigureAxis(names=LONG)))
+    texts = list(parse(drawn).iter("text"))
+    beside = [(text.attrib["dy"], "".join(text.itertext())) for text in texts if "beside" in text.attrib["class"]]
+    hover = LONG[0].replace("\n", " ")
+    assert beside[:2] == [("-2", f"{hover}dpo beta=0.2 lr=0.0003"), ("10", f"{hover}− dpo beta=0.05 lr=0.0003")]
+    short = draw_svg(figure(Rule(0.5), y=FigureAxis(names=("a\n− b",))))
+    assert ["".join(text.itertext()) for text in parse(short).iter("text") if "beside" in text.attrib["class"]] == ["a − ba − b"]
     assert "--narrow:62px;--shift:16px" in drawn
     above = [
         (text.attrib["dy"], "".join(text.itertext())) for text in parse(drawn).iter("text") if "above" in text.attrib["class"]
