@@ -17,6 +17,7 @@ from rlx.task.base import Pair, Prompt, Task, Text
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
+_BEGINNING = 64  # characters of a completion
 _LOOKED_AT = 1000  # prompts that a run looks at before it begins
 _LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
 
@@ -105,16 +106,19 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
             "truncated": learn.truncated + held_out.truncated,
         }
     )
-    squashed = [[(_squashed(pair.prompt), _squashed(pair.chosen), _squashed(pair.rejected)) for pair in side] for side in sides]
-    prompts = [{prompt for prompt, *_ in side} for side in squashed]
-    everything = [row for side in squashed for row in side]
-    counts["prompts"] = len(prompts[0] | prompts[1])
-    counts["in_both"] = len(prompts[0] & prompts[1])
-    counts["duplicates"] = len(everything) - len(set(everything))
-    counts["white_space_pairs"] = sum(
-        bool(chosen) and chosen == rejected and pair.chosen != pair.rejected
-        for (_, chosen, rejected), pair in zip(everything, (*sides[0], *sides[1]), strict=True)
-    )
+    everything = [*sides[0], *sides[1]]
+    prompts = [_squashed(pair.prompt) for pair in everything]
+    learned, others = set(prompts[: len(sides[0])]), set(prompts[len(sides[0]) :])
+    often = Counter(prompts)
+    again = [
+        (prompt, _squashed(pair.chosen), _squashed(pair.rejected))
+        for prompt, pair in zip(prompts, everything, strict=True)
+        if often[prompt] > 1
+    ]
+    counts["prompts"] = len(often)
+    counts["in_both"] = len(learned & others)
+    counts["duplicates"] = len(again) - len(set(again))
+    counts["white_space_pairs"] = sum(pair.chosen != pair.rejected and _are_alike(pair) for pair in everything)
     lengths, longer = _lengths(learn), _chosen_longer(learn)
     return DataSurvey(
         counts=dict(counts),
@@ -253,12 +257,23 @@ def _shown(text: Text) -> Any:
 
 def _squashed(text: Text) -> str:
     """A text without white space and case."""
-    whole = (
-        text
-        if isinstance(text, str)
-        else "\n".join("".join(f"{name}:{message[name]}" for name in sorted(message) if message[name]) for message in text)
-    )
-    return "".join(whole.split()).casefold()
+    return "".join(_whole(text).split()).casefold()
+
+
+def _whole(text: Text) -> str:
+    if isinstance(text, str):
+        return text
+    return "\n".join(["".join([f"{name}:{message[name]}" for name in sorted(message) if message[name]]) for message in text])
+
+
+def _are_alike(pair: Pair) -> bool:
+    """Whether both completions say the same something, white space and case apart; most differ in their beginnings."""
+    chosen, rejected = _whole(pair.chosen), _whole(pair.rejected)
+    begins = [_squashed(side[:_BEGINNING]) for side in (chosen, rejected)]
+    if not begins[0].startswith(begins[1]) and not begins[1].startswith(begins[0]):
+        return False
+    squashed = _squashed(chosen)
+    return bool(squashed) and squashed == _squashed(rejected)
 
 
 def _lengths(pairs: TokenizedPairs) -> dict[str, dict[str, Any]]:
