@@ -35,9 +35,11 @@ class RecordingOptimizer(Optimizer):
 
         made = RecordingOptimizer(descent, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
         made.given = []
+        made.usual = {"usual", *vars(made)}
         return made
 
     given: list[tuple[Gradients, Clipping]]
+    usual: set[str]  # the names of its attributes
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
         """Record the gradients and the clipping, then make the step of the optimiser."""
@@ -69,6 +71,9 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 def update(subject: Subject) -> Finding:
     """An update goes down the gradient of its loss, all terms of it, clipped as it says, once; at a learning rate of 0 not up."""
+    own = type(subject.algorithm).update_policy is not Algorithm.update_policy
+    if own and (kept := _remembers(subject)) is not None:
+        return kept
     cosines = []
     for rate in RATES:
         moved, gradient, _ = _moved(subject, rate)
@@ -78,11 +83,39 @@ def update(subject: Subject) -> Finding:
         cosines.append(float(moved @ gradient) / scale if scale else 0.0)
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
-    if type(subject.algorithm).update_policy is not Algorithm.update_policy:
+    if own:
         for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
+
+
+def _remembers(subject: Subject) -> Finding | None:
+    """What one update leaves behind, other than in the optimiser's state, changes the next one."""
+    try:
+        first, _, optimizer = _moved(subject, RATES[1])
+        again, _, _ = _moved(subject, RATES[1])
+        if torch.equal(first, again):  # what one batch leaves may be what it would find
+            _moved(subject, RATES[1], rows=1)
+            again, _, _ = _moved(subject, RATES[1])
+    except RuntimeError as error:
+        if "size" not in str(error):
+            raise
+        return _kept(f"an update meets what one of another batch left behind ({error})")
+    if not torch.equal(first, again):
+        off = float((again - first).norm() / first.norm().clamp(min=1e-300))
+        return _kept(f"the same update, with a fresh optimiser, moves the policy elsewhere later on ({off:.2g} of its length)")
+    added = sorted(vars(optimizer).keys() - optimizer.usual)
+    return _kept(f"an update leaves optimizer.{added[0]} behind") if added else None
+
+
+def _kept(wrong: str) -> Finding:
+    return broken(
+        f"{wrong}: update_policy keeps something of its own (a momentum, an average, a counter), which no checkpoint holds",
+        where="update_policy",
+        mend="leave what must last to the optimiser, whose state is in the checkpoint: optimizer=sgd optimizer.momentum=0.9; "
+        "else a resumed run goes another way",
+    )
 
 
 def _moved(
