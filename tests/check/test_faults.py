@@ -5,6 +5,7 @@ import pytest
 from rlx.check.checker import LAWS
 from tests.check.checking import failed
 from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+from tests.check.lookalikes import LOOKALIKES
 from tests.check.mistakes import MISTAKES, WithReference
 from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
@@ -21,7 +22,7 @@ def test_a_fault_is_named(kind, law):
     assert found[law].where
 
 
-@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES], ids=lambda kind: kind.__name__)
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}
 
