@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput
-from tests.check.faulty import Preferences
+from tests.check.faulty import Demonstrations, Preferences
 
 
 class WorstHalf(Preferences):
@@ -23,4 +23,18 @@ class WorstHalf(Preferences):
         return LossOutput.of(torch.where(values >= threshold, values, 0.0), batch.weights["preference"])
 
 
-LOOKALIKES = [WorstHalf]
+class SmoothedLabels(Demonstrations):
+    """Label smoothing over the vocabulary, which lowers what is certain."""
+
+    smoothing: float = 0.1
+
+    def compute_loss(self, policy, reference, batch):
+        mask, tokens = batch.sequences.completion_mask, batch.sequences.completion_tokens
+        logprobs = policy.logits(batch.sequences).log_softmax(dim=-1)
+        values = F.nll_loss(logprobs, tokens[mask], reduction="none")
+        values = (1 - self.smoothing) * values - self.smoothing * logprobs.mean(dim=-1)
+        spread = torch.zeros(mask.shape, dtype=values.dtype).masked_scatter(mask, values)
+        return LossOutput.of(spread[:, 0], batch.weights["nll"])
+
+
+LOOKALIKES = [WorstHalf, SmoothedLabels]

@@ -22,7 +22,9 @@ def test_a_fault_is_named(kind, law):
     assert found[law].where
 
 
-@pytest.mark.parametrize("kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES], ids=lambda kind: kind.__name__
+)
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}
 

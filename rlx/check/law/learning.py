@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import against_rewards, parts_of
-from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
+from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
@@ -34,6 +35,7 @@ from rlx.task.base import Task
 STEPS, RATE = 8, 3e-4  # of Adam, where a loss shall fall
 FLAT = 1e-6  # losses nearer than this are equal
 NUDGE = 1.01  # a factor for a detached tensor
+UNLIKELY = 3.0  # nats a token by which all completions are less likely, where a push shall keep its direction
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
@@ -212,13 +214,27 @@ def _adam(subject: Subject, laboratory: Laboratory) -> Optimizer:
 
 def direction(subject: Subject) -> Finding:
     """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
-    laboratory = subject.stand_in(spread=0.0)
+    found = of_logits(subject) if subject.goes_past else None
+    found = found or _directed(subject, depth=0.0)
+    if found.status != PASSED:
+        return found
+    unlikely = _directed(subject, depth=UNLIKELY)
+    if unlikely.status != FAILED:
+        return found
+    return replace(unlikely, wrong=f"where every token is {UNLIKELY:g} nats less likely, under all alike: {unlikely.wrong}")
+
+
+def _directed(subject: Subject, *, depth: float) -> Finding:
+    """Which way completions are pushed where policy, reference and sampler agree. depth: nats by which they say less."""
+    laboratory = subject.stand_in(spread=0.0, depth=depth)
     batch = subject.first_update(laboratory)
     gradient, _ = subject.gradient(laboratory, batch)
     if not reads_logprobs(laboratory):
         return skipped("the loss does not read token log-probabilities through the policy")
     if learns_elsewhere(laboratory, gradient):
         return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
+    if depth and not bool(gradient.abs().gt(0).any()):
+        return skipped("nothing is learned there")
     numbers = []
     for part in parts_of(batch):
         rows = completion_gradients(laboratory, part, gradient)
@@ -228,9 +244,9 @@ def direction(subject: Subject) -> Finding:
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = _preferred(subject, laboratory, batch, part, slopes)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):
-            found = _imitated(subject, part, slopes)
+            found = imitated(subject, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
-            found = _demonstrated(subject, part, slopes)
+            found = demonstrated(subject, part, slopes)
         else:
             continue
         if isinstance(found, Finding):
@@ -321,31 +337,3 @@ def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *,
         loss = float(subject.loss(laboratory, batch).loss)
         leaf.copy_(kept)
     return loss
-
-
-def _demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
-    each = [float(slope.sum()) for slope in slopes]
-    if sum(each) < 0:
-        return f"{sum(each):.1e}"
-    return broken(
-        f"raising the demonstrated completions raises the loss (slope {sum(each):+.2e}, it must be negative)",
-        number=f"{sum(each):+.1e}",
-        where="compute_loss",
-        example=row_shown(subject, part, 0),
-        mend="a likelihood enters the loss with a minus",
-    )
-
-
-def _imitated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
-    """Supervised learning from pairs: rejected completions are not made likelier one and all, as chosen ones are."""
-    raised = [row for row, slope in enumerate(slopes) if float(slope[1]) < -FLAT and float(slope[0]) < -FLAT]
-    if len(raised) < len(slopes) or not raised:
-        return f"{sum(float(slope[0]) for slope in slopes):.1e}"
-    return broken(
-        f"the rejected completions of all {len(raised)} pairs are made likelier, as the chosen ones are (slope "
-        f"{float(slopes[0][1]):+.2e}, it must not be negative)",
-        number=f"{len(raised)} of {len(slopes)} pairs",
-        where="compute_loss, or the batch that draw makes",
-        example=row_shown(subject, part, raised[0]),
-        mend="lab.pairs(...).chosen_only() holds the completions that are to be imitated",
-    )

@@ -1,0 +1,103 @@
+"""Laws of demonstrations: what is to be imitated becomes likelier, by its log-probabilities or by the logits that predict it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import AlgorithmType, Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.place import first_result
+from rlx.check.subject import Subject, row_shown
+
+FLAT = 1e-6  # slopes nearer to 0 are 0
+FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
+SOFTMAX = {"softmax", "log_softmax", "cross_entropy"}
+SUM_TO_ONE = 1e-4  # within which numbers add up to 1
+
+
+def of_logits(subject: Subject) -> Finding | None:
+    """Of a loss that reads logits: they are made probabilities once, and each demonstrated token's own logit is raised."""
+    laboratory = subject.real(moved=True)
+    batch = subject.first_update(laboratory)[FEW_ROWS]
+    if place := first_result(lambda: subject.loss(laboratory, batch), _is_softmax_of_probabilities):
+        return broken(
+            "a softmax, or a cross entropy, which takes one, is given what are probabilities already: they add up to 1. It is "
+            "taken twice, so that a token that is certain still costs, and one that is unlikely is hardly learned",
+            where=place,
+            example=row_shown(subject, batch, 0),
+            mend="cross_entropy and log_softmax take logits as the model gives them; of probabilities take the logarithm",
+        )
+    if subject.algorithm.kind is not AlgorithmType.SUPERVISED or Need.REWARDS in subject.needs:
+        return None
+    (part, *others) = parts_of(batch)
+    if others or part.sequences.group_size != 1:
+        return None
+    unsure: list[Tensor] = []
+
+    def replaced(_: Any, __: Any, logits: Tensor) -> Tensor:
+        """In place of what the model predicts, near to nothing of any token: one that is certain may be lowered."""
+        drawn = torch.randn(logits.shape, generator=torch.Generator().manual_seed(len(unsure)), dtype=logits.dtype)
+        unsure.append(drawn.to(logits.device).requires_grad_(logits.requires_grad))
+        return unsure[-1]
+
+    handle = laboratory.policy.model.get_output_embeddings().register_forward_hook(replaced)
+    try:
+        loss = subject.loss(laboratory, batch).loss
+    finally:
+        handle.remove()
+    targets = laboratory.policy.layout(part.sequences).targets
+    if not loss.requires_grad or len(unsure) != 1 or unsure[0].numel() != len(targets) * unsure[0].shape[-1]:
+        return None
+    (slopes,) = torch.autograd.grad(loss, unsure)
+    own = slopes.reshape(len(targets), -1).gather(1, targets[:, None])[:, 0]
+    lowered = int((own > 0).sum())
+    if 2 * lowered <= len(own):
+        return None
+    return broken(
+        f"the loss lowers the logit of {lowered} of {len(own)} tokens of demonstrated completions where it is to be raised",
+        number=f"{lowered} of {len(own)} tokens",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="a likelihood enters the loss with a minus; and the logits that predict a token are held against this token, "
+        "part.sequences.completion_tokens[part.sequences.completion_mask] for policy.logits(part.sequences), not the one before",
+    )
+
+
+def _is_softmax_of_probabilities(name: str, args: tuple[Any, ...], _: Any) -> bool:
+    given = args[0] if name in SOFTMAX and args else None
+    if not isinstance(given, Tensor) or not given.requires_grad or given.ndim < 2 or given.shape[-1] < 3:
+        return False
+    return bool((given >= 0).all()) and bool((given.sum(dim=-1) - 1).abs().lt(SUM_TO_ONE).all())
+
+
+def demonstrated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Of supervised learning: the slope of the loss along all tokens of what is to be imitated is below 0."""
+    each = [float(slope.sum()) for slope in slopes]
+    if sum(each) < 0:
+        return f"{sum(each):.1e}"
+    return broken(
+        f"raising the demonstrated completions raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a likelihood enters the loss with a minus",
+    )
+
+
+def imitated(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Supervised learning from pairs: rejected completions are not made likelier one and all, as chosen ones are."""
+    raised = [row for row, slope in enumerate(slopes) if float(slope[1]) < -FLAT and float(slope[0]) < -FLAT]
+    if len(raised) < len(slopes) or not raised:
+        return f"{sum(float(slope[0]) for slope in slopes):.1e}"
+    return broken(
+        f"the rejected completions of all {len(raised)} pairs are made likelier, as the chosen ones are (slope "
+        f"{float(slopes[0][1]):+.2e}, it must not be negative)",
+        number=f"{len(raised)} of {len(slopes)} pairs",
+        where="compute_loss, or the batch that draw makes",
+        example=row_shown(subject, part, raised[0]),
+        mend="lab.pairs(...).chosen_only() holds the completions that are to be imitated",
+    )
