@@ -120,7 +120,7 @@ def journey(
             measured += sorted(getattr(batch, "metrics", {}).items())
             for number, part in _first_updates(subject, batch, step, laboratory, run):
                 source = run.source((step, number), laboratory, partial(subject.source, laboratory, part, comes_again=True))
-                source = ComputedOnce(source) if own_update else source
+                source = ComputedOnce(source, laboratory.policy.parameters()) if own_update else source
                 if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
                     return Journey(tuple(policies), (), "", (), "", cut=against)
                 update = partial(updated, subject, laboratory, source, rate)

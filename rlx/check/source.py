@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+
+from torch import Tensor
 
 from rlx.check.stand_in import StandInPolicy
 from rlx.loss.state import Record
@@ -58,15 +60,21 @@ class OfKnownLeaves(Around):
 
 
 class ComputedOnce(Around):
-    """A source of gradients that computes those of each term once, whatever they are asked for."""
+    """A source of gradients that computes those of each term once, and anew where the policy has moved.
 
-    def __init__(self, source: Accumulated) -> None:
+    parameters: of the policy; an update may look elsewhere before it steps, as a sharpness-aware one does.
+    """
+
+    def __init__(self, source: Accumulated, parameters: Sequence[Tensor]) -> None:
         super().__init__(source)
+        self._parameters = parameters
         self._found: Mapping[str, Gradients] | None = None
+        self._at: list[int] = []
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        if self._found is None:
-            self._found = self._source(by=str)
+        at = [parameter._version for parameter in self._parameters]
+        if self._found is None or at != self._at:
+            self._found, self._at = self._source(by=str), at
         if not self._found:
             return self._source(by=by)
         groups: dict[str, Gradients] = {}

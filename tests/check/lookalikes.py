@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -37,4 +39,23 @@ class SmoothedLabels(Demonstrations):
         return LossOutput.of(spread[:, 0], batch.weights["nll"])
 
 
-LOOKALIKES = [WorstHalf, SmoothedLabels]
+@dataclass(frozen=True, kw_only=True)
+class SharpnessWithin(Preferences):
+    """A sharpness-aware update whose reach is a hyperparameter."""
+
+    reach: float = 0.05
+
+    def update_policy(self, gradients, optimizer):
+        found, before = gradients()["loss"], [parameter.detach().clone() for parameter in optimizer.parameters]
+        with torch.no_grad():
+            for parameter, gradient in zip(optimizer.parameters, found, strict=True):
+                if gradient is not None:
+                    parameter.add_(self.reach * gradient / (gradient.norm() + 1e-12))
+        found = gradients()["loss"]
+        with torch.no_grad():
+            for parameter, old in zip(optimizer.parameters, before, strict=True):
+                parameter.copy_(old)
+        return optimizer.step(found, self.clipping)
+
+
+LOOKALIKES = [WorstHalf, SmoothedLabels, SharpnessWithin]

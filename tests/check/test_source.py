@@ -16,7 +16,8 @@ def test_the_gradients_of_terms_are_computed_once_whatever_is_asked_for():
             asked.append(by)
             return {"a/x": [torch.tensor(1.0), None], "a/y": [torch.tensor(2.0), torch.tensor(5.0)], "b": [None, None]}
 
-    source = ComputedOnce(Source())
+    weight = torch.zeros(1)
+    source = ComputedOnce(Source(), [weight])
     assert [float(part) for part in source()["loss"]] == [3.0, 5.0]
     groups = source(by=lambda term: term.partition("/")[0])
     assert {name: [None if part is None else float(part) for part in parts] for name, parts in groups.items()} == {
@@ -24,6 +25,9 @@ def test_the_gradients_of_terms_are_computed_once_whatever_is_asked_for():
         "b": [None, None],
     }
     assert (asked, source.batch, source.metrics) == ([str], "rows", {"loss": 1.0})
+    weight.add_(1)  # the policy has moved
+    source()
+    assert asked == [str, str]
 
 
 def test_a_loss_that_asks_for_more_than_before_is_told():
