@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput
-from tests.check.faulty import Demonstrations, Preferences
+from tests.check.faulty import Demonstrations, Preferences, Rewards
 
 
 class WorstHalf(Preferences):
@@ -58,4 +58,14 @@ class SharpnessWithin(Preferences):
         return optimizer.step(found, self.clipping)
 
 
-LOOKALIKES = [WorstHalf, SmoothedLabels, SharpnessWithin]
+class TheTwoFurthestApart(Rewards):
+    """Of each group the best and the worst completion are learned, the first ones where several are."""
+
+    def advantages(self, rewards):
+        taken = torch.zeros_like(rewards).scatter(1, rewards.argmax(dim=1, keepdim=True), 1.0)
+        taken = taken.scatter(1, rewards.argmin(dim=1, keepdim=True), 1.0)
+        mean = (taken * rewards).sum(dim=1, keepdim=True) / taken.sum(dim=1, keepdim=True)
+        return taken * (rewards - mean)
+
+
+LOOKALIKES = [TheTwoFurthestApart, WorstHalf, SmoothedLabels, SharpnessWithin]

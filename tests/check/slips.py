@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput
-from tests.check.faulty import Demonstrations, Preferences
+from rlx.rollout.draw import roll_out
+from rlx.rollout.rollouts import RolloutBatch
+from tests.check.faulty import Demonstrations, Preferences, Rewards
 
 _MOMENTUM: dict[str, Any] = {}
 
@@ -101,6 +103,54 @@ class FocalWeightIsLive(Demonstrations):
         return LossOutput.of(-logprobs.exp() * logprobs, batch.weights["nll"])
 
 
+class ChosenNeverEnds(Preferences):
+    """The last token of chosen completions is left out, that of rejected ones is not."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        goes_on = torch.cat([ours.chosen_mask[:, 1:], torch.zeros_like(ours.chosen_mask[:, :1])], dim=1)
+        chosen = ((ours.chosen - theirs.chosen) * goes_on).sum(dim=1)
+        margin = chosen - (ours.rejected_sum - theirs.rejected_sum)
+        return LossOutput.of(-F.logsigmoid(self.beta * margin), batch.weights["preference"])
+
+
+class PolicyIsAMeanReferenceASum(Preferences):
+    """A margin of means, less one of sums."""
+
+    def margin(self, ours, theirs):
+        return 10 * ((ours.chosen_mean - ours.rejected_mean) - (theirs.chosen_sum - theirs.rejected_sum))
+
+
+class LearnsWhatIsFilteredOut(Rewards):
+    """Truncated completions are filtered out of the loss, and its weights are those of all."""
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=True)
+        mask = batch.completion_mask.double()
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=mask / mask.sum())
+
+
+class RanksOfTies(Rewards):
+    """Advantages are ranks, and the first of two equal rewards has the lower one."""
+
+    def advantages(self, rewards):
+        ranks = rewards.argsort(dim=1, stable=True).argsort(dim=1).to(rewards.dtype)
+        return ranks - ranks.mean(dim=1, keepdim=True)
+
+
+class AdvantagesOfTheFreshTwice(Rewards):
+    """Replayed groups get the advantages of the fresh ones that stand at the same places."""
+
+    def draw(self, lab):
+        fresh, buffer = super().draw(lab), lab.buffer(16)
+        batch = RolloutBatch.join([fresh, buffer.sample(self.prompts_per_step)]) if len(buffer) else fresh
+        buffer.add(fresh)
+        own = self.advantages(fresh.rewards)
+        mask = batch.loss_mask.double()
+        return batch.with_values(advantages=torch.cat([own, own])[: len(batch)], weights=mask / mask.sum())
+
+
 SLIPS: dict[type, set[str]] = {
     MomentumOfTheModule: {"update"},
     MomentumOfTheAlgorithm: {"update"},
@@ -109,4 +159,9 @@ SLIPS: dict[type, set[str]] = {
     LikelihoodOfLogitsWithAPlus: {"direction"},
     TargetsOfThePlaceBefore: {"direction"},
     FocalWeightIsLive: {"direction"},
+    ChosenNeverEnds: {"tokens"},
+    PolicyIsAMeanReferenceASum: {"reference"},
+    LearnsWhatIsFilteredOut: {"tokens"},
+    RanksOfTies: {"alike"},
+    AdvantagesOfTheFreshTwice: {"alike"},
 }

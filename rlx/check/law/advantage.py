@@ -18,6 +18,7 @@ NEAR = 0.05  # in units of the reward, within usual clips of values
 ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
 EQUAL = 1e-5  # relative to the largest advantage
 BONUS = 0.25  # that every reward is higher by
+DRAWS = 4  # in which one completion is sampled again and again for some prompts
 STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
 ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
 
@@ -28,6 +29,8 @@ def alike(subject: Subject) -> Finding:
         return skipped("nothing is rewarded, or the loss reads the model itself")
     if Need.VALUES in subject.needs:
         return skipped("advantages depend on a critic; see credit")
+    if (found := _same_completions(subject)) is not None:
+        return found
     batch = _rewarded_unlike(subject)
     compared, worst = 0, 0.0
     for part in parts_of(batch):
@@ -51,6 +54,31 @@ def alike(subject: Subject) -> Finding:
                     "as [G, P]",
                 )
     return passed(f"{worst:.0e}") if compared else skipped("the batch holds no advantages of groups")
+
+
+def _same_completions(subject: Subject) -> Finding | None:
+    """Of one and the same completion, sampled again and again for a prompt, some are praised and others blamed."""
+    laboratory = subject.stand_in(spread=0.0)
+    for step in range(DRAWS):  # from the second on a replay buffer holds something
+        for part in parts_of(subject.draw(laboratory, step=step)):
+            advantages = getattr(part, "advantages", None)
+            if not isinstance(advantages, Tensor) or advantages.shape[:2] != part.sequences.completion_mask.shape[:2]:
+                continue
+            for row, group in enumerate(part.sequences.completions):
+                if len(group) < 2 or len({tokens.tobytes() for tokens in group}) > 1:
+                    continue
+                praise, blame = float(advantages[row].max()), float(advantages[row].min())
+                if min(praise, -blame) > EQUAL * max(1.0, float(advantages.abs().max())):
+                    return broken(
+                        f"a completion that was sampled {len(group)} times for one prompt, and rewarded the same each time, gets "
+                        f"advantages from {blame:.3g} to {praise:.3g}: its place decides, or the rewards of other prompts",
+                        number=f"{praise - blame:.2g}",
+                        where="draw",
+                        example=f"{row_shown(subject, part, row)}: {_listed(advantages[row])}",
+                        mend="equal rewards are a tie: ranks share theirs, no pair is made of them; and advantages are computed "
+                        "of the rewards of all the rows that a batch holds",
+                    )
+    return None
 
 
 def _rewarded_unlike(subject: Subject) -> Any:

@@ -18,11 +18,12 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, row_sho
 from rlx.check.variant import plain_fields, variants
 
 RAISED = 0.05  # nats a token
+NUDGED = 1e-3  # nats a token, where slopes are held against one another
 DRIFT = 0.5  # nats a token by which the policy likes its completions better than the reference does
 UNREAD = 1e-9  # a slope below this is 0
 FLAT = 1e-6
 FEW_ROWS = 6  # of which single slopes are taken
-AVERAGED = 0.02  # relative: what a difference over RAISED nats a token is off by, at most
+AVERAGED = 0.02  # relative: what a difference over NUDGED nats a token is off by, at most
 SIDES = ("chosen", "rejected")
 MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
 
@@ -62,15 +63,17 @@ def _slope(laboratory: Laboratory, pairs: list[Any], gradient: Tensor, side: int
     return float(sum(row[side].sum() for row in rows))
 
 
-def _reference_slope(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int) -> float:
-    """The same along the reference's, which take no gradient: by differences."""
+def _reference_slope(
+    subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int, *, by: float = RAISED
+) -> float:
+    """The same along the reference's, which take no gradient: by differences over twice as many nats a token."""
     rows = [row for part in pairs for row in zip(part.sequences.prompts, part.sequences.completions, strict=True)]
     losses = []
-    for raised in (-RAISED, RAISED):
+    for raised in (-by, by):
         twin = copy.copy(laboratory.reference)
         twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
         losses.append(float(subject.algorithm.compute_loss(laboratory.policy, twin, batch).loss.detach()))
-    return (losses[1] - losses[0]) / (2 * RAISED)
+    return (losses[1] - losses[0]) / (2 * by)
 
 
 def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:
@@ -81,7 +84,8 @@ def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[
         for row, group in enumerate(completion_gradients(laboratory, part, gradient)):
             if len(shares) == FEW_ROWS or len(group[0]) < 2:
                 continue
-            own, theirs = float(group[0].sum()), _reference_slope(subject, laboratory, batch, [part[row : row + 1]], 0)
+            own = float(group[0].sum())
+            theirs = _reference_slope(subject, laboratory, batch, [part[row : row + 1]], 0, by=NUDGED)
             if abs(own) > UNREAD and abs(theirs) > UNREAD:
                 shares.append(-theirs / own)
                 lengths.append(len(group[0]))

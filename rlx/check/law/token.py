@@ -20,6 +20,7 @@ from rlx.seeding import Stream
 FEW_ROWS = slice(0, 4)  # of a batch, where the real model runs
 ENOUGH = 6  # completions that say whether a place is ever learned
 DRAWS = 5  # in which rows at the same places are left out
+SIDES = ("chosen", "rejected")
 _MASK_MEND = "compare completion_mask with the weights: one of them is shifted or cut by one"
 
 
@@ -143,6 +144,7 @@ def tokens(subject: Subject) -> Finding:
     """Learning reaches the first, the inner and the last tokens of completions, both sides of a pair, and nothing beyond."""
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
+    of_sides = {side: {place: [0, 0] for place in counts} for side in sides}
     for spread in (0.0, 0.3):
         laboratory = subject.stand_in(spread=spread)
         batch = subject.first_update(laboratory)
@@ -152,6 +154,7 @@ def tokens(subject: Subject) -> Finding:
         if learns_elsewhere(laboratory, gradient):
             return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
         beyond = _weighs_padding(subject, subject.loss(laboratory, batch), batch)
+        beyond = beyond or _left_out(subject, laboratory, batch, gradient)
         if beyond is not None:
             return beyond
         for part in parts_of(batch):
@@ -160,9 +163,15 @@ def tokens(subject: Subject) -> Finding:
                 for place, values in enumerate(group):
                     if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
                         _count(counts, values)
+                        if is_pairs:
+                            _count(of_sides[SIDES[place]], values)
                     if is_pairs and len(values):
-                        _tally(sides[("chosen", "rejected")[place]], bool((values != 0).any()))
-    found = _judged(counts, "token of a completion", _MASK_MEND) or _one_column(subject, laboratory, batch, gradient)
+                        _tally(sides[SIDES[place]], bool((values != 0).any()))
+    found = _judged(counts, "token of a completion", _MASK_MEND)
+    found = found or next(
+        filter(None, (_judged(of_sides[name], f"token of a {name} completion", _MASK_MEND) for name in SIDES)), None
+    )
+    found = found or _one_column(subject, laboratory, batch, gradient)
     found = found or _beyond_the_other(subject, laboratory, batch, gradient) or _gap_between(subject, laboratory, batch, gradient)
     found = found or _same_places_weigh_nothing(subject)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
@@ -172,6 +181,33 @@ def tokens(subject: Subject) -> Finding:
     total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
     idle = len(_weightless_rows(subject.loss(laboratory, batch), batch))
     return found or passed(f"{total[0]}/{total[1]} tokens{f'; {idle} of {len(batch)} rows weigh 0' if idle else ''}")
+
+
+def _left_out(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """Completions that a draw filtered out of its loss, and that are learned all the same."""
+    for part in parts_of(batch):
+        kept = getattr(part, "kept", None)
+        if not isinstance(kept, Tensor) or bool(kept.all()) or not bool(kept.any()):
+            continue
+        groups = completion_gradients(laboratory, part, gradient)
+        learned = [(row, place) for row, place in (~kept).nonzero().tolist() if bool((groups[row][place] != 0).any())]
+        same = (part.sequences.completions[row][place].tobytes() for row, place in learned)
+        others = {
+            tokens.tobytes()
+            for row, group in enumerate(part.sequences.completions)
+            for place, tokens in enumerate(group)
+            if kept[row, place]
+        }
+        if learned and not others.intersection(same):
+            return broken(
+                f"{len(learned)} of {int((~kept).sum())} completions that are filtered out of the loss (truncated ones, by "
+                "filter_truncated) get a gradient",
+                number=f"{len(learned)} completions",
+                where="the weights that draw makes",
+                example=row_shown(subject, part, learned[0][0]),
+                mend="weigh the tokens of batch.loss_mask, which leaves them out; batch.completion_mask holds all",
+            )
+    return None
 
 
 def _one_column(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
