@@ -11,7 +11,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import StandInReference
-from rlx.check.subject import Laboratory, Subject, row_shown
+from rlx.check.subject import Laboratory, Subject, losses_of, row_shown
 from rlx.check.variant import plain_fields
 
 DRIFT = 0.5  # nats a token between two references
@@ -142,6 +142,8 @@ def _reference_matters(subject: Subject) -> Finding | None:
     if Need.REFERENCE not in subject.needs or subject.goes_past:
         return None
     if any(not value for _, value in plain_fields(subject.algorithm)):  # the weight of its penalty, say
+        return None
+    if any(not loss.needs_reference for _, loss in losses_of(subject.algorithm)):  # and says so
         return None
     for step in (0, 500):
         found = []
