@@ -68,4 +68,12 @@ class TheTwoFurthestApart(Rewards):
         return taken * (rewards - mean)
 
 
-LOOKALIKES = [TheTwoFurthestApart, WorstHalf, SmoothedLabels, SharpnessWithin]
+class WithoutOutliers(Preferences):
+    """Pairs that are ordered wrong by far are taken for noise and left out."""
+
+    def compute_loss(self, policy, reference, batch):
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of(torch.where(margin > -5, -F.logsigmoid(self.beta * margin), 0.0), batch.weights["preference"])
+
+
+LOOKALIKES = [WithoutOutliers, TheTwoFurthestApart, WorstHalf, SmoothedLabels, SharpnessWithin]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from rlx.algorithm import LossOutput
+from rlx.algorithm import LossOutput, Term
 from rlx.rollout.draw import roll_out
 from rlx.rollout.rollouts import RolloutBatch
 from tests.check.faulty import Demonstrations, Preferences, Rewards
@@ -151,6 +151,39 @@ class AdvantagesOfTheFreshTwice(Rewards):
         return batch.with_values(advantages=torch.cat([own, own])[: len(batch)], weights=mask / mask.sum())
 
 
+class MarginIsClampedOnBothSides(Preferences):
+    """Pairs that are ordered wrong by more than a nat learn nothing."""
+
+    def margin(self, ours, theirs):
+        return super().margin(ours, theirs).clamp(-1, 1)
+
+
+class WeightOfBothIsLive(Preferences):
+    """Pairs are weighed by the policy's own likelihood of both, with its gradient."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = policy.pair_logprobs(batch), reference.pair_logprobs(batch)
+        weight = (ours.chosen_mean + ours.rejected_mean).exp()
+        return LossOutput.of(-weight * F.logsigmoid(self.beta * self.margin(ours, theirs)), batch.weights["preference"])
+
+
+class UnlikelyTokensAreCutOff(Rewards):
+    """A log-probability below -2 is held there."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature).clamp(min=-2)
+        return LossOutput({"policy": Term(-ours * batch.advantages[..., None], batch.weights)})
+
+
+class TruncatedFromBelow(Rewards):
+    """An importance weight is at least 2 where it should be at most 2."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        weight = (ours - batch.sampling_logprobs).detach().clamp(-20, 20).exp().clamp(min=2)
+        return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
+
+
 SLIPS: dict[type, set[str]] = {
     MomentumOfTheModule: {"update"},
     MomentumOfTheAlgorithm: {"update"},
@@ -159,6 +192,10 @@ SLIPS: dict[type, set[str]] = {
     LikelihoodOfLogitsWithAPlus: {"direction"},
     TargetsOfThePlaceBefore: {"direction"},
     FocalWeightIsLive: {"direction"},
+    MarginIsClampedOnBothSides: {"direction"},
+    WeightOfBothIsLive: {"direction"},
+    UnlikelyTokensAreCutOff: {"direction"},
+    TruncatedFromBelow: {"clip"},
     ChosenNeverEnds: {"tokens"},
     PolicyIsAMeanReferenceASum: {"reference"},
     LearnsWhatIsFilteredOut: {"tokens"},

@@ -15,6 +15,7 @@ from rlx.check.batch import against_rewards, parts_of
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
+from rlx.check.law.policy_gradient import reads
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
@@ -233,8 +234,8 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         return skipped("the loss does not read token log-probabilities through the policy")
     if learns_elsewhere(laboratory, gradient):
         return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
-    if depth and not bool(gradient.abs().gt(0).any()):
-        return skipped("nothing is learned there")
+    if depth and not bool(gradient.any()):
+        return _counts_and_teaches_nothing(subject, laboratory, batch)
     numbers = []
     for part in parts_of(batch):
         rows = completion_gradients(laboratory, part, gradient)
@@ -253,6 +254,26 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
             return found
         numbers.append(found)
     return passed(", ".join(numbers)) if numbers else skipped("the batch holds neither pairs nor rewarded groups")
+
+
+def _counts_and_teaches_nothing(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding:
+    """Of a batch without a gradient: what is left out on purpose is no part of the loss."""
+    size = len(laboratory.policy.leaves["token_logprobs"])
+    counted = any(
+        bool((term.values * term.weights.to(term.values)).ne(0).any())
+        and reads(term.values, laboratory.policy.leaves["token_logprobs"])
+        for term in subject.loss(laboratory, batch).terms.values()
+    )
+    if not counted:
+        return skipped("what is unlikely is left out of the loss")
+    return broken(
+        "completions count in the loss, but nothing is learned of any",
+        number=f"0/{size} tokens",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="a log-probability that is cut off, clamp(min=...), has no gradient beyond: clamp a ratio or an exponent; to leave "
+        "unlikely tokens out on purpose, let their value be 0",
+    )
 
 
 def _is_pairs(subject: Subject, part: Any) -> bool:
@@ -303,6 +324,16 @@ def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, 
             example=row_shown(subject, part, raised[0]),
             mend="look for the sign of the rejected side, and for a likelihood term over both sides: it is of chosen ones alone",
         )
+    lowered = [row for row, slope in enumerate(slopes) if float(slope[0]) > FLAT]
+    if 2 * len(lowered) > len(slopes) and sum(each) < 0 and not labelled:
+        return broken(
+            f"chosen completions are made less likely in {len(lowered)} of {len(slopes)} pairs where the policy is its reference "
+            f"(slope {float(slopes[lowered[0]][0]):+.2e}, it must not be positive), though rejected ones more so",
+            number=f"{len(lowered)} of {len(slopes)} pairs",
+            where="compute_loss",
+            example=row_shown(subject, part, lowered[0]),
+            mend="look for the sign of the chosen side, and for a weight of the policy's own likelihood that carries a gradient",
+        )
     if not any(bool(slope.any()) for slope in slopes) and len(slopes) and Need.REFERENCE in subject.needs:
         return broken(
             "where the policy is its reference, as when a run begins, no completion of a pair gets a gradient: learning "
@@ -312,9 +343,11 @@ def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, 
             example=row_shown(subject, part, 0),
             mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
         )
+    if sum(each) < 0 and (given_up := _given_up(subject, laboratory, batch, part)) is not None:
+        return given_up
     if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
         return f"{sum(each):.1e}"
-    chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side) for side in (0, 1))
+    chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side)[0] for side in (0, 1))
     if chosen < rejected:
         return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
     row = max(range(len(each)), key=lambda row: each[row])
@@ -327,13 +360,30 @@ def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, 
     )
 
 
-def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> float:
-    """The loss where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
+def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
+    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
     leaf = laboratory.policy.leaves["token_logprobs"]
     kept = leaf.detach().clone()
     places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
     with torch.no_grad():
         leaf[places] -= LEANING
-        loss = float(subject.loss(laboratory, batch).loss)
+    gradient, figures = subject.gradient(laboratory, batch)
+    with torch.no_grad():
         leaf.copy_(kept)
-    return loss
+    return figures["loss"], gradient[: len(leaf)]
+
+
+def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Pairs that the policy orders wrong count in the loss, and nothing puts them right."""
+    loss, gradient = _leaning(subject, laboratory, batch, part, side=1)
+    if len(parts_of(batch)) != 1 or bool(gradient.any()) or abs(loss) <= FLAT:
+        return None
+    return broken(
+        f"pairs whose rejected completion the policy prefers by {LEANING:g} nats a token count in the loss (it is {loss:.3g}), "
+        "but none of them learns anything: the loss is flat there",
+        number="0",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a margin is clamped on the side that is right alone, margin.clamp(max=...); to leave pairs out on purpose, as "
+        "noise, let their value be 0",
+    )

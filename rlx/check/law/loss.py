@@ -29,6 +29,7 @@ Tensors = Mapping[str, Tensor]
 TOLERANCE = 1e-9
 NEAR = 1e-6  # nats on either side of an end of the ratio that a loss names
 TOKENS = 3  # few: a smooth weight of the ratio of a whole sequence does not fall to 0
+GAPS = (0.1, 1.0)  # between the scores of a pair
 LOWER = 2.0  # nats by which every token is made less likely, so that a likelier sampler still gives log-probabilities below 0
 
 
@@ -229,7 +230,29 @@ def _learning(loss: PolicyGradientLoss, distance: float) -> Tensor:
     return case.with_tensors(**moved).gradients()[1]["token_logprobs"] != 0
 
 
-LOSS_LAWS: dict[str, Callable[[Loss], Finding]] = {"weights": weights, "signs": signs, "clip_ends": clip_ends}
+def scores(loss: Loss) -> Finding:
+    """Where the policy is its reference, a pair whose scores lie further apart is taught no less than one with closer scores."""
+    if not isinstance(loss, PreferenceLoss) or "scores" not in loss.requires:
+        return skipped("the loss reads no scores")
+    case = case_of(loss, labelled=False)
+    same = {f"reference.{side}": case.tensors[f"policy.{side}"] for side in ("chosen", "rejected")}
+    slopes = []
+    for gap in GAPS:
+        scored = torch.tensor([gap, 0.0], dtype=torch.float64).expand(len(case), 2)
+        _, gradients = case.with_tensors(**same, **{"policy.scores": scored}).gradients()
+        slopes.append(-float(gradients["policy.chosen"].sum()))
+    if slopes[1] >= slopes[0] - TOLERANCE or slopes[0] <= 0:
+        return passed(f"{slopes[1] - slopes[0]:.0e}")
+    return broken(
+        f"pairs whose scores are {GAPS[1]:g} apart are taught less than pairs whose scores are {GAPS[0]:g} apart (the slope "
+        f"along chosen completions is {slopes[1]:.3g}, and {slopes[0]:.3g})",
+        number=f"{slopes[1] / slopes[0]:.2g}",
+        where="compute_loss",
+        mend="a score gap is what a margin is to reach: it is subtracted, -log sigmoid(beta * margin - offset(score_gap))",
+    )
+
+
+LOSS_LAWS: dict[str, Callable[[Loss], Finding]] = {"weights": weights, "signs": signs, "clip_ends": clip_ends, "scores": scores}
 
 
 def losses(subject: Subject) -> Finding:

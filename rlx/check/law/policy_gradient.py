@@ -61,6 +61,8 @@ def clip(subject: Subject) -> Finding:
         return found
     if (product := _clips_the_product(subject, laboratory, batch, start)) is not None:
         return product
+    if (unbounded := _bounded_below(subject, laboratory, batch, start, slopes)) is not None:
+        return unbounded
     if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
         return broken(
             f"tokens that went {abs(lost.move):g} nats the wrong way {lost.what}",
@@ -199,6 +201,29 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
     )
 
 
+def _bounded_below(
+    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]
+) -> Finding | None:
+    """The weight of a token is the same wherever its ratio is below a bound, and the ratio itself above: none bounds it there."""
+    learning = start != 0
+    if not bool(learning.any()):
+        return None
+    weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
+    below = [weights[-move] for move in MOVES if move > 0]
+    rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
+    if not all(bool((each - 1).abs().lt(ONE).all()) for each in below) or not bool((rising - 1).abs().lt(ONE).all()):
+        return None
+    largest = float(weights[MOVES[-1]].max())
+    return broken(
+        f"the weight of a token is the same for ratios from 1/20 to 1 and goes with the ratio above ({largest:.3g} times as much "
+        f"{MOVES[-1]:g} nats up): it is bounded from below, where it need not be, and not from above",
+        number=f"{largest:.3g}",
+        where="compute_loss",
+        example=_token_shown(subject, laboratory, batch, _Lost(learning, MOVES[-1], ""), start),
+        mend="a truncated importance weight is min(ratio, cap): ratio.clamp(max=cap), not clamp(min=cap)",
+    )
+
+
 def _signs(laboratory: Laboratory, batch: Any, size: int) -> Tensor:
     """[N] the sign of each token's advantage; 0 where the batch says none."""
     signs = torch.zeros(size)
@@ -241,7 +266,7 @@ def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: flo
     found = torch.zeros(size, dtype=torch.bool)
     leaf = laboratory.policy.leaves["token_logprobs"]
     with _moved(laboratory, batch, distance) as (there, moved):
-        terms = [term for term in subject.loss(there, moved).terms.values() if _reads(term.values, leaf)]
+        terms = [term for term in subject.loss(there, moved).terms.values() if reads(term.values, leaf)]
     for part in parts_of(batch):
         mask = part.sequences.completion_mask
         places = completion_gradients(laboratory, part, torch.arange(size))
@@ -255,7 +280,7 @@ def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: flo
     return found
 
 
-def _reads(values: Tensor, leaf: Tensor) -> bool:
+def reads(values: Tensor, leaf: Tensor) -> bool:
     """Whether the values are computed from the leaf."""
     return values.requires_grad and torch.autograd.grad(values.sum(), leaf, allow_unused=True, retain_graph=True)[0] is not None
 

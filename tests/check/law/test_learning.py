@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from rlx.algorithm import LossOutput, Term
 from rlx.check.checker import check_algorithm
 from tests.check.checking import failed, subject
 from tests.check.faulty import Demonstrations, Preferences, Rewards
@@ -30,3 +31,13 @@ def test_an_update_without_figures_is_named():
             optimizer.step(gradients()["loss"], self.clipping)
 
     assert failed(Forgets(), "runs")["runs"].wrong.startswith("update_policy of Forgets gives None")
+
+
+def test_unlikely_tokens_that_are_left_out_on_purpose_are_no_fault():
+    class WithoutUnlikelyTokens(Rewards):
+        def compute_loss(self, policy, reference, batch):
+            ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+            values = torch.where(ours > -2.5, -ours * batch.advantages[..., None], 0.0)
+            return LossOutput({"policy": Term(values, batch.weights)})
+
+    assert failed(WithoutUnlikelyTokens(), "direction") == {}

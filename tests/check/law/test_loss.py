@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlx.check.finding import FAILED
-from rlx.check.law.loss import LOSS_LAWS, case_of, clip_ends, signs, weights
+from rlx.check.finding import FAILED, PASSED
+from rlx.check.law.loss import LOSS_LAWS, case_of, clip_ends, scores, signs, weights
 from rlx.errors import ConfigError
 from rlx.fields import within
-from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs, stop_gradient
+from rlx.loss import PairLogprobs, PolicyGradientLoss, PreferenceLoss, RolloutLogprobs, preference_loss, stop_gradient
 from rlx.loss.value import squared_error
 from tests.check.checking import failed, with_loss
 from tests.loss.catalogue import NAMES, load
@@ -164,3 +164,17 @@ def test_a_sound_loss_is_not_accused(loss):
 @pytest.mark.parametrize("loss", [load("dpo"), load("dual_clip", dual_clip=1.6)])
 def test_neither_are_losses_with_no_ends_or_with_a_third(loss):
     assert clip_ends(loss).status != FAILED
+
+
+def test_a_larger_gap_of_scores_teaches_no_less():
+    def offset(sign):
+        @preference_loss
+        def offset_of_scores(margin, score_gap, *, beta=0.1):
+            return -torch.nn.functional.logsigmoid(beta * margin - sign * torch.log1p(score_gap.clamp(min=0)))
+
+        return offset_of_scores()
+
+    assert scores(offset(1)).status == PASSED
+    found = scores(offset(-1))
+    assert found.status == FAILED
+    assert "1 apart are taught less than pairs whose scores are 0.1 apart" in found.wrong
