@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from rlx.algorithm import LossOutput
+from rlx.algorithm import LossOutput, Term
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 
 
@@ -76,4 +76,40 @@ class WithoutOutliers(Preferences):
         return LossOutput.of(torch.where(margin > -5, -F.logsigmoid(self.beta * margin), 0.0), batch.weights["preference"])
 
 
-LOOKALIKES = [WithoutOutliers, TheTwoFurthestApart, WorstHalf, SmoothedLabels, SharpnessWithin]
+class Steep(Preferences):
+    """A squared error whose weight is so large that a usual step goes too far."""
+
+    def compute_loss(self, policy, reference, batch):
+        margin = self.margin(policy.pair_logprobs(batch), reference.pair_logprobs(batch))
+        return LossOutput.of((0.1 - 1000 * self.beta * margin) ** 2, batch.weights["preference"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrueEntropy(Rewards):
+    """An entropy bonus over the vocabulary, beside ratios clipped as a product over a completion."""
+
+    bonus: float = 0.01
+
+    def compute_loss(self, policy, reference, batch):
+        found = policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"entropy"}))
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput({**output.terms, "entropy": Term(-found.entropy, batch.weights, self.bonus)}, output.metrics)
+
+
+class PaysForEverything(Rewards):
+    """A baseline below every reward: each completion is made likelier, the better ones more."""
+
+    def advantages(self, rewards):
+        return rewards + 0.1
+
+
+LOOKALIKES = [
+    Steep,
+    TrueEntropy,
+    PaysForEverything,
+    WithoutOutliers,
+    TheTwoFurthestApart,
+    WorstHalf,
+    SmoothedLabels,
+    SharpnessWithin,
+]

@@ -33,7 +33,7 @@ from rlx.optimizer.step import Optimizer
 from rlx.seeding import Stream
 from rlx.task.base import Task
 
-STEPS, RATE = 8, 3e-4  # of Adam, where a loss shall fall
+STEPS, RATES = 8, (3e-4, 3e-5)  # of Adam, where a loss shall fall: a steep one may rise at the first
 FLAT = 1e-6  # losses nearer than this are equal
 NUDGE = 1.01  # a factor for a detached tensor
 UNLIKELY = 3.0  # nats a token by which all completions are less likely, where a push shall keep its direction
@@ -107,12 +107,12 @@ def falls(subject: Subject) -> Finding:
     """Where the loss is an objective, a few updates on one batch lower it, declared constants held fixed over each of them."""
     if subject.algorithm.kind not in OBJECTIVES:
         return skipped("the loss is a surrogate; see direction")
-    for moved, falling in itertools.product((True, False), (_losses, _losses_with_constants)):
+    for rate, moved, falling in itertools.product(RATES, (True, False), (_losses, _losses_with_constants)):
         laboratory = subject.real(moved=moved)  # a loss may be at its minimum where the policy is its reference
         batch = subject.first_update(laboratory)[slice(0, 6)]
         if len(batch) == 0:
             return skipped("the batch is empty")
-        losses = falling(subject, laboratory, batch)
+        losses = falling(subject, laboratory, batch, rate)
         number = f"{losses[0]:.4g} -> {losses[-1]:.4g}"
         if losses[-1] <= losses[0] and min(losses[1:]) < losses[0]:
             held = falling is _losses_with_constants
@@ -128,9 +128,9 @@ def falls(subject: Subject) -> Finding:
     )
 
 
-def _losses(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]:
+def _losses(subject: Subject, laboratory: Laboratory, batch: Any, rate: float) -> list[float]:
     """The loss before each of a few updates on one batch."""
-    optimizer = _adam(subject, laboratory)
+    optimizer = _adam(subject, laboratory, rate)
     losses = []
     for _ in range(STEPS):
         source = subject.accumulate(subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=len(batch))
@@ -139,13 +139,13 @@ def _losses(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]
     return losses
 
 
-def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any) -> list[float]:
+def _losses_with_constants(subject: Subject, laboratory: Laboratory, batch: Any, rate: float) -> list[float]:
     """The loss before a few updates, then each time changed by what one update changes while its constants stay the same.
 
     A weight made of the policy's own probabilities, say, is a constant of an update. It rises as the policy learns, and with it
     the loss computed anew.
     """
-    optimizer, laboratory = _adam(subject, laboratory), replace(laboratory, policy=_never_held(laboratory.policy))
+    optimizer, laboratory = _adam(subject, laboratory, rate), replace(laboratory, policy=_never_held(laboratory.policy))
     losses = [float(subject.loss(laboratory, batch).loss.detach())]  # the reference keeps what it was asked for
     for _ in range(STEPS):
         held = HeldConstants()
@@ -207,9 +207,9 @@ def _never_held(policy: Any) -> Any:
     return twin
 
 
-def _adam(subject: Subject, laboratory: Laboratory) -> Optimizer:
+def _adam(subject: Subject, laboratory: Laboratory, rate: float) -> Optimizer:
     optimizer = subject.optimizer(laboratory)
-    optimizer.torch_optimizer = torch.optim.Adam(laboratory.policy.parameters(), lr=RATE)
+    optimizer.torch_optimizer = torch.optim.Adam(laboratory.policy.parameters(), lr=rate)
     return optimizer
 
 
