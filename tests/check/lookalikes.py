@@ -103,7 +103,17 @@ class PaysForEverything(Rewards):
         return rewards + 0.1
 
 
+class HeldToItsSampler(Rewards):
+    """A penalty on leaving the sampler, either way: where it has not been left, only rounding decides its sign."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        apart = Term(self.log_ratio(policy, batch).abs(), batch.weights, 0.01)
+        return LossOutput({**output.terms, "apart": apart}, output.metrics)
+
+
 LOOKALIKES = [
+    HeldToItsSampler,
     Steep,
     TrueEntropy,
     PaysForEverything,

@@ -184,6 +184,28 @@ class TruncatedFromBelow(Rewards):
         return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class EntropyOfSampledTokens(Rewards):
+    """An entropy bonus made of the log-probabilities of sampled tokens, whose gradient is 0 on average."""
+
+    bonus: float = 0.01
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput({**output.terms, "entropy": Term(ours, batch.weights, self.bonus)}, output.metrics)
+
+
+class BaselineIsASum(Rewards):
+    """A running baseline to which every step adds, and none decays."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        before = lab.state.get("baseline", torch.zeros(()))
+        lab.state["baseline"] = before + batch.rewards.mean()
+        return batch.with_values(advantages=batch.rewards - before)
+
+
 SLIPS: dict[type, set[str]] = {
     MomentumOfTheModule: {"update"},
     MomentumOfTheAlgorithm: {"update"},
@@ -196,6 +218,8 @@ SLIPS: dict[type, set[str]] = {
     WeightOfBothIsLive: {"direction"},
     UnlikelyTokensAreCutOff: {"direction"},
     TruncatedFromBelow: {"clip"},
+    EntropyOfSampledTokens: {"objective"},
+    BaselineIsASum: {"baseline"},
     ChosenNeverEnds: {"tokens"},
     PolicyIsAMeanReferenceASum: {"reference"},
     LearnsWhatIsFilteredOut: {"tokens"},

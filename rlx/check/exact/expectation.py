@@ -73,10 +73,11 @@ def alone(algorithm: Any) -> Any | None:
     return None
 
 
-def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool) -> Estimate:
+def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool, without_advantages: bool = False) -> Estimate:
     """Over every group of completions, weighed by its probability under the sampler.
 
     ordered: each order of a group by itself, or one for all of them: then the order within a group must not matter.
+    without_advantages: those of each batch are 0, so that what is left does not come from rewards.
     Raises ValueError where a draw is of more than one prompt.
     """
     sampler, policy = exact.sampler, exact.laboratory.policy
@@ -100,6 +101,8 @@ def expected_gradient(subject: Subject, exact: ExactLaboratory, *, ordered: bool
         count += 1
         if len(batch) == 0:
             continue
+        if without_advantages:
+            batch = batch.with_values(advantages=torch.zeros_like(batch.advantages))
         loss = subject.algorithm.compute_loss(policy, exact.laboratory.reference, batch).loss
         if not loss.requires_grad:
             continue

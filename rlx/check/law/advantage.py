@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.law.credit import of_rewards
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -100,6 +102,8 @@ def _listed(values: Tensor) -> str:
 
 def credit(subject: Subject) -> Finding:
     """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at the end of its completion."""
+    if Need.REWARDS in subject.needs and Need.VALUES not in subject.needs and not subject.goes_past:
+        return of_rewards(subject)
     if not {Need.REWARDS, Need.VALUES} <= subject.needs or subject.goes_past:
         return skipped("there is no critic")
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
@@ -303,6 +307,8 @@ def baseline(subject: Subject) -> Finding:
     """An advantage that is linear in the rewards of a group takes a baseline between 0 and their mean away, nothing else."""
     if Need.REWARDS not in subject.needs:
         return skipped("nothing is rewarded")
+    if (found := _grows(subject)) is not None:
+        return found
     draws = [_advantages(subject, bonus) for bonus in (0.0, BONUS)]
     if any(found is None for found in draws):
         return skipped("the batch holds no advantages of completions")
@@ -339,6 +345,28 @@ def baseline(subject: Subject) -> Finding:
         passed(f"{sum(shares) / len(shares):.2g} of a shift is left")
         if shares
         else skipped("advantages are not linear in rewards")
+    )
+
+
+def _grows(subject: Subject) -> Finding | None:
+    """Where every reward is the same number at every step, advantages move on by as much from step to step."""
+    laboratory = subject.stand_in(spread=0.0, rewards={"equal_rewards": True})
+    levels = []
+    for step in range(2 * DRAWS):
+        advantages = getattr(subject.draw(laboratory, step=step), "advantages", None)
+        if not isinstance(advantages, Tensor) or not advantages.numel() or not laboratory.state:
+            return None
+        levels.append(float(advantages.double().mean()))
+    steps = [after - before for before, after in pairwise(levels)]
+    if abs(steps[0]) <= EQUAL or any(abs(step - steps[0]) > EQUAL for step in steps):
+        return None
+    return broken(
+        f"where every reward is {EVERY_REWARD:g}, advantages change by {steps[0]:+.3g} with every step (from {levels[0]:.3g} to "
+        f"{levels[-1]:.3g} in {len(levels)}): a baseline grows without an end",
+        number=f"{steps[0]:+.2g}",
+        where="draw",
+        example=f"steps 0 to {len(steps)}: {_listed(torch.tensor(levels))}",
+        mend="a running baseline is a mean: decay * before + (1 - decay) * rewards.mean()",
     )
 
 

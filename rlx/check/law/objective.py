@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import against_rewards, parts_of
 from rlx.check.exact.expectation import Estimate, Objectives, alone, cosine_of_vectors, expected_gradient, objectives
@@ -47,9 +50,45 @@ def objective(subject: Subject) -> Finding:
             mend="the surrogate enters the loss with a minus, and what is subtracted from a reward carries no gradient",
         )
     if Need.REFERENCE not in subject.needs:
-        return passed(f"cosine {agreement:.2f}")
+        return _is_noise(subject, world) or passed(f"cosine {agreement:.2f}")
     return _follows(subject, world, penalty, aims) or passed(
         f"cosine {agreement:.2f} with the reward's gradient, {cosine_of_vectors(penalty.mean, aims.kl):.2f} with the KL's"
+    )
+
+
+def _is_noise(subject: Subject, world: World) -> Finding | None:
+    """Where all advantages are 0, a gradient is left whose mean over all completions is nothing: it teaches nothing."""
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    advantages = getattr(batch, "advantages", None)
+    if not isinstance(advantages, Tensor) or len(batch) == 0:
+        return None
+    nothing, once, twice = (
+        subject.gradient(laboratory, batch.with_values(advantages=times * advantages))[0] for times in (0.0, 1.0, 2.0)
+    )
+    leaf = laboratory.policy.leaves.get("token_logprobs")
+    if leaf is None or not bool(nothing[: len(leaf)].abs().gt(NOTHING).any()) or bool(nothing[len(leaf) :].any()):
+        return None
+    if bool((twice - 2 * once + nothing).abs().gt(NOTHING).any()):  # advantages weigh what is left, by their exponential, say
+        return None
+    for shift in (-0.1, 0.1):
+        sampled = torch.where(batch.completion_mask, batch.sampling_logprobs + shift, 0.0)
+        moved = batch.with_values(advantages=0 * advantages, sampling_logprobs=sampled)
+        if bool((subject.gradient(laboratory, moved)[0] - nothing).abs().gt(NOTHING).any()):
+            return None  # it holds the policy to its sampler
+    exact = exact_laboratory(subject, world, on_policy=True, rewarded=True)
+    left = expected_gradient(subject, exact, ordered=True, without_advantages=True)
+    share = float(left.mean.norm()) / left.size if left.size > NOTHING else 1.0
+    if share >= AWRY:
+        return None
+    return broken(
+        f"where all advantages are 0 a gradient is left, and averaged over all {len(world.completions)} completions of a small "
+        f"vocabulary {share:.2f} of its length remains: what is added to the surrogate teaches nothing on average",
+        number=f"{share:.2f}",
+        where="compute_loss",
+        example=f"{left.groups} groups, each weighed by its probability",
+        mend="the log-probabilities of sampled tokens alone, as an entropy or a KL, have a gradient of 0 on average: read the "
+        "entropy over the vocabulary (requires entropy), or put the estimate into the reward",
     )
 
 

@@ -115,7 +115,7 @@ def _drawn_wider(subject: Subject) -> Finding | None:
 
 def _is_rescaled(here: Tensor, there: Tensor) -> bool:
     """Whether the second numbers are those of the first at another level or scale, the same for all."""
-    if here.shape != there.shape or len(set(here.tolist())) < 6:
+    if here.shape != there.shape or len(set(here.tolist())) < 3:  # two lie on every line
         return False
     x, y = here - here.mean(), there - there.mean()
     slope = float((x * y).sum() / (x * x).sum())

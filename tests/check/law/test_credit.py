@@ -1,0 +1,78 @@
+"""What a reward at a token does to the advantages of others, without a critic."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import rlx
+from rlx.check.finding import FAILED, NOT_APPLICABLE, PASSED
+from rlx.check.law.credit import of_rewards
+from rlx.loss import token_advantage
+from rlx.loss.advantage.token import discounted_returns, whitened
+from tests.check.checking import failed, subject
+
+
+@token_advantage
+def summed_forward(token_rewards, completion_mask):
+    return torch.where(completion_mask, token_rewards.cumsum(dim=-1), 0.0)
+
+
+@token_advantage
+def discounted_from_the_start(token_rewards, completion_mask):
+    returns = discounted_returns(token_rewards, completion_mask, gamma=1.0)
+    return whitened(returns * 0.9 ** torch.arange(returns.shape[-1]), completion_mask, epsilon=1e-8)
+
+
+@token_advantage
+def of_the_whole_completion(token_rewards, completion_mask):
+    return torch.where(completion_mask, token_rewards.sum(dim=-1, keepdim=True), 0.0)
+
+
+@token_advantage
+def at_the_token_alone(token_rewards, completion_mask):
+    return torch.where(completion_mask, token_rewards, 0.0)
+
+
+@token_advantage
+def whitened_over_padding(token_rewards, completion_mask):
+    returns = discounted_returns(token_rewards, completion_mask, gamma=1.0)
+    return torch.where(completion_mask, (returns - returns.mean()) / (returns.std() + 1e-6), 0.0)
+
+
+def with_advantage(advantage):
+    return replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "said"),
+    [
+        (summed_forward(), "moves the advantages of later tokens, and none of those that led to it"),
+        (discounted_from_the_start(), "the more the longer before it the token stands"),
+    ],
+)
+def test_credit_that_goes_the_wrong_way_is_named(advantage, said):
+    found = of_rewards(subject(with_advantage(advantage)))
+    assert found.status == FAILED
+    assert said in found.wrong
+
+
+@pytest.mark.parametrize(
+    "advantage",
+    [
+        of_the_whole_completion(),
+        at_the_token_alone(),
+        rlx.load("algorithm", "reinforce_plus_plus", **{"advantage.gamma": 0.9}).advantage,
+    ],
+)
+def test_credit_of_the_whole_completion_and_discounted_credit_are_sound(advantage):
+    assert of_rewards(subject(with_advantage(advantage))).status == PASSED
+
+
+def test_advantages_of_completions_have_no_tokens():
+    assert of_rewards(subject(rlx.load("algorithm", "custom_grpo"))).status == NOT_APPLICABLE
+
+
+def test_three_rewards_are_enough_to_see_that_padding_is_whitened():
+    found = failed(with_advantage(whitened_over_padding()), "padding")
+    assert "change the level or the scale of the advantages" in found["padding"].wrong
