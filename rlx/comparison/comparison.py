@@ -204,7 +204,7 @@ def _with_chances(
     """Ranks, and the chance of being first: never surer than the adjusted p of any pair, and below `level` without a winner."""
     sign = -1 if choices.is_lower_better else 1
     rows = [replace(row, rank=1 + sum(sign * other.mean > sign * row.mean for other in variants)) for row in variants]
-    if len(arms) < 2 or any(arm.n < 2 for arm in arms):
+    if len(arms) < 2 or any(arm.n < 2 for arm in arms) or choices.question == "chance":  # then the first is not of the means
         return rows
     tables = [list(arm.tables) for arm in arms if arm.tables is not None]
     shared = len(tables) == len(arms) and all(len({table.shape[1] for table in task}) == 1 for task in zip(*tables, strict=True))

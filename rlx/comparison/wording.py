@@ -168,6 +168,14 @@ def conclusion(variants: Sequence[Variant], pairs: Sequence[PairComparison]) -> 
     if others and len(sides["better"]) == others:
         scope = "all others" if others == len(variants) - 1 > 1 else join_names(sides["better"])
         return f"{first} is the best: it is better than {scope}."
+    if sides["worse"]:  # as question=chance may say of means
+        won = [pair.a if pair.verdict == "better" else pair.b for pair in pairs if pair.verdict in ("better", "worse")]
+        winner = next((label for label in dict.fromkeys(won) if won.count(label) == len(variants) - 1), None)
+        if winner is not None:
+            return f"{winner} is the best: a run of it beats a run of any other more often than not. {leads} all the same."
+        return (
+            f"{leads}, and yet is worse than {join_names(sides['worse'])}, of which a run beats a run of it more often than not."
+        )
     if sides["exploratory"]:
         return f"{leads}, but with this few seeds nothing is shown yet: everything here is exploratory."
     parts = []

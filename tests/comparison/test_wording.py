@@ -72,6 +72,10 @@ class Row:
             "No winner yet: x has the highest mean, but these runs do not show that it is better than y and z.",
         ),
         (
+            ["worse", "inconclusive"],
+            "x has the highest mean, and yet is worse than y, of which a run beats a run of it more often than not.",
+        ),
+        (
             ["exploratory", "exploratory"],
             "x has the highest mean, but with this few seeds nothing is shown yet: everything here is exploratory.",
         ),
@@ -80,6 +84,12 @@ class Row:
 def test_the_conclusion_says_no_more_than_the_verdicts(verdicts, text):
     pairs = [replace(BASE, a="x", b=other, verdict=verdict) for other, verdict in zip("yz", verdicts, strict=True)]
     assert conclusion([Row("x", 1.0), Row("y"), Row("z")], pairs) == text
+
+
+def test_who_beats_all_others_is_the_best_whatever_the_means():
+    pairs = [replace(BASE, a="x", b="y", verdict="worse"), replace(BASE, a="y", b="z", verdict="better")]
+    text = conclusion([Row("x", 1.0), Row("y"), Row("z")], pairs)
+    assert text == "y is the best: a run of it beats a run of any other more often than not. x has the highest mean all the same."
 
 
 def test_those_who_share_the_lead_are_both_named():
