@@ -133,7 +133,7 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
     silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
     differ = [f"{pair.a} and {pair.b}" for pair in alone if not same_digests(*(by_label[label] for label in (pair.a, pair.b)))]
     why = (
-        f"no scores per prompt that average to the score are recorded for {join_names(silent)}"
+        f"no scores of several prompts that average to the score are recorded for {join_names(silent)}"
         if silent
         else f"the runs did not all answer the same prompts ({join_names(differ)})"
         if differ
@@ -222,9 +222,10 @@ def _collapses(variants: Sequence[Variant]) -> list[Caution]:
     if not unseen:
         return []
     least = min(variant.n for variant in unseen)
+    seeds = f"{least} seed{'s' * (least > 1)}"
     text = (
-        f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {least} seeds a collapse of 20 % "
-        f"of runs stays unseen with a chance of {100 * 0.8**least:.0f} %"
+        f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {seeds} a collapse of 20 % of runs "
+        f"stays unseen with a chance of {100 * 0.8**least:.0f} %"
     )
     return [Caution("collapse_unseen", text)]
 

@@ -116,7 +116,7 @@ def _table(rows: Sequence[Sequence[RunScore]], scores: Array, *, start: bool) ->
         else:
             found.append(np.mean(given, axis=0))
     whole = [row for row in found if row is not None]
-    if not whole or len({len(row) for row in whole}) != 1:
+    if not whole or len({len(row) for row in whole}) != 1 or len(whole[0]) < 2:  # one prompt tells nothing about others
         return None
     typical = np.mean(whole, axis=0)
     level = float(typical.mean())

@@ -54,7 +54,7 @@ def test_without_answers_the_verdict_is_about_these_prompts_and_says_so(tmp_path
     write_sweep(tmp_path, {"hybrid": HIGH})
     found = compare(tmp_path)
     assert not found.pairs[0].over_prompts
-    assert "no scores per prompt that average to the score are recorded for hybrid" in texts(found)["answers_missing"]
+    assert "no scores of several prompts that average to the score are recorded for hybrid" in texts(found)["answers_missing"]
 
 
 def test_a_failed_run_spreads_seeds_and_not_prompts(tmp_path):
@@ -326,3 +326,23 @@ def test_what_every_training_adds_to_knows_no_gain_and_no_collapse(tmp_path):
     found = compare(tmp_path, metric="eval/loss")
     assert [row.collapsed for row in found.variants] == [0, 0]
     assert "Change from it, of which less is better, on these prompts: custom_dpo -0.175" in gain_line(found)
+
+
+def test_the_chance_of_winning_goes_before_the_means(tmp_path):
+    """One collapses twice and wins all other comparisons: the other has the higher mean, and loses most often."""
+    steady, risky = normal_scores(0.5, 0.01, 10, seed=3), [*normal_scores(0.55, 0.01, 8, seed=4), 0.1, 0.12]
+    write_sweep(tmp_path, {"custom_dpo": steady, "grpo": risky})
+    found = compare(tmp_path, question="chance")
+    assert (found.variants[0].label, found.pair("grpo", "custom_dpo").verdict) == ("custom_dpo", "better")
+    assert str(found).startswith("grpo is the best: a run of it beats")
+    assert {row.first_probability for row in found.variants} == {None}
+
+
+def test_a_single_prompt_tells_nothing_about_others(tmp_path):
+    for algorithm, scores in (("custom_dpo", LOW), ("hybrid", HIGH)):
+        for seed, score in enumerate(scores):
+            write_run(tmp_path / f"{algorithm}{seed}", algorithm=algorithm, seed=seed, score=score, answers=[score])
+    found = compare(tmp_path)
+    assert not found.pairs[0].over_prompts
+    assert "no scores of several prompts" in texts(found)["answers_missing"]
+    assert found.variants[0].first_probability > 0.9

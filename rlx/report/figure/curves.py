@@ -141,7 +141,7 @@ def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figur
         caption = (
             f"{metric} against {X_LABELS[over]}: mean over seeds with a pointwise {level(comparison)} band (t), at up to "
             f"{points} points, between which values are averaged. A mean ends where the first of its runs did.{on}"
-            f"{_left_out(comparison)}"
+            f"{_unlike(comparison, metric)}{_left_out(comparison)}"
         )
         name = f"metric-{metric.replace('/', '-')}-{over}{f'-{place}' if is_several else ''}"
         figure = _metric_figure(comparison, curves, name, "Training curves", caption, metric)
@@ -149,6 +149,13 @@ def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figur
         choice = (metric, over, task) if is_several else (metric, over)
         figures.append(replace(figure, family="metrics", choice=choice, is_printed=is_printed))
     return figures
+
+
+def _unlike(comparison: Comparison, metric: str) -> str:
+    """That a loss is another quantity for each algorithm."""
+    if not metric.endswith("loss") or len({variant.algorithm for variant in comparison.variants}) < 2:
+        return ""
+    return " Losses of unlike algorithms are other quantities: the lower one is no better policy."
 
 
 def _metric_figure(

@@ -96,3 +96,9 @@ def test_what_is_left_out_is_said(tmp_path):
     logs = shown_logs(comparison)
     assert len(logs) == MOST_SEEDS
     assert f"Shown: {MOST_SEEDS} runs of each variant." in metric_figures(comparison, logs)[0].caption
+
+
+def test_losses_of_unlike_algorithms_are_said_to_be_no_one_quantity(logged):
+    captions = {figure.choice[0]: figure.caption for figure in metric_figures(logged, shown_logs(logged))}
+    assert {name for name, caption in captions.items() if "no better policy" in caption} == {"train/loss"}
+    assert len(captions) > 1
