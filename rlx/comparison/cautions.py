@@ -21,6 +21,7 @@ from rlx.comparison.run_cautions import (
     about_failures,
     about_prompts,
     about_records,
+    about_tasks,
 )
 from rlx.comparison.scores import RunScore
 from rlx.comparison.statistics.difference import detectable_difference
@@ -54,6 +55,7 @@ def find_cautions(
         *_seeds(arms, runs, choices),
         *_same(arms),
         *_identical(grouping, pairs),
+        *about_tasks(evidence.tasks, arms, pairs),
         *about_prompts(runs),
         *_losses(grouping, choices),
         *_prompts(arms, pairs, choices),

@@ -1,4 +1,4 @@
-"""Cautions that the run records give rise to: failures, budgets, repeats, cut metrics, changed code and data, absent jobs."""
+"""Cautions that run records give rise to: failures, budgets, repeats, cut metrics, other code, data and tasks, absent jobs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from rlx.comparison.choices import Choices
 from rlx.comparison.grouping import Grouping
+from rlx.comparison.pair import Arm, PairComparison
 from rlx.comparison.refusal import Collected, declared_budgets
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
+from rlx.comparison.statistics.difference import welch
 from rlx.comparison.wording import join_names
 from rlx.record.files import read_regular
 
@@ -211,3 +213,24 @@ def _ranks(run: RunScore) -> list[str]:
     resumes = [resume for resume in run.record.resumed if isinstance(resume, Mapping)]
     seen = [resume[name] for resume in resumes for name in ("ranks_before", "ranks") if name in resume]
     return [str(number) for number in (*seen, run.config.get("ranks", 1))]
+
+
+def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairComparison]) -> list[Caution]:
+    """Tasks on which the order of two variants is opposite to the verdict, which is about the mean over tasks."""
+    by_label, found = {arm.label: arm for arm in arms}, []
+    for pair in pairs:
+        if len(tasks) < 2 or pair.verdict not in ("better", "worse"):
+            continue
+        tests = [welch([x], [y]) for x, y in zip(by_label[pair.a].scores, by_label[pair.b].scores, strict=True)]
+        sure = (1 - pair.level) / len(tasks)
+        against = [
+            task
+            for task, test in zip(tasks, tests, strict=True)
+            if test.p is not None and test.p < sure and test.difference * pair.difference < 0
+        ]
+        if against:
+            found.append(f"{pair.a} and {pair.b} on {join_names(against)}")
+    if not found:
+        return []
+    text = f"verdicts are about the mean over {len(tasks)} tasks, and single tasks say the opposite: {join_names(found, most=4)}"
+    return [Caution("opposite_tasks", text)]

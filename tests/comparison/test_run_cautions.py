@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from rlx.comparison.comparison import compare
 from rlx.comparison.wording import join_names
 from tests.comparison.records import normal_scores, write_run, write_sweep
@@ -59,3 +61,13 @@ def test_the_same_mixture_of_environments_is_fair_and_another_is_not(tmp_path):
     assert "different_environment" not in texts(compare(tmp_path / "equal"))
     text = texts(compare(tmp_path / "unequal"))["different_environment"]
     assert "custom_dpo 2.1 in 3 of 6 runs and 2.5 in 3 of 6 runs and hybrid 2.1 in 5 of 6 runs" in text
+
+
+@pytest.mark.parametrize(("last", "said"), [(-0.1, True), (0.05, False)])
+def test_a_task_that_says_the_opposite_of_the_verdict_is_named(tmp_path, last, said):
+    for task, gap in (("arithmetic", 0.2), ("countdown", 0.2), ("letters", last)):
+        write_sweep(tmp_path, {"custom_dpo": LOW, "hybrid": [score + gap for score in LOW[::-1]]}, task=task)
+    found = compare(tmp_path, allow=["tasks"])
+    assert found.pair("hybrid", "custom_dpo").verdict == "better"
+    text = texts(found).get("opposite_tasks", "")
+    assert ("hybrid and custom_dpo on letters" in text) is said

@@ -186,7 +186,7 @@ class _Plot:
             number, hover = f"{place + 1} " if figure.is_matrix else "", name.replace("\n", " ")
             middle, most = self.y(place), fits - len(number)
             for line, text in enumerate(lines := [hover] if len(name) <= most else name.split("\n")):
-                dy = 4 + 6 * (2 * line - len(lines) + 1)
+                dy = 4 + 7 * (2 * line - len(lines) + 1)
                 long = number * (line == 0) + shorten(text, most)
                 parts.append(self.text(0, middle, long, "name beside", anchor="end", dx=-10, dy=dy, hover=hover))
             if figure.is_matrix:

@@ -109,7 +109,7 @@ def test_a_long_name_of_a_difference_is_whole_in_two_lines():
     texts = list(parse(drawn).iter("text"))
     beside = [(text.attrib["dy"], "".join(text.itertext())) for text in texts if "beside" in text.attrib["class"]]
     hover = LONG[0].replace("\n", " ")
-    assert beside[:2] == [("-2", f"{hover}dpo beta=0.2 lr=0.0003"), ("10", f"{hover}− dpo beta=0.05 lr=0.0003")]
+    assert beside[:2] == [("-3", f"{hover}dpo beta=0.2 lr=0.0003"), ("11", f"{hover}− dpo beta=0.05 lr=0.0003")]
     short = draw_svg(figure(Rule(0.5), y=FigureAxis(names=("a\n− b",))))
     assert ["".join(text.itertext()) for text in parse(short).iter("text") if "beside" in text.attrib["class"]] == ["a − ba − b"]
     assert "--narrow:62px;--shift:16px" in drawn
