@@ -157,7 +157,7 @@ def compare_pair(
     if question == "chance" and fixed.name != "none":
         result, reason, p = _by_chance(a, b, result, rng)
     alpha, single = (1 - level) / comparisons, len(a.scores) == 1
-    if result.standard_error > 0 and question == "mean":
+    if result.standard_error > 0 and question == "mean" and p is not None:
         about |= _needed(a, b, result, alpha=alpha, is_paired=is_paired, level=level, parts=about.get("components"))
     about |= _effects(a, b, fixed, is_paired=is_paired, level=level, lower_is_better=lower_is_better)
     return PairComparison(
@@ -175,7 +175,7 @@ def compare_pair(
         df=result.df,
         p=p,
         p_adjusted=None,
-        p_equivalent=equivalence_p(result, margin=margin) if margin is not None else None,
+        p_equivalent=equivalence_p(result, margin=margin) if margin is not None and p is not None else None,
         p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
         margin=margin,
         over_prompts=over_prompts,
@@ -351,6 +351,9 @@ def _test(a: Arm, b: Arm, *, is_paired: bool, level: float, rng: np.random.Gener
     """The test, why this one, and its p. The choice depends on what was declared and on numbers of seeds, never on scores."""
     result = paired(a.scores, b.scores, level=level) if is_paired else welch(a.scores, b.scores, level=level)
     tasks = "" if len(a.scores) == 1 else f"; the mean over {len(a.scores)} tasks, spread taken within each"
+    if any(x and y and not x & y for x, y in zip(a.prompts, b.prompts, strict=False)):
+        reason = "they answered different held-out prompts, which may be what their scores differ by"
+        return replace(result, name="none"), reason, None
     if result.standard_error == 0:
         return _without_spread(a, b, result, is_paired=is_paired, rng=rng)
     if is_paired:
@@ -368,25 +371,14 @@ def _test(a: Arm, b: Arm, *, is_paired: bool, level: float, rng: np.random.Gener
 def _without_spread(
     a: Arm, b: Arm, result: TestResult, *, is_paired: bool, rng: np.random.Generator
 ) -> tuple[TestResult, str, float | None]:
+    untested = replace(result, name="none")
     if a.same_run or b.same_run:
-        return (
-            replace(result, name="none"),
-            "the runs of a variant are identical in every metric: they are one run, not several seeds",
-            None,
-        )
+        return untested, "the runs of a variant are identical in every metric: they are one run, not several seeds", None
     if result.difference == 0:
-        return (
-            replace(result, name="none"),
-            "the scores are identical over all seeds of both: there is no spread to judge by",
-            None,
-        )
+        return untested, "the scores are identical over all seeds of both: there is no spread to judge by", None
     if is_paired:
-        size = sum(len(scores) for scores in a.scores)
-        return (
-            replace(result, name="sign test"),
-            "every seed differs by the same amount: only the signs can be tested",
-            2.0 ** (1 - size),
-        )
+        size, reason = sum(len(scores) for scores in a.scores), "every seed differs by the same amount: only signs can be tested"
+        return replace(result, name="sign test"), reason, 2.0 ** (1 - size)
     p = studentised_permutation_p(a.scores, b.scores, rng)
     return replace(result, name="permutation test"), "no spread in either variant: only relabelling the runs can be tested", p
 

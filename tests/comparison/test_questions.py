@@ -240,11 +240,26 @@ def test_a_device_that_was_chosen_by_the_machine_is_named_from_the_record(tmp_pa
     assert "different_environment" not in texts(compare(tmp_path / "old"))
 
 
+def test_variants_that_are_known_to_have_answered_other_prompts_get_no_verdict(tmp_path):
+    """Their scores may differ by the prompts alone, however many seeds there are."""
+    for name, digest, scores in (("custom_dpo", "1111", LOW), ("hybrid", "2222", HIGH)):
+        write_sweep(tmp_path, {name: scores}, with_answers=True, digest=digest)
+    for choices in ({}, {"prompts": "fixed"}, {"question": "chance"}, {"margin": 0.5}):
+        found = compare(tmp_path, **choices)
+        pair = found.pairs[0]
+        assert (pair.verdict, pair.p, pair.seeds_needed) == ("inconclusive", None, None)
+        assert "they answered different held-out prompts" in pair.words
+        assert "arithmetic: the runs answered 2 different sets of held-out prompts" in texts(found)["different_prompts"]
+
+
 def test_runs_that_are_known_to_have_answered_other_prompts_are_not_crossed(tmp_path):
     for name, digest in (("custom_dpo", "1111"), ("hybrid", "2222")):
         write_sweep(tmp_path, {name: LOW}, with_answers=True, digest=digest)
+    answers = answers_of(0.5, seed=9)
+    write_run(tmp_path / "other", algorithm="hybrid", seed=9, score=0.5, answers=answers, digest="1111")
     found = compare(tmp_path)
     assert not found.pairs[0].over_prompts
+    assert found.pairs[0].p is not None
     assert "did not all answer the same prompts (custom_dpo and hybrid)" in texts(found)["answers_missing"].replace(
         "hybrid and custom_dpo", "custom_dpo and hybrid"
     )
