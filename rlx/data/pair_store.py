@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ class PairStore:
 
     def read(self, name: str) -> tuple[list[list[Pair]], Any] | None:
         """The lists of pairs and the JSON that were written under a name, 32 hexadecimal digits; None if they are not there."""
+        name = _named(name)
         kept = self._files.read(name)
         try:
             return None if kept is None else _unpacked(kept)
@@ -41,7 +44,18 @@ class PairStore:
         """Keep lists of pairs with some JSON. Pairs with values that JSON would not give back are not kept."""
         packed = _packed(sides, notes)
         if packed is not None:
-            self._files.write(name, packed)
+            self._files.write(_named(name), packed)
+
+
+@cache
+def _source() -> str:
+    """The code that packs pairs."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+def _named(name: str) -> str:
+    """A name of what this code has packed."""
+    return hashlib.blake2b(f"{name}{_source()}".encode(), digest_size=16).hexdigest()
 
 
 def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor] | None:
