@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlx.data.memory import bounded_memory
 from rlx.data.turns import is_prefilled, with_arguments
-from rlx.errors import DataError
+from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
@@ -22,6 +23,7 @@ PLAIN_CHAT = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+CHAT_TEMPLATES = ("auto", "always", "never")
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
 _AT_ONCE = 64  # conversations that are rendered by one call
@@ -173,3 +175,16 @@ class TemplateRenderer:
                 with suppress(UnsafeExampleError):
                     made = self._as_given(texts, given[number], opens=opens, continues=False, marked=marked)
                     self._ahead.update(zip(some, made, strict=True))
+
+
+def template_file(path: str) -> str:
+    """The chat template in a file."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(
+            f"policy.chat_template={path} is none of {', '.join(CHAT_TEMPLATES)}, and there is no such file with a template"
+        )
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"policy.chat_template={path} cannot be read as text: {error}") from error

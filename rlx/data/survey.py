@@ -17,6 +17,7 @@ from rlx.task.base import Pair, Prompt, Task, Text
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
+_AT_ONCE = 512  # prompts that are tokenised together
 _BEGINNING = 64  # characters of a completion
 _LOOKED_AT = 1000  # prompts that a run looks at before it begins
 _LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
@@ -135,7 +136,9 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
 def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     sides = [task.prompts(), task.held_out_prompts()]
     texts = [{_squashed(prompt.text) for prompt in side} for side in sides]
-    encoded = [policy.encode_prompt(prompt.text, prompt.tools) for prompt in sides[0]]
+    asked = [(prompt.text, prompt.tools) for prompt in sides[0]]
+    parts = (asked[start : start + _AT_ONCE] for start in range(0, len(asked), _AT_ONCE))
+    encoded = [ids for part in parts for ids in policy.text.encode_prompts(part)]
     counts = {
         "read": sum(map(len, sides)),
         "kept": sum(map(len, sides)),

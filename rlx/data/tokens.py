@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
 from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, first_stop, without_trailing_special
-from rlx.data.rendering import UnsafeExampleError
+from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.data.turns import unseen
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from rlx.task.base import Message, Text
 
     Example = tuple[Text, Text, Sequence[Mapping[str, Any]]]  # prompt, completion, tools
-
-CHAT_TEMPLATES = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -163,15 +160,26 @@ class TextEncoder:
 
     def encode_prompt(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> Tokens:
         """int64 [T], at least one token: what sampling continues; the end of it if it is longer than `max_prompt_length`."""
-        messages = self._messages(prompt)
-        if messages is None:
-            tokens = self._encode_texts([str(prompt)], special=True)[0].tokens
-        else:
-            text = self.template.prompt(messages, tools)
-            tokens = self._encode_texts([text], special=self.applies_plain_chat)[0].tokens
-        if len(tokens) == 0:
+        return self.encode_prompts([(prompt, tools)])[0]
+
+    def encode_prompts(self, prompts: Sequence[tuple[Text, Sequence[Mapping[str, Any]]]]) -> list[Tokens]:
+        """As `encode_prompt` of each (prompt, tools), tokenised together."""
+        texts: dict[bool, dict[int, str]] = {False: {}, True: {}}  # whether the tokenizer adds its special tokens -> row -> text
+        for row, (prompt, tools) in enumerate(prompts):
+            messages = self._messages(prompt)
+            if messages is None:
+                texts[True][row] = str(prompt)
+            else:
+                texts[self.applies_plain_chat][row] = self.template.prompt(messages, tools)
+        made: dict[int, Tokens] = {}
+        for special, some in texts.items():
+            made |= zip(some, (cut.tokens for cut in self._encode_texts(list(some.values()), special=special)), strict=True)
+        return [self._shortened(made[row]) for row in range(len(prompts))]
+
+    def _shortened(self, prompt: Tokens) -> Tokens:
+        if len(prompt) == 0:
             return self.begin()
-        return tokens if self.max_prompt_length is None else tokens[-self.max_prompt_length :]
+        return prompt if self.max_prompt_length is None else prompt[-self.max_prompt_length :]
 
     def prompt_remarks(self, prompt: Text, tools: Sequence[Mapping[str, Any]] = ()) -> frozenset[str]:
         """What differs between a prompt and its tokens: keys of REMARKS. The prompt is one that `encode_prompt` accepts."""
@@ -219,13 +227,13 @@ class TextEncoder:
         places = [0 if special else self._last_mark(each) for each in written]
         ends = [each.text[place : each.prompt_length] for each, place in zip(written, places, strict=True)]
         known = list(dict.fromkeys(ends))
-        made = dict(zip(known, self._encode_texts(known, special=special), strict=True)) if known else {}
+        made = dict(zip(known, self._encode_texts(known, special=special), strict=True))
         return [(place, made[end].tokens) for place, end in zip(places, ends, strict=True)]
 
     def _cuts(self, written: Sequence[Written], *, special: bool) -> list[Cut | JoinedCut]:
         """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
         if special or not written:
-            return list(self._encode_texts([each.text for each in written], special=special)) if written else []
+            return list(self._encode_texts([each.text for each in written], special=special))
         mark = next((mark for mark in self._cutting_marks if not self._added[mark].rstrip), None)
         apart = [each.apart and mark is not None for each in written]
         ends = [each.prompt_length if alone else self._last_mark(each) for each, alone in zip(written, apart, strict=True)]
@@ -352,6 +360,8 @@ class TextEncoder:
 
     def _encode_texts(self, texts: list[str], *, special: bool) -> list[Cut]:
         """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
+        if not texts:
+            return []
         if not self.tokenizer.is_fast:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
@@ -382,16 +392,3 @@ class TextEncoder:
         tokens = np.asarray(without_trailing_special(ids, added), dtype=np.int64)
         leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
         return tokens[self._begins_twice(tokens, leading) :]
-
-
-def template_file(path: str) -> str:
-    """The chat template in a file."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ConfigError(
-            f"policy.chat_template={path} is none of {', '.join(CHAT_TEMPLATES)}, and there is no such file with a template"
-        )
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"policy.chat_template={path} cannot be read as text: {error}") from error

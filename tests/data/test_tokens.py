@@ -229,3 +229,20 @@ def test_a_tokenizer_without_a_fast_backend_has_its_vocabulary():
             return {"a": 0}
 
     assert '"a": 0' in tokenizer_text(Slow())
+
+
+def test_prompts_that_are_tokenised_together_have_the_tokens_of_each_alone():
+    tokenizer = bytes_tokenizer.__wrapped__(adds_bos=True)
+    chat = ({"role": "user", "content": "what is it?"},)
+    prompts = [("the answer", ()), (chat, ()), ("", ()), ("<s>question: what", ()), (chat * 2, ({"type": "function"},))]
+    for template in (CHATML, None):
+        tokenizer.chat_template = template
+        for limit in (3, None):
+            text = TextEncoder(tokenizer, max_prompt_length=limit)
+            together = [tokens.tolist() for tokens in text.encode_prompts(prompts)]
+            assert together == [text.encode_prompt(prompt, tools).tolist() for prompt, tools in prompts]
+            assert together[2] == text.begin().tolist()
+            assert text.encode_prompts([]) == []
+        assert len({*map(tuple, together)}) == 5
+    with pytest.raises(DataError, match=r"policy\.chat_template=never"):
+        TextEncoder(tokenizer, chat_template="never").encode_prompts(prompts)
