@@ -46,9 +46,10 @@ def verdict_sentence(pair: PairComparison) -> str:
             between = f", {_level(pair)} [{100 * found.low:.0f} %, {100 * found.high:.0f} %]" if found is not None else ""
             share = f"a run of it is better in {100 * pair.probability_of_improvement:.0f} % of cases{between}"
             return f"{pair.a} is {pair.verdict} than {pair.b}: {share} ({sure})."
+        less = ", less is better" if pair.lower_is_better else ""
         return (
             f"{pair.a} is {pair.verdict} than {pair.b} by {score_text(abs(pair.difference))} "
-            f"({_level(pair)} of the difference {span(pair.low, pair.high)}, {sure})."
+            f"({_level(pair)} of the difference {span(pair.low, pair.high)}{less}, {sure})."
         )
     if pair.identical:
         return f"{pair.a} and {pair.b}: identical runs. What tells them apart has no effect here."

@@ -92,6 +92,12 @@ def test_who_beats_all_others_is_the_best_whatever_the_means():
     assert text == "y is the best: a run of it beats a run of any other more often than not. x has the highest mean all the same."
 
 
+def test_where_less_is_better_a_verdict_says_so_beside_its_interval():
+    sides = {"difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.001}
+    assert ", less is better, " in judge([replace(BASE, lower_is_better=True, **sides)])[0].words
+    assert "less is better" not in judge([replace(BASE, **sides)])[0].words
+
+
 def test_those_who_share_the_lead_are_both_named():
     pairs = [replace(BASE, a="x", b="y", verdict="inconclusive")]
     assert conclusion([Row("x"), Row("y")], pairs) == "No winner yet: x and y share the highest mean."
