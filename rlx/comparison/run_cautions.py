@@ -151,10 +151,14 @@ def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> lis
     for run in counted:
         key = (run.variant, run.task, run.seed)
         repeated[key] = repeated.get(key, 0) + 1
-    found = {label: seed for (label, _, seed), number in repeated.items() if number > 1 and label not in grouping.mixed}
+    found: dict[str, list[str]] = {}
+    for (label, _, seed), number in repeated.items():
+        if number > 1 and label not in grouping.mixed:
+            found.setdefault(label, []).append(str(seed))
     if not found:
         return []
-    shown = join_names([f"seed {seed} of {label}" for label, seed in found.items()])
+    seeds = {label: f"seed{'s' * (len(set(which)) > 1)} {join_names(which)}" for label, which in found.items()}
+    shown = join_names([f"{which} of {label}" for label, which in seeds.items()])
     text = (
         f"{shown}: run more than once under different config hashes; the scores of one seed are averaged and count once. "
         "Leave out the runs that you do not mean, with where="

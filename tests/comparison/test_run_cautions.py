@@ -71,3 +71,9 @@ def test_a_task_that_says_the_opposite_of_the_verdict_is_named(tmp_path, last, s
     assert found.pair("hybrid", "custom_dpo").verdict == "better"
     text = texts(found).get("opposite_tasks", "")
     assert ("hybrid and custom_dpo on letters" in text) is said
+
+
+def test_all_seeds_that_ran_more_than_once_under_other_hashes_are_named(tmp_path):
+    write_sweep(tmp_path / "first", {"custom_dpo": LOW, "hybrid": HIGH})
+    write_sweep(tmp_path / "again", {"custom_dpo": LOW[:3]}, record={"config_hash": "other"})
+    assert "seeds 0, 1 and 2 of custom_dpo: run more than once" in texts(compare(tmp_path))["averaged_seeds"]
