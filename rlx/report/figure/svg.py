@@ -36,6 +36,7 @@ CHARACTER = 7.4  # pixels, of the labels' 12 px in a wide font
 HEIGHT = 270  # pixels, of a plot without rows
 NARROW_ROW, TALL_ROW = 46, 62  # pixels, of a row on narrow screens, where its name stands above its marks in one line or two
 NARROW = 44  # characters that a narrow screen has room for
+NARROW_AXIS = 52  # and that stand there in the smaller letters below an axis
 TABLE_OF_SHAPES = ("M-{s} -{s}h{d}v{d}h-{d}z", "M0 -{t}l{u} {w}h-{x}z", "M0 -{r}l{r} {r}l-{r} {r}l-{r} -{r}z")
 
 
@@ -151,7 +152,7 @@ class _Plot:
             ]
         elif figure.x.names:
             every = max(1, math.ceil(len(figure.x.names) / 6))
-            room = 80 if len(figure.x.names) <= 4 else 10
+            room = max(10, NARROW_AXIS // len(figure.x.names))
             for place, name in enumerate(figure.x.names):
                 kind = "tick" if place % every == 0 else "tick minor"
                 parts.append(self.text(self.x(place), 1, shorten(name, room), kind, anchor="middle", dy=15, hover=name))

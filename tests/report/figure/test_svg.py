@@ -125,3 +125,13 @@ def test_rows_of_a_matrix_are_told_apart_on_a_narrow_screen():
     assert in_two_lines("1 dpo beta=0.2 lr=0.0003", 16) == ["1 dpo beta=0.2", "lr=0.0003"]
     assert in_two_lines("short", 16) == ["short"]
     assert in_two_lines("a" * 40, 16) == ["a" * 16, "aaaaaaa…aaaaaaaa"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_long_names_below_an_axis_do_not_lie_on_each_other(count):
+    names = tuple(f"{place}{'x' * 60}" for place in range(count))
+    drawn = parse(draw_svg(figure(Dot(0, 0.5, 0), x=FigureAxis("kind", names=names))))
+    ticks = [text for text in drawn.iter("text") if text.attrib["class"] == "tick" and text.attrib["text-anchor"] == "middle"]
+    shown = [list(text.itertext())[-1] for text in ticks]
+    assert [text[0] for text in shown] == [str(place) for place in range(count)]
+    assert sum(map(len, shown)) <= 52
