@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Term
+from rlx.data.preferences import PairBatch
 from rlx.rollout.draw import roll_out
 from rlx.rollout.rollouts import RolloutBatch
 from tests.check.faulty import Demonstrations, Preferences, Rewards
@@ -206,6 +207,45 @@ class BaselineIsASum(Rewards):
         return batch.with_values(advantages=batch.rewards - before)
 
 
+class SquareOfTheRatio(Rewards):
+    """The importance weight twice: as a constant, and in the surrogate."""
+
+    def compute_loss(self, policy, reference, batch):
+        ratio = self.log_ratio(policy, batch).clamp(-20, 20).exp()
+        return LossOutput({"policy": Term(-ratio.detach() * ratio * batch.advantages[..., None], batch.weights)})
+
+
+class ChosenIsAMeanAlone(Preferences):
+    """The chosen side is divided by its length, the rejected one is not."""
+
+    def margin(self, ours, theirs):
+        chosen = (ours.chosen_sum - theirs.chosen_sum) / ours.chosen_length.clamp(min=1)
+        return chosen - (ours.rejected_sum - theirs.rejected_sum)
+
+
+class PlacesOfTheBatchAreRows(Preferences):
+    """Of twice as many pairs the hardest: their places in the batch are taken for rows of the task."""
+
+    def draw(self, lab):
+        batch = lab.pairs(2 * self.pairs_per_step)
+        margin = self.margin(lab.policy.pair_logprobs(batch), lab.reference.pair_logprobs(batch))
+        part = PairBatch.of(batch.source, margin.argsort()[: self.pairs_per_step].tolist())
+        return part.with_weights(preference=torch.full((len(part),), 1 / len(part)))
+
+
+class ProximalAtAnotherTemperature(Rewards):
+    """Log-probabilities before the updates are taken without the temperature."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(proximal_logprobs=lab.policy.token_logprobs(batch.sequences))
+
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        stale = (batch.proximal_logprobs - batch.sampling_logprobs).clamp(-1, 1)
+        return ours - batch.proximal_logprobs + stale
+
+
 SLIPS: dict[type, set[str]] = {
     MomentumOfTheModule: {"update"},
     MomentumOfTheAlgorithm: {"update"},
@@ -220,6 +260,10 @@ SLIPS: dict[type, set[str]] = {
     TruncatedFromBelow: {"clip"},
     EntropyOfSampledTokens: {"objective"},
     BaselineIsASum: {"baseline"},
+    SquareOfTheRatio: {"clip"},
+    ChosenIsAMeanAlone: {"closed_forms"},
+    PlacesOfTheBatchAreRows: {"draws"},
+    ProximalAtAnotherTemperature: {"temperature"},
     ChosenNeverEnds: {"tokens"},
     PolicyIsAMeanReferenceASum: {"reference"},
     LearnsWhatIsFilteredOut: {"tokens"},

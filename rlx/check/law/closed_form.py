@@ -164,6 +164,8 @@ def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
         return None
     if (both := _by_chosen_length(subject, laboratory, batch, gradient)) is not None:
         return both
+    if (one := _one_side_is_a_mean(subject, laboratory, batch, gradient)) is not None:
+        return one
     if all(abs(slopes - lengths) > 1e-9 * lengths for _, slopes, lengths in found):
         return passed() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
     row, slopes, lengths = found[0]
@@ -201,3 +203,29 @@ def _by_chosen_length(subject: Subject, laboratory: Laboratory, batch: Any, grad
         example=row_shown(subject, batch, row),
         mend="divide each side by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
     )
+
+
+def _one_side_is_a_mean(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
+    """One side of a pair is divided by its length, the other is a sum."""
+    found = []
+    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
+        if len(group) == 2 and min(map(len, group)) and bool(group[1][0]):
+            found.append((row, float(-group[0][0] / group[1][0]), len(group[0]), len(group[1])))
+    sides = (
+        ("chosen", [share * chosen for _, share, chosen, _ in found]),
+        ("rejected", [share / other for _, share, _, other in found]),
+    )
+    for place, (name, ones) in enumerate(sides):
+        if len({each[2 + place] for each in found}) < 2 or any(abs(one - 1) > 1e-9 for one in ones):
+            continue
+        row, share, chosen, other = next(each for each in found if each[2 + place] > 1)
+        return broken(
+            f"the slope at chosen tokens is {share:.4g} times that at rejected ones, of a pair of {chosen} and {other} tokens: "
+            f"the {name} completion is divided by its length, the other one is not",
+            number=f"{share:.3g}",
+            where="compute_loss",
+            example=row_shown(subject, batch, row),
+            mend="take sums on both sides, or means of each by its own length: chosen_sum / chosen_length - rejected_sum / "
+            "rejected_length",
+        )
+    return None

@@ -117,11 +117,22 @@ def temperature(subject: Subject) -> Finding:
     laboratory = subject.stand_in()
     hotter = FACTOR * subject.sampler.temperature
     laboratory.sampler = replace(laboratory.sampler, temperature=hotter)
+    assert isinstance(laboratory.policy, StandInPolicy)
+    laboratory.policy.temperatures.clear()
     batch = subject.first_update(laboratory)
     sampled = getattr(batch, "sampling_logprobs", None)
     if sampled is None or len(batch) == 0:
         return skipped("the batch holds no sampling log-probabilities of its own")
-    assert isinstance(laboratory.policy, StandInPolicy)
+    drawn = set(laboratory.policy.temperatures)
+    if getattr(batch, "proximal_logprobs", None) is not None and drawn and hotter not in drawn:
+        return broken(
+            f"completions are sampled at temperature {hotter:g}, but their proximal log-probabilities are read at "
+            f"{_listed_set(drawn)}: ratios are not 1 where nothing has moved",
+            number=f"{hotter:g}",
+            where="draw",
+            example=row_shown(subject, batch, 0),
+            mend="lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature)",
+        )
     laboratory.policy.temperatures.clear()
     gradient, _ = subject.gradient(laboratory, batch)
     used, theirs = set(laboratory.policy.temperatures), laboratory.reference.temperatures

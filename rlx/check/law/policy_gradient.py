@@ -61,8 +61,8 @@ def clip(subject: Subject) -> Finding:
         return found
     if (product := _clips_the_product(subject, laboratory, batch, start)) is not None:
         return product
-    if (unbounded := _bounded_below(subject, laboratory, batch, start, slopes)) is not None:
-        return unbounded
+    if (awry := _weighed_awry(subject, laboratory, batch, start, slopes)) is not None:
+        return awry
     if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
         return broken(
             f"tokens that went {abs(lost.move):g} nats the wrong way {lost.what}",
@@ -201,14 +201,24 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
     )
 
 
-def _bounded_below(
+def _weighed_awry(
     subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]
 ) -> Finding | None:
-    """The weight of a token is the same wherever its ratio is below a bound, and the ratio itself above: none bounds it there."""
+    """The weight of a token is the square of its ratio, or a constant below a bound and the ratio itself above it."""
     learning = start != 0
     if not bool(learning.any()):
         return None
     weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
+    if all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in weights.items()):
+        return broken(
+            f"the gradient of a token goes with the square of its ratio ({math.exp(2 * MOVES[0]):.3g} times as much at a ratio "
+            f"of {math.exp(MOVES[0]):.3g}): it is weighed by the ratio twice",
+            number="2",
+            where="compute_loss",
+            example=_token_shown(subject, laboratory, batch, _Lost(learning, MOVES[0], ""), start),
+            mend="a ratio with a gradient is its own weight, -ratio * A; a constant one weighs the log-probability, "
+            "-stop_gradient(ratio) * logprobs * A",
+        )
     below = [weights[-move] for move in MOVES if move > 0]
     rising = weights[MOVES[-1]] / weights[MOVES[-2]] / math.exp(MOVES[-1] - MOVES[-2])
     if not all(bool((each - 1).abs().lt(ONE).all()) for each in below) or not bool((rising - 1).abs().lt(ONE).all()):

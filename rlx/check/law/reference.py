@@ -14,7 +14,7 @@ from rlx.check.batch import parts_of
 from rlx.check.exact.expectation import BETAS
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import key_of
-from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import plain_fields, variants
 
 RAISED = 0.05  # nats a token
@@ -53,6 +53,15 @@ def reference(subject: Subject) -> Finding:
             where="compute_loss",
             example=row_shown(subject, pairs[0], 0),
             mend=MEND,
+        )
+    losses = [loss for _, loss in losses_of(subject.algorithm)]
+    if losses and all(loss.needs_reference for loss in losses) and max(map(abs, theirs)) <= UNREAD < max(map(abs, ours)):
+        return broken(
+            "neither side's log-probabilities of the reference change the loss, which says that it needs them",
+            number="0",
+            where="compute_loss",
+            example=row_shown(subject, pairs[0], 0),
+            mend=f"{MEND}; a loss without a reference reads policy_margin, chosen_logprob, ...",
         )
     return _averaged(subject, laboratory, batch, pairs, gradient) or passed(", ".join(f"{slope:+.1e}" for slope in theirs))
 

@@ -17,6 +17,7 @@ from rlx.data.preferences import PairBatch
 from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
+MANY = 8  # steps, which draw more pairs than a few places hold
 JUMP = 1e-3  # relative: a change that is no rounding
 DEPTH = 1.0  # nats a token, by which policy and reference say other things
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
@@ -253,9 +254,30 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    if (found := _same_minibatch(subject)) is not None:
+    if (found := _few_of_many(subject) or _same_minibatch(subject)) is not None:
         return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
+
+
+def _few_of_many(subject: Subject) -> Finding | None:
+    """Pairs that come from the first places of the task alone, whatever the step."""
+    laboratory = subject.stand_in()
+    places: set[int] = set()
+    size = most = 0
+    for step in range(MANY):
+        for part in parts_of(subject.draw(laboratory, step=step)):
+            if not isinstance(part, PairBatch):
+                return None
+            places.update(part.rows.tolist())
+            size, most = max(size, len(part)), len(part.source)
+    if size < 2 or most < MANY * size or max(places) >= 2 * size:
+        return None
+    return broken(
+        f"{MANY} steps draw {len(places)} pairs in all, from the first {max(places) + 1} of {most}: the others are never learned",
+        number=f"{len(places)} of {most}",
+        where="draw",
+        mend="places in a batch are no places in the task: batch.rows[place] is; lab.pairs(...) goes through all pairs",
+    )
 
 
 def _same_minibatch(subject: Subject) -> Finding | None:
