@@ -270,7 +270,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> 
     return None
 
 
-def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str = "") -> str | None:
+def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | None = None) -> str | None:
     """What is wrong with advantages that one error of the critic, or one reward, at a token of a row has moved."""
     what = what or f"an error of the critic at token {place + 1} of a completion"
     inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
@@ -278,14 +278,14 @@ def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str = "
     others[row] = False
     for number, texts in enumerate(getattr(part, "texts", ())):
         for column, said in enumerate(texts):
-            if text and said == text:
+            if text is not None and said == text:
                 others[number, column] = False
     unmoved = advantages[others]
     level = float(unmoved.median()) if len(unmoved) else 0.0
     scale = EQUAL * max(1.0, float((advantages[inside] - level).abs().max()))
     moved = (advantages - level).abs() > scale
     if not bool((moved & inside).any()):
-        return None if not text else f"{what} moves no advantage"
+        return None if text is None else f"{what} moves no advantage"
     if bool((moved & others).any()):
         return f"{what} moves the advantages of other completions"
     if bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
@@ -293,9 +293,9 @@ def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str = "
     if not bool(moved[row, 0, place]):
         return f"{what} does not move the advantage of that token, but those of others"
     by = advantages[row, 0] - level
-    if not text and float(by[place]) > 0:
+    if text is None and float(by[place]) > 0:
         return f"{what}, which expects 1 too much there, raises the advantage of that token by {float(by[place]):.2g}"
-    if not text and place and float(by[place - 1]) < -scale:
+    if text is None and place and float(by[place - 1]) < -scale:
         return (
             f"{what}, which expects 1 too much there, lowers the advantage of the token before by {-float(by[place - 1]):.2g}: "
             "what the critic expects after a token is taken from another place"

@@ -21,6 +21,7 @@ from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, vari
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 
 LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
+OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
 SPREADS = (0.4, 2.0, 0.05)
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
@@ -166,10 +167,14 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
 
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
-    """Whether it matters much later in a run."""
-    late = (changed for _, changed in _few(algorithm, name))
+    """Whether it matters much later in a run, or in one of many steps: what counts tries acts where the first ones fail."""
+    value = dict(plain_fields(algorithm)).get(name)
+    counts = isinstance(value, int) and not isinstance(value, bool)
+    late = variants(algorithm, name) if counts else _few(algorithm, name)
+    steps = (*LATE, *OFTEN) if counts else LATE
     return any(
-        known.difference(algorithm, changed, spreads=SPREADS[:1], steps=LATE) in (LEARNING, MEASURED, FIGURES) for changed in late
+        known.difference(algorithm, changed, spreads=SPREADS[:1], steps=steps) in (LEARNING, MEASURED, FIGURES)
+        for _, changed in late
     )
 
 

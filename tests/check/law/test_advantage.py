@@ -22,6 +22,10 @@ def test_no_shipped_advantage_is_accused(name):
     assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "alike", "credit") == {}
 
 
+def test_a_reward_for_a_completion_that_reads_as_nothing_is_no_error_of_the_critic():
+    assert tried(LAWS["credit"], replace(subject(rlx.load("algorithm", "ppo")), seed=1))[0].number == "5 places"
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [(AdvantagesOfTheTokenBefore, "the advantages of later tokens"), (RunsOnIntoTheNextCompletion, "of other completions")],

@@ -4,9 +4,10 @@ from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
 
+import rlx
 from rlx.algorithm import LossOutput, mean_of
-from rlx.check.checker import LAWS
-from rlx.check.finding import passed
+from rlx.check.checker import LAWS, tried
+from rlx.check.finding import PASSED, passed
 from rlx.check.journey import LEARNING, NOTHING, journey
 from rlx.check.law.hyperparameter import Known
 from rlx.check.law.loss import case_of
@@ -133,3 +134,9 @@ def test_variants_reach_modifiers_weighting_and_parts():
     assert {name for name, _ in variants(load("grpo"))} >= {"weighting.count_empty", "clip_low", "kl_estimator", "beta"}
     assert "modifiers.length.alpha" in {name for name, _ in variants(load("ld_dpo"))}
     assert {"parts.dpo.coefficient", "parts.dpo.loss.beta"} <= {name for name, _ in variants(load("mixture"))}
+
+
+@pytest.mark.parametrize("seed", [6, 7])
+def test_tries_that_matter_where_the_first_ones_fail_are_waited_for(seed):
+    found, _ = tried(LAWS["hyperparameters"], replace(subject(rlx.load("algorithm", "dapo")), seed=seed))
+    assert found.status == PASSED
