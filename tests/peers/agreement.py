@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from tests.peers.side import rlx_overrides, trl_trainer
-from tests.peers.workload import Workload, moved
+from tests.peers.workload import Workload, moved, trained
 
 TOLERANCE = 1e-5
+_PEFT = "base_model.model."  # before the names of a model's parameters, once peft has wrapped it
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def compare(workload: Workload, place: Path) -> Agreement:
     """Both sides on one batch, with the same weights."""
     trainer, _ = trl_trainer(workload, place)
     experiment, reference = _ours(workload, place)
+    theirs_first = {name.removeprefix(_PEFT): tensor for name, tensor in trainer.model.named_parameters()}
+    experiment.policy.model.load_state_dict(theirs_first, strict=False)  # an adapter begins with random matrices
     for model in (trainer.model, experiment.policy.model):
         moved(model, seed=1)
     sides = (_dpo if workload.method == "dpo" else _grpo)(workload, place, trainer, experiment, reference)
@@ -56,7 +59,7 @@ def _ours(workload: Workload, place: Path) -> tuple[Any, Any]:
 
 
 def _gradient(loss: Tensor, model: Any) -> tuple[float, list[Tensor]]:
-    return float(loss.detach()), list(torch.autograd.grad(loss, list(model.parameters())))
+    return float(loss.detach()), list(torch.autograd.grad(loss, trained(model)))
 
 
 def _dpo(workload: Workload, place: Path, trainer: Any, experiment: Any, reference: Any) -> Any:

@@ -19,14 +19,22 @@ from typing import Any
 from tests.peers.rounds import Worker
 from tests.peers.workload import SIZES, Workload, write
 
-SHAPES = {  # method, size, mean words of a prompt and of a completion, batch, updates of a round
-    "dpo-1M": ("dpo", "1M", 8, 8, 16, 16),
-    "dpo-20M": ("dpo", "20M", 64, 64, 16, 1),
-    "grpo-1M": ("grpo", "1M", 16, 16, 64, 4),
-    "grpo-20M": ("grpo", "20M", 64, 64, 32, 1),
-    "grpo-20M-long": ("grpo", "20M", 192, 64, 32, 1),
+SHAPES = {  # method, size, mean words of a prompt and of a completion, batch, updates of a round, rank of an adapter
+    "dpo-1M": ("dpo", "1M", 8, 8, 16, 16, 0),
+    "dpo-20M": ("dpo", "20M", 64, 64, 16, 1, 0),
+    "grpo-1M": ("grpo", "1M", 16, 16, 64, 4, 0),
+    "grpo-20M": ("grpo", "20M", 64, 64, 32, 1, 0),
+    "grpo-20M-long": ("grpo", "20M", 192, 64, 32, 1, 0),
+    "dpo-20M-lora": ("dpo", "20M", 64, 64, 16, 1, 16),
+    "grpo-20M-lora": ("grpo", "20M", 64, 64, 32, 1, 16),
+    "dpo-135M-lora": ("dpo", "135M", 64, 64, 8, 1, 16),
+    "grpo-135M-lora": ("grpo", "135M", 64, 64, 16, 1, 16),
 }
-SIDES = {"dpo": ("trl_default", "trl", "trl_precomputed"), "grpo": ("trl_default", "trl")}
+AGAINST = {  # method -> a side of TRL -> the side of rlx that it is compared with
+    "dpo": {"trl_default": "rlx", "trl": "rlx", "trl_precomputed": "rlx"},
+    "grpo": {"trl_default": "rlx", "trl": "rlx"},
+    "adapter": {"trl_default": "rlx_recomputing", "trl": "rlx"},
+}
 WARM_UP = 1  # rounds before those that count: the reference is computed, memory is allocated
 
 
@@ -78,7 +86,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def workloads(chosen: argparse.Namespace) -> Iterator[Workload]:
     """The shapes that were asked for, with what the command line changes in them."""
     for name in chosen.shapes or SHAPES:
-        method, size, prompt, completion, batch, updates = SHAPES[name]
+        method, size, prompt, completion, batch, updates, rank = SHAPES[name]
         yield Workload(
             method,
             chosen.size or size,
@@ -90,7 +98,13 @@ def workloads(chosen: argparse.Namespace) -> Iterator[Workload]:
             chosen.rounds + WARM_UP,
             chosen.threads,
             clock=chosen.clock,
+            rank=rank,
         )
+
+
+def against(workload: Workload, *, bfloat16: bool) -> dict[str, str]:
+    """A side of TRL -> the side of rlx that it is compared with. With an adapter, both recompute activations, or neither does."""
+    return {**AGAINST["adapter" if workload.rank else workload.method], **({"trl_bfloat16": "rlx"} if bfloat16 else {})}
 
 
 def agree(workload: Workload, place: Path) -> bool:
@@ -111,7 +125,8 @@ def agree(workload: Workload, place: Path) -> bool:
 def measured(workload: Workload, place: Path, *, bfloat16: bool) -> dict[str, list[Mapping[str, Any]]]:
     """Side -> what each of its rounds took, the warm-up left out."""
     logs = Path(tempfile.mkdtemp(prefix="peers_"))
-    sides = ("rlx", *SIDES[workload.method], *(["trl_bfloat16"] if bfloat16 else []))
+    chosen = against(workload, bfloat16=bfloat16)
+    sides = dict.fromkeys([*chosen.values(), *chosen])
     workers = [Worker(side, place, threads=workload.threads, log=logs / f"{side}.log") for side in sides]
     rounds: dict[str, list[Mapping[str, Any]]] = {worker.side: [] for worker in workers}
     try:
@@ -127,23 +142,24 @@ def measured(workload: Workload, place: Path, *, bfloat16: bool) -> dict[str, li
 def compared(workload: Workload, rounds: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
     """For each other side: how many times faster rlx is, and what share of its memory it takes."""
     items = workload.pairs * (1 if workload.method == "dpo" else workload.group_size)
-    ours = [each[workload.clock] for each in rounds["rlx"]]
-    for side, each in rounds.items():
-        if side == "rlx":
+    for side, own in against(workload, bfloat16="trl_bfloat16" in rounds).items():
+        if side not in rounds:
             continue
+        each, ours = rounds[side], [one[workload.clock] for one in rounds[own]]
         theirs = [one[workload.clock] for one in each]
         ratios = [other / mine for mine, other in zip(ours, theirs, strict=True)]
         yield {
             "workload": workload.name,
             "batch": workload.batch,
             "against": side,
+            "with": own,
             "unit": "pairs/s" if workload.method == "dpo" else "completions/s",
             "ours": items / statistics.median(ours),
             "theirs": items / statistics.median(theirs),
             "ratio": statistics.median(ratios),
             "ratio_low": min(ratios),
             "ratio_high": max(ratios),
-            "our_peak": max(one["peak"] for one in rounds["rlx"]),
+            "our_peak": max(one["peak"] for one in rounds[own]),
             "their_peak": max(one["peak"] for one in each),
         }
 
@@ -166,7 +182,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         spread = f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
         speeds = f"{row['ours']:.0f} {row['unit']} | {row['theirs']:.0f} {row['unit']}"
         memory = f"{row['our_peak'] / 2**20:.0f}, {row['their_peak'] / 2**20:.0f}"
-        lines.append(f"| {row['workload']}, batch {row['batch']} | {NAMES[row['against']]} | {speeds} | {spread} | {memory} |")
+        recomputes = ", as rlx recomputes" if row["with"] == "rlx_recomputing" else ""
+        lines.append(
+            f"| {row['workload']}, batch {row['batch']} | {NAMES[row['against']]}{recomputes} | {speeds} | {spread} | {memory} |"
+        )
     return lines
 
 

@@ -1,4 +1,6 @@
-"""One side of the comparison, in a process of its own: `python -m tests.peers.side SIDE DIRECTORY`, SIDE rlx or one of TRL_SIDES.
+"""One side of the comparison, in a process of its own: `python -m tests.peers.side SIDE DIRECTORY`.
+
+SIDE is one of RLX_SIDES or TRL_SIDES.
 
 Everything that is no training (start-up, loading, reading the data into tokens) lies before the first round.
 """
@@ -15,6 +17,7 @@ from typing import Any
 from tests.peers.rounds import Gate
 from tests.peers.workload import Workload, read
 
+RLX_SIDES: dict[str, tuple[str, ...]] = {"rlx": (), "rlx_recomputing": ("activation_checkpointing=true",)}
 # What TRL is told of speed: as fast as it goes here, its own defaults in float32, and its own defaults to the letter.
 _PLAIN = {"bf16": False, "gradient_checkpointing": False}
 TRL_SIDES: dict[str, dict[str, Any]] = {
@@ -25,13 +28,16 @@ TRL_SIDES: dict[str, dict[str, Any]] = {
 }
 
 
-def rlx_overrides(workload: Workload, place: Path) -> list[str]:
-    """The command line of the same training in rlx."""
+def rlx_overrides(workload: Workload, place: Path, *, side: str = "rlx") -> list[str]:
+    """The command line of the same training in rlx, one of RLX_SIDES."""
+    adapter = ["policy/adapter=lora", f"policy.adapter.rank={workload.rank}", f"policy.adapter.alpha={2 * workload.rank}"]
     shared = [
         *("policy=pretrained", f"policy.path={place / 'model'}", f"task.path={place / 'data.jsonl'}", "task.held_out=1e-12"),
         *("logger=[]", "eval_every=null", "checkpoint.every=null", "evaluation.num_prompts=1", "evaluation.num_pairs=1"),
         *(f"output_dir={place / 'outputs'}", f"cache_dir={place / 'cache'}", f"optimizer.lr={workload.learning_rate}"),
         *(f"threads={workload.threads}", f"num_steps={workload.rounds * workload.updates + 1}"),
+        *(adapter if workload.rank else ()),
+        *RLX_SIDES[side],
     ]
     if workload.method == "dpo":
         own = ["algorithm=dpo", "task=preference_file", f"loss.beta={workload.beta}"]
@@ -43,7 +49,7 @@ def rlx_overrides(workload: Workload, place: Path) -> list[str]:
     return [*own, *reward, *shared, *lengths]
 
 
-def run_rlx(workload: Workload, place: Path) -> None:
+def run_rlx(workload: Workload, place: Path, *, side: str) -> None:
     """`rlx train`, whose view is the gate."""
     from unittest.mock import patch
 
@@ -65,8 +71,8 @@ def run_rlx(workload: Workload, place: Path) -> None:
                 gate.report()
                 gate.wait()
 
-    with patch("rlx.training.run.TrainView", Rounds):
-        rlx.train(rlx_overrides(workload, place))
+    with patch("rlx.report.terminal.TrainView", Rounds):
+        rlx.train(rlx_overrides(workload, place, side=side))
 
 
 def run_trl(workload: Workload, place: Path, *, side: str) -> None:
@@ -114,6 +120,7 @@ def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[
     }
     rows = [json.loads(line) for line in (place / "data.jsonl").read_text().splitlines()][: workload.pairs]
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    made_of: dict[str, Any] = {"model": str(place / "model"), "processing_class": tokenizer, "peft_config": _adapter(workload)}
     if workload.method == "grpo":
         own = {
             "num_generations": workload.group_size,
@@ -129,9 +136,7 @@ def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[
             return [even_words(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
         arguments = GRPOConfig(**shared, **own, temperature=1.0)
-        return GRPOTrainer(
-            str(place / "model"), args=arguments, reward_funcs=reward, train_dataset=dataset, processing_class=tokenizer
-        ), 0.0
+        return GRPOTrainer(args=arguments, reward_funcs=reward, train_dataset=dataset, **made_of), 0.0
     spent = 0.0
 
     class Timed(DPOTrainer):
@@ -143,15 +148,26 @@ def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[
             return made
 
     arguments = DPOConfig(**shared, beta=workload.beta, max_length=None)
-    trainer = Timed(str(place / "model"), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    trainer = Timed(args=arguments, train_dataset=Dataset.from_list(rows), **made_of)
     return trainer, spent
+
+
+def _adapter(workload: Workload) -> Any:
+    """What peft is told of the adapter; None where all weights are trained."""
+    if not workload.rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=workload.rank, lora_alpha=2 * workload.rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 def main(side: str, place: Path) -> None:
     """Train round by round, as the other end asks."""
     workload = read(place)
-    if side == "rlx":
-        run_rlx(workload, place)
+    if side in RLX_SIDES:
+        run_rlx(workload, place, side=side)
         return
     import torch
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,15 @@ def test_a_ratio_is_that_of_two_rounds_that_follow_each_other():
     assert (row["ours"], row["theirs"]) == (24 / 2.0, 24 / 7.0)
     assert (row["our_peak"], row["their_peak"]) == (30, 50)
     assert "3.00 [2.00, 7.00]" in table([row])[-1]
+
+
+def test_with_an_adapter_both_recompute_activations_or_neither_does():
+    rounds = {side: [{"seconds": seconds, "peak": 10}] for side, seconds in (("rlx", 1.0), ("rlx_recomputing", 2.0))}
+    rounds |= {side: [{"seconds": seconds, "peak": 20}] for side, seconds in (("trl", 3.0), ("trl_default", 8.0))}
+    rows = {row["against"]: row for row in compared(replace(SMALL, rank=16), rounds)}
+    assert (rows["trl"]["ratio"], rows["trl_default"]["ratio"]) == (3.0, 4.0)
+    assert "adapter of rank 16" in rows["trl"]["workload"]
+    assert "as rlx recomputes" in table([rows["trl_default"]])[-1]
 
 
 def test_the_command_line_changes_shapes():
@@ -81,10 +91,11 @@ def test_a_side_that_fails_says_why(tmp_path):
     worker.close()
 
 
-@pytest.mark.slow
-def test_rlx_takes_its_rounds(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.peers.benchmark.SIDES", {"dpo": ()})
-    write(SMALL, tmp_path)
-    rounds = measured(SMALL, tmp_path, bfloat16=False)["rlx"]
+@pytest.mark.parametrize("rank", [0, 2])
+def test_rlx_takes_its_rounds(tmp_path, monkeypatch, rank):
+    side = "rlx_recomputing" if rank else "rlx"
+    monkeypatch.setattr("tests.peers.benchmark.AGAINST", {"dpo": {side: side}, "adapter": {side: side}})
+    write(replace(SMALL, rank=rank), tmp_path)
+    rounds = measured(replace(SMALL, rank=rank), tmp_path, bfloat16=False)[side]
     assert len(rounds) == SMALL.rounds - 1
     assert all(each["seconds"] > 0 and each["peak"] > 1e8 for each in rounds)

@@ -19,10 +19,15 @@ class Size:
     intermediate_size: int
     num_layers: int
     num_heads: int
+    num_key_value_heads: int
     vocabulary: int
 
 
-SIZES = {"1M": Size(128, 384, 4, 4, 1024), "20M": Size(384, 1024, 10, 6, 4096)}
+SIZES = {
+    "1M": Size(128, 384, 4, 4, 4, 1024),
+    "20M": Size(384, 1024, 10, 6, 6, 4096),
+    "135M": Size(576, 1536, 30, 9, 3, 49152),  # that of SmolLM2
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Workload:
 
     method: dpo or grpo. prompt_words, completion_words: mean lengths; prompts and the completions of pairs vary by half of it to
     either side. batch: pairs, or completions, of an update. group_size: completions of a prompt. updates: of one round.
-    clock: what a round's time is, seconds or cpu_seconds.
+    clock: what a round's time is, seconds or cpu_seconds. rank: of a low-rank adapter of all linear layers; 0 trains all weights.
     """
 
     method: str
@@ -46,11 +51,13 @@ class Workload:
     learning_rate: float = 1e-5
     beta: float = 0.1
     clock: str = "seconds"
+    rank: int = 0
 
     @property
     def name(self) -> str:
         """For the table."""
-        return f"{self.method.upper()}, {self.size} parameters, {self.prompt_words}+{self.completion_words} tokens"
+        adapter = f", adapter of rank {self.rank}" if self.rank else ""
+        return f"{self.method.upper()}, {self.size} parameters{adapter}, {self.prompt_words}+{self.completion_words} tokens"
 
     @property
     def pairs(self) -> int:
@@ -104,7 +111,7 @@ def model(size: Size, tokenizer: Any, *, seed: int) -> Any:
         intermediate_size=size.intermediate_size,
         num_hidden_layers=size.num_layers,
         num_attention_heads=size.num_heads,
-        num_key_value_heads=size.num_heads,
+        num_key_value_heads=size.num_key_value_heads,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -117,12 +124,17 @@ def model(size: Size, tokenizer: Any, *, seed: int) -> Any:
 
 
 def moved(model: Any, *, seed: int, scale: float = 0.02) -> Any:
-    """`model` with noise added to its weights: a policy that is not its reference any more."""
+    """`model` with noise added to its trained weights: a policy that is not its reference any more."""
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in trained(model):
             parameter.add_(scale * torch.randn(parameter.shape, generator=noise))
     return model
+
+
+def trained(model: Any) -> list[Any]:
+    """The parameters that are trained, in the order of the model."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def pairs(workload: Workload, num_words: int) -> list[dict[str, str]]:
