@@ -122,7 +122,7 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
         raise ConfigError(
             f"algorithm {name} needs {' and '.join(sorted(missing))}, "
             f"but task {task.name} offers only {', '.join(sorted(task.offers))}; choose a task that offers both "
-            "(task=arithmetic does), or another algorithm (rlx --help says what each needs)"
+            "(task=arithmetic, or task=rewarded_preferences with a file), or another algorithm (rlx --help says what each needs)"
         )
     if "labels" in task.offers:
         for loss in _preference_losses(algorithm):

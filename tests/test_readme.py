@@ -97,7 +97,7 @@ def small(command: list[str]) -> list[str]:
 
 def prepare(folder: Path, page: list[Block]) -> None:
     """The files of a page, and those that every page may use."""
-    rows = [{"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": str(i + 2)} for i in range(40)]
+    rows = [{"prompt": f"{i}+1=", "chosen": str(i + 1), "rejected": str(i + 2), "answer": str(i + 1)} for i in range(40)]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     labelled = [{"prompt": f"{i}+1=", "completion": str(i + 1 + i % 2), "label": i % 2 == 0} for i in range(80)]
     (folder / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled)))

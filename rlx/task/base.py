@@ -112,7 +112,7 @@ class Task(Ranged):
 
     def pairs(self) -> Sequence[Pair]:
         """The pairs to learn from, always in the same order."""
-        raise ConfigError(f"task {self.name} has no preference pairs; task=arithmetic and task=preference_file have")
+        raise ConfigError(f"task {self.name} has no preference pairs; task=preference_file has, among others")
 
     def held_out_pairs(self) -> Sequence[Pair]:
         """Pairs that are never learned from and belong to the task, not to a run's seed."""

@@ -17,7 +17,7 @@ from rlx.task.messages import as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import files_hash, find_files, read_rows
 
-_ARGUMENTS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
+NOT_FOR_REWARDS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class PromptFile(RewardedTask):
             )
         system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
         text = with_system(text, self.system if system is None or not row[system] else str(row[system]))
-        columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *_ARGUMENTS)}
+        columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *NOT_FOR_REWARDS)}
         if self.answer_key is not None:
             name, answer = self.columns.value(row, "answer", place=place)
             if answer is None:

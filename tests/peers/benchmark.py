@@ -180,7 +180,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for row in rows:
         spread = f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]"
-        speeds = f"{row['ours']:.0f} {row['unit']} | {row['theirs']:.0f} {row['unit']}"
+        speeds = f"{row['ours']:.3g} {row['unit']} | {row['theirs']:.3g} {row['unit']}"
         memory = f"{row['our_peak'] / 2**20:.0f}, {row['their_peak'] / 2**20:.0f}"
         recomputes = ", as rlx recomputes" if row["with"] == "rlx_recomputing" else ""
         lines.append(

@@ -93,8 +93,13 @@ def run_trl(workload: Workload, place: Path, *, side: str) -> None:
     trainer.train()
 
 
-def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[Any, float]:
-    """The trainer, and the seconds that it spent on the reference while it was made."""
+def trl_trainer(
+    workload: Workload, place: Path, *, side: str = "trl", seed: int = 0, epochs: int | None = None, model: Any = None
+) -> tuple[Any, float]:
+    """The trainer, and the seconds that it spent on the reference while it was made.
+
+    epochs: how often it goes through the data; None: once a round and once more. model: to train; None: the one on disk.
+    """
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
@@ -113,14 +118,15 @@ def trl_trainer(workload: Workload, place: Path, *, side: str = "trl") -> tuple[
         "max_grad_norm": 1.0,
         "weight_decay": 0.0,
         "per_device_train_batch_size": workload.batch,
-        "num_train_epochs": workload.rounds + 1,
-        "seed": 0,
-        "model_init_kwargs": {"dtype": "float32"},
+        "num_train_epochs": epochs or workload.rounds + 1,
+        "seed": seed,
+        **({"model_init_kwargs": {"dtype": "float32"}} if model is None else {}),
         **TRL_SIDES[side],
     }
     rows = [json.loads(line) for line in (place / "data.jsonl").read_text().splitlines()][: workload.pairs]
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
-    made_of: dict[str, Any] = {"model": str(place / "model"), "processing_class": tokenizer, "peft_config": _adapter(workload)}
+    given = str(place / "model") if model is None else model
+    made_of: dict[str, Any] = {"model": given, "processing_class": tokenizer, "peft_config": _adapter(workload)}
     if workload.method == "grpo":
         own = {
             "num_generations": workload.group_size,

@@ -1,0 +1,103 @@
+"""Preference pairs from a data file whose prompts are sampled and rewarded too: what hybrids learn from on data of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from rlx.errors import DataError
+from rlx.task.base import Pair, Prompt, content_uniform
+from rlx.task.columns import final_answer
+from rlx.task.pair_file import PreferenceFile
+from rlx.task.prompt_file import NOT_FOR_REWARDS
+from rlx.task.rewarded import RewardedTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardedPreferences(RewardedTask, PreferenceFile):
+    """A preference file with rewards for what is sampled after its prompts. The score is that of the rewards, as of prompt_file.
+
+    answer_key: the column of the answer, which rewards get under the name `answer`; null, or a file without it: there is none.
+    Rewards get the other columns of the row under their own names: not prompt, chosen, rejected, their scores, system or tools. A
+    prompt of several rows is sampled as one, so a column in which such rows differ goes to no reward.
+    Raises DataError where they differ in the answer.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
+
+    answer_key: str | None
+
+    def _name(self) -> None:
+        """Pairs are kept for later runs without the columns that rewards read, so these are read again."""
+
+    @cached_property
+    def _differing(self) -> set[str]:
+        """Columns in which rows with the same prompt differ."""
+        return set()
+
+    @cached_property
+    def _rows(self) -> dict[float, tuple[Mapping[str, Any], str]]:
+        """The hash of a prompt -> what rewards get with it, and the place of its first row."""
+        return {}
+
+    def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
+        pair = super()._pair(row, place)
+        columns = self._columns(row)
+        known, first = self._rows.setdefault(content_uniform(pair.prompt, salt="held out"), (columns, place))
+        if known is not columns:
+            self._differing.update(name for name in {**known, **columns} if known.get(name) != columns.get(name))
+        if "answer" in self._differing:
+            raise DataError(
+                f"{place}: the answer is {columns.get('answer')!r}, but {known.get('answer')!r} in {first}, which has the same "
+                "prompt; mend one of the two, or set task.answer_key=null"
+            )
+        return pair
+
+    def _columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What rewards get of a row, whose pair was read."""
+        answer = self.columns.name(row, "answer")
+        taken = {*self.columns.read, *NOT_FOR_REWARDS}
+        columns = {name: value for name, value in row.items() if name not in taken}
+        if answer is not None and row[answer] is not None:
+            columns["answer"] = final_answer(row[answer])
+        return columns
+
+    @cached_property
+    def _sampled(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+        """(prompts to learn from, prompts held out), each once."""
+        learn, held_out = (self._distinct(pairs) for pairs in (self.pairs(), self.held_out_pairs()))
+        for reward in self.all_rewards().values():
+            reward.require_answers([*learn, *held_out])
+        return learn, held_out
+
+    def _distinct(self, pairs: Sequence[Pair]) -> tuple[Prompt, ...]:
+        first: dict[float, Pair] = {}
+        for pair in pairs:
+            first.setdefault(content_uniform(pair.prompt, salt="held out"), pair)
+        return tuple(
+            Prompt(
+                pair.prompt,
+                {name: value for name, value in self._rows[place][0].items() if name not in self._differing},
+                pair.tools,
+            )
+            for place, pair in first.items()
+        )
+
+    def prompts(self) -> Sequence[Prompt]:
+        return self._sampled[0]
+
+    def held_out_prompts(self) -> Sequence[Prompt]:
+        return self._sampled[1]
+
+    def notes(self) -> Sequence[str]:
+        notes = [note for note in super().notes() if "not read" not in note]  # rewards read all columns
+        if self._differing:
+            names = ", ".join(sorted(self._differing))
+            notes.append(f"columns that no reward gets, for rows with the same prompt differ in them: {names}")
+        return notes
+
+    def facts(self) -> Mapping[str, str]:
+        counts = f"{len(self.prompts())} to sample after, {len(self.held_out_prompts())} held out"
+        return {**PreferenceFile.facts(self), "prompts": counts, "reward": self.reward_facts()}
