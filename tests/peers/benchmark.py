@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.peers import study
 from tests.peers.rounds import Worker
 from tests.peers.workload import SIZES, Workload, write
 
@@ -35,12 +36,17 @@ AGAINST = {  # method -> a side of TRL -> the side of rlx that it is compared wi
     "grpo": {"trl_default": "rlx", "trl": "rlx"},
     "adapter": {"trl_default": "rlx_recomputing", "trl": "rlx"},
 }
+STUDY = "study"  # a whole sweep, timed from start to end: see tests.peers.study
 WARM_UP = 1  # rounds before those that count: the reference is computed, memory is allocated
 
 
 def main(arguments: Sequence[str]) -> int:
     """Compare and print; 1 if the sides do not compute the same."""
     chosen = parsed(arguments)
+    if STUDY in chosen.shapes:
+        study.main([])
+        if len(chosen.shapes) == 1:
+            return 0
     rows: list[dict[str, Any]] = []
     for workload in workloads(chosen):
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; all, if none is named")
+    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; all, if none is named; or {STUDY}")
     parser.add_argument("--rounds", type=int, default=5, help="that count")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, help="mean words of a prompt, instead of the shape's")
@@ -73,9 +79,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--bfloat16", action="store_true", help="against TRL's own default arithmetic too, which is not rlx's")
     parser.add_argument("--json", type=Path, help="write the figures of every comparison here")
     chosen = parser.parse_args(arguments)
-    unknown = [name for name in chosen.shapes if name not in SHAPES]
+    unknown = [name for name in chosen.shapes if name not in (*SHAPES, STUDY)]
     if unknown:
-        parser.error(f"there is no shape {unknown[0]}; they are {', '.join(SHAPES)}")
+        parser.error(f"there is no shape {unknown[0]}; they are {', '.join(SHAPES)}, {STUDY}")
     for name in ("rounds", "threads", "prompt", "completion", "batch", "group_size", "updates"):
         value = getattr(chosen, name)
         if value is not None and value < 1:
@@ -85,7 +91,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def workloads(chosen: argparse.Namespace) -> Iterator[Workload]:
     """The shapes that were asked for, with what the command line changes in them."""
-    for name in chosen.shapes or SHAPES:
+    for name in [shape for shape in chosen.shapes if shape != STUDY] or SHAPES:
         method, size, prompt, completion, batch, updates, rank = SHAPES[name]
         yield Workload(
             method,

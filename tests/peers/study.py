@@ -4,7 +4,7 @@ rlx trains its hybrid by `rlx -m`. TRL has no hybrid: each of its jobs makes as 
 under Hydra's basic launcher, which is what the same steps cost there. Where the weight of DPO is 0, neither side makes its steps.
 The seconds are those of the whole command, start and records included.
 
-    python -m tests.peers.study --steps 10 --seeds 5 --rounds 2
+`make peers PEERS=study`, or `python -m tests.peers.study --steps 10 --seeds 5 --rounds 2`.
 """
 
 from __future__ import annotations

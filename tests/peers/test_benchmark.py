@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.peers import study
 from tests.peers.benchmark import compared, measured, parsed, table, workloads
 from tests.peers.rounds import Worker
 from tests.peers.workload import SIZES, Workload, even_words, model, pairs, with_held_out_last, word_tokenizer, write
@@ -69,6 +70,16 @@ def test_both_sides_learn_from_the_same_rows(tmp_path):
     task = rlx.load("task", "preference_file", path=str(tmp_path / "data.jsonl"), held_out=1e-12)
     assert [pair.prompt for pair in task.pairs()] == [line["prompt"] for line in lines[: SMALL.pairs]]
     assert Counter(line["prompt"] for line in with_held_out_last(pairs(SMALL, 1021))) == Counter(line["prompt"] for line in lines)
+
+
+def test_a_study_is_the_same_jobs_on_both_sides(tmp_path):
+    ours, theirs = (command(tmp_path, steps=3, seeds=2) for command in (study.rlx_command, study.trl_command))
+    assert {"num_steps=3", "seed=range(0,2)", f"algorithm.dpo_weight={study.WEIGHTS}"} <= set(ours)
+    assert {"+steps=3", "+seed=range(0,2)", f"+weight={study.WEIGHTS}"} <= set(theirs)
+    assert study.workload("dpo", 3).pairs == 3 * study.PAIRS
+    assert study.workload("grpo", 3).pairs == 3 * study.COMPLETIONS // study.GROUP
+    said = study.line({"rlx": [10.0, 20.0], "trl": [50.0, 60.0]}, jobs=10, steps=3)
+    assert said == "10 jobs of 3 steps: rlx 15 s, TRL 55 s, 4.00 [3.00, 5.00] times as fast"
 
 
 def test_a_word_is_a_token_and_comes_back():
