@@ -31,7 +31,7 @@ def of_rewards(subject: Subject) -> Finding:
     if bool(after.abs().gt(EQUAL).any()) and not bool(before.abs().gt(EQUAL).any()):
         return broken(
             "a reward moves the advantages of later tokens, and none of those that led to it",
-            where="advantage",
+            where="draw, in its advantage",
             example=example,
             mend="returns are summed from the end: rewards.flip(-1).cumsum(-1).flip(-1), discounted_returns(...)",
         )
@@ -39,7 +39,7 @@ def of_rewards(subject: Subject) -> Finding:
     if bool((steps < -EQUAL).all()):
         return broken(
             "a reward teaches a token the more the longer before it the token stands",
-            where="advantage",
+            where="draw, in its advantage",
             example=example,
             mend="a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion",
         )

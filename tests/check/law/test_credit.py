@@ -55,6 +55,7 @@ def test_credit_that_goes_the_wrong_way_is_named(advantage, said):
     found = of_rewards(subject(with_advantage(advantage)))
     assert found.status == FAILED
     assert said in found.wrong
+    assert "test_credit.py:" in failed(with_advantage(advantage), "credit")["credit"].where
 
 
 @pytest.mark.parametrize(
