@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.errors import RlxError
+from rlx.errors import ExitCode, RlxError
 from rlx.experiment import assemble, set_threads
 from rlx.optimizer.step import Gradients
 from rlx.policy.precision import matmul_peak
@@ -335,5 +336,20 @@ def measure_request(files: Sequence[str] = ()) -> int:
     return 0
 
 
+def main(arguments: Sequence[str]) -> int:
+    """What `python -m rlx.workbench.bench` calls. One of several ranks ends at once: its group could abort later."""
+    if not arguments:
+        return measure_request()
+    from rlx.parallel.ranks import end_process
+
+    try:
+        code = measure_request(arguments)
+    except Exception:  # a bug: shown, and the process must end
+        traceback.print_exc()
+        code = ExitCode.FAILED
+    end_process(code)
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(measure_request(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,8 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from rlx.config.compose import compose
+from rlx.parallel import ranks
+from rlx.workbench import bench
 from rlx.workbench.bench import PHASES, Budget, measure
 
 pytestmark = pytest.mark.whole
@@ -86,3 +88,19 @@ def test_an_error_of_the_input_comes_back_as_one(tmp_path):
     answer = json.loads(done.stdout)
     assert answer["exit_code"] == 2
     assert "nothing.jsonl" in answer["error"]
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(0, 0), (ValueError("a bug"), 1)])
+def test_one_of_several_ranks_ends_at_once(monkeypatch, capsys, outcome, code):
+    ended = []
+
+    def measured(files):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(bench, "measure_request", measured)
+    monkeypatch.setattr(ranks, "end_process", ended.append)
+    assert bench.main(["request.json", "answer.json"]) == code
+    assert ended == [code]
+    assert ("a bug" in capsys.readouterr().err) == (code == 1)
