@@ -36,6 +36,7 @@ AGAINST = {  # method -> a side of TRL -> the side of rlx that it is compared wi
     "grpo": {"trl_default": "rlx", "trl": "rlx"},
     "adapter": {"trl_default": "rlx_recomputing", "trl": "rlx"},
 }
+ADAPTER = "-lora"  # at the end of the name of a shape
 STUDY = "study"  # a whole sweep, timed from start to end: see tests.peers.study
 WARM_UP = 1  # rounds before those that count: the reference is computed, memory is allocated
 
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", help=f"of {', '.join(SHAPES)}; all, if none is named; or {STUDY}")
+    parser.add_argument(
+        "shapes", nargs="*", help=f"of {', '.join(SHAPES)}; those without an adapter, if none is named; or {STUDY}"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="that count")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, help="mean words of a prompt, instead of the shape's")
@@ -91,7 +94,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def workloads(chosen: argparse.Namespace) -> Iterator[Workload]:
     """The shapes that were asked for, with what the command line changes in them."""
-    for name in [shape for shape in chosen.shapes if shape != STUDY] or SHAPES:
+    default = [name for name in SHAPES if not name.endswith(ADAPTER)]
+    for name in [shape for shape in chosen.shapes if shape != STUDY] or default:
         method, size, prompt, completion, batch, updates, rank = SHAPES[name]
         yield Workload(
             method,
