@@ -306,4 +306,7 @@ def zeroed(one: Any, many: Any) -> Any:
 
 
 if __name__ == "__main__":
+    from rlx.parallel.ranks import end_process
+
     main(sys.argv[1])
+    end_process(0)  # as every rank of rlx ends: at the interpreter's end its group aborts now and then
