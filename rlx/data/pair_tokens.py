@@ -1,11 +1,10 @@
-"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and several at once.
+"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and two steps at once.
 
 Dimensions: P pairs, N tokens of all of them.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -139,20 +138,16 @@ def _joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
 
 
 def _in_parts(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[tuple[Encoded, Encoded]]]:
-    """Both sides of each pair as tokens. While two parts are tokenised, the next one is written.
-
-    Of two, the tokens of one are found by the tokenizer, which leaves Python to the other; one that is itself Python has no use
-    for that.
-    """
-    size = 2 if text.tokenizer.is_fast else 1
-    with ThreadPoolExecutor(max_workers=size, thread_name_prefix="tokenise") as threads:
-        waiting: deque[Future[list[tuple[Encoded, Encoded]]]] = deque()
+    """Both sides of each pair as tokens. While one part is tokenised, the next one is written."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as thread:
+        waiting: Future[list[tuple[Encoded, Encoded]]] | None = None
         for written in _written(text, rows):
-            waiting.append(threads.submit(_encoded, text, written))
-            if len(waiting) > size:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            future = thread.submit(_encoded, text, written)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = future
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _written(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[list[tuple[Written, bool]]]]:
