@@ -99,7 +99,8 @@ def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
                 f"{verb}={cfg[verb]} takes the run's own config, so {override} cannot be given with it; "
                 f"what may be given is {', '.join((*_MAY_CHANGE[verb][1:], *_PLACES))}"
             )
-        place = root if root in ("logger", "parallel") else key
+        is_choice = root in ("logger", "parallel") and (key == root or OmegaConf.select(recorded, key.rpartition(".")[0]) is None)
+        place = root if is_choice else key
         OmegaConf.update(recorded, place, OmegaConf.select(cfg, place), merge=False)
     directory = composed.directory
     if verb == "resume":
@@ -143,7 +144,7 @@ def places_to_give(record: Recorded) -> list[tuple[str, str]]:
 
 def _is_given(key: str, given: Set[str]) -> bool:
     is_logger = key.startswith("logger.")  # the loggers given now replace those of the record
-    return key in given or (is_logger and any(item.partition(".")[0] == "logger" for item in given))
+    return key in given or (is_logger and "logger" in given)
 
 
 def _places(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

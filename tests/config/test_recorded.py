@@ -70,6 +70,16 @@ def test_what_cannot_change_the_past_may_be_given(run):
     assert list(cfg.allow_changed) == ["code"]
 
 
+def test_a_key_of_a_group_leaves_the_choice_of_the_record(run):
+    cfg, _, _ = resumed(run(parallel={"mode": "sharded", "timeout": 60}), "parallel.timeout=90")
+    assert dict(cfg.parallel) == {"mode": "sharded", "timeout": 90}
+    cfg, _, _ = resumed(run(parallel={"mode": "sharded", "timeout": 60}), "parallel=replicated", "parallel.timeout=90")
+    assert dict(cfg.parallel) == {"mode": "replicated", "timeout": 90}
+    loggers = {"kept": {"_target_": "rlx.record.logger.wandb.WandbLogger"}, "tensorboard": {"directory": "there"}}
+    cfg, _, _ = resumed(run(logger=loggers), "logger.tensorboard.directory=here")
+    assert cfg.logger == {**loggers, "tensorboard": {"directory": "here"}}
+
+
 @pytest.mark.parametrize(
     "override",
     ["seed=8", "loss.beta=0.1", "algorithm=dpo", "loss=ipo", "eval_every=3", "task.max_operand=9", "optimizer.lr=1", "threads=1"],
