@@ -1,11 +1,14 @@
 """Jobs of a pool that do next to nothing. The content of an order says what."""
 
+import gc
 import os
 import signal
 import sys
 import time
 
 from rlx.sweep.pool.messages import Done
+
+KEPT: list[list[int]] = []
 
 
 def run(order, channel):
@@ -33,5 +36,8 @@ def run(order, channel):
         for step in range(1, 4):
             if channel.shall_stop(step, {"eval/score": float(step)}):
                 return Done("pruned", reason=f"after {step}")
+    if does == "keep":
+        KEPT.extend([number] for number in range(5000))
     channel.progress(1, {"eval/score": 0.5})
-    return Done("completed", {"pid": float(os.getpid()), "threads": float(os.environ["OMP_NUM_THREADS"])})
+    figures = {"pid": os.getpid(), "threads": float(os.environ["OMP_NUM_THREADS"]), "frozen": gc.get_freeze_count()}
+    return Done("completed", {name: float(value) for name, value in figures.items()})

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlx.errors import ExitCode
+from rlx.garbage import search_as_usual, search_seldom
 from rlx.sweep.kept import serve_kept
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress, Ready, Setup, receive, send_message
 
@@ -108,6 +109,7 @@ def run_worker() -> None:
     _prefer_as_oom_victim()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
+    search_seldom()
     preloaded, sys.argv[1:] = sys.argv[1:], []
     for name in preloaded:
         with contextlib.suppress(Exception):  # if the task needs it, the task's own import reports it
@@ -117,12 +119,18 @@ def run_worker() -> None:
     incoming = line.makefile("rb")
     setup: Setup = receive(incoming)
     task = _prepared(setup)
+    search_as_usual()
     channel = Channel(incoming, outgoing, setup.grace)
     channel.send(Ready())
+    frozen = False
     with contextlib.suppress(KeyboardInterrupt):
         while (assignment := channel.inbox.get()) is not None:
-            channel.send(run_logged(task, assignment, channel))
+            done = run_logged(task, assignment, channel)
+            channel.send(done)
             gc.collect()
+            if done.state == "completed" and not frozen:  # all modules of a job are imported: later searches pass them over
+                gc.freeze()
+                frozen = True
 
 
 def _prepared(setup: Setup) -> Any:

@@ -56,6 +56,13 @@ def test_one_process_runs_job_after_job(open_pool, tmp_path):
     assert (tmp_path / "b" / "job.log").read_text() == ""
 
 
+def test_searches_for_garbage_pass_over_what_the_start_and_the_first_job_left(open_pool, tmp_path):
+    last = ended(open_pool(), {"a": ["keep"], "b": ["keep"], "c": ["nothing"]}, tmp_path)
+    first, second, third = (last[name].message.figures["frozen"] for name in "abc")
+    assert 1000 < first < second - 4000
+    assert abs(third - second) < 100  # what later jobs leave is searched: it may be garbage one day
+
+
 def test_a_death_is_told_with_its_cause_and_the_next_job_runs(open_pool, tmp_path):
     last = ended(open_pool(), {"a": ["kill"], "b": ["exit", 7], "c": ["raise"], "d": ["nothing"]}, tmp_path)
     assert "SIGKILL" in last["a"].reason
