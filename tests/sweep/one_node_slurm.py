@@ -1,5 +1,7 @@
 """Starts a real Slurm of one node on this machine, for tests: `python tests/sweep/one_node_slurm.py start DIR`, and `stop DIR`.
 
+Jobs of its partition urgent preempt those of the others, which are given 30 seconds.
+
 Needs root and packages of Debian: apt-get install --no-install-recommends slurm-wlm slurm-client munge.
 It has no accounting and needs no systemd.
 """
@@ -48,7 +50,10 @@ Waittime=0
 MpiDefault=none
 JobRequeue=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000 State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
 NEEDED = ("sbatch", "slurmctld", "slurmd", "munged")
 
