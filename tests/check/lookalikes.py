@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Term
+from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 
 
@@ -112,7 +113,19 @@ class HeldToItsSampler(Rewards):
         return LossOutput({**output.terms, "apart": apart}, output.metrics)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneAgainstTheGreedyOne(Rewards):
+    """One completion a prompt, less the reward of the greedy one, which often is the same."""
+
+    group_size: int = 1
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts)[:, None])
+
+
 LOOKALIKES = [
+    OneAgainstTheGreedyOne,
     HeldToItsSampler,
     Steep,
     TrueEntropy,

@@ -145,6 +145,7 @@ def tokens(subject: Subject) -> Finding:
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     of_sides = {side: {place: [0, 0] for place in counts} for side in sides}
+    learns = False
     for spread in (0.0, 0.3):
         laboratory = subject.stand_in(spread=spread)
         batch = subject.first_update(laboratory)
@@ -157,6 +158,7 @@ def tokens(subject: Subject) -> Finding:
         beyond = beyond or _left_out(subject, laboratory, batch, gradient)
         if beyond is not None:
             return beyond
+        learns = learns or bool(gradient.any())
         for part in parts_of(batch):
             is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
             for group in completion_gradients(laboratory, part, gradient):
@@ -176,7 +178,7 @@ def tokens(subject: Subject) -> Finding:
     found = found or _same_places_weigh_nothing(subject)
     if found is None and subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         found = _judged_sides(subject, sides)
-    if not sum(count[0] for count in (*counts.values(), *sides.values())):
+    if not learns:
         return broken("no token gets a gradient", where="compute_loss", mend="something is detached or every weight is 0")
     total = [sum(count[which] for count in counts.values()) for which in (0, 1)]
     idle = len(_weightless_rows(subject.loss(laboratory, batch), batch))
