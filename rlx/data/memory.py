@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 _STATISTICS = Path("/proc/self/statm")
+_limits = threading.RLock()  # the limit is of the process: two threads that set it would each take back the other's
 
 
 @contextlib.contextmanager
 def bounded_memory(size: int) -> Iterator[None]:
-    """Let this process grow by at most `size` bytes; what asks for more raises MemoryError. No limit where /proc is not there."""
+    """Let this process grow by at most `size` bytes; what asks for more raises MemoryError. No limit where /proc is not there.
+
+    Of several threads one at a time comes in.
+    """
     if not _STATISTICS.exists():
         yield
         return
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = int(_STATISTICS.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE") + size
-    limits = [value for value in (limit, soft, hard) if value != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with _limits:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = int(_STATISTICS.read_bytes().split()[0]) * os.sysconf("SC_PAGE_SIZE") + size
+        limits = [value for value in (limit, soft, hard) if value != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
