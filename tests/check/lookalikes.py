@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from rlx.algorithm import LossOutput, Term
 from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Demonstrations, Preferences, Rewards
+from tests.check.mistakes import WithReference
 
 
 class WorstHalf(Preferences):
@@ -124,7 +125,22 @@ class OneAgainstTheGreedyOne(Rewards):
         return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts)[:, None])
 
 
+class EqualSay(WithReference):
+    """Gradients of terms on one length, each times its coefficient: the norm has taken it away before."""
+
+    def update_policy(self, gradients, optimizer):
+        found = gradients(by=str)
+        weights, whole = {"policy": 1.0, "kl": self.beta}, None
+        for name, parts in found.items():
+            norm = torch.stack([part.norm() for part in parts if part is not None]).norm() + 1e-12
+            mine = [None if part is None else weights[name] / norm * part for part in parts]
+            both = None if whole is None else zip(whole, mine, strict=True)
+            whole = mine if both is None else [a if b is None else b if a is None else a + b for a, b in both]
+        return optimizer.step(whole, self.clipping)
+
+
 LOOKALIKES = [
+    EqualSay,
     OneAgainstTheGreedyOne,
     HeldToItsSampler,
     Steep,

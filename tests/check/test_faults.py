@@ -7,10 +7,11 @@ from tests.check.checking import failed
 from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
 from tests.check.lookalikes import LOOKALIKES
 from tests.check.mistakes import MISTAKES, WithReference
+from tests.check.oversights import OVERSIGHTS
 from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
 
-NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS).items() for law in sorted(laws)]
+NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS | OVERSIGHTS).items() for law in sorted(laws)]
 
 
 @pytest.mark.parametrize(("kind", "law"), NAMED, ids=lambda value: getattr(value, "__name__", value))

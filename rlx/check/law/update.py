@@ -13,6 +13,7 @@ from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.source import Accumulated
 from rlx.check.subject import Laboratory, Subject
+from rlx.check.variant import plain_fields, variants
 from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Clipping, Gradients, Optimizer
@@ -21,6 +22,8 @@ RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
 UPWARD = 1e-6  # a cosine above this goes up
 NARROW = 1e-3  # of the gradient's norm, as a clip
 SAME = 1e-3  # relative difference of two lengths that are the same
+TINY = 1e-6  # times a gradient, no clip shortens it
+EXACT = 1e-9  # relative difference of two numbers that are the same but for rounding
 
 
 class RecordingOptimizer(Optimizer):
@@ -47,21 +50,22 @@ class RecordingOptimizer(Optimizer):
         return super().step(gradients, clipping)
 
 
-class OneTermTurned:
-    """A source of gradients in which that of one term is turned round."""
+class Scaled:
+    """A source of gradients in which those of some terms are multiplied. factors: term -> its factor, 1 where it has none."""
 
-    def __init__(self, source: Accumulated, term: str) -> None:
+    def __init__(self, source: Accumulated, factors: Mapping[str, float]) -> None:
         self._source = source
-        self._term = term
+        self._factors = factors
         self.batch = source.batch
         self.metrics = source.metrics
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         found: dict[str, Gradients] = {}
         for name, gradients in self._source(by=str).items():
-            turned = [None if part is None else -part for part in gradients] if name == self._term else list(gradients)
+            factor = self._factors.get(name, 1.0)
+            scaled = [None if part is None else factor * part for part in gradients]
             group = "loss" if by is None else by(name)
-            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(turned)), turned, strict=True)]
+            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(scaled)), scaled, strict=True)]
         return found
 
 
@@ -84,7 +88,7 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if own:
-        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term):
+        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
@@ -119,11 +123,11 @@ def _kept(wrong: str) -> Finding:
 
 
 def _moved(
-    subject: Subject, rate: float, *, rows: int | None = None, turned: str = ""
+    subject: Subject, rate: float, *, rows: int | None = None, factors: Mapping[str, float] | None = None
 ) -> tuple[Tensor, Tensor, RecordingOptimizer]:
     """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
 
-    rows: how many of the batch, None: all. turned: the term whose gradient is turned round on its way.
+    rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
     """
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)[slice(0, rows)]
@@ -134,7 +138,7 @@ def _moved(
         subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
     )
     optimizer = RecordingOptimizer.of(laboratory, rate)
-    subject.algorithm.update_policy(OneTermTurned(source, turned) if turned else source, optimizer)
+    subject.algorithm.update_policy(Scaled(source, factors) if factors else source, optimizer)
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
 
@@ -150,19 +154,21 @@ def _upward(cosine: float, rate: float) -> Finding:
 
 
 def _twice(subject: Subject) -> Finding | None:
-    """One gradient that is stepped with more than once."""
+    """Parameters that are stepped more than once: with one gradient again, or with that of each term."""
     _, _, optimizer = _moved(subject, RATES[1])
-    seen: set[tuple[int, ...]] = set()
+    seen: set[int] = set()
     for gradients, _ in optimizer.given:
-        parts = tuple(id(part) for part in gradients if part is not None)
-        if parts and parts in seen:
+        stepped = {place for place, part in enumerate(gradients) if part is not None and bool(part.any())}
+        if seen & stepped:
             return broken(
-                f"the optimiser steps {len(optimizer.given)} times with one gradient, as if the learning rate were higher",
+                f"the optimiser steps {len(optimizer.given)} times in one update: as if the learning rate were higher, and Adam "
+                "makes a step of the same size of each, however small the coefficient of its term",
                 number=f"{len(optimizer.given)} steps",
                 where="update_policy",
-                mend="call optimizer.step(...) once an update; more updates of a draw are updates_per_batch",
+                mend="add the gradients of the terms and call optimizer.step(...) once an update; more updates of a draw are "
+                "updates_per_batch",
             )
-        seen.add(parts)
+        seen |= stepped
     return None
 
 
@@ -261,10 +267,55 @@ def _without_a_term(subject: Subject) -> Finding | None:
             continue
         slopes = torch.autograd.grad(term.total, laboratory.policy.parameters(), allow_unused=True, retain_graph=True)
         teaches = any(slope is not None and bool(slope.any()) for slope in slopes)
-        if teaches and torch.equal(_moved(subject, RATES[1], turned=name)[0], plain):
+        if teaches and torch.equal(_moved(subject, RATES[1], factors={name: -1.0})[0], plain):
             return broken(
                 f"the gradient of term {name} never reaches the optimiser",
                 where="update_policy",
                 mend="gradients()['loss'] is that of all terms; gradients(by=str) gives each of them, and all of them are added",
             )
     return None
+
+
+def _weighs_again(subject: Subject) -> Finding | None:
+    """A coefficient that its term has in the loss, and that update_policy multiplies its gradient with once more.
+
+    Such a coefficient in the place of its value counts otherwise than the gradient of its term, multiplied by as much.
+    """
+    values = {name: value for name, value in plain_fields(subject.algorithm) if isinstance(value, float) and value > 0}
+    before = _totals(subject)
+    for name, value in values.items():
+        changed = next((other for found, other in variants(subject.algorithm, name) if found == name), None)
+        other = dict(plain_fields(changed)).get(name, 0.0) if changed is not None else 0.0
+        if changed is None or not other:
+            continue
+        twin, factor = subject.with_algorithm(changed), other / value
+        after = _totals(twin)
+        scaled = {term for term, total in before.items() if total and _near(after.get(term, 0.0), factor * total)}
+        if not scaled or not all(_near(after.get(term, 0.0), before[term]) for term in before.keys() - scaled):
+            continue
+        small = dict.fromkeys(before, TINY)  # below any clip
+        as_it_is = _moved(subject, RATES[1], factors=small)[0]
+        by_gradient = _moved(subject, RATES[1], factors=small | dict.fromkeys(scaled, factor * TINY))[0]
+        by_value = _moved(twin, RATES[1], factors=small)[0]
+        least = SAME * float(by_gradient.norm())
+        if float((by_gradient - as_it_is).norm()) <= least or float((by_gradient - by_value).norm()) <= least:
+            continue  # gradients that are normalised take their coefficient again, and rightly
+        return broken(
+            f"{name} = {other:g} for {value:g} moves the policy otherwise than a gradient of {', '.join(sorted(scaled))} that is "
+            f"{factor:g} times as large: the coefficient counts twice",
+            number=f"{factor:g}",
+            where="update_policy",
+            mend="gradients() and gradients(by=...) carry the coefficients of their terms already: add them as they are",
+        )
+    return None
+
+
+def _totals(subject: Subject) -> dict[str, float]:
+    """Term -> its part of the loss of an update."""
+    laboratory = subject.stand_in()
+    terms = subject.loss(laboratory, subject.first_update(laboratory)).terms
+    return {name: float(term.total.detach()) for name, term in terms.items()}
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= EXACT * max(abs(one), abs(other))

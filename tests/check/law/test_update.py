@@ -2,7 +2,7 @@
 
 import torch
 
-from rlx.check.law.update import OneTermTurned, RecordingOptimizer
+from rlx.check.law.update import RecordingOptimizer, Scaled
 from rlx.optimizer.step import Clipping
 from tests.check.checking import failed, subject
 from tests.check.faulty import Demonstrations, StepsByHand, TimesTheRows
@@ -18,7 +18,7 @@ class TwoTerms:
 
 
 def test_one_term_is_turned_and_the_groups_that_were_asked_for_are_made():
-    turned = OneTermTurned(TwoTerms(), "a")
+    turned = Scaled(TwoTerms(), {"a": -1.0})
     assert [part.tolist() for part in turned()["loss"]] == [[2.0, 2.0], [1.0]]
     apart = turned(by=str)
     assert apart["a"][0].tolist() == [-1.0, -1.0]
