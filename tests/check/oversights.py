@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlx.algorithm import LossOutput, Term
+from rlx.loss.weight import sequence_mean
+from tests.check.faulty import Preferences
 from tests.check.mistakes import WithReference
 
 
@@ -28,7 +31,23 @@ class CoefficientTwice(WithReference):
         return optimizer.step(whole, self.clipping)
 
 
+class LikelihoodOfTheRejected(Preferences):
+    """The likelihood term is that of the rejected side, which the preference outweighs where the policy begins."""
+
+    beta: float = 0.5
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_weights(nll=sequence_mean.formula(batch.rejected_mask))
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        nll = Term(-policy.pair_logprobs(batch).rejected, batch.weights["nll"], 0.05)
+        return LossOutput({**output.terms, "nll": nll}, output.metrics)
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
+    LikelihoodOfTheRejected: {"direction"},
 }

@@ -16,6 +16,7 @@ from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.law.policy_gradient import reads
+from rlx.check.law.preference import FLAT, preferred
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
@@ -24,7 +25,6 @@ from rlx.check.subject import (
     Subject,
     completion_gradients,
     learns_elsewhere,
-    losses_of,
     reads_logprobs,
     row_shown,
     trainable_copy,
@@ -34,10 +34,8 @@ from rlx.seeding import Stream
 from rlx.task.base import Task
 
 STEPS, RATES = 8, (3e-4, 3e-5)  # of Adam, where a loss shall fall: a steep one may rise at the first
-FLAT = 1e-6  # losses nearer than this are equal
 NUDGE = 1.01  # a factor for a detached tensor
 UNLIKELY = 3.0  # nats a token by which all completions are less likely, where a push shall keep its direction
-LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 OBJECTIVES = {AlgorithmType.PREFERENCE_LEARNING, AlgorithmType.SUPERVISED}
 
 
@@ -243,7 +241,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
             found = _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
-            found = _preferred(subject, laboratory, batch, part, slopes)
+            found = preferred(subject, laboratory, batch, part, slopes)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):
             found = imitated(subject, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:
@@ -307,83 +305,4 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
         where="draw" if against_rewards(part) else "compute_loss",
         example=row_shown(subject, part, shown),
         mend="the surrogate enters the loss with a minus: -(ratio * advantage); an advantage is reward minus baseline",
-    )
-
-
-def _preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
-    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
-    each = [float(slope[0] - slope[1]) for slope in slopes]
-    raised = [row for row, slope in enumerate(slopes) if float(slope[1]) < -FLAT]
-    labelled = any("label" in loss.requires for _, loss in losses_of(subject.algorithm))
-    if 2 * len(raised) > len(slopes) and sum(each) < 0 and not labelled:
-        return broken(
-            f"rejected completions are made likelier in {len(raised)} of {len(slopes)} pairs where the policy is its reference "
-            f"(slope {float(slopes[raised[0]][1]):+.2e}, it must not be negative), though chosen ones more so",
-            number=f"{len(raised)} of {len(slopes)} pairs",
-            where="compute_loss",
-            example=row_shown(subject, part, raised[0]),
-            mend="look for the sign of the rejected side, and for a likelihood term over both sides: it is of chosen ones alone",
-        )
-    lowered = [row for row, slope in enumerate(slopes) if float(slope[0]) > FLAT]
-    if 2 * len(lowered) > len(slopes) and sum(each) < 0 and not labelled:
-        return broken(
-            f"chosen completions are made less likely in {len(lowered)} of {len(slopes)} pairs where the policy is its reference "
-            f"(slope {float(slopes[lowered[0]][0]):+.2e}, it must not be positive), though rejected ones more so",
-            number=f"{len(lowered)} of {len(slopes)} pairs",
-            where="compute_loss",
-            example=row_shown(subject, part, lowered[0]),
-            mend="look for the sign of the chosen side, and for a weight of the policy's own likelihood that carries a gradient",
-        )
-    if not any(bool(slope.any()) for slope in slopes) and len(slopes) and Need.REFERENCE in subject.needs:
-        return broken(
-            "where the policy is its reference, as when a run begins, no completion of a pair gets a gradient: learning "
-            "starts by rounding errors or not at all",
-            number="0",
-            where="compute_loss",
-            example=row_shown(subject, part, 0),
-            mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
-        )
-    if sum(each) < 0 and (given_up := _given_up(subject, laboratory, batch, part)) is not None:
-        return given_up
-    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
-        return f"{sum(each):.1e}"
-    chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side)[0] for side in (0, 1))
-    if chosen < rejected:
-        return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
-    row = max(range(len(each)), key=lambda row: each[row])
-    return broken(
-        f"preferring the chosen completions more raises the loss (slope {sum(each):+.2e}, it must be negative)",
-        number=f"{sum(each):+.1e}",
-        where="compute_loss",
-        example=row_shown(subject, part, row),
-        mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
-    )
-
-
-def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
-    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
-    leaf = laboratory.policy.leaves["token_logprobs"]
-    kept = leaf.detach().clone()
-    places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
-    with torch.no_grad():
-        leaf[places] -= LEANING
-    gradient, figures = subject.gradient(laboratory, batch)
-    with torch.no_grad():
-        leaf.copy_(kept)
-    return figures["loss"], gradient[: len(leaf)]
-
-
-def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Pairs that the policy orders wrong count in the loss, and nothing puts them right."""
-    loss, gradient = _leaning(subject, laboratory, batch, part, side=1)
-    if len(parts_of(batch)) != 1 or bool(gradient.any()) or abs(loss) <= FLAT:
-        return None
-    return broken(
-        f"pairs whose rejected completion the policy prefers by {LEANING:g} nats a token count in the loss (it is {loss:.3g}), "
-        "but none of them learns anything: the loss is flat there",
-        number="0",
-        where="compute_loss",
-        example=row_shown(subject, part, 0),
-        mend="a margin is clamped on the side that is right alone, margin.clamp(max=...); to leave pairs out on purpose, as "
-        "noise, let their value be 0",
     )

@@ -1,0 +1,119 @@
+"""What the law of directions says of pairs: chosen completions are pushed up, rejected ones down, by each term of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.law.token import SIDES
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
+
+FLAT = 1e-6  # losses nearer than this are equal
+LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
+# side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
+ASTRAY = (
+    (1, 1, "rejected completions are made likelier", "negative", "chosen", "a likelihood term: it is of chosen ones alone"),
+    (0, -1, "chosen completions are made less likely", "positive", "rejected", "a live weight of the policy's own likelihood"),
+)
+
+
+def preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
+    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
+    each = [float(slope[0] - slope[1]) for slope in slopes]
+    labelled = any("label" in loss.requires for _, loss in losses_of(subject.algorithm))
+    for side, sign, what, must, other, why in ASTRAY:
+        astray = [row for row, slope in enumerate(slopes) if sign * float(slope[side]) < -FLAT]
+        if 2 * len(astray) > len(slopes) and sum(each) < 0 and not labelled:
+            return broken(
+                f"{what} in {len(astray)} of {len(slopes)} pairs where the policy is its reference (slope "
+                f"{float(slopes[astray[0]][side]):+.2e}, it must not be {must}), though {other} ones more so",
+                number=f"{len(astray)} of {len(slopes)} pairs",
+                where="compute_loss",
+                example=row_shown(subject, part, astray[0]),
+                mend=f"look for the sign of the {SIDES[side]} side, and for {why}",
+            )
+    if not any(bool(slope.any()) for slope in slopes) and len(slopes) and Need.REFERENCE in subject.needs:
+        return broken(
+            "where the policy is its reference, as when a run begins, no completion of a pair gets a gradient: learning "
+            "starts by rounding errors or not at all",
+            number="0",
+            where="compute_loss",
+            example=row_shown(subject, part, 0),
+            mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
+        )
+    if not labelled and (turned := _term_astray(subject, laboratory, batch, part)) is not None:
+        return turned
+    if sum(each) < 0 and (given_up := _given_up(subject, laboratory, batch, part)) is not None:
+        return given_up
+    if sum(each) < 0 or not any(bool(slope.any()) for slope in slopes):  # nothing moves: tokens and falls have seen that
+        return f"{sum(each):.1e}"
+    chosen, rejected = (_leaning(subject, laboratory, batch, part, side=side)[0] for side in (0, 1))
+    if chosen < rejected:
+        return f"{sum(each):+.1e} here, but {chosen - rejected:.1e} from rejected to chosen: the curve is not monotone"
+    row = max(range(len(each)), key=lambda row: each[row])
+    return broken(
+        f"preferring the chosen completions more raises the loss (slope {sum(each):+.2e}, it must be negative)",
+        number=f"{sum(each):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, part, row),
+        mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
+    )
+
+
+def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """A term of several that reads one side of the pairs alone, and pushes it the wrong way; the others may outweigh it."""
+    terms = subject.loss(laboratory, batch).terms
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    for name, term in terms.items() if len(terms) > 1 else ():
+        if not term.total.requires_grad:
+            continue
+        (slopes,) = torch.autograd.grad(term.total, leaf, retain_graph=True, allow_unused=True)
+        groups = [] if slopes is None else completion_gradients(laboratory, part, slopes)
+        sums = torch.tensor([[float(side.sum()) for side in group] for group in groups]).reshape(-1, 2)
+        for mine, sign, what, *_ in ASTRAY:
+            pushed = sign * sums[:, mine]
+            if bool(sums[:, 1 - mine].any()) or not bool((pushed < -FLAT).any()) or bool((pushed > FLAT).any()):
+                continue
+            row = int(pushed.argmin())
+            return broken(
+                f"{what} by the term {name}, which reads that side of the pairs alone (slope {float(sums[row, mine]):+.2e})",
+                number=f"{float(sums[row, mine]):+.1e}",
+                where=f"terms[{name!r}]",
+                example=row_shown(subject, part, row),
+                mend="a likelihood term is of the chosen side, and enters the loss with a minus: -ours.chosen",
+            )
+    return None
+
+
+def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
+    """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    kept = leaf.detach().clone()
+    places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
+    with torch.no_grad():
+        leaf[places] -= LEANING
+    gradient, figures = subject.gradient(laboratory, batch)
+    with torch.no_grad():
+        leaf.copy_(kept)
+    return figures["loss"], gradient[: len(leaf)]
+
+
+def _given_up(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Pairs that the policy orders wrong count in the loss, and nothing puts them right."""
+    loss, gradient = _leaning(subject, laboratory, batch, part, side=1)
+    if len(parts_of(batch)) != 1 or bool(gradient.any()) or abs(loss) <= FLAT:
+        return None
+    return broken(
+        f"pairs whose rejected completion the policy prefers by {LEANING:g} nats a token count in the loss (it is {loss:.3g}), "
+        "but none of them learns anything: the loss is flat there",
+        number="0",
+        where="compute_loss",
+        example=row_shown(subject, part, 0),
+        mend="a margin is clamped on the side that is right alone, margin.clamp(max=...); to leave pairs out on purpose, as "
+        "noise, let their value be 0",
+    )
