@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlx.algorithm import LossOutput, Term
 from rlx.loss.weight import sequence_mean
-from tests.check.faulty import Preferences
+from tests.check.faulty import Preferences, Rewards
 from tests.check.mistakes import WithReference
 
 
@@ -46,8 +46,22 @@ class LikelihoodOfTheRejected(Preferences):
         return LossOutput({**output.terms, "nll": nll}, output.metrics)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightsOfTheDraw(Rewards):
+    """Minibatches that keep the weights of the whole draw."""
+
+    minibatches: int = 2
+
+    def updates(self, batch, rng):
+        order = rng.child("order").numpy().permutation(len(batch)).tolist()
+        size = -(-len(order) // self.minibatches)
+        for start in range(0, len(order), size):
+            yield batch.take(order[start : start + size])
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
+    WeightsOfTheDraw: {"draws"},
 }

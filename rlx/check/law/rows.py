@@ -13,7 +13,9 @@ from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
+from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
+from rlx.errors import RlxError
 from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
@@ -236,7 +238,7 @@ def _draws_random_numbers(subject: Subject) -> bool:
 
 
 def draws(subject: Subject) -> Finding:
-    """Steps draw different rows, where the task has more than one step draws."""
+    """Steps draw different rows, where the task has more than one step draws; a part of a draw is weighed by itself."""
     laboratory = subject.stand_in()
     drawn = [_prompts(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:
@@ -254,7 +256,7 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    if (found := _few_of_many(subject) or _same_minibatch(subject)) is not None:
+    if (found := _few_of_many(subject) or _same_minibatch(subject) or _weights_of_the_draw(subject)) is not None:
         return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
 
@@ -293,6 +295,42 @@ def _same_minibatch(subject: Subject) -> Finding | None:
         where="updates",
         mend="cut the draw into parts: batch.take(rows) for rows in torch.randperm(len(batch), generator=rng.torch()).chunk(n)",
     )
+
+
+def _weights_of_the_draw(subject: Subject) -> Finding | None:
+    """An update on a part of a draw has that part of its weights, though the weights of a draw do not grow with its rows."""
+    algorithm = subject.algorithm
+    name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
+    laboratory = subject.stand_in(shape="short")
+    batch = subject.draw(laboratory)
+    parts = [part for part in algorithm.updates(batch, Stream(subject.seed, ("updates", 0))) if 0 < len(part) < len(batch)]
+    if not name or not parts or len(batch) < 2:
+        return None
+    try:
+        fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
+    except (RlxError, TypeError, ValueError):
+        return None
+    small = fewer.draw(laboratory)
+    if len(small) * 2 != len(batch):
+        return None
+    whole, half, cut = (_weight(subject, laboratory, rows) for rows in (batch, small, parts[0]))
+    share = len(parts[0]) / len(batch)
+    for term, total in whole.items():
+        if not total or abs(half.get(term, 0.0) / total - 1) > JUMP or abs(cut.get(term, 0.0) / total - share) > JUMP:
+            continue
+        return broken(
+            f"an update on {len(parts[0])} of {len(batch)} rows of a draw has {share:.2g} of the weight of all of them, though a "
+            f"draw of {len(small)} rows has as much weight as one of {len(batch)}: it learns too little",
+            number=f"{share:.2g}",
+            where="updates",
+            mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
+        )
+    return None
+
+
+def _weight(subject: Subject, laboratory: Laboratory, batch: Any) -> dict[str, float]:
+    """Term -> the sum of its weights."""
+    return {name: float(term.weights.detach().sum()) for name, term in subject.loss(laboratory, batch).terms.items()}
 
 
 def _prompts(batch: Any) -> list[str]:
