@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task
+from rlx.task.base import Prompt, Task, Text
 
 
 def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
@@ -22,11 +22,18 @@ def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
 
 
 def stand_in_task(
-    task: Task, *, equal_rewards: bool = False, bonus: float = 0.0, read: int | None = None, rewarded: str | None = None
+    task: Task,
+    *,
+    equal_rewards: bool = False,
+    bonus: float = 0.0,
+    read: int | None = None,
+    rewarded: str | None = None,
+    favoured: Text | None = None,
 ) -> Task:
     """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names.
 
-    read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1.
+    read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1. favoured: the text of a
+    prompt all of whose rewards are higher by 1.
     """
     twin = copy.copy(task)
     names: list[str] = []
@@ -35,7 +42,7 @@ def stand_in_task(
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
         text = prompt.columns.get("conversation", completion)
-        value = bonus + (0.5 if equal_rewards else reward_of(text[:read])) + (text == rewarded)
+        value = bonus + (0.5 if equal_rewards else reward_of(text[:read])) + (text == rewarded) + (prompt.text == favoured)
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

@@ -156,7 +156,16 @@ class SumsInParts(Rewards):
             yield batch.take(order[start : start + size])
 
 
+class MeanOfGreedyOnes(Rewards):
+    """The mean of the greedy completions' rewards is the baseline of all."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts).mean())
+
+
 LOOKALIKES = [
+    MeanOfGreedyOnes,
     SumsInParts,
     EqualSay,
     OneAgainstTheGreedyOne,

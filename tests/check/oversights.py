@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlx.algorithm import LossOutput, Term
 from rlx.loss.weight import sequence_mean
+from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Preferences, Rewards
 from tests.check.mistakes import WithReference
 
@@ -59,9 +60,28 @@ class WeightsOfTheDraw(Rewards):
             yield batch.take(order[start : start + size])
 
 
+class GreedyOfOthers(Rewards):
+    """The greedy baseline is of the task's first prompts, not of the batch's."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        greedy = greedy_rewards(lab, lab.task.prompts()[: len(batch)])
+        return batch.with_values(advantages=batch.rewards - greedy[:, None])
+
+
+class GreedyInAnotherOrder(Rewards):
+    """The greedy baselines stand in the opposite order."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts).flip(0)[:, None])
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
+    GreedyOfOthers: {"credit"},
+    GreedyInAnotherOrder: {"credit"},
 }

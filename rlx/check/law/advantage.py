@@ -11,7 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.credit import of_rewards
+from rlx.check.law.credit import of_greedy, of_rewards
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -103,7 +103,7 @@ def _listed(values: Tensor) -> str:
 def credit(subject: Subject) -> Finding:
     """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at the end of its completion."""
     if Need.REWARDS in subject.needs and Need.VALUES not in subject.needs and not subject.goes_past:
-        return of_rewards(subject)
+        return of_greedy(subject) or of_rewards(subject)
     if not {Need.REWARDS, Need.VALUES} <= subject.needs or subject.goes_past:
         return skipped("there is no critic")
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)

@@ -1,19 +1,66 @@
-"""The part of the law of credit that needs no critic: what a reward at a token does to the advantages of others."""
+"""The part of the law of credit that needs no critic: what a reward at a token, or a greedy one, does to other advantages."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.subject import Subject
+from rlx.check.stand_in import ScriptedSampler
+from rlx.check.subject import Subject, row_shown
 from rlx.loss.advantage.token import TokenAdvantage
+from rlx.policy.base import Policy
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw
 
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completions
 PAID = 3  # the place of the token that is rewarded, with tokens before and after it
 EQUAL = 1e-9
+MOST_PROMPTS = 3  # whose greedy completions are tried
+MEAN = 0.6  # of a greedy reward is more than its share in a mean over two prompts or more
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Greedy(ScriptedSampler):
+    """A scripted sampler that remembers which prompts it answered greedily."""
+
+    asked: dict[bytes, None] = field(default_factory=dict)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        if draw.greedy:
+            self.asked.update(dict.fromkeys(prompt.tobytes() for prompt in draw.prompts))
+        return super().complete(policy, draw)
+
+
+def of_greedy(subject: Subject) -> Finding | None:
+    """The greedy completion of a prompt is the baseline of the rows of another one."""
+    laboratory = subject.stand_in(spread=0.0)
+    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
+    witness = laboratory.sampler = _Greedy(**given)
+    batch = subject.draw(laboratory)
+    usual = getattr(batch, "advantages", None)
+    if not witness.asked or not isinstance(usual, Tensor) or usual.shape[:1] != (len(batch),):
+        return None
+    texts = {subject.policy.encode_prompt(each.text, each.tools).tobytes(): each.text for each in subject.small_task.prompts()}
+    prompts = [prompt.tobytes() for prompt in batch.sequences.prompts]
+    for asked in [prompt for prompt in witness.asked if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
+        moved = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]})).advantages
+        by = (moved - usual).flatten(1).amax(dim=1)
+        rows = [row for row, prompt in enumerate(prompts) if prompt != asked and float(by[row]) < -MEAN]
+        if rows:
+            lower = f"{-float(by[rows[0]]):.2g}"
+            shown = repr(subject.policy.decode(np.frombuffer(asked, dtype=np.int64)))
+            return broken(
+                f"a greedy completion that is rewarded by 1 more lowers the advantages of another prompt by {lower}",
+                number=f"-{lower}",
+                where="draw",
+                example=f"the greedy completion of {shown}; {row_shown(subject, batch, rows[0])}",
+                mend="a greedy baseline is of the batch's own prompts, in their order: greedy_rewards(lab, batch.prompts)",
+            )
+    return None
 
 
 def of_rewards(subject: Subject) -> Finding:
