@@ -5,9 +5,10 @@ Dimensions: P pairs, N tokens of all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from rlx.data.remarks import REMARKS
 from rlx.data.sequences import Learned, Tokens
 from rlx.data.tokens import TextEncoder
 from rlx.data.turns import content_of
+from rlx.data.words import WordTokens
 
 if TYPE_CHECKING:
     from rlx.data.conversation import Written
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     Row = tuple[Text, Text, Text, Sequence[Mapping[str, Any]]]  # prompt, chosen, rejected, tools
 
 _ROWS, _CHARACTERS = 512, 1_000_000  # a part of the data has no more; a tokenizer needs about 100 bytes a character
+_FEW = 4  # so many parts are not worth a second tokenizer
+_MOST_WAITING = 8  # parts for one before them
 _NAMES = tuple(sorted(REMARKS))
 
 
@@ -138,16 +142,25 @@ def _joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
 
 
 def _in_parts(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[tuple[Encoded, Encoded]]]:
-    """Both sides of each pair as tokens. While one part is tokenised, the next one is written."""
+    """Both sides of each pair as tokens, part by part.
+
+    While a thread tokenises, this one writes the next parts, and tokenises by words those that would have to wait.
+    """
+    words = WordTokens.copied(text.tokenizer) if isinstance(rows, Sized) and len(rows) > _FEW * _ROWS else None
+    own = None if words is None else replace(text, words=words)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as thread:
-        waiting: Future[list[tuple[Encoded, Encoded]]] | None = None
+        waiting: deque[Future[list[tuple[Encoded, Encoded]]]] = deque()
         for written in _written(text, rows):
-            future = thread.submit(_encoded, text, written)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = future
-        if waiting is not None:
-            yield waiting.result()
+            is_busy = sum(not future.done() for future in waiting) > 1
+            if is_busy and own is not None:
+                waiting.append(Future())
+                waiting[-1].set_result(_encoded(own, written))
+            else:
+                waiting.append(thread.submit(_encoded, text, written))
+            while waiting and (waiting[0].done() or len(waiting) > (1 if own is None else _MOST_WAITING)):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _written(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[list[tuple[Written, bool]]]]:

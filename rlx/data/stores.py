@@ -36,6 +36,7 @@ from rlx.data import remarks as remarks_module
 from rlx.data import rendering as rendering_module
 from rlx.data import tokens as tokens_module
 from rlx.data import turns as turns_module
+from rlx.data import words as words_module
 from rlx.data.pair_tokens import PairTokens
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def _bytes_of(rows: Any) -> bytes:
 @cache
 def _source() -> str:
     writing = (remarks_module, turns_module, rendering_module, conversation_module)
-    modules = (*writing, control_tokens_module, cut_module, tokens_module, pair_tokens_module)
+    modules = (*writing, control_tokens_module, cut_module, words_module, tokens_module, pair_tokens_module)
     return "".join(inspect.getsource(module) for module in modules)
 
 

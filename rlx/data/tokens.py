@@ -18,6 +18,7 @@ from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.data.turns import unseen
+from rlx.data.words import WordTokens
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class TextEncoder:
     max_prompt_length: a longer prompt loses its beginning. None = whole prompts.
     chat_template_kwargs: variables of the chat template (enable_thinking, say); those that are None are left out.
     model_end_ids: the tokens that the model's generation settings end a completion with.
+    words: tokenises chats word by word; None: the tokenizer does.
     """
 
     tokenizer: Any
@@ -45,6 +47,7 @@ class TextEncoder:
     max_prompt_length: int | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     model_end_ids: tuple[int, ...] = ()
+    words: WordTokens | None = None
 
     def __post_init__(self) -> None:
         if self.chat_template not in CHAT_TEMPLATES:
@@ -365,6 +368,8 @@ class TextEncoder:
         if not self.tokenizer.is_fast:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
+        if not special and self.words is not None:
+            return [Cut(tokens, text, places) for text, (tokens, places) in zip(texts, self.words.of(texts), strict=True)]
         batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:

@@ -1,5 +1,6 @@
 import copy
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
 from rlx.task.base import Pair
 from tests.data.test_tokens import CHATML, bytes_tokenizer
+from tests.data.test_words import KINDS, hostile_texts, tokenizer_of
 
 TEXT = TextEncoder(character_tokenizer())
 
@@ -74,6 +76,39 @@ def test_the_size_of_a_part_changes_nothing(chat, monkeypatch, limits):
         monkeypatch.setattr(pair_tokens, name, value)
     assert PairTokens.of(chat, iter(rows)).equals(whole)
     assert sorted(whole.refused) == [0, 11, 22, 33]
+
+
+def test_parts_that_are_tokenised_by_words_have_the_same_tokens(monkeypatch):
+    tokenizer = tokenizer_of(*KINDS["qwen2"], added=("<|im_start|>", "<|im_end|>"))
+    tokenizer.chat_template = CHATML
+    text = TextEncoder(tokenizer)
+    rows = [
+        (
+            ({"role": "user", "content": asked},),
+            ({"role": "assistant", "content": said},),
+            ({"role": "assistant", "content": f"{said} {asked}"}, {"role": "user", "content": said}),
+            (),
+        )
+        for asked, said in zip(hostile_texts(100, 3), hostile_texts(100, 4), strict=True)
+    ]
+    whole = PairTokens.of(text, rows)
+    for name, value in {"_ROWS": 2, "_FEW": 1, "_MOST_WAITING": 3}.items():
+        monkeypatch.setattr(pair_tokens, name, value)
+    encoded, by_words_too, used = pair_tokens._encoded, threading.Event(), Counter()
+
+    def counted(own, part):
+        used[own.words is not None] += 1
+        assert own.words is not None or by_words_too.wait(60)  # so that the thread is busy
+        made = encoded(own, part)
+        if own.words is not None:
+            by_words_too.set()
+        return made
+
+    monkeypatch.setattr(pair_tokens, "_encoded", counted)
+    assert PairTokens.of(text, rows).equals(whole)
+    assert used[True] >= 1
+    assert used[False] >= 2
+    assert used.total() == (len(rows) + 1) // 2
 
 
 def test_memory_holds_two_parts_at_a_time(chat, monkeypatch):
