@@ -174,6 +174,8 @@ class Loop:
         with self._timed("update"), nullcontext() if self.ranks is None else self.ranks.watched("an update"):
             for part in self.algorithm.updates(batch, root.child("updates", step)):
                 require_batch(part, by=self.algorithm)
+                if part is not batch:
+                    self._require_alike(part, "updates")
                 gradients = AccumulatedGradients(
                     self.algorithm,
                     self.policy,
@@ -225,14 +227,22 @@ class Loop:
         if self.ranks is None:
             return draw()
         drawn = self.ranks.together("the batch of a step", draw)
-        everywhere = self.ranks.exchange("the rows of a step", lambda: list(drawn.batch.row_tokens))
-        differing = [rank for rank, rows in enumerate(everywhere) if rows != everywhere[0]]
-        if differing:
-            raise TrainingError(
-                f"draw of {type(self.algorithm).__name__} gave rank {differing[0]} other rows than rank 0; take random numbers "
-                "from lab.rng and rewards from the task, which are the same on every rank"
-            )
+        self._require_alike(drawn.batch, "draw")
         return drawn
+
+    def _require_alike(self, batch: Any, method: str) -> None:
+        """Raises TrainingError on every rank where a method gave one of them another batch."""
+        if self.ranks is None:
+            return
+        from rlx.parallel.alike import contents, difference
+
+        everywhere = self.ranks.exchange("the rows of a step", lambda: contents(batch))
+        for rank, found in enumerate(everywhere):
+            if place := difference(everywhere[0], found):
+                raise TrainingError(
+                    f"{method} of {type(self.algorithm).__name__} gave rank {rank} another batch than rank 0 (its {place}); take "
+                    "random numbers from lab.rng and rewards from the task, which are the same on every rank"
+                )
 
     def _drawn_ahead(self, ahead: DrawAhead, step: int) -> Drawn:
         """The batch of a step by the weights of the step before; that of the next step is begun, by the weights as they are."""

@@ -116,3 +116,22 @@ def test_an_error_of_one_rank_is_raised_on_all_and_names_it(place):
     assert told.startswith("step 1: rank 1: term")
     assert "is not finite on 1 of 4 rows" in told
     assert json.loads((place / "faulty/nonfinite_examples.jsonl").read_text().splitlines()[0])["prompt"]
+
+
+def test_weights_that_differ_between_ranks_are_refused(place):
+    (place / "unseeded.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import numpy as np\n"
+        "import torch\n"
+        "from rlx.algorithm.custom_dpo import CustomDpo\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Unseeded(CustomDpo):\n"
+        "    def draw(self, lab):\n"
+        "        batch = super().draw(lab)\n"
+        "        weights = torch.from_numpy(np.random.rand(len(batch)))\n"
+        "        return batch.with_weights(**{**batch.weights, 'preference': weights / weights.sum()})\n"
+    )
+    process = begun(place, "unseeded", "algorithm=unseeded.Unseeded", "ranks=2", "parallel.timeout=60")
+    said, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, said
+    assert "draw of Unseeded gave rank 1 another batch than rank 0 (its weights.preference)" in said

@@ -1,0 +1,69 @@
+"""Whether the ranks have drawn the same batch: what it holds, in a few numbers that can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+_SKIPPED = frozenset({"metrics"})  # which may hold seconds
+_TOLERANCE = 1e-3  # of the size of a tensor: devices round otherwise
+
+Contents = dict[str, tuple[str, float, float]]
+
+
+def contents(batch: Any) -> Contents:
+    """Where in a batch -> (digest of its whole numbers there, length of its other numbers, and their product with fixed ones).
+
+    Its rows' lengths are looked at, and arrays and tensors, also those in dataclasses and mappings; nothing else is.
+    """
+    hashes: dict[str, Any] = {}
+    sizes: dict[str, list[float]] = {}
+    for place, values in [("row_tokens", np.asarray(batch.row_tokens)), *_arrays(batch, "")]:
+        digest = hashes.setdefault(place, hashlib.blake2b(digest_size=16))
+        size = sizes.setdefault(place, [0.0, 0.0])
+        digest.update(repr(values.shape).encode())
+        if values.dtype.kind == "f":
+            flat = np.nan_to_num(values.astype(np.float64).reshape(-1))
+            size[0] += float(flat @ flat)
+            size[1] += float(flat @ np.sin(np.arange(1, len(flat) + 1)))
+        else:
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return {place: (hashes[place].hexdigest(), math.sqrt(square), product) for place, (square, product) in sizes.items()}
+
+
+def difference(one: Contents, other: Contents) -> str:
+    """The first place where two batches differ, empty if they are alike up to rounding."""
+    for place in dict.fromkeys((*one, *other)):
+        if place not in one or place not in other or one[place][0] != other[place][0]:
+            return place
+        (_, length, product), (_, length_there, product_there) = one[place], other[place]
+        allowed = _TOLERANCE * max(length, length_there)
+        if max(abs(length - length_there), abs(product - product_there)) > allowed:
+            return place
+    return ""
+
+
+def _arrays(value: Any, place: str) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(value, torch.Tensor):
+        exact = value.detach().cpu()
+        yield place, (exact.float() if exact.dtype in (torch.float16, torch.bfloat16) else exact).numpy()
+        return
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "fiub":
+            yield place, value
+        return
+    if dataclasses.is_dataclass(value):
+        parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}  # not what it keeps besides
+    elif isinstance(value, Mapping):
+        parts = dict(value)
+    else:
+        parts = {} if place else vars(value) if hasattr(value, "__dict__") else {}
+    for name, part in parts.items():
+        if name not in _SKIPPED:
+            yield from _arrays(part, f"{place}.{name}" if place else str(name))
