@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from rlx.algorithm import LossOutput, Term
+import torch
+
+from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss.weight import sequence_mean
-from rlx.rollout.draw import greedy_rewards
+from rlx.rollout.draw import greedy_rewards, roll_out
+from rlx.rollout.rollouts import best_against_worst
 from tests.check.faulty import Preferences, Rewards
 from tests.check.mistakes import WithReference
 
@@ -77,11 +81,28 @@ class GreedyInAnotherOrder(Rewards):
         return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts).flip(0)[:, None])
 
 
+@dataclass(frozen=True, kw_only=True)
+class FirstAgainstSecond(Preferences):
+    """Pairs of the first two completions of a group, whatever their rewards are."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    group_size: int = 6
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.pairs_per_step, "group_size": self.group_size}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        made = torch.linspace(1, 0, self.group_size).expand(len(batch), -1).contiguous()
+        pairs = best_against_worst(replace(batch, rewards=made))
+        return pairs.with_weights(preference=torch.full((len(pairs),), 1 / max(1, len(pairs))))
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
+    FirstAgainstSecond: {"direction"},
     GreedyOfOthers: {"credit"},
     GreedyInAnotherOrder: {"credit"},
 }

@@ -16,7 +16,7 @@ from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.law.policy_gradient import reads
-from rlx.check.law.preference import FLAT, preferred
+from rlx.check.law.preference import FLAT, preferred, rewards_unread
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
@@ -239,7 +239,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         rows = completion_gradients(laboratory, part, gradient)
         slopes = [torch.stack([values.sum() for values in group]) for group in rows]
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
-            found = _rewarded(subject, part, slopes)
+            found = rewards_unread(subject, laboratory, batch, part) or _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = preferred(subject, laboratory, batch, part, slopes)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):

@@ -11,9 +11,11 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.law.token import SIDES
+from rlx.check.stand_in import StandInPolicy, keys_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
 
 FLAT = 1e-6  # losses nearer than this are equal
+MOST_PAIRS = 6  # of which another completion is rewarded
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 # side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
 ASTRAY = (
@@ -63,6 +65,36 @@ def preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, s
         example=row_shown(subject, part, row),
         mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
     )
+
+
+def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Pairs of sampled completions that stay what they are, and teach the same, when a rejected one is rewarded by more."""
+    if (
+        part.sequences.group_size != 2
+        or hasattr(part, "rewards")
+        or subject.task.interaction is not None
+        or not isinstance(laboratory.policy, StandInPolicy)
+    ):
+        return None
+    drawn, (gradient, _) = _keys(batch), subject.gradient(laboratory, batch)
+    for _, rejected in part.sequences.completions[:MOST_PAIRS]:
+        text = subject.sampler.text(subject.policy, rejected)
+        other = subject.stand_in(spread=0.0, rewards={"rewarded": text})
+        again = subject.first_update(other)
+        if _keys(again) != drawn or not torch.equal(subject.gradient(other, again)[0], gradient):
+            return None
+    return broken(
+        "rewards decide nothing: pairs, and what they teach, stay the same whichever rejected completion is rewarded by 1 more",
+        number=f"{min(len(part), MOST_PAIRS)} pairs",
+        where="draw",
+        example=row_shown(subject, part, 0),
+        mend="the better rewarded completion of a group is chosen: best_against_worst(batch) reads batch.rewards",
+    )
+
+
+def _keys(batch: Any) -> list[Any]:
+    """The prompts of a batch and their completions, in order."""
+    return [keys_of(part.sequences) for part in parts_of(batch)]
 
 
 def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
