@@ -84,21 +84,8 @@ class RunScore(Serializable):
 
     def to_dict(self) -> dict[str, Any]:
         """What comparison.json says about a run; its curve stands under its variant's."""
-        names = (
-            "variant",
-            "task",
-            "seed",
-            "state",
-            "score",
-            "start",
-            "imputed",
-            "step",
-            "tokens",
-            "seconds",
-            "kl",
-            "prompt_error",
-            "notes",
-        )
+        kept = ("variant", "task", "seed", "state", "score", "start", "imputed", "step", "tokens", "seconds", "kl")
+        names = (*kept, "prompt_error", "notes")
         record = self.record
         about = {"id": record.id, "directory": str(record.directory), "status": record.status, "config_hash": record.config_hash}
         return {**about, **{name: to_plain(getattr(self, name)) for name in names}, "error": to_plain(record.error)}
@@ -125,55 +112,39 @@ def read_score(
     Raises DataError where the files of the record are damaged, or contradict each other.
     """
     log = read_log(record, metric)
-    curve = dict(sorted(log.curve.items()))
-    steps, values = np.array(list(curve), int), np.array(list(curve.values()), float)
-    result = record.result
-    metadata = result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
-    stated = result.performance_metrics.get(metric) if result is not None else None
-    ended = metadata.get("steps")
-    contradiction = _contradiction(record, metric, steps, values, stated=stated, ended=ended)
+    by_step = dict(sorted(log.curve.items()))
+    curve = _Curve(np.array(list(by_step), int), np.array(list(by_step.values()), float))
+    stated, ended = _stated(record, metric), _metadata(record).get("steps")
+    contradiction = _contradiction(record, metric, curve, stated=stated, ended=ended)
     if contradiction is not None:
         raise DataError(f"{record.directory}: {contradiction}; one of the two was changed")
-    reached = int(ended) if is_number(ended) else int(steps[-1]) if len(steps) else 0
-    spent = log.spent
-    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
-    total: dict[str, float | None] = {
-        "tokens": float(sum(tokens)) if tokens else None,
-        "seconds": usable_or_none(result.training_time) if result is not None else None,
-        "steps": float(reached),
-    }
-    state, short = {"completed": "completed", "failed": "failed"}.get(record.status, "unfinished"), None
+    rule = _Rule(score, lower_is_better)
+    state = record.status if record.status in ("completed", "failed") else "unfinished"
     if at is None:
-        value, notes = _by_rule(
-            score, values, stated, cut=is_number(ended) and (len(steps) == 0 or steps[-1] < ended), lower=lower_is_better
-        )
+        outcome = _at_the_end(record, curve, rule, state, stated=stated, ended=ended)
     else:
-        value, notes, state, steps, values, short = _within(
-            at, steps, values, spent, state=state, score=score, lower=lower_is_better
-        )
-        total = {"tokens": _spent(spent, "tokens", steps), "seconds": _spent(spent, "seconds", steps), "steps": None}
-        stated, reached = value, int(steps[-1]) if len(steps) else 0
-    if state == "completed":
-        is_empty, last_step = stated is None and len(values) == 0, reached if at is None else None
-        state, note = _checked_state(value, record.config, metric=metric, is_empty=is_empty, reached=last_step)
-        notes = (*notes, *note)
-    evaluated = [row for row in log.evaluations if at is None or row["step"] <= reached]
+        outcome = _within(at, curve, rule, state, log.spent)
+    curve, value = outcome.curve, outcome.value
+    if outcome.state == "completed":
+        state, note = _checked_state(outcome, record.config, metric=metric, whole=at is None)
+        outcome = replace(outcome, state=state, notes=(*outcome.notes, *note))
+    evaluated = [row for row in log.evaluations if at is None or row["step"] <= outcome.reached]
     last = evaluated[-1] if evaluated else {}
-    first = values[0] if len(steps) and steps[0] == 0 else math.nan
-    chosen = _step_of(value, steps, values, score=score)
+    first = curve.values[0] if len(curve.steps) and curve.steps[0] == 0 else math.nan
+    chosen = rule.step_of(value, curve)
     answers, digests = _answers(record, metric, {0: float(first), chosen: value})
     return RunScore(
         record=record,
         config=leaves(record.config),
         score=value if value is not None and is_usable(value) else None,
-        state=state,
-        steps=steps,
-        values=values,
-        step=reached,
-        area=area_under_curve(steps, values),
-        kl=usable_or_none(last.get(KL, result.performance_metrics.get(KL) if result is not None else None)),
-        tokens=total["tokens"],
-        seconds=total["seconds"],
+        state=outcome.state,
+        steps=curve.steps,
+        values=curve.values,
+        step=outcome.reached,
+        area=area_under_curve(curve.steps, curve.values),
+        kl=usable_or_none(last.get(KL, _stated(record, KL))),
+        tokens=outcome.tokens,
+        seconds=outcome.seconds,
         prompt_error=_prompt_error(last, metric, record.config),
         fingerprint=log.fingerprint,
         answers=answers.get(chosen),
@@ -183,52 +154,144 @@ def read_score(
         evaluation_seconds=usable_or_none(last.get("time/evaluation_seconds")),
         num_prompts=_num_prompts(record.config),
         evaluated=log.names,
-        notes=notes,
-        short=short,
+        notes=outcome.notes,
+        short=outcome.short,
     )
 
 
-def _contradiction(
-    record: RunRecord, metric: str, steps: Array, values: Array, *, stated: Any, ended: Any
-) -> str | None:  # fmt: skip
+@dataclass(frozen=True)
+class _Curve:
+    """Evaluations of one run: steps, ascending, and values [K]."""
+
+    steps: Array
+    values: Array
+
+    @property
+    def end(self) -> int:
+        """The last step that was evaluated; 0 where none was."""
+        return int(self.steps[-1]) if len(self.steps) else 0
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Which evaluation a score is of. score: last or best. lower: whether the lowest is the best."""
+
+    score: str
+    lower: bool
+
+    def value(self, curve: _Curve, stated: Any = None) -> float | None:
+        """The score. stated: the value at the run's end by run.json, for which metrics that were cut do not speak."""
+        last = float(stated) if is_number(stated) else float(curve.values[-1]) if len(curve.values) else None
+        if self.score == "last":
+            return last
+        candidates = [value for value in (*curve.values, last) if value is not None]
+        return float((min if self.lower else max)(candidates)) if candidates else None
+
+    def step_of(self, value: float | None, curve: _Curve) -> int:
+        """The step of the evaluation that a score is of."""
+        is_there = curve.values == value
+        return int(curve.steps[int(np.argmax(is_there))]) if self.score == "best" and is_there.any() else curve.end
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a run ended, or where it stood when a budget was spent. reached: its last step. is_empty: it has no score at all.
+
+    tokens, seconds: what that cost. short: what the whole run spent where it ended before the budget, in the budget's unit.
+    """
+
+    value: float | None
+    state: str
+    curve: _Curve
+    reached: int
+    tokens: float | None
+    seconds: float | None
+    is_empty: bool
+    notes: tuple[str, ...] = ()
+    short: float | None = None
+
+
+def _metadata(record: RunRecord) -> Mapping[str, Any]:
+    result = record.result
+    return result.metadata if result is not None and isinstance(result.metadata, Mapping) else {}
+
+
+def _stated(record: RunRecord, metric: str) -> Any:
+    """A metric at the run's end, by run.json."""
+    return None if record.result is None else record.result.performance_metrics.get(metric)
+
+
+def _at_the_end(record: RunRecord, curve: _Curve, rule: _Rule, state: str, *, stated: Any, ended: Any) -> _Outcome:
+    """The whole run."""
+    metadata = _metadata(record)
+    tokens = [metadata[name] for name in ("tokens_sampled", "tokens_trained") if is_number(metadata.get(name))]
+    is_cut = is_number(ended) and (len(curve.steps) == 0 or curve.end < ended)
+    return _Outcome(
+        rule.value(curve, stated),
+        state,
+        curve,
+        reached=int(ended) if is_number(ended) else curve.end,
+        tokens=float(sum(tokens)) if tokens else None,
+        seconds=None if record.result is None else usable_or_none(record.result.training_time),
+        is_empty=stated is None and len(curve.values) == 0,
+        notes=("metrics.jsonl ends before the run did",) if is_cut else (),
+    )
+
+
+def _within(at: tuple[str, float], curve: _Curve, rule: _Rule, state: str, spent: Mapping[str, tuple[Array, Array]]) -> _Outcome:
+    """The run as far as a budget goes."""
+    unit, amount = at
+    if unit == "steps":
+        costs, end = curve.steps.astype(float), float(curve.end)
+    else:
+        known, amounts = spent[unit]
+        places = np.searchsorted(known, curve.steps, side="right") - 1
+        costs = np.where(places >= 0, amounts[np.maximum(places, 0)] if len(amounts) else 0.0, 0.0)
+        end = float(amounts[-1]) if len(amounts) else 0.0
+    kept = costs <= amount
+    curve = _Curve(curve.steps[kept], curve.values[kept])
+    value, is_short = rule.value(curve), end < amount and state == "completed"
+    return _Outcome(
+        value,
+        "completed" if value is not None and end >= amount else state,
+        curve,
+        reached=curve.end,
+        tokens=_spent(spent, "tokens", curve.steps),
+        seconds=_spent(spent, "seconds", curve.steps),
+        is_empty=value is None and len(curve.values) == 0,
+        short=end if is_short else None,
+    )
+
+
+def _contradiction(record: RunRecord, metric: str, curve: _Curve, *, stated: Any, ended: Any) -> str | None:
     """What two places of a record say differently, in words. stated, ended: score and last step by run.json."""
     trained = record.config.get("seed")
     if record.verb == "train" and is_number(trained) and trained != record.seed:
         return f"seed is {record.seed} in run.json, and {trained} in its config"
     if record.status == "completed" and record.error is not None:
         return "run.json says completed, and holds an error"
-    if not is_number(ended) or len(steps) == 0:
+    if not is_number(ended) or len(curve.steps) == 0:
         return None
-    if record.status == "completed" and steps[-1] > ended:
-        return f"run.json ends at step {ended}, metrics.jsonl holds {metric} of step {steps[-1]}"
-    if not is_number(stated) or not is_usable(stated) or steps[-1] != ended:
+    if record.status == "completed" and curve.end > ended:
+        return f"run.json ends at step {ended}, metrics.jsonl holds {metric} of step {curve.end}"
+    if not is_number(stated) or not is_usable(stated) or curve.end != ended:
         return None
-    if not math.isclose(values[-1], stated, rel_tol=ROUNDING):
-        return f"run.json ends with {metric} {stated:.6g}, metrics.jsonl with {values[-1]:.6g}"
+    if not math.isclose(curve.values[-1], stated, rel_tol=ROUNDING):
+        return f"run.json ends with {metric} {stated:.6g}, metrics.jsonl with {curve.values[-1]:.6g}"
     return None
 
 
 def _checked_state(
-    value: float | None, config: Mapping[str, Any], *, metric: str, is_empty: bool, reached: int | None
-) -> tuple[str, tuple[str, ...]]:
-    """The state of a run that says completed, and a note where that is not so. reached: its last step, None for a budget."""
-    if value is None and is_empty:
+    outcome: _Outcome, config: Mapping[str, Any], *, metric: str, whole: bool
+) -> tuple[str, tuple[str, ...]]:  # fmt: skip
+    """The state of a run that says completed, and a note where that is not so. whole: no budget cuts it."""
+    if outcome.value is None and outcome.is_empty:
         return "unfinished", (f"says completed, but holds no {metric}",)
-    if value is None or not is_usable(value):
+    if outcome.value is None or not is_usable(outcome.value):
         return "failed", (f"{metric} is not finite",)
-    if reached is not None and reached < number_or(config.get("num_steps"), 0) and not _may_stop_early(config):
-        return "unfinished", (f"ends at step {reached} of {config.get('num_steps')}",)
+    if whole and outcome.reached < number_or(config.get("num_steps"), 0) and not _may_stop_early(config):
+        return "unfinished", (f"ends at step {outcome.reached} of {config.get('num_steps')}",)
     return "completed", ()
-
-
-def _by_rule(score: str, values: Array, stated: Any, *, cut: bool, lower: bool) -> tuple[float | None, tuple[str, ...]]:
-    """The score by the declared rule. Where metrics were cut, the result in the record stands for their end."""
-    notes: tuple[str, ...] = ("metrics.jsonl ends before the run did",) if cut else ()
-    last = float(stated) if is_number(stated) else float(values[-1]) if len(values) else None
-    if score == "last":
-        return last, notes
-    candidates = [value for value in (*values, last) if value is not None]
-    return (float((min if lower else max)(candidates)) if candidates else None), notes
 
 
 def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) -> float | None:
@@ -236,36 +299,6 @@ def _spent(spent: Mapping[str, tuple[Array, Array]], unit: str, steps: Array) ->
     known, amounts = spent[unit]
     within = amounts[known <= steps[-1]] if len(steps) and len(known) else amounts[:0]
     return float(within[-1]) if len(within) else None
-
-
-def _within(
-    at: tuple[str, float], steps: Array, values: Array, spent: Mapping[str, tuple[Array, Array]], *, state: str, score: str,
-    lower: bool,
-) -> tuple[float | None, tuple[str, ...], str, Array, Array, float | None]:  # fmt: skip
-    """Score, notes, state and learning curve of a run cut to a budget, and what a run spent in all that ended before it."""
-    unit, amount = at
-    if unit == "steps":
-        costs, end = steps.astype(float), float(steps[-1]) if len(steps) else 0.0
-    else:
-        known, amounts = spent[unit]
-        places = np.searchsorted(known, steps, side="right") - 1
-        costs = np.where(places >= 0, amounts[np.maximum(places, 0)] if len(amounts) else 0.0, 0.0)
-        end = float(amounts[-1]) if len(amounts) else 0.0
-    kept = costs <= amount
-    steps, values = steps[kept], values[kept]
-    value, _ = _by_rule(score, values, None, cut=False, lower=lower)
-    if end < amount and state == "completed":
-        return value, (), state, steps, values, end
-    return value, (), "completed" if value is not None and end >= amount else state, steps, values, None
-
-
-def _step_of(value: float | None, steps: Array, values: Array, *, score: str) -> int:
-    """The step of the evaluation that the score is of."""
-    if len(steps) == 0:
-        return 0
-    if score == "best" and value is not None and (values == value).any():
-        return int(steps[int(np.argmax(values == value))])
-    return int(steps[-1])
 
 
 def _prompt_error(row: Mapping[str, Any], metric: str, config: Mapping[str, Any]) -> float | None:
