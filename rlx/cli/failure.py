@@ -63,10 +63,12 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     near = right_name(bare.replace("/", "."), paths)
     if near is None and not leaf:
         near = nearest(bare, known)
+    if near is not None and "=" in near:
+        return ConfigError(f"{bare} is no key of {owner}; rlx writes it {near}")
     if near is not None and near not in paths and near not in known:
         options = _options_with(near, line)
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
-    hint = did_you_mean(near) or _option_of_function(bare, paths) or "; rlx --cfg job shows them all"
+    hint = did_you_mean(near) or _option_of_function(bare, paths) or _keys_beside(bare, raw) or "; rlx --cfg job shows them all"
     return ConfigError(f"{bare} is no key of {owner}{hint}")
 
 
@@ -104,6 +106,16 @@ def _option_of_function(key: str, paths: Sequence[str]) -> str:
     if function not in paths:
         return ""
     return f"; an argument of the function itself is added: +{function}.{key.rpartition('.')[2]}=..."
+
+
+def _keys_beside(key: str, raw: object) -> str:
+    """The keys of the place that a key was looked for in."""
+    place = key.rpartition(".")[0]
+    node = raw
+    for part in place.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    names = [str(name) for name in node if not str(name).startswith("_")] if isinstance(node, Mapping) else []
+    return f"; {place} has {', '.join(names)}" if names and len(names) <= 20 else ""
 
 
 def _any_of(group: str, having: list[str]) -> str:

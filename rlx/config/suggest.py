@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-# Names that people bring along: their last component -> rlx's key, or a sentence. Where a sentence is needed it says what to do.
+# Names that people bring along: their last component -> rlx's key, or the words to write where a choice is meant.
 FOREIGN: dict[str, str] = {
     "reference_policy_kl_penalty": "loss.beta",
     "val_period": "eval_every",
@@ -93,6 +93,34 @@ FOREIGN: dict[str, str] = {
     "grpo_weight": "algorithm.grpo_weight",
     "algorithm_name": "algorithm",
     "generation": "rollout",
+    "use_peft": "policy/adapter=lora",
+    "peft_config": "policy/adapter=lora",
+    "lora_r": "policy/adapter=lora policy.adapter.rank=16",
+    "lora_rank": "policy/adapter=lora policy.adapter.rank=16",
+    "lora_alpha": "policy/adapter=lora policy.adapter.alpha=32",
+    "target_modules": "policy/adapter=lora policy.adapter.targets=[q_proj,v_proj]",
+    "lora_target_modules": "policy/adapter=lora policy.adapter.targets=[q_proj,v_proj]",
+    "load_in_4bit": "policy/adapter=lora policy=pretrained policy.quantization=nf4",
+    "bf16": "precision=bfloat16",
+    "torch_dtype": "precision=bfloat16",
+    "dtype": "precision=bfloat16",
+    "gradient_checkpointing": "activation_checkpointing=true",
+    "num_gpus": "ranks=2",
+    "num_processes": "ranks=2",
+    "nproc_per_node": "ranks=2",
+    "world_size": "ranks=2",
+    "fsdp": "ranks=2 parallel=sharded",
+    "deepspeed": "ranks=2 parallel=sharded",
+    "use_vllm": "algorithm=custom_grpo rollout=vllm",
+    "vllm_mode": "algorithm=custom_grpo rollout=vllm",
+    "vllm_server_base_url": "algorithm=custom_grpo rollout=server rollout.url=http://localhost:8000/v1",
+    "vllm_gpu_memory_utilization": "algorithm=custom_grpo rollout=vllm rollout.memory=0.5",
+    "reward_funcs": "algorithm=custom_grpo task/reward=[exact_match]",
+    "scale_rewards": "algorithm=custom_grpo algorithm/advantage=group_centered",
+    "mask_truncated_completions": "algorithm=custom_grpo algorithm.filter_truncated=true",
+    "label_smoothing": "loss=dpo_conservative loss.label_smoothing=0.1",
+    "rpo_alpha": "algorithm=custom_dpo algorithm.sft_loss_weight=1",
+    "tools": "task=tool_file task/tool=[calculator]",
 }
 
 
@@ -126,7 +154,7 @@ def nearest_path(path: str, paths: Iterable[str]) -> str | None:
     for candidate in paths:
         candidate_head, _, candidate_leaf = candidate.rpartition(".")
         leaf_score = similarity(leaf, candidate_leaf)
-        if leaf_score < 0.65:
+        if leaf_score < (0.65 if not head or candidate_head == head else 0.75):  # in another place only what is nearly the same
             continue
         score = 3 * leaf_score + similarity(head, candidate_head)
         if score > best_score:

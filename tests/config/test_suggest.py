@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from rlx.config.compose import compose, config_folders, groups, option_node
 from rlx.config.suggest import FOREIGN, nearest, nearest_path, right_name
@@ -78,4 +79,11 @@ def existing_names() -> set[str]:
 def test_names_of_other_tools_lead_to_names_that_exist():
     on_policy = {"algorithm.group_size", "algorithm.advantage", "algorithm.prompts_per_step", "loss.clip_low", "loss.clip_high"}
     arriving = set() if "grpo" in groups(config_folders())["algorithm"] else on_policy
-    assert set(FOREIGN.values()) - existing_names() <= arriving
+    assert {name for name in FOREIGN.values() if "=" not in name} - existing_names() <= arriving
+
+
+@pytest.mark.parametrize("words", sorted({words for words in FOREIGN.values() if "=" in words}))
+def test_choices_that_stand_for_names_of_other_tools_can_be_written(words):
+    given = dict(word.split("=", 1) for word in words.split())
+    composed = compose("train", [*words.split(), *([] if "task" not in given else ["task.path=prompts.jsonl"])])
+    assert {key for key in given if "." in key} <= {key for key in given if OmegaConf.select(composed, key) is not None}
