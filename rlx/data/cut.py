@@ -114,12 +114,20 @@ class Encoded:
     remarks: frozenset[str] = frozenset()
     refused: tuple[str, str] | None = None
 
-    def after(self, prompt: Tokens) -> Encoded:
-        """The same completion after a prompt with these tokens."""
-        if np.array_equal(prompt, self.tokens[: self.prompt_length]):
+    def with_remark(self, remark: str) -> Encoded:
+        """The same with a further remark."""
+        return replace(self, remarks=self.remarks | {remark})
+
+    def with_context(self, begin: int, end: int, tokens: Tokens) -> Encoded:
+        """The same with other tokens between two places where none is learned: at the end of the prompt, or between turns."""
+        if np.array_equal(tokens, self.tokens[begin:end]):
             return self
-        tokens = np.concatenate([prompt, self.tokens[self.prompt_length :]])
-        return replace(self, tokens=tokens, prompt_length=len(prompt))
+        changed = np.concatenate([self.tokens[:begin], tokens, self.tokens[end:]])
+        if end <= self.prompt_length:
+            return replace(self, tokens=changed, prompt_length=self.prompt_length + len(tokens) - (end - begin))
+        assert self.learned is not None  # others speak between two turns
+        before, after = self.learned[: begin - self.prompt_length], self.learned[end - self.prompt_length :]
+        return replace(self, tokens=changed, learned=np.concatenate([before, np.zeros(len(tokens), dtype=bool), after]))
 
 
 def cutting_marks(tokenizer: Any, candidates: Iterable[str]) -> tuple[str, ...]:
@@ -164,3 +172,10 @@ def without_trailing_special(tokens: list[int], is_special: Sequence[int]) -> li
     while end > 0 and is_special[end - 1]:
         end -= 1
     return tokens[:end]
+
+
+def begins_twice(tokens: Tokens, leading: int, bos: int | None) -> int:
+    """1 where the text begins with bos already and the tokenizer has put one before it, else 0."""
+    if not 0 < leading < len(tokens):
+        return 0
+    return int(bos is not None and tokens[leading - 1] == bos and tokens[leading] == bos)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written
-from rlx.data.cut import Cut, Encoded, JoinedCut, cutting_marks, first_stop, without_trailing_special
+from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, without_trailing_special
 from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
@@ -197,9 +197,8 @@ class TextEncoder:
 
     def _spells_special(self, prompt: str) -> bool:
         """Whether a prompt of plain text spells special tokens, beyond a first bos and what the chat template has written."""
-        if self.is_rendered(prompt):
-            return False
-        return bool(self.control_tokens.pattern.search(prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")))
+        bare = prompt.removeprefix(getattr(self.tokenizer, "bos_token", None) or "")
+        return not self.is_rendered(prompt) and bool(self.control_tokens.pattern.search(bare))
 
     def encode_written(self, texts: Sequence[tuple[Written, bool]]) -> list[Encoded]:
         """The examples that `write` made, as tokens."""
@@ -207,31 +206,37 @@ class TextEncoder:
         for special in (False, True):
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
             some = [texts[row][0] for row in rows]
-            cuts, prompts = self._cuts(some, special=special), self._prompt_ends(some, special=special)
-            for row, written, cut, (place, end) in zip(rows, some, cuts, prompts, strict=True):
+            cuts, openings = self._cuts(some, special=special), self._openings(some, special=special)
+            for row, written, cut, (first, *later) in zip(rows, some, cuts, openings, strict=True):
                 made = self._chat(written, cut) if written.turns else self._plain(written, cut)
-                is_alone = isinstance(cut, JoinedCut) and cut.skipped > 0  # and so as sampling reads it
-                if (
-                    self.tokenizer.is_fast
-                    and written.prompt_length
-                    and not is_alone
-                    and not made.refused
-                    and "boundary" not in made.remarks
-                ):
-                    made = made.after(end if special else np.concatenate([made.tokens[: cut.before(place)], end]))
+                is_alone = isinstance(cut, JoinedCut) and cut.skipped > 0
+                as_cut = not self.tokenizer.is_fast or is_alone or not written.prompt_length or "boundary" in made.remarks
+                for begin, place, tokens in () if made.refused else reversed(later):
+                    stop, merges = self._begin_of(cut, begin)
+                    made = made.with_remark("boundary") if merges else made.with_context(cut.before(place), stop, tokens)
+                if not as_cut and not made.refused:
+                    made = made.with_context(0 if special else cut.before(first[1]), made.prompt_length, first[2])
                 encoded[row] = made
         return encoded
 
-    def _prompt_ends(self, written: Sequence[Written], *, special: bool) -> list[tuple[int, Tokens]]:
-        """Where the last part of each prompt begins, and its tokens where no completion follows, as sampling reads them.
+    def _openings(self, written: Sequence[Written], *, special: bool) -> list[list[tuple[int, int, Tokens]]]:
+        """Of each prompt, and of what stands before each later turn: its end, where its last part begins, and that part's tokens.
 
-        A tokenizer may cut the end of a prompt in another way where words follow, though no token has text of both.
+        They are those that sampling reads: where words follow, a tokenizer may cut otherwise, though no token has text of both.
         """
-        places = [0 if special else self._last_mark(each) for each in written]
-        ends = [each.text[place : each.prompt_length] for each, place in zip(written, places, strict=True)]
-        known = list(dict.fromkeys(ends))
+        places: list[list[tuple[int, int]]] = []
+        for each in written:
+            places.append([(each.prompt_length, 0 if special else self._last_mark(each.text, each.prompt_length))])
+            before = each.prompt_length
+            for begin, end in each.turns if self.tokenizer.is_fast and not special else ():
+                place = self._last_mark(each.text, begin)
+                if begin > before <= place:
+                    places[-1].append((begin, place))
+                before = end
+        pairs = list(zip(written, places, strict=True))
+        known = list(dict.fromkeys(each.text[place:begin] for each, own in pairs for begin, place in own))
         made = dict(zip(known, self._encode_texts(known, special=special), strict=True))
-        return [(place, made[end].tokens) for place, end in zip(places, ends, strict=True)]
+        return [[(begin, place, made[each.text[place:begin]].tokens) for begin, place in own] for each, own in pairs]
 
     def _cuts(self, written: Sequence[Written], *, special: bool) -> list[Cut | JoinedCut]:
         """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
@@ -239,7 +244,10 @@ class TextEncoder:
             return list(self._encode_texts([each.text for each in written], special=special))
         mark = next((mark for mark in self._cutting_marks if not self._added[mark].rstrip), None)
         apart = [each.apart and mark is not None for each in written]
-        ends = [each.prompt_length if alone else self._last_mark(each) for each, alone in zip(written, apart, strict=True)]
+        ends = [
+            each.prompt_length if alone else self._last_mark(each.text, each.prompt_length)
+            for each, alone in zip(written, apart, strict=True)
+        ]
         heads = [each.text[:end] for each, end in zip(written, ends, strict=True)]
         needed = {head for head, alone in zip(heads, apart, strict=True) if alone}
         often = [head for head, count in Counter(heads).items() if head and (count > 1 or head in needed)]
@@ -254,9 +262,9 @@ class TextEncoder:
             for head, start, put, cut in rest
         ]
 
-    def _last_mark(self, written: Written) -> int:
-        """Where the last token of the prompt begins at which a text may be cut; 0 without one."""
-        return max([0, *(written.text.rfind(mark, 0, written.prompt_length) for mark in self._cutting_marks)])
+    def _last_mark(self, text: str, end: int) -> int:
+        """Where the last token before `end` begins at which a text may be cut; 0 without one."""
+        return max([0, *(text.rfind(mark, 0, end) for mark in self._cutting_marks)])
 
     @cached_property
     def _cutting_marks(self) -> tuple[str, ...]:
@@ -379,16 +387,9 @@ class TextEncoder:
             added = encoding.special_tokens_mask
             tokens = np.array(without_trailing_special(ids, added), dtype=np.int64)
             leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
-            doubled = self._begins_twice(tokens, leading)
+            doubled = begins_twice(tokens, leading, self.tokenizer.bos_token_id)
             cuts.append(Cut(tokens[doubled:], text, encoding, leading, doubled))
         return cuts
-
-    def _begins_twice(self, tokens: Tokens, leading: int) -> int:
-        """1 where the text begins with bos already and the tokenizer has put one before it, else 0."""
-        if not 0 < leading < len(tokens):
-            return 0
-        bos = self.tokenizer.bos_token_id
-        return int(bos is not None and tokens[leading - 1] == bos and tokens[leading] == bos)
 
     def _slowly(self, text: str, *, special: bool) -> Tokens:
         """The tokens of a tokenizer that does not say where they lie."""
@@ -396,4 +397,4 @@ class TextEncoder:
         added = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) if special else [0] * len(ids)
         tokens = np.asarray(without_trailing_special(ids, added), dtype=np.int64)
         leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))
-        return tokens[self._begins_twice(tokens, leading) :]
+        return tokens[begins_twice(tokens, leading, self.tokenizer.bos_token_id) :]

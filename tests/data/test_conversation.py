@@ -627,3 +627,22 @@ def test_a_prompt_has_the_tokens_of_sampling_where_a_tokenizer_cuts_its_end_othe
     assert made.remarks == {}
     plain = cut(text, "Say:\n\n", "one", "two")
     assert (plain.prompt, plain.chosen) == (text.encode_prompt("Say:\n\n").tolist(), "one<|eot_id|>")
+    # So it is before every later answer: what was said before stays as it was sampled.
+    made = TokenizedPairs.of([Pair((USER,), (assistant("one"), user("two?"), assistant("three")), (assistant("two"),))], text)
+    tokens, learned = made.sequences.completions[0][0].tolist(), made.sequences.learned[0][0].tolist()
+    context = [token for token, is_own in zip(tokens, learned, strict=True) if not is_own]
+    asked = text.encode_prompt((USER, assistant("one"), user("two?"))).tolist()
+    opening = asked[-len("assistant") - 3 :]
+    assert tokenizer.decode(opening).endswith("assistant<|end_header_id|>\n\n")
+    assert context[-len(opening) :] == opening
+    assert (
+        tokenizer.decode([token for token, is_own in zip(tokens, learned, strict=True) if is_own])
+        == "one<|eot_id|>three<|eot_id|>"
+    )
+
+
+def test_a_later_answer_that_merges_with_what_stands_before_it_is_counted():
+    text = merging(encoder_of("chatml"), "\n\n")
+    made = cut(text, (USER,), (assistant("one"), user("two?"), assistant("\nthree")))
+    assert made.learned == "one<|im_end|>\n\nthree<|im_end|>"
+    assert made.remarks == {"boundary": 1}
