@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
-_SPARE = 1.0  # seconds that a batch of coroutines may take beyond the limit of one, before its thread is given up
+_NOT_BEGUN = object()  # in place of the outcome of a coroutine that may be run elsewhere
+_SPARE = 1.0  # seconds beyond the limit of one in which no coroutine of a batch begins or ends, before its thread is given up
 
 
 class TimeLimitError(Exception):
@@ -65,15 +68,27 @@ class TimedCalls:
                 return [*outcomes, TimeLimitError(f"no answer within {self.seconds:g} s")]
         return outcomes
 
-    def _await(self, coroutines: list[Any]) -> list[Any]:
+    def _await(self, coroutines: Sequence[Any]) -> list[Any]:
+        """The outcomes of coroutines. Where one blocks the event loop, those that had not begun are run one by one in others."""
+        outcomes = self._await_once(coroutines)
+        for place, coroutine in enumerate(coroutines):
+            if outcomes[place] is _NOT_BEGUN:
+                (outcomes[place],) = self._await_once([coroutine])
+        never = TimeLimitError(f"it was not begun within {self.seconds:g} s")
+        return [never if outcome is _NOT_BEGUN else outcome for outcome in outcomes]
+
+    def _await_once(self, coroutines: Sequence[Any]) -> list[Any]:
         worker, seconds, tasks = self._living(), self.seconds, list[asyncio.Future[Any]]()
+        worker.progressed = time.monotonic()
         worker.orders.put([lambda: worker.gathered(coroutines, seconds, tasks)])  # holds no `self`, whose end is the thread's
-        try:
-            found = worker.outcomes.get(timeout=self.seconds + _SPARE)
-        except Empty:
-            self._worker = None
-            worker.abandoned = True
-            return worker.so_far(tasks, seconds, len(coroutines))
+        while True:
+            waits = worker.progressed + self.seconds + _SPARE - time.monotonic()
+            if waits <= 0:
+                self._worker = None
+                return worker.so_far(tasks, seconds, len(coroutines))
+            with suppress(Empty):
+                found = worker.outcomes.get(timeout=waits)
+                break
         if isinstance(found, BaseException):
             return [found] * len(coroutines)
         return list(found)
@@ -93,6 +108,9 @@ class _Worker:
         self.orders: SimpleQueue[Sequence[Callable[[], Any]] | None] = SimpleQueue()  # None ends the thread
         self.outcomes: SimpleQueue[Any] = SimpleQueue()
         self.abandoned = False
+        self._begun: set[int] = set()  # places of coroutines, of those that are run now
+        self._lock = Lock()
+        self.progressed = 0.0  # when a coroutine last began or ended
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def work(self) -> None:
@@ -111,39 +129,70 @@ class _Worker:
         """What the coroutines return, all at the same time; exceptions in place of values. tasks: gets a task of each."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
+        self._begun.clear()
+
+        async def begun(place: int, coroutine: Any) -> Any:
+            with self._lock:
+                if self.abandoned:  # it may run elsewhere by now
+                    raise asyncio.CancelledError
+                self._begun.add(place)
+            self.progressed, own = time.monotonic(), asyncio.current_task()
+            is_late = False
+
+            def late() -> None:
+                nonlocal is_late
+                is_late = True
+                if own is not None:
+                    own.cancel()
+
+            timer = asyncio.get_running_loop().call_later(seconds, late)  # from now on: others may have kept the loop before
+            try:
+                return await coroutine
+            except asyncio.CancelledError:
+                if is_late:
+                    raise TimeLimitError(f"no answer within {seconds:g} s") from None
+                raise
+            finally:
+                timer.cancel()
+                self.progressed = time.monotonic()
 
         async def one(task: asyncio.Future[Any]) -> Any:
             try:
-                return await asyncio.wait_for(task, seconds)
-            except asyncio.TimeoutError:
-                return TimeLimitError(f"no answer within {seconds:g} s")
+                return await task
+            except asyncio.CancelledError as error:
+                if not task.cancelled():
+                    raise
+                return error
             except Exception as error:  # whatever the user's code raises
                 return error
 
         async def everyone() -> list[Any]:
-            tasks.extend(asyncio.ensure_future(coroutine) for coroutine in coroutines)
+            tasks.extend(asyncio.ensure_future(begun(place, coroutine)) for place, coroutine in enumerate(coroutines))
             return list(await asyncio.gather(*(one(task) for task in tasks)))
 
         return self.loop.run_until_complete(everyone())
 
     def so_far(self, tasks: Sequence[asyncio.Future[Any]], seconds: float, count: int) -> list[Any]:
-        """Outcomes of `gathered` while one of its tasks blocks the event loop: what is done, errors for the blocker and the rest.
+        """Gives up `gathered` while one of its tasks blocks the event loop, from another thread.
 
-        Asked from another thread.
+        Returns what is done, errors for the blocker and for those that had begun, _NOT_BEGUN for the rest.
         """
+        with self._lock:
+            self.abandoned = True
+            begun = set(self._begun)
         running = None if self.loop is None else asyncio.current_task(self.loop)
         is_known = running in tasks
         late = f"no answer within {seconds:g} s"
         beside = "another async call beside it blocks the event loop (with time.sleep, say), and its error says so"
         if not is_known:
             beside = "an async call of this round blocks the event loop (with time.sleep, say); which one is not known"
-        outcomes: list[Any] = [TimeLimitError(f"{late}: {beside}") for _ in range(count)]
+        outcomes = [TimeLimitError(f"{late}: {beside}") if place in begun else _NOT_BEGUN for place in range(count)]
         for place, task in enumerate(tasks):
             if task is running:
                 outcomes[place] = TimeLimitError(
                     f"{late}: it blocks its event loop; await what takes time, or define it without async"
                 )
-            elif task.done():
+            elif task.done() and place in begun:
                 outcomes[place] = TimeLimitError(late) if task.cancelled() else task.exception() or task.result()
         return outcomes
 

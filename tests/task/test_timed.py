@@ -80,16 +80,68 @@ def test_a_coroutine_that_blocks_the_loop_is_named_and_what_is_done_counts():
     assert all("which one is not known" in str(error) for error in hidden)
 
 
+def test_what_a_blocked_loop_had_not_begun_is_run_in_another_one():
+    release, ran = threading.Event(), []
+
+    async def waits():
+        ran.append("waits")
+        await asyncio.sleep(0.05)
+
+    async def blocks():
+        ran.append("blocks")
+        release.wait()
+
+    def later(number):
+        async def call():
+            ran.append(number)
+            await asyncio.sleep(0.01)
+            return number
+
+        return call
+
+    calls = TimedCalls(0.1)
+    found = calls.run([waits, blocks, later(1), blocks, later(2), waits])
+    release.set()
+    time.sleep(0.3)  # the loops that were given up go on, and may begin nothing again
+    assert [found[2], found[4]] == [1, 2]
+    assert ["another async call beside it" in str(found[0]), "it blocks its event loop" in str(found[1])] == [True, True]
+    assert "it blocks its event loop" in str(found[3])
+    assert sorted(map(str, ran)) == ["1", "2", "blocks", "blocks", "waits", "waits"]
+    assert found[5] is None
+
+
+def test_the_time_of_a_coroutine_is_its_own():
+    async def busy():
+        time.sleep(0.06)
+        return 1
+
+    async def waits():
+        await asyncio.sleep(9)
+
+    async def own_limit():
+        raise TimeoutError("mine")
+
+    found = TimedCalls(0.1).run([*[busy] * 30, waits, own_limit])
+    assert found[:30] == [1] * 30
+    assert isinstance(found[30], TimeLimitError)
+    assert str(found[31]) == "mine"
+
+
 def test_a_coroutine_that_raises_is_an_outcome():
     async def broken():
         raise KeyError("x")
 
+    async def cancelled():
+        raise asyncio.CancelledError
+
     async def sound():
+        await asyncio.sleep(0)
         return 2
 
-    first, second = TimedCalls(5.0).run([broken, sound])
+    first, second, third = TimedCalls(5.0).run([broken, cancelled, sound])
     assert isinstance(first, KeyError)
-    assert second == 2
+    assert isinstance(second, asyncio.CancelledError)
+    assert third == 2
 
 
 def test_its_thread_ends_with_it():
