@@ -97,11 +97,21 @@ class FirstAgainstSecond(Preferences):
         return pairs.with_weights(preference=torch.full((len(pairs),), 1 / max(1, len(pairs))))
 
 
+class WeightUpsideDown(Rewards):
+    """The importance weight, a constant, is that of the sampler to the policy."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        weight = (batch.sampling_logprobs - ours).detach().clamp(-20, 20).exp().clamp(max=2)
+        return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
+    WeightUpsideDown: {"alignment"},
     FirstAgainstSecond: {"direction"},
     GreedyOfOthers: {"credit"},
     GreedyInAnotherOrder: {"credit"},

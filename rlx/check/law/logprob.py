@@ -24,7 +24,7 @@ FACTOR = 1.25  # of the sampler's own temperature
 
 
 def alignment(subject: Subject) -> Finding:
-    """The log-probability of a token is compared with the sampler's of that token, not of its neighbour."""
+    """The log-probability of a token is compared with the sampler's of that token, and the right way up."""
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("no completions are sampled, or the loss reads the model itself")
     laboratory = subject.stand_in(spread=0.1)
@@ -43,7 +43,7 @@ def alignment(subject: Subject) -> Finding:
     held = getattr(batch, "reference_logprobs", None)
     known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
     after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
-    if (compared := _ratio_to_reference(subject)) is not None:
+    if (compared := _ratio_to_reference(subject) or _upside_down(subject)) is not None:
         return compared
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
@@ -88,6 +88,32 @@ def _ratio_to_reference(subject: Subject) -> Finding | None:
         where="compute_loss",
         example=row_shown(subject, batch, 0),
         mend="the ratio is to the policy that sampled: exp(policy.token_logprobs(...) - batch.sampling_logprobs)",
+    )
+
+
+def _upside_down(subject: Subject) -> Finding | None:
+    """Every token weighs more where the sampler found it likelier than the policy does, and less where less likely."""
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    slopes = []
+    for shift in (0.0, SHIFT, -SHIFT):
+        moved = torch.where(batch.completion_mask, batch.sampling_logprobs + shift, 0.0)
+        gradient, _ = subject.gradient(laboratory, batch.with_values(sampling_logprobs=moved))
+        slopes.append(gradient[: len(laboratory.policy.leaves["token_logprobs"])])
+    learning = slopes[0] != 0
+    start, likelier, unlikelier = (each[learning] for each in slopes)
+    if not bool((start > 0).any()) or not bool((start < 0).any()):
+        return None  # a pull to the sampler lets the tokens of one sign weigh more
+    if not bool((likelier / start > 1 + EQUAL).all()) or not bool((unlikelier / start < 1 - EQUAL).all()):
+        return None
+    weight = float((likelier / start).mean())
+    return broken(
+        f"where the sampler found every token {SHIFT:g} nats likelier than the policy does, each weighs {weight:.3g} times as "
+        "much: the importance weight is upside down",
+        number=f"{weight:.3g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="what was sampled too often weighs less: exp(policy - sampling_logprobs), or proximal in the place of policy",
     )
 
 
