@@ -256,7 +256,7 @@ class ChatTemplate(TemplateRenderer):
         found = set()
         if self._special.search("\n".join(content_of(message) for message in messages if message.get("role") != "assistant")):
             found.add("special_text")
-        if any(self._with_arguments(message) != message for message in messages):
+        if any(self._as_written(message).get("tool_calls") != message.get("tool_calls") for message in messages):
             found.add("arguments")
         return found
 

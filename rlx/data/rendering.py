@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlx.data.memory import bounded_memory
-from rlx.data.turns import is_prefilled, with_arguments
+from rlx.data.turns import content_of, is_prefilled, with_arguments
 from rlx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TemplateRenderer:
         known = self._ahead.get(_key(messages, tools, opens=opens, continues=continues, marked=marked))
         if known is not None:
             return known
-        given = [[self._with_arguments(message) for message in messages]]
+        given = [[self._as_written(message) for message in messages]]
         return self._as_given(given, tools, opens=opens, continues=continues, marked=marked)[0]
 
     def _as_given(
@@ -111,28 +111,38 @@ class TemplateRenderer:
         texts, marks = rendered
         return [(str(text), list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
 
-    def _with_arguments(self, message: Message) -> Message:
-        """The message with the arguments of its calls in the form that the template writes as one JSON object."""
+    def _as_written(self, message: Message) -> Message:
+        """The message with its calls of tools in the form that the template writes: their arguments, and no words beside them."""
         calls = message.get("tool_calls")
-        if not isinstance(calls, (list, tuple)) or self._arguments is None:
+        if not isinstance(calls, (list, tuple)):
             return message
-        return {**message, "tool_calls": [with_arguments(call, as_text=self._arguments == "text") for call in calls]}
+        arguments, without_content = self._call_form
+        if without_content and not content_of(message):
+            message = {**message, "content": None}
+        if arguments is None:
+            return message
+        return {**message, "tool_calls": [with_arguments(call, as_text=arguments == "text") for call in calls]}
 
     @cached_property
-    def _arguments(self) -> str | None:
-        """The one form, "object" or "text", in which the template writes arguments right; None where it writes both, or none.
+    def _call_form(self) -> tuple[str | None, bool]:
+        """How the template writes calls of tools right.
 
-        Some write their JSON text as a string in quotes, others refuse an object.
+        The one form of arguments, "object" or "text", that it writes as one JSON object; None where it writes both, or none. Some
+        write their JSON text as a string in quotes, others refuse an object. And whether it writes calls only of messages whose
+        content is null, as DeepSeek's do.
         """
-        right = []
-        for form, arguments in (("object", {"rlx_key": "rlx"}), ("text", '{"rlx_key": "rlx"}')):
-            call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
-            messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]})
-            with suppress(UnsafeExampleError):
-                ((written, _),) = self._as_given([list(messages)], (), opens=False, continues=False, marked=False)
-                if "rlx_key" in written and '\\"rlx_key' not in written:
-                    right.append(form)
-        return right[0] if len(right) == 1 else None
+        for content in ("", None):
+            right = []
+            for form, arguments in (("object", {"rlx_key": "rlx"}), ("text", '{"rlx_key": "rlx"}')):
+                call = {"type": "function", "id": "rlxprobe1", "function": {"name": "rlx_probe", "arguments": arguments}}
+                messages = ({"role": "user", "content": "?"}, {"role": "assistant", "content": content, "tool_calls": [call]})
+                with suppress(UnsafeExampleError):
+                    ((written, _),) = self._as_given([list(messages)], (), opens=False, continues=False, marked=False)
+                    if "rlx_key" in written and '\\"rlx_key' not in written:
+                        right.append(form)
+            if right:
+                return right[0] if len(right) == 1 else None, content is None
+        return None, False
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Any] = ()) -> str:
         """The prompt as sampling sees it: an answer is opened, or the assistant's unfinished last message is continued."""
@@ -171,7 +181,7 @@ class TemplateRenderer:
             keys, marked = list(conversations), self.marks_generation and not opens
             for start in range(0, len(keys), _AT_ONCE):
                 some = keys[start : start + _AT_ONCE]
-                texts = [[self._with_arguments(message) for message in conversations[key]] for key in some]
+                texts = [[self._as_written(message) for message in conversations[key]] for key in some]
                 with suppress(UnsafeExampleError):
                     made = self._as_given(texts, given[number], opens=opens, continues=False, marked=marked)
                     self._ahead.update(zip(some, made, strict=True))

@@ -441,6 +441,30 @@ def test_arguments_are_learned_as_one_json_object_whatever_form_the_data_has(wri
     assert cut(text, (USER,), (call("not JSON", content="x"),), (call("no JSON", content=""),)).chosen.startswith("xweather ")
 
 
+OF_NULL_CONTENT = (  # as DeepSeek's do
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and m.content is none %}{% for c in m.tool_calls %}"
+    "{{ c.function.name + ' ' + c.function.arguments }}{% endfor %}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("content", [{"content": ""}, {}, {"content": None}], ids=["empty", "absent", "null"])
+def test_calls_are_learned_where_a_template_writes_them_beside_null_content_alone(content):
+    text = encoder_of("chatml", template=OF_NULL_CONTENT)
+    own, others = call('{"city": "Rome"}', **content), call('{"city": "Oslo"}', **content)
+    result = {"role": "tool", "content": "17 C"}
+    made = cut(text, (USER,), (own, result, assistant("17")), (others,))
+    assert made.learned == 'weather {"city": "Rome"}<|im_end|>17<|im_end|>'
+    assert made.remarks == {}
+    asked = cut(text, (USER, own, result), (assistant("17"),), (assistant("18"),))
+    assert 'weather {"city": "Rome"}' in text.tokenizer.decode(asked.prompt)
+    assert asked.prompt == text.encode_prompt((USER, own, result)).tolist()
+    assert asked.remarks == {}
+    with_words = [Pair((USER,), ({**own, "content": "Let me look."},), (others,))]
+    assert TokenizedPairs.of(with_words, text).dropped == {"tool_calls": 1}
+
+
 HOSTILE = {
     "white space around": ([user("  q \n\n")], " a \n"),
     "separators of lines": ([user("a\u2028b\u2029c\x85d")], "x\u2028y"),
