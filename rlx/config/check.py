@@ -269,7 +269,8 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     for key in node:
         if key not in _SPECIAL and key not in parameters and not (bound and key == "weight"):
             names = [f"{path}.{name}" for name in parameters]
-            raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths)
+            chosen = f"{group}={node['_target_']}" if group is not None and path == group else None
+            raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths, chosen=chosen)
     # the name last: it may be taken from another key, which is then to blame
     for parameter in sorted(parameters.values(), key=lambda parameter: parameter.name == "name"):
         if parameter.name in node or not bound:  # who calls a bound function gives it the rest
@@ -367,6 +368,9 @@ def node_name(owner: Any) -> str:
     return str(getattr(owner, "__name__", owner))
 
 
-def unknown_key(path: str, owner: str, paths: Iterable[str]) -> ConfigError:
-    """`loss.betta is no key of DPO; did you mean loss.beta?`"""
-    return ConfigError(f"{path} is no key of {owner}{did_you_mean(right_name(path, paths))}")
+def unknown_key(path: str, owner: str, paths: Iterable[str], *, chosen: str | None = None) -> ConfigError:
+    """`loss.betta is no key of DPO; did you mean loss.beta?` chosen: the word that chooses the owner with its own keys."""
+    near = right_name(path, paths)
+    if near is None and chosen is not None:
+        return ConfigError(f"{path} is no key of {owner}; where it comes from another option, choose {owner} by {chosen}")
+    return ConfigError(f"{path} is no key of {owner}{did_you_mean(near)}")

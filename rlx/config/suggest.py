@@ -154,7 +154,7 @@ def nearest_path(path: str, paths: Iterable[str]) -> str | None:
     for candidate in paths:
         candidate_head, _, candidate_leaf = candidate.rpartition(".")
         leaf_score = similarity(leaf, candidate_leaf)
-        if leaf_score < (0.65 if not head or candidate_head == head else 0.75):  # in another place only what is nearly the same
+        if leaf_score < (0.65 if not head or candidate_head == head else 0.9):  # in another place only what is nearly the same
             continue
         score = 3 * leaf_score + similarity(head, candidate_head)
         if score > best_score:
