@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from rlx.algorithm import LossOutput, Need, Term
-from rlx.loss.weight import sequence_mean
+from rlx.loss.weight import sequence_mean, token_mean
 from rlx.rollout.draw import greedy_rewards, roll_out
-from rlx.rollout.rollouts import best_against_worst
+from rlx.rollout.rollouts import RolloutBatch, best_against_worst
 from tests.check.faulty import Preferences, Rewards
 from tests.check.mistakes import WithReference
 
@@ -106,11 +106,30 @@ class WeightUpsideDown(Rewards):
         return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplaySaidAnew(Rewards):
+    """Replayed completions with the log-probabilities of the policy as it is now."""
+
+    capacity: int = 16
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
+        fresh = batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        buffer = lab.buffer(self.capacity)
+        if len(buffer):
+            old = buffer.sample(self.prompts_per_step)
+            now = lab.policy.token_logprobs(old.sequences, temperature=old.temperature).detach()
+            batch = RolloutBatch.join([fresh, old.with_values(sampling_logprobs=now)])
+        buffer.add(fresh)
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
+    ReplaySaidAnew: {"draws"},
     WeightUpsideDown: {"alignment"},
     FirstAgainstSecond: {"direction"},
     GreedyOfOthers: {"credit"},

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.stand_in import Key, StandInPolicy, keys_of
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
@@ -21,6 +22,7 @@ from rlx.seeding import Stream
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 MANY = 8  # steps, which draw more pairs than a few places hold
 JUMP = 1e-3  # relative: a change that is no rounding
+REPLAYS = 4  # draws in which what was sampled may come again
 DEPTH = 1.0  # nats a token, by which policy and reference say other things
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
@@ -256,7 +258,9 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    if (found := _few_of_many(subject) or _same_minibatch(subject) or _weights_of_the_draw(subject)) is not None:
+    if (
+        found := _few_of_many(subject) or _same_minibatch(subject) or _weights_of_the_draw(subject) or _said_anew(subject)
+    ) is not None:
         return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
 
@@ -325,6 +329,41 @@ def _weights_of_the_draw(subject: Subject) -> Finding | None:
             where="updates",
             mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
         )
+    return None
+
+
+def _said_anew(subject: Subject) -> Finding | None:
+    """Completions that come again in a later draw, with sampling log-probabilities of the policy as it has become."""
+    laboratory = subject.stand_in()
+    known: dict[Key, Tensor] = {}
+    for step in range(REPLAYS):
+        batch = subject.draw(laboratory, step=step)
+        if Need.REWARDS not in subject.needs or not laboratory.state or not isinstance(laboratory.policy, StandInPolicy):
+            return None
+        made: dict[Key, Tensor] = {}
+        for part in parts_of(batch):
+            sampled, mask = getattr(part, "sampling_logprobs", None), part.sequences.completion_mask
+            if not isinstance(sampled, Tensor) or sampled.shape != mask.shape:
+                continue
+            for place, (key, said, inside) in enumerate(
+                zip(keys_of(part.sequences), sampled.flatten(0, 1), mask.flatten(0, 1), strict=True)
+            ):
+                made[key] = said[inside].double()
+                off = float((made[key] - known.get(key, made[key])).abs().max()) if len(made[key]) else 0.0
+                if off > JUMP:
+                    return broken(
+                        f"the sampling log-probabilities of a completion that comes again at step {step} are not those of when "
+                        f"it was sampled (up to {off:.2g} nats apart): its ratio is 1 however far the policy has moved since",
+                        number=f"{off:.2g}",
+                        where="draw",
+                        example=row_shown(subject, part, place // mask.shape[1]),
+                        mend="a replay buffer keeps sampling_logprobs: leave them as buffer.sample(...) gives them; what the "
+                        "policy says before its updates is proximal_logprobs",
+                    )
+        known = made | known
+        if "token_logprobs" in laboratory.policy.leaves:
+            with torch.no_grad():
+                laboratory.policy.leaves["token_logprobs"].sub_(DEPTH)
     return None
 
 
