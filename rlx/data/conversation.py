@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rlx.task.base import Message
 
 _OPENS_REASONING = re.compile(r"<(think|thinking|reasoning)>\s*\Z")
+_BEGINS_REASONING = re.compile(r"\s*<(think|thinking|reasoning)>")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Written:
     text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
     closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of REMARKS (see
     rlx.data.remarks), of what differs from the data. refused: a key of REFUSED and what was said; empty of a safe example.
-    apart: the completion begins with words that are not of the data, and must not merge with the prompt.
+    apart: the completion begins with words that are not of the data, or where the prompt cuts them; they must not merge with it.
     """
 
     text: str = ""
@@ -57,6 +58,17 @@ def _opened(prompt: str) -> str:
     """The mark with which a prompt opens reasoning at its end; empty where it opens none."""
     found = _OPENS_REASONING.search(prompt)
     return f"<{found[1]}>" if found else ""
+
+
+def _is_unclosed(content: str) -> bool:
+    """Whether an answer begins with reasoning that it does not close."""
+    begun = _BEGINS_REASONING.match(content)
+    return begun is not None and f"</{begun[1]}>" not in content
+
+
+def _closes_before(content: str, said: str) -> bool:
+    """Whether the template has written a closed reasoning of its own before an answer that is reasoning itself."""
+    return _is_unclosed(content) and not _is_unclosed(said)
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
@@ -212,8 +224,12 @@ class ChatTemplate(TemplateRenderer):
             end, closed = self._end_of_turn(whole, alone, len(before), is_last=is_last)
             said = whole[len(before) : end]
             with_opened = said if continues else _opened(before) + said
-            if is_last and len(places) == 1 and at_once and self._writable(message, before) and loses(message, with_opened):
+            goes_on = not continues and _closes_before(content_of(message), said)
+            is_only = is_last and len(places) == 1 and at_once and self._writable(message, before)
+            if is_only and (goes_on or loses(message, with_opened)):
                 return self._as_it_stands(message, before, remarks, continues=continues)
+            if goes_on:
+                raise UnsafeExampleError("rewrites")
             if not is_last:
                 self._require_same(message, said, alone, len(before))
             remarks |= dropped(message, with_opened)
@@ -301,11 +317,14 @@ class ChatTemplate(TemplateRenderer):
             own = f"<think>\n{reasoning.strip()}\n</think>\n\n{own}"
         opened = _OPENS_REASONING.search(before)
         reasons = opened is not None and own.startswith(f"<{opened[1]}>")
+        begins_apart = False
         if opened and reasons:
-            own = own[len(opened[1]) + 2 :].lstrip()
+            rest, spaces = own[len(opened[1]) + 2 :], before[opened.end(1) + 1 :]
+            own = rest.removeprefix(spaces) if rest.startswith(spaces) else rest.lstrip()
+            begins_apart = own[:1].isspace()
         lead, tail = self._around_answer
         if not opened or f"</{opened[1]}>" in own:
-            remarks.add("rewritten")
+            remarks |= {"rewritten"} | ({"unclosed"} if _is_unclosed(own) else set())
         elif continues or reasons:
             remarks.add("unclosed")
         else:
@@ -315,7 +334,9 @@ class ChatTemplate(TemplateRenderer):
         text = before + lead + own + tail + self.turn_end
         end = self._first_end(text, len(before))
         turns = ((len(before), len(text) if end is None else end),)
-        return Written(text, len(before), turns, end is not None, frozenset(remarks), apart="no_reasoning" in remarks)
+        return Written(
+            text, len(before), turns, end is not None, frozenset(remarks), apart="no_reasoning" in remarks or begins_apart
+        )
 
     @cached_property
     def _around_answer(self) -> tuple[str, str]:

@@ -17,7 +17,7 @@ REMARKS = {
     "reasoning_dropped": "have reasoning that the chat template leaves out; put it into content as <think>...</think>, or give "
     "another template with policy.chat_template=FILE",
     "content_dropped": "have words that the chat template leaves out; give another template with policy.chat_template=FILE",
-    "unclosed": "answer within the reasoning that the prompt opens and never close it; put </think> into them, or set "
+    "unclosed": "answer within reasoning, which they or the prompt open and never close; put </think> into them, or set "
     "policy.chat_template_kwargs or policy.chat_template=FILE",
     "no_reasoning": "answer without reasoning where the prompt opens it; an empty reasoning is learned before the answer. Put "
     "<think>...</think> into them, or set policy.chat_template=FILE",

@@ -465,6 +465,33 @@ def test_calls_are_learned_where_a_template_writes_them_beside_null_content_alon
     assert TokenizedPairs.of(with_words, text).dropped == {"tool_calls": 1}
 
 
+def test_reasoning_that_is_never_closed_gets_no_other_reasoning_before_it():
+    text = encoder_of("qwen3")
+    begun = assistant("<think>\nI do not know")
+    made = cut(text, (USER,), (begun,), (assistant("2"),))
+    assert made.learned == "<think>\nI do not know<|im_end|>"
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    assert {"rewritten", "unclosed"} <= made.remarks.keys()
+    several = [Pair((USER,), (assistant("1"), user("Sure?"), begun), (assistant("2"),))]
+    assert TokenizedPairs.of(several, text).dropped == {"rewrites": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "learned"),
+    [
+        ("<think>\n\n</think>\n\n1", "\n</think>\n\n1"),
+        ("<think>\n\nsum\n</think>\n\n1", "\nsum\n</think>\n\n1"),
+        ("<think>sum</think>1", "sum</think>1"),
+        ("<think>\nsum\n</think>\n\n1", "sum\n</think>\n\n1"),
+    ],
+)
+def test_reasoning_goes_on_where_the_prompt_has_opened_it(answer, learned):
+    text = merging(encoder_of("deepseek_r1"), "\n\n")
+    made = cut(text, (USER,), (assistant(answer),), (assistant("2"),))
+    assert made.learned == made.chosen == f"{learned}<｜end▁of▁sentence｜>"
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+
+
 HOSTILE = {
     "white space around": ([user("  q \n\n")], " a \n"),
     "separators of lines": ([user("a\u2028b\u2029c\x85d")], "x\u2028y"),
