@@ -53,7 +53,7 @@ class _Witness(ScriptedSampler):
 
 
 def context(subject: Subject) -> Finding:
-    """What an environment says in a conversation is context: no gradient reaches it, whatever the algorithm learns from."""
+    """What an environment says in a conversation is context: no gradient reaches it, and no length counts it."""
     if subject.task.interaction is None:
         return skipped("a completion of the task is one turn")
     laboratory = subject.stand_in()
@@ -82,7 +82,43 @@ def context(subject: Subject) -> Finding:
                         mend="keep the `learned` masks of batch.sequences (take, pick and join do), and weigh tokens by "
                         "completion_mask, not by the lengths of completions",
                     )
-    return passed(f"{said} tokens") if said else skipped("no conversation of the draw has a second turn")
+    if not said:
+        return skipped("no conversation of the draw has a second turn")
+    return _counts_in_lengths(subject, laboratory, batch) or passed(f"{said} tokens")
+
+
+def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
+    """A token weighs 1 / the length of its conversation, in which the words of the environment count."""
+    for part in parts_of(batch):
+        mask = part.sequences.completion_mask.flatten(0, 1)
+        own = mask.sum(dim=-1)
+        spans = ((mask * torch.arange(1, mask.shape[-1] + 1)).amax(dim=-1), part.sequences.completion_lengths.flatten())
+        for term in subject.loss(laboratory, batch).terms.values():
+            if term.weights.shape != part.sequences.completion_mask.shape:
+                continue
+            weights = term.weights.detach().cpu().double().flatten(0, 1)
+            least, most = weights.masked_fill(~mask, torch.inf).amin(dim=-1), weights.masked_fill(~mask, 0.0).amax(dim=-1)
+            rows = (own > 0) & (most > 0)
+            if not bool((least == most)[rows].all()) or not _differ(most[rows]) or not _differ((most * own)[rows]):
+                continue
+            if all(_differ((most * span)[rows]) for span in spans):
+                continue
+            row = int(((spans[0] - own) * rows).argmax())
+            return broken(
+                f"a token weighs 1 / the length of its conversation, in which what the environment said counts: here "
+                f"{int(spans[0][row])} tokens, of which the policy wrote {int(own[row])}",
+                number=f"{int(spans[0][row] - own[row])} tokens",
+                where="the weights that draw makes",
+                example=row_shown(subject, part, row // part.sequences.group_size),
+                mend="count the tokens of batch.loss_mask, loss_mask.sum(dim=-1): completion_lengths and places in the "
+                "completion count those of others too",
+            )
+    return None
+
+
+def _differ(values: Tensor) -> bool:
+    """Whether positive numbers are not all the same."""
+    return bool(len(values)) and float(values.max()) > (1 + _CLOSE) * float(values.min())
 
 
 def turns(subject: Subject) -> Finding:

@@ -45,6 +45,15 @@ class LearnsTheEnvironment(CustomGrpo):
         return batch.with_values(weights=self.loss.weights(batch.loss_mask), advantages=ones)
 
 
+class CountsTheEnvironment(CustomGrpo):
+    """Divides by the length of the conversation, the words of the environment among it."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        lengths = batch.sequences.completion_lengths.reshape(batch.rewards.shape)
+        return batch.with_values(weights=batch.loss_mask / lengths[..., None].clamp(min=1) / batch.rewards.numel())
+
+
 class PaysTheNextTurn(CustomGrpo):
     """Gives the reward of a turn to the turn after it."""
 
@@ -65,6 +74,12 @@ def test_shipped_algorithms_learn_no_word_of_the_environment(name):
 @pytest.mark.parametrize("name", ["grpo", "ppo", "reinforce_plus_plus"])
 def test_shipped_algorithms_pay_the_turn_that_earned(name):
     assert failed(rlx.load("algorithm", name), "turns", credit="turn") == {}
+
+
+def test_tokens_of_the_environment_that_count_in_a_length_are_named():
+    found = failed(CountsTheEnvironment(**HYPERPARAMETERS), "context")["context"]
+    assert "in which what the environment said counts" in found.wrong
+    assert failed(rlx.load("algorithm", "gspo"), "context") == {}  # a mean over each sequence
 
 
 def test_tokens_of_the_environment_that_are_learned_are_named():
