@@ -22,6 +22,7 @@ from rlx.task.hub import hub_files, is_mirror
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _PATTERN = re.compile(r"[*?\[]")
+_LIST = "write one row a line, which jq -c '.[]' FILE > ROWS.jsonl does"
 _SURROGATE = re.compile(rb"\\u[dD]")
 _NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+){0,2}")  # of a data set on the hub, with its configuration and its split
 
@@ -79,7 +80,8 @@ def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
         raise DataError(f"{key}: the directory {folder} holds no file of data ({', '.join(SUFFIXES)})")
     found = [file for file in files if _of_split(file.relative_to(folder), split or "train")]
     if split and not found:
-        raise DataError(f"{key}: {folder} has no files of a split {split!r}, only {', '.join(file.name for file in files[:5])}")
+        names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+        raise DataError(f"{key}: {folder} has no files of a split {split!r}, only {names}")
     return tuple(found or files)
 
 
@@ -133,25 +135,38 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if line.isspace():
                 continue
             try:
-                row = json.loads(line)
+                row = _decode(line.decode(json.detect_encoding(line), "surrogatepass"))
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{file}:{number}: this line is not UTF-8 text ({error.reason}); save the file as UTF-8"
                 ) from error
             except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; "
-                    "a JSONL file has one whole JSON object a line"
-                ) from error
+                mend = _LIST if line.strip() == b"[" else "a JSONL file has one whole JSON object a line"
+                raise DataError(f"{file}:{number}: this line is not JSON: {error.msg} at column {error.colno}; {mend}") from error
+            except _TwiceError as error:
+                raise DataError(f"{file}:{number}: this line has the key {error.args[0]!r} twice; leave one of them") from error
             except (ValueError, RecursionError) as error:  # a number of thousands of digits; hundreds of levels
                 raise DataError(f"{file}:{number}: this line cannot be read: {error}; take it out") from error
             if _SURROGATE.search(line):
                 _require_characters(row, f"{name}:{number}")
             if not isinstance(row, dict):
-                raise DataError(
-                    f'{file}:{number}: this line is a JSON {type(row).__name__}, not an object like {{"prompt": ...}}'
-                )
+                kind, mend = type(row).__name__, f"; {_LIST}" if isinstance(row, list) else ""
+                raise DataError(f'{file}:{number}: this line is a JSON {kind}, not an object like {{"prompt": ...}}{mend}')
             yield f"{name}:{number}", row
+
+
+class _TwiceError(Exception):
+    """An object has a key twice, of which json would keep the last."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _TwiceError(next(name for place, (name, _) in enumerate(pairs) if name in dict(pairs[:place])))
+    return made
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def _require_characters(row: Any, place: str) -> None:
