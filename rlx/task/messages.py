@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rlx.errors import DataError
@@ -16,6 +18,7 @@ _PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]\s*\Z""", re.DOTALL)
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -23,11 +26,16 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     """A string, or a non-empty list of messages as a tuple.
 
     A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
-    absent beside tool calls. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError
-    with the place if the value is neither, or holds a part that is not text.
+    absent beside tool calls. A text that spells such a list, as JSON or as Python does, is that list: so tables of text hold
+    conversations. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError with the
+    place if the value is neither, or holds a part that is not text.
     """
     if isinstance(value, str):
+        value = _spelled(value) or value
+    if isinstance(value, str):
         return value
+    if value is None:
+        raise DataError(f"{place}: {key!r} is null; leave the row out")
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
@@ -37,6 +45,16 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
         if all("role" in message and any(name in message for name in _SAYS) for message in messages):
             return tuple(_message(message, place=place, key=key) for message in messages)
     raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')
+
+
+def _spelled(text: str) -> Any:
+    """The messages that a text spells; None of any other text."""
+    if _MESSAGES.match(text):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                made = read(text.strip())
+                return made if all(isinstance(part, dict) and ("role" in part or "from" in part) for part in made) else None
+    return None
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from rlx.errors import DataError
@@ -73,3 +75,13 @@ def test_a_line_break_may_be_written_as_backslash_n():
     assert with_line_breaks(r"one\ntwo\n") == "one\ntwo\n"
     assert with_line_breaks(r"$\nabla f \neq 0$") == r"$\nabla f \neq 0$"
     assert with_system("?", r"a\nb")[0]["content"] == "a\nb"
+
+
+def test_a_text_that_spells_messages_is_those_messages():
+    """So a CSV file holds conversations: datasets writes lists into it as Python does, others as JSON."""
+    messages = [{"role": "user", "content": "a 'b'\n"}, {"role": "assistant", "content": None, "tool_calls": [TOOL]}]
+    assert read(json.dumps(messages)) == read(repr(messages)) == read(messages)
+    shared = [{"from": "human", "value": "?"}]
+    assert read(f" {json.dumps(shared, indent=1)}\n") == read(shared)
+    for text in ('[{"content": "x"}]', '[{"role": "user"', '[{"name": "f", "role": 1}]', "[{'role': exit()}]", "[]", '["role"]'):
+        assert read(text) == text
