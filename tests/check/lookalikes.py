@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from rlx.algorithm import LossOutput, Term
+from rlx.algorithm import LossOutput, Need, Term
 from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
@@ -164,7 +165,20 @@ class MeanOfGreedyOnes(Rewards):
         return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts).mean())
 
 
+class AsksLessOfLongOnes(Preferences):
+    """A squared hinge of means, whose margin falls with the root of the length."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.pair_logprobs(batch)
+        wanted = ((ours.chosen_length + ours.rejected_length) / 2).clamp(min=1).rsqrt()
+        values = (wanted - self.beta * (ours.chosen_mean - ours.rejected_mean)).clamp(min=0) ** 2
+        return LossOutput.of(values, batch.weights["preference"])
+
+
 LOOKALIKES = [
+    AsksLessOfLongOnes,
     MeanOfGreedyOnes,
     SumsInParts,
     EqualSay,

@@ -15,7 +15,7 @@ from rlx.check.stand_in import LONG, SHORT, UNEVEN
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
 LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
-LESS = 0.4  # of the gradient of short completions, summed over their tokens, is too little for long ones
+LESS = 0.3  # of the gradient of short completions, summed over their tokens, is too little for long ones: 1/8, not 1/sqrt(8)
 LONGER = 0.9  # a token's weight that grows with the length of its completion by this power of it, or more, counts a length twice
 READ = 4  # characters of a completion that decide its reward, so that short and long ones are rewarded alike
 STEP = 1e-7  # nats by which a log-ratio of 0 is moved
