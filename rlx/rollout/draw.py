@@ -122,6 +122,7 @@ def sample_groups(lab: RolloutContext, rows: Sequence[int] | np.ndarray, *, grou
         prompt_keys=keys,
         attempt=attempt,
     )
+    played.require_some_unbroken()
     noise = lab.task.reward_noise if isinstance(lab.task, RewardedTask) else 0.0
     sources = exchanged(len(keys) * group_size, noise, rng=lab.rng.child("reward_noise", lab.step, attempt))
     rewards = {name: _moved(part, sources) for name, part in rewards_of(lab.task, played).items()}

@@ -24,6 +24,8 @@ from rlx.task.environment import Conversation, Interaction
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
+MANY = 8  # conversations of one draw that do not all break off by chance
+
 
 @dataclass(frozen=True, eq=False)
 class Played:
@@ -102,6 +104,15 @@ class Played:
         if self.conversations is None:
             return None
         return torch.tensor([[bool(one.error) for one in group] for group in self.conversations])
+
+    def require_some_unbroken(self) -> None:
+        """Raises TrainingError where the environment broke off all of many conversations: they teach and measure nothing."""
+        talks = [one for group in self.conversations or () for one in group]
+        if len(talks) >= MANY and all(one.error for one in talks):
+            raise TrainingError(
+                f"all {len(talks)} conversations broke off, so there is nothing to learn from or to measure: {talks[0].error}; "
+                "mend the environment"
+            )
 
 
 def _place(policy: Policy, tokens: Tokens, begin: int, end: int, characters: int) -> int:

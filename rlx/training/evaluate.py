@@ -97,6 +97,7 @@ class Evaluator:
             tokens, answers, shown = 0, np.zeros(0), list[dict[str, Any]]()
             if prompts:
                 greedy = self._play(policy, prompts, group_size=1, greedy=True)
+                greedy.require_some_unbroken()
                 sampled = self._play(policy, prompts, group_size=self.samples_per_prompt, greedy=False)
                 tokens = sum(int(played.rollout.sequences.learned_lengths.sum()) for played in (greedy, sampled))
                 rewards = None

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlx.data.continuation import encode_continuation
 from rlx.data.tokens import TextEncoder
+from rlx.errors import TrainingError
 from rlx.policy.base import Policy
 from rlx.policy.tiny import load_tiny
 from rlx.rollout.draw import greedy_rewards
@@ -202,3 +203,23 @@ def test_special_tokens_that_an_environment_spells_are_plain_text_and_said_once(
         caplog.records[0].message
     ]
     assert "plain text" in caplog.records[0].message
+
+
+@pytest.mark.parametrize(("broken", "ends"), [(8, True), (7, False)])
+def test_a_draw_of_which_every_conversation_breaks_off_ends_the_run(broken, ends):
+    class Breaking(Counting):
+        def start(self, prompt, seed):
+            if seed < broken:
+                raise OSError("no such game")
+            return super().start(prompt, seed)
+
+    one = task_of(Breaking())
+    object.__setattr__(one, "prompts", lambda: tuple(Prompt("", columns={"seed": seed}) for seed in range(8)))
+    found = played(policy_of("chatml"), one, rows=8, group_size=1)
+    if not ends:
+        found.require_some_unbroken()
+        return
+    with pytest.raises(TrainingError, match=r"all 8 conversations broke off.*no such game.*mend the environment"):
+        found.require_some_unbroken()
+    few = played(policy_of("chatml"), one, rows=7, group_size=1)
+    few.require_some_unbroken()  # a few may all break off by chance
