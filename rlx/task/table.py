@@ -35,6 +35,8 @@ def find_files(path: str, *, key: str) -> tuple[Path, ...]:
     `name:configuration:split`. Of several splits the training split is meant unless another is named.
     Raises DataError where there is no such data.
     """
+    if not path.strip():
+        raise DataError(f"{key} is empty; name the file")
     if _PATTERN.search(path) and not Path(path).expanduser().exists():
         found = sorted(Path(name) for name in glob(str(Path(path).expanduser()), recursive=True) if _is_data(Path(name)))
         if not found:
@@ -91,8 +93,6 @@ def _of_split(file: Path, split: str) -> bool:
 
 def find_file(path: str, *, key: str) -> Path:
     """The file that `path` names, or a DataError with the nearest file beside it."""
-    if not path.strip():
-        raise DataError(f"{key} is empty; name the file")
     file = Path(path).expanduser()
     try:
         if file.is_file():

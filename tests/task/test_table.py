@@ -80,9 +80,12 @@ def test_what_json_escapes_is_read_and_a_byte_order_mark_passed_over(tmp_path):
     assert [row["x"] for _, row in read_rows(tmp_path / "a.jsonl")] == ["\U0001f600", "\\ud800"]
 
 
-def test_an_empty_name_is_no_file():
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_name_is_neither_a_file_nor_the_working_directory(path, tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n')
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"task\.path is empty"):
-        find_file(" ", key="task.path")
+        find_files(path, key="task.path")
 
 
 def test_a_missing_column_names_the_setting():
