@@ -17,7 +17,7 @@ from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, f
 from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
-from rlx.data.turns import unseen
+from rlx.data.turns import refused_transcript, unseen
 from rlx.data.words import WordTokens
 from rlx.errors import ConfigError, DataError
 
@@ -309,7 +309,8 @@ class TextEncoder:
                 answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
                 chats[row] = (messages, answer, tools)
             elif isinstance(completion, str):
-                written[row] = (Written(f"{prompt!s}{completion}", len(prompt)), True)
+                refused = refused_transcript(str(prompt), completion)
+                written[row] = (Written(f"{prompt!s}{completion}", len(prompt), refused=refused), True)
             else:
                 raise DataError(
                     "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
@@ -331,8 +332,7 @@ class TextEncoder:
                 remarks.add("ended_early")
             tokens = tokens[:after]
         elif self.end_ids:
-            is_rendered = self.is_rendered(written.text[: written.prompt_length])
-            end = self.turn_end_id if is_rendered else None
+            end = self.turn_end_id if self.is_rendered(written.text[: written.prompt_length]) else None
             tokens = np.append(tokens, self.end_ids[0] if end is None else end)
         return Encoded(tokens, inside, remarks=frozenset(remarks))
 

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlx.task.base import Message
 
+_SPEAKERS = ("\n\nHuman:", "\n\nAssistant:")  # of a transcript in plain text, as in Anthropic's HH
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the fields of a message that hold it
 
 
 def special_pattern(special: Iterable[str]) -> re.Pattern[str]:
     """Finds the texts of special tokens, of two that begin alike the longer one."""
     return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+
+
+def refused_transcript(prompt: str, completion: str) -> tuple[str, str] | None:
+    """Why a completion of a transcript is not learned: others speak in it, as where the sides differ before the last answer."""
+    goes_on = _SPEAKERS[0] in prompt and any(speaker in completion for speaker in _SPEAKERS)
+    return ("others_speak", "") if goes_on else None
 
 
 def is_prefilled(messages: Sequence[Message]) -> bool:

@@ -117,3 +117,17 @@ def test_a_prompt_of_millions_of_characters_is_dropped_without_being_tokenised(m
     assert source.dropped == {"too_long": 1}
     assert source.index.tolist() == [1]
     assert max(seen) < 10
+
+
+def test_transcripts_in_which_others_speak_within_a_completion_are_dropped():
+    """As rows of Anthropic's HH whose sides differ before their last answers, or within a question."""
+    begin = "\n\nHuman: one\n\nAssistant:"
+    pairs = [
+        Pair(begin, " yes", " no"),
+        Pair(begin, " yes\n\nHuman: why\n\nAssistant: so", " no"),
+        Pair(f"{begin} yes\n\nHuman: why ", "not\n\nAssistant: so", "so\n\nAssistant: not"),
+        Pair("Continue the play.", "\n\nHuman: no", "\n\nHuman: yes"),
+    ]
+    made = TokenizedPairs.of(pairs, TEXT)
+    assert made.index.tolist() == [0, 3]
+    assert made.dropped == {"others_speak": 2}
