@@ -167,7 +167,11 @@ class ChatTemplate(TemplateRenderer):
         if any(self._first_end(said_in(own[place]), 0) is not None for place in places[:-1]):
             raise UnsafeExampleError("ends_within")
         if marks and whole.startswith(opening):
-            spans = [(max(begin, len(opening)), end) for begin, end in marks if end > len(opening)]
+            opened = [self.render(turns[:place], tools, opens=True) for place in places[answers_at_once:]]
+            starts = [len(opening), *(len(text) for text in opened if whole.startswith(text))]  # some mark the opening too
+            spans = [
+                (max(begin, *(start for start in starts if start <= end)), end) for begin, end in marks if end > len(opening)
+            ]
             said = _opened(opening) + "".join(whole[begin:end] for begin, end in spans)
             remarks |= set().union(*(dropped(self._until_end(message), said) for message in own.values()))
             return self._marked(whole, opening, spans, remarks)

@@ -492,6 +492,21 @@ def test_reasoning_goes_on_where_the_prompt_has_opened_it(answer, learned):
     assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
 
 
+MARKS_OPENINGS = (  # as SmolLM3's does
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<|im_start|>assistant\n{{ m.content }}<|im_end|>\n"
+    "{% endgeneration %}{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_the_opening_of_an_answer_is_not_learned_where_the_template_marks_it_as_generated():
+    text = encoder_of("chatml", template=MARKS_OPENINGS)
+    made = cut(text, (USER,), (assistant("1"), user("Sure?"), assistant("2"), assistant("3")), (assistant("4"),))
+    assert made.learned == "1<|im_end|>2<|im_end|>3<|im_end|>"
+    asked_first = cut(text, (USER,), (user("Sure?"), assistant("1")), (user("Sure?"), assistant("2")))
+    assert asked_first.learned == "1<|im_end|>"
+
+
 HOSTILE = {
     "white space around": ([user("  q \n\n")], " a \n"),
     "separators of lines": ([user("a\u2028b\u2029c\x85d")], "x\u2028y"),
