@@ -23,6 +23,7 @@ from rlx.data.turns import (
     joined,
     loses,
     reasoning_of,
+    refused_transcript,
     said_in,
     special_pattern,
     unseen,
@@ -58,6 +59,13 @@ def _opened(prompt: str) -> str:
     """The mark with which a prompt opens reasoning at its end; empty where it opens none."""
     found = _OPENS_REASONING.search(prompt)
     return f"<{found[1]}>" if found else ""
+
+
+def write_plain(prompt: str, completion: str) -> Written:
+    """An example of plain text, as one text with no turns."""
+    opened = _opened(prompt)
+    remarks = frozenset({"unclosed"} if opened and opened.replace("<", "</") not in completion else ())
+    return Written(f"{prompt}{completion}", len(prompt), remarks=remarks, refused=refused_transcript(prompt, completion))
 
 
 def _is_unclosed(content: str) -> bool:

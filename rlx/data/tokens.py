@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
-from rlx.data.conversation import ChatTemplate, Written
+from rlx.data.conversation import ChatTemplate, Written, write_plain
 from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, without_trailing_special
 from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
-from rlx.data.turns import refused_transcript, unseen
+from rlx.data.turns import unseen
 from rlx.data.words import WordTokens
 from rlx.errors import ConfigError, DataError
 
@@ -309,8 +309,7 @@ class TextEncoder:
                 answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
                 chats[row] = (messages, answer, tools)
             elif isinstance(completion, str):
-                refused = refused_transcript(str(prompt), completion)
-                written[row] = (Written(f"{prompt!s}{completion}", len(prompt), refused=refused), True)
+                written[row] = (write_plain(str(prompt), completion), True)
             else:
                 raise DataError(
                     "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
@@ -322,19 +321,19 @@ class TextEncoder:
     def _plain(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """Plain text up to the first token that ends generation, which is added where there is none."""
         inside, merges = self._begin_of(cut, written.prompt_length)
-        tokens, remarks = cut.tokens, {"boundary"} if merges else set()
+        tokens, remarks = cut.tokens, written.remarks | ({"boundary"} if merges else set())
         if self._spells_special(written.text[: written.prompt_length]):
-            remarks.add("special_text")
+            remarks |= {"special_text"}
         ends = np.flatnonzero(np.isin(tokens[inside:], self.end_ids)) if self.end_ids else np.zeros(0, dtype=np.int64)
         if len(ends):
             after = inside + int(ends[0]) + 1
             if str(self.tokenizer.decode(tokens[after:].tolist(), skip_special_tokens=True)).strip():
-                remarks.add("ended_early")
+                remarks |= {"ended_early"}
             tokens = tokens[:after]
         elif self.end_ids:
             end = self.turn_end_id if self.is_rendered(written.text[: written.prompt_length]) else None
             tokens = np.append(tokens, self.end_ids[0] if end is None else end)
-        return Encoded(tokens, inside, remarks=frozenset(remarks))
+        return Encoded(tokens, inside, remarks=remarks)
 
     def _chat(self, written: Written, cut: Cut | JoinedCut) -> Encoded:
         """A conversation up to the end of its last turn; what lies between the turns is context."""

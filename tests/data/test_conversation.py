@@ -507,6 +507,14 @@ def test_the_opening_of_an_answer_is_not_learned_where_the_template_marks_it_as_
     assert asked_first.learned == "1<|im_end|>"
 
 
+def test_an_answer_that_stays_within_the_reasoning_of_a_rendered_prompt_is_counted():
+    text = encoder_of("deepseek_r1")
+    prompt = text.template.prompt((USER,))
+    assert prompt.endswith("<think>\n")
+    assert cut(text, prompt, "1", "2").remarks == {"unclosed": 1}
+    assert cut(text, prompt, "sum\n</think>\n\n1", "</think>2").remarks == {}
+
+
 HOSTILE = {
     "white space around": ([user("  q \n\n")], " a \n"),
     "separators of lines": ([user("a\u2028b\u2029c\x85d")], "x\u2028y"),
