@@ -6,12 +6,14 @@ A model from a GGUF file is unpacked once and kept as a directory that later run
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -166,3 +168,17 @@ def _keep(model: Any, tokenizer: Any, place: Path) -> None:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and remarks of transformers while files are read; rlx checks and reports what matters."""
+    from transformers.utils import logging as remarks
+
+    verbosity = remarks.get_verbosity()
+    remarks.set_verbosity(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        remarks.set_verbosity(verbosity)

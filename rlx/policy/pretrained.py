@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +16,7 @@ from rlx.errors import ConfigError, RlxError
 from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
-from rlx.policy.files import Read, adapter_directory, as_ordinary, locate_model, nearest_model, require_hub, unpacked_once
+from rlx.policy.files import Read, adapter_directory, as_ordinary, locate_model, nearest_model, quiet, require_hub, unpacked_once
 from rlx.policy.precision import slower_note
 from rlx.policy.reader import Outline, Reader
 from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
@@ -108,7 +106,7 @@ def read_pretrained(path: str, **settings: Any) -> Reader:
     _check_config(source, file, path)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
-        with _files_blamed(f"the configuration in {directory} cannot be read"), _quiet():
+        with _files_blamed(f"the configuration in {directory} cannot be read"), quiet():
             outline = Outline.of(directory, packed)
         return outline, _tokenizer(str(directory), packed, path)
 
@@ -229,7 +227,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
     if quantization is not None:
         given["quantization_config"] = _four_bits(quantization, dtype)
     try:
-        with _quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
+        with quiet() if Path(source).is_dir() else nullcontext():  # a download shows its progress
             loaded: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, output_loading_info=True, **given)
             model, report = loaded
     except Exception as error:
@@ -286,7 +284,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     if not Path(source).is_dir():
         require_hub(path)
     try:
-        with _files_blamed(f"the configuration in {source} cannot be read") if Path(source).is_dir() else nullcontext(), _quiet():
+        with _files_blamed(f"the configuration in {source} cannot be read") if Path(source).is_dir() else nullcontext(), quiet():
             config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, ConfigError):
@@ -313,7 +311,7 @@ def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
         and not any(entry for name in _TOKENIZERS for entry in Path(source).glob(name))
     ):
         raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
-    with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), _quiet():
+    with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), quiet():
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
         tokenizer("12")
     return tokenizer
@@ -362,17 +360,3 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, KeyError) and lines:  # its text is a name alone
         return f"{lines[0][:300]} is missing from its files, or is a value in them that transformers does not know"
     return lines[0][:300] if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the progress bars and remarks of transformers while files are read; rlx checks and reports what matters."""
-    from transformers.utils import logging as remarks
-
-    verbosity = remarks.get_verbosity()
-    remarks.set_verbosity(logging.CRITICAL)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        remarks.set_verbosity(verbosity)

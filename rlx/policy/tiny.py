@@ -33,10 +33,13 @@ def load_tiny(
     """The checkpoint that comes with rlx, in float32. adapter: trained in place of the weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from rlx.policy.files import quiet
+
     if not (CHECKPOINT / "model.safetensors").is_file():
         raise ConfigError(f"rlx was installed without its checkpoint in {CHECKPOINT}; reinstall it, or use policy=tiny_untrained")
-    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT, local_files_only=True)
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     policy = Policy(model, tokenizer, name="tiny", text=text)
     if adapter is not None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers.utils import logging as hub_logging
 
 from rlx.errors import ConfigError
 from rlx.policy import tiny
@@ -63,3 +64,14 @@ def test_a_missing_checkpoint_names_what_to_do(tmp_path, monkeypatch):
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match=r"hidden_size=130 .* policy.num_heads=4"):
         build_tiny(hidden_size=130)
+
+
+def test_loading_shows_no_bar_of_its_own(capfd):
+    was_enabled = hub_logging.is_progress_bar_enabled()
+    hub_logging.enable_progress_bar()
+    try:
+        load_tiny()
+    finally:
+        if not was_enabled:
+            hub_logging.disable_progress_bar()
+    assert capfd.readouterr().err == ""
