@@ -12,6 +12,7 @@ from rlx.algorithm import LossOutput, Need, Term
 from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
+from tests.check.oversights import ReplayWithoutWeights
 
 
 class WorstHalf(Preferences):
@@ -177,7 +178,15 @@ class AsksLessOfLongOnes(Preferences):
         return LossOutput.of(values, batch.weights["preference"])
 
 
+class ImitatesOldOnes(ReplayWithoutWeights):
+    """Completions that were better than their group are imitated as long as they are kept, without a weight."""
+
+    def advantages(self, rewards):
+        return (rewards - rewards.mean(dim=1, keepdim=True)).clamp(min=0)
+
+
 LOOKALIKES = [
+    ImitatesOldOnes,
     AsksLessOfLongOnes,
     MeanOfGreedyOnes,
     SumsInParts,

@@ -124,12 +124,43 @@ class ReplaySaidAnew(Rewards):
         return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
 
 
+class SumBesideAMean(WithReference):
+    """The penalty is weighed by the bare mask."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = Rewards.compute_loss(self, policy, reference, batch)
+        kl = Term(self.penalty(policy, reference, batch), batch.loss_mask.double(), self.beta)
+        return LossOutput({**output.terms, "kl": kl}, output.metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayWithoutWeights(Rewards):
+    """Plain REINFORCE on what earlier policies sampled."""
+
+    capacity: int = 16
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
+        fresh = batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        buffer = lab.buffer(self.capacity)
+        if len(buffer):
+            batch = RolloutBatch.join([fresh, buffer.sample(self.prompts_per_step)])
+        buffer.add(fresh)
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return LossOutput({"policy": Term(-ours * batch.advantages[..., None], batch.weights)})
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
     ReplaySaidAnew: {"draws"},
+    ReplayWithoutWeights: {"draws"},
+    SumBesideAMean: {"draws"},
     WeightUpsideDown: {"alignment"},
     FirstAgainstSecond: {"direction"},
     GreedyOfOthers: {"credit"},

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import Key, StandInPolicy, keys_of
+from rlx.check.law.buffer import replayed
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
@@ -22,7 +22,6 @@ from rlx.seeding import Stream
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 MANY = 8  # steps, which draw more pairs than a few places hold
 JUMP = 1e-3  # relative: a change that is no rounding
-REPLAYS = 4  # draws in which what was sampled may come again
 DEPTH = 1.0  # nats a token, by which policy and reference say other things
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
@@ -258,10 +257,9 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    if (
-        found := _few_of_many(subject) or _same_minibatch(subject) or _weights_of_the_draw(subject) or _said_anew(subject)
-    ) is not None:
-        return found
+    for fault in (_few_of_many, _same_minibatch, _weights_of_the_draw, replayed):
+        if (found := fault(subject)) is not None:
+            return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
 
 
@@ -302,13 +300,16 @@ def _same_minibatch(subject: Subject) -> Finding | None:
 
 
 def _weights_of_the_draw(subject: Subject) -> Finding | None:
-    """An update on a part of a draw has that part of its weights, though the weights of a draw do not grow with its rows."""
+    """What a term weighs in all, in a draw of half as many rows and in a part of a draw.
+
+    The weights of one term grow with the rows of a draw, those of another do not; or they do not, and a part of a draw has a part
+    of them.
+    """
     algorithm = subject.algorithm
     name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
     laboratory = subject.stand_in(shape="short")
     batch = subject.draw(laboratory)
-    parts = [part for part in algorithm.updates(batch, Stream(subject.seed, ("updates", 0))) if 0 < len(part) < len(batch)]
-    if not name or not parts or len(batch) < 2:
+    if not name or len(batch) < 2:
         return None
     try:
         fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
@@ -317,54 +318,31 @@ def _weights_of_the_draw(subject: Subject) -> Finding | None:
     small = fewer.draw(laboratory)
     if len(small) * 2 != len(batch):
         return None
-    whole, half, cut = (_weight(subject, laboratory, rows) for rows in (batch, small, parts[0]))
-    share = len(parts[0]) / len(batch)
-    for term, total in whole.items():
-        if not total or abs(half.get(term, 0.0) / total - 1) > JUMP or abs(cut.get(term, 0.0) / total - share) > JUMP:
-            continue
+    whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
+    shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
+    means = [term for term, share in shares.items() if abs(share - 1) <= JUMP]
+    sums = [term for term, share in shares.items() if abs(share - 0.5) <= JUMP]
+    if means and sums:
         return broken(
-            f"an update on {len(parts[0])} of {len(batch)} rows of a draw has {share:.2g} of the weight of all of them, though a "
-            f"draw of {len(small)} rows has as much weight as one of {len(batch)}: it learns too little",
-            number=f"{share:.2g}",
-            where="updates",
-            mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
+            f"the weights of the term {sums[0]} add up to twice as much in a draw of twice as many rows, those of {means[0]} do "
+            "not: what its coefficient means depends on the size of the batch",
+            number="2",
+            where=f"terms[{sums[0]!r}]",
+            mend="weigh both by weights that add up alike, batch.weights; a bare mask makes a sum of a mean",
         )
-    return None
-
-
-def _said_anew(subject: Subject) -> Finding | None:
-    """Completions that come again in a later draw, with sampling log-probabilities of the policy as it has become."""
-    laboratory = subject.stand_in()
-    known: dict[Key, Tensor] = {}
-    for step in range(REPLAYS):
-        batch = subject.draw(laboratory, step=step)
-        if Need.REWARDS not in subject.needs or not laboratory.state or not isinstance(laboratory.policy, StandInPolicy):
-            return None
-        made: dict[Key, Tensor] = {}
-        for part in parts_of(batch):
-            sampled, mask = getattr(part, "sampling_logprobs", None), part.sequences.completion_mask
-            if not isinstance(sampled, Tensor) or sampled.shape != mask.shape:
-                continue
-            for place, (key, said, inside) in enumerate(
-                zip(keys_of(part.sequences), sampled.flatten(0, 1), mask.flatten(0, 1), strict=True)
-            ):
-                made[key] = said[inside].double()
-                off = float((made[key] - known.get(key, made[key])).abs().max()) if len(made[key]) else 0.0
-                if off > JUMP:
-                    return broken(
-                        f"the sampling log-probabilities of a completion that comes again at step {step} are not those of when "
-                        f"it was sampled (up to {off:.2g} nats apart): its ratio is 1 however far the policy has moved since",
-                        number=f"{off:.2g}",
-                        where="draw",
-                        example=row_shown(subject, part, place // mask.shape[1]),
-                        mend="a replay buffer keeps sampling_logprobs: leave them as buffer.sample(...) gives them; what the "
-                        "policy says before its updates is proximal_logprobs",
-                    )
-        known = made | known
-        if "token_logprobs" in laboratory.policy.leaves:
-            with torch.no_grad():
-                laboratory.policy.leaves["token_logprobs"].sub_(DEPTH)
-    return None
+    part = next(iter(algorithm.updates(batch, Stream(subject.seed, ("updates", 0)))))
+    if not means or not 0 < len(part) < len(batch):
+        return None
+    cut, share = _weight(subject, laboratory, part), len(part) / len(batch)
+    if not any(abs(cut.get(term, 0.0) / whole[term] - share) <= JUMP for term in means):
+        return None
+    return broken(
+        f"an update on {len(part)} of {len(batch)} rows of a draw has {share:.2g} of the weight of all of them, though a draw of "
+        f"{len(small)} rows has as much weight as one of {len(batch)}: it learns too little",
+        number=f"{share:.2g}",
+        where="updates",
+        mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
+    )
 
 
 def _weight(subject: Subject, laboratory: Laboratory, batch: Any) -> dict[str, float]:

@@ -1,0 +1,87 @@
+"""What the law of draws says of completions that come again in a later draw, out of a replay buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import Key, StandInPolicy, keys_of
+from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+
+DRAWS = 4  # in which what was sampled may come again
+MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
+APART = 1e-3  # nats: no rounding
+
+
+def replayed(subject: Subject) -> Finding | None:
+    """Completions that come again are weighed by what the policy said of them when they were sampled."""
+    laboratory = subject.stand_in()
+    known: dict[Key, Tensor] = {}
+    for step in range(DRAWS):
+        batch = subject.draw(laboratory, step=step)
+        if Need.REWARDS not in subject.needs or not laboratory.state or not isinstance(laboratory.policy, StandInPolicy):
+            return None
+        made: dict[Key, Tensor] = {}
+        for part in parts_of(batch):
+            sampled, mask = getattr(part, "sampling_logprobs", None), part.sequences.completion_mask
+            if not isinstance(sampled, Tensor) or sampled.shape != mask.shape:
+                continue
+            rows = zip(keys_of(part.sequences), sampled.flatten(0, 1), mask.flatten(0, 1), strict=True)
+            for place, (key, said, inside) in enumerate(rows):
+                made[key] = said[inside].double()
+                off = float((made[key] - known.get(key, made[key])).abs().max()) if len(made[key]) else 0.0
+                if off > APART:
+                    return _said_anew(subject, part, place // mask.shape[1], off, step)
+        if (found := _weighed_as_new(subject, laboratory, batch, known)) is not None:
+            return found
+        known = made | known
+        if "token_logprobs" in laboratory.policy.leaves:
+            with torch.no_grad():
+                laboratory.policy.leaves["token_logprobs"].sub_(MOVED)
+    return None
+
+
+def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> Finding:
+    return broken(
+        f"the sampling log-probabilities of a completion that comes again at step {step} are not those of when it was sampled "
+        f"(up to {off:.2g} nats apart): its ratio is 1 however far the policy has moved since",
+        number=f"{off:.2g}",
+        where="draw",
+        example=row_shown(subject, part, row),
+        mend="a replay buffer keeps sampling_logprobs: leave them as buffer.sample(...) gives them; what the policy says before "
+        "its updates is proximal_logprobs",
+    )
+
+
+def _weighed_as_new(subject: Subject, laboratory: Laboratory, batch: Any, known: dict[Key, Tensor]) -> Finding | None:
+    """Old completions are pushed up and down, whatever the policy that sampled them said.
+
+    What is only imitated may be old.
+    """
+    if not known or not hasattr(batch, "sampling_logprobs"):
+        return None
+    gradient, _ = subject.gradient(laboratory, batch)
+    if not reads_logprobs(laboratory):
+        return None
+    groups = zip(batch.sequences.prompts, completion_gradients(laboratory, batch, gradient), strict=True)
+    keys, size = keys_of(batch.sequences), batch.sequences.group_size
+    old = [(row, torch.cat(group)) for row, (_, group) in enumerate(groups) if keys[row * size] in known]
+    slopes = torch.cat([torch.zeros(0, dtype=gradient.dtype), *(each for _, each in old)])
+    if not bool((slopes > 0).any()) or not bool((slopes < 0).any()):
+        return None
+    elsewhere = torch.where(batch.completion_mask, batch.sampling_logprobs - MOVED, 0.0)
+    if not torch.equal(subject.gradient(laboratory, batch.with_values(sampling_logprobs=elsewhere))[0], gradient):
+        return None
+    return broken(
+        f"{len(old)} groups of earlier draws are learned as if the policy had sampled them now, though it has moved by "
+        f"{MOVED:g} nats a token: their sampling log-probabilities do not matter",
+        number=f"{len(old)} of {len(batch)} groups",
+        where="compute_loss",
+        example=row_shown(subject, batch, old[0][0]),
+        mend="weigh them by exp(policy - batch.sampling_logprobs), truncated: rlx guide rollouts has an example",
+    )
