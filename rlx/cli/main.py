@@ -19,7 +19,7 @@ import rlx
 from rlx.cli.line import taken_apart, verbs
 from rlx.cli.output import lost
 from rlx.config import conf_dir
-from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, users_frames, users_place
+from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, TrainingError, users_frames, users_place
 from rlx.interrupt import early_end
 
 if TYPE_CHECKING:
@@ -266,6 +266,9 @@ def guarded(module: ModuleType, composed: Composed) -> int:
         return int(module.run(composed))
     except RlxError:
         raise
+    except SystemExit as error:
+        place = users_place(error) or "a library"
+        raise TrainingError(f"{place} ended the process (SystemExit: {error.code}); raise an error there instead") from error
     except Exception as error:
         raise UnexpectedError from error
 

@@ -187,6 +187,15 @@ class TemplateRenderer:
                     self._ahead.update(zip(some, made, strict=True))
 
 
+def require_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a variable that the chat template does not mention: it would change nothing, in silence."""
+    template = str(tokenizer.chat_template or "")
+    for name in (name for name, value in variables.items() if value is not None):
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            why = "the chat template reads no such variable" if template else "the tokenizer has no chat template"
+            raise ConfigError(f"policy.chat_template_kwargs.{name} changes nothing: {why}; leave it out")
+
+
 def template_file(path: str) -> str:
     """The chat template in a file."""
     file = Path(path).expanduser()

@@ -14,7 +14,7 @@ import numpy as np
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written, write_plain
 from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, without_trailing_special
-from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file
+from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, require_variables, template_file
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.data.turns import unseen
@@ -36,7 +36,7 @@ class TextEncoder:
     are refused; else a file with a template that takes the place of the tokenizer's own.
     max_length: the most tokens of prompt and completion together; longer pairs are dropped. None = the model's positions.
     max_prompt_length: a longer prompt loses its beginning. None = whole prompts.
-    chat_template_kwargs: variables of the chat template (enable_thinking, say); those that are None are left out.
+    chat_template_kwargs: variables that the chat template reads (enable_thinking, say); those that are None are left out.
     model_end_ids: the tokens that the model's generation settings end a completion with.
     words: tokenises chats word by word; None: the tokenizer does.
     """
@@ -52,6 +52,7 @@ class TextEncoder:
     def __post_init__(self) -> None:
         if self.chat_template not in CHAT_TEMPLATES:
             self.tokenizer.chat_template = template_file(self.chat_template)  # checkpoints are saved with it
+        require_variables(self.tokenizer, self.chat_template_kwargs)
         for name, least in (("max_length", 2), ("max_prompt_length", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -99,8 +100,9 @@ class TextEncoder:
 
     @cached_property
     def _bare_template(self) -> ChatTemplate:
-        given = {name: value for name, value in self.chat_template_kwargs.items() if value is not None}
-        return ChatTemplate(self.tokenizer, given)
+        return ChatTemplate(
+            self.tokenizer, {name: value for name, value in self.chat_template_kwargs.items() if value is not None}
+        )
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -145,8 +147,6 @@ class TextEncoder:
     def control_tokens(self) -> ControlTokens:
         """Encodes texts that spell special tokens without meaning them."""
         return ControlTokens(self.tokenizer)
-
-    # ---- identity --------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def longest_token(self) -> int:

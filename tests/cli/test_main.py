@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -75,6 +76,18 @@ def test_an_error_of_rlx_is_its_message_and_its_code(calls, error, code):
 def test_the_code_of_the_verb_is_the_exit_code(calls, code):
     calls.do = lambda cfg: code
     assert main.invoke(["train"]) == (code, "")
+
+
+@pytest.mark.parametrize("code", [0, 3, None, "bye"])
+def test_code_that_ends_the_process_ends_no_run_in_silence(calls, tmp_path, code):
+    (tmp_path / "ends.py").write_text("import sys\ndef end(code):\n    sys.exit(code)\n")
+    spec = importlib.util.spec_from_file_location("ends", tmp_path / "ends.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    calls.do = lambda cfg: module.end(code)
+    ended, said = main.invoke(["train"])
+    assert ended == 1
+    assert f"ends.py:3 in end ended the process (SystemExit: {code}); raise an error there instead" in said
 
 
 def test_ctrl_c_is_said_before_a_run_listens_which_says_more(calls, monkeypatch):

@@ -1,11 +1,14 @@
 """Examples that are written together are, to the character, what each of them is alone: the slow way is the judge."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 from transformers.utils import chat_template_utils
 
 from rlx.data import rendering
+from rlx.data.tokens import TextEncoder
+from rlx.errors import ConfigError
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
 
 CONTENTS = [
@@ -68,3 +71,23 @@ def test_a_refused_conversation_leaves_those_beside_it_as_they_are():
     made = template.write_all(examples)
     assert [written.refused is not None for written in made] == [False, True, False, True]
     assert made[0].text.count("1") == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "refused"),
+    [
+        ("{% if enable_thinking %}<think>{% endif %}", "enable_thinking", None),
+        ("{% if enable_thinking %}<think>{% endif %}", "enable_thinkng", "the chat template reads no such variable"),
+        ("{% if enable_thinking %}<think>{% endif %}", "thinking", "the chat template reads no such variable"),
+        (None, "enable_thinking", "the tokenizer has no chat template"),
+        ({"default": "{{ messages }}", "tool_use": "{{ depth }}"}, "depth", None),
+    ],
+)
+def test_a_variable_that_no_template_reads_is_refused(template, name, refused):
+    tokenizer = SimpleNamespace(chat_template=template)
+    rendering.require_variables(tokenizer, {name: None})
+    if refused is None:
+        rendering.require_variables(tokenizer, {name: False})
+        return
+    with pytest.raises(ConfigError, match=f"policy.chat_template_kwargs.{name} changes nothing: {refused}"):
+        TextEncoder(tokenizer, chat_template_kwargs={name: False})

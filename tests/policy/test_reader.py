@@ -16,12 +16,14 @@ from tests.policy.models import VOCABULARY, model_of, tokenizer
 SETTINGS = {"max_prompt_length": 4, "chat_template_kwargs": {"depth": 2}, "name": "mine"}
 
 
-def save(directory, architecture="llama", ends=None):
+def save(directory, architecture="llama", ends=None, template=None):
     model = model_of(architecture)
     if ends is not None:
         model.generation_config.eos_token_id = ends
     model.save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
+    tokens = tokenizer()
+    tokens.chat_template = template
+    tokens.save_pretrained(directory)
     return directory
 
 
@@ -34,7 +36,7 @@ def seen(reader):
 @pytest.mark.parametrize(("architecture", "ends"), [("llama", None), ("llama", [2, 7]), ("gpt2", None), ("opt", 9), ("bloom", 5)])
 @pytest.mark.parametrize("has_settings", [True, False])
 def test_text_is_read_as_the_policy_reads_it(tmp_path, architecture, ends, has_settings):
-    save(tmp_path, architecture, ends)
+    save(tmp_path, architecture, ends, template="{{ depth }}{% for message in messages %}{{ message.content }}{% endfor %}")
     if not has_settings:
         (tmp_path / "generation_config.json").unlink()
         config = json.loads((tmp_path / "config.json").read_text())
