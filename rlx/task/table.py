@@ -104,7 +104,7 @@ def find_file(path: str, *, key: str) -> Path:
         raise DataError(f"{key}: {path} is no ordinary file, and rlx reads its data more than once; write it into a file first")
     if file.is_dir():
         raise DataError(f"{key}: {path} is a directory; name one file in it ({', '.join(SUFFIXES)})")
-    names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+    names = [entry.name for entry in file.parent.iterdir() if entry.exists()] if file.parent.is_dir() else []
     near = difflib.get_close_matches(file.name, names, n=1)
     hint = f"did you mean {file.parent / near[0]}?" if near else f"the working directory is {Path.cwd()}"
     raise DataError(f"{key}: there is no file {path}; {hint}")
@@ -204,8 +204,10 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows of a CSV file with a header; what is empty is absent."""
     with _opened(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text)
+        csv.field_size_limit(2**31 - 1)  # of all readers; a text may be longer than csv allows by itself
+        reader = csv.DictReader(text, strict=True)
         try:
+            _require_names_once(reader.fieldnames or (), file)
             for row in reader:
                 if None in row:
                     raise DataError(
@@ -213,7 +215,14 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     )
                 yield f"{file}:{reader.line_num}", {name: value for name, value in row.items() if value not in ("", None)}
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{file}:{reader.line_num}: this row is not CSV in UTF-8: {error}") from error
+            raise DataError(f"{file}:{reader.line_num}: this row is not CSV in UTF-8: {error}; are all quotes closed?") from error
+
+
+def _require_names_once(names: Sequence[str], file: Path) -> None:
+    """Refuse columns of one name, of which a row would keep the last."""
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"{file}: two columns are called {twice!r}; rename or leave out one of them")
 
 
 def _arrow_rows(file: Path, suffix: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -224,6 +233,7 @@ def _arrow_rows(file: Path, suffix: str) -> Iterator[tuple[str, Mapping[str, Any
     try:
         batches = parquet.ParquetFile(file).iter_batches() if suffix == ".parquet" else ipc.open_stream(str(file))
         for batch in batches:
+            _require_names_once(batch.schema.names, file)
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}, row {number}", row

@@ -170,3 +170,30 @@ def test_half_of_a_surrogate_pair_is_refused_in_either_case(tmp_path, half):
     assert next(rows)[1] == {"a": "😀"}
     with pytest.raises(DataError, match=r"a\.jsonl:2"):
         next(rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('a,b\n1,"2\n3,4\n5,6\n', r"a\.csv:\d: this row is not CSV.*are all quotes closed"),
+        ("a,b,a\n1,2,3\n", r"a\.csv: two columns are called 'a'"),
+    ],
+    ids=["a quote that takes in the rows after it", "a column twice"],
+)
+def test_a_table_that_would_lose_values_is_refused(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        list(read_rows(tmp_path / "a.csv"))
+
+
+def test_columns_of_one_name_are_refused_in_parquet_too(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"]), pyarrow.array(["2"])], names=["a", "a"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: two columns are called 'a'"):
+        list(read_rows(tmp_path / "a.parquet"))
+
+
+def test_a_field_of_a_table_may_be_long(tmp_path):
+    text = "long " * 50_000
+    (tmp_path / "a.csv").write_text(f"a,b\n1,{text}\n")
+    assert [row["b"] for _, row in read_rows(tmp_path / "a.csv")] == [text]
