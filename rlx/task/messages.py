@@ -112,6 +112,20 @@ def as_tools(value: Any, *, place: str, key: str) -> Tools:
     raise DataError(f"{place}: {key!r} is no list of tools; a tool is a JSON schema such as {{'type': 'function', ...}}")
 
 
+def as_system(value: Any, *, place: str, key: str) -> str | None:
+    """The text of a system message: a string, text parts, or the messages of the system alone; None if it is null or empty."""
+    if value is None or value in ("", [], {}):
+        return None
+    if isinstance(value, list) and not any(isinstance(part, dict) and ("role" in part or "from" in part) for part in value):
+        value = [{"role": "system", "content": value}]
+    said = as_text(value, place=place, key=key)
+    if isinstance(said, str):
+        return said
+    if any(message["role"] not in ("system", "developer") for message in said):
+        raise DataError(f"{place}: {key!r} holds messages of others than the system; give its text, or put them into the prompt")
+    return "\n\n".join(message["content"] for message in said)
+
+
 def with_line_breaks(text: str) -> str:
     """A text from a command line, where a line break is written as backslash n; commands of LaTeX (\\nabla) stay."""
     return _LINE_BREAK.sub("\n", text)

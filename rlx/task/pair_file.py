@@ -25,7 +25,7 @@ from rlx.task import messages as messages_module
 from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import SCORES, Columns, first_of
-from rlx.task.messages import Tools, as_text, as_tools, with_system
+from rlx.task.messages import Tools, as_system, as_text, as_tools, with_system
 from rlx.task.table import column, files_hash, find_files, read_rows
 
 if TYPE_CHECKING:
@@ -119,13 +119,12 @@ class PairFile(Task, ABC):
         """The pair of a row with its system message and its tools."""
         self.columns.saw(row)
         pair = self._read(row, place)
-        system, tools = self._system(row), self._tools(row, place)
+        system, tools = self._system(row, place), self._tools(row, place)
         return replace(pair, prompt=with_system(pair.prompt, system), tools=tools) if system or tools else pair
 
-    def _system(self, row: Mapping[str, Any]) -> str | None:
+    def _system(self, row: Mapping[str, Any], place: str) -> str | None:
         name = self.columns.name(row, "system")
-        own = None if name is None else row[name]
-        return str(own) if own else self.system
+        return (None if name is None else as_system(row[name], place=place, key=name)) or self.system
 
     def _tools(self, row: Mapping[str, Any], place: str) -> Tools:
         name = self.columns.name(row, "tools")

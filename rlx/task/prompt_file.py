@@ -13,7 +13,7 @@ from rlx.fields import within
 from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import Columns, final_answer
-from rlx.task.messages import as_text, as_tools, with_system
+from rlx.task.messages import as_system, as_text, as_tools, with_system
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import files_hash, find_files, read_rows
 
@@ -71,7 +71,8 @@ class PromptFile(RewardedTask):
                 text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
             )
         system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
-        text = with_system(text, self.system if system is None or not row[system] else str(row[system]))
+        own = None if system is None else as_system(row[system], place=place, key=system)
+        text = with_system(text, own or self.system)
         columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *NOT_FOR_REWARDS)}
         if self.answer_key is not None:
             name, answer = self.columns.value(row, "answer", place=place)

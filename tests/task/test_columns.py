@@ -43,6 +43,8 @@ def test_orca_pairs(tmp_path):
     task = pairs(tmp_path, {})
     pair = first(task, {"system": "Be brief.", "question": "q", "chosen": "good", "rejected": "bad"})
     assert pair.prompt == ({"role": "system", "content": "Be brief."}, user("q"))
+    parts = first(task, {"system": [{"type": "text", "text": "Be brief."}], "question": "q", "chosen": "good", "rejected": "bad"})
+    assert parts.prompt == pair.prompt
     assert pair.chosen == (assistant("good"),) or pair.chosen == "good"
     assert task.columns.notes() == ["columns recognised: question as prompt; task.prompt_key=... chooses another"]
     chosen = pairs(tmp_path, {}, prompt_key="instruction", system_key=None)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rlx.errors import DataError
-from rlx.task.messages import as_text, as_tools, with_line_breaks, with_system
+from rlx.task.messages import as_system, as_text, as_tools, with_line_breaks, with_system
 
 TOOL = {"type": "function", "function": {"name": "weather", "strict": None}}
 
@@ -85,3 +85,19 @@ def test_a_text_that_spells_messages_is_those_messages():
     assert read(f" {json.dumps(shared, indent=1)}\n") == read(shared)
     for text in ('[{"content": "x"}]', '[{"role": "user"', '[{"name": "f", "role": 1}]', "[{'role': exit()}]", "[]", '["role"]'):
         assert read(text) == text
+
+
+def test_a_system_message_may_be_given_in_any_form_of_text():
+    def system(value):
+        return as_system(value, place="a.jsonl:1", key="system")
+
+    message = {"role": "system", "content": "Be brief."}
+    for value in ("Be brief.", [{"type": "text", "text": "Be brief."}], message, [message], json.dumps([message])):
+        assert system(value) == "Be brief."
+    assert [system(value) for value in (None, "", [])] == [None] * 3
+    assert system([message, message]) == "Be brief.\n\nBe brief."
+    with pytest.raises(DataError, match=r"a\.jsonl:1: 'system' holds messages of others than the system"):
+        system([message, {"role": "user", "content": "?"}])
+    for value in (3, {"a": 1}, [{"type": "image"}]):
+        with pytest.raises(DataError, match=r"a\.jsonl:1: "):
+            system(value)
