@@ -31,6 +31,7 @@ from rlx.record.process import is_alive, this_process
 T = TypeVar("T")
 _BUCKET = 1 << 24  # elements that are summed at once: the memory that a sum takes besides the gradients
 _ANSWER_SECONDS = 3.0
+_DYING_SECONDS = 1.0
 _LOST = ("Connection closed", "Connection reset", "Timed out", "timed out", "Broken pipe")  # in what gloo says
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
@@ -213,8 +214,7 @@ class Ranks:
     def _missing(self, what: str) -> str:
         """Which rank is missing, in words: one whose process is dead, or one that has not come as far as this one."""
         others = [rank for rank in range(len(self._processes)) if rank != self.rank]
-        dead = [rank for rank in others if is_alive(self._processes[rank]) is False]
-        if dead:
+        if dead := self._dead(others):
             return f"{' and '.join(map(self.name, dead))} ended before {what}; look at what it said last"
         behind = self._behind(others)
         if behind:
@@ -223,6 +223,13 @@ class Ranks:
                 f"parallel.timeout={self.timeout:g} seconds is how long ranks wait for each other"
             )
         return f"the ranks lost each other during {what}; a rank ended, or the connection to it is lost"
+
+    def _dead(self, others: Sequence[int]) -> list[int]:
+        """The ranks whose process is gone; one that is killed loses its connections a moment before."""
+        end = time.monotonic() + _DYING_SECONDS
+        while not (dead := [rank for rank in others if is_alive(self._processes[rank]) is False]) and time.monotonic() < end:
+            time.sleep(0.05)
+        return dead
 
     def _behind(self, others: Sequence[int]) -> list[int]:
         """The ranks that have made fewer exchanges than this one; rank 0 where it does not even answer."""

@@ -1,9 +1,13 @@
+import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.parallel.ranks import Ranks, _as_message, join
+from rlx.record.process import this_process
 from tests.parallel.group import COUPLED, FEW, SHIPPED, SHIPPED_SHARDED, measured
 
 EXACT, ROUNDED = 1e-12, 5e-6
@@ -45,6 +49,14 @@ def test_the_error_of_a_rank_keeps_its_lines():
     assert (lines[0], lines[-1]) == ("rank 1: Traceback (most recent call last):", "ValueError: odd")
     several = pickle.dumps(TrainingError("first", "second"))
     assert str(ranks(0, 2)._error([(0, several)], None)) == "rank 0: first\nsecond"
+
+
+def test_a_rank_that_is_about_to_end_is_not_said_to_hang():
+    made = ranks(0, 2)
+    code = "import json, time; from rlx.record.process import this_process; print(json.dumps(this_process()), flush=True)"
+    with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(0.3)"], stdout=subprocess.PIPE) as process:
+        made._processes, made._count, made.timeout = [this_process(), json.loads(process.stdout.readline())], 1, 60
+        assert "ended before a checkpoint" in made._missing("a checkpoint")
 
 
 def test_a_process_that_was_not_started_as_a_rank_does_not_wait_for_others(monkeypatch):
