@@ -11,7 +11,7 @@ from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss.weight import sequence_mean, token_mean
 from rlx.rollout.draw import greedy_rewards, roll_out
 from rlx.rollout.rollouts import RolloutBatch, best_against_worst
-from tests.check.faulty import Preferences, Rewards
+from tests.check.faulty import ActorCritic, Preferences, Rewards
 from tests.check.mistakes import WithReference
 
 
@@ -153,12 +153,23 @@ class ReplayWithoutWeights(Rewards):
         return LossOutput({"policy": Term(-ours * batch.advantages[..., None], batch.weights)})
 
 
+class CriticSkipsTheFirst(ActorCritic):
+    """The critic's weights are those of a mask that is shifted by one."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        inner = batch.loss_mask & (batch.loss_mask.cumsum(dim=-1) > 1)
+        value = replace(output.terms["value"], weights=token_mean.formula(inner))
+        return LossOutput({**output.terms, "value": value}, output.metrics)
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
     ReplaySaidAnew: {"draws"},
+    CriticSkipsTheFirst: {"credit"},
     ReplayWithoutWeights: {"draws"},
     SumBesideAMean: {"draws"},
     WeightUpsideDown: {"alignment"},

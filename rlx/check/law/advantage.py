@@ -11,7 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.credit import of_greedy, of_rewards
+from rlx.check.law.credit import never_learned, of_greedy, of_rewards
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -177,7 +177,7 @@ def _critic_is_wrong(subject: Subject) -> Finding | None:
                 "the squared error of values enters the loss with a plus",
                 "compute_loss",
             )
-    return None
+    return never_learned(subject, laboratory, batch, slopes[1])
 
 
 def _misses_the_reward(subject: Subject) -> Finding | None:

@@ -1,16 +1,18 @@
-"""The part of the law of credit that needs no critic: what a reward at a token, or a greedy one, does to other advantages."""
+"""Parts of the law of credit: what a reward at a token, or a greedy one, does to other advantages; what a critic misses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import ScriptedSampler
-from rlx.check.subject import Subject, row_shown
+from rlx.check.stand_in import ScriptedSampler, keys_of
+from rlx.check.subject import Laboratory, Subject, row_shown
 from rlx.loss.advantage.token import TokenAdvantage
 from rlx.policy.base import Policy
 from rlx.rollout.decoding.loop import Completions
@@ -20,6 +22,7 @@ LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completio
 PAID = 3  # the place of the token that is rewarded, with tokens before and after it
 EQUAL = 1e-9
 MOST_PROMPTS = 3  # whose greedy completions are tried
+ENOUGH = 3  # completions that say whether a place is ever learned
 MEAN = 0.6  # of a greedy reward is more than its share in a mean over two prompts or more
 
 
@@ -91,6 +94,26 @@ def of_rewards(subject: Subject) -> Finding:
             mend="a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion",
         )
     return passed("1 reward")
+
+
+def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: Tensor) -> Finding | None:
+    """A critic that is wrong everywhere learns nowhere at the first tokens of completions, or at the last, and does elsewhere.
+
+    slope: [all values] the gradient at the critic's values.
+    """
+    places = laboratory.policy.places["values"]
+    found = [places[key] for part in parts_of(batch) for key in keys_of(part.sequences) if key in places]
+    completions = [slope[place] for place in found if place.stop - place.start > 1 and bool(slope[place].any())]
+    for which, name in ((0, "first"), (-1, "last")):
+        if len(completions) >= ENOUGH and not any(bool(values[which]) for values in completions):
+            return broken(
+                f"a critic that is wrong at every token never learns at the {name} one of a completion, though it does elsewhere",
+                number=f"0/{len(completions)} completions",
+                where="compute_loss",
+                example=row_shown(subject, batch, 0),
+                mend="weigh the critic's loss by all tokens of batch.loss_mask: no shift, values[t] is said before token t",
+            )
+    return None
 
 
 def _effect(advantage: TokenAdvantage) -> Tensor | None:
