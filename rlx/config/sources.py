@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -105,9 +106,12 @@ class ClassSource(ConfigSource):
         if group == "loss" and fits_group(locate(name, group), "algorithm"):
             return _loss_of(name) is not None
         target = locate(name, group)
-        if not fits_group(target, group) and not is_function(target, group):
-            raise refusal
-        return True
+        if fits_group(target, group) or is_function(target, group):
+            return True
+        if isinstance(target, FunctionType) and GROUPS[group].decorators:
+            wanted = " or ".join(f"@{decorator}" for decorator in GROUPS[group].decorators)
+            raise ConfigError(f"{group}={name}: it is a plain function; write {wanted} above it (rlx guide loss)")
+        raise refusal
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, name = _split(config_path)

@@ -127,6 +127,7 @@ WRONG = [
     (["--resolve"], "--resolve"),
     (["algorithm=3"], "group=option"),
     (["algorithm=no_such_module.Class"], "no_such_module"),
+    (["loss=tests.peers.workload.even_words"], "write @preference_loss or @policy_gradient_loss above it"),
     (["algorithm=collections.OrderedDict"], "it is no Algorithm"),
     (["algorithm=sft", "loss=ipo"], "nobody reads the loss of the run: algorithm Sft has no loss"),
     (["algorithm=dpo", "loss=grpo"], "is not a PreferenceLoss, which Dpo reads; choose another with loss=NAME"),
