@@ -106,7 +106,8 @@ class Ranks:
             raise
         except Exception as error:
             if self.lockstep is not None and self.lockstep.is_inside:
-                raise  # the others are in the middle of a pass, and learn of it from the connection
+                with self.watched(what):
+                    raise  # the others are in the middle of a pass, and learn of it from the connection
             failure = error
         said = None if failure is None else _as_message(failure)
         given: list[Any] = [None] * self.world

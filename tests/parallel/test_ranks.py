@@ -2,11 +2,12 @@ import json
 import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from rlx.errors import ConfigError, TrainingError
-from rlx.parallel.ranks import Ranks, _as_message, join
+from rlx.parallel.ranks import RankError, Ranks, _as_message, join
 from rlx.record.process import this_process
 from tests.parallel.group import COUPLED, FEW, SHIPPED, SHIPPED_SHARDED, measured
 
@@ -51,12 +52,29 @@ def test_the_error_of_a_rank_keeps_its_lines():
     assert str(ranks(0, 2)._error([(0, several)], None)) == "rank 0: first\nsecond"
 
 
-def test_a_rank_that_is_about_to_end_is_not_said_to_hang():
+def beside_one_that_ends(seconds):
+    """Rank 0 of two, whose rank 1 ends after so many seconds."""
     made = ranks(0, 2)
     code = "import json, time; from rlx.record.process import this_process; print(json.dumps(this_process()), flush=True)"
-    with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(0.3)"], stdout=subprocess.PIPE) as process:
-        made._processes, made._count, made.timeout = [this_process(), json.loads(process.stdout.readline())], 1, 60
+    process = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep({seconds})"], stdout=subprocess.PIPE)
+    made._processes, made._count, made.timeout = [this_process(), json.loads(process.stdout.readline())], 1, 60
+    return made, process
+
+
+def test_a_rank_that_is_about_to_end_is_not_said_to_hang():
+    made, process = beside_one_that_ends(0.3)
+    with process:
         assert "ended before a checkpoint" in made._missing("a checkpoint")
+
+
+def test_a_rank_that_is_lost_within_a_pass_of_split_weights_is_named():
+    def forward():
+        raise RuntimeError("pair.cc:537] Read error [127.0.0.1]:29912: Connection reset by peer")
+
+    made, process = beside_one_that_ends(0)
+    made.lockstep = SimpleNamespace(is_inside=True)
+    with process, pytest.raises(RankError, match=r"rank 1 \(process .*\) ended before an evaluation"):
+        made.exchange("an evaluation", forward)
 
 
 def test_a_process_that_was_not_started_as_a_rank_does_not_wait_for_others(monkeypatch):
