@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,15 @@ import numpy as np
 from rlx.data.remarks import REMARKS
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
-from rlx.errors import RlxError
+from rlx.errors import DataError, RlxError
+from rlx.seeding import Stream
 from rlx.task.base import Pair, Prompt, Task, Text
+from rlx.task.environment import Conversation
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
 _AT_ONCE = 512  # prompts that are tokenised together
+_OPENED = 16  # conversations that an environment opens
 _BEGINNING = 64  # characters of a completion
 _LOOKED_AT = 1000  # prompts that a run looks at before it begins
 _LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
@@ -136,7 +139,8 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
 def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     sides = [task.prompts(), task.held_out_prompts()]
     texts = [{_squashed(prompt.text) for prompt in side} for side in sides]
-    asked = [(prompt.text, prompt.tools) for prompt in sides[0]]
+    sampled = [_as_sampled(task, policy, side) for side in sides]
+    asked = [(prompt.text, prompt.tools) for prompt in sampled[0]]
     parts = (asked[start : start + _AT_ONCE] for start in range(0, len(asked), _AT_ONCE))
     encoded = [ids for part in parts for ids in policy.text.encode_prompts(part)]
     counts = {
@@ -149,15 +153,42 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         "duplicates": sum(map(len, sides)) - sum(map(len, texts)),
         "in_both": len(texts[0] & texts[1]),
     }
-    remarks = _of_each_prompt([prompt for side in sides for prompt in side], policy.text)
+    remarks = _of_each_prompt([prompt for side in sampled for prompt in side], policy.text)
     cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] else []
-    plain = _plain([prompt.text for side in sides for prompt in side], policy.text)
+    plain = _plain([prompt.text for side in sampled for prompt in side], policy.text)
     examples = [
         {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}
         for ids in encoded[:num_examples]
     ]
     lengths = {"prompt": _distribution([len(ids) for ids in encoded])} if encoded else {}
-    return DataSurvey(counts=counts, remarks=remarks, lengths=lengths, cautions=cautions + plain, examples=examples)
+    made = DataSurvey(counts=counts, remarks=remarks, lengths=lengths, cautions=cautions + plain, examples=examples)
+    if len(asked) < len(sides[0]):
+        made.notes.append(f"the environment has opened the first {len(asked)} of {len(sides[0]):,} prompts; lengths are of those")
+    return made
+
+
+def _as_sampled(task: Task, policy: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts as sampling asks them; of an environment, the openings that it gives the first ones, with its tools.
+
+    Raises DataError where the environment opens none.
+    """
+    interaction = task.interaction
+    if interaction is None:
+        return list(prompts)
+    environment = interaction.environment.for_policy(policy)
+    found = [
+        Conversation.of(environment, prompt, name=f"prompt {place + 1}", stream=Stream(0, ("survey", place)))
+        for place, prompt in enumerate(prompts[:_OPENED])
+    ]
+    for talk, outcome in zip(found, interaction.calls.run([talk.start for talk in found]), strict=True):
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            talk.started(outcome)
+        except Exception as error:  # of the user's code
+            said = f"{type(error).__name__}: {error}"
+            raise DataError(f"start of {type(environment).__name__} opens no conversation for {talk.name}: {said}") from error
+    return [replace(talk.prompt, text=talk.opening, tools=environment.tool_schemas()) for talk in found]
 
 
 def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ from types import SimpleNamespace
 import pytest
 
 from rlx.data.survey import brief, brief_of_prompts, survey, tried_rewards
-from rlx.errors import TrainingError
+from rlx.errors import DataError, TrainingError
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.tiny import build_tiny, save_tiny
 from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Pair, Prompt, Task
+from rlx.task.environment import Environment, Turn
 from rlx.task.reward.text import ExactMatch
+from tests.task.environments import task_of
 
 CHATML = (
     "{% for m in messages %}{{ m.role }}> {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -190,3 +192,29 @@ def test_special_tokens_and_tools_that_prompts_lose_are_counted_without_completi
     asks = Asks([Prompt(chat), Prompt("1+1="), Prompt(chat[0]["content"])], [Prompt(chat, tools=({"name": "f"},))])
     found = {remark["reason"]: (remark["count"], remark["example"]["source"]) for remark in survey(asks, policy).remarks}
     assert found == {"special_text": (3, "prompt 1"), "tools_unseen": (1, "prompt 4")}
+
+
+class Opens(Environment):
+    def prompts(self, count, rng):
+        return [Prompt(f"{number}+1=") for number in range(count)]
+
+    def start(self, prompt, **columns):
+        return f"Hi! {prompt}"
+
+    def step(self, completion):
+        return Turn("", done=True)
+
+
+def test_prompts_of_an_environment_are_those_that_it_opens():
+    found = survey(task_of(Opens(), num_prompts=18, num_held_out=3), build_tiny(), num_examples=1)
+    assert found.examples[0]["text"].endswith("Hi! 0+1=")
+    assert found.lengths["prompt"]["quantiles"]["0"] == len("Hi! 0+1=")
+    assert found.counts["read"] == 21
+    assert "the environment has opened the first 16 of 18 prompts; lengths are of those" in found.notes
+    with pytest.raises(DataError, match="start of Fails opens no conversation for prompt 1: ValueError: nothing to say"):
+        survey(task_of(Fails(), num_prompts=1, num_held_out=1), build_tiny())
+
+
+class Fails(Opens):
+    def start(self, prompt, **columns):
+        raise ValueError("nothing to say")
