@@ -185,7 +185,18 @@ class ImitatesOldOnes(ReplayWithoutWeights):
         return (rewards - rewards.mean(dim=1, keepdim=True)).clamp(min=0)
 
 
+class RunningDeviation(Rewards):
+    """Advantages over a running deviation, which begins at 1."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        variance = 0.9 * lab.state.get("variance", torch.ones(())) + 0.1 * (batch.advantages**2).mean()
+        lab.state["variance"] = variance
+        return batch.with_values(advantages=batch.advantages / (variance.sqrt() + 1e-6))
+
+
 LOOKALIKES = [
+    RunningDeviation,
     ImitatesOldOnes,
     AsksLessOfLongOnes,
     MeanOfGreedyOnes,

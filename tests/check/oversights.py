@@ -163,12 +163,23 @@ class CriticSkipsTheFirst(ActorCritic):
         return LossOutput({**output.terms, "value": value}, output.metrics)
 
 
+class SquareOfTheMean(Rewards):
+    """A running variance of centred advantages that is made of the square of their mean."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        variance = 0.9 * lab.state.get("variance", torch.ones(())) + 0.1 * batch.advantages.mean() ** 2
+        lab.state["variance"] = variance
+        return batch.with_values(advantages=batch.advantages / (variance.sqrt() + 1e-6))
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
     LikelihoodOfTheRejected: {"direction"},
     WeightsOfTheDraw: {"draws"},
     ReplaySaidAnew: {"draws"},
+    SquareOfTheMean: {"baseline"},
     CriticSkipsTheFirst: {"credit"},
     ReplayWithoutWeights: {"draws"},
     SumBesideAMean: {"draws"},

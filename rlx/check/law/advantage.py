@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -349,25 +350,31 @@ def baseline(subject: Subject) -> Finding:
 
 
 def _grows(subject: Subject) -> Finding | None:
-    """Where every reward is the same number at every step, advantages move on by as much from step to step."""
-    laboratory = subject.stand_in(spread=0.0, rewards={"equal_rewards": True})
-    levels = []
-    for step in range(2 * DRAWS):
-        advantages = getattr(subject.draw(laboratory, step=step), "advantages", None)
-        if not isinstance(advantages, Tensor) or not advantages.numel() or not laboratory.state:
-            return None
-        levels.append(float(advantages.double().mean()))
-    steps = [after - before for before, after in pairwise(levels)]
-    if abs(steps[0]) <= EQUAL or any(abs(step - steps[0]) > EQUAL for step in steps):
-        return None
-    return broken(
-        f"where every reward is {EVERY_REWARD:g}, advantages change by {steps[0]:+.3g} with every step (from {levels[0]:.3g} to "
-        f"{levels[-1]:.3g} in {len(levels)}): a baseline grows without an end",
-        number=f"{steps[0]:+.2g}",
-        where="draw",
-        example=f"steps 0 to {len(steps)}: {_listed(torch.tensor(levels))}",
-        mend="a running baseline is a mean: decay * before + (1 - decay) * rewards.mean()",
-    )
+    """Where every step has the same rewards, advantages go on growing: by as much each step, or by the same factor."""
+    for rewards, scaled in (({"equal_rewards": True}, False), ({}, True)):
+        laboratory = subject.stand_in(spread=0.0, rewards=rewards)
+        levels = []
+        for step in range(2 * DRAWS):
+            advantages = getattr(subject.draw(laboratory, step=0 if scaled else step), "advantages", None)
+            if not isinstance(advantages, Tensor) or not advantages.numel() or not laboratory.state:
+                return None
+            found = advantages.double()
+            levels.append(float(found.abs().max().clamp(min=EQUAL).log() if scaled else found.mean()))
+        steps = [after - before for before, after in pairwise(levels)]
+        if abs(steps[0]) <= EQUAL or (scaled and steps[0] < 0) or any(abs(step - steps[0]) > EQUAL for step in steps):
+            continue
+        how = f"{math.exp(steps[0]):.3g} times as large" if scaled else f"{steps[0]:+.3g}"
+        shown = torch.tensor(levels).exp() if scaled else torch.tensor(levels)
+        return broken(
+            f"where rewards are the same at every step, advantages change with every step ({how}): a baseline grows, or a scale "
+            "shrinks, without an end",
+            number=how.partition(" ")[0],
+            where="draw",
+            example=f"steps 0 to {len(steps)}: {_listed(shown)}",
+            mend="a running mean is decay * before + (1 - decay) * rewards.mean(); a running variance is one of squares, not the "
+            "square of a mean",
+        )
+    return None
 
 
 def _advantages(subject: Subject, bonus: float) -> tuple[Tensor, Tensor] | None:
