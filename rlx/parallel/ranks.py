@@ -227,7 +227,7 @@ class Ranks:
 
     def _dead(self, others: Sequence[int]) -> list[int]:
         """The ranks whose process is gone; one that is killed loses its connections a moment before."""
-        end = time.monotonic() + _DYING_SECONDS
+        end = time.monotonic() + min(_DYING_SECONDS, 0.1 * self.timeout)
         while not (dead := [rank for rank in others if is_alive(self._processes[rank]) is False]) and time.monotonic() < end:
             time.sleep(0.05)
         return dead
@@ -244,7 +244,7 @@ class Ranks:
 
         asking = threading.Thread(target=ask, daemon=True)  # rank 0 answers; where it hangs, nobody does
         asking.start()
-        asking.join(_ANSWER_SECONDS)
+        asking.join(min(_ANSWER_SECONDS, 0.1 * self.timeout))
         if asking.is_alive() and not self.is_first:
             return [0]
         return [rank for rank in others if made.get(rank, self._count) < self._count]
