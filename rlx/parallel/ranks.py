@@ -215,6 +215,7 @@ class Ranks:
     def _missing(self, what: str) -> str:
         """Which rank is missing, in words: one whose process is dead, or one that has not come as far as this one."""
         others = [rank for rank in range(len(self._processes)) if rank != self.rank]
+        self._asked(lambda: self._store.set(f"missed/{self.rank}", ""))  # whoever looks later does not take this rank for lost
         if dead := self._dead(others):
             return f"{' and '.join(map(self.name, dead))} ended before {what}; look at what it said last"
         behind = self._behind(others)
@@ -226,28 +227,44 @@ class Ranks:
         return f"the ranks lost each other during {what}; a rank ended, or the connection to it is lost"
 
     def _dead(self, others: Sequence[int]) -> list[int]:
-        """The ranks whose process is gone; one that is killed loses its connections a moment before."""
+        """The ranks whose process is gone, but for those that missed another one themselves and ended for that.
+
+        One that is killed loses its connections a moment before it is gone.
+        """
         end = time.monotonic() + min(_DYING_SECONDS, 0.1 * self.timeout)
-        while not (dead := [rank for rank in others if is_alive(self._processes[rank]) is False]) and time.monotonic() < end:
+        while True:
+            dead = [rank for rank in others if is_alive(self._processes[rank]) is False]
+            missed = (
+                (self._asked(lambda: [rank for rank in others if self._store.check([f"missed/{rank}"])]) or []) if dead else []
+            )
+            lost = [rank for rank in dead if rank not in missed]
+            if lost or time.monotonic() > end:
+                return lost
             time.sleep(0.05)
-        return dead
 
     def _behind(self, others: Sequence[int]) -> list[int]:
         """The ranks that have made fewer exchanges than this one; rank 0 where it does not even answer."""
-        made: dict[int, int] = {}
+
+        def ask() -> dict[int, int]:
+            return {rank: int(self._store.get(f"at/{rank}")) if self._store.check([f"at/{rank}"]) else 0 for rank in others}
+
+        made = self._asked(ask)
+        if made is None:
+            return [] if self.is_first else [0]
+        return [rank for rank in others if made[rank] < self._count]
+
+    def _asked(self, function: Callable[[], T]) -> T | None:
+        """What rank 0 answers, which keeps the store; None where it does not."""
+        found: list[T] = []
 
         def ask() -> None:
             with contextlib.suppress(RuntimeError):
-                for rank in others:
-                    key = f"at/{rank}"
-                    made[rank] = int(self._store.get(key)) if self._store.check([key]) else 0
+                found.append(function())
 
-        asking = threading.Thread(target=ask, daemon=True)  # rank 0 answers; where it hangs, nobody does
+        asking = threading.Thread(target=ask, daemon=True)  # where rank 0 hangs, nobody answers
         asking.start()
         asking.join(min(_ANSWER_SECONDS, 0.1 * self.timeout))
-        if asking.is_alive() and not self.is_first:
-            return [0]
-        return [rank for rank in others if made.get(rank, self._count) < self._count]
+        return found[0] if found else None
 
     def _error(self, failed: list[tuple[int, bytes]], mine: Exception | None) -> Exception:
         """The error that every rank raises: its own where all have the same, else the first one, with its rank."""

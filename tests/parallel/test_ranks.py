@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch.distributed as dist
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.parallel.ranks import RankError, Ranks, _as_message, join
@@ -58,6 +59,7 @@ def beside_one_that_ends(seconds):
     code = "import json, time; from rlx.record.process import this_process; print(json.dumps(this_process()), flush=True)"
     process = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep({seconds})"], stdout=subprocess.PIPE)
     made._processes, made._count, made.timeout = [this_process(), json.loads(process.stdout.readline())], 1, 60
+    made._store = dist.HashStore()
     return made, process
 
 
@@ -65,6 +67,16 @@ def test_a_rank_that_is_about_to_end_is_not_said_to_hang():
     made, process = beside_one_that_ends(0.3)
     with process:
         assert "ended before a checkpoint" in made._missing("a checkpoint")
+
+
+def test_a_rank_that_ended_since_it_missed_another_one_is_not_blamed():
+    made, process = beside_one_that_ends(0)
+    with process:
+        process.wait()
+    made._processes.append(this_process())  # rank 2, which hangs
+    made._store.set("missed/1", "")
+    made._store.set("at/1", "1")
+    assert made._missing("sampling").startswith("rank 2 (process")
 
 
 def test_a_rank_that_is_lost_within_a_pass_of_split_weights_is_named():
