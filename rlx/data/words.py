@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, chain, pairwise, product
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,16 @@ from rlx.data.sequences import Tokens
 
 _BEFORE_WORDS = re.compile(r"(?<=\S)(?= \S)")
 _MOST_KEPT, _LONGEST_KEPT = 50_000, 48  # words whose tokens are remembered, and their characters: some 40 MB
-_SPLITTERS = {"ByteLevel", "Split", "Digits"}
-_PROBES = (*"aZéßǅ1٣½².-_',(/<«“€中かกे🙂\u0301\u200d…", "a1", "1a", "a.", ".a", "'s", "don't", "'Re", "x\u0301", "12345", "中a")
+_LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Patterns in which no piece goes on over a space that stands alone between two other characters: a piece begins with it.
+_PATTERNS = {_LLAMA_3, _LLAMA_3.replace("{1,3}", "")}  # the second is that of Qwen 2 and 2.5
 
 
 def parts_at_spaces(tokenizer: Any) -> bool:
     """Whether a text may be cut before a single space between two other characters: the parts have the tokens of the whole.
 
-    So it is where byte-level BPE follows a pattern such as GPT-2's or Llama 3's, in which a word takes the space before it, and
-    no added token has a space or takes the white space beside it. The pattern is tried on words of many kinds.
+    So it is where byte-level BPE follows the pattern of GPT-2, Llama 3 or Qwen 2, in which a word takes the space before it, and
+    no added token has a space or takes the white space beside it. Of any other tokenizer it is not known.
     """
     if not tokenizer.is_fast or getattr(tokenizer, "split_special_tokens", False):
         return False
@@ -38,17 +39,17 @@ def parts_at_spaces(tokenizer: Any) -> bool:
     if any(" " in t.content or t.lstrip or t.rstrip or t.single_word for t in tokenizer.added_tokens_decoder.values()):
         return False
     made = json.loads(backend.pre_tokenizer.__getstate__())
-    steps = made.get("pretokenizers", [made])
-    if not all(step["type"] in _SPLITTERS and not step.get("add_prefix_space") for step in steps):
-        return False
-    return all(
-        _pieces(backend, f"{first} {second}") == _pieces(backend, first) + _pieces(backend, f" {second}")
-        for first, second in product(_PROBES, repeat=2)
-    )
+    steps = [_step(step) for step in made.get("pretokenizers", [made])]
+    return None not in steps and True in steps
 
 
-def _pieces(backend: Any, text: str) -> list[str]:
-    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+def _step(made: dict[str, Any]) -> bool | None:
+    """Whether a step of a pre-tokenizer begins pieces at spaces; None where it may join what a space parts."""
+    if made["type"] == "Split" and made["pattern"].get("Regex") in _PATTERNS and made["behavior"] == "Isolated":
+        return None if made["invert"] else True
+    if made["type"] == "ByteLevel" and not made["add_prefix_space"]:
+        return bool(made["use_regex"])
+    return False if made["type"] == "Digits" else None
 
 
 @dataclass(frozen=True)
