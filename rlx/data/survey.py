@@ -154,7 +154,8 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         "in_both": len(texts[0] & texts[1]),
     }
     remarks = _of_each_prompt([prompt for side in sampled for prompt in side], policy.text)
-    cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] else []
+    tells = task.interaction is None or counts["prompts"] > 1  # one opening of all games tells nothing that could be remembered
+    cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
     plain = _plain([prompt.text for side in sampled for prompt in side], policy.text)
     examples = [
         {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}

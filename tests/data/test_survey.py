@@ -11,7 +11,7 @@ from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Pair, Prompt, Task
 from rlx.task.environment import Environment, Turn
 from rlx.task.reward.text import ExactMatch
-from tests.task.environments import task_of
+from tests.task.environments import Counting, task_of
 
 CHATML = (
     "{% for m in messages %}{{ m.role }}> {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -218,3 +218,9 @@ def test_prompts_of_an_environment_are_those_that_it_opens():
 class Fails(Opens):
     def start(self, prompt, **columns):
         raise ValueError("nothing to say")
+
+
+@pytest.mark.parametrize(("environment", "told"), [(Opens(), 1), (Counting(), 0)])
+def test_prompts_on_both_sides_are_said_where_they_tell_games_apart(environment, told):
+    found = survey(task_of(environment, num_prompts=4, num_held_out=3), build_tiny())
+    assert sum("both learned and held out" in caution for caution in found.cautions) == told
