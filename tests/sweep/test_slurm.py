@@ -113,7 +113,7 @@ def test_a_job_killed_hard_is_noticed_without_accounting(begin, tmp_path):
 
 
 def test_a_sweep_that_was_killed_waits_for_the_jobs_that_outlived_it_and_begins_none_twice(begin, tmp_path):
-    jobs = ("algorithm=patient.Patient", "seed=range(0,6)", "num_steps=12", "sweep.grace=1")
+    jobs = ("algorithm=patient.Patient", "algorithm.seconds=3", "seed=range(0,6)", "num_steps=12", "sweep.grace=1")
     process = begin(*jobs)
     until = time.monotonic() + 200
     while not list((tmp_path / "outputs").rglob("metrics.jsonl")) and time.monotonic() < until:
