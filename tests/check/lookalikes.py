@@ -195,7 +195,27 @@ class RunningDeviation(Rewards):
         return batch.with_values(advantages=batch.advantages / (variance.sqrt() + 1e-6))
 
 
+class RegressionOfReplayedOnes(ReplayWithoutWeights):
+    """A squared regression of log-ratios on rewards, whose optimum is the same whoever sampled (arXiv:2404.16767)."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    beta: float = 0.5
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        theirs = lab.reference.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return batch.with_values(reference_logprobs=theirs)
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        ratio = ((ours - batch.reference_logprobs) * batch.loss_mask).sum(dim=-1)
+        wrong = (self.beta * (ratio - ratio.mean(dim=1, keepdim=True)) - batch.advantages) ** 2
+        return LossOutput({"policy": Term(wrong, torch.full_like(wrong, 1 / 64))})
+
+
 LOOKALIKES = [
+    RegressionOfReplayedOnes,
     RunningDeviation,
     ImitatesOldOnes,
     AsksLessOfLongOnes,

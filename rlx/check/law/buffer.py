@@ -15,6 +15,7 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_l
 
 DRAWS = 4  # in which what was sampled may come again
 MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
+FURTHER = 1.5  # times the policy's log-probabilities, where it has moved otherwise
 APART = 1e-3  # nats: no rounding
 
 
@@ -59,29 +60,42 @@ def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> 
 
 
 def _weighed_as_new(subject: Subject, laboratory: Laboratory, batch: Any, known: dict[Key, Tensor]) -> Finding | None:
-    """Old completions are pushed up and down, whatever the policy that sampled them said.
+    """Old completions are pushed up and down, whatever the policy that sampled them said, and whatever it says now.
 
-    What is only imitated may be old.
+    What is only imitated may be old; so may what a regression of log-ratios is made of, whose slope moves with the policy.
     """
     if not known or not hasattr(batch, "sampling_logprobs"):
         return None
     gradient, _ = subject.gradient(laboratory, batch)
     if not reads_logprobs(laboratory):
         return None
-    groups = zip(batch.sequences.prompts, completion_gradients(laboratory, batch, gradient), strict=True)
     keys, size = keys_of(batch.sequences), batch.sequences.group_size
-    old = [(row, torch.cat(group)) for row, (_, group) in enumerate(groups) if keys[row * size] in known]
-    slopes = torch.cat([torch.zeros(0, dtype=gradient.dtype), *(each for _, each in old)])
+    old = [row for row in range(len(batch)) if keys[row * size] in known]
+
+    def slopes_of_old(found: Tensor) -> Tensor:
+        groups = completion_gradients(laboratory, batch, found)
+        return torch.cat([found[:0], *(each for row in old for each in groups[row])])
+
+    slopes = slopes_of_old(gradient)
     if not bool((slopes > 0).any()) or not bool((slopes < 0).any()):
         return None
     elsewhere = torch.where(batch.completion_mask, batch.sampling_logprobs - MOVED, 0.0)
     if not torch.equal(subject.gradient(laboratory, batch.with_values(sampling_logprobs=elsewhere))[0], gradient):
+        return None
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    before = leaf.detach().clone()
+    with torch.no_grad():
+        leaf.mul_(FURTHER)
+    further, _ = subject.gradient(laboratory, batch)
+    with torch.no_grad():
+        leaf.copy_(before)
+    if not torch.equal(slopes_of_old(further), slopes):
         return None
     return broken(
         f"{len(old)} groups of earlier draws are learned as if the policy had sampled them now, though it has moved by "
         f"{MOVED:g} nats a token: their sampling log-probabilities do not matter",
         number=f"{len(old)} of {len(batch)} groups",
         where="compute_loss",
-        example=row_shown(subject, batch, old[0][0]),
+        example=row_shown(subject, batch, old[0]),
         mend="weigh them by exp(policy - batch.sampling_logprobs), truncated: rlx guide rollouts has an example",
     )
