@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Need, Term
+from rlx.loss.weight import sequence_mean
 from rlx.rollout.draw import greedy_rewards
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
@@ -214,7 +215,24 @@ class RegressionOfReplayedOnes(ReplayWithoutWeights):
         return LossOutput({"policy": Term(wrong, torch.full_like(wrong, 1 / 64))})
 
 
+@dataclass(frozen=True, kw_only=True)
+class SparesGroupsWithoutSignal(Rewards):
+    """Groups whose advantages are all 0 are left out of the update, which would teach the same with them."""
+
+    prompts_per_step: int = 16
+    group_size: int = 2
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(weights=sequence_mean.formula(batch.loss_mask))
+
+    def updates(self, batch, rng):
+        rows = [row for row in range(len(batch)) if bool(batch.advantages[row].any())]
+        yield batch.take(rows) if rows else batch
+
+
 LOOKALIKES = [
+    SparesGroupsWithoutSignal,
     RegressionOfReplayedOnes,
     RunningDeviation,
     ImitatesOldOnes,

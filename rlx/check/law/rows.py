@@ -300,10 +300,11 @@ def _same_minibatch(subject: Subject) -> Finding | None:
 
 
 def _weights_of_the_draw(subject: Subject) -> Finding | None:
-    """What a term weighs in all, in a draw of half as many rows and in a part of a draw.
+    """Weights that the size of a batch decides for one term and not for another, or for a minibatch and not for a draw.
 
-    The weights of one term grow with the rows of a draw, those of another do not; or they do not, and a part of a draw has a part
-    of them.
+    Each term is a mean (twice as many rows have the same weight in all) or a sum (they have twice as much). It is a fault that
+    one term is a mean and another a sum, and that a minibatch, which should be a mean as its draw is, has only its rows' share of
+    the draw's weight. Updates that together leave rows out are no minibatches: the rows may have nothing to teach.
     """
     algorithm = subject.algorithm
     name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
@@ -330,8 +331,9 @@ def _weights_of_the_draw(subject: Subject) -> Finding | None:
             where=f"terms[{sums[0]!r}]",
             mend="weigh both by weights that add up alike, batch.weights; a bare mask makes a sum of a mean",
         )
-    part = next(iter(algorithm.updates(batch, Stream(subject.seed, ("updates", 0)))))
-    if not means or not 0 < len(part) < len(batch):
+    parts = list(algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
+    part, updated = parts[0], {row for each in parts for row in _prompts(each)}
+    if not means or not 0 < len(part) < len(batch) or not updated.issuperset(_prompts(batch)):
         return None
     cut, share = _weight(subject, laboratory, part), len(part) / len(batch)
     if not any(abs(cut.get(term, 0.0) / whole[term] - share) <= JUMP for term in means):
