@@ -3,8 +3,7 @@
 # Why an example is not safe to learn, and what to do about it.
 REFUSED = {
     "no_answer": "have a completion in which the assistant says nothing",
-    "others_speak": "are transcripts whose completion goes on with turns of others (both sides differ before the last answer); "
-    "give messages, or leave them out",
+    "others_speak": "are transcripts in whose completion Human: or Assistant: begins a turn; give messages, or leave them out",
     "rewrites": "are conversations whose earlier answers the chat template writes otherwise than they were generated (it leaves "
     "out their reasoning, say); give each answer a row of its own, or another template with policy.chat_template=FILE",
     "ends_within": "have an earlier answer in which a token that ends generation is spelled; take it out of the data",

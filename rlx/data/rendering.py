@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ PLAIN_CHAT = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 CHAT_TEMPLATES = ("auto", "always", "never")
+_log = logging.getLogger(__name__)
+_said_unread: set[tuple[str, str]] = set()  # variables and templates that were warned of
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
 _AT_ONCE = 64  # conversations that are rendered by one call
@@ -187,13 +190,13 @@ class TemplateRenderer:
                     self._ahead.update(zip(some, made, strict=True))
 
 
-def require_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a variable that the chat template does not mention: it would change nothing, in silence."""
-    template = str(tokenizer.chat_template or "")
+def warn_of_unread(variables: Mapping[str, Any], template: str) -> None:
+    """Say once of each variable of policy.chat_template_kwargs that the chat template does not mention: it changes nothing."""
     for name in (name for name, value in variables.items() if value is not None):
-        if not re.search(rf"\b{re.escape(name)}\b", template):
+        if (name, template) not in _said_unread and not re.search(rf"\b{re.escape(name)}\b", template):
+            _said_unread.add((name, template))
             why = "the chat template reads no such variable" if template else "the tokenizer has no chat template"
-            raise ConfigError(f"policy.chat_template_kwargs.{name} changes nothing: {why}; leave it out")
+            _log.warning("policy.chat_template_kwargs.%s changes nothing: %s", name, why)
 
 
 def template_file(path: str) -> str:

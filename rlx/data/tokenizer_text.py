@@ -1,4 +1,4 @@
-"""A tokenizer as text, to tell tokenizers apart."""
+"""A tokenizer as text, to tell tokenizers apart; and where its tokens begin."""
 
 from __future__ import annotations
 
@@ -23,3 +23,18 @@ def _backend_text(serialised: str) -> str:
     """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are no part of it."""
     parts = {name: value for name, value in json.loads(serialised).items() if name not in ("padding", "truncation")}
     return json.dumps(parts, sort_keys=True, default=str)
+
+
+def untrim_offsets(tokenizer: Any) -> None:
+    """Let a fast tokenizer's offsets hold the white space that a token begins with, as its text does. Its tokens stay the same.
+
+    With offsets that leave it out (those of GPT-NeoX), a prompt that ends with that space would seem to end where a token begins.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return
+    made = backend.post_processor
+    if made is None or b'"trim_offsets":true' not in made.__getstate__():
+        return
+    made.__setstate__(made.__getstate__().replace(b'"trim_offsets":true', b'"trim_offsets":false'))
+    backend.post_processor = made

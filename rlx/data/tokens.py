@@ -14,9 +14,9 @@ import numpy as np
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written, write_plain
 from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, without_trailing_special
-from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, require_variables, template_file
+from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file, warn_of_unread
 from rlx.data.sequences import Tokens
-from rlx.data.tokenizer_text import tokenizer_text
+from rlx.data.tokenizer_text import tokenizer_text, untrim_offsets
 from rlx.data.turns import unseen
 from rlx.data.words import WordTokens
 from rlx.errors import ConfigError, DataError
@@ -52,7 +52,8 @@ class TextEncoder:
     def __post_init__(self) -> None:
         if self.chat_template not in CHAT_TEMPLATES:
             self.tokenizer.chat_template = template_file(self.chat_template)  # checkpoints are saved with it
-        require_variables(self.tokenizer, self.chat_template_kwargs)
+        untrim_offsets(self.tokenizer)
+        warn_of_unread(self.chat_template_kwargs, str(self.tokenizer.chat_template or ""))
         for name, least in (("max_length", 2), ("max_prompt_length", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -38,6 +38,9 @@ def parts_at_spaces(tokenizer: Any) -> bool:
         return False
     if any(" " in t.content or t.lstrip or t.rstrip or t.single_word for t in tokenizer.added_tokens_decoder.values()):
         return False
+    after = {} if backend.post_processor is None else json.loads(backend.post_processor.__getstate__())
+    if any(step.get("trim_offsets") for step in after.get("processors", [after])):
+        return False  # the first token of a text begins elsewhere than that of a word
     made = json.loads(backend.pre_tokenizer.__getstate__())
     steps = [_step(step) for step in made.get("pretokenizers", [made])]
     return None not in steps and True in steps

@@ -8,7 +8,6 @@ from transformers.utils import chat_template_utils
 
 from rlx.data import rendering
 from rlx.data.tokens import TextEncoder
-from rlx.errors import ConfigError
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
 
 CONTENTS = [
@@ -83,11 +82,10 @@ def test_a_refused_conversation_leaves_those_beside_it_as_they_are():
         ({"default": "{{ messages }}", "tool_use": "{{ depth }}"}, "depth", None),
     ],
 )
-def test_a_variable_that_no_template_reads_is_refused(template, name, refused):
+def test_a_variable_that_no_template_reads_is_said_once(template, name, refused, caplog):
+    rendering._said_unread.clear()
     tokenizer = SimpleNamespace(chat_template=template)
-    rendering.require_variables(tokenizer, {name: None})
-    if refused is None:
-        rendering.require_variables(tokenizer, {name: False})
-        return
-    with pytest.raises(ConfigError, match=f"policy.chat_template_kwargs.{name} changes nothing: {refused}"):
-        TextEncoder(tokenizer, chat_template_kwargs={name: False})
+    for _ in range(2):
+        TextEncoder(tokenizer, chat_template_kwargs={name: False, "other": None})
+    said = [] if refused is None else [f"policy.chat_template_kwargs.{name} changes nothing: {refused}"]
+    assert [record.getMessage() for record in caplog.records] == said

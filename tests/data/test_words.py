@@ -6,10 +6,13 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 from tokenizers import pre_tokenizers as pre
 from tokenizers.models import BPE, WordPiece
+from tokenizers.processors import ByteLevel, Sequence
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from rlx.data import words as words_module
+from rlx.data.pair_tokens import PairTokens
+from rlx.data.tokens import TextEncoder
 from rlx.data.words import WordTokens, parts_at_spaces
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -95,6 +98,12 @@ def splits_behind_spaces():
     return tokenizer_of(split(r"\S+ ?|\s"))
 
 
+def trimmed(tokenizer):
+    """With offsets that leave out the white space before a word, as those of GPT-NeoX."""
+    tokenizer.backend_tokenizer.post_processor = ByteLevel(add_prefix_space=True, trim_offsets=True)
+    return tokenizer
+
+
 def settings_of_its_own():
     tokenizer = tokenizer_of(*KINDS["gpt2"])
     tokenizer.split_special_tokens = True
@@ -117,6 +126,7 @@ def word_pieces():
         lambda: tokenizer_of(pre.ByteLevel(add_prefix_space=True)),
         lambda: tokenizer_of(pre.Metaspace()),
         lambda: tokenizer_of(BYTES),
+        lambda: trimmed(tokenizer_of(*KINDS["gpt2"])),
         lambda: tokenizer_of(split(f"New York|{LLAMA3}")),
         lambda: tokenizer_of(split(LLAMA3, "merged_with_next")),
         lambda: tokenizer_of(pre.Sequence([pre.Digits(individual_digits=True), BYTES])),
@@ -130,3 +140,17 @@ def word_pieces():
 )
 def test_tokenizers_that_may_join_what_a_space_parts_are_left_alone(make):
     assert WordTokens.copied(make()) is None
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_offsets_hold_the_white_space_that_a_token_begins_with(sequence):
+    plain, tokenizer = tokenizer_of(*KINDS["gpt2"]), trimmed(tokenizer_of(*KINDS["gpt2"]))
+    if sequence:
+        tokenizer.backend_tokenizer.post_processor = Sequence([tokenizer.backend_tokenizer.post_processor])
+    for made in (plain, tokenizer):
+        made.eos_token = "<|end|>"
+    encoders = TextEncoder(plain), TextEncoder(tokenizer)
+    rows = [(prompt, answer, "x", ()) for prompt, answer in (("a か ", "Ab"), ("a ", "か🙂"), ("12", " 3"), ("a", "b"))]
+    one, other = (PairTokens.of(encoder, rows) for encoder in encoders)
+    assert one.equals(other)
+    assert any("boundary" in one.remarks_of(row) for row in range(len(rows)))
