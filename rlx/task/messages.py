@@ -53,8 +53,15 @@ def _spelled(text: str) -> Any:
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
                 made = read(text.strip())
-                return made if all(isinstance(part, dict) and ("role" in part or "from" in part) for part in made) else None
+                return made if all(_is_message(part) for part in made) else None
     return None
+
+
+def _is_message(part: Any) -> bool:
+    """Whether a piece of JSON has all that a message needs; other lists of objects are what somebody asked for."""
+    if not isinstance(part, dict):
+        return False
+    return {"from", "value"} <= part.keys() or ("role" in part and any(name in part for name in _SAYS))
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

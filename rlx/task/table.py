@@ -214,13 +214,15 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                         f"{file}:{reader.line_num}: this row has more fields than the header; quote those with commas"
                     )
                 yield f"{file}:{reader.line_num}", {name: value for name, value in row.items() if value not in ("", None)}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{file}:{reader.line_num}: this row is not CSV in UTF-8: {error}; are all quotes closed?") from error
+        except csv.Error as error:
+            raise DataError(f"{file}: after line {reader.line_num} this is not CSV: {error}; are all quotes closed?") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: after line {reader.line_num} this is not UTF-8: {error}") from error
 
 
 def _require_names_once(names: Sequence[str], file: Path) -> None:
     """Refuse columns of one name, of which a row would keep the last."""
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    twice = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
     if twice is not None:
         raise DataError(f"{file}: two columns are called {twice!r}; rename or leave out one of them")
 

@@ -77,13 +77,25 @@ def test_a_line_break_may_be_written_as_backslash_n():
     assert with_system("?", r"a\nb")[0]["content"] == "a\nb"
 
 
+# Answers in JSON that somebody asked for.
+ASKED_FOR = ('[{"from": "Paris", "to": "Rome"}]', '[{"role": "admin", "name": "Bob"}]', '[{"role": "a", "content": "b"}, 1]')
+
+
 def test_a_text_that_spells_messages_is_those_messages():
     """So a CSV file holds conversations: datasets writes lists into it as Python does, others as JSON."""
     messages = [{"role": "user", "content": "a 'b'\n"}, {"role": "assistant", "content": None, "tool_calls": [TOOL]}]
     assert read(json.dumps(messages)) == read(repr(messages)) == read(messages)
     shared = [{"from": "human", "value": "?"}]
     assert read(f" {json.dumps(shared, indent=1)}\n") == read(shared)
-    for text in ('[{"content": "x"}]', '[{"role": "user"', '[{"name": "f", "role": 1}]', "[{'role': exit()}]", "[]", '["role"]'):
+    for text in (
+        '[{"content": "x"}]',
+        '[{"role": "user"',
+        '[{"name": "f", "role": 1}]',
+        "[{'role': exit()}]",
+        "[]",
+        '["role"]',
+        *ASKED_FOR,
+    ):
         assert read(text) == text
 
 

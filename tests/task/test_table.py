@@ -23,6 +23,12 @@ def test_parquet_rows_are_those_of_jsonl(tmp_path):
     assert [r for _, r in read_rows(tmp_path / "a.parquet")] == [r for _, r in read_rows(tmp_path / "a.jsonl")]
 
 
+def test_columns_without_a_name_may_be_several(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,answer,,\n1,2,,\n")  # as spreadsheets write them
+    (row,) = read_rows(tmp_path / "a.csv")
+    assert row[1] == {"prompt": "1", "answer": "2"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -175,7 +181,7 @@ def test_half_of_a_surrogate_pair_is_refused_in_either_case(tmp_path, half):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('a,b\n1,"2\n3,4\n5,6\n', r"a\.csv:\d: this row is not CSV.*are all quotes closed"),
+        ('a,b\n1,"2\n3,4\n5,6\n', r"a\.csv: after line \d this is not CSV.*are all quotes closed"),
         ("a,b,a\n1,2,3\n", r"a\.csv: two columns are called 'a'"),
     ],
     ids=["a quote that takes in the rows after it", "a column twice"],
