@@ -69,11 +69,17 @@ class TimedCalls:
         return outcomes
 
     def _await(self, coroutines: Sequence[Any]) -> list[Any]:
-        """The outcomes of coroutines. Where one blocks the event loop, those that had not begun are run one by one in others."""
-        outcomes = self._await_once(coroutines)
+        """The outcomes of coroutines. Where one blocks the event loop, those that had not begun are run one by one in others.
+
+        After two more that answer too late the rest is not tried: each takes all of its time.
+        """
+        outcomes, late = self._await_once(coroutines), 0
         for place, coroutine in enumerate(coroutines):
-            if outcomes[place] is _NOT_BEGUN:
+            if outcomes[place] is _NOT_BEGUN and late < 2:
                 (outcomes[place],) = self._await_once([coroutine])
+                late += isinstance(outcomes[place], TimeLimitError)
+            elif outcomes[place] is _NOT_BEGUN and inspect.iscoroutine(coroutine):
+                coroutine.close()
         never = TimeLimitError(f"it was not begun within {self.seconds:g} s")
         return [never if outcome is _NOT_BEGUN else outcome for outcome in outcomes]
 

@@ -110,6 +110,20 @@ def test_what_a_blocked_loop_had_not_begun_is_run_in_another_one():
     assert found[5] is None
 
 
+def test_many_that_block_do_not_each_take_their_time():
+    begun = []
+
+    async def blocks():
+        begun.append(1)
+        time.sleep(3)
+
+    started = time.monotonic()
+    found = TimedCalls(0.1).run([blocks] * 9)
+    assert time.monotonic() - started < 3 * (0.1 + 1.5)
+    assert len(begun) == 3
+    assert all(isinstance(outcome, TimeLimitError) for outcome in found)
+
+
 def test_the_time_of_a_coroutine_is_its_own():
     async def busy():
         time.sleep(0.06)
