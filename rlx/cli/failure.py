@@ -64,7 +64,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     if near is None and not leaf:
         near = nearest(bare, known)
     if near is not None and "=" in near:
-        return ConfigError(f"{bare} is no key of {owner}; rlx writes it {near}")
+        return ConfigError(f"{bare} is no key of {owner}; in rlx it is chosen by, for example, {near}")
     if near is not None and near not in paths and near not in known:
         options = _options_with(near, line)
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")

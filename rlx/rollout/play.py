@@ -24,7 +24,7 @@ from rlx.task.environment import Conversation, Interaction
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
 
-MANY = 8  # conversations of one draw that do not all break off by chance
+MANY = 8  # prompts of one draw whose conversations do not all break off by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +106,10 @@ class Played:
         return torch.tensor([[bool(one.error) for one in group] for group in self.conversations])
 
     def require_some_unbroken(self) -> None:
-        """Raises TrainingError where the environment broke off all of many conversations: they teach and measure nothing."""
-        talks = [one for group in self.conversations or () for one in group]
-        if len(talks) >= MANY and all(one.error for one in talks):
+        """Raises TrainingError where the environment broke off all conversations of many prompts: nothing is learned of them."""
+        groups = self.conversations or []
+        talks = [one for group in groups for one in group]
+        if len(groups) >= MANY and all(one.error for one in talks):
             raise TrainingError(
                 f"all {len(talks)} conversations broke off, so there is nothing to learn from or to measure: {talks[0].error}; "
                 "mend the environment"

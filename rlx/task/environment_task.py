@@ -54,7 +54,7 @@ class EnvironmentTask(PromptFile):
     step_seconds: the longest call of start or step.
     on_environment_error: what happens where the environment raises, exceeds its time or breaks its contract. fail: that
     conversation gets failed_reward and is not learned from; they are counted as train/environment_failed. stop: the run
-    ends; so it does where all conversations of a draw, 8 or more, break off.
+    ends; so it does where those of all prompts of a draw, 8 or more, break off.
     credit: episode: all tokens of a conversation share its sum of rewards. turn: a turn answers for the rewards of its own and of
     later turns, not for those before it.
     """

@@ -99,7 +99,7 @@ WRONG = [
     (["grpo.num_prompts_per_step=8"], "algorithm.prompts_per_step"),
     (["gradient_scale_factor=0.5"], "rlx calls it algorithm.gradient_scale, which algorithm=custom_grpo has"),
     (["optimizer._target_=torch.optim.RMSprop"], "choose RMSprop by optimizer=torch.optim.RMSprop"),
-    (["lora_r=8"], "rlx writes it policy/adapter=lora policy.adapter.rank=16"),
+    (["lora_r=8"], "in rlx it is chosen by, for example, policy/adapter=lora policy.adapter.rank=16"),
     (["policy/adapter=lora", "policy.adapter.dropout=0.1"], "; policy.adapter has rank, alpha, targets, rslora, dora, seed"),
     (["hybrid.dpo_weight=0.5"], "rlx calls it algorithm.dpo_weight, which algorithm=hybrid has"),
     (["algorithm=hybrid_algorithm"], "did you mean hybrid?"),
