@@ -231,7 +231,28 @@ class SparesGroupsWithoutSignal(Rewards):
         yield batch.take(rows) if rows else batch
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnlikelyTokensWeighLess(Rewards):
+    """What the sampler found unlikely weighs less (arXiv:2505.12929); completions are fresh, so there is no ratio."""
+
+    share: float = 0.3
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        weight = self.share * batch.sampling_logprobs.exp() + 1 - self.share
+        return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensWeighByTheirProbability(UnlikelyTokensWeighLess):
+    """The same with the whole weight: the sampler's probability of the token."""
+
+    share: float = 1.0
+
+
 LOOKALIKES = [
+    TokensWeighByTheirProbability,
+    UnlikelyTokensWeighLess,
     SparesGroupsWithoutSignal,
     RegressionOfReplayedOnes,
     RunningDeviation,

@@ -92,7 +92,10 @@ def _ratio_to_reference(subject: Subject) -> Finding | None:
 
 
 def _upside_down(subject: Subject) -> Finding | None:
-    """Every token weighs more where the sampler found it likelier than the policy does, and less where less likely."""
+    """Every token weighs by exp(sampler - policy), and by 1 where both agree, whatever they say: a ratio, upside down.
+
+    Another weight that grows with what the sampler says may be meant: unlikely tokens may teach less.
+    """
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
     slopes = []
@@ -104,7 +107,12 @@ def _upside_down(subject: Subject) -> Finding | None:
     start, likelier, unlikelier = (each[learning] for each in slopes)
     if not bool((start > 0).any()) or not bool((start < 0).any()):
         return None  # a pull to the sampler lets the tokens of one sign weigh more
-    if not bool((likelier / start > 1 + EQUAL).all()) or not bool((unlikelier / start < 1 - EQUAL).all()):
+    if any(gap(each, start * math.exp(by)) > EQUAL for each, by in ((likelier, SHIFT), (unlikelier, -SHIFT))):
+        return None
+    deeper = subject.stand_in(spread=0.0, depth=SHIFT)
+    gradient, _ = subject.gradient(deeper, subject.first_update(deeper))
+    same = gradient[: len(deeper.policy.leaves["token_logprobs"])]
+    if same.shape != learning.shape or gap(same[learning], start) > EQUAL:
         return None
     weight = float((likelier / start).mean())
     return broken(
