@@ -13,6 +13,7 @@ import torch
 
 _SKIPPED = frozenset({"metrics"})  # which may hold seconds
 _TOLERANCE = 1e-3  # of the size of a tensor: devices round otherwise
+_ROUNDING = 1e-6  # in what is 0 but for rounding
 
 Contents = dict[str, tuple[str, float, float]]
 
@@ -20,7 +21,7 @@ Contents = dict[str, tuple[str, float, float]]
 def contents(batch: Any) -> Contents:
     """Where in a batch -> (digest of its whole numbers there, length of its other numbers, and their product with fixed ones).
 
-    Its rows' lengths are looked at, and arrays and tensors, also those in dataclasses and mappings; nothing else is.
+    Its rows' lengths are looked at, and arrays and tensors, also those in lists, dataclasses and mappings; nothing else is.
     """
     hashes: dict[str, Any] = {}
     sizes: dict[str, list[float]] = {}
@@ -29,7 +30,7 @@ def contents(batch: Any) -> Contents:
         size = sizes.setdefault(place, [0.0, 0.0])
         digest.update(repr(values.shape).encode())
         if values.dtype.kind == "f":
-            flat = np.nan_to_num(values.astype(np.float64).reshape(-1))
+            flat = np.nan_to_num(values.astype(np.float64).reshape(-1), posinf=1e6, neginf=-1e6)
             size[0] += float(flat @ flat)
             size[1] += float(flat @ np.sin(np.arange(1, len(flat) + 1)))
         else:
@@ -43,7 +44,7 @@ def difference(one: Contents, other: Contents) -> str:
         if place not in one or place not in other or one[place][0] != other[place][0]:
             return place
         (_, length, product), (_, length_there, product_there) = one[place], other[place]
-        allowed = _TOLERANCE * max(length, length_there)
+        allowed = _TOLERANCE * max(length, length_there) + _ROUNDING
         if max(abs(length - length_there), abs(product - product_there)) > allowed:
             return place
     return ""
@@ -52,13 +53,17 @@ def difference(one: Contents, other: Contents) -> str:
 def _arrays(value: Any, place: str) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, torch.Tensor):
         exact = value.detach().cpu()
-        yield place, (exact.float() if exact.dtype in (torch.float16, torch.bfloat16) else exact).numpy()
+        exact = exact if exact.layout is torch.strided else exact.to_dense()
+        has_numpy = not exact.is_floating_point() or exact.dtype in (torch.float32, torch.float64)
+        yield place, (exact if has_numpy else exact.float()).numpy()
         return
     if isinstance(value, np.ndarray):
         if value.dtype.kind in "fiub":
             yield place, value
         return
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
+        parts = {str(number): part for number, part in enumerate(value)}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}  # not what it keeps besides
     elif isinstance(value, Mapping):
         parts = dict(value)

@@ -58,3 +58,23 @@ def test_rows_of_a_class_of_ones_own():
     assert difference(contents(Own([1, 2])), contents(Own([1, 2]))) == ""
     assert difference(contents(Own([1, 2])), contents(Own([2, 1]))) == "rows"
     assert difference(contents(Own([1, 2])), contents(Own([1]))) == "row_tokens"
+
+
+def test_unusual_tensors_of_a_batch_are_compared_too(batches):
+    class Own:
+        def __init__(self, held):
+            self.held, self.kind = held, type(batches["custom_dpo"])
+
+        row_tokens = (1,)
+
+    def differ(one, other):
+        return difference(contents(Own(one)), contents(Own(other)))
+
+    assert differ(torch.tensor([1e-9, -2e-9]), torch.tensor([0.0, 3e-9])) == ""  # both are 0 but for rounding
+    inf = float("-inf")
+    assert differ(torch.tensor([inf, 1.0]), torch.tensor([inf, 1.0])) == ""
+    assert differ(torch.tensor([inf, 1.0]), torch.tensor([1.0, inf])) == "held"
+    assert differ([torch.ones(2)], [torch.zeros(2)]) == "held.0"
+    assert differ(torch.eye(2).to_sparse(), torch.ones(2, 2).to_sparse()) == "held"
+    half = torch.ones(2).to(torch.float8_e4m3fn)
+    assert differ(half, half) == ""
