@@ -250,7 +250,21 @@ class TokensWeighByTheirProbability(UnlikelyTokensWeighLess):
     share: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class RejectedOnesHaveAFloor(Preferences):
+    """A rejected completion that is very unlikely already is held where it is."""
+
+    floor: float = -20.0
+    hold: float = 0.01
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        below = torch.relu(self.floor - policy.pair_logprobs(batch).rejected_sum)
+        return LossOutput({**output.terms, "hold": Term(below, batch.weights["preference"], self.hold)}, output.metrics)
+
+
 LOOKALIKES = [
+    RejectedOnesHaveAFloor,
     TokensWeighByTheirProbability,
     UnlikelyTokensWeighLess,
     SparesGroupsWithoutSignal,

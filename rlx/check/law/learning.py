@@ -241,7 +241,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
             found = rewards_unread(subject, laboratory, batch, part) or _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
-            found = preferred(subject, laboratory, batch, part, slopes)
+            found = preferred(subject, laboratory, batch, part, slopes, begins=depth == 0)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):
             found = imitated(subject, part, slopes)
         elif part.sequences.group_size == 1 and Need.REWARDS not in subject.needs:

@@ -24,8 +24,13 @@ ASTRAY = (
 )
 
 
-def preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor]) -> Finding | str:
-    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there."""
+def preferred(
+    subject: Subject, laboratory: Laboratory, batch: Any, part: Any, slopes: list[Tensor], *, begins: bool
+) -> Finding | str:
+    """Slope of the loss along chosen up, rejected down: below 0, or else the loss falls at last as the policy goes there.
+
+    begins: are completions as likely as where a run begins? Where they are less so, a term may hold one side from collapsing.
+    """
     each = [float(slope[0] - slope[1]) for slope in slopes]
     labelled = any("label" in loss.requires for _, loss in losses_of(subject.algorithm))
     for side, sign, what, must, other, why in ASTRAY:
@@ -48,7 +53,7 @@ def preferred(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, s
             example=row_shown(subject, part, 0),
             mend="a hinge needs a margin that is asked for: relu(margin_wanted - beta * margin)",
         )
-    if not labelled and (turned := _term_astray(subject, laboratory, batch, part)) is not None:
+    if begins and not labelled and (turned := _term_astray(subject, laboratory, batch, part)) is not None:
         return turned
     if sum(each) < 0 and (given_up := _given_up(subject, laboratory, batch, part)) is not None:
         return given_up
@@ -107,7 +112,7 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
         (slopes,) = torch.autograd.grad(term.total, leaf, retain_graph=True, allow_unused=True)
         groups = [] if slopes is None else completion_gradients(laboratory, part, slopes)
         sums = torch.tensor([[float(side.sum()) for side in group] for group in groups]).reshape(-1, 2)
-        for mine, sign, what, *_ in ASTRAY:
+        for mine, sign, what, _, other, _ in ASTRAY:
             pushed = sign * sums[:, mine]
             if bool(sums[:, 1 - mine].any()) or not bool((pushed < -FLAT).any()) or bool((pushed > FLAT).any()):
                 continue
@@ -117,7 +122,8 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
                 number=f"{float(sums[row, mine]):+.1e}",
                 where=f"terms[{name!r}]",
                 example=row_shown(subject, part, row),
-                mend="a likelihood term is of the chosen side, and enters the loss with a minus: -ours.chosen",
+                mend=f"turn its sign, or let it read the {other} side: chosen completions enter the loss with a minus, "
+                "-ours.chosen, rejected ones with a plus",
             )
     return None
 
