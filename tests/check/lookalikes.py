@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss.weight import sequence_mean
-from rlx.rollout.draw import greedy_rewards
+from rlx.rollout.draw import greedy_rewards, sample_groups
+from rlx.rollout.rollouts import RolloutBatch
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
 from tests.check.oversights import ReplayWithoutWeights
@@ -263,7 +264,26 @@ class RejectedOnesHaveAFloor(Preferences):
         return LossOutput({**output.terms, "hold": Term(below, batch.weights["preference"], self.hold)}, output.metrics)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TheSamePromptsAgain(Rewards):
+    """Some prompts are answered afresh at every step, beside a running baseline of all rewards."""
+
+    again: int = 4
+
+    def draw(self, lab):
+        fresh = super().draw(lab)
+        batch = RolloutBatch.join(
+            [fresh, sample_groups(lab, range(min(self.again, len(lab.task.prompts()))), group_size=self.group_size)]
+        )
+        mean = lab.state.get("mean", torch.tensor(0.5, dtype=torch.float64))
+        lab.state["mean"] = 0.9 * mean + 0.1 * batch.rewards.double().mean()
+        said = lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature).detach()
+        values = {"advantages": self.advantages(batch.rewards), "weights": sequence_mean.formula(batch.loss_mask)}
+        return batch.with_values(sampling_logprobs=said.to(batch.sampling_logprobs), **values)
+
+
 LOOKALIKES = [
+    TheSamePromptsAgain,
     RejectedOnesHaveAFloor,
     TokensWeighByTheirProbability,
     UnlikelyTokensWeighLess,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -10,8 +11,11 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
-from rlx.check.stand_in import Key, StandInPolicy, keys_of
+from rlx.check.stand_in import Key, ScriptedSampler, StandInPolicy, key_of, keys_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.policy.base import Policy
+from rlx.rollout.decoding.loop import Completions
+from rlx.rollout.sampler import Draw
 
 DRAWS = 4  # in which what was sampled may come again
 MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
@@ -19,14 +23,36 @@ FURTHER = 1.5  # times the policy's log-probabilities, where it has moved otherw
 APART = 1e-3  # nats: no rounding
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Witness(ScriptedSampler):
+    """A scripted sampler that remembers the completions it made."""
+
+    made: set[Key] = field(default_factory=set)
+
+    def complete(self, policy: Policy, draw: Draw) -> Completions:
+        found = super().complete(policy, draw)
+        size = len(found.lengths) // max(1, len(draw.prompts))
+        for row, length in enumerate(found.lengths):
+            self.made.add(key_of(draw.prompts[row // size], found.tokens[row, :length]))
+        return found
+
+
 def replayed(subject: Subject) -> Finding | None:
     """Completions that come again are weighed by what the policy said of them when they were sampled."""
     laboratory = subject.stand_in()
+    if Need.REWARDS not in subject.needs or subject.task.interaction is not None:
+        return None
+    if not isinstance(laboratory.policy, StandInPolicy):
+        return None
+    given = {item.name: getattr(laboratory.sampler, item.name) for item in fields(laboratory.sampler)}
+    witness = laboratory.sampler = _Witness(**given)
     known: dict[Key, Tensor] = {}
     for step in range(DRAWS):
         batch = subject.draw(laboratory, step=step)
-        if Need.REWARDS not in subject.needs or not laboratory.state or not isinstance(laboratory.policy, StandInPolicy):
+        if not laboratory.state:
             return None
+        known = {key: said for key, said in known.items() if key not in witness.made}  # what is sampled again is new
+        witness.made.clear()
         made: dict[Key, Tensor] = {}
         for part in parts_of(batch):
             sampled, mask = getattr(part, "sampling_logprobs", None), part.sequences.completion_mask
