@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Need, Term
 from rlx.loss.weight import sequence_mean
-from rlx.rollout.draw import greedy_rewards, sample_groups
-from rlx.rollout.rollouts import RolloutBatch
+from rlx.rollout.draw import greedy_rewards, roll_out, sample_groups
+from rlx.rollout.rollouts import RolloutBatch, best_against_worst
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
 from tests.check.oversights import ReplayWithoutWeights
@@ -282,7 +282,21 @@ class TheSamePromptsAgain(Rewards):
         return batch.with_values(sampling_logprobs=said.to(batch.sampling_logprobs), **values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShorterOnesAreChosen(Preferences):
+    """Pairs of sampled completions that a rule of the algorithm's own judges, not the task."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.pairs_per_step, "group_size": 2}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
+        pairs = best_against_worst(replace(batch, rewards=-batch.sequences.completion_lengths.to(batch.rewards)))
+        return pairs.with_weights(preference=torch.full((len(pairs),), 1 / max(1, len(pairs))))
+
+
 LOOKALIKES = [
+    ShorterOnesAreChosen,
     TheSamePromptsAgain,
     RejectedOnesHaveAFloor,
     TokensWeighByTheirProbability,

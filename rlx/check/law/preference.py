@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,7 +74,11 @@ def preferred(
 
 
 def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Pairs of sampled completions that stay what they are, and teach the same, when a rejected one is rewarded by more."""
+    """Pairs of sampled completions that stay what they are, and teach the same, when a rejected one is rewarded by more.
+
+    Their places in the group choose them: where a group comes in the opposite order, its pair is turned. An algorithm may judge
+    completions by a rule of its own instead.
+    """
     if (
         part.sequences.group_size != 2
         or hasattr(part, "rewards")
@@ -88,6 +93,11 @@ def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: A
         again = subject.first_update(other)
         if _keys(again) != drawn or not torch.equal(subject.gradient(other, again)[0], gradient):
             return None
+    turned = subject.stand_in(spread=0.0)
+    turned.sampler = replace(turned.sampler, turned=True)  # type: ignore[call-arg]
+    again = _keys(subject.first_update(turned))
+    if again == drawn or _unordered(again) != _unordered(drawn):
+        return None
     return broken(
         "rewards decide nothing: pairs, and what they teach, stay the same whichever rejected completion is rewarded by 1 more",
         number=f"{min(len(part), MOST_PAIRS)} pairs",
@@ -100,6 +110,11 @@ def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: A
 def _keys(batch: Any) -> list[Any]:
     """The prompts of a batch and their completions, in order."""
     return [keys_of(part.sequences) for part in parts_of(batch)]
+
+
+def _unordered(keys: list[Any]) -> list[Any]:
+    """The pairs of `_keys`, whichever side is chosen."""
+    return [[{*each[place : place + 2]} for place in range(0, len(each), 2)] for each in keys]
 
 
 def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
