@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput, Need, Term
-from rlx.loss.weight import sequence_mean
+from rlx.loss.weight import sequence_mean, token_mean
 from rlx.rollout.draw import greedy_rewards, roll_out, sample_groups
 from rlx.rollout.rollouts import RolloutBatch, best_against_worst
 from tests.check.faulty import Demonstrations, Preferences, Rewards
@@ -295,7 +295,19 @@ class ShorterOnesAreChosen(Preferences):
         return pairs.with_weights(preference=torch.full((len(pairs),), 1 / max(1, len(pairs))))
 
 
+class GreedyBaselineOfSomeGroups(Rewards):
+    """The greedy completion is the baseline; groups whose rewards are high already are left out."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        rows = [row for row, mean in enumerate(batch.rewards.mean(dim=1).tolist()) if mean < 1.4]
+        batch = batch.take(rows)
+        advantages = batch.rewards - greedy_rewards(lab, batch.prompts)[:, None]
+        return batch.with_values(advantages=advantages, weights=token_mean.formula(batch.loss_mask))
+
+
 LOOKALIKES = [
+    GreedyBaselineOfSomeGroups,
     ShorterOnesAreChosen,
     TheSamePromptsAgain,
     RejectedOnesHaveAFloor,

@@ -50,8 +50,10 @@ def of_greedy(subject: Subject) -> Finding | None:
     texts = {subject.policy.encode_prompt(each.text, each.tools).tobytes(): each.text for each in subject.small_task.prompts()}
     prompts = [prompt.tobytes() for prompt in batch.sequences.prompts]
     for asked in [prompt for prompt in witness.asked if prompt in texts and {prompt} != set(prompts)][:MOST_PROMPTS]:
-        moved = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]})).advantages
-        by = (moved - usual).flatten(1).amax(dim=1)
+        other = subject.draw(subject.stand_in(spread=0.0, rewards={"favoured": texts[asked]}))
+        if keys_of(other.sequences) != keys_of(batch.sequences):  # rewards decide which groups are learned
+            continue
+        by = (other.advantages - usual).flatten(1).amax(dim=1)
         rows = [row for row, prompt in enumerate(prompts) if prompt != asked and float(by[row]) < -MEAN]
         if rows:
             lower = f"{-float(by[rows[0]]):.2g}"
