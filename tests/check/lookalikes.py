@@ -306,7 +306,16 @@ class GreedyBaselineOfSomeGroups(Rewards):
         return batch.with_values(advantages=advantages, weights=token_mean.formula(batch.loss_mask))
 
 
+class TwoStepsEachWithItsGradient(Rewards):
+    """Two steps an update, the second down the gradient at the weights that the first has reached."""
+
+    def update_policy(self, gradients, optimizer):
+        optimizer.step(gradients()["loss"], self.clipping)
+        return optimizer.step(gradients()["loss"], self.clipping)
+
+
 LOOKALIKES = [
+    TwoStepsEachWithItsGradient,
     GreedyBaselineOfSomeGroups,
     ShorterOnesAreChosen,
     TheSamePromptsAgain,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.source import Accumulated
+from rlx.check.source import Accumulated, Around
 from rlx.check.subject import Laboratory, Subject
 from rlx.check.variant import plain_fields, variants
 from rlx.errors import RlxError
@@ -37,17 +37,30 @@ class RecordingOptimizer(Optimizer):
             return torch.optim.SGD(parameters, lr=rate)
 
         made = RecordingOptimizer(descent, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
-        made.given = []
+        made.given, made.taken_for, made.source = [], [], None
         made.usual = {"usual", *vars(made)}
         return made
 
     given: list[tuple[Gradients, Clipping]]
+    taken_for: list[int]  # how many times gradients had been taken, at each step
+    source: Counted | None  # of the gradients
     usual: set[str]  # the names of its attributes
 
     def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
         """Record the gradients and the clipping, then make the step of the optimiser."""
         self.given.append((gradients, clipping))
+        self.taken_for.append(self.source.times if self.source else 0)
         return super().step(gradients, clipping)
+
+
+class Counted(Around):
+    """A source of gradients that counts how often they are taken."""
+
+    times = 0
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        self.times += 1
+        return self._source(by=by)
 
 
 class Scaled:
@@ -74,7 +87,7 @@ def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def update(subject: Subject) -> Finding:
-    """An update goes down the gradient of its loss, all terms of it, clipped as it says, once; at a learning rate of 0 not up."""
+    """An update goes down the gradient of its loss, every term once, clipped as it says; at a learning rate of 0 not up."""
     own = type(subject.algorithm).update_policy is not Algorithm.update_policy
     if own and (kept := _remembers(subject)) is not None:
         return kept
@@ -138,6 +151,7 @@ def _moved(
         subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
     )
     optimizer = RecordingOptimizer.of(laboratory, rate)
+    optimizer.source = source = Counted(source)
     subject.algorithm.update_policy(Scaled(source, factors) if factors else source, optimizer)
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
@@ -154,19 +168,21 @@ def _upward(cosine: float, rate: float) -> Finding:
 
 
 def _twice(subject: Subject) -> Finding | None:
-    """Parameters that are stepped more than once: with one gradient again, or with that of each term."""
+    """Parameters that are stepped more than once by what was taken before: one gradient again, or that of each term."""
     _, _, optimizer = _moved(subject, RATES[1])
     seen: set[int] = set()
-    for gradients, _ in optimizer.given:
+    taken = 0
+    for (gradients, _), times in zip(optimizer.given, optimizer.taken_for, strict=True):
+        seen, taken = (seen if times == taken else set()), times
         stepped = {place for place, part in enumerate(gradients) if part is not None and bool(part.any())}
         if seen & stepped:
             return broken(
-                f"the optimiser steps {len(optimizer.given)} times in one update: as if the learning rate were higher, and Adam "
-                "makes a step of the same size of each, however small the coefficient of its term",
+                f"the optimiser steps {len(optimizer.given)} times in one update, twice by gradients of the same weights: as if "
+                "the learning rate were higher, and Adam makes a step of the same size of each, however small its coefficient",
                 number=f"{len(optimizer.given)} steps",
                 where="update_policy",
-                mend="add the gradients of the terms and call optimizer.step(...) once an update; more updates of a draw are "
-                "updates_per_batch",
+                mend="add the gradients of the terms and call optimizer.step(...) once; before another step take them anew, "
+                "gradients(), or let updates_per_batch make more updates of a draw",
             )
         seen |= stepped
     return None
@@ -212,8 +228,8 @@ def _longer_than_the_clip(subject: Subject) -> Finding | None:
         return None
     laboratory = subject.stand_in()
     terms = len(subject.loss(laboratory, subject.first_update(laboratory)).terms)
-    moved, _, _ = _moved(narrow, RATES[1])
-    length, allowed = float(moved.norm()), RATES[1] * limit
+    moved, _, optimizer = _moved(narrow, RATES[1])
+    length, allowed = float(moved.norm()), RATES[1] * limit * max(1, len(optimizer.given))
     if torch.equal(moved, wide) or length <= (terms + SAME) * allowed:
         return None
     return broken(
