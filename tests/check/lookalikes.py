@@ -314,7 +314,35 @@ class TwoStepsEachWithItsGradient(Rewards):
         return optimizer.step(gradients()["loss"], self.clipping)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CriticOfThePrompt(Rewards):
+    """A learned baseline of the prompt alone: the value before the first token is the only one that is read or learned."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.VALUES})
+
+    value_weight: float = 0.5
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        with torch.no_grad():
+            values = self.statistics(lab.policy, batch).values.to(batch.rewards)
+        advantages = (batch.rewards[..., None] - values[..., :1]) * batch.completion_mask
+        return batch.with_values(advantages=advantages, weights=sequence_mean.formula(batch.loss_mask))
+
+    def statistics(self, policy, batch):
+        return policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"values"}))
+
+    def compute_loss(self, policy, reference, batch):
+        found = self.statistics(policy, batch)
+        ratio = (found.token_logprobs - batch.sampling_logprobs).clamp(-20, 20).exp()
+        first = torch.zeros_like(batch.weights)
+        first[..., 0] = batch.weights.sum(dim=-1)
+        value = Term((found.values - batch.rewards[..., None]) ** 2, first, self.value_weight)
+        return LossOutput({"policy": Term(-ratio * batch.advantages, batch.weights), "value": value})
+
+
 LOOKALIKES = [
+    CriticOfThePrompt,
     TwoStepsEachWithItsGradient,
     GreedyBaselineOfSomeGroups,
     ShorterOnesAreChosen,

@@ -289,7 +289,9 @@ def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | N
         return None if text is None else f"{what} moves no advantage"
     if bool((moved & others).any()):
         return f"{what} moves the advantages of other completions"
-    if bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
+    mine = advantages[row, 0][inside[row, 0]]
+    of_the_prompt = text is None and not place and float((mine - mine[0]).abs().max()) <= scale  # its baseline, of all tokens
+    if not of_the_prompt and bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
         return f"{what} moves the advantages of later tokens"
     if not bool(moved[row, 0, place]):
         return f"{what} does not move the advantage of that token, but those of others"

@@ -99,17 +99,19 @@ def of_rewards(subject: Subject) -> Finding:
 
 
 def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: Tensor) -> Finding | None:
-    """A critic that is wrong everywhere learns nowhere at the first tokens of completions, or at the last, and does elsewhere.
+    """A critic that is wrong everywhere learns at all tokens of completions but the first, or but the last.
 
-    slope: [all values] the gradient at the critic's values.
+    One that is read at a single place, as a baseline of the prompt alone, may learn there alone. slope: [all values] the gradient
+    at the critic's values.
     """
     places = laboratory.policy.places["values"]
     found = [places[key] for part in parts_of(batch) for key in keys_of(part.sequences) if key in places]
-    completions = [slope[place] for place in found if place.stop - place.start > 1 and bool(slope[place].any())]
-    for which, name in ((0, "first"), (-1, "last")):
-        if len(completions) >= ENOUGH and not any(bool(values[which]) for values in completions):
+    completions = [slope[place] for place in found if place.stop - place.start > 2 and bool(slope[place].any())]
+    for which, name, others in ((0, "first", slice(1, None)), (-1, "last", slice(None, -1))):
+        if len(completions) >= ENOUGH and all(not bool(each[which]) and bool(each[others].all()) for each in completions):
             return broken(
-                f"a critic that is wrong at every token never learns at the {name} one of a completion, though it does elsewhere",
+                f"a critic that is wrong at every token never learns at the {name} one of a completion, though it does at all "
+                "others",
                 number=f"0/{len(completions)} completions",
                 where="compute_loss",
                 example=row_shown(subject, batch, 0),
