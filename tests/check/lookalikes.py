@@ -341,7 +341,24 @@ class CriticOfThePrompt(Rewards):
         return LossOutput({"policy": Term(-ratio * batch.advantages, batch.weights), "value": value})
 
 
+@dataclass(frozen=True, kw_only=True)
+class GreedyBaselineOfMiddlingGroups(Rewards):
+    """The greedy completion is the baseline; groups whose mean reward is low, or high, are left out."""
+
+    prompts_per_step: int = 16
+    least: float = 0.4
+    most: float = 0.8
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        greedy = greedy_rewards(lab, batch.prompts)
+        rows = [row for row, mean in enumerate(batch.rewards.mean(dim=1).tolist()) if self.least < mean < self.most]
+        batch, greedy = batch.take(rows), greedy[rows]
+        return batch.with_values(advantages=batch.rewards - greedy[:, None], weights=token_mean.formula(batch.loss_mask))
+
+
 LOOKALIKES = [
+    GreedyBaselineOfMiddlingGroups,
     CriticOfThePrompt,
     TwoStepsEachWithItsGradient,
     GreedyBaselineOfSomeGroups,

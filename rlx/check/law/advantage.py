@@ -316,7 +316,7 @@ def baseline(subject: Subject) -> Finding:
     if any(found is None for found in draws):
         return skipped("the batch holds no advantages of completions")
     (rewards, before), (others, after) = draws  # type: ignore[misc]
-    if rewards.shape != others.shape:
+    if rewards.shape != others.shape or not torch.allclose(others, rewards + BONUS):
         return skipped("with other rewards another batch is drawn")
     shares = []
     for row in range(len(rewards)):
