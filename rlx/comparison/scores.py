@@ -281,9 +281,7 @@ def _contradiction(record: RunRecord, metric: str, curve: _Curve, *, stated: Any
     return None
 
 
-def _checked_state(
-    outcome: _Outcome, config: Mapping[str, Any], *, metric: str, whole: bool
-) -> tuple[str, tuple[str, ...]]:  # fmt: skip
+def _checked_state(outcome: _Outcome, config: Mapping[str, Any], *, metric: str, whole: bool) -> tuple[str, tuple[str, ...]]:
     """The state of a run that says completed, and a note where that is not so. whole: no budget cuts it."""
     if outcome.value is None and outcome.is_empty:
         return "unfinished", (f"says completed, but holds no {metric}",)

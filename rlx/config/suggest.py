@@ -103,7 +103,6 @@ FOREIGN: dict[str, str] = {
     "load_in_4bit": "policy/adapter=lora policy=pretrained policy.quantization=nf4",
     "bf16": "precision=bfloat16",
     "torch_dtype": "precision=bfloat16",
-    "dtype": "precision=bfloat16",
     "gradient_checkpointing": "activation_checkpointing=true",
     "num_gpus": "ranks=2",
     "num_processes": "ranks=2",

@@ -208,7 +208,7 @@ def hints_of(target: Callable[..., Any], *, notes: bool = False) -> Mapping[str,
     """
     try:
         return typing.get_type_hints(target, include_extras=notes)
-    except Exception:
+    except Exception:  # of one annotation, whose evaluation may raise anything: they are read one by one
         pass
     found: dict[str, Any] = {}
     space: dict[str, Any] = {}  # a class that a decorator makes has annotations which the module of its base wrote

@@ -107,33 +107,6 @@ class WeightUpsideDown(Rewards):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplaySaidAnew(Rewards):
-    """Replayed completions with the log-probabilities of the policy as it is now."""
-
-    capacity: int = 16
-
-    def draw(self, lab):
-        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
-        fresh = batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
-        buffer = lab.buffer(self.capacity)
-        if len(buffer):
-            old = buffer.sample(self.prompts_per_step)
-            now = lab.policy.token_logprobs(old.sequences, temperature=old.temperature).detach()
-            batch = RolloutBatch.join([fresh, old.with_values(sampling_logprobs=now)])
-        buffer.add(fresh)
-        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
-
-
-class SumBesideAMean(WithReference):
-    """The penalty is weighed by the bare mask."""
-
-    def compute_loss(self, policy, reference, batch):
-        output = Rewards.compute_loss(self, policy, reference, batch)
-        kl = Term(self.penalty(policy, reference, batch), batch.loss_mask.double(), self.beta)
-        return LossOutput({**output.terms, "kl": kl}, output.metrics)
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReplayWithoutWeights(Rewards):
     """Plain REINFORCE on what earlier policies sampled."""
 
@@ -144,13 +117,34 @@ class ReplayWithoutWeights(Rewards):
         fresh = batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=False)
         buffer = lab.buffer(self.capacity)
         if len(buffer):
-            batch = RolloutBatch.join([fresh, buffer.sample(self.prompts_per_step)])
+            batch = RolloutBatch.join([fresh, self.again(lab, buffer.sample(self.prompts_per_step))])
         buffer.add(fresh)
         return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
 
     def compute_loss(self, policy, reference, batch):
         ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
         return LossOutput({"policy": Term(-ours * batch.advantages[..., None], batch.weights)})
+
+    def again(self, lab, old):
+        """What is learned from completions of an earlier draw."""
+        return old
+
+
+class ReplaySaidAnew(ReplayWithoutWeights):
+    """Replayed completions with the log-probabilities of the policy as it is now."""
+
+    def again(self, lab, old):
+        now = lab.policy.token_logprobs(old.sequences, temperature=old.temperature).detach()
+        return old.with_values(sampling_logprobs=now)
+
+
+class SumBesideAMean(WithReference):
+    """The penalty is weighed by the bare mask."""
+
+    def compute_loss(self, policy, reference, batch):
+        output = Rewards.compute_loss(self, policy, reference, batch)
+        kl = Term(self.penalty(policy, reference, batch), batch.loss_mask.double(), self.beta)
+        return LossOutput({**output.terms, "kl": kl}, output.metrics)
 
 
 class CriticSkipsTheFirst(ActorCritic):
