@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 _said_unread: set[tuple[str, str]] = set()  # variables and templates that were warned of
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
+_PROBE = ({"role": "user", "content": "rlx_probe"},)
 _AT_ONCE = 64  # conversations that are rendered by one call
 
 
@@ -67,6 +68,26 @@ class TemplateRenderer:
     def marks_generation(self) -> bool:
         """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
         return bool(_MARKS.search(self.source()))
+
+    @cached_property
+    def answer_opening(self) -> str:
+        """What the template puts before an answer: a plain prompt that ends so was rendered already; empty without."""
+        try:
+            opened, closed = self.render(_PROBE, opens=True), self.render(_PROBE)
+        except UnsafeExampleError:
+            return ""
+        if opened == closed:  # a user's turn opens the answer
+            return opened.rpartition("rlx_probe")[2].rstrip()
+        same = next((i for i, (a, b) in enumerate(zip(opened, closed, strict=False)) if a != b), min(len(opened), len(closed)))
+        return opened[same:].rstrip()
+
+    @cached_property
+    def bos(self) -> str:
+        """The bos that the template begins a conversation with; empty where it writes none."""
+        bos = str(self.tokenizer.bos_token or "")
+        with suppress(UnsafeExampleError):
+            return bos if self.render(_PROBE).startswith(bos) else ""
+        return ""
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Any] = (), *, opens: bool = False, continues: bool = False

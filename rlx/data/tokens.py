@@ -125,24 +125,14 @@ class TextEncoder:
         """Would chat messages be written in rlx's own plain form?"""
         return self.tokenizer.chat_template is None
 
-    @cached_property
-    def answer_opening(self) -> str:
-        """What the chat template puts before an answer: a plain prompt that ends so was rendered already; empty without."""
-        if self.applies_plain_chat:
-            return ""
-        probe = ({"role": "user", "content": "rlx_probe"},)
-        try:
-            opened, closed = self._bare_template.render(probe, opens=True), self._bare_template.render(probe)
-        except UnsafeExampleError:
-            return ""
-        if opened == closed:  # a user's turn opens the answer
-            return opened.rpartition("rlx_probe")[2].rstrip()
-        same = next((i for i, (a, b) in enumerate(zip(opened, closed, strict=False)) if a != b), min(len(opened), len(closed)))
-        return opened[same:].rstrip()
-
     def is_rendered(self, prompt: str) -> bool:
         """Whether a plain prompt went through the chat template before it came here."""
-        return bool(self.answer_opening) and prompt.rstrip().endswith(self.answer_opening)
+        opening = "" if self.applies_plain_chat else self._bare_template.answer_opening
+        return opening != "" and prompt.rstrip().endswith(opening)
+
+    def _adds_special(self, prompt: str) -> bool:
+        """Whether the tokenizer adds its special tokens to plain text: not to a prompt that is rendered, its bos too."""
+        return not self.is_rendered(prompt) or not prompt.startswith(self._bare_template.bos)
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
@@ -172,7 +162,7 @@ class TextEncoder:
         for row, (prompt, tools) in enumerate(prompts):
             messages = self._messages(prompt)
             if messages is None:
-                texts[True][row] = str(prompt)
+                texts[self._adds_special(str(prompt))][row] = str(prompt)
             else:
                 texts[self.applies_plain_chat][row] = self.template.prompt(messages, tools)
         made: dict[int, Tokens] = {}
@@ -310,7 +300,7 @@ class TextEncoder:
                 answer = ({"role": "assistant", "content": completion},) if isinstance(completion, str) else tuple(completion)
                 chats[row] = (messages, answer, tools)
             elif isinstance(completion, str):
-                written[row] = (write_plain(str(prompt), completion), True)
+                written[row] = (write_plain(str(prompt), completion), self._adds_special(str(prompt)))
             else:
                 raise DataError(
                     "a prompt of plain text needs completions of plain text, not chat messages; give both in one form"
