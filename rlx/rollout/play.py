@@ -6,7 +6,7 @@ The turns of all conversations that still run are sampled together. Dimensions: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,8 +88,8 @@ class Played:
         if self.conversations is None:
             return {}
         talks = [one for group in self.conversations for one in group]
-        found = [{} if talk.error else dict(talk.environment.figures()) for talk in talks]
-        first: dict[str, float] = next((own for own, talk in zip(found, talks, strict=True) if not talk.error), {})
+        found = [talk.figures for talk in talks]
+        first: Mapping[str, float] = next((own for own, talk in zip(found, talks, strict=True) if not talk.error), {})
         for own, talk in zip(found, talks, strict=True):
             if not talk.error and (own.keys() != first.keys() or any(finite(value) is None for value in own.values())):
                 raise TrainingError(

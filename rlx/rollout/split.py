@@ -6,11 +6,12 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,16 @@ from rlx.errors import ConfigError
 from rlx.policy.statistics import TokenStatistics
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw, Sampler
+from rlx.task.environment import BrokenTurnError, Share
 
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
     from rlx.task.base import Prompt, Task
+
+T = TypeVar("T")
+Rewards = Callable[["Sequence[Prompt]", Sequence[str]], list[T]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,28 +87,56 @@ class SplitSampler(Sampler):
         return self.sampler.complete(policy, own)
 
 
-def split_rewards(task: Task, ranks: Ranks) -> Task:
-    """The task, whose `reward_all` rewards a part of the prompts on each rank: every rank has the same rewards.
+def split_task(task: Task, ranks: Ranks) -> Task:
+    """The task, of which each rank rewards a part of the prompts, and plays a part of the conversations: every rank has all.
 
-    Raises ConfigError for conversations: each rank would play them all, and an environment need not answer each alike.
+    An environment is asked for a conversation on one rank alone, so it need not answer each alike.
     """
-    if task.interaction is not None:
-        raise ConfigError(
-            f"task {task.name} has conversations with an environment or with tools, which are not split over ranks; train in one "
-            "process"
-        )
     twin = copy.copy(task)
 
-    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
-        starts = [place for place in range(len(prompts)) if place == 0 or prompts[place] is not prompts[place - 1]]
-        bounds = [*starts, len(prompts)]
-        groups = ranks.rows([end - start for start, end in pairwise(bounds)])
-        own = slice(bounds[groups.start], bounds[groups.stop])
-        given = ranks.exchange("rewards", lambda: task.reward_all(prompts[own], completions[own]) if completions[own] else [])
-        return [reward for part in given for reward in part]
+    def split(rewards: Rewards[T]) -> Rewards[T]:
+        """`rewards`, called on each rank for whole groups of completions of one prompt."""
 
-    object.__setattr__(twin, "reward_all", reward_all)
+        def made(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[T]:
+            starts = [place for place in range(len(prompts)) if place == 0 or prompts[place] is not prompts[place - 1]]
+            bounds = [*starts, len(prompts)]
+            groups = ranks.rows([end - start for start, end in pairwise(bounds)])
+            own = slice(bounds[groups.start], bounds[groups.stop])
+            given = ranks.exchange("rewards", lambda: rewards(prompts[own], completions[own]) if completions[own] else [])
+            return [reward for part in given for reward in part]
+
+        return made
+
+    object.__setattr__(twin, "reward_all", split(task.reward_all))
+    object.__setattr__(twin, "grade_all", split(task.grade_all))
+    if task.interaction is not None:
+        object.__setattr__(twin, "interaction", replace(task.interaction, share=_shared(ranks)))
     return twin
+
+
+def _shared(ranks: Ranks) -> Share:
+    """What makes the values of every so manyth prompt on each rank."""
+
+    def share(prompts: Sequence[int], make: Callable[[Sequence[int]], list[Any]]) -> list[Any]:
+        places = [[place for place, row in enumerate(prompts) if row % ranks.world == rank] for rank in range(ranks.world)]
+        given = ranks.exchange("the environment's answers", lambda: [_sendable(value) for value in make(places[ranks.rank])])
+        found: list[Any] = [None] * len(prompts)
+        for own, values in zip(places, given, strict=True):
+            for place, value in zip(own, values, strict=True):
+                found[place] = value
+        return found
+
+    return share
+
+
+def _sendable(value: Any) -> Any:
+    """What an environment gave, if another process can have it; else a BrokenTurnError."""
+    try:
+        pickle.loads(pickle.dumps(value))
+    except Exception as error:  # whatever the pickling of a user's object raises
+        why = f"which cannot be sent to the other ranks ({error!r:.120}); give texts and numbers"
+        return BrokenTurnError(f"gave {value!r:.80}, {why}")
+    return value
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 
 from rlx.data.continuation import encode_continuation
 from rlx.data.sequences import Sequences, Tokens
-from rlx.errors import DataError, RlxError, TrainingError, users_place
+from rlx.errors import DataError, TrainingError
 from rlx.rollout.sampler import Rollout, Sampler, counted
 from rlx.seeding import Stream
 from rlx.task.base import Earned, Graded, Message, Prompt, Task
@@ -93,9 +93,10 @@ class TurnSampler:
 class Seat:
     """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them.
 
-    heard: the assistant's last turn as the environment gets it.
+    row: the number of its prompt in the draw. heard: the assistant's last turn as the environment gets it.
     """
 
+    row: int
     conversation: Conversation
     address: Stream
     prompt: Tokens
@@ -144,7 +145,7 @@ class TurnTable:
         address = self.turns.address(row, column)
         name = f"conversation {column + 1} of prompt {self.turns.prompt_keys[row]}"
         own = Conversation.of(self.environment, prompt, name=name, stream=address.child("environment"))
-        return Seat(own, address, np.zeros(0, dtype=np.int64))
+        return Seat(row, own, address, np.zeros(0, dtype=np.int64))
 
     @property
     def _all(self) -> list[Seat]:
@@ -160,6 +161,9 @@ class TurnTable:
             self._answer(running)
             round_number += 1
             running = [seat for seat in running if seat.runs]
+        talks = [seat.conversation for seat in self._all]
+        for talk, figures in zip(talks, self.interaction.figures(talks, [seat.row for seat in self._all]), strict=True):
+            talk.figures = figures
 
     def _start(self) -> None:
         self._call([(seat, seat.conversation.start, seat.conversation.started) for seat in self._all])
@@ -268,23 +272,17 @@ class TurnTable:
 
     def _call(self, calls: Sequence[tuple[Seat, Callable[[], Any], Callable[[Any], None]]]) -> None:
         """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""
-        outcomes = self.interaction.calls.run([call for _, call, _ in calls])
+        outcomes = self.interaction.ask([call for _, call, _ in calls], [seat.row for seat, _, _ in calls])
         failed: list[str] = []
         for (seat, _, take), outcome in zip(calls, outcomes, strict=True):
-            error = outcome if isinstance(outcome, BaseException) else None
+            error = outcome if isinstance(outcome, BrokenTurnError) else None
             if error is None:
                 try:
                     take(outcome)
                     continue
                 except BrokenTurnError as broken:
                     error = broken
-            if isinstance(error, RlxError) and not isinstance(error, BrokenTurnError):
-                raise error
-            what = str(error) if isinstance(error, BrokenTurnError) else f"raised {type(error).__name__}: {error}"
-            where = f" ({users_place(error)})" if users_place(error) else ""
-            text = (
-                f"the environment {self._name} {what}{where}, in turn {len(seat.conversation.turns)} of {seat.conversation.name}"
-            )
+            text = f"the environment {self._name} {error}, in turn {len(seat.conversation.turns)} of {seat.conversation.name}"
             if self.interaction.stops_on_error:
                 raise TrainingError(
                     f"{text}; mend it, or let such conversations fail alone: task.on_environment_error=fail"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rlx.errors import RlxError
+from rlx.errors import RlxError, TrainingError, users_place
 from rlx.seeding import Stream
 from rlx.task.base import Message, Prompt, Text, finite
 from rlx.task.timed import TimedCalls
@@ -101,6 +101,14 @@ class Environment:
         return ""
 
 
+Share = Callable[[Sequence[int], Callable[[Sequence[int]], list[Any]]], list[Any]]
+
+
+def all_here(prompts: Sequence[int], make: Callable[[Sequence[int]], list[Any]]) -> list[Any]:
+    """What `make` gives for all places: this process plays every conversation."""
+    return make(range(len(prompts)))
+
+
 @dataclass(frozen=True)
 class Interaction:
     """How the conversations of a task are played.
@@ -109,6 +117,8 @@ class Interaction:
     environment among them; None: what the policy has positions for. stops_on_error: whether an environment that fails ends the
     run, rather than its conversation alone, which then gets failed_reward. credit: episode or turn; see EnvironmentTask.
     calls: runs the environment's methods. said: what the user was warned of already.
+    share: share(prompts, make) is a list, one value for each conversation; prompts[i] is the number of the prompt of conversation
+    i. It calls make(places), which gives the values of these places, and adds those that other processes made.
     """
 
     environment: Environment
@@ -119,6 +129,34 @@ class Interaction:
     credit: str
     calls: TimedCalls
     said: set[str] = field(default_factory=set)
+    share: Share = all_here
+
+    def ask(self, calls: Sequence[Callable[[], Any]], prompts: Sequence[int]) -> list[Any]:
+        """What each call of an environment returned; a BrokenTurnError in place of what it raised. prompts: as in `share`.
+
+        An error of rlx that an environment raises is raised here.
+        """
+
+        def make(places: Sequence[int]) -> list[Any]:
+            return [_told(outcome) for outcome in self.calls.run([calls[place] for place in places])]
+
+        return self.share(prompts, make)
+
+    def figures(self, talks: Sequence[Conversation], prompts: Sequence[int]) -> list[dict[str, float]]:
+        """What the environment counted in each conversation; nothing where it broke one off. prompts: as in `share`.
+
+        Raises TrainingError where that cannot be sent to other processes.
+        """
+
+        def make(places: Sequence[int]) -> list[Any]:
+            own = [talks[place] for place in places]
+            return [{} if talk.error else dict(talk.environment.figures()) for talk in own]
+
+        found = self.share(prompts, make)
+        broken = [value for value in found if isinstance(value, BrokenTurnError)]
+        if broken:
+            raise TrainingError(f"figures of {type(self.environment).__name__} {broken[0]}")
+        return found
 
 
 @dataclass(eq=False)
@@ -126,7 +164,8 @@ class Conversation:
     """One conversation while it is played, and afterwards its record.
 
     name: for errors. opening: as `start` gave it. turns: the assistant's texts; rewards: of each; messages: all after the
-    opening, in order. done: ended by the environment; error: what the environment did wrong, empty if nothing.
+    opening, in order. done: ended by the environment; error: what the environment did wrong, empty if nothing. figures: what the
+    environment counted, once the conversation has ended.
     """
 
     environment: Environment
@@ -138,6 +177,7 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     done: bool = False
     error: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(environment: Environment, prompt: Prompt, *, name: str, stream: Stream) -> Conversation:
@@ -196,6 +236,18 @@ class Conversation:
             if row["role"] == "assistant":
                 row["reward"] = next(rewards, 0.0)
         return [*rows, {"role": "error", "content": self.error}] if self.error else rows
+
+
+def _told(outcome: Any) -> Any:
+    """An exception of a user's code as a BrokenTurnError with its place; any other outcome as it is. Raises errors of rlx."""
+    if not isinstance(outcome, BaseException) or isinstance(outcome, BrokenTurnError):
+        return outcome
+    if isinstance(outcome, RlxError):
+        raise outcome
+    where = f" ({users_place(outcome)})" if users_place(outcome) else ""
+    broken = BrokenTurnError(f"raised {type(outcome).__name__}: {outcome}{where}")
+    broken.__cause__ = outcome
+    return broken
 
 
 def checked_turn(outcome: Any) -> Turn:

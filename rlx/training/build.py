@@ -30,10 +30,10 @@ def build_loop(
     """The loop before its first step; the reference is a copy of the policy as it is now, with several ranks that of rank 0."""
     policy, task, sampler = experiment.policy, experiment.task, experiment.sampler
     if ranks is not None:
-        from rlx.rollout.split import SplitSampler, split_rewards
+        from rlx.rollout.split import SplitSampler, split_task
 
         ranks.broadcast(policy.tensors())
-        task, sampler = split_rewards(task, ranks), SplitSampler.of(sampler, ranks)
+        task, sampler = split_task(task, ranks), SplitSampler.of(sampler, ranks)
     is_sharded = ranks is not None and cfg.parallel.mode == "sharded"
     if is_sharded:
         policy.to("cpu")  # a block goes to its device when it is split, so that no device ever holds two whole models

@@ -1,18 +1,22 @@
 """Two ranks in two threads: each makes a part of what a draw needs, and both have the whole."""
 
 import threading
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 import rlx
-from rlx.errors import ConfigError
+from rlx.errors import TrainingError
 from rlx.parallel.ranks import Ranks
-from rlx.rollout.split import SplitSampler, split_rewards, split_statistics
+from rlx.rollout.play import play
+from rlx.rollout.split import SplitSampler, split_statistics, split_task
 from rlx.seeding import Stream
+from rlx.task.environment import Turn
 from tests.algorithm.conftest import lab, policy_and_reference  # noqa: F401
-from tests.task.environments import Counting, task_of
+from tests.task.environments import Awaited, Counting, Failing, TwoPlayers, task_of
 
 
 class Together:
@@ -65,7 +69,7 @@ def test_each_completion_is_rewarded_once(lab):  # noqa: F811
     object.__setattr__(task, "reward_all", lambda prompts, texts: asked.extend(texts) or [{"reward": len(t)} for t in texts])
     prompts = [prompt for prompt in lab.task.prompts()[:3] for _ in range(2)]
     texts = ["a", "bb", "ccc", "d" * 4, "e" * 5, "f" * 6]
-    given = on_ranks(lambda ranks: split_rewards(task, ranks).reward_all(prompts, texts))
+    given = on_ranks(lambda ranks: split_task(task, ranks).reward_all(prompts, texts))
     assert given == [[{"reward": length} for length in range(1, 7)]] * 2
     assert sorted(asked) == texts
 
@@ -100,6 +104,85 @@ def test_with_a_gradient_nothing_is_split(lab):  # noqa: F811
         assert lab.policy.token_statistics(sequences).token_logprobs.requires_grad
 
 
-def test_conversations_are_not_split():
-    with pytest.raises(ConfigError, match="not split over ranks"):
-        split_rewards(task_of(Counting()), None)
+class Seen(TwoPlayers):
+    """Counts where it is asked; `asked` is shared by all copies."""
+
+    asked: ClassVar[list[tuple[str, int]]] = []
+
+    def step(self, completion):
+        self.asked.append((threading.current_thread().name, id(self.state)))
+        return super().step(completion)
+
+    def figures(self):
+        return {"highest": float(max(self.state["moves"]))}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [Seen(), Awaited(), Failing("raises"), Failing("nonsense"), Failing("not finite")],
+    ids=["two players", "async", "raises", "nonsense", "not finite"],
+)
+def test_conversations_are_those_of_one_process(lab, environment):  # noqa: F811
+    task = task_of(environment, max_new_tokens=40)
+    asked = {"group_size": 3, "stream": Stream(5), "prompt_keys": range(5)}
+    alone = play(task, lab.policy, lab.sampler, task.prompts()[:5], **asked)
+    policies = [lab.policy.frozen_copy() for _ in range(2)]
+
+    def split(ranks):
+        own = replace(task)  # a process has its own
+        return play(split_task(own, ranks), policies[ranks.rank], SplitSampler.of(lab.sampler, ranks), own.prompts()[:5], **asked)
+
+    for made in on_ranks(split):
+        assert made.texts == alone.texts
+        assert made.turn_spans == alone.turn_spans
+        assert made.graded == alone.graded
+        assert torch.equal(made.failed, alone.failed)
+        for name, figure in alone.figures().items():
+            assert np.array_equal(made.figures()[name], figure)
+        talks = [[talk.to_dict() for talk in group] for group in made.conversations]
+        assert talks == [[talk.to_dict() for talk in group] for group in alone.conversations]
+    assert isinstance(environment, Seen | Awaited) or bool(alone.failed.any())
+
+
+def test_an_environment_is_asked_on_one_rank_alone(lab):  # noqa: F811
+    task, policies = task_of(Seen(), max_new_tokens=40), [lab.policy.frozen_copy() for _ in range(2)]
+    Seen.asked.clear()
+    on_ranks(
+        lambda ranks: play(
+            split_task(replace(task), ranks),
+            policies[ranks.rank],
+            SplitSampler.of(lab.sampler, ranks),
+            task.prompts()[:4],
+            group_size=2,
+            stream=Stream(5),
+            prompt_keys=range(4),
+        )
+    )
+    assert len({state for _, state in Seen.asked}) == 8
+    assert len(Seen.asked) > 8
+
+
+class Locked(Counting):
+    """Its answer cannot be pickled."""
+
+    def step(self, completion):
+        return Turn([{"role": "user", "content": "x", "lock": threading.Lock()}])
+
+
+def test_what_cannot_be_sent_is_an_error_of_the_environment(lab):  # noqa: F811
+    policies = [lab.policy.frozen_copy() for _ in range(2)]
+
+    def split(ranks):
+        task = task_of(Locked(), on_environment_error="stop")
+        with pytest.raises(TrainingError, match=r"Locked gave Turn.*cannot be sent to the other ranks.*in turn 1"):
+            play(
+                split_task(task, ranks),
+                policies[ranks.rank],
+                SplitSampler.of(lab.sampler, ranks),
+                task.prompts()[:2],
+                group_size=1,
+                stream=Stream(5),
+                prompt_keys=range(2),
+            )
+
+    on_ranks(split)
