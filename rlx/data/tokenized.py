@@ -35,7 +35,7 @@ _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next mode
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
-    "empty": "have an empty completion",
+    "empty": "have an empty completion, or one that begins with a token that ends generation",
     "equal": "have the same completion as chosen and as rejected",
     "too_long": "are longer than the policy reads; raise policy.max_length, or cut prompts with policy.max_prompt_length",
     **REFUSED,
@@ -189,11 +189,12 @@ def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: 
     dropped, remarks = _Counts(), _Counts()
     tried: list[int] = []
     rows: list[Row] = []
+    ends = text.template.ends
     for row, pair in enumerate(pairs):
         prompt, *both = split_prompt(pair.prompt, *_both(pair))
         if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
             dropped.add("too_long", row)
-        elif is_empty(both[0]) or is_empty(both[1]):
+        elif is_empty(both[0], ends) or is_empty(both[1], ends):
             dropped.add("empty", row)
         else:
             tried.append(row)
@@ -339,16 +340,19 @@ def _present(group: tuple[Any, Any], label: tuple[bool | None, bool | None] | No
     return first, second
 
 
-def is_empty(completion: Any) -> bool:
-    """Whether nothing is said in a completion: no text, no reasoning, no call of a tool."""
+def is_empty(completion: Any, ends: tuple[str, ...] = ()) -> bool:
+    """Whether nothing is said in a completion: no text before one of `ends`, no reasoning, no call of a tool."""
     if isinstance(completion, str):
-        return not completion.strip()
-    return not any(_says(message) for message in completion)
+        return _is_silent(completion, ends)
+    return all(
+        _is_silent(str(message.get("content") or ""), ends) and not any(message.get(name) for name in _BESIDE)
+        for message in completion
+    )
 
 
-def _says(message: Message) -> bool:
-    content = str(message.get("content") or "")
-    return (content != "" and not content.isspace()) or any(message.get(name) for name in _BESIDE)
+def _is_silent(text: str, ends: tuple[str, ...]) -> bool:
+    said = text.lstrip()
+    return said == "" or said.startswith(ends)
 
 
 def _far_too_long(prompt: Any, both: Sequence[Any], text: TextEncoder, limit: int | None) -> bool:

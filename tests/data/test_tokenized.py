@@ -131,3 +131,11 @@ def test_transcripts_in_which_others_speak_within_a_completion_are_dropped():
     made = TokenizedPairs.of(pairs, TEXT)
     assert made.index.tolist() == [0, 3]
     assert made.dropped == {"others_speak": 2}
+
+
+@pytest.mark.parametrize("said", ["{eos}", " \n{eos}", "{eos} and more"])
+def test_an_answer_that_is_an_end_alone_is_empty(said):
+    end = said.format(eos=TEXT.tokenizer.eos_token)
+    asked, messages = ({"role": "user", "content": "1+1="},), [({"role": "assistant", "content": each},) for each in (end, "3")]
+    whole = TokenizedPairs.of([Pair("1+1=", end, "3"), Pair("1+2=", "3", "4"), Pair(asked, *messages)], TEXT)
+    assert (len(whole), whole.dropped) == (1, {"empty": 2})
