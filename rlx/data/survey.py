@@ -229,7 +229,11 @@ def _cautions(
         remarks.update(side.remarks)
     found += [f"{count} rows {DROPPED[reason]}; they are dropped" for reason, count in dropped.most_common()]
     found += [f"{count} rows {REMARKS[remark]}" for remark, count in remarks.most_common()]
-    found += _plain([pair.prompt for pair in (*task.pairs(), *task.held_out_pairs())], text)
+    pairs = [*task.pairs(), *task.held_out_pairs()]
+    found += _plain([pair.prompt for pair in pairs], text)
+    contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
+    if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
+        found.append(f"{contrary} pairs have the larger score on the rejected side; are the columns exchanged? Or take them out")
     if counts.get("in_both"):
         found.append(_BOTH.format(counts["in_both"]))
     if counts.get("white_space_pairs"):

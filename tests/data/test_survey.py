@@ -47,6 +47,16 @@ PAIRS = [
 ]
 
 
+def test_scores_that_contradict_the_sides_are_said():
+    def cautions(*scores, **settings):
+        task = Given([Pair(f"{place}=", "1", "2", scores=each) for place, each in enumerate(scores)])
+        vars(task).update(settings)
+        return [caution for caution in survey(task, build_tiny()).cautions if "larger score" in caution]
+
+    assert cautions((1.0, 2.0), (2.0, 1.0), (1.0, 1.0), (0.0, 3.0))[0].startswith("2 pairs have the larger score on the rejected")
+    assert cautions((2.0, 1.0), (1.0, 1.0), None) == cautions((1.0, 2.0), label_noise=1.0) == []
+
+
 def test_reasoning_and_calls_are_words_of_a_message():
     asked = ({"role": "user", "content": "1+1?"},)
 
