@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from rlx.data.remarks import REMARKS
+from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
-from rlx.errors import DataError, RlxError
+from rlx.errors import DataError
 from rlx.seeding import Stream
 from rlx.task.base import Pair, Prompt, Task, Text
-from rlx.task.environment import Conversation
+from rlx.task.environment import Conversation, Interaction
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
@@ -60,7 +61,7 @@ def survey(task: Task, policy: Any, *, num_examples: int = 4, rows_per_step: int
     made.notes.extend(task.notes())
     if "rewards" in task.offers:
         made.rewards.extend(tried_rewards(task))
-        made.cautions.extend(_of_rewards(task, made.rewards))
+        made.cautions.extend(doubts_of_rewards(task, made.rewards))
     return made
 
 
@@ -139,7 +140,7 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
 def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     sides = [task.prompts(), task.held_out_prompts()]
     texts = [{_squashed(prompt.text) for prompt in side} for side in sides]
-    sampled = [_as_sampled(task, policy, side) for side in sides]
+    sampled, failures = _as_sampled(task, policy, sides)
     asked = [(prompt.text, prompt.tools) for prompt in sampled[0]]
     parts = (asked[start : start + _AT_ONCE] for start in range(0, len(asked), _AT_ONCE))
     encoded = [ids for part in parts for ids in policy.text.encode_prompts(part)]
@@ -156,6 +157,9 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     remarks = _of_each_prompt([prompt for side in sampled for prompt in side], policy.text)
     tells = task.interaction is None or counts["prompts"] > 1  # one opening of all games tells nothing that could be remembered
     cautions = [_BOTH.format(counts["in_both"])] if counts["in_both"] and tells else []
+    if failures:
+        tried = len(failures) + sum(map(len, sampled))
+        cautions.append(f"{len(failures)} of {tried} conversations that the environment was to open fail; such as {failures[0]}")
     plain = _plain([prompt.text for side in sampled for prompt in side], policy.text)
     examples = [
         {"prompt_ids": ids.tolist(), "completions": [], "text": policy.text.tokenizer.decode(ids.tolist())}
@@ -163,33 +167,44 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     ]
     lengths = {"prompt": _distribution([len(ids) for ids in encoded])} if encoded else {}
     made = DataSurvey(counts=counts, remarks=remarks, lengths=lengths, cautions=cautions + plain, examples=examples)
-    if len(asked) < len(sides[0]):
-        made.notes.append(f"the environment has opened the first {len(asked)} of {len(sides[0]):,} prompts; lengths are of those")
+    if len(sides[0]) > _OPENED and len(asked) < len(sides[0]):
+        made.notes.append(f"the environment has opened the first {_OPENED} of {len(sides[0]):,} prompts; lengths are of those")
     return made
 
 
-def _as_sampled(task: Task, policy: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts as sampling asks them; of an environment, the openings that it gives the first ones, with its tools.
+def _as_sampled(task: Task, policy: Any, sides: Sequence[Sequence[Prompt]]) -> tuple[list[list[Prompt]], list[str]]:
+    """The prompts of each side as sampling asks them, and what went wrong with others.
 
-    Raises DataError where the environment opens none.
+    Of an environment, they are the openings that it gives the first ones, with its tools; raises DataError where it opens none.
     """
-    interaction = task.interaction
-    if interaction is None:
-        return list(prompts)
+    if task.interaction is None:
+        return [list(prompts) for prompts in sides], []
+    failures: list[str] = []
+    found = [_opened(task.interaction, policy, prompts, failures) for prompts in sides]
+    if failures and not any(found):
+        raise DataError(failures[0])
+    return found, failures
+
+
+def _opened(interaction: Interaction, policy: Any, prompts: Sequence[Prompt], failures: list[str]) -> list[Prompt]:
+    """The openings of the first prompts; what went wrong with others is added to `failures`."""
     environment = interaction.environment.for_policy(policy)
-    found = [
+    talks = [
         Conversation.of(environment, prompt, name=f"prompt {place + 1}", stream=Stream(0, ("survey", place)))
         for place, prompt in enumerate(prompts[:_OPENED])
     ]
-    for talk, outcome in zip(found, interaction.calls.run([talk.start for talk in found]), strict=True):
+    found = []
+    for talk, outcome in zip(talks, interaction.calls.run([talk.start for talk in talks]), strict=True):
         try:
             if isinstance(outcome, BaseException):
                 raise outcome
             talk.started(outcome)
         except Exception as error:  # of the user's code
             said = f"{type(error).__name__}: {error}"
-            raise DataError(f"start of {type(environment).__name__} opens no conversation for {talk.name}: {said}") from error
-    return [replace(talk.prompt, text=talk.opening, tools=environment.tool_schemas()) for talk in found]
+            failures.append(f"start of {type(environment).__name__} opens no conversation for {talk.name}: {said}")
+        else:
+            found.append(replace(talk.prompt, text=talk.opening, tools=environment.tool_schemas()))
+    return found
 
 
 def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[str, Any]]:
@@ -204,7 +219,7 @@ def _of_each_prompt(prompts: Sequence[Prompt], text: TextEncoder) -> list[dict[s
             "count": len(places),
             "meaning": REMARKS[remark],
             "said": "",
-            "example": {"source": f"prompt {places[0] + 1}", "prompt": _shown(prompts[places[0]].text)},
+            "example": {"source": f"prompt {places[0] + 1}", "prompt": shown(prompts[places[0]].text)},
         }
         for remark, places in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
@@ -282,16 +297,12 @@ def _reasons(
         pair = sides[side][row]
         example = {
             "source": pair.source,
-            "prompt": _shown(pair.prompt),
-            "chosen": _shown(pair.chosen),
-            "rejected": _shown(pair.rejected),
+            "prompt": shown(pair.prompt),
+            "chosen": shown(pair.chosen),
+            "rejected": shown(pair.rejected),
         }
         rows.append({"reason": reason, "count": count, "meaning": meanings[reason], "said": said, "example": example})
     return rows
-
-
-def _shown(text: Text) -> Any:
-    return text if isinstance(text, str) else [dict(message) for message in text]
 
 
 def _squashed(text: Text) -> str:
@@ -353,51 +364,3 @@ def _example(pairs: TokenizedPairs, row: int, text: TextEncoder) -> dict[str, An
         "completions": [{"ids": ids.tolist(), "learned": mask.tolist()} for ids, mask in there],
         "text": text.tokenizer.decode([*prompt.tolist(), *(there[0][0].tolist() if there else [])]),
     }
-
-
-def tried_rewards(task: Task) -> list[dict[str, Any]]:
-    """What the rewards make of the right answer of the first prompt that has one, of nothing, and of another prompt's answer.
-
-    Nothing is tried where a completion is a conversation with an environment.
-    """
-    if task.interaction is not None:
-        return []  # rewards of a conversation that nobody has played
-    prompts = [prompt for prompt in task.prompts() if prompt.columns.get("answer") not in (None, "", [])]
-    if not prompts:
-        return [_tried(task, task.prompts()[0], "an empty answer", "")] if len(task.prompts()) else []
-    prompt, right = prompts[0], _answer(task, prompts[0])
-    wrong = next((answer for other in prompts[1:] if (answer := _answer(task, other)) != right), f"{right} or not")
-    tries = (("the right answer", right), ("an empty answer", ""), ("a wrong answer", wrong))
-    return [_tried(task, prompt, name, completion) for name, completion in tries]
-
-
-def _answer(task: Task, prompt: Prompt) -> str:
-    """A right completion: the answer, within the tag that the task looks for it in."""
-    answer = prompt.columns["answer"]
-    plain = str(answer[0] if isinstance(answer, (list, tuple)) else answer)
-    tag = getattr(task, "answer_tag", None)
-    return plain if tag is None else f"<{tag}>{plain}</{tag}>"
-
-
-def _tried(task: Task, prompt: Prompt, name: str, completion: str) -> dict[str, Any]:
-    tried: dict[str, Any] = {"name": name, "prompt": _shown(prompt.text), "completion": completion}
-    try:
-        return {**tried, "rewards": dict(task.reward_all([prompt], [completion])[0])}
-    except RlxError as error:
-        return {**tried, "error": str(error)}
-
-
-def _of_rewards(task: Task, tried: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with the rewards."""
-    found = [f"the reward of {one['name']} fails: {one['error']}" for one in tried if "error" in one]
-    values = {one["name"]: one["rewards"]["reward"] for one in tried if "rewards" in one}
-    right, full = values.get("the right answer"), task.full_reward_value()
-    if right is not None and full is not None and right < full:
-        found.append(
-            f"the right answer itself has the reward {right:g}, and {full:g} counts as right: the rewards look for another form "
-            "of it; see task.rewards"
-        )
-    others = [
-        name for name in ("an empty answer", "a wrong answer") if right is not None and values.get(name, right - 1) >= right
-    ]
-    return found + [f"{name} has the reward {values[name]:g}, no less than the right one ({right:g})" for name in others]

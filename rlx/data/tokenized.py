@@ -28,7 +28,7 @@ from rlx.task.base import Pairs
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
-    from rlx.task.base import Message, Pair
+    from rlx.task.base import Pair
 
 _BESIDE = ("tool_calls", *REASONING)  # fields in which a message says something beside its content
 _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next model of the process

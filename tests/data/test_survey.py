@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlx.data.survey import brief, brief_of_prompts, survey, tried_rewards
-from rlx.errors import DataError, TrainingError
+from rlx.data.survey import brief, brief_of_prompts, survey
+from rlx.errors import DataError
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.tiny import build_tiny, save_tiny
 from rlx.task.arithmetic import Arithmetic
@@ -157,24 +157,6 @@ def arithmetic(reward):
     return Arithmetic(name="a", max_operand=9, max_new_tokens=8, label_noise=0.0, **judged)
 
 
-def test_rewards_are_tried_on_a_right_an_empty_and_a_wrong_answer():
-    found = survey(arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern=None)), build_tiny())
-    assert [one["rewards"]["reward"] for one in found.rewards] == [1.0, 0.0, 0.0]
-    assert not [caution for caution in found.cautions if "reward" in caution]
-    strict = survey(arithmetic(ExactMatch(weight=1.0, ignore_case=False, pattern="<a>(.*)</a>")), build_tiny())
-    assert any("the right answer itself has the reward 0" in caution for caution in strict.cautions)
-
-
-def test_a_reward_that_raises_is_said_and_ends_nothing():
-    def broken(prompt, completion, **columns):
-        raise ValueError("no")
-
-    tried = tried_rewards(arithmetic(broken))
-    assert all("raised ValueError: no" in one["error"] for one in tried)
-    with pytest.raises(TrainingError):
-        arithmetic(broken).reward_all([Prompt("1+1=", {"answer": "2"})], ["2"])
-
-
 def test_special_tokens_that_prompts_spell_are_counted_with_and_without_completions():
     policy = build_tiny()
     end = policy.tokenizer.eos_token
@@ -223,6 +205,20 @@ def test_prompts_of_an_environment_are_those_that_it_opens():
     assert "the environment has opened the first 16 of 18 prompts; lengths are of those" in found.notes
     with pytest.raises(DataError, match="start of Fails opens no conversation for prompt 1: ValueError: nothing to say"):
         survey(task_of(Fails(), num_prompts=1, num_held_out=1), build_tiny())
+
+
+def test_an_opening_that_fails_is_counted_and_the_others_are_shown():
+    found = survey(task_of(FailsOnce(), num_prompts=18, num_held_out=3), build_tiny(), num_examples=2)
+    said = "start of FailsOnce opens no conversation for prompt 1: ValueError: nothing to say"
+    assert f"2 of 19 conversations that the environment was to open fail; such as {said}" in found.cautions
+    assert [example["text"][-8:] for example in found.examples] == ["Hi! 1+1=", "Hi! 2+1="]
+
+
+class FailsOnce(Opens):
+    def start(self, prompt, **columns):
+        if prompt.startswith("0"):
+            raise ValueError("nothing to say")
+        return super().start(prompt, **columns)
 
 
 class Fails(Opens):
