@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -25,8 +26,8 @@ class TimeLimitError(Exception):
 class TimedCalls:
     """Runs calls in a thread of their own, which keeps one event loop for all coroutines.
 
-    seconds: the limit of one call. A thread cannot be ended from outside: one whose call hangs is left behind (it ends with the
-    process), and a new one takes the calls after it.
+    seconds: the limit of one call; while a coroutine runs without awaiting, the time of the others stands still. A thread cannot
+    be ended from outside: one whose call hangs is left behind (it ends with the process), and a new one takes the calls after it.
     """
 
     seconds: float
@@ -116,7 +117,8 @@ class _Worker:
         self.abandoned = False
         self._begun: set[int] = set()  # places of coroutines, of those that are run now
         self._lock = Lock()
-        self.progressed = 0.0  # when a coroutine last began or ended
+        self._spent = 0.0  # seconds that coroutines ran without awaiting
+        self.progressed = 0.0  # when a coroutine that has time left last ran
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def work(self) -> None:
@@ -142,18 +144,31 @@ class _Worker:
                 if self.abandoned:  # it may run elsewhere by now
                     raise asyncio.CancelledError
                 self._begun.add(place)
-            self.progressed, own = time.monotonic(), asyncio.current_task()
-            is_late = False
+            self.progressed = began = time.monotonic()  # others may have kept the loop before
+            own, before, used, is_late = asyncio.current_task(), self._spent, 0.0, False
+            timer: asyncio.TimerHandle
+
+            def spend(part: float) -> None:
+                nonlocal used
+                used += part
+                self._spent += part
+                if not is_late:
+                    self.progressed = time.monotonic()
 
             def late() -> None:
-                nonlocal is_late
+                nonlocal is_late, timer
+                by_others = self._spent - before - used
+                rest = began + seconds + by_others - time.monotonic()
+                if rest > 0:
+                    timer = asyncio.get_running_loop().call_later(rest, late)
+                    return
                 is_late = True
                 if own is not None:
                     own.cancel()
 
-            timer = asyncio.get_running_loop().call_later(seconds, late)  # from now on: others may have kept the loop before
+            timer = asyncio.get_running_loop().call_later(seconds, late)
             try:
-                return await coroutine
+                return await _metered(coroutine, spend)
             except asyncio.CancelledError:
                 if is_late:
                     raise TimeLimitError(f"no answer within {seconds:g} s") from None
@@ -201,6 +216,29 @@ class _Worker:
             elif task.done() and place in begun:
                 outcomes[place] = TimeLimitError(late) if task.cancelled() else task.exception() or task.result()
         return outcomes
+
+
+@types.coroutine
+def _metered(awaitable: Any, spend: Callable[[float], None]) -> Generator[Any, Any, Any]:
+    """Await it. `spend` is told the seconds of each stretch without an await, in which the loop does nothing else."""
+
+    async def awaited() -> Any:
+        return await awaitable
+
+    coroutine = awaited()
+    go_on, given = coroutine.send, None
+    while True:
+        began = time.monotonic()
+        try:
+            wanted = go_on(given)
+        except StopIteration as end:
+            return end.value
+        finally:
+            spend(time.monotonic() - began)
+        try:
+            go_on, given = coroutine.send, (yield wanted)
+        except BaseException as error:  # a cancellation, or what a future holds
+            go_on, given = coroutine.throw, error
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from contextlib import suppress
 
 from rlx.task.timed import TimedCalls, TimeLimitError
 
@@ -139,6 +140,64 @@ def test_the_time_of_a_coroutine_is_its_own():
     assert found[:30] == [1] * 30
     assert isinstance(found[30], TimeLimitError)
     assert str(found[31]) == "mine"
+
+
+def test_time_in_which_others_block_the_loop_is_not_counted():
+    async def waits():
+        await asyncio.sleep(0.1)
+        return 1
+
+    async def blocks():
+        time.sleep(0.06)
+        return 2
+
+    assert TimedCalls(0.3).run([waits, *[blocks] * 12, waits]) == [1, *[2] * 12, 1]
+
+
+def test_time_in_which_a_coroutine_blocks_the_loop_itself_is_counted():
+    async def waits():
+        await asyncio.sleep(0.1)
+        return 1
+
+    async def blocks():
+        for _ in range(100):
+            time.sleep(0.02)
+            await asyncio.sleep(0)
+
+    began = time.monotonic()
+    first, second, third = TimedCalls(0.3).run([waits, blocks, waits])
+    assert time.monotonic() - began < 1.5  # all of it would take 2 s
+    assert [first, third] == [1, 1]
+    assert isinstance(second, TimeLimitError)
+
+
+def test_a_coroutine_that_refuses_to_be_cancelled_is_given_up():
+    async def stubborn():
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    calls = TimedCalls(0.1)
+    (found,) = calls.run([stubborn])
+    assert isinstance(found, TimeLimitError)
+    assert calls.run([lambda: 6]) == [6]
+
+
+def test_what_a_coroutine_awaits_is_that_which_it_gets():
+    class Later:
+        def __await__(self):
+            yield
+            return 3
+
+    async def fails():
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_exception, KeyError("x"))
+        try:
+            await future
+        except KeyError:
+            return 4
+
+    assert TimedCalls(5.0).run([Later, fails]) == [3, 4]
 
 
 def test_a_coroutine_that_raises_is_an_outcome():
