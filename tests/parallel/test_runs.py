@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-def begun(place: Path, name: str, *words: str) -> subprocess.Popen:
+def begun(place: Path, name: str, *words: str, small: Sequence[str] = SMALL) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RLX_CACHE": str(place / "cache")}
     goes_on = any(word.startswith("resume=") for word in words)
-    command = [sys.executable, "-m", "rlx", "train", *([] if goes_on else [*SMALL, f"hydra.run.dir={name}"]), *words]
+    command = [sys.executable, "-m", "rlx", "train", *([] if goes_on else [*small, f"hydra.run.dir={name}"]), *words]
     return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -81,6 +82,25 @@ def test_a_rank_that_dies_or_hangs_ends_the_run_and_is_named(place, rank, number
     from rlx.record.run import read_run
 
     assert read_run(place / name).status == ("failed" if rank else "interrupted")
+
+
+@pytest.mark.parametrize("mode", ["replicated", "sharded"])
+def test_conversations_give_the_numbers_of_one_process(place, mode):
+    small = ["policy=tiny_untrained", "policy.hidden_size=16", "evaluation.num_prompts=8", "logger=[]", "threads=1"]
+    words = ["task=guess", "algorithm=ppo", "task.credit=turn", "num_steps=2", "eval_every=2"]
+    found = []
+    for ranks in (1, 2):
+        name = f"talk_{mode}_{ranks}"
+        process = begun(place, name, *words, f"ranks={ranks}", f"parallel={mode}", "parallel.timeout=60", small=small)
+        said, _ = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, said
+        found.append(metrics(place / name)[-1])
+    alone, together = found
+    assert alone["train/turns"] > 1
+    for key in ("train/loss", "train/grad_norm", "train/reward_mean", "train/turns", "eval/reward", "eval/kl", "eval/turns"):
+        assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-5), key
+    samples = [(place / f"talk_{mode}_{ranks}/samples.jsonl").read_text() for ranks in (1, 2)]
+    assert samples[0] == samples[1]
 
 
 def test_nothing_outlives_a_command_that_is_killed(place):
