@@ -9,17 +9,29 @@ from typing import Any
 
 from rlx.task.table import column
 
+CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
 # Purpose of a column -> other names that well-known data sets give it.
 KNOWN = {
-    "prompt": ("question", "problem", "instruction", "query", "history", "input", "messages"),  # Orca, GSM8K, MATH, SHP, ...
+    "prompt": ("question", "problem", "instruction", "query", "history", "input", *CONVERSATIONS),  # Orca, GSM8K, MATH, SHP, ...
     "chosen": ("chosen_response", "response_chosen", "preferred", "accepted"),
     "rejected": ("rejected_response", "response_rejected", "dispreferred"),
     "completion": ("response", "output"),
-    "label": ("desirable", "thumbs_up"),
+    "label": ("desirable", "thumbs_up", "kto_tag"),
     "answer": ("final_answer", "ground_truth", "solution", "target"),
     "system": ("system_prompt",),
 }
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # UltraFeedback's, and the other way round
+SCORES = tuple(  # of UltraFeedback, Capybara and others
+    (pattern.format("chosen"), pattern.format("rejected"))
+    for pattern in ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
+)
+# Purpose -> what to do where no column has it.
+_MENDS = {
+    "chosen": "rlx learns from a better and a worse completion in columns of their own: name them by task.chosen_key and "
+    "task.rejected_key, or write such columns out of ranks and ratings first",
+    "label": "set task.label_key to the column that says which completions are desirable; demonstrations alone have none",
+    "answer": "set task.answer_key to the right one, or to null where no reward needs an answer",
+}
+_ALPACA = "instruction, with input below it,"
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -61,12 +73,34 @@ class Columns:
         if name is None or name not in row:
             return None
         self.read.add(name)
+        if name == self.recognised.get(purpose) == "instruction" and "input" in row:
+            self.read.add("input")
+            self.recognised[purpose] = _ALPACA
         return name
+
+    def conversation(self, row: Mapping[str, Any]) -> str | None:
+        """The column of a whole conversation, also where there is another one of its prompt; None without, or by the config."""
+        given = self.given.get("prompt")
+        name = next((name for name in CONVERSATIONS if name in row and given in ("prompt", name)), None)
+        if name is not None:
+            self.read.add(name)
+            if name != given:
+                self.recognised["prompt"] = name
+        return name
+
+    def prompt(self, row: Mapping[str, Any], name: str) -> Any:
+        """What the column of the prompt holds; an instruction of Alpaca has its input below it."""
+        told = row[name]
+        if self.recognised.get("prompt") != _ALPACA or not isinstance(told, str):
+            return told
+        given = str(row.get("input") or "")
+        return f"{told}\n\n{given}" if given.strip() else told
 
     def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
         """(the column's name, its value). Raises DataError if the row has no such column."""
         name = self.name(row, purpose) or self.given[purpose] or purpose
-        return name, column(row, name, place=place, setting=f"task.{purpose}_key")
+        value = column(row, name, place=place, setting=f"task.{purpose}_key", mend=_MENDS.get(purpose, ""))
+        return name, self.prompt(row, name) if purpose == "prompt" else value
 
     def known(self) -> list[Any]:
         """What was found out, as JSON."""

@@ -16,7 +16,15 @@ Tools = tuple[Mapping[str, Any], ...]
 
 _PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+_ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assistant too
+    "human": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "observation": "tool",
+    **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
+}
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]\s*\Z""", re.DOTALL)
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -28,7 +36,7 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
     absent beside tool calls. A text that spells such a list, as JSON or as Python does, is that list: so tables of text hold
     conversations. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError with the
-    place if the value is neither, or holds a part that is not text.
+    place if the value is neither, holds a part that is not text, or is from somebody of whom rlx does not know.
     """
     if isinstance(value, str):
         value = _spelled(value) or value
@@ -41,7 +49,7 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
         if all(message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value):
             return tuple(value)  # as most are
-        messages = [_plain(message) for message in without_nulls(value)]
+        messages = [_plain(message, place=place, key=key) for message in without_nulls(value)]
         if all("role" in message and any(name in message for name in _SAYS) for message in messages):
             return tuple(_message(message, place=place, key=key) for message in messages)
     raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')
@@ -64,12 +72,38 @@ def _is_message(part: Any) -> bool:
     return {"from", "value"} <= part.keys() or ("role" in part and any(name in part for name in _SAYS))
 
 
-def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(message: Mapping[str, Any], *, place: str, key: str) -> dict[str, Any]:
     """A message with the keys role and content, to which the keys of ShareGPT are renamed."""
-    if "from" in message and "value" in message and "role" not in message:
-        others = {name: value for name, value in message.items() if name not in ("from", "value")}
-        return {"role": _ROLES.get(message["from"], message["from"]), "content": message["value"], **others}
-    return dict(message)
+    if "from" not in message or "value" not in message or "role" in message:
+        return dict(message)
+    speaker, said = message["from"], message["value"]
+    others = {name: value for name, value in message.items() if name not in ("from", "value")}
+    if speaker == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": _calls(said, place=place, key=key), **others}
+    if speaker not in _ROLES:
+        raise DataError(
+            f"{place}: a message in {key!r} is from {speaker!r:.60}, and rlx knows function_call, {', '.join(_ROLES)}; rename it"
+        )
+    return {"role": _ROLES[speaker], "content": said, **others}
+
+
+def _calls(said: Any, *, place: str, key: str) -> list[dict[str, Any]]:
+    """The calls of tools in what a function_call of ShareGPT says: one, or a list of them, as JSON."""
+    with suppress(ValueError, RecursionError):
+        said = json.loads(said) if isinstance(said, str) else said
+    calls = said if isinstance(said, list) else [said]
+    if calls and all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return [{"type": "function", "function": call} for call in calls]
+    raise DataError(
+        f'{place}: a function_call in {key!r} is {said!r:.60}; it is JSON such as {{"name": "add", "arguments": {{"a": 1}}}}'
+    )
+
+
+def before_answer(text: Text) -> Text:
+    """A conversation as far as its last answer; unchanged where that is all of it."""
+    if isinstance(text, str):
+        return text
+    return text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
 
 
 def _message(message: dict[str, Any], *, place: str, key: str) -> Message:

@@ -24,8 +24,8 @@ from rlx.task import columns as columns_module
 from rlx.task import messages as messages_module
 from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
-from rlx.task.columns import SCORES, Columns, first_of
-from rlx.task.messages import Tools, as_system, as_text, as_tools, with_system
+from rlx.task.columns import CONVERSATIONS, SCORES, Columns, first_of
+from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.table import column, files_hash, find_files, read_rows
 
 if TYPE_CHECKING:
@@ -223,11 +223,12 @@ class LabelledFile(PairFile):
         return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
     def _read(self, row: Mapping[str, Any], place: str) -> Pair:
-        key, value = self.columns.value(row, "prompt", place=place)
-        prompt = as_text(value, place=place, key=key)
-        if key == "messages" and "completion" not in row and not isinstance(prompt, str):  # a whole conversation
-            prompt, completion = self._split_conversation(prompt, place)
+        whole = None if self.columns.name(row, "completion") else self.columns.conversation(row)
+        if whole is not None:
+            prompt, completion = self._split_conversation(as_text(row[whole], place=place, key=whole), place)
         else:
+            key, value = self.columns.value(row, "prompt", place=place)
+            prompt = as_text(value, place=place, key=key)
             name, answer = self.columns.value(row, "completion", place=place)
             prompt, completion = continuation(prompt, as_text(answer, place=place, key=name))
         absent = "" if isinstance(completion, str) else ()
@@ -237,10 +238,10 @@ class LabelledFile(PairFile):
 
     def _split_conversation(self, messages: Text, place: str) -> tuple[Text, Text]:
         """(prompt, completion) of a conversation: the completion is the assistant's messages at its end."""
-        size = max((number for number, message in enumerate(messages, start=1) if message["role"] != "assistant"), default=0)  # type: ignore[index]
-        if not 0 < size < len(messages):
+        prompt = before_answer(messages)
+        if prompt == messages:
             raise DataError(f"{place}: the conversation does not end with an answer of the assistant; leave it out")
-        return messages[:size], messages[size:]
+        return prompt, messages[len(prompt) :]
 
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
         _, value = self.columns.value(row, "label", place=place)
@@ -298,9 +299,9 @@ class PreferenceFile(PairFile):
                 f"{place}: one of chosen and rejected is text and the other a list of messages; give both in one form"
             )
         name = self.columns.name(row, "prompt")
-        given = None if name is None else row[name]
-        if given is not None and name == "messages":  # a column `messages` repeats one of the sides
-            given = None
+        given = None if name is None else self.columns.prompt(row, name)
+        if given is not None and name in CONVERSATIONS:  # such a column repeats a side that is a conversation
+            given = None if is_conversation(chosen) else before_answer(as_text(given, place=place, key=str(name)))
         if given is None and isinstance(chosen, str) and isinstance(rejected, str) and SPEAKER in chosen and SPEAKER in rejected:
             prompt: Text
             prompt, chosen, rejected = transcript(chosen, rejected, place=place)

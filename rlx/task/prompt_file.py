@@ -12,8 +12,8 @@ from rlx.errors import DataError
 from rlx.fields import within
 from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
-from rlx.task.columns import Columns, final_answer
-from rlx.task.messages import as_system, as_text, as_tools, with_system
+from rlx.task.columns import CONVERSATIONS, Columns, final_answer
+from rlx.task.messages import as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import files_hash, find_files, read_rows
 
@@ -66,10 +66,8 @@ class PromptFile(RewardedTask):
         self.columns.saw(row)
         key, value = self.columns.value(row, "prompt", place=place)
         text = as_text(value, place=place, key=key)
-        if key == "messages" and not isinstance(text, str):  # a whole conversation: its last answer is no part of the prompt
-            text = (
-                text[: max((n for n, message in enumerate(text, start=1) if message["role"] != "assistant"), default=0)] or text
-            )
+        if key in CONVERSATIONS:
+            text = before_answer(text)
         system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
         own = None if system is None else as_system(row[system], place=place, key=system)
         text = with_system(text, own or self.system)

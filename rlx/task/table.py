@@ -251,12 +251,15 @@ def _pyarrow(file: Path) -> Any:
     return pyarrow
 
 
-def column(row: Mapping[str, Any], name: str, *, place: str, setting: str) -> Any:
-    """The value of a column that must be there, or a DataError that says which keys there are and which setting renames it."""
+def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend: str = "") -> Any:
+    """The value of a column that must be there, or a DataError that says which keys there are and which setting renames it.
+
+    mend: what else to do where no key is like it.
+    """
     if name in row:
         return row[name]
     near = difflib.get_close_matches(name, list(row), n=1)
-    hint = f"did you mean {setting}={near[0]}?" if near else f"set {setting} to the right one"
+    hint = f"did you mean {setting}={near[0]}?" if near else mend or f"set {setting} to the right one"
     raise DataError(f"{place}: there is no key {name!r} here, only {', '.join(map(repr, row)) or 'none at all'}; {hint}")
 
 

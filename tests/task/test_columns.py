@@ -2,9 +2,11 @@ import json
 
 import pytest
 
+from rlx.errors import DataError
 from rlx.task.columns import Columns, final_answer
 from rlx.task.pair_file import LabelledFile, PreferenceFile
 from rlx.task.prompt_file import PromptFile
+from rlx.task.reward.text import ExactMatch
 from tests.task.test_file import assistant, user, write
 
 PAIRS = {
@@ -58,12 +60,77 @@ def test_shp_says_by_a_label_which_is_better(tmp_path):
     assert first(pairs(tmp_path, {}), {**row, "labels": 1}).chosen == "a"
 
 
-def test_labelled_conversations(tmp_path):
-    keys = {"prompt_key": "prompt", "completion_key": "completion", "label_key": "label"}
+def labelled(tmp_path, **changes):
+    keys = {"prompt_key": "prompt", "completion_key": "completion", "label_key": "label", **changes}
     shared = {name: PAIRS[name] for name in ("held_out", "max_new_tokens", "label_noise", "name")}
-    task = LabelledFile(path=str(tmp_path / "a.jsonl"), **shared, **keys)
-    pair = first(task, {"messages": [user("q"), assistant("a")], "label": True})
-    assert (pair.prompt, pair.chosen, pair.label) == ((user("q"),), (assistant("a"),), (True, None))
+    return LabelledFile(path=str(tmp_path / "a.jsonl"), **shared, **keys)
+
+
+def prompts(tmp_path, **changes):
+    judged = {
+        "rewards": {"r": ExactMatch(weight=1.0, ignore_case=False, pattern=None)},
+        "on_reward_error": "stop",
+        "failed_reward": 0.0,
+        "full_reward": None,
+        "reward_noise": 0.0,
+    }
+    keys = {"prompt_key": "prompt", "answer_key": "answer", "held_out": 0.1, "max_new_tokens": 8, "name": "x", **changes}
+    return PromptFile(path=str(tmp_path / "a.jsonl"), **judged, **keys)
+
+
+def test_labelled_conversations(tmp_path):
+    for changes in ({}, {"prompt_key": "messages"}):
+        pair = first(labelled(tmp_path, **changes), {"messages": [user("q"), assistant("a")], "label": True})
+        assert (pair.prompt, pair.chosen, pair.label) == ((user("q"),), (assistant("a"),), (True, None))
+
+
+SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+
+
+def test_conversations_of_sharegpt(tmp_path):
+    task = labelled(tmp_path)
+    pair = first(task, {"conversations": SHAREGPT, "kto_tag": False, "prompt": "q"})  # as UltraChat repeats the first question
+    assert (pair.prompt, pair.rejected, pair.label) == ((user("q"),), (assistant("a"),), (None, False))
+    assert "columns recognised: conversations as prompt, kto_tag as label" in task.columns.notes()[0]
+    asked = prompts(tmp_path, answer_key=None)
+    assert asked._prompt({"conversations": SHAREGPT}, "a.jsonl:1").text == (user("q"),)
+    assert asked.columns.notes()[0].startswith("columns recognised: conversations as prompt")
+    sides = {"chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}}
+    for given in (SHAREGPT[:1], SHAREGPT):
+        task = pairs(tmp_path, {})
+        pair = first(task, {"conversations": given, **sides})
+        assert (pair.prompt, pair.chosen, pair.rejected) == ((user("q"),), (assistant("good"),), (assistant("bad"),))
+        assert task.columns.notes() == ["columns recognised: conversations as prompt; task.prompt_key=... chooses another"]
+    assert first(pairs(tmp_path, {}, prompt_key="talk"), {"talk": SHAREGPT[:1], **sides}).prompt == (user("q"),)
+    with pytest.raises(DataError, match=r"a\.jsonl:1: a message in 'conversations' is from 'bing'"):
+        first(pairs(tmp_path, {}), {"conversations": [{"from": "bing", "value": "q"}], **sides})
+
+
+def test_the_input_of_alpaca_stands_below_its_instruction(tmp_path):
+    row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "label": True, "answer": "3", "chosen": "3", "rejected": "4"}
+    for task, read in ((labelled(tmp_path), first), (pairs(tmp_path, {}), first)):
+        assert read(task, row).prompt == "Add.\n\n1 and 2"
+        assert read(task, {**row, "input": ""}).prompt == read(task, {**row, "input": None}).prompt == "Add."
+        assert "instruction, with input below it, as prompt" in task.columns.notes()[0]
+    assert prompts(tmp_path)._prompt(row, "a.jsonl:1").text == "Add.\n\n1 and 2"
+    assert first(pairs(tmp_path, {}, prompt_key="instruction"), row).prompt == "Add."
+
+
+@pytest.mark.parametrize("names", [("rating_chosen", "rating_rejected"), ("chosen-rating", "rejected-rating")])
+def test_ratings_are_scores(tmp_path, names):
+    talk = [user("q"), assistant("good")], [user("q"), assistant("bad")]
+    row = {"prompt": "q", "chosen": talk[0], "rejected": talk[1], **dict(zip(names, (5, 2.5), strict=True))}
+    assert first(pairs(tmp_path, {}), row).scores == (5.0, 2.5)
+
+
+def test_sets_without_pairs_labels_or_answers_say_what_to_do(tmp_path):
+    nectar = {"prompt": "q", "answers": [{"answer": "a", "rank": 1.0}], "num_responses": 7}
+    with pytest.raises(DataError, match=r"no key 'chosen' here.*task.chosen_key and task.rejected_key, or write .* out of ranks"):
+        first(pairs(tmp_path, {}), nectar)
+    with pytest.raises(DataError, match=r"no key 'label' here.*which completions are desirable; demonstrations alone have none"):
+        first(labelled(tmp_path), {"prompt": "q", "response": "a", "helpfulness": 3})  # HelpSteer
+    with pytest.raises(DataError, match=r"no key 'answer' here.*task.answer_key to the right one, or to null"):
+        prompts(tmp_path)._prompt({"conversations": SHAREGPT}, "a.jsonl:1")
 
 
 @pytest.mark.parametrize(

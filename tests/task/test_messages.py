@@ -39,6 +39,33 @@ def test_conversations_of_sharegpt_have_the_usual_names():
     )
 
 
+def test_calls_and_results_of_sharegpt_are_those_of_tools():
+    call = {"name": "add", "arguments": {"a": 1}}
+    given = [{"from": "system", "value": "s"}, {"from": "human", "value": "?"}]
+    given += [{"from": "function_call", "value": said} for said in (json.dumps(call), json.dumps([call, call]))]
+    given += [{"from": "observation", "value": "2"}, {"from": "tool", "value": "3"}]
+    made = read(given)
+    assert [message["role"] for message in made] == ["system", "user", "assistant", "assistant", "tool", "tool"]
+    assert [message.get("tool_calls") for message in made[2:4]] == [[{"type": "function", "function": call}] * n for n in (1, 2)]
+    assert made[4:] == ({"role": "tool", "content": "2"}, {"role": "tool", "content": "3"})
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            {"from": "alice", "value": "?"},
+            r"a\.jsonl:1: a message in 'prompt' is from 'alice', and rlx knows function_call, human",
+        ),
+        ({"from": "function_call", "value": "add 1"}, r"a\.jsonl:1: a function_call in 'prompt' is 'add 1'; it is JSON such as"),
+        ({"from": "function_call", "value": '{"a": 1}'}, r"a\.jsonl:1: a function_call in 'prompt' is"),
+    ],
+)
+def test_speakers_and_calls_that_nobody_knows_are_refused(message, said):
+    with pytest.raises(DataError, match=said):
+        read([{"from": "human", "value": "?"}, message])
+
+
 @pytest.mark.parametrize("value", [None, 3, [], [{"role": "user"}], [{"content": "x"}], ["x"], [{"role": "user", "content": 3}]])
 def test_what_is_neither_text_nor_messages_is_refused(value):
     with pytest.raises(DataError, match=r"a\.jsonl:1"):
