@@ -20,6 +20,7 @@ from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
+from rlx.task.environment import require_free
 from rlx.task.rewarded import RewardedTask
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def roll_out(
     if filter_truncated:
         batch = replace(batch, kept=batch.kept & batch.finished)
     counts = {"groups_resampled": float(drawn - len(batch))} if resample_attempts else {}
+    require_free(batch.environment_figures, counts | progress, of="a draw")
     return replace(batch, metrics=batch.figures() | counts | progress)
 
 

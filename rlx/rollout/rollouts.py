@@ -18,6 +18,7 @@ from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import ConfigError
 from rlx.seeding import Stream
+from rlx.task.environment import require_free
 
 if TYPE_CHECKING:
     from rlx.task.base import Prompt
@@ -182,8 +183,9 @@ class RolloutBatch:
         if self.turns is not None and self.failed is not None:
             figures["turns"] = float((self.turns.amax(dim=-1) + 1).double().mean())
             figures["environment_failed"] = float(self.failed.double().mean())
-            figures |= {name: float(part.double().mean()) for name, part in self.environment_figures.items()}
-        return figures | {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
+        figures |= {f"reward/{name}": float(part.double().mean()) for name, part in self.reward_parts.items()}
+        require_free(self.environment_figures, figures, of="a draw")
+        return figures | {name: float(part.double().mean()) for name, part in self.environment_figures.items()}
 
 
 def present(tensor: Tensor | None) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rlx.errors import RlxError, TrainingError, users_place
+from rlx.errors import ConfigError, RlxError, TrainingError, users_place
 from rlx.seeding import Stream
 from rlx.task.base import Message, Prompt, Text, finite
 from rlx.task.timed import TimedCalls
@@ -93,7 +93,10 @@ class Environment:
         return self
 
     def figures(self) -> Mapping[str, float]:
-        """Numbers about a conversation that ended, always the same ones; their means are logged as train/NAME and eval/NAME."""
+        """Numbers about a conversation that ended, always the same ones; their means are logged as train/NAME and eval/NAME.
+
+        NAME is none under which rlx logs something else, such as accuracy, loss or turns.
+        """
         return {}
 
     def content_hash(self) -> str:
@@ -145,17 +148,23 @@ class Interaction:
     def figures(self, talks: Sequence[Conversation], prompts: Sequence[int]) -> list[dict[str, float]]:
         """What the environment counted in each conversation; nothing where it broke one off. prompts: as in `share`.
 
-        Raises TrainingError where that cannot be sent to other processes.
+        Raises TrainingError where it raises, gives no mapping, or gives what cannot be sent to other processes.
         """
 
+        def counted(talk: Conversation) -> Any:
+            try:
+                given = {} if talk.error else talk.environment.figures()
+            except Exception as error:  # the user's code
+                return _told(error)
+            return dict(given) if isinstance(given, Mapping) else BrokenTurnError(f"gave {given!r:.40}, no numbers by name")
+
         def make(places: Sequence[int]) -> list[Any]:
-            own = [talks[place] for place in places]
-            return [{} if talk.error else dict(talk.environment.figures()) for talk in own]
+            return [counted(talks[place]) for place in places]
 
         found = self.share(prompts, make)
-        broken = [value for value in found if isinstance(value, BrokenTurnError)]
-        if broken:
-            raise TrainingError(f"figures of {type(self.environment).__name__} {broken[0]}")
+        for talk, value in zip(talks, found, strict=True):
+            if isinstance(value, BrokenTurnError):
+                raise TrainingError(f"figures of {type(self.environment).__name__} {value}, after {talk.name}") from value
         return found
 
 
@@ -182,7 +191,14 @@ class Conversation:
     @staticmethod
     def of(environment: Environment, prompt: Prompt, *, name: str, stream: Stream) -> Conversation:
         """A conversation on a copy of its own. stream: the address of its random numbers."""
-        twin = copy.deepcopy(environment)
+        try:
+            twin = copy.deepcopy(environment)
+        except Exception as error:
+            raise ConfigError(
+                f"the environment {type(environment).__name__} cannot be copied, and each conversation is played on a copy: "
+                f"{type(error).__name__}: {error}; make in `start` what cannot be copied (a lock, a connection), or define "
+                "__deepcopy__"
+            ) from error
         object.__setattr__(twin, "rng", random.Random(stream.key))
         object.__setattr__(twin, "state", {})
         return Conversation(twin, prompt, name)
@@ -264,14 +280,14 @@ def checked_turn(outcome: Any) -> Turn:
 def as_opening(outcome: Any) -> Text:
     """What `start` gave as a text or a tuple of messages. Raises BrokenTurnError for anything else."""
     if isinstance(outcome, str):
-        return outcome
+        return _encodable(outcome)
     return _messages(outcome, roles=(*ROLES, "assistant"), of="start")
 
 
 def as_messages(said: Any) -> tuple[Message, ...]:
     """What a Turn says as messages. Raises BrokenTurnError if it is neither text nor messages."""
     if isinstance(said, str):
-        return ({"role": "user", "content": said},)
+        return ({"role": "user", "content": _encodable(said)},)
     return _messages(said, roles=ROLES, of="step")
 
 
@@ -286,4 +302,24 @@ def _messages(value: Any, *, roles: tuple[str, ...], of: str) -> tuple[Message, 
             raise BrokenTurnError(
                 f"gave {message!r:.80} as a message of {of}; a message is {example}, its role one of {', '.join(roles)}"
             )
+        _encodable(content)
     return tuple(messages)
+
+
+def _encodable(text: str) -> str:
+    """The text itself. Raises BrokenTurnError for one that no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):x}"
+        raise BrokenTurnError(f"gave a text with {half}, half of a surrogate pair and no character; take it out") from error
+    return text
+
+
+def require_free(figures: Iterable[str], taken: Iterable[str], *, of: str) -> None:
+    """Raises TrainingError if an environment counts something under a name that is taken. of: those of what."""
+    both = sorted(set(figures) & set(taken))
+    if both:
+        raise TrainingError(
+            f"figures of the environment gives {', '.join(both)}, a name of rlx's own among the figures of {of}; give another"
+        )

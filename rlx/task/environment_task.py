@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,8 @@ class EnvironmentTask(PromptFile):
     def _made(self, side: str) -> tuple[Prompt, ...]:
         """The environment's own prompts of one side of the split."""
         count = self.num_prompts if side == "learn" else self.num_held_out
-        made = tuple(self.environment.prompts(count, random.Random(f"{self.data_seed} {side}")))
+        given = self.environment.prompts(count, random.Random(f"{self.data_seed} {side}"))
+        made = tuple(given) if isinstance(given, Iterable) else (given,)
         wrong = [item for item in made if not isinstance(item, Prompt)]
         if not made or wrong:
             said = f"{wrong[0]!r:.60}" if wrong else "none"

@@ -22,6 +22,7 @@ from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Pair, Prompt, Task, Text, content_digest, content_uniform, pass_at_k
+from rlx.task.environment import require_free
 from rlx.training.gradients import micro_batches
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class Evaluator:
                 samples = self._shown(shown, greedy, sampled, rewards)
             preferences, wins, pairs = self._preferences(policy)
             figures |= preferences
+            counted = {name: float(part.mean()) for name, part in sampled.figures().items()} if prompts else {}
+            require_free(counted, {"score", *figures}, of="an evaluation")
+            figures |= counted
             if self.task.score not in figures:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
             by_score = {"accuracy": answers, "greedy_reward": answers, "pair_accuracy": wins}
@@ -257,12 +261,11 @@ class Evaluator:
 
 
 def _of_conversations(played: Played) -> dict[str, float]:
-    """The mean number of turns, the share of conversations that the environment broke off, and the means of what it counted."""
+    """The mean number of turns, and the share of conversations that the environment broke off."""
     if played.failed is None:
         return {}
     turns = [len(spans) for group in played.turn_spans for spans in group]
-    counted = {name: float(part.mean()) for name, part in played.figures().items()}
-    return {"turns": float(np.mean(turns)), "environment_failed": float(played.failed.double().mean()), **counted}
+    return {"turns": float(np.mean(turns)), "environment_failed": float(played.failed.double().mean())}
 
 
 def standard_error_of_mean(values: np.ndarray) -> float:

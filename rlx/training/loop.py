@@ -22,6 +22,7 @@ from rlx.record.recorder import Recorder
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
 from rlx.task.base import Task
+from rlx.task.environment import require_free
 from rlx.training.ahead import DrawAhead, Drawn
 from rlx.training.checkpoint import TrainerState, prune_checkpoints, save_checkpoint, trainer_tensors, weights_of
 from rlx.training.evaluate import Evaluation, Evaluator
@@ -193,6 +194,7 @@ class Loop:
                 if gradients.micro_batch != self.plan.micro_batch:
                     self.cut_into(gradients.micro_batch)
                 require_figures(metrics, by=self.algorithm)
+                require_free(getattr(batch, "environment_figures", ()), {**gradients.metrics, **metrics}, of="an update")
                 for name, value in {**gradients.metrics, **self.states.figures(), **metrics}.items():
                     figures.setdefault(name, []).append(value)
                 self.states.learn(gradients.record or {})

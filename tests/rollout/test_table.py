@@ -122,3 +122,28 @@ def test_what_is_no_number_is_refused(wrong):
 
     with pytest.raises(TrainingError, match="figures of Wrong gives"):
         played(policy_of("chatml"), task_of(Wrong(), max_new_tokens=6)).figures()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(lambda: {}["moves"], "raised KeyError: 'moves'"), (lambda: None, "gave None, no numbers by name")]
+)
+def test_figures_that_fail_are_named_with_the_conversation(given, said):
+    class Failing(Counting):
+        def figures(self):
+            return given()
+
+    with pytest.raises(TrainingError, match=f"figures of Failing {said}.*, after conversation 1 of prompt 0"):
+        played(policy_of("chatml"), task_of(Failing(), max_new_tokens=6))
+
+
+@pytest.mark.parametrize("name", ["reward_mean", "turns", "reward/environment"])
+def test_what_an_environment_counts_has_a_name_of_its_own(name):
+    class Taking(Counting):
+        def figures(self):
+            return {name: 1.0}
+
+    batch = sample_groups(Bench(policy_of("chatml"), sampler_of(max_new_tokens=None), task_of(Taking())), [0, 1], group_size=2)
+    with pytest.raises(
+        TrainingError, match=f"figures of the environment gives {name}, a name of rlx's own among the figures of a"
+    ):
+        batch.figures()

@@ -1,4 +1,5 @@
 import random
+import threading
 
 import pytest
 
@@ -20,6 +21,26 @@ def test_a_conversation_is_played_on_a_copy_of_its_own():
     assert second.environment.seen == []
     assert not hasattr(config, "seen")
     assert first.messages == [{"role": "assistant", "content": "5"}, {"role": "user", "content": "2+3="}]
+
+
+def test_an_environment_that_cannot_be_copied_is_named_with_what_to_do():
+    class Holding(Counting):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+    with pytest.raises(ConfigError, match=r"the environment Holding cannot be copied.*lock.*make in `start`"):
+        Conversation.of(Holding(), Prompt("", {"seed": 3}), name="x", stream=Stream(0))
+
+
+@pytest.mark.parametrize(("given", "said"), [(None, "gives None"), ([], "gives none"), (["x"], "gives 'x'"), (3, "gives 3")])
+def test_prompts_that_are_none_are_refused(given, said):
+    class Giving(Counting):
+        def prompts(self, count, rng):
+            return given
+
+    with pytest.raises(DataError, match=f"prompts of Giving {said}"):
+        task_of(Giving()).prompts()
 
 
 def test_random_numbers_belong_to_the_conversation():
@@ -57,6 +78,8 @@ def test_a_turn_that_is_none_is_refused(outcome, said):
         [{"role": "user", "content": None}],
         ["x"],
         3,
+        "half \ud800",
+        [{"role": "user", "content": "\udc00"}],
     ],
 )
 def test_messages_that_are_none_are_refused(messages):
@@ -66,7 +89,7 @@ def test_messages_that_are_none_are_refused(messages):
         one.answered(Turn(messages))
 
 
-@pytest.mark.parametrize("opening", [None, [], [{"role": "robot", "content": "x"}], 5])
+@pytest.mark.parametrize("opening", [None, [], [{"role": "robot", "content": "x"}], 5, "\ud800="])
 def test_an_opening_that_is_none_is_refused(opening):
     with pytest.raises(BrokenTurnError):
         as_opening(opening)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import rlx
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, TrainingError
 
 MY_LAB = '''
 from rlx.task.environment import Environment, Turn
@@ -68,3 +68,20 @@ def test_a_wrong_name_or_value_is_refused(own_file, override, said):
     chosen = ["task.environment=talk_lab.Parity"] if ".w" in override else []
     with pytest.raises(ConfigError, match=said):
         rlx.train([*SMALL, *chosen, override])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("accuracy", "an evaluation"), ("score", "an evaluation"), ("reward_mean", "a draw"), ("loss", "an update")],
+)
+def test_what_an_environment_counts_does_not_take_the_place_of_a_figure(own_file, name, said):
+    counted = f"""
+class Counting(Parity):
+    def figures(self):
+        return {{"{name}": 1.0}}
+"""
+    (own_file / "talk_lab.py").write_text(MY_LAB + counted)
+    with pytest.raises(
+        TrainingError, match=f"figures of the environment gives {name}, a name of rlx's own among the figures of {said}"
+    ):
+        rlx.train([*SMALL, "task.environment=talk_lab.Counting"])
