@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, count, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from tokenizers.models import BPE
 
 from rlx.data.sequences import Tokens
 
-_BEFORE_WORDS = re.compile(r"(?<=\S)(?= \S)")
-_MOST_KEPT, _LONGEST_KEPT = 50_000, 48  # words whose tokens are remembered, and their characters: some 40 MB
+_BETWEEN_WORDS = re.compile(r" (?<=\S )(?=\S)")
+_MOST_KEPT, _MOST_CHARACTERS = 50_000, 2_000_000  # of the words whose tokens are remembered: some 50 MB
 _LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Patterns in which no piece goes on over a space that stands alone between two other characters: a piece begins with it.
 _PATTERNS = {_LLAMA_3, _LLAMA_3.replace("{1,3}", "")}  # the second is that of Qwen 2 and 2.5
@@ -55,12 +56,18 @@ def _step(made: dict[str, Any]) -> bool | None:
     return False if made["type"] == "Digits" else None
 
 
-@dataclass(frozen=True)
 class WordTokens:
     """Tokenises texts by their words. encode: what a fast tokenizer makes of texts, an Encoding of each."""
 
-    encode: Callable[[list[str]], Sequence[Any]]
-    _kept: dict[str, tuple[list[int], Any]] = field(default_factory=dict)
+    def __init__(self, encode: Callable[[list[str]], Sequence[Any]]) -> None:
+        self._encode = encode
+        self._forget()
+
+    def _forget(self) -> None:
+        # A word that begins a text is known with a space before it, any other one without the space that stands before it.
+        self._numbers: dict[str, int] = defaultdict(count().__next__)
+        self._encodings: list[Any] = []
+        self._tokens = self._sizes = self._lengths = np.zeros(0, dtype=np.int64)  # of each word its tokens, characters
 
     @staticmethod
     def copied(tokenizer: Any) -> WordTokens | None:
@@ -74,31 +81,35 @@ class WordTokens:
 
     def of(self, texts: Sequence[str]) -> list[tuple[Tokens, WordPlaces]]:
         """Of each text int64 [T], its tokens, and where they lie."""
-        words = [_BEFORE_WORDS.split(text) for text in texts]
-        every = list(chain.from_iterable(words))
-        number = {word: place for place, word in enumerate(dict.fromkeys(every))}
-        which = np.fromiter(map(number.__getitem__, every), np.int64, len(every))
-        ids, encodings = self._made(list(number))
-        sizes = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter(chain.from_iterable(ids), np.int64, int(sizes.sum()))
-        counts, lengths = sizes[which], np.fromiter(map(len, number), np.int64, len(number))[which]
-        ends, characters = (np.concatenate([[0], each.cumsum()]) for each in (counts, lengths))
-        before = (sizes.cumsum() - sizes)[which] - ends[:-1]  # from a place among all tokens to that in `flat`
-        tokens = flat[np.repeat(before, counts) + np.arange(int(ends[-1]))]
-        edges = list(accumulate(map(len, words), initial=0))
+        if len(self._encodings) > _MOST_KEPT or int(self._lengths.sum()) > _MOST_CHARACTERS:
+            self._forget()
+        words = [_BETWEEN_WORDS.split(text) for text in texts]
+        for own in words:
+            own[0] = f" {own[0]}"
+        edges = [0, *accumulate(map(len, words))]
+        which = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(words)), np.int64, edges[-1])
+        self._learn()
+        sizes, lengths = self._sizes, self._lengths
+        counts = sizes[which]
+        ends, characters = (np.concatenate([[0], each.cumsum()]) for each in (counts, lengths[which]))
+        before = (sizes.cumsum() - sizes)[which] - ends[:-1]  # from a place among all tokens to that in those of the words
+        tokens = self._tokens[np.repeat(before, counts) + np.arange(int(ends[-1]))]
         cuts = ends[edges].tolist()
-        places = (WordPlaces(which, ends, characters, encodings, begin, end) for begin, end in pairwise(edges))
+        places = (WordPlaces(which, ends, characters, self._encodings, begin, end) for begin, end in pairwise(edges))
         return [(tokens[begin:end], place) for (begin, end), place in zip(pairwise(cuts), places, strict=True)]
 
-    def _made(self, words: list[str]) -> tuple[list[list[int]], list[Any]]:
-        """The tokens of each word, and its Encoding."""
-        if len(self._kept) > _MOST_KEPT:
-            self._kept.clear()
-        new = [word for word in words if word not in self._kept]
-        made = {word: (encoding.ids, encoding) for word, encoding in zip(new, self.encode(new), strict=True)} if new else {}
-        self._kept.update((word, known) for word, known in made.items() if len(word) <= _LONGEST_KEPT)
-        known = [made.get(word) or self._kept[word] for word in words]
-        return [ids for ids, _ in known], [encoding for _, encoding in known]
+    def _learn(self) -> None:
+        """Tokenise the words that have a number and no tokens yet."""
+        new = list(islice(reversed(self._numbers), len(self._numbers) - len(self._encodings)))[::-1]
+        if not new:
+            return
+        texts = [word[1:] if word[:1] == " " else f" {word}" for word in new]
+        encodings = self._encode(texts)
+        ids = [encoding.ids for encoding in encodings]
+        self._encodings.extend(encodings)
+        self._tokens = np.concatenate([self._tokens, np.fromiter(chain.from_iterable(ids), np.int64)])
+        self._sizes = np.concatenate([self._sizes, np.fromiter(map(len, ids), np.int64, len(new))])
+        self._lengths = np.concatenate([self._lengths, np.fromiter(map(len, texts), np.int64, len(new))])
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,8 @@ def test_tokens_and_places_are_those_of_the_whole(kind):
         ], text
 
 
-def test_each_different_word_is_tokenised_once_as_long_as_it_is_kept(monkeypatch):
+@pytest.mark.parametrize(("most", "value"), [("_MOST_KEPT", 1), ("_MOST_CHARACTERS", 8)])
+def test_each_different_word_is_tokenised_once_as_long_as_it_is_kept(monkeypatch, most, value):
     tokenizer = tokenizer_of(*KINDS["gpt2"])
     asked = []
 
@@ -83,8 +84,7 @@ def test_each_different_word_is_tokenised_once_as_long_as_it_is_kept(monkeypatch
     words.of(["one two two", "two one"])
     words.of(["one two"])
     assert sorted(asked) == [" one", " two", "one", "two"]
-    monkeypatch.setattr(words_module, "_MOST_KEPT", 2)
-    monkeypatch.setattr(words_module, "_LONGEST_KEPT", 4)
+    monkeypatch.setattr(words_module, most, value)
     expected = tokenizer(["one three"], add_special_tokens=False)["input_ids"]
     assert [words.of(["one three"])[0][0].tolist() for _ in range(3)] == expected * 3
     assert asked.count(" three") == 3
