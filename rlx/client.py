@@ -37,8 +37,8 @@ class JsonClient:
     """Requests in JSON over HTTP to one server, with time-outs and retries.
 
     timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
-    time; api_key_variable: the environment variable that holds the key, None if the server asks for none. key: the node of the
-    config that has these settings, for messages.
+    time, or those that a busy server asks for (Retry-After), up to `timeout`. api_key_variable: the environment variable that
+    holds the key, None if the server asks for none. key: the node of the config that has these settings, for messages.
     """
 
     url: str
@@ -63,9 +63,11 @@ class JsonClient:
             ) from error
         data = None if body is None else json.dumps(body).encode()
         kind: type[TrainingError] = TrainingError
+        asked = 0.0  # seconds that a busy server asks to be left alone
         for attempt in range(self.retries + 1):
             if attempt:
-                time.sleep(self.backoff * 2 ** (attempt - 1))
+                time.sleep(max(self.backoff * 2 ** (attempt - 1), min(asked, self.timeout)))
+                asked = 0.0
             try:
                 return read(self._once(urllib.request.Request(address, data=data, headers=self._headers())))
             except urllib.error.HTTPError as error:
@@ -75,6 +77,7 @@ class JsonClient:
                 if error.code not in _BUSY:
                     raise ConfigError(f"the server at {self.url} refuses {path} with status {error.code}: {said}") from error
                 trouble, kind = f"status {error.code}: {said}", TrainingError
+                asked = _seconds(error.headers.get("Retry-After"))
             except (OSError, http.client.HTTPException) as error:
                 trouble, kind = _trouble(error, self.timeout), GoneError
         raise kind(
@@ -173,6 +176,11 @@ class JsonClient:
                 raise ConfigError(f"{self.key}.api_key_variable={self.api_key_variable}, but no such environment variable is set")
             headers["Authorization"] = f"Bearer {key}"
         return headers
+
+
+def _seconds(told: str | None) -> float:
+    """The seconds of a Retry-After; 0 without one, or for a date."""
+    return float(told) if told is not None and told.strip().isdecimal() else 0.0
 
 
 def _trouble(error: Exception, timeout: float) -> str:

@@ -43,6 +43,18 @@ def test_each_wait_is_twice_the_last(server, monkeypatch):
     assert waits == [0.5, 1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("told", "waits"), [("3", [3.0, 3.0]), ("900", [5.0, 5.0]), ("0", [0.5, 1.0]), ("Fri, 31 Dec 1999 23:59:59 GMT", [0.5, 1.0])]
+)
+def test_a_server_that_says_how_long_it_is_busy_is_left_alone_so_long(server, monkeypatch, told, waits):
+    found = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: found.append(seconds) if seconds else None)
+    server.failures.extend([429, 503])
+    server.retry_after = told
+    assert client_of(server.url, backoff=0.5).ask("completions", BODY)["choices"]
+    assert found == waits
+
+
 def test_a_refusal_is_not_asked_again(server):
     server.failures.extend([404, 503])
     with pytest.raises(ConfigError, match=r"refuses completions with status 404: .*so it goes"):

@@ -149,7 +149,8 @@ def as_reward(name: str, given: Any) -> Reward:
 def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> TrainingError:
     """The error for a reward that raised, or gave no finite number, for one completion."""
     raised = isinstance(outcome, BaseException)
-    what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, {REWARD_FORMS},"
+    forms = REWARD_FORMS.format(turns=len(prompt.columns.get("turns", (completion,))))
+    what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, {forms},"
     error = TrainingError(
         f"reward {name} {what} for the completion {completion!r} of the prompt {prompt.text!r}; mend it, or count such samples "
         "as failed with task.on_reward_error=fail"

@@ -18,13 +18,16 @@ from tests.rollout.stand_in import StandIn, sampler_of
 
 
 class Server:
-    """bodies: what was asked. failures: statuses to answer the next requests with. change: edits a reply. delay: seconds."""
+    """bodies: what was asked. failures: statuses to answer the next requests with, and retry_after: the header of that name then.
+    change: edits a reply. delay: seconds.
+    """
 
     def __init__(self, policy: StandIn) -> None:
         self.policy = policy
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.failures: deque[int] = deque()
+        self.retry_after = ""
         self.change = lambda choice: choice
         self.delay = 0.0
         self.models = ["tiny"]
@@ -84,6 +87,8 @@ def serving(policy: StandIn) -> Iterator[Server]:
             text = json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
+            if status != 200 and server.retry_after:
+                self.send_header("Retry-After", server.retry_after)
             self.end_headers()
             self.wfile.write(text)
 

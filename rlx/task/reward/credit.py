@@ -8,7 +8,7 @@ from typing import Any
 
 from rlx.task.base import Earned, finite
 
-REWARD_FORMS = "not a finite number, nor one a turn, nor spans of a turn"
+REWARD_FORMS = "not a finite number, nor one for each turn (of which there are {turns}), nor spans within a turn"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Measured:
 def earned_of(value: Any, turns: Sequence[str]) -> tuple[Earned, ...] | None:
     """The pieces of a value that a reward returned; None if it is none of the three forms.
 
-    turns: the assistant's texts. A sequence of numbers has one for each; spans lie within their turns.
+    turns: the assistant's texts. A sequence (or array, or tensor) of numbers has one for each; spans lie within their turns.
     """
+    if getattr(value, "ndim", 0) == 1:
+        value = value.tolist()
     number = finite(value)
     if number is not None:
         return (Earned(number, len(turns) - 1),)
