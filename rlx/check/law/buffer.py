@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ DRAWS = 4  # in which what was sampled may come again
 MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
 FURTHER = 1.5  # times the policy's log-probabilities, where it has moved otherwise
 APART = 1e-3  # nats: no rounding
+ROUNDED = 1e-9  # relative: what a difference of two gradients is off by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ def replayed(subject: Subject) -> Finding | None:
     witness = laboratory.sampler = _Witness(**given)
     known: dict[Key, Tensor] = {}
     for step in range(DRAWS):
+        state = copy.deepcopy(laboratory.state)
         batch = subject.draw(laboratory, step=step)
         if not laboratory.state:
             return None
@@ -64,13 +69,27 @@ def replayed(subject: Subject) -> Finding | None:
                 off = float((made[key] - known.get(key, made[key])).abs().max()) if len(made[key]) else 0.0
                 if off > APART:
                     return _said_anew(subject, part, place // mask.shape[1], off, step)
-        if (found := _weighed_as_new(subject, laboratory, batch, known)) is not None:
+        if found := _weighed_as_new(subject, laboratory, batch, known, partial(_redrawn, subject, laboratory, step, state)):
             return found
         known = made | known
         if "token_logprobs" in laboratory.policy.leaves:
             with torch.no_grad():
                 laboratory.policy.leaves["token_logprobs"].sub_(MOVED)
     return None
+
+
+def _redrawn(subject: Subject, laboratory: Laboratory, step: int, state: dict[str, Tensor]) -> Any:
+    """The draw of a step, from the state before it, of a policy that has moved further. Nothing is changed by it."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    before, witness = leaf.detach().clone(), laboratory.sampler
+    assert isinstance(witness, _Witness)
+    with torch.no_grad():
+        leaf.mul_(FURTHER)
+    twin = replace(laboratory, state=copy.deepcopy(state), sampler=replace(witness, made=set()))
+    batch = subject.draw(twin, step=step)
+    with torch.no_grad():
+        leaf.copy_(before)
+    return batch
 
 
 def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> Finding:
@@ -85,10 +104,14 @@ def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> 
     )
 
 
-def _weighed_as_new(subject: Subject, laboratory: Laboratory, batch: Any, known: dict[Key, Tensor]) -> Finding | None:
+def _weighed_as_new(
+    subject: Subject, laboratory: Laboratory, batch: Any, known: dict[Key, Tensor], redrawn: Callable[[], Any]
+) -> Finding | None:
     """Old completions are pushed up and down, whatever the policy that sampled them said, and whatever it says now.
 
-    What is only imitated may be old; so may what a regression of log-ratios is made of, whose slope moves with the policy.
+    A pull that acts on each token by itself does not make up for it. What is only imitated may be old; so may what a regression
+    of log-ratios is made of, whose slope moves with the policy.
+    redrawn: gives the same draw of a policy that has moved further, whose weights draw itself may have made.
     """
     if not known or not hasattr(batch, "sampling_logprobs"):
         return None
@@ -97,25 +120,37 @@ def _weighed_as_new(subject: Subject, laboratory: Laboratory, batch: Any, known:
         return None
     keys, size = keys_of(batch.sequences), batch.sequences.group_size
     old = [row for row in range(len(batch)) if keys[row * size] in known]
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    before = leaf.detach().clone()
 
-    def slopes_of_old(found: Tensor) -> Tensor:
-        groups = completion_gradients(laboratory, batch, found)
-        return torch.cat([found[:0], *(each for row in old for each in groups[row])])
+    def of_tokens(values: Tensor) -> Tensor:
+        groups = completion_gradients(laboratory, batch, values)
+        return torch.cat([values[:0], *(each for row in old for each in groups[row])])
 
-    slopes = slopes_of_old(gradient)
-    if not bool((slopes > 0).any()) or not bool((slopes < 0).any()):
-        return None
+    def slopes(each: Any) -> Tensor:
+        return of_tokens(subject.gradient(laboratory, each)[0])
+
+    def taught() -> Tensor:
+        """What the signs of advantages decide; without advantages, everything."""
+        here = slopes(batch)
+        return here if against is None else here - slopes(against)
+
     elsewhere = torch.where(batch.completion_mask, batch.sampling_logprobs - MOVED, 0.0)
     if not torch.equal(subject.gradient(laboratory, batch.with_values(sampling_logprobs=elsewhere))[0], gradient):
         return None
-    leaf = laboratory.policy.leaves["token_logprobs"]
-    before = leaf.detach().clone()
+    advantages = getattr(batch, "advantages", None)
+    against = batch.with_values(advantages=-advantages) if isinstance(advantages, Tensor) else None
+    if against is not None and _acts_across_tokens(laboratory, batch, slopes, of_tokens):
+        against = None
+    learned = taught()
+    if not bool((learned > 0).any()) or not bool((learned < 0).any()):
+        return None
     with torch.no_grad():
         leaf.mul_(FURTHER)
-    further, _ = subject.gradient(laboratory, batch)
+    further = taught()
     with torch.no_grad():
         leaf.copy_(before)
-    if not torch.equal(slopes_of_old(further), slopes):
+    if float((further - learned).abs().max()) > ROUNDED * float(learned.abs().max()) or _draw_weighs(batch, redrawn()):
         return None
     return broken(
         f"{len(old)} groups of earlier draws are learned as if the policy had sampled them now, though it has moved by "
@@ -124,4 +159,33 @@ def _weighed_as_new(subject: Subject, laboratory: Laboratory, batch: Any, known:
         where="compute_loss",
         example=row_shown(subject, batch, old[0]),
         mend="weigh them by exp(policy - batch.sampling_logprobs), truncated: rlx guide rollouts has an example",
+    )
+
+
+def _acts_across_tokens(
+    laboratory: Laboratory, batch: Any, slopes: Callable[[Any], Tensor], of_tokens: Callable[[Tensor], Tensor]
+) -> bool:
+    """Whether another log-probability of the first token of every completion changes slopes at the tokens after it."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    before = leaf.detach().clone()
+    firsts = torch.zeros(len(leaf), dtype=torch.bool)
+    for key in keys_of(batch.sequences):
+        place = laboratory.policy.places["token_logprobs"][key]
+        firsts[place.start : min(place.stop, place.start + 1)] = True
+    usual = slopes(batch)
+    with torch.no_grad():
+        leaf[firsts] -= torch.rand(int(firsts.sum()), generator=torch.Generator().manual_seed(0), dtype=leaf.dtype)
+    changed = slopes(batch) != usual
+    with torch.no_grad():
+        leaf.copy_(before)
+    return bool(changed[~of_tokens(firsts)].any())
+
+
+def _draw_weighs(batch: Any, other: Any) -> bool:
+    """Whether a draw of a policy that has moved further has other weights or advantages for the same completions."""
+    if keys_of(other.sequences) != keys_of(batch.sequences):
+        return False
+    return any(
+        isinstance(getattr(batch, name, None), Tensor) and not torch.equal(getattr(batch, name), getattr(other, name))
+        for name in ("weights", "advantages")
     )

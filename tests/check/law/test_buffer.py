@@ -1,5 +1,11 @@
 """The law of draws, of a replay buffer: what is said of old completions."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from rlx.algorithm import LossOutput, Need, Term
 from tests.check.checking import failed
 from tests.check.lookalikes import ImitatesOldOnes
 from tests.check.oversights import ReplaySaidAnew, ReplayWithoutWeights
@@ -15,3 +21,54 @@ def test_groups_without_a_weight_are_counted():
     found = failed(ReplayWithoutWeights(), "draws")["draws"]
     assert found.wrong.startswith("4 groups of earlier draws are learned as if")
     assert failed(ImitatesOldOnes(), "draws") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayWithAPull(ReplayWithoutWeights):
+    """Plain REINFORCE on old completions, and a small pull of each token to the reference."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.REWARDS, Need.REFERENCE})
+
+    pull: float = 0.05
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = (who.token_logprobs(batch.sequences, temperature=batch.temperature) for who in (policy, reference))
+        values = self.surrogate(ours, batch) + self.pull * (ours - theirs) ** 2 / 2
+        return LossOutput({"policy": Term(values, batch.weights)})
+
+    def surrogate(self, ours, batch):
+        return -ours * batch.advantages[..., None]
+
+
+class WeightsOfTheDrawnPolicy(ReplayWithAPull):
+    """The importance weights are made when the batch is drawn, by the policy as it is then."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        with torch.no_grad():
+            now = lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        weight = (now - batch.sampling_logprobs).sum(dim=-1, keepdim=True).clamp(-20, 0.7).exp()
+        return batch.with_values(weights=batch.weights * weight)
+
+
+class Imitates(ReplayWithAPull):
+    """Old completions that are right are imitated, with a pull."""
+
+    def advantages(self, rewards):
+        return (rewards > 0.5).double()
+
+
+class Contrasts(ReplayWithAPull):
+    """Log-ratios of completions, less their group's mean, are regressed to advantages (arXiv:2406.19188)."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours, theirs = (who.token_logprobs(batch.sequences, temperature=batch.temperature) for who in (policy, reference))
+        ratio = ((ours - theirs) * batch.loss_mask).sum(dim=-1)
+        wrong = (self.pull * (ratio - ratio.mean(dim=1, keepdim=True)) - batch.advantages) ** 2
+        return LossOutput({"policy": Term(wrong, torch.full_like(wrong, 1 / 64))})
+
+
+def test_a_pull_of_tokens_to_the_reference_is_no_weight():
+    assert "are learned as if the policy had sampled them now" in failed(ReplayWithAPull(), "draws")["draws"].wrong
+    for sound in (WeightsOfTheDrawnPolicy, Imitates, Contrasts):
+        assert failed(sound(), "draws") == {}, sound
