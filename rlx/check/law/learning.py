@@ -13,6 +13,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import against_rewards, parts_of
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
+from rlx.check.law.coupling import level_is_live
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.law.policy_gradient import reads
@@ -217,6 +218,8 @@ def direction(subject: Subject) -> Finding:
     found = found or _directed(subject, depth=0.0)
     if found.status != PASSED:
         return found
+    if (live := level_is_live(subject)) is not None:
+        return live
     unlikely = _directed(subject, depth=UNLIKELY)
     if unlikely.status != FAILED:
         return found
