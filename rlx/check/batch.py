@@ -139,6 +139,48 @@ def with_padding(batch: Any, extra: int) -> Any:
     return _mapped(batch, wider, lambda s: s.take(range(len(s)), width=width + extra), lambda part: with_padding(part, extra))
 
 
+def with_more_said(batch: Any, extra: int) -> Any | None:
+    """The batch with `extra` tokens more wherever others spoke in a completion, like the last one that they said.
+
+    None where a tensor of tokens is not [P, G, T], or nobody else spoke.
+    """
+    sequences = getattr(batch, "sequences", None)
+    if not isinstance(sequences, Sequences) or sequences.learned is None:
+        return None
+    places = [[_with_repeats(own, extra) for own in group] for group in sequences.learned]
+    width = max((len(place) for group in places for place in group), default=0)
+    if width <= sequences.width or any(
+        tensor.ndim != 3 for _, tensor in tensors_of(batch) if tensor.ndim > 1 and tensor.shape[-1] == sequences.width
+    ):
+        return None
+    index = torch.zeros((len(places), sequences.group_size, width), dtype=torch.int64)
+    inside = torch.zeros(index.shape, dtype=torch.bool)
+    for row, group in enumerate(places):
+        for column, place in enumerate(group):
+            index[row, column, : len(place)] = torch.from_numpy(place)
+            inside[row, column, : len(place)] = True
+
+    def longer(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[-1] != sequences.width:
+            return value
+        return torch.where(inside, value.gather(-1, index), -1 if value.dtype == torch.int64 else 0).to(value.dtype)
+
+    def said(_: Sequences) -> Sequences:
+        def taken(groups: Any) -> tuple[tuple[np.ndarray, ...], ...]:
+            rows = zip(groups, places, strict=True)
+            return tuple(tuple(each[place] for each, place in zip(*row, strict=True)) for row in rows)
+
+        return Sequences(sequences.prompts, taken(sequences.completions), learned=taken(sequences.learned))
+
+    return _mapped(batch, longer, said, lambda part: part)
+
+
+def _with_repeats(own: np.ndarray, extra: int) -> np.ndarray:
+    """int64, the places of tokens, where the last of each stretch that is not one's own comes `extra` times more."""
+    ends = ~own & np.append(own[1:], True)
+    return np.repeat(np.arange(len(own)), np.where(ends, 1 + extra, 1))
+
+
 def in_double(batch: Any) -> Any:
     """The batch with its numbers in double precision, so that their sums do not depend on width and order."""
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlx.check.batch import parts_of
+from rlx.check.batch import parts_of, with_more_said
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
@@ -22,6 +22,9 @@ from rlx.rollout.sampler import Draw
 from rlx.task.base import Earned, Graded, Prompt, Task
 
 _CLOSE = 1e-5  # relative to the largest advantage
+LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
+MORE = 5  # tokens that the environment says more, each time it speaks
+LESS = 1e-3  # of what a token teaches: no rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ def context(subject: Subject) -> Finding:
                     )
     if not said:
         return skipped("no conversation of the draw has a second turn")
-    return _counts_in_lengths(subject, laboratory, batch) or passed(f"{said} tokens")
+    return _counts_in_lengths(subject, laboratory, batch) or _counts_in_the_loss(subject) or passed(f"{said} tokens")
 
 
 def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
@@ -114,6 +117,50 @@ def _counts_in_lengths(subject: Subject, laboratory: Laboratory, batch: Any) -> 
                 "completion count those of others too",
             )
     return None
+
+
+def _counts_in_the_loss(subject: Subject) -> Finding | None:
+    """Where the environment says more, and all else stays, what the policy wrote teaches less: it was divided by both."""
+    laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody")
+    batch = subject.first_update(laboratory)
+    parts = parts_of(batch)
+    longer = with_more_said(parts[0], MORE) if len(parts) == 1 and parts[0] is batch else None
+    if longer is None:
+        return None
+    found = []
+    for each in (batch, longer):
+        gradient, _ = subject.gradient(laboratory, each)
+        masks = each.sequences.completion_mask
+        rows = completion_gradients(laboratory, each, gradient)
+        found.append(
+            [
+                [slopes[mask[: len(slopes)]] for slopes, mask in zip(group, marks, strict=True)]
+                for group, marks in zip(rows, masks, strict=True)
+            ]
+        )
+    shares: dict[tuple[int, int], float] = {}
+    for row, groups in enumerate(zip(*found, strict=True)):
+        for column, (before, after) in enumerate(zip(*groups, strict=True)):
+            if before.shape != after.shape or not bool(before.any()):
+                continue
+            share = float((before * after).sum() / before.square().sum())
+            if float((after - share * before).abs().max()) > _CLOSE * float(before.abs().max()):
+                return None  # more than a length: what a token teaches depends on its place, say
+            shares[row, column] = share
+    (row, column), least = min(shares.items(), key=lambda item: item[1], default=((0, 0), 1.0))
+    if not 0 <= least < 1 - LESS or max(shares.values()) > 1 + _CLOSE:
+        return None
+    own = int(batch.sequences.completion_mask[row, column].sum())
+    whole = [int(each.sequences.completion_lengths[row, column]) for each in (batch, longer)]
+    return broken(
+        f"where the environment says more in a conversation ({whole[1]} tokens in the place of {whole[0]}), and the policy the "
+        f"same {own}, these teach {least:.2g} times as much: what the environment said counts in a length or a mean",
+        number=f"{least:.2g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, row),
+        mend="count the tokens of batch.loss_mask, loss_mask.sum(dim=-1): completion_lengths and the width of a tensor count "
+        "those of others too",
+    )
 
 
 def _differ(values: Tensor) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rlx
-from rlx.algorithm.base import Need
+from rlx.algorithm.base import LossOutput, Need
 from rlx.algorithm.custom_grpo import CustomGrpo
 from rlx.check.checker import LAWS, check_algorithm
 from rlx.check.finding import NOT_APPLICABLE
@@ -54,6 +54,47 @@ class CountsTheEnvironment(CustomGrpo):
         return batch.with_values(weights=batch.loss_mask / lengths[..., None].clamp(min=1) / batch.rewards.numel())
 
 
+class DividesByTheConversation(CustomGrpo):
+    """Divides by the length of the conversation in the loss itself."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(weights=torch.full_like(batch.rewards, 1 / batch.rewards.numel()))
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        ratio = (ours - batch.sampling_logprobs).clamp(-20, 20).exp()
+        taught = ratio * batch.advantages[..., None] * batch.loss_mask * self.by_place(batch)
+        return LossOutput.of(-taught.sum(dim=-1) / self.lengths(batch).clamp(min=1), batch.weights)
+
+    def lengths(self, batch):
+        return batch.sequences.completion_lengths
+
+    def by_place(self, batch):
+        return 1
+
+
+class DividesByTheWords(DividesByTheConversation):
+    """Its mean goes over the mask of all tokens."""
+
+    def lengths(self, batch):
+        return batch.sequences.token_mask.sum(dim=-1)
+
+
+class DividesByItsOwn(DividesByTheConversation):
+    """As it is meant."""
+
+    def lengths(self, batch):
+        return batch.loss_mask.sum(dim=-1)
+
+
+class DecaysWithThePlace(DividesByItsOwn):
+    """Later tokens of a conversation teach less, wherever they stand in it."""
+
+    def by_place(self, batch):
+        return 0.9 ** torch.arange(batch.loss_mask.shape[-1])
+
+
 class PaysTheNextTurn(CustomGrpo):
     """Gives the reward of a turn to the turn after it."""
 
@@ -80,6 +121,15 @@ def test_tokens_of_the_environment_that_count_in_a_length_are_named():
     found = failed(CountsTheEnvironment(**HYPERPARAMETERS), "context")["context"]
     assert "in which what the environment said counts" in found.wrong
     assert failed(rlx.load("algorithm", "gspo"), "context") == {}  # a mean over each sequence
+
+
+@pytest.mark.parametrize("kind", [DividesByTheConversation, DividesByTheWords])
+def test_a_length_that_the_loss_itself_takes_is_named(kind):
+    found = failed(kind(**HYPERPARAMETERS), "context")["context"]
+    assert "what the environment said counts in a length or a mean" in found.wrong
+    assert "test_conversation.py" in found.where
+    for sound in (DividesByItsOwn, DecaysWithThePlace):
+        assert failed(sound(**HYPERPARAMETERS), "context") == {}
 
 
 def test_tokens_of_the_environment_that_are_learned_are_named():
