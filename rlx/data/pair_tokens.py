@@ -1,13 +1,12 @@
-"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and two steps at once.
+"""Pairs to tokens, whatever the limits of length: in parts, so that memory holds no more than is kept, and several at once.
 
 Dimensions: P pairs, N tokens of all of them.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.data.cut import Encoded
+from rlx.data.processes import in_processes, num_processes
 from rlx.data.remarks import REMARKS
 from rlx.data.sequences import Learned, Tokens
 from rlx.data.tokens import TextEncoder
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     Row = tuple[Text, Text, Text, Sequence[Mapping[str, Any]]]  # prompt, chosen, rejected, tools
 
 _ROWS, _CHARACTERS = 512, 1_000_000  # a part of the data has no more; a tokenizer needs about 100 bytes a character
-_FEW = 4  # so many parts are not worth a second tokenizer
-_MOST_WAITING = 8  # parts for one before them
+_FEW = 4  # so many parts are not worth a second tokenizer, or a second process
 _NAMES = tuple(sorted(REMARKS))
 
 
@@ -106,8 +105,16 @@ class PairTokens:
 
     @staticmethod
     def of(text: TextEncoder, rows: Iterable[Row]) -> PairTokens:
-        """Tokenise pairs."""
-        made = [_part(text, encoded) for encoded in _in_parts(text, rows)]
+        """Tokenise pairs: of many, each different word once where the tokenizer parts words, in several processes."""
+        parts = _in_parts(rows)
+        made = []
+        if isinstance(rows, Sized) and len(rows) > _FEW * _ROWS:
+            words = WordTokens.copied(text.tokenizer)
+            text = text if words is None else replace(text, words=words)
+            made.append(_encoded(text, _write(text, next(parts))))  # what it needs of text, the others find
+            made += _in_processes(text, parts)
+        else:
+            made += _in_threads(text, parts)
         begins = np.cumsum([0, *(len(part) for part in made)]).tolist()
         return PairTokens(
             _joined([part.tokens for part in made], np.int32),
@@ -141,40 +148,40 @@ def _joined(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
     return np.concatenate(parts).astype(dtype, copy=False) if len(parts) else np.zeros(0, dtype=dtype)
 
 
-def _in_parts(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[tuple[Encoded, Encoded]]]:
-    """Both sides of each pair as tokens, part by part.
+def _in_processes(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterable[PairTokens]:
+    """The tokens of each part of the data, by several processes where that goes."""
+    if (processes := num_processes()) == 1:
+        return _in_threads(text, parts)
+    parts = list(parts)
+    made = in_processes(lambda part: _encoded(text, _write(text, part)), parts, processes)
+    return _in_threads(text, parts) if made is None else made
 
-    While a thread tokenises, this one writes the next parts, and tokenises by words those that would have to wait.
-    """
-    words = WordTokens.copied(text.tokenizer) if isinstance(rows, Sized) and len(rows) > _FEW * _ROWS else None
-    own = None if words is None else replace(text, words=words)
+
+def _in_threads(text: TextEncoder, parts: Iterable[list[Row]]) -> Iterator[PairTokens]:
+    """The tokens of each part of the data: while a thread tokenises, this one writes the next part."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise") as thread:
-        waiting: deque[Future[list[tuple[Encoded, Encoded]]]] = deque()
-        for written in _written(text, rows):
-            is_busy = sum(not future.done() for future in waiting) > 1
-            if is_busy and own is not None:
-                waiting.append(Future())
-                waiting[-1].set_result(_encoded(own, written))
-            else:
-                waiting.append(thread.submit(_encoded, text, written))
-            while waiting and (waiting[0].done() or len(waiting) > (1 if own is None else _MOST_WAITING)):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        waiting = None
+        for part in parts:
+            written = _write(text, part)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = thread.submit(_encoded, text, written)
+        if waiting is not None:
+            yield waiting.result()
 
 
-def _written(text: TextEncoder, rows: Iterable[Row]) -> Iterator[list[list[tuple[Written, bool]]]]:
-    """Parts of the pairs as text."""
+def _in_parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """The pairs in parts that fit memory."""
     part: list[Row] = []
     size = 0
     for row in rows:
         part.append(row)
         size += sum(_size(side) for side in row[:3]) + _size(row[0])
         if len(part) == _ROWS or size >= _CHARACTERS:
-            yield _write(text, part)
+            yield part
             part, size = [], 0
     if part:
-        yield _write(text, part)
+        yield part
 
 
 def _size(side: Text) -> int:
@@ -190,10 +197,11 @@ def _write(text: TextEncoder, part: Sequence[Row]) -> list[list[tuple[Written, b
     return [list(islice(written, len(both))) for both in sides]
 
 
-def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) -> list[tuple[Encoded, Encoded]]:
+def _encoded(text: TextEncoder, part: Sequence[Sequence[tuple[Written, bool]]]) -> PairTokens:
+    """The tokens of pairs that are written."""
     encoded = iter(text.encode_written(list(chain.from_iterable(part))))
     sides = [list(islice(encoded, len(pair))) for pair in part]
-    return [(pair[0], pair[-1]) for pair in sides]
+    return _part(text, [(pair[0], pair[-1]) for pair in sides])
 
 
 def shared_prompt(

@@ -78,7 +78,8 @@ def test_the_size_of_a_part_changes_nothing(chat, monkeypatch, limits):
     assert sorted(whole.refused) == [0, 11, 22, 33]
 
 
-def test_parts_that_are_tokenised_by_words_have_the_same_tokens(monkeypatch):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_parts_that_are_tokenised_by_words_have_the_same_tokens(monkeypatch, processes):
     tokenizer = tokenizer_of(*KINDS["qwen2"], added=("<|im_start|>", "<|im_end|>"))
     tokenizer.chat_template = CHATML
     text = TextEncoder(tokenizer)
@@ -92,23 +93,31 @@ def test_parts_that_are_tokenised_by_words_have_the_same_tokens(monkeypatch):
         for asked, said in zip(hostile_texts(100, 3), hostile_texts(100, 4), strict=True)
     ]
     whole = PairTokens.of(text, rows)
-    for name, value in {"_ROWS": 2, "_FEW": 1, "_MOST_WAITING": 3}.items():
+    for name, value in {"_ROWS": 2, "_FEW": 1, "num_processes": lambda: processes}.items():
         monkeypatch.setattr(pair_tokens, name, value)
-    encoded, by_words_too, used = pair_tokens._encoded, threading.Event(), Counter()
+    encoded, used = pair_tokens._encoded, Counter()
 
     def counted(own, part):
         used[own.words is not None] += 1
-        assert own.words is not None or by_words_too.wait(60)  # so that the thread is busy
-        made = encoded(own, part)
-        if own.words is not None:
-            by_words_too.set()
-        return made
+        return encoded(own, part)
 
     monkeypatch.setattr(pair_tokens, "_encoded", counted)
     assert PairTokens.of(text, rows).equals(whole)
-    assert used[True] >= 1
-    assert used[False] >= 2
-    assert used.total() == (len(rows) + 1) // 2
+    assert used == {True: 1 if processes > 1 else (len(rows) + 1) // 2}  # here; the others by copies of this process
+
+
+def test_what_copies_of_the_process_cannot_do_it_does_itself(chat, monkeypatch):
+    rows = rows_of(40)
+    whole = PairTokens.of(chat, rows)
+    tries = []
+
+    def none(work, parts, processes):
+        tries.append(len(parts))
+
+    for name, value in {"_ROWS": 2, "num_processes": lambda: 2, "in_processes": none}.items():
+        monkeypatch.setattr(pair_tokens, name, value)
+    assert PairTokens.of(chat, rows).equals(whole)
+    assert tries == [19]
 
 
 def test_memory_holds_two_parts_at_a_time(chat, monkeypatch):

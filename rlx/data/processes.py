@@ -1,0 +1,96 @@
+"""Shares work out among copies of this process, which have its objects without sending them. On Linux alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Thread
+from typing import IO, Any
+
+_MOST = 8  # processes, each with memory of its own for what it makes
+_PARALLEL = "TOKENIZERS_PARALLELISM"
+
+
+def num_processes() -> int:
+    """How many processes share work out well; 1 where this is not Linux, or there is one core."""
+    return min(_MOST, len(os.sched_getaffinity(0))) if sys.platform == "linux" else 1
+
+
+def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: int) -> list[Any] | None:
+    """`work` of each part, in their order; None where a process could not be made, failed or died.
+
+    work: makes what pickle can send; it computes without torch, whose threads a copy of this process does not have. It may use
+    a fast tokenizer that no other thread uses now.
+    """
+    children: dict[int, IO[bytes]] = {}
+    readers: list[Thread] = []
+    found: dict[int, Any] = {}
+    before = os.environ.get(_PARALLEL)
+    jobs = os.memfd_create("jobs")  # numbers of parts; copies of this process share the place that is read next
+    os.environ[_PARALLEL] = "false"  # the threads of tokenizers are not copied
+    try:
+        os.write(jobs, b"".join(number.to_bytes(4, "little") for number in range(len(parts))))
+        os.lseek(jobs, 0, os.SEEK_SET)
+        for _ in range(processes):
+            child, results = _copy(work, parts, jobs, list(children.values()))
+            children[child] = results
+        readers += [Thread(target=_read, args=(results, found), name="results") for results in children.values()]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+    except OSError:  # no process more, or no memory for one
+        return None
+    finally:
+        os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for reader in readers:
+            reader.join()
+        for results in children.values():
+            results.close()
+        os.close(jobs)
+    return [found[number] for number in range(len(parts))] if len(found) == len(parts) else None
+
+
+def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: Sequence[IO[bytes]]) -> tuple[int, IO[bytes]]:
+    """A copy of this process that works: its number, and where its results are read."""
+    place, sent = os.pipe()
+    results = os.fdopen(place, "rb")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
+            child = os.fork()
+    except OSError:
+        results.close()
+        os.close(sent)
+        raise
+    if child:
+        os.close(sent)
+        return child, results
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        for stream in (*others, results):  # so that writing fails once the process that reads is gone
+            stream.close()
+        with os.fdopen(sent, "wb") as stream:
+            while job := os.read(jobs, 4):
+                number = int.from_bytes(job, "little")
+                pickle.dump((number, work(parts[number])), stream, pickle.HIGHEST_PROTOCOL)
+                stream.flush()
+    finally:
+        os._exit(0)
+
+
+def _read(results: IO[bytes], found: dict[int, Any]) -> None:
+    """Note what a process sends until it ends."""
+    with suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            number, made = pickle.load(results)  # of a copy of this process
+            found[number] = made

@@ -1,0 +1,68 @@
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from rlx.data.processes import in_processes, num_processes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+
+
+def no_child_is_left():
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    return True
+
+
+def test_results_come_in_the_order_of_the_parts_and_from_several_processes():
+    numbers = list(range(300))
+
+    def work(number):
+        time.sleep(0.001)
+        return number * 2, os.getpid(), os.environ["TOKENIZERS_PARALLELISM"], b"x" * 5000
+
+    made = in_processes(work, numbers, 3)
+    assert [each[0] for each in made] == [number * 2 for number in numbers]
+    assert len({each[1] for each in made} - {os.getpid()}) == 3
+    assert {each[2] for each in made} == {"false"}
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+    assert no_child_is_left()
+    assert num_processes() >= 1
+
+
+@pytest.mark.parametrize("fault", [lambda: 1 / 0, lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: sys.exit(3)])
+def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
+    assert in_processes(lambda number: fault() if number == 5 else number, list(range(20)), 2) is None
+    assert no_child_is_left()
+
+
+def test_where_no_process_can_be_made_the_caller_works(monkeypatch):
+    made = []
+
+    def fork(own=os.fork):
+        made.append(own() if not made else None)
+        if made[-1] is None:
+            raise BlockingIOError("no process more")
+        return made[-1]
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert in_processes(lambda number: number, [1, 2], 2) is None
+    assert no_child_is_left()
+
+
+def test_an_interrupt_ends_the_processes():
+    def interrupted(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            in_processes(lambda number: time.sleep(60), [1, 2], 2)
+        assert time.monotonic() - start < 30
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert no_child_is_left()
