@@ -54,6 +54,13 @@ def completion_text(row: Mapping[str, Any]) -> Any:
     return "\n".join(turn_lines(turns)) if is_talk and turns else row.get("completion")
 
 
+def prompt_text(prompt: Any) -> Any:
+    """A prompt that is messages as `role: content` lines; any other, and messages with calls of tools, as it is."""
+    messages = prompt if isinstance(prompt, (list, tuple)) else []
+    is_talk = all(isinstance(one, Mapping) and set(one) == {"role", "content"} for one in messages)
+    return "\n".join(turn_lines(messages)) if is_talk and messages else prompt
+
+
 def read_lines(path: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
     """The objects in a file of lines of a run directory (or in that file); none if the run has not written it yet."""
     return list(_each_line(path, name))

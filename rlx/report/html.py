@@ -18,7 +18,7 @@ from rlx.comparison.prompts import PromptResult, contest
 from rlx.comparison.scores import RunScore
 from rlx.comparison.wording import conclusion, score_text
 from rlx.errors import DataError
-from rlx.record.lines import completion_text, read_samples
+from rlx.record.lines import completion_text, prompt_text, read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
 from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
@@ -210,16 +210,9 @@ def _last_samples(run: RunScore) -> list[dict[str, Any]]:
 
 
 def _text(value: Any, most: int = 4000) -> str:
-    text = value if isinstance(value, str) else _chat(value) or json.dumps(value, ensure_ascii=False, indent=1)
+    value = prompt_text(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
     return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} more characters)"
-
-
-def _chat(value: Any) -> str:
-    """Messages as `role: content` lines; empty for whatever else."""
-    messages = value if isinstance(value, list) else []
-    if not all(isinstance(one, Mapping) and set(one) == {"role", "content"} for one in messages):
-        return ""
-    return "\n".join(f"{one['role']}: {one['content']}" for one in messages)
 
 
 def run_facts(run: RunScore) -> list[tuple[str, str]]:

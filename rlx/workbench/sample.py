@@ -73,7 +73,8 @@ def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str
         prompts,
         group_size=1 if cfg.greedy else cfg.num_samples,
         stream=Stream(cfg.seed, ("sample",)),
-        prompt_keys=[str(prompt.text) for prompt in prompts],  # what a prompt is given does not depend on the others
+        # what a prompt is given does not depend on the others; those of an environment may differ in their columns alone
+        prompt_keys=[str(prompt.text) or str(dict(prompt.columns)) for prompt in prompts],
         greedy=cfg.greedy,
     )
     logprobs = logprobs_of(policy, played.rollout)

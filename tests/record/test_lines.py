@@ -7,7 +7,7 @@ import pytest
 
 from rlx.errors import DataError
 from rlx.record import files
-from rlx.record.lines import read_metrics, read_samples, read_tail
+from rlx.record.lines import prompt_text, read_metrics, read_samples, read_tail
 
 
 def test_the_cut_last_line_is_left_out_at_every_place(run: Path) -> None:
@@ -37,6 +37,13 @@ def test_metrics_that_are_not_finite_come_back(create) -> None:
     assert (line["b"], line["c"]) == (math.inf, -math.inf)
     assert read_samples(recorder.directory) == [{"step": 0, "completion": "NaN"}]
     recorder.interrupt()
+
+
+def test_a_prompt_of_plain_messages_is_lines_and_any_other_stays() -> None:
+    assert prompt_text([{"role": "user", "content": "Hi"}]) == "user: Hi"
+    call = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]
+    for kept in ("12+34=", call, [], None):
+        assert prompt_text(kept) is kept
 
 
 def test_a_run_that_has_written_no_metrics_has_none(tmp_path: Path) -> None:

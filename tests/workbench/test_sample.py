@@ -145,3 +145,15 @@ def test_a_conversation_is_shown_turn_by_turn(sample):
         said = [turn["content"] for turn in row["turns"] if turn["role"] == "assistant"]
         assert row["completion"].startswith(said[0])
         assert sum(turn.get("reward", 0.0) for turn in row["turns"]) == row["reward"]["environment"]
+
+
+def test_a_conversation_that_fails_is_named_with_its_prompt(sample, tmp_path, monkeypatch):
+    (tmp_path / "failing_lab.py").write_text(
+        "from rlx.task.environment import Environment, Turn\n\n\n"
+        "class Failing(Environment):\n"
+        "    def start(self, prompt, seed):\n        return '1+1='\n\n"
+        "    def step(self, completion):\n        raise ValueError('no')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = sample("task=environment", "task.environment=failing_lab.Failing", "policy=tiny", "num_prompts=1", subject=None)
+    assert "in turn 1 of conversation 1 of prompt {'seed': " in rows[0]["turns"][-1]["content"]

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from rlx.config.schema import MOST_SAMPLES, at_least
 from rlx.fields import LEAST_TEMPERATURE, one_of, within
-from rlx.record.lines import turn_lines
+from rlx.record.lines import prompt_text, turn_lines
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -68,13 +68,15 @@ def run(composed: Composed) -> int:
 
 
 def completion_lines(group: Sequence[Completion]) -> list[str]:
-    """One line for the prompt and one for each completion, which begins with its log-probability (nats)."""
-    lines = [repr(group[0].prompt)]
+    """The prompt, of messages a line each, and a line for each completion, which begins with its log-probability (nats)."""
+    asked = group[0].prompt
+    shown = prompt_text(asked)
+    lines = [repr(asked)] if shown is asked else shown.splitlines()
     for item in group:
         ending = "" if item.finished else "  (cut off)"
         reward = "" if item.reward is None else f"  reward {item.reward['reward']:g}"
         tokens = f"{item.num_tokens} token{'s' if item.num_tokens != 1 else ''}"
         shown = repr(item.text) if item.turns is None else f"{sum(turn['role'] == 'assistant' for turn in item.turns)} turns"
         lines.append(f"  logprob {item.logprob:9.4f}  {tokens:>10}{reward}  {shown}{ending}")
-        lines += [f"    {line}" for line in turn_lines(item.turns or ())]
+        lines += [f"    {line}" for turn in turn_lines(item.turns or ()) for line in turn.splitlines()]
     return lines

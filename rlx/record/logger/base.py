@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rlx.errors import ConfigError
 from rlx.fields import Ranged
 from rlx.nested import leaves
-from rlx.record.lines import completion_text
+from rlx.record.lines import completion_text, prompt_text
 from rlx.record.run import RunRecord
 
 
@@ -70,7 +70,7 @@ def samples_as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for row in rows:
         facts = ", ".join(f"{key} {value}" for key, value in row.items() if isinstance(value, (bool, int, float)))
-        texts = {"prompt": row.get("prompt"), "completion": completion_text(row)}
+        texts = {"prompt": prompt_text(row.get("prompt")), "completion": completion_text(row)}
         blocks = [_block(name, text) for name, text in texts.items() if name in row]
         parts.append("\n\n".join([*blocks, facts] if facts else blocks))
     return "\n\n---\n\n".join(parts)

@@ -19,6 +19,14 @@ def test_a_prompt_and_its_completions_one_a_line():
     assert lines[2].endswith("'4\\n'  (cut off)")
 
 
+def test_a_conversation_is_shown_turn_by_turn_from_its_opening_on():
+    opening = ({"role": "system", "content": "Count."}, {"role": "user", "content": "3?\n4?"})
+    turns = [{"role": "assistant", "content": "5\n6", "reward": 0.5}, {"role": "user", "content": "no"}]
+    lines = completion_lines([completion(prompt=opening, turns=turns)])
+    assert lines[:3] == ["system: Count.", "user: 3?", "4?"]
+    assert lines[4:] == ["    assistant: 5", "    6  (reward 0.5)", "    user: no"]
+
+
 def test_it_is_no_sweep(capsys):
     assert main(["sample", "-m", "seed=0,1", "policy=tiny"]) == 2
     assert "rlx sample is no sweep" in capsys.readouterr().err

@@ -24,6 +24,14 @@ def test_text_of_a_policy_stands_in_a_code_block_whatever_it_is(text: str) -> No
     clean(text).encode()
 
 
+def test_a_conversation_is_shown_turn_by_turn_from_its_opening_on() -> None:
+    opening = [{"role": "system", "content": "Count."}, {"role": "user", "content": "3?"}]
+    turns = [{"role": "assistant", "content": "5", "reward": 0.5}, {"role": "user", "content": "no"}]
+    shown = samples_as_markdown([{"prompt": opening, "completion": "5 no", "turns": turns}])
+    assert "    system: Count.\n    user: 3?\n" in shown
+    assert "    assistant: 5  (reward 0.5)\n    user: no" in shown
+
+
 def test_a_logger_of_ones_own_needs_no_more_than_what_it_overrides(create) -> None:
     class Counting(Logger):
         count = 0
