@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
 from rlx.fields import check_hyperparameters, count, within
 from rlx.task.environment import Environment, Turn
 from rlx.task.messages import with_system
@@ -34,8 +34,8 @@ class ToolUse(Environment):
     that raises or hangs) is the message "error: ..." of the tool and counts as tool_errors; the conversation goes on.
     call_seconds: the longest call; a longer one is ended. num_workers: how many calls run at a time, in a process each.
     max_calls: of one turn; further ones are not run. max_characters: of a result; the rest is left out.
-    describes_tools: a system message describes the tools, and results are messages of the user, for models whose chat template
-    knows no tools.
+    describes_tools: a system message describes the tools (the user's first message, if the chat template knows no system), and
+    results are messages of the user, for models whose chat template knows no tools.
     """
 
     bounds: ClassVar[tuple[float, float] | None] = (0.0, 0.0)
@@ -70,6 +70,10 @@ class ToolUse(Environment):
     def _read(self) -> Callable[[str], list[Call]]:
         return FORMATS["hermes"]  # as the description says; `for_policy` sets that of a chat template
 
+    @cached_property
+    def _reads_system(self) -> bool:
+        return True  # `for_policy` asks the chat template
+
     def for_policy(self, policy: Any) -> ToolUse:
         """This environment with the format in which the policy's chat template writes calls.
 
@@ -78,6 +82,7 @@ class ToolUse(Environment):
         twin = copy.copy(self)
         twin.__dict__.update(_workers=self._workers)
         if self.describes_tools:
+            twin.__dict__.update(_reads_system=_reads_system(policy))
             return twin
         mend = "set task.environment.describes_tools=true, which describes them in a system message and asks for hermes' format, "
         twin.__dict__.update(_read=calls_reader(policy, self.tool_schemas(), mend=mend))
@@ -98,7 +103,11 @@ class ToolUse(Environment):
         about = _DESCRIPTION.format(schemas="\n".join(json.dumps(tool.schema["function"]) for tool in self._all.values()))
         if messages[0]["role"] in ("system", "developer"):
             return ({**messages[0], "content": f"{messages[0]['content']}\n\n{about}"}, *messages[1:])
-        return with_system(messages, about)
+        asked = next((place for place, message in enumerate(messages) if message["role"] == "user"), None)
+        if self._reads_system or asked is None:
+            return with_system(messages, about)
+        question = {**messages[asked], "content": f"{about}\n\n{messages[asked]['content']}"}
+        return (*messages[:asked], question, *messages[asked + 1 :])
 
     async def step(self, completion: str) -> Turn:
         calls = self._read(completion)
@@ -145,6 +154,15 @@ class ToolUse(Environment):
     def figures(self) -> Mapping[str, float]:
         """How many tools were called in the conversation, and how many of these calls failed."""
         return {name: float(self.state.get(name, 0.0)) for name in ("tool_calls", "tool_errors")}
+
+
+def _reads_system(policy: Any) -> bool:
+    """Whether the policy's chat template writes a system message before one of the user."""
+    word = "rlxprobesystem"
+    try:
+        return word in policy.text.template.prompt(({"role": "system", "content": word}, {"role": "user", "content": "?"}))
+    except DataError:  # it refuses one
+        return False
 
 
 def calls_reader(policy: Any, schemas: Sequence[Mapping[str, Any]], *, mend: str) -> Callable[[str], list[Call]]:

@@ -192,6 +192,25 @@ def test_tools_may_be_described_in_a_system_message(sums):
     assert talk.messages[1] == {"role": "user", "content": "<tool_response>\n46\n</tool_response>"}
 
 
+UNSEEING = """{% for message in messages %}{% if message.role != 'system' %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""  # leaves out system messages without a word
+
+
+@pytest.mark.parametrize(("family", "template"), [("gemma2", None), ("gemma3", None), ("chatml", UNSEEING)])
+def test_tools_are_described_where_the_chat_template_shows_them(family, template, sums):
+    task = rlx.load("task", "tool_file", path=str(sums), **{"environment.describes_tools": True})
+    policy = policy_of(family, template)
+    made = sample(task, policy, Scripted.of(CALLS["qwen2_5"], "46"))
+    (talk,) = made.conversations[0]
+    seen = policy.tokenizer.decode(made.rollout.sequences.prompts[0].tolist())
+    assert '"name": "calculator"' in seen
+    assert talk.prompt.text in seen
+    assert talk.messages[1] == {"role": "user", "content": "<tool_response>\n46\n</tool_response>"}
+    assert not talk.error
+
+
 def test_tools_that_cannot_be_are_refused(sums):
     with pytest.raises(ConfigError, match="tools is empty"):
         tools_of().__class__(tools={}, **SETTINGS)
