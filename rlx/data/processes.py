@@ -49,8 +49,9 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
         for child in children:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # where SIGCHLD is ignored, it is gone without a trace
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
         for reader in readers:
             reader.join()
         for results in children.values():

@@ -38,6 +38,14 @@ def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
     assert no_child_is_left()
 
 
+def test_it_works_where_ended_processes_leave_no_trace():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert in_processes(lambda number: -number, [1, 2, 3], 2) == [-1, -2, -3]
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_where_no_process_can_be_made_the_caller_works(monkeypatch):
     made = []
 
