@@ -227,9 +227,9 @@ class Subject:
         return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 
     def first_update(self, laboratory: Laboratory, *, step: int = 0) -> Any:
-        """The batch of the first update of a draw."""
+        """The batch of the first update of a draw; without a row where the draw makes no update."""
         batch = self.draw(laboratory, step=step)
-        return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))))
+        return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))), batch[slice(0, 0)])
 
     def loss(self, laboratory: Laboratory, batch: Any) -> LossOutput:
         """The loss on a batch."""

@@ -167,6 +167,8 @@ def parts_and_weights(lab: RolloutContext, batch: RolloutBatch, *, by: str) -> t
 
 def greedy_rewards(lab: RolloutContext, prompts: Sequence[Prompt]) -> torch.Tensor:
     """float32 [P]: the reward of the greedy completion of each prompt."""
+    if not prompts:
+        return torch.zeros(0)
     played = play(
         lab.task,
         lab.policy,

@@ -163,6 +163,7 @@ def test_greedy_conversations_are_rewarded():
     policy, task = policy_of("chatml"), task_of(Chatting(turns=1), max_new_tokens=6)
     rewards = greedy_rewards(Bench(policy, sampler_of(max_new_tokens=None), task), task.prompts()[:3])
     assert rewards.tolist() == [1.0] * 3
+    assert greedy_rewards(Bench(policy, sampler_of(max_new_tokens=None), task), ()).tolist() == []
 
 
 def test_a_prompt_reaches_start_with_its_columns(tiny):

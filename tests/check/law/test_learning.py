@@ -6,6 +6,7 @@ import torch
 
 from rlx.algorithm import LossOutput, Term
 from rlx.check.checker import check_algorithm
+from rlx.rollout.draw import greedy_rewards
 from tests.check.checking import failed, subject
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 
@@ -41,3 +42,34 @@ def test_unlikely_tokens_that_are_left_out_on_purpose_are_no_fault():
             return LossOutput({"policy": Term(values, batch.weights)})
 
     assert failed(WithoutUnlikelyTokens(), "direction") == {}
+
+
+class OnlyGroupsWithSignal(Rewards):
+    """Groups whose rewards are all equal are dropped; the baseline is the greedy reward."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        batch = batch.take(torch.nonzero(~batch.without_signal).flatten().tolist())
+        return batch.with_values(advantages=batch.rewards - greedy_rewards(lab, batch.prompts)[:, None])
+
+
+class NoUpdateWithoutSignal(Rewards):
+    """A draw without a group to learn from makes no update."""
+
+    def updates(self, batch, rng):
+        rows = torch.nonzero(~batch.without_signal).flatten().tolist()
+        if rows:
+            yield batch.take(rows)
+
+
+def test_a_draw_may_hold_nothing():
+    assert failed(OnlyGroupsWithSignal(), "runs", "finite", "objective") == {}
+    assert failed(NoUpdateWithoutSignal(), "runs", "finite", "objective") == {}
+
+
+def test_updates_that_never_come_are_named():
+    class NoUpdate(Rewards):
+        def updates(self, batch, rng):
+            return iter(())
+
+    assert failed(NoUpdate(), "runs")["runs"].wrong == "updates yields no batch"
