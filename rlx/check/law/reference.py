@@ -252,13 +252,17 @@ def _counted_twice(subject: Subject) -> Finding | None:
         acts = []
         for spread in (0.0, DRIFT):  # where policy and reference are the same, no penalty has a weight to show
             laboratory = subject.stand_in(spread=spread)
+            kept = copy.deepcopy(laboratory.state)
             batch = subject.first_update(laboratory)
+            laboratory.state.clear()
+            laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that another weight moves
             other = subject.with_algorithm(first[name]).first_update(laboratory)
             one, two = (getattr(each, "advantages", None) for each in (batch, other))
             if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.shape != two.shape or not one.numel():
                 return None
             drawn = float((one - two).abs().max())
-            mine, theirs = (each.gradient(laboratory, batch)[0] for each in (subject, subject.with_algorithm(first[name])))
+            mine, _ = subject.gradient(laboratory, batch)
+            theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, other.with_values(advantages=one))
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
         if acts == [(False, False), (True, True)]:
             return broken(
@@ -290,8 +294,10 @@ def _times_advantage(subject: Subject) -> Finding | None:
         rises, mirrored = [], []
         for other in others:
             by = dict(plain_fields(other.algorithm))[name] - values[name]
-            rises.append((other.gradient(laboratory, batch)[0] - usual) / by)
-            mirrored.append((other.gradient(laboratory, turned)[0] - start) / by)
+            its = other.first_update(laboratory)  # which has what another weight needs, such as the reference's log-probabilities
+            found = [other.gradient(laboratory, its.with_values(advantages=sign * advantages))[0] for sign in (1, -1)]
+            rises.append((found[0] - usual) / by)
+            mirrored.append((found[1] - start) / by)
         scale = float(rises[0].abs().max())
         if scale <= FLAT or max(float(each.abs().max()) for each in (rises[0] - rises[1], mirrored[0] + rises[0])) > FLAT * scale:
             continue
