@@ -172,15 +172,20 @@ class Subject:
 
     @cached_property
     def goes_past(self) -> bool:
-        """Whether the loss reads logits or runs the model itself, so that its gradient misses the statistics of tokens."""
+        """Whether the loss, or a term of it, reads logits or runs the model itself, so that statistics of tokens miss it."""
         try:
             laboratory = self._stand_in(Numbers(MOVED))
             batch = self.first_update(laboratory)
             loss = self.loss(laboratory, batch).loss
             if len(batch) == 0 or not loss.requires_grad:
                 return False
-            leaves = laboratory.policy.parameters()
-            return not leaves or not any(part is not None for part in torch.autograd.grad(loss, leaves, allow_unused=True))
+            leaves, weights = laboratory.policy.parameters(), self.policy.parameters()
+
+            def reaches(parameters: list[Any]) -> bool:
+                found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True) if parameters else ()
+                return any(part is not None for part in found)
+
+            return not reaches(leaves) or reaches(weights)
         except Exception:  # the laws will meet it again, and name it
             return False
 

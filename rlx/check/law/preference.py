@@ -131,6 +131,8 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
             pushed = sign * sums[:, mine]
             if bool(sums[:, 1 - mine].any()) or not bool((pushed < -FLAT).any()) or bool((pushed > FLAT).any()):
                 continue
+            if any(_is_its_like(term, each, leaf, laboratory, part, 1 - mine, sign) for each in terms.values()):
+                continue
             row = int(pushed.argmin())
             return broken(
                 f"{what} by the term {name}, which reads that side of the pairs alone (slope {float(sums[row, mine]):+.2e})",
@@ -141,6 +143,26 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
                 "-ours.chosen, rejected ones with a plus",
             )
     return None
+
+
+def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, part: Any, side: int, sign: int) -> bool:
+    """Whether another term does as much to the other side of all pairs as a term does to its own.
+
+    Both together make all completions less likely, or more: a penalty on confidence, whichever is chosen. As much: in all, or at
+    each token.
+    """
+    if other is term or not other.total.requires_grad:
+        return False
+    (mine,) = torch.autograd.grad(term.total, leaf, retain_graph=True, allow_unused=True)
+    (slopes,) = torch.autograd.grad(other.total, leaf, retain_graph=True, allow_unused=True)
+    if mine is None or slopes is None:
+        return False
+    groups = completion_gradients(laboratory, part, slopes)
+    pushed = sign * torch.cat([group[side] for group in groups])
+    if bool((pushed > 0).any()) or any(bool(group[1 - side].any()) for group in groups):
+        return False
+    sizes = [(float(each.abs().sum()), float(each.abs().max())) for each in (mine, slopes)]
+    return any(one > 0 and abs(one - two) <= FLAT * one for one, two in zip(*sizes, strict=True))
 
 
 def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
