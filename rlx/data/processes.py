@@ -76,8 +76,8 @@ def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: S
         os.close(sent)
         return child, results
     try:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+        for each in (signal.SIGINT, signal.SIGTERM):  # of the whole group: the process that reads decides, and ends this one
+            signal.signal(each, signal.SIG_IGN)
         for stream in (*others, results):  # so that writing fails once the process that reads is gone
             stream.close()
         with os.fdopen(sent, "wb") as stream:

@@ -38,6 +38,11 @@ def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
     assert no_child_is_left()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_is_for_the_first_process_alone(number):
+    assert in_processes(lambda part: os.kill(os.getpid(), number) or part, [1, 2, 3], 2) == [1, 2, 3]
+
+
 def test_it_works_where_ended_processes_leave_no_trace():
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
