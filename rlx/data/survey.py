@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlx.data.remarks import REMARKS
 from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
+from rlx.data.stores import TokenStore
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Prompt, Task, Text
+from rlx.task.base import Pair, Pairs, Prompt, Task, Text
 from rlx.task.environment import Conversation, Interaction
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -111,19 +113,7 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
             "truncated": learn.truncated + held_out.truncated,
         }
     )
-    everything = [*sides[0], *sides[1]]
-    prompts = [_squashed(pair.prompt) for pair in everything]
-    learned, others = set(prompts[: len(sides[0])]), set(prompts[len(sides[0]) :])
-    often = Counter(prompts)
-    again = [
-        (prompt, _squashed(pair.chosen), _squashed(pair.rejected))
-        for prompt, pair in zip(prompts, everything, strict=True)
-        if often[prompt] > 1
-    ]
-    counts["prompts"] = len(often)
-    counts["in_both"] = len(learned & others)
-    counts["duplicates"] = len(again) - len(set(again))
-    counts["white_space_pairs"] = sum(pair.chosen != pair.rejected and _are_alike(pair) for pair in everything)
+    counts.update(_repeats(sides, policy.text, policy.pair_tokenizer.store))
     lengths, longer = _lengths(learn), _chosen_longer(learn)
     return DataSurvey(
         counts=dict(counts),
@@ -135,6 +125,38 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
         cautions=_cautions(task, policy.text, (learn, held_out), counts, longer, lengths),
         examples=[_example(learn, row, policy.text) for row in range(min(num_examples, len(learn)))],
     )
+
+
+def _repeats(sides: Sequence[Sequence[Pair]], text: TextEncoder, store: TokenStore | None) -> dict[str, int]:
+    """What is there more than once; of pairs that have names, it is kept for later runs."""
+    if store is None or not all(isinstance(side, Pairs) for side in sides):
+        return _counted_repeats(*sides)
+    name = store.name_of(
+        text, Path(__file__).read_text(encoding="utf-8"), *(side.name for side in sides if isinstance(side, Pairs))
+    )
+    kept = store.read(name)
+    if kept is None:
+        kept = _counted_repeats(*sides)
+        store.write(name, kept)
+    return kept
+
+
+def _counted_repeats(learn: Sequence[Pair], held_out: Sequence[Pair]) -> dict[str, int]:
+    """How many prompts are different, on both sides, how many rows are there twice, and how many pairs say the same."""
+    everything = [*learn, *held_out]
+    prompts = [_squashed(pair.prompt) for pair in everything]
+    often = Counter(prompts)
+    again = [
+        (prompt, _squashed(pair.chosen), _squashed(pair.rejected))
+        for prompt, pair in zip(prompts, everything, strict=True)
+        if often[prompt] > 1
+    ]
+    return {
+        "prompts": len(often),
+        "in_both": len({*prompts[: len(learn)]} & {*prompts[len(learn) :]}),
+        "duplicates": len(again) - len(set(again)),
+        "white_space_pairs": sum(pair.chosen != pair.rejected and _are_alike(pair) for pair in everything),
+    }
 
 
 def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
