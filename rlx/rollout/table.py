@@ -176,15 +176,23 @@ class TurnTable:
                     f"({openings[0]!r:.60}, ...): all completions of a group begin alike, so it may depend on the prompt and its "
                     "columns alone"
                 )
-            tools = (*group[0].conversation.prompt.tools, *self.tools)
-            tokens = policy.encode_prompt(openings[0], tools) if openings else policy.text.begin()
+            for seat in group:
+                seat.prompt = policy.text.begin()
+            if not openings:
+                continue
+            try:
+                tokens = policy.encode_prompt(openings[0], (*group[0].conversation.prompt.tools, *self.tools))
+                if policy.max_length is not None and len(tokens) >= policy.max_length:
+                    raise DataError(
+                        f"it has {len(tokens)} tokens and {policy.name} reads at most {policy.max_length}, so that there is no "
+                        "room for a turn; shorten it, or choose another policy"
+                    )
+            except DataError as error:
+                broken = BrokenTurnError(f"gave an opening that cannot be read: {error}")
+                self._fail([(seat, broken) for seat in group if not seat.conversation.error])
+                continue
             for seat in group:
                 seat.prompt = tokens
-            if self._limit(group[0]) < 1:
-                raise DataError(
-                    f"the opening of {group[0].conversation.name} with {self._name} has {len(tokens)} tokens and {policy.name} "
-                    f"reads at most {policy.max_length}: there is no room for a turn; shorten it, or choose another policy"
-                )
 
     @property
     def _name(self) -> str:
@@ -237,6 +245,7 @@ class TurnTable:
         so_far = {id(seat): tuple(seat.conversation.messages) for seat in running}
         self._call(calls)
         remarks: Counter[str] = Counter()
+        failed: list[tuple[Seat, BrokenTurnError]] = []
         for seat in running:
             if not seat.runs:
                 continue
@@ -244,13 +253,18 @@ class TurnTable:
                 seat.is_cut = True
                 continue
             found: set[str] = set()
-            context = self._context(seat, so_far[id(seat)], said[id(seat)], found)
+            try:
+                context = self._context(seat, so_far[id(seat)], said[id(seat)], found)
+            except DataError as error:
+                failed.append((seat, BrokenTurnError(f"said what cannot be read: {error}")))
+                continue
             remarks.update(found)
             seat.add(context, None)
             if self._limit(seat) < 1:  # no room for a turn: the completion ends with the assistant's last token
                 for pieces in (seat.pieces, seat.is_learned, seat.logprobs):
                     pieces.pop()
                 seat.is_cut = True
+        self._fail(failed)
         self._say(remarks)
         if type(self.environment).cut_off is not Environment.cut_off:
             ended = [seat for seat in running if seat.is_cut and not seat.conversation.done and not seat.conversation.error]
@@ -273,15 +287,20 @@ class TurnTable:
     def _call(self, calls: Sequence[tuple[Seat, Callable[[], Any], Callable[[Any], None]]]) -> None:
         """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""
         outcomes = self.interaction.ask([call for _, call, _ in calls], [seat.row for seat, _, _ in calls])
-        failed: list[str] = []
+        failed: list[tuple[Seat, BrokenTurnError]] = []
         for (seat, _, take), outcome in zip(calls, outcomes, strict=True):
-            error = outcome if isinstance(outcome, BrokenTurnError) else None
-            if error is None:
-                try:
-                    take(outcome)
-                    continue
-                except BrokenTurnError as broken:
-                    error = broken
+            try:
+                if isinstance(outcome, BrokenTurnError):
+                    raise outcome
+                take(outcome)
+            except BrokenTurnError as error:
+                failed.append((seat, error))
+        self._fail(failed)
+
+    def _fail(self, broken: Sequence[tuple[Seat, BrokenTurnError]]) -> None:
+        """End conversations that the environment broke off, and say so."""
+        failed: list[str] = []
+        for seat, error in broken:
             text = f"the environment {self._name} {error}, in turn {len(seat.conversation.turns)} of {seat.conversation.name}"
             if self.interaction.stops_on_error:
                 raise TrainingError(

@@ -6,6 +6,7 @@ import torch
 from rlx.errors import TrainingError
 from rlx.policy.tiny import load_tiny
 from rlx.rollout.draw import sample_groups
+from rlx.task.environment import Turn
 from tests.rollout.stand_in import Bench, sampler_of
 from tests.rollout.test_play import played, policy_of
 from tests.task.environments import Chatting, Counting, Failing, task_of
@@ -57,6 +58,55 @@ def test_a_start_that_fails_ends_its_conversations_alone():
     assert made.failed.tolist() == [[False] * 4, [True] * 4, [False] * 4]
     assert [len(tokens) for tokens in made.rollout.sequences.completions[1]] == [0] * 4
     assert made.rewards()["reward"][1].tolist() == [-1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("family", "opening", "said"),
+    [
+        ("gemma2", [{"role": "system", "content": "Count."}, {"role": "user", "content": "3?"}], "System role not supported"),
+        ("gemma2", [{"role": "assistant", "content": "3"}], "the chat template refuses messages"),
+        ("chatml", "1+" * 300, "no room for a turn"),
+    ],
+)
+def test_an_opening_that_cannot_be_read_fails_alone(family, opening, said):
+    class Odd(Counting):
+        def start(self, prompt, seed):
+            super().start(prompt, seed)
+            return opening if seed == bad else "1+1="
+
+    task = task_of(Odd(), max_new_tokens=6)
+    bad = task.prompts()[1].columns["seed"]
+    made = played(policy_of(family), task)
+    assert made.failed.tolist() == [[False] * 4, [True] * 4, [False] * 4]
+    assert all(said in talk.error and "conversation" in talk.error for talk in made.conversations[1])
+    assert [len(tokens) for tokens in made.rollout.sequences.completions[1]] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("family", "opening", "answer", "said"),
+    [
+        ("gemma2", [{"role": "user", "content": "3?"}], [{"role": "user", "content": "a"}] * 2, "the chat template refuses"),
+        ("chatml", "3+1=", [{"role": "user", "content": "a"}], "goes on in plain text"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_fails_alone(family, opening, answer, said):
+    class Odd(Counting):
+        def start(self, prompt, seed):
+            super().start(prompt, seed)
+            self.bad = self.rng.random() < 0.5
+            return opening
+
+        def step(self, completion):
+            turn = super().step(completion)
+            return Turn(answer if self.bad else "again", turn.reward, turn.done)
+
+    made = played(policy_of(family), task_of(Odd(), max_new_tokens=6), rows=4)
+    talks = [talk for group in made.conversations for talk in group]
+    assert {bool(talk.error) for talk in talks} == {True, False}
+    for talk in talks:
+        assert not talk.error or (said in talk.error and "in turn 1 of conversation" in talk.error)
+    with pytest.raises(TrainingError, match=said):
+        played(policy_of(family), task_of(Odd(), max_new_tokens=6, on_environment_error="stop"), rows=4)
 
 
 def test_a_start_that_differs_within_a_group_is_refused():
