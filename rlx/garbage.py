@@ -36,11 +36,16 @@ def search_as_usual() -> None:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Without Python's search for circular garbage, which reading millions of objects without circles starts again and again."""
+    """Without Python's search for circular garbage, which reading millions of objects without circles starts again and again.
+
+    While a process starts, those objects are not searched later either.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if _usual is not None:
+            gc.freeze()
         if was_enabled:
             gc.enable()

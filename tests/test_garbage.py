@@ -29,6 +29,32 @@ def test_a_start_searches_seldom_and_what_comes_after_it_as_usual():
     assert done.stdout == "True 0\nTrue True True\n", done.stderr
 
 
+READS = """
+import gc
+from rlx.garbage import collection_paused, search_as_usual, search_seldom
+
+def read():
+    with collection_paused():
+        rows = [[number] for number in range(300_000)]
+    before = [generation["collected"] + generation["collections"] for generation in gc.get_stats()]
+    frozen = gc.get_freeze_count()
+    others = [[number] for number in range(1_000)]
+    return before == [generation["collected"] + generation["collections"] for generation in gc.get_stats()], frozen >= 300_000
+
+print(*read())
+search_seldom()
+print(*read())
+search_as_usual()
+gc.unfreeze()
+print(*read())
+"""
+
+
+def test_what_is_read_while_a_process_starts_is_not_searched():
+    done = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True, timeout=400)
+    assert done.stdout == "False False\nTrue True\nFalse False\n", done.stderr
+
+
 ENTRY = """
 import gc, sys
 usual = gc.get_threshold()
