@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +120,11 @@ def against(workload: Workload, *, bfloat16: bool) -> dict[str, str]:
 
 
 def agree(workload: Workload, place: Path) -> bool:
-    """Whether both sides compute the same loss and gradient."""
+    """Whether both sides compute the same loss and gradient; in a process of its own, which leaves no memory taken."""
     from tests.peers.agreement import compare
 
-    found = compare(workload, place)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
+        found = apart.submit(compare, workload, place).result()
     print(
         f"  before the first update: loss {found.ours:.7f} here, {found.theirs:.7f} there; "
         f"gradients differ by {found.gradient_difference:.1e} of the largest",
