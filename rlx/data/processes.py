@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -9,10 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
 _MOST = 8  # processes, each with memory of its own for what it makes
+_STALLED = 120.0  # seconds without a part, of which each takes about one
 _PARALLEL = "TOKENIZERS_PARALLELISM"
 
 
@@ -22,13 +25,14 @@ def num_processes() -> int:
 
 
 def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: int) -> list[Any] | None:
-    """`work` of each part, in their order; None where a process could not be made, failed or died.
+    """`work` of each part, in their order; None where a process could not be made, failed, died, or all of them stand still.
 
     work: makes what pickle can send; it computes without torch, whose threads a copy of this process does not have. It may use
     a fast tokenizer that no other thread uses now.
     """
     children: dict[int, IO[bytes]] = {}
     readers: list[Thread] = []
+    sent: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()  # None: a process has ended
     found: dict[int, Any] = {}
     before = os.environ.get(_PARALLEL)
     jobs = os.memfd_create("jobs")  # numbers of parts; copies of this process share the place that is read next
@@ -39,12 +43,13 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in range(processes):
             child, results = _copy(work, parts, jobs, list(children.values()))
             children[child] = results
-        readers += [Thread(target=_read, args=(results, found), name="results") for results in children.values()]
+        readers += [Thread(target=_read, args=(results, sent), name="results") for results in children.values()]
         for reader in readers:
             reader.start()
-        for reader in readers:
-            reader.join()
-    except OSError:  # no process more, or no memory for one
+        for _ in readers:
+            while (item := sent.get(timeout=_STALLED)) is not None:
+                found[item[0]] = item[1]
+    except (OSError, Empty):  # no process more, no memory for one, or all wait for what another thread held
         return None
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
@@ -76,6 +81,7 @@ def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: S
         os.close(sent)
         return child, results
     try:
+        gc.freeze()  # a search for garbage would write to all objects, and so copy the memory of this process
         for each in (signal.SIGINT, signal.SIGTERM):  # of the whole group: the process that reads decides, and ends this one
             signal.signal(each, signal.SIG_IGN)
         for stream in (*others, results):  # so that writing fails once the process that reads is gone
@@ -89,9 +95,12 @@ def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: S
         os._exit(0)
 
 
-def _read(results: IO[bytes], found: dict[int, Any]) -> None:
-    """Note what a process sends until it ends."""
-    with suppress(EOFError, pickle.UnpicklingError):
+def _read(results: IO[bytes], sent: SimpleQueue[tuple[int, Any] | None]) -> None:
+    """Hand on what a process sends until it ends, then None."""
+    try:
         while True:
-            number, made = pickle.load(results)  # of a copy of this process
-            found[number] = made
+            sent.put(pickle.load(results))  # of a copy of this process
+    except (EOFError, pickle.UnpicklingError):
+        pass
+    finally:
+        sent.put(None)

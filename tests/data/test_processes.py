@@ -38,6 +38,12 @@ def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
     assert no_child_is_left()
 
 
+def test_a_process_that_stands_still_leaves_it_to_the_caller(monkeypatch):
+    monkeypatch.setattr("rlx.data.processes._STALLED", 0.5)
+    assert in_processes(lambda number: time.sleep(600) if number == 5 else number, list(range(20)), 2) is None
+    assert no_child_is_left()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_group_is_for_the_first_process_alone(number):
     assert in_processes(lambda part: os.kill(os.getpid(), number) or part, [1, 2, 3], 2) == [1, 2, 3]
