@@ -168,6 +168,7 @@ class TurnTable:
     def _start(self) -> None:
         self._call([(seat, seat.conversation.start, seat.conversation.started) for seat in self._all])
         policy = self.turns.policy
+        failed: list[tuple[Seat, BrokenTurnError]] = []
         for row, group in enumerate(self.seats):
             openings = [seat.conversation.opening for seat in group if not seat.conversation.error]
             if any(opening != openings[0] for opening in openings):
@@ -189,10 +190,11 @@ class TurnTable:
                     )
             except DataError as error:
                 broken = BrokenTurnError(f"gave an opening that cannot be read: {error}")
-                self._fail([(seat, broken) for seat in group if not seat.conversation.error])
+                failed += [(seat, broken) for seat in group if not seat.conversation.error]
                 continue
             for seat in group:
                 seat.prompt = tokens
+        self._fail(failed)
 
     @property
     def _name(self) -> str:

@@ -68,17 +68,18 @@ def test_a_start_that_fails_ends_its_conversations_alone():
         ("chatml", "1+" * 300, "no room for a turn"),
     ],
 )
-def test_an_opening_that_cannot_be_read_fails_alone(family, opening, said):
+def test_an_opening_that_cannot_be_read_fails_alone(family, opening, said, caplog):
     class Odd(Counting):
         def start(self, prompt, seed):
             super().start(prompt, seed)
-            return opening if seed == bad else "1+1="
+            return opening if seed in bad else "1+1="
 
     task = task_of(Odd(), max_new_tokens=6)
-    bad = task.prompts()[1].columns["seed"]
-    made = played(policy_of(family), task)
-    assert made.failed.tolist() == [[False] * 4, [True] * 4, [False] * 4]
+    bad = [task.prompts()[row].columns["seed"] for row in (1, 3)]
+    made = played(policy_of(family), task, rows=4)
+    assert made.failed.tolist() == [[False] * 4, [True] * 4, [False] * 4, [True] * 4]
     assert all(said in talk.error and "conversation" in talk.error for talk in made.conversations[1])
+    assert ["7 more like it" in record.message for record in caplog.records] == [True]
     assert [len(tokens) for tokens in made.rollout.sequences.completions[1]] == [0] * 4
 
 
