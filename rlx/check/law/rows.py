@@ -69,7 +69,21 @@ def split(subject: Subject) -> Finding:
                     where=f"metrics[{wrong[0]!r}]",
                     mend="give metrics as (sum, count) over rows or tokens, mean_of(values, mask), so that they add over pieces",
                 )
-    return passed(f"{worst:.0e}")
+    return _split_unlike(subject) or passed(f"{worst:.0e}")
+
+
+def _split_unlike(subject: Subject) -> Finding | None:
+    """The same where no two rows have advantages of the same size: by chance all may pass a threshold, or none."""
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    advantages = getattr(batch, "advantages", None)
+    if subject.goes_past or not isinstance(advantages, Tensor) or len(batch) < 2 or advantages.shape[:1] != (len(batch),):
+        return None
+    sizes = torch.arange(1, len(batch) + 1).to(advantages).reshape(-1, *[1] * (advantages.ndim - 1))
+    signs = torch.where(advantages < 0, -1.0, 1.0)
+    unlike = batch.with_values(advantages=(advantages + signs / len(batch)) * sizes)
+    off = gap(subject.gradient(laboratory, unlike, micro_batch=1)[0], subject.gradient(laboratory, unlike)[0])
+    return _split_broken(subject, laboratory, unlike, 1, off) if off > laboratory.tolerance else None
 
 
 def _state_broken(subject: Subject, laboratory: Laboratory, batch: object, size: int) -> Finding | None:

@@ -5,7 +5,8 @@ import torch
 
 from rlx.check.law.loss import case_of
 from tests.check.checking import failed
-from tests.check.faulty import Preferences
+from tests.check.faulty import Preferences, Rewards
+from tests.check.oversights import UpperHalfOfTheRows
 from tests.loss.catalogue import NAMES, load
 
 
@@ -46,3 +47,16 @@ def test_a_loss_that_says_it_couples_rows_does(name):
             alone, among = parts_of(case, half), [part[rows] for part in parts_of(case, case.tensors)]
             differs += [not torch.allclose(*pair) for pair in zip(alone, among, strict=False)]
     assert any(differs)
+
+
+class LargeAdvantages(Rewards):
+    """Advantages below a level do not teach."""
+
+    def advantages(self, rewards):
+        found = super().advantages(rewards)
+        return torch.where(found.abs() > 0.1, found, 0.0)
+
+
+def test_a_threshold_of_the_rows_at_hand_is_named_though_all_of_three_rows_pass_it():
+    assert "in pieces of 1 rows" in failed(UpperHalfOfTheRows(prompts_per_step=3), "split")["split"].wrong
+    assert failed(LargeAdvantages(), "split") == {}
