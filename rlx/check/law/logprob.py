@@ -20,6 +20,7 @@ from rlx.check.variant import plain_fields, variants
 LOGPROB = -0.7  # of every token at its temperature
 SHIFT = 0.05  # nats by which a token's log-probabilities are moved, at most
 EQUAL, OTHER = 1e-5, 1e-3  # gradients nearer than the first are the same; further apart than the second they are not
+ENOUGH = 4  # tokens that say how a gradient moves
 FACTOR = 1.25  # of the sampler's own temperature
 
 
@@ -43,7 +44,7 @@ def alignment(subject: Subject) -> Finding:
     held = getattr(batch, "reference_logprobs", None)
     known = {} if held is None or held.shape != sampled.shape else {"reference_logprobs": held + moves[0].to(held)}
     after = [subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled + move, **known))[0] for move in moves]
-    if (compared := _ratio_to_reference(subject) or _upside_down(subject)) is not None:
+    if (compared := _ratio_to_reference(subject) or _upside_down(subject) or _to_a_mean(subject)) is not None:
         return compared
     own, *neighbours = (gap(found[: len(leaf)][inner], before[: len(leaf)][inner], floor=1e-9) for found in after)
     for place, off in zip(("before", "after"), neighbours, strict=True):
@@ -122,6 +123,59 @@ def _upside_down(subject: Subject) -> Finding | None:
         where="compute_loss",
         example=row_shown(subject, batch, 0),
         mend="what was sampled too often weighs less: exp(policy - sampling_logprobs), or proximal in the place of policy",
+    )
+
+
+def _to_a_mean(subject: Subject) -> Finding | None:
+    """A token's log-probability is compared with the mean of the sampler's over its completion, which is none of a token.
+
+    Shifts that cancel over each completion: of the policy's they multiply a token's gradient by their exponential, of the
+    sampler's they change nothing, though a shift of all of them does.
+    """
+    laboratory = subject.stand_in(spread=0.0)
+    batch = subject.first_update(laboratory)
+    if len(batch) == 0:
+        return None
+    subject.gradient(laboratory, batch)  # now every completion has its leaves
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    rows = completion_gradients(laboratory, batch, torch.arange(len(leaf)))
+    shift = SHIFT * torch.rand(len(leaf), generator=torch.Generator().manual_seed(1), dtype=leaf.dtype)
+    moves = torch.zeros_like(batch.sampling_logprobs, dtype=leaf.dtype)
+    for row, group in enumerate(rows):
+        for side, places in enumerate(group):
+            shift[places] -= shift[places].mean() if len(places) else 0.0
+            moves[row, side, : len(places)] = shift[places]
+
+    def learned(moved: Tensor) -> Tensor:
+        sampled = torch.where(batch.completion_mask, batch.sampling_logprobs + moved, 0.0)
+        return subject.gradient(laboratory, batch.with_values(sampling_logprobs=sampled))[0][: len(leaf)]
+
+    start, by_token = learned(0 * moves), learned(moves)
+    if not bool(start.any()) or gap(by_token, start) > EQUAL or gap(learned(moves + SHIFT), start) < OTHER:
+        return None
+    before = leaf.detach().clone()
+    with torch.no_grad():
+        leaf.add_(shift)
+    after = learned(0 * moves)
+    with torch.no_grad():
+        leaf.copy_(before)
+    learning = (start != 0) & (after != 0)
+    if int(learning.sum()) < ENOUGH or gap(after[learning], (start * shift.exp())[learning]) > EQUAL:
+        return None
+    weights = start * (-before).exp()  # what is left of a token's gradient without the ratio to a mean
+    groups = (weights[places][learning[places]] for group in rows for places in group)
+    if float(shift[learning].abs().max()) < OTHER or any(
+        len(each) and gap(each, each[:1].expand_as(each)) > EQUAL for each in groups
+    ):
+        return None
+    return broken(
+        "the log-probability of a token is compared with the mean of the sampler's over its completion: ratios are not 1 where "
+        "policy and sampler are the same",
+        number=f"{int(learning.sum())} tokens",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="take the ratio of a token, exp(policy - sampling_logprobs), or that of the completion, the exp of the mean of "
+        "their difference",
     )
 
 

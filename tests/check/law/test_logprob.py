@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hydra.utils import instantiate
 
 import rlx
@@ -10,8 +11,9 @@ from rlx.check.checker import LAWS, tried
 from rlx.check.finding import NOT_APPLICABLE
 from rlx.config.compose import groups, option_node
 from rlx.config.schema import conf_dir
-from tests.check.checking import failed, subject
-from tests.check.faulty import Preferences
+from tests.check.checking import failed, subject, with_loss
+from tests.check.faulty import Preferences, Rewards
+from tests.check.oversights import RatioToAMean
 from tests.check.sound import BestOfGroup, RunningBaseline, TwoSources
 
 ADVANTAGES = groups([conf_dir()])["algorithm/advantage"]
@@ -31,3 +33,21 @@ def test_it_does_not_concern_one_that_compares_with_nothing_sampled(kind, law):
 def test_no_shipped_advantage_is_accused(name):
     advantage = instantiate(option_node("algorithm/advantage", name, [conf_dir()]))
     assert failed(replace(rlx.load("algorithm", "custom_grpo"), advantage=advantage), "temperature", "baseline") == {}
+
+
+class OfTheSequenceByToken(Rewards):
+    """The ratio of the sequence, whose gradient goes through the token alone, each weighed by its share of the probability."""
+
+    def log_ratio(self, policy, batch):
+        ours, mask = policy.token_logprobs(batch.sequences, temperature=batch.temperature), batch.loss_mask
+        count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        ratio = ((ours - batch.sampling_logprobs) * mask).sum(dim=-1, keepdim=True) / count
+        share = torch.log_softmax(ours.masked_fill(~mask, -1e9), dim=-1).clamp(min=-20)
+        return (ratio + share).detach().clamp(-20, 20) + ours - ours.detach()
+
+
+def test_a_ratio_to_the_mean_of_the_sampler_is_named():
+    assert "compared with the mean of the sampler's" in failed(RatioToAMean(), "alignment")["alignment"].wrong
+    assert failed(OfTheSequenceByToken(), "alignment") == {}
+    corrected = rlx.load("loss", "clipped_sequence_truncated_correction")  # its token ratio is to the proximal policy
+    assert failed(with_loss(corrected), "alignment") == {}
