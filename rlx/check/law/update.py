@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ UPWARD = 1e-6  # a cosine above this goes up
 NARROW = 1e-3  # of the gradient's norm, as a clip
 SAME = 1e-3  # relative difference of two lengths that are the same
 TINY = 1e-6  # times a gradient, no clip shortens it
+OPPOSED = 0.75  # of one gradient is another that is opposed to it
 EXACT = 1e-9  # relative difference of two numbers that are the same but for rounding
 
 
@@ -82,6 +84,26 @@ class Scaled:
         return found
 
 
+class Opposed:
+    """A source of gradients in which two terms have multiples of the gradient of the first, and no other term has any."""
+
+    def __init__(self, source: Accumulated, one: str, other: str, shares: tuple[float, float]) -> None:
+        self._source, self._shares = source, {one: shares[0], other: shares[1]}
+        self._one = one
+        self.batch = source.batch
+        self.metrics = source.metrics
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        terms = self._source(by=str)
+        found: dict[str, Gradients] = {}
+        for name in terms:
+            share = self._shares.get(name, 0.0)
+            multiple = [None if part is None else share * part for part in terms[self._one]]
+            group = "loss" if by is None else by(name)
+            found[group] = [_sum(a, b) for a, b in zip(found.get(group, [None] * len(multiple)), multiple, strict=True)]
+        return found
+
+
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
 
@@ -101,7 +123,7 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if own:
-        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again):
+        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again, _adds_to_a_conflict):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
@@ -136,11 +158,17 @@ def _kept(wrong: str) -> Finding:
 
 
 def _moved(
-    subject: Subject, rate: float, *, rows: int | None = None, factors: Mapping[str, float] | None = None
+    subject: Subject,
+    rate: float,
+    *,
+    rows: int | None = None,
+    factors: Mapping[str, float] | None = None,
+    instead: tuple[str, str, tuple[float, float]] | None = None,
 ) -> tuple[Tensor, Tensor, RecordingOptimizer]:
     """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
 
     rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
+    instead: what `Opposed` makes of them.
     """
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory)[slice(0, rows)]
@@ -152,7 +180,8 @@ def _moved(
     )
     optimizer = RecordingOptimizer.of(laboratory, rate)
     optimizer.source = source = Counted(source)
-    subject.algorithm.update_policy(Scaled(source, factors) if factors else source, optimizer)
+    given = Opposed(source, *instead) if instead else Scaled(source, factors) if factors else source
+    subject.algorithm.update_policy(given, optimizer)
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
     return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
 
@@ -324,6 +353,36 @@ def _weighs_again(subject: Subject) -> Finding | None:
             mend="gradients() and gradients(by=...) carry the coefficients of their terms already: add them as they are",
         )
     return None
+
+
+def _adds_to_a_conflict(subject: Subject) -> Finding | None:
+    """Where the gradients of two terms are opposed, the one of them is made longer, so that it wins though it is the shorter.
+
+    The longer one has the lead in the sum. To give it to the other may be meant, and a combination may be as long as it likes.
+    """
+    laboratory = subject.stand_in()
+    names = list(subject.loss(laboratory, subject.first_update(laboratory)).terms)
+    try:
+        unclipped = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=None))
+    except (RlxError, TypeError, ValueError):
+        return None
+    longest, turned = 0.0, ""
+    for one, other in permutations(names, 2) if len(names) == 2 else ():
+        alone, opposite, both = (
+            _moved(unclipped, RATES[1], instead=(one, other, shares))[0]
+            for shares in ((1.0, 0.0), (0.0, -OPPOSED), (1.0, -OPPOSED))
+        )
+        longest = max(longest, float(both.norm()) / max(float(alone.norm()), float(opposite.norm()), 1e-300))
+        turned = other if float(both @ alone) < 0 else turned
+    if longest <= 1 + SAME or not turned:
+        return None
+    return broken(
+        f"where the gradients of two terms are opposed, an update is up to {longest:.3g} times as long as the longer one of each "
+        f"term alone, and goes with term {turned} though its gradient is the shorter: a conflict is added to",
+        number=f"{longest:.3g}",
+        where="update_policy",
+        mend="what lies along the other gradient is taken away: a - (a @ b) / (b @ b) * b where a @ b < 0",
+    )
 
 
 def _totals(subject: Subject) -> dict[str, float]:

@@ -2,10 +2,12 @@
 
 import torch
 
+from rlx.algorithm.combine import added, dot, scaled
 from rlx.check.law.update import RecordingOptimizer, Scaled
 from rlx.optimizer.step import Clipping
 from tests.check.checking import failed, subject
 from tests.check.faulty import Demonstrations, StepsByHand, TimesTheRows
+from tests.check.mistakes import WithReference
 
 
 class TwoTerms:
@@ -39,3 +41,42 @@ def test_a_recording_optimiser_steps_and_keeps_what_it_was_given():
 def test_what_is_wrong_is_said_in_numbers():
     assert "an update of 8 rows moves the policy 8 times as far" in failed(TimesTheRows(), "update")["update"].wrong
     assert failed(StepsByHand(), "update")["update"].example.startswith("max_grad_norm = ")
+
+
+class TakesAConflictAway(WithReference):
+    """What lies along the gradient of the penalty is taken away of the policy's where both conflict (arXiv:2001.06782)."""
+
+    sign = -1.0
+
+    def update_policy(self, gradients, optimizer):
+        found = gradients(by=str)
+        policy, kl = (
+            [torch.zeros_like(p) if g is None else g for p, g in zip(optimizer.parameters, each, strict=True)]
+            for each in found.values()
+        )
+        overlap = dot(policy, kl)
+        if overlap < 0:
+            policy = added([policy, scaled(kl, self.sign * overlap / dot(kl, kl))])
+        return optimizer.step(added([policy, kl]), self.clipping)
+
+
+class AddsToAConflict(TakesAConflictAway):
+    """With the wrong sign."""
+
+    sign = 1.0
+
+
+class AsLongAsBoth(WithReference):
+    """The sum of the gradients, as long as both norms together."""
+
+    def update_policy(self, gradients, optimizer):
+        found = list(gradients(by=str).values())
+        whole = added(found)
+        wanted = sum(dot(each, each).sqrt() for each in found)
+        return optimizer.step(scaled(whole, wanted / (dot(whole, whole).sqrt() + 1e-12)), self.clipping)
+
+
+def test_a_projection_with_the_wrong_sign_is_named():
+    assert "a conflict is added to" in failed(AddsToAConflict(), "update")["update"].wrong
+    for sound in (TakesAConflictAway, AsLongAsBoth):
+        assert failed(sound(), "update") == {}
