@@ -167,6 +167,31 @@ class SquareOfTheMean(Rewards):
         return batch.with_values(advantages=batch.advantages / (variance.sqrt() + 1e-6))
 
 
+class RewardsSoFar(ActorCritic):
+    """Returns are summed from the start, so that the reward at the end is of the last token alone."""
+
+    def advantages(self, rewards, values, mask):
+        return (rewards.cumsum(dim=-1) - values) * mask
+
+
+class RatioToAMean(Rewards):
+    """The ratio is that of a token's probability to the geometric mean of the sampler's over the completion."""
+
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        count = batch.loss_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        return (ours - batch.sampling_logprobs.sum(dim=-1, keepdim=True) / count).clamp(-20, 20) * batch.loss_mask
+
+
+class UpperHalfOfTheRows(Rewards):
+    """Of the rows at hand those with the larger advantages learn: which these are depends on the micro-batch."""
+
+    def compute_loss(self, policy, reference, batch):
+        term = super().compute_loss(policy, reference, batch).terms["policy"]
+        sizes = batch.advantages.abs().sum(dim=1)
+        return LossOutput.of(term.values * (sizes >= sizes.median())[:, None, None], term.weights)
+
+
 OVERSIGHTS: dict[type, set[str]] = {
     StepsForEachTerm: {"update"},
     CoefficientTwice: {"update"},
@@ -181,4 +206,7 @@ OVERSIGHTS: dict[type, set[str]] = {
     FirstAgainstSecond: {"direction"},
     GreedyOfOthers: {"credit"},
     GreedyInAnotherOrder: {"credit"},
+    RewardsSoFar: {"credit"},
+    RatioToAMean: {"alignment"},
+    UpperHalfOfTheRows: {"split"},
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.credit import never_learned, of_greedy, of_rewards
+from rlx.check.law.credit import misplaced, moves_earlier, never_learned, of_greedy, of_rewards
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -123,16 +123,26 @@ def credit(subject: Subject) -> Finding:
         return skipped("no completion is long enough")
     prompt, tokens = part.sequences.prompts[row], part.sequences.completions[row][0]
     key, last = key_of(prompt, tokens), len(tokens) - 1
+    earlier = []
     for place in (0, 1, last):
         spiked = _drawn(subject, laboratory, {key: place})
-        if (said := _misplaced(spiked, row, place)) is not None:
+        if place == last:
+            earlier.append(moves_earlier(spiked, row, place))
+        if (said := misplaced(spiked, row, place)) is not None:
             return _credit_broken(subject, part, row, said)
     for paid_row in (row, min(range(len(part)), key=lambda row: (sizes[row] == 0, sizes[row]))):
         text = subject.sampler.text(subject.policy, part.sequences.completions[paid_row][0])
         paid = _drawn(subject, subject.stand_in(spread=0.0, rewards={**ZERO, "rewarded": text}), {})
         what = f"a reward of 1 for {text!r}, {sizes[paid_row]} of {part.sequences.width} tokens,"
-        if (said := _misplaced(paid, paid_row, sizes[paid_row] - 1, what=what, text=text)) is not None:
+        if (said := misplaced(paid, paid_row, sizes[paid_row] - 1, what=what, text=text)) is not None:
             return _credit_broken(subject, part, paid_row, said)
+        if paid_row == row:
+            earlier.append(moves_earlier(paid, row, last))
+    if not any(earlier):
+        what = "neither its reward nor what the critic expects at its last token moves the advantage of any token before that"
+        return _credit_broken(
+            subject, part, row, f"of a completion of {sizes[row]} tokens, {what}: they are credited with nothing"
+        )
     return _misses_the_reward(subject) or passed("5 places")
 
 
@@ -268,41 +278,6 @@ def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> 
         advantages = getattr(part, "advantages", None)
         if isinstance(advantages, Tensor) and advantages.shape == part.sequences.completion_mask.shape:
             return part
-    return None
-
-
-def _misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | None = None) -> str | None:
-    """What is wrong with advantages that one error of the critic, or one reward, at a token of a row has moved."""
-    what = what or f"an error of the critic at token {place + 1} of a completion"
-    inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
-    others = inside.clone()
-    others[row] = False
-    for number, texts in enumerate(getattr(part, "texts", ())):
-        for column, said in enumerate(texts):
-            if text is not None and said == text:
-                others[number, column] = False
-    unmoved = advantages[others]
-    level = float(unmoved.median()) if len(unmoved) else 0.0
-    scale = EQUAL * max(1.0, float((advantages[inside] - level).abs().max()))
-    moved = (advantages - level).abs() > scale
-    if not bool((moved & inside).any()):
-        return None if text is None else f"{what} moves no advantage"
-    if bool((moved & others).any()):
-        return f"{what} moves the advantages of other completions"
-    mine = advantages[row, 0][inside[row, 0]]
-    of_the_prompt = text is None and not place and float((mine - mine[0]).abs().max()) <= scale  # its baseline, of all tokens
-    if not of_the_prompt and bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
-        return f"{what} moves the advantages of later tokens"
-    if not bool(moved[row, 0, place]):
-        return f"{what} does not move the advantage of that token, but those of others"
-    by = advantages[row, 0] - level
-    if text is None and float(by[place]) > 0:
-        return f"{what}, which expects 1 too much there, raises the advantage of that token by {float(by[place]):.2g}"
-    if text is None and place and float(by[place - 1]) < -scale:
-        return (
-            f"{what}, which expects 1 too much there, lowers the advantage of the token before by {-float(by[place - 1]):.2g}: "
-            "what the critic expects after a token is taken from another place"
-        )
     return None
 
 

@@ -21,6 +21,7 @@ from rlx.rollout.sampler import Draw
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completions
 PAID = 3  # the place of the token that is rewarded, with tokens before and after it
 EQUAL = 1e-9
+CLOSE = 1e-5  # relative to the largest advantage
 MOST_PROMPTS = 3  # whose greedy completions are tried
 ENOUGH = 3  # completions that say whether a place is ever learned
 MEAN = 0.6  # of a greedy reward is more than its share in a mean over two prompts or more
@@ -118,6 +119,53 @@ def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: T
                 mend="weigh the critic's loss by all tokens of batch.loss_mask: no shift, values[t] is said before token t",
             )
     return None
+
+
+def misplaced(part: Any, row: int, place: int, *, what: str = "", text: str | None = None) -> str | None:
+    """What is wrong with advantages that one error of the critic, or one reward, at a token of a row has moved."""
+    what = what or f"an error of the critic at token {place + 1} of a completion"
+    inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
+    others = inside.clone()
+    others[row] = False
+    for number, texts in enumerate(getattr(part, "texts", ())):
+        for column, said in enumerate(texts):
+            if text is not None and said == text:
+                others[number, column] = False
+    unmoved = advantages[others]
+    level = float(unmoved.median()) if len(unmoved) else 0.0
+    scale = CLOSE * max(1.0, float((advantages[inside] - level).abs().max()))
+    moved = (advantages - level).abs() > scale
+    if not bool((moved & inside).any()):
+        return None if text is None else f"{what} moves no advantage"
+    if bool((moved & others).any()):
+        return f"{what} moves the advantages of other completions"
+    mine = advantages[row, 0][inside[row, 0]]
+    of_the_prompt = text is None and not place and float((mine - mine[0]).abs().max()) <= scale  # its baseline, of all tokens
+    if not of_the_prompt and bool(moved[row, 0, place + 1 :][inside[row, 0, place + 1 :]].any()):
+        return f"{what} moves the advantages of later tokens"
+    if not bool(moved[row, 0, place]):
+        return f"{what} does not move the advantage of that token, but those of others"
+    by = advantages[row, 0] - level
+    if text is None and float(by[place]) > 0:
+        return f"{what}, which expects 1 too much there, raises the advantage of that token by {float(by[place]):.2g}"
+    if text is None and place and float(by[place - 1]) < -scale:
+        return (
+            f"{what}, which expects 1 too much there, lowers the advantage of the token before by {-float(by[place - 1]):.2g}: "
+            "what the critic expects after a token is taken from another place"
+        )
+    return None
+
+
+def moves_earlier(part: Any, row: int, last: int) -> bool:
+    """Whether the advantages of the tokens before the last of a row's completion differ from those where nothing happened.
+
+    part: of a draw in which every reward and value is 0, but for one at that last token, or for the reward of the completion.
+    """
+    inside, advantages = part.sequences.completion_mask.clone(), part.advantages.double()
+    mine = advantages[row, 0, :last].clone()
+    inside[row] = False
+    level = advantages[inside].median() if bool(inside.any()) else torch.zeros(())
+    return bool(((mine - level).abs() > CLOSE * max(1.0, float(advantages.abs().max()))).any())
 
 
 def _effect(advantage: TokenAdvantage) -> Tensor | None:

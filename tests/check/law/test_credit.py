@@ -11,6 +11,8 @@ from rlx.check.law.credit import of_rewards
 from rlx.loss import token_advantage
 from rlx.loss.advantage.token import discounted_returns, whitened
 from tests.check.checking import failed, subject
+from tests.check.faulty import ActorCritic
+from tests.check.oversights import RewardsSoFar
 
 
 @token_advantage
@@ -77,3 +79,22 @@ def test_advantages_of_completions_have_no_tokens():
 def test_three_rewards_are_enough_to_see_that_padding_is_whitened():
     found = failed(with_advantage(whitened_over_padding()), "padding")
     assert "change the level or the scale of the advantages" in found["padding"].wrong
+
+
+class OneStep(ActorCritic):
+    """The error of one step of the critic (λ = 0): what it expects next is all that tells a token of the reward."""
+
+    trace: float = 0.0
+
+
+class OfTheWhole(ActorCritic):
+    """Every token gets the reward less what the critic expected of it."""
+
+    def advantages(self, rewards, values, mask):
+        return (rewards.sum(dim=-1, keepdim=True) - values) * mask
+
+
+def test_a_reward_that_no_earlier_token_learns_of_is_named():
+    assert "they are credited with nothing" in failed(RewardsSoFar(), "credit")["credit"].wrong
+    for sound in (ActorCritic, OneStep, OfTheWhole):
+        assert failed(sound(), "credit") == {}
