@@ -343,7 +343,11 @@ class TurnTable:
         talks = [seat.conversation for seat in sound]
         wholes = [self.turns.sampler.text(self.turns.policy, np.concatenate(seat.pieces)) for seat in sound]
         prompts = [
-            Prompt(talk.prompt.text, {**talk.prompt.columns, **talk.columns, "conversation": whole}, talk.prompt.tools)
+            Prompt(
+                talk.prompt.text or talk.opening,
+                {**talk.prompt.columns, **talk.columns, "conversation": whole},
+                talk.prompt.tools,
+            )
             for talk, whole in zip(talks, wholes, strict=True)
         ]
         found = dict(zip(map(id, sound), task.grade_all(prompts, [talk.turns[-1] for talk in talks]), strict=True))

@@ -46,8 +46,8 @@ class EnvironmentTask(PromptFile):
     path: a file of prompts, one a row, as in task=prompt_file; null: the environment's own, `num_prompts` to learn from and
     `num_held_out` for the score, drawn from data_seed.
     environment_weight: of the environment's rewards in the sum of rewards. Further ones (task/reward) judge the whole
-    conversation: they get the assistant's last turn as the completion, and the columns turns, turn_rewards, messages and
-    conversation, its whole text.
+    conversation: they get the assistant's last turn as the completion, the columns turns, turn_rewards, messages and
+    conversation (its text after the opening), and where a row has no prompt the opening as the prompt.
     max_new_tokens: longest turn of the assistant. A turn that is cut off there is judged and is the last one.
     max_turns, max_tokens: a conversation ends, truncated, after so many turns of the assistant, or so many tokens after its
     opening, those of the environment among them; max_tokens null: what the policy has positions for.

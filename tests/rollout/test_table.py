@@ -6,6 +6,7 @@ import torch
 from rlx.errors import TrainingError
 from rlx.policy.tiny import load_tiny
 from rlx.rollout.draw import sample_groups
+from rlx.task.base import Prompt
 from rlx.task.environment import Turn
 from tests.rollout.stand_in import Bench, sampler_of
 from tests.rollout.test_play import played, policy_of
@@ -198,3 +199,19 @@ def test_what_an_environment_counts_has_a_name_of_its_own(name):
         TrainingError, match=f"figures of the environment gives {name}, a name of rlx's own among the figures of a"
     ):
         batch.figures()
+
+
+@pytest.mark.parametrize(("text", "seen"), [("", "3+1="), ("Count.", "Count.")])
+def test_a_reward_sees_what_a_conversation_began_with(text, seen):
+    class Giving(Counting):
+        def prompts(self, count, rng):
+            return [Prompt(text, {"seed": 3})] * count
+
+    found = []
+
+    def reward(prompt, completion):
+        found.append(prompt)
+        return 0.0
+
+    played(policy_of("chatml"), task_of(Giving(), rewards={"seeing": reward}, max_new_tokens=6), rows=1)
+    assert found == [seen] * 4
