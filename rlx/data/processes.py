@@ -14,6 +14,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any
 
+from rlx.errors import STOP_SIGNALS
+
 _MOST = 8  # processes, each with memory of its own for what it makes
 _STALLED = 120.0  # seconds without a part, of which each takes about one
 _PARALLEL = "TOKENIZERS_PARALLELISM"
@@ -43,13 +45,14 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in range(processes):
             child, results = _copy(work, parts, jobs, list(children.values()))
             children[child] = results
-        readers += [Thread(target=_read, args=(results, sent), name="results") for results in children.values()]
-        for reader in readers:
+        for results in children.values():
+            reader = Thread(target=_read, args=(results, sent), name="results")
             reader.start()
+            readers.append(reader)
         for _ in readers:
             while (item := sent.get(timeout=_STALLED)) is not None:
                 found[item[0]] = item[1]
-    except (OSError, Empty):  # no process more, no memory for one, or all wait for what another thread held
+    except (OSError, RuntimeError, Empty):  # no process or thread more, or all wait for what another thread held
         return None
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
@@ -67,32 +70,31 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
 
 def _copy(work: Callable[[Any], Any], parts: Sequence[Any], jobs: int, others: Sequence[IO[bytes]]) -> tuple[int, IO[bytes]]:
     """A copy of this process that works: its number, and where its results are read."""
-    place, sent = os.pipe()
-    results = os.fdopen(place, "rb")
+    place, end = os.pipe()
+    results, sent, own = os.fdopen(place, "rb"), os.fdopen(end, "wb"), os.getpid()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
             child = os.fork()
-    except OSError:
-        results.close()
-        os.close(sent)
-        raise
-    if child:
-        os.close(sent)
-        return child, results
-    try:
+        if child:
+            sent.close()
+            return child, results
         gc.freeze()  # a search for garbage would write to all objects, and so copy the memory of this process
-        for each in (signal.SIGINT, signal.SIGTERM):  # of the whole group: the process that reads decides, and ends this one
+        for each in STOP_SIGNALS:  # of the whole group: the process that reads decides, and ends this one
             signal.signal(each, signal.SIG_IGN)
         for stream in (*others, results):  # so that writing fails once the process that reads is gone
             stream.close()
-        with os.fdopen(sent, "wb") as stream:
-            while job := os.read(jobs, 4):
-                number = int.from_bytes(job, "little")
-                pickle.dump((number, work(parts[number])), stream, pickle.HIGHEST_PROTOCOL)
-                stream.flush()
-    finally:
+        while job := os.read(jobs, 4):
+            number = int.from_bytes(job, "little")
+            pickle.dump((number, work(parts[number])), sent, pickle.HIGHEST_PROTOCOL)
+            sent.flush()
         os._exit(0)
+    except BaseException:  # in the copy even what a signal raises ends here: the caller goes on in one process alone
+        if os.getpid() != own:
+            os._exit(1)
+        results.close()
+        sent.close()
+        raise
 
 
 def _read(results: IO[bytes], sent: SimpleQueue[tuple[int, Any] | None]) -> None:
@@ -100,7 +102,5 @@ def _read(results: IO[bytes], sent: SimpleQueue[tuple[int, Any] | None]) -> None
     try:
         while True:
             sent.put(pickle.load(results))  # of a copy of this process
-    except (EOFError, pickle.UnpicklingError):
-        pass
-    finally:
+    except Exception:  # the end, where pickle raises whatever it likes in the middle of an object
         sent.put(None)

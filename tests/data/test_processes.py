@@ -1,6 +1,8 @@
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -44,7 +46,7 @@ def test_a_process_that_stands_still_leaves_it_to_the_caller(monkeypatch):
     assert no_child_is_left()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_to_the_group_is_for_the_first_process_alone(number):
     assert in_processes(lambda part: os.kill(os.getpid(), number) or part, [1, 2, 3], 2) == [1, 2, 3]
 
@@ -69,6 +71,46 @@ def test_where_no_process_can_be_made_the_caller_works(monkeypatch):
     monkeypatch.setattr(os, "fork", fork)
     assert in_processes(lambda number: number, [1, 2], 2) is None
     assert no_child_is_left()
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+def test_where_no_thread_can_be_made_the_caller_works(monkeypatch, refused):
+    begun = []
+
+    def start(thread, own=threading.Thread.start):
+        begun.append(thread)
+        if len(begun) == refused:
+            raise RuntimeError("can't start new thread")
+        own(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert in_processes(lambda number: number, [1, 2], 2) is None
+    assert no_child_is_left()
+
+
+SIGNALLED = """
+import os, signal
+from rlx.data.processes import in_processes
+
+def raised(number, frame):
+    raise KeyboardInterrupt
+
+def fork(own=os.fork):
+    child = own()
+    if not child:
+        os.kill(os.getpid(), signal.{name})
+    return child
+
+signal.signal(signal.{name}, raised)
+os.fork = fork
+print(in_processes(abs, [1, 2, 3], 2), flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGALRM"])
+def test_a_process_that_a_signal_meets_as_it_begins_does_not_go_on_as_the_caller(name):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED.format(name=name)], capture_output=True, text=True, timeout=400)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_an_interrupt_ends_the_processes():
