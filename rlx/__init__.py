@@ -25,7 +25,8 @@ def load(group: str, name: str, **overrides: Any) -> Any:
     """One node of `conf/`, composed, checked and instantiated: `rlx.load("loss", "ipo", beta=0.5)`.
 
     name: an option of the group, or a class of one's own, `my_lab.MyLoss`.
-    overrides: keys of the node, `**{"loss.beta": 0.2}` for one below it.
+    overrides: keys of the node, `**{"loss.beta": 0.2}` for one below it. A node below it may be a class of one's own:
+    `rlx.load("task", "environment", environment={"_target_": "my_lab.Guess", "highest": 7})`.
     """
     from rlx.api import load as call
 

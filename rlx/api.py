@@ -15,7 +15,7 @@ from rlx.config.compose import CommandLine
 from rlx.config.groups import GROUPS, RUN_GROUPS
 from rlx.config.loaders import loaders_in
 from rlx.config.suggest import did_you_mean, nearest
-from rlx.config.targets import check_targets, with_run_loss
+from rlx.config.targets import check_targets, targets_of, with_run_loss
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
     for part in path.split("."):
         node = node[part]
     given = [name for key, value in overrides.items() for name in loaders_in(f"{group}.{key}={value}")]
-    check_targets(node, [*composed.allowed, *given])
+    spelled = [target for value in overrides.values() for _, target in targets_of(value) if isinstance(target, str)]
+    check_targets(node, [*composed.allowed, *given, *spelled])
     check_node(node, path, [], group=group)
 
     from rlx.experiment import make

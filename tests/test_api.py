@@ -53,6 +53,21 @@ def test_load_a_class_of_ones_own(tmp_path, monkeypatch):
     assert (loss.beta, loss.gamma) == (0.1, 3.0)
 
 
+def test_a_class_of_ones_own_may_stand_below_the_node(tmp_path, monkeypatch):
+    (tmp_path / "game_lab.py").write_text(
+        "from rlx.task.environment import Environment\n\n\n"
+        "class Game(Environment):\n"
+        "    def __init__(self, highest: int = 9):\n        self.highest = highest\n\n"
+        "    def start(self, prompt, seed):\n        return '1'\n\n"
+        "    def step(self, completion):\n        raise NotImplementedError\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = rlx.load("task", "environment", environment={"_target_": "game_lab.Game", "highest": 7})
+    assert (type(task.environment).__name__, task.environment.highest, task.name) == ("Game", 7, "game_lab.Game")
+    with pytest.raises(ConfigError, match=r"names os\.system, which a config may not call"):
+        rlx.load("task", "environment", environment={"_target_": "os.system"})
+
+
 @pytest.mark.parametrize(
     ("group", "name", "overrides", "message"),
     [

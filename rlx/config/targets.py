@@ -4,8 +4,8 @@ A config out of a run record is data: it passes here like any other.
 
 A `_target_` is refused, before anything is called, unless all of this holds:
 
-1. its text is rlx's own, an optimizer of torch, torchao or bitsandbytes, or named by the user: on the command line, in a folder
-   that it searches, or by an installed plugin; the standard library is never named;
+1. its text is rlx's own, an optimizer of torch, torchao or bitsandbytes, or named by the user: on the command line, in a call of
+   rlx.load, in a folder that is searched, or by an installed plugin; the standard library is never named;
 2. it resolves to an object whose own module and qualified name it is (`locate`);
 3. one of rlx's or torch's functions is named by a YAML file of conf/, and of rlx's modules those that run commands serve nothing;
 4. it is of the base of its group, or of the annotation of the field that holds it.
