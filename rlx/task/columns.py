@@ -90,11 +90,10 @@ class Columns:
 
     def prompt(self, row: Mapping[str, Any], name: str) -> Any:
         """What the column of the prompt holds; an instruction of Alpaca has its input below it."""
-        told = row[name]
-        if self.recognised.get("prompt") != _ALPACA or not isinstance(told, str):
+        told, given = row[name], row.get("input")
+        if name != "instruction" or name == self.given.get("prompt") or not isinstance(told, str):
             return told
-        given = str(row.get("input") or "")
-        return f"{told}\n\n{given}" if given.strip() else told
+        return f"{told}\n\n{given}" if isinstance(given, (str, int, float)) and str(given).strip() else told
 
     def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
         """(the column's name, its value). Raises DataError if the row has no such column."""

@@ -80,7 +80,7 @@ def _plain(message: Mapping[str, Any], *, place: str, key: str) -> dict[str, Any
     others = {name: value for name, value in message.items() if name not in ("from", "value")}
     if speaker == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(said, place=place, key=key), **others}
-    if speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker not in _ROLES:
         raise DataError(
             f"{place}: a message in {key!r} is from {speaker!r:.60}, and rlx knows function_call, {', '.join(_ROLES)}; rename it"
         )

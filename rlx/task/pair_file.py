@@ -302,6 +302,8 @@ class PreferenceFile(PairFile):
         given = None if name is None else self.columns.prompt(row, name)
         if given is not None and name in CONVERSATIONS:  # such a column repeats a side that is a conversation
             given = None if is_conversation(chosen) else before_answer(as_text(given, place=place, key=str(name)))
+            if isinstance(given, str) and name != self.prompt_key:  # the name of a conversation, say
+                given = None
         if given is None and isinstance(chosen, str) and isinstance(rejected, str) and SPEAKER in chosen and SPEAKER in rejected:
             prompt: Text
             prompt, chosen, rejected = transcript(chosen, rejected, place=place)
@@ -329,23 +331,24 @@ class PreferenceFile(PairFile):
         return {"chosen": (better, row[better]), "rejected": (worse, row[worse])}
 
     def _scores(self, row: Mapping[str, Any], place: str) -> tuple[float, float] | None:
-        names: Sequence[str] | None = (self.chosen_score_key or "", self.rejected_score_key or "")
-        if self.chosen_score_key is None or self.rejected_score_key is None:
-            names = first_of(row, SCORES)
+        given = self.chosen_score_key, self.rejected_score_key
+        names = first_of(row, SCORES) if None in given else [str(name) for name in given]
         if names is None:
             return None
-        self.columns.read.update(names)
         chosen = column(row, names[0], place=place, setting="task.chosen_score_key")
         rejected = column(row, names[1], place=place, setting="task.rejected_score_key")
         try:
             better, worse = finite(float(chosen)), finite(float(rejected))
         except (TypeError, ValueError):
             better = worse = None
-        if better is None or worse is None:
-            raise DataError(
-                f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; mend them or leave the row out"
-            )
-        return better, worse
+        if better is not None and worse is not None:
+            self.columns.read.update(names)
+            return better, worse
+        if None in given:  # recognised by their names alone: ratings in words
+            return None
+        raise DataError(
+            f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; mend them or leave the row out"
+        )
 
     def facts(self) -> Mapping[str, str]:
         return {"pairs": f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"}

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -102,8 +103,15 @@ def test_conversations_of_sharegpt(tmp_path):
         assert (pair.prompt, pair.chosen, pair.rejected) == ((user("q"),), (assistant("good"),), (assistant("bad"),))
         assert task.columns.notes() == ["columns recognised: conversations as prompt; task.prompt_key=... chooses another"]
     assert first(pairs(tmp_path, {}, prompt_key="talk"), {"talk": SHAREGPT[:1], **sides}).prompt == (user("q"),)
-    with pytest.raises(DataError, match=r"a\.jsonl:1: a message in 'conversations' is from 'bing'"):
-        first(pairs(tmp_path, {}), {"conversations": [{"from": "bing", "value": "q"}], **sides})
+    for speaker in ("bing", ["human"]):
+        with pytest.raises(DataError, match=rf"a\.jsonl:1: a message in 'conversations' is from {re.escape(repr(speaker))}"):
+            first(pairs(tmp_path, {}), {"conversations": [{"from": speaker, "value": "q"}], **sides})
+
+
+def test_the_name_of_a_conversation_is_no_prompt(tmp_path):
+    row = {"conversation": "c17", "chosen": "q good", "rejected": "q bad"}
+    assert first(pairs(tmp_path, {}), row).prompt == "q "
+    assert first(pairs(tmp_path, {}, prompt_key="conversation"), row).prompt == "c17"
 
 
 def test_the_input_of_alpaca_stands_below_its_instruction(tmp_path):
@@ -114,6 +122,9 @@ def test_the_input_of_alpaca_stands_below_its_instruction(tmp_path):
         assert "instruction, with input below it, as prompt" in task.columns.notes()[0]
     assert prompts(tmp_path)._prompt(row, "a.jsonl:1").text == "Add.\n\n1 and 2"
     assert first(pairs(tmp_path, {}, prompt_key="instruction"), row).prompt == "Add."
+    assert first(task, {"prompt": "Hi.", "input": "1", "chosen": "a", "rejected": "b"}).prompt == "Hi."
+    assert first(task, {**row, "input": ["1"]}).prompt == "Add."
+    assert first(task, {**row, "input": 0}).prompt == "Add.\n\n0"
 
 
 @pytest.mark.parametrize("names", [("rating_chosen", "rating_rejected"), ("chosen-rating", "rejected-rating")])
@@ -121,6 +132,10 @@ def test_ratings_are_scores(tmp_path, names):
     talk = [user("q"), assistant("good")], [user("q"), assistant("bad")]
     row = {"prompt": "q", "chosen": talk[0], "rejected": talk[1], **dict(zip(names, (5, 2.5), strict=True))}
     assert first(pairs(tmp_path, {}), row).scores == (5.0, 2.5)
+    for other in ("good", None, float("nan"), [5]):
+        task = pairs(tmp_path, {})
+        assert first(task, {**row, names[0]: other}).scores is None
+        assert not task.columns.read & {*names}
 
 
 def test_sets_without_pairs_labels_or_answers_say_what_to_do(tmp_path):
