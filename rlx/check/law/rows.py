@@ -374,5 +374,7 @@ def _prompts(batch: Any) -> list[str]:
     found: list[str] = []
     for part in parts_of(batch):
         keys = getattr(part, "prompt_keys", None)
+        if isinstance(part, PairBatch) and part.tokens_sampled:  # pairs of sampled completions know the prompts they are of
+            keys = part.source.index[part.rows].tolist()
         found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
     return sorted(found)

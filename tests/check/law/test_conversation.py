@@ -161,3 +161,12 @@ def test_a_conversation_goes_on_after_an_empty_turn():
                                               ("online_dpo", "episode")])  # fmt: skip
 def test_shipped_algorithms_keep_every_law_on_conversations(name, credit):
     assert failed(rlx.load("algorithm", name), credit=credit) == {}
+
+
+def test_conversations_that_begin_alike_are_told_apart():
+    policy, task = build_tiny(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2), rlx.load("task", "guess")
+    assert len({prompt.text for prompt in task.prompts()}) == 1
+    optimizer = functools.partial(torch.optim.AdamW, lr=1e-3)
+    sampler = rlx.load("rollout", "transformers")
+    subject = Subject(rlx.load("algorithm", "online_dpo"), task, policy, sampler, AccumulatedGradients, optimizer)
+    assert not any(verdict.failed for verdict in check_algorithm(subject, laws={"draws": LAWS["draws"]}))
