@@ -26,6 +26,7 @@ FAR = 0.9  # nats, where every usual clip has set in
 DEPTH = 3.5  # nats by which all log-probabilities are lower, so that those which rise stay below 0
 LARGE = 4.0  # the smallest positive advantage, where advantages shall be large
 MOST_FACTOR = 64.0  # by which they are made so: short of where exponentials become 0
+FADED = 1e-6  # of a slope is left, where it is 0 soon
 ONE = 1e-9  # a ratio this near to 1 is 1
 CLIP_MEND = "the clipped objective is the smaller of the two: -torch.minimum(ratio * A, ratio.clamp(1 - low, 1 + high) * A)"
 
@@ -88,13 +89,16 @@ def _lost(subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, s
             for places in group:
                 lengths[places] = float(len(places))
     gone_before = torch.zeros(len(start), dtype=torch.bool)  # given up on the right side at a smaller move
+    faded = {way: torch.zeros(len(start), dtype=torch.bool) for way in (1, -1)}  # 0 for rounding alone: a gate that closes softly
     for move in MOVES:
         reached = learning & (move * lengths <= MOST)
         gone = {way: reached & (slopes[way * move] == 0) for way in (1, -1)}
         right = torch.where(rises, gone[1], gone[-1])
         for way in (1, -1):
             mine = rises if way < 0 else ~rises  # those which go the wrong way
-            wrong = gone[way] & mine & ~gone_before
+            wrong = gone[way] & mine & ~gone_before & ~faded[way]
+            here = slopes[way * move].abs()
+            faded[way] |= (here > 0) & (here < FADED * start.abs())
             if not bool(wrong.any()):
                 continue
             counted = _counted(subject, laboratory, batch, way * move, len(start))

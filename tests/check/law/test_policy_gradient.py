@@ -97,3 +97,16 @@ def test_the_example_names_the_token_its_ratio_and_the_sign_of_its_advantage():
 @pytest.mark.parametrize("name", ["ppo", "hybrid", "online_dpo"])
 def test_no_shipped_algorithm_clips_wrongly(name):
     assert failed(rlx.load("algorithm", name), "clip") == {}
+
+
+class SoftGate(Surrogate):
+    """A gate of the ratio that closes softly on both sides (arXiv:2511.20347), so far that its slope is 0 for rounding."""
+
+    cap: float = 4.0
+
+    def surrogate(self, ratio, advantages):
+        return 4 / self.cap * torch.sigmoid(self.cap * (ratio - 1)) * advantages
+
+
+def test_a_slope_that_fades_is_not_given_up():
+    assert failed(SoftGate(), "clip") == {}
