@@ -138,10 +138,19 @@ def play(
     temperature: float | None = None,
 ) -> Played:
     """Complete every prompt `group_size` times and reward what came of it. The arguments are those of Sampler.sample."""
-    turns = TurnSampler(
-        policy, sampler, task.max_new_tokens, stream, prompt_keys, attempt, greedy=greedy, temperature=temperature
-    )
     interaction: Interaction | None = task.interaction
+    goes_on = interaction is not None and interaction.max_turns > 1
+    turns = TurnSampler(
+        policy,
+        sampler,
+        task.max_new_tokens,
+        stream,
+        prompt_keys,
+        attempt,
+        greedy=greedy,
+        temperature=temperature,
+        past=sampler.new_past(policy) if goes_on else None,
+    )
     if interaction is None:
         rollout = turns.first([policy.encode_prompt(prompt.text, prompt.tools) for prompt in prompts], group_size)
         texts = turns.texts(rollout.sequences)

@@ -26,6 +26,7 @@ from rlx.task.messages import with_line_breaks
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
+    from rlx.rollout.decoding.past import Past
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,8 @@ class Draw:
     """The arguments of one call of `sample`, validated and with defaults filled in.
 
     limits: int64 [P], the longest completion of each prompt; keys: uint64 [P * G], the random address of each completion.
+    names: (number of the prompt, number of the completion) of each conversation, [P * G]; empty for single answers. past: what
+    was read of them before, see `Sampler.new_past`.
     """
 
     prompts: tuple[Tokens, ...]
@@ -55,6 +58,8 @@ class Draw:
     keys: np.ndarray
     temperature: float
     greedy: bool
+    names: Sequence[tuple[int, int]] = ()
+    past: Past | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +104,14 @@ class Sampler(Ranged, ABC):
         temperature: float | None = None,
         greedy: bool = False,
         max_new_tokens: int | None = None,
+        past: Past | None = None,
     ) -> Rollout:
         """Complete every prompt `group_size` times; a completion depends on its prompt and on its own random numbers only.
 
         prompt_keys: a name of each prompt (its index in the task, say); occurrences: how often the same prompt came before in
         this draw, counted if None; attempt: the number of the resampling; temperature: instead of the sampler's own; greedy: the
-        likeliest token each time, group_size 1; max_new_tokens: of the task, used where the sampler's own is null.
+        likeliest token each time, group_size 1; max_new_tokens: of the task, used where the sampler's own is null; past: of
+        conversations that go on by `extend`.
         """
         if occurrences is None:
             occurrences = counted(prompt_keys)
@@ -125,6 +132,8 @@ class Sampler(Ranged, ABC):
             keys=random_keys(stream.child(attempt), prompt_keys, occurrences, group_size),
             temperature=used,
             greedy=greedy,
+            names=() if past is None else [(row, column) for row in range(len(prompts)) for column in range(group_size)],
+            past=past,
         )
         return _rollout(draw, self.complete(policy, draw) if draw.prompts else Completions.empty(0, 1))
 
@@ -135,12 +144,15 @@ class Sampler(Ranged, ABC):
         *,
         addresses: Sequence[Stream],
         limits: Sequence[int],
+        names: Sequence[tuple[int, int]],
+        past: Past | None = None,
         temperature: float | None = None,
         greedy: bool = False,
     ) -> Rollout:
         """One further turn of each conversation: G = 1 completion of each history, at most limits[i] tokens long.
 
-        addresses: of the random numbers of each. The others are as in `sample`.
+        addresses: of the random numbers of each. names: (number of the prompt in `sample`, number of its completion). The others
+        are as in `sample`.
         """
         draw = Draw(
             prompts=tuple(histories),
@@ -149,8 +161,14 @@ class Sampler(Ranged, ABC):
             keys=np.array([address.key for address in addresses], dtype=np.uint64),
             temperature=self.temperature if temperature is None else temperature,
             greedy=greedy,
+            names=names,
+            past=past,
         )
         return _rollout(draw, self.complete(policy, draw))
+
+    def new_past(self, policy: Policy) -> Past | None:
+        """What keeps what is read of conversations from turn to turn, for one draw; None where a turn reads them whole."""
+        return None
 
     @abstractmethod
     def complete(self, policy: Policy, draw: Draw) -> Completions:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
+    from rlx.rollout.decoding.past import Past
     from rlx.task.base import Prompt, Task
 
 T = TypeVar("T")
@@ -65,7 +66,8 @@ class SplitSampler(Sampler):
 
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         world, group = self.ranks.world, draw.group_size
-        places = [np.arange(rank, len(draw.prompts), world) for rank in range(world)]
+        rows = np.array([row for row, _ in draw.names[::group]] if draw.names else range(len(draw.prompts)))
+        places = [np.flatnonzero(rows % world == rank) for rank in range(world)]
         given = self.ranks.exchange("sampling", lambda: self._part(policy, draw, places[self.ranks.rank]))
         out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
         for prompts, made in zip(places, given, strict=True):
@@ -83,8 +85,15 @@ class SplitSampler(Sampler):
             keys=draw.keys.reshape(-1, draw.group_size)[prompts].reshape(-1),
             temperature=draw.temperature,
             greedy=draw.greedy,
+            names=[draw.names[place * draw.group_size + column] for place in prompts for column in range(draw.group_size)]
+            if draw.names
+            else (),
+            past=draw.past,
         )
         return self.sampler.complete(policy, own)
+
+    def new_past(self, policy: Policy) -> Past | None:
+        return self.sampler.new_past(policy)
 
 
 def split_task(task: Task, ranks: Ranks) -> Task:

@@ -25,6 +25,7 @@ from rlx.task.environment import BrokenTurnError, Conversation, Environment, Int
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
+    from rlx.rollout.decoding.past import Past
 
 _log = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]
@@ -40,7 +41,7 @@ _SAID = {
 
 @dataclass(frozen=True)
 class TurnSampler:
-    """Samples turns of the assistant with the random numbers of one draw."""
+    """Samples turns of the assistant with the random numbers of one draw. past: what was read of its conversations, if kept."""
 
     policy: Policy
     sampler: Sampler
@@ -50,6 +51,7 @@ class TurnSampler:
     attempt: int
     greedy: bool
     temperature: float | None
+    past: Past | None = None
 
     def first(self, prompts: Sequence[Tokens], group_size: int) -> Rollout:
         """The first turns, `group_size` of each prompt."""
@@ -63,6 +65,7 @@ class TurnSampler:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             greedy=self.greedy,
+            past=self.past,
         )
 
     def address(self, row: int, column: int) -> Stream:
@@ -74,10 +77,17 @@ class TurnSampler:
     def _occurrences(self) -> list[int]:
         return counted(self.prompt_keys)
 
-    def later(self, histories: Sequence[Tokens], addresses: Sequence[Stream], limits: Sequence[int]) -> Rollout:
+    def later(self, seats: Sequence[Seat], addresses: Sequence[Stream], limits: Sequence[int]) -> Rollout:
         """One further turn of each conversation."""
         return self.sampler.extend(
-            self.policy, histories, addresses=addresses, limits=limits, temperature=self.temperature, greedy=self.greedy
+            self.policy,
+            [seat.history for seat in seats],
+            addresses=addresses,
+            limits=limits,
+            names=[(seat.row, seat.column) for seat in seats],
+            past=self.past,
+            temperature=self.temperature,
+            greedy=self.greedy,
         )
 
     def texts(self, sequences: Sequences) -> tuple[tuple[str, ...], ...]:
@@ -93,10 +103,12 @@ class TurnSampler:
 class Seat:
     """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them.
 
-    row: the number of its prompt in the draw. heard: the assistant's last turn as the environment gets it.
+    row: the number of its prompt in the draw; column: its own among those of the prompt. heard: the assistant's last turn as the
+    environment gets it.
     """
 
     row: int
+    column: int
     conversation: Conversation
     address: Stream
     prompt: Tokens
@@ -145,7 +157,7 @@ class TurnTable:
         address = self.turns.address(row, column)
         name = f"conversation {column + 1} of prompt {self.turns.prompt_keys[row]}"
         own = Conversation.of(self.environment, prompt, name=name, stream=address.child("environment"))
-        return Seat(row, own, address, np.zeros(0, dtype=np.int64))
+        return Seat(row, column, own, address, np.zeros(0, dtype=np.int64))
 
     @property
     def _all(self) -> list[Seat]:
@@ -207,7 +219,7 @@ class TurnTable:
             rollout = self.turns.first([group[0].prompt for group in self.seats], len(self.seats[0]))
         else:
             addresses = [seat.address if round_number == 0 else seat.address.child("turn", round_number) for seat in running]
-            rollout = self.turns.later([seat.history for seat in running], addresses, [self._limit(seat) for seat in running])
+            rollout = self.turns.later(running, addresses, [self._limit(seat) for seat in running])
         tokens = [tokens for group in rollout.sequences.completions for tokens in group]
         logprobs = rollout.sampling_logprobs.reshape(len(tokens), -1).numpy()
         for seat, said, values, finished in zip(running, tokens, logprobs, rollout.finished.flatten().tolist(), strict=True):

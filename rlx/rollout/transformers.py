@@ -21,13 +21,15 @@ from rlx.rollout.sampler import Draw, Sampler
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
+    from rlx.rollout.decoding.past import Past
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersSampler(Sampler):
     """Decodes prompts and completions in batches up to a budget of tokens; common prefixes are computed once.
 
-    batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and changes rounding only.
+    batch_tokens: tokens of prompts and longest completions decoded together; it bounds memory and changes rounding only. Between
+    the turns of conversations the keys and values of at most as many tokens are kept; a turn reads what is new.
     """
 
     batch_tokens: int = count()
@@ -35,6 +37,13 @@ class TransformersSampler(Sampler):
     @property
     def in_process(self) -> TransformersSampler:
         return self
+
+    def new_past(self, policy: Policy) -> Past | None:
+        from rlx.rollout.decoding.past import Past
+        from rlx.rollout.decoding.probe import continues
+
+        with torch.no_grad(), policy.forward_settings.context(policy.device):
+            return Past(self.batch_tokens) if continues(policy.model) else None
 
     def prepare(self, policy: Policy) -> None:
         from rlx.rollout.decoding.probe import forward_for
@@ -64,6 +73,8 @@ class TransformersSampler(Sampler):
                     keys=None if keys is None else keys[rows].reshape(-1),
                     choose=pick,
                     stop=StopStrings(self.stop, policy.decode) if self.stop else None,
+                    past=draw.past,
+                    names=[draw.names[row * group + column] for row in rows for column in range(group)] if draw.names else (),
                 )
             out.place(made, (rows[:, None] * group + np.arange(group)).reshape(-1))
         return out

@@ -325,6 +325,8 @@ class Planner:
         choosing = 4 * rows * vocabulary + (4 + 4 + 8) * elements
         kl = 6 * 4 * min(rows * new * vocabulary, _CHOICE_ELEMENTS)  # of an evaluation, when the cache is gone
         cache = rows * (prompt + new) * cache_bytes_per_token(self._policy)
+        if self._experiment.task.interaction is not None:
+            cache *= 2  # as much is kept between the turns
         return cache, max(choosing, round(forward * rows * prompt), kl - cache)
 
 

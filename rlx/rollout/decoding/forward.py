@@ -1,7 +1,8 @@
 """Next-token logits of growing sequences: with a key-value cache, or without one for models that do not support it.
 
-Both have the same two methods: `start`, with one row for each prompt, and `step`, which extends rows by one token each; a row may
-split into several with different continuations, or end. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
+Both have the same methods: `start`, with one row for each prompt, and `step`, which extends rows by one token each; a row may
+split into several with different continuations, or end. `states` gives the keys and values of a row, from which another batch can
+go on; None without a cache. Dimensions: P prompts, B rows of the batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from rlx.data.sequences import Tokens
+from rlx.rollout.decoding.past import laid_out, padded
 
 _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are used up
 
@@ -23,8 +24,9 @@ _FIRST_BLOCK = 64  # tokens allocated beyond the prompt; doubled when they are u
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The keys and values of one full-attention layer: allocated ahead, read only as far as filled, with rows that split and end.
 
-    The first `update` brings the prompts; the first `batch_select_indices` moves them into a block with room for `max_rows` rows
-    and for more tokens (which grows in steps, so that short completions do not allocate a long limit).
+    The first `update` brings the prompts, or what `begin` does not know of them; the first `batch_select_indices` moves them into
+    a block with room for `max_rows` rows and for more tokens (which grows in steps, so that short completions do not allocate a
+    long limit).
     """
 
     def __init__(self, *, max_rows: int, max_new_tokens: int) -> None:
@@ -35,6 +37,17 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.rows = 0
         self.prompt_length = 0
         self._held: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # keys and values, [max_rows, H, capacity, D]
+
+    def begin(self, keys: Tensor, values: Tensor, *, more: int) -> None:
+        """Start with keys and values [B, H, T, D] that are known; `more` tokens of the prompts come with the first `update`."""
+        self._held, self.is_initialized = (keys, values), True
+        self.dtype, self.device = keys.dtype, keys.device
+        self.rows, self.filled = len(keys), keys.shape[-2]
+        self.prompt_length = self.filled + more
+
+    def states(self, row: int) -> tuple[Tensor, Tensor]:
+        """The keys and values [H, T, D] of a row."""
+        return self._held[0][row, :, : self.filled], self._held[1][row, :, : self.filled]
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append [B, H, T, D]; returns all keys and values so far."""
@@ -97,8 +110,11 @@ def make_cache(model: Any, *, max_rows: int, max_new_tokens: int) -> Cache | Non
 class Forward(Protocol):
     """A model during decoding of one batch."""
 
-    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor: ...
+    def start(
+        self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
+    ) -> Tensor: ...
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor: ...
+    def states(self, row: int) -> Tensor | None: ...
 
 
 def accepted_arguments(model: Any) -> frozenset[str]:
@@ -106,16 +122,22 @@ def accepted_arguments(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Tokens int64 [P, T], 0 where there is none, and mask int64 [P, T]."""
-    width = max(len(prompt) for prompt in prompts)
-    tokens = np.zeros((len(prompts), width), dtype=np.int64)
-    mask = np.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
-        tokens[row, place] = prompt
-        mask[row, place] = 1
-    return torch.from_numpy(tokens), torch.from_numpy(mask)
+def begin(layers: Sequence[Any], states: Tensor, *, more: int) -> None:
+    """Start the cache with states [L, 2, P, H, F, D] that are known; `more` tokens of the prompts come next."""
+    for layer, (keys, values) in zip(layers, states, strict=True):
+        layer.begin(keys, values, more=more)
+
+
+def row_states(layers: Sequence[Any], row: int, is_read: Tensor | None) -> Tensor | None:
+    """The keys and values [L, 2, H, T, D] of a row of all layers; None where their shapes differ.
+
+    is_read: bool [T], which tokens are no padding; None for all.
+    """
+    held = [layer.states(row) for layer in layers]
+    if len({part.shape for pair in held for part in pair}) > 1:
+        return None
+    states = torch.stack([torch.stack(pair) for pair in held])
+    return states if is_read is None else states[:, :, :, is_read]
 
 
 class CachedForward:
@@ -131,23 +153,38 @@ class CachedForward:
         self.arguments = accepted_arguments(model)
         self.prepared_mask = prepared_mask
 
-    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
-        """Logits [P, V] of the first completion token. max_rows: the most rows of any step."""
+    def start(
+        self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
+    ) -> Tensor:
+        """Logits [P, V] of the first completion token. max_rows: the most rows of any step. past: see `states`, one a prompt."""
         cache = make_cache(self.model, max_rows=max_rows, max_new_tokens=max_new_tokens)
         if cache is None:
             raise NotImplementedError("its layers have a state that cannot be copied by rows")
         self.cache = cache
-        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
-        self.rows, self.filled = tokens.shape
-        ragged = len({len(prompt) for prompt in prompts}) > 1
+        tokens, mask, before = laid_out(prompts, past)
+        tokens, mask = tokens.to(self.model.device), mask.to(self.model.device)
+        self.rows, self.filled = mask.shape
+        if before is not None:
+            begin(self.cache.layers, before, more=tokens.shape[1])
+        ragged = not bool(mask.all())
         arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
         if ragged and "position_ids" in self.arguments:
-            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]
         if "logits_to_keep" in self.arguments:
             arguments["logits_to_keep"] = 1
         self.mask = self._decoding_mask(mask, max_new_tokens) if ragged else None
         self.positions = mask.sum(dim=1, keepdim=True) if ragged and "position_ids" in self.arguments else None
         return self._forward(tokens, arguments)
+
+    def states(self, row: int) -> Tensor | None:
+        """The keys and values [L, 2, H, T, D] of a row, without padding; None where a layer holds them otherwise."""
+        if any(type(layer) is not PreallocatedLayer for layer in self.cache.layers):
+            return None
+        is_read = None
+        if self.mask is not None:
+            own = self.mask[row, ..., : self.filled].flatten()
+            is_read = own == 0 if self.prepared_mask else own != 0
+        return row_states(self.cache.layers, row, is_read)
 
     def _decoding_mask(self, mask: Tensor, max_new_tokens: int) -> Tensor:
         """The mask [P, T + max_new_tokens], or [P, 1, 1, T + max_new_tokens], of which each step sees as much as is filled."""
@@ -192,7 +229,9 @@ class PlainForward:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
+    def start(
+        self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
+    ) -> Tensor:
         """Logits [P, V] of the first completion token."""
         tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=False))
         self.lengths = mask.sum(dim=1)
@@ -205,6 +244,10 @@ class PlainForward:
         self.tokens[torch.arange(len(tokens), device=tokens.device), self.lengths] = tokens
         self.lengths = self.lengths + 1
         return self._forward()
+
+    def states(self, row: int) -> Tensor | None:
+        """None: nothing is held."""
+        return None
 
     def _forward(self) -> Tensor:
         width = int(self.lengths.max())

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlx.data.sequences import Tokens
-from rlx.rollout.decoding.forward import PreallocatedLayer, padded
+from rlx.rollout.decoding.forward import PreallocatedLayer, begin, row_states
+from rlx.rollout.decoding.past import laid_out
 
 _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
@@ -48,24 +49,35 @@ class LlamaForward:
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.scale = model.model.layers[0].self_attn.scaling
 
-    def start(self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int) -> Tensor:
-        """Logits [P, V] of the first completion token. max_rows: the most rows of any step."""
+    def start(
+        self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
+    ) -> Tensor:
+        """Logits [P, V] of the first completion token. max_rows: the most rows of any step. past: see `states`, one a prompt."""
         self.cache = [PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) for _ in self.model.model.layers]
-        tokens, mask = (tensor.to(self.model.device) for tensor in padded(prompts, left=True))
-        self.rows, self.filled = tokens.shape
-        places = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+        tokens, mask, before = laid_out(prompts, past)
+        tokens, mask = tokens.to(self.model.device), mask.to(self.model.device)
+        self.rows, self.filled = mask.shape
+        length = tokens.shape[1]
+        if before is not None:
+            begin(self.cache, before, more=length)
+        places = (mask.cumsum(dim=1) - 1).clamp_(min=0)[:, -length:]
         self.cos, self.sin = self._rotation(self.filled + max_new_tokens)
         self.positions = mask.sum(dim=1)
         self.mask = None
-        causal = torch.ones(self.filled, self.filled, dtype=torch.bool, device=mask.device).tril_()
+        causal = torch.ones(length, self.filled, dtype=torch.bool, device=mask.device).tril_(self.filled - length)
         seen = causal.expand(self.rows, 1, -1, -1)
-        if len({len(prompt) for prompt in prompts}) > 1:
+        if not bool(mask.all()):
             whole = torch.cat([mask, mask.new_ones(self.rows, max_new_tokens)], dim=1)
             self.mask = self._additive(whole.bool())[:, None, None]
             # a padding position attends to itself: a query without any key gives NaN
-            own = torch.eye(self.filled, dtype=torch.bool, device=mask.device)
+            own = torch.zeros_like(causal)
+            own.diagonal(self.filled - length).fill_(True)
             seen = (seen & mask.bool()[:, None, None]) | own
         return self._forward(tokens, self.cos[places][:, None], self.sin[places][:, None], self._additive(seen))
+
+    def states(self, row: int) -> Tensor | None:
+        """The keys and values [L, 2, H, T, D] of a row, without padding."""
+        return row_states(self.cache, row, None if self.mask is None else self.mask[row, 0, 0, : self.filled] == 0)
 
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Logits [B', V] where row i continues the former row parents[i] with tokens[i]; both int64 [B']."""

@@ -7,7 +7,7 @@ T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from rlx.seeding import uniforms
 
 if TYPE_CHECKING:
     from rlx.rollout.decoding.forward import Forward
+    from rlx.rollout.decoding.past import Past
 
 _SPARE_TOKENS = 8  # beyond one token a byte: tokens that decode to nothing, or to half a character
 # logits [R, V], row of each completion [B], uniform [B] -> tokens [B], log-probabilities [B]
@@ -116,11 +117,13 @@ def decode(
     keys: np.ndarray | None,
     choose: Choose,
     stop: StopStrings | None,
+    past: Past | None = None,
+    names: Sequence[Hashable] = (),
 ) -> Completions:
     """Complete every prompt `group_size` times.
 
     limits: int64 [P], the longest completion of each prompt; keys: uint64 [B], the random address of each completion, None for
-    greedy decoding.
+    greedy decoding. past: what is known of conversations, and kept of those that finish their turn; names: of each completion's.
     """
     limit = np.repeat(limits, group_size)
     out = Completions.empty(len(limit), int(limits.max()))
@@ -128,7 +131,9 @@ def decode(
     first, numbers = distinct(prompts)
     rows = np.repeat(numbers, group_size)  # the row of the batch that each completion is in
     live = np.arange(len(rows))  # which completions those are
-    logits = forward.start([prompts[place] for place in first], max_rows=len(rows), max_new_tokens=int(limits.max()))
+    read = [prompts[place] for place in first]
+    known = () if past is None else [past.take(names[place * group_size], prompts[place]) for place in first]
+    logits = forward.start(read, max_rows=len(rows), max_new_tokens=int(limits.max()), past=known)
     device = logits.device
     for position in range(int(limits.max())):
         uniform = None if keys is None else torch.from_numpy(uniforms(keys[live], position)).to(device)
@@ -142,6 +147,11 @@ def decode(
         ended = finished | (position + 1 >= limit[live])
         out.finished[live[finished]] = True
         out.lengths[live[ended]] = position + 1
+        if past is not None:
+            for completion, row in zip(live[finished], rows[finished], strict=True):
+                if (states := forward.states(int(row))) is not None:  # of all tokens but the last
+                    heard = np.concatenate([prompts[completion // group_size], out.tokens[completion, :position]])
+                    past.keep(names[completion], heard, states)
         if ended.all():
             break
         live = live[~ended]

@@ -19,6 +19,7 @@ from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 
 _LONGEST_PROBE = 66  # tokens; longer sliding windows are not exceeded
 _SPLITS = ([0, 1, 2, 1, 0], [0, 1, 4, 3], [0, 1, 2, 3])  # the row that each row of a step continues
+_continues: weakref.WeakKeyDictionary[Any, tuple[type, bool]] = weakref.WeakKeyDictionary()
 _chosen: weakref.WeakKeyDictionary[Any, tuple[type, str, str]] = weakref.WeakKeyDictionary()
 
 
@@ -28,6 +29,49 @@ def forward_for(model: Any) -> tuple[Forward, str]:
         _chosen[model] = (type(model), *_choose(model))
     _, way, note = _chosen[model]
     return _ways(model)[way](), note
+
+
+def continues(model: Any) -> bool:
+    """Whether the model goes on right from keys and values of an earlier batch (`Forward.states`)."""
+    if model not in _continues or _continues[model][0] is not type(model):
+        try:
+            found = _difference_after_a_turn(model) <= _tolerance(model)
+        except Exception:  # whatever a model raises here, it reads its conversations anew at each turn
+            found = False
+        _continues[model] = (type(model), found)
+    return _continues[model][1]
+
+
+def _tolerance(model: Any) -> float:
+    """In nats."""
+    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1
+
+
+@torch.no_grad()
+def _difference_after_a_turn(model: Any) -> float:
+    """Largest difference of log-probabilities over a few steps that go on from an earlier batch; infinite if none is kept.
+
+    Rows have unequal lengths of what was read and of what is new, and one was not read at all.
+    """
+    generator = np.random.default_rng(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    prompts = [generator.integers(0, vocabulary, size=size) for size in (7, 2, 4)]
+    said = generator.integers(0, vocabulary, size=(2, 3))
+    first, plain = forward_for(model)[0], PlainForward(model)
+    first.start(prompts, max_rows=3, max_new_tokens=4)
+    for tokens in said:
+        first.step(torch.arange(3, device=model.device), torch.from_numpy(tokens).to(model.device))
+    past = [None if row == 1 else first.states(row) for row in range(3)]
+    if past[0] is None:
+        return float("inf")
+    news = [generator.integers(0, vocabulary, size=size) for size in (1, 2, 5)]
+    histories = [np.concatenate([prompt, said[:, row], news[row]]) for row, prompt in enumerate(prompts)]
+    second = forward_for(model)[0]
+    logits = [
+        second.start(histories, max_rows=5, max_new_tokens=len(_SPLITS) + 1, past=past),
+        plain.start(histories, max_rows=5, max_new_tokens=len(_SPLITS) + 1),
+    ]
+    return max(_distance(*logits), _steps_apart(second, plain, model, generator))
 
 
 def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
@@ -61,7 +105,7 @@ def _choose(model: Any) -> tuple[str, str]:
         except Exception as error:  # whatever a model raises here, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
             continue
-        if difference <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1):
+        if difference <= _tolerance(model):
             return way, ""
         reason = f"log-probabilities differ by {difference:.1e}"
     name = type(model).__name__
@@ -76,7 +120,12 @@ def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequenc
     longest = min([_LONGEST_PROBE, *(window + 3 for window in windows)]) if windows else 7
     prompts = [generator.integers(0, vocabulary, size=size) for size in (longest, 2, 4)]
     logits = [forward.start(prompts, max_rows=5, max_new_tokens=len(_SPLITS) + 1) for forward in (cached, plain)]
-    worst = _distance(*logits)
+    return max(_distance(*logits), _steps_apart(cached, plain, model, generator))
+
+
+def _steps_apart(cached: Forward, plain: Forward, model: Any, generator: np.random.Generator) -> float:
+    """Largest difference of log-probabilities over the steps of _SPLITS."""
+    worst, vocabulary = 0.0, model.config.get_text_config().vocab_size
     for split in _SPLITS:
         tokens = torch.from_numpy(generator.integers(0, vocabulary, size=len(split))).to(model.device)
         parents = torch.tensor(split, device=model.device)

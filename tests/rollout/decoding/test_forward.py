@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlx.rollout.decoding.forward import CachedForward, PlainForward, padded
+from rlx.rollout.decoding.forward import CachedForward, PlainForward
+from rlx.rollout.decoding.past import padded
 from tests.rollout.stand_in import VOCABULARY, exact_logprobs, model_of, prompts_of
 
 

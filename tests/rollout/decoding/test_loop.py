@@ -11,7 +11,7 @@ class Script:
         self.lines = dict(zip(prompts, lines, strict=True))
         self.sizes = []
 
-    def start(self, prompts, *, max_rows, max_new_tokens):
+    def start(self, prompts, *, max_rows, max_new_tokens, past=()):
         self.rows = [tuple(prompt.tolist()) for prompt in prompts]
         self.position = 0
         return self._logits()

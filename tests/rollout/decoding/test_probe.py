@@ -4,7 +4,7 @@ import torch
 from rlx.rollout.decoding import probe
 from rlx.rollout.decoding.forward import CachedForward, PlainForward
 from rlx.rollout.decoding.llama import LlamaForward
-from rlx.rollout.decoding.probe import forward_for
+from rlx.rollout.decoding.probe import continues, forward_for
 from tests.rollout.stand_in import model_of
 
 
@@ -66,3 +66,26 @@ def test_trying_changes_nothing_of_the_model():
     forward_for(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "goes_on"), [("llama", True), ("qwen2", True), ("gpt2", True), ("mistral", False), ("mamba", False)]
+)
+def test_turns_go_on_from_what_was_read_where_that_is_right(architecture, goes_on):
+    assert continues(model_of(architecture)) is goes_on  # a sliding window and a recurrent state are read anew
+
+
+def test_a_model_that_goes_on_wrongly_is_found_out():
+    model = model_of("gpt2")
+    forward_for(model)
+    inner = model.forward
+
+    def forgetful(input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
+        if position_ids is not None and input_ids.shape[1] > 1:
+            position_ids = position_ids - position_ids[:, :1].clamp(min=0)  # a later turn counts from 0 again
+        return inner(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values
+        )
+
+    model.forward = forgetful
+    assert not continues(model)

@@ -1,0 +1,80 @@
+"""Keys and values of conversations between two turns, so that a turn reads what is new and not the whole conversation again.
+
+Dimensions: L layers, H key-value heads, D head dimension, P conversations, B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.data.sequences import Tokens
+
+
+@dataclass(eq=False)
+class Past:
+    """What a policy, whose weights stay as they are meanwhile, has read of each conversation.
+
+    budget: the most tokens whose keys and values are held; conversations beyond it are read again.
+    """
+
+    budget: int
+    _held: dict[Hashable, tuple[Tokens, Tensor]] = field(default_factory=dict)
+    tokens: int = 0  # that are held
+
+    def keep(self, name: Hashable, tokens: Tokens, states: Tensor) -> None:
+        """Hold the keys and values [L, 2, H, T, D] of the tokens, int64 [T], of a conversation, if there is room."""
+        self.take(name, tokens[:0])
+        if self.tokens + len(tokens) <= self.budget:
+            self._held[name] = (tokens, states)
+            self.tokens += len(tokens)
+
+    def take(self, name: Hashable, history: Tokens) -> Tensor | None:
+        """Give up what is held of a conversation: the states [L, 2, H, T, D] of the tokens that `history` begins with.
+
+        The last token of `history` is not among them: it is read again, for the logits after it. None if there are no others.
+        """
+        if name not in self._held:
+            return None
+        tokens, states = self._held.pop(name)
+        self.tokens -= len(tokens)
+        longest = min(len(tokens), len(history) - 1)
+        differs = np.flatnonzero(tokens[: max(longest, 0)] != history[: max(longest, 0)])
+        same = int(differs[0]) if len(differs) else longest
+        return states[:, :, :, :same] if same > 0 else None
+
+
+def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
+    """Tokens int64 [P, T], 0 where there is none, and mask int64 [P, T]."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = np.zeros((len(prompts), width), dtype=np.int64)
+    mask = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
+        tokens[row, place] = prompt
+        mask[row, place] = 1
+    return torch.from_numpy(tokens), torch.from_numpy(mask)
+
+
+def laid_out(prompts: Sequence[Tokens], past: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Tokens int64 [P, T] still to be read, mask int64 [P, F + T], and states [L, 2, P, H, F, D] of what was read before.
+
+    Both parts are padded on the left, so that a row may have padding between them. States are None where F is 0.
+    """
+    known = [0 if states is None else states.shape[-2] for states in past] or [0] * len(prompts)
+    tokens, mask = padded([prompt[size:] for prompt, size in zip(prompts, known, strict=True)], left=True)
+    width, some = max(known), next((states for states in past if states is not None), None)
+    if some is None:
+        return tokens, mask, None
+    layers, both, heads, _, size = some.shape
+    joined = some.new_zeros(layers, both, len(prompts), heads, width, size)
+    before = mask.new_zeros(len(prompts), width)
+    for row, states in enumerate(past):
+        if states is not None:
+            joined[:, :, row, :, width - known[row] :] = states
+            before[row, width - known[row] :] = 1
+    return tokens, torch.cat([before, mask], dim=1), joined

@@ -1,0 +1,101 @@
+"""Between turns the keys and values of a conversation are kept, and a turn reads what is new."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlx.policy.tiny import load_tiny
+from rlx.rollout.decoding.past import Past, laid_out
+from rlx.rollout.decoding.probe import forward_for
+from rlx.rollout.play import play
+from rlx.seeding import Stream
+from tests.rollout.stand_in import sampler_of
+from tests.task.environments import Counting, task_of
+
+
+def states(length, value=1.0):
+    return torch.full((2, 2, 3, length, 4), value)
+
+
+def test_what_a_history_begins_with_is_given_once():
+    past = Past(budget=100)
+    past.keep("a", np.array([1, 2, 3, 4]), states(4))
+    assert past.tokens == 4
+    assert past.take("a", np.array([1, 2, 3, 4, 5])).shape == (2, 2, 3, 4, 4)
+    assert past.tokens == 0
+    assert past.take("a", np.array([1, 2, 3, 4, 5])) is None
+
+
+@pytest.mark.parametrize(
+    ("history", "known"),
+    [([1, 2, 9, 4, 5], 2), ([1, 2, 3, 4], 3), ([1, 2], 1), ([1], None), ([9, 2, 3, 4, 5], None)],
+)
+def test_only_equal_tokens_are_known_and_the_last_is_read_again(history, known):
+    past = Past(budget=100)
+    past.keep("a", np.array([1, 2, 3, 4]), states(4))
+    found = past.take("a", np.array(history))
+    assert (None if found is None else found.shape[-2]) == known
+    assert past.tokens == 0
+
+
+def test_no_more_tokens_are_held_than_the_budget_allows():
+    past = Past(budget=5)
+    past.keep("a", np.arange(3), states(3))
+    past.keep("b", np.arange(3), states(3))
+    assert past.take("b", np.arange(9)) is None
+    past.keep("a", np.arange(5), states(5))  # in place of what was held of it
+    assert past.tokens == 5
+
+
+def test_rows_are_padded_between_what_is_known_and_what_is_new():
+    tokens, mask, before = laid_out([np.array([1, 2, 3, 4]), np.array([5, 6, 7])], [states(3), states(1, 2.0)])
+    assert tokens.tolist() == [[0, 4], [6, 7]]
+    assert mask.tolist() == [[1, 1, 1, 0, 1], [0, 0, 1, 1, 1]]
+    assert before[0, 0, :, 0, :, 0].tolist() == [[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]
+    assert laid_out([np.array([1, 2]), np.array([3])], [None, None])[2] is None
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The numbers of tokens of each forward pass, padding included."""
+    policy, seen = load_tiny(), []
+    own = type(forward_for(policy.model)[0])._forward
+
+    def counted(self, tokens, *rest):
+        seen.append(tuple(tokens.shape))
+        return own(self, tokens, *rest)
+
+    monkeypatch.setattr(type(forward_for(policy.model)[0]), "_forward", counted)
+    return policy, seen
+
+
+def conversations(policy, **settings):
+    task = task_of(Counting(turns=6), max_new_tokens=60, max_turns=6)
+    made = play(
+        task, policy, sampler_of(max_new_tokens=None, **settings), task.prompts()[:3], group_size=2, stream=Stream(0),
+        prompt_keys=range(3),
+    )  # fmt: skip
+    return made.rollout
+
+
+def test_a_turn_reads_what_is_new(read):
+    policy, seen = read
+    rollout = conversations(policy)
+    lengths = [len(tokens) for group in rollout.sequences.completions for tokens in group]
+    assert max(lengths) > 30
+    longest = max(width for _, width in seen)
+    assert longest <= max(map(len, rollout.sequences.prompts)) + 10  # an answer of the environment
+    with torch.no_grad():
+        forward = policy.token_logprobs(rollout.sequences)
+    mask = rollout.sequences.completion_mask
+    assert float((forward - rollout.sampling_logprobs)[mask].abs().max()) < 1e-4
+
+
+def test_without_room_conversations_are_read_again(read):
+    policy, seen = read
+    rollout = conversations(policy)
+    seen.clear()
+    again = conversations(policy, batch_tokens=1)
+    assert max(width for _, width in seen) > 30
+    for ours, theirs in zip(rollout.sequences.completions, again.sequences.completions, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
