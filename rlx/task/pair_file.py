@@ -73,7 +73,9 @@ class PairFile(Task, ABC):
             kept = None if name is None else self._store.read(name)
         if name is None or kept is None:
             learn, held_out = self._read_files()
-            if name is not None and self._name() == name:  # the files were not changed meanwhile
+            if self._name() != name:  # the files were changed meanwhile
+                name = None
+            if name is not None:
                 self._store.write(name, (learn, held_out), self.columns.known())
         else:
             (learn, held_out), known = kept
