@@ -368,7 +368,9 @@ class TextEncoder:
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
         if not special and self.words is not None:
             return [Cut(tokens, text, places) for text, (tokens, places) in zip(texts, self.words.of(texts), strict=True)]
-        batch = self.tokenizer(texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)
+        batch = self.tokenizer(
+            texts, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )  # verbose: a warning of long texts, from each process; those that the policy does not read are counted
         parts = zip(texts, batch["input_ids"], batch.encodings, strict=True)
         if not special:
             return [Cut(np.array(ids, dtype=np.int64), text, encoding) for text, ids, encoding in parts]
@@ -383,7 +385,7 @@ class TextEncoder:
 
     def _slowly(self, text: str, *, special: bool) -> Tokens:
         """The tokens of a tokenizer that does not say where they lie."""
-        ids = self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
         added = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) if special else [0] * len(ids)
         tokens = np.asarray(without_trailing_special(ids, added), dtype=np.int64)
         leading = next((place for place, is_added in enumerate(added) if not is_added), len(tokens))

@@ -183,3 +183,10 @@ def test_tokens_are_those_of_each_pair_alone(chat):
         assert np.array_equal(whole.completion_mask[..., :width], one.completion_mask)
     assert together.dropped == {"empty": 3, "equal": 4}
     assert together.shown["equal"][0] == 5
+
+
+def test_the_library_does_not_warn_of_long_texts():
+    tokenizer = bytes_tokenizer()
+    tokenizer.model_max_length = 50
+    assert len(PairTokens.of(TextEncoder(tokenizer), [("q", "a" * 100, "b", ())])) == 1
+    assert not tokenizer.deprecation_warnings  # what it has warned of, in each process that tokenises
