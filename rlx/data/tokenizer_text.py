@@ -14,8 +14,10 @@ def tokenizer_text(tokenizer: Any) -> str:
         parts = _backend_text(backend.to_str())
     else:
         parts = json.dumps({"vocabulary": tokenizer.get_vocab()}, sort_keys=True, default=str)
-    others = (json.dumps(part, sort_keys=True, default=str) for part in (tokenizer.chat_template, tokenizer.special_tokens_map))
-    return f"[{', '.join((parts, *others))}]"
+    others = [tokenizer.chat_template, tokenizer.special_tokens_map]
+    if getattr(tokenizer, "split_special_tokens", False):  # the fast tokenizer hears of it at each call
+        others.append("split_special_tokens")
+    return f"[{', '.join((parts, *(json.dumps(part, sort_keys=True, default=str) for part in others)))}]"
 
 
 @lru_cache(maxsize=4)

@@ -18,6 +18,9 @@ def test_what_every_call_sets_is_no_part_of_it_and_the_rest_is():
     tokenizer.add_tokens(["<new>"])
     assert "<new>" in tokenizer_text(tokenizer)
     assert tokenizer_text(tokenizer) != first
+    first = tokenizer_text(tokenizer)
+    tokenizer.split_special_tokens = True
+    assert tokenizer_text(tokenizer) != first
 
 
 def test_an_unchanged_tokenizer_is_parsed_once(monkeypatch):
