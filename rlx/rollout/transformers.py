@@ -42,8 +42,7 @@ class TransformersSampler(Sampler):
         from rlx.rollout.decoding.past import Past
         from rlx.rollout.decoding.probe import continues
 
-        with torch.no_grad(), policy.forward_settings.context(policy.device):
-            return Past(self.batch_tokens) if continues(policy.model) else None
+        return Past(self.batch_tokens) if continues(policy.model) else None
 
     def prepare(self, policy: Policy) -> None:
         from rlx.rollout.decoding.probe import forward_for
@@ -62,6 +61,8 @@ class TransformersSampler(Sampler):
         keys = None if draw.greedy else draw.keys.reshape(-1, group)
         pick = partial(choose, temperature=draw.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
         out = Completions.empty(len(draw.prompts) * group, int(draw.limits.max()))
+        if draw.past is not None:
+            draw.past.forget_others(draw.names)
         for rows in self._batches(draw):
             with policy.forward_settings.context(policy.device):
                 made = decode(
@@ -80,13 +81,18 @@ class TransformersSampler(Sampler):
         return out
 
     def _batches(self, draw: Draw) -> Iterator[np.ndarray]:
-        """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one."""
+        """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one.
+
+        Those of which nothing was read come last: a batch reads as much of each as of the one that it knows least of.
+        """
         lengths = np.array([len(prompt) for prompt in draw.prompts])
-        order = np.argsort(lengths, kind="stable")
-        widths = np.maximum.accumulate((lengths + draw.limits)[order])
-        first = 0
-        for last in range(1, len(order)):
-            if (last - first + 1) * draw.group_size * widths[last] > self.batch_tokens:
+        past = draw.past
+        is_new = [past is None or not past.holds(name) for name in draw.names[:: draw.group_size]] or [True] * len(lengths)
+        order = np.lexsort((lengths, np.array(is_new)))
+        first, width = 0, 0
+        for last, row in enumerate(order.tolist()):
+            width = max(width, int(lengths[row] + draw.limits[row]))
+            if last > first and (last - first + 1) * draw.group_size * width > self.batch_tokens:
                 yield order[first:last]
-                first = last
+                first, width = last, int(lengths[row] + draw.limits[row])
         yield order[first:]

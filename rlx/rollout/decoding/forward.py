@@ -122,8 +122,8 @@ def accepted_arguments(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
-def begin(layers: Sequence[Any], states: Tensor, *, more: int) -> None:
-    """Start the cache with states [L, 2, P, H, F, D] that are known; `more` tokens of the prompts come next."""
+def begin(layers: Sequence[Any], states: Sequence[Tensor], *, more: int) -> None:
+    """Start the cache with states [2, P, H, F, D] of each layer; `more` tokens of the prompts come next."""
     for layer, (keys, values) in zip(layers, states, strict=True):
         layer.begin(keys, values, more=more)
 
@@ -164,7 +164,7 @@ class CachedForward:
         tokens, mask, before = laid_out(prompts, past)
         tokens, mask = tokens.to(self.model.device), mask.to(self.model.device)
         self.rows, self.filled = mask.shape
-        if before is not None:
+        if before:
             begin(self.cache.layers, before, more=tokens.shape[1])
         ragged = not bool(mask.all())
         arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}

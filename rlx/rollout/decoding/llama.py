@@ -58,7 +58,7 @@ class LlamaForward:
         tokens, mask = tokens.to(self.model.device), mask.to(self.model.device)
         self.rows, self.filled = mask.shape
         length = tokens.shape[1]
-        if before is not None:
+        if before:
             begin(self.cache, before, more=length)
         places = (mask.cumsum(dim=1) - 1).clamp_(min=0)[:, -length:]
         self.cos, self.sin = self._rotation(self.filled + max_new_tokens)

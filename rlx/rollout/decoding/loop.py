@@ -132,8 +132,12 @@ def decode(
     rows = np.repeat(numbers, group_size)  # the row of the batch that each completion is in
     live = np.arange(len(rows))  # which completions those are
     read = [prompts[place] for place in first]
-    known = () if past is None else [past.take(names[place * group_size], prompts[place]) for place in first]
-    logits = forward.start(read, max_rows=len(rows), max_new_tokens=int(limits.max()), past=known)
+    logits = forward.start(
+        read,
+        max_rows=len(rows),
+        max_new_tokens=int(limits.max()),
+        past=() if past is None else [past.take(names[place * group_size], prompts[place]) for place in first],
+    )
     device = logits.device
     for position in range(int(limits.max())):
         uniform = None if keys is None else torch.from_numpy(uniforms(keys[live], position)).to(device)

@@ -5,7 +5,7 @@ Dimensions: L layers, H key-value heads, D head dimension, P conversations, B ro
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,15 @@ class Past:
         if self.tokens + len(tokens) <= self.budget:
             self._held[name] = (tokens, states)
             self.tokens += len(tokens)
+
+    def forget_others(self, names: Collection[Hashable]) -> None:
+        """Give up what is held of conversations that are not among `names`: they have ended."""
+        for name in self._held.keys() - set(names):
+            self.tokens -= len(self._held.pop(name)[0])
+
+    def holds(self, name: Hashable) -> bool:
+        """Whether something is held of a conversation."""
+        return name in self._held
 
     def take(self, name: Hashable, history: Tokens) -> Tensor | None:
         """Give up what is held of a conversation: the states [L, 2, H, T, D] of the tokens that `history` begins with.
@@ -60,21 +69,24 @@ def padded(prompts: Sequence[Tokens], *, left: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
-def laid_out(prompts: Sequence[Tokens], past: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Tokens int64 [P, T] still to be read, mask int64 [P, F + T], and states [L, 2, P, H, F, D] of what was read before.
+def laid_out(prompts: Sequence[Tokens], past: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Tokens int64 [P, T] still to be read, mask int64 [P, F + T], and for each layer states [2, P, H, F, D] of what was read.
 
-    Both parts are padded on the left, so that a row may have padding between them. States are None where F is 0.
+    Padding is on the left alone: each row reads as many tokens as the one of which the least is known, and what is known beyond
+    that is not used. There are no states where F is 0.
     """
+    tokens, mask = padded(prompts, left=True)
     known = [0 if states is None else states.shape[-2] for states in past] or [0] * len(prompts)
-    tokens, mask = padded([prompt[size:] for prompt, size in zip(prompts, known, strict=True)], left=True)
-    width, some = max(known), next((states for states in past if states is not None), None)
-    if some is None:
-        return tokens, mask, None
+    length = max(len(prompt) - size for prompt, size in zip(prompts, known, strict=True))
+    before = tokens.shape[1] - length
+    if not before:
+        return tokens, mask, []
+    some = next(states for states in past if states is not None)
     layers, both, heads, _, size = some.shape
-    joined = some.new_zeros(layers, both, len(prompts), heads, width, size)
-    before = mask.new_zeros(len(prompts), width)
-    for row, states in enumerate(past):
-        if states is not None:
-            joined[:, :, row, :, width - known[row] :] = states
-            before[row, width - known[row] :] = 1
-    return tokens, torch.cat([before, mask], dim=1), joined
+    joined = [some.new_zeros(both, len(prompts), heads, before, size) for _ in range(layers)]
+    for row, (prompt, states) in enumerate(zip(prompts, past, strict=True)):
+        used = len(prompt) - length
+        if states is not None and used > 0:
+            for layer, own in zip(joined, states, strict=True):
+                layer[:, row, :, before - used :] = own[:, :, :used]
+    return tokens[:, before:], mask, joined

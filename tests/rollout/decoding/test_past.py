@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from rlx.policy.forward import ForwardSettings
 from rlx.policy.tiny import load_tiny
 from rlx.rollout.decoding.past import Past, laid_out
 from rlx.rollout.decoding.probe import forward_for
 from rlx.rollout.play import play
+from rlx.rollout.sampler import Draw
 from rlx.seeding import Stream
 from tests.rollout.stand_in import sampler_of
 from tests.task.environments import Counting, task_of
@@ -47,12 +49,60 @@ def test_no_more_tokens_are_held_than_the_budget_allows():
     assert past.tokens == 5
 
 
-def test_rows_are_padded_between_what_is_known_and_what_is_new():
+def test_rows_are_padded_on_the_left_alone_and_are_as_wide_as_the_longest():
     tokens, mask, before = laid_out([np.array([1, 2, 3, 4]), np.array([5, 6, 7])], [states(3), states(1, 2.0)])
-    assert tokens.tolist() == [[0, 4], [6, 7]]
-    assert mask.tolist() == [[1, 1, 1, 0, 1], [0, 0, 1, 1, 1]]
-    assert before[0, 0, :, 0, :, 0].tolist() == [[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]
-    assert laid_out([np.array([1, 2]), np.array([3])], [None, None])[2] is None
+    assert tokens.tolist() == [[3, 4], [6, 7]]
+    assert mask.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
+    assert [layer[0, :, 0, :, 0].tolist() for layer in before] == [[[1.0, 1.0], [0.0, 2.0]]] * 2
+    assert laid_out([np.array([1, 2]), np.array([3])], [None, None])[2] == []
+
+
+def test_a_row_that_was_not_read_makes_no_batch_wider():
+    tokens, mask, before = laid_out([np.arange(10), np.arange(9)], [states(8), None])
+    assert tokens.tolist() == [list(range(1, 10)), list(range(9))]
+    assert mask.shape == (2, 10)
+    assert before[0].shape == (2, 2, 3, 1, 4)
+
+
+def test_conversations_that_ended_hold_no_room():
+    past = Past(budget=10)
+    past.keep("a", np.arange(4), states(4))
+    past.keep("b", np.arange(5), states(5))
+    past.forget_others(["b", "c"])
+    assert past.tokens == 5
+    assert past.take("a", np.arange(9)) is None
+    assert past.take("b", np.arange(9)) is not None
+
+
+def test_turns_that_are_sampled_forget_conversations_that_are_not():
+    policy, sampler = load_tiny(), sampler_of()
+    past = sampler.new_past(policy)
+    past.keep((0, 0), np.arange(4), states(4))
+    sampler.extend(policy, [np.array([9, 8, 7])], addresses=[Stream(0)], limits=[1], names=[(1, 0)], past=past)
+    assert past.take((0, 0), np.arange(9)) is None
+
+
+def test_conversations_that_were_not_read_are_in_a_batch_of_their_own():
+    past = Past(budget=100)
+    for number in (0, 2):
+        past.keep((number, 0), np.arange(4), states(4))
+    lengths = [20, 10, 20, 30]
+    draw = Draw(
+        prompts=tuple(np.arange(length) for length in lengths), group_size=1, limits=np.full(4, 5), keys=np.zeros(4, np.uint64),
+        temperature=1.0, greedy=False, names=[(number, 0) for number in range(4)], past=past,
+    )  # fmt: skip
+    assert [rows.tolist() for rows in sampler_of(batch_tokens=50)._batches(draw)] == [[0, 2], [1], [3]]
+
+
+def test_keys_are_kept_under_autocast_too():
+    policy = load_tiny()
+    policy.forward_settings = ForwardSettings(autocast=torch.bfloat16)
+    assert sampler_of().new_past(policy) is not None
+    rollout = conversations(policy)
+    with torch.no_grad():
+        forward = policy.token_logprobs(rollout.sequences)
+    mask = rollout.sequences.completion_mask
+    assert float((forward - rollout.sampling_logprobs)[mask].abs().max()) < 0.2
 
 
 @pytest.fixture
