@@ -130,7 +130,7 @@ def _to_a_mean(subject: Subject) -> Finding | None:
     """A token's log-probability is compared with the mean of the sampler's over its completion, which is none of a token.
 
     Shifts that cancel over each completion: of the policy's they multiply a token's gradient by their exponential, of the
-    sampler's they change nothing, though a shift of all of them does.
+    sampler's they change nothing, though a shift of all of them does; one of policy and sampler together changes nothing.
     """
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
@@ -158,7 +158,12 @@ def _to_a_mean(subject: Subject) -> Finding | None:
         leaf.add_(shift)
     after = learned(0 * moves)
     with torch.no_grad():
+        leaf.copy_(before + SHIFT)
+    together = learned(0 * moves + SHIFT)
+    with torch.no_grad():
         leaf.copy_(before)
+    if gap(together, start) > EQUAL:
+        return None  # no ratio, as a weight by the probability of the token
     learning = (start != 0) & (after != 0)
     if int(learning.sum()) < ENOUGH or gap(after[learning], (start * shift.exp())[learning]) > EQUAL:
         return None

@@ -213,7 +213,8 @@ def _weighed_awry(
     if not bool(learning.any()):
         return None
     weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
-    if all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in weights.items()):
+    squares = all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in weights.items())
+    if squares and bool((_slopes_of_ratios(subject, laboratory, batch, MOVES[0]) / start - 1)[learning].abs().lt(ONE).all()):
         return broken(
             f"the gradient of a token goes with the square of its ratio ({math.exp(2 * MOVES[0]):.3g} times as much at a ratio "
             f"of {math.exp(MOVES[0]):.3g}): it is weighed by the ratio twice",
@@ -273,6 +274,14 @@ def _slopes(subject: Subject, laboratory: Laboratory, batch: Any, distance: floa
     """float64 [N] the slope of the loss at each token's log-probability, once all have moved by this many nats."""
     with _moved(laboratory, batch, distance) as (there, moved):
         return subject.gradient(there, moved)[0][: len(laboratory.policy.leaves["token_logprobs"])]
+
+
+def _slopes_of_ratios(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> Tensor:
+    """`_slopes`, where everybody has moved with the policy, so that every ratio is what it was: a probability is not."""
+    names = ("sampling_logprobs", "proximal_logprobs")
+    held = {name: tensor for name in names if isinstance(tensor := getattr(batch, name, None), Tensor)}
+    there = {name: torch.where(batch.completion_mask, tensor + distance, 0.0) for name, tensor in held.items()}
+    return _slopes(subject, laboratory, batch.with_values(**there) if there else batch, distance)
 
 
 def _counted(subject: Subject, laboratory: Laboratory, batch: Any, distance: float, size: int) -> Tensor:

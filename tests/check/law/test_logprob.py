@@ -46,8 +46,19 @@ class OfTheSequenceByToken(Rewards):
         return (ratio + share).detach().clamp(-20, 20) + ours - ours.detach()
 
 
+class ByProbability(Rewards):
+    """The ratio of the sequence, a constant, times the probability of a token (arXiv:2505.12929): it is weighed by no ratio twice."""
+
+    def log_ratio(self, policy, batch):
+        ours, mask = policy.token_logprobs(batch.sequences, temperature=batch.temperature), batch.loss_mask
+        count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        mean = ((ours - batch.sampling_logprobs) * mask).sum(dim=-1, keepdim=True) / count
+        return mean.detach().clamp(-20, 20) + ours
+
+
 def test_a_ratio_to_the_mean_of_the_sampler_is_named():
     assert "compared with the mean of the sampler's" in failed(RatioToAMean(), "alignment")["alignment"].wrong
     assert failed(OfTheSequenceByToken(), "alignment") == {}
+    assert failed(ByProbability(), "alignment", "clip") == {}
     corrected = rlx.load("loss", "clipped_sequence_truncated_correction")  # its token ratio is to the proximal policy
     assert failed(with_loss(corrected), "alignment") == {}
