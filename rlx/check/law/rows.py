@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -323,9 +324,12 @@ def _weights_of_the_draw(subject: Subject) -> Finding | None:
     algorithm = subject.algorithm
     name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
     laboratory = subject.stand_in(shape="short")
+    kept = copy.deepcopy(laboratory.state)
     batch = subject.draw(laboratory)
     if not name or len(batch) < 2:
         return None
+    laboratory.state.clear()
+    laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that the size of a draw decides
     try:
         fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
     except (RlxError, TypeError, ValueError):

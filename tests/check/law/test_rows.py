@@ -1,8 +1,11 @@
 """Laws of rows: what a batch in pieces or in another order shows."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
+from rlx.algorithm import LossOutput, Term
 from rlx.check.law.loss import case_of
 from tests.check.checking import failed
 from tests.check.faulty import Preferences, Rewards
@@ -60,3 +63,25 @@ class LargeAdvantages(Rewards):
 def test_a_threshold_of_the_rows_at_hand_is_named_though_all_of_three_rows_pass_it():
     assert "in pieces of 1 rows" in failed(UpperHalfOfTheRows(prompts_per_step=3), "split")["split"].wrong
     assert failed(LargeAdvantages(), "split") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalvedEveryDraw(Rewards):
+    """A penalty on confidence whose coefficient the run's state keeps: each draw halves it."""
+
+    start: float = 0.1
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        coefficient = lab.state.get("coefficient", torch.tensor(self.start))
+        lab.state["coefficient"] = coefficient / 2
+        return batch.with_values(value_weights=batch.weights * coefficient)
+
+    def compute_loss(self, policy, reference, batch):
+        output = super().compute_loss(policy, reference, batch)
+        ours = policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=frozenset({"entropy"}))
+        return LossOutput({**output.terms, "entropy": Term(-ours.entropy, batch.value_weights)}, output.metrics)
+
+
+def test_a_coefficient_that_moves_from_draw_to_draw_is_none_that_the_size_of_a_draw_decides():
+    assert failed(HalvedEveryDraw(), "draws") == {}
