@@ -63,8 +63,9 @@ def _is_noise(subject: Subject, world: World) -> Finding | None:
     advantages = getattr(batch, "advantages", None)
     if not isinstance(advantages, Tensor) or len(batch) == 0:
         return None
+    shown = advantages if bool(advantages.any()) else torch.ones_like(advantages)  # a group of equal rewards says nothing
     nothing, once, twice = (
-        subject.gradient(laboratory, batch.with_values(advantages=times * advantages))[0] for times in (0.0, 1.0, 2.0)
+        subject.gradient(laboratory, batch.with_values(advantages=times * shown))[0] for times in (0.0, 1.0, 2.0)
     )
     leaf = laboratory.policy.leaves.get("token_logprobs")
     if leaf is None or not bool(nothing[: len(leaf)].abs().gt(NOTHING).any()) or bool(nothing[len(leaf) :].any()):

@@ -5,10 +5,18 @@ from dataclasses import replace
 import pytest
 
 import rlx
+from rlx.algorithm import LossOutput, Term
 from rlx.check.checker import LAWS, check_algorithm
 from rlx.check.finding import NOT_APPLICABLE
 from tests.check.checking import failed, subject
-from tests.check.faulty import AscendsOnRewards, Demonstrations, DrawnToTheSampler, KlThatIsZeroOnAverage, WrongSignOfTheAdvantage
+from tests.check.faulty import (
+    AscendsOnRewards,
+    Demonstrations,
+    DrawnToTheSampler,
+    KlThatIsZeroOnAverage,
+    Rewards,
+    WrongSignOfTheAdvantage,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,3 +44,18 @@ def test_it_is_about_losses_and_policy_gradients_alone():
     assert failed(AscendsOnRewards(), "objective") == {}  # the loss is right, the update is not: see the law update
     (verdict,) = check_algorithm(subject(Demonstrations()), laws={"objective": LAWS["objective"]})
     assert verdict.finding.status == NOT_APPLICABLE
+
+
+class ExponentialOfAdvantages(Rewards):
+    """Likelihoods weighed by the exponential of advantages (arXiv:1910.00177): where these are 0 everything is imitated."""
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return LossOutput({"policy": Term(-(batch.advantages[..., None] / 0.05).exp() * ours, batch.weights)})
+
+
+@pytest.mark.parametrize("seed", [0, 5])  # with the second, all rewards that it looks at are equal
+def test_weights_by_the_exponential_of_advantages_are_no_noise(seed):
+    checked = replace(subject(ExponentialOfAdvantages()), seed=seed)
+    (verdict,) = check_algorithm(checked, laws={"objective": LAWS["objective"]})
+    assert not verdict.failed, verdict
