@@ -17,6 +17,7 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_
 
 FLAT = 1e-6  # losses nearer than this are equal
 MOST_PAIRS = 6  # of which another completion is rewarded
+EQUALLY = -1.1  # the log-probability of every token, where all are as likely
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 # side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
 ASTRAY = (
@@ -131,7 +132,12 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
             pushed = sign * sums[:, mine]
             if bool(sums[:, 1 - mine].any()) or not bool((pushed < -FLAT).any()) or bool((pushed > FLAT).any()):
                 continue
-            if any(_is_its_like(term, each, leaf, laboratory, part, 1 - mine, sign) for each in terms.values()):
+            known = (terms, _terms_of_equals(subject, laboratory, batch))
+            if any(
+                _is_its_like(found[name], each, leaf, laboratory, part, 1 - mine, sign)
+                for found in known
+                for each in found.values()
+            ):
                 continue
             row = int(pushed.argmin())
             return broken(
@@ -143,6 +149,18 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
                 "-ours.chosen, rejected ones with a plus",
             )
     return None
+
+
+def _terms_of_equals(subject: Subject, laboratory: Laboratory, batch: Any) -> Any:
+    """The terms of the loss where every token is as likely: what both sides do alike then does as much to each."""
+    leaf = laboratory.policy.leaves["token_logprobs"]
+    before = leaf.detach().clone()
+    with torch.no_grad():
+        leaf.fill_(EQUALLY)
+    terms = subject.loss(laboratory, batch).terms
+    with torch.no_grad():
+        leaf.copy_(before)
+    return terms
 
 
 def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, part: Any, side: int, sign: int) -> bool:

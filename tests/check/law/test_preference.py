@@ -56,10 +56,31 @@ class EntropyOfLogits(EachSideATerm):
         return LossOutput({**output.terms, "entropy": Term(-entropy, weights, 0.05)}, output.metrics)
 
 
-@pytest.mark.parametrize("kind", [EachSideATerm, EntropyOfLogits])
+class ProbabilityOfEachSide(Preferences):
+    """A penalty on the geometric mean of each side's probabilities: what a side gets depends on how likely it is."""
+
+    turned = 1
+
+    def compute_loss(self, policy, reference, batch):
+        output, ours = super().compute_loss(policy, reference, batch), policy.pair_logprobs(batch)
+        weights = batch.weights["preference"]
+        chosen = (ours.chosen_sum / batch.chosen_mask.sum(dim=-1).clamp(min=1)).exp()
+        rejected = (ours.rejected_sum / batch.rejected_mask.sum(dim=-1).clamp(min=1)).exp()
+        more = {"chosen": Term(chosen, weights, 0.01), "rejected": Term(rejected**self.turned, weights, 0.01)}
+        return LossOutput({**output.terms, **more}, output.metrics)
+
+
+class AnotherOfTheRejected(ProbabilityOfEachSide):
+    """The rejected side is lowered by something else: nothing is done to both alike."""
+
+    turned = 3
+
+
+@pytest.mark.parametrize("kind", [EachSideATerm, EntropyOfLogits, ProbabilityOfEachSide])
 def test_a_penalty_on_confidence_is_not_accused(kind):
     assert failed(kind()) == {}
 
 
 def test_a_term_that_is_turned_is_named():
     assert "made less likely by the term chosen" in failed(LikelihoodTurned(), "direction")["direction"].wrong
+    assert "made less likely by the term chosen" in failed(AnotherOfTheRejected(), "direction")["direction"].wrong
