@@ -142,9 +142,9 @@ def _weighed_as_new(
     against = batch.with_values(advantages=-advantages) if isinstance(advantages, Tensor) else None
     if against is not None and _acts_across_tokens(laboratory, batch, slopes, of_tokens):
         against = None
-    learned = taught()
-    if not bool((learned > 0).any()) or not bool((learned < 0).any()):
-        return None
+    learned, pushed = taught(), slopes(batch)
+    if not all(bool(((way * learned > 0) & (way * pushed > 0)).any()) for way in (1, -1)):
+        return None  # nothing is pushed down, though what has a low advantage may be imitated less
     with torch.no_grad():
         leaf.mul_(FURTHER)
     further = taught()

@@ -72,3 +72,16 @@ def test_a_pull_of_tokens_to_the_reference_is_no_weight():
     assert "are learned as if the policy had sampled them now" in failed(ReplayWithAPull(), "draws")["draws"].wrong
     for sound in (WeightsOfTheDrawnPolicy, Imitates, Contrasts):
         assert failed(sound(), "draws") == {}, sound
+
+
+class ImitatesByTheExponential(ReplayWithAPull):
+    """Old completions are imitated, each by the exponential of its advantage: nothing is pushed down."""
+
+    pull: float = 0.0
+
+    def surrogate(self, ours, batch):
+        return -ours * (2 * batch.advantages[..., None]).clamp(max=5).exp()
+
+
+def test_what_a_low_advantage_is_imitated_less_by_is_no_push():
+    assert failed(ImitatesByTheExponential(), "draws") == {}
