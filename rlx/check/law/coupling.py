@@ -11,9 +11,11 @@ from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+from rlx.data.preferences import PairBatch
 
 DRIFTS = (0.5, -0.5)  # nats a token by which the policy likes its completions better than the reference does
 SAME = 1e-9  # relative difference of two slopes that are the same
+WRONG = (1.0, -1.0)  # the sign of a slope that makes chosen completions less likely, and rejected ones likelier
 FELT = 1e-6  # relative: more than rounding
 
 
@@ -21,7 +23,8 @@ def level_is_live(subject: Subject) -> Finding | None:
     """The mean of all log-ratios is what each one is measured from, and carries a gradient: each completion pushes the others.
 
     Its signs: a value does not change when all log-probabilities rise together, though it does when its own do; all others move
-    it by the same amount; and what the level does to the loss does not cancel, as it would in a variance.
+    it by the same amount; and what the level does to the loss does not cancel, as it would in a variance, and pushes chosen
+    completions down or rejected ones up.
     """
     if not subject.algorithm.couples_rows or subject.goes_past:
         return None
@@ -31,6 +34,8 @@ def level_is_live(subject: Subject) -> Finding | None:
         parts = parts_of(batch)
         if len(parts) != 1 or len(batch) < 3 or not isinstance(laboratory.policy, StandInPolicy):
             return None
+        if not isinstance(parts[0], PairBatch):
+            return None  # a regression on rewards may centre both sides: what a live mean adds there centres the rewards
         subject.loss(laboratory, batch)  # now every completion has its leaves
         leaf = laboratory.policy.leaves.get("token_logprobs")
         if leaf is None:
@@ -89,6 +94,8 @@ def _level(table: Tensor, weights: Tensor, *, rows: bool) -> float | None:
         added = added + weight * level
     largest = float((weights[:, None, None] * table).sum(dim=0).abs().max())
     live = added.abs() > FELT * largest
+    if rows and size == len(WRONG):  # a pair's side that all others push as it shall go is held against the other side
+        live &= added * added.new_tensor(WRONG) > 0
     if not is_moved or not bool(live.any()) or not bool(measured[live].all()):
         return None  # a mean of one side alone, with all its gradient, is what the other side is held against
     return float(added.abs().max()) / largest

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from rlx.algorithm import LossOutput
 from tests.check.checking import failed
-from tests.check.faulty import Preferences
+from tests.check.faulty import Preferences, Rewards
 
 
 class LiveReferencePoint(Preferences):
@@ -52,6 +52,28 @@ class AgainstTheMeanOfTheRejected(LiveReferencePoint):
         return -F.logsigmoid(self.beta * (chosen - rejected.mean()))
 
 
+class EachAgainstTheOtherSide(LiveReferencePoint):
+    """A chosen completion against the mean of the rejected ones, a rejected one against that of the chosen ones."""
+
+    def values(self, chosen, rejected):
+        against = F.logsigmoid(self.beta * (chosen - rejected.mean())), F.logsigmoid(self.beta * (chosen.mean() - rejected))
+        return -sum(against)
+
+
+class CentredRegression(Rewards):
+    """Log-probabilities less their mean are regressed to rewards: its gradient centres the rewards."""
+
+    couples_rows = True
+
+    def advantages(self, rewards):
+        return rewards
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        sums = ((ours - batch.sampling_logprobs) * batch.loss_mask).sum(dim=-1)
+        return LossOutput.of((batch.advantages - 0.1 * (sums - sums.mean())) ** 2, torch.full_like(sums, 1 / 16))
+
+
 class SmallVariance(LiveReferencePoint):
     """DPO that keeps the chosen log-ratios of a batch alike."""
 
@@ -80,6 +102,17 @@ def test_a_live_level_is_named(kind):
     assert "test_coupling.py" in found.where
 
 
-@pytest.mark.parametrize("kind", [ConstantReferencePoint, AgainstTheMeanOfTheRejected, SmallVariance, SmallDrift, Contrast])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ConstantReferencePoint,
+        AgainstTheMeanOfTheRejected,
+        EachAgainstTheOtherSide,
+        CentredRegression,
+        SmallVariance,
+        SmallDrift,
+        Contrast,
+    ],
+)
 def test_other_losses_that_combine_rows_are_not_accused(kind):
     assert failed(kind(), "direction") == {}
