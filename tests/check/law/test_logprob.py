@@ -47,7 +47,7 @@ class OfTheSequenceByToken(Rewards):
 
 
 class ByProbability(Rewards):
-    """The ratio of the sequence, a constant, times the probability of a token (arXiv:2505.12929): it is weighed by no ratio twice."""
+    """The ratio of the sequence, a constant, times the probability of a token (arXiv:2505.12929): no ratio is there twice."""
 
     def log_ratio(self, policy, batch):
         ours, mask = policy.token_logprobs(batch.sequences, temperature=batch.temperature), batch.loss_mask
