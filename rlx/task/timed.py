@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-import types
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any
 
+_spend: ContextVar[Callable[[float], None]] = ContextVar("spend")  # of the call that makes a task
 _NOT_BEGUN = object()  # in place of the outcome of a coroutine that may be run elsewhere
 _SPARE = 1.0  # seconds beyond the limit of one in which no coroutine of a batch begins or ends, before its thread is given up
 
@@ -26,8 +27,9 @@ class TimeLimitError(Exception):
 class TimedCalls:
     """Runs calls in a thread of their own, which keeps one event loop for all coroutines.
 
-    seconds: the limit of one call; while a coroutine runs without awaiting, the time of the others stands still. A thread cannot
-    be ended from outside: one whose call hangs is left behind (it ends with the process), and a new one takes the calls after it.
+    seconds: the limit of one call; while a coroutine, or a task that it made, runs without awaiting, the time of the others
+    stands still. A thread cannot be ended from outside: one whose call hangs is left behind (it ends with the process), and a
+    new one takes the calls after it.
     """
 
     seconds: float
@@ -137,6 +139,7 @@ class _Worker:
         """What the coroutines return, all at the same time; exceptions in place of values. tasks: gets a task of each."""
         if self.loop is None:
             self.loop = asyncio.new_event_loop()
+            self.loop.set_task_factory(_metered_task)
         self._begun.clear()
 
         async def begun(place: int, coroutine: Any) -> Any:
@@ -145,14 +148,14 @@ class _Worker:
                     raise asyncio.CancelledError
                 self._begun.add(place)
             self.progressed = began = time.monotonic()  # others may have kept the loop before
-            own, before, used, is_late = asyncio.current_task(), self._spent, 0.0, False
+            own, before, used, is_late, is_over = asyncio.current_task(), self._spent, 0.0, False, False
             timer: asyncio.TimerHandle
 
             def spend(part: float) -> None:
                 nonlocal used
                 used += part
                 self._spent += part
-                if not is_late:
+                if not is_late and not is_over:  # a task that it made may outlive it
                     self.progressed = time.monotonic()
 
             def late() -> None:
@@ -167,13 +170,15 @@ class _Worker:
                     own.cancel()
 
             timer = asyncio.get_running_loop().call_later(seconds, late)
+            _spend.set(spend)  # tasks that it makes inherit it
             try:
-                return await _metered(coroutine, spend)
+                return await _Metered(_awaited(coroutine), spend)
             except asyncio.CancelledError:
                 if is_late:
                     raise TimeLimitError(f"no answer within {seconds:g} s") from None
                 raise
             finally:
+                is_over = True
                 timer.cancel()
                 self.progressed = time.monotonic()
 
@@ -205,7 +210,9 @@ class _Worker:
         is_known = running in tasks
         late = f"no answer within {seconds:g} s"
         beside = "another async call beside it blocks the event loop (with time.sleep, say), and its error says so"
-        if not is_known:
+        if running is None:
+            beside = "it was cancelled and still awaits; let asyncio.CancelledError through"
+        elif not is_known:
             beside = "an async call of this round blocks the event loop (with time.sleep, say); which one is not known"
         outcomes = [TimeLimitError(f"{late}: {beside}") if place in begun else _NOT_BEGUN for place in range(count)]
         for place, task in enumerate(tasks):
@@ -218,27 +225,47 @@ class _Worker:
         return outcomes
 
 
-@types.coroutine
-def _metered(awaitable: Any, spend: Callable[[float], None]) -> Generator[Any, Any, Any]:
-    """Await it. `spend` is told the seconds of each stretch without an await, in which the loop does nothing else."""
+class _Metered(Coroutine[Any, Any, Any]):
+    """A coroutine; `spend` is told the seconds of each stretch without an await, in which the loop does nothing else."""
 
-    async def awaited() -> Any:
-        return await awaitable
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], spend: Callable[[float], None]) -> None:
+        self._coroutine, self._spend = coroutine, spend
 
-    coroutine = awaited()
-    go_on, given = coroutine.send, None
-    while True:
+    def send(self, value: Any) -> Any:
         began = time.monotonic()
         try:
-            wanted = go_on(given)
-        except StopIteration as end:
-            return end.value
+            return self._coroutine.send(value)
         finally:
-            spend(time.monotonic() - began)
+            self._spend(time.monotonic() - began)
+
+    def throw(self, *error: Any) -> Any:
+        began = time.monotonic()
         try:
-            go_on, given = coroutine.send, (yield wanted)
-        except BaseException as error:  # a cancellation, or what a future holds
-            go_on, given = coroutine.throw, error
+            return self._coroutine.throw(*error)
+        finally:
+            self._spend(time.monotonic() - began)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> _Metered:
+        return self
+
+    def __iter__(self) -> _Metered:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _metered_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any) -> asyncio.Task[Any]:
+    """A task; one that a call makes (asyncio.gather and wait_for do) spends the time of that call."""
+    spend = _spend.get(None)
+    return asyncio.Task(coroutine if spend is None else _Metered(coroutine, spend), loop=loop, **settings)
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

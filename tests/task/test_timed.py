@@ -1,7 +1,11 @@
 import asyncio
+import gc
 import threading
 import time
+import warnings
 from contextlib import suppress
+
+import pytest
 
 from rlx.task.timed import TimedCalls, TimeLimitError
 
@@ -248,3 +252,65 @@ def test_what_still_waits_on_the_loop_gives_back_what_it_holds_at_the_end():
     assert not given_back.is_set()
     del calls
     assert given_back.wait(5)
+
+
+async def _busy(seconds):
+    await asyncio.sleep(0.01)
+    time.sleep(seconds)
+    return 1
+
+
+async def _by_gather(part, seconds):
+    return await asyncio.gather(part(seconds), part(seconds))
+
+
+async def _by_wait_for(part, seconds):
+    return [await asyncio.wait_for(part(seconds), 9), await asyncio.wait_for(part(seconds), 9)]
+
+
+@pytest.mark.parametrize("how", [_by_gather, _by_wait_for])
+def test_tasks_that_a_call_makes_do_not_spend_the_time_of_others(how):
+    assert TimedCalls(0.4).run([lambda: how(_busy, 0.04)] * 15) == [[1, 1]] * 15
+
+
+def test_tasks_that_a_call_makes_spend_its_own_time():
+    (late,) = TimedCalls(0.1).run([lambda: _by_gather(_busy, 0.15)])
+    assert isinstance(late, TimeLimitError)
+
+
+def test_a_task_that_ends_before_it_begins_leaves_no_coroutine_behind():
+    async def never():
+        pytest.fail("it was cancelled")
+
+    async def cancels():
+        task = asyncio.ensure_future(never())
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return task.cancelled()
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert TimedCalls(5.0).run([cancels]) == [True]
+        gc.collect()
+    assert not [warning for warning in said if "never awaited" in str(warning.message)]
+
+
+def test_a_task_that_outlives_its_call_keeps_no_other_call_waiting():
+    async def ticks():
+        while True:
+            await asyncio.sleep(0.05)
+
+    async def begins():
+        asyncio.get_running_loop().ticking = asyncio.ensure_future(ticks())
+
+    async def stubborn():
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(5)
+
+    calls = TimedCalls(0.1)
+    calls.run([begins])
+    began = time.monotonic()
+    (found,) = calls.run([stubborn])
+    assert time.monotonic() - began < 4
+    assert "it was cancelled and still awaits" in str(found)
