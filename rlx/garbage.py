@@ -9,9 +9,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OBJECTS = (
-    100_000  # that are made between two searches of the young ones while a process starts; Python's own number is below 3,000
-)
+# That are made between two searches of the young ones while a process starts; Python's own number is below 3,000.
+OBJECTS = 100_000
 _usual: tuple[int, int, int] | None = None  # Python's own thresholds, while others hold
 
 

@@ -42,7 +42,7 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
     try:
         os.write(jobs, b"".join(number.to_bytes(4, "little") for number in range(len(parts))))
         os.lseek(jobs, 0, os.SEEK_SET)
-        for _ in range(processes):
+        for _ in range(min(processes, len(parts))):
             child, results = _copy(work, parts, jobs, list(children.values()))
             children[child] = results
         for results in children.values():

@@ -34,6 +34,13 @@ def test_results_come_in_the_order_of_the_parts_and_from_several_processes():
     assert num_processes() >= 1
 
 
+def test_no_process_is_made_that_has_nothing_to_do(monkeypatch):
+    made = []
+    monkeypatch.setattr(os, "fork", lambda own=os.fork: made.append(1) or own())
+    assert in_processes(abs, [-1, -2], 5) == [1, 2]
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("fault", [lambda: 1 / 0, lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: sys.exit(3)])
 def test_a_process_that_fails_or_dies_leaves_it_to_the_caller(fault):
     assert in_processes(lambda number: fault() if number == 5 else number, list(range(20)), 2) is None
