@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryFile
 from threading import Thread
 from typing import IO, Any
 
@@ -37,14 +38,14 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
     sent: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()  # None: a process has ended
     found: dict[int, Any] = {}
     before = os.environ.get(_PARALLEL)
-    jobs = os.memfd_create("jobs")  # numbers of parts; copies of this process share the place that is read next
     os.environ[_PARALLEL] = "false"  # the threads of tokenizers are not copied
     try:
-        os.write(jobs, b"".join(number.to_bytes(4, "little") for number in range(len(parts))))
-        os.lseek(jobs, 0, os.SEEK_SET)
-        for _ in range(min(processes, len(parts))):
-            child, results = _copy(work, parts, jobs, list(children.values()))
-            children[child] = results
+        with TemporaryFile(buffering=0) as jobs:  # numbers of parts; copies of this process share the place that is read next
+            jobs.write(b"".join(number.to_bytes(4, "little") for number in range(len(parts))))
+            jobs.seek(0)
+            for _ in range(min(processes, len(parts))):
+                child, results = _copy(work, parts, jobs.fileno(), list(children.values()))
+                children[child] = results
         for results in children.values():
             reader = Thread(target=_read, args=(results, sent), name="results")
             reader.start()
@@ -52,7 +53,7 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in readers:
             while (item := sent.get(timeout=_STALLED)) is not None:
                 found[item[0]] = item[1]
-    except (OSError, RuntimeError, Empty):  # no process or thread more, or all wait for what another thread held
+    except (OSError, RuntimeError, Empty):  # no process, thread or file more, or all wait for what another thread held
         return None
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})
@@ -64,7 +65,6 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
             reader.join()
         for results in children.values():
             results.close()
-        os.close(jobs)
     return [found[number] for number in range(len(parts))] if len(found) == len(parts) else None
 
 

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -77,6 +78,14 @@ def test_where_no_process_can_be_made_the_caller_works(monkeypatch):
 
     monkeypatch.setattr(os, "fork", fork)
     assert in_processes(lambda number: number, [1, 2], 2) is None
+    assert no_child_is_left()
+
+
+def test_where_python_makes_no_files_in_memory_or_none_at_all(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "memfd_create", raising=False)  # as where it was built for an older system
+    assert in_processes(abs, [-1, -2, -3], 2) == [1, 2, 3]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    assert in_processes(abs, [-1, -2, -3], 2) is None
     assert no_child_is_left()
 
 
