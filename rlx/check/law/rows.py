@@ -207,6 +207,8 @@ def _turned(subject: Subject) -> Finding | None:
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return None
     (as_drawn, shown, made), (other, _, remade) = (_slopes_of_groups(subject, turned=turned) for turned in (False, True))
+    if subject.task.interaction is not None and _whole(as_drawn) != _whole(other):
+        return None  # conversations went on otherwise: others are in the batch, which may count in its means
     scale = max((float(slopes.abs().max()) for slopes in as_drawn.values() if len(slopes)), default=0.0)
     scale = max(scale, 1e-12)  # where nothing is learned
     both = as_drawn.keys() & other.keys()
@@ -226,6 +228,11 @@ def _turned(subject: Subject) -> Finding | None:
                 "whole batch; dim=0 goes over the prompts",
             )
     return None
+
+
+def _whole(groups: dict[Any, Tensor]) -> list[Any]:
+    """The prompts and their completions, in no order."""
+    return sorted((prompt, *sorted(completions)) for prompt, *completions in groups)
 
 
 def _slopes_of_groups(subject: Subject, *, turned: bool) -> tuple[dict[Any, Tensor], dict[Any, str], dict[Any, str]]:

@@ -170,3 +170,15 @@ def test_conversations_that_begin_alike_are_told_apart():
     sampler = rlx.load("rollout", "transformers")
     subject = Subject(rlx.load("algorithm", "online_dpo"), task, policy, sampler, AccumulatedGradients, optimizer)
     assert not any(verdict.failed for verdict in check_algorithm(subject, laws={"draws": LAWS["draws"]}))
+
+
+class CentredOverTheBatch(CustomGrpo):
+    """Rewards less the mean over the batch, whose conversations go on otherwise where a turn is drawn in another order."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(advantages=batch.rewards - batch.rewards.mean())
+
+
+def test_conversations_that_go_on_otherwise_may_count_in_a_mean():
+    assert failed(CentredOverTheBatch(**HYPERPARAMETERS), "order") == {}
