@@ -23,7 +23,7 @@ from rlx.seeding import Stream
 from rlx.task.base import Prompt
 
 _WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not taken apart
-_PLAIN = (int, float, bool, type(None))
+_AS_IT_IS = frozenset({bytes, str, int, float, bool, type(None)})
 GARBAGE = 3.7
 
 
@@ -81,7 +81,7 @@ def signature(batch: Any) -> str:
 def _collect(value: Any, found: Callable[[Any], None]) -> None:
     """Call `found` with every token, tensor and number in `value`, and with the names of what holds them."""
     kind = value.__class__
-    if kind is bytes or kind is str:
+    if kind in _AS_IT_IS:
         found(value)
     elif isinstance(value, np.ndarray):
         found((value.shape, value.tobytes()))
@@ -99,7 +99,7 @@ def _collect(value: Any, found: Callable[[Any], None]) -> None:
     elif isinstance(value, Prompt):
         found(value.text)
     elif isinstance(value, _WHOLE):
-        found(value if kind in _PLAIN else repr(value))
+        found(repr(value))
     else:
         for name, item in attributes(value).items():
             found(name)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 PLAIN = (bool, int, float, str, bytes, list, tuple, set, frozenset, Enum, type(None))
@@ -53,13 +53,19 @@ class _Node:
 def _inner(value: Any) -> dict[str, Any] | None:
     """What a node of a tree holds; None for a leaf."""
     if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
-        kept = {name for kind in type(value).__mro__ for name, item in vars(kind).items() if isinstance(item, cached_property)}
+        kept = _cached(type(value))
         return {name: item for name, item in vars(value).items() if name not in kept}
     if type(value) is dict:
         return {str(key): item for key, item in value.items()}
     if type(value) in (list, tuple) and any(_inner(item) is not None for item in value):
         return {str(index): item for index, item in enumerate(value)}
     return None
+
+
+@lru_cache(maxsize=256)
+def _cached(kind: type) -> frozenset[str]:
+    """The names of a class's cached properties."""
+    return frozenset(name for each in kind.__mro__ for name, item in vars(each).items() if isinstance(item, cached_property))
 
 
 def changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
