@@ -166,7 +166,7 @@ class CachedForward:
         self.rows, self.filled = mask.shape
         if before:
             begin(self.cache.layers, before, more=tokens.shape[1])
-        ragged = not bool(mask.all())
+        ragged = bool(before) or not bool(mask.all())  # what goes on has mask and positions too: so it was tried
         arguments: dict[str, Any] = {"attention_mask": mask if ragged else None}
         if ragged and "position_ids" in self.arguments:
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]

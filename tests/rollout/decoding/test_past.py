@@ -7,11 +7,11 @@ import torch
 from rlx.policy.forward import ForwardSettings
 from rlx.policy.tiny import load_tiny
 from rlx.rollout.decoding.past import Past, laid_out
-from rlx.rollout.decoding.probe import forward_for
+from rlx.rollout.decoding.probe import continues, forward_for
 from rlx.rollout.play import play
 from rlx.rollout.sampler import Draw
 from rlx.seeding import Stream
-from tests.rollout.stand_in import sampler_of
+from tests.rollout.stand_in import exact_logprobs, model_of, prompts_of, sampler_of
 from tests.task.environments import Counting, task_of
 
 
@@ -149,3 +149,25 @@ def test_without_room_conversations_are_read_again(read):
     assert max(width for _, width in seen) > 30
     for ours, theirs in zip(rollout.sequences.completions, again.sequences.completions, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@torch.no_grad()
+def test_one_conversation_goes_on_in_the_way_that_was_tried():
+    model = model_of("gpt2")
+    assert continues(model)
+    inner = model.forward
+
+    def careless(input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None):
+        if attention_mask is None and input_ids.shape[1] > 1 and past_key_values.get_seq_length():
+            past_key_values = None  # a model may read several tokens without a mask as the first ones
+        return inner(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=past_key_values
+        )
+
+    model.forward = careless
+    (history,) = prompts_of(9)
+    first, second = forward_for(model)[0], forward_for(model)[0]
+    first.start([history[:5]], max_rows=1, max_new_tokens=1)
+    logits = second.start([history], max_rows=1, max_new_tokens=1, past=[first.states(0)])
+    exact = exact_logprobs(model_of("gpt2"), history)[-1]
+    assert (torch.log_softmax(logits[0].double(), -1) - exact).abs().max() < 1e-4
