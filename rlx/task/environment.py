@@ -303,7 +303,7 @@ def _messages(value: Any, *, roles: tuple[str, ...], of: str) -> tuple[Message, 
                 f"gave {message!r:.80} as a message of {of}; a message is {example}, its role one of {', '.join(roles)}"
             )
         _encodable(content)
-    return tuple(messages)
+    return tuple(dict(message) for message in messages)  # what the environment does with its own later changes nothing
 
 
 def _encodable(text: str) -> str:

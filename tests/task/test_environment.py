@@ -148,3 +148,21 @@ def test_the_record_of_a_conversation_names_the_rewards_of_its_turns():
     assert [row.get("reward") for row in one.to_dict()] == [1.0, None, 2.0, None]
     one.failed("it broke")
     assert one.to_dict()[-1] == {"role": "error", "content": "it broke"}
+
+
+def test_messages_that_an_environment_goes_on_writing_to_stay_as_they_were_said():
+    class OneMessage(Environment):
+        def start(self, prompt):
+            self.message = {"role": "user", "content": "0"}
+            return [self.message]
+
+        def step(self, completion):
+            self.message["content"] += "1"
+            return Turn([self.message])
+
+    talk = Conversation.of(OneMessage(), Prompt("p"), name="one", stream=Stream(0))
+    talk.started(talk.start())
+    for _ in range(2):
+        talk.say("x")
+        talk.answered(talk.environment.step("x"))
+    assert [message["content"] for message in (*talk.opening, *talk.messages)] == ["0", "x", "01", "x", "011"]
