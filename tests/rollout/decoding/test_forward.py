@@ -30,7 +30,7 @@ def test_every_way_gives_the_logits_of_each_sequence_alone(architecture, lengths
         for parents in [*splits, []]:
             for row, sequence in enumerate(sequences):
                 exact = exact_logprobs(model, sequence)[-1]
-                assert (torch.log_softmax(logits[row].double(), -1) - exact).abs().max() < 1e-5
+                assert (torch.log_softmax(logits[row].double(), -1) - exact).abs().max() < 3e-5
             if parents:
                 tokens = generator.integers(0, VOCABULARY, size=len(parents))
                 sequences = [[*sequences[parent], int(token)] for parent, token in zip(parents, tokens, strict=True)]
