@@ -144,7 +144,7 @@ def measured(workload: Workload, place: Path, *, bfloat16: bool) -> dict[str, li
     chosen = against(workload, bfloat16=bfloat16)
     found: dict[str, list[Mapping[str, Any]]] = {}
     for own in dict.fromkeys(chosen.values()):
-        sides = [own, *(side for side, with_ in chosen.items() if with_ == own)]
+        sides = dict.fromkeys([own, *(side for side, with_ in chosen.items() if with_ == own)])
         workers = [Worker(side, place, threads=workload.threads, log=logs / f"{side}.log") for side in sides]
         try:
             for number in range(workload.rounds):
