@@ -24,6 +24,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.whole
 def test_an_import_is_completed_before_ctrl_c_is_heard(tmp_path):
     (tmp_path / "ends_whole.py").write_text(
         "import signal, time\ntry:\n    signal.raise_signal(signal.SIGINT)\n    time.sleep(0.1)\n"
@@ -34,6 +35,7 @@ def test_an_import_is_completed_before_ctrl_c_is_heard(tmp_path):
     assert done.stdout == "interrupted True\n", done.stderr
 
 
+@pytest.mark.whole
 def test_a_destructor_is_completed_before_ctrl_c_is_heard(tmp_path):
     (tmp_path / "main.py").write_text(
         "import signal, time\nfrom rlx.interrupt import on_ctrl_c\nsignal.signal(signal.SIGINT, on_ctrl_c)\n"

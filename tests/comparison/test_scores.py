@@ -180,6 +180,7 @@ def test_the_worst_score_is_the_highest_where_lower_is_better(tmp_path):
     assert count_failures(runs, failed="worst")[1].score == pytest.approx(0.3)
 
 
+@pytest.mark.whole
 def test_a_long_log_is_read_in_little_memory(tmp_path):
     directory = write_run(tmp_path / "long", score=0.5, num_steps=60_000)
     lines = (json.dumps({"step": step, "train/loss": 1 / (step + 1), "cost/tokens_trained": 10 * step}) for step in range(60_000))

@@ -115,6 +115,7 @@ def test_what_a_blocked_loop_had_not_begun_is_run_in_another_one():
     assert found[5] is None
 
 
+@pytest.mark.whole
 def test_many_that_block_do_not_each_take_their_time():
     begun = []
 

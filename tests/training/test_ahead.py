@@ -175,6 +175,7 @@ def test_a_run_is_repeated_and_resumed_to_the_last_bit(case, rlx_run, tmp_path):
     assert all(abs(ratio - 1) > 1e-6 for ratio in off_policy[1:])
 
 
+@pytest.mark.whole
 def test_a_server_samples_the_next_draw_while_this_one_is_learned_from(tmp_path):
     cfg = compose("train", GRPO)
     assemble(cfg).policy.model.save_pretrained(tmp_path / "base")

@@ -116,6 +116,7 @@ def test_a_job_that_takes_too_long_is_asked_to_stop_and_counts_as_failed(job, tm
     assert said(tmp_path) == {"state": "failed", "reason": "timeout: it took more than 0.2 s (sweep.timeout)"}
 
 
+@pytest.mark.whole
 def test_a_job_that_takes_too_long_and_does_not_stop_is_ended(job, tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(os, "_exit", ended.append)

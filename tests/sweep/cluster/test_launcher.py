@@ -93,6 +93,7 @@ def sleeping(seconds):
     return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
 
 
+@pytest.mark.whole
 def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_begun_is_launched_again(delegate, tmp_path):
     launched, others = [], []
 
@@ -116,6 +117,7 @@ def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_beg
     assert [job.attempts for job in made.state.jobs.values()] == [1, 1, 1, 1]
 
 
+@pytest.mark.whole
 def test_jobs_that_outlived_the_start_that_began_them_are_waited_for(delegate, tmp_path):
     launched = []
 
@@ -179,6 +181,7 @@ def test_being_asked_to_stop_asks_the_jobs(delegate, tmp_path, monkeypatch):
     assert states(made) == {"a": "waiting", "b": "waiting"}
 
 
+@pytest.mark.whole
 def test_a_job_that_the_cluster_lost_is_noticed_while_the_launcher_waits(delegate, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "is_used", lambda directory: True)
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)

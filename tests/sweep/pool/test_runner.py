@@ -68,6 +68,7 @@ def test_every_job_has_its_end(runner):
     assert all(job.seconds > 0 for job in made.state.jobs.values())
 
 
+@pytest.mark.whole
 def test_a_job_that_hangs_is_ended_and_the_rest_run(runner):
     made = runner({"a": ["stubborn"], "b": ["sleep", 60], "c": ["nothing"]}, timeout=1.0, grace=0.5)
     made.run()
@@ -110,6 +111,7 @@ def test_a_signal_stops_the_jobs_and_begins_no_other(runner, number, asked):
     assert "checkpoint" in made.view.notes[0]
 
 
+@pytest.mark.whole
 def test_a_second_ctrl_c_ends_at_once(runner):
     made = runner({"a": ["stubborn"]}, grace=60.0)
     for delay in (1.5, 2.0):
