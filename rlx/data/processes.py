@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from rlx.errors import STOP_SIGNALS
 
+_log = logging.getLogger(__name__)
 _MOST = 8  # processes, each with memory of its own for what it makes
 _STALLED = 120.0  # seconds without a part, of which each takes about one
 _PARALLEL = "TOKENIZERS_PARALLELISM"
@@ -53,7 +55,10 @@ def in_processes(work: Callable[[Any], Any], parts: Sequence[Any], processes: in
         for _ in readers:
             while (item := sent.get(timeout=_STALLED)) is not None:
                 found[item[0]] = item[1]
-    except (OSError, RuntimeError, Empty):  # no process, thread or file more, or all wait for what another thread held
+    except Empty:  # all wait for what another thread held when they were made
+        _log.warning("no copy of this process has tokenised anything for %g s; one process goes on alone", _STALLED)
+        return None
+    except (OSError, RuntimeError):  # no process, thread or file more
         return None
     finally:
         os.environ.pop(_PARALLEL) if before is None else os.environ.update({_PARALLEL: before})

@@ -117,6 +117,18 @@ class Seen(TwoPlayers):
         return {"highest": float(max(self.state["moves"]))}
 
 
+def played_on_ranks(lab, task, *, prompt_keys, **asked):  # noqa: F811
+    """What each of two ranks has of the conversations of the first prompts."""
+    policies = [lab.policy.frozen_copy() for _ in range(2)]
+
+    def played(ranks):
+        own = replace(task)  # a process has its own
+        sampler, prompts = SplitSampler.of(lab.sampler, ranks), own.prompts()[: len(prompt_keys)]
+        return play(split_task(own, ranks), policies[ranks.rank], sampler, prompts, prompt_keys=prompt_keys, **asked)
+
+    return on_ranks(played)
+
+
 @pytest.mark.parametrize(
     "environment",
     [Seen(), Awaited(), Failing("raises"), Failing("nonsense"), Failing("not finite")],
@@ -126,13 +138,7 @@ def test_conversations_are_those_of_one_process(lab, environment):  # noqa: F811
     task = task_of(environment, max_new_tokens=40)
     asked = {"group_size": 3, "stream": Stream(5), "prompt_keys": range(5)}
     alone = play(task, lab.policy, lab.sampler, task.prompts()[:5], **asked)
-    policies = [lab.policy.frozen_copy() for _ in range(2)]
-
-    def split(ranks):
-        own = replace(task)  # a process has its own
-        return play(split_task(own, ranks), policies[ranks.rank], SplitSampler.of(lab.sampler, ranks), own.prompts()[:5], **asked)
-
-    for made in on_ranks(split):
+    for made in played_on_ranks(lab, task, **asked):
         assert made.texts == alone.texts
         assert made.turn_spans == alone.turn_spans
         assert made.graded == alone.graded
@@ -145,19 +151,8 @@ def test_conversations_are_those_of_one_process(lab, environment):  # noqa: F811
 
 
 def test_an_environment_is_asked_on_one_rank_alone(lab):  # noqa: F811
-    task, policies = task_of(Seen(), max_new_tokens=40), [lab.policy.frozen_copy() for _ in range(2)]
     Seen.asked.clear()
-    on_ranks(
-        lambda ranks: play(
-            split_task(replace(task), ranks),
-            policies[ranks.rank],
-            SplitSampler.of(lab.sampler, ranks),
-            task.prompts()[:4],
-            group_size=2,
-            stream=Stream(5),
-            prompt_keys=range(4),
-        )
-    )
+    played_on_ranks(lab, task_of(Seen(), max_new_tokens=40), group_size=2, stream=Stream(5), prompt_keys=range(4))
     assert len({state for _, state in Seen.asked}) == 8
     assert len(Seen.asked) > 8
 
