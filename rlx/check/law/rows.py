@@ -14,6 +14,7 @@ from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed
+from rlx.check.law.memory import remembered_by_place
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
@@ -279,7 +280,7 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    for fault in (_few_of_many, _same_minibatch, _weights_of_the_draw, replayed):
+    for fault in (_few_of_many, _same_minibatch, _weights_of_the_draw, replayed, remembered_by_place):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")

@@ -1,0 +1,127 @@
+"""What the law of draws says of what lasts from draw to draw: it belongs to prompts or to all rows, not to places."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of, tensors_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import StandInPolicy, key_of
+from rlx.check.subject import Subject, row_shown
+
+LOWER = 1.0  # nats a token by which the policy likes one row's completions less at the first of two draws
+LEAST = 4  # rows: one that is remembered, and three that say what happens to all
+MOST = 6  # rows that are tried
+NEXT = (1, 2)  # steps of the second draw
+SAME = 1e-4  # relative difference of two numbers that are the same but for what all rows share
+
+
+def remembered_by_place(subject: Subject) -> Finding | None:
+    """Whatever happens to a row at one draw, it changes the row at the same place of the next, which has another prompt."""
+    if subject.goes_past or subject.warm_up:
+        return None
+    seen: dict[int, str] = {}  # row -> what changes there
+    tried = 0
+    for step in NEXT:
+        usual = _second(subject, step, None)
+        if usual is None or len(usual) < LEAST:
+            return None
+        before, tried = dict(tensors_of(usual)), min(len(usual), MOST)
+        for row in range(tried):
+            moved = _second(subject, step, row)
+            if moved is None or _prompts(moved) != _prompts(usual):
+                return None
+            after = dict(tensors_of(moved))
+            changed = [name for name, values in before.items() if name in after and not _equal(values, after[name])]
+            if any(not _changes_alone(before[name], after[name], row) for name in changed):
+                return None
+            if changed:
+                seen[row] = changed[0]
+    if 2 * len(seen) < tried:  # a group without signal shows nothing
+        return None
+    name = next(iter(seen.values())).removeprefix("batch.")
+    return broken(
+        f"what happens to a row at one draw changes the {name} of the row at the same place of the next draw and of no other, "
+        "though another prompt stands there",
+        number=f"{len(seen)} of {tried} rows",
+        where="draw",
+        example=row_shown(subject, usual, 0),
+        mend="what lab.state keeps of a prompt is found by batch.prompt_keys (of a pair: batch.rows), not by its place in the "
+        "batch; else keep one number for all rows",
+    )
+
+
+def _second(subject: Subject, step: int, row: int | None) -> Any | None:
+    """The second of two draws, where at the first a completion of a row was better rewarded, and all of them less likely.
+
+    None where nothing is kept between them, or a prompt stands in both.
+    """
+    laboratory = subject.stand_in()
+    kept = copy.deepcopy(laboratory.state)
+    first = subject.draw(laboratory)
+    parts = parts_of(first)
+    if not laboratory.state or len(parts) != 1 or len(first) < LEAST or not isinstance(laboratory.policy, StandInPolicy):
+        return None
+    sequences, policy = parts[0].sequences, laboratory.policy
+    held = None
+    if row is not None:
+        group = sequences.completions[row]
+        if Need.REWARDS in subject.needs:
+            text = subject.sampler.text(subject.policy, max(group, key=len))
+            laboratory.task = subject.stand_in(rewards={"rewarded": text}).task
+        places = policy.places.get("token_logprobs", {})
+        keys = [key for key in (key_of(sequences.prompts[row], tokens) for tokens in group) if key in places]
+        if keys:
+            leaf = policy.leaves["token_logprobs"]
+            held = leaf.detach().clone()
+            with torch.no_grad():
+                for key in keys:
+                    leaf[places[key]] -= LOWER
+        laboratory.state.clear()
+        laboratory.state.update(kept)
+        subject.draw(laboratory)
+        if held is not None:
+            with torch.no_grad():
+                policy.leaves["token_logprobs"][: len(held)] = held
+    second = subject.draw(laboratory, step=step)
+    if len(parts_of(second)) != 1 or set(_prompts(first)) & set(_prompts(second)):
+        return None
+    return second
+
+
+def _equal(before: Tensor, after: Tensor) -> bool:
+    return before.shape == after.shape and torch.equal(before, after)
+
+
+def _prompts(batch: Any) -> Sequence[bytes]:
+    return [prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts]
+
+
+def _changes_alone(before: Tensor, after: Tensor, row: int) -> bool:
+    """Whether a row's values change otherwise than those of all other rows, which share a scale and a level."""
+    if (
+        before.shape != after.shape
+        or not before.is_floating_point()
+        or before.ndim == 0
+        or len(before) < LEAST
+        or len(before) <= row
+    ):
+        return False
+    x, y = before.double().reshape(len(before), -1), after.double().reshape(len(before), -1)
+    others = torch.arange(len(x)) != row
+    known = torch.stack([x[others].reshape(-1), torch.ones(int(others.sum()) * x.shape[1], dtype=x.dtype)], dim=1)
+    known = known * (known[:, :1] != 0)  # what is 0, as outside of completions, stays 0
+    line = torch.linalg.lstsq(known, y[others].reshape(-1, 1), driver="gelsd").solution[:, 0]
+
+    def off(rows: Tensor) -> float:
+        expected = torch.where(x[rows] != 0, line[0] * x[rows] + line[1], 0.0)
+        return float((y[rows] - expected).abs().max())
+
+    scale = SAME * float(y.abs().max().clamp(min=1e-12))
+    return off(others) <= scale < off(~others)
