@@ -2,110 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import permutations
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.source import Accumulated, Around
-from rlx.check.subject import Laboratory, Subject
+from rlx.check.law.conflict import conflict
+from rlx.check.law.step import moved_by
+from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields, variants
 from rlx.errors import RlxError
-from rlx.optimizer.schedule import Constant
-from rlx.optimizer.step import Clipping, Gradients, Optimizer
 
 RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
 UPWARD = 1e-6  # a cosine above this goes up
 NARROW = 1e-3  # of the gradient's norm, as a clip
 SAME = 1e-3  # relative difference of two lengths that are the same
 TINY = 1e-6  # times a gradient, no clip shortens it
-OPPOSED = 0.75  # of one gradient is another that is opposed to it
 EXACT = 1e-9  # relative difference of two numbers that are the same but for rounding
-
-
-class RecordingOptimizer(Optimizer):
-    """Plain gradient descent that keeps what its steps were given."""
-
-    @staticmethod
-    def of(laboratory: Laboratory, rate: float) -> RecordingOptimizer:
-        """At a learning rate, on the parameters of a laboratory's policy."""
-
-        def descent(parameters: Any) -> torch.optim.Optimizer:
-            return torch.optim.SGD(parameters, lr=rate)
-
-        made = RecordingOptimizer(descent, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
-        made.given, made.taken_for, made.source = [], [], None
-        made.usual = {"usual", *vars(made)}
-        return made
-
-    given: list[tuple[Gradients, Clipping]]
-    taken_for: list[int]  # how many times gradients had been taken, at each step
-    source: Counted | None  # of the gradients
-    usual: set[str]  # the names of its attributes
-
-    def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
-        """Record the gradients and the clipping, then make the step of the optimiser."""
-        self.given.append((gradients, clipping))
-        self.taken_for.append(self.source.times if self.source else 0)
-        return super().step(gradients, clipping)
-
-
-class Counted(Around):
-    """A source of gradients that counts how often they are taken."""
-
-    times = 0
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        self.times += 1
-        return self._source(by=by)
-
-
-class Scaled:
-    """A source of gradients in which those of some terms are multiplied. factors: term -> its factor, 1 where it has none."""
-
-    def __init__(self, source: Accumulated, factors: Mapping[str, float]) -> None:
-        self._source = source
-        self._factors = factors
-        self.batch = source.batch
-        self.metrics = source.metrics
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        found: dict[str, Gradients] = {}
-        for name, gradients in self._source(by=str).items():
-            factor = self._factors.get(name, 1.0)
-            scaled = [None if part is None else factor * part for part in gradients]
-            group = "loss" if by is None else by(name)
-            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(scaled)), scaled, strict=True)]
-        return found
-
-
-class Opposed:
-    """A source of gradients in which two terms have multiples of the gradient of the first, and no other term has any."""
-
-    def __init__(self, source: Accumulated, one: str, other: str, shares: tuple[float, float]) -> None:
-        self._source, self._shares = source, {one: shares[0], other: shares[1]}
-        self._one = one
-        self.batch = source.batch
-        self.metrics = source.metrics
-
-    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        terms = self._source(by=str)
-        found: dict[str, Gradients] = {}
-        for name in terms:
-            share = self._shares.get(name, 0.0)
-            multiple = [None if part is None else share * part for part in terms[self._one]]
-            group = "loss" if by is None else by(name)
-            found[group] = [_sum(a, b) for a, b in zip(found.get(group, [None] * len(multiple)), multiple, strict=True)]
-        return found
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
 
 
 def update(subject: Subject) -> Finding:
@@ -115,7 +29,7 @@ def update(subject: Subject) -> Finding:
         return kept
     cosines = []
     for rate in RATES:
-        moved, gradient, _ = _moved(subject, rate)
+        moved, gradient, _ = moved_by(subject, rate)
         if not bool(gradient.any()):
             return skipped("the loss has no gradient here; see reached")
         scale = float(moved.norm() * gradient.norm())
@@ -123,7 +37,7 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if own:
-        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again, _adds_to_a_conflict):
+        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again, conflict):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
@@ -132,11 +46,11 @@ def update(subject: Subject) -> Finding:
 def _remembers(subject: Subject) -> Finding | None:
     """What one update leaves behind, other than in the optimiser's state, changes the next one."""
     try:
-        first, _, optimizer = _moved(subject, RATES[1])
-        again, _, _ = _moved(subject, RATES[1])
+        first, _, optimizer = moved_by(subject, RATES[1])
+        again, _, _ = moved_by(subject, RATES[1])
         if torch.equal(first, again):  # what one batch leaves may be what it would find
-            _moved(subject, RATES[1], rows=1)
-            again, _, _ = _moved(subject, RATES[1])
+            moved_by(subject, RATES[1], rows=1)
+            again, _, _ = moved_by(subject, RATES[1])
     except RuntimeError as error:
         if "size" not in str(error):
             raise
@@ -157,35 +71,6 @@ def _kept(wrong: str) -> Finding:
     )
 
 
-def _moved(
-    subject: Subject,
-    rate: float,
-    *,
-    rows: int | None = None,
-    factors: Mapping[str, float] | None = None,
-    instead: tuple[str, str, tuple[float, float]] | None = None,
-) -> tuple[Tensor, Tensor, RecordingOptimizer]:
-    """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
-
-    rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
-    instead: what `Opposed` makes of them.
-    """
-    laboratory = subject.stand_in()
-    batch = subject.first_update(laboratory)[slice(0, rows)]
-    gradient, _ = subject.gradient(laboratory, batch)
-    leaves = laboratory.policy.parameters()
-    before = [leaf.detach().clone() for leaf in leaves]
-    source: Any = subject.accumulate(
-        subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
-    )
-    optimizer = RecordingOptimizer.of(laboratory, rate)
-    optimizer.source = source = Counted(source)
-    given = Opposed(source, *instead) if instead else Scaled(source, factors) if factors else source
-    subject.algorithm.update_policy(given, optimizer)
-    parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
-    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
-
-
 def _upward(cosine: float, rate: float) -> Finding:
     if rate:
         wrong = f"an update moves the policy up its loss (the cosine with the gradient is {cosine:+.2f}, it must be negative)"
@@ -198,7 +83,7 @@ def _upward(cosine: float, rate: float) -> Finding:
 
 def _twice(subject: Subject) -> Finding | None:
     """Parameters that are stepped more than once by what was taken before: one gradient again, or that of each term."""
-    _, _, optimizer = _moved(subject, RATES[1])
+    _, _, optimizer = moved_by(subject, RATES[1])
     seen: set[int] = set()
     taken = 0
     for (gradients, _), times in zip(optimizer.given, optimizer.taken_for, strict=True):
@@ -222,7 +107,7 @@ def _unclipped(subject: Subject) -> Finding | None:
     kind = type(subject.algorithm)
     if kind.clipping is not Algorithm.clipping:
         return None
-    moved, gradient, optimizer = _moved(subject, RATES[1])
+    moved, gradient, optimizer = moved_by(subject, RATES[1])
     if optimizer.given:  # which says in so many words how it clips
         return None
     limit = NARROW * float(gradient.norm())
@@ -230,7 +115,7 @@ def _unclipped(subject: Subject) -> Finding | None:
         narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
     except (RlxError, TypeError, ValueError):
         return None
-    moved, gradient, _ = _moved(narrow, RATES[1])
+    moved, gradient, _ = moved_by(narrow, RATES[1])
     whole = RATES[1] * float(gradient.norm())
     if abs(float(moved.norm()) - whole) > SAME * whole:
         return None
@@ -249,7 +134,7 @@ def _longer_than_the_clip(subject: Subject) -> Finding | None:
     """A step that max_grad_norm changes, and that is longer than it allows for all terms together."""
     if type(subject.algorithm).clipping is not Algorithm.clipping:
         return None
-    wide, gradient, _ = _moved(subject, RATES[1])
+    wide, gradient, _ = moved_by(subject, RATES[1])
     limit = NARROW * float(gradient.norm())
     try:
         narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
@@ -257,7 +142,7 @@ def _longer_than_the_clip(subject: Subject) -> Finding | None:
         return None
     laboratory = subject.stand_in()
     terms = len(subject.loss(laboratory, subject.first_update(laboratory)).terms)
-    moved, _, optimizer = _moved(narrow, RATES[1])
+    moved, _, optimizer = moved_by(narrow, RATES[1])
     length, allowed = float(moved.norm()), RATES[1] * limit * max(1, len(optimizer.given))
     if torch.equal(moved, wide) or length <= (terms + SAME) * allowed:
         return None
@@ -283,7 +168,7 @@ def _by_rows(subject: Subject) -> Finding | None:
     for rows in sizes:
         if rows < 1:
             return None
-        moved, gradient, _ = _moved(unclipped, RATES[1], rows=rows)
+        moved, gradient, _ = moved_by(unclipped, RATES[1], rows=rows)
         length = RATES[1] * float(gradient.norm())
         scale = float(moved.norm() * gradient.norm())
         if not scale or float(moved @ gradient) / scale > SAME - 1:  # it does more than scale the gradient
@@ -306,13 +191,13 @@ def _without_a_term(subject: Subject) -> Finding | None:
     terms = subject.loss(laboratory, subject.first_update(laboratory)).terms
     if len(terms) < 2:
         return None
-    plain, _, _ = _moved(subject, RATES[1])
+    plain, _, _ = moved_by(subject, RATES[1])
     for name, term in terms.items():
         if not term.total.requires_grad:
             continue
         slopes = torch.autograd.grad(term.total, laboratory.policy.parameters(), allow_unused=True, retain_graph=True)
         teaches = any(slope is not None and bool(slope.any()) for slope in slopes)
-        if teaches and torch.equal(_moved(subject, RATES[1], factors={name: -1.0})[0], plain):
+        if teaches and torch.equal(moved_by(subject, RATES[1], factors={name: -1.0})[0], plain):
             return broken(
                 f"the gradient of term {name} never reaches the optimiser",
                 where="update_policy",
@@ -339,9 +224,9 @@ def _weighs_again(subject: Subject) -> Finding | None:
         if not scaled or not all(_near(after.get(term, 0.0), before[term]) for term in before.keys() - scaled):
             continue
         small = dict.fromkeys(before, TINY)  # below any clip
-        as_it_is = _moved(subject, RATES[1], factors=small)[0]
-        by_gradient = _moved(subject, RATES[1], factors=small | dict.fromkeys(scaled, factor * TINY))[0]
-        by_value = _moved(twin, RATES[1], factors=small)[0]
+        as_it_is = moved_by(subject, RATES[1], factors=small)[0]
+        by_gradient = moved_by(subject, RATES[1], factors=small | dict.fromkeys(scaled, factor * TINY))[0]
+        by_value = moved_by(twin, RATES[1], factors=small)[0]
         least = SAME * float(by_gradient.norm())
         if float((by_gradient - as_it_is).norm()) <= least or float((by_gradient - by_value).norm()) <= least:
             continue  # gradients that are normalised take their coefficient again, and rightly
@@ -353,36 +238,6 @@ def _weighs_again(subject: Subject) -> Finding | None:
             mend="gradients() and gradients(by=...) carry the coefficients of their terms already: add them as they are",
         )
     return None
-
-
-def _adds_to_a_conflict(subject: Subject) -> Finding | None:
-    """Where the gradients of two terms are opposed, the one of them is made longer, so that it wins though it is the shorter.
-
-    The longer one has the lead in the sum. To give it to the other may be meant, and a combination may be as long as it likes.
-    """
-    laboratory = subject.stand_in()
-    names = list(subject.loss(laboratory, subject.first_update(laboratory)).terms)
-    try:
-        unclipped = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=None))
-    except (RlxError, TypeError, ValueError):
-        return None
-    longest, turned = 0.0, ""
-    for one, other in permutations(names, 2) if len(names) == 2 else ():
-        alone, opposite, both = (
-            _moved(unclipped, RATES[1], instead=(one, other, shares))[0]
-            for shares in ((1.0, 0.0), (0.0, -OPPOSED), (1.0, -OPPOSED))
-        )
-        longest = max(longest, float(both.norm()) / max(float(alone.norm()), float(opposite.norm()), 1e-300))
-        turned = other if float(both @ alone) < 0 else turned
-    if longest <= 1 + SAME or not turned:
-        return None
-    return broken(
-        f"where the gradients of two terms are opposed, an update is up to {longest:.3g} times as long as the longer one of each "
-        f"term alone, and goes with term {turned} though its gradient is the shorter: a conflict is added to",
-        number=f"{longest:.3g}",
-        where="update_policy",
-        mend="what lies along the other gradient is taken away: a - (a @ b) / (b @ b) * b where a @ b < 0",
-    )
 
 
 def _totals(subject: Subject) -> dict[str, float]:

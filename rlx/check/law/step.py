@@ -1,0 +1,121 @@
+"""What laws of an update are made with: gradients that are changed on their way, an optimiser that keeps what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.check.source import Accumulated, Around
+from rlx.check.subject import Laboratory, Subject
+from rlx.optimizer.schedule import Constant
+from rlx.optimizer.step import Clipping, Gradients, Optimizer
+
+
+class RecordingOptimizer(Optimizer):
+    """Plain gradient descent that keeps what its steps were given."""
+
+    @staticmethod
+    def of(laboratory: Laboratory, rate: float) -> RecordingOptimizer:
+        """At a learning rate, on the parameters of a laboratory's policy."""
+
+        def descent(parameters: Any) -> torch.optim.Optimizer:
+            return torch.optim.SGD(parameters, lr=rate)
+
+        made = RecordingOptimizer(descent, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
+        made.given, made.taken_for, made.source = [], [], None
+        made.usual = {"usual", *vars(made)}
+        return made
+
+    given: list[tuple[Gradients, Clipping]]
+    taken_for: list[int]  # how many times gradients had been taken, at each step
+    source: Counted | None  # of the gradients
+    usual: set[str]  # the names of its attributes
+
+    def step(self, gradients: Gradients, clipping: Clipping) -> dict[str, float]:
+        """Record the gradients and the clipping, then make the step of the optimiser."""
+        self.given.append((gradients, clipping))
+        self.taken_for.append(self.source.times if self.source else 0)
+        return super().step(gradients, clipping)
+
+
+class Counted(Around):
+    """A source of gradients that counts how often they are taken."""
+
+    times = 0
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        self.times += 1
+        return self._source(by=by)
+
+
+class Scaled:
+    """A source of gradients in which those of some terms are multiplied. factors: term -> its factor, 1 where it has none."""
+
+    def __init__(self, source: Accumulated, factors: Mapping[str, float]) -> None:
+        self._source = source
+        self._factors = factors
+        self.batch = source.batch
+        self.metrics = source.metrics
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        found: dict[str, Gradients] = {}
+        for name, gradients in self._source(by=str).items():
+            factor = self._factors.get(name, 1.0)
+            scaled = [None if part is None else factor * part for part in gradients]
+            group = "loss" if by is None else by(name)
+            found[group] = [_sum(one, other) for one, other in zip(found.get(group, [None] * len(scaled)), scaled, strict=True)]
+        return found
+
+
+class Planted:
+    """A source of gradients in which terms have the gradients that are given; a term without any has a gradient of 0."""
+
+    def __init__(self, source: Accumulated, gradients: Mapping[str, Gradients]) -> None:
+        self._source, self._gradients = source, gradients
+        self.batch = source.batch
+        self.metrics = source.metrics
+
+    def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        found: dict[str, Gradients] = {}
+        some = next(iter(self._gradients.values()))
+        for name in self._source(by=str):
+            mine = self._gradients.get(name) or [None if part is None else torch.zeros_like(part) for part in some]
+            group = "loss" if by is None else by(name)
+            found[group] = [_sum(a, b) for a, b in zip(found.get(group, [None] * len(mine)), mine, strict=True)]
+        return found
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def moved_by(
+    subject: Subject,
+    rate: float,
+    *,
+    rows: int | None = None,
+    factors: Mapping[str, float] | None = None,
+    planted: Callable[[Sequence[Tensor]], Mapping[str, Gradients]] | None = None,
+) -> tuple[Tensor, Tensor, RecordingOptimizer]:
+    """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
+
+    rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
+    planted: makes those of terms in their place, out of the policy's parameters; terms that it leaves out have none.
+    """
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)[slice(0, rows)]
+    gradient, _ = subject.gradient(laboratory, batch)
+    leaves = laboratory.policy.parameters()
+    before = [leaf.detach().clone() for leaf in leaves]
+    source: Any = subject.accumulate(
+        subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
+    )
+    optimizer = RecordingOptimizer.of(laboratory, rate)
+    optimizer.source = source = Counted(source)
+    given: Any = Planted(source, planted(leaves)) if planted else Scaled(source, factors) if factors else source
+    subject.algorithm.update_policy(given, optimizer)
+    parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *parts]), gradient.double(), optimizer
