@@ -17,6 +17,8 @@ DRIFTS = (0.5, -0.5)  # nats a token by which the policy likes its completions b
 SAME = 1e-9  # relative difference of two slopes that are the same
 WRONG = (1.0, -1.0)  # the sign of a slope that makes chosen completions less likely, and rejected ones likelier
 FELT = 1e-6  # relative: more than rounding
+LEAST = 5  # values that are measured from one or two of them
+MOST_PIVOTS = 2
 
 
 def level_is_live(subject: Subject) -> Finding | None:
@@ -51,7 +53,19 @@ def level_is_live(subject: Subject) -> Finding | None:
             ]
             for average in (True, False):  # a completion counts by the sum of its tokens, or by their mean
                 table = torch.stack([_of_completions(laboratory, parts[0], slope, average=average) for slope in slopes])
-                level = _level(table, weights, rows=len(values) == shape[0])
+                rows = len(values) == shape[0]
+                level = _level(table, weights, rows=rows)
+                if rows and (found := _pivot(table, weights)) is not None:
+                    row, level = found
+                    return broken(
+                        "the values of all pairs are measured from the policy's own numbers of one or two of them (a median, a "
+                        f"quantile, an extreme), whose gradient is not stopped: all others drive row {row} the wrong way, by "
+                        f"{level:.1e} of the largest slope",
+                        number=f"{level:.0e}",
+                        where=f"terms[{name!r}]",
+                        example=row_shown(subject, batch, row),
+                        mend="a reference point is a constant: rlx.loss.stop_gradient(x.median()), x.quantile(q).detach()",
+                    )
                 if level is not None:
                     return broken(
                         "values are measured from the mean log-ratio of the batch, and its gradient is not stopped: a "
@@ -99,3 +113,27 @@ def _level(table: Tensor, weights: Tensor, *, rows: bool) -> float | None:
     if not is_moved or not bool(live.any()) or not bool(measured[live].all()):
         return None  # a mean of one side alone, with all its gradient, is what the other side is held against
     return float(added.abs().max()) / largest
+
+
+def _pivot(table: Tensor, weights: Tensor) -> tuple[int, float] | None:
+    """(a row that the values of all other rows drive the wrong way, by how much relative to the largest slope), if there is one.
+
+    It is one of at most two that others look at, and the others learn by rows of their own. table: [values, P, 2], a value a row.
+    """
+    count = len(table)
+    if table.shape[1:] != (count, len(WRONG)) or count < LEAST:
+        return None
+    others = table * ~torch.eye(count, dtype=torch.bool)[..., None]
+    scale = table.abs().amax(dim=(1, 2), keepdim=True)
+    looks = (others.abs() > FELT * scale).any(dim=2)  # [values, rows]
+    looked_at = looks.any(dim=0)
+    pivots = torch.nonzero(looked_at).flatten().tolist()
+    if not 0 < len(pivots) <= MOST_PIVOTS or not bool(looks[~looked_at].any(dim=1).all()):
+        return None
+    if bool((table.sum(dim=(1, 2)).abs() > FELT * scale[:, 0, 0]).any()):
+        return None
+    added = (weights[:, None, None] * others).sum(dim=0)
+    total = (weights[:, None, None] * table).sum(dim=0)
+    astray = added * added.new_tensor(WRONG) / total.abs().max().clamp(min=1e-300)
+    row = next((row for row in pivots if float(astray[row].max()) > FELT and float(astray[row].min()) > -FELT), None)
+    return None if row is None else (row, float(added[row].abs().max() / total.abs().max()))

@@ -214,12 +214,10 @@ def _adam(subject: Subject, laboratory: Laboratory, rate: float) -> Optimizer:
 
 def direction(subject: Subject) -> Finding:
     """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
-    found = of_logits(subject) if subject.goes_past else None
+    found = of_logits(subject) if subject.goes_past else level_is_live(subject)
     found = found or _directed(subject, depth=0.0)
     if found.status != PASSED:
         return found
-    if (live := level_is_live(subject)) is not None:
-        return live
     unlikely = _directed(subject, depth=UNLIKELY)
     if unlikely.status != FAILED:
         return found

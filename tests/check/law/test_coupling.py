@@ -95,6 +95,48 @@ class Contrast(LiveReferencePoint):
         return -F.logsigmoid(self.beta * (chosen - rejected)) - 0.1 * torch.log_softmax(self.beta * chosen, dim=0)
 
 
+class LiveQuantile(LiveReferencePoint):
+    """Margins are measured from a quantile of theirs."""
+
+    share = 0.25
+
+    def values(self, chosen, rejected):
+        margin = chosen - rejected
+        return -F.logsigmoid(self.beta * (margin - self.held(margin.quantile(self.share))))
+
+    def held(self, level):
+        return level
+
+
+class LiveMedian(LiveQuantile):
+    share = 0.5
+
+
+class ConstantQuantile(LiveQuantile):
+    def held(self, level):
+        return level.detach()
+
+
+class HardestRejectedOfAll(LiveReferencePoint):
+    """A chosen completion against the likeliest of all rejected ones."""
+
+    def values(self, chosen, rejected):
+        return -F.logsigmoid(self.beta * (chosen - rejected.max()))
+
+
+class SmallAbsoluteDeviation(LiveReferencePoint):
+    """DPO that keeps margins near their median."""
+
+    def values(self, chosen, rejected):
+        margin = chosen - rejected
+        return -F.logsigmoid(self.beta * margin) + 0.01 * (margin - margin.median()).abs()
+
+
+@pytest.mark.parametrize("kind", [LiveQuantile, LiveMedian])
+def test_a_live_median_or_quantile_is_named(kind):
+    assert "of one or two of them (a median" in failed(kind(), "direction")["direction"].wrong
+
+
 @pytest.mark.parametrize("kind", [LiveReferencePoint, LevelOfTheChosen])
 def test_a_live_level_is_named(kind):
     found = failed(kind(), "direction")["direction"]
@@ -112,6 +154,9 @@ def test_a_live_level_is_named(kind):
         SmallVariance,
         SmallDrift,
         Contrast,
+        ConstantQuantile,
+        HardestRejectedOfAll,
+        SmallAbsoluteDeviation,
     ],
 )
 def test_other_losses_that_combine_rows_are_not_accused(kind):
