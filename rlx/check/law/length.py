@@ -11,6 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.law.scale import prompt_weighs
 from rlx.check.stand_in import LONG, SHORT, UNEVEN
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
@@ -23,11 +24,12 @@ JUMP = 1e-3  # a relative change of the gradient at other tokens that is no roun
 
 
 def length(subject: Subject) -> Finding:
-    """A token counts whatever its log-ratio is, and a completion of 64 tokens teaches no less in all than one of 8."""
+    """A token counts whatever its log-ratio is, 64 teach no less in all than 8, and those of a prompt count in no length."""
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    if (found := _zeros_count(subject) or _weighs_its_length(subject) or _longest_counts(subject)) is not None:
-        return found
+    for fault in (_zeros_count, _weighs_its_length, _longest_counts, prompt_weighs):
+        if (found := fault(subject)) is not None:
+            return found
     totals = []
     for shape in ("short", "long"):
         laboratory = subject.stand_in(constant=LOGPROB, constant_of="everybody", shape=shape, rewards={"read": READ})

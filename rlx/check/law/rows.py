@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -15,10 +14,9 @@ from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed
 from rlx.check.law.memory import remembered_by_place
+from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
-from rlx.check.variant import MOST_ROWS as PER_STEP
 from rlx.data.preferences import PairBatch
-from rlx.errors import RlxError
 from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
@@ -264,7 +262,7 @@ def _draws_random_numbers(subject: Subject) -> bool:
 def draws(subject: Subject) -> Finding:
     """Steps draw different rows, where the task has more than one step draws; a part of a draw is weighed by itself."""
     laboratory = subject.stand_in()
-    drawn = [_prompts(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
+    drawn = [rows_of(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:
         return skipped("the batch has no sequences of its own")
     sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
@@ -280,7 +278,7 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    for fault in (_few_of_many, _same_minibatch, _weights_of_the_draw, replayed, remembered_by_place):
+    for fault in (_few_of_many, _same_minibatch, weights_of_the_draw, divided_again, replayed, remembered_by_place):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
@@ -310,7 +308,7 @@ def _few_of_many(subject: Subject) -> Finding | None:
 def _same_minibatch(subject: Subject) -> Finding | None:
     """Several updates of a draw that learn from the very same part of it."""
     batch = subject.draw(subject.stand_in())
-    found = [_prompts(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
+    found = [rows_of(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
     if len(found) < 4 or len(found[0]) >= len(batch) or any(rows != found[0] for rows in found):
         return None
     return broken(
@@ -320,73 +318,3 @@ def _same_minibatch(subject: Subject) -> Finding | None:
         where="updates",
         mend="cut the draw into parts: batch.take(rows) for rows in torch.randperm(len(batch), generator=rng.torch()).chunk(n)",
     )
-
-
-def _weights_of_the_draw(subject: Subject) -> Finding | None:
-    """Weights that the size of a batch decides for one term and not for another, or for a minibatch and not for a draw.
-
-    Each term is a mean (twice as many rows have the same weight in all) or a sum (they have twice as much). It is a fault that
-    one term is a mean and another a sum, and that a minibatch, which should be a mean as its draw is, has only its rows' share of
-    the draw's weight. Updates that together leave rows out are no minibatches: the rows may have nothing to teach.
-    """
-    algorithm = subject.algorithm
-    name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
-    laboratory = subject.stand_in(shape="short")
-    kept = copy.deepcopy(laboratory.state)
-    batch = subject.draw(laboratory)
-    if not name or len(batch) < 2:
-        return None
-    laboratory.state.clear()
-    laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that the size of a draw decides
-    try:
-        fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
-    except (RlxError, TypeError, ValueError):
-        return None
-    small = fewer.draw(laboratory)
-    if len(small) * 2 != len(batch):
-        return None
-    whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
-    shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
-    means = [term for term, share in shares.items() if abs(share - 1) <= JUMP]
-    sums = [term for term, share in shares.items() if abs(share - 0.5) <= JUMP]
-    if means and sums:
-        return broken(
-            f"the weights of the term {sums[0]} add up to twice as much in a draw of twice as many rows, those of {means[0]} do "
-            "not: what its coefficient means depends on the size of the batch",
-            number="2",
-            where=f"terms[{sums[0]!r}]",
-            mend="weigh both by weights that add up alike, batch.weights; a bare mask makes a sum of a mean",
-        )
-    parts = list(algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
-    part, updated = parts[0], {row for each in parts for row in _prompts(each)}
-    if not means or not 0 < len(part) < len(batch) or not updated.issuperset(_prompts(batch)):
-        return None
-    cut, share = _weight(subject, laboratory, part), len(part) / len(batch)
-    if not any(abs(cut.get(term, 0.0) / whole[term] - share) <= JUMP for term in means):
-        return None
-    return broken(
-        f"an update on {len(part)} of {len(batch)} rows of a draw has {share:.2g} of the weight of all of them, though a draw of "
-        f"{len(small)} rows has as much weight as one of {len(batch)}: it learns too little",
-        number=f"{share:.2g}",
-        where="updates",
-        mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
-    )
-
-
-def _weight(subject: Subject, laboratory: Laboratory, batch: Any) -> dict[str, float]:
-    """Term -> the sum of its weights."""
-    return {name: float(term.weights.detach().sum()) for name, term in subject.loss(laboratory, batch).terms.items()}
-
-
-def _prompts(batch: Any) -> list[str]:
-    """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
-
-    Conversations may all begin with the same words.
-    """
-    found: list[str] = []
-    for part in parts_of(batch):
-        keys = getattr(part, "prompt_keys", None)
-        if isinstance(part, PairBatch) and part.tokens_sampled:  # pairs of sampled completions know the prompts they are of
-            keys = part.source.index[part.rows].tolist()
-        found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
-    return sorted(found)

@@ -1,0 +1,254 @@
+"""What the laws of draws and of lengths say of scales: no number of rows, of completions or of a prompt's tokens decides one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Algorithm
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import StandInPolicy
+from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
+from rlx.check.variant import MOST_ROWS as PER_STEP
+from rlx.data.preferences import PairBatch
+from rlx.data.sequences import Sequences
+from rlx.data.tokenized import PairTokenizer, TokenizedPairs
+from rlx.errors import RlxError
+from rlx.seeding import Stream
+
+JUMP = 1e-3  # relative: a change that is no rounding
+LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
+READ = 4  # characters of a completion that decide its reward
+MOVED = 0.01  # nats a token, within every clip
+
+
+def weights_of_the_draw(subject: Subject) -> Finding | None:
+    """Weights that the size of a batch decides for one term and not for another, or for a minibatch and not for a draw.
+
+    Each term is a mean (twice as many rows have the same weight in all) or a sum (they have twice as much). It is a fault that
+    one term is a mean and another a sum, and that a minibatch, which should be a mean as its draw is, has only its rows' share of
+    the draw's weight. Updates that together leave rows out are no minibatches: the rows may have nothing to teach.
+    """
+    algorithm = subject.algorithm
+    name = next((name for name in PER_STEP if hasattr(algorithm, name)), "")
+    laboratory = subject.stand_in(shape="short")
+    kept = copy.deepcopy(laboratory.state)
+    batch = subject.draw(laboratory)
+    if not name or len(batch) < 2:
+        return None
+    laboratory.state.clear()
+    laboratory.state.update(kept)  # a coefficient that moves from draw to draw is none that the size of a draw decides
+    try:
+        fewer = subject.with_algorithm(replace(algorithm, **{name: getattr(algorithm, name) // 2}))
+    except (RlxError, TypeError, ValueError):
+        return None
+    small = fewer.draw(laboratory)
+    if len(small) * 2 != len(batch):
+        return None
+    whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
+    shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
+    means = [term for term, share in shares.items() if abs(share - 1) <= JUMP]
+    sums = [term for term, share in shares.items() if abs(share - 0.5) <= JUMP]
+    if means and sums:
+        return broken(
+            f"the weights of the term {sums[0]} add up to twice as much in a draw of twice as many rows, those of {means[0]} do "
+            "not: what its coefficient means depends on the size of the batch",
+            number="2",
+            where=f"terms[{sums[0]!r}]",
+            mend="weigh both by weights that add up alike, batch.weights; a bare mask makes a sum of a mean",
+        )
+    parts = list(algorithm.updates(batch, Stream(subject.seed, ("updates", 0))))
+    part, updated = parts[0], {row for each in parts for row in rows_of(each)}
+    if not means or not 0 < len(part) < len(batch) or not updated.issuperset(rows_of(batch)):
+        return None
+    cut, share = _weight(subject, laboratory, part), len(part) / len(batch)
+    if not any(abs(cut.get(term, 0.0) / whole[term] - share) <= JUMP for term in means):
+        return None
+    return broken(
+        f"an update on {len(part)} of {len(batch)} rows of a draw has {share:.2g} of the weight of all of them, though a draw of "
+        f"{len(small)} rows has as much weight as one of {len(batch)}: it learns too little",
+        number=f"{share:.2g}",
+        where="updates",
+        mend="weigh the rows of each part anew, part.with_values(weights=...), as draw weighs all of them",
+    )
+
+
+def _weight(subject: Subject, laboratory: Laboratory, batch: Any) -> dict[str, float]:
+    """Term -> the sum of its weights."""
+    return {name: float(term.weights.detach().sum()) for name, term in subject.loss(laboratory, batch).terms.items()}
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a draw of some size teaches.
+
+    size: of what is counted. totals: term -> the sum of the sizes of its slopes. exponent: of the ratio that slopes grow with.
+    """
+
+    size: int
+    totals: dict[str, float]
+    exponent: float
+
+
+def divided_again(subject: Subject) -> Finding | None:
+    """A loss is a mean over rows, and over the completions of a group, or a sum: it does not get smaller with their number.
+
+    Every completion is as long, as likely and as good as any other, for everybody.
+    """
+    algorithm = subject.algorithm
+    if subject.goes_past or subject.warm_up:
+        return None
+    for name, what in (*((name, "rows") for name in PER_STEP), ("group_size", "completions a group")):
+        value = getattr(algorithm, name, None)
+        if not isinstance(value, int) or value < 2:
+            continue
+        try:
+            other = replace(algorithm, **{name: value // 2 if name in PER_STEP else 2 * value})
+            sizes = [_size(subject, each, of_group=name not in PER_STEP) for each in (algorithm, other)]
+        except (RlxError, TypeError, ValueError):
+            continue
+        few, many = sorted((each for each in sizes if each is not None), key=lambda each: each.size)[:2] or (None, None)
+        if few is None or many is None or few.size * 2 != many.size:
+            continue
+        for term, total in few.totals.items():
+            share = many.totals.get(term, 0.0) / total if total else 0.0
+            if abs(share - 0.5) <= JUMP:
+                return broken(
+                    f"with {many.size} {what} for {few.size} the slopes of the term {term} add up to half as much, where every "
+                    f"completion is like any other: it is divided by the number of {what} twice",
+                    number="0.5",
+                    where=f"terms[{term!r}] in compute_loss, or the weights that draw makes",
+                    example=f"{name} = {few.size} and {many.size}",
+                    mend="a mean divides once: the weights of a batch have done so (token_mean, sequence_mean), so that a loss "
+                    "divides by no count of its own",
+                )
+        if few.exponent > JUMP and abs(many.exponent / few.exponent - 0.5) <= JUMP:
+            return broken(
+                f"with {many.size} {what} for {few.size} a slope grows with the power {many.exponent:.3g} of the ratio, not "
+                f"{few.exponent:.3g}: the log-ratio of a completion is divided by the number of {what} too",
+                number=f"{many.exponent:.3g}",
+                where="compute_loss",
+                example=f"{name} = {few.size} and {many.size}; every token is {MOVED:g} nats likelier than when it was sampled",
+                mend="the ratio of a sequence is exp(sum of its log-ratios / its own number of tokens)",
+            )
+    return None
+
+
+def _size(subject: Subject, algorithm: Algorithm[Any], *, of_group: bool) -> _Size | None:
+    subject = subject.with_algorithm(algorithm)
+    laboratory = _alike(subject)
+    batch = _as_good(subject.first_update(laboratory))
+    if batch is None:
+        return None
+    terms = subject.loss(laboratory, batch).terms
+    leaf = laboratory.policy.leaves.get("token_logprobs")
+    if leaf is None:
+        return None
+    totals: dict[str, float] = {}
+    for name, term in terms.items():
+        if term.total.requires_grad:
+            (slopes,) = torch.autograd.grad(term.total, leaf, allow_unused=True, materialize_grads=True, retain_graph=True)
+            totals[name] = float(slopes.abs().sum())
+    before = subject.gradient(laboratory, batch)[0][: len(leaf)].abs().sum()
+    with torch.no_grad():
+        leaf.add_(MOVED)
+    after = subject.gradient(laboratory, batch)[0][: len(leaf)].abs().sum()
+    exponent = math.log(float(after / before)) / MOVED if bool(before > 0) and bool(after > 0) else 0.0
+    return _Size(parts_of(batch)[0].sequences.group_size if of_group else len(batch), totals, exponent)
+
+
+def _alike(subject: Subject) -> Laboratory:
+    """A laboratory in which all completions are as long and as likely for policy, reference and sampler."""
+    return subject.stand_in(constant=LOGPROB, constant_of="everybody", shape="short", rewards={"read": READ})
+
+
+def _as_good(batch: Any) -> Any | None:
+    """The batch with an advantage of 1 everywhere; None for what is no single batch of sequences."""
+    parts = parts_of(batch)
+    if len(parts) != 1 or parts[0] is not batch or len(batch) == 0:
+        return None
+    advantages = getattr(batch, "advantages", None)
+    if not isinstance(advantages, Tensor):
+        return batch
+    ones = torch.ones_like(advantages)
+    return batch.with_values(advantages=ones * batch.completion_mask if ones.ndim == 3 else ones)
+
+
+class _TwicePrompts(StandInPolicy):
+    """A stand-in policy that reads each prompt twice over."""
+
+    def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
+        return np.tile(super().encode_prompt(prompt, tools), 2)
+
+
+class _TwicePairs(PairTokenizer):
+    """Tokenises pairs as another one does, and each prompt twice over."""
+
+    def __init__(self, original: PairTokenizer) -> None:
+        self.original = original
+
+    def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
+        found = self.original(pairs)
+        prompts = tuple(np.tile(prompt, 2) for prompt in found.sequences.prompts)
+        return replace(found, sequences=Sequences(prompts, found.sequences.completions))
+
+
+def prompt_weighs(subject: Subject) -> Finding | None:
+    """The same completions after prompts that are twice as long teach the same."""
+    if subject.goes_past or subject.warm_up or subject.task.interaction is not None:
+        return None
+    found = []
+    for longer in (False, True):
+        laboratory = _alike(subject)
+        if longer:
+            laboratory.policy.__class__ = _TwicePrompts
+            laboratory.policy.pair_tokenizer = _TwicePairs(laboratory.policy.pair_tokenizer)
+        try:
+            batch = subject.first_update(laboratory)
+        except RlxError:
+            return None
+        parts = parts_of(batch)
+        if len(parts) != 1 or len(batch) == 0:
+            return None
+        gradient, _ = subject.gradient(laboratory, batch)
+        if not reads_logprobs(laboratory) or len(laboratory.policy.leaf_names) > 1:  # other statistics are others there
+            return None
+        slopes = torch.cat([each for group in completion_gradients(laboratory, parts[0], gradient) for each in group])
+        found.append(([tokens.tolist() for group in parts[0].sequences.completions for tokens in group], slopes, batch))
+    (said, usual, shown), (other, slopes, _) = found
+    scale = float(usual.abs().max()) if len(usual) else 0.0
+    if said != other or not scale:
+        return None
+    off = float((slopes - usual).abs().max()) / scale
+    if off <= JUMP:
+        return None
+    return broken(
+        f"the same completions after prompts of twice as many tokens have {float(slopes.abs().sum() / usual.abs().sum()):.3g} "
+        "times the gradient: the tokens of the prompt are counted in a length",
+        number=f"{off:.0e}",
+        where="compute_loss, or the weights that draw makes",
+        example=row_shown(subject, shown, 0),
+        mend="a length is that of the completion: completion_mask.sum(dim=-1), chosen_length; row_tokens counts prompts too",
+    )
+
+
+def rows_of(batch: Any) -> list[str]:
+    """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
+
+    Conversations may all begin with the same words.
+    """
+    found: list[str] = []
+    for part in parts_of(batch):
+        keys = getattr(part, "prompt_keys", None)
+        if isinstance(part, PairBatch) and part.tokens_sampled:  # pairs of sampled completions know the prompts they are of
+            keys = part.source.index[part.rows].tolist()
+        found += map(repr, keys if keys is not None else (prompt.tobytes() for prompt in part.sequences.prompts))
+    return sorted(found)
