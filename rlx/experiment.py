@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.algorithm.base import Algorithm, Need, require_complete
+from rlx.algorithm.base import Algorithm, AlgorithmType, Need, require_complete
 from rlx.config.targets import with_run_loss
 from rlx.data.pair_store import PairStore
 from rlx.data.stores import TokenStore
@@ -25,7 +25,7 @@ from rlx.optimizer.schedule import Schedule
 from rlx.policy.base import Policy
 from rlx.policy.reader import Reader
 from rlx.rollout.sampler import Sampler
-from rlx.task.base import Task
+from rlx.task.base import OF_PAIRS, Task
 
 MOST_THREADS = 256
 _OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; if it adds more, sampling raises the error
@@ -52,8 +52,8 @@ def assemble(cfg: DictConfig) -> Experiment:
     task.keep_in(pair_store(cfg.cache_dir))
     algorithm = algorithm_of(cfg)
     require_match(algorithm, task)
-    for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
-        if offered in task.offers:
+    for offered, load in ((task.has_pairs, task.pairs), ("rewards" in task.offers, task.prompts)):
+        if offered:
             load()  # reads the file now, so that an error in it comes before the model
     require_scores(algorithm, task)
     parts = {
@@ -117,7 +117,19 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
     """Raise ConfigError if the algorithm is incomplete, or the task does not offer what it needs."""
     require_complete(algorithm)
     name = type(algorithm).__name__
-    missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.REWARDS}} - task.offers
+    missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.DEMONSTRATIONS, Need.REWARDS}} - task.offers
+    if task.has_pairs:
+        missing.discard("demonstrations")
+    if missing == {"pairs"} and "demonstrations" in task.offers:
+        raise ConfigError(
+            f"algorithm {name} needs pairs, and task {task.name} has demonstrations, without a worse completion beside: take "
+            "algorithm=sft, or a file of pairs (task=preference_file)"
+            + (
+                "; if it reads the chosen side alone, say Need.DEMONSTRATIONS"
+                if algorithm.kind is AlgorithmType.SUPERVISED
+                else ""
+            )
+        )
     if missing:
         raise ConfigError(
             f"algorithm {name} needs {' and '.join(sorted(missing))}, "
@@ -137,7 +149,7 @@ def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
     """Raise ConfigError if a loss reads scores and pairs of the task have none, before the first step would fail."""
     losses = [loss for loss in _preference_losses(algorithm) if "scores" in loss.requires]
     reading = [f"{type(loss).__name__} reads {loss.names_of('scores')}" for loss in losses]
-    pairs = task.pairs() if reading and "pairs" in task.offers else ()
+    pairs = task.pairs() if reading and task.has_pairs else ()
     lacking = sum(pair.scores is None for pair in pairs)
     if lacking:
         raise ConfigError(
@@ -149,7 +161,7 @@ def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
 
 def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
     """Every preference loss that reads the task's pairs, including those of a mixture's terms and of terms of weight 0."""
-    if isinstance(owner, Algorithm) and Need.PAIRS not in owner.active_needs:
+    if isinstance(owner, Algorithm) and not owner.reads_pairs:
         return  # it makes pairs from its own samples
     if isinstance(owner, PreferenceLoss):
         yield owner
@@ -200,9 +212,9 @@ def uncorrected_losses(algorithm: Any) -> list[str]:
 
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:
     """Raise DataError if no pair is left after tokenisation, for the pairs to learn from and those that the score reads."""
-    if Need.PAIRS in algorithm.active_needs:
+    if algorithm.reads_pairs:
         policy.pair_tokenizer(task.pairs()).require_some(f"pairs to learn from of task {task.name}")
-    if task.score == "pair_accuracy":
+    if task.score in OF_PAIRS:
         policy.pair_tokenizer(task.held_out_pairs()).require_some(f"pairs held out of task {task.name}")
 
 

@@ -7,8 +7,8 @@ block of `python` as a program, in the order in which they stand. A comment abov
     <!-- composed only: why -->             its commands are composed and not run: they need a download or a cluster
     <!-- exit code 1 -->                    each of its commands ends with that code
 
-Other blocks (`text`, `yaml` without a file name, ...) show and are not run. Where there is no file pairs.jsonl, labelled.jsonl or
-folder MODEL of the page's own, one lies ready.
+Other blocks (`text`, `yaml` without a file name, ...) show and are not run. Where there is no file pairs.jsonl, labelled.jsonl,
+conversations.jsonl or folder MODEL of the page's own, one lies ready.
 """
 
 import json
@@ -101,6 +101,8 @@ def prepare(folder: Path, page: list[Block]) -> None:
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     labelled = [{"prompt": f"{i}+1=", "completion": str(i + 1 + i % 2), "label": i % 2 == 0} for i in range(80)]
     (folder / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+    said = [({"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}) for row in rows]
+    (folder / "conversations.jsonl").write_text("\n".join(json.dumps({"messages": messages}) for messages in said))
     for block in page:
         if block.file is not None:
             place = folder / block.file

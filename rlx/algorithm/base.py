@@ -45,6 +45,7 @@ class Need(Enum):
     """What an algorithm needs of the task and of the run."""
 
     PAIRS = "pairs"
+    DEMONSTRATIONS = "demonstrations"  # which the chosen sides of pairs are too
     REWARDS = "rewards"
     REFERENCE = "reference"
     VALUES = "values"
@@ -166,6 +167,11 @@ class Algorithm(Ranged, Generic[B]):
     def active_needs(self) -> frozenset[Need]:
         """What these hyperparameters need: `needs`, and what a term that they switch on adds."""
         return self.needs
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it learns from the task's pairs, or from their chosen sides."""
+        return not self.active_needs.isdisjoint((Need.PAIRS, Need.DEMONSTRATIONS))
 
     @property
     def clipping(self) -> Clipping:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the chosen completions: the baseline of preference learning."""
+"""Supervised fine-tuning on demonstrations, or on the chosen completions of pairs: the baseline of preference learning."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sft(Algorithm[PairBatch]):
-    """Mean negative log-likelihood over all tokens of the batch's chosen completions.
+    """Mean negative log-likelihood over all learned tokens of the batch's demonstrations: the chosen completions of pairs.
 
-    pairs_per_step: pairs of one step, of which it reads the chosen completions.
+    pairs_per_step: demonstrations of one step; of pairs it reads the chosen completions.
     """
 
     kind: ClassVar[AlgorithmType] = AlgorithmType.SUPERVISED
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DEMONSTRATIONS})
 
     pairs_per_step: int = count(at_most=MOST_ROWS)
 

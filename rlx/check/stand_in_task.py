@@ -15,7 +15,7 @@ def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
     twin = copy.copy(task)
     held_out = rows if held_out is None else held_out
     for name in ("pairs", "prompts", "held_out_pairs", "held_out_prompts"):
-        if ("pairs" if "pairs" in name else "rewards") in task.offers:
+        if task.has_pairs if "pairs" in name else "rewards" in task.offers:
             few = tuple(getattr(task, name)()[: held_out if "held_out" in name else rows])
             object.__setattr__(twin, name, lambda few=few: few)
     return twin

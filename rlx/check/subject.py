@@ -105,14 +105,14 @@ class Subject:
         task = shortened(self.task, rows=ROWS, held_out=HELD_OUT)
         if self.makes_scores_up:
             task = with_scores(task)
-        if "pairs" in task.offers:
+        if task.has_pairs:
             self.policy.pair_tokenizer(task.pairs())
         return task
 
     @cached_property
     def makes_scores_up(self) -> bool:
         """Whether a loss reads scores that the task's pairs do not have: the laws are then tried on made-up ones."""
-        if "pairs" not in self.task.offers or has_scores(self.task):
+        if not self.task.has_pairs or has_scores(self.task):
             return False
         return any("scores" in loss.requires for _, loss in losses_of(self.algorithm))
 
@@ -120,6 +120,11 @@ class Subject:
     def needs(self) -> frozenset[Need]:
         """What the algorithm needs as it is set."""
         return frozenset(getattr(self.algorithm, "active_needs", self.algorithm.needs))
+
+    @cached_property
+    def reads_pairs(self) -> bool:
+        """Whether the algorithm learns from the task's pairs, or from their chosen sides."""
+        return not self.needs.isdisjoint((Need.PAIRS, Need.DEMONSTRATIONS))
 
     def stand_in(
         self, *, shape: str = "usual", dtype: torch.dtype = torch.float64, rewards: Mapping[str, Any] = NO_CHOICES, **numbers: Any

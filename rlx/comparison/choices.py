@@ -108,7 +108,15 @@ def require_flag(key: str, value: Any) -> None:
 
 
 HIGHER_IS_BETTER = (
-    *("eval/score", "eval/accuracy", "eval/pair_accuracy", "eval/reward", "eval/greedy_reward", "eval/reward/*"),
+    *(
+        "eval/score",
+        "eval/accuracy",
+        "eval/pair_accuracy",
+        "eval/reward",
+        "eval/greedy_reward",
+        "eval/reward/*",
+        "eval/log_likelihood",
+    ),
     *("eval/pass_at_*", "eval/log_ratio_margin", "train/reward_mean", "train/accuracy", "train/margin"),
 )
 LOWER_IS_BETTER = (

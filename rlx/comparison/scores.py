@@ -22,7 +22,8 @@ from rlx.record.lines import parse_lines
 from rlx.record.provenance import NOT_HASHED
 from rlx.record.run import RunRecord
 
-ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward", "eval/pair_accuracy")  # what answers.jsonl may hold
+# what answers.jsonl may hold
+ANSWERED = ("eval/score", "eval/accuracy", "eval/greedy_reward", "eval/pair_accuracy", "eval/log_likelihood")
 ROUNDING = 1e-5  # by which a score that somebody wrote out again may differ
 # what cannot make one algorithm better than another: where a run writes, what it keeps, how it is cut into pieces
 NOT_COMPARED = NOT_HASHED | {"task", "seed", "threads", "micro_batch", "device", "experiment"}

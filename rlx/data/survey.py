@@ -36,7 +36,8 @@ class DataSurvey:
     counts: read, kept, dropped, learn, held_out (rows); prompts (different ones); duplicates, in_both, white_space_pairs,
     truncated.
     dropped, remarks: for each reason its name, how many rows, what it means, and an example.
-    lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram. chosen_longer: share of pairs, or None.
+    lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram; of demonstrations: prompt and completion.
+    chosen_longer: share of pairs, or None.
     tokens_per_step: read by one step. notes: facts about columns. cautions: what to be careful about, each with its mend.
     rewards: what the reward functions make of a right, an empty and a wrong answer. examples: token by token.
     """
@@ -55,11 +56,7 @@ class DataSurvey:
 
 def survey(task: Task, policy: Any, *, num_examples: int = 4, rows_per_step: int = 64) -> DataSurvey:
     """Look at all of a task's data. policy: its tokenizer and its limits decide what is kept."""
-    made = (
-        _of_pairs(task, policy, num_examples, rows_per_step)
-        if "pairs" in task.offers
-        else _of_prompts(task, policy, num_examples)
-    )
+    made = _of_pairs(task, policy, num_examples, rows_per_step) if task.has_pairs else _of_prompts(task, policy, num_examples)
     made.notes.extend(task.notes())
     if "rewards" in task.offers:
         made.rewards.extend(tried_rewards(task))
@@ -72,7 +69,7 @@ def brief(task: Task, policy: Any) -> dict[str, str]:
     learn, held_out = policy.pair_tokenizer(task.pairs()), policy.pair_tokenizer(task.held_out_pairs())
     if not len(learn):
         return {}
-    lengths, longer = _lengths(learn), _chosen_longer(learn)
+    lengths, longer = _lengths(learn, task), _chosen_longer(learn)
     said = ", ".join(f"{name} {_short(values)}" for name, values in lengths.items())
     share = "" if longer is None else f"; chosen is the longer side of {longer:.0%}"
     cautions = _cautions(task, policy.text, (learn, held_out), Counter(), longer, lengths)
@@ -114,7 +111,7 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
         }
     )
     counts.update(_repeats(sides, policy.text, policy.pair_tokenizer.store))
-    lengths, longer = _lengths(learn), _chosen_longer(learn)
+    lengths, longer = _lengths(learn, task), _chosen_longer(learn)
     return DataSurvey(
         counts=dict(counts),
         dropped=_reasons([side.dropped for side in made], DROPPED, sides, made),
@@ -283,10 +280,11 @@ def _cautions(
             f"the {name} side is the longer one of {max(longer, 1 - longer):.0%} of the pairs (ties count half): length "
             "alone tells them apart; try loss=r_dpo, loss=simpo or algorithm/regularizer=length"
         )
-    answers = lengths.get("chosen", {}).get("quantiles", {})
+    alone = "completion" in lengths
+    answers = lengths.get("completion" if alone else "chosen", {}).get("quantiles", {})
     if answers and answers["0.95"] > task.max_new_tokens:
         found.append(
-            f"one chosen completion in twenty is longer than {answers['0.95']:g} tokens, and "
+            f"one {'' if alone else 'chosen '}completion in twenty is longer than {answers['0.95']:g} tokens, and "
             f"task.max_new_tokens={task.max_new_tokens} cuts what is sampled; raise it"
         )
     return found
@@ -317,12 +315,8 @@ def _reasons(
     for reason, count in total.most_common():
         side, (row, said) = next((n, one.shown[reason]) for n, one in enumerate(made) if reason in one.shown)
         pair = sides[side][row]
-        example = {
-            "source": pair.source,
-            "prompt": shown(pair.prompt),
-            "chosen": shown(pair.chosen),
-            "rejected": shown(pair.rejected),
-        }
+        said_in = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+        example = {"source": pair.source, **{name: shown(text) for name, text in said_in.items()}}
         rows.append({"reason": reason, "count": count, "meaning": meanings[reason], "said": said, "example": example})
     return rows
 
@@ -348,13 +342,13 @@ def _are_alike(pair: Pair) -> bool:
     return bool(squashed) and squashed == _squashed(rejected)
 
 
-def _lengths(pairs: TokenizedPairs) -> dict[str, dict[str, Any]]:
+def _lengths(pairs: TokenizedPairs, task: Task) -> dict[str, dict[str, Any]]:
     """Of prompts, and of the learned tokens of the completions that are there."""
     if not len(pairs):
         return {}
     found = {"prompt": [len(prompt) for prompt in pairs.sequences.prompts]}
     learned = pairs.sequences.learned_lengths.numpy()
-    for column, name in enumerate(("chosen", "rejected")):
+    for column, name in enumerate(("completion",) if "demonstrations" in task.offers else ("chosen", "rejected")):
         found[name] = learned[:, column][learned[:, column] > 0].tolist()
     return {name: _distribution(values) for name, values in found.items() if len(values)}
 

@@ -28,14 +28,16 @@ from rlx.task.base import Pairs
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
-    from rlx.task.base import Pair
+    from rlx.task.base import Message, Pair
 
 _BESIDE = ("tool_calls", *REASONING)  # fields in which a message says something beside its content
 _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next model of the process
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
-    "empty": "have an empty completion, or one that begins with a token that ends generation",
+    "nothing": "have neither a prompt nor a completion: their columns are null or empty",
+    "empty": "have an empty completion, no answer of the assistant or an empty one, or one that begins with a token that ends "
+    "generation",
     "equal": "have the same completion as chosen and as rejected",
     "too_long": "are longer than the policy reads; raise policy.max_length, or cut prompts with policy.max_prompt_length",
     **REFUSED,
@@ -195,7 +197,7 @@ def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: 
         if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
             dropped.add("too_long", row)
         elif is_empty(both[0], ends) or is_empty(both[1], ends):
-            dropped.add("empty", row)
+            dropped.add("empty" if prompt or any(both) else "nothing", row)
         else:
             tried.append(row)
             rows.append((prompt, both[0], both[1], pair.tools))
@@ -341,13 +343,15 @@ def _present(group: tuple[Any, Any], label: tuple[bool | None, bool | None] | No
 
 
 def is_empty(completion: Any, ends: tuple[str, ...] = ()) -> bool:
-    """Whether nothing is said in a completion: no text before one of `ends`, no reasoning, no call of a tool."""
+    """Whether nothing is said in a completion, or in an answer of it: no text before one of `ends`, reasoning or tool call."""
     if isinstance(completion, str):
         return _is_silent(completion, ends)
-    return all(
-        _is_silent(str(message.get("content") or ""), ends) and not any(message.get(name) for name in _BESIDE)
-        for message in completion
-    )
+    silent = [message["role"] for message in completion if _says_nothing(message, ends)]
+    return len(silent) == len(completion) or "assistant" in silent
+
+
+def _says_nothing(message: Message, ends: tuple[str, ...]) -> bool:
+    return _is_silent(str(message.get("content") or ""), ends) and not any(message.get(name) for name in _BESIDE)
 
 
 def _is_silent(text: str, ends: tuple[str, ...]) -> bool:

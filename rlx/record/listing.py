@@ -17,7 +17,12 @@ from rlx.record.lines import each_metrics, read_tail
 from rlx.record.run import RunRecord, read_run
 
 _TAIL = 16 * 1024
-_SCORES = ("accuracy", "greedy_reward", "pair_accuracy")  # an evaluation that has one of them is scored by the first that it has
+_SCORES = (
+    "accuracy",
+    "greedy_reward",
+    "pair_accuracy",
+    "log_likelihood",
+)  # an evaluation that has one of them is scored by the first that it has
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rlx.fields import Ranged, count
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
 
+OF_PAIRS = ("pair_accuracy", "log_likelihood")  # scores that are measured on held-out pairs, of which one side may be absent
 LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infinite
 
 
@@ -97,18 +98,26 @@ class Graded:
 class Task(Ranged):
     """Base of all tasks. `offers` lists what it has for algorithms: "pairs", "rewards"; "labels" if each pair has one side alone.
 
+    "demonstrations" where pairs have a chosen side alone; whoever has pairs has demonstrations too, their chosen sides.
+
     name: shown in tables and recorded; runs of different tasks are not compared.
     max_new_tokens: longest completion that is sampled, end-of-sequence token included.
     """
 
     offers: ClassVar[frozenset[str]]
-    score: ClassVar[str]  # accuracy, greedy_reward or pair_accuracy: the figure of an evaluation by which runs are compared
+    # accuracy, greedy_reward, pair_accuracy or log_likelihood: the figure of an evaluation by which runs are compared
+    score: ClassVar[str]
 
     name: str
     max_new_tokens: int = count()
 
     def keep_in(self, store: Any) -> None:
         """Where the task may keep what it reads for later runs: an rlx.data.pair_store.PairStore."""
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether `pairs` has something to learn from: pairs, or demonstrations, of which the rejected side is absent."""
+        return not self.offers.isdisjoint(("pairs", "demonstrations"))
 
     def pairs(self) -> Sequence[Pair]:
         """The pairs to learn from, always in the same order."""

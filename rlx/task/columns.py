@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlx.task.base import Text
+from rlx.task.messages import as_conversation, is_transcript
 from rlx.task.table import column
 
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
@@ -15,7 +17,7 @@ KNOWN = {
     "prompt": ("question", "problem", "instruction", "query", "history", "input", *CONVERSATIONS),  # Orca, GSM8K, MATH, SHP, ...
     "chosen": ("chosen_response", "response_chosen", "preferred", "accepted"),
     "rejected": ("rejected_response", "response_rejected", "dispreferred"),
-    "completion": ("response", "output"),
+    "completion": ("response", "output", "solution", "answer"),  # Dolly, Alpaca, MATH, GSM8K
     "label": ("desirable", "thumbs_up", "kto_tag"),
     "answer": ("final_answer", "ground_truth", "solution", "target"),
     "system": ("system_prompt",),
@@ -27,11 +29,15 @@ SCORES = tuple(  # of UltraFeedback, Capybara and others
 # Purpose -> what to do where no column has it.
 _MENDS = {
     "chosen": "rlx learns from a better and a worse completion in columns of their own: name them by task.chosen_key and "
-    "task.rejected_key, or write such columns out of ranks and ratings first",
-    "label": "set task.label_key to the column that says which completions are desirable; demonstrations alone have none",
+    "task.rejected_key, or write such columns out of ranks and ratings first; demonstrations (conversations, or a prompt and one "
+    "completion) are for task=demonstration_file, from which algorithm=sft learns",
+    "label": "set task.label_key to the column that says which completions are desirable; demonstrations alone have none, and "
+    "task=demonstration_file reads them",
+    "completion": "set task.completion_key to the right one; of pairs (chosen and rejected), task=preference_file with "
+    "algorithm=sft learns the chosen ones",
     "answer": "set task.answer_key to the right one, or to null where no reward needs an answer",
 }
-_ALPACA = "instruction, with input below it,"
+_BELOW = ("input", "context")  # what Alpaca and Dolly give beside an instruction
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -62,7 +68,10 @@ class Columns:
         self.saw(row)
         if purpose not in self._names:
             self._names[purpose] = self._found(row, purpose)
-        return self._names[purpose]
+        name = self._names[purpose]
+        if name is not None and row[name] is None:  # null hides no column of another name
+            return self._found({name: value for name, value in row.items() if value is not None}, purpose) or name
+        return name
 
     def _found(self, row: Mapping[str, Any], purpose: str) -> str | None:
         name = self.given.get(purpose)
@@ -73,15 +82,22 @@ class Columns:
         if name is None or name not in row:
             return None
         self.read.add(name)
-        if name == self.recognised.get(purpose) == "instruction" and "input" in row:
-            self.read.add("input")
-            self.recognised[purpose] = _ALPACA
+        below = next((other for other in _BELOW if other in row), None)
+        if name == self.recognised.get(purpose) == "instruction" and below is not None:
+            self.read.add(below)
+            self.recognised[purpose] = f"instruction, with {below} below it,"
         return name
 
     def conversation(self, row: Mapping[str, Any]) -> str | None:
         """The column of a whole conversation, also where there is another one of its prompt; None without, or by the config."""
         given = self.given.get("prompt")
-        name = next((name for name in CONVERSATIONS if name in row and given in ("prompt", name)), None)
+        if given != "prompt":
+            names = [given] if given is not None and isinstance(row.get(given), list) else []
+        else:
+            names = [name for name in CONVERSATIONS if name in row]
+        name = next((name for name in names if row[name] is not None), names[0] if names else None)
+        if name is None and given == "prompt" and is_transcript(row.get("text")) and self.name(row, "prompt") is None:
+            name = "text"
         if name is not None:
             self.read.add(name)
             if name != given:
@@ -89,8 +105,8 @@ class Columns:
         return name
 
     def prompt(self, row: Mapping[str, Any], name: str) -> Any:
-        """What the column of the prompt holds; an instruction of Alpaca has its input below it."""
-        told, given = row[name], row.get("input")
+        """What the column of the prompt holds; an instruction of Alpaca or Dolly has what was given with it below it."""
+        told, given = row[name], next((row[other] for other in _BELOW if row.get(other) is not None), None)
         if name != "instruction" or name == self.given.get("prompt") or not isinstance(told, str):
             return told
         return f"{told}\n\n{given}" if isinstance(given, (str, int, float)) and str(given).strip() else told
@@ -118,6 +134,23 @@ class Columns:
         unread = [name for name in self.seen if name not in self.read]
         notes = [f"columns recognised: {taken}; task.{next(iter(self.recognised))}_key=... chooses another"] if taken else []
         return notes + ([f"columns that are not read: {', '.join(unread)}"] if unread else [])
+
+
+def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) -> Text | None:
+    """The conversation of a row whose prompt and answers are in one column; None where a completion has a column of its own.
+
+    A conversation that ends with an answer is whole, whatever other columns are called; one that does not is the prompt of what
+    another column answers, if there is one. It is () where the column is null or empty.
+    """
+    own = columns.given.get("completion")
+    if own in row and (own != "completion" or row[own] is not None):
+        return None
+    name = columns.conversation(row)
+    if name is None:
+        return None
+    messages = as_conversation(row[name], place=place, key=name) if row[name] not in (None, "", []) else ()
+    answered = isinstance(messages, tuple) and messages != () and messages[-1]["role"] == "assistant"
+    return messages if answered or columns.name(row, "completion") is None else None
 
 
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import cycle
 from typing import Any
 
 from rlx.errors import DataError
@@ -16,6 +17,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 _PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
+_TURN = {"input": "user", "output": "assistant"}  # of Capybara, which has what was asked and answered in one
 _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assistant too
     "human": "user",
     "gpt": "assistant",
@@ -27,6 +29,13 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
 }
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]\s*\Z""", re.DOTALL)
+_TRANSCRIPTS = (  # how a transcript begins, and each of its turns
+    (re.compile(r"\s*<\|im_start\|>"), re.compile(r"<\|im_start\|>(?P<role>\w+)\n(?P<said>.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)),
+    (
+        re.compile(r"\s*### Human:"),
+        re.compile(r"### (?P<role>Human|Assistant):\s*(?P<said>.*?)\s*(?=### (?:Human|Assistant):|\Z)", re.DOTALL),
+    ),
+)
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -34,9 +43,10 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     """A string, or a non-empty list of messages as a tuple.
 
     A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
-    absent beside tool calls. A text that spells such a list, as JSON or as Python does, is that list: so tables of text hold
-    conversations. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError with the
-    place if the value is neither, holds a part that is not text, or is from somebody of whom rlx does not know.
+    absent beside tool calls. {"input", "output"} is a user's message and its answer, as Capybara has them. A text
+    that spells such a list, as JSON or as Python does, is that list: so tables of text hold conversations. Null fields are
+    dropped, for Parquet gives each row every field that any row has. Raises DataError with the place if the value is neither,
+    holds a part that is not text, or is from somebody of whom rlx does not know.
     """
     if isinstance(value, str):
         value = _spelled(value) or value
@@ -49,10 +59,40 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
         if all(message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value):
             return tuple(value)  # as most are
+        if all(turn.keys() == _TURN.keys() for turn in value):
+            value = [
+                {"role": role, "content": turn[name]} for turn in value for name, role in _TURN.items() if turn[name] is not None
+            ]
         messages = [_plain(message, place=place, key=key) for message in without_nulls(value)]
         if all("role" in message and any(name in message for name in _SAYS) for message in messages):
             return tuple(_message(message, place=place, key=key) for message in messages)
     raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')
+
+
+def as_conversation(value: Any, *, place: str, key: str) -> Text:
+    """As `as_text`, of a column of whole conversations.
+
+    A list of texts is what the user and the assistant say in turn, as in LIMA. A text that is written as a transcript, with every
+    turn after a mark of who speaks, is that conversation.
+    """
+    if isinstance(value, (list, tuple)) and value and all(isinstance(said, str) for said in value):
+        return tuple({"role": role, "content": said} for role, said in zip(cycle(_TURN.values()), value, strict=False))
+    told = _transcribed(value) if isinstance(value, str) else ()
+    return told or as_text(value, place=place, key=key)
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a text marks who speaks before every turn, as OpenAssistant's conversations do."""
+    return isinstance(value, str) and any(begins.match(value) for begins, _ in _TRANSCRIPTS)
+
+
+def _transcribed(text: str) -> tuple[Message, ...]:
+    """The messages of a transcript as OpenAssistant's are published (ChatML, or after ### Human:); () of any other text."""
+    for begins, turn in _TRANSCRIPTS:
+        if begins.match(text):
+            turns = [(match["role"], match["said"]) for match in turn.finditer(text)]
+            return tuple({"role": _ROLES.get(role.lower(), role), "content": said} for role, said in turns)
+    return ()
 
 
 def _spelled(text: str) -> Any:

@@ -24,7 +24,7 @@ from rlx.task import columns as columns_module
 from rlx.task import messages as messages_module
 from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
-from rlx.task.columns import CONVERSATIONS, SCORES, Columns, first_of
+from rlx.task.columns import CONVERSATIONS, SCORES, Columns, first_of, whole_conversation
 from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.table import column, files_hash, find_files, read_rows
 
@@ -51,7 +51,7 @@ class PairFile(Task, ABC):
 
     path: str
     held_out: float = within(above=0, below=1)
-    label_noise: float = within(at_least=0, at_most=1)
+    label_noise: float = within(at_least=0, at_most=1, default=0.0)
     system: str | None = None
     system_key: str | None = "system"
     tools_key: str | None = "tools"
@@ -225,14 +225,13 @@ class LabelledFile(PairFile):
         return tuple(pair for pair in chain.from_iterable(zip_longest(*kinds)) if pair is not None)
 
     def _read(self, row: Mapping[str, Any], place: str) -> Pair:
-        whole = None if self.columns.name(row, "completion") else self.columns.conversation(row)
-        if whole is not None:
-            prompt, completion = self._split_conversation(as_text(row[whole], place=place, key=whole), place)
+        messages = whole_conversation(self.columns, row, place=place)
+        if messages is not None:
+            prompt, completion = self._split_conversation(messages, place)
         else:
             key, value = self.columns.value(row, "prompt", place=place)
-            prompt = as_text(value, place=place, key=key)
             name, answer = self.columns.value(row, "completion", place=place)
-            prompt, completion = continuation(prompt, as_text(answer, place=place, key=name))
+            prompt, completion = continuation(as_text(value, place=place, key=key), as_text(answer, place=place, key=name))
         absent = "" if isinstance(completion, str) else ()
         if self._label(row, place):
             return Pair(prompt, completion, absent, label=(True, None), source=place)

@@ -13,7 +13,7 @@ from rlx.fields import within
 from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import CONVERSATIONS, Columns, final_answer
-from rlx.task.messages import as_system, as_text, as_tools, before_answer, with_system
+from rlx.task.messages import as_conversation, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.rewarded import RewardedTask
 from rlx.task.table import files_hash, find_files, read_rows
 
@@ -65,9 +65,9 @@ class PromptFile(RewardedTask):
     def _prompt(self, row: Mapping[str, Any], place: str) -> Prompt:
         self.columns.saw(row)
         key, value = self.columns.value(row, "prompt", place=place)
-        text = as_text(value, place=place, key=key)
-        if key in CONVERSATIONS:
-            text = before_answer(text)
+        whole = key in CONVERSATIONS
+        text = (as_conversation if whole else as_text)(value, place=place, key=key)
+        text = before_answer(text) if whole else text
         system, tools = (self.columns.name(row, purpose) for purpose in ("system", "tools"))
         own = None if system is None else as_system(row[system], place=place, key=system)
         text = with_system(text, own or self.system)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.errors import ConfigError
 from rlx.experiment import Experiment, uncorrected_losses
-from rlx.task.base import Task, Text
+from rlx.task.base import OF_PAIRS, Task, Text
 from rlx.task.rewarded import RewardedTask
 from rlx.training.diagnosis import CLIPPED
 
@@ -63,6 +63,8 @@ def score_bounds(task: Task) -> tuple[float | None, float | None]:
     """The smallest and the largest score that a task can give; None where it is not known."""
     if task.score in SHARES:
         return 0.0, 1.0
+    if task.score == "log_likelihood":
+        return None, 0.0
     return reward_bounds(task) if isinstance(task, RewardedTask) else (None, None)
 
 
@@ -118,7 +120,7 @@ def _draws(experiment: Experiment) -> Iterator[str]:
             yield f"algorithm.{name}={value}: so many updates of one draw learn it by heart; 1 to 4 are usual"
         if leaf == "kl_in_reward" and value > LARGEST_KL_WEIGHT:
             yield f"algorithm.{name}={value:g} drowns the rewards: what is learned is to stay at the reference"
-        rows = len(task.pairs()) if leaf == "pairs_per_step" and "pairs" in task.offers else None
+        rows = len(task.pairs()) if leaf == "pairs_per_step" and task.has_pairs else None
         rows = len(task.prompts()) if leaf == "prompts_per_step" and "rewards" in task.offers else rows
         if rows is not None and value > rows:
             kind = "pairs" if leaf == "pairs_per_step" else "prompts"
@@ -150,22 +152,23 @@ def _numbers(owner: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _evaluation(cfg: DictConfig, task: Task) -> Iterator[str]:
-    by_pairs = task.score == "pair_accuracy"
+    by_pairs = task.score in OF_PAIRS
     key = "num_pairs" if by_pairs else "num_prompts"
     there = len(task.held_out_pairs() if by_pairs else task.held_out_prompts())
     used = min(cfg.evaluation[key], there)
     if used < FEW_PROMPTS:
-        error = 0.5 / max(used, 1) ** 0.5
+        what = "demonstrations" if "demonstrations" in task.offers else "pairs" if by_pairs else "prompts"
+        error = f": its standard error is up to {0.5 / max(used, 1) ** 0.5:.2f}" if task.score != "log_likelihood" else ""
         yield (
-            f"the score is measured on {used} held-out {'pairs' if by_pairs else 'prompts'}: its standard error is up to "
-            f"{error:.2f}; raise evaluation.{key}" + (" (the task has no more)" if used == there else "")
+            f"the score is measured on {used} held-out {what}{error}; raise evaluation.{key}"
+            + (" (the task has no more)" if used == there else "")
         )
 
 
 def _task(experiment: Experiment) -> Iterator[str]:
     task = experiment.task
     noise = getattr(task, "label_noise", 0.0)
-    if noise >= 0.5 and Need.PAIRS in experiment.algorithm.active_needs:
+    if noise >= 0.5 and experiment.algorithm.reads_pairs:
         words = "nothing" if noise == 0.5 else "the opposite"
         yield f"task.label_noise={noise:g}: the pairs say {words} of which completion is better"
     if getattr(task, "reward_noise", 0.0) == 1 and Need.REWARDS in experiment.algorithm.active_needs:
@@ -185,7 +188,7 @@ def _task(experiment: Experiment) -> Iterator[str]:
 
 
 def _texts(task: Task) -> Iterator[Text]:
-    for pair in islice(task.pairs() if "pairs" in task.offers else (), LOOKED_AT):
+    for pair in islice(task.pairs() if task.has_pairs else (), LOOKED_AT):
         yield from (pair.prompt, pair.chosen, pair.rejected)
     for prompt in islice(task.prompts() if "rewards" in task.offers else (), LOOKED_AT):
         yield prompt.text

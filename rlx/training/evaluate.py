@@ -21,7 +21,7 @@ from rlx.policy.reference import Reference, vocabulary_kl
 from rlx.rollout.play import Played, play
 from rlx.rollout.sampler import Rollout, Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Prompt, Task, Text, content_digest, content_uniform, pass_at_k
+from rlx.task.base import OF_PAIRS, Pair, Prompt, Task, Text, content_digest, content_uniform, pass_at_k
 from rlx.task.environment import require_free
 from rlx.training.gradients import micro_batches
 
@@ -110,17 +110,17 @@ class Evaluator:
                 figures |= _of_conversations(sampled)
                 shown = self._greedy_rows(prompts, greedy)
                 samples = self._shown(shown, greedy, sampled, rewards)
-            preferences, wins, pairs = self._preferences(policy)
-            figures |= preferences
+            of_pairs, counts, pairs = self._of_pairs(policy)
+            figures |= of_pairs
             counted = {name: float(part.mean()) for name, part in sampled.figures().items()} if prompts else {}
             require_free(counted, {"score", *figures}, of="an evaluation")
             figures |= counted
             if self.task.score not in figures:
                 raise DataError(f"task {self.task.name} is scored by {self.task.score}, but nothing is held out to measure it on")
-            by_score = {"accuracy": answers, "greedy_reward": answers, "pair_accuracy": wins}
+            by_score = {"accuracy": answers, "greedy_reward": answers, **dict.fromkeys(OF_PAIRS, counts)}
             scored = tuple(by_score.get(self.task.score, np.zeros(0)).tolist())
             content: list[Any] = [prompt.text for prompt in prompts]
-            if self.task.score == "pair_accuracy":
+            if self.task.score in OF_PAIRS:
                 by_prompt = {_content(prompt.text): row for prompt, row in zip(prompts, shown, strict=True)} if shown else {}
                 shown = [by_prompt.get(_content(pair.prompt), {"prompt": _plain(pair.prompt)}) for pair in pairs]
                 content = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
@@ -203,17 +203,38 @@ class Evaluator:
         given = ranks.exchange("an evaluation", lambda: [function(rows) for rows in asked[ranks.rank :: ranks.world]])
         return [given[place % ranks.world][place // ranks.world] for place in range(len(asked))]
 
-    def _preferences(self, policy: Policy) -> tuple[dict[str, float], np.ndarray, list[Pair]]:
-        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
-
-        Also what each pair counts in that share, float64 [B], and these pairs; empty where single completions are compared with
-        all others.
-        """
+    def _of_pairs(self, policy: Policy) -> tuple[dict[str, float], np.ndarray, list[Pair]]:
+        """The figures of held-out pairs, what each pair counts in their score, float64 [B], and these pairs."""
         pairs = self.task.held_out_pairs()
         tokenized = policy.pair_tokenizer(pairs) if pairs else None
         if tokenized is None or len(tokenized) == 0:
             return {}, np.zeros(0), []
         batch = PairBatch.of(tokenized, np.arange(min(len(tokenized), self.num_pairs)))
+        measure = self._likelihood if "demonstrations" in self.task.offers else self._preferences
+        figures, counts = measure(policy, batch)
+        return figures, counts, [pairs[place] for place in tokenized.index[batch.rows]] if len(counts) else []
+
+    def _likelihood(self, policy: Policy, batch: PairBatch) -> tuple[dict[str, float], np.ndarray]:
+        """Mean log-probability of a learned token of demonstrations, in nats, and its perplexity.
+
+        Also what each demonstration counts in that mean: the log-probability of its tokens over the mean number of tokens.
+        """
+        chosen = batch.chosen_only()
+
+        def sums(rows: slice) -> Tensor:
+            return policy.token_logprobs(chosen[rows].sequences)[:, 0].double().sum(dim=1)
+
+        logprobs = torch.cat(self._each(micro_batches(chosen.row_tokens, self.micro_batch), sums)).cpu().numpy()
+        counts = logprobs / chosen.chosen_mask.sum(dim=1).double().mean().item()
+        mean = float(counts.mean())
+        error = standard_error_of_mean(counts)
+        return {"log_likelihood": mean, "perplexity": float(np.exp(-mean)), "score_standard_error": error}, counts
+
+    def _preferences(self, policy: Policy, batch: PairBatch) -> tuple[dict[str, float], np.ndarray]:
+        """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.
+
+        Also what each pair counts in that share; empty where single completions are compared with all others.
+        """
 
         def ratios(rows: slice) -> tuple[Tensor, Tensor]:
             ours, theirs = policy.pair_logprobs(batch[rows]), self.reference.pair_logprobs(batch[rows], comes_again=True)
@@ -234,8 +255,8 @@ class Evaluator:
             "log_ratio_margin": float(margin.mean()),
         }
         if batch.has_label is not None:
-            return figures, np.zeros(0), []
-        return figures, wins.cpu().numpy(), [pairs[place] for place in tokenized.index[: len(wins)]]
+            return figures, np.zeros(0)
+        return figures, wins.cpu().numpy()
 
     def _greedy_rows(self, prompts: Sequence[Prompt], greedy: Played) -> list[dict[str, Any]]:
         """Each prompt with its greedy completion."""

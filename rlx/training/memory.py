@@ -252,7 +252,7 @@ class Planner:
         """The longest rows that the algorithm may draw."""
         values = frozenset({"values"}) if self._policy.value_head is not None else frozenset()
         task, policy = self._experiment.task, self._policy
-        if Need.PAIRS in algorithm.active_needs:
+        if algorithm.reads_pairs:
             source = policy.pair_tokenizer(task.pairs())
             count = min(int(getattr(algorithm, "pairs_per_step", 64)), len(source))
             longest = np.argsort(source.lengths, kind="stable")[len(source) - count :]

@@ -13,7 +13,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlx.algorithm.base import Need
 from rlx.data.survey import brief, brief_of_prompts
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
@@ -37,16 +36,18 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     }
     if cfg.loss is not None:
         facts["loss"] = f"{cfg.loss._target_.rpartition('.')[2]}: {hyperparameters_text(cfg.loss)}"
-    if "pairs" in task.offers:
+    if task.has_pairs:
+        kind = "demonstrations" if "demonstrations" in task.offers else "pairs"
         held_out = policy.pair_tokenizer(task.held_out_pairs())
-        if Need.PAIRS in experiment.algorithm.active_needs:
+        if experiment.algorithm.reads_pairs:
             learn = policy.pair_tokenizer(task.pairs())
-            facts["pairs"] = facts.get("pairs", f"{len(learn)} to learn from") + left_out(learn, held_out)
+            facts[kind] = facts.get(kind, f"{len(learn)} to learn from") + left_out(learn, held_out)
             facts |= brief(task, policy)
         else:
-            aside = "held out, for figures such as pair_accuracy; none is learned from"
-            facts["pairs"] = f"{len(held_out)} {aside}" + left_out(held_out)
-    if "rewards" in task.offers and Need.PAIRS not in experiment.algorithm.active_needs:
+            figure = "pair_accuracy" if kind == "pairs" else "log_likelihood"
+            aside = f"held out, for figures such as {figure}; none is learned from"
+            facts[kind] = f"{len(held_out)} {aside}" + left_out(held_out)
+    if "rewards" in task.offers and not experiment.algorithm.reads_pairs:
         facts |= brief_of_prompts(task, policy.text)
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"

@@ -57,4 +57,4 @@ def test_pairs_come_once_an_epoch_and_belong_to_the_step(lab):
 
 
 def test_needs_are_words_that_tasks_offer():
-    assert {need.value for need in Need} == {"pairs", "rewards", "reference", "values"}
+    assert {need.value for need in Need} == {"pairs", "demonstrations", "rewards", "reference", "values"}

@@ -61,7 +61,7 @@ def test_messages_and_labels_come_in_several_forms(tmp_path):
         ),
         ({"prompt": "p", "completion": "c", "label": None}, r"a\.jsonl:1: 'label' is None"),
         ({"prompt": "p", "completion": "c", "Label": True}, r"there is no key 'label' .* did you mean task\.label_key=Label"),
-        ({"prompt": "p", "answer": "c", "label": True}, r"there is no key 'completion' .* task\.completion_key"),
+        ({"prompt": "p", "reply": "c", "label": True}, r"there is no key 'completion' .* task\.completion_key"),
     ],
 )
 def test_a_row_without_a_label_or_a_completion_is_named(tmp_path, row, message):

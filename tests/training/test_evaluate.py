@@ -96,6 +96,44 @@ def test_the_prompt_of_a_held_out_pair_that_is_too_long_is_not_completed_either(
     assert [row["prompt"] for row in evaluation.samples] == [text for text in held_out if len(text) <= 512]
 
 
+def test_demonstrations_are_scored_by_the_mean_log_probability_of_a_learned_token(lab, tmp_path):  # noqa: F811
+    rows = "\n".join(f'{{"prompt": "{i}=", "completion": "{"7" * (i % 5 + 1)}"}}' for i in range(60))
+    (tmp_path / "demonstrations.jsonl").write_text(rows)
+    task = rlx.load("task", "demonstration_file", path=str(tmp_path / "demonstrations.jsonl"), max_new_tokens=3, held_out=0.5)
+    evaluation = evaluator(dataclasses.replace(lab, task=task))(lab.policy)
+    figures, answers = evaluation.metrics, evaluation.answers
+    held_out = {pair.prompt: lab.policy.pair_tokenizer([pair]) for pair in task.held_out_pairs()[:20]}
+    alone = {
+        prompt: lab.policy.token_logprobs(pairs.sequences.only(slice(0, 1))).double().sum().item()
+        for prompt, pairs in held_out.items()
+    }
+    tokens = sum(len(pairs.sequences.completions[0][0]) for pairs in held_out.values())
+    assert figures["score"] == figures["log_likelihood"] == pytest.approx(sum(alone.values()) / tokens, rel=1e-5)
+    assert figures["perplexity"] == pytest.approx(np.exp(-figures["score"]))
+    assert np.mean(answers) == pytest.approx(figures["score"])
+    assert figures["score_standard_error"] == pytest.approx(np.std(answers, ddof=1) / 20**0.5)
+    assert {"pair_accuracy", "log_ratio_margin"}.isdisjoint(figures)
+    shown = [row["prompt"] for row in evaluation.completions]
+    assert answers == pytest.approx([20 * alone[prompt] / tokens for prompt in shown], rel=1e-4)
+    assert evaluator(dataclasses.replace(lab, task=task), micro_batch=3)(lab.policy).metrics == pytest.approx(figures, rel=1e-6)
+
+
+def test_an_answer_and_its_pair_stand_at_one_place_whatever_their_lengths(lab, tmp_path):  # noqa: F811
+    rows = "\n".join(
+        f'{{"prompt": "{i}=", "chosen": "{"7" * (i % 7 + 1)}", "rejected": "{"8" * (i % 3 + 1)}"}}' for i in range(90)
+    )
+    (tmp_path / "pairs.jsonl").write_text(rows)
+    task = rlx.load("task", "preference_file", path=str(tmp_path / "pairs.jsonl"), max_new_tokens=3, held_out=0.5)
+    evaluation = evaluator(dataclasses.replace(lab, task=task))(lab.policy)
+    assert 0 < np.mean(evaluation.answers) < 1
+    for row, answer in zip(evaluation.completions, evaluation.answers, strict=True):
+        pair = next(pair for pair in task.held_out_pairs() if pair.prompt == row["prompt"])
+        batch = PairBatch.of(lab.policy.pair_tokenizer([pair]), [0])
+        ours, theirs = lab.policy.pair_logprobs(batch), lab.reference.pair_logprobs(batch)
+        margin = (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)
+        assert answer == float(margin > 0)
+
+
 def test_single_completions_are_scored_by_couples_of_a_desirable_and_an_undesirable_one(lab, tmp_path):  # noqa: F811
     rows = "\n".join(f'{{"prompt": "{i}+{i}=", "completion": "{2 * i}", "label": {i % 3 % 2}}}' for i in range(60))
     (tmp_path / "labelled.jsonl").write_text(rows)

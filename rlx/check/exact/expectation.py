@@ -233,7 +233,7 @@ def exact_report(subject: Subject) -> dict[str, Any]:
 
     Raises ConfigError for an algorithm that samples nothing, reads the model itself, or admits no small group.
     """
-    if Need.REWARDS not in subject.needs or Need.PAIRS in subject.needs or subject.goes_past or subject.warm_up:
+    if Need.REWARDS not in subject.needs or subject.reads_pairs or subject.goes_past or subject.warm_up:
         raise ConfigError(
             f"exact=true enumerates what is sampled, and {type(subject.algorithm).__name__} samples nothing, learns from pairs "
             "too, reads the model itself or fills a buffer first; check it without"

@@ -276,7 +276,7 @@ def _counts_and_teaches_nothing(subject: Subject, laboratory: Laboratory, batch:
 
 
 def _is_pairs(subject: Subject, part: Any) -> bool:
-    return Need.PAIRS in subject.needs and not hasattr(part, "rewards")
+    return subject.reads_pairs and not hasattr(part, "rewards")
 
 
 def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:

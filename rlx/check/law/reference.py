@@ -132,7 +132,7 @@ def anchor(subject: Subject) -> Finding:
         found := _bends_down(subject) or _follows_something_else(subject) or _counted_twice(subject) or _times_advantage(subject)
     ) is not None:
         return found
-    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs:
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs:
         return passed("no term") if Need.REFERENCE in subject.needs else skipped("nothing is held near a reference")
     if subject.goes_past or subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return skipped("the reference is part of a preference, or read by the model itself")
@@ -162,7 +162,7 @@ def anchor(subject: Subject) -> Finding:
 
 def _follows_something_else(subject: Subject) -> Finding | None:
     """Where all rewards are 0, another reference gives the penalty another gradient: else its gradient is 0 on average."""
-    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     if subject.algorithm.kind is AlgorithmType.PREFERENCE_LEARNING:
         return None
@@ -245,7 +245,7 @@ def _bends_down(subject: Subject) -> Finding | None:
 
 def _counted_twice(subject: Subject) -> Finding | None:
     """One hyperparameter weighs a penalty in the advantages that draw makes, and another in the loss of a batch."""
-    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     first = dict(reversed(list(variants(subject.algorithm))))
     for name in (name for name in first if name.rpartition(".")[2] in BETAS):
@@ -277,7 +277,7 @@ def _counted_twice(subject: Subject) -> Finding | None:
 
 def _times_advantage(subject: Subject) -> Finding | None:
     """A penalty that is linear in its weight, and whose gradient turns round with the sign of all advantages."""
-    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or Need.PAIRS in subject.needs or subject.goes_past:
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     values = dict(plain_fields(subject.algorithm))
     laboratory = subject.stand_in()

@@ -164,7 +164,7 @@ class _OtherOrder(Lab):
 
 def _weights_stay(subject: Subject) -> Finding | None:
     """Weights that are made of what policy or reference say of pairs, and do not go with them where they change places."""
-    if Need.PAIRS not in subject.needs or Need.REWARDS in subject.needs or subject.goes_past:
+    if not subject.reads_pairs or Need.REWARDS in subject.needs or subject.goes_past:
         return None
     drawn: list[Any] = []
     for kind, depth in ((Lab, 0.0), (_OtherOrder, 0.0), (Lab, DEPTH)):
@@ -265,7 +265,7 @@ def draws(subject: Subject) -> Finding:
     drawn = [rows_of(subject.draw(laboratory, step=step)) for step in DRAWN_STEPS]
     if not drawn[0]:
         return skipped("the batch has no sequences of its own")
-    sizes = [len(subject.small_task.pairs())] if Need.PAIRS in subject.needs else []
+    sizes = [len(subject.small_task.pairs())] if subject.reads_pairs else []
     sizes += [len(subject.small_task.prompts())] if Need.REWARDS in subject.needs else []
     if not sizes or len(drawn[0]) >= min(sizes):
         return skipped("a step draws all there is")

@@ -44,8 +44,8 @@ def run(composed: Composed) -> int:
     cfg = composed.config
     task = make(cfg.task, key="task")
     task.keep_in(pair_store(cfg.cache_dir))
-    for offered, load in (("pairs", task.pairs), ("rewards", task.prompts)):
-        if offered in task.offers:
+    for offered, load in ((task.has_pairs, task.pairs), ("rewards" in task.offers, task.prompts)):
+        if offered:
             load()  # a bad file is said before a tokenizer is loaded
     policy = make_reader(cfg.policy)
     policy.pair_tokenizer.store = token_store(cfg.cache_dir)

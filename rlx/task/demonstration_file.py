@@ -1,0 +1,101 @@
+"""Demonstrations from a data file: conversations, or prompts with a completion, that supervised fine-tuning imitates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Pair, Text
+from rlx.task.columns import whole_conversation
+from rlx.task.messages import as_text
+from rlx.task.pair_file import PairFile, continuation, is_conversation
+
+_CONTEXT = ("system", "developer", "assistant")  # who may speak before anybody has asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationFile(PairFile):
+    """A data file with one demonstration in each row: a conversation, or a prompt and its completion.
+
+    The prompt of a conversation ends where the assistant first answers; what follows is the completion, of which all turns of the
+    assistant are learned. A row without an answer is left out and counted. The score is the mean log-probability of a learned
+    token of the held-out demonstrations, in nats: higher is better, and perplexity is exp(-score).
+
+    path: the file. prompt_key: the column of the prompt, or of a whole conversation. completion_key: that of the completion.
+    held_out: share of the prompts held out, chosen by a hash of the prompt.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"demonstrations"})
+
+    prompt_key: str
+    completion_key: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_noise:
+            raise ConfigError("task.label_noise flips pairs, and a demonstration has no other side; leave it out")
+
+    @property
+    def score(self) -> str:  # type: ignore[override]
+        """The figure that is the score: the mean log-probability of a learned token."""
+        return "log_likelihood"
+
+    def score_facts(self) -> str:
+        return "log_likelihood: mean log-probability of a learned token of the held-out demonstrations, in nats; higher is better"
+
+    def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
+        places = {place for place, pair in placed if pair.chosen}
+        if len(places) < 2:
+            raise DataError(
+                f"{self.path} has {len(places)} different prompts with an answer, of {len(placed)} rows; one is needed to learn "
+                "from and one for the score. An answer is a message of the role assistant, or a completion"
+            )
+        return min(places)
+
+    def _read(self, row: Mapping[str, Any], place: str) -> Pair:
+        messages = whole_conversation(self.columns, row, place=place)
+        prompt, completion = self._two_columns(row, place) if messages is None else split_conversation(messages)
+        return Pair(prompt, completion, "" if isinstance(completion, str) else (), label=(True, None), source=place)
+
+    def _two_columns(self, row: Mapping[str, Any], place: str) -> tuple[Text, Text]:
+        """(prompt, completion) of a row that has them in columns of their own; without words where one is null."""
+        name, answer = self.columns.value(row, "completion", place=place)
+        completion = "" if answer in (None, []) else as_text(answer, place=place, key=name)
+        if is_conversation(completion):
+            return split_conversation(completion)
+        key, asked = self.columns.value(row, "prompt", place=place)
+        if asked in (None, "", []):
+            return "", ""
+        return continuation(as_text(asked, place=place, key=key), completion)
+
+    def facts(self) -> Mapping[str, str]:
+        counts = f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"
+        return {"demonstrations": counts}
+
+    def notes(self) -> Sequence[str]:
+        begun = sum(_is_begun(pair.prompt) for pair in (*self.pairs(), *self.held_out_pairs()))
+        said = (
+            [f"{begun} conversations begin with the assistant's words, which nobody asked for: they are context"] if begun else []
+        )
+        return [*super().notes(), *said]
+
+
+def split_conversation(messages: Text) -> tuple[Text, Text]:
+    """(prompt, completion) of a conversation: the completion begins where the assistant first answers somebody.
+
+    It is () where the assistant never does.
+    """
+    asked = False
+    for place, message in enumerate(messages if isinstance(messages, tuple) else ()):
+        if asked and message["role"] == "assistant":
+            return messages[:place], messages[place:]
+        asked = asked or message["role"] not in _CONTEXT
+    return messages, ()
+
+
+def _is_begun(prompt: Text) -> bool:
+    """Whether a prompt of messages begins with words of the assistant."""
+    spoken = [message["role"] for message in prompt if message["role"] not in _CONTEXT[:2]] if isinstance(prompt, tuple) else []
+    return spoken[:1] == ["assistant"]

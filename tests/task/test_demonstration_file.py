@@ -1,0 +1,159 @@
+import pytest
+
+import rlx
+from rlx.algorithm.base import Need
+from rlx.data.tokenized import TokenizedPairs
+from rlx.errors import ConfigError, DataError
+from rlx.experiment import require_match
+from rlx.task.demonstration_file import split_conversation
+from tests.task.test_file import assistant, user, write
+
+SYSTEM = {"role": "system", "content": "Add."}
+TALK = [user("1+1="), assistant("2"), user("1+2="), assistant("3")]
+
+
+def task(tmp_path, *rows, **changes):
+    rest = [{"prompt": f"{n}+{n}=", "completion": f"{2 * n}"} for n in range(90)]
+    return rlx.load("task", "demonstration_file", path=str(write(tmp_path / "a.jsonl", [*rows, *rest])), **changes)
+
+
+def first(tmp_path, row, **changes):
+    made = task(tmp_path, **changes)
+    pair = made._pair(row, "a.jsonl:1")
+    assert (pair.label, len(pair.rejected)) == ((True, None), 0)
+    return pair.prompt, pair.chosen, made.columns.notes()
+
+
+def test_a_conversation_is_learned_from_its_first_answer_on(tmp_path):
+    assert split_conversation((SYSTEM, *TALK)) == ((SYSTEM, TALK[0]), tuple(TALK[1:]))
+    greeting = (assistant("Hi!"), *TALK)
+    assert split_conversation(greeting) == (greeting[:2], greeting[2:])
+    assert split_conversation((SYSTEM, assistant("Hi!"))) == ((SYSTEM, assistant("Hi!")), ())
+    assert split_conversation(({"role": "tool", "content": "5"}, assistant("It is 5.")))[1] == (assistant("It is 5."),)
+
+
+CONVERSATIONS = {
+    "UltraChat": {"prompt": "1+1=", "prompt_id": "7", "messages": TALK},
+    "OpenHermes": {
+        "system_prompt": None,
+        "conversations": [
+            {"from": "human", "value": "1+1=", "weight": None},
+            {"from": "gpt", "value": "2", "weight": 1},
+            {"from": "human", "value": "1+2="},
+            {"from": "gpt", "value": "3"},
+        ],
+    },
+    "Capybara": {"conversation": [{"input": "1+1=", "output": "2"}, {"input": "1+2=", "output": "3"}], "source": "x"},
+    "LIMA": {"conversations": ["1+1=", "2", "1+2=", "3"], "source": "x"},
+    "OpenAssistant": {
+        "text": "<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+        "<|im_start|>user\n1+2=<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n"
+    },
+    "Guanaco": {"text": "### Human: 1+1=### Assistant: 2### Human: 1+2=### Assistant: 3"},
+    "null beside": {"messages": None, "conversations": TALK},
+    "answer beside": {"messages": TALK, "problem": "1+1=", "solution": "2", "answer": "3"},
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_conversations_of_well_known_sets(tmp_path, name):
+    prompt, completion, _ = first(tmp_path, CONVERSATIONS[name])
+    plain = [{key: message[key] for key in ("role", "content")} for message in (*prompt, *completion)]
+    assert plain == TALK
+    assert len(prompt) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion", "said"),
+    [
+        ({"instruction": "Add.", "input": "1 1", "output": "2"}, "Add.\n\n1 1", "2", "instruction, with input below it,"),
+        ({"instruction": "Add.", "context": "1 1", "response": "2"}, "Add.\n\n1 1", "2", "instruction, with context below it,"),
+        ({"instruction": "1+1=", "input": "", "output": "2", "text": "1+1=2"}, "1+1=", "2", "output as completion"),
+        ({"question": "1+1=", "answer": "It is\n#### 2"}, "1+1=", "It is\n#### 2", "answer as completion, question as prompt"),
+        ({"problem": "1+1=", "solution": "2", "level": "1"}, "1+1=", "2", "solution as completion, problem as prompt"),
+        ({"prompt": None, "question": "1+1=", "completion": "2"}, "1+1=", "2", "question as prompt"),
+        ({"messages": TALK[:1], "response": "2"}, (TALK[0],), (assistant("2"),), "messages as prompt, response as completion"),
+        ({"prompt": "x", "completion": TALK}, (TALK[0],), tuple(TALK[1:]), ""),
+    ],
+)
+def test_prompts_with_a_completion(tmp_path, row, prompt, completion, said):
+    found = first(tmp_path, row)
+    assert found[:2] == (prompt, completion)
+    assert said in " ".join(found[2])
+
+
+def test_columns_of_other_names_are_chosen(tmp_path):
+    row = {"messages": TALK, "dialog": TALK[2:], "reply": "5", "completion": "6", "prompt": "2+3="}
+    assert first(tmp_path, row, prompt_key="dialog", completion_key="none")[:2] == ((TALK[2],), (TALK[3],))
+    assert first(tmp_path, row, completion_key="reply")[:2] == ("2+3=", "5")
+    assert first(tmp_path, row)[:2] == ("2+3=", "6")
+
+
+BAD = [
+    {"messages": None},
+    {"messages": []},
+    {"prompt": None, "completion": "2"},
+    {"messages": [user("1+1=")]},
+    {"messages": [SYSTEM, assistant("Hello.")]},
+    {"messages": [user("1+1="), assistant(" ")]},
+    {"messages": [*TALK, user("1+3="), assistant("")]},
+    {"prompt": "1+1=", "completion": None},
+]
+
+
+def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
+    found = task(tmp_path, *BAD, {"messages": [*TALK, user("Thanks.")]}, {"messages": [assistant("Hi!"), *TALK]})
+    policy = rlx.load("policy", "tiny")
+    sides = [TokenizedPairs.of(side, policy.text) for side in (found.pairs(), found.held_out_pairs())]
+    assert sum(side.dropped.get("nothing", 0) for side in sides) == 3
+    assert sum(side.dropped.get("empty", 0) for side in sides) == 5
+    assert sum(map(len, sides)) == 92
+    assert sum(side.remarks.get("trailing", 0) for side in sides) == 1
+    assert "2 conversations begin with the assistant's words" in found.notes()[-1]  # one of them says nothing else
+    assert "to learn from" in found.facts()["demonstrations"]
+
+
+def test_a_file_without_answers_is_refused(tmp_path):
+    path = write(tmp_path / "b.jsonl", [{"messages": [{"role": "gpt", "content": "2"}]}] * 5)
+    with pytest.raises(DataError, match=r"has 0 different prompts with an answer, of 5 rows"):
+        rlx.load("task", "demonstration_file", path=str(path)).pairs()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "1", "chosen": "2", "rejected": "3"}, "no key 'completion'.*of pairs .* task=preference_file"),
+        ({"text": "Once upon a time"}, "no key 'completion'"),
+        ({"messages": [{"from": "who", "value": "2"}]}, "a message in 'messages' is from 'who'"),
+        ({"messages": 7}, "'messages' is neither text nor a list of messages"),
+    ],
+)
+def test_what_is_no_demonstration_is_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        task(tmp_path, row).pairs()
+
+
+def test_demonstrations_given_as_pairs_name_their_task(tmp_path):
+    path = write(tmp_path / "b.jsonl", [{"messages": TALK}])
+    for name in ("preference_file", "labelled_file"):
+        with pytest.raises(DataError, match="task=demonstration_file"):
+            rlx.load("task", name, path=str(path)).pairs()
+
+
+def test_an_algorithm_that_compares_is_refused_and_one_that_imitates_takes_pairs_too(tmp_path):
+    made = task(tmp_path)
+    with pytest.raises(ConfigError, match=r"algorithm Dpo needs pairs, and task .* has demonstrations.*take algorithm=sft"):
+        require_match(rlx.load("algorithm", "dpo"), made)
+    with pytest.raises(ConfigError, match="needs pairs and rewards"):
+        require_match(rlx.load("algorithm", "hybrid"), made)
+    sft = rlx.load("algorithm", "sft")
+    assert sft.needs == {Need.DEMONSTRATIONS}
+    require_match(sft, made)
+    require_match(sft, rlx.load("task", "arithmetic"))
+    with pytest.raises(ConfigError, match="needs demonstrations, but task x offers only rewards"):
+        require_match(sft, rlx.load("task", "prompt_file", path="x"))
+
+
+def test_there_is_nothing_to_flip(tmp_path):
+    with pytest.raises(ConfigError, match="label_noise"):
+        task(tmp_path, label_noise=0.5)
