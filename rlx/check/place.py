@@ -14,9 +14,24 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rlx.errors import is_users_file
+from rlx.seeding import Stream
 
+DICE = {"torch", "numpy"}  # methods of a Stream that give a generator
+OTHER_DICE = {
+    "default_rng",
+    "manual_seed",
+    "Random",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "bernoulli",
+}
 CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"}
 STARTS = tuple(str(Path("rlx", "check", name)) for name in ("checker.py", "subject.py"))  # where the algorithm is called
+SEEDING = Stream.child.__code__.co_filename
 METHODS = ("draw", "updates", "compute_loss", "update_policy", "validate")
 
 
@@ -151,3 +166,25 @@ def clock_read(run: Callable[[], object]) -> str:
     finally:
         sys.setprofile(before)
     return found[0] if found else ""
+
+
+def throws_dice(run: Callable[[], object]) -> bool:
+    """Whether a user's file takes random numbers while `run` runs: of a Stream, or of a generator of its own."""
+    found: list[str] = []
+
+    def profile(frame: types.FrameType, event: str, _: Any) -> None:
+        if event != "call":
+            return
+        code, caller = frame.f_code, frame.f_back
+        if is_users_file(code.co_filename):
+            found.extend(OTHER_DICE.intersection(code.co_names))
+        elif code.co_name in DICE and code.co_filename == SEEDING and caller and is_users_file(caller.f_code.co_filename):
+            found.append(code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return bool(found)

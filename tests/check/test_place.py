@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,7 +20,9 @@ from rlx.check.place import (
     leaves_the_graph,
     loses_digits,
     place_of_method,
+    throws_dice,
 )
+from rlx.seeding import Stream
 from tests.check.checking import failed, subject
 from tests.check.faulty import (
     BatchIsChanged,
@@ -32,6 +35,7 @@ from tests.check.faulty import (
     GlobalTorchGenerator,
     NumberOutOfTheGraph,
     Preferences,
+    Rewards,
     StateOfTheModule,
 )
 
@@ -117,3 +121,14 @@ def test_what_a_cause_breaks_as_well_is_said_to_be_the_same_fault():
 def test_a_program_that_starts_a_check_is_no_place_of_a_fault():
     expressions = Expressions(subject(rlx.load("algorithm", "custom_grpo")))
     assert [expressions.line_of(where) for where in ("draw", "compute_loss", "terms['policy']")] == ["", "", ""]
+
+
+def test_random_numbers_of_a_users_file_are_seen_and_those_of_rlx_are_not():
+    def sampled():
+        checked = subject(Rewards())
+        checked.draw(checked.stand_in())
+
+    assert not throws_dice(sampled)
+    assert throws_dice(lambda: Stream(0).numpy())
+    assert throws_dice(lambda: torch.randperm(3, generator=torch.Generator().manual_seed(0)))
+    assert throws_dice(lambda: np.random.default_rng(0))

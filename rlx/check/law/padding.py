@@ -12,6 +12,8 @@ from torch import Tensor
 from rlx.check.batch import parts_of, with_padding
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import JUMP, ROUNDED, gap
+from rlx.check.place import throws_dice
+from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject, row_shown
 from rlx.data.sequences import Sequences
 
@@ -61,8 +63,8 @@ def _wide(width: int) -> Iterator[None]:
 def _drawn_wider(subject: Subject) -> Finding | None:
     """A draw whose tensors have more columns of padding makes weights or advantages that the padding has changed.
 
-    Only what padding alone can do counts: a gradient that goes with a power of the width, or advantages whose level or scale is
-    another one. A draw of random numbers for each place is another draw there.
+    A draw of random numbers for each place is another draw there: of what takes some, only what padding alone can do counts, a
+    gradient that goes with a power of the width, or advantages whose level or scale is another one.
     """
     if subject.goes_past or subject.task.interaction is not None:
         return None
@@ -100,6 +102,16 @@ def _drawn_wider(subject: Subject) -> Finding | None:
                 mend="take mean and deviation over the tokens of the mask: advantages[mask].mean(), not advantages.mean()",
             )
     share = float(found.abs().sum() / gradient.abs().sum())
+    same = keys_of(part.sequences) == keys_of(twin.sequences)
+    if same and gap(found, gradient) > JUMP and not throws_dice(lambda: subject.draw(subject.stand_in())):
+        return broken(
+            f"{WIDER} more columns of padding, {width + WIDER} instead of {width}, change the gradient by "
+            f"{gap(found, gradient):.1e} of its largest entry: what draw makes of tokens reads the padding too",
+            number=f"{gap(found, gradient):.0e}",
+            where="draw",
+            example=row_shown(subject, part, 0),
+            mend="take means, quantiles and sums over the tokens of the mask, values[mask], and ranks within it",
+        )
     factors = [((width + WIDER) / width) ** power for power in POWERS]
     if not any(gap(found, factor * gradient) <= ROUNDED for factor in factors):
         return None

@@ -6,6 +6,7 @@ import torch
 
 import rlx
 from rlx.data.sequences import Sequences
+from rlx.loss.weight import token_mean
 from tests.check.checking import failed
 from tests.check.faulty import Rewards
 from tests.check.mistakes import PairsDividedByTheWidth
@@ -37,3 +38,35 @@ class WidthOfItsOwn(Rewards):
 def test_random_numbers_for_each_place_and_a_width_of_ones_own_are_not_accused():
     assert failed(TokensOutOfAHat(), "padding") == {}
     assert failed(WidthOfItsOwn(), "padding") == {}
+
+
+class MedianWithThePadding(Rewards):
+    """Tokens below a median learn, which padding, of log-probability 0, is part of."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        said = batch.sampling_logprobs
+        return batch.with_values(weights=token_mean.formula(batch.loss_mask & (said <= self.held(said, batch).median())))
+
+    def held(self, said, batch):
+        return said
+
+
+class MedianOfTokens(MedianWithThePadding):
+    def held(self, said, batch):
+        return said[batch.loss_mask]
+
+
+class RandomTokens(Rewards):
+    """Random numbers for each place, of a stream."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        drawn = torch.rand(batch.loss_mask.shape, generator=lab.rng.child("tokens", lab.step).torch())
+        return batch.with_values(weights=token_mean.formula(batch.loss_mask & (drawn < 0.7)))
+
+
+def test_what_a_draw_makes_of_tokens_and_padding_is_named():
+    assert "reads the padding too" in failed(MedianWithThePadding(), "padding")["padding"].wrong
+    assert failed(MedianOfTokens(), "padding") == {}
+    assert failed(RandomTokens(), "padding") == {}
