@@ -70,6 +70,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     if Need.VALUES in algorithm.active_needs:
         policy.add_value_head()
     policy.to(device).compute_in(cfg.precision)
+    policy.multiply_by(cfg.matmul)
     if policy.is_coarse:
         policy.notes += sequence_ratio_notes(algorithm)
     if Need.REWARDS in algorithm.needs:

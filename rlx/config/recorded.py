@@ -35,6 +35,7 @@ _PLACES = ("output_dir", "cache_dir", "export.path", "policy.unpacked_dir")
 _BEFORE: dict[str, Any] = {
     "activation_checkpointing": False,
     "precision": "float32",
+    "matmul": "torch",
     "ranks": 1,
     "parallel": {"mode": "replicated", "timeout": 600},
     "parameter_groups": {"decay_norms_and_biases": True, "embedding_rate": 1.0, "value_head_rate": 1.0},

@@ -94,6 +94,7 @@ class RunConfig(RunNodes):
     eval_every: int | None = at_least(1, optional=True)
     micro_batch: int | str | None = at_least(1, optional=True, also=("auto",))
     precision: str = one_of(("float32", "bfloat16"), default=MISSING)
+    matmul: str = one_of(("auto", "torch", "onednn"), default=MISSING)
     activation_checkpointing: bool = MISSING
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rlx.errors import ConfigError
 from rlx.fields import Ranged, count, within
+from rlx.policy.products import is_linear
 from rlx.seeding import Stream
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
@@ -226,6 +227,47 @@ class AttachedAdapter:
         (directory / BASE_FILE).write_text(json.dumps({"name": self.base.name, **values}, indent=2) + "\n")
 
 
+class LowRank(NamedTuple):
+    """The part of an adapter in a layer: scale * B A x. down: A [R, I]; up: B [O, R]."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    def add_to(self, result: Tensor, rows: Tensor) -> Tensor:
+        """Add what it makes of rows [M, I] to result [M, O], in place."""
+        return result.addmm_(F.linear(rows, self.down), self.up.t(), alpha=self.scale)
+
+
+def linear_parts(layer: Any) -> tuple[Any, LowRank | None] | None:
+    """The linear layer that `layer` is, and what an adapter that is switched on adds to it; None where it is anything else."""
+    if is_linear(layer):
+        return layer, None
+    if not hasattr(layer, "low_rank") or not is_linear(base := layer.get_base_layer()):
+        return None
+    if layer.disable_adapters and not layer.merged:
+        return base, None
+    added = layer.low_rank()
+    return None if added is None or added.down.dtype != base.weight.dtype else (base, added)
+
+
+@contextmanager
+def moved_adapters(model: Any) -> Iterator[None]:
+    """Within this context every adapter of the model differs from 0, so that a comparison sees whether it is computed right."""
+    ups = [parameter for name, parameter in model.named_parameters() if ".lora_B." in name]
+    before = [parameter.detach().clone() for parameter in ups]
+    generator = Stream(0, ("policy", "moved adapters")).torch()
+    with torch.no_grad():
+        for parameter in ups:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in zip(ups, before, strict=True):
+                parameter.copy_(values)
+
+
 def _compute_in_place(layer: Any) -> None:
     """Let a layer add the adapter's part to the base's result in place, where both have one dtype.
 
@@ -234,7 +276,7 @@ def _compute_in_place(layer: Any) -> None:
     """
     from peft.tuners.lora.layer import Linear
 
-    if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+    if type(layer) is Linear and is_linear(layer.get_base_layer()):
         layer.__class__ = _in_place_class()
 
 
@@ -245,17 +287,23 @@ def _in_place_class() -> type:
     class InPlaceLinear(Linear):
         """A linear layer of peft with an adapter of its own: y = W x + b, to which scaling * B A x is added in place."""
 
-        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            plain = not (self.disable_adapters or self.merged or self.lora_variant or args or kwargs)
-            if not plain or len(self.active_adapters) != 1 or torch.is_autocast_enabled(x.device.type):
-                return super().forward(x, *args, **kwargs)
+        def low_rank(self) -> LowRank | None:
+            """What is added to W x + b; None where the layer computes otherwise."""
+            plain = not (self.disable_adapters or self.merged or self.lora_variant) and len(self.active_adapters) == 1
+            if not plain or self.lora_B[self.active_adapters[0]].bias is not None:
+                return None
             name = self.active_adapters[0]
-            down, up, base = self.lora_A[name].weight, self.lora_B[name], self.get_base_layer()
-            if not x.dtype == base.weight.dtype == down.dtype or up.bias is not None:
+            down, up = (matrices[name].get_parameter("weight") for matrices in (self.lora_A, self.lora_B))
+            return LowRank(down, up, self.scaling[name])
+
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            added, base = self.low_rank(), self.get_base_layer()
+            if added is None or args or kwargs or torch.is_autocast_enabled(x.device.type):
+                return super().forward(x, *args, **kwargs)
+            if not x.dtype == base.weight.dtype == added.down.dtype:
                 return super().forward(x)
             rows = x.flatten(0, -2)  # a matrix: autograd copies the gradient of a view that was written to
-            result: Tensor = base(rows).addmm_(F.linear(rows, down), up.weight.t(), alpha=self.scaling[name])
-            return result.view(*x.shape[:-1], -1)
+            return added.add_to(base(rows), rows).view(*x.shape[:-1], -1)
 
     return InPlaceLinear
 

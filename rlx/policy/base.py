@@ -41,6 +41,7 @@ from rlx.policy.forward import (
 )
 from rlx.policy.pieces import HasLogits, HeadInput, is_large, statistics_in_pieces
 from rlx.policy.precision import HALF, autocast_dtype, slower_note
+from rlx.policy.products import OneDnnLinear, is_linear, multiply_by_onednn, uses_onednn
 from rlx.policy.reader import Reader
 from rlx.policy.statistics import (
     DISTRIBUTION_STATISTICS,
@@ -170,6 +171,19 @@ class Policy(Reader):
         note = None if dtype is None else slower_note(dtype, self.device)
         if note is not None and note not in self.notes:
             self.notes.append(note)
+
+    def multiply_by(self, matmul: str) -> None:
+        """From now on float32 products are made by what `matmul` names, see rlx.policy.products; called on the policy's device.
+
+        Raises ConfigError where onednn is asked for and cannot be had.
+        """
+        if uses_onednn(matmul, device=self.device, dtype=self.dtype):
+            multiply_by_onednn(self.model)
+
+    @property
+    def multiplies_by_onednn(self) -> bool:
+        """Whether linear layers multiply by oneDNN where that is faster."""
+        return any(isinstance(module, OneDnnLinear) for module in self.model.modules())
 
     @property
     def is_coarse(self) -> bool:
@@ -365,7 +379,7 @@ class Policy(Reader):
         """Whether logits of these rows are never held as a whole; a model split over ranks has its head in its passes alone."""
         if hasattr(self.model, ANNOUNCE):
             return False
-        linear = self.forward_choice.linear_head and type(self.model.get_output_embeddings()) is nn.Linear
+        linear = self.forward_choice.linear_head and is_linear(self.model.get_output_embeddings())
         return linear and is_large(len(layout.targets), self.vocabulary_size)
 
 

@@ -19,6 +19,7 @@ from rlx.errors import RlxError
 from rlx.policy.branched import branched_attention
 from rlx.policy.checkpointing import activation_checkpointing
 from rlx.policy.pieces import HeadInput
+from rlx.policy.products import linear_of
 
 ANNOUNCE = "announce_pass"  # the attribute of a model split over ranks that is called before the contexts of a pass are entered
 
@@ -77,7 +78,7 @@ def head_input(model: Any, layout: Layout, *, settings: ForwardSettings = PLAIN)
     ):
         model(**_inputs(model, layout))
     device = hidden[0].device
-    return HeadInput(hidden[0], head.weight, head.bias, lambda: settings.context(device))
+    return HeadInput(hidden[0], head.weight, head.bias, lambda: settings.context(device), linear_of(head))
 
 
 def _inputs(model: Any, layout: Layout) -> dict[str, Any]:

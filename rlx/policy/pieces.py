@@ -33,18 +33,20 @@ class HeadInput:
     """What the language-model head reads and how it computes logits.
 
     hidden: [N, H]; weight: [V, H]; bias: [V] or None. autocast: makes a new autocast context, the one that the model runs under.
+    linear: multiplies as the head does, with the arguments of F.linear.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
     autocast: Callable[[], AbstractContextManager[Any]]
+    linear: Callable[..., Tensor] = F.linear
 
     def logits(self, rows: slice, tokens: slice = slice(None)) -> Tensor:
         """[n, v] logits of `tokens` of the vocabulary at `rows`, in float32 (float64 if the weights are), without a gradient."""
         bias = None if self.bias is None else self.bias[tokens]
         with torch.no_grad(), self.autocast():
-            logits = F.linear(self.hidden[rows], self.weight[tokens], bias)
+            logits = self.linear(self.hidden[rows], self.weight[tokens], bias)
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -138,7 +140,7 @@ class _Request:
             others = others * shrink + weights.sum(1)
             if expected is not None:
                 with self.given.autocast():
-                    expected.mul_(shrink[:, None]).add_(weights.to(weight.dtype) @ weight[tokens])
+                    expected.mul_(shrink[:, None]).add_(self.given.linear(weights.to(weight.dtype), weight[tokens].t()))
             highest = higher
         own = (chosen - highest).exp()
         total = others + own
@@ -201,9 +203,9 @@ class _HeadGradients:
         lost = of_logits.to(weight.dtype)
         with self._given.autocast():
             if self.hidden is not None:
-                _add_product(self.hidden[rows], lost, weight)
+                _add_product(self.hidden[rows], lost, weight, self._given.linear)
             if self.weight is not None:
-                _add_product(self.weight[tokens], lost.t(), hidden.to(weight.dtype))
+                _add_product(self.weight[tokens], lost.t(), hidden.to(weight.dtype), self._given.linear)
 
     def multiply(self, rows: slice, factor: Tensor) -> None:
         """Multiply the gradients of the hidden states with the factor [n, 1] that every `add` at these rows has left out."""
@@ -215,9 +217,11 @@ class _HeadGradients:
         return None, None if self.hidden is None else self.hidden.to(self._inputs[0].dtype), self.weight, self.bias
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def _add_product(total: Tensor, left: Tensor, right: Tensor, linear: Callable[..., Tensor]) -> None:
     """total += left @ right, in place where the dtypes allow it."""
-    if total.dtype == left.dtype and not torch.is_autocast_enabled(total.device.type):
+    if linear is not F.linear:
+        total.add_(linear(left, right.t()))
+    elif total.dtype == left.dtype and not torch.is_autocast_enabled(total.device.type):
         total.addmm_(left, right)
     else:
         total.add_(left @ right)

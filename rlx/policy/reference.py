@@ -79,10 +79,10 @@ class ReferenceStore:
         return digest.hexdigest()
 
 
-def arithmetic_of(device: torch.device, *, layout: str, autocast: torch.dtype | None = None) -> str:
-    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware, the rows and autocast."""
+def arithmetic_of(device: torch.device, *, layout: str, autocast: torch.dtype | None = None, onednn: bool = False) -> str:
+    """What decides the rounding of a forward pass besides its inputs: versions, threads, hardware, the rows, who multiplies."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    cast = "" if autocast is None else f", autocast {autocast}"
+    cast = ("" if autocast is None else f", autocast {autocast}") + (", oneDNN" if onednn else "")
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device.type} {hardware}, {layout} {ROUNDING}{cast}"
 
 
@@ -279,7 +279,9 @@ class Reference:
         folder = None if self._cache_dir is None else self._cache_dir / "reference" / self.fingerprint()
         layout = "shared prefix" if self._policy.shared_prefix else "plain"
         autocast = self._policy.forward_settings.autocast
-        return ReferenceStore(folder, arithmetic_of(self.device, layout=layout, autocast=autocast))
+        return ReferenceStore(
+            folder, arithmetic_of(self.device, layout=layout, autocast=autocast, onednn=self._policy.multiplies_by_onednn)
+        )
 
 
 def pairs_per_block(policy: Policy, source: TokenizedPairs) -> int:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlx.data.layout import Layout, plain_rows, shared_prefix_rows
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError
 from rlx.policy.forward import completion_logits, head_input, max_positions, vocabulary_size
+from rlx.policy.products import is_linear
 from rlx.seeding import Stream
 
 TOLERANCE = 1e-4
@@ -97,7 +98,7 @@ class _Comparison:
             reason = self._difference(ForwardChoice(gathers_before_head=True), plain, truth)
         if reason:
             return ForwardChoice(notes=(f"logits are computed at every position: {reason}",))
-        linear = type(head) is nn.Linear and self._is_head_output(plain, truth)
+        linear = is_linear(head) and self._is_head_output(plain, truth)
         return ForwardChoice(gathers_before_head=True, linear_head=linear)
 
     def _is_head_output(self, plain: Layout, truth: Tensor) -> bool:

@@ -47,6 +47,7 @@ _ADDED: dict[str, Any] = {
     "policy.adapter": None,
     "policy.base": None,
     "precision": "float32",
+    "matmul": "auto",
     "parameter_groups": {"decay_norms_and_biases": True, "embedding_rate": 1.0, "value_head_rate": 1.0},
 }
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

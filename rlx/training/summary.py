@@ -52,7 +52,10 @@ def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[
     rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"
     several = f", {cfg.ranks} ranks, each with {held}" if cfg.ranks != 1 else ""
-    facts["steps"] = f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}{several}"
+    onednn = " with oneDNN" if policy.multiplies_by_onednn else ""
+    facts["steps"] = (
+        f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}{onednn}{several}"
+    )
     facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}
 

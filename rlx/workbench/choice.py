@@ -37,7 +37,7 @@ class PolicyChoice:
 
     nodes: the checked config of task, policy and rollout. start: the config of the policy that the run began with, or None if
     that is this policy. record: of the run; weights: directory of the checkpoint; both None for a policy without a run.
-    step: of the checkpoint. precision: of matrix products.
+    step: of the checkpoint. precision: of matrix products. matmul: who makes them, see rlx.policy.products.
     """
 
     nodes: Mapping[str, Any]
@@ -46,6 +46,7 @@ class PolicyChoice:
     weights: Path | None
     step: int
     precision: str
+    matmul: str
 
     def load(self, device: torch.device) -> Policy:
         """The policy, with the checkpoint's weights, on a device and in the precision of this choice."""
@@ -62,6 +63,7 @@ class PolicyChoice:
 
     def _placed(self, policy: Policy, device: torch.device) -> Policy:
         policy.to(device).compute_in(self.precision)
+        policy.multiply_by(self.matmul)
         return policy
 
     def make(self, group: str) -> Any:
@@ -96,7 +98,8 @@ def choose_policy(cfg: DictConfig, *, verb: str, allowed: Iterable[str]) -> Poli
         check_node(node, group, [], group=group)
     step = int(weights.name.removeprefix("step_")) if record and weights else 0
     of_run = "float32" if record is None else str(record.config.get("precision", "float32"))
-    return PolicyChoice(nodes, start, record, weights, step, of_run if cfg.precision is None else cfg.precision)
+    matmul = "auto" if record is None else str(record.config.get("matmul", "torch"))
+    return PolicyChoice(nodes, start, record, weights, step, of_run if cfg.precision is None else cfg.precision, matmul)
 
 
 def _chosen(cfg: DictConfig, group: str) -> dict[str, Any]:

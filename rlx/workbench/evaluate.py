@@ -123,6 +123,7 @@ def _recorder(
         "evaluation": settings,
         "temperature": cfg.temperature,
         "precision": choice.precision,
+        "matmul": choice.matmul,
     }
     evaluated = {"policy": label, "run": None if record is None else str(record.directory), "step": choice.step}
     return Recorder.create(

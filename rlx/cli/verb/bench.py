@@ -37,6 +37,7 @@ _KEYS = (
     "threads",
     "device",
     "precision",
+    "matmul",
 )
 _NAMES, _RANKS, _AHEAD = "algorithms", "ranks", "ahead"
 
@@ -56,6 +57,7 @@ class BenchConfig(RunNodes):
     threads: int | None = at_least(1, optional=True)
     device: str = MISSING
     precision: str = one_of(("float32", "bfloat16"), default=MISSING)
+    matmul: str = one_of(("auto", "torch", "onednn"), default=MISSING)
     ranks: int = at_least(1)
     profile: bool = MISSING
     plot: bool = MISSING

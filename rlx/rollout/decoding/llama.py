@@ -9,7 +9,7 @@ dimension, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlx.data.sequences import Tokens
+from rlx.policy.adapter import linear_parts
+from rlx.policy.products import linear_of
 from rlx.rollout.decoding.forward import PreallocatedLayer, begin, row_states
 from rlx.rollout.decoding.past import laid_out
 
@@ -24,20 +26,21 @@ _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
 def supports_llama_forward(model: Any) -> bool:
-    """Whether `model` is a float Llama or Qwen2 of plain linear layers without hooks or replaced modules."""
+    """Whether `model` is a float Llama or Qwen2 of linear layers, with adapters or without, and no hooks or replaced modules."""
     if type(model).__name__ not in _KINDS or model.dtype not in (torch.float32, torch.float64):
         return False
     if any("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
-    config = model.config
-    plain = all(type(layer) is nn.Linear for block in model.model.layers for layer in _linears(block))
-    return plain and type(model.lm_head) is nn.Linear and config.hidden_act == "silu"
+    plain = all(linear_parts(layer) is not None for layer in _linears(model))
+    return plain and type(model.model.embed_tokens) is nn.Embedding and model.config.hidden_act == "silu"
 
 
-def _linears(block: Any) -> tuple[nn.Module, ...]:
-    attention, mlp = block.self_attn, block.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-    return (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+def _linears(model: Any) -> Iterator[nn.Module]:
+    yield model.lm_head
+    for block in model.model.layers:
+        attention, mlp = block.self_attn, block.mlp
+        yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
 
 
 class LlamaForward:
@@ -48,6 +51,7 @@ class LlamaForward:
         config = model.config
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.scale = model.model.layers[0].self_attn.scaling
+        self.parts = {layer: linear_parts(layer) for layer in _linears(model)}
 
     def start(
         self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
@@ -113,9 +117,14 @@ class LlamaForward:
         for block, cache in zip(body.layers, self.cache, strict=True):
             hidden = hidden + self._attention(block.self_attn, cache, _normalised(block.input_layernorm, hidden), cos, sin, mask)
             normalised, mlp = _normalised(block.post_attention_layernorm, hidden), block.mlp
-            gate = F.silu(_linear(mlp.gate_proj, normalised), inplace=True)
-            hidden = hidden + _linear(mlp.down_proj, gate.mul_(_linear(mlp.up_proj, normalised)))
-        return _linear(self.model.lm_head, _normalised(body.norm, hidden[:, -1]))
+            gate = F.silu(self._linear(mlp.gate_proj, normalised), inplace=True)
+            hidden = hidden + self._linear(mlp.down_proj, gate.mul_(self._linear(mlp.up_proj, normalised)))
+        return self._linear(self.model.lm_head, _normalised(body.norm, hidden[:, -1]))
+
+    def _linear(self, layer: Any, hidden: Tensor) -> Tensor:
+        base, added = self.parts[layer] or (layer, None)
+        found: Tensor = linear_of(base)(hidden, base.weight, base.bias)
+        return found if added is None else added.add_to(found.flatten(0, -2), hidden.flatten(0, -2)).view_as(found)
 
     def _attention(
         self, attention: Any, cache: PreallocatedLayer, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
@@ -124,7 +133,7 @@ class LlamaForward:
         rows, length = hidden.shape[:2]
 
         def split(layer: nn.Module, heads: int) -> Tensor:
-            return _linear(layer, hidden).view(rows, length, heads, -1).transpose(1, 2)
+            return self._linear(layer, hidden).view(rows, length, heads, -1).transpose(1, 2)
 
         query = _rotated(split(attention.q_proj, self.heads), cos, sin)
         key = _rotated(split(attention.k_proj, self.key_heads), cos, sin)
@@ -137,11 +146,7 @@ class LlamaForward:
             grouped = query.reshape(rows, self.key_heads, self.heads // self.key_heads, -1)
             out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
             out = out.view(rows, self.heads, 1, -1)
-        return _linear(attention.o_proj, out.transpose(1, 2).reshape(rows, length, -1))
-
-
-def _linear(layer: Any, hidden: Tensor) -> Tensor:
-    return F.linear(hidden, layer.weight, layer.bias)
+        return self._linear(attention.o_proj, out.transpose(1, 2).reshape(rows, length, -1))
 
 
 def _normalised(norm: Any, hidden: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlx.policy.adapter import moved_adapters
 from rlx.rollout.decoding.forward import CachedForward, Forward, PlainForward
 from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
 
@@ -101,7 +102,8 @@ def _choose(model: Any) -> tuple[str, str]:
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue
         try:
-            difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
+            with moved_adapters(model):
+                difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
         except Exception as error:  # whatever a model raises here, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
             continue

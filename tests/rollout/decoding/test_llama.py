@@ -1,9 +1,15 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
+from rlx.policy.adapter import Lora
+from rlx.policy.tiny import build_tiny
+from rlx.rollout.decoding import llama
 from rlx.rollout.decoding.forward import PlainForward
 from rlx.rollout.decoding.llama import LlamaForward, supports_llama_forward
+from rlx.rollout.decoding.probe import forward_for
 from tests.rollout.stand_in import model_of
 
 KINDS = {
@@ -46,6 +52,62 @@ def test_it_sees_weights_that_change_between_draws():
         after = LlamaForward(model).start(prompts, max_rows=1, max_new_tokens=1)
         torch.testing.assert_close(after, PlainForward(model).start(prompts, max_rows=1, max_new_tokens=1))
     assert not torch.allclose(before, after)
+
+
+def adapted(**lora):
+    """A tiny policy whose adapter was moved away from 0."""
+    pytest.importorskip("peft")
+    policy = build_tiny(hidden_size=32, intermediate_size=64, num_layers=2, adapter=Lora(rank=4, alpha=8.0, **lora))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@pytest.mark.parametrize("lora", [{}, {"rslora": True}, {"targets": ["q_proj", "down_proj"]}], ids=str)
+@pytest.mark.parametrize("at", ["trained", "start", "earlier adapter"])
+def test_an_adapter_is_part_of_it_where_it_is_switched_on(lora, at):
+    policy = adapted(**lora)
+    if at == "earlier adapter":
+        policy.adapter.is_fresh = False
+        policy.adapter.freeze_start()
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(-0.5)
+    prompts = [np.array([3, 4, 9])]
+    found = {}
+    for name in ("trained", at):
+        with torch.no_grad(), policy.adapter.start() if name != "trained" else nullcontext():
+            assert supports_llama_forward(policy.model)
+            logits = [
+                forward(policy.model).start(prompts, max_rows=1, max_new_tokens=1) for forward in (LlamaForward, PlainForward)
+            ]
+            torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+            found[name] = logits[0]
+    assert at == "trained" or not torch.allclose(found["trained"], found[at], atol=1e-2)
+
+
+def test_an_adapter_that_it_cannot_add_is_left_to_the_model():
+    assert not supports_llama_forward(adapted(dora=True).model)
+    merged = adapted()
+    for layer in merged.adapter.layers()[:1]:
+        layer.merge()
+    assert not supports_llama_forward(merged.model)
+    assert supports_llama_forward(adapted().adapter.merged())
+
+
+def test_a_fresh_adapter_is_moved_while_ways_are_compared(monkeypatch):
+    pytest.importorskip("peft")
+    policy = build_tiny(hidden_size=32, intermediate_size=64, num_layers=2, adapter=Lora(rank=4, alpha=8.0))
+    before = {name: tensor.clone() for name, tensor in policy.adapter.state().items()}
+    own = llama.linear_parts
+    monkeypatch.setattr(llama, "linear_parts", lambda layer: (own(layer)[0], None))  # wrong, and seen only where B is not 0
+    assert forward_for(policy.model)[0].__class__ is not LlamaForward
+    monkeypatch.undo()
+    assert forward_for(adapted().model)[0].__class__ is LlamaForward
+    after = policy.adapter.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_is_no_plain_llama_does_not_fit():
