@@ -21,6 +21,7 @@ NEAR = 0.05  # in units of the reward, within usual clips of values
 ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
 EQUAL = 1e-5  # relative to the largest advantage
 BONUS = 0.25  # that every reward is higher by
+LEFT = 0.02  # beyond 0 and 1, of what a shift of all rewards leaves of itself
 DRAWS = 4  # in which one completion is sampled again and again for some prompts
 STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
 ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
@@ -300,7 +301,7 @@ def baseline(subject: Subject) -> Finding:
             continue
         share = float((after[row] - before[row]).mean()) / (BONUS * slope)
         shares.append(share)
-        if not -0.5 <= share <= 1.5:
+        if not -LEFT <= share <= 1 + LEFT:
             return broken(
                 f"rewards that are all higher by {BONUS:g} change the advantages of a group by {share:+.2g} times that much: "
                 "a baseline is taken away, so it is between 0 (a mean of the group) and 1 (none)",

@@ -43,3 +43,14 @@ def test_both_laws_say_what_they_looked_at_or_why_they_did_not():
     assert (found[Rewards, "alike"].status, found[ActorCritic, "credit"].status) == (PASSED, PASSED)
     assert found[ActorCritic, "credit"].number == "5 places"
     assert found[ActorCritic, "alike"].status == found[Preferences, "credit"].status == NOT_APPLICABLE
+
+
+class SumOverTheOthers(Rewards):
+    """The sum of all rewards, divided by the number of the others."""
+
+    def advantages(self, rewards):
+        return rewards - rewards.sum(dim=1, keepdim=True) / (rewards.shape[1] - 1)
+
+
+def test_a_baseline_that_rises_by_more_than_the_rewards_is_named():
+    assert "by -0.33 times that much" in failed(SumOverTheOthers(), "baseline")["baseline"].wrong
