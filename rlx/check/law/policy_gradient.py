@@ -62,7 +62,7 @@ def clip(subject: Subject) -> Finding:
         return found
     if (product := _clips_the_product(subject, laboratory, batch, start)) is not None:
         return product
-    if (awry := _weighed_awry(subject, laboratory, batch, start, slopes)) is not None:
+    if (awry := _weighed_awry(subject, laboratory, batch, start, near, slopes)) is not None:
         return awry
     if (lost := _lost(subject, laboratory, batch, start, slopes)) is not None:
         return broken(
@@ -206,14 +206,15 @@ def _clips_the_product(subject: Subject, laboratory: Laboratory, batch: Any, sta
 
 
 def _weighed_awry(
-    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, slopes: dict[float, Tensor]
+    subject: Subject, laboratory: Laboratory, batch: Any, start: Tensor, near: list[Tensor], slopes: dict[float, Tensor]
 ) -> Finding | None:
     """The weight of a token is the square of its ratio, or a constant below a bound and the ratio itself above it."""
     learning = start != 0
     if not bool(learning.any()):
         return None
     weights = {move: (slope / start)[learning] for move, slope in slopes.items()}
-    squares = all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in weights.items())
+    within = {move: (slope / start)[learning] for move, slope in zip((-WITHIN, WITHIN), near, strict=True)}  # no cap acts there
+    squares = all(bool((weight * math.exp(-2 * move) - 1).abs().lt(ONE).all()) for move, weight in within.items())
     if squares and bool((_slopes_of_ratios(subject, laboratory, batch, MOVES[0]) / start - 1)[learning].abs().lt(ONE).all()):
         return broken(
             f"the gradient of a token goes with the square of its ratio ({math.exp(2 * MOVES[0]):.3g} times as much at a ratio "

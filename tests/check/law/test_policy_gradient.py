@@ -110,3 +110,16 @@ class SoftGate(Surrogate):
 
 def test_a_slope_that_fades_is_not_given_up():
     assert failed(SoftGate(), "clip") == {}
+
+
+class TwiceBelowACap(Surrogate):
+    """The importance weight twice, once as a constant that is cut off at a cap."""
+
+    cap: float = 5.0
+
+    def surrogate(self, ratio, advantages):
+        return ratio.detach().clamp(max=self.cap) * ratio * advantages
+
+
+def test_a_ratio_that_counts_twice_below_a_cap_is_named():
+    assert "weighed by the ratio twice" in failed(TwiceBelowACap(), "clip")["clip"].wrong
