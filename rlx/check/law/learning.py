@@ -13,6 +13,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import against_rewards, parts_of
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
+from rlx.check.law.bonus import bonus_lowers
 from rlx.check.law.coupling import level_is_live
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
@@ -214,7 +215,7 @@ def _adam(subject: Subject, laboratory: Laboratory, rate: float) -> Optimizer:
 
 def direction(subject: Subject) -> Finding:
     """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
-    found = of_logits(subject) if subject.goes_past else level_is_live(subject)
+    found = of_logits(subject) if subject.goes_past else level_is_live(subject) or bonus_lowers(subject)
     found = found or _directed(subject, depth=0.0)
     if found.status != PASSED:
         return found

@@ -129,7 +129,11 @@ class _AtDrift:
 def anchor(subject: Subject) -> Finding:
     """Drifting away from the reference lowers neither a term that is level there nor, where all rewards are equal, the loss."""
     if (
-        found := _bends_down(subject) or _follows_something_else(subject) or _counted_twice(subject) or _times_advantage(subject)
+        found := _bends_down(subject)
+        or _drives_away(subject)
+        or _follows_something_else(subject)
+        or _counted_twice(subject)
+        or _times_advantage(subject)
     ) is not None:
         return found
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs:
@@ -241,6 +245,30 @@ def _bends_down(subject: Subject) -> Finding | None:
                 mend="a distance to the reference is made small: it enters the loss with a plus",
             )
     return None
+
+
+def _drives_away(subject: Subject) -> Finding | None:
+    """The KL over the vocabulary is raised wherever it has a gradient, and lowered nowhere."""
+    if Need.REFERENCE not in subject.needs or subject.goes_past:
+        return None
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    if len(batch) == 0:
+        return None
+    gradient, _ = subject.gradient(laboratory, batch)
+    names = laboratory.policy.leaf_names
+    parts = zip(names, torch.split(gradient, [len(laboratory.policy.leaves[name]) for name in names]), strict=True)
+    slopes = torch.cat([gradient[:0], *(part for name, part in parts if name.startswith("kl_"))])
+    if not bool((slopes < -UNREAD).any()) or bool((slopes > UNREAD).any()):
+        return None
+    return broken(
+        f"the KL to the reference is raised at {int((slopes < -UNREAD).sum())} tokens (slope {float(slopes.min()):+.1e}) and "
+        "lowered at none: the policy is driven away from its reference",
+        number=f"{float(slopes.min()):+.1e}",
+        where="compute_loss",
+        example=row_shown(subject, batch, 0),
+        mend="a KL enters the loss with a plus; of a difference of two, stop the gradient of the one that would be raised",
+    )
 
 
 def _counted_twice(subject: Subject) -> Finding | None:

@@ -47,3 +47,16 @@ class AdaptiveKlInTheReward(CustomGrpo):
 
 def test_a_coefficient_that_follows_a_target_is_not_accused():
     assert failed(AdaptiveKlInTheReward(**vars(rlx.load("algorithm", "grpo"))), "anchor") == {}
+
+
+@preference_loss
+def holds_the_kl_of_one_side(margin, chosen_vocabulary_kl, rejected_vocabulary_kl, *, beta=0.1, alpha=0.5, holds_chosen=True):
+    chosen, rejected = chosen_vocabulary_kl.sum(dim=1), rejected_vocabulary_kl.sum(dim=1)
+    apart = rejected - chosen.detach() if holds_chosen else rejected.detach() - chosen
+    return -F.logsigmoid(beta * (margin - alpha * apart))
+
+
+def test_a_kl_that_is_raised_everywhere_is_named():
+    found = failed(with_loss(holds_the_kl_of_one_side(holds_chosen=False)), "anchor")
+    assert "driven away from its reference" in found["anchor"].wrong
+    assert failed(with_loss(holds_the_kl_of_one_side()), "anchor") == {}
