@@ -147,6 +147,8 @@ def _weighed_as_new(
         return None  # nothing is pushed down, though what has a low advantage may be imitated less
     with torch.no_grad():
         leaf.mul_(FURTHER)
+        batch = _as_said_now(laboratory, batch)
+        against = batch.with_values(advantages=-advantages) if against is not None and advantages is not None else None
     further = taught()
     with torch.no_grad():
         leaf.copy_(before)
@@ -160,6 +162,14 @@ def _weighed_as_new(
         example=row_shown(subject, batch, old[0]),
         mend="weigh them by exp(policy - batch.sampling_logprobs), truncated: rlx guide rollouts has an example",
     )
+
+
+def _as_said_now(laboratory: Laboratory, batch: Any) -> Any:
+    """The batch as draw would make it of the policy as it is: what the policy said before its updates is what it says now."""
+    if getattr(batch, "proximal_logprobs", None) is None:
+        return batch
+    now = laboratory.policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+    return batch.with_values(proximal_logprobs=now.detach())
 
 
 def _acts_across_tokens(

@@ -85,3 +85,30 @@ class ImitatesByTheExponential(ReplayWithAPull):
 
 def test_what_a_low_advantage_is_imitated_less_by_is_no_push():
     assert failed(ImitatesByTheExponential(), "draws") == {}
+
+
+class WeighedByThePolicyAtTheDraw(ReplayWithoutWeights):
+    """Old completions are weighed by what the policy says when they come again, in another field."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(proximal_logprobs=lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature))
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        weight = (ours - batch.proximal_logprobs).clamp(-20, 20).exp().detach().clamp(max=2)
+        return LossOutput({"policy": Term(-weight * ours * batch.advantages[..., None], batch.weights)})
+
+
+class WeighedByBoth(WeighedByThePolicyAtTheDraw):
+    """And by what was said when they were sampled."""
+
+    def compute_loss(self, policy, reference, batch):
+        weight = (batch.proximal_logprobs - batch.sampling_logprobs).clamp(-20, 20).exp().clamp(max=2)
+        output = super().compute_loss(policy, reference, batch)
+        return LossOutput({"policy": Term(weight * output.terms["policy"].values, batch.weights)})
+
+
+def test_a_ratio_to_the_policy_at_the_draw_is_no_weight_of_what_is_old():
+    assert "as if the policy had sampled them now" in failed(WeighedByThePolicyAtTheDraw(), "draws")["draws"].wrong
+    assert failed(WeighedByBoth(), "draws") == {}
