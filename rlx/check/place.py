@@ -188,3 +188,22 @@ def throws_dice(run: Callable[[], object]) -> bool:
     finally:
         sys.setprofile(before)
     return bool(found)
+
+
+def streams_used(run: Callable[[], object]) -> set[Stream]:
+    """The streams of which a user's file takes a generator while `run` runs."""
+    found: set[Stream] = set()
+
+    def profile(frame: types.FrameType, event: str, _: Any) -> None:
+        code, caller = frame.f_code, frame.f_back
+        taken = event == "call" and code.co_name in DICE and code.co_filename == SEEDING
+        if taken and caller is not None and is_users_file(caller.f_code.co_filename):
+            found.add(frame.f_locals["self"])
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return found

@@ -20,6 +20,7 @@ from rlx.check.place import (
     leaves_the_graph,
     loses_digits,
     place_of_method,
+    streams_used,
     throws_dice,
 )
 from rlx.seeding import Stream
@@ -132,3 +133,8 @@ def test_random_numbers_of_a_users_file_are_seen_and_those_of_rlx_are_not():
     assert throws_dice(lambda: Stream(0).numpy())
     assert throws_dice(lambda: torch.randperm(3, generator=torch.Generator().manual_seed(0)))
     assert throws_dice(lambda: np.random.default_rng(0))
+
+
+def test_the_streams_that_a_users_file_takes_are_told():
+    assert streams_used(lambda: Stream(0).child("rows", 3).torch()) == {Stream(0, ("rows", 3))}
+    assert streams_used(lambda: rlx.load("algorithm", "custom_grpo")) == set()

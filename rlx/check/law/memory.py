@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ LOWER = 1.0  # nats a token by which the policy likes one row's completions less
 LEAST = 4  # rows: one that is remembered, and three that say what happens to all
 MOST = 6  # rows that are tried
 NEXT = (1, 2)  # steps of the second draw
+STEPS = (0, 1, 2, 3, 9, 10, 49, 50, 99, 100, 199, 200, 499, 500, 999, 1000)  # after which what lasts has been written
 SAME = 1e-4  # relative difference of two numbers that are the same but for what all rows share
 
 
@@ -54,6 +55,53 @@ def remembered_by_place(subject: Subject) -> Finding | None:
         example=row_shown(subject, usual, 0),
         mend="what lab.state keeps of a prompt is found by batch.prompt_keys (of a pair: batch.rows), not by its place in the "
         "batch; else keep one number for all rows",
+    )
+
+
+class _Noting(dict[str, Tensor]):
+    """A state that notes which keys were looked for, and which were set."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        super().__init__(given)
+        self.asked: set[str] = set()
+        self.written: set[str] = set(given)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        self.written.add(key)
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self.written.add(key)
+        return super().setdefault(key, default)
+
+    def update(self, *given: Any, **named: Any) -> None:
+        self.written.update(dict(*given, **named))
+        super().update(*given, **named)
+
+
+def never_written(subject: Subject) -> Finding | None:
+    """What draws look for in lab.state was put there by one of them."""
+    laboratory = subject.stand_in()
+    laboratory.state = state = _Noting(laboratory.state)
+    for step in STEPS:
+        subject.draw(laboratory, step=step)
+        if state.asked <= state.written:
+            return None
+    name = min(state.asked - state.written)
+    return broken(
+        f"draw looks for {name!r} in lab.state, and no draw puts it there ({len(STEPS)} steps up to {STEPS[-1]}): what it falls "
+        "back on is all that is ever used",
+        number=f"0 of {len(STEPS)} steps",
+        where="draw",
+        mend=f"write what shall last: lab.state[{name!r}] = ..., in draw alone",
     )
 
 

@@ -13,8 +13,9 @@ from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed
-from rlx.check.law.memory import remembered_by_place
+from rlx.check.law.memory import never_written, remembered_by_place
 from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
+from rlx.check.law.schedule import same_random_numbers, turns_negative
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
 from rlx.seeding import Stream
@@ -278,7 +279,8 @@ def draws(subject: Subject) -> Finding:
             mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step); or take "
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
-    for fault in (_few_of_many, _same_minibatch, weights_of_the_draw, divided_again, replayed, remembered_by_place):
+    faults = (_few_of_many, _same_minibatch, same_random_numbers, never_written, remembered_by_place, weights_of_the_draw)
+    for fault in (*faults, divided_again, turns_negative, replayed):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")

@@ -80,3 +80,28 @@ def test_what_is_remembered_of_a_place_is_named(kind):
 @pytest.mark.parametrize("kind", [BaselineOfThePrompt, BaselineOfAKind, MedianOfLateRewards])
 def test_what_is_remembered_of_prompts_or_of_all_rows_is_sound(kind):
     assert failed(kind(), "draws") == {}
+
+
+class AverageIsNeverWritten(Rewards):
+    """The moving average is looked for, and kept nowhere."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        average = 0.9 * lab.state.get("average", torch.zeros(())) + 0.1 * batch.rewards.mean()
+        return batch.with_values(advantages=batch.rewards - average)
+
+
+class SeldomWritten(Rewards):
+    """A level that is kept from every hundredth step on."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        level = lab.state["level"] if "level" in lab.state else torch.zeros(())
+        if lab.step % 100 == 99:
+            lab.state["level"] = batch.rewards.mean()
+        return batch.with_values(advantages=batch.rewards - level)
+
+
+def test_what_is_looked_for_and_never_written_is_named():
+    assert "no draw puts it there" in failed(AverageIsNeverWritten(), "draws")["draws"].wrong
+    assert failed(SeldomWritten(), "draws") == {}
