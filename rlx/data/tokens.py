@@ -146,6 +146,10 @@ class TextEncoder:
 
     def identity(self) -> str:
         """What decides the tokens of a text, as text. The limits of length are not in it: they choose among finished examples."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         mode = self.chat_template if self.chat_template in CHAT_TEMPLATES else "auto"
         settings = [mode, dict(self.chat_template_kwargs), self.end_ids, type(self.tokenizer).__name__]
         return json.dumps([settings, tokenizer_text(self.tokenizer)], default=str)

@@ -26,6 +26,7 @@ from rlx.data.stores import TensorStore
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.errors import ConfigError
 from rlx.policy.adapter import ADAPTER_CONFIG
+from rlx.policy.reader import Outline
 
 
 def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
@@ -137,7 +138,7 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
     with TensorStore(folder, "unpacked models").claim(name, wait=True):
         if not (place / "config.json").is_file():
             model, tokenizer = read(file.parent, file.name)
-            _keep(model, tokenizer, place)
+            _keep(model, tokenizer, place, read)
             return model, tokenizer
     return read(place, None)
 
@@ -150,18 +151,25 @@ def _name(file: Path, kind: str) -> str:
     return digest.hexdigest()
 
 
-def _keep(model: Any, tokenizer: Any, place: Path) -> None:
+def _keep(model: Any, tokenizer: Any, place: Path, read: Read) -> None:
     """Write the directory completely or not at all; nothing is kept where the tokenizer would be read back differently."""
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
         tokenizer.save_pretrained(temporary)
-        again = transformers.AutoTokenizer.from_pretrained(str(temporary))
-        if tokenizer_text(again) != tokenizer_text(tokenizer):
+        if isinstance(model, Outline):
+            model.save_pretrained(temporary)
+            outline, again = read(temporary, None)
+            if outline.limits() != model.limits():
+                return
+        else:
+            again = transformers.AutoTokenizer.from_pretrained(str(temporary))
+        if type(again) is not type(tokenizer) or tokenizer_text(again) != tokenizer_text(tokenizer):
             _log.warning("the unpacked model is not kept: its tokenizer would be read back differently; every run unpacks it")
             return
-        model.save_pretrained(temporary)
+        if not isinstance(model, Outline):
+            model.save_pretrained(temporary)
         os.rename(temporary, place)
     except OSError as error:
         _log.warning("the unpacked model cannot be kept in %s (%s); every run unpacks it", place.parent, error)

@@ -106,11 +106,12 @@ def read_pretrained(path: str, **settings: Any) -> Reader:
     _check_config(source, file, path)
 
     def read(directory: str | Path, packed: str | None) -> tuple[Any, Any]:
+        is_kept = file is not None and packed is None
         with _files_blamed(f"the configuration in {directory} cannot be read"), quiet():
-            outline = Outline.of(directory, packed)
-        return outline, _tokenizer(str(directory), packed, path)
+            outline = Outline.kept(Path(directory)) if is_kept else Outline.of(directory, packed)
+        return outline, _tokenizer(str(directory), packed, path, config=outline.config if is_kept else None)
 
-    outline, tokenizer = _read(source, file, settings.get("unpacked_dir"), read, kind="text")
+    outline, tokenizer = _read(source, file, settings.get("unpacked_dir"), read, kind="outline")
     limits = (settings.get("max_length"), settings.get("max_prompt_length"))
     text = TextEncoder(tokenizer, settings.get("chat_template", "auto"), *limits, settings.get("chat_template_kwargs") or {})
     return Reader(outline, tokenizer, name=settings.get("name") or Path(file or source).stem, text=text)
@@ -272,15 +273,15 @@ def _four_bits(quantization: str, dtype: torch.dtype) -> Any:
 
 def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     """Read the model's configuration, which is small, so that most mistakes are reported before any weights are read."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
     if gguf_file is not None:  # reading its header takes seconds, and GGUF files hold causal language models
         missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
         if missing:
             names = " and ".join(missing)
             raise ConfigError(f"{gguf_file} is a GGUF file, and reading it needs the package {names}: pip install 'rlx[gguf]'")
         return
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     if not Path(source).is_dir():
         require_hub(path)
     try:
@@ -302,7 +303,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
         )
 
 
-def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
+def _tokenizer(source: str, gguf_file: str | None, path: str, *, config: Any = None) -> Any:
     from transformers import AutoTokenizer
 
     if (
@@ -312,7 +313,10 @@ def _tokenizer(source: str, gguf_file: str | None, path: str) -> Any:
     ):
         raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
     with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
+        given = {"gguf_file": gguf_file, "config": config}
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            source, **{name: value for name, value in given.items() if value is not None}
+        )
         tokenizer("12")
     return tokenizer
 

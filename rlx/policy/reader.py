@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,23 @@ class Outline:
         except OSError:
             generation = GenerationConfig.from_pretrained(str(source), config_file_name="config.json", _from_model_config=True)
         return Outline(config, generation)
+
+    @staticmethod
+    def kept(directory: Path) -> Outline:
+        """Of a directory that `save_pretrained` wrote, as it stands there.
+
+        The class of the model's configuration is not imported: with it come modules of transformers and torch that take a second.
+        """
+        from transformers import GenerationConfig, PreTrainedConfig
+
+        said = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = PreTrainedConfig.from_dict(said)
+        config.model_type = said["model_type"]  # type: ignore[misc]  # by which transformers chooses the tokenizer's class
+        return Outline(config, GenerationConfig.from_pretrained(directory))
+
+    def limits(self) -> tuple[int | None, int, Any]:
+        """What a Reader takes of it: the positions, the size of the vocabulary and the tokens that end a completion."""
+        return max_positions(self), vocabulary_size(self), self.generation_config.eos_token_id
 
     def save_pretrained(self, directory: Path) -> None:
         """Write it as the files of a directory of transformers."""

@@ -86,9 +86,18 @@ def test_a_packed_file_is_unpacked_once_without_its_weights(tmp_path, monkeypatc
     monkeypatch.setattr("rlx.policy.pretrained._check_config", lambda *_: None)
     monkeypatch.setattr(
         "rlx.policy.pretrained._tokenizer",
-        lambda source, packed, _: tokenizer() if packed else transformers.AutoTokenizer.from_pretrained(source),
+        lambda source, packed, _, config: (
+            tokenizer() if packed else transformers.AutoTokenizer.from_pretrained(source, config=config)
+        ),
     )
+    with monkeypatch.context() as otherwise:  # what would be read back as another model is not kept
+        otherwise.setattr(Outline, "kept", staticmethod(lambda _: Outline(model_of("gpt2").config, model.generation_config)))
+        for _ in range(2):
+            read_pretrained(str(tmp_path / "small.gguf"), unpacked_dir=str(tmp_path / "kept"))
+    assert asked == ["small.gguf", "small.gguf"]
+    asked.clear()
     made = [read_pretrained(str(tmp_path / "small.gguf"), unpacked_dir=str(tmp_path / "kept")) for _ in range(2)]
-    assert asked == ["small.gguf", None]
+    assert asked == ["small.gguf"]
+    assert made[0].text.identity() == made[1].text.identity()
     assert seen(made[0]) == seen(made[1])
     assert not list((tmp_path / "kept").rglob("*.safetensors"))
