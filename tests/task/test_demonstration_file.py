@@ -2,10 +2,12 @@ import pytest
 
 import rlx
 from rlx.algorithm.base import Need
+from rlx.data.survey import survey
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import require_match
 from rlx.task.demonstration_file import split_conversation
+from tests.data.test_conversation import FAMILIES, encoder_of
 from tests.task.test_file import assistant, user, write
 
 SYSTEM = {"role": "system", "content": "Add."}
@@ -157,3 +159,44 @@ def test_an_algorithm_that_compares_is_refused_and_one_that_imitates_takes_pairs
 def test_there_is_nothing_to_flip(tmp_path):
     with pytest.raises(ConfigError, match="label_noise"):
         task(tmp_path, label_noise=0.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_answer_of_a_conversation_is_learned_as_it_would_be_generated(tmp_path, family):
+    """Every learned stretch follows the prompt that sampling would have continued there, and ends where sampling ends."""
+    text = encoder_of(family)
+    found = task(
+        tmp_path, *({"messages": [user(f"{n}+1="), assistant(str(n)), user("Sure?"), assistant("Yes")]} for n in range(9))
+    )
+    pairs = [pair for pair in (*found.pairs(), *found.held_out_pairs()) if isinstance(pair.prompt, tuple)]
+    made = TokenizedPairs.of(pairs, text)
+    if family == "deepseek_r1":  # no one sequence holds the prompts of both answers
+        assert made.dropped == {"rewrites": 9}
+        return
+    assert len(made) == 9
+    for row, (prompt, (ids, _)) in enumerate(zip(made.sequences.prompts, made.sequences.completions, strict=True)):
+        learned = made.sequences.completion_mask[row, 0, : len(ids)].numpy()
+        begins = [place for place in range(len(ids)) if learned[place] and not (place and learned[place - 1])]
+        ends = [place for place in range(len(ids)) if learned[place] and not learned[place + 1 : place + 2].any()]
+        asked = [pairs[row].prompt, (*pairs[row].prompt, *pairs[row].chosen[:2])]
+        for begin, end, messages in zip(begins, ends, asked, strict=True):
+            before = text.tokenizer.apply_chat_template(
+                list(messages), tokenize=True, return_dict=False, add_generation_prompt=True
+            )
+            assert [*prompt, *ids[:begin]] == before
+            assert ids[end] in text.end_ids
+        said = [text.tokenizer.decode(ids[begin : end + 1]) for begin, end in zip(begins, ends, strict=True)]
+        assert ["Yes" in said[1], "Sure" in "".join(said)] == [True, False]
+
+
+def test_rlx_data_shows_demonstrations(tmp_path):
+    rows = [{"messages": [user(f"{n}="), assistant("77"), user("again"), assistant("7")]} for n in range(20)]
+    path = write(tmp_path / "talks.jsonl", [*rows, *BAD[:2]])
+    found = survey(rlx.load("task", "demonstration_file", path=str(path)), rlx.load("policy", "tiny"), num_examples=2)
+    assert (found.counts["read"], found.counts["kept"], found.counts["dropped"]) == (22, 20, 2)
+    assert [row["reason"] for row in found.dropped] == ["nothing"]
+    assert list(found.lengths) == ["prompt", "completion"]
+    assert found.lengths["completion"]["mean"] == 5  # both answers with their ends
+    assert found.chosen_longer is None
+    (completion,) = found.examples[0]["completions"]
+    assert sum(completion["learned"]) == 5 < len(completion["ids"])

@@ -160,3 +160,17 @@ def test_kto_learns_from_single_completions(rlx_run, tmp_path):
         code, run, printed = rlx_run(*small, f"loss={loss}", "loss.beta=1", small=False)
         assert code == 0, printed
         assert [line["eval/score"] for line in metrics(run) if "eval/score" in line] == [0.5, 1.0, 1.0]
+
+
+def test_sft_learns_from_demonstrations_alone(rlx_run, tmp_path):
+    talk = '{"messages": [%s]}'
+    turns = '{"role": "user", "content": "%d="}, {"role": "assistant", "content": "77"}'
+    (tmp_path / "talks.jsonl").write_text("\n".join(talk % ", ".join([turns % n, turns % (n + 1)]) for n in range(60)))
+    small = [setting for setting in SMALL if not setting.startswith("task.")]
+    small += ["algorithm=sft", "task=demonstration_file", f"task.path={tmp_path / 'talks.jsonl'}", "optimizer.lr=0.02"]
+    code, run, printed = rlx_run(*small, small=False)
+    assert code == 0, printed
+    assert "log_likelihood: mean log-probability of a learned token" in printed
+    first, *_, last = [line for line in metrics(run) if "eval/score" in line]
+    assert first["eval/score"] < last["eval/score"] < 0
+    assert last["eval/perplexity"] < first["eval/perplexity"]
