@@ -10,7 +10,7 @@ from rlx.check.place import streams_used
 from rlx.check.subject import Subject, row_shown
 
 LATER = (10, 100, 1000, 100_000)  # steps
-AGAIN = 0.5  # of the rows of a draw come in the next one too
+NEAR = 0.02  # of all rows, by which chances that have moved since the last draw move a choice
 MANY = 8  # draws that a task holds
 
 
@@ -57,12 +57,19 @@ def same_random_numbers(subject: Subject) -> Finding | None:
     rows = [rows_of(batch) for batch in drawn]
     most = max(len(subject.small_task.pairs()) if "pairs" in subject.small_task.offers else 0, 0)
     most = max(most, len(subject.small_task.prompts()) if "rewards" in subject.small_task.offers else 0)
-    again = len(set(rows[0]) & set(rows[1])) / max(1, len(set(rows[0])))
-    if len(rows[0]) < 2 or most < MANY * len(rows[0]) or again < AGAIN:
+    if (
+        not 2 <= len(rows[0]) == len(rows[1])
+        or most < MANY * len(rows[0])
+        or not all(each.isdigit() for each in rows[0] + rows[1])
+    ):
+        return None
+    places = (sorted(map(int, each)) for each in rows)
+    near = sum(abs(one - other) <= NEAR * most for one, other in zip(*places, strict=True)) / len(rows[0])
+    if near < 1:
         return None
     return broken(
-        f"{again:.0%} of the rows of step 0 come again at step 1, of {most}: draw takes the same random numbers at every step",
-        number=f"{again:.0%}",
+        f"the rows of step 1, of {most}, are those of step 0 or lie near to them: the same random numbers choose them",
+        number=f"{len(rows[0])} rows",
         where="draw",
         example=row_shown(subject, drawn[1], 0),
         mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step)",

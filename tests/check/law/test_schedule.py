@@ -80,6 +80,6 @@ def test_a_weight_that_becomes_negative_is_named():
 
 
 def test_random_numbers_that_are_the_same_at_every_step_are_named():
-    assert "the same random numbers at every step" in failed(SameDice(), "draws")["draws"].wrong
+    assert "the same random numbers choose them" in failed(SameDice(), "draws")["draws"].wrong
     assert failed(NewDice(), "draws") == {}
     assert failed(ThroughOneOrder(), "draws") == {}
