@@ -15,6 +15,8 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.journey import FIGURES, LEARNING, LOSS, MEASURED, NOTHING, RANK, STEPS, Journey, journey
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
+from rlx.check.place import throws_dice
+from rlx.check.reads import DRAW, START
 from rlx.check.replay import Recording, Run
 from rlx.check.subject import Subject, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, variants, watched
@@ -49,6 +51,8 @@ def hyperparameters(subject: Subject) -> Finding:
     unreached = {name for name in silent if _is_capacity_of_what_never_fills(subject.algorithm, name, known)}
     silent = [name for name in silent if name not in unreached]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
+    chances = {name for name, alive in unsettled.items() if alive is False and _may_move_a_choice(subject, name, known)}
+    unsettled |= dict.fromkeys(chances)
     spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
     idle = {name for name in silent if name in looked and _idle_beside_one_sign(subject, name)}
     dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared - idle)
@@ -164,6 +168,15 @@ def _idle_beside_one_sign(subject: Subject, name: str) -> bool:
     mine = case_of(loss, spread=FAR).gradients()[1]["token_logprobs"]
     others = (case_of(changed, spread=FAR).gradients()[1] for tried, changed in variants(loss) if tried == key)
     return any(not torch.equal(other["token_logprobs"], mine) for other in others)
+
+
+def _may_move_a_choice(subject: Subject, name: str, known: Known) -> bool:
+    """Whether draw alone reads it, and chooses at random by what lab.state has: a few steps may choose the same by chance."""
+    changed = next((other for tried, other in variants(subject.algorithm, name) if tried == name), None)
+    if changed is None or not known.phases(changed) <= {DRAW, START}:
+        return False
+    laboratory = subject.stand_in()
+    return throws_dice(lambda: subject.draw(laboratory)) and bool(laboratory.state)
 
 
 def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:

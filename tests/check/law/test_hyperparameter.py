@@ -3,6 +3,7 @@
 from dataclasses import dataclass, make_dataclass, replace
 
 import pytest
+import torch
 
 import rlx
 from rlx.algorithm import LossOutput, mean_of
@@ -14,6 +15,8 @@ from rlx.check.law.loss import case_of
 from rlx.check.variant import variants
 from rlx.fields import count
 from rlx.loss import PolicyGradientLoss
+from rlx.loss.weight import token_mean
+from rlx.rollout.draw import sample_groups
 from rlx.rollout.rollouts import RolloutBatch
 from tests.check.checking import failed, subject
 from tests.check.faulty import Preferences, Rewards
@@ -140,3 +143,27 @@ def test_variants_reach_modifiers_weighting_and_parts():
 def test_tries_that_matter_where_the_first_ones_fail_are_waited_for(seed):
     found, _ = tried(LAWS["hyperparameters"], replace(subject(rlx.load("algorithm", "dapo")), seed=seed))
     assert found.status == PASSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoosesByChance(Rewards):
+    """Prompts by the chance of success so far; a floor of these chances seldom moves a choice within a few steps."""
+
+    prompts_per_step: int = 16
+    floor: float = 0.1
+
+    def draw(self, lab):
+        total = len(lab.task.prompts())
+        success = lab.state.get("success", torch.full((total,), 0.5, dtype=torch.float64)).clone()
+        chances = (success * (1 - success) + self.floor).numpy()
+        rng = lab.rng.child("curriculum", lab.step).numpy()
+        rows = rng.choice(total, size=self.prompts_per_step, replace=False, p=chances / chances.sum())
+        batch = sample_groups(lab, rows, group_size=self.group_size)
+        keys = torch.tensor(batch.prompt_keys)
+        success[keys] = 0.999 * success[keys] + 0.001 * batch.rewards.mean(dim=1).double()
+        lab.state["success"] = success
+        return batch.with_values(advantages=self.advantages(batch.rewards), weights=token_mean.formula(batch.loss_mask))
+
+
+def test_what_moves_chances_is_not_called_dead():
+    assert failed(ChoosesByChance(), "hyperparameters") == {}
