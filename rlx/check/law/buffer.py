@@ -115,7 +115,10 @@ def _weighed_as_new(
     """
     if not known or not hasattr(batch, "sampling_logprobs"):
         return None
-    gradient, _ = subject.gradient(laboratory, batch)
+    try:
+        gradient, _ = subject.gradient(laboratory, batch)
+    except Exception:  # updates may give what a draw lacks
+        return None
     if not reads_logprobs(laboratory):
         return None
     keys, size = keys_of(batch.sequences), batch.sequences.group_size

@@ -19,6 +19,7 @@ from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
 from rlx.check.subject import Laboratory, Subject, flat
 from rlx.errors import NonFiniteError, RlxError, users_place
+from rlx.seeding import Stream
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(/[a-z][a-z0-9]*(_[a-z0-9]+)*)*")
 # what other tools call a figure -> what rlx calls it
@@ -196,7 +197,9 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
         if bad or len(batch) == 0:
             return bad[0] if bad else ""
         drawn.append(batch)
-        gradient, figures = subject.gradient(laboratory, batch)
+        if (updated := next(iter(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0)))), None)) is None:
+            return ""
+        gradient, figures = subject.gradient(laboratory, updated)
         if not bool(torch.isfinite(gradient).all()):
             return "the gradient"
         return next((f"the figure {key}" for key, value in figures.items() if not math.isfinite(value)), "")

@@ -53,7 +53,10 @@ def weights_of_the_draw(subject: Subject) -> Finding | None:
     small = fewer.draw(laboratory)
     if len(small) * 2 != len(batch):
         return None
-    whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
+    try:
+        whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
+    except Exception:  # updates may give what a draw lacks
+        return None
     shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
     means = [term for term, share in shares.items() if abs(share - 1) <= JUMP]
     sums = [term for term, share in shares.items() if abs(share - 0.5) <= JUMP]
@@ -113,7 +116,7 @@ def divided_again(subject: Subject) -> Finding | None:
         try:
             other = replace(algorithm, **{name: value // 2 if name in PER_STEP else 2 * value})
             sizes = [_size(subject, each, of_group=name not in PER_STEP) for each in (algorithm, other)]
-        except (RlxError, TypeError, ValueError):
+        except Exception:  # of a size that it does not admit
             continue
         few, many = sorted((each for each in sizes if each is not None), key=lambda each: each.size)[:2] or (None, None)
         if few is None or many is None or few.size * 2 != many.size:

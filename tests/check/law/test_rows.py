@@ -1,12 +1,14 @@
 """Laws of rows: what a batch in pieces or in another order shows."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from rlx.algorithm import LossOutput, Term
 from rlx.check.law.loss import case_of
+from rlx.loss.weight import token_mean
 from tests.check.checking import failed
 from tests.check.faulty import Preferences, Rewards
 from tests.check.oversights import UpperHalfOfTheRows
@@ -85,3 +87,33 @@ class HalvedEveryDraw(Rewards):
 
 def test_a_coefficient_that_moves_from_draw_to_draw_is_none_that_the_size_of_a_draw_decides():
     assert failed(HalvedEveryDraw(), "draws") == {}
+
+
+class DecaysInSinglePrecision(Preferences):
+    """Weights of tokens that fall along a completion, powers of a float32 whose last digit depends on their place."""
+
+    gamma: ClassVar[float] = 0.95
+
+    def margin(self, ours, theirs):
+        chosen = self.decayed(ours.chosen - theirs.chosen, ours.chosen_mask)
+        return chosen - self.decayed(ours.rejected - theirs.rejected, ours.rejected_mask)
+
+    def decayed(self, values, mask):
+        return (values * self.gamma ** (mask.cumsum(dim=1) - 1).clamp(min=0) * mask).sum(dim=1)
+
+
+class WeightsOfUpdatesAlone(Rewards):
+    """What a draw gives has no weights: each of its parts gets its own."""
+
+    def draw(self, lab):
+        return super().draw(lab).with_values(weights=None)
+
+    def updates(self, batch, rng):
+        for rows in batch.rewards.mean(dim=1).argsort(descending=True, stable=True).tensor_split(2):
+            part = batch.take(rows.tolist())
+            yield part.with_values(weights=token_mean.formula(part.loss_mask))
+
+
+def test_single_precision_and_weights_of_updates_are_sound():
+    assert failed(DecaysInSinglePrecision(), "split", "padding", "order") == {}
+    assert failed(WeightsOfUpdatesAlone(), "draws", "finite") == {}
