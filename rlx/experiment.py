@@ -131,6 +131,11 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
                 else ""
             )
         )
+    if missing == {"demonstrations"}:
+        raise ConfigError(
+            f"algorithm {name} needs demonstrations, and task {task.name} offers only {', '.join(sorted(task.offers))}; "
+            "task=demonstration_file reads them out of conversations, or prompts with a completion"
+        )
     if missing:
         raise ConfigError(
             f"algorithm {name} needs {' and '.join(sorted(missing))}, "

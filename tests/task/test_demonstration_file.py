@@ -152,7 +152,9 @@ def test_an_algorithm_that_compares_is_refused_and_one_that_imitates_takes_pairs
     assert sft.needs == {Need.DEMONSTRATIONS}
     require_match(sft, made)
     require_match(sft, rlx.load("task", "arithmetic"))
-    with pytest.raises(ConfigError, match="needs demonstrations, but task x offers only rewards"):
+    with pytest.raises(
+        ConfigError, match="needs demonstrations, and task x offers only rewards; task=demonstration_file reads them"
+    ):
         require_match(sft, rlx.load("task", "prompt_file", path="x"))
 
 
