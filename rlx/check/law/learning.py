@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need, require_figures
-from rlx.check.batch import against_rewards, parts_of
+from rlx.check.batch import against_rewards, parts_of, signature
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.bonus import bonus_lowers
 from rlx.check.law.coupling import level_is_live
@@ -55,8 +55,16 @@ def runs(subject: Subject) -> Finding:
         updates += 1
         if updates == 4:  # more of the same
             break
+    updated, kept = [parameter.detach().clone() for parameter in policy.parameters()], signature(laboratory.state)
     with torch.no_grad():
         extra = subject.algorithm.validate(laboratory.lab())
+    if signature(laboratory.state) != kept or not all(map(torch.equal, updated, policy.parameters())):
+        what = "lab.state" if signature(laboratory.state) != kept else "the policy's weights"
+        return broken(
+            f"validate changes {what}: how often a run measures decides what it learns",
+            where="validate",
+            mend="validate measures alone; what lasts is written by draw, and weights are moved by update_policy",
+        )
     if not all(isinstance(value, (int, float)) for value in extra.values()):
         return broken("validate returns what is no number", where="validate", mend="return plain numbers")
     if updates == 0 and not _moves_on_other_rewards(subject):

@@ -73,3 +73,31 @@ def test_updates_that_never_come_are_named():
             return iter(())
 
     assert failed(NoUpdate(), "runs")["runs"].wrong == "updates yields no batch"
+
+
+class ValidateWritesState(Rewards):
+    """A level that grows whenever a run measures."""
+
+    def validate(self, lab):
+        lab.state["level"] = lab.state.get("level", torch.zeros(())) + 1
+        return {}
+
+
+class ValidateMovesWeights(Rewards):
+    """Weights that decay whenever a run measures."""
+
+    def validate(self, lab):
+        for parameter in lab.policy.parameters():
+            parameter.mul_(0.999)
+        return {}
+
+
+class ValidateMeasures(Rewards):
+    def validate(self, lab):
+        return {"level": float(lab.state.get("level", torch.zeros(())))}
+
+
+def test_validate_changes_nothing():
+    assert "validate changes lab.state" in failed(ValidateWritesState(), "runs")["runs"].wrong
+    assert "validate changes the policy's weights" in failed(ValidateMovesWeights(), "runs")["runs"].wrong
+    assert failed(ValidateMeasures(), "runs") == {}
