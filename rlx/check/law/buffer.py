@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_l
 from rlx.policy.base import Policy
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.sampler import Draw
+from rlx.seeding import Stream
 
 DRAWS = 4  # in which what was sampled may come again
+MOST_UPDATES = 8  # of a draw
 MOVED = 1.0  # nats a token, by which the policy moves from one draw to the next
 FURTHER = 1.5  # times the policy's log-probabilities, where it has moved otherwise
 APART = 1e-3  # nats: no rounding
@@ -76,6 +79,40 @@ def replayed(subject: Subject) -> Finding | None:
             with torch.no_grad():
                 laboratory.policy.leaves["token_logprobs"].sub_(MOVED)
     return None
+
+
+def updated_again(subject: Subject) -> Finding | None:
+    """A later update of a draw, on rows that an earlier one has learned from, weighs them by what was said at the draw."""
+    if Need.REWARDS not in subject.needs or subject.task.interaction is not None or subject.goes_past or subject.warm_up:
+        return None
+    laboratory = subject.stand_in()
+    parts = list(islice(subject.algorithm.updates(subject.draw(laboratory), Stream(subject.seed, ("updates", 0))), MOST_UPDATES))
+    if len(parts) < 2 or not hasattr(parts[-1], "sampling_logprobs"):
+        return None
+    last, seen = parts[-1], {key for part in parts[:-1] for key in keys_of(part.sequences)}
+    known = {key: torch.zeros(0) for key in keys_of(last.sequences) if key in seen}
+    if not known:
+        return None
+    gradient, _ = subject.gradient(laboratory, last)
+    if not reads_logprobs(laboratory):
+        return None
+    if (held := last.proximal_logprobs) is not None:
+        moved = last.with_values(proximal_logprobs=torch.where(last.completion_mask, held - MOVED, 0.0))
+        if not torch.equal(subject.gradient(laboratory, moved)[0], gradient):
+            return None
+    with torch.no_grad():
+        laboratory.policy.leaves["token_logprobs"].sub_(MOVED)
+    found = _weighed_as_new(subject, laboratory, last, known, lambda: last)
+    if found is None:
+        return None
+    return replace(
+        found,
+        wrong=f"update {len(parts)} of a draw learns from rows of earlier updates as if the policy, which these have moved (by "
+        f"{MOVED:g} nats a token here), had sampled them now: sampling_logprobs do not matter",
+        where="compute_loss",
+        number=f"{len(parts)} updates",
+        mend="weigh them by the ratio exp(policy - batch.sampling_logprobs), clipped or truncated, or make one update a draw",
+    )
 
 
 def _redrawn(subject: Subject, laboratory: Laboratory, step: int, state: dict[str, Tensor]) -> Any:

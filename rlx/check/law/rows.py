@@ -12,7 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import Lab, Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.buffer import replayed
+from rlx.check.law.buffer import replayed, updated_again
 from rlx.check.law.memory import never_written, remembered_by_place
 from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
 from rlx.check.law.schedule import same_random_numbers, turns_negative
@@ -280,7 +280,7 @@ def draws(subject: Subject) -> Finding:
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
     faults = (_few_of_many, _same_minibatch, same_random_numbers, never_written, remembered_by_place, weights_of_the_draw)
-    for fault in (*faults, divided_again, turns_negative, replayed):
+    for fault in (*faults, divided_again, turns_negative, replayed, updated_again):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")

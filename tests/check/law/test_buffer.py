@@ -7,6 +7,7 @@ import torch
 
 from rlx.algorithm import LossOutput, Need, Term
 from tests.check.checking import failed
+from tests.check.faulty import Rewards
 from tests.check.lookalikes import ImitatesOldOnes
 from tests.check.oversights import ReplaySaidAnew, ReplayWithoutWeights
 
@@ -112,3 +113,53 @@ class WeighedByBoth(WeighedByThePolicyAtTheDraw):
 def test_a_ratio_to_the_policy_at_the_draw_is_no_weight_of_what_is_old():
     assert "as if the policy had sampled them now" in failed(WeighedByThePolicyAtTheDraw(), "draws")["draws"].wrong
     assert failed(WeighedByBoth(), "draws") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralPasses(Rewards):
+    """Plain REINFORCE, and several updates of each draw."""
+
+    updates_per_batch: int = 4
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return LossOutput({"policy": Term(-ours * batch.advantages[..., None], batch.weights)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralPassesWithRatios(Rewards):
+    updates_per_batch: int = 4
+
+
+class SeveralPassesToTheDraw(SeveralPassesWithRatios):
+    """Ratios are to what the policy said at the draw."""
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(proximal_logprobs=lab.policy.token_logprobs(batch.sequences, temperature=batch.temperature))
+
+    def log_ratio(self, policy, batch):
+        ours = policy.token_logprobs(batch.sequences, temperature=batch.temperature)
+        return (ours - batch.proximal_logprobs).clamp(-20, 20)
+
+
+class SeveralPassesOfTheBest(SeveralPasses):
+    """Imitates the better ones, which may be old."""
+
+    def advantages(self, rewards):
+        return super().advantages(rewards).clamp(min=0)
+
+
+class PassesInParts(SeveralPasses):
+    """Each row is learned from once a draw."""
+
+    def updates(self, batch, rng):
+        for rows in (slice(0, 2), slice(2, 4)):
+            part = batch[rows]
+            yield part.with_values(weights=part.loss_mask / part.loss_mask.sum().clamp(min=1))
+
+
+def test_a_later_update_of_the_same_rows_weighs_them():
+    assert "had sampled them now" in failed(SeveralPasses(), "draws")["draws"].wrong
+    for sound in (SeveralPassesWithRatios, SeveralPassesToTheDraw, SeveralPassesOfTheBest, PassesInParts):
+        assert failed(sound(), "draws") == {}
