@@ -206,3 +206,26 @@ def test_a_name_that_was_given_is_not_replaced():
     columns = Columns({"prompt": "text"})
     assert columns.name({"question": "q"}, "prompt") is None
     assert columns.name({"text": "q"}, "prompt") == "text"
+
+
+def test_turns_of_capybara_and_lima_are_conversations_in_every_file(tmp_path):
+    turns = [{"input": "1+1=", "output": "2"}, {"input": "1+2=", "output": "3"}]
+    talk = (user("1+1="), assistant("2"), user("1+2="))
+    for row in ({"conversation": turns}, {"conversations": ["1+1=", "2", "1+2=", "3"]}):
+        assert prompts(tmp_path, answer_key=None)._prompt(row, "a.jsonl:1").text == talk
+        pair = labelled(tmp_path)._pair({**row, "label": True, "solution": "x"}, "a.jsonl:1")
+        assert (pair.prompt, pair.chosen) == (talk, (assistant("3"),))
+    sides = {"chosen": [*talk, assistant("3")], "rejected": [*talk, assistant("4")]}
+    pair = first(pairs(tmp_path, {}), {"conversation": turns, **sides})
+    assert (pair.prompt, pair.chosen, pair.rejected) == (talk, (assistant("3"),), (assistant("4"),))
+
+
+def test_a_null_column_hides_no_other_one(tmp_path):
+    row = {"messages": None, "conversations": [user("q"), assistant("a")]}
+    assert prompts(tmp_path, answer_key=None)._prompt(row, "a.jsonl:1").text == (user("q"),)
+    assert labelled(tmp_path)._pair({**row, "label": True}, "a.jsonl:1").chosen == (assistant("a"),)
+    null = {"prompt": None, "question": "q", "chosen": None, "chosen_response": "good", "rejected": "bad"}
+    pair = first(pairs(tmp_path, {}), null)
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("q", "good", "bad")
+    with pytest.raises(DataError, match="'chosen' is null"):
+        first(pairs(tmp_path, {}), {"prompt": "q", "chosen": None, "rejected": "bad"})
