@@ -117,3 +117,33 @@ class WeightsOfUpdatesAlone(Rewards):
 def test_single_precision_and_weights_of_updates_are_sound():
     assert failed(DecaysInSinglePrecision(), "split", "padding", "order") == {}
     assert failed(WeightsOfUpdatesAlone(), "draws", "finite") == {}
+
+
+class AdvantagesOfTheFirstHalf(Rewards):
+    """Both halves of a draw in turn get the advantages of its first rows."""
+
+    def updates(self, batch, rng):
+        for rows in ([0, 1], [2, 3]):
+            part = batch.take(rows)
+            yield part.with_values(weights=token_mean.formula(part.loss_mask), advantages=self.taken(batch, rows))
+
+    def taken(self, batch, rows):
+        return batch.advantages[: len(rows)]
+
+
+class AdvantagesOfItsRows(AdvantagesOfTheFirstHalf):
+    def taken(self, batch, rows):
+        return batch.advantages[rows]
+
+
+class AdvantagesMadeAnew(AdvantagesOfTheFirstHalf):
+    """Each half is scaled by its own deviation."""
+
+    def taken(self, batch, rows):
+        return batch.advantages[rows] / (batch.rewards[rows].std() + 0.1)
+
+
+def test_a_part_of_a_draw_has_the_numbers_of_its_rows():
+    assert "are those that draw made for another one" in failed(AdvantagesOfTheFirstHalf(), "draws")["draws"].wrong
+    assert failed(AdvantagesOfItsRows(), "draws") == {}
+    assert failed(AdvantagesMadeAnew(), "draws") == {}
