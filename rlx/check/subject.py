@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,7 @@ TOLERANCE = 5e-7  # constants of a loss's own may be float32, whose last digit d
 REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 NO_CHOICES: Mapping[str, Any] = MappingProxyType({})
 MOST_WARM_UP = 64  # draws
+MOST_PARTS = 64  # of a draw
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
 
@@ -237,9 +239,24 @@ class Subject:
         return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 
     def first_update(self, laboratory: Laboratory, *, step: int = 0) -> Any:
-        """The batch of the first update of a draw; without a row where the draw makes no update."""
+        """The batch of the first update of a draw; without a row where the draw makes no update.
+
+        Of a draw that is cut into parts, it is the first part that has a gradient: one of equal rewards teaches nothing.
+        """
         batch = self.draw(laboratory, step=step)
-        return next(iter(self.algorithm.updates(batch, Stream(self.seed, ("updates", step)))), batch[slice(0, 0)])
+        first = None
+        for part in islice(self.algorithm.updates(batch, Stream(self.seed, ("updates", step))), MOST_PARTS):
+            if len(part) == len(batch) or self._teaches(laboratory, part):
+                return part
+            first = part if first is None else first
+        return batch[slice(0, 0)] if first is None else first
+
+    def _teaches(self, laboratory: Laboratory, batch: Any) -> bool:
+        """Whether the loss on a batch has a gradient; the running means of the losses stay as they are."""
+        loss = self.loss(replace(laboratory, loss_state=dict(laboratory.loss_state)), batch).loss
+        leaves = laboratory.policy.parameters() if loss.requires_grad else []
+        found = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+        return any(part is not None and bool(part.any()) for part in found)
 
     def loss(self, laboratory: Laboratory, batch: Any) -> LossOutput:
         """The loss on a batch."""

@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+import torch
+
 import rlx
+from rlx.algorithm import LossOutput
 from rlx.check.subject import completion_gradients, losses_of, row_shown
-from tests.check.checking import subject
-from tests.check.faulty import Preferences
+from rlx.loss.weight import token_mean
+from tests.check.checking import failed, subject
+from tests.check.faulty import Preferences, Rewards
 from tests.check.sound import FromLogits
 
 
@@ -37,3 +41,31 @@ def test_losses_are_found_by_their_path():
     paths = [path for path, _ in losses_of(rlx.load("algorithm", "hybrid"))]
     assert paths
     assert all(path.startswith("algorithm.") for path in paths)
+
+
+class OneGroupAtATime(Rewards):
+    """An update for each group of a draw, of which the first one teaches nothing, as one of equal rewards does."""
+
+    def advantages(self, rewards):
+        return super().advantages(rewards) * (torch.arange(len(rewards)) > 0)[:, None]
+
+    def updates(self, batch, rng):
+        for row in range(len(batch)):
+            part = batch.take([row])
+            yield part.with_values(weights=token_mean.formula(part.loss_mask))
+
+
+class OneSilentGroupAtATime(OneGroupAtATime):
+    def compute_loss(self, policy, reference, batch):
+        term = super().compute_loss(policy, reference, batch).terms["policy"]
+        return LossOutput.of(term.values * 0, term.weights)
+
+
+def test_the_first_part_of_a_draw_that_teaches_is_looked_at():
+    checked = subject(OneGroupAtATime())
+    setting = checked.stand_in()
+    batch = checked.first_update(setting)
+    assert len(batch) == 1
+    assert batch.advantages.any()
+    assert failed(OneGroupAtATime(), "reached", "tokens", "direction") == {}
+    assert set(failed(OneSilentGroupAtATime(), "reached", "tokens")) == {"reached", "tokens"}
