@@ -9,6 +9,7 @@ Dimensions: M rows, I inputs, O outputs of a linear layer.
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from rlx.errors import ConfigError
 MATMULS = ("auto", "torch", "onednn")
 _WORTH = 1 << 22  # M * I * O from which oneDNN is faster: its start takes longer
 _FEW_ROWS = 128  # up to here the weight is not copied into oneDNN's own layout
+# oneDNN compiles each shape of a product in .4 ms and keeps 1,024 of them, at 1 to 2 MB each.
+_KEPT_SHAPES = 32
+KERNELS = 80 << 20  # bytes that it takes with so many
 
 
 def uses_onednn(matmul: str, *, device: torch.device, dtype: torch.dtype) -> bool:
@@ -134,6 +138,7 @@ def _is_right() -> bool:
     """Whether oneDNN is there, and its products and gradients are those of torch."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_SHAPES))  # read at its first product
     rows, weight = torch.linspace(-1, 1, 160 * 256).view(160, 256), torch.linspace(1, -1, 192 * 256).view(192, 256).sin()
     found = []
     for multiply in (linear, F.linear):

@@ -22,6 +22,7 @@ from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import TrainingError
 from rlx.experiment import Experiment, assemble
 from rlx.policy.memory import PassMemory, cache_bytes_per_token, pass_memory, tensor_bytes
+from rlx.policy.products import KERNELS
 from rlx.policy.reference import pairs_per_block
 from rlx.rollout.transformers import TransformersSampler
 from rlx.seeding import Stream
@@ -66,9 +67,9 @@ class MemoryPlan:
 
     gradients: of an update, and a second time where they are clipped or added up over micro-batches. stored: the passes of the
     reference over a block of pairs, between the policy's forward and its backward. cache: keys and values while completions are
-    sampled. choosing: the first pass over their prompts, and logits while sampling and evaluating. kernels: what torch loads with
-    its first products. has: what the device has for the run; None where it does not say. micro_batch: rows of the largest
-    micro-batch; of_rows: of the update. taken: keys of `advice` that the run follows already.
+    sampled. choosing: the first pass over their prompts, and logits while sampling and evaluating. kernels: of torch's first
+    products, and of oneDNN where it multiplies. has: what the device has for the run; None where it does not say. micro_batch:
+    rows of the largest micro-batch; of_rows: of the update. taken: keys of `advice` that the run follows already.
     """
 
     weights: int
@@ -198,7 +199,7 @@ class Planner:
             stored=max((self._stored(load, one.forward) for load, one in zip(self.loads, passes, strict=True)), default=0),
             cache=cache,
             choosing=choosing,
-            kernels=_KERNELS if self._policy.device.type == "cpu" else 0,
+            kernels=(_KERNELS + KERNELS * self._policy.multiplies_by_onednn) * (self._policy.device.type == "cpu"),
             device=str(self._policy.device),
             has=device_memory(self._policy.device),
             micro_batch=largest,
