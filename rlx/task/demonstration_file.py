@@ -63,12 +63,18 @@ class DemonstrationFile(PairFile):
         """(prompt, completion) of a row that has them in columns of their own; without words where one is null."""
         name, answer = self.columns.value(row, "completion", place=place)
         completion = "" if answer in (None, []) else as_text(answer, place=place, key=name)
-        if is_conversation(completion):
+        first = completion[0] if isinstance(completion, tuple) and is_conversation(completion) else None
+        if first and (first["role"] != "assistant" or self.columns.name(row, "prompt") is None):
             return split_conversation(completion)
         key, asked = self.columns.value(row, "prompt", place=place)
         if asked in (None, "", []):
-            return "", ""
-        return continuation(as_text(asked, place=place, key=key), completion)
+            return split_conversation(completion) if first else ("", "")
+        prompt = as_text(asked, place=place, key=key)
+        if first:
+            prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+            if prompt[-1] in completion:  # asked after a greeting
+                return split_conversation(completion)
+        return continuation(prompt, completion)
 
     def facts(self) -> Mapping[str, str]:
         counts = f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"

@@ -36,6 +36,8 @@ _TRANSCRIPTS = (  # how a transcript begins, and each of its turns
         re.compile(r"### (?P<role>Human|Assistant):\s*(?P<said>.*?)\s*(?=### (?:Human|Assistant):|\Z)", re.DOTALL),
     ),
 )
+_BEGINS_TURN = "<|im_start|>"
+_ENDS_ALL = re.compile(r"\s*(</s>|<\|endoftext\|>)?\s*\Z")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -73,11 +75,11 @@ def as_conversation(value: Any, *, place: str, key: str) -> Text:
     """As `as_text`, of a column of whole conversations.
 
     A list of texts is what the user and the assistant say in turn, as in LIMA. A text that is written as a transcript, with every
-    turn after a mark of who speaks, is that conversation.
+    turn after a mark of who speaks, is that conversation. Raises DataError where words of it stand in no turn.
     """
     if isinstance(value, (list, tuple)) and value and all(isinstance(said, str) for said in value):
         return tuple({"role": role, "content": said} for role, said in zip(cycle(_TURN.values()), value, strict=False))
-    told = _transcribed(value) if isinstance(value, str) else ()
+    told = _transcribed(value, place=place, key=key) if isinstance(value, str) else ()
     return told or as_text(value, place=place, key=key)
 
 
@@ -86,11 +88,17 @@ def is_transcript(value: Any) -> bool:
     return isinstance(value, str) and any(begins.match(value) for begins, _ in _TRANSCRIPTS)
 
 
-def _transcribed(text: str) -> tuple[Message, ...]:
+def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
     """The messages of a transcript as OpenAssistant's are published (ChatML, or after ### Human:); () of any other text."""
     for begins, turn in _TRANSCRIPTS:
         if begins.match(text):
             turns = [(match["role"], match["said"]) for match in turn.finditer(text)]
+            lost = next((said for _, said in turns if _BEGINS_TURN in said), turn.sub("", _ENDS_ALL.sub("", text)).strip())
+            if lost:
+                raise DataError(
+                    f"{place}: the transcript in {key!r} has words in no turn of their own, {lost!r:.60}; a turn is "
+                    "<|im_start|>ROLE, a line break, what is said, <|im_end|>"
+                )
             return tuple({"role": _ROLES.get(role.lower(), role), "content": said} for role, said in turns)
     return ()
 

@@ -11,6 +11,7 @@ from tests.data.test_conversation import FAMILIES, encoder_of
 from tests.task.test_file import assistant, user, write
 
 SYSTEM = {"role": "system", "content": "Add."}
+HI = assistant("Hi!")
 TALK = [user("1+1="), assistant("2"), user("1+2="), assistant("3")]
 
 
@@ -51,6 +52,10 @@ CONVERSATIONS = {
         "text": "<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
         "<|im_start|>user\n1+2=<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n"
     },
+    "ended": {
+        "text": "<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n2<|im_end|>\n"
+        "<|im_start|>user\n1+2=<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n</s>\n"
+    },
     "Guanaco": {"text": "### Human: 1+1=### Assistant: 2### Human: 1+2=### Assistant: 3"},
     "null beside": {"messages": None, "conversations": TALK},
     "answer beside": {"messages": TALK, "problem": "1+1=", "solution": "2", "answer": "3"},
@@ -76,6 +81,10 @@ def test_conversations_of_well_known_sets(tmp_path, name):
         ({"prompt": None, "question": "1+1=", "completion": "2"}, "1+1=", "2", "question as prompt"),
         ({"messages": TALK[:1], "response": "2"}, (TALK[0],), (assistant("2"),), "messages as prompt, response as completion"),
         ({"prompt": "x", "completion": TALK}, (TALK[0],), tuple(TALK[1:]), ""),
+        ({"prompt": "1+1=", "completion": TALK[1:]}, (TALK[0],), tuple(TALK[1:]), ""),
+        ({"prompt": TALK[:1], "completion": TALK[1:]}, (TALK[0],), tuple(TALK[1:]), ""),
+        ({"prompt": "1+1=", "completion": [HI, *TALK]}, (HI, TALK[0]), tuple(TALK[1:]), ""),
+        ({"prompt": None, "completion": [HI, *TALK]}, (HI, TALK[0]), tuple(TALK[1:]), ""),
     ],
 )
 def test_prompts_with_a_completion(tmp_path, row, prompt, completion, said):
@@ -127,6 +136,9 @@ def test_a_file_without_answers_is_refused(tmp_path):
         ({"prompt": "1", "chosen": "2", "rejected": "3"}, "no key 'completion'.*of pairs .* task=preference_file"),
         ({"text": "Once upon a time"}, "no key 'completion'"),
         ({"messages": [{"from": "who", "value": "2"}]}, "a message in 'messages' is from 'who'"),
+        ({"text": "<|im_start|>user name=a\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>"}, "'text' has words .*user name=a"),
+        ({"text": "<|im_start|>user\n1<|im_end|>x<|im_start|>assistant\n2<|im_end|>"}, "words in no turn of their own, 'x'"),
+        ({"text": "<|im_start|>user\n1\n<|im_start|>assistant\n2<|im_end|>"}, "words in no turn of their own, '1"),
         ({"messages": 7}, "'messages' is neither text nor a list of messages"),
     ],
 )
