@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlx.data.sequences import Tokens
+from rlx.errors import RlxError
 from rlx.policy.adapter import linear_parts
 from rlx.policy.products import linear_of
 from rlx.rollout.decoding.forward import PreallocatedLayer, begin, row_states
@@ -51,7 +52,10 @@ class LlamaForward:
         config = model.config
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.scale = model.model.layers[0].self_attn.scaling
-        self.parts = {layer: linear_parts(layer) for layer in _linears(model)}
+        found = {layer: linear_parts(layer) for layer in _linears(model)}
+        self.parts = {layer: parts for layer, parts in found.items() if parts is not None}
+        if len(self.parts) < len(found):
+            raise RlxError("an adapter was merged, or joined by another one, since it was tried that rlx can sample with it")
 
     def start(
         self, prompts: Sequence[Tokens], *, max_rows: int, max_new_tokens: int, past: Sequence[Tensor | None] = ()
@@ -122,7 +126,7 @@ class LlamaForward:
         return self._linear(self.model.lm_head, _normalised(body.norm, hidden[:, -1]))
 
     def _linear(self, layer: Any, hidden: Tensor) -> Tensor:
-        base, added = self.parts[layer] or (layer, None)
+        base, added = self.parts[layer]
         found: Tensor = linear_of(base)(hidden, base.weight, base.bias)
         return found if added is None else added.add_to(found.flatten(0, -2), hidden.flatten(0, -2)).view_as(found)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlx.errors import RlxError
 from rlx.policy.adapter import Lora
 from rlx.policy.tiny import build_tiny
 from rlx.rollout.decoding import llama
@@ -94,6 +95,8 @@ def test_an_adapter_that_it_cannot_add_is_left_to_the_model():
     for layer in merged.adapter.layers()[:1]:
         layer.merge()
     assert not supports_llama_forward(merged.model)
+    with pytest.raises(RlxError, match="an adapter was merged"):
+        LlamaForward(merged.model)
     assert supports_llama_forward(adapted().adapter.merged())
 
 
