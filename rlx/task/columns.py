@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlx.task.base import Text
-from rlx.task.messages import as_conversation, is_transcript
+from rlx.task.messages import as_conversation, is_transcript, spells_messages
 from rlx.task.table import column
 
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
@@ -92,17 +92,13 @@ class Columns:
         """The column of a whole conversation, also where there is another one of its prompt; None without, or by the config."""
         given = self.given.get("prompt")
         if given != "prompt":
-            names = [given] if given is not None and isinstance(row.get(given), list) else []
-        else:
-            names = [name for name in CONVERSATIONS if name in row]
-        name = next((name for name in names if row[name] is not None), names[0] if names else None)
-        if name is None and given == "prompt" and is_transcript(row.get("text")) and self.name(row, "prompt") is None:
-            name = "text"
-        if name is not None:
-            self.read.add(name)
-            if name != given:
-                self.recognised["prompt"] = name
-        return name
+            return given if given is not None and _is_whole(row.get(given)) else None
+        names = [name for name in CONVERSATIONS if name in row]
+        if not names and _is_whole(row.get("prompt")) and self.name(row, "completion") is None:
+            return "prompt"
+        if not names and is_transcript(row.get("text")) and self.name(row, "prompt") is None:
+            return "text"
+        return next((name for name in names if row[name] is not None), names[0] if names else None)
 
     def prompt(self, row: Mapping[str, Any], name: str) -> Any:
         """What the column of the prompt holds; an instruction of Alpaca or Dolly has what was given with it below it."""
@@ -150,7 +146,17 @@ def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) 
         return None
     messages = as_conversation(row[name], place=place, key=name) if row[name] not in (None, "", []) else ()
     answered = isinstance(messages, tuple) and messages != () and messages[-1]["role"] == "assistant"
-    return messages if answered or columns.name(row, "completion") is None else None
+    if not answered and columns.name(row, "completion") is not None:
+        return None
+    columns.read.add(name)
+    if name != columns.given.get("prompt"):
+        columns.recognised["prompt"] = name
+    return messages
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a column may hold a whole conversation: a list, or a text that is one."""
+    return isinstance(value, list) or is_transcript(value) or spells_messages(value)
 
 
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:

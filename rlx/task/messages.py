@@ -88,6 +88,11 @@ def is_transcript(value: Any) -> bool:
     return isinstance(value, str) and any(begins.match(value) for begins, _ in _TRANSCRIPTS)
 
 
+def spells_messages(value: Any) -> bool:
+    """Whether a text spells a list of messages, as tables of text hold conversations."""
+    return isinstance(value, str) and _spelled(value) is not None
+
+
 def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
     """The messages of a transcript as OpenAssistant's are published (ChatML, or after ### Human:); () of any other text."""
     for begins, turn in _TRANSCRIPTS:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 import rlx
@@ -79,7 +81,7 @@ def test_conversations_of_well_known_sets(tmp_path, name):
         ({"question": "1+1=", "answer": "It is\n#### 2"}, "1+1=", "It is\n#### 2", "answer as completion, question as prompt"),
         ({"problem": "1+1=", "solution": "2", "level": "1"}, "1+1=", "2", "solution as completion, problem as prompt"),
         ({"prompt": None, "question": "1+1=", "completion": "2"}, "1+1=", "2", "question as prompt"),
-        ({"messages": TALK[:1], "response": "2"}, (TALK[0],), (assistant("2"),), "messages as prompt, response as completion"),
+        ({"messages": TALK[:1], "response": "2"}, (TALK[0],), (assistant("2"),), "response as completion, messages as prompt"),
         ({"prompt": "x", "completion": TALK}, (TALK[0],), tuple(TALK[1:]), ""),
         ({"prompt": "1+1=", "completion": TALK[1:]}, (TALK[0],), tuple(TALK[1:]), ""),
         ({"prompt": TALK[:1], "completion": TALK[1:]}, (TALK[0],), tuple(TALK[1:]), ""),
@@ -98,6 +100,21 @@ def test_columns_of_other_names_are_chosen(tmp_path):
     assert first(tmp_path, row, prompt_key="dialog", completion_key="none")[:2] == ((TALK[2],), (TALK[3],))
     assert first(tmp_path, row, completion_key="reply")[:2] == ("2+3=", "5")
     assert first(tmp_path, row)[:2] == ("2+3=", "6")
+
+
+@pytest.mark.parametrize("talk", [TALK, json.dumps(TALK), repr(TALK), "### Human: 1+1=### Assistant: 2"])
+def test_the_column_of_the_prompt_may_hold_a_whole_conversation(tmp_path, talk):
+    for row, changes in (({"talk": talk}, {"prompt_key": "talk"}), ({"prompt": talk}, {})):
+        prompt, completion, notes = first(tmp_path, row, **changes)
+        assert (prompt, completion[0], notes) == ((TALK[0],), TALK[1], [])
+
+
+def test_a_conversation_that_is_not_taken_is_no_prompt_by_the_notes(tmp_path):
+    for beside in ("c17", TALK[:1]):
+        prompt, completion, notes = first(tmp_path, {"conversation": beside, "prompt": "1+1=", "response": "2"})
+        assert (prompt, completion) == ("1+1=", "2")
+        assert "conversation as prompt" not in notes[0]
+        assert notes[1] == "columns that are not read: conversation"
 
 
 BAD = [
