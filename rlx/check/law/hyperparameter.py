@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from rlx.check.law.policy_gradient import FAR
 from rlx.check.place import throws_dice
 from rlx.check.reads import DRAW, START
 from rlx.check.replay import Recording, Run
+from rlx.check.stand_in_task import shortened
 from rlx.check.subject import Subject, losses_of
 from rlx.check.variant import MOST_ROWS, mentioned, plain_fields, together, variants, watched
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
@@ -25,6 +27,7 @@ from rlx.loss.policy_gradient.base import PolicyGradientLoss
 LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
 OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
 SPREADS = (0.4, 2.0, 0.05)
+FEW_ROWS = 16  # of a task, so that draws meet rows again
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
@@ -48,6 +51,7 @@ def hyperparameters(subject: Subject) -> Finding:
     detached = sorted(name for name, difference in found.items() if difference == LOSS)
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
+    silent = _silent_where_rows_come_again(subject, silent)
     unreached = {name for name in silent if _is_capacity_of_what_never_fills(subject.algorithm, name, known)}
     silent = [name for name in silent if name not in unreached]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
@@ -189,6 +193,25 @@ def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
         known.difference(algorithm, changed, spreads=SPREADS[:1], steps=steps) in (LEARNING, MEASURED, FIGURES)
         for _, changed in late
     )
+
+
+def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> list[str]:
+    """Those that do not matter either where each draw meets rows of earlier ones: what lasts of a row acts there alone."""
+    laboratory = subject.stand_in()
+    if names:
+        subject.draw(laboratory)
+    if not laboratory.state:
+        return list(names)
+    few = subject.with_algorithm(subject.algorithm)
+    few.__dict__.update(small_task=shortened(subject.small_task, rows=FEW_ROWS), journeys={})
+    again, found = Known(few), list(names)
+    with suppress(Exception):  # a draw that wants more rows than there are
+        for name in names:
+            changed = [other for _, other in _few(subject.algorithm, name)]
+            tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1]) for other in changed)
+            if any(difference in (LEARNING, MEASURED, FIGURES) for difference in tried):
+                found.remove(name)
+    return found
 
 
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:

@@ -167,3 +167,32 @@ class ChoosesByChance(Rewards):
 
 def test_what_moves_chances_is_not_called_dead():
     assert failed(ChoosesByChance(), "hyperparameters") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelOfThePrompt(Rewards):
+    """A running mean of the rewards of each prompt is its baseline; at its first visit that is the mean of the group."""
+
+    decay: float = 0.7
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        keys = torch.tensor(batch.prompt_keys)
+        levels = lab.state.get("levels", torch.full((len(lab.task.prompts()),), float("nan"))).clone()
+        now = batch.rewards.mean(dim=1).to(levels)
+        levels[keys] = torch.where(levels[keys].isnan(), now, self.mixed(levels[keys], now))
+        lab.state["levels"] = levels
+        return batch.with_values(advantages=batch.rewards - levels[keys][:, None])
+
+    def mixed(self, before, now):
+        return self.decay * before + (1 - self.decay) * now
+
+
+class LevelThatCancels(LevelOfThePrompt):
+    def mixed(self, before, now):
+        return self.decay * before + (1 - self.decay) * before
+
+
+def test_what_lasts_of_a_prompt_is_tried_where_prompts_come_again():
+    assert failed(LevelOfThePrompt(), "hyperparameters") == {}
+    assert "changing decay changes nothing" in failed(LevelThatCancels(), "hyperparameters")["hyperparameters"].wrong
