@@ -76,6 +76,11 @@ class MixtureTerm(Ranged):
     weight: float = within(at_least=0, advice=_NO_NEGATIVE)
     final_weight: float | None = within(at_least=0, optional=True, advice=_NO_NEGATIVE, default=None)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is ever drawn: one of its weights is above 0."""
+        return bool(self.weight or self.final_weight)
+
     def weight_at(self, step: int, schedule_steps: int | None) -> float:
         """The weight at a step; schedule_steps: the mixture's."""
         if self.final_weight is None or schedule_steps is None:
@@ -113,12 +118,11 @@ class Mixture(Algorithm[MixtureBatch]):
 
     @property
     def active_needs(self) -> frozenset[Need]:
-        active = [term.algorithm.active_needs for term in self.terms.values() if term.weight or term.final_weight]
-        return frozenset().union(*active)
+        return frozenset().union(*(term.algorithm.active_needs for term in self.terms.values() if term.is_drawn))
 
     @property
     def couples_rows(self) -> bool:
-        return any(term.algorithm.couples_rows for term in self.terms.values() if term.weight or term.final_weight)
+        return any(term.algorithm.couples_rows for term in self.terms.values() if term.is_drawn)
 
     @property
     def clipping(self) -> Clipping:
@@ -127,7 +131,7 @@ class Mixture(Algorithm[MixtureBatch]):
     @property
     def moving_reference(self) -> MovingReference | None:
         """That of the terms, which share one reference."""
-        active = [term.algorithm for term in self.terms.values() if term.weight or term.final_weight]
+        active = [term.algorithm for term in self.terms.values() if term.is_drawn]
         return next((algorithm.moving_reference for algorithm in active if algorithm.moving_reference is not None), None)
 
     def draw(self, lab: Lab) -> MixtureBatch:
@@ -181,7 +185,7 @@ class Mixture(Algorithm[MixtureBatch]):
         return {**figures, **stepped, "grad_norm": float(whole)}
 
     def validate(self, lab: Lab) -> dict[str, float]:
-        active = {name: term for name, term in self.terms.items() if term.weight or term.final_weight}
+        active = {name: term for name, term in self.terms.items() if term.is_drawn}
         return {
             f"{name}/{figure}": value for name, term in active.items() for figure, value in term.algorithm.validate(lab).items()
         }
@@ -189,9 +193,9 @@ class Mixture(Algorithm[MixtureBatch]):
 
 def check_terms(terms: Mapping[str, MixtureTerm]) -> None:
     """Raise ConfigError for terms that a mixture cannot train as their algorithms would train alone."""
-    if not any(term.weight or term.final_weight for term in terms.values()):
+    if not any(term.is_drawn for term in terms.values()):
         raise ConfigError("every term of the mixture has weight 0, so there is nothing to learn; give one a weight above 0")
-    moving = {name: term.algorithm.moving_reference for name, term in terms.items() if term.weight or term.final_weight}
+    moving = {name: term.algorithm.moving_reference for name, term in terms.items() if term.is_drawn}
     asking = {name: spec for name, spec in moving.items() if spec is not None}
     if len(set(asking.values())) > 1:
         raise ConfigError(

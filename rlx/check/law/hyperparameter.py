@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
+from rlx.algorithm.mixture import Mixture
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.journey import FIGURES, LEARNING, LOSS, MEASURED, NOTHING, RANK, STEPS, Journey, journey
@@ -57,7 +58,7 @@ def hyperparameters(subject: Subject) -> Finding:
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
     chances = {name for name, alive in unsettled.items() if alive is False and _may_move_a_choice(subject, name, known)}
     unsettled |= dict.fromkeys(chances)
-    spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name)}
+    spared = {name for name in (*unread, *silent) if _replaced(subject.algorithm, name) or _switched_off(subject.algorithm, name)}
     idle = {name for name in silent if name in looked and _idle_beside_one_sign(subject, name)}
     dead = sorted({*unread, *(name for name, alive in unsettled.items() if alive is False)} - spared - idle)
     values = dict(plain_fields(subject.algorithm))
@@ -149,6 +150,13 @@ def _replaced(algorithm: Algorithm[Any], name: str) -> bool:
         return False
     authored = (ancestor for ancestor in kind.__mro__ if not ancestor.__module__.startswith("rlx."))
     return not any(name in vars(ancestor).get("__annotations__", {}) for ancestor in authored)
+
+
+def _switched_off(algorithm: Algorithm[Any], name: str) -> bool:
+    """A hyperparameter of the algorithm in a mixture's term that is never drawn: its weight is 0 on purpose."""
+    term, _, own = name.removeprefix("terms.").partition(".")
+    terms = algorithm.terms if isinstance(algorithm, Mixture) else {}
+    return term in terms and not terms[term].is_drawn and own not in ("weight", "final_weight")
 
 
 def _idle_beside_one_sign(subject: Subject, name: str) -> bool:

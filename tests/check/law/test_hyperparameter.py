@@ -196,3 +196,13 @@ class LevelThatCancels(LevelOfThePrompt):
 def test_what_lasts_of_a_prompt_is_tried_where_prompts_come_again():
     assert failed(LevelOfThePrompt(), "hyperparameters") == {}
     assert "changing decay changes nothing" in failed(LevelThatCancels(), "hyperparameters")["hyperparameters"].wrong
+
+
+def test_a_term_of_weight_nothing_is_idle_on_purpose():
+    mixture = rlx.load("algorithm", "mixture")
+    off = replace(mixture, terms={**mixture.terms, "preference": replace(mixture.terms["preference"], weight=0.0)})
+    finding = LAWS["hyperparameters"](subject(off))
+    assert finding.status == PASSED
+    assert "not read here: terms.preference.algorithm.max_grad_norm" in finding.number
+    assert "preference.weight" not in finding.number
+    assert "not read here: terms.likelihood" not in finding.number
