@@ -28,7 +28,7 @@ from rlx.loss.policy_gradient.base import PolicyGradientLoss
 LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that has done nothing so far may have begun
 OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
 SPREADS = (0.4, 2.0, 0.05)
-FEW_ROWS = 16  # of a task, so that draws meet rows again
+FEW_ROWS, VISITS = 16, tuple(range(10))  # of a task, and steps, so that draws meet each row three times
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
@@ -216,7 +216,7 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
     with suppress(Exception):  # a draw that wants more rows than there are
         for name in names:
             changed = [other for _, other in _few(subject.algorithm, name)]
-            tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1]) for other in changed)
+            tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1], steps=VISITS) for other in changed)
             if any(difference in (LEARNING, MEASURED, FIGURES) for difference in tried):
                 found.remove(name)
     return found

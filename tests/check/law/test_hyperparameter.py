@@ -188,6 +188,20 @@ class LevelOfThePrompt(Rewards):
         return self.decay * before + (1 - self.decay) * now
 
 
+class LevelBefore(LevelOfThePrompt):
+    """The level counts before it is moved on, from the second visit on, so that its decay does from the third on."""
+
+    def draw(self, lab):
+        keys = torch.tensor((batch := Rewards.draw(self, lab)).prompt_keys)
+        start = torch.full((len(lab.task.prompts()),), float("nan"))
+        levels = lab.state.get("levels", start).clone()
+        now = batch.rewards.mean(dim=1).to(levels)
+        before = torch.where(levels[keys].isnan(), now, levels[keys])
+        levels[keys] = torch.where(levels[keys].isnan(), now, self.mixed(levels[keys], now))
+        lab.state["levels"] = levels
+        return batch.with_values(advantages=batch.rewards - before[:, None])
+
+
 class LevelThatCancels(LevelOfThePrompt):
     def mixed(self, before, now):
         return self.decay * before + (1 - self.decay) * before
@@ -195,6 +209,7 @@ class LevelThatCancels(LevelOfThePrompt):
 
 def test_what_lasts_of_a_prompt_is_tried_where_prompts_come_again():
     assert failed(LevelOfThePrompt(), "hyperparameters") == {}
+    assert failed(LevelBefore(), "hyperparameters") == {}
     assert "changing decay changes nothing" in failed(LevelThatCancels(), "hyperparameters")["hyperparameters"].wrong
 
 
