@@ -140,7 +140,12 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
             model, tokenizer = read(file.parent, file.name)
             _keep(model, tokenizer, place, read)
             return model, tokenizer
-    return read(place, None)
+    try:
+        return read(place, None)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; {file} was unpacked into {place}: delete this directory, and it is unpacked again"
+        ) from error
 
 
 def _name(file: Path, kind: str) -> str:
