@@ -118,7 +118,8 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
     """Raise ConfigError if the algorithm is incomplete, or the task does not offer what it needs."""
     require_complete(algorithm)
     name = type(algorithm).__name__
-    missing = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.DEMONSTRATIONS, Need.REWARDS}} - task.offers
+    needed = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.DEMONSTRATIONS, Need.REWARDS}}
+    missing = needed - task.offers
     if task.has_pairs:
         missing.discard("demonstrations")
     if missing == {"pairs"} and "demonstrations" in task.offers:
@@ -137,9 +138,10 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
             "task=demonstration_file reads them out of conversations, or prompts with a completion"
         )
     if missing:
+        them = "both" if len(needed) > 1 else "them"
         raise ConfigError(
             f"algorithm {name} needs {' and '.join(sorted(missing))}, "
-            f"but task {task.name} offers only {', '.join(sorted(task.offers))}; choose a task that offers both "
+            f"but task {task.name} offers only {', '.join(sorted(task.offers))}; choose a task that offers {them} "
             "(task=arithmetic, or task=rewarded_preferences with a file), or another algorithm (rlx --help says what each needs)"
         )
     if "labels" in task.offers:

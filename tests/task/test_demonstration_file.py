@@ -175,8 +175,10 @@ def test_an_algorithm_that_compares_is_refused_and_one_that_imitates_takes_pairs
     made = task(tmp_path)
     with pytest.raises(ConfigError, match=r"algorithm Dpo needs pairs, and task .* has demonstrations.*take algorithm=sft"):
         require_match(rlx.load("algorithm", "dpo"), made)
-    with pytest.raises(ConfigError, match="needs pairs and rewards"):
+    with pytest.raises(ConfigError, match=r"needs pairs and rewards, .* choose a task that offers both"):
         require_match(rlx.load("algorithm", "hybrid"), made)
+    with pytest.raises(ConfigError, match=r"needs rewards, but .* choose a task that offers them"):
+        require_match(rlx.load("algorithm", "grpo"), made)
     sft = rlx.load("algorithm", "sft")
     assert sft.needs == {Need.DEMONSTRATIONS}
     require_match(sft, made)
