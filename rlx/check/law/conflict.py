@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 
@@ -124,9 +124,22 @@ def _constant(found: Sequence[_Mixed]) -> tuple[float, float] | None:
     return found[0].coefficients if _alike(found[0].coefficients, found[1].coefficients) else None
 
 
-def _mixed(subject: Subject, terms: tuple[str, str], lengths: tuple[float, float], cosine: float) -> _Mixed | None:
-    """What an update makes of two gradients of these lengths at this angle; None where it is no sum of both."""
-    basis: list[Tensor] = []
+def mixes_otherwise(one: Subject, other: Subject) -> bool:
+    """Whether two algorithms make another update of the gradients of two terms that conflict."""
+    laboratory = one.stand_in()
+    names = list(one.loss(laboratory, one.first_update(laboratory)).terms)
+    for terms in islice(combinations(names, 2), MOST_PAIRS):
+        for lengths in LENGTHS:
+            mine, theirs = (moved_by(each, RATE, planted=_planting(terms, lengths, -COSINE, []))[0] for each in (one, other))
+            if mine.shape != theirs.shape or float((mine - theirs).norm()) > SAME * float(mine.norm()):
+                return True
+    return False
+
+
+def _planting(
+    terms: Sequence[str], lengths: tuple[float, float], cosine: float, basis: list[Tensor]
+) -> Callable[[Sequence[Tensor]], Mapping[str, Gradients]]:
+    """What gives two terms gradients of these lengths at this angle; basis: where their plane is put down."""
 
     def planted(parameters: Sequence[Tensor]) -> Mapping[str, Gradients]:
         rng = torch.Generator().manual_seed(0)
@@ -143,7 +156,13 @@ def _mixed(subject: Subject, terms: tuple[str, str], lengths: tuple[float, float
             gradients[name] = [piece.reshape(each.shape).to(each) for piece, each in pieces]
         return gradients
 
-    moved = moved_by(subject, RATE, planted=planted)[0] / -RATE
+    return planted
+
+
+def _mixed(subject: Subject, terms: tuple[str, str], lengths: tuple[float, float], cosine: float) -> _Mixed | None:
+    """What an update makes of two gradients of these lengths at this angle; None where it is no sum of both."""
+    basis: list[Tensor] = []
+    moved = moved_by(subject, RATE, planted=_planting(terms, lengths, cosine, basis))[0] / -RATE
     across = float(moved @ basis[1]) / (1 - cosine**2) ** 0.5
     along = float(moved @ basis[0]) - cosine * across
     rest = moved - float(moved @ basis[0]) * basis[0] - float(moved @ basis[1]) * basis[1]

@@ -15,6 +15,7 @@ from rlx.algorithm.mixture import Mixture
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.journey import FIGURES, LEARNING, LOSS, MEASURED, NOTHING, RANK, STEPS, Journey, journey
+from rlx.check.law.conflict import mixes_otherwise
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
 from rlx.check.place import throws_dice
@@ -53,6 +54,7 @@ def hyperparameters(subject: Subject) -> Finding:
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
     silent = _silent_where_rows_come_again(subject, silent)
+    silent = [name for name in silent if not _alive_where_gradients_conflict(subject, name)]
     unreached = {name for name in silent if _is_capacity_of_what_never_fills(subject.algorithm, name, known)}
     silent = [name for name in silent if name not in unreached]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
@@ -220,6 +222,15 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
             if any(difference in (LEARNING, MEASURED, FIGURES) for difference in tried):
                 found.remove(name)
     return found
+
+
+def _alive_where_gradients_conflict(subject: Subject, name: str) -> bool:
+    """Whether an algorithm with an update of its own makes another one of gradients that conflict."""
+    if type(subject.algorithm).update_policy is Algorithm.update_policy:
+        return False
+    with suppress(Exception):  # one that takes other gradients than those of single terms
+        return any(mixes_otherwise(subject, subject.with_algorithm(other)) for _, other in _few(subject.algorithm, name))
+    return False
 
 
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:

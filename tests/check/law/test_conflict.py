@@ -1,10 +1,15 @@
 """Gradients that conflict: what lies along the other one is taken away, whatever the lengths of both are."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+import torch.nn.functional as F
 
+from rlx.algorithm import LossOutput, Term
 from rlx.algorithm.combine import added, dot, scaled
 from tests.check.checking import failed
+from tests.check.faulty import Preferences
 from tests.check.mistakes import WithReference
 
 
@@ -146,3 +151,38 @@ def test_what_is_wrong_about_a_conflict_is_named(kind, said):
 @pytest.mark.parametrize("kind", SOUND)
 def test_other_ways_to_treat_a_conflict_are_sound(kind):
     assert failed(kind(), "update") == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenAwayInPart(Preferences):
+    """Preferences and likelihood, whose gradients seldom conflict; of a conflict a share is taken away on both sides."""
+
+    strength: float = 0.5
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.pair_logprobs(batch)
+        margin = self.margin(ours, reference.pair_logprobs(batch))
+        weights = batch.weights["preference"]
+        return LossOutput({"margin": Term(-F.logsigmoid(self.beta * margin), weights), "nll": Term(-ours.chosen_mean, weights)})
+
+    def update_policy(self, gradients, optimizer):
+        one, two = (
+            [torch.zeros_like(p) if g is None else g for p, g in zip(optimizer.parameters, each, strict=True)]
+            for each in gradients(by=str).values()
+        )
+        overlap = self.share() * dot(one, two).clamp(max=0)
+        parts = [scaled(one, 1 - overlap / dot(one, one)), scaled(two, 1 - overlap / dot(two, two))]
+        return optimizer.step(added(parts), self.clipping)
+
+    def share(self):
+        return self.strength
+
+
+class ShareThatCancels(TakenAwayInPart):
+    def share(self):
+        return self.strength / self.strength
+
+
+def test_what_acts_on_conflicts_alone_is_tried_on_them():
+    assert failed(TakenAwayInPart(), "hyperparameters") == {}
+    assert "changing strength changes nothing" in failed(ShareThatCancels(), "hyperparameters")["hyperparameters"].wrong
