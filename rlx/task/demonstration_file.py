@@ -10,7 +10,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.task.base import Pair, Text
 from rlx.task.columns import whole_conversation
 from rlx.task.messages import as_text
-from rlx.task.pair_file import PairFile, continuation, is_conversation
+from rlx.task.pair_file import PairFile, continuation, goes_on, is_conversation
 
 _CONTEXT = ("system", "developer", "assistant")  # who may speak before anybody has asked
 
@@ -70,10 +70,8 @@ class DemonstrationFile(PairFile):
         if asked in (None, "", []):
             return split_conversation(completion) if first else ("", "")
         prompt = as_text(asked, place=place, key=key)
-        if first:
-            prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
-            if prompt[-1] in completion:  # asked after a greeting
-                return split_conversation(completion)
+        if first and not goes_on(prompt, completion):  # asked after a greeting
+            return split_conversation(completion)
         return continuation(prompt, completion)
 
     def facts(self) -> Mapping[str, str]:
@@ -81,10 +79,16 @@ class DemonstrationFile(PairFile):
         return {"demonstrations": counts}
 
     def notes(self) -> Sequence[str]:
-        begun = sum(_is_begun(pair.prompt) for pair in (*self.pairs(), *self.held_out_pairs()))
+        rows = (*self.pairs(), *self.held_out_pairs())
+        begun, excluded = sum(_is_begun(pair.prompt) for pair in rows), sum(map(_excludes, rows))
         said = (
             [f"{begun} conversations begin with the assistant's words, which nobody asked for: they are context"] if begun else []
         )
+        if excluded:
+            said.append(
+                f"{excluded} conversations have an answer with weight 0 or train false, which is not read: all answers are "
+                "learned; cut such conversations before that answer, or leave them out"
+            )
         return [*super().notes(), *said]
 
 
@@ -105,3 +109,11 @@ def _is_begun(prompt: Text) -> bool:
     """Whether a prompt of messages begins with words of the assistant."""
     spoken = [message["role"] for message in prompt if message["role"] not in _CONTEXT[:2]] if isinstance(prompt, tuple) else []
     return spoken[:1] == ["assistant"]
+
+
+def _excludes(pair: Pair) -> bool:
+    """Whether a message of the completion says that it is not to be learned, as formats of other trainers do."""
+    messages = pair.chosen if isinstance(pair.chosen, tuple) else ()
+    return any(
+        message.get(name, 1) == 0 for message in messages for name in ("weight", "train") if message["role"] == "assistant"
+    )

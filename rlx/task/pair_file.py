@@ -179,15 +179,22 @@ def is_conversation(completion: Text) -> bool:
     return isinstance(completion, tuple) and any(message["role"] == "user" for message in completion)
 
 
+def goes_on(prompt: Text, completion: Text) -> bool:
+    """Whether messages go on after their prompt: the assistant begins, and what the prompt asks is not among them."""
+    asked = {"role": "user", "content": prompt} if isinstance(prompt, str) else prompt[-1]
+    return isinstance(completion, tuple) and completion[0]["role"] == "assistant" and asked not in completion
+
+
 def continuation(prompt: Text, completion: Text) -> tuple[Text, Text]:
     """(prompt, completion), both text or both messages; if the completion repeats the prompt, that part is removed.
 
-    A whole conversation beside a prompt of plain text is split before its last answer, and the text is not used.
+    A whole conversation beside a prompt of plain text is split before its last answer, and the text is not used; one that the
+    assistant begins goes on after the prompt.
     """
     if isinstance(completion, str):
         answer = ({"role": "assistant", "content": completion},) if completion else ()
         return prompt, completion if isinstance(prompt, str) else answer
-    if isinstance(prompt, str) and is_conversation(completion):
+    if isinstance(prompt, str) and is_conversation(completion) and not goes_on(prompt, completion):
         size = max(place for place, message in enumerate(completion, start=1) if message["role"] != "assistant")
         return completion[:size], completion[size:]
     prompt = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
@@ -312,7 +319,7 @@ class PreferenceFile(PairFile):
             others = ", ".join(map(repr, (key for key in row if key != name)))
             keys = f"no {self.prompt_key!r} here, only {others}" if name != self.prompt_key else f"null in {name!r}"
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
-        elif isinstance(given, str) and is_conversation(chosen):
+        elif isinstance(given, str) and is_conversation(chosen) and not goes_on(given, chosen):
             prompt, chosen, rejected = implied_prompt(
                 chosen, rejected, place=place, missing="a prompt of text beside conversations"
             )

@@ -85,6 +85,16 @@ def test_labelled_conversations(tmp_path):
         assert (pair.prompt, pair.chosen, pair.label) == ((user("q"),), (assistant("a"),), (True, None))
 
 
+def test_a_completion_of_several_turns_goes_on_after_its_prompt(tmp_path):
+    talk = [assistant("Which?"), user("0+1"), assistant("1")]
+    row = {"completion": talk, "label": True, "chosen": talk, "rejected": [*talk[:2], assistant("2")]}
+    for made in (labelled(tmp_path), pairs(tmp_path, {})):
+        for prompt in ("q", [user("q")]):
+            pair = first(made, {**row, "prompt": prompt})
+            assert (pair.prompt, pair.chosen) == ((user("q"),), tuple(talk))
+        assert first(made, {**row, "prompt": "0+1"}).prompt == tuple(talk[:2])  # asked after a greeting
+
+
 SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
 

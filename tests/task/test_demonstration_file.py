@@ -141,6 +141,15 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
     assert "to learn from" in found.facts()["demonstrations"]
 
 
+def test_answers_that_say_they_are_not_to_be_learned_are_named(tmp_path):
+    rows = [{"messages": [*TALK[:1], {**TALK[1], name: value}, *TALK[2:]]} for name, value in MARKS]
+    assert "2 conversations have an answer with weight 0 or train false" in task(tmp_path, *rows).notes()[-1]
+    assert "weight 0" not in " ".join(task(tmp_path, *rows[2:]).notes())
+
+
+MARKS = [("weight", 0), ("train", False), ("weight", 1), ("train", True)]
+
+
 def test_a_file_without_answers_is_refused(tmp_path):
     path = write(tmp_path / "b.jsonl", [{"messages": [{"role": "gpt", "content": "2"}]}] * 5)
     with pytest.raises(DataError, match=r"has 0 different prompts with an answer, of 5 rows"):
