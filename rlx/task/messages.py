@@ -160,6 +160,10 @@ def before_answer(text: Text) -> Text:
 
 
 def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
+    if not isinstance(message["role"], str):
+        raise DataError(
+            f"{place}: the role of a message in {key!r} is {message['role']!r:.60}; it is text, and messages are a list"
+        )
     if message.get("tool_calls") == []:
         del message["tool_calls"]
     if "function_call" in message:  # the older form of one call

@@ -165,6 +165,7 @@ def test_a_file_without_answers_is_refused(tmp_path):
         ({"text": "<|im_start|>user name=a\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>"}, "'text' has words .*user name=a"),
         ({"text": "<|im_start|>user\n1<|im_end|>x<|im_start|>assistant\n2<|im_end|>"}, "words in no turn of their own, 'x'"),
         ({"text": "<|im_start|>user\n1\n<|im_start|>assistant\n2<|im_end|>"}, "words in no turn of their own, '1"),
+        ({"messages": {"role": ["user", "assistant"], "content": ["1", "2"]}}, r"role of a message in 'messages' is \['user'"),
         ({"messages": 7}, "'messages' is neither text nor a list of messages"),
     ],
 )
