@@ -12,6 +12,7 @@ from rlx.task.columns import whole_conversation
 from rlx.task.messages import as_text
 from rlx.task.pair_file import PairFile, continuation, goes_on, is_conversation
 
+_LABELS = ("label", "desirable", "thumbs_up", "kto_tag")  # columns that say so by true and false
 _CONTEXT = ("system", "developer", "assistant")  # who may speak before anybody has asked
 
 
@@ -55,6 +56,11 @@ class DemonstrationFile(PairFile):
         return min(places)
 
     def _read(self, row: Mapping[str, Any], place: str) -> Pair:
+        if refused := next((name for name in _LABELS if row.get(name) is False), None):
+            raise DataError(
+                f"{place}: {refused!r} is false, a completion that is not desirable, and demonstrations are all imitated; "
+                "task=labelled_file learns from both kinds (loss=kto), or leave such rows out"
+            )
         messages = whole_conversation(self.columns, row, place=place)
         prompt, completion = self._two_columns(row, place) if messages is None else split_conversation(messages)
         return Pair(prompt, completion, "" if isinstance(completion, str) else (), label=(True, None), source=place)

@@ -174,6 +174,15 @@ def test_what_is_no_demonstration_is_named(tmp_path, row, message):
         task(tmp_path, row).pairs()
 
 
+@pytest.mark.parametrize("name", ["label", "kto_tag"])
+def test_an_undesirable_completion_is_not_imitated(tmp_path, name):
+    rows = [{"prompt": f"q{number}", "completion": "a", name: number != 3} for number in range(5)]
+    with pytest.raises(DataError, match=rf"4: '{name}' is false, .* task=labelled_file"):
+        task(tmp_path, *rows).pairs()
+    numbered = [{**row, name: 0} for row in rows]  # of classes, say
+    assert len(task(tmp_path, *numbered).pairs()) > 1
+
+
 def test_demonstrations_given_as_pairs_name_their_task(tmp_path):
     path = write(tmp_path / "b.jsonl", [{"messages": TALK}])
     for name in ("preference_file", "labelled_file"):
