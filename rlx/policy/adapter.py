@@ -29,6 +29,7 @@ from rlx.fields import Ranged, count, within
 from rlx.policy.products import is_linear
 from rlx.seeding import Stream
 
+MOVED = 3e-3  # standard deviation by which `moved_adapters` moves B
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
 ALL_LINEAR = "all-linear"
 _TRAINED, _START = "default", "start"  # peft's names of the adapter that is trained, and of the one that a run started from
@@ -253,13 +254,13 @@ def linear_parts(layer: Any) -> tuple[Any, LowRank | None] | None:
 
 @contextmanager
 def moved_adapters(model: Any) -> Iterator[None]:
-    """Within this context every adapter of the model differs from 0, so that a comparison sees whether it is computed right."""
+    """Within this context every adapter differs a little from what it is, so that a comparison sees a fresh one too."""
     ups = [parameter for name, parameter in model.named_parameters() if ".lora_B." in name]
     before = [parameter.detach().clone() for parameter in ups]
     generator = Stream(0, ("policy", "moved adapters")).torch()
     with torch.no_grad():
         for parameter in ups:
-            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(MOVED * torch.randn(parameter.shape, generator=generator))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def continues(model: Any) -> bool:
 
 
 def _tolerance(model: Any) -> float:
-    """In nats."""
-    return 1e-4 if model.dtype in (torch.float32, torch.float64) else 0.1
+    """In nats, of any token of the vocabulary. Rounding alone makes up to 2.4e-4 for SmolLM2."""
+    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
 
 
 @torch.no_grad()
@@ -102,7 +103,7 @@ def _choose(model: Any) -> tuple[str, str]:
         if way == "prepared mask" and (windows or model.config._attn_implementation not in ("sdpa", "eager")):
             continue
         try:
-            with moved_adapters(model):
+            with moved_adapters(model) if way == "own arithmetic" else nullcontext():  # the others are the model's own layers
                 difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
         except Exception as error:  # whatever a model raises here, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
