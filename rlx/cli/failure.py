@@ -28,6 +28,8 @@ from rlx.config.targets import locate
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.sweep.plan.settings import pop_settings
 
+_MOST_NAMED = 10  # options that have a key
+
 # A key that the config does not have: what it was meant to be, which option has it, or how it is added.
 
 
@@ -119,7 +121,7 @@ def _keys_beside(key: str, raw: object) -> str:
 
 
 def _any_of(group: str, having: list[str]) -> str:
-    chosen = [f"{group}={option}" for option in having[:5]]
+    chosen = [f"{group}={option}" for option in having[:_MOST_NAMED]]
     return f"{', '.join(chosen[:-1])} and {chosen[-1]} have it" if len(chosen) > 1 else f"{chosen[0]} has it"
 
 

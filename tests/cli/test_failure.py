@@ -51,7 +51,7 @@ WRONG = [
     (["los=ipo"], "did you mean loss?"),
     (["algoritm=dpo"], "did you mean algorithm?"),
     (["optimiser=adamw"], "did you mean optimizer?"),
-    (["task.path=pairs.jsonl"], "task=labelled_file, task=preference_file and task=prompt_file have it"),
+    (["task.path=pairs.jsonl"], "task=labelled_file, task=preference_file, task=prompt_file, "),
     (["hydra.mode=MULTIRUN"], "hydra.mode is set by the command: rlx -m sweeps"),
     (["optimizer.momentum=0.9"], "optimizer=muon and optimizer=sgd have it"),
     (["-m", "seed=0,1", "num_stepz=3"], "did you mean num_steps?"),
