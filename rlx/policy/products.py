@@ -32,8 +32,10 @@ def uses_onednn(matmul: str, *, device: torch.device, dtype: torch.dtype) -> boo
     """Whether products are made by oneDNN. matmul: a name of MATMULS; dtype: of the weights.
 
     auto decides by the processor alone, never by a measurement, so that a run computes the same each time. Raises ConfigError
-    where onednn is asked for and cannot be had.
+    for another name, and where onednn is asked for and cannot be had.
     """
+    if matmul not in MATMULS:
+        raise ConfigError(f"matmul={matmul}: choose {', '.join(MATMULS)}")
     if matmul != "onednn":
         return matmul == "auto" and device.type == "cpu" and dtype == torch.float32 and _mkl_is_narrow() and _is_right()
     if device.type != "cpu" or dtype != torch.float32:
