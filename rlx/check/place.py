@@ -150,6 +150,16 @@ class ResultLines(TorchFunctionMode):
         return next((place for made, place in reversed(self._made) if made is tensor), "")
 
 
+def _profiled(run: Callable[[], object], profile: Callable[[types.FrameType, str, Any], None]) -> None:
+    """Run with a profiler of Python's in place of the one that was there."""
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+
+
 def clock_read(run: Callable[[], object]) -> str:
     """The place in a user's file where a clock is read while `run` runs; empty if none is."""
     found: list[str] = []
@@ -159,12 +169,7 @@ def clock_read(run: Callable[[], object]) -> str:
         if is_clock and not found and is_users_file(frame.f_code.co_filename):
             found.append(place_of_frame(frame))
 
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
+    _profiled(run, profile)
     return found[0] if found else ""
 
 
@@ -181,12 +186,7 @@ def throws_dice(run: Callable[[], object]) -> bool:
         elif code.co_name in DICE and code.co_filename == SEEDING and caller and is_users_file(caller.f_code.co_filename):
             found.append(code.co_name)
 
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
+    _profiled(run, profile)
     return bool(found)
 
 
@@ -200,10 +200,5 @@ def streams_used(run: Callable[[], object]) -> set[Stream]:
         if taken and caller is not None and is_users_file(caller.f_code.co_filename):
             found.add(frame.f_locals["self"])
 
-    before = sys.getprofile()
-    sys.setprofile(profile)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
+    _profiled(run, profile)
     return found
