@@ -18,6 +18,7 @@ from rlx.data.turns import (
     calls_of,
     content_of,
     dropped,
+    excluded,
     field_reasoning,
     is_prefilled,
     joined,
@@ -28,6 +29,7 @@ from rlx.data.turns import (
     special_pattern,
     unseen,
 )
+from rlx.task.base import is_learned
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
@@ -80,8 +82,8 @@ def _closes_before(content: str, said: str) -> bool:
 
 
 def _last_answer(messages: Sequence[Message]) -> int:
-    """How many messages there are up to the assistant's last one; 0 without one."""
-    return max((place for place, message in enumerate(messages, start=1) if message.get("role") == "assistant"), default=0)
+    """How many messages there are up to the last one that is learned; 0 without one."""
+    return max((place for place, message in enumerate(messages, start=1) if is_learned(message)), default=0)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class ChatTemplate(TemplateRenderer):
                 [
                     (messages, (*messages, *answer[: _last_answer(answer)]), tools)
                     for messages, answer, tools in examples
-                    if _last_answer(answer) and answer[0].get("role") == "assistant" and not is_prefilled(messages)
+                    if _last_answer(answer) and is_learned(answer[0]) and not is_prefilled(messages)
                 ]
             )
             return [self.write(*example) for example in examples]
@@ -154,27 +156,28 @@ class ChatTemplate(TemplateRenderer):
     def _write(self, messages: tuple[Message, ...], answer: tuple[Message, ...], tools: Sequence[Any], opening: str) -> Written:
         remarks = {"tools_unseen"} if self.ignores_tools(messages, tools, opening) else set()
         remarks |= {"calls_unseen"} if self.ignores_calls(messages, tools, opening) else set()
-        remarks |= self.altered((*messages, *answer)) | unseen(messages, opening)
+        remarks |= self.altered((*messages, *answer)) | unseen(messages, opening) | excluded((*messages, *answer))
         last = _last_answer(answer)
         if last == 0:
             raise UnsafeExampleError("no_answer")
-        if last < len(answer):
+        if last < len(answer) and answer[-1].get("role") != "assistant":
             remarks.add("trailing")
         begins, turns = len(messages), (*messages, *answer[:last])
-        answers_at_once = answer[0].get("role") == "assistant"
+        answers_at_once = is_learned(answer[0])
         if answers_at_once and is_prefilled(messages):
             begins, turns = begins - 1, (*messages[:-1], joined(messages[-1], answer[0]), *answer[1:last])
-        places = [place for place in range(begins, len(turns)) if turns[place].get("role") == "assistant"]
+        places = [place for place in range(begins, len(turns)) if is_learned(turns[place])]
         whole, marks = self._rendered(turns, tools, opens=False, continues=False, marked=self.marks_generation)
-        if not answers_at_once:  # others speak first: they are context
+        if not answers_at_once:  # others speak first, or an answer that is not learned: they are context
             opening = self._without_last_end(self.render(messages, tools), whole)
         for place in places:
             self._require_calls(turns, place, tools, whole)
-        remarks |= unseen((turn for turn in turns[begins:] if turn.get("role") != "assistant"), whole)
+        remarks |= unseen((turn for turn in turns[begins:] if not is_learned(turn)), whole)
         own = {place: turns[place] for place in places} | ({places[0]: answer[0]} if answers_at_once else {})
         if any(self._first_end(said_in(own[place]), 0) is not None for place in places[:-1]):
             raise UnsafeExampleError("ends_within")
         if marks and whole.startswith(opening):
+            marks = self._learned_marks(marks, turns, begins, tools, whole)
             opened = [self.render(turns[:place], tools, opens=True) for place in places[answers_at_once:]]
             starts = [len(opening), *(len(text) for text in opened if whole.startswith(text))]  # some mark the opening too
             spans = [
@@ -190,6 +193,18 @@ class ChatTemplate(TemplateRenderer):
         if whole.startswith(text):
             return text
         return next((shorter for end in self.ends if whole.startswith(shorter := text.removesuffix(end))), text)
+
+    def _learned_marks(
+        self, marks: list[tuple[int, int]], turns: tuple[Message, ...], begins: int, tools: Sequence[Any], whole: str
+    ) -> list[tuple[int, int]]:
+        """The marks without those of the answers that are not learned."""
+        for place in range(begins, len(turns)):
+            if turns[place].get("role") == "assistant" and not is_learned(turns[place]):
+                before, after = self.render(turns[:place], tools), self.render(turns[: place + 1], tools)
+                if not whole.startswith(before) or not whole.startswith(after):
+                    raise UnsafeExampleError("rewrites")
+                marks = [(begin, end) for begin, end in marks if end <= len(before) or begin >= len(after)]
+        return marks
 
     def _marked(self, whole: str, opening: str, spans: list[tuple[int, int]], remarks: set[str]) -> Written:
         """The turns that the template marks itself, each with the end that may stand just after its mark."""
@@ -282,7 +297,7 @@ class ChatTemplate(TemplateRenderer):
     def altered(self, messages: Sequence[Message]) -> set[str]:
         """The remarks on messages that are not written, or not read, as they stand."""
         found = set()
-        if self._special.search("\n".join(content_of(message) for message in messages if message.get("role") != "assistant")):
+        if self._special.search("\n".join(content_of(message) for message in messages if not is_learned(message))):
             found.add("special_text")
         if any(self._as_written(message).get("tool_calls") != message.get("tool_calls") for message in messages):
             found.add("arguments")

@@ -2,7 +2,7 @@
 
 # Why an example is not safe to learn, and what to do about it.
 REFUSED = {
-    "no_answer": "have a completion in which the assistant says nothing",
+    "no_answer": "have a completion in which the assistant says nothing, or nothing but answers with weight 0 or train false",
     "others_speak": "are transcripts in whose completion Human: or Assistant: begins a turn; give messages, or leave them out",
     "rewrites": "are conversations whose earlier answers the chat template writes otherwise than they were generated (it leaves "
     "out their reasoning, say); give each answer a row of its own, or another template with policy.chat_template=FILE",
@@ -31,6 +31,9 @@ REMARKS = {
     "results_unseen": "have results of tools that the chat template does not write",
     "words_unseen": "have messages (of the role system or developer, say) that the chat template does not write: the model does "
     "not see them",
+    "excluded": "have answers with weight 0 or train false; these are context of later answers, and are not learned",
+    "others_weighed": "have turns of others with a weight above 0 or train true; they are context, for the assistant's words "
+    "alone are learned",
     "trailing": "end with a message that is not the assistant's; it is left out",
     "boundary": "have a prompt whose last token merges with the completion; that token is learned where it merges",
 }

@@ -136,7 +136,9 @@ class TemplateRenderer:
         return [(str(text), list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
 
     def _as_written(self, message: Message) -> Message:
-        """The message with its calls of tools in the form that the template writes: their arguments, and no words beside them."""
+        """The message in the form that the template writes: its calls' arguments, no words beside them, and no weight."""
+        if "weight" in message:
+            message = {name: value for name, value in message.items() if name != "weight"}
         calls = message.get("tool_calls")
         if not isinstance(calls, (list, tuple)):
             return message

@@ -24,7 +24,7 @@ from rlx.data.tokens import TextEncoder
 from rlx.data.turns import REASONING
 from rlx.errors import DataError
 from rlx.garbage import collection_paused
-from rlx.task.base import Pairs
+from rlx.task.base import Pairs, is_learned
 
 if TYPE_CHECKING:
     from rlx.data.pair_tokens import Row
@@ -36,8 +36,8 @@ _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next mode
 # Why a pair was left out, and what to do about it.
 DROPPED = {
     "nothing": "have neither a prompt nor a completion: their columns are null or empty",
-    "empty": "have an empty completion, no answer of the assistant or an empty one, or one that begins with a token that ends "
-    "generation",
+    "empty": "have an empty completion, no answer of the assistant (but of weight 0) or an empty one, or one that begins with a "
+    "token that ends generation",
     "equal": "have the same completion as chosen and as rejected",
     "too_long": "are longer than the policy reads; raise policy.max_length, or cut prompts with policy.max_prompt_length",
     **REFUSED,
@@ -346,8 +346,8 @@ def is_empty(completion: Any, ends: tuple[str, ...] = ()) -> bool:
     """Whether nothing is said in a completion, or in an answer of it: no text before one of `ends`, reasoning or tool call."""
     if isinstance(completion, str):
         return _is_silent(completion, ends)
-    silent = [message["role"] for message in completion if _says_nothing(message, ends)]
-    return len(silent) == len(completion) or "assistant" in silent
+    silent = [is_learned(message) for message in completion if _says_nothing(message, ends)]
+    return len(silent) == len(completion) or any(silent)
 
 
 def _says_nothing(message: Message, ends: tuple[str, ...]) -> bool:

@@ -31,8 +31,15 @@ def is_prefilled(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[-1].get("role") == "assistant" and not messages[-1].get("tool_calls")
 
 
+def excluded(messages: Iterable[Message]) -> set[str]:
+    """The remarks on weights: answers that the data takes out, and turns of others that it would have learned."""
+    weighed = [message for message in messages if "weight" in message]
+    return {"excluded" if message.get("role") == "assistant" else "others_weighed" for message in weighed}
+
+
 def joined(begun: Message, rest: Message) -> Message:
-    """An answer and its continuation as one message."""
+    """An answer and its continuation as one message, which is learned as the continuation is."""
+    begun = {name: value for name, value in begun.items() if name != "weight"}
     return {**begun, **rest, "content": content_of(begun) + content_of(rest)}
 
 

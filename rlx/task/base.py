@@ -70,6 +70,11 @@ class Pairs(tuple[Pair, ...]):
         return made
 
 
+def is_learned(message: Message) -> bool:
+    """Whether the assistant wrote a message, and the data does not take it out of what is learned by a weight of 0."""
+    return message.get("role") == "assistant" and message.get("weight") != 0
+
+
 def _other(label: bool | None) -> bool | None:
     return None if label is None else not label
 

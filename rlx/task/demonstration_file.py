@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlx.errors import ConfigError, DataError
-from rlx.task.base import Pair, Text
+from rlx.task.base import Pair, Text, is_learned
 from rlx.task.columns import whole_conversation
 from rlx.task.messages import as_text
 from rlx.task.pair_file import PairFile, continuation, goes_on, is_conversation
@@ -86,27 +86,22 @@ class DemonstrationFile(PairFile):
 
     def notes(self) -> Sequence[str]:
         rows = (*self.pairs(), *self.held_out_pairs())
-        begun, excluded = sum(_is_begun(pair.prompt) for pair in rows), sum(map(_excludes, rows))
-        said = (
-            [f"{begun} conversations begin with the assistant's words, which nobody asked for: they are context"] if begun else []
-        )
-        if excluded:
-            said.append(
-                f"{excluded} conversations have an answer with weight 0 or train false, which is not read: all answers are "
-                "learned; cut such conversations before that answer, or leave them out"
-            )
-        return [*super().notes(), *said]
+        begun = sum(_is_begun(pair.prompt) for pair in rows)
+        said = f"{begun} conversations begin with the assistant's words, which nobody asked for: they are context"
+        return [*super().notes(), *([said] if begun else [])]
 
 
 def split_conversation(messages: Text) -> tuple[Text, Text]:
     """(prompt, completion) of a conversation: the completion begins where the assistant first answers somebody.
 
-    It is () where the assistant never does.
+    An answer of weight 0 is context, and belongs to the prompt, unless the assistant goes on itself after it. The completion is
+    () where the assistant never answers, or no answer is learned.
     """
-    asked = False
-    for place, message in enumerate(messages if isinstance(messages, tuple) else ()):
-        if asked and message["role"] == "assistant":
-            return messages[:place], messages[place:]
+    asked, talk = False, messages if isinstance(messages, tuple) else ()
+    for place, message in enumerate(talk):
+        if asked and is_learned(message):
+            first = next(before for before in range(place, 0, -1) if talk[before - 1]["role"] != "assistant")
+            return talk[:first], talk[first:]
         asked = asked or message["role"] not in _CONTEXT
     return messages, ()
 
@@ -115,11 +110,3 @@ def _is_begun(prompt: Text) -> bool:
     """Whether a prompt of messages begins with words of the assistant."""
     spoken = [message["role"] for message in prompt if message["role"] not in _CONTEXT[:2]] if isinstance(prompt, tuple) else []
     return spoken[:1] == ["assistant"]
-
-
-def _excludes(pair: Pair) -> bool:
-    """Whether a message of the completion says that it is not to be learned, as formats of other trainers do."""
-    messages = pair.chosen if isinstance(pair.chosen, tuple) else ()
-    return any(
-        message.get(name, 1) == 0 for message in messages for name in ("weight", "train") if message["role"] == "assistant"
-    )

@@ -17,6 +17,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 _PLAIN = {"role", "content"}
 _SAYS = ("content", "tool_calls", "function_call", "reasoning_content", "thinking", "reasoning")
+_LEARNS = ("weight", "train", "loss")  # fields of a message that say whether it is learned
 _TURN = {"input": "user", "output": "assistant"}  # of Capybara, which has what was asked and answered in one
 _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assistant too
     "human": "user",
@@ -166,6 +167,7 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
         )
     if message.get("tool_calls") == []:
         del message["tool_calls"]
+    _weigh(message, place=place, key=key)
     if "function_call" in message:  # the older form of one call
         message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
     content = message.get("content", "")
@@ -174,6 +176,25 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
     if not isinstance(content, str):
         raise DataError(f"{place}: the content of a message in {key!r} is {content!r:.60}; it is text, or a list of text parts")
     return {**message, "content": content}
+
+
+def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:
+    """Give a message "weight": 0 where it is an answer that is not to be learned, 1 where it is another's turn that is to be.
+
+    The formats of OpenAI (weight), axolotl (train) and ms-swift (loss, true or false) say so; torchtune's (masked) the contrary.
+    """
+    names = [name for name in (*_LEARNS, "masked") if name in message]
+    said = {name: message.pop(name) for name in names if name != "loss" or isinstance(message[name], bool)}
+    if "train_detail" in message:
+        raise DataError(f"{place}: a message in {key!r} has train_detail, and rlx learns whole answers; make turns of its parts")
+    for name, value in said.items():
+        if value not in (0, 1):  # true and false too
+            raise DataError(f"{place}: {name!r} of a message in {key!r} is {value!r:.60}; an answer is learned (1) or not (0)")
+    wanted = {bool(value) != (name == "masked") for name, value in said.items()}
+    if len(wanted) > 1:
+        raise DataError(f"{place}: a message in {key!r} has {' and '.join(said)} that contradict each other; leave one")
+    if wanted == {message["role"] != "assistant"}:
+        message["weight"] = int(wanted.pop())
 
 
 def _part(part: Any, *, place: str, key: str) -> str:

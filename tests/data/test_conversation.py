@@ -328,6 +328,38 @@ def test_a_completion_without_the_assistant_is_refused():
     assert cut(encoder_of("chatml"), (USER,), (user("me again"),)).dropped == {"no_answer": 1}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_of_weight_0_is_context_and_the_other_ones_are_learned(family):
+    text = encoder_of(family)
+    last = ANSWERS[family].replace("1", "Yes")
+    begun = cut(text, (USER,), (assistant("7", weight=0), user("Sure?"), assistant("Yes")))
+    between = (assistant("1"), user("And?"), assistant("8", weight=0), user("Sure?"), assistant("Yes"), user("Oh"))
+    made = cut(text, (USER,), (*between, assistant("9", weight=0)))
+    if family == "deepseek_r1":  # as of any longer conversation
+        assert begun.dropped == made.dropped == {"rewrites": 1}
+        return
+    assert begun.prompt == made.prompt[: len(begun.prompt)]
+    assert made.prompt == sampled(text, [USER], add_generation_prompt=True)
+    assert (begun.learned, begun.remarks) == (last, {"excluded": 1})
+    assert "7" in begun.chosen
+    assert (made.learned, made.remarks) == (ANSWERS[family].removeprefix(NO_REASONING[0]) + last, {"excluded": 1})
+    bare = [{name: value for name, value in turn.items() if name != "weight"} for turn in between[:-1]]
+    assert made.chosen == cut(text, (USER,), tuple(bare)).chosen  # the same words, of which fewer are learned
+    assert cut(text, (USER,), (assistant("1", weight=0),)).dropped == {"no_answer": 1}
+
+
+def test_a_weight_is_no_word_of_a_conversation_and_an_excluded_answer_may_be_silent_or_end_early():
+    text = encoder_of("chatml", template="{% for m in messages %}{{ m | tojson }}{% endfor %}<|im_start|>")
+    assert "weight" not in text.tokenizer.decode(text.encode_prompt((USER, assistant("1", weight=0), USER)).tolist())
+    text = encoder_of("chatml")
+    for words, remarks in (("", {}), ("2<|im_end|> 3", {"special_text": 1})):
+        made = cut(text, (USER,), (assistant("1"), USER, assistant(words, weight=0), USER, assistant("5")))
+        assert (made.learned, made.remarks) == ("1<|im_end|>5<|im_end|>", {"excluded": 1, **remarks})
+    goes_on = cut(text, (USER, assistant("1", weight=0)), (assistant("2"),))  # words of the prompt, as any prefill
+    assert (goes_on.learned, goes_on.remarks) == ("2<|im_end|>", {"excluded": 1})
+    assert cut(text, ({**USER, "weight": 1},), (assistant("1"),)).remarks == {"others_weighed": 1}
+
+
 def test_others_that_speak_first_in_a_completion_are_context():
     made = cut(encoder_of("chatml"), (USER, assistant("1")), (user("Sure?"), assistant("Yes")), (user("Sure?"), assistant("No")))
     assert made.learned == "Yes<|im_end|>"
@@ -348,6 +380,8 @@ def test_a_template_that_marks_generation_is_followed():
         assert (made.prompt, made.ids) == (plain.prompt, plain.ids)
         assert made.learned.endswith("Yes<|im_end|>")
         assert "Sure?" not in made.learned
+        excluded = cut(text, (USER,), (assistant("1", weight=0), user("Sure?"), assistant("Yes"), user("?"), assistant("9")))
+        assert excluded.learned == "Yes<|im_end|>9<|im_end|>"
     # It may mark less than the whole turn: the rest is context.
     text = encoder_of(
         "chatml",

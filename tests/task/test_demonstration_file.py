@@ -141,13 +141,25 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
     assert "to learn from" in found.facts()["demonstrations"]
 
 
-def test_answers_that_say_they_are_not_to_be_learned_are_named(tmp_path):
-    rows = [{"messages": [*TALK[:1], {**TALK[1], name: value}, *TALK[2:]]} for name, value in MARKS]
-    assert "2 conversations have an answer with weight 0 or train false" in task(tmp_path, *rows).notes()[-1]
-    assert "weight 0" not in " ".join(task(tmp_path, *rows[2:]).notes())
+def test_the_prompt_goes_on_to_the_first_answer_that_is_learned():
+    begun = {**TALK[1], "weight": 0}
+    assert split_conversation((TALK[0], begun, *TALK[2:])) == ((TALK[0], begun, TALK[2]), (TALK[3],))
+    assert split_conversation((TALK[0], begun, TALK[3])) == ((TALK[0],), (begun, TALK[3]))  # else it were a prefill
+    assert split_conversation((TALK[0], begun)) == ((TALK[0], begun), ())
 
 
-MARKS = [("weight", 0), ("train", False), ("weight", 1), ("train", True)]
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"loss": False}, {"masked": True}], ids=str)
+def test_answers_that_say_so_are_not_learned_and_counted(tmp_path, mark):
+    other = {name: not value for name, value in mark.items()}
+    talk = [TALK[0], {**TALK[1], **other}, TALK[2], {**TALK[3], **mark}]
+    sharegpt = [{"from": who, "value": said, **mark} for who, said in (("human", "1+5="), ("gpt", "6"))]
+    rows = [{"messages": talk}, {"conversations": sharegpt}, {"messages": [*TALK, {**user("No"), **other}, TALK[3]]}]
+    made = survey(task(tmp_path, *rows), rlx.load("policy", "tiny"), num_examples=0)
+    assert {row["reason"]: row["count"] for row in made.remarks} == {"excluded": 1, "others_weighed": 1}
+    assert {row["reason"]: row["count"] for row in made.dropped} == {"empty": 1}
+    text = rlx.load("policy", "tiny").text
+    learned = TokenizedPairs.of([task(tmp_path)._pair(rows[0], "a")], text).sequences.completions[0][0]
+    assert text.tokenizer.decode(learned, skip_special_tokens=True) == "2"
 
 
 def test_a_file_without_answers_is_refused(tmp_path):

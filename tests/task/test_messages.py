@@ -140,3 +140,17 @@ def test_a_system_message_may_be_given_in_any_form_of_text():
     for value in (3, {"a": 1}, [{"type": "image"}]):
         with pytest.raises(DataError, match=r"a\.jsonl:1: "):
             system(value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"weight": 0.5}, "'weight' of a message in 'prompt' is 0.5; an answer is learned"),
+        ({"train": "no"}, "'train' of a message in 'prompt' is 'no'"),
+        ({"train": True, "weight": 0}, "a message in 'prompt' has weight and train that contradict each other"),
+        ({"train_detail": [{"begin_offset": 0}]}, "has train_detail, and rlx learns whole answers"),
+    ],
+)
+def test_weights_that_are_neither_learned_nor_not_are_refused(fields, said):
+    with pytest.raises(DataError, match=said):
+        read([{"role": "assistant", "content": "!", **fields}])
