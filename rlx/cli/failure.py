@@ -38,7 +38,9 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     bare, _, package = key.lstrip("+~").partition("@")
     raw, choices = _near(line)
     if package:
-        places = [f"{choice}=NAME" for choice in choices if choice.partition("@")[0] == bare]
+        places = [
+            f"{choice}=NAME" for choice, option in choices.items() if choice.partition("@")[0] == bare and option is not None
+        ]
         hint = f"it is chosen by {' or '.join(places)}" if places else "rlx --info defaults lists what can be chosen"
         return ConfigError(f"{key}: nothing at {package} chooses a {bare}; {hint}")
     if bare.partition(".")[0] == "loss" and isinstance(raw, Mapping) and raw.get("loss") is None and "algorithm" in raw:

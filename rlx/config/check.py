@@ -269,6 +269,9 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     for key in node:
         if key not in _SPECIAL and key not in parameters and not (bound and key == "weight"):
             names = [f"{path}.{name}" for name in parameters]
+            if key == "loss" and fits_group(target, "algorithm"):
+                name = node_name(target)
+                raise ConfigError(f"{path}.loss: {name} has no loss; leave out what chooses it or sets its keys")
             chosen = f"{group}={node['_target_']}" if group is not None and path == group else None
             raise unknown_key(f"{path}.{key}", node["_target_"].rpartition(".")[2], names + paths, chosen=chosen)
     # the name last: it may be taken from another key, which is then to blame
@@ -306,7 +309,8 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
     full = "loss" if (path, parameter.name) == ("algorithm", "loss") else f"{path}.{parameter.name}"  # the run's
     if parameter.name not in node:
         if parameter.default is REQUIRED and not parameter.given_by_caller:
-            raise ConfigError(f"{full} has no value, and {node['_target_']} needs one; give it one: +{full}=...")
+            give = f"+loss@{full}=NAME" if parameter.name == "loss" and fits_group(owner, "algorithm") else f"+{full}=..."
+            raise ConfigError(f"{full} has no value, and {node['_target_']} needs one; give it one: {give}")
         return
     value = node[parameter.name]
     if value == MISSING:

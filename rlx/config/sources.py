@@ -150,8 +150,9 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
     inherited = inherited_node(target, group)
     node: dict[str, Any] = {"_target_": name}
     defaults = [item for item in inherited.get("defaults", ()) if not chosen_by([item]) & _own_defaults(target)]
-    if group == "algorithm" and "loss" in parameters:
-        defaults = [_choice_of_loss(target, name, parameters["loss"]), *defaults]
+    if group == "algorithm":  # null where it has none: a mixture overrides what its terms bring
+        own_loss = _choice_of_loss(target, name, parameters["loss"]) if "loss" in parameters else {RUN_LOSS: None}
+        defaults = [own_loss, *defaults]
     if defaults:
         node["defaults"] = defaults if "_self_" in defaults else [*defaults, "_self_"]
     if any(parameter.given_by_caller for parameter in parameters.values()):
@@ -241,6 +242,7 @@ def _inherited_file(target: Any, group: str) -> Path | None:
 RUN_LOSS = "/loss@_global_.loss"  # in the defaults list of an algorithm: the loss that its run has by default
 
 
+@functools.cache
 def default_loss(algorithm: str) -> str | None:
     """The option of the group loss that a run of this algorithm of rlx has by default, as its YAML says; None without one."""
     file = conf_dir() / "algorithm" / f"{algorithm}.yaml"
@@ -275,6 +277,13 @@ def _loss_of(name: str) -> dict[str, Any] | None:
         return None if option is None else {"defaults": [option, "_self_"]}
     value = _as_value(parameter, name)
     return value if isinstance(value, dict) else None
+
+
+def brings_no_loss(algorithm: str) -> bool:
+    """Whether an option of the group algorithm, of rlx's own or a dotted name, has no loss; False of what is not known."""
+    if "." in algorithm:
+        return _loss_of(algorithm) is None
+    return (conf_dir() / "algorithm" / f"{algorithm}.yaml").is_file() and default_loss(algorithm) is None
 
 
 def use_working_directory() -> None:

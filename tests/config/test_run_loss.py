@@ -1,11 +1,13 @@
 """The run's loss: its algorithm's YAML says the default, the command line chooses another; one that nobody reads is refused."""
 
 import pytest
+from omegaconf import OmegaConf
 
+from rlx.cli.failure import composed_line
 from rlx.cli.main import invoke
 from rlx.config.check import check_config, plain_config
-from rlx.config.compose import compose, groups
-from rlx.config.schema import conf_dir
+from rlx.config.compose import CommandLine, compose, groups
+from rlx.config.schema import RunConfig, conf_dir
 from rlx.config.sources import default_loss
 from rlx.errors import ConfigError
 
@@ -54,6 +56,18 @@ def test_the_name_of_an_algorithm_stands_for_its_default_loss():
             ["algorithm=mixture", "loss@algorithm.terms.preference.loss=ipo"],
             "it is chosen by loss@algorithm.terms.preference.algorithm.loss=NAME",
         ),
+        (
+            ["algorithm=hybrid", "algorithm@algorithm.dpo=sft", "loss@algorithm.dpo.loss=ipo"],
+            "algorithm.dpo.loss: Sft has no loss; ",
+        ),
+        (
+            ["algorithm=hybrid", "algorithm@algorithm.dpo=sft", "algorithm.dpo.loss.beta=1"],
+            "leave out what chooses it or sets its",
+        ),
+        (
+            ["algorithm=mixture", "algorithm@algorithm.terms.likelihood.algorithm=dpo"],
+            "needs one; give it one: +loss@algorithm.terms.likelihood.algorithm.loss=NAME",
+        ),
         (["loss=grpo"], "loss: rlx.loss.policy_gradient.token.clipped is not a PreferenceLoss, which CustomDpo reads"),
     ],
 )
@@ -71,6 +85,25 @@ def test_a_terms_loss_is_chosen_and_set_below_it():
         None,
     )
     assert cfg.algorithm.grpo.loss.clip_low == 0.2
+
+
+LOSSLESS = """from dataclasses import dataclass
+from rlx.algorithm.sft import Sft
+@dataclass(frozen=True, kw_only=True)
+class Mine(Sft): ...
+"""
+
+
+@pytest.mark.parametrize("option", ["sft", "lossless_term.Mine"])
+@pytest.mark.parametrize(("algorithm", "term"), [("hybrid", "dpo"), ("mixture", "terms.preference.algorithm")])
+def test_a_term_whose_algorithm_has_no_loss_gets_none(tmp_path, monkeypatch, algorithm, term, option):
+    (tmp_path / "lossless_term.py").write_text(LOSSLESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [f"algorithm={algorithm}", f"algorithm@algorithm.{term}={option}"]
+    composed = composed_line(CommandLine(argv=["train", *words], verb="train", overrides=words))
+    assert "loss" not in OmegaConf.select(composed.config, f"algorithm.{term}")
+    composed.check(RunConfig)
+    assert invoke(["-m", f"algorithm={algorithm}", f"algorithm@algorithm.{term}=dpo,{option}", "sweep.dry_run=true"]) == (0, "")
 
 
 def test_an_experiment_may_choose_the_loss(tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from rlx.config.check import check_config, plain_config
-from rlx.config.compose import CompositionOfJobError
+from rlx.config.compose import CompositionOfJobError, take_out_unread_losses
 from rlx.errors import ConfigError
 from rlx.record.provenance import CACHES, config_hash, without
 from rlx.record.sources import Source, sources
@@ -104,6 +104,7 @@ class Composer:
             ConfigLoaderImpl._apply_overrides_to_config([item for item in parsed if not self._chooses(item)], cfg)
         except HydraException as error:
             raise CompositionOfJobError(overrides) from error
+        take_out_unread_losses(cfg, choices, overrides)
         return cfg, choices
 
     def _require_same_launcher(self, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
