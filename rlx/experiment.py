@@ -114,6 +114,12 @@ def make_reader(node: DictConfig) -> Reader:
     return reader
 
 
+_IMITATE = (
+    "; a hybrid that imitates demonstrations in the place of comparing pairs has algorithm@algorithm.dpo=sft, on "
+    "task=rewarded_demonstrations"
+)
+
+
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
     """Raise ConfigError if the algorithm is incomplete, or the task does not offer what it needs."""
     require_complete(algorithm)
@@ -132,6 +138,12 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
                 else ""
             )
         )
+    if missing and needed == {"demonstrations", "rewards"}:
+        raise ConfigError(
+            f"algorithm {name} needs demonstrations and rewards, but task {task.name} offers only "
+            f"{', '.join(sorted(task.offers))}; task=rewarded_demonstrations reads both out of a file: conversations, or prompts "
+            "with a completion, and beside them an answer that rewards compare with"
+        )
     if missing == {"demonstrations"}:
         raise ConfigError(
             f"algorithm {name} needs demonstrations, and task {task.name} offers only {', '.join(sorted(task.offers))}; "
@@ -143,6 +155,7 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
             f"algorithm {name} needs {' and '.join(sorted(missing))}, "
             f"but task {task.name} offers only {', '.join(sorted(task.offers))}; choose a task that offers {them} "
             "(task=arithmetic, or task=rewarded_preferences with a file), or another algorithm (rlx --help says what each needs)"
+            + (_IMITATE if needed == {"pairs", "rewards"} and "demonstrations" in task.offers else "")
         )
     if "labels" in task.offers:
         for loss in _preference_losses(algorithm):

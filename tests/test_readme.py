@@ -102,7 +102,8 @@ def prepare(folder: Path, page: list[Block]) -> None:
     labelled = [{"prompt": f"{i}+1=", "completion": str(i + 1 + i % 2), "label": i % 2 == 0} for i in range(80)]
     (folder / "labelled.jsonl").write_text("\n".join(map(json.dumps, labelled)))
     said = [({"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["chosen"]}) for row in rows]
-    (folder / "conversations.jsonl").write_text("\n".join(json.dumps({"messages": messages}) for messages in said))
+    talks = [{"messages": messages, "answer": messages[1]["content"]} for messages in said]
+    (folder / "conversations.jsonl").write_text("\n".join(map(json.dumps, talks)))
     for block in page:
         if block.file is not None:
             place = folder / block.file

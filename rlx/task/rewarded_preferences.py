@@ -1,4 +1,4 @@
-"""Preference pairs from a data file whose prompts are sampled and rewarded too: what hybrids learn from on data of one's own."""
+"""Pairs from a data file whose prompts are sampled and rewarded too: what hybrids learn from on data of one's own."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from typing import Any, ClassVar
 from rlx.errors import DataError
 from rlx.task.base import Pair, Prompt, content_uniform
 from rlx.task.columns import final_answer
-from rlx.task.pair_file import PreferenceFile
+from rlx.task.pair_file import PairFile, PreferenceFile
 from rlx.task.prompt_file import NOT_FOR_REWARDS
 from rlx.task.rewarded import RewardedTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardedPreferences(RewardedTask, PreferenceFile):
-    """A preference file with rewards for what is sampled after its prompts. The score is that of the rewards, as of prompt_file.
+class RewardedPairs(RewardedTask, PairFile):
+    """The base: a file of pairs with rewards for what is sampled after its prompts. The score is that of the rewards.
 
     answer_key: the column of the answer, which rewards get under the name `answer`; null, or a file without it: there is none.
-    Rewards get the other columns of the row under their own names: not prompt, chosen, rejected, their scores, system or tools. A
-    prompt of several rows is sampled as one, so a column in which such rows differ goes to no reward.
-    Raises DataError where they differ in the answer.
+    Rewards get the columns of the row that are no part of its pair, under their own names. A prompt of several rows is sampled as
+    one, so a column in which such rows differ goes to no reward. Raises DataError where they differ in the answer.
     """
-
-    offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})
 
     answer_key: str | None
 
@@ -100,4 +97,15 @@ class RewardedPreferences(RewardedTask, PreferenceFile):
 
     def facts(self) -> Mapping[str, str]:
         counts = f"{len(self.prompts())} to sample after, {len(self.held_out_prompts())} held out"
-        return {**PreferenceFile.facts(self), "prompts": counts, "reward": self.reward_facts()}
+        return {**super().facts(), "prompts": counts, "reward": self.reward_facts()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardedPreferences(RewardedPairs, PreferenceFile):
+    """A preference file with rewards for what is sampled after its prompts. The score is that of the rewards, as of prompt_file.
+
+    answer_key: the column of the answer, or null. Rewards get it, and the other columns of the row under their own names: not
+    prompt, chosen, rejected, their scores, system or tools.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"pairs", "rewards"})

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from rlx.algorithm.base import Need
+from rlx.algorithm.mixture import Mixture
 from rlx.errors import ConfigError
 from rlx.experiment import Experiment, uncorrected_losses
 from rlx.task.base import OF_PAIRS, Task, Text
@@ -123,11 +124,18 @@ def _draws(experiment: Experiment) -> Iterator[str]:
         rows = len(task.pairs()) if leaf == "pairs_per_step" and task.has_pairs else None
         rows = len(task.prompts()) if leaf == "prompts_per_step" and "rewards" in task.offers else rows
         if rows is not None and value > rows:
-            kind = "pairs" if leaf == "pairs_per_step" else "prompts"
-            yield f"algorithm.{name}={value} of {rows} {kind}: a step learns from each about {value / rows:.0f} times"
+            kind = _kind_of_pairs(task) if leaf == "pairs_per_step" else "prompts"
+            often = f"each about {value / rows:.0f} times" if value >= 1.5 * rows else "some twice"
+            yield f"algorithm.{name}={value} of {rows} {kind}: a step learns from {often}"
     clips = {name: value for name, value in _numbers(experiment.algorithm) if name.endswith(("clip_low", "clip_high"))}
     if clips and not any(clips.values()):
         yield f"{' and '.join(clips)} are 0: after its first update no token of a draw teaches anything"
+
+
+def _kind_of_pairs(task: Task) -> str:
+    """What the rows of `task.pairs()` are called."""
+    kinds = {"demonstrations": "demonstrations", "labels": "labelled completions"}
+    return next((said for offer, said in kinds.items() if offer in task.offers), "pairs")
 
 
 def _ahead(experiment: Experiment) -> Iterator[str]:
@@ -139,15 +147,17 @@ def _ahead(experiment: Experiment) -> Iterator[str]:
 
 
 def _numbers(owner: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, value) of every number in a tree of dataclasses."""
+    """(dotted name, value) of every number in a tree of dataclasses, but for the terms of a mixture that are never drawn."""
+    terms = owner.terms.values() if isinstance(owner, Mixture) else ()
+    idle = [term.algorithm for term in terms if not term.is_drawn]
     for item in fields(owner) if is_dataclass(owner) and not isinstance(owner, type) else ():
-        value = getattr(owner, item.name)
+        value = getattr(owner, item.name) if item.init else None
         children = list(value.items()) if isinstance(value, Mapping) else [("", value)]
         for key, child in children:
             name = ".".join(filter(None, (path, item.name, str(key))))
             if isinstance(child, (int, float)) and not isinstance(child, bool):
                 yield name, child
-            elif is_dataclass(child):
+            elif is_dataclass(child) and all(child is not one and getattr(child, "algorithm", None) is not one for one in idle):
                 yield from _numbers(child, name)
 
 
@@ -157,7 +167,7 @@ def _evaluation(cfg: DictConfig, task: Task) -> Iterator[str]:
     there = len(task.held_out_pairs() if by_pairs else task.held_out_prompts())
     used = min(cfg.evaluation[key], there)
     if used < FEW_PROMPTS:
-        what = "demonstrations" if "demonstrations" in task.offers else "pairs" if by_pairs else "prompts"
+        what = _kind_of_pairs(task) if by_pairs else "prompts"
         error = f": its standard error is up to {0.5 / max(used, 1) ** 0.5:.2f}" if task.score != "log_likelihood" else ""
         yield (
             f"the score is measured on {used} held-out {what}{error}; raise evaluation.{key}"

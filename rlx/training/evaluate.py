@@ -227,8 +227,10 @@ class Evaluator:
         logprobs = torch.cat(self._each(micro_batches(chosen.row_tokens, self.micro_batch), sums)).cpu().numpy()
         counts = logprobs / chosen.chosen_mask.sum(dim=1).double().mean().item()
         mean = float(counts.mean())
-        error = standard_error_of_mean(counts)
-        return {"log_likelihood": mean, "perplexity": float(np.exp(-mean)), "score_standard_error": error}, counts
+        figures = {"log_likelihood": mean, "perplexity": float(np.exp(-mean))}
+        if self.task.score == "log_likelihood":
+            figures["score_standard_error"] = standard_error_of_mean(counts)
+        return figures, counts
 
     def _preferences(self, policy: Policy, batch: PairBatch) -> tuple[dict[str, float], np.ndarray]:
         """Share of held-out pairs with the larger implicit reward for the chosen one (ties count half); log-ratios in nats.

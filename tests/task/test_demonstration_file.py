@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -210,7 +211,13 @@ def test_an_algorithm_that_compares_is_refused_and_one_that_imitates_takes_pairs
         require_match(rlx.load("algorithm", "hybrid"), made)
     with pytest.raises(ConfigError, match=r"needs rewards, but .* choose a task that offers them"):
         require_match(rlx.load("algorithm", "grpo"), made)
+    with pytest.raises(ConfigError, match=r"a hybrid that imitates .* has algorithm@algorithm.dpo=sft, on task=rewarded_demon"):
+        require_match(rlx.load("algorithm", "hybrid"), made)
     sft = rlx.load("algorithm", "sft")
+    mixed = replace(rlx.load("algorithm", "hybrid"), dpo=sft)
+    for other in (made, rlx.load("task", "prompt_file", path="x")):
+        with pytest.raises(ConfigError, match=r"needs demonstrations and rewards, but task .* offers only .*task=rewarded_dem"):
+            require_match(mixed, other)
     assert sft.needs == {Need.DEMONSTRATIONS}
     require_match(sft, made)
     require_match(sft, rlx.load("task", "arithmetic"))

@@ -8,6 +8,14 @@ pytestmark = pytest.mark.whole
 
 GRPO = ("algorithm=custom_grpo", "~algorithm.pairs_per_step")
 PAIRS = ("task=preference_file", "task.path=pairs.jsonl", "~task.max_operand")
+DEMONSTRATIONS = (
+    "algorithm=sft",
+    "task=demonstration_file",
+    "task.path=pairs.jsonl",
+    "task.completion_key=chosen",
+    "~task.max_operand",
+)
+IDLE = ("algorithm=hybrid", "algorithm.dpo_weight=0", "algorithm.dpo.pairs_per_step=16000", "~algorithm.pairs_per_step")
 REFUSED = [
     (("stop_at_score=2",), "never reached: accuracy is at most 1; it is a share, did you mean 0.02?"),
     (("stop_at_score=-1",), "reached before training"),
@@ -61,6 +69,8 @@ SAID = [
     ((*GRPO, "rollout.ahead=1", "loss=reinforce"), "loss reinforce reads no importance ratio that would correct for it"),
     ((*GRPO, "task.max_new_tokens=1", "rollout.max_new_tokens=null"), "answers have more tokens than a completion may have (1)"),
     ((*PAIRS, "algorithm.pairs_per_step=1000"), "algorithm.pairs_per_step=1000 of"),
+    ((*DEMONSTRATIONS, "algorithm.pairs_per_step=40"), "of 37 demonstrations: a step learns from some twice"),
+    ((*DEMONSTRATIONS, "algorithm.pairs_per_step=100"), "measured on 3 held-out demonstrations; raise evaluation.num_pairs"),
     (("task=preference_file", "task.path=evil.jsonl", "~task.max_operand"), "have the role evil, which no chat model knows"),
 ]  # fmt: skip
 SHORT = ("num_steps=3", "eval_every=null", "checkpoint.every=null")
@@ -104,7 +114,7 @@ def test_the_rest_is_said(run, values, words):
     assert words in " ".join(said.split())
 
 
-@pytest.mark.parametrize("values", [(), (*GRPO, "policy=tiny"), PAIRS, ("optimizer.lr=1e-6", "scheduler.warmup_steps=2")])
+@pytest.mark.parametrize("values", [(), (*GRPO, "policy=tiny"), PAIRS, IDLE, ("optimizer.lr=1e-6", "scheduler.warmup_steps=2")])
 def test_usual_values_are_not_talked_about(run, values):
     code, _, said = run(*values, "evaluation.num_prompts=40", "evaluation.num_pairs=40")
     assert code == 0, said
