@@ -150,7 +150,8 @@ def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) 
         return None
     columns.read.add(name)
     if name != columns.given.get("prompt"):
-        columns.recognised["prompt"] = name
+        spelled = isinstance(row[name], str) and not is_transcript(row[name])
+        columns.recognised["prompt"] = f"{name} (spelled as text)" if spelled else name
     return messages
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import cycle
+from itertools import accumulate, cycle, pairwise
 from typing import Any
 
 from rlx.errors import DataError
@@ -29,7 +31,10 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
     **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
 }
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
-_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]\s*\Z""", re.DOTALL)
+_MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
+_TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
+_OF_NUMPY = {"nan", "array", "object"}  # names in what it writes
+_ALONE = ({"role", "content"}, {"from", "value"})  # the keys of a message that is spelled without a list around it
 _TRANSCRIPTS = (  # how a transcript begins, and each of its turns
     (re.compile(r"\s*<\|im_start\|>"), re.compile(r"<\|im_start\|>(?P<role>\w+)\n(?P<said>.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)),
     (
@@ -52,7 +57,13 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     holds a part that is not text, or is from somebody of whom rlx does not know.
     """
     if isinstance(value, str):
-        value = _spelled(value) or value
+        try:
+            value = _spelled(value) or value
+        except ValueError as error:
+            raise DataError(
+                f"{place}: {key!r} begins and ends as messages that are spelled as text, and is neither JSON nor Python: "
+                f"{value!r:.60}; write it as JSON, or leave the row out"
+            ) from error
     if isinstance(value, str):
         return value
     if value is None:
@@ -75,9 +86,13 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
 def as_conversation(value: Any, *, place: str, key: str) -> Text:
     """As `as_text`, of a column of whole conversations.
 
-    A list of texts is what the user and the assistant say in turn, as in LIMA. A text that is written as a transcript, with every
-    turn after a mark of who speaks, is that conversation. Raises DataError where words of it stand in no turn.
+    A list of texts, or a text that spells one, is what the user and the assistant say in turn, as in LIMA. A text that is written
+    as a transcript, with every turn after a mark of who speaks, is that conversation. Raises DataError where words of it stand in
+    no turn.
     """
+    if isinstance(value, str) and _TEXTS.match(value):
+        with suppress(ValueError):
+            value = _read(value)
     if isinstance(value, (list, tuple)) and value and all(isinstance(said, str) for said in value):
         return tuple({"role": role, "content": said} for role, said in zip(cycle(_TURN.values()), value, strict=False))
     told = _transcribed(value, place=place, key=key) if isinstance(value, str) else ()
@@ -90,8 +105,11 @@ def is_transcript(value: Any) -> bool:
 
 
 def spells_messages(value: Any) -> bool:
-    """Whether a text spells a list of messages, as tables of text hold conversations."""
-    return isinstance(value, str) and _spelled(value) is not None
+    """Whether a text spells a list of messages, as tables of text hold conversations, or begins and ends as if it did."""
+    try:
+        return isinstance(value, str) and _spelled(value) is not None
+    except ValueError:
+        return True
 
 
 def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
@@ -110,13 +128,45 @@ def _transcribed(text: str, *, place: str, key: str) -> tuple[Message, ...]:
 
 
 def _spelled(text: str) -> Any:
-    """The messages that a text spells; None of any other text."""
-    if _MESSAGES.match(text):
-        for read in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                made = read(text.strip())
-                return made if all(_is_message(part) for part in made) else None
-    return None
+    """The messages that a text spells; None of any other text. Raises ValueError for one that ends within a list of them."""
+    if not _MESSAGES.match(text):
+        return None
+    try:
+        made = _read(text)
+    except ValueError:
+        if text.lstrip().startswith("[") and text.rstrip().endswith("]") and not _is_code(text):
+            raise
+        return None
+    if isinstance(made, dict):
+        return [made] if made.keys() in _ALONE else None
+    return made if isinstance(made, list) and all(_is_message(part) for part in made) else None
+
+
+def _is_code(text: str) -> bool:
+    """Whether a text is an expression of Python with names in it, other than those that NumPy writes."""
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        nodes = ast.walk(ast.parse(text.strip(), mode="eval"))
+        return not {node.id for node in nodes if isinstance(node, ast.Name)} <= _OF_NUMPY
+    return False
+
+
+def _read(text: str) -> Any:
+    """The value that a text spells as JSON, Python, or NumPy, which leaves out commas. Raises ValueError where it is none."""
+    for read in (json.loads, _of_python):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+            return read(text.strip())
+    raise ValueError(text)
+
+
+def _of_python(text: str) -> Any:
+    """A literal of Python, with commas between the items of a list where NumPy has left them out."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    lines = [0, *accumulate(len(line) + 1 for line in text.split("\n"))]
+    for before, after in reversed(list(pairwise(token for token in tokens if token.type not in (tokenize.NL, tokenize.NEWLINE)))):
+        if before.type == after.type == tokenize.STRING or (before.string, after.string) == ("}", "{"):
+            place = lines[before.end[0] - 1] + before.end[1]
+            text = f"{text[:place]},{text[place:]}"
+    return ast.literal_eval(text)
 
 
 def _is_message(part: Any) -> bool:

@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
 from rlx.errors import DataError
-from rlx.task.messages import as_system, as_text, as_tools, with_line_breaks, with_system
+from rlx.task.messages import as_conversation, as_system, as_text, as_tools, with_line_breaks, with_system
 
 TOOL = {"type": "function", "function": {"name": "weather", "strict": None}}
 
@@ -106,6 +107,30 @@ def test_a_line_break_may_be_written_as_backslash_n():
 
 # Answers in JSON that somebody asked for.
 ASKED_FOR = ('[{"from": "Paris", "to": "Rome"}]', '[{"role": "admin", "name": "Bob"}]', '[{"role": "a", "content": "b"}, 1]')
+
+
+TURNS = ["a's", 'b "c"\n{', "d} {\u2028"]
+
+
+@pytest.mark.parametrize(
+    "write", [json.dumps, repr, lambda value: str(np.array(value, dtype=object))], ids=["json", "python", "numpy"]
+)
+def test_lists_in_a_table_of_text_are_what_they_spell(write):
+    messages = tuple({"role": role, "content": said} for role, said in zip(("user", "assistant", "user"), TURNS, strict=True))
+    assert read(write(list(messages))) == messages
+    assert as_conversation(write(TURNS), place="a.csv:2", key="conversations") == messages
+    assert read(write(TURNS)) == write(TURNS)  # elsewhere a list of texts is what somebody asked for
+    if write is not json.dumps:
+        assert read(write([{"from": "gpt", "value": "1"}])[1:-1]) == ({"role": "assistant", "content": "1"},)
+
+
+def test_a_list_of_messages_that_cannot_be_read_is_refused():
+    for text in ("[{'role': 'user', 'content': nan}]", '[{"role": "user", "content": "a" "b}]'):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl:1: 'prompt' begins and ends as messages that are spelled as text, and is nei"
+        ):
+            read(text)
+    assert read('{"role": "user", "content": "x", "id": 1}') == '{"role": "user", "content": "x", "id": 1}'
 
 
 def test_a_text_that_spells_messages_is_those_messages():

@@ -114,9 +114,15 @@ def test_the_rest_is_said(run, values, words):
     assert words in " ".join(said.split())
 
 
-@pytest.mark.parametrize("values", [(), (*GRPO, "policy=tiny"), PAIRS, IDLE, ("optimizer.lr=1e-6", "scheduler.warmup_steps=2")])
+@pytest.mark.parametrize("values", [(), (*GRPO, "policy=tiny"), PAIRS, ("optimizer.lr=1e-6", "scheduler.warmup_steps=2")])
 def test_usual_values_are_not_talked_about(run, values):
     code, _, said = run(*values, "evaluation.num_prompts=40", "evaluation.num_pairs=40")
     assert code == 0, said
     cautions = [line for line in said.splitlines() if line.startswith("warning:") and "held-out" not in line]
     assert cautions == []
+
+
+def test_a_term_that_is_never_drawn_is_not_talked_about(run):
+    code, _, said = run(*IDLE, "algorithm.grpo.prompts_per_step=2000")
+    assert code == 0, said
+    assert ["pairs_per_step" in said, "algorithm.grpo.prompts_per_step=2000 of" in said] == [False, True]
