@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -27,6 +29,29 @@ from rlx.data.tokenizer_text import tokenizer_text
 from rlx.errors import ConfigError
 from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.reader import Outline
+
+_WRITTEN = "unpacked.json"  # the names and sizes of the files of an unpacked model
+_CHAT = re.compile(r"(^|[-_.])(chat|instruct|it)($|[-_.])", re.IGNORECASE)  # in the names of models that are trained on chats
+
+
+def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
+    """What to say of a model whose files lack what says how it ends its texts, or writes conversations."""
+    name, template = Path(path).name, getattr(tokenizer, "chat_template", None)
+    config = Path(source, "tokenizer_config.json")
+    if Path(source).is_dir() and not config.is_file() and not list(Path(source).glob("*.gguf")):
+        said = (
+            f"{path} has no {config.name}: texts end with {tokenizer.eos_token or 'no token'}, and conversations have "
+            f"{'no' if template is None else 'a'} chat template; copy it (and chat_template.jinja, special_tokens_map.json) from "
+            "where the model comes from"
+        )
+        return [said]
+    if template is None and _CHAT.search(name):
+        said = (
+            f"{path} has the name of a chat model and no chat template: conversations are written in rlx's plain form; copy "
+            "chat_template.jinja from where the model comes from, or give policy.chat_template=FILE"
+        )
+        return [said]
+    return []
 
 
 def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
@@ -131,12 +156,16 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
     """Model and tokenizer of a GGUF file, kept below `folder` as a directory of transformers that later runs read instead.
 
     read: reads either form. kind: what of the file it reads, such as the dtype of the weights. The directory is named by the
-    content of the file. Of processes that need it at the same time, one unpacks it.
+    content of the file. Of processes that need it at the same time, one unpacks it. A directory that lacks a file, or has one of
+    another size than was written, is said and unpacked again.
     """
     name = _name(file, kind)
     place = folder / name
     with TensorStore(folder, "unpacked models").claim(name, wait=True):
-        if not (place / "config.json").is_file():
+        gone = _gone(place)
+        if gone:
+            if place.is_dir():
+                _log.warning("%s of the unpacked model in %s is missing or cut; it is unpacked again", gone, place)
             model, tokenizer = read(file.parent, file.name)
             _keep(model, tokenizer, place, read)
             return model, tokenizer
@@ -146,6 +175,16 @@ def unpacked_once(file: Path, folder: Path, read: Read, *, kind: str) -> tuple[A
         raise ConfigError(
             f"{error}; {file} was unpacked into {place}: delete this directory, and it is unpacked again"
         ) from error
+
+
+def _gone(place: Path) -> str:
+    """The first file of an unpacked model that is not as it was written; empty where all are."""
+    try:
+        written: dict[str, int] = json.loads((place / _WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return _WRITTEN
+    sizes = {name: (place / name).stat().st_size for name in written if (place / name).is_file()}
+    return next((name for name, size in written.items() if sizes.get(name) != size), "")
 
 
 def _name(file: Path, kind: str) -> str:
@@ -175,6 +214,10 @@ def _keep(model: Any, tokenizer: Any, place: Path, read: Read) -> None:
             return
         if not isinstance(model, Outline):
             model.save_pretrained(temporary)
+        written = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        (temporary / _WRITTEN).write_text(json.dumps(written), encoding="utf-8")
+        if place.exists():
+            shutil.rmtree(place)
         os.rename(temporary, place)
     except OSError as error:
         _log.warning("the unpacked model cannot be kept in %s (%s); every run unpacks it", place.parent, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,7 +17,17 @@ from rlx.errors import ConfigError, RlxError
 from rlx.fields import count, one_of
 from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
-from rlx.policy.files import Read, adapter_directory, as_ordinary, locate_model, nearest_model, quiet, require_hub, unpacked_once
+from rlx.policy.files import (
+    Read,
+    adapter_directory,
+    as_ordinary,
+    lacking_parts,
+    locate_model,
+    nearest_model,
+    quiet,
+    require_hub,
+    unpacked_once,
+)
 from rlx.policy.precision import slower_note
 from rlx.policy.reader import Outline, Reader
 from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
@@ -31,6 +42,7 @@ DTYPES = {
 # Of weights of size 0.05, the share that 100 steps of AdamW at a learning rate of 1e-5 move, as a test measures.
 MOVED_SHARE = {torch.bfloat16: 0.07, torch.float16: 0.47}
 QUANTIZATIONS = ("nf4", "fp4")  # types of four bits, of bitsandbytes
+_log = logging.getLogger("rlx")
 _TOKENIZERS = ("*token*", "vocab*", "*.model", "merges.txt")  # every kind of tokenizer has one of these files
 
 
@@ -88,7 +100,7 @@ def load_pretrained(
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     with _files_blamed(f"{path} is read, but its model cannot be run"):
         policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
-    policy.notes += _notes(policy, DTYPES[dtype], adapts=adapter is not None)
+    policy.notes += [*lacking_parts(source, path, tokenizer), *_notes(policy, DTYPES[dtype], adapts=adapter is not None)]
     if adapter is not None:
         arguments = {"path": path, "gguf_file": gguf_file} | ({} if quantization is None else {"quantization": quantization})
         policy.add_adapter(adapter, loader="pretrained", arguments=arguments)
@@ -114,6 +126,8 @@ def read_pretrained(path: str, **settings: Any) -> Reader:
     outline, tokenizer = _read(source, file, settings.get("unpacked_dir"), read, kind="outline")
     limits = (settings.get("max_length"), settings.get("max_prompt_length"))
     text = TextEncoder(tokenizer, settings.get("chat_template", "auto"), *limits, settings.get("chat_template_kwargs") or {})
+    for note in lacking_parts(source, path, tokenizer):
+        _log.warning("%s", note)
     return Reader(outline, tokenizer, name=settings.get("name") or Path(file or source).stem, text=text)
 
 

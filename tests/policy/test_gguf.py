@@ -49,6 +49,17 @@ def test_a_file_is_unpacked_once_and_is_the_same_policy_afterwards(packed):
     assert len([path for path in packed.folder.iterdir() if path.is_dir()]) == 1
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors", "unpacked.json"])
+def test_an_unpacked_model_that_lacks_a_file_is_said_and_unpacked_again_once(packed, caplog, name):
+    first = unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
+    (place,) = (path for path in packed.folder.iterdir() if path.is_dir())
+    (place / name).unlink()
+    made = [unpacked_once(packed.file, packed.folder, packed.read, kind="float32") for _ in range(2)]
+    assert packed.asked == ["small.gguf", "small.gguf", None]
+    assert [fingerprint(*each) for each in made] == [fingerprint(*first)] * 2
+    assert caplog.text.count(f"{name} of the unpacked model in {place} is missing or cut; it is unpacked again") == 1
+
+
 def test_other_content_and_another_dtype_are_unpacked_anew(packed):
     unpacked_once(packed.file, packed.folder, packed.read, kind="float32")
     unpacked_once(packed.file, packed.folder, packed.read, kind="float64")

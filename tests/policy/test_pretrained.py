@@ -8,7 +8,7 @@ from rlx.data.preferences import PairBatch
 from rlx.errors import ConfigError
 from rlx.policy import pretrained
 from rlx.policy.adapter import Lora
-from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2
+from rlx.policy.pretrained import load_model, load_pretrained, load_smollm2, read_pretrained
 from rlx.rollout.decoding.llama import LlamaForward
 from rlx.rollout.decoding.probe import continues, forward_for
 from rlx.task.base import Pair
@@ -147,6 +147,21 @@ def test_smollm2_says_how_it_is_installed(monkeypatch):
 def test_weights_alone_can_be_loaded(tmp_path):
     model = load_model(save(tmp_path), dtype=torch.float64)
     assert model.dtype == torch.float64
+
+
+def test_a_directory_that_lacks_what_says_how_texts_end_is_named_with_the_mend(tmp_path, caplog):
+    saved = save(tmp_path / "small-Instruct")
+    noted = "has the name of a chat model and no chat template"
+    for load in (load_pretrained, read_pretrained):
+        caplog.clear()
+        made = load(str(saved))
+        said = " ".join(getattr(made, "notes", [])) + caplog.text
+        assert said.count(noted) == 1
+        assert noted not in " ".join(getattr(load(str(save(tmp_path / "small-bit"))), "notes", []))
+    (saved / "tokenizer_config.json").unlink()
+    said = " ".join(load_pretrained(str(saved)).notes)
+    assert "has no tokenizer_config.json: texts end with" in said
+    assert noted not in said
 
 
 def test_loading_leaves_transformers_as_talkative_as_it_was(tmp_path):
