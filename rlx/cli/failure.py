@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from rlx.cli.line import quote_override
 from rlx.config.check import interpolation_message, paths_of, unknown_key, unread_loss
 from rlx.config.compose import CommandLine, Composed, CompositionOfJobError, compose, group_of, option_node
 from rlx.config.groups import GROUPS
+from rlx.config.schema import RunConfig
 from rlx.config.suggest import did_you_mean, nearest, right_name
 from rlx.config.targets import locate
 from rlx.errors import ConfigError, RlxError, TrainingError
@@ -47,6 +49,8 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return unread_loss(raw["algorithm"])
     known = line.options
     group, _, leaf = bare.partition(".")
+    if group in RunConfig.__dataclass_fields__ and isinstance(raw, Mapping) and group not in raw:
+        return _key_of_a_run(key, line)
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
     having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, line.folders)]
     if having and group == "logger":  # several are chosen at once, each with a node of its own
@@ -66,7 +70,7 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
     near = right_name(bare.replace("/", "."), paths)
     if near is None and not leaf:
-        near = nearest(bare, known)
+        near = nearest(bare, [name for name in known if isinstance(raw, Mapping) and name.partition("/")[0] in raw])
     if near is not None and "=" in near:
         return ConfigError(f"{bare} is no key of {owner}; in rlx it is chosen by, for example, {near}")
     if near is not None and near not in paths and near not in known:
@@ -74,6 +78,15 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
     hint = did_you_mean(near) or _option_of_function(bare, paths) or _keys_beside(bare, raw) or "; rlx --cfg job shows them all"
     return ConfigError(f"{bare} is no key of {owner}{hint}")
+
+
+def _key_of_a_run(key: str, line: CommandLine) -> ConfigError:
+    """A key of a run's config, given to a verb that has no such key."""
+    said = f"{key.lstrip('+~')} is a key of rlx train, not of rlx {line.verb}"
+    asked = next((override for override in line.overrides if override.startswith(f"{key}=")), "")
+    if line.verb in ("compare", "runs") and asked:
+        return ConfigError(f"{said}; runs are chosen by {shlex.quote(f'where={asked}')}")
+    return ConfigError(f"{said}; leave it out")
 
 
 def loss_of_no_run(text: str, line: CommandLine) -> ConfigError:

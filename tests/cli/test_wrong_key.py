@@ -57,3 +57,20 @@ def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys
     code, message = invoke([*line, argument.replace("limit", "limt")])
     assert code == 2
     assert "limit" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["compare", "outputs", "algorithm=sft"],
+            "algorithm is a key of rlx train, not of rlx compare; runs are chosen by where=algo",
+        ),
+        (["runs", "loss.beta=0.1"], "runs are chosen by where=loss.beta=0.1"),
+        (["data", "task=arithmetic", "loss=ipo"], "loss is a key of rlx train, not of rlx data; leave it out"),
+        (["compare", "outputs", "polic=tiny"], "polic is no key of rlx compare; rlx --cfg job shows them all"),
+    ],
+)
+def test_a_key_that_another_verb_has_is_not_proposed(words, said):
+    code, message = invoke(words)
+    assert (code, said in message) == (2, True), message
