@@ -32,8 +32,10 @@ from rlx.check.law.token import prompt, tokens
 from rlx.check.law.update import update
 from rlx.check.place import METHODS, ResultLines, place_of_method
 from rlx.check.subject import Subject
-from rlx.check.variant import small
+from rlx.check.variant import MOST_ROWS, small
 from rlx.errors import NonFiniteError, RlxError, users_place
+
+FEW_ROWS = 3  # of an update
 
 Law = Callable[[Subject], Finding]
 LAWS: dict[str, Law] = {
@@ -100,7 +102,7 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
     Where the law `runs` raises, no step can be made and the other laws would only repeat it: they are skipped, except `finite`,
     which looks for the place that a non-finite number comes from.
     """
-    shortened = subject.with_algorithm(small(subject.algorithm))
+    shortened = with_rows(subject.with_algorithm(small(subject.algorithm)))
     stopped = False
     found: dict[str, Finding] = {}
     roots: dict[str, str] = {}  # law that is a consequence -> the cause at the start of its chain
@@ -120,6 +122,23 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
         yield Verdict(name, promise(law), finding, cause)
         if finding.status == FAILED:
             found[name] = finding
+
+
+def with_rows(subject: Subject) -> Subject:
+    """The check with more rows in a draw, where the first update of one has too few to show what a row does to others."""
+    names = [name for name in MOST_ROWS if hasattr(subject.algorithm, name)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rows = len(subject.first_update(subject.stand_in()))
+        factor = -(-FEW_ROWS // max(1, rows))
+        if rows == 0 or factor == 1 or not names:
+            return subject
+        more = {name: factor * getattr(subject.algorithm, name) for name in names}
+        twin = subject.with_algorithm(replace(subject.algorithm, **more))
+        return twin if len(twin.first_update(twin.stand_in())) > rows else subject
+    except Exception:  # whatever the algorithm raises, the laws raise again and name
+        return subject
 
 
 def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:

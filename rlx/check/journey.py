@@ -81,65 +81,86 @@ def journey(
     run: what is recorded of it, or taken from a recorded one.
     """
     run = run or Run()
-    policies: list[Tensor] = []
-    losses: list[float] = []
-    figures: list[tuple[str, float]] = []
-    measured: list[Any] = []
-    full: dict[tuple[str, int], bool] = {}
-    algorithm = subject.algorithm
-    own_update = type(algorithm).update_policy is not Algorithm.update_policy
-    laboratory, rate = subject.stand_in(spread=spread, agreeing=True), 0.1 if subject.goes_past else RATES.get(spread, 3.0)
-
-    def departs(policy: Tensor) -> bool:
-        policies.append(policy)
-        if against is None or against.refused:
-            return False
-        place = len(policies) - 1
-        if place >= len(against.policy) or not same(against.policy[place], policy):
-            return True
-        run.require(torch.equal(against.policy[place], policy))
-        return False
-
-    def drawn(lab: _Watched) -> tuple[Any, dict[tuple[str, int], bool]]:
-        with torch.no_grad():
-            batch = algorithm.draw(lab)
-        lab.note_full()
-        return batch, dict(lab.full)
-
-    def validated(lab: _Watched) -> list[Any]:
-        with torch.no_grad():
-            return sorted(algorithm.validate(lab).items())
-
     try:
-        with run.within(OTHER):
-            measured.append(algorithm.moving_reference)  # which the training loop asks
-        for step in steps:
-            lab = _Watched(**vars(laboratory.lab(step=step, seed=subject.seed)), full=full)
-            batch, noted = run.phase(DRAW, (step,), laboratory, partial(drawn, lab))
-            full.update(noted)
-            measured += sorted(getattr(batch, "metrics", {}).items())
-            for number, part in _first_updates(subject, batch, step, laboratory, run):
-                source = run.source((step, number), laboratory, partial(subject.source, laboratory, part, comes_again=True))
-                source = ComputedOnce(source, laboratory.policy.parameters()) if own_update else source
-                if own_update and departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
-                    return Journey(tuple(policies), (), "", (), "", cut=against)
-                update = partial(updated, subject, laboratory, source, rate)
-                done = run.phase(UPDATE, (step, number), laboratory, update)
-                subject.states(laboratory).learn(source.record or {})
-                if departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in laboratory.policy.parameters())])):
-                    return Journey(tuple(policies), (), "", (), "", cut=against)
-                _below_one(laboratory.policy)
-                losses.append(float(source.metrics.get("loss", 0.0)))
-                own = {name: value for name, value in source.metrics.items() if name != "loss" and not name.endswith("_loss")}
-                figures += [*sorted(own.items()), *sorted(done.items())]
-            measured += run.phase(VALIDATE, (step,), laboratory, partial(validated, lab))
+        return _Traveller(subject, spread, against, run).journey(steps)
     except LeavesGrewError:
         return journey(replace(subject, asks_ahead=True), spread, steps, against=against, run=run.begun_again())
     except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
         return Journey.refused_by(error)
-    names, shown = tuple(name for name, _ in figures), repr([f"{value:.5g}" for _, value in figures])
-    unfilled = tuple(sorted(buffer for buffer, is_full in full.items() if not is_full))
-    return Journey(tuple(policies), tuple(losses), shown, names, repr(measured), unfilled)
+
+
+class _Traveller:
+    """Makes the steps of a journey and keeps what a `Journey` is made of."""
+
+    def __init__(self, subject: Subject, spread: float, against: Journey | None, run: Run) -> None:
+        self._subject, self._against, self._run = subject, against, run
+        self._algorithm = subject.algorithm
+        self._laboratory = subject.stand_in(spread=spread, agreeing=True)
+        self._rate = 0.1 if subject.goes_past else RATES.get(spread, 3.0)
+        self._policies: list[Tensor] = []
+        self._losses: list[float] = []
+        self._figures: list[tuple[str, float]] = []
+        self._measured: list[Any] = []
+        self._full: dict[tuple[str, int], bool] = {}  # replay buffers: were they full?
+
+    def journey(self, steps: Sequence[int]) -> Journey:
+        with self._run.within(OTHER):
+            self._measured.append(self._algorithm.moving_reference)  # which the training loop asks
+        for step in steps:
+            lab = _Watched(**vars(self._laboratory.lab(step=step, seed=self._subject.seed)), full=self._full)
+            batch, noted = self._run.phase(DRAW, (step,), self._laboratory, partial(self._drawn, lab))
+            self._full.update(noted)
+            self._measured += sorted(getattr(batch, "metrics", {}).items())
+            for number, part in _first_updates(self._subject, batch, step, self._laboratory, self._run):
+                if self._departs_by((step, number), part):
+                    return Journey(tuple(self._policies), (), "", (), "", cut=self._against)
+            self._measured += self._run.phase(VALIDATE, (step,), self._laboratory, partial(self._validated, lab))
+        names, shown = tuple(name for name, _ in self._figures), repr([f"{value:.5g}" for _, value in self._figures])
+        unfilled = tuple(sorted(buffer for buffer, is_full in self._full.items() if not is_full))
+        return Journey(tuple(self._policies), tuple(self._losses), shown, names, repr(self._measured), unfilled)
+
+    def _drawn(self, lab: _Watched) -> tuple[Any, dict[tuple[str, int], bool]]:
+        with torch.no_grad():
+            batch = self._algorithm.draw(lab)
+        lab.note_full()
+        return batch, dict(lab.full)
+
+    def _validated(self, lab: _Watched) -> list[Any]:
+        with torch.no_grad():
+            return sorted(self._algorithm.validate(lab).items())
+
+    def _departs_by(self, place: tuple[int, int], part: Any) -> bool:
+        """Make an update. Does it end elsewhere than in the journey against which this one is made?"""
+        subject, laboratory, run = self._subject, self._laboratory, self._run
+        source = run.source(place, laboratory, partial(subject.source, laboratory, part, comes_again=True))
+        said: dict[str, float] | None = None  # before the update, which may look at gradients elsewhere
+        if type(self._algorithm).update_policy is not Algorithm.update_policy:
+            source = ComputedOnce(source, laboratory.policy.parameters())
+            if self._departs(flat(source, laboratory)):  # an own update may read no more of a gradient than its sign
+                return True
+            said = dict(source.metrics)
+        done = run.phase(UPDATE, place, laboratory, partial(updated, subject, laboratory, source, self._rate))
+        subject.states(laboratory).learn(source.record or {})
+        leaves = laboratory.policy.parameters()
+        if self._departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in leaves)])):
+            return True
+        _below_one(laboratory.policy)
+        said = source.metrics if said is None else said
+        self._losses.append(float(said.get("loss", 0.0)))
+        own = {name: value for name, value in said.items() if name != "loss" and not name.endswith("_loss")}
+        self._figures += [*sorted(own.items()), *sorted(done.items())]
+        return False
+
+    def _departs(self, policy: Tensor) -> bool:
+        """Note a policy, or a gradient. Is it another one than at this place of the other journey?"""
+        self._policies.append(policy)
+        if self._against is None or self._against.refused:
+            return False
+        place = len(self._policies) - 1
+        if place >= len(self._against.policy) or not same(self._against.policy[place], policy):
+            return True
+        self._run.require(torch.equal(self._against.policy[place], policy))
+        return False
 
 
 @dataclass(frozen=True)

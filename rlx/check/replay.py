@@ -126,9 +126,10 @@ class Recording:
 
 @dataclass
 class SourceCall:
-    """One call of a source of gradients."""
+    """One call of a source of gradients. at: text that is equal for equal weights; empty for the first call of an update."""
 
     by: Any
+    at: str
     totals: Mapping[str, Gradients]
     metrics: dict[str, float]
     record: Any
@@ -222,15 +223,15 @@ class Run:
         if look is not None and self._reads is not None and self._like is not None and self._like.calls.get(key):
             with self.within(GRADIENT):
                 look()
-            return _Repeated(self._like.calls[key], self._like.events[key].result, make)
+            return _Repeated(self._like.calls[key], self._like.events[key].result, laboratory.policy, make)
         if self._like is not None and self.is_alike and self._part_alike and GRADIENT in self._free and self._like.calls.get(key):
             self._like.events[key].after.restore(laboratory)
-            return _Repeated(self._like.calls[key], self._like.events[key].result, make)
+            return _Repeated(self._like.calls[key], self._like.events[key].result, laboratory.policy, make)
         with self.within(GRADIENT):
             source = make()
         if self._into is not None:
             self._into.events[key] = PhaseResult(source.batch, Kept.of(laboratory), "", "")
-            return _Recorded(source, self._into.calls.setdefault(key, []))
+            return _Recorded(source, laboratory.policy, self._into.calls.setdefault(key, []))
         return source if self._reads is None else _Within(source, self)
 
 
@@ -256,13 +257,14 @@ class Parts:
 class _Recorded(Around):
     """A source of gradients whose calls are kept."""
 
-    def __init__(self, source: Accumulated, calls: list[SourceCall]) -> None:
+    def __init__(self, source: Accumulated, policy: Any, calls: list[SourceCall]) -> None:
         super().__init__(source)
-        self._calls = calls
+        self._policy, self._calls = policy, calls
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
+        at = _where(self._policy) if self._calls else ""
         totals = self._source(by=by)
-        self._calls.append(SourceCall(by, _cloned(totals), dict(self._source.metrics), self._source.record))
+        self._calls.append(SourceCall(by, at, _cloned(totals), dict(self._source.metrics), self._source.record))
         return totals
 
 
@@ -279,10 +281,13 @@ class _Within(Around):
 
 
 class _Repeated:
-    """What a source of gradients gave before, call by call; the source itself once it is asked for anything else."""
+    """What a source of gradients gave before, call by call; the source itself once it is asked for anything else, or elsewhere.
 
-    def __init__(self, calls: list[SourceCall], batch: Any, make: Callable[[], Accumulated]) -> None:
-        self._calls, self._make = calls, make
+    An update may look at gradients where the policy is not.
+    """
+
+    def __init__(self, calls: list[SourceCall], batch: Any, policy: Any, make: Callable[[], Accumulated]) -> None:
+        self._calls, self._policy, self._make = calls, policy, make
         self._source: Accumulated | None = None
         self._number = 0
         self.batch = batch
@@ -291,7 +296,7 @@ class _Repeated:
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
         call = self._calls[self._number] if self._number < len(self._calls) else None
-        if self._source is None and call is not None and _groups_alike(by, call.by):
+        if self._source is None and call and _groups_alike(by, call.by) and call.at in ("", _where(self._policy)):
             self._number += 1
             self.metrics, self.record = dict(call.metrics), call.record
             return _cloned(call.totals)
@@ -299,6 +304,11 @@ class _Repeated:
         totals = self._source(by=by)
         self.metrics, self.record = self._source.metrics, self.record or self._source.record
         return totals
+
+
+def _where(policy: Any) -> str:
+    """Text that is equal for equal weights."""
+    return signature([parameter.detach() for parameter in policy.parameters()])
 
 
 def _groups_alike(one: Any, other: Any) -> bool:

@@ -59,7 +59,7 @@ _KEYS: WeakKeyDictionary[Sequences, list[Key]] = WeakKeyDictionary()
 class Numbers:
     """The statistics that everybody in the laboratory agrees on, a pure function of the tokens.
 
-    spread: how far the policy lies from its sampler and its reference, in nats a token.
+    spread: how far the policy lies from its sampler and its reference, in nats a token; at 0 a KL between them is 0.
     constant: every log-probability of `constant_of` (policy, reference, sampler or everybody) instead; `mixed`: of about half of
     their completions alone.
     drift: by how much the reference's log-probabilities are lower; depth: by how much everybody's are.
@@ -95,6 +95,8 @@ def _values(numbers: Numbers, who: str, name: str, key: Key, length: int) -> np.
         rng = generator_of(name, key)
         uniform = rng.random(length)
         normal = rng.standard_normal(length) if name == "token_logprobs" else uniform
+    if name.startswith("kl_") and not (numbers.spread or numbers.drift):
+        return np.zeros(length)
     if name != "token_logprobs":
         return np.asarray(0.05 + 0.85 * uniform)
     agrees = numbers.agreeing and generator_of("agrees", key).random() < 0.5

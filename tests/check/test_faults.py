@@ -4,6 +4,7 @@ import pytest
 
 from rlx.check.checker import LAWS
 from tests.check.checking import failed
+from tests.check.confusions import CONFUSIONS, TWINS
 from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
 from tests.check.lookalikes import LOOKALIKES
 from tests.check.mistakes import MISTAKES, WithReference
@@ -11,7 +12,7 @@ from tests.check.oversights import OVERSIGHTS
 from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
 
-NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS | OVERSIGHTS).items() for law in sorted(laws)]
+NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS | OVERSIGHTS | CONFUSIONS).items() for law in sorted(laws)]
 
 
 @pytest.mark.parametrize(("kind", "law"), NAMED, ids=lambda value: getattr(value, "__name__", value))
@@ -24,7 +25,7 @@ def test_a_fault_is_named(kind, law):
 
 
 @pytest.mark.parametrize(
-    "kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES], ids=lambda kind: kind.__name__
+    "kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES, *TWINS], ids=lambda kind: kind.__name__
 )
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}

@@ -54,7 +54,7 @@ def hyperparameters(subject: Subject) -> Finding:
     silent = [name for name, difference in found.items() if difference == NOTHING and name not in unread]
     silent = [name for name in silent if not _alive_late(subject.algorithm, name, known)]
     silent = _silent_where_rows_come_again(subject, silent)
-    silent = [name for name in silent if not _alive_where_gradients_conflict(subject, name)]
+    silent = [name for name in silent if not _alive_in_an_update(subject, name)]
     unreached = {name for name in silent if _is_capacity_of_what_never_fills(subject.algorithm, name, known)}
     silent = [name for name in silent if name not in unreached]
     unsettled = {name: _alive_beside_another(subject.algorithm, name, known) for name in silent}
@@ -224,13 +224,21 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
     return found
 
 
-def _alive_where_gradients_conflict(subject: Subject, name: str) -> bool:
-    """Whether an algorithm with an update of its own makes another one of gradients that conflict."""
+def _alive_in_an_update(subject: Subject, name: str) -> bool:
+    """Whether an algorithm with an update of its own makes another one of gradients that conflict, or of those of the model.
+
+    The loss may be linear in log-probabilities, so that its gradient is the same wherever an update looks; it is not in weights.
+    """
     if type(subject.algorithm).update_policy is Algorithm.update_policy:
         return False
     with suppress(Exception):  # one that takes other gradients than those of single terms
-        return any(mixes_otherwise(subject, subject.with_algorithm(other)) for _, other in _few(subject.algorithm, name))
-    return False
+        if any(mixes_otherwise(subject, subject.with_algorithm(other)) for _, other in _few(subject.algorithm, name)):
+            return True
+    model = subject.with_algorithm(subject.algorithm)
+    model.__dict__.update(goes_past=True, journeys={})
+    known = Known(model)
+    tried = (other for _, other in variants(subject.algorithm, name))
+    return any(known.difference(subject.algorithm, other, spreads=SPREADS[:1], steps=STEPS[:1]) == LEARNING for other in tried)
 
 
 def _alive_beside_another(algorithm: Algorithm[Any], name: str, known: Known) -> bool | None:

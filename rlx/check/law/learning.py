@@ -18,7 +18,8 @@ from rlx.check.law.coupling import level_is_live
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.law.policy_gradient import reads
-from rlx.check.law.preference import FLAT, preferred, rewards_unread
+from rlx.check.law.preference import FLAT, places_decide, preferred
+from rlx.check.law.side import sides_exchanged
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
@@ -224,7 +225,7 @@ def _adam(subject: Subject, laboratory: Laboratory, rate: float) -> Optimizer:
 def direction(subject: Subject) -> Finding:
     """Raising chosen and lowering rejected log-probabilities lowers the loss; rewarded completions are pushed up, others down."""
     found = of_logits(subject) if subject.goes_past else level_is_live(subject) or bonus_lowers(subject)
-    found = found or _directed(subject, depth=0.0)
+    found = found or sides_exchanged(subject) or _directed(subject, depth=0.0)
     if found.status != PASSED:
         return found
     unlikely = _directed(subject, depth=UNLIKELY)
@@ -249,7 +250,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         rows = completion_gradients(laboratory, part, gradient)
         slopes = [torch.stack([values.sum() for values in group]) for group in rows]
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
-            found = rewards_unread(subject, laboratory, batch, part) or _rewarded(subject, part, slopes)
+            found = places_decide(subject, laboratory, batch, part) or _rewarded(subject, part, slopes)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = preferred(subject, laboratory, batch, part, slopes, begins=depth == 0)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):

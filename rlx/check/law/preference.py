@@ -12,7 +12,8 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.law.token import SIDES
-from rlx.check.stand_in import StandInPolicy, keys_of
+from rlx.check.place import throws_dice
+from rlx.check.stand_in import Key, StandInPolicy, keys_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
 
 FLAT = 1e-6  # losses nearer than this are equal
@@ -74,12 +75,8 @@ def preferred(
     )
 
 
-def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
-    """Pairs of sampled completions that stay what they are, and teach the same, when a rejected one is rewarded by more.
-
-    Their places in the group choose them: where a group comes in the opposite order, its pair is turned. An algorithm may judge
-    completions by a rule of its own instead.
-    """
+def places_decide(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Of pairs of sampled completions, places in the group decide which one is chosen: all of them, or those of equal rewards."""
     if (
         part.sequences.group_size != 2
         or hasattr(part, "rewards")
@@ -87,17 +84,27 @@ def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: A
         or not isinstance(laboratory.policy, StandInPolicy)
     ):
         return None
-    drawn, (gradient, _) = _keys(batch), subject.gradient(laboratory, batch)
+    return _rewards_unread(subject, laboratory, batch, part) or _ties_by_place(subject)
+
+
+def _rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:
+    """Pairs that stay what they are, and teach the same, when a rejected one is rewarded by more.
+
+    Where a group comes in the opposite order, its pair is turned. An algorithm may judge completions by a rule of its own.
+    """
+
+    def drawn(each: Any) -> list[tuple[Key, Key]]:
+        return [pair for within in parts_of(each) for pair in _pairs(within)]
+
+    pairs, (gradient, _) = drawn(batch), subject.gradient(laboratory, batch)
     for _, rejected in part.sequences.completions[:MOST_PAIRS]:
         text = subject.sampler.text(subject.policy, rejected)
         other = subject.stand_in(spread=0.0, rewards={"rewarded": text})
         again = subject.first_update(other)
-        if _keys(again) != drawn or not torch.equal(subject.gradient(other, again)[0], gradient):
+        if drawn(again) != pairs or not torch.equal(subject.gradient(other, again)[0], gradient):
             return None
-    turned = subject.stand_in(spread=0.0)
-    turned.sampler = replace(turned.sampler, turned=True)  # type: ignore[call-arg]
-    again = _keys(subject.first_update(turned))
-    if again == drawn or _unordered(again) != _unordered(drawn):
+    turned = drawn(subject.first_update(_turned(subject.stand_in(spread=0.0))))
+    if turned == pairs or [{*pair} for pair in turned] != [{*pair} for pair in pairs]:
         return None
     return broken(
         "rewards decide nothing: pairs, and what they teach, stay the same whichever rejected completion is rewarded by 1 more",
@@ -108,14 +115,45 @@ def rewards_unread(subject: Subject, laboratory: Laboratory, batch: Any, part: A
     )
 
 
-def _keys(batch: Any) -> list[Any]:
-    """The prompts of a batch and their completions, in order."""
-    return [keys_of(part.sequences) for part in parts_of(batch)]
+def _ties_by_place(subject: Subject) -> Finding | None:
+    """Where a group comes in the opposite order, the chosen and the rejected completion of its pair change places.
+
+    A rule of the algorithm's own may decide between equal rewards, and so may chance.
+    """
+    for rewards in ({}, {"equal_rewards": True}):
+        laboratory = subject.stand_in(spread=0.0, rewards=rewards)
+        batch = subject.first_update(laboratory)
+        turned = subject.first_update(_turned(subject.stand_in(spread=0.0, rewards=rewards)))
+        found = {pair for part in parts_of(turned) for pair in _pairs(part)}
+        for part in parts_of(batch):
+            pairs = _pairs(part)
+            astray = [row for row, (chosen, rejected) in enumerate(pairs) if chosen != rejected and (rejected, chosen) in found]
+            if not astray or throws_dice(lambda: subject.draw(subject.stand_in(spread=0.0))):
+                continue
+            slopes = completion_gradients(laboratory, part, subject.gradient(laboratory, batch)[0])
+            if not any(bool(side.any()) for row in astray for side in slopes[row]):  # they weigh nothing
+                continue
+            return broken(
+                f"{len(astray)} of {len(pairs)} pairs are turned round where the completions of their group come in the opposite "
+                "order: of equal rewards, the place in the group decides which completion is preferred",
+                number=f"{len(astray)} of {len(pairs)} pairs",
+                where="draw",
+                example=row_shown(subject, part, astray[0]),
+                mend="equal rewards are a tie, of which no pair is made: keep the groups whose best reward is above their worst, "
+                "as best_against_worst(batch) does",
+            )
+    return None
 
 
-def _unordered(keys: list[Any]) -> list[Any]:
-    """The pairs of `_keys`, whichever side is chosen."""
-    return [[{*each[place : place + 2]} for place in range(0, len(each), 2)] for each in keys]
+def _turned(laboratory: Laboratory) -> Laboratory:
+    """The laboratory, with the completions of every second group in the opposite order."""
+    return replace(laboratory, sampler=replace(laboratory.sampler, turned=True))  # type: ignore[call-arg]
+
+
+def _pairs(part: Any) -> list[tuple[Key, Key]]:
+    """The chosen and the rejected completion of each row, with their prompts."""
+    keys = keys_of(part.sequences)
+    return list(zip(keys[::2], keys[1::2], strict=True))
 
 
 def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Lab, Need
+from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, permuted, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed, updated_again
 from rlx.check.law.memory import never_written, remembered_by_place
+from rlx.check.law.sampled import rewards_of_others
 from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
 from rlx.check.law.schedule import same_random_numbers, turns_negative
+from rlx.check.law.weight import weights_of_other_rows
 from rlx.check.stand_in import keys_of
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
@@ -24,8 +26,6 @@ from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 MANY = 8  # steps, which draw more pairs than a few places hold
-JUMP = 1e-3  # relative: a change that is no rounding
-DEPTH = 1.0  # nats a token, by which policy and reference say other things
 ROUNDED = 1e-5  # relative: what two draws compute of rewards and log-probabilities in float32 may differ by
 MEAN_MEND = (
     "weigh every value by weights that draw computed over the whole batch (batch.with_weights(...), loss.weights(mask)) "
@@ -154,54 +154,7 @@ def order(subject: Subject) -> Finding:
             example=f"the loss is {figures['loss']:.6g}, reordered {other['loss']:.6g}",
             mend="let nothing depend on a row's place (batch[0], cumulative sums, index-based weights)",
         )
-    return _turned(subject) or _weights_stay(subject) or passed(f"{off:.0e}")
-
-
-class _OtherOrder(Lab):
-    """A Lab whose pairs come in another order."""
-
-    def pairs(self, pairs_per_step: int) -> PairBatch:
-        found: PairBatch = permuted(super().pairs(pairs_per_step))
-        return found
-
-
-def _weights_stay(subject: Subject) -> Finding | None:
-    """Weights that are made of what policy or reference say of pairs, and do not go with them where they change places."""
-    if not subject.reads_pairs or Need.REWARDS in subject.needs or subject.goes_past:
-        return None
-    drawn: list[Any] = []
-    for kind, depth in ((Lab, 0.0), (_OtherOrder, 0.0), (Lab, DEPTH)):
-        laboratory = subject.stand_in() if not depth else subject.stand_in(spread=depth, depth=depth)
-        lab = laboratory.lab(seed=subject.seed)
-        with torch.no_grad():
-            drawn.append(subject.algorithm.draw(kind(**vars(lab))))
-    if not all(isinstance(batch, PairBatch) and len(batch) > 2 for batch in drawn):
-        return None
-    usual, moved, otherwise = drawn
-    rows, places = usual.rows.tolist(), moved.rows.tolist()
-    if rows == places or sorted(rows) != sorted(places) or rows != otherwise.rows.tolist():
-        return None
-    others = (dict(tensors_of(batch.weights)) for batch in (moved, otherwise))
-    after, elsewhere = others
-    for name, weights in tensors_of(usual.weights):
-        if weights.shape != (len(rows),) or not weights.is_floating_point() or name not in after or name not in elsewhere:
-            continue
-        scale = weights.abs().max()
-        if not bool(scale > 0) or float((weights.max() - weights.min()) / scale) <= JUMP:
-            continue
-        stays = float((after[name] - weights).abs().max() / scale) <= ROUNDED
-        made = elsewhere[name] / elsewhere[name].abs().max().clamp(min=1e-12)
-        if not stays or float((made - weights / scale).abs().max()) <= JUMP:
-            continue  # they go with the rows, or are those of places, whatever stands there
-        return broken(
-            f"the {name.removeprefix('batch.')} of pairs stay where they are when the pairs change places, though they depend on "
-            "what policy or reference say of them: they are those of other pairs",
-            number=f"{len(rows)} rows",
-            where="draw",
-            example=row_shown(subject, usual, 0),
-            mend="a tensor that is sorted has lost its rows: leave it as it is, or take the rows of the batch in the same order",
-        )
-    return None
+    return _turned(subject) or weights_of_other_rows(subject) or passed(f"{off:.0e}")
 
 
 def _turned(subject: Subject) -> Finding | None:
@@ -282,6 +235,7 @@ def draws(subject: Subject) -> Finding:
             "lab.pairs(...) and roll_out(lab, ...), which go through the task",
         )
     faults = (
+        rewards_of_others,
         _few_of_many,
         _same_minibatch,
         _values_of_other_rows,

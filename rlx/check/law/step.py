@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,12 +43,25 @@ class RecordingOptimizer(Optimizer):
 
 
 class Counted(Around):
-    """A source of gradients that counts how often they are taken."""
+    """A source of gradients that counts how often they are taken. parameters: that they are of."""
 
-    times = 0
+    def __init__(self, source: Accumulated, parameters: Sequence[Tensor]) -> None:
+        super().__init__(source)
+        self._parameters = parameters
+        self._taken_at: list[tuple[int, ...]] = []
+
+    @property
+    def times(self) -> int:
+        """How often, wherever the weights were."""
+        return len(self._taken_at)
+
+    @property
+    def most_at_once(self) -> int:
+        """How often where the weights were the same."""
+        return max(Counter(self._taken_at).values(), default=0)
 
     def __call__(self, by: Callable[[str], str] | None = None) -> Mapping[str, Gradients]:
-        self.times += 1
+        self._taken_at.append(tuple(parameter._version for parameter in self._parameters))
         return self._source(by=by)
 
 
@@ -114,7 +128,7 @@ def moved_by(
         subject.algorithm, laboratory.policy, laboratory.reference, batch, micro_batch=max(1, len(batch))
     )
     optimizer = RecordingOptimizer.of(laboratory, rate)
-    optimizer.source = source = Counted(source)
+    optimizer.source = source = Counted(source, leaves)
     given: Any = Planted(source, planted(leaves)) if planted else Scaled(source, factors) if factors else source
     subject.algorithm.update_policy(given, optimizer)
     parts = [(leaf.detach() - old).reshape(-1).double() for leaf, old in zip(leaves, before, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
@@ -37,7 +38,16 @@ def update(subject: Subject) -> Finding:
         if cosines[-1] > UPWARD:
             return _upward(cosines[-1], rate)
     if own:
-        for fault in (_twice, _unclipped, _longer_than_the_clip, _by_rows, _without_a_term, _weighs_again, conflict):
+        for fault in (
+            _twice,
+            _unclipped,
+            _longer_than_the_clip,
+            _by_rows,
+            _without_a_term,
+            _added_again,
+            _weighs_again,
+            conflict,
+        ):
             if (found := fault(subject)) is not None:
                 return found
     return passed(f"{cosines[-1]:.2g}")
@@ -187,23 +197,57 @@ def _by_rows(subject: Subject) -> Finding | None:
 
 def _without_a_term(subject: Subject) -> Finding | None:
     """A term of the loss whose gradient changes nothing about the update."""
-    laboratory = subject.stand_in()
-    terms = subject.loss(laboratory, subject.first_update(laboratory)).terms
+    terms = _totals(subject)
     if len(terms) < 2:
         return None
     plain, _, _ = moved_by(subject, RATES[1])
-    for name, term in terms.items():
-        if not term.total.requires_grad:
-            continue
-        slopes = torch.autograd.grad(term.total, laboratory.policy.parameters(), allow_unused=True, retain_graph=True)
-        teaches = any(slope is not None and bool(slope.any()) for slope in slopes)
-        if teaches and torch.equal(moved_by(subject, RATES[1], factors={name: -1.0})[0], plain):
+    for name in terms:
+        if bool(_gradient_of(subject, name).any()) and torch.equal(moved_by(subject, RATES[1], factors={name: -1.0})[0], plain):
             return broken(
                 f"the gradient of term {name} never reaches the optimiser",
                 where="update_policy",
                 mend="gradients()['loss'] is that of all terms; gradients(by=str) gives each of them, and all of them are added",
             )
     return None
+
+
+def _added_again(subject: Subject) -> Finding | None:
+    """The gradient of a term, taken several times at the same weights, moves the policy as often.
+
+    A term whose gradient is a little larger moves an update by that difference, times how often it was added.
+    """
+    small = dict.fromkeys(_totals(subject), TINY)  # below any clip
+    plain, _, optimizer = moved_by(subject, RATES[1], factors=small)
+    most = optimizer.source.most_at_once if optimizer.source else 0
+    if most < 2:
+        return None
+    owns = [value for _, value in plain_fields(subject.algorithm) if isinstance(value, (int, float))]
+    for name in small:
+        more = moved_by(subject, RATES[1], factors=small | {name: 2 * TINY})[0] - plain
+        once = _gradient_of(subject, name) * (-RATES[1] * TINY)
+        length = float(once @ once)
+        times = round(float(more @ once) / length) if length else 0
+        if not 2 <= times <= most or times in owns or float((more - times * once).norm()) > SAME * length**0.5:
+            continue
+        return broken(
+            f"gradients are taken {most} times at the same weights, and that of term {name} moves the policy {times} times: as "
+            "if its coefficient, or the learning rate, were as many times as large",
+            number=f"{times} times",
+            where="update_policy",
+            mend="each call of gradients() gives the whole gradient, each of gradients(by=...) all of its parts: add them once",
+        )
+    return None
+
+
+def _gradient_of(subject: Subject, name: str) -> Tensor:
+    """[all parameters] The gradient of one term of the loss of an update."""
+    laboratory = subject.stand_in()
+    total = subject.loss(laboratory, subject.first_update(laboratory)).terms[name].total
+    leaves = laboratory.policy.parameters()
+    if not total.requires_grad:
+        return torch.zeros(sum(leaf.numel() for leaf in leaves), dtype=torch.float64)
+    found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.reshape(-1).double() for part in found])
 
 
 def _weighs_again(subject: Subject) -> Finding | None:

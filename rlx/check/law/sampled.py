@@ -1,0 +1,78 @@
+"""What the law of likes says of a draw: the rewards beside its completions are those that the task gave for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in_task import reward_of
+from rlx.check.subject import Laboratory, Subject, row_shown
+from rlx.task.base import Prompt
+
+
+def rewards_of_others(subject: Subject) -> Finding | None:
+    """Rewards of the task that it gave for other completions, and advantages that follow them.
+
+    An algorithm may change rewards: then they are no longer the numbers that the task gave.
+    """
+    if Need.REWARDS not in subject.needs or subject.task.interaction is not None or subject.goes_past:
+        return None
+    laboratory = subject.stand_in(spread=0.0)
+    given = _noted(laboratory)
+    for part in parts_of(subject.draw(laboratory)):
+        rewards, advantages = getattr(part, "rewards", None), getattr(part, "advantages", None)
+        shape = part.sequences.completion_mask.shape[:2]
+        if (
+            not isinstance(rewards, Tensor)
+            or not isinstance(advantages, Tensor)
+            or {rewards.shape, advantages.shape[:2]} != {shape}
+        ):
+            continue
+        said = rewards.double()
+        texts = [[subject.sampler.text(subject.policy, tokens) for tokens in group] for group in part.sequences.completions]
+        own = torch.tensor([[reward_of(text) for text in group] for group in texts], dtype=torch.float64)
+        astray = torch.nonzero((said != own).any(dim=1)).flatten().tolist()
+        if not astray or not Counter(said.flatten().tolist()) <= given or _along(said, advantages) <= _along(own, advantages):
+            continue
+        row = astray[0]
+        return broken(
+            f"the rewards of {len(astray)} of {len(said)} groups are not those of the completions that stand beside them, but "
+            f"such as the task gave for others: {_listed(said[row])} for what it rewards with {_listed(own[row])}",
+            number=f"{len(astray)} of {len(said)} groups",
+            where="draw",
+            example=row_shown(subject, part, row),
+            mend="what reorders or repeats the completions of a batch does the same with rewards and sampling_logprobs: "
+            "batch.take(rows) takes everything along, rewards.gather(1, places) follows sequences.pick(places)",
+        )
+    return None
+
+
+def _noted(laboratory: Laboratory) -> Counter[float]:
+    """How often the task of a laboratory has given each reward, from now on."""
+    given: Counter[float] = Counter()
+    usual = laboratory.task.reward_all
+
+    def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> Any:
+        found = usual(prompts, completions)
+        given.update(each["reward"] for each in found)
+        return found
+
+    object.__setattr__(laboratory.task, "reward_all", reward_all)
+    return given
+
+
+def _along(rewards: Tensor, advantages: Tensor) -> float:
+    """How far advantages go with rewards within their groups."""
+    each = advantages.double().reshape(*rewards.shape, -1).sum(dim=-1)
+    return float(((rewards - rewards.mean(dim=1, keepdim=True)) * each).sum())
+
+
+def _listed(values: Tensor) -> str:
+    return ", ".join(f"{value:g}" for value in values.tolist()[:6])

@@ -1,0 +1,138 @@
+"""What the law of directions says of numbers that are named after a side: they act on it, and not on the other one."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import StandInPolicy
+from rlx.check.subject import Laboratory, Subject, completion_gradients
+from rlx.check.variant import plain_fields, variants
+from rlx.data.preferences import PairBatch
+
+ANTONYMS = {  # what the better side is called -> the worse one
+    "chosen": "rejected",
+    "desirable": "undesirable",
+    "preferred": "dispreferred",
+    "positive": "negative",
+    "winner": "loser",
+    "winning": "losing",
+    "win": "lose",
+    "good": "bad",
+    "better": "worse",
+    "best": "worst",
+}
+TIMES = 1.5  # as large is a weight that is changed
+FELT = 1e-9  # relative: more than rounding
+
+
+def opposite(name: str) -> str | None:
+    """The name of the same number of the other side, of a name of the better side: chosen_weight -> rejected_weight."""
+    for better, worse in ANTONYMS.items():
+        changed, count = re.subn(rf"(?<![a-z]){better}(?![a-z])", worse, name)
+        if count:
+            return changed
+    return None
+
+
+def sides_exchanged(subject: Subject) -> Finding | None:
+    """Two numbers named after the sides of a pair, each of which changes what the other side is taught and not its own.
+
+    The sides are chosen and rejected completions; of rollouts, those of positive and of negative advantages.
+    """
+    if subject.goes_past:
+        return None
+    for (name, felt), (other, elsewhere) in [*_weights(subject), *_hyperparameters(subject)]:
+        if felt == (False, True) and elsewhere in ((True, False), (False, False)):
+            what = "changes only the other one" if any(elsewhere) else "changes nothing"
+            return broken(
+                f"{name} changes nothing about what completions of the side that it is named after are taught, only about those "
+                f"of the other one; {other} {what}",
+                where="compute_loss",
+                mend=f"multiply the side that is preferred by {name}, and the other one by {other}",
+            )
+    return None
+
+
+Felt = tuple[bool, bool]  # does the better side feel a change? does the worse one?
+Pair = tuple[tuple[str, Felt], tuple[str, Felt]]
+
+
+def _weights(subject: Subject) -> list[Pair]:
+    """Weights that draw has made of pairs, under names of their sides."""
+    if not subject.reads_pairs:
+        return []
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    names = [(name, opposite(name)) for name in (batch.weights if isinstance(batch, PairBatch) else ())]
+    both = [(name, other) for name, other in names if other in batch.weights] if names else []
+    if not both or not isinstance(laboratory.policy, StandInPolicy):
+        return []
+    before = _slopes(subject, laboratory, batch)
+
+    def felt(name: str) -> Felt:
+        more = batch.with_weights(**{name: TIMES * batch.weights[name]})
+        return _felt(batch, before, _slopes(subject, laboratory, more))
+
+    return [((f"batch.weights[{one!r}]", felt(one)), (f"batch.weights[{two!r}]", felt(two))) for one, two in both if two]
+
+
+def _hyperparameters(subject: Subject) -> list[Pair]:
+    """Hyperparameters under names of the sides."""
+    values = {name: value for name, value in plain_fields(subject.algorithm) if isinstance(value, float)}
+    both = [(name, other) for name in values if (other := opposite(name)) in values]
+    found: list[Pair] = []
+    for names in both:
+        changed = [next(islice((made for _, made in variants(subject.algorithm, name)), 1), None) for name in names]
+        felt = [None if twin is None else _felt_by(subject, twin) for twin in changed]
+        if felt[0] is not None and felt[1] is not None and any(felt[1]):  # a value that changes nothing says nothing
+            found.append(((names[0], felt[0]), (names[1], felt[1])))
+    return found
+
+
+def _felt_by(subject: Subject, algorithm: Any) -> Felt | None:
+    """Which sides feel it where another algorithm draws and computes the loss; None where it draws other rows."""
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    before = _slopes(subject, laboratory, batch)
+    twin = subject.with_algorithm(algorithm)
+    other = twin.stand_in()
+    again = twin.first_update(other)
+    if not isinstance(laboratory.policy, StandInPolicy) or len(batch) != len(again):
+        return None
+    return _felt(batch, before, _slopes(twin, other, again))
+
+
+def _slopes(subject: Subject, laboratory: Laboratory, batch: Any) -> list[list[Tensor]]:
+    """Of every row of all parts: the gradient at the tokens of each completion."""
+    gradient, _ = subject.gradient(laboratory, batch)
+    return [row for part in parts_of(batch) for row in completion_gradients(laboratory, part, gradient)]
+
+
+def _felt(batch: Any, before: list[list[Tensor]], after: list[list[Tensor]]) -> Felt:
+    felt = [False, False]
+    scale = max((float(each.abs().max()) for row in before for each in row if len(each)), default=0.0)
+    for sides, *rows in zip(_sides(batch), before, after, strict=True):
+        for side, one, two in zip(sides, *rows, strict=True):
+            if side is not None and one.shape == two.shape and len(one):
+                felt[side] |= float((one - two).abs().max()) > FELT * scale
+    return felt[0], felt[1]
+
+
+def _sides(batch: Any) -> list[list[int | None]]:
+    """Of every row, of each completion: 0 for the better side, 1 for the worse one, None where it is neither."""
+    found: list[list[int | None]] = []
+    for part in parts_of(batch):
+        advantages = getattr(part, "advantages", None)
+        for row, group in enumerate(part.sequences.completions):
+            if isinstance(advantages, Tensor):
+                each = [float(advantages[row, column].sum()) for column in range(len(group))]
+                found.append([None if value == 0 else int(value < 0) for value in each])
+            else:
+                found.append([0, 1] if len(group) == 2 else [None] * len(group))
+    return found

@@ -1,0 +1,120 @@
+"""What the law of order says of weights that draw makes of pairs: a row's weight is made of what stands in that row."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Lab, Need
+from rlx.check.batch import tensors_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import StandInPolicy, key_of
+from rlx.check.subject import Laboratory, Subject, row_shown
+from rlx.data.preferences import PairBatch
+
+# by how much policy and reference like every token of one chosen completion better, and its score is higher:
+OURS, THEIRS, SCORE = 1.0, 0.37, 0.2
+SIZES = (0.05, 1.0)  # times as much: by little, so that the order of rows stays; by more, where weights are ranks
+SAME = 1e-4  # relative: weights this near are the same but for rounding
+LEAST = 3  # rows: one that is changed, and two that say what happens to all
+
+
+class _ScoredLab(Lab):
+    """A Lab in which the chosen completion of one pair is scored higher. raised: its row in the task; by: as much."""
+
+    raised: int = -1
+    by: float = 0.0
+
+    def pairs(self, pairs_per_step: int) -> PairBatch:
+        found = super().pairs(pairs_per_step)
+        if found.scores is None or self.raised < 0:
+            return found
+        more = torch.from_numpy(found.rows == self.raised)[:, None] * found.scores.new_tensor([self.by, 0.0])
+        return replace(found, scores=found.scores + more)
+
+
+def weights_of_other_rows(subject: Subject) -> Finding | None:
+    """What policy, reference or scores say of one pair changes the weight of another one, and not its own.
+
+    A scale that all rows share may change with it: weights may add up to 1.
+    """
+    if not subject.reads_pairs or Need.REWARDS in subject.needs or subject.goes_past or subject.warm_up:
+        return None
+    laboratory = subject.stand_in()
+    usual = _drawn(subject, laboratory, None)
+    if not isinstance(usual, PairBatch) or len(usual) < LEAST or not isinstance(laboratory.policy, StandInPolicy):
+        return None
+    before = {name: weights for name, weights in tensors_of(usual.weights) if _differ(weights, len(usual))}
+    astray: dict[str, list[tuple[int, int]]] = {name: [] for name in before}
+    own: set[str] = set()  # weights that go with their rows
+    for size, row in itertools.product(SIZES, range(len(usual)) if before else ()):
+        moved = _drawn(subject, laboratory, (usual, row, size))
+        after = dict(tensors_of(moved.weights)) if moved.rows.tolist() == usual.rows.tolist() else {}
+        for name in before.keys() & after.keys():
+            changed = _changed(before[name], after[name])
+            if row in changed:
+                own.add(name)
+            elif changed:
+                astray[name].append((row, changed[0]))
+    for name, found in astray.items():
+        rows = {row for row, _ in found}
+        if len(rows) < 2 or (name in own and 2 * len(rows) <= len(usual)):
+            continue
+        row, other = found[0]
+        return broken(
+            f"the {name.removeprefix('batch.')} of row {other} changes with what policy, reference or scores say of row {row}, "
+            f"and that of row {row} itself does not ({len(rows)} of {len(usual)} rows are like it): rows have those of others",
+            number=f"{len(rows)} of {len(usual)} rows",
+            where="draw",
+            example=row_shown(subject, usual, row),
+            mend="a tensor that is sorted, rolled or turned has lost its rows: leave it as it is, or take the rows of the batch "
+            "in the same order",
+        )
+    return None
+
+
+def _drawn(subject: Subject, laboratory: Laboratory, changed: tuple[PairBatch, int, float] | None) -> Any:
+    """The draw of a laboratory in which the chosen completion of one row is liked better; the laboratory stays as it is."""
+    policy, reference = laboratory.policy, laboratory.reference
+    lab = _ScoredLab(**vars(replace(laboratory, state=dict(laboratory.state)).lab(seed=subject.seed)))
+    leaf = held = None
+    if changed is not None:
+        batch, row, size = changed
+        key = key_of(batch.sequences.prompts[row], batch.sequences.completions[row][0])
+        object.__setattr__(lab, "raised", int(batch.rows[row]))
+        object.__setattr__(lab, "by", size * SCORE)
+        reference.raised = {key: size * THEIRS}
+        leaf, place = policy.leaves.get("token_logprobs"), policy.places.get("token_logprobs", {}).get(key)
+        if leaf is not None and place is not None:
+            held = leaf.detach().clone()
+            with torch.no_grad():
+                leaf[place] -= size * OURS
+    with torch.no_grad():
+        found = subject.algorithm.draw(lab)
+        reference.raised = {} if changed is not None else getattr(reference, "raised", {})
+        if leaf is not None and held is not None:
+            leaf[: len(held)] = held
+    return found
+
+
+def _differ(weights: Tensor, rows: int) -> bool:
+    """Whether these are numbers of rows that are not all the same."""
+    if weights.ndim == 0 or len(weights) != rows or not weights.is_floating_point() or not bool(torch.isfinite(weights).all()):
+        return False
+    each = weights.reshape(rows, -1).double().sum(dim=1)
+    return float(each.max() - each.min()) > SAME * float(each.abs().max())
+
+
+def _changed(before: Tensor, after: Tensor) -> list[int]:
+    """The rows whose weights change otherwise than by the factor that most share."""
+    if before.shape != after.shape:
+        return []
+    x, y = before.double().reshape(len(before), -1), after.double().reshape(len(before), -1)
+    there = x != 0
+    factor = (y[there] / x[there]).median() if bool(there.any()) else x.new_tensor(1.0)
+    off = (y - factor * x).abs().amax(dim=1)
+    return torch.nonzero(off > SAME * float(y.abs().max())).flatten().tolist()
