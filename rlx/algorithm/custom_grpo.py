@@ -146,7 +146,8 @@ class CustomGrpo(Algorithm[RolloutBatch]):
             return {}
         with torch.no_grad():
             found = lab.policy.token_statistics(batch.sequences, temperature=batch.temperature, requires=requires)
-        kept = {"values": found.values, "proximal_logprobs": found.token_logprobs if proximal else None}
+        values = None if found.values is None else found.values.to(batch.rewards.dtype)
+        kept = {"values": values, "proximal_logprobs": found.token_logprobs if proximal else None}
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def _rewards(self, batch: RolloutBatch) -> Tensor:

@@ -73,18 +73,25 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def journey(
-    subject: Subject, spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None, run: Run | None = None
+    subject: Subject,
+    spread: float,
+    steps: Sequence[int] = STEPS,
+    *,
+    against: Journey | None = None,
+    run: Run | None = None,
+    lower: float = 0.0,
 ) -> Journey:
     """A few steps of plain gradient descent in a stand-in laboratory, each with its draw, its updates and its validation.
 
     against: a journey that made all of its steps; this one ends at the first update that departs from it in what is learned.
-    run: what is recorded of it, or taken from a recorded one.
+    run: what is recorded of it, or taken from a recorded one. lower: nats by which all log-probabilities fall after each update.
     """
     run = run or Run()
     try:
-        return _Traveller(subject, spread, against, run).journey(steps)
+        return _Traveller(subject, spread, against, run, lower).journey(steps)
     except LeavesGrewError:
-        return journey(replace(subject, asks_ahead=True), spread, steps, against=against, run=run.begun_again())
+        again = replace(subject, asks_ahead=True)
+        return journey(again, spread, steps, against=against, run=run.begun_again(), lower=lower)
     except (RlxError, ValueError) as error:  # values that are refused are a difference like any other
         return Journey.refused_by(error)
 
@@ -92,8 +99,8 @@ def journey(
 class _Traveller:
     """Makes the steps of a journey and keeps what a `Journey` is made of."""
 
-    def __init__(self, subject: Subject, spread: float, against: Journey | None, run: Run) -> None:
-        self._subject, self._against, self._run = subject, against, run
+    def __init__(self, subject: Subject, spread: float, against: Journey | None, run: Run, lower: float) -> None:
+        self._subject, self._against, self._run, self._lower = subject, against, run, lower
         self._algorithm = subject.algorithm
         self._laboratory = subject.stand_in(spread=spread, agreeing=True)
         self._rate = 0.1 if subject.goes_past else RATES.get(spread, 3.0)
@@ -144,7 +151,7 @@ class _Traveller:
         leaves = laboratory.policy.parameters()
         if self._departs(torch.cat([torch.zeros(0), *(leaf.detach().reshape(-1) for leaf in leaves)])):
             return True
-        _below_one(laboratory.policy)
+        _below_one(laboratory.policy, by=self._lower)
         said = source.metrics if said is None else said
         self._losses.append(float(said.get("loss", 0.0)))
         own = {name: value for name, value in said.items() if name != "loss" and not name.endswith("_loss")}
@@ -180,12 +187,12 @@ class _Watched(Lab):
             self.full[name, capacity] |= len(super().buffer(capacity, name=name)) >= capacity
 
 
-def _below_one(policy: Any) -> None:
-    """No probability rises above 1, as it never does in a model."""
+def _below_one(policy: Any, *, by: float) -> None:
+    """No probability rises above 1, as it never does in a model. by: nats by which all fall."""
     leaf = getattr(policy, "leaves", {}).get("token_logprobs")
     if leaf is not None:
         with torch.no_grad():
-            leaf.clamp_(max=-1e-3)
+            leaf.sub_(by).clamp_(max=-1e-3)
 
 
 def updated(subject: Subject, laboratory: Laboratory, source: Any, rate: float) -> dict[str, float]:

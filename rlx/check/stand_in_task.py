@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from rlx.seeding import Stream
-from rlx.task.base import Prompt, Task, Text
+from rlx.task.base import Pair, Prompt, Task, Text
 
 
 def shortened(task: Task, *, rows: int, held_out: int | None = None) -> Task:
@@ -57,3 +58,22 @@ def stand_in_task(
 def reward_of(text: str) -> float:
     """Return 0, 0.5 or 1, as the text alone decides."""
     return Stream(0, ("reward", text)).key % 3 / 2
+
+
+def has_scores(task: Task) -> bool:
+    """Whether every pair of the task says how good its completions are."""
+    return all(pair.scores is not None for pair in task.pairs())
+
+
+def with_scores(task: Task) -> Task:
+    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
+    twin = copy.copy(task)
+    for name in ("pairs", "held_out_pairs"):
+        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
+        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
+    return twin
+
+
+def _scores(pair: Pair) -> tuple[float, float]:
+    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
+    return 0.5 + chosen / 2, rejected / 2

@@ -23,7 +23,7 @@ from rlx.check.stand_in import (
     StandInReference,
     key_of,
 )
-from rlx.check.stand_in_task import shortened, stand_in_task
+from rlx.check.stand_in_task import has_scores, shortened, stand_in_task, with_scores
 from rlx.loss.base import Loss
 from rlx.loss.state import LossStates, losses_with_state
 from rlx.optimizer.schedule import Constant
@@ -32,7 +32,7 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Task
+from rlx.task.base import Task
 
 ROWS = 384  # pairs and prompts of the task that are looked at
 HELD_OUT = 48  # of them, for what validate measures
@@ -40,6 +40,7 @@ TOLERANCE = 5e-7  # constants of a loss's own may be float32, whose last digit d
 REAL_TOLERANCE = 1e-6  # a transformers forward has float32 inside its norms
 NO_CHOICES: Mapping[str, Any] = MappingProxyType({})
 MOST_WARM_UP = 64  # draws
+LATER_STEPS = (1, 2, 5, 10, 100, 1000)  # at one of which a warm-up from 0 has begun
 MOST_PARTS = 64  # of a draw
 MOVED = 0.4  # nats a token between the policy and its reference where they shall differ
 
@@ -64,7 +65,8 @@ class Laboratory:
     """Task, policy, reference and sampler to try an algorithm with; gradients are taken of the policy's parameters.
 
     tolerance: within which equal gradients are equal, relative to the largest entry. state: of the algorithm, which draw writes.
-    loss_state: the running means of its losses, see rlx.loss.state; a few steps in a row move them on.
+    loss_state: the running means of its losses, see rlx.loss.state; a few steps in a row move them on. start: what is said of
+    steps counts from this one.
     """
 
     task: Task
@@ -74,10 +76,11 @@ class Laboratory:
     tolerance: float
     state: dict[str, Tensor] = field(default_factory=dict)
     loss_state: dict[str, float] = field(default_factory=dict)
+    start: int = 0
 
     def lab(self, *, step: int = 0, seed: int = 0) -> Lab:
         """The Lab that `draw` is called with."""
-        return Lab(self.task, self.policy, self.reference, self.sampler, step, Stream(seed), self.state)
+        return Lab(self.task, self.policy, self.reference, self.sampler, self.start + step, Stream(seed), self.state)
 
 
 @dataclass(frozen=True)
@@ -156,25 +159,37 @@ class Subject:
             TOLERANCE,
         )
 
-    @cached_property
+    @property
     def warm_up(self) -> int:
         """How many draws an algorithm that keeps state (a replay buffer) makes before it learns; 0 where it learns at once."""
+        return self._begins[0]
+
+    @cached_property
+    def _begins(self) -> tuple[int, int]:
+        """(the draws that it makes before it learns, the step from which on it learns: not the first one of a warm-up from 0)."""
         laboratory = self._stand_in(Numbers(MOVED))
         try:
             for number in range(MOST_WARM_UP):
-                batch = self.first_update(laboratory, step=number)
-                learns = len(batch) > 0 and bool(self.gradient(laboratory, batch)[0].any())
-                if learns or not laboratory.state:
-                    return number if learns else 0
+                if self._learns(laboratory, number):
+                    return number, 0 if number == 0 or self._learns(laboratory, 0) else number
+                if not laboratory.state:
+                    break
+            later = (step for step in LATER_STEPS if self._learns(self._stand_in(Numbers(MOVED)), step))
+            return 0, next(later, 0)
         except Exception:  # the laws meet it again, and name it
-            return 0
-        return 0
+            return 0, 0
+
+    def _learns(self, laboratory: Laboratory, step: int) -> bool:
+        batch = self.first_update(laboratory, step=step)
+        return len(batch) > 0 and bool(self.gradient(laboratory, batch)[0].any())
 
     def warmed(self, laboratory: Laboratory) -> Laboratory:
-        """The laboratory after the draws that an algorithm makes before it learns."""
+        """The laboratory after the draws that an algorithm makes before it learns, and at the step from which on it does."""
+        warm_up, start = self._begins
         with torch.no_grad():
-            for number in range(self.warm_up):
+            for number in range(warm_up):
                 self.algorithm.draw(laboratory.lab(step=number, seed=self.seed))
+        laboratory.start = start
         return laboratory
 
     @cached_property
@@ -194,6 +209,14 @@ class Subject:
 
             return not reaches(leaves) or reaches(weights)
         except Exception:  # the laws will meet it again, and name it
+            return self._needs_the_model()
+
+    def _needs_the_model(self) -> bool:
+        """Whether an algorithm that no stand-in can serve, as it reads weights, makes a batch and a loss with the real policy."""
+        try:
+            laboratory = self.real(moved=True)
+            return bool(self.loss(laboratory, self.first_update(laboratory)).loss.requires_grad)
+        except Exception:  # as above
             return False
 
     @cached_property
@@ -310,7 +333,7 @@ class Subject:
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
         twin = replace(self, algorithm=algorithm)
-        names = ("reference", "small_task", "goes_past", "warm_up", "_references", "journeys")
+        names = ("reference", "small_task", "goes_past", "_begins", "_references", "journeys")
         shared = {name: getattr(self, name) for name in names}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
@@ -362,22 +385,3 @@ def completion_gradients(laboratory: Laboratory, part: Any, gradient: Tensor) ->
         keys = [key_of(prompt, tokens) for tokens in group]
         found.append([gradient[places[key]] if key in places else gradient[:0] for key in keys])
     return found
-
-
-def has_scores(task: Task) -> bool:
-    """Whether every pair of the task says how good its completions are."""
-    return all(pair.scores is not None for pair in task.pairs())
-
-
-def with_scores(task: Task) -> Task:
-    """The task with scores, where a pair has none, that the text alone decides, those of chosen completions the higher ones."""
-    twin = copy.copy(task)
-    for name in ("pairs", "held_out_pairs"):
-        pairs = tuple(replace(pair, scores=pair.scores or _scores(pair)) for pair in getattr(task, name)())
-        object.__setattr__(twin, name, lambda pairs=pairs: pairs)
-    return twin
-
-
-def _scores(pair: Pair) -> tuple[float, float]:
-    chosen, rejected = Stream(0, ("scores", repr((pair.prompt, pair.chosen, pair.rejected)))).numpy().random(2).tolist()
-    return 0.5 + chosen / 2, rejected / 2

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from rlx.check.law.hyperparameter import Known
 from rlx.check.reads import DRAW, GRADIENT, UPDATE, UPDATES
 from rlx.check.replay import Parts, Recording, Run
 from rlx.check.stand_in import keys_of
-from rlx.check.subject import Laboratory, Subject
+from rlx.check.subject import MOST_PARTS, Laboratory, Subject
 from rlx.check.variant import together, variants
 from rlx.data.sequences import Sequences
 from rlx.errors import RlxError
@@ -61,8 +61,8 @@ def idle_keys(subject: Subject) -> list[str]:
             if whole is None or not bench.ends_alike(start, whole, noise):
                 idle = {name for name in left if bench.ends_alike(start, tried[name][place], noise)}
                 names = [name for name in names if name in idle or name not in left]
-    known = Known(subject)
-    return [name for name in names if any(known.matters(subject.algorithm, algorithm) for algorithm in tried[name])]
+    known = Known(subject)  # what matters at later steps alone is a schedule, whose steps are not all made here
+    return [name for name in names if any(known.matters(subject.algorithm, other, steps=STEPS[:1]) for other in tried[name])]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class _Update:
         if other is None or self.weights is None or other.weights is None:
             return False
         return torch.equal(self.weights, other.weights) and (self.figures, self.before) == (other.figures, other.before)
+
+
+def _count(subject: Subject, batch: Any, step: int) -> int:
+    """How many updates a draw makes."""
+    return sum(1 for _ in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", step))), MOST_PARTS))
 
 
 def _forward(subject: Subject, laboratory: Laboratory, part: Any) -> list[tuple[str, float]]:
@@ -166,7 +171,8 @@ class _Bench:
             laboratory.sampler = self._samplers[step, noise] if known else subject.sampler
             batch = run.phase(DRAW, (step,), laboratory, partial(subject.draw, laboratory, step=step))
             self._move(laboratory, noise, step)
-            logged = sorted(getattr(batch, "metrics", {}).items())
+            count = run.phase(UPDATES, (step, "count"), laboratory, partial(_count, subject, batch, step))
+            logged = [*sorted(getattr(batch, "metrics", {}).items()), ("updates of a draw", count)]
             parts = Parts(subject.algorithm, batch, Stream(subject.seed, ("updates", step)))
             for number in range(MOST_UPDATES):
                 part = run.phase(UPDATES, (step, number), laboratory, partial(parts.at, number))

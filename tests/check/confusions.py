@@ -314,6 +314,46 @@ class MeanOfTheMinibatch(Rewards):
         return LossOutput.of(term.values, term.weights / len(batch))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WarmUpFromZero(Preferences):
+    """Sound: the weight rises from 0 at the first step."""
+
+    warmup: int = 5
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_weights(preference=min(1.0, lab.step / self.warmup) * batch.weights["preference"])
+
+
+class NormOfTheWeights(Demonstrations):
+    """Sound: draw logs the norm of the policy's weights."""
+
+    def draw(self, lab):
+        norm = torch.cat([parameter.detach().flatten() for parameter in lab.policy.parameters()]).norm()
+        return replace(super().draw(lab), metrics={"weight_norm": float(norm)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldToWhatItWas(Demonstrations):
+    """Sound: a demonstration may not become less likely than it was when it was drawn before."""
+
+    hold: float = 0.5
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        kept = lab.state.get("kept", torch.full((len(batch.source),), -1e4, dtype=torch.float64)).clone()
+        target = kept[batch.rows]
+        with torch.no_grad():
+            kept[batch.rows] = lab.policy.token_logprobs(batch.sequences)[:, 0].sum(dim=1).double()
+        lab.state["kept"] = kept
+        return batch.with_weights(target=target, row=torch.full((len(batch),), 1 / len(batch)))
+
+    def compute_loss(self, policy, reference, batch):
+        logprobs = policy.token_logprobs(batch.sequences)[:, 0]
+        below = torch.relu(batch.weights["target"].to(logprobs) - logprobs.sum(dim=1))
+        return LossOutput({"nll": Term(-logprobs, batch.weights["nll"]), "hold": Term(below, batch.weights["row"], self.hold)})
+
+
 CONFUSIONS: dict[type, set[str]] = {
     LabelWeightsAreExchanged: {"direction"},
     SideWeightsAreExchanged: {"direction"},
@@ -332,6 +372,9 @@ CONFUSIONS: dict[type, set[str]] = {
 }
 
 TWINS = [
+    WarmUpFromZero,
+    NormOfTheWeights,
+    HeldToWhatItWas,
     RewardsGoAlong,
     NormBesideTheTerms,
     MeanOfTwoTakes,

@@ -14,7 +14,7 @@ from rlx.check.stand_in import (
     given,
     key_of,
 )
-from rlx.check.subject import has_scores, with_scores
+from rlx.check.stand_in_task import has_scores, with_scores
 from rlx.data.sequences import Sequences
 from rlx.rollout.sampler import Draw
 from tests.check.checking import laboratory, subject

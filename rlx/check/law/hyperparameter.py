@@ -30,6 +30,7 @@ LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that h
 OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
 SPREADS = (0.4, 2.0, 0.05)
 FEW_ROWS, VISITS = 16, tuple(range(10))  # of a task, and steps, so that draws meet each row three times
+LOWER = 3.0  # nats a token: more than an update raises any
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
 INHERITED = {"updates_per_batch": ("updates",), "max_grad_norm": ("update_policy", "clipping")}  # of Algorithm: who reads each
@@ -206,7 +207,10 @@ def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
 
 
 def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> list[str]:
-    """Those that do not matter either where each draw meets rows of earlier ones: what lasts of a row acts there alone."""
+    """Those that do not matter either where each draw meets rows of earlier ones: what lasts of a row acts there alone.
+
+    Once as the policy learns them, and once where it likes them less from draw to draw.
+    """
     laboratory = subject.stand_in()
     if names:
         subject.draw(laboratory)
@@ -214,13 +218,16 @@ def _silent_where_rows_come_again(subject: Subject, names: Sequence[str]) -> lis
         return list(names)
     few = subject.with_algorithm(subject.algorithm)
     few.__dict__.update(small_task=shortened(subject.small_task, rows=FEW_ROWS), journeys={})
-    again, found = Known(few), list(names)
-    with suppress(Exception):  # a draw that wants more rows than there are
-        for name in names:
-            changed = [other for _, other in _few(subject.algorithm, name)]
-            tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1], steps=VISITS) for other in changed)
-            if any(difference in (LEARNING, MEASURED, FIGURES) for difference in tried):
-                found.remove(name)
+    found = list(names)
+    for lower in (0.0, LOWER):
+        few.__dict__["journeys"] = {}
+        again = Known(few, lower=lower)
+        with suppress(Exception):  # a draw that wants more rows than there are
+            for name in list(found):
+                changed = [other for _, other in _few(subject.algorithm, name)]
+                tried = (again.difference(subject.algorithm, other, spreads=SPREADS[:1], steps=VISITS) for other in changed)
+                if any(difference in (LEARNING, MEASURED, FIGURES) for difference in tried):
+                    found.remove(name)
     return found
 
 
@@ -280,8 +287,9 @@ def _few(algorithm: Algorithm[Any], only: str | None = None) -> Iterator[tuple[s
 class Known:
     """Journeys and their differences, found once for each algorithm and spread; those of one subject share `subject.journeys`."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, *, lower: float = 0.0) -> None:
         self._subject = subject
+        self._lower = lower  # nats by which all log-probabilities fall after each update
         self._journeys: dict[Any, Journey] = subject.journeys
         self._tried: set[Any] = set()
 
@@ -308,10 +316,10 @@ class Known:
             found = max(difference, found, key=RANK.__getitem__)
         return found
 
-    def matters(self, one: Algorithm[Any], other: Algorithm[Any]) -> bool:
+    def matters(self, one: Algorithm[Any], other: Algorithm[Any], *, steps: Sequence[int] = STEPS) -> bool:
         """Whether something else is learned at any spread at which the first one makes a step."""
-        legal = [spread for spread in SPREADS if not self.journey(one, spread).refused]
-        return any(self.difference(one, other, spreads=[spread]) == LEARNING for spread in legal)
+        legal = [spread for spread in SPREADS if not self.journey(one, spread, steps).refused]
+        return any(self.difference(one, other, spreads=[spread], steps=steps) == LEARNING for spread in legal)
 
     def journey(
         self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None
@@ -359,8 +367,8 @@ class Known:
             return against
         if recorded is not None:
             return journey(subject, spread, steps, against=against, run=Run(like=recorded, algorithm=algorithm))
-        if against is not None or repr(algorithm) != repr(self._subject.algorithm):
-            return journey(subject, spread, steps, against=against)
+        if against is not None or self._lower or repr(algorithm) != repr(self._subject.algorithm):
+            return journey(subject, spread, steps, against=against, lower=self._lower)
         recording = Recording(algorithm)
         made = journey(subject, spread, steps, run=Run(into=recording))
         if made.refused:

@@ -23,6 +23,7 @@ from rlx.check.law.side import sides_exchanged
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
 from rlx.check.subject import (
+    LATER_STEPS,
     REAL_TOLERANCE,
     Laboratory,
     Subject,
@@ -72,11 +73,7 @@ def runs(subject: Subject) -> Finding:
         return broken("updates yields no batch", where="updates", mend="yield at least one batch a draw")
     moved = any(not torch.equal(old, new) for old, new in zip(before, policy.parameters(), strict=True))
     if not moved and not _moves_on_other_rewards(subject):
-        return broken(
-            "an update leaves the policy where it was",
-            where="update_policy",
-            mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
-        )
+        return _stands_still(subject, laboratory)
     return passed("; ".join([f"{updates} updates", *_remarks(subject, batch)]))
 
 
@@ -96,6 +93,39 @@ def _moves_on_other_rewards(subject: Subject) -> bool:
     source = subject.accumulate(subject.algorithm, laboratory.policy, subject.reference, batch, micro_batch=None)
     subject.algorithm.update_policy(source, subject.optimizer(laboratory))
     return any(not torch.equal(old, new) for old, new in zip(before, laboratory.policy.parameters(), strict=True))
+
+
+def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
+    """Of an update that leaves the policy where it was: whether it makes no step, or there is no gradient to make one by."""
+    part = subject.first_update(replace(laboratory, policy=trainable_copy(subject.policy)))
+    laboratory = replace(laboratory, policy=trainable_copy(subject.policy))
+    if len(part) and bool(subject.gradient(laboratory, part)[0].any()):
+        return broken(
+            "an update leaves the policy where it was, though the loss has a gradient",
+            where="update_policy",
+            mend="end it with optimizer.step(gradients()['loss'], self.clipping)",
+        )
+    advantages, rewards = (getattr(part, name, None) for name in ("advantages", "rewards"))
+    if len(part) and not any(bool(term.weights.any()) for term in subject.loss(laboratory, part).terms.values()):
+        return broken(
+            f"nothing is learned: all weights are 0, at this step and at {', '.join(map(str, LATER_STEPS))}",
+            where="draw",
+            mend="a schedule ends where it shall: min(1.0, lab.step / steps)",
+        )
+    if isinstance(advantages, Tensor) and isinstance(rewards, Tensor) and not bool(advantages.any()):
+        return broken(
+            "nothing is learned: all advantages are 0, whatever the rewards are",
+            where="draw",
+            example=row_shown(subject, part, 0) if len(part) else "",
+            mend="an advantage is reward minus baseline; a baseline that is each completion's own reward leaves nothing. "
+            "sample_groups gives the same completions where it is called again at a step: another attempt= gives others",
+        )
+    return broken(
+        "nothing is learned: the loss has no gradient where the policy is its reference and its sampler, as when a run begins",
+        where="compute_loss",
+        example=row_shown(subject, part, 0) if len(part) else "",
+        mend="look for what is flat there: a clamp on the wrong side, a hinge without a margin, a log-probability that is detached",
+    )
 
 
 def _remarks(subject: Subject, batch: Any) -> list[str]:
