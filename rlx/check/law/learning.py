@@ -124,7 +124,7 @@ def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
         "nothing is learned: the loss has no gradient where the policy is its reference and its sampler, as when a run begins",
         where="compute_loss",
         example=row_shown(subject, part, 0) if len(part) else "",
-        mend="look for what is flat there: a clamp on the wrong side, a hinge without a margin, a log-probability that is detached",
+        mend="look for what is flat there: a clamp on the wrong side, a hinge without a margin, what is detached",
     )
 
 
