@@ -61,7 +61,7 @@ def compare(runs: Any, **choices: Any) -> Comparison:
 
     choices: keys of conf/compare.yaml, `rlx.compare("outputs/sweep/latest", margin=0.02)`.
     """
-    from rlx.api import compare as call
+    from rlx.comparison.comparison import compare as call
 
     return call(runs, **choices)
 

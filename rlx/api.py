@@ -1,4 +1,4 @@
-"""The Python interface: what `rlx.load`, `rlx.train` and `rlx.compare` do."""
+"""The Python interface: what `rlx.load` and `rlx.train` do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from rlx.config.targets import check_targets, targets_of, with_run_loss
 from rlx.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlx.comparison.comparison import Comparison
     from rlx.record.run import AlgorithmResult
 
 
@@ -83,10 +82,3 @@ def train(overrides: Sequence[str], *, callbacks: Sequence[StepCallback], quiet:
             f"callbacks and quiet are of this process, and ranks={composed.config.ranks} trains in others; leave out one of them"
         )
     return trained(composed, TrainView(callbacks=callbacks, quiet=quiet))
-
-
-def compare(runs: Any, **choices: Any) -> Comparison:
-    """The comparison of run records, or of all runs below paths. choices: keys of conf/compare.yaml. Does not import torch."""
-    from rlx.comparison.comparison import compare as call
-
-    return call(runs, **choices)

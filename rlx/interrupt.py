@@ -1,4 +1,6 @@
-"""Ctrl-C before a run listens: it waits for the end of an import or destructor, and is not lost where a library swallows it.
+"""Signals: a handler for as long as something runs, and Ctrl-C before a run listens.
+
+Ctrl-C before a run listens: it waits for the end of an import or destructor, and is not lost where a library swallows it.
 
 An exception within an import is swallowed by code that tries several modules, leaves modules half loaded, or ends the
 process where a compiled module calls back into Python; one within a destructor is printed with a traceback, and ignored.
@@ -7,12 +9,36 @@ process where a compiled module calls back into Python; one within a destructor 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+from rlx.errors import STOP_SIGNALS
 
 POLL_SECONDS = 0.02
 EARLY = "rlx: stopped by {} before anything was saved; run it again"
 _was_raised = False
 _listens = False
+
+
+@contextmanager
+def handled(
+    handler: Callable[[int, FrameType | None], Any], signals: Iterable[int] = tuple(STOP_SIGNALS)
+) -> Iterator[dict[int, Any]]:
+    """Let `handler` handle these signals within this context, and yield the handlers of before, which are put back at its end.
+
+    In another thread than the main one, where Python sets no handlers, nothing changes.
+    """
+    import threading
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in signals} if is_main else {}
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:

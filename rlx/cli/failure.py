@@ -8,6 +8,7 @@ import re
 import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from hydra.errors import (
@@ -16,7 +17,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
@@ -142,26 +143,20 @@ def _any_of(group: str, having: list[str]) -> str:
 
 def _options_with(path: str, line: CommandLine) -> str:
     group, _, leaf = path.partition(".")
-    folders = line.folders
-    having = [option for option in line.options.get(group, ()) if leaf in option_node(group, option, folders)]
+    having = [option for option in line.options.get(group, ()) if leaf in option_node(group, option, line.folders)]
     return f"{group}={having[0]}" if having else ""
 
 
 def composed_line(line: CommandLine) -> Composed:
     """What a line composes to, without a job of Hydra's around it. Raises ConfigError that says what is wrong with it."""
-    places = [f"'{place}'" for _, place in line.searched]
-    search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
     own = [quote_override(override) for override in line.overrides if not override.startswith("hydra.searchpath=")]
     try:
-        cfg = compose(line.verb or "train", [*search, *own], with_hydra=True)
+        cfg, hydra = _composed(line, own)
     except Exception as error:
         known = explained(error, line)
         if known is None or known is error:
             raise
         raise known from None
-    hydra = cfg.hydra
-    with open_dict(cfg):
-        del cfg["hydra"]
     pop_settings(cfg)
     return line.composed(cfg, hydra)
 
@@ -170,19 +165,21 @@ def _near(line: CommandLine) -> tuple[object, Mapping[str, object]]:
     """The unresolved config, and group -> option, of the choices on this command line; the default ones if they are wrong too."""
     known = line.options
     chosen = [override for override in line.overrides if group_of(override, known) and ("," not in override or "=[" in override)]
+    without_loss = [override for override in chosen if group_of(override, ["loss"]) is None]
+    for within, overrides in ((line, chosen), (line, without_loss), (line, []), (CommandLine(verb=line.verb), [])):
+        with suppress(HydraException, OmegaConfBaseException, RlxError):
+            cfg, hydra = _composed(within, overrides)
+            return OmegaConf.to_container(cfg, resolve=False), dict(hydra.runtime.choices)
+    return {}, {}
+
+
+def _composed(line: CommandLine, overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """The verb's config and Hydra's own, of these overrides in the folders that the line names."""
     places = [f"'{place}'" for _, place in line.searched]
     search = [f"hydra.searchpath=[{','.join(places)}]"] if places else []
-    without_loss = [override for override in chosen if group_of(override, ["loss"]) is None]
-    for overrides in ([*search, *chosen], [*search, *without_loss], search, []):
-        try:
-            cfg = compose(line.verb or "train", overrides, with_hydra=True)
-        except (HydraException, OmegaConfBaseException, RlxError):
-            continue
-        choices = cfg.hydra.runtime.choices
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return OmegaConf.to_container(cfg, resolve=False), dict(choices)
-    return {}, {}
+    cfg = compose(line.verb or "train", [*search, *overrides], with_hydra=True)
+    with open_dict(cfg):
+        return cfg, cfg.pop("hydra")
 
 
 # What went wrong with a command line, in one short message with the nearest right name.
@@ -310,8 +307,7 @@ def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:
     in_file = not is_typed and where.startswith("In '") and "/" in where.split(":")[0]
     where = f" (chosen in {where.split(':')[0][4:-1]}.yaml)" if in_file else ""
     if not options:
-        known = line.options
-        options = known.get(group, [])
+        options = line.options.get(group, [])
     hint = did_you_mean(nearest(name, options)) or (f"; it is one of {', '.join(options)}" if options else "")
     return ConfigError(f"there is no {group or 'config'} {name}{where}{hint}")
 
@@ -322,8 +318,7 @@ def _composition(error: ConfigCompositionException, chain: list[BaseException], 
         key, _, value = found[1].partition("=")
         return ConfigError(f"{found[1]} is several values: add -m to sweep over them, or write {key}=[{value}] for one list")
     if found := _NO_GROUP.search(" ".join(text.split())):
-        known = line.options
-        return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], known))}")
+        return ConfigError(f"{found[1]}: there is no group {found[2]}{did_you_mean(nearest(found[2], line.options))}")
     if "An item is already at" in text:
         return ConfigError(f"{text.split(chr(39))[1]} is a key already; leave out the +")
     if "loss appears more than once" in text or "Multiple values for loss." in text:  # several terms bring one for the run

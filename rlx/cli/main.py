@@ -135,7 +135,9 @@ def _outcome(argv: Sequence[str]) -> tuple[int, str]:
 
 
 def dispatch(line: CommandLine) -> int:
-    """Help, version and completion at once; everything else through Hydra."""
+    """Help and version at once; a sweep that goes on by the command it was begun with; everything else as it was typed."""
+    from rlx.cli.line import cut_verb, is_query
+
     if "--version" in line.flags:
         print(f"rlx {rlx.__version__}")
         return 0
@@ -145,13 +147,6 @@ def dispatch(line: CommandLine) -> int:
 
         print(overview(line) if line.verb is None else verb_help(line.verb, line))
         return 0
-    return run_hydra(line)
-
-
-def run_hydra(line: CommandLine) -> int:
-    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job."""
-    from rlx.cli.line import cut_verb, is_query
-
     if "--shell-completion" in line.flags and is_query(line.overrides):
         line.verb, found = cut_verb(os.environ)
         print(*found, sep="\n")
@@ -180,7 +175,10 @@ def resume_sweep(line: CommandLine, directory: Path) -> int:
 
 
 def run_composed(line: CommandLine, directory: Path | None = None) -> int:
-    """Compose and run. directory: of the sweep that goes on, None for another."""
+    """Compose the verb's config as Hydra does, and run the verb on it: once, or with -m once a job.
+
+    directory: of the sweep that goes on, None for another.
+    """
     import hydra
 
     from rlx.cli.line import hydra_overrides

@@ -28,7 +28,7 @@ from rlx.comparison.statistics.difference import detectable_difference
 from rlx.comparison.statistics.interval import describe_shape
 from rlx.comparison.statistics.measured import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_ERROR
 from rlx.comparison.variant import Variant
-from rlx.comparison.wording import join_names
+from rlx.comparison.wording import join_names, quantity
 
 _COMMANDS = 2  # shown where several variants lack seeds
 FEW = 10
@@ -224,7 +224,7 @@ def _collapses(variants: Sequence[Variant]) -> list[Caution]:
     if not unseen:
         return []
     least = min(variant.n for variant in unseen)
-    seeds = f"{least} seed{'s' * (least > 1)}"
+    seeds = quantity(least, "seed")
     text = (
         f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {seeds} a collapse of 20 % of runs "
         f"stays unseen with a chance of {100 * 0.8**least:.0f} %"

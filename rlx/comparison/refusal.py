@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError, EvidenceError
 from rlx.garbage import collection_paused
 from rlx.record.run import RunRecord, find_run_directories, read_run
-from rlx.record.trust import again, folder_words
+from rlx.record.trust import command_for, folder_words
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
 
@@ -99,22 +100,15 @@ def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10, on: Run
         kept += given if any(text.startswith("task=") for text in given) else [f"task={on.record.task}", *given]
     if not any(override.startswith("algorithm=") for override in kept):
         kept.insert(0, f"algorithm={run.record.algorithm}")
-    return " ".join(["rlx -m", *map(quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
+    return " ".join(["rlx -m", *map(shlex.quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
 
 
 def _is_of_task(override: str) -> bool:
     return override.lstrip("+~").startswith(("task=", "task.", "task/"))
 
 
-def quote(word: str) -> str:
-    """A word for the shell, in quotes only where it needs them."""
-    import shlex
-
-    return shlex.quote(word)
-
-
 def insist(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem]:
-    """Raises with all that is not allowed; returns what is, to be shown."""
+    """Raise EvidenceError with the problems that are not allowed; return those that are, to be shown as cautions."""
     refused = [problem for problem in problems if problem.kind not in allow]
     if not refused:
         return list(problems)
@@ -136,7 +130,7 @@ def _unfinished(runs: Sequence[RunScore]) -> list[Problem]:
     for run in runs:
         if run.state == "unfinished":
             said = "; ".join(run.notes) or f"is {run.record.status}"
-            mend = "wait for it" if run.record.status == "running" else again(run.record)
+            mend = "wait for it" if run.record.status == "running" else command_for(run.record)
             found.append(Problem("unfinished", f"{run.variant}, seed {run.seed} ({run.record.directory.name}) {said}", mend))
     return found
 
@@ -145,7 +139,7 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     if len(tasks) < 2:
         return []
-    one = quote(f"where={task_condition(runs, tasks[0])}")
+    one = shlex.quote(f"where={task_condition(runs, tasks[0])}")
     mend = f"compare one at a time, {one}; with allow=[tasks] scores are averaged over tasks, each counting the same"
     found = [Problem("tasks", _tasks_named(runs, tasks), mend)]
     for label in dict.fromkeys(run.variant for run in runs):

@@ -14,8 +14,8 @@ from rlx.comparison.refusal import Collected, declared_budgets
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.difference import welch
-from rlx.comparison.wording import join_names
-from rlx.record.files import read_regular
+from rlx.comparison.wording import join_names, quantity
+from rlx.record.run import read_plan
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class Caution(Serializable):
 
     kind: str
     text: str
-
-
-def count_runs(runs: Sequence[RunScore]) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{len(runs)} run{'s' * (len(runs) != 1)}"
 
 
 def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
@@ -43,7 +38,7 @@ def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
         how = f"counted as the {worst} score of any run at any evaluation (failed=worst)"
     else:
         how = "left out (failed=exclude), which favours whatever fails often"
-    return [Caution("failed_runs", f"{len(broken)} failed or unfinished run{'s' * (len(broken) > 1)} ({named}): {how}")]
+    return [Caution("failed_runs", f"{quantity(len(broken), 'failed or unfinished run')} ({named}): {how}")]
 
 
 def about_budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
@@ -62,8 +57,8 @@ def about_records(
     found = []
     if repeated:
         text = (
-            f"{count_runs(repeated)} with the variant, task and seed of a later one: the later one counts, for a repeated seed "
-            "is no further seed"
+            f"{quantity(len(repeated), 'run')} with the variant, task and seed of a later one: the later one counts, for a "
+            "repeated seed is no further seed"
         )
         found.append(Caution("repeated_runs", text))
     cut = [run for run in runs if run.state == "completed" and run.notes]
@@ -75,7 +70,7 @@ def about_records(
         found.append(Caution("cut_metrics", text))
     early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
     if early and choices.at is None:
-        text = f"{count_runs(early)} stopped before num_steps (stop_at_score or max_seconds): compare their costs too"
+        text = f"{quantity(len(early), 'run')} stopped before num_steps (stop_at_score or max_seconds): compare their costs too"
         found.append(Caution("stopped_early", text))
     codes = {str(_code(run)) for run in runs}
     if len(codes) > 1:
@@ -109,10 +104,7 @@ def _planned(collected: Collected) -> list[Caution]:
     """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
     found = []
     for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
-        try:
-            jobs = len(json.loads(read_regular(directory / "sweep.json"))["jobs"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
+        jobs = len((read_plan(directory) or {"jobs": ()})["jobs"])
         known = sum(run.record.directory.parent == directory for run in collected.runs)
         if jobs > known + len(collected.unreadable):
             text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"

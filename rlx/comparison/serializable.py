@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Serializable:
-    """What a part of a comparison is: a dataclass that can say itself in JSON's types."""
+    """Base of the dataclasses that comparison.json is made of."""
 
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain value, as it stands in comparison.json; what is not a finite number is null."""
@@ -50,17 +50,17 @@ def to_plain(value: Any) -> Any:
 
 
 def is_usable(value: float) -> bool:
-    """Whether one can reckon with it: finite, and not so large that its square is not."""
+    """Whether statistics can use a number: it is finite, and so is its square."""
     return math.isfinite(value) and abs(value) < 1e100
 
 
 def usable(value: float) -> float:
-    """The value, NaN if one cannot reckon with it."""
+    """The value; NaN where statistics cannot use it."""
     return float(value) if is_usable(value) else math.nan
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a number, and neither true or false nor of a size that no record has."""
+    """Whether a value is a number: no boolean, and no integer beyond 64 bits."""
     if type(value) is float:
         return True
     if isinstance(value, int):
@@ -69,10 +69,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def number_or(value: Any, otherwise: float) -> float:
-    """The value if it is a number."""
+    """The value; `otherwise` where it is no number."""
     return float(value) if is_number(value) else otherwise
 
 
 def usable_or_none(value: Any) -> float | None:
-    """The value if one can reckon with it."""
+    """The value; None where statistics cannot use it."""
     return float(value) if is_number(value) and is_usable(value) else None

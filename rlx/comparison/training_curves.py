@@ -126,7 +126,7 @@ def _read_log(run: RunScore) -> RunLog:
 
 
 def told_metrics(logs: Sequence[RunLog]) -> list[str]:
-    """The metrics that say something, the most asked for first: not those that never change, nor those that repeat another."""
+    """The metrics that are drawn, the most important first: not those that never change, nor those that repeat another."""
     names = list(dict.fromkeys(name for log in logs for name in log.metrics))
     names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     kept: list[str] = []

@@ -32,6 +32,11 @@ def probability(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def quantity(number: int, noun: str) -> str:
+    """A number with its noun: `1 variant`, `3 variants`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def span(low: float, high: float) -> str:
     """Write an interval as `[low, high]`, with signs."""
     return f"[{score_text(low, signed=True)}, {score_text(high, signed=True)}]"

@@ -229,7 +229,8 @@ def check_keys(container: Mapping[str, Any], schema: type, path: str, paths: lis
         elif not fits(value, hints[key]):
             raise ConfigError(f"{full}={shown(value)}: it must be {described(hints[key])}")
         check_range(full, value, range_of(schema, key))
-    gone = [name for name, item in fields.items() if name not in container and name not in RUN_GROUPS and item.default == MISSING]
+    required = [item.name for item in fields.values() if item.default_factory is REQUIRED and item.default in (MISSING, REQUIRED)]
+    gone = [name for name in required if name not in container and name not in RUN_GROUPS]
     if gone:
         raise ConfigError(f"{path}{gone[0]} has no value, and {owner} needs one; leave out ~{path}{gone[0]}, or give it a value")
 

@@ -97,7 +97,7 @@ def compose(verb: str, overrides: Sequence[str] = (), *, with_hydra: bool = Fals
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Let Hydra compose while it runs a job, which it holds to be a mistake."""
+    """Let Hydra compose while it runs a job, which it refuses otherwise."""
     from hydra.core.global_hydra import GlobalHydra
 
     hydra = GlobalHydra.instance()

@@ -74,10 +74,10 @@ def asked_run(cfg: DictConfig) -> Path:
     return run
 
 
-def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
+def continued(composed: Composed, record: Recorded, *, command: str) -> Composed:
     """The recorded config with what may be overridden taken from the command line's, and the directory to write in.
 
-    again: the whole command, for a record that names places to write in which have to be given again.
+    command: the whole command, for a record that names places to write in which have to be given again.
     """
     cfg = composed.config
     verb = "resume" if cfg.resume is not None else "rerun"
@@ -85,7 +85,7 @@ def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
         raise ConfigError(f"{verb}={cfg[verb]} is one run and cannot be swept; leave out -m")
     check_targets(record.config, composed.allowed)
     given = {override.lstrip("+~").partition("=")[0] for override in composed.overrides}
-    check_places(record, again, given=given)
+    check_places(record, command, given=given)
     recorded = OmegaConf.create(
         {**_BEFORE, **record.config, "export": {**_BEFORE["export"], **(record.config.get("export") or {})}}
     )
@@ -114,15 +114,15 @@ def continued(composed: Composed, record: Recorded, *, again: str) -> Composed:
     return replace(composed, config=recorded, choices=choices, directory=directory)
 
 
-def check_places(record: Recorded, again: str, *, given: Set[str] = frozenset()) -> None:
+def check_places(record: Recorded, command: str, *, given: Set[str] = frozenset()) -> None:
     """Refuse a record that names a place to write in which is neither expected nor given now.
 
-    again: the whole command, with the places. given: the keys that the command line gives. Raises ConfigError.
+    command: the whole command, with the places. given: the keys that the command line gives. Raises ConfigError.
     """
     if lacking := [text for key, text in places_to_give(record) if not _is_given(key, given)]:
         raise ConfigError(
             f"the record says to write to {', '.join(lacking)}, neither in its own directory nor a default place; if that is "
-            f"meant, give it again: {again}"
+            f"meant, give it again: {command}"
         )
 
 

@@ -171,7 +171,7 @@ def node_of(target: Any, name: str, group: str) -> dict[str, Any]:
 
 
 def _own_defaults(target: Any) -> set[str]:
-    """The fields that a class declares anew: what its ancestor's YAML chooses for them is not meant any more."""
+    """The fields that a class declares anew: what its ancestor's YAML chooses for them does not hold for it."""
     declared = set(vars(target).get("__annotations__", {})) if isinstance(target, type) else set()
     return declared | {"loss"}
 

@@ -23,7 +23,7 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, of: str) -> Tensor:
-    """What a formula gave. Raises ShapeError if it is no tensor of this shape.
+    """Return the output of a formula. Raises ShapeError unless it is a tensor of this shape.
 
     by: whose formula. of: what the shape stands for.
     """
@@ -35,7 +35,7 @@ def require_shape(found: Any, shape: torch.Size | tuple[int, ...], *, by: str, o
 
 @dataclass(frozen=True)
 class RunningMean:
-    """A state of a loss, see `rlx.loss.running_mean`. reads: the names of what it is the mean of, or of its arguments."""
+    """A running mean that a loss keeps over updates, see `rlx.loss.running_mean`. reads: the names of what it averages."""
 
     of: str | Callable[..., Tensor]
     reads: tuple[str, ...]
@@ -43,12 +43,12 @@ class RunningMean:
     start: float
 
     def decay_of(self, loss: Any) -> float:
-        """Its decay where a loss has it as a hyperparameter, or as it is."""
+        """The decay: a hyperparameter of the loss, or a number."""
         found: float = getattr(loss, self.decay) if isinstance(self.decay, str) else self.decay
         return found
 
     def statistic(self, loss: Any, given: Callable[[str], Any]) -> Any:
-        """What it is the mean of: [B] or [B, T]. given: name -> an input or a state."""
+        """[B] or [B, T]: the values that are averaged. given: name -> an input or a state."""
         if isinstance(self.of, str):
             return given(self.of)
         return self.of(**{name: getattr(loss, name) if name in loss.takes else given(name) for name in self.reads})

@@ -87,7 +87,7 @@ class LossStates:
 
     @staticmethod
     def of(algorithm: Any, values: dict[str, float] | None = None) -> LossStates:
-        """Those of the losses that an algorithm's fields hold, at their starts where `values` has none."""
+        """The states of the losses in an algorithm's fields; one that `values` lacks has its initial value."""
         return LossStates(losses_with_state(algorithm), {} if values is None else values)
 
     def restore(self, values: Mapping[str, Any]) -> None:
@@ -105,13 +105,13 @@ class LossStates:
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Losses read these values within."""
+        """Within this context, losses read these values."""
         with _bound(_Binding(self, None)):
             yield
 
     @contextmanager
     def recording(self) -> Iterator[Record]:
-        """Losses read these values within, and what their states are made of is added up in the record that is given."""
+        """Within this context, losses read these values, and what the states average is added up in the record that is given."""
         record: Record = {}
         with _bound(_Binding(self, record)):
             yield record
@@ -203,7 +203,7 @@ def _bound(binding: _Binding) -> Iterator[None]:
 
 @contextmanager
 def without_state(why: str) -> Iterator[None]:
-    """A loss with state that is called within raises ConfigError, which says why."""
+    """Within this context, a call of a loss with state raises ConfigError. why: its message."""
     with _bound(_Binding(None, None, why)):
         yield
 

@@ -19,7 +19,7 @@ Contents = dict[str, tuple[str, float, float]]
 
 
 def contents(batch: Any) -> Contents:
-    """Where in a batch -> (digest of its whole numbers there, length of its other numbers, and their product with fixed ones).
+    """Place in a batch -> (digest of its integers, norm of its floats, inner product of its floats with fixed numbers).
 
     Its rows' lengths are looked at, and arrays and tensors, also those in lists, dataclasses and mappings; nothing else is.
     """

@@ -12,18 +12,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from rlx.errors import ConfigError, ExitCode
+from rlx.interrupt import handled
 
 STORE, RECORD, PARENT = "RLX_STORE_SOCKET", "RLX_RECORD_PIPE", "RLX_PARENT"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 STOPPED = (ExitCode.STOPPED, ExitCode.INTERRUPTED)
 LINES = 20  # of a rank's output that are shown where it failed
 _POLL = 0.05  # seconds between two looks at the ranks
@@ -92,7 +90,7 @@ class RankGroup:
     signals: list[int] = field(default_factory=list)
 
     def wait(self) -> None:
-        """Until every rank has ended: by itself, or killed because another one ended badly `grace` seconds ago."""
+        """Wait until every rank has ended, by itself or killed `grace` seconds after another one ended badly."""
         sent, has_told = 0, False
         while running := self._running():
             for number in self.signals[sent:]:
@@ -130,7 +128,7 @@ class RankGroup:
                 rank.process.send_signal(number)
 
     def outcome(self) -> tuple[int, str]:
-        """The exit code of all, and what to say on stderr of a rank that rank 0 could not speak for."""
+        """The exit code of all ranks, and a message for stderr about a failure that rank 0 has not reported."""
         codes = [rank.code or 0 for rank in self.ranks]
         if len(set(codes)) == 1 and codes[0] >= 0:
             return codes[0], ""
@@ -178,7 +176,7 @@ def launch(arguments: Sequence[str], *, ranks: int, timeout: float, threads: int
     reading, writing = os.pipe()
     group = RankGroup([], grace=min(10.0, 0.1 * timeout))
     try:
-        with _signals(group.signals):
+        with handled(lambda caught, _: group.signals.append(caught)):
             for number in range(ranks):
                 if group.signals and group.ranks:  # asked to stop meanwhile
                     break
@@ -236,17 +234,3 @@ def _started(number: int, command: Sequence[str], variables: Mapping[str, str], 
         start_new_session=True,
     )
     return Rank(number, process, log)
-
-
-@contextmanager
-def _signals(heard: list[int]) -> Iterator[None]:
-    """Within this context signals are noted down, to be passed on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda caught, _: heard.append(caught)) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -64,7 +64,7 @@ class Lockstep:
         setattr(model, ANNOUNCE, announce)
 
     def agree_on(self, wish: int) -> None:
-        """Make passes beside the other ranks until all grant `wish`."""
+        """Join the forward and backward passes that other ranks need until all ranks agree on `wish`."""
         while (granted := self.ranks.largest(wish)) != wish:
             if granted == _BACKWARD:
                 self._backward([], [])
@@ -80,7 +80,7 @@ class Lockstep:
                     model(torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=self.device, requires_grad=bool(has_grad)))
 
     def finish(self) -> None:
-        """Make passes beside the other ranks until none of them needs one any more."""
+        """Join the passes of the other ranks until none of them needs one any more."""
         self.agree_on(_NOTHING)
 
     def backward(self, heads: Sequence[Tensor], seeds: Sequence[Tensor | None]) -> None:
@@ -140,7 +140,7 @@ def _blocks(model: Any) -> list[nn.Module]:
 
 
 def fit_for_parts(make: Any, ranks: Ranks) -> Any:
-    """What makes an optimiser whose steps on parts of the weights are those on the whole: both are tried, a fused kernel first.
+    """`make`, or `make` without its fused kernel: the first whose steps on parts of a weight equal its step on the full weight.
 
     Called by all ranks at the same time. Raises ConfigError where they are not.
     """
@@ -174,11 +174,11 @@ def _tried(make: Any, placed: Callable[[Tensor], Tensor] = lambda tensor: tensor
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = placed(gradient)
         optimizer.step()
-    return [whole(parameter) for parameter in parameters]
+    return [full_tensor(parameter) for parameter in parameters]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor as one process has it. Called by all ranks at the same time."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor of one that is split over ranks. Called by all ranks at the same time."""
     return tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
@@ -188,7 +188,7 @@ def gathered(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
     def tensor_of(value: Any) -> Any:
         if isinstance(value, Tensor) and id(value) not in known:
-            found = whole(value)
+            found = full_tensor(value)
             known[id(value)] = found.cpu() if ranks.is_first else torch.empty(0)
         return known[id(value)] if isinstance(value, Tensor) else value
 
@@ -197,8 +197,8 @@ def gathered(state: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     return found if ranks.is_first else {}
 
 
-def part(tensor: Tensor, like: Tensor) -> Tensor:
-    """The part that `like` is of: of a tensor that every rank has."""
+def local_part(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a tensor that every rank has, split as `like` is."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""What the ranks behind the first one have in place of a recorder and a view: they write nothing and show nothing."""
+"""The recorder and the view of the ranks other than rank 0: they write nothing and show nothing."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ class Reader:
 
 @dataclass(frozen=True)
 class Outline:
-    """What the files of a model say of it beside its weights: its configuration, and its settings of generation."""
+    """A model without its weights: the configuration and the settings of generation that its files hold."""
 
     config: Any
     generation_config: Any
 
     @staticmethod
     def of(source: str | Path, gguf_file: str | None = None) -> Outline:
-        """Of a directory, a GGUF file in it, or a name on the hub; the settings are those that transformers gives the model."""
+        """Read a directory, a GGUF file in it, or a name on the hub; the settings are those that transformers gives the model."""
         from transformers import AutoConfig, GenerationConfig
 
         if gguf_file is not None:
@@ -61,7 +61,7 @@ class Outline:
 
     @staticmethod
     def kept(directory: Path) -> Outline:
-        """Of a directory that `save_pretrained` wrote, as it stands there.
+        """Read a directory that `save_pretrained` wrote.
 
         The class of the model's configuration is not imported: with it come modules of transformers and torch that take a second.
         """

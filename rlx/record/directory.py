@@ -70,11 +70,9 @@ def stamped_name(token: str) -> str:
     return f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{token}"
 
 
-def chosen_directory(directory: Path) -> Path:
-    """A directory that the caller chose; it may exist (a sweep makes it), but not hold a run."""
-    with full_disk_explained(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    return directory
+def utc_now() -> str:
+    """The time now in UTC, as records hold it."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def truncate_lines(file: Path, step: int) -> None:

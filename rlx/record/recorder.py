@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from typing import Any
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import provenance as origin
-from rlx.record.directory import chosen_directory, filled_directory, hold, last_step, stamped_name, truncate_lines
+from rlx.record.directory import filled_directory, hold, last_step, stamped_name, truncate_lines, utc_now
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
 from rlx.record.logger.base import Logger
 from rlx.record.process import HEARTBEAT_SECONDS, Heartbeat, this_process
@@ -33,10 +32,6 @@ _RESERVE_BYTES = 64 * 1024
 _LINES = ("metrics.jsonl", "samples.jsonl", "answers.jsonl")
 COMPLETIONS = "completions.jsonl"
 MOST_COMPLETION_BYTES = 4 * 2**20
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 class Recorder:
@@ -101,7 +96,7 @@ class Recorder:
             overrides=list(overrides),
             sources=[source.to_dict() for source in files],
             provenance=origin.provenance() if provenance is None else provenance,
-            started=_now(),
+            started=utc_now(),
             process=_writer(),
         )
         if directory is None:
@@ -109,7 +104,9 @@ class Recorder:
                 shelf, stamped_name(digest[:8]), lambda unfinished: _first_write(record, config_yaml, files, unfinished)
             )
         else:
-            place = chosen_directory(Path(directory))
+            place = Path(directory)  # a sweep may have made it
+            with full_disk_explained(place):
+                place.mkdir(parents=True, exist_ok=True)
             _first_write(record, config_yaml, files, place.absolute())
         record = dataclasses.replace(record, directory=place.absolute())  # the run's own code may change the working directory
         if latest if latest is not None else directory is None:
@@ -145,7 +142,7 @@ class Recorder:
             {
                 "step": step,
                 "logged": last_step(before.directory / _LINES[0]),
-                "time": _now(),
+                "time": utc_now(),
                 "command": list(command or ()),
                 "status": before.status,
                 "ranks_before": before.config.get("ranks", 1),
@@ -251,7 +248,7 @@ class Recorder:
             self._warn(f"logger {name} failed and is switched off: {reason} (metrics.jsonl keeps everything)")
 
     def _end(self, status: str, *, result: AlgorithmResult | None, error: Mapping[str, Any] | None = None) -> None:
-        self.record = dataclasses.replace(self.record, status=status, ended=_now(), error=error, result=result)
+        self.record = dataclasses.replace(self.record, status=status, ended=utc_now(), error=error, result=result)
         with contextlib.suppress(TrainingError):  # the record itself matters more than the last lines
             self.sync()
         try:

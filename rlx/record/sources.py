@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlx.nested import walk
+
 
 @dataclass(frozen=True)
 class Source:
@@ -40,18 +42,6 @@ class Source:
         return {"module": self.module, "targets": list(self.targets), **place}
 
 
-def targets(config: Any) -> Iterator[str]:
-    """Every `_target_` in a resolved config."""
-    if isinstance(config, Mapping):
-        if isinstance(config.get("_target_"), str):
-            yield config["_target_"]
-        for value in config.values():
-            yield from targets(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from targets(value)
-
-
 def sources(config: Mapping[str, Any]) -> list[Source]:
     """The user's own files behind the targets of a config, and what those import of their own neighbours.
 
@@ -59,9 +49,9 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
     which change no number.
     """
     named: dict[str, set[str]] = {}
-    for target in targets({key: value for key, value in config.items() if key != "logger"}):
-        module = _module_of(target)
-        if module is not None:
+    for key, target in walk({key: value for key, value in config.items() if key != "logger"}, lists=True):
+        is_named = key.rpartition(".")[2] == "_target_" and isinstance(target, str)
+        if is_named and (module := _module_of(target)) is not None:
             named.setdefault(module, set()).add(target)
     files: dict[str, Path] = {}
     waiting = list(named)

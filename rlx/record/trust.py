@@ -99,11 +99,11 @@ def require_named(record: RunRecord, allowed: Collection[str], verb: str) -> Non
     modules = tuple(f"{source.get('module')}." for source in record.sources)
     changed = [name for name in dict.fromkeys(foreign) if name.startswith(modules)]
     why = "whose code is not here as it was recorded" if changed else "not of rlx's own"
-    named = again(record, verb, changed="code" if changed and verb == "resume" else "", allowed=allowed)
+    named = command_for(record, verb, changed="code" if changed and verb == "resume" else "", allowed=allowed)
     raise ConfigError(f"the record names {', '.join(dict.fromkeys(foreign))}, {why}; if you trust it, name it again: {named}")
 
 
-def again(record: RunRecord, verb: str = "resume", *, changed: str = "", allowed: Collection[str] | None = None) -> str:
+def command_for(record: RunRecord, verb: str = "resume", *, changed: str = "", allowed: Collection[str] | None = None) -> str:
     """The whole command that goes on with a run (resume) or starts it again (rerun), quoted for a shell.
 
     It has the places to write in that a record alone does not decide, and the classes that it may not call by itself.

@@ -9,9 +9,9 @@ from typing import Any
 
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.scores import RunScore
-from rlx.comparison.wording import probability, score_text, span
+from rlx.comparison.wording import probability, quantity, score_text, span
 from rlx.report.table import Column, Table, table_of_mappings
-from rlx.report.text import duration, interval, level, percent, quantity, significant
+from rlx.report.text import duration, interval, level, percent, significant
 
 STYLES = {
     "better": "bold green",

@@ -19,7 +19,7 @@ from rlx.comparison.pair import PairComparison
 from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.statistics.interval import Interval
 from rlx.comparison.variant import Variant
-from rlx.comparison.wording import conclusion, halving_sentence, probability, score_text
+from rlx.comparison.wording import conclusion, halving_sentence, probability, quantity, score_text
 from rlx.fields import texts_of
 from rlx.report.columns import STYLES, pair_table, variant_table
 from rlx.report.table import (
@@ -30,10 +30,10 @@ from rlx.report.table import (
     as_plain_text,
     check_columns,
     markdown_text,
+    narrowed,
     table_of_lists,
-    within,
 )
-from rlx.report.text import interval, one_line, quantity, safe
+from rlx.report.text import interval, one_line, safe
 
 MOST_PAIRS = 15
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
@@ -269,7 +269,7 @@ def latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     parts = []
     for table, caption, weight in zip(tables, captions, LATEX_WEIGHTS, strict=True):
         if table.rows:
-            shown = _with_columns(table, columns) if columns else within(table.lighter(weight), LATEX_WIDTH)
+            shown = _with_columns(table, columns) if columns else narrowed(table.lighter(weight), LATEX_WIDTH)
             parts.append(as_latex(replace(shown, caption=caption)))
     return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n".join(parts)
 

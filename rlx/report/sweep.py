@@ -14,9 +14,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from rlx.comparison.wording import quantity
 from rlx.record.provenance import short_setting
 from rlx.report.table import Column, Table, as_lines
-from rlx.report.text import duration, one_line, quantity, significant
+from rlx.report.text import duration, one_line, significant
 
 _ENDED = ("completed", "failed", "pruned")
 _SHOWN_ENDED = 6  # the last jobs that ended, in the live table

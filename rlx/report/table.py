@@ -136,7 +136,7 @@ def _fitting(columns: Sequence[Column], sizes: Mapping[int, int], width: int | N
     return kept
 
 
-def within(table: Table, width: int) -> Table:
+def narrowed(table: Table, width: int) -> Table:
     """The table without the heaviest columns, as many as it takes to be at most `width` characters wide."""
     sizes = {id(c): max(cell_len(one_line(text)) for text in (c.name, *map(c.text, table.rows))) for c in table.columns}
     return replace(table, columns=_fitting(table.columns, sizes, width))

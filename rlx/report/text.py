@@ -56,11 +56,6 @@ def duration(seconds: float | None) -> str:
     return f"{left} s"
 
 
-def quantity(number: int, noun: str) -> str:
-    """A number with its noun: `1 variant`, `3 variants`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def interval(found: Interval | None) -> str:
     """`[0.71, 0.75]`, or a dash."""
     return "-" if found is None else f"[{score_text(found.low)}, {score_text(found.high)}]"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def exchanged(count: int, share: float, *, rng: Stream) -> list[int]:
-    """For each of `count` completions the one whose reward it gets; a `share` of them, chosen by `rng`, not its own.
+    """For each of `count` completions the number of the one whose reward it gets: its own, but for a random `share` of them.
 
     A control that measures how much an algorithm depends on its reward: at share 1 rewards are independent of their completions.
     """

@@ -119,8 +119,8 @@ class LogprobGap:
 
 
 @torch.no_grad()
-def compare(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> LogprobGap:
-    """The server's log-probabilities beside the policy's.
+def logprob_gap(policy: Policy, reported: Reported, *, batch_tokens: int, temperature: float | None = None) -> LogprobGap:
+    """The server's log-probabilities and the policy's of the same tokens.
 
     batch_tokens: of one forward pass. temperature: of the policy's log-probabilities, None for that of the server's.
     """
@@ -148,7 +148,9 @@ def own_rounding(policy: Policy, reported: Reported, found: LogprobGap, *, dtype
     twin = policy.frozen_copy()
     finer = torch.float32 if policy.is_coarse else torch.float64
     twin.model, twin.forward_settings = twin.model.to(finer), replace(twin.forward_settings, autocast=None)
-    errors = np.abs(compare(twin, reported, batch_tokens=batch_tokens).ours - found.ours) * _OWN_ERRORS * _coarser(policy, dtype)
+    errors = (
+        np.abs(logprob_gap(twin, reported, batch_tokens=batch_tokens).ours - found.ours) * _OWN_ERRORS * _coarser(policy, dtype)
+    )
     return Tolerance(mean=float(errors.mean()), largest=float(errors.max(initial=0.0)))
 
 
@@ -165,7 +167,7 @@ def _cuts(lengths: Sequence[int], most: int) -> list[int]:
 
 @dataclass
 class Watch:
-    """Holds the reports of one server against the policy.
+    """Compares the log-probabilities that one server reports with those of the policy.
 
     dtype: in which the server computes, None for the policy's. checks: whether a difference that rounding does not explain is an
     error, as it is where the server was given the policy's weights. truncates: whether it samples from a truncated distribution.
@@ -184,8 +186,8 @@ class Watch:
         self.differences.clear()
 
     def probe(self, policy: Policy, reported: Reported, *, version: int) -> None:
-        """Raise TrainingError where the answer to the same request as ever does not come from the policy's weights."""
-        found = compare(policy, reported, batch_tokens=self.batch_tokens)
+        """Repeat one request, and raise TrainingError where its log-probabilities do not come from the policy's weights."""
+        found = logprob_gap(policy, reported, batch_tokens=self.batch_tokens)
         stale = self._unchanged(policy, reported, found)
         self._before = (reported, found.ours)
         limit = self._limit_at(policy, reported, found)
@@ -207,7 +209,7 @@ class Watch:
 
     def draw(self, policy: Policy, reported: Reported, *, greedy: bool, version: int | None) -> None:
         """Keep the differences of completions of a draw. Raises TrainingError where the policy does not explain them."""
-        found = compare(policy, reported, batch_tokens=self.batch_tokens)
+        found = logprob_gap(policy, reported, batch_tokens=self.batch_tokens)
         self.differences.append(found.differences)
         if not self.checks:
             return
@@ -277,4 +279,4 @@ class Watch:
         )
 
     def _explains(self, policy: Policy, reported: Reported, limit: Tolerance, *, temperature: float | None = None) -> bool:
-        return not compare(policy, reported, batch_tokens=self.batch_tokens, temperature=temperature).exceeds(limit)
+        return not logprob_gap(policy, reported, batch_tokens=self.batch_tokens, temperature=temperature).exceeds(limit)

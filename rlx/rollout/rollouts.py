@@ -189,7 +189,7 @@ class RolloutBatch:
 
 
 def present(tensor: Tensor | None) -> Tensor:
-    """A tensor that is there."""
+    """The tensor, which must not be None."""
     assert tensor is not None
     return tensor
 

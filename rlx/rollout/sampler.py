@@ -167,7 +167,7 @@ class Sampler(Ranged, ABC):
         return _rollout(draw, self.complete(policy, draw))
 
     def new_past(self, policy: Policy) -> Past | None:
-        """What keeps what is read of conversations from turn to turn, for one draw; None where a turn reads them whole."""
+        """The store of keys and values of the conversations of one draw; None where each turn computes a conversation anew."""
         return None
 
     @abstractmethod
@@ -180,7 +180,7 @@ class Sampler(Ranged, ABC):
 
     @property
     def needs_one_process(self) -> str:
-        """What these settings do that several ranks cannot, for a message; empty where there is nothing."""
+        """Why these settings need a single process, for a message; empty where they do not."""
         return f"rollout.ahead={self.ahead}, where ranks would sample while they exchange gradients," if self.ahead else ""
 
     @property

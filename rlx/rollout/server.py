@@ -24,7 +24,7 @@ from rlx.data.sequences import Tokens
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import count, non_empty, one_of, within
 from rlx.rollout.decoding.loop import Completions
-from rlx.rollout.gap import DTYPES, Reported, Watch, compare
+from rlx.rollout.gap import DTYPES, Reported, Watch, logprob_gap
 from rlx.rollout.sampler import Draw, Sampler
 from rlx.rollout.sync import ADAPTER_NAME, SYNCS, require_sync, send_broadcast, send_files
 from rlx.rollout.transfer import Transfer
@@ -46,7 +46,7 @@ _ROUNDING = 1e-3  # by how much a log-probability of 0 may exceed it
 
 @dataclass
 class Link:
-    """The server as this process knows it.
+    """The state of this process's connection to a server.
 
     url: its address. version: of the weights that it was sent, None before the first. directory: of the files of a sync.
     transfer: the way from GPU to GPU, None before the first such sync and after one that failed.
@@ -117,7 +117,7 @@ class ServerSampler(Sampler):
 
     @cached_property
     def link(self) -> Link:
-        """What this process knows of the server."""
+        """The state of the connection to the server."""
         watch = Watch(
             name=f"the server at {self.url}",
             dtype=self.dtype,
@@ -158,7 +158,7 @@ class ServerSampler(Sampler):
         if self.sync != "none":
             require_sync(self.sync, policy)
             return
-        found = compare(policy, self._probe(policy), batch_tokens=self.batch_tokens)
+        found = logprob_gap(policy, self._probe(policy), batch_tokens=self.batch_tokens)
         note = f"rollouts come from the weights that the server at {self.link.url} has; rlx does not send it new ones"
         if (difference := float(found.differences.max())) > _SAME_WEIGHTS:
             note += f"; even now its log-probabilities differ from the policy's by up to {difference:.2f} nats"

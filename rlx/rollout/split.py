@@ -1,4 +1,4 @@
-"""What a draw needs, made in parts: each rank makes its part, and every rank has the whole.
+"""A draw made by several ranks: each samples and rewards its share of the prompts, and every rank gets all of them.
 
 Dimensions: P prompts, G completions of a prompt, T tokens.
 """
@@ -36,7 +36,10 @@ Rewards = Callable[["Sequence[Prompt]", Sequence[str]], list[T]]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSampler(Sampler):
-    """Samples every so manyth prompt by another sampler. A completion depends on its own random numbers, not on the ranks."""
+    """Samples this rank's share of the prompts, every N-th on N ranks, by another sampler.
+
+    A completion depends on its own random numbers, not on the ranks.
+    """
 
     sampler: Sampler
     ranks: Ranks
@@ -97,7 +100,7 @@ class SplitSampler(Sampler):
 
 
 def split_task(task: Task, ranks: Ranks) -> Task:
-    """The task, of which each rank rewards a part of the prompts, and plays a part of the conversations: every rank has all.
+    """The task with its rewards and conversations shared out among the ranks; every rank gets all of their results.
 
     An environment is asked for a conversation on one rank alone, so it need not answer each alike.
     """

@@ -26,7 +26,7 @@ MISSING = 'start vLLM with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \
 _PAUSE = 0.001  # seconds between two looks at what is under way
 
 
-class Group(Protocol):
+class BroadcastGroup(Protocol):
     """Processes that broadcast to each other; this one is rank 0."""
 
     def meet(self) -> None:
@@ -76,7 +76,7 @@ class Transfer:
     """A group with the workers of one server, which lasts until it is closed or a transfer fails."""
 
     client: JsonClient
-    group: Group
+    group: BroadcastGroup
 
     @classmethod
     def open(cls, client: JsonClient, device: torch.device) -> Transfer:
@@ -89,7 +89,7 @@ class Transfer:
         workers = client.ask("get_world_size").get("world_size")
         if not isinstance(workers, int) or workers < 1:
             raise ConfigError(f"the server at {client.url} does not say how many workers it has; rollout.sync=nccl needs vLLM")
-        group: Group = NcclGroup(workers, device, client.timeout)
+        group: BroadcastGroup = NcclGroup(workers, device, client.timeout)
         met = _begin(group.meet)
         joined: Future[None] | None = None
         try:

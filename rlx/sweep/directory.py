@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import time
@@ -15,10 +14,10 @@ from typing import Any
 
 from rlx.errors import ConfigError
 from rlx.record.directory import filled_directory, new_directory, stamped_name
-from rlx.record.files import full_disk_explained, link_latest, read_regular
+from rlx.record.files import full_disk_explained, link_latest
 from rlx.record.process import is_alive
+from rlx.record.run import read_plan
 
-PLAN = "sweep.json"
 _LOCK = ".lock"
 
 
@@ -45,21 +44,6 @@ class SweepDirectory:
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
-
-
-def read_plan(directory: Path) -> dict[str, Any] | None:
-    """The content of a sweep.json; None where there is none that can be read."""
-    try:
-        found = json.loads(read_regular(directory / PLAN))
-    except (OSError, ValueError, RecursionError):
-        return None
-    kinds = {"jobs": list, "command": list, "sources": list, "process": dict}
-    usable = (
-        isinstance(found, dict)
-        and "jobs" in found
-        and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
-    )
-    return found if usable else None
 
 
 def claim_directory(

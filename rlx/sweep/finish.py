@@ -14,14 +14,16 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
+from rlx.comparison.wording import quantity
 from rlx.errors import STOP_SIGNALS, ExitCode, RlxError
+from rlx.record.directory import utc_now
 from rlx.record.files import write_atomic
 from rlx.record.trust import search_path
 from rlx.report.sweep import print_failures
-from rlx.report.text import one_line, quantity
+from rlx.report.text import one_line
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.resume import resume_command, trusted_in
-from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best, now
+from rlx.sweep.state import COMPLETED, ENDED, FAILED, SCORE, SweepState, best
 
 if TYPE_CHECKING:
     from rlx.sweep.search.search import Search
@@ -102,7 +104,7 @@ def finish_sweep(
     unfinished = len(state.jobs) - sum(counts[name] for name in ENDED)
     state.facts |= {
         "status": "interrupted" if unfinished or stop_signal else FAILED if counts[FAILED] else COMPLETED,
-        "ended": now(),
+        "ended": utc_now(),
     }
     place = os.path.relpath(state.directory)
     if search is not None:

@@ -98,7 +98,7 @@ def serve_kept(modules: Iterable[KeptModule]) -> None:
 
 @contextmanager
 def served(modules: Iterable[KeptModule]) -> Iterator[None]:
-    """`serve` for as long as a command runs."""
+    """Within this context, these modules are imported from their copies, see `serve_kept`."""
     serve_kept(modules)
     try:
         yield

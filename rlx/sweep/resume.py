@@ -24,9 +24,8 @@ from rlx.config.targets import is_allowed
 from rlx.errors import ConfigError, DataError
 from rlx.record.files import follow_latest, write_atomic
 from rlx.record.provenance import code_hash
-from rlx.record.run import RunRecord, find_run_directories, read_run
+from rlx.record.run import PLAN, RunRecord, find_run_directories, read_plan, read_run
 from rlx.record.trust import folder_words, trusted_names
-from rlx.sweep.directory import PLAN, read_plan
 from rlx.sweep.state import COMPLETED, ENDED, SweepState
 
 _MULTIRUN = ("-m", "--multirun")

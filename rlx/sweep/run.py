@@ -6,7 +6,6 @@ import importlib.util
 import os
 import signal
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,13 +20,13 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from rlx.comparison.wording import quantity
 from rlx.config.recorded import check_places, places_to_give
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError
-from rlx.interrupt import EARLY, postponed
+from rlx.interrupt import EARLY, handled, postponed
 from rlx.record.provenance import code_hash
 from rlx.record.trust import folder_words
 from rlx.report.sweep import SweepView, lasting_console, opening_lines, plan_lines
-from rlx.report.text import quantity
 from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import SweepDirectory, claim_directory, name_latest
 from rlx.sweep.finish import finish_sweep, print_how_to_go_on
@@ -235,21 +234,16 @@ class SweepRun:
     def _stoppable(self, digest: str, place: SweepDirectory) -> Iterator[SweepState]:
         """The state of the sweep. A signal that comes while no jobs run ends it, with sweep.json and the user told so."""
         state = self._state(digest, place.directory)
-        before: dict[int, Any] = {}
-        try:
-            if threading.current_thread() is threading.main_thread():
-                before = {number: signal.signal(number, _stopped) for number in (signal.SIGTERM, signal.SIGUSR2)}
-            yield state
-        except KeyboardInterrupt as stop:
-            number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
-            if state.facts["ended"] is None:
-                state.give_up(f"stopped by {signal.Signals(number).name}")
-            print(f"stopped by {signal.Signals(number).name}", file=sys.stderr)
-            print_how_to_go_on(state)
-            raise SystemExit(int(STOP_SIGNALS[signal.Signals(number)])) from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(_stopped, (signal.SIGTERM, signal.SIGUSR2)):
+            try:
+                yield state
+            except KeyboardInterrupt as stop:
+                number = signal.Signals(stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+                if state.facts["ended"] is None:
+                    state.give_up(f"stopped by {number.name}")
+                print(f"stopped by {number.name}", file=sys.stderr)
+                print_how_to_go_on(state)
+                raise SystemExit(int(STOP_SIGNALS[number])) from None
 
     def _kept(self, state: SweepState, jobs: Iterable[PlannedJob]) -> tuple[KeptModule, ...]:
         """Copies of the user's modules, which the jobs import; sweep.json lists them."""

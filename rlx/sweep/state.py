@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import time
 from collections import Counter
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rlx.config.check import fits
 from rlx.errors import DataError, TrainingError
+from rlx.record.directory import utc_now
 from rlx.record.files import full_disk_explained, json_value, number, write_atomic
 from rlx.record.process import this_process
-from rlx.record.run import AlgorithmResult, read_run
-from rlx.sweep.directory import PLAN
+from rlx.record.run import PLAN, AlgorithmResult, read_run
 
 if TYPE_CHECKING:
     from rlx.sweep.plan.plan import PlannedJob
@@ -116,7 +115,7 @@ class SweepState:
         for job in self.jobs.values():
             if job.state == RUNNING:
                 job.end(INTERRUPTED, reason="the sweep ended while it ran")
-        self.facts |= {"status": "interrupted", "ended": now(), "error": reason}
+        self.facts |= {"status": "interrupted", "ended": utc_now(), "error": reason}
         with contextlib.suppress(TrainingError):  # the reason is raised in any case
             self.write(force=True)
 
@@ -150,15 +149,10 @@ def figures_of(result: AlgorithmResult) -> dict[str, float]:
 
 def new_facts(command: Sequence[str], overrides: Sequence[str], **facts: Any) -> dict[str, Any]:
     """What sweep.json says of a sweep as a whole."""
-    return {"status": RUNNING, "command": list(command), "overrides": list(overrides), "started": now(), "ended": None} | {
+    return {"status": RUNNING, "command": list(command), "overrides": list(overrides), "started": utc_now(), "ended": None} | {
         "process": this_process(),
         **facts,
     }
-
-
-def now() -> str:
-    """The time now, in UTC."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def variant_scores(jobs: Sequence[JobState]) -> dict[str, list[float]]:
@@ -199,5 +193,5 @@ def mark_failed(directory: Path, reason: str) -> None:
     file = directory / "run.json"
     with contextlib.suppress(OSError):
         content = json.loads(file.read_bytes())
-        content |= {"status": FAILED, "error": {"type": "Killed", "message": reason}, "ended": now()}
+        content |= {"status": FAILED, "error": {"type": "Killed", "message": reason}, "ended": utc_now()}
         write_atomic(file, json.dumps(content, indent=2) + "\n")

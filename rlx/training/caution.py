@@ -1,4 +1,4 @@
-"""Values that would ruin a run without an error: refused where they can never be meant, else said in a line when it begins."""
+"""Values that would ruin a run without an error: refused where no run can use them, else named in a warning when it begins."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipytho
 _SIDES = ("prompt_key", "chosen_key", "rejected_key", "completion_key")
 
 
-def require_meant(cfg: DictConfig, experiment: Experiment) -> None:
-    """Refuse what nobody can mean. Raises ConfigError with what to write instead."""
+def require_possible(cfg: DictConfig, experiment: Experiment) -> None:
+    """Refuse values that no run can use, such as a score that no task gives. Raises ConfigError with what to write instead."""
     task = experiment.task
     low, high = score_bounds(task)
     if cfg.stop_at_score is not None and high is not None and cfg.stop_at_score > high:
@@ -83,7 +83,7 @@ def reward_bounds(task: RewardedTask) -> tuple[float | None, float | None]:
 
 
 def cautions(cfg: DictConfig, experiment: Experiment) -> list[str]:
-    """What somebody should know of a run's values before it begins, in a sentence each."""
+    """Warnings about the values of a run before it begins, a sentence each."""
     return [
         *_schedule(cfg),
         *_usual(cfg),

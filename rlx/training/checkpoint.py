@@ -25,7 +25,7 @@ from rlx.policy.base import Policy
 from rlx.policy.reference import Reference
 from rlx.record.files import relative
 from rlx.record.run import read_run
-from rlx.record.trust import again
+from rlx.record.trust import command_for
 from rlx.training.ahead import DrawAhead
 from rlx.training.integrity import SEALED, seal, verify_checkpoint
 
@@ -142,7 +142,7 @@ def _reason(error: Exception) -> str:
 def _command(run: Path) -> str:
     """What goes on with a run; where its record cannot be read, the short form."""
     try:
-        return again(read_run(run))
+        return command_for(read_run(run))
     except DataError:
         return shlex.join(["rlx", "train", f"resume={relative(run)}"])
 
@@ -256,9 +256,9 @@ def _parts(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, 
 def _part(tensor: Tensor, like: Tensor) -> Tensor:
     if not hasattr(like, "device_mesh") or tensor.shape != like.shape:
         return tensor
-    from rlx.parallel.sharded import part
+    from rlx.parallel.sharded import local_part
 
-    return part(tensor, like)
+    return local_part(tensor, like)
 
 
 def _load_moments(optimizer: Optimizer, state: dict[str, Any]) -> None:

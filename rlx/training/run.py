@@ -23,10 +23,10 @@ from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
-from rlx.record.trust import again
+from rlx.record.trust import command_for
 from rlx.report.terminal import TrainView
 from rlx.training.build import build_loop
-from rlx.training.caution import Movement, cautions, require_meant
+from rlx.training.caution import Movement, cautions, require_possible
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
 from rlx.training.diagnosis import Watched, diagnose, tell
 from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
@@ -34,7 +34,7 @@ from rlx.training.integrity import verify_logs, verify_record
 from rlx.training.loop import Loop
 from rlx.training.memory import AUTO, out_of_memory, planned
 from rlx.training.stop import Stop, Stopped
-from rlx.training.summary import closing, opening, result_of
+from rlx.training.summary import closing_summary, opening_facts, result_of
 
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
@@ -63,7 +63,7 @@ def run_recorded(
         lines = read_metrics(recorder.directory) if is_first else []
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
-        view.finish(closing(recorder.record, result, lines))
+        view.finish(closing_summary(recorder.record, result, lines))
         tell(view, diagnose(lines))
         return result
     except Stopped as stopped:
@@ -75,7 +75,7 @@ def run_recorded(
         view.close()
         recorder.interrupt(signal="SIGINT")
         has_checkpoint = bool(checkpoint_steps(recorder.directory))
-        view.note(f"ended at once; {f'go on with: {again(recorder.record)}' if has_checkpoint else 'run it again'}")
+        view.note(f"ended at once; {f'go on with: {command_for(recorder.record)}' if has_checkpoint else 'run it again'}")
         raise
     except NonFiniteLossError as error:
         view.close()
@@ -127,7 +127,7 @@ def _prepared(
     else:
         ranks.together("the checkpoint", lambda: prepare(loop))
     movement.begin()
-    facts = opening(cfg, experiment, recorder.record)
+    facts = opening_facts(cfg, experiment, recorder.record)
     if ranks is None:
         loop.memory, facts["memory"] = planned(cfg, experiment)
         if loop.plan.halves and loop.memory is not None:
@@ -141,7 +141,7 @@ def _prepared(
 def _assembled(cfg: DictConfig) -> Experiment:
     """The objects of the run, its values looked through before anything is recorded of it."""
     experiment = assemble(cfg)
-    require_meant(cfg, experiment)
+    require_possible(cfg, experiment)
     experiment.sampler.prepare(experiment.policy)
     return experiment
 
@@ -327,7 +327,7 @@ def _loggers(cfg: DictConfig) -> dict[str, Any]:
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
     now = {source.module: source for source in sources(config)}
     changed = [source["module"] for source in before.sources if not _is_same(source, now.get(source["module"]))]
-    mend = f"begin anew, {again(before, 'rerun')}, or go on with the new code: {again(before, changed='code')}"
+    mend = f"begin anew, {command_for(before, 'rerun')}, or go on with the new code: {command_for(before, changed='code')}"
     if changed and "code" not in allowed:
         copies = before.directory / "sources"
         raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
@@ -346,5 +346,5 @@ def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence
     if before.provenance.get("data") != now.provenance["data"] and "data" not in allowed:
         raise DataError(
             f"the data of task {now.task} changed since this run began; put the old file back, or go on with the new one: "
-            f"{again(before, changed='data')}"
+            f"{command_for(before, changed='data')}"
         )

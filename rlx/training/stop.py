@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from rlx.errors import STOP_SIGNALS
-from rlx.interrupt import postponed, raise_swallowed
+from rlx.interrupt import handled, postponed, raise_swallowed
 
 
 class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
@@ -34,7 +33,7 @@ class Stop:
     def __init__(self) -> None:
         self._signal: int | None = None
         self._has_begun = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[int, object] = {}
 
     @property
     def signal_number(self) -> int | None:
@@ -51,25 +50,18 @@ class Stop:
 
         Raises KeyboardInterrupt for a Ctrl-C and Stopped for another signal, where they end the run at once.
         """
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._caught) for number in STOP_SIGNALS}
-        self._before = dict(before)
-        try:
-            raise_swallowed()
-            yield self
-        except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` in between catches it
-            if self._signal in (None, signal.SIGINT):
-                raise
-            raise Stopped(0, self._signal) from None
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(self._caught) as self._before:
+            try:
+                raise_swallowed()
+                yield self
+            except KeyboardInterrupt:  # raised by `_caught`: no `except Exception` in between catches it
+                if self._signal in (None, signal.SIGINT):
+                    raise
+                raise Stopped(0, self._signal) from None
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         again = number == signal.SIGINT and self._signal == signal.SIGINT
-        ignored = self._before.get(signal.Signals(number)) == signal.SIG_IGN  # a sweep tells its workers by other means
+        ignored = self._before.get(number) == signal.SIG_IGN  # a sweep tells its workers by other means
         at_once = again or not (self._has_begun or ignored)
         if at_once and postponed(number, frame):
             return

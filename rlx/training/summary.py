@@ -22,8 +22,8 @@ from rlx.record.trust import folder_words
 from rlx.training.checkpoint import TrainerState
 
 
-def opening(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
-    """Label -> text of the table that is shown before the first step."""
+def opening_facts(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
+    """Label -> text of the table that is shown before the first step of a run."""
     policy, task = experiment.policy, experiment.task
     facts = {
         "task": task.name,
@@ -117,7 +117,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def closing(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def closing_summary(record: RunRecord, result: AlgorithmResult, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The summary that is shown when a run ends: metrics before and after, speed, and commands to try next."""
     first = next((line for line in lines if "eval/score" in line), {})
     last = result.performance_metrics

@@ -79,7 +79,7 @@ class TimedAlgorithm:
         return getattr(self._own, name)
 
     def draw(self, lab: Any) -> Any:
-        """As the algorithm's. In a thread of its own it is not timed: what the run waits for it is."""
+        """The algorithm's draw. In a thread of its own it is not timed; the time that the run waits for it is."""
         with self._clock("draw") if threading.current_thread() is threading.main_thread() else nullcontext():
             batch = self._own.draw(lab)
         self.completions += count_completions(batch)
@@ -91,7 +91,7 @@ class TimedAlgorithm:
             return self._own.compute_loss(policy, reference, batch)
 
     def update_policy(self, gradients: Any, optimizer: Any) -> Mapping[str, float]:
-        """As the algorithm's; its gradients are timed as the backward pass, less the forward within."""
+        """The algorithm's update. The calls of `gradients` are timed as the backward pass, without the forward passes in them."""
         metrics: Mapping[str, float] = self._own.update_policy(_TimedGradients(gradients, self._clock), optimizer)
         return metrics
 

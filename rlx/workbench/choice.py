@@ -58,7 +58,7 @@ class PolicyChoice:
         return self._placed(policy, device)
 
     def load_start(self, device: torch.device) -> Policy | None:
-        """The policy that the run began with, likewise; None if that is this policy."""
+        """The policy that the run began with, on that device and in that precision; None if it is this policy."""
         return None if self.start is None else self._placed(make(OmegaConf.create(dict(self.start)), key="policy"), device)
 
     def _placed(self, policy: Policy, device: torch.device) -> Policy:

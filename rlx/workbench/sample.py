@@ -53,7 +53,7 @@ class Completion:
 def sample_checkpoint(cfg: DictConfig, choice: PolicyChoice, note: Callable[[str], None]) -> list[list[Completion]]:
     """For each prompt its completions, as the config says. note: is told what a reader must know of how they were made."""
     set_threads(cfg.threads)
-    given = texts_of(cfg.prompt)
+    given = prompts_in(cfg.prompt)
     task = choice.make("task") if given is None else None
     prompts = [Prompt(text) for text in given or ()] if task is None else list(task.held_out_prompts()[: cfg.num_prompts])
     if not prompts:
@@ -92,7 +92,7 @@ class _Answers(Task):
     score: ClassVar[str] = ""
 
 
-def texts_of(prompt: Any) -> list[Text] | None:
+def prompts_in(prompt: Any) -> list[Text] | None:
     """The prompts of the config: one or a list of texts or of conversations, which may be JSON; None without any.
 
     A conversation is a list of messages, {"role": ..., "content": ...}. Raises ConfigError for anything else.

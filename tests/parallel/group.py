@@ -209,7 +209,7 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     import torch
 
     from rlx.optimizer.step import Clipping
-    from rlx.parallel.sharded import shard, whole
+    from rlx.parallel.sharded import full_tensor, shard
     from tests.parallel.laboratory import laboratory, optimizer_of
 
     alone, lab = laboratory(dtype), laboratory(dtype)
@@ -217,7 +217,7 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
     found = {}
     for name, algorithm, batch, micro_batch in cases(alone, names):
         many, summed = gradients(algorithm, lab, batch, micro_batch, ranks, None)
-        many = {key: [None if part is None else whole(part) for part in parts] for key, parts in many.items()}
+        many = {key: [None if part is None else full_tensor(part) for part in parts] for key, parts in many.items()}
         if ranks.rank > 0:
             continue
         one, figures = gradients(algorithm, alone, batch, micro_batch, None, None)
@@ -228,9 +228,13 @@ def sharded(ranks: Any, names: Any, dtype: Any) -> dict[str, Any]:
         }
     given = gradients(algorithm, lab, batch, micro_batch, ranks, None)[0]["loss"]
     optimizers = [optimizer_of(each.policy) for each in (alone, lab)]
-    for optimizer, gradient in zip(optimizers, ([None if part is None else whole(part) for part in given], given), strict=True):
+    for optimizer, gradient in zip(
+        optimizers, ([None if part is None else full_tensor(part) for part in given], given), strict=True
+    ):
         optimizer.step(gradient, Clipping(max_grad_norm=0.01, adaptive=0.02))
-    apart = [float((whole(b) - a.detach()).abs().max()) for a, b in zip(*(each.parameters for each in optimizers), strict=True)]
+    apart = [
+        float((full_tensor(b) - a.detach()).abs().max()) for a, b in zip(*(each.parameters for each in optimizers), strict=True)
+    ]
     held = [sum(local_bytes(each)) for each in optimizers]
     shares = ranks.exchange("the bytes", lambda: held[1] / held[0])
     return found | {f"bytes {dtype} {ranks.world}": shares, f"moved {dtype} {ranks.world}": max(apart)}

@@ -7,7 +7,7 @@ import pytest
 
 from rlx.config.compose import option_node
 from rlx.config.schema import conf_dir
-from rlx.record.former import current_target, with_current_targets
+from rlx.record.run import current_target, with_current_targets
 
 BEFORE = json.loads((Path(__file__).parent / "before" / "targets.json").read_text())
 

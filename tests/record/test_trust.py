@@ -10,7 +10,7 @@ import pytest
 from rlx.errors import ConfigError
 from rlx.record.run import RunRecord
 from rlx.record.sources import sources
-from rlx.record.trust import again, require_named, trusted_targets
+from rlx.record.trust import command_for, require_named, trusted_targets
 
 FILES = {
     "idea_loss.py": "import idea_helper\nfrom idea_pack.inner import Inner\nclass Loss: ...\nraise RuntimeError('imported')\n",
@@ -51,7 +51,7 @@ def test_what_is_here_as_it_was_recorded_is_trusted_and_not_imported(record: Run
     assert trusted_targets(record) == {"idea_loss.Loss", "idea_pack.inner.Inner"}
     assert "idea_loss" not in sys.modules
     require_named(record, trusted_targets(record), "resume")
-    assert again(record) == "rlx train resume=outputs/train/run"
+    assert command_for(record) == "rlx train resume=outputs/train/run"
 
 
 @pytest.mark.parametrize("prose", ["# another comment\n", ""])
@@ -86,7 +86,7 @@ def test_a_file_in_the_records_own_directory_is_not_the_users(record: RunRecord,
 
 def test_the_command_has_the_places_and_the_classes_that_are_lacking(record: RunRecord) -> None:
     config = {**record.config, "output_dir": "/data/my runs", "logger": {"own": {"_target_": "idea_log.Log"}}}
-    typed = shlex.split(again(dataclasses.replace(record, config=config), "rerun"))
+    typed = shlex.split(command_for(dataclasses.replace(record, config=config), "rerun"))
     assert typed == [
         "rlx", "train", "rerun=outputs/train/run", "output_dir=/data/my runs", "++logger.own._target_=idea_log.Log"
     ]  # fmt: skip

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlx.comparison.statistics.interval import Interval
-from rlx.report.text import duration, interval, level, one_line, percent, quantity, safe, significant
+from rlx.comparison.wording import quantity
+from rlx.report.text import duration, interval, level, one_line, percent, safe, significant
 
 ANY = st.text(st.characters(exclude_categories=()))
 

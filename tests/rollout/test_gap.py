@@ -4,7 +4,7 @@ import torch
 
 from rlx.errors import TrainingError
 from rlx.policy.tiny import build_tiny
-from rlx.rollout.gap import LogprobGap, Reported, Watch, compare, own_rounding, tolerance
+from rlx.rollout.gap import LogprobGap, Reported, Watch, logprob_gap, own_rounding, tolerance
 from tests.rollout.stand_in import StandIn, exact_logprobs, model_of
 
 
@@ -31,7 +31,7 @@ def reported_by(policy, *, noise=0.0):
     generator = np.random.default_rng(0)
     prompts, completions = (tuple(generator.integers(3, 90, size=(8, 4))) for _ in range(2))
     nothing = Reported(prompts, completions, tuple(np.zeros((8, 4))), 1.0)
-    exact = compare(policy, nothing, batch_tokens=1000).ours
+    exact = logprob_gap(policy, nothing, batch_tokens=1000).ours
     return Reported(prompts, completions, tuple(exact.reshape(8, 4) + noise), 1.0)
 
 
@@ -42,10 +42,10 @@ def watch(**changes):
 @pytest.mark.parametrize("batch_tokens", [1, 10, 1000])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_log_probabilities_are_compared_token_by_token_in_batches(policy, batch_tokens, temperature):
-    found = compare(policy, reported(policy, temperature=temperature), batch_tokens=batch_tokens)
+    found = logprob_gap(policy, reported(policy, temperature=temperature), batch_tokens=batch_tokens)
     assert found.differences.shape == (12,)
     assert found.differences.max() < 1e-5
-    assert compare(policy, reported(policy, noise=0.5), batch_tokens=batch_tokens).differences.max() > 0.2
+    assert logprob_gap(policy, reported(policy, noise=0.5), batch_tokens=batch_tokens).differences.max() > 0.2
 
 
 def test_what_rounding_explains_grows_with_the_unit_and_the_layers(policy):
@@ -102,10 +102,10 @@ def test_where_a_model_magnifies_rounding_its_own_errors_are_the_measure(noise, 
     exact = policy.frozen_copy()
     exact.model.double()
     given = reported_by(exact, noise=noise)
-    found = compare(policy, given, batch_tokens=1000)
+    found = logprob_gap(policy, given, batch_tokens=1000)
     assert found.exceeds(tolerance(policy, None, num_tokens=32, least=float(found.ours.min())))
     own = own_rounding(policy, given, found, dtype=None, batch_tokens=1000)
-    errors = compare(policy, reported_by(exact), batch_tokens=1000).differences
+    errors = logprob_gap(policy, reported_by(exact), batch_tokens=1000).differences
     assert own.largest == pytest.approx(8 * errors.max(), rel=1e-3)
     assert own.mean == pytest.approx(8 * errors.mean(), rel=1e-3)
     watched = watch(batch_tokens=1000)

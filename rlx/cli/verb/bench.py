@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from rlx.comparison.wording import quantity
 from rlx.config.schema import RunNodes, at_least
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.fields import one_of
@@ -106,7 +107,7 @@ def run(composed: Composed) -> int:
     if numbers != [1]:
         if cfg.profile:
             raise ConfigError("profile=true traces one process alone; leave out ranks")
-        configs = {f"{name}, {ranks_text(ranks)}": {**configs[name], "ranks": ranks} for name in names for ranks in numbers}
+        configs = {f"{name}, {quantity(ranks, 'rank')}": {**configs[name], "ranks": ranks} for name in names for ranks in numbers}
         names = list(configs)
     if _AHEAD in composed.values:
         configs = {
@@ -261,11 +262,6 @@ def with_efficiency(rounds: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, 
         shown = [speed / other if ranks else None for speed, other in zip(speeds, own, strict=True)]
         found[name] = [{**one, "efficiency": value} for one, value in zip(each, shown, strict=True)]
     return found
-
-
-def ranks_text(ranks: int) -> str:
-    """A number of ranks in words."""
-    return "1 rank" if ranks == 1 else f"{ranks} ranks"
 
 
 def round_text(found: Mapping[str, Any]) -> str:

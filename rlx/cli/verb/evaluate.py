@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
 from rlx.config.schema import EvaluationConfig, at_least
 from rlx.fields import LEAST_TEMPERATURE, one_of, within
+from rlx.record.files import relative
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -69,8 +69,7 @@ def figure_lines(scored: Scored) -> list[str]:
         if name not in errors:
             error = errors.get(f"{name}_standard_error")
             facts[name] = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g} (standard error over prompts)"
-    inside = scored.directory.is_relative_to(Path.cwd())
-    facts["record"] = str(scored.directory.relative_to(Path.cwd()) if inside else scored.directory)
+    facts["record"] = relative(scored.directory)
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {text}" for name, text in facts.items()]
     for row in scored.evaluation.samples:

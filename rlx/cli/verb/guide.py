@@ -22,7 +22,7 @@ def run(composed: Composed) -> int:
     """Print the list of pages, or the page that is named; returns the exit code."""
     cfg, known = composed.config, pages()
     if cfg.page is None:
-        print(listing(known))
+        print(page_list(known))
         return 0
     name = str(cfg.page).removesuffix(".md")
     if name not in known:
@@ -43,7 +43,7 @@ def page_heading(text: str) -> str:
     return text.partition("\n")[0].removeprefix("#").strip()
 
 
-def listing(known: dict[str, Path]) -> str:
+def page_list(known: dict[str, Path]) -> str:
     """One line a page: its name and its heading."""
     width = max(map(len, known), default=0)
     lines = [f"  {name:<{width}}  {page_heading(file.read_text(encoding='utf-8'))}" for name, file in known.items()]

@@ -61,7 +61,7 @@ def run(composed: Composed) -> int:
             "no option is named: rlx info GROUP lists those of a group, rlx info loss=NAME, algorithm=NAME, "
             "algorithm/advantage=NAME, task=NAME shows one; rlx --help lists all groups"
         )
-    pages = [listing(group, composed.folders) for group in listed]
+    pages = [option_list(group, composed.folders) for group in listed]
     for group in asked:
         for name, node in nodes_of(composed, group):
             check_targets({group: node}, composed.allowed)
@@ -72,7 +72,7 @@ def run(composed: Composed) -> int:
     return 0
 
 
-def listing(group: str, folders: Iterable[Path]) -> list[str]:
+def option_list(group: str, folders: Iterable[Path]) -> list[str]:
     """The options of a group, each with the first line of its YAML file, else of the docstring of its class or function."""
     places = list(folders)
     options = groups(places)[group]

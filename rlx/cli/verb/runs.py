@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from rlx.fields import one_of, texts_of, within
-from rlx.record.files import follow_latest, full_disk_explained, read_regular, write_atomic
+from rlx.record.files import follow_latest, full_disk_explained, write_atomic
 from rlx.record.listing import Listed, listed
 from rlx.record.query import keep, resolve
-from rlx.record.run import STATUSES, find_run_directories
+from rlx.record.run import STATUSES, find_run_directories, read_plan
 from rlx.report.table import as_csv, as_json, as_plain_text, show_run_value, table_of_lists
 
 if TYPE_CHECKING:
@@ -146,20 +145,10 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
         states = Counter(job.state for job in jobs)
         scores = [job.score for job in jobs if job.score is not None and job.score == job.score]
         ages = [job.age for job in jobs if job.age is not None]
-        counts = [states[name] for name in _SWEEP[2:-2]]
-        lines.append(
-            [directory.name, num_planned(directory) or len(jobs), *counts, max(scores, default=None), max(ages, default=None)]
-        )
+        planned = (read_plan(directory) or {}).get("jobs") or jobs
+        counts = [len(planned), *(states[name] for name in _SWEEP[2:-2])]
+        lines.append([directory.name, *counts, max(scores, default=None), max(ages, default=None)])
     return lines
-
-
-def num_planned(directory: Path) -> int | None:
-    """How many jobs the plan of a sweep holds; None if it has none that can be read."""
-    try:
-        jobs = json.loads(read_regular(directory / "sweep.json"))["jobs"]
-        return len(jobs)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def say(found: Sequence[Listed], shown: Sequence[Listed], *, place: str) -> None:

@@ -31,7 +31,7 @@ def narrow(composed: Composed) -> Composed:
 def _narrowed(composed: Composed) -> Composed:
     from rlx.config.recorded import asked_run, continued
     from rlx.record.run import read_run
-    from rlx.record.trust import again, require_named, trusted_targets
+    from rlx.record.trust import command_for, require_named, trusted_targets
 
     if composed.config.resume is None and composed.config.rerun is None:
         return composed
@@ -40,7 +40,7 @@ def _narrowed(composed: Composed) -> Composed:
     record, verb = read_run(asked_run(composed.config)), "rerun" if composed.config.resume is None else "resume"
     composed = replace(composed, allowed=composed.allowed | trusted_targets(record))
     require_named(record, composed.allowed, verb)
-    return continued(composed, record, again=again(record, verb))
+    return continued(composed, record, command=command_for(record, verb))
 
 
 def _with_own_run(composed: Composed) -> Composed:
@@ -65,7 +65,7 @@ def _with_own_run(composed: Composed) -> Composed:
 def run(composed: Composed) -> int:
     """One run of the composed config; returns the exit code."""
     from rlx.record.run import read_run
-    from rlx.record.trust import again
+    from rlx.record.trust import command_for
 
     if starts_ranks(composed) and "completed" not in composed.values:
         return launched(composed).said()
@@ -85,7 +85,7 @@ def run(composed: Composed) -> int:
     except Stopped as stopped:
         resumed = "run it again"
         if stopped.directory is not None:
-            resumed = f"go on with: {again(read_run(stopped.directory))}"
+            resumed = f"go on with: {command_for(read_run(stopped.directory))}"
         if is_first():
             print(f"rlx: {stopped}; {resumed}", file=sys.stderr)
         return stopped.exit_code

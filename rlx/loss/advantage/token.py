@@ -24,7 +24,7 @@ SMALL = "it keeps a batch of equal returns finite; 1e-8 is usual"
 
 
 def has_gaps(completion_mask: Tensor) -> bool:
-    """Whether tokens that others wrote lie between the learned tokens of a completion. completion_mask: bool [B, T]."""
+    """Whether tokens of an environment or a tool lie between the learned tokens of a completion. completion_mask: bool [B, T]."""
     return bool((completion_mask[..., 1:] & ~completion_mask[..., :-1]).any())
 
 

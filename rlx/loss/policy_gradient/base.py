@@ -60,7 +60,7 @@ class RolloutLogprobs:
         reference_logprobs: Tensor | None,
         **required: Any,
     ) -> RolloutLogprobs:
-        """Checked, masked, and advantages given one a sequence spread over its tokens."""
+        """Check the tensors, set them to 0 outside of the mask, and spread an advantage of a sequence over its tokens."""
         shape = completion_mask.shape
         unknown = sorted(set(required) - set(OPTIONAL))
         if unknown:
@@ -89,12 +89,12 @@ class RolloutLogprobs:
 
     @cached_property
     def behaviour_logprobs(self) -> Tensor:
-        """[B, T] what ratios are taken to: proximal_logprobs where they are given, else sampling_logprobs."""
+        """[B, T] the denominator of importance ratios: proximal_logprobs where they are given, else sampling_logprobs."""
         return self.sampling_logprobs if self.proximal_logprobs is None else self.proximal_logprobs
 
     @cached_property
     def log_ratio(self) -> Tensor:
-        """[B, T] log ρ = log π - log of the policy that ratios are taken to."""
+        """[B, T] log ρ = log π - behaviour_logprobs."""
         return self.token_logprobs - self.behaviour_logprobs
 
     @cached_property

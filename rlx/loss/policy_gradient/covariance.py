@@ -1,4 +1,4 @@
-"""Policy-gradient losses that spare the few tokens whose log-probability and advantage covary most: they eat the entropy.
+"""Policy-gradient losses that spare the few tokens whose log-probability and advantage covary most: they lower the entropy most.
 
 Cui et al. 2025, The entropy mechanism of reinforcement learning for reasoning language models, arXiv:2505.22617.
 Dimensions: B sequences, T tokens. Notation: A the advantage, π the policy, log ρ the log-ratio of π to the policy that sampled.

@@ -51,7 +51,7 @@ class LengthDesensitized(PreferenceModifier):
 
 
 def policy_likelihood_weight(token_logprobs: Tensor, sum_p_squared: Tensor, mask: Tensor) -> Tensor:
-    """exp(mean_t (log p_t - log Σ_v p_v²)): how much the policy would have said this itself. All [B, T] -> [B].
+    """exp(mean_t (log p_t - log Σ_v p_v²)): how likely the policy is to sample such a completion. All [B, T] -> [B].
 
     Zhou et al. 2024, WPO: enhancing RLHF with weighted preference optimization, eq. 2, arXiv:2406.11827.
     """
@@ -108,7 +108,7 @@ class Humanline(PreferenceModifier):
     log_ratio_high: float = within(at_least=0, advice="1.5 is that of the paper")
 
     def logprobs(self, policy: PairLogprobs, reference: PairLogprobs | None) -> tuple[PairLogprobs, PairLogprobs | None]:
-        """The policy's log-probabilities, brought within reach of the reference's."""
+        """The policy's log-probabilities, with each log-ratio to the reference clamped."""
         if reference is None:
             raise ShapeError("Humanline clamps log-ratios to a reference, but there is none; drop the modifier")
 

@@ -253,7 +253,7 @@ class PairInputs:
 
     @made_of(requires="label")
     def has_label(self) -> Tensor:
-        """bool [B, 2] is this completion there at all? Both of a pair are."""
+        """bool [B, 2] does the row have this completion? A pair has both."""
         return torch.ones_like(self.label) if self.policy.has_label is None else self.policy.has_label
 
     @made_of(reference=True, requires="mismatched")

@@ -1,4 +1,4 @@
-"""Keys and values of conversations between two turns, so that a turn reads what is new and not the whole conversation again.
+"""Keys and values of conversations, kept between two turns, so that a turn computes only those of its new tokens.
 
 Dimensions: L layers, H key-value heads, D head dimension, P conversations, B rows, T tokens.
 """
@@ -17,7 +17,7 @@ from rlx.data.sequences import Tokens
 
 @dataclass(eq=False)
 class Past:
-    """What a policy, whose weights stay as they are meanwhile, has read of each conversation.
+    """The keys and values that a policy has computed for each conversation; its weights must not change meanwhile.
 
     budget: the most tokens whose keys and values are held; conversations beyond it are read again.
     """

@@ -1,6 +1,7 @@
-"""Jobs run by one of Hydra's launchers, on this machine or a cluster.
+"""Jobs run by one of Hydra's launchers, on this machine or a cluster: what the sweep does, and what each job's process does.
 
-A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used (see `tracker`).
+A launcher loses the results of a whole batch when one job dies, so nothing that it returns is used: a job reads what to run from
+a file, and writes how it ended beside that (`job_files`).
 """
 
 from __future__ import annotations
@@ -9,24 +10,132 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from rlx.report.text import quantity
+from rlx.comparison.wording import quantity
+from rlx.errors import ExitCode
+from rlx.interrupt import handled
 from rlx.sweep.cluster import slurm
-from rlx.sweep.cluster.job_files import HALT, QUEUE_TICK, STOP, JobTracker
-from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
-from rlx.sweep.kept import KeptModule
+from rlx.sweep.cluster.job_files import HALT, QUEUE_TICK, STOP, JobFiles, JobTracker
+from rlx.sweep.kept import KeptModule, serve_kept
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.messages import Assignment
+from rlx.sweep.pool.messages import Assignment, Done
 from rlx.sweep.pool.runner import SweepObserver
-from rlx.sweep.state import ENDED, FAILED, RUNNING, JobState, SweepState
+from rlx.sweep.pool.worker import run_logged
+from rlx.sweep.state import ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, timeout_reason
 
 _TICK = 1.0
 Launch = Callable[[Callable[[Any], Any], Sequence[Sequence[str]]], Any]
+
+
+# In the process of a job.
+
+
+class StopLauncher(BaseException):
+    """Ends a launcher that runs its jobs in this process."""
+
+
+class SilentChannel:
+    """The channel of a job whose progress is read from its record: it sends nothing."""
+
+    def progress(self, step: int, figures: Mapping[str, float], num_steps: int | None = None) -> None:
+        """Sends nothing."""
+
+    def shall_stop(self, step: int, figures: Mapping[str, float]) -> bool:
+        return False
+
+
+class TimeLimit:
+    """After `seconds`, asks this process to stop with a checkpoint; where that takes longer than `grace`, `give_up` is called.
+
+    reason: why it was asked to stop, empty if it was not. seconds: None for no limit.
+    """
+
+    def __init__(self, seconds: float | None, grace: float, give_up: Callable[[str], None]) -> None:
+        self.reason = ""
+        self._seconds, self._grace, self._give_up = seconds, grace, give_up
+        self._over = threading.Event()
+
+    def __enter__(self) -> TimeLimit:
+        if self._seconds is not None:
+            threading.Thread(target=self._watch, args=(self._seconds,), daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+
+    def _watch(self, seconds: float) -> None:
+        if self._over.wait(seconds):
+            return
+        self.reason = timeout_reason(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+        if not self._over.wait(self._grace):
+            self._give_up(self.reason)
+
+
+@dataclass(frozen=True)
+class LaunchedJob:
+    """What a launcher calls in a job's process; it travels there as a pickle.
+
+    kept: the user's modules, imported from the sweep's copies. parent: the process of the sweep. timeout, grace: seconds, as in
+    the settings. halts: whether a failure keeps further jobs from beginning.
+    """
+
+    directory: str
+    path: tuple[str, ...]
+    kept: tuple[KeptModule, ...]
+    parent: int
+    timeout: float | None
+    grace: float
+    halts: bool
+
+    def __call__(self, cfg: Any) -> str:
+        from hydra.core.hydra_config import HydraConfig
+
+        from rlx.sweep.job import run
+
+        name = Path(HydraConfig.get().runtime.output_dir).name
+        files, slurm_id = JobFiles(Path(self.directory)), slurm.this_job()
+        if files.has_flag(HALT) or files.has_flag(STOP):
+            return WAITING
+        if not files.begin(name, slurm_id):
+            return RUNNING
+        sys.path[:] = list(dict.fromkeys([*self.path, *sys.path]))
+        serve_kept(self.kept)  # not what Hydra has imported to compose the job
+        os.environ["OMP_NUM_THREADS"] = "1"
+        before = signal.getsignal(signal.SIGTERM)
+
+        def give_up(reason: str) -> None:
+            if os.getpid() != self.parent:
+                files.end(name, Done(FAILED, reason=reason))
+                os._exit(ExitCode.FAILED)
+
+        with TimeLimit(self.timeout, self.grace, give_up) as limit:
+            done = run_logged(run, files.read(name), SilentChannel())  # type: ignore[arg-type]
+        if limit.reason and done.state == INTERRUPTED:
+            done = Done(FAILED, reason=limit.reason)
+        if done.state == INTERRUPTED and slurm_id is not None and not files.has_flag(STOP):
+            slurm.requeue(slurm_id)  # refused where somebody else has done it
+            sys.stdout.flush()
+            os._exit(ExitCode.OK)  # no result for the launcher: the job is not over
+        files.end(name, done)
+        if done.state == FAILED and self.halts:
+            files.raise_flag(HALT)
+        with contextlib.suppress(TypeError, ValueError):
+            signal.signal(signal.SIGTERM, before)
+        if done.state == INTERRUPTED and os.getpid() == self.parent:
+            raise StopLauncher(done.reason)
+        return done.state
+
+
+# In the process of the sweep.
 
 
 def _is_not_about_accounting(record: logging.LogRecord) -> bool:
@@ -101,23 +210,20 @@ class LauncherRunner:
         self._over.clear()
         both, problem = [*running, *jobs], ""
         watcher = threading.Thread(target=self._watch, args=(both,), daemon=True)
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGUSR2)}
-        watcher.start()
-        try:
-            problem = self._launched(jobs, halts=halts) if jobs else ""
-            while self.tracker.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
-                time.sleep(QUEUE_TICK if self.tracker.is_on_cluster else _TICK)
-        except (KeyboardInterrupt, StopLauncher) as stop:
-            if not self._abandoned:
-                self.stop_signal = self.stop_signal or (
-                    signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop))
-                )
-                self._stop(both)
-        finally:
-            self._over.set()
-            watcher.join()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with handled(self._on_signal, (signal.SIGTERM, signal.SIGUSR2)):
+            watcher.start()
+            try:
+                problem = self._launched(jobs, halts=halts) if jobs else ""
+                while self.tracker.may_still_run(both):  # a launcher that broke on one job, or an earlier start, left others
+                    time.sleep(QUEUE_TICK if self.tracker.is_on_cluster else _TICK)
+            except (KeyboardInterrupt, StopLauncher) as stop:
+                if not self._abandoned:
+                    told = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else _signal_of(str(stop))
+                    self.stop_signal = self.stop_signal or told
+                    self._stop(both)
+            finally:
+                self._over.set()
+                watcher.join()
         return problem
 
     def _launched(self, jobs: Sequence[JobState], *, halts: bool) -> str:

@@ -54,11 +54,6 @@ def plan_digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def grid_plan(space: Space, composer: Composer) -> SweepPlan:
-    """Every variant of the grid with every seed, each composed and checked."""
-    return plan_of(list(space.grid()), space, composer)
-
-
 def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer) -> SweepPlan:
     """The jobs of the given variants (the overrides that make each) with every seed."""
     jobs: dict[str, PlannedJob] = {}
@@ -94,7 +89,7 @@ def plan_sweep(space: Space, composer: Composer, settings: Settings) -> SweepPla
         raise ConfigError(
             f"{space.intervals[0]} is an interval, which a grid cannot list; search it with sweep=random or sweep=optuna"
         )
-    return grid_plan(space, composer)
+    return plan_of(list(space.grid()), space, composer)
 
 
 def checked_ends(dimensions: Sequence[Dimension], space: Space, composer: Composer) -> list[PlannedJob]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from omegaconf import DictConfig, open_dict
 
-from rlx.config.check import described, fits, plain_config
-from rlx.config.suggest import did_you_mean, nearest
+from rlx.config.check import check_keys, plain_config
 from rlx.errors import ConfigError
-from rlx.fields import check_range, count, range_of, shown, within
+from rlx.fields import count, shown, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class RandomSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings(RandomSettings):
-    """Of a search with Optuna."""
+    """The settings of a search with Optuna."""
 
     sampler: Literal["grid", "random", "qmc", "tpe", "gp", "cmaes", "nsga2"]
     startup_trials: int = count(at_least=0)
@@ -75,19 +73,7 @@ def settings_of(node: Mapping[str, Any]) -> Settings:
     if method not in KINDS:
         raise ConfigError(f"sweep.method={shown(method)}: it is one of {', '.join(KINDS)}; choose it with sweep=NAME")
     kind = KINDS[str(method)]
-    rules = {item.name: range_of(kind, item.name) for item in dataclasses.fields(kind)}
-    hints = get_type_hints(kind)
-    for key, value in node.items():
-        if key not in rules:
-            raise ConfigError(
-                f"sweep.{key} is no key of sweep={method}{did_you_mean(nearest(f'sweep.{key}', [f'sweep.{k}' for k in rules]))}"
-            )
-        if not fits(value, hints[key]):
-            raise ConfigError(f"sweep.{key}={shown(value)}: it must be {described(hints[key])}")
-        check_range(f"sweep.{key}", value, rules[key])
-    missing = [key for key in rules if key not in node]
-    if missing:
-        raise ConfigError(f"sweep.{missing[0]} has no value; give it one: sweep.{missing[0]}=...")
+    check_keys(node, kind, "sweep.", [f"sweep.{item.name}" for item in fields(kind)], owner=f"sweep={method}")
     name = node["name"]
     if name is not None and (not name or "/" in name or name.startswith(".") or name == "latest"):
         raise ConfigError(f"sweep.name={name}: it is the name of a directory, without / and not beginning with a dot")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rlx.errors import STOP_SIGNALS
+from rlx.interrupt import handled
 from rlx.sweep.plan.settings import Settings
 from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
 from rlx.sweep.pool.pool import Event, Pool, Worker
@@ -101,7 +99,7 @@ class Runner:
 
     def run(self) -> None:
         """Run to the end, or until a signal comes."""
-        with self._signals_handled():
+        with handled(self._on_signal):
             while True:
                 self._feed()
                 if not self.pool.busy and (self._is_stopping() or not self._has_more()):
@@ -140,12 +138,10 @@ class Runner:
         message = event.message
         if job is None:
             return
-        if isinstance(message, JobProgress):
+        if isinstance(message, JobProgress | Evaluated):
             job.step = message.step
             job.score = message.figures.get("eval/score", job.score)
-        elif isinstance(message, Evaluated):
-            job.step = message.step
-            job.score = message.figures.get("eval/score", job.score)
+        if isinstance(message, Evaluated):
             self.pool.answer(event.slot, Answer(self.work.shall_prune(job, message.step, message.figures)))
         elif isinstance(message, Done):
             self._end(job, message.state, message.figures, event.reason or message.reason)
@@ -192,19 +188,7 @@ class Runner:
             if since is not None and (self._kill_at_once or now - since > self.settings.grace):
                 worker.kill()
 
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """The first signal stops the jobs with a checkpoint, a second Ctrl-C kills them."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int, frame: object) -> None:
+        """The first signal stops the jobs with a checkpoint, a second Ctrl-C kills them."""
         self._kill_at_once = self._kill_at_once or (number == signal.SIGINT and self.stop_signal == signal.SIGINT)
         self.stop_signal = self.stop_signal or number

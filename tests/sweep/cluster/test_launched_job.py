@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from rlx.record.process import this_process
-from rlx.sweep.cluster import launched_job
+from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP
-from rlx.sweep.cluster.launched_job import LaunchedJob, StopLauncher
+from rlx.sweep.cluster.launcher import LaunchedJob, StopLauncher
 from rlx.sweep.pool.messages import Assignment, Done
 
 
@@ -59,7 +59,7 @@ def test_an_interrupt_in_the_process_of_the_sweep_stops_the_launcher(job):
 def test_in_a_job_of_slurm_it_is_requeued_and_says_nothing(job, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "14")
     asked = []
-    monkeypatch.setattr(launched_job.slurm, "requeue", asked.append)
+    monkeypatch.setattr(slurm, "requeue", asked.append)
     monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     with pytest.raises(SystemExit):
         job(Done("interrupted", reason="stopped by SIGUSR2 after step 3"))
@@ -70,7 +70,7 @@ def test_in_a_job_of_slurm_it_is_requeued_and_says_nothing(job, tmp_path, monkey
 
 def test_a_sweep_that_was_stopped_requeues_nothing(job, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "14")
-    monkeypatch.setattr(launched_job.slurm, "requeue", pytest.fail)
+    monkeypatch.setattr(slurm, "requeue", pytest.fail)
 
     def is_stopped():
         (tmp_path / ".orders" / STOP).touch()

@@ -1,6 +1,6 @@
 """Records of before are read in the form of now."""
 
-from rlx.record.former import up_to_date
+from rlx.record.run import up_to_date
 
 
 def test_a_record_of_before_holds_its_loss_once_when_it_is_read():
