@@ -5,7 +5,7 @@ Dimensions: P prompts, G completions of a prompt, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rlx.data.preferences import epoch_rows
 from rlx.errors import ConfigError, DataError, TrainingError
-from rlx.rollout.curriculum import learn_level, level_of, rows_at
 from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
+from rlx.task.curriculum import Curriculum
 from rlx.task.environment import require_free
 from rlx.task.rewarded import RewardedTask
 
@@ -187,3 +187,40 @@ def rewards_of(task: Task, played: Played) -> dict[str, torch.Tensor]:
     if played.graded is None:
         raise ConfigError(f"task {task.name} gives no rewards; task=arithmetic, prompt_file and environment do")
     return {name: torch.tensor(part, dtype=torch.float32) for name, part in played.rewards().items()}
+
+
+# Curricula: from which prompts a step draws, where their difficulty rises with success. The level is kept in the state of the
+# run, which its checkpoints contain, so that a resumed run goes on where it was.
+
+_LEVEL, _COUNT, _SUM = "curriculum/level", "curriculum/steps", "curriculum/success"
+
+
+def level_of(curriculum: Curriculum, state: Mapping[str, Tensor]) -> int:
+    """The level of this step."""
+    return int(state[_LEVEL]) if _LEVEL in state else curriculum.start
+
+
+def rows_at(curriculum: Curriculum, level: int) -> np.ndarray:
+    """int64 [N], the rows of the task's prompts of a level."""
+    return np.flatnonzero(np.array(curriculum.levels) == level)
+
+
+def learn_level(curriculum: Curriculum, state: dict[str, Tensor], batch: RolloutBatch, full: float | None) -> dict[str, float]:
+    """Count the success of a batch and raise the level for the next step if it suffices. Returns what is logged.
+
+    full: the reward from which on a completion is right; None: its reward is its success.
+    """
+    level = level_of(curriculum, state)
+    rewards = batch.rewards.double()
+    success = float((rewards if full is None else (rewards >= full).double()).mean())
+    steps = int(state[_COUNT]) + 1 if _COUNT in state else 1
+    total = (float(state[_SUM]) if _SUM in state else 0.0) + success
+    figures = {"difficulty": float(level), "difficulty_success": total / steps}
+    if steps >= curriculum.raise_after:
+        if curriculum.raise_at is not None and total / steps >= curriculum.raise_at and level < curriculum.highest:
+            level += 1
+        steps, total = 0, 0.0
+    state.update({
+        _LEVEL: torch.tensor(level), _COUNT: torch.tensor(steps), _SUM: torch.tensor(total, dtype=torch.float64)
+    })  # fmt: skip
+    return figures

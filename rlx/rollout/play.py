@@ -15,8 +15,8 @@ import torch
 
 from rlx.data.sequences import Tokens
 from rlx.errors import TrainingError
+from rlx.rollout.dialogue import DialogueRounds, Spans, TurnSampler
 from rlx.rollout.sampler import Rollout, Sampler
-from rlx.rollout.table import Spans, TurnSampler, TurnTable
 from rlx.seeding import Stream
 from rlx.task.base import Graded, Prompt, Task, finite
 from rlx.task.environment import Conversation, Interaction
@@ -156,11 +156,11 @@ def play(
         texts = turns.texts(rollout.sequences)
         spans = tuple(tuple(((0, len(tokens)),) for tokens in group) for group in rollout.sequences.completions)
         return Played(rollout, texts, spans, _graded(task, prompts, texts))
-    table = TurnTable(interaction, turns, prompts, group_size)
-    table.play()
-    conversations = [[seat.conversation for seat in group] for group in table.seats]
-    rollout = table.rollout()
-    return Played(rollout, turns.texts(rollout.sequences), table.turn_spans(), table.graded(task), conversations)
+    rounds = DialogueRounds(interaction, turns, prompts, group_size)
+    rounds.play()
+    conversations = [[dialogue.conversation for dialogue in group] for group in rounds.dialogues]
+    rollout = rounds.rollout()
+    return Played(rollout, turns.texts(rollout.sequences), rounds.turn_spans(), rounds.graded(task), conversations)
 
 
 def _graded(task: Task, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]) -> list[list[Graded]] | None:

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from rlx.rollout.curriculum import learn_level, level_of
-from rlx.rollout.draw import roll_out
+from rlx.rollout.draw import learn_level, level_of, roll_out
 from rlx.task.base import Prompt
 from rlx.task.curriculum import Curriculum
 from tests.rollout.stand_in import Bench, Letters, StandIn, model_of, sampler_of

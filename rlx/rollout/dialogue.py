@@ -77,14 +77,14 @@ class TurnSampler:
     def _occurrences(self) -> list[int]:
         return counted(self.prompt_keys)
 
-    def later(self, seats: Sequence[Seat], addresses: Sequence[Stream], limits: Sequence[int]) -> Rollout:
+    def later(self, dialogues: Sequence[Dialogue], addresses: Sequence[Stream], limits: Sequence[int]) -> Rollout:
         """One further turn of each conversation."""
         return self.sampler.extend(
             self.policy,
-            [seat.history for seat in seats],
+            [dialogue.history for dialogue in dialogues],
             addresses=addresses,
             limits=limits,
-            names=[(seat.row, seat.column) for seat in seats],
+            names=[(dialogue.row, dialogue.column) for dialogue in dialogues],
             past=self.past,
             temperature=self.temperature,
             greedy=self.greedy,
@@ -100,10 +100,10 @@ class TurnSampler:
 
 
 @dataclass(eq=False)
-class Seat:
-    """A conversation at the table: its tokens in pieces, prompt first, and what the policy has sampled of them.
+class Dialogue:
+    """A conversation while it is played: its tokens in pieces, prompt first, and what the policy has sampled of them.
 
-    row: the number of its prompt in the draw; column: its own among those of the prompt. heard: the assistant's last turn as the
+    row: the number of its prompt in the draw; column: its own among those of the prompt. sent: the assistant's last turn as the
     environment gets it.
     """
 
@@ -117,7 +117,7 @@ class Seat:
     is_learned: list[bool] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
     is_cut: bool = False
-    heard: str = ""
+    sent: str = ""
 
     @property
     def length(self) -> int:
@@ -143,54 +143,56 @@ class Seat:
             self.spans.append((self.length - len(tokens), self.length))
 
 
-class TurnTable:
+class DialogueRounds:
     """All conversations of one draw, [P][G], and the rounds they are played in."""
 
     def __init__(self, interaction: Interaction, turns: TurnSampler, prompts: Sequence[Prompt], group_size: int) -> None:
         self.interaction, self.turns = interaction, turns
         self.environment = interaction.environment.for_policy(turns.policy)
         self.tools = self.environment.tool_schemas()
-        self.seats = [[self._seat(prompt, row, column) for column in range(group_size)] for row, prompt in enumerate(prompts)]
+        self.dialogues = [
+            [self._dialogue(prompt, row, column) for column in range(group_size)] for row, prompt in enumerate(prompts)
+        ]
         self.temperature = turns.sampler.temperature if turns.temperature is None else turns.temperature
 
-    def _seat(self, prompt: Prompt, row: int, column: int) -> Seat:
+    def _dialogue(self, prompt: Prompt, row: int, column: int) -> Dialogue:
         address = self.turns.address(row, column)
         name = f"conversation {column + 1} of prompt {self.turns.prompt_keys[row]}"
         own = Conversation.of(self.environment, prompt, name=name, stream=address.child("environment"))
-        return Seat(row, column, own, address, np.zeros(0, dtype=np.int64))
+        return Dialogue(row, column, own, address, np.zeros(0, dtype=np.int64))
 
     @property
-    def _all(self) -> list[Seat]:
-        return [seat for group in self.seats for seat in group]
+    def _all(self) -> list[Dialogue]:
+        return [dialogue for group in self.dialogues for dialogue in group]
 
     def play(self) -> None:
         """Play all conversations to their ends."""
         self._start()
         round_number = 0
-        running = [seat for seat in self._all if seat.runs]
+        running = [dialogue for dialogue in self._all if dialogue.runs]
         while running:
             self._sample(running, round_number)
             self._answer(running)
             round_number += 1
-            running = [seat for seat in running if seat.runs]
-        talks = [seat.conversation for seat in self._all]
-        for talk, figures in zip(talks, self.interaction.figures(talks, [seat.row for seat in self._all]), strict=True):
+            running = [dialogue for dialogue in running if dialogue.runs]
+        talks = [dialogue.conversation for dialogue in self._all]
+        for talk, figures in zip(talks, self.interaction.figures(talks, [dialogue.row for dialogue in self._all]), strict=True):
             talk.figures = figures
 
     def _start(self) -> None:
-        self._call([(seat, seat.conversation.start, seat.conversation.started) for seat in self._all])
+        self._call([(dialogue, dialogue.conversation.start, dialogue.conversation.started) for dialogue in self._all])
         policy = self.turns.policy
-        failed: list[tuple[Seat, BrokenTurnError]] = []
-        for row, group in enumerate(self.seats):
-            openings = [seat.conversation.opening for seat in group if not seat.conversation.error]
+        failed: list[tuple[Dialogue, BrokenTurnError]] = []
+        for row, group in enumerate(self.dialogues):
+            openings = [dialogue.conversation.opening for dialogue in group if not dialogue.conversation.error]
             if any(opening != openings[0] for opening in openings):
                 raise TrainingError(
                     f"start of {self._name} gives the conversations of prompt {self.turns.prompt_keys[row]} different openings "
                     f"({openings[0]!r:.60}, ...): all completions of a group begin alike, so it may depend on the prompt and its "
                     "columns alone"
                 )
-            for seat in group:
-                seat.prompt = policy.text.begin()
+            for dialogue in group:
+                dialogue.prompt = policy.text.begin()
             if not openings:
                 continue
             try:
@@ -202,31 +204,33 @@ class TurnTable:
                     )
             except DataError as error:
                 broken = BrokenTurnError(f"gave an opening that cannot be read: {error}")
-                failed += [(seat, broken) for seat in group if not seat.conversation.error]
+                failed += [(dialogue, broken) for dialogue in group if not dialogue.conversation.error]
                 continue
-            for seat in group:
-                seat.prompt = tokens
+            for dialogue in group:
+                dialogue.prompt = tokens
         self._fail(failed)
 
     @property
     def _name(self) -> str:
         return type(self.environment).__name__
 
-    def _sample(self, running: list[Seat], round_number: int) -> None:
+    def _sample(self, running: list[Dialogue], round_number: int) -> None:
         """The next turn of each conversation that still runs."""
-        whole = [group for group in self.seats if all(seat.runs for seat in group)]
-        if round_number == 0 and len(whole) == len(self.seats) and self.interaction.max_tokens is None:
-            rollout = self.turns.first([group[0].prompt for group in self.seats], len(self.seats[0]))
+        whole = [group for group in self.dialogues if all(dialogue.runs for dialogue in group)]
+        if round_number == 0 and len(whole) == len(self.dialogues) and self.interaction.max_tokens is None:
+            rollout = self.turns.first([group[0].prompt for group in self.dialogues], len(self.dialogues[0]))
         else:
-            addresses = [seat.address if round_number == 0 else seat.address.child("turn", round_number) for seat in running]
-            rollout = self.turns.later(running, addresses, [self._limit(seat) for seat in running])
+            addresses = [
+                dialogue.address if round_number == 0 else dialogue.address.child("turn", round_number) for dialogue in running
+            ]
+            rollout = self.turns.later(running, addresses, [self._limit(dialogue) for dialogue in running])
         tokens = [tokens for group in rollout.sequences.completions for tokens in group]
         logprobs = rollout.sampling_logprobs.reshape(len(tokens), -1).numpy()
-        for seat, said, values, finished in zip(running, tokens, logprobs, rollout.finished.flatten().tolist(), strict=True):
-            seat.add(said, values[: len(said)].copy())
-            seat.is_cut = not finished
-            seat.conversation.say(self.turns.sampler.text(self.turns.policy, said), is_cut=seat.is_cut)
-            seat.heard = self._marked(said) if self.environment.reads_special_tokens else seat.conversation.turns[-1]
+        for dialogue, said, values, finished in zip(running, tokens, logprobs, rollout.finished.flatten().tolist(), strict=True):
+            dialogue.add(said, values[: len(said)].copy())
+            dialogue.is_cut = not finished
+            dialogue.conversation.say(self.turns.sampler.text(self.turns.policy, said), is_cut=dialogue.is_cut)
+            dialogue.sent = self._marked(said) if self.environment.reads_special_tokens else dialogue.conversation.turns[-1]
 
     def _marked(self, said: Tokens) -> str:
         """A turn with its special tokens, that which ends it apart."""
@@ -234,55 +238,61 @@ class TurnTable:
         ended = len(said) > 0 and int(said[-1]) in policy.eos_token_ids
         return str(policy.tokenizer.decode(said[: len(said) - ended].tolist(), skip_special_tokens=False))
 
-    def _limit(self, seat: Seat) -> int:
+    def _limit(self, dialogue: Dialogue) -> int:
         """The most tokens of the conversation's next turn; below 1 if there is no room."""
         longest = self.turns.sampler.max_new_tokens
         longest = self.turns.max_new_tokens if longest is None else longest
         if self.interaction.max_tokens is not None:
-            longest = min(longest, self.interaction.max_tokens - seat.length)
+            longest = min(longest, self.interaction.max_tokens - dialogue.length)
         positions = self.turns.policy.max_length
-        return longest if positions is None else min(longest, positions - len(seat.prompt) - seat.length)
+        return longest if positions is None else min(longest, positions - len(dialogue.prompt) - dialogue.length)
 
-    def _answer(self, running: list[Seat]) -> None:
+    def _answer(self, running: list[Dialogue]) -> None:
         """What the environment answers each of them; where it goes on, its words become context."""
         said: dict[int, Any] = {}
 
-        def heard(seat: Seat) -> Callable[[Any], None]:
+        def take_reply(dialogue: Dialogue) -> Callable[[Any], None]:
             def take(outcome: Any) -> None:
-                said[id(seat)] = seat.conversation.answered(outcome)
+                said[id(dialogue)] = dialogue.conversation.answered(outcome)
 
             return take
 
-        calls: list[tuple[Seat, Callable[[], Any], Callable[[Any], None]]] = []
-        for seat in running:
-            calls.append((seat, _step(seat), heard(seat)))
-        so_far = {id(seat): tuple(seat.conversation.messages) for seat in running}
+        calls: list[tuple[Dialogue, Callable[[], Any], Callable[[Any], None]]] = []
+        for dialogue in running:
+            calls.append((dialogue, _step(dialogue), take_reply(dialogue)))
+        so_far = {id(dialogue): tuple(dialogue.conversation.messages) for dialogue in running}
         self._call(calls)
         remarks: Counter[str] = Counter()
-        failed: list[tuple[Seat, BrokenTurnError]] = []
-        for seat in running:
-            if not seat.runs:
+        failed: list[tuple[Dialogue, BrokenTurnError]] = []
+        for dialogue in running:
+            if not dialogue.runs:
                 continue
-            if len(seat.conversation.turns) >= self.interaction.max_turns:
-                seat.is_cut = True
+            if len(dialogue.conversation.turns) >= self.interaction.max_turns:
+                dialogue.is_cut = True
                 continue
             found: set[str] = set()
             try:
-                context = self._context(seat, so_far[id(seat)], said[id(seat)], found)
+                context = self._context(dialogue, so_far[id(dialogue)], said[id(dialogue)], found)
             except DataError as error:
-                failed.append((seat, BrokenTurnError(f"said what cannot be read: {error}")))
+                failed.append((dialogue, BrokenTurnError(f"said what cannot be read: {error}")))
                 continue
             remarks.update(found)
-            seat.add(context, None)
-            if self._limit(seat) < 1:  # no room for a turn: the completion ends with the assistant's last token
-                for pieces in (seat.pieces, seat.is_learned, seat.logprobs):
+            dialogue.add(context, None)
+            if self._limit(dialogue) < 1:  # no room for a turn: the completion ends with the assistant's last token
+                for pieces in (dialogue.pieces, dialogue.is_learned, dialogue.logprobs):
                     pieces.pop()
-                seat.is_cut = True
+                dialogue.is_cut = True
         self._fail(failed)
         self._say(remarks)
         if type(self.environment).cut_off is not Environment.cut_off:
-            ended = [seat for seat in running if seat.is_cut and not seat.conversation.done and not seat.conversation.error]
-            self._call([(seat, seat.conversation.environment.cut_off, seat.conversation.was_cut) for seat in ended])
+            ended = [
+                dialogue
+                for dialogue in running
+                if dialogue.is_cut and not dialogue.conversation.done and not dialogue.conversation.error
+            ]
+            self._call(
+                [(dialogue, dialogue.conversation.environment.cut_off, dialogue.conversation.was_cut) for dialogue in ended]
+            )
 
     def _say(self, remarks: Counter[str]) -> None:
         """Say once of this task what became of special tokens that the environment spelled."""
@@ -291,36 +301,37 @@ class TurnTable:
                 self.interaction.said.add(remark)
                 _log.warning("%d of the turns that the environment %s just gave %s", count, self._name, _SAID[remark])
 
-    def _context(self, seat: Seat, so_far: Sequence[Message], said: Any, remarks: set[str]) -> Tokens:
-        turn = seat.pieces[-1]  # empty where a server answered with nothing
+    def _context(self, dialogue: Dialogue, so_far: Sequence[Message], said: Any, remarks: set[str]) -> Tokens:
+        turn = dialogue.pieces[-1]  # empty where a server answered with nothing
         ended = len(turn) > 0 and int(turn[-1]) in self.turns.policy.eos_token_ids
-        opening = seat.conversation.opening
-        tools = (*seat.conversation.prompt.tools, *self.tools)
+        opening = dialogue.conversation.opening
+        tools = (*dialogue.conversation.prompt.tools, *self.tools)
         return encode_continuation(self.turns.policy.text, opening, so_far, said, tools=tools, ended=ended, remarks=remarks)
 
-    def _call(self, calls: Sequence[tuple[Seat, Callable[[], Any], Callable[[Any], None]]]) -> None:
+    def _call(self, calls: Sequence[tuple[Dialogue, Callable[[], Any], Callable[[Any], None]]]) -> None:
         """Call the environments; where one raises, hangs or gives nonsense, its conversation ends and the others go on."""
-        outcomes = self.interaction.ask([call for _, call, _ in calls], [seat.row for seat, _, _ in calls])
-        failed: list[tuple[Seat, BrokenTurnError]] = []
-        for (seat, _, take), outcome in zip(calls, outcomes, strict=True):
+        outcomes = self.interaction.ask([call for _, call, _ in calls], [dialogue.row for dialogue, _, _ in calls])
+        failed: list[tuple[Dialogue, BrokenTurnError]] = []
+        for (dialogue, _, take), outcome in zip(calls, outcomes, strict=True):
             try:
                 if isinstance(outcome, BrokenTurnError):
                     raise outcome
                 take(outcome)
             except BrokenTurnError as error:
-                failed.append((seat, error))
+                failed.append((dialogue, error))
         self._fail(failed)
 
-    def _fail(self, broken: Sequence[tuple[Seat, BrokenTurnError]]) -> None:
+    def _fail(self, broken: Sequence[tuple[Dialogue, BrokenTurnError]]) -> None:
         """End conversations that the environment broke off, and say so."""
         failed: list[str] = []
-        for seat, error in broken:
-            text = f"the environment {self._name} {error}, in turn {len(seat.conversation.turns)} of {seat.conversation.name}"
+        for dialogue, error in broken:
+            turn = f"turn {len(dialogue.conversation.turns)} of {dialogue.conversation.name}"
+            text = f"the environment {self._name} {error}, in {turn}"
             if self.interaction.stops_on_error:
                 raise TrainingError(
                     f"{text}; mend it, or let such conversations fail alone: task.on_environment_error=fail"
                 ) from error
-            seat.conversation.failed(text)
+            dialogue.conversation.failed(text)
             failed.append(text)
         if failed:
             more = f", and {len(failed) - 1} more like it" if len(failed) > 1 else ""
@@ -329,31 +340,34 @@ class TurnTable:
     def rollout(self) -> Rollout:
         """All conversations as completions of their openings."""
         prompts, completions, learned = [], [], []
-        for group in self.seats:
+        for group in self.dialogues:
             prompts.append(group[0].prompt)
-            completions.append(tuple(np.concatenate([np.zeros(0, dtype=np.int64), *seat.pieces]) for seat in group))
+            completions.append(tuple(np.concatenate([np.zeros(0, dtype=np.int64), *dialogue.pieces]) for dialogue in group))
             masks = (
-                [np.full(len(piece), own) for piece, own in zip(seat.pieces, seat.is_learned, strict=True)] for seat in group
+                [np.full(len(piece), own) for piece, own in zip(dialogue.pieces, dialogue.is_learned, strict=True)]
+                for dialogue in group
             )
             learned.append(tuple(np.concatenate([np.zeros(0, dtype=bool), *mask]) for mask in masks))
         sequences = Sequences(tuple(prompts), tuple(completions), learned=tuple(learned))
         logprobs = torch.zeros(sequences.token_mask.shape)
-        for row, group in enumerate(self.seats):
-            for column, seat in enumerate(group):
-                flat = np.concatenate([np.zeros(0, dtype=np.float32), *seat.logprobs])
+        for row, group in enumerate(self.dialogues):
+            for column, dialogue in enumerate(group):
+                flat = np.concatenate([np.zeros(0, dtype=np.float32), *dialogue.logprobs])
                 logprobs[row, column, : len(flat)] = torch.from_numpy(flat)
-        finished = torch.tensor([[seat.conversation.done and not seat.is_cut for seat in group] for group in self.seats])
-        return Rollout(sequences, logprobs, finished.reshape(len(self.seats), -1), self.temperature)
+        finished = torch.tensor(
+            [[dialogue.conversation.done and not dialogue.is_cut for dialogue in group] for group in self.dialogues]
+        )
+        return Rollout(sequences, logprobs, finished.reshape(len(self.dialogues), -1), self.temperature)
 
     def turn_spans(self) -> tuple[tuple[Spans, ...], ...]:
         """For each conversation the tokens of each turn of the assistant."""
-        return tuple(tuple(tuple(seat.spans) for seat in group) for group in self.seats)
+        return tuple(tuple(tuple(dialogue.spans) for dialogue in group) for group in self.dialogues)
 
     def graded(self, task: Task) -> list[list[Graded]]:
         """What each conversation earned; those that failed get the task's failed_reward."""
-        sound = [seat for seat in self._all if not seat.conversation.error]
-        talks = [seat.conversation for seat in sound]
-        wholes = [self.turns.sampler.text(self.turns.policy, np.concatenate(seat.pieces)) for seat in sound]
+        sound = [dialogue for dialogue in self._all if not dialogue.conversation.error]
+        talks = [dialogue.conversation for dialogue in sound]
+        wholes = [self.turns.sampler.text(self.turns.policy, np.concatenate(dialogue.pieces)) for dialogue in sound]
         prompts = [
             Prompt(
                 talk.prompt.text or talk.opening,
@@ -366,8 +380,8 @@ class TurnTable:
         names = next(iter(found.values())).parts if found else ("reward", *getattr(task, "all_rewards", dict)())
         lost = self.interaction.failed_reward
         missing = Graded({**dict.fromkeys(names, 0.0), "reward": lost}, (Earned(lost, 0),))
-        return [[found.get(id(seat), missing) for seat in group] for group in self.seats]
+        return [[found.get(id(dialogue), missing) for dialogue in group] for group in self.dialogues]
 
 
-def _step(seat: Seat) -> Callable[[], Any]:
-    return lambda: seat.conversation.environment.step(seat.heard)
+def _step(dialogue: Dialogue) -> Callable[[], Any]:
+    return lambda: dialogue.conversation.environment.step(dialogue.sent)
