@@ -186,7 +186,7 @@ def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
         return  # it makes pairs from its own samples
     if isinstance(owner, PreferenceLoss):
         yield owner
-    for child in _children(owner):
+    for child in parts_of(owner):
         yield from _preference_losses(child)
 
 
@@ -194,11 +194,11 @@ def _policy_gradient_losses(owner: Any) -> Iterator[PolicyGradientLoss]:
     """Every policy-gradient loss, including those of a mixture's terms."""
     if isinstance(owner, PolicyGradientLoss):
         yield owner
-    for child in _children(owner):
+    for child in parts_of(owner):
         yield from _policy_gradient_losses(child)
 
 
-def _children(owner: Any) -> list[Any]:
+def parts_of(owner: Any) -> list[Any]:
     """The values of a mapping, or of a dataclass's fields."""
     if isinstance(owner, Mapping):
         return list(owner.values())

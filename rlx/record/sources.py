@@ -36,6 +36,10 @@ class Source:
         path = "/".join(self.module.split("."))
         return f"sources/{path}/__init__.py" if self.file.name == "__init__.py" else f"sources/{path}.py"
 
+    def computes_as(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether the file computes what it did in a record: by its code, or where the record lacks its hash, by its bytes."""
+        return bool(self.code == recorded["code"] if "code" in recorded else self.sha256 == recorded.get("sha256"))
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in `run.json`."""
         place = {"file": str(self.file), "sha256": self.sha256, "code": self.code, "copy": self.copy}
@@ -62,10 +66,11 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
             continue
         files[module] = file
         waiting += imported_modules(module, file)
-    return [_source(module, file, named.get(module, ())) for module, file in sorted(files.items())]
+    return [source_of(module, file, named.get(module, ())) for module, file in sorted(files.items())]
 
 
-def _source(module: str, file: Path, targets: Iterable[str]) -> Source:
+def source_of(module: str, file: Path, targets: Iterable[str] = ()) -> Source:
+    """A file with its hashes, as it is now. targets: the names in it that a config calls."""
     data = file.read_bytes()
     return Source(module, file, hashlib.sha256(data).hexdigest(), syntax_hash(data), tuple(sorted(targets)))
 

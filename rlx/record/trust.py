@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from rlx.config.targets import is_allowed, targets_of
 from rlx.errors import ConfigError
 from rlx.record.files import relative
 from rlx.record.run import RunRecord
-from rlx.record.sources import imported_modules, own_file, syntax_hash
+from rlx.record.sources import imported_modules, own_file, source_of
 
 
 def trusted_targets(record: RunRecord) -> frozenset[str]:
@@ -61,20 +60,11 @@ def _is_recorded(module: str, recorded: Mapping[str, Mapping[str, Any]], run: Pa
         if file is None:
             continue
         seen.add(name)
-        if file.is_relative_to(run) or not _is_same(file, recorded.get(name)):
+        if file.is_relative_to(run) or name not in recorded or not source_of(name, file).computes_as(recorded[name]):
             return False
         if not all(_is_recorded(other, recorded, run, seen) for other in imported_modules(name, file)):
             return False
     return True
-
-
-def _is_same(file: Path, source: Mapping[str, Any] | None) -> bool:
-    if source is None:
-        return False
-    data = file.read_bytes()
-    return bool(
-        syntax_hash(data) == source["code"] if "code" in source else hashlib.sha256(data).hexdigest() == source.get("sha256")
-    )
 
 
 def _defined(file: Path) -> set[str]:

@@ -266,9 +266,12 @@ class _Tally:
         self.record: Record = {}
 
     def add(self, output: LossOutput) -> None:
-        for name, term in output.terms.items():
-            self._terms[name] = self._terms.get(name, 0) + term.total.detach()
-        for name, (total, count) in output.metrics.items():
+        self._add({name: term.total.detach() for name, term in output.terms.items()}, output.metrics)
+
+    def _add(self, terms: Mapping[str, Tensor], sums: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        for name, total in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + total
+        for name, (total, count) in sums.items():
             old = self._sums.get(name)
             self._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
 
@@ -290,12 +293,8 @@ class _Tally:
         """The sums over several parts of an update."""
         whole = _Tally()
         for tally in tallies:
+            whole._add(tally._terms, tally._sums)
             whole.add_record(tally.record)
-            for name, total in tally._terms.items():
-                whole._terms[name] = whole._terms.get(name, 0) + total
-            for name, (total, count) in tally._sums.items():
-                old = whole._sums.get(name)
-                whole._sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
         return whole
 
     def metrics(self) -> dict[str, float]:

@@ -5,8 +5,8 @@ Activations and logits are measured on a few rows and scaled to the largest micr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rlx.algorithm.base import Algorithm, AlgorithmType, Need
 from rlx.data.sequences import Sequences
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import TrainingError
-from rlx.experiment import Experiment, assemble
+from rlx.experiment import Experiment, assemble, parts_of
 from rlx.policy.memory import PassMemory, cache_bytes_per_token, pass_memory, tensor_bytes
 from rlx.policy.products import KERNELS
 from rlx.policy.reference import pairs_per_block
@@ -355,14 +355,8 @@ def plan_text(cfg: DictConfig) -> str:
 
 def _algorithms(owner: Any) -> Iterator[Algorithm[Any]]:
     """The algorithms that draw batches: those within a mixture, or the algorithm itself."""
-    inner = [one for child in _children(owner) for one in _algorithms(child)]
+    inner = [one for child in parts_of(owner) for one in _algorithms(child)]
     yield from inner or ([owner] if isinstance(owner, Algorithm) else [])
-
-
-def _children(owner: Any) -> list[Any]:
-    if isinstance(owner, Mapping):
-        return list(owner.values())
-    return [getattr(owner, item.name) for item in fields(owner)] if is_dataclass(owner) else []
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from rlx.record.lines import read_metrics
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
-from rlx.record.sources import Source, sources
+from rlx.record.sources import sources
 from rlx.record.trust import command_for
 from rlx.report.terminal import TrainView
 from rlx.training.build import build_loop
@@ -326,20 +326,16 @@ def _loggers(cfg: DictConfig) -> dict[str, Any]:
 
 def _require_unchanged_code(before: RunRecord, config: dict[str, Any], allowed: Sequence[str]) -> None:
     now = {source.module: source for source in sources(config)}
-    changed = [source["module"] for source in before.sources if not _is_same(source, now.get(source["module"]))]
+    recorded = {source["module"]: source for source in before.sources}
+    changed = [module for module, source in recorded.items() if module not in now or not now[module].computes_as(source)]
     mend = f"begin anew, {command_for(before, 'rerun')}, or go on with the new code: {command_for(before, changed='code')}"
     if changed and "code" not in allowed:
         copies = before.directory / "sources"
         raise ConfigError(f"{', '.join(changed)} changed since this run began; put it back from {copies}, {mend}")
-    recorded = before.provenance.get("rlx", {})
-    if recorded.get("code") != code_hash() and "code" not in allowed:
-        version = f"{recorded.get('version', 'of unknown version')}, code {recorded.get('code', 'unknown')}"
+    made = before.provenance.get("rlx", {})
+    if made.get("code") != code_hash() and "code" not in allowed:
+        version = f"{made.get('version', 'of unknown version')}, code {made.get('code', 'unknown')}"
         raise ConfigError(f"the code of rlx that numbers come from changed since this run began (it was {version}); {mend}")
-
-
-def _is_same(recorded: Mapping[str, Any], now: Source | None) -> bool:
-    """Whether a file computes what it did: by its code, or in a record that has no hash of that, by its bytes."""
-    return now is not None and (recorded["code"] == now.code if "code" in recorded else recorded["sha256"] == now.sha256)
 
 
 def _require_unchanged_data(before: RunRecord, now: RunRecord, allowed: Sequence[str]) -> None:

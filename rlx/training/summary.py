@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlx.comparison.wording import quantity
 from rlx.data.survey import brief, brief_of_prompts
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
@@ -20,6 +21,8 @@ from rlx.record.files import relative
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.record.trust import folder_words
 from rlx.training.checkpoint import TrainerState
+from rlx.training.gradients import TOKENS_AT_ONCE
+from rlx.training.memory import AUTO
 
 
 def opening_facts(cfg: DictConfig, experiment: Experiment, record: RunRecord) -> dict[str, str]:
@@ -49,15 +52,20 @@ def opening_facts(cfg: DictConfig, experiment: Experiment, record: RunRecord) ->
             facts[kind] = f"{len(held_out)} {aside}" + left_out(held_out)
     if "rewards" in task.offers and not experiment.algorithm.reads_pairs:
         facts |= brief_of_prompts(task, policy.text)
-    rows = "up to 4096 tokens" if cfg.micro_batch is None else f"{cfg.micro_batch} rows"
     held = "a part of every weight" if cfg.parallel.mode == "sharded" else "the whole policy"
     several = f", {cfg.ranks} ranks, each with {held}" if cfg.ranks != 1 else ""
     onednn = " with oneDNN" if policy.multiplies_by_onednn else ""
-    facts["steps"] = (
-        f"{cfg.num_steps}, {rows} at once, seed {cfg.seed}, {record.threads} threads, {policy.device}{onednn}{several}"
-    )
+    where = f"{record.threads} threads, {policy.device}{onednn}{several}"
+    facts["steps"] = f"{cfg.num_steps}, {rows_text(cfg.micro_batch)} at once, seed {cfg.seed}, {where}"
     facts["record"] = relative(record.directory)
     return facts | {f"note {number}": note for number, note in enumerate([*task.notes(), *policy.notes], start=1)}
+
+
+def rows_text(micro_batch: int | str | None) -> str:
+    """How many rows of an update go through the policy together."""
+    if micro_batch is None:
+        return f"up to {TOKENS_AT_ONCE:,} tokens"
+    return "as many rows as fit" if micro_batch == AUTO else quantity(int(micro_batch), "row")
 
 
 def left_out(*sides: TokenizedPairs) -> str:

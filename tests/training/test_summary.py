@@ -1,6 +1,9 @@
+import re
+
 import pytest
 
-from rlx.training.summary import convergence_step, hyperparameters_text, left_out, next_commands, peak_memory
+from rlx.training.gradients import micro_batches
+from rlx.training.summary import convergence_step, hyperparameters_text, left_out, next_commands, peak_memory, rows_text
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,9 @@ def test_pairs_that_were_dropped_are_counted_on_both_sides_of_the_split():
     )
     assert left_out(whole, held_out).startswith("; dropped: 1 too_long, 1 equal, leaving 9 and 4")
     assert left_out(whole, whole) == ""
+
+
+def test_the_tokens_at_once_that_are_shown_are_those_that_an_update_is_cut_into():
+    shown = int(re.sub(r"\D", "", rows_text(None)))
+    assert max(100 * (part.stop - part.start) for part in micro_batches([100] * 200, None)) == shown // 100 * 100
+    assert [rows_text(rows) for rows in (1, 8, "auto")] == ["1 row", "8 rows", "as many rows as fit"]
