@@ -312,7 +312,7 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]
         return [Caution("selected_on_same_seeds", text)]
     best = min(variants, key=lambda variant: variant.rank)
     top = max(best.seeds, default=0) + 1
-    command = more_seeds(grouping.runs, best.label).replace("range(0,10)", f"range({top},{top + FEW})")
+    command = more_seeds(grouping.runs, best.label, first=top)
     text = (
         f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; "
         f"confirm it on fresh seeds: {command}"

@@ -86,13 +86,14 @@ def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Pro
     return found
 
 
-def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10, on: RunScore | None = None) -> str:
-    """A command that runs a variant on more seeds; 10 are suggested. on: a run whose task it names instead of the variant's."""
+def more_seeds(runs: Sequence[RunScore], label: str, *, first: int = 0, on: RunScore | None = None) -> str:
+    """A command that runs a variant on ten seeds from `first` on. on: a run whose task it names instead of the variant's."""
+    seeds = f"'seed=range({first},{first + 10})'"
     run = next((run for run in runs if run.variant == label), None)
     if run is None:
-        return f"rlx -m ... 'seed=range(0,{seeds})'"
+        return f"rlx -m ... {seeds}"
     if run.record.verb != "train":
-        return f"train {run.record.algorithm} with {seeds} seeds, and rlx {run.record.verb} each of these runs"
+        return f"train {run.record.algorithm} with 10 seeds, and rlx {run.record.verb} each of these runs"
     kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
     if on is not None:
         kept = [override for override in kept if not _is_of_task(override)]
@@ -100,7 +101,7 @@ def more_seeds(runs: Sequence[RunScore], label: str, *, seeds: int = 10, on: Run
         kept += given if any(text.startswith("task=") for text in given) else [f"task={on.record.task}", *given]
     if not any(override.startswith("algorithm=") for override in kept):
         kept.insert(0, f"algorithm={run.record.algorithm}")
-    return " ".join(["rlx -m", *map(shlex.quote, [*folder_words(run.record.command), *kept]), f"'seed=range(0,{seeds})'"])
+    return " ".join(["rlx -m", *map(shlex.quote, [*folder_words(run.record.command), *kept]), seeds])
 
 
 def _is_of_task(override: str) -> bool:

@@ -104,7 +104,7 @@ def _combine(
         return variance, np.where(squares > 0, variance**2 / squares, 1.0)
 
 
-def crossed(a: Tables, b: Tables, *, level: float = 0.95, null: float = 0.0, pairs: bool = False) -> TestResult:
+def crossed(a: Tables, b: Tables, *, level: float = 0.95, pairs: bool = False) -> TestResult:
     """t test of the difference of means over seeds and prompts; with several tasks, of the mean over tasks.
 
     a, b: one table [S_m, P_m] per task, of the same prompts. pairs: the rows of both tables share their seeds.
@@ -114,7 +114,7 @@ def crossed(a: Tables, b: Tables, *, level: float = 0.95, null: float = 0.0, pai
     total = float(variances.sum())
     df = float(freedom.sum()) if total == 0 else total**2 / float((variances**2 / freedom).sum())
     name = "crossed t" if len(a) == 1 else "stratified crossed t"
-    return student_t(name, float(gaps.mean()), float(np.sqrt(total)) / len(a), df, level=level, null=null)
+    return student_t(name, float(gaps.mean()), float(np.sqrt(total)) / len(a), df, level=level)
 
 
 def components(a: Array, b: Array, *, pairs: bool = False) -> Components:

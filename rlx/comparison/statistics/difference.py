@@ -36,10 +36,10 @@ class TestResult:
     p: float | None
 
 
-def welch(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> TestResult:
+def welch(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
     """Welch's t test of the difference of means, for arms of unequal spread; stratified over tasks if there are several.
 
-    a, b: one [S_m] per task. null: the difference under test (TOST shifts it).
+    a, b: one [S_m] per task.
     """
     parts = np.array([deviation(x) ** 2 / len(x) for x in (*a, *b)])
     freedom = np.array([len(x) - 1 for x in (*a, *b)])
@@ -47,10 +47,10 @@ def welch(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> Te
     total = parts.sum()
     df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
     name = "Welch's t" if len(a) == 1 else "stratified Welch's t"
-    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level)
 
 
-def paired(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> TestResult:
+def paired(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
     """Student's t test of the differences of runs that share their seed. a, b: one [S_m] per task, in the same seed order."""
     gaps = [np.asarray(x, float) - np.asarray(y, float) for x, y in zip(a, b, strict=True)]
     # the spread of differences is judged against the size of the scores: what is left by subtraction may be rounding
@@ -63,14 +63,14 @@ def paired(a: Strata, b: Strata, *, level: float = 0.95, null: float = 0.0) -> T
     df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
     difference = float(np.mean([gap.mean() for gap in gaps]))
     name = "paired t" if len(a) == 1 else "stratified paired t"
-    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level, null=null)
+    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level)
 
 
-def student_t(name: str, difference: float, error: float, df: float, *, level: float, null: float) -> TestResult:
+def student_t(name: str, difference: float, error: float, df: float, *, level: float) -> TestResult:
     """The t test of a difference with this standard error; without any error there is no test."""
     if error == 0:
         return TestResult(name, difference, difference, difference, 0.0, df, None, None)
-    statistic = (difference - null) / error
+    statistic = difference / error
     half = t_quantile(df, level) * error
     p = float(min(1.0, 2 * special.stdtr(df, -abs(statistic))))
     return TestResult(name, difference, difference - half, difference + half, error, df, statistic, p)

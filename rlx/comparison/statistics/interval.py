@@ -78,7 +78,7 @@ def mean(strata: Strata) -> float:
 
 def mean_interval(strata: Strata, *, level: float = 0.95) -> Interval:
     """Student's t interval of the mean over seeds; over several tasks, of the mean of the tasks' means."""
-    _need(strata, 2)
+    _require_spread(strata)
     error, df = mean_standard_error(strata)
     centre, half = mean(strata), t_quantile(df, level) * error
     return Interval(centre - half, centre + half, level, "t")
@@ -90,7 +90,7 @@ def iqm_interval(scores: Array, *, level: float = 0.95) -> Interval:
     Winsorised variance, S - 2 floor(S/4) - 1 degrees of freedom. Widened by S / (S - 1): the winsorised variance of
     few values is too small, and without it the interval covers only 0.91 to 0.94 of normal scores.
     """
-    _need([scores], 2)
+    _require_spread([scores])
     values = np.sort(np.asarray(scores, float))
     size, cut = len(values), len(values) // 4
     winsorised = np.clip(values, values[cut], values[size - cut - 1])
@@ -101,10 +101,9 @@ def iqm_interval(scores: Array, *, level: float = 0.95) -> Interval:
     return Interval(float(centre - half), float(centre + half), level, "t of the trimmed mean" if cut else "t")
 
 
-def _need(strata: Strata, seeds: int) -> None:
-    short = min(len(scores) for scores in strata)
-    if short < seeds:
-        raise EvidenceError(f"{short} seed carries no interval: its spread is unknown; run at least {max(seeds, 5)} seeds")
+def _require_spread(strata: Strata) -> None:
+    if (fewest := min(len(scores) for scores in strata)) < 2:
+        raise EvidenceError(f"{fewest} seed carries no interval: its spread is unknown; run at least 5 seeds")
 
 
 # Do scores over seeds look like the normal ones that the intervals assume? S seeds.
