@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rlx.cli.line import quote_override, taken_apart
+from rlx.cli.line import parse_arguments, quote_override
 from rlx.config.check import check_config
 from rlx.config.compose import compose
 from rlx.errors import ConfigError, RlxError
@@ -74,7 +74,7 @@ words = st.text(alphabet=st.sampled_from("abz=.,-+~[]{}()'\"\\$@/: \n\t*&!#0é\0
 @quick
 @given(st.lists(words | st.sampled_from(["train", "-m", "seed=1", "--config-dir", "loss.beta=", "task=x"]), max_size=5))
 def test_words_of_a_command_line(argv):
-    line = accepted(taken_apart, argv)
+    line = accepted(parse_arguments, argv)
     for override in () if line is None else line.overrides:
         accepted(quote_override, override, multirun=line.is_multirun)
 

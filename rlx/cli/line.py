@@ -97,8 +97,8 @@ def is_path(argument: str) -> bool:
     return "/" in argument and Path(argument).expanduser().exists()
 
 
-def taken_apart(argv: Sequence[str]) -> CommandLine:
-    """Take a command line apart; the first bare word is the verb, wherever it stands."""
+def parse_arguments(argv: Sequence[str]) -> CommandLine:
+    """The parts of a command line; the first bare word is the verb, wherever it stands."""
     for argument in argv:
         _require_text(argument)
     line = CommandLine(argv=list(argv))

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import rlx
-from rlx.cli.line import taken_apart, verbs
-from rlx.cli.output import lost
+from rlx.cli.line import parse_arguments, verbs
+from rlx.cli.output import lost_output
 from rlx.config import conf_dir
 from rlx.errors import STOP_SIGNALS, ConfigError, ExitCode, RlxError, TrainingError, users_frames, users_place
 from rlx.interrupt import early_end
@@ -111,9 +111,9 @@ def _outcome(argv: Sequence[str]) -> tuple[int, str]:
 
     line = CommandLine()
     try:
-        line = taken_apart(argv)
+        line = parse_arguments(argv)
         code = dispatch(line)
-        missing = lost()
+        missing = lost_output()
         trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
         failed = missing and not trains  # what a training is worth is its record
         return code or (ExitCode.FAILED if failed else 0), f"rlx: {missing}" if missing else ""
@@ -167,7 +167,7 @@ def resume_sweep(line: CommandLine, directory: Path) -> int:
 
     use_working_directory()
     resumed = resumed_command(directory, line.argv)
-    line = taken_apart(resumed.arguments)
+    line = parse_arguments(resumed.arguments)
     line.recorded, line.trusted = resumed.recorded, resumed.trusted
     named = line.named
     with serving_only(named), served(kept_before(directory, resumed.plan, named)):
@@ -238,11 +238,11 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     pop_settings(cfg)
     composed = line.composed(cfg, HydraConfig.get())
     if not line.is_multirun:
-        return guarded(module, composed)
+        return run_verb(module, composed)
     number = HydraConfig.get().job.num
     print(f"job {number}: {' '.join(composed.overrides)}", flush=True)
     try:
-        code = guarded(module, composed)
+        code = run_verb(module, composed)
     except RlxError as error:
         print(f"rlx: job {number}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -254,7 +254,7 @@ def run_job(module: ModuleType, cfg: Any, line: CommandLine) -> int:
     return code
 
 
-def guarded(module: ModuleType, composed: Composed) -> int:
+def run_verb(module: ModuleType, composed: Composed) -> int:
     """Check the config and run the verb on it; an error that is not one of rlx's own is a bug, whatever its class."""
     try:
         if hasattr(module, "narrow"):

@@ -62,7 +62,7 @@ def _stream(number: int, before: TextIO | None) -> io.TextIOWrapper:
     )
 
 
-def lost() -> str | None:
+def lost_output() -> str | None:
     """Why standard output is incomplete; None where all was written, or nobody reads it any more."""
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

@@ -37,7 +37,7 @@ from rlx.comparison.statistics.crossed import prompt_covariance
 from rlx.comparison.statistics.interval import Array, mean
 from rlx.comparison.statistics.rank import RankTest, at_most, first_rank_probability
 from rlx.comparison.variant import UNTRAINED, Variant, add_collapses, add_gain, arm_of, summarise, untrained_arm
-from rlx.comparison.verdict import judge, turned
+from rlx.comparison.verdict import judge, swapped
 from rlx.comparison.wording import conclusion
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, EvidenceError
@@ -95,7 +95,7 @@ class Comparison:
             if (pair.a, pair.b) == (a, b):
                 return pair
             if (pair.a, pair.b) == (b, a):
-                return turned(pair)
+                return swapped(pair)
         raise EvidenceError(f"{a} and {b} were not compared; leave out baseline={self.choices.baseline}, or name another one")
 
     def to_dict(self) -> dict[str, Any]:

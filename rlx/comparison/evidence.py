@@ -9,7 +9,16 @@ from typing import Any
 
 from rlx.comparison.choices import Choices, budget_of, known_direction
 from rlx.comparison.grouping import Grouping, group
-from rlx.comparison.refusal import Collected, Problem, Where, collect, find_problems, find_too_few, insist, require_metric
+from rlx.comparison.refusal import (
+    Collected,
+    Problem,
+    Where,
+    collect,
+    find_problems,
+    find_too_few,
+    require_allowed,
+    require_metric,
+)
 from rlx.comparison.scores import RunScore, count_failures
 from rlx.errors import EvidenceError
 from rlx.record.query import keep
@@ -83,7 +92,7 @@ def gather(where: Where | Iterable[Where], choices: Choices) -> Evidence:
     counted = count_failures(grouping.runs, failed=choices.failed, lower_is_better=choices.is_lower_better)
     tasks, labels, counted = _common_tasks(grouping, counted, allow=choices.allow)
     problems += find_too_few(counted, labels)
-    return Evidence(collected, grouping, repeated, counted, tasks, labels, insist(problems, allow=choices.allow))
+    return Evidence(collected, grouping, repeated, counted, tasks, labels, require_allowed(problems, allow=choices.allow))
 
 
 def _latest(grouping: Grouping) -> tuple[Grouping, list[RunScore]]:

@@ -108,7 +108,7 @@ def _is_of_task(override: str) -> bool:
     return override.lstrip("+~").startswith(("task=", "task.", "task/"))
 
 
-def insist(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem]:
+def require_allowed(problems: Sequence[Problem], *, allow: Sequence[str]) -> list[Problem]:
     """Raise EvidenceError with the problems that are not allowed; return those that are, to be shown as cautions."""
     refused = [problem for problem in problems if problem.kind not in allow]
     if not refused:

@@ -125,7 +125,7 @@ def _read_log(run: RunScore) -> RunLog:
     return RunLog(run, positions, {name: (np.searchsorted(used, lines), values) for name, (lines, values) in found.items()})
 
 
-def told_metrics(logs: Sequence[RunLog]) -> list[str]:
+def metrics_to_draw(logs: Sequence[RunLog]) -> list[str]:
     """The metrics that are drawn, the most important first: not those that never change, nor those that repeat another."""
     names = list(dict.fromkeys(name for log in logs for name in log.metrics))
     names.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))

@@ -43,7 +43,7 @@ def _verdict(pair: PairComparison) -> str:
     return "inconclusive"
 
 
-def turned(pair: PairComparison) -> PairComparison:
+def swapped(pair: PairComparison) -> PairComparison:
     """The same pair with a and b exchanged."""
     opposite = {"better": "worse", "worse": "better"}
     effect, chance = pair.effect_size_interval, pair.probability_of_improvement_interval

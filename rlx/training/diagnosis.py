@@ -76,11 +76,11 @@ class Watched:
         self.view.step(step, metrics)
         ask, self.first_step = self.first_step, None
         if ask is not None:
-            tell(self.view, [Diagnosis(name, words) for name, words in ask(metrics)])
+            show_diagnoses(self.view, [Diagnosis(name, words) for name, words in ask(metrics)])
         self._recent.append(metrics)
         if len(self._recent) == WINDOW:
             found = diagnose([*self._first, *self._recent])
-            tell(self.view, [diagnosis for diagnosis in found if diagnosis.name not in self._shown])
+            show_diagnoses(self.view, [diagnosis for diagnosis in found if diagnosis.name not in self._shown])
             self._shown |= {diagnosis.name for diagnosis in found}
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -88,7 +88,7 @@ class Watched:
         self._first = self._first or [metrics]
 
 
-def tell(view: TrainingView, diagnoses: Iterable[Diagnosis]) -> None:
+def show_diagnoses(view: TrainingView, diagnoses: Iterable[Diagnosis]) -> None:
     """Show diagnoses, one line each."""
     for diagnosis in diagnoses:
         (view.warn if diagnosis.is_fault else view.note)(diagnosis.words)

@@ -28,7 +28,7 @@ from rlx.report.terminal import TrainView
 from rlx.training.build import build_loop
 from rlx.training.caution import Movement, cautions, require_possible
 from rlx.training.checkpoint import checkpoint_path, checkpoint_steps, export_policy, load_checkpoint, verified_values
-from rlx.training.diagnosis import Watched, diagnose, tell
+from rlx.training.diagnosis import Watched, diagnose, show_diagnoses
 from rlx.training.gradients import NonFiniteLossError, is_out_of_memory
 from rlx.training.integrity import verify_logs, verify_record
 from rlx.training.loop import Loop
@@ -64,7 +64,7 @@ def run_recorded(
         result = result_of(recorder.record, loop.progress, metrics, lines)
         recorder.finish(result)
         view.finish(closing_summary(recorder.record, result, lines))
-        tell(view, diagnose(lines))
+        show_diagnoses(view, diagnose(lines))
         return result
     except Stopped as stopped:
         view.close()

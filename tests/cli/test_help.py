@@ -1,7 +1,7 @@
 """The help: verbs first, then groups and their options, then examples."""
 
 from rlx.cli.help import node_comments, overview, verb_help
-from rlx.cli.line import taken_apart, verbs
+from rlx.cli.line import parse_arguments, verbs
 from rlx.config.compose import CommandLine, groups
 from rlx.config.schema import conf_dir
 
@@ -39,7 +39,7 @@ def test_the_examples_are_command_lines():
     assert len(lines) >= 5
     for line in lines:
         words = line.split("  ")[1].replace("'", "").split()[1:]
-        assert taken_apart(words).verb in (None, "train")
+        assert parse_arguments(words).verb in (None, "train")
 
 
 def test_node_comments_leave_the_defaults_out():

@@ -78,7 +78,7 @@ def test_writes_never_raise_and_the_loss_is_known(monkeypatch):
     os.close(reader)
     print("x" * 100_000, file=stream, flush=True)
     monkeypatch.setattr(sys, "stdout", stream)
-    assert output.lost() is None  # a reader that is gone misses nothing
+    assert output.lost_output() is None  # a reader that is gone misses nothing
     os.close(writer)
 
 
@@ -90,7 +90,7 @@ def test_a_full_device_is_named(monkeypatch):
         stream = output._stream(full.fileno(), None)
         print("text", file=stream)
         monkeypatch.setattr(sys, "stdout", stream)
-        assert output.lost() == "standard output could not be written: No space left on device; what was shown is not all"
+        assert output.lost_output() == "standard output could not be written: No space left on device; what was shown is not all"
 
 
 def test_a_pipe_that_another_process_made_non_blocking_is_waited_for():

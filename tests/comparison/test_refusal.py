@@ -6,7 +6,7 @@ import pytest
 
 from rlx.comparison.comparison import compare
 from rlx.comparison.grouping import group
-from rlx.comparison.refusal import Problem, collect, insist, more_seeds, task_condition
+from rlx.comparison.refusal import Problem, collect, more_seeds, require_allowed, task_condition
 from rlx.errors import EvidenceError
 from rlx.record.query import keep
 from tests.comparison.records import write_run
@@ -15,22 +15,22 @@ from tests.comparison.records import write_run
 def test_all_reasons_are_given_at_once_with_what_to_do():
     problems = [Problem("single", "one seed", "run more"), Problem("budget", "unequal steps", "give all the same")]
     with pytest.raises(EvidenceError) as refused:
-        insist(problems, allow=())
+        require_allowed(problems, allow=())
     for piece in ("one seed", "run more", "unequal steps", "'allow=[budget,single]'"):
         assert piece in str(refused.value)
     with pytest.raises(EvidenceError, match=r"'allow=\[budget\]'"):
-        insist(problems, allow=("single",))
-    assert insist(problems, allow=("single", "budget")) == problems
+        require_allowed(problems, allow=("single",))
+    assert require_allowed(problems, allow=("single", "budget")) == problems
 
 
 def test_many_of_a_kind_are_counted():
     with pytest.raises(EvidenceError, match="and 4 more like these"):
-        insist([Problem("single", f"seed of {i}", "more") for i in range(10)], allow=())
+        require_allowed([Problem("single", f"seed of {i}", "more") for i in range(10)], allow=())
 
 
 def test_what_cannot_be_allowed_is_not_offered():
     with pytest.raises(EvidenceError) as refused:
-        insist([Problem("", "no score", "look")], allow=())
+        require_allowed([Problem("", "no score", "look")], allow=())
     assert "allow=" not in str(refused.value)
 
 

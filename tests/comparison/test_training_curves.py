@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlx.comparison.comparison import compare
-from rlx.comparison.training_curves import iqm_curves, metric_curves, read_logs, resampled, told_metrics
+from rlx.comparison.training_curves import iqm_curves, metric_curves, metrics_to_draw, read_logs, resampled
 from tests.comparison.records import write_run
 
 
@@ -37,7 +37,7 @@ def test_positions_are_cumulative_and_leave_evaluations_out(logs):
 
 
 def test_metrics_that_say_nothing_are_left_out(logs):
-    told = told_metrics(logs)
+    told = metrics_to_draw(logs)
     assert told[:2] == ["train/loss", "eval/kl"]
     assert not {"train/constant", "train/copy"} & set(told)
     assert "eval/score" in told

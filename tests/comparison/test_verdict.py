@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlx.comparison.verdict import judge, turned
+from rlx.comparison.verdict import judge, swapped
 from tests.comparison.test_pair import arm, pair_of
 
 BASE = pair_of(arm("a", [0.6, 0.7, 0.65, 0.62, 0.68]), arm("b", [0.5, 0.52, 0.55, 0.48, 0.5]))
@@ -49,11 +49,11 @@ def test_what_holds_alone_may_not_hold_among_many():
 
 def test_turning_twice_changes_nothing():
     judged = judge([BASE])[0]
-    once = turned(judged)
+    once = swapped(judged)
     assert (once.a, once.verdict, once.effect_size) == ("b", "worse", -judged.effect_size)
     assert once.probability_of_improvement_interval.high == pytest.approx(1 - judged.probability_of_improvement_interval.low)
     assert once.probability_of_improvement_interval.low == pytest.approx(1 - judged.probability_of_improvement_interval.high)
     assert (once.effect_size_interval.low, once.n_a, once.low) == (-judged.effect_size_interval.high, judged.n_b, -judged.high)
-    twice = turned(once)
+    twice = swapped(once)
     assert (twice.words, twice.low, twice.statistic) == (judged.words, judged.low, judged.statistic)
     assert np.isclose(twice.probability_of_improvement, judged.probability_of_improvement)

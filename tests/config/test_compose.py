@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from rlx.cli.line import taken_apart
+from rlx.cli.line import parse_arguments
 from rlx.config.check import plain_config
 from rlx.config.compose import compose, config_folders, group_of, groups, option_node
 from rlx.config.groups import RUN_GROUPS
@@ -91,9 +91,9 @@ def test_aliases_that_stand_for_too_much_are_refused_before_they_are_written_out
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"bomb.yaml: .*{said}"):
-        taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+        parse_arguments(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
     file.write_text("a: &x [1, 2]\nb: *x\nc: [*x, *x]\n")
-    taken_apart(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
+    parse_arguments(["train", "--config-dir", str(tmp_path), "experiment=bomb"]).check()
 
 
 @pytest.mark.parametrize("number", ["1:30:00", "[2, 1:30]", "190:20:30.15"])
@@ -102,7 +102,7 @@ def test_a_number_in_base_60_is_refused(tmp_path, number):
     file.parent.mkdir()
     file.write_text(f"a: 1\nseed: {number}\n")
     with pytest.raises(ConfigError, match=r"clock.yaml:2: YAML reads [\d:.]+ as a number in base 60"):
-        taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
+        parse_arguments(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
     (tmp_path / "docker-compose.yaml").write_text("ports: [22:22]\n")  # another program's
     file.write_text("a: '1:30'  # at 1:30\nb: http://localhost:8000/v1\nc: {d: x:1:30}\n")
-    taken_apart(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()
+    parse_arguments(["train", "--config-dir", str(tmp_path), "experiment=clock"]).check()

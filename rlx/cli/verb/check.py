@@ -69,7 +69,7 @@ def run(composed: Composed) -> int:
         return doctor(composed.config)
     subject = subject_of(composed.config, own_task=bool(composed.named("task")))
     if composed.config.same_as is not None:
-        return held_against(composed, subject)
+        return compare_functions(composed, subject)
     name = " ".join(f"{group}={composed.choices[group]}" for group in named)
     return exactly(composed.config, subject, name) if composed.config.exact else report(composed.config, subject, name)
 
@@ -153,7 +153,7 @@ def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
     return 0
 
 
-def held_against(composed: Composed, subject: Subject) -> int:
+def compare_functions(composed: Composed, subject: Subject) -> int:
     """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
     from rlx.check.same_as.algorithm import compare
     from rlx.cli.failure import composed_line

@@ -67,7 +67,7 @@ def run(composed: Composed) -> int:
     else:
         sys.stdout.write(text)
     if cfg.format == "table" or cfg.out is not None:
-        say(found, shown, place=", ".join(paths) or str(cfg.output_dir))
+        print_left_out(found, shown, place=", ".join(paths) or str(cfg.output_dir))
     return 0
 
 
@@ -151,7 +151,7 @@ def sweeps(items: Sequence[Listed]) -> list[list[Any]]:
     return lines
 
 
-def say(found: Sequence[Listed], shown: Sequence[Listed], *, place: str) -> None:
+def print_left_out(found: Sequence[Listed], shown: Sequence[Listed], *, place: str) -> None:
     """On stderr: what is left out or cannot be read, so that a short list is not taken for the whole."""
     if not found:
         print(f"no runs under {follow_latest(Path(place))}; `rlx train` makes the first", file=sys.stderr)

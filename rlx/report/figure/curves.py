@@ -18,8 +18,8 @@ from rlx.comparison.training_curves import (
     has_positions,
     iqm_curves,
     metric_curves,
+    metrics_to_draw,
     read_logs,
-    told_metrics,
 )
 from rlx.report.figure.base import Band, Figure, FigureAxis, Line, Mark, cut_note, framed
 from rlx.report.figure.scores import MANY, MOST_LINES, legend_of
@@ -124,7 +124,7 @@ def efficiency_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[F
 
 def metric_figures(comparison: Comparison, logs: Sequence[RunLog]) -> list[Figure]:
     """Each logged metric that says something, over steps, tokens and seconds, on each task."""
-    metrics = told_metrics(logs) if logs else []
+    metrics = metrics_to_draw(logs) if logs else []
     overs = [over for over in OVER if has_positions(logs, over)]
     tasks = comparison.tasks[: max(1, MOST_METRIC_FIGURES // max(1, len(metrics) * len(overs)))]
     logs = [log for log in logs if log.run.task in tasks]

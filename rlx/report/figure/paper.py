@@ -89,7 +89,7 @@ def plain_label(text: str, most: int = 48) -> str:
     return flat.replace("$", r"\$")
 
 
-def look(colour: Colour) -> dict[str, Any]:
+def line_style(colour: Colour) -> dict[str, Any]:
     """Colour and dashes of a line; a colour that comes again comes with other dashes."""
     if isinstance(colour, str):
         return {"color": VERDICTS.get(colour, "0.45"), "linestyle": "-"}
@@ -123,13 +123,17 @@ def _add_legend(figure: Figure, axes: Axes) -> None:
     has_lines = any(isinstance(mark, Line) for mark in figure.marks)
     handles = []
     for colour, label in figure.legend:
-        shape = look(colour) if has_lines else {"color": look(colour)["color"], "linestyle": "", "marker": _marker(colour)}
+        shape = (
+            line_style(colour)
+            if has_lines
+            else {"color": line_style(colour)["color"], "linestyle": "", "marker": _marker(colour)}
+        )
         handles.append(Line2D([], [], label=plain_label(label, 36), **shape))
     axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _line(axes: Axes, mark: Line) -> None:
-    style = {**look(mark.colour), "drawstyle": "steps-post" if mark.is_stepped else "default"}
+    style = {**line_style(mark.colour), "drawstyle": "steps-post" if mark.is_stepped else "default"}
     if mark.role == "seed":
         return  # single runs are shown on the page, where they can be told apart
     faint = {"alpha": 0.4, "linewidth": 0.8} if mark.role == "faint" else {}
@@ -143,11 +147,11 @@ def _line(axes: Axes, mark: Line) -> None:
 def _band(axes: Axes, mark: Band) -> None:
     step: Any = "post" if mark.is_stepped else None
     alpha = 0.06 if mark.is_faint else 0.15
-    axes.fill_between(mark.xs, mark.low, mark.high, color=look(mark.colour)["color"], alpha=alpha, linewidth=0, step=step)
+    axes.fill_between(mark.xs, mark.low, mark.high, color=line_style(mark.colour)["color"], alpha=alpha, linewidth=0, step=step)
 
 
 def _bar(axes: Axes, mark: Bar) -> None:
-    ends, at, colour = [mark.low, mark.high], [mark.at, mark.at], look(mark.colour)["color"]
+    ends, at, colour = [mark.low, mark.high], [mark.at, mark.at], line_style(mark.colour)["color"]
     if mark.is_upright:
         axes.plot(at, ends, color=colour)
     else:
@@ -155,7 +159,7 @@ def _bar(axes: Axes, mark: Bar) -> None:
 
 
 def _dot(axes: Axes, mark: Dot) -> None:
-    colour = look(mark.colour)["color"]
+    colour = line_style(mark.colour)["color"]
     if mark.role == "seed":
         axes.plot([mark.x], [mark.y], "|", color=colour, alpha=0.7, markersize=5)
     elif mark.role == "ring":

@@ -4,7 +4,7 @@ import pytest
 
 from rlx.comparison.comparison import compare
 from rlx.report.figure.base import Bar, Dot, Figure, FigureAxis, Line, Rule, Zone
-from rlx.report.figure.paper import draw_on_axes, look, plain_label, write_figures
+from rlx.report.figure.paper import draw_on_axes, line_style, plain_label, write_figures
 from rlx.report.figure.scores import MOST_LINES
 from rlx.report.html import all_figures
 from tests.comparison.records import write_sweep
@@ -60,5 +60,5 @@ def test_several_tasks_have_their_aggregates(tmp_path):
 
 
 def test_twelve_lines_look_different():
-    looks = {(found["color"], found["linestyle"]) for found in map(look, range(MOST_LINES))}
+    looks = {(found["color"], found["linestyle"]) for found in map(line_style, range(MOST_LINES))}
     assert len(looks) == MOST_LINES
