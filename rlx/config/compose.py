@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from rlx.config.check import check_config, require_resolvable
 from rlx.config.groups import GROUPS, declared, declared_node
 from rlx.config.loaders import loaders_in, loaders_in_folder
 from rlx.config.schema import conf_dir
-from rlx.config.sources import brings_no_loss, install_sources, plugin_packages, plugin_targets, served
+from rlx.config.sources import install_sources, plugin_packages, plugin_targets, served, take_out_unread_losses
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
@@ -273,19 +273,6 @@ class CommandLine:
             is_multirun=self.is_multirun,
             values=dict(self.values),
         )
-
-
-def take_out_unread_losses(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Take out the loss that a mixture chooses for a term whose algorithm has none, unless the command line asks for it."""
-    for choice, option in choices.items():
-        group, _, place = choice.partition("@")
-        node = OmegaConf.select(config, place) if group == "algorithm" and place else None
-        if not isinstance(node, DictConfig) or "loss" not in node:
-            continue
-        asked = re.compile(rf"\+*(loss@)?{re.escape(place)}\.loss[.=]")
-        if not any(map(asked.match, overrides)) and brings_no_loss(str(option)):
-            with open_dict(node):
-                del node["loss"]
 
 
 # The rules of choosing an option of a group, checked before Hydra composes: it would answer in words of its own insides.

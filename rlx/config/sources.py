@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import entry_points
@@ -21,7 +21,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlx.config.groups import GROUPS, declared, declared_node
 from rlx.config.schema import RunConfig, conf_dir
@@ -284,6 +284,19 @@ def brings_no_loss(algorithm: str) -> bool:
     if "." in algorithm:
         return _loss_of(algorithm) is None
     return (conf_dir() / "algorithm" / f"{algorithm}.yaml").is_file() and default_loss(algorithm) is None
+
+
+def take_out_unread_losses(config: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Take out the loss that a mixture chooses for a term whose algorithm has none, unless the command line asks for it."""
+    for choice, option in choices.items():
+        group, _, place = choice.partition("@")
+        node = OmegaConf.select(config, place) if group == "algorithm" and place else None
+        if not isinstance(node, DictConfig) or "loss" not in node:
+            continue
+        asked = re.compile(rf"\+*(loss@)?{re.escape(place)}\.loss[.=]")
+        if not any(map(asked.match, overrides)) and brings_no_loss(str(option)):
+            with open_dict(node):
+                del node["loss"]
 
 
 def use_working_directory() -> None:

@@ -20,7 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from rlx.config.check import check_config, plain_config
-from rlx.config.compose import CompositionOfJobError, take_out_unread_losses
+from rlx.config.compose import CompositionOfJobError
+from rlx.config.sources import take_out_unread_losses
 from rlx.errors import ConfigError
 from rlx.record.provenance import CACHES, config_hash, without
 from rlx.record.sources import Source, sources
