@@ -208,6 +208,13 @@ class Sampler(Ranged, ABC):
     def in_process(self) -> Sampler:
         """The sampler with the same settings in this process, from the policy's own weights: evaluations use it."""
 
+    def largest_batch(self, policy: Policy, prompts: int, group_size: int, *, length: int, limit: int) -> tuple[int, int]:
+        """Of prompts of `length` tokens: how many are decoded together, and the tokens whose keys and values are then held.
+
+        limit: tokens of the longest completion.
+        """
+        return prompts, prompts * group_size * (length + limit)
+
     def text(self, policy: Policy, completion: Tokens) -> str:
         """The text of a completion, cut before its first stop string."""
         return cut(policy.decode(completion), self.stop)

@@ -67,6 +67,9 @@ class SplitSampler(Sampler):
     def figures(self) -> dict[str, float]:
         return self.sampler.figures()
 
+    def largest_batch(self, policy: Policy, prompts: int, group_size: int, *, length: int, limit: int) -> tuple[int, int]:
+        return self.sampler.largest_batch(policy, -(-prompts // self.ranks.world), group_size, length=length, limit=limit)
+
     def complete(self, policy: Policy, draw: Draw) -> Completions:
         world, group = self.ranks.world, draw.group_size
         rows = np.array([row for row, _ in draw.names[::group]] if draw.names else range(len(draw.prompts)))

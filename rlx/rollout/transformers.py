@@ -80,6 +80,15 @@ class TransformersSampler(Sampler):
             out.place(made, (rows[:, None] * group + np.arange(group)).reshape(-1))
         return out
 
+    def largest_batch(self, policy: Policy, prompts: int, group_size: int, *, length: int, limit: int) -> tuple[int, int]:
+        from rlx.rollout.decoding.llama import supports_llama_forward
+        from rlx.rollout.decoding.shared_prompts import shares_prompts
+
+        together = min(prompts, max(1, self.batch_tokens // (group_size * (length + limit))))
+        rows = together * group_size
+        shared = supports_llama_forward(policy.model) and shares_prompts(together, rows, length)
+        return together, (together if shared else rows) * length + rows * limit
+
     def _batches(self, draw: Draw) -> Iterator[np.ndarray]:
         """Which prompts are decoded together, int64 [P']: similar lengths, within the budget, at least one.
 

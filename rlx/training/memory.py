@@ -5,6 +5,7 @@ Activations and logits are measured on a few rows and scaled to the largest micr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -311,24 +312,23 @@ class Planner:
     def _sampling(self, forward: float) -> tuple[int, int]:
         """Bytes of the cache, and of logits, while completions are sampled and evaluated."""
         evaluation, sampler = self._cfg.evaluation, self._experiment.sampler
-        held_out = min(len(self._experiment.task.held_out_prompts()), evaluation.num_prompts)
-        drawn = [len(load.rows) * load.rows.group_size for load in self.loads if "entropy" in load.requires]
-        drawn = drawn if isinstance(sampler, TransformersSampler) else []
-        completions = max([held_out * evaluation.samples_per_prompt, *drawn], default=0)
-        if completions == 0:
+        held_out = len(self._experiment.task.held_out_prompts())
+        draws = [(min(held_out, evaluation.num_prompts), evaluation.samples_per_prompt)]  # prompts, completions of each
+        if isinstance(sampler, TransformersSampler):
+            draws += [(len(load.rows), load.rows.group_size) for load in self.loads if "entropy" in load.requires]
+        prompts, group = max(draws, key=math.prod)
+        if prompts * group == 0:
             return 0, 0
         prompt, new = self._prompt_lengths
-        budget = getattr(sampler.in_process, "batch_tokens", 1 << 15)
-        rows = min(completions, max(1, budget // (prompt + new)))
-        vocabulary = self._policy.vocabulary_size
+        prompts, held = sampler.in_process.largest_batch(self._policy, prompts, group, length=prompt, limit=new)
+        rows, vocabulary = prompts * group, self._policy.vocabulary_size
         elements = min(rows * vocabulary, _CHOICE_ELEMENTS)
         # logits, log-probabilities, probabilities, and their running sum in float64
         choosing = 4 * rows * vocabulary + (4 + 4 + 8) * elements
         kl = 6 * 4 * min(rows * new * vocabulary, _CHOICE_ELEMENTS)  # of an evaluation, when the cache is gone
-        cache = rows * (prompt + new) * cache_bytes_per_token(self._policy)
-        if self._experiment.task.interaction is not None:
-            cache *= 2  # as much is kept between the turns
-        return cache, max(choosing, round(forward * rows * prompt), kl - cache)
+        kept = 1 if self._experiment.task.interaction is None else 2  # as much is kept between the turns
+        cache = held * cache_bytes_per_token(self._policy) * kept
+        return cache, max(choosing, round(forward * prompts * prompt), kl - cache)
 
 
 def planned(cfg: DictConfig, experiment: Experiment) -> tuple[MemoryPlan | None, str]:

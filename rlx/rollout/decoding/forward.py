@@ -45,6 +45,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.rows, self.filled = len(keys), keys.shape[-2]
         self.prompt_length = self.filled + more
 
+    def held(self) -> tuple[Tensor, Tensor]:
+        """The keys and values [B, H, T, D] of all rows."""
+        return self._held[0][: self.rows, :, : self.filled], self._held[1][: self.rows, :, : self.filled]
+
     def states(self, row: int) -> tuple[Tensor, Tensor]:
         """The keys and values [H, T, D] of a row."""
         return self._held[0][row, :, : self.filled], self._held[1][row, :, : self.filled]

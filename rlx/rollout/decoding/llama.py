@@ -22,6 +22,7 @@ from rlx.policy.adapter import linear_parts
 from rlx.policy.products import linear_of
 from rlx.rollout.decoding.forward import PreallocatedLayer, begin, row_states
 from rlx.rollout.decoding.past import laid_out
+from rlx.rollout.decoding.shared_prompts import SharedPrompts, shares_prompts
 
 _KINDS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
@@ -45,10 +46,14 @@ def _linears(model: Any) -> Iterator[nn.Module]:
 
 
 class LlamaForward:
-    """Prompts padded on the left, each computed once; then one token for each row and step, with the cache."""
+    """Prompts padded on the left, each computed once; then one token for each row and step, with the cache.
 
-    def __init__(self, model: Any) -> None:
+    shares_prompts: the rows of a prompt attend to one copy of its keys and values; None: where that is faster.
+    """
+
+    def __init__(self, model: Any, *, shares_prompts: bool | None = None) -> None:
         self.model = model
+        self.shares_prompts = shares_prompts
         config = model.config
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.scale = model.model.layers[0].self_attn.scaling
@@ -81,11 +86,28 @@ class LlamaForward:
             own = torch.zeros_like(causal)
             own.diagonal(self.filled - length).fill_(True)
             seen = (seen & mask.bool()[:, None, None]) | own
-        return self._forward(tokens, self.cos[places][:, None], self.sin[places][:, None], self._additive(seen))
+        self.shared: SharedPrompts | None = None
+        logits = self._forward(tokens, self.cos[places][:, None], self.sin[places][:, None], self._additive(seen))
+        if shares_prompts(self.rows, max_rows, self.filled) if self.shares_prompts is None else self.shares_prompts:
+            self._share(max_rows, max_new_tokens)
+        return logits
+
+    def _share(self, max_rows: int, max_new_tokens: int) -> None:
+        """Hold what was read as the prompts of all rows; the cache is of their own tokens from here on."""
+        mask = None if self.mask is None else self.mask[..., : self.filled]
+        self.shared = SharedPrompts([layer.held() for layer in self.cache], mask)
+        self.cache = [PreallocatedLayer(max_rows=max_rows, max_new_tokens=max_new_tokens) for _ in self.cache]
+        self.filled, self.mask = 0, None
 
     def states(self, row: int) -> Tensor | None:
         """The keys and values [L, 2, H, T, D] of a row, without padding."""
-        return row_states(self.cache, row, None if self.mask is None else self.mask[row, 0, 0, : self.filled] == 0)
+        if self.shared is None:
+            return row_states(self.cache, row, None if self.mask is None else self.mask[row, 0, 0, : self.filled] == 0)
+        whole = [torch.stack(self.shared.states(layer, row)) for layer in range(len(self.cache))]
+        if not self.filled:
+            return torch.stack(whole)
+        own = [torch.stack(layer.states(row)) for layer in self.cache]
+        return torch.cat([torch.stack(whole), torch.stack(own)], dim=-2)
 
     def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
         """Logits [B', V] where row i continues the former row parents[i] with tokens[i]; both int64 [B']."""
@@ -97,8 +119,11 @@ class LlamaForward:
         return self._forward(tokens[:, None], cos, sin, None if self.mask is None else self.mask[..., : self.filled])
 
     def _select(self, rows: Tensor) -> None:
-        for layer in self.cache:
-            layer.batch_select_indices(rows)
+        if self.filled:
+            for layer in self.cache:
+                layer.batch_select_indices(rows)
+        if self.shared is not None:
+            self.shared.select(rows)
         self.rows = len(rows)
         self.positions = self.positions[rows]
         if self.mask is not None:
@@ -118,8 +143,8 @@ class LlamaForward:
     def _forward(self, tokens: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         body = self.model.model
         hidden = F.embedding(tokens, body.embed_tokens.weight)
-        for block, cache in zip(body.layers, self.cache, strict=True):
-            hidden = hidden + self._attention(block.self_attn, cache, _normalised(block.input_layernorm, hidden), cos, sin, mask)
+        for number, block in enumerate(body.layers):
+            hidden = hidden + self._attention(number, _normalised(block.input_layernorm, hidden), cos, sin, mask)
             normalised, mlp = _normalised(block.post_attention_layernorm, hidden), block.mlp
             gate = F.silu(self._linear(mlp.gate_proj, normalised), inplace=True)
             hidden = hidden + self._linear(mlp.down_proj, gate.mul_(self._linear(mlp.up_proj, normalised)))
@@ -130,10 +155,9 @@ class LlamaForward:
         found: Tensor = linear_of(base)(hidden, base.weight, base.bias)
         return found if added is None else added.add_to(found.flatten(0, -2), hidden.flatten(0, -2)).view_as(found)
 
-    def _attention(
-        self, attention: Any, cache: PreallocatedLayer, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """hidden [B, T, H]; cos, sin [B, 1, T, D]; mask [B, 1, T, F], added to the scores."""
+    def _attention(self, number: int, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        """Of a layer; hidden [B, T, H]; cos, sin [B, 1, T, D]; mask [B, 1, T, F], added to the scores."""
+        attention, cache = self.model.model.layers[number].self_attn, self.cache[number]
         rows, length = hidden.shape[:2]
 
         def split(layer: nn.Module, heads: int) -> Tensor:
@@ -148,8 +172,11 @@ class LlamaForward:
             )
         else:  # heads that share keys are treated as several queries of one head, so that no key is repeated
             grouped = query.reshape(rows, self.key_heads, self.heads // self.key_heads, -1)
-            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
-            out = out.view(rows, self.heads, 1, -1)
+            if self.shared is None:
+                out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
+            else:
+                out = self.shared.attend(number, grouped, keys, values, self.scale)
+            out = out.reshape(rows, self.heads, 1, -1)
         return self._linear(attention.o_proj, out.transpose(1, 2).reshape(rows, length, -1))
 
 

@@ -86,6 +86,13 @@ def _ways(model: Any) -> dict[str, Callable[[], Forward]]:
     }
 
 
+def _as_tried(model: Any, way: str) -> list[Forward]:
+    """A way of decoding in each form that a draw may take."""
+    if way == "own arithmetic":
+        return [LlamaForward(model, shares_prompts=shares) for shares in (False, True)]
+    return [_ways(model)[way]()]
+
+
 def _windows(model: Any) -> list[int]:
     """Lengths of the sliding windows of attention."""
     config = model.config.get_text_config(decoder=True)
@@ -104,7 +111,7 @@ def _choose(model: Any) -> tuple[str, str]:
             continue
         try:
             with moved_adapters(model) if way == "own arithmetic" else nullcontext():  # the others are the model's own layers
-                difference = _difference(_ways(model)[way](), PlainForward(model), model=model, windows=windows)
+                difference = max(_difference(of, PlainForward(model), model, windows) for of in _as_tried(model, way))
         except Exception as error:  # whatever a model raises here, it is decoded without a cache
             reason = f"{type(error).__name__}: {error}"
             continue
@@ -116,7 +123,7 @@ def _choose(model: Any) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def _difference(cached: Forward, plain: Forward, *, model: Any, windows: Sequence[int]) -> float:
+def _difference(cached: Forward, plain: Forward, model: Any, windows: Sequence[int]) -> float:
     """Largest difference of log-probabilities over a few steps on prompts of unequal lengths, while rows split, move and end."""
     generator = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size

@@ -27,13 +27,14 @@ def of(kind):
     return model_of(kind.partition(" ")[0], **KINDS[kind])
 
 
+@pytest.mark.parametrize("shares", [False, True], ids=["each row its prompt", "shared prompts"])
 @pytest.mark.parametrize("lengths", [(5, 5), (9, 2, 4)], ids=["equal", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_logits_are_those_of_the_model_while_rows_split_and_end(kind, lengths):
+def test_its_logits_are_those_of_the_model_while_rows_split_and_end(kind, lengths, shares):
     model, draw = of(kind), np.random.default_rng(1)
     assert supports_llama_forward(model)
     prompts = [draw.integers(0, 41, size) for size in lengths]
-    ours, plain = LlamaForward(model), PlainForward(model)
+    ours, plain = LlamaForward(model, shares_prompts=shares), PlainForward(model)
     with torch.no_grad():
         logits = [forward.start(prompts, max_rows=4, max_new_tokens=5) for forward in (ours, plain)]
         torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
