@@ -36,7 +36,7 @@ class SharedPrompts:
         self._assign(torch.arange(count, device=self.layers[0][0].device), count)
 
     def select(self, rows: Tensor) -> None:
-        """Row i becomes the former row rows[i]; int64 [R]. Prompts that no row continues are given up once they are half of all."""
+        """Row i becomes the former row rows[i]; int64 [R]. Prompts without rows are given up once they are half of all."""
         of_row = self.of_row[rows]
         continued, of_continued = torch.unique(of_row, return_inverse=True)
         count = len(self.layers[0][0])
