@@ -6,13 +6,16 @@ from rlx.check.checker import LAWS
 from tests.check.checking import failed
 from tests.check.confusions import CONFUSIONS, TWINS
 from tests.check.faulty import FAULTS, Demonstrations, Preferences, Rewards
+from tests.check.lapses import LAPSES, SPARED
 from tests.check.lookalikes import LOOKALIKES
 from tests.check.mistakes import MISTAKES, WithReference
 from tests.check.oversights import OVERSIGHTS
 from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
 
-NAMED = [(kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS | OVERSIGHTS | CONFUSIONS).items() for law in sorted(laws)]
+NAMED = [
+    (kind, law) for kind, laws in (FAULTS | MISTAKES | SLIPS | OVERSIGHTS | CONFUSIONS | LAPSES).items() for law in sorted(laws)
+]
 
 
 @pytest.mark.parametrize(("kind", "law"), NAMED, ids=lambda value: getattr(value, "__name__", value))
@@ -25,7 +28,9 @@ def test_a_fault_is_named(kind, law):
 
 
 @pytest.mark.parametrize(
-    "kind", [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES, *TWINS], ids=lambda kind: kind.__name__
+    "kind",
+    [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES, *TWINS, *SPARED],
+    ids=lambda kind: kind.__name__,
 )
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}

@@ -14,8 +14,10 @@ from rlx.check.batch import parts_of, tensors_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Subject, row_shown
+from rlx.errors import RlxError
 
 LOWER = 1.0  # nats a token by which the policy likes one row's completions less at the first of two draws
+NUDGE = 0.01  # by which a number that is kept is larger
 LEAST = 4  # rows: one that is remembered, and three that say what happens to all
 MOST = 6  # rows that are tried
 NEXT = (1, 2)  # steps of the second draw
@@ -105,8 +107,61 @@ def never_written(subject: Subject) -> Finding | None:
     )
 
 
+def state_of_other_rows(subject: Subject) -> Finding | None:
+    """What lab.state keeps of a prompt, or a pair, changes the row of that place of a batch, in which it does not stand."""
+    laboratory = subject.stand_in()
+    subject.draw(laboratory)
+    sizes = {
+        len(getattr(laboratory.task, name)())
+        for name, each in (("pairs", "pairs"), ("prompts", "rewards"))
+        if each in laboratory.task.offers
+    }
+    kept = copy.deepcopy(laboratory.state)
+    tables = [name for name, values in kept.items() if values.ndim == 1 and len(values) in sizes and values.is_floating_point()]
+    if not tables or subject.goes_past:
+        return None
+    usual = _again(subject, laboratory, kept)
+    parts = parts_of(usual)
+    if len(parts) != 1 or len(usual) < LEAST:
+        return None
+    own = getattr(parts[0], "prompt_keys", getattr(parts[0], "rows", None))
+    places = [place for place in range(min(len(usual), MOST)) if own is not None and place not in list(own)]
+    before = dict(tensors_of(usual))
+    for name in tables:
+        seen: dict[int, str] = {}
+        for place in places:
+            changed = {**kept, name: kept[name].clone()}
+            changed[name][place] += NUDGE
+            try:
+                after = dict(tensors_of(_again(subject, laboratory, changed)))
+            except (RlxError, ValueError, RuntimeError):  # a state that it never makes by itself
+                return None
+            moved = [each for each in before if each in after and _changes_alone(before[each], after[each], place)]
+            if moved:
+                seen[place] = moved[0]
+        if len(places) > 1 and len(seen) == len(places):
+            return broken(
+                f"lab.state[{name!r}] has a number for each row of the task, and that of row {places[0]} changes the "
+                f"{seen[places[0]].removeprefix('batch.')} of the row at place {places[0]} of a batch, which is another one",
+                number=f"{len(seen)} rows",
+                where="draw",
+                example=row_shown(subject, usual, places[0]),
+                mend="what is kept by prompt is read by prompt: kept[torch.tensor(batch.prompt_keys)], of pairs kept[batch.rows]",
+            )
+    return None
+
+
+def _again(subject: Subject, laboratory: Any, state: Mapping[str, Tensor]) -> Any:
+    """The second draw of a laboratory, from a state."""
+    laboratory.state.clear()
+    laboratory.state.update(copy.deepcopy(dict(state)))
+    return subject.draw(laboratory, step=NEXT[0])
+
+
 def _second(subject: Subject, step: int, row: int | None) -> Any | None:
     """The second of two draws, where at the first a completion of a row was better rewarded, and all of them less likely.
+
+    For the reference they were likelier.
 
     None where nothing is kept between them, or a prompt stands in both.
     """
@@ -133,7 +188,10 @@ def _second(subject: Subject, step: int, row: int | None) -> Any | None:
                     leaf[places[key]] -= LOWER
         laboratory.state.clear()
         laboratory.state.update(kept)
+        reference = laboratory.reference
+        reference.raised = {key_of(sequences.prompts[row], tokens): place + LOWER for place, tokens in enumerate(group)}
         subject.draw(laboratory)
+        reference.raised = {}
         if held is not None:
             with torch.no_grad():
                 policy.leaves["token_logprobs"][: len(held)] = held

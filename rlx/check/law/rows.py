@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, permuted, tensors_of
+from rlx.check.batch import parts_of, permuted
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed, updated_again
-from rlx.check.law.memory import never_written, remembered_by_place
+from rlx.check.law.chance import same_for_every_seed, same_random_numbers, same_values_by_place
+from rlx.check.law.held_out import reads_held_out
+from rlx.check.law.memory import never_written, remembered_by_place, state_of_other_rows
+from rlx.check.law.minibatch import group_stands_twice, rows_come_unevenly, same_minibatch, values_of_other_rows
 from rlx.check.law.sampled import rewards_of_others
 from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
-from rlx.check.law.schedule import same_random_numbers, turns_negative
+from rlx.check.law.schedule import grows_without_end, turns_negative
 from rlx.check.law.weight import weights_of_other_rows
-from rlx.check.stand_in import keys_of
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
-from rlx.seeding import Stream
 
 DRAWN_STEPS = (0, 1, 500)  # by the last a curriculum has moved on
 MANY = 8  # steps, which draw more pairs than a few places hold
@@ -237,14 +237,20 @@ def draws(subject: Subject) -> Finding:
     faults = (
         rewards_of_others,
         _few_of_many,
-        _same_minibatch,
-        _values_of_other_rows,
+        same_minibatch,
+        values_of_other_rows,
+        rows_come_unevenly,
+        group_stands_twice,
         same_random_numbers,
+        same_values_by_place,
+        same_for_every_seed,
+        reads_held_out,
         never_written,
         remembered_by_place,
+        state_of_other_rows,
         weights_of_the_draw,
     )
-    for fault in (*faults, divided_again, turns_negative, replayed, updated_again):
+    for fault in (*faults, divided_again, turns_negative, grows_without_end, replayed, updated_again):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")
@@ -269,53 +275,3 @@ def _few_of_many(subject: Subject) -> Finding | None:
         where="draw",
         mend="places in a batch are no places in the task: batch.rows[place] is; lab.pairs(...) goes through all pairs",
     )
-
-
-def _same_minibatch(subject: Subject) -> Finding | None:
-    """Several updates of a draw that learn from the very same part of it."""
-    batch = subject.draw(subject.stand_in())
-    found = [rows_of(part) for seed in (0, 1) for part in subject.algorithm.updates(batch, Stream(seed, ("updates", 0)))]
-    if len(found) < 4 or len(found[0]) >= len(batch) or any(rows != found[0] for rows in found):
-        return None
-    return broken(
-        f"each of {len(found) // 2} updates of a draw learns from the same {len(found[0])} of its {len(batch)} rows, none from "
-        "the others",
-        number=f"{len(found[0])} of {len(batch)} rows",
-        where="updates",
-        mend="cut the draw into parts: batch.take(rows) for rows in torch.randperm(len(batch), generator=rng.torch()).chunk(n)",
-    )
-
-
-def _values_of_other_rows(subject: Subject) -> Finding | None:
-    """The rows of a part of a draw have the numbers that draw has made for other ones."""
-    batch = subject.draw(subject.stand_in())
-    whole = {} if len(parts_of(batch)) != 1 else {key: row for row, key in enumerate(_groups(batch))}
-    if len(whole) < 2 or len(whole) != len(batch):
-        return None
-    made = dict(tensors_of(batch))
-    for part in islice(subject.algorithm.updates(batch, Stream(subject.seed, ("updates", 0))), MANY):
-        own = [whole.get(key, -1) for key in _groups(part)] if len(parts_of(part)) == 1 else []
-        for name, values in tensors_of(part) if own and min(own) >= 0 else ():
-            if name not in made or values.shape[:1] != (len(own),) or made[name].shape[:1] != (len(batch),):
-                continue
-            width = min(values.shape[-1], made[name].shape[-1]) if values.ndim > 2 else None
-            mine, theirs = values[..., :width], made[name][..., :width]
-            if mine.shape[1:] != theirs.shape[1:]:
-                continue
-            astray = [row for row, place in enumerate(own) if not torch.equal(mine[row], theirs[place])]
-            if astray and all(any(torch.equal(mine[row], other) for other in theirs) for row in astray):
-                return broken(
-                    f"in an update on {len(own)} of {len(batch)} rows of a draw, the {name.removeprefix('batch.')} of row "
-                    f"{astray[0]} are those that draw made for another one",
-                    number=f"{len(astray)} of {len(own)} rows",
-                    where="updates",
-                    example=row_shown(subject, part, astray[0]),
-                    mend="batch.take(rows) takes everything along: leave what draw has made as it comes",
-                )
-    return None
-
-
-def _groups(batch: Any) -> list[Any]:
-    """What tells the rows of a batch apart: the tokens of the prompt and of all completions."""
-    keys, size = keys_of(parts_of(batch)[0].sequences), parts_of(batch)[0].sequences.group_size
-    return [tuple(keys[start : start + size]) for start in range(0, len(keys), size)] if size else []

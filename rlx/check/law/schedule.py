@@ -1,17 +1,12 @@
-"""What the law of draws says of steps: a weight that changes with the step keeps its sign, and random numbers are new ones."""
+"""What the law of draws says of schedules: a weight that changes with the step keeps its sign, and ends somewhere."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from rlx.check.finding import Finding, broken
-from rlx.check.law.scale import rows_of
-from rlx.check.place import streams_used
-from rlx.check.subject import Subject, row_shown
+from rlx.check.subject import Subject
 
 LATER = (10, 100, 1000, 100_000)  # steps
-NEAR = 0.02  # of all rows, by which chances that have moved since the last draw move a choice
-MANY = 8  # draws that a task holds
+GROWN = 30.0  # times as large, from the step before the last to the last one: in proportion to the step it is 100 times
 
 
 def turns_negative(subject: Subject) -> Finding | None:
@@ -32,6 +27,23 @@ def turns_negative(subject: Subject) -> Finding | None:
     return None
 
 
+def grows_without_end(subject: Subject) -> Finding | None:
+    """The weights of a term do not grow with the step for ever."""
+    before, last = LATER[-2:]
+    levels = {step: _weights(subject, step) for step in (before, last)}
+    for name, (_, high) in levels[last].items():
+        earlier = levels[before].get(name, (0.0, 0.0))[1]
+        if earlier > 0 and high > GROWN * earlier:
+            return broken(
+                f"the weights of the term {name} grow without an end: up to {earlier:.3g} at step {before}, {high:.3g} at step "
+                f"{last}",
+                number=f"{high:.2g}",
+                where="the weights that draw makes",
+                mend="a schedule ends where it shall: min(1.0, (lab.step + 1) / steps); max(...) or // never stop it",
+            )
+    return None
+
+
 def _weights(subject: Subject, step: int) -> dict[str, tuple[float, float]]:
     """Term -> (the smallest, the largest of its weights times its coefficient)."""
     laboratory = subject.stand_in()
@@ -43,34 +55,3 @@ def _weights(subject: Subject, step: int) -> dict[str, tuple[float, float]]:
         weights = term.coefficient * term.weights.detach()
         found[name] = (float(weights.min()), float(weights.max())) if weights.numel() else (0.0, 0.0)
     return found
-
-
-def same_random_numbers(subject: Subject) -> Finding | None:
-    """The rows that a draw chooses at random come again in the next one, as the same random numbers choose them."""
-    drawn: list[Any] = []
-    used = []
-    laboratory = subject.stand_in()
-    for step in (0, 1):
-        used.append(streams_used(lambda step=step: drawn.append(subject.draw(laboratory, step=step))))  # type: ignore[misc]
-    if not used[0] or used[0] != used[1]:
-        return None
-    rows = [rows_of(batch) for batch in drawn]
-    most = max(len(subject.small_task.pairs()) if "pairs" in subject.small_task.offers else 0, 0)
-    most = max(most, len(subject.small_task.prompts()) if "rewards" in subject.small_task.offers else 0)
-    if (
-        not 2 <= len(rows[0]) == len(rows[1])
-        or most < MANY * len(rows[0])
-        or not all(each.isdigit() for each in rows[0] + rows[1])
-    ):
-        return None
-    places = (sorted(map(int, each)) for each in rows)
-    near = sum(abs(one - other) <= NEAR * most for one, other in zip(*places, strict=True)) / len(rows[0])
-    if near < 1:
-        return None
-    return broken(
-        f"the rows of step 1, of {most}, are those of step 0 or lie near to them: the same random numbers choose them",
-        number=f"{len(rows[0])} rows",
-        where="draw",
-        example=row_shown(subject, drawn[1], 0),
-        mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step)",
-    )

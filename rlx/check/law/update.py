@@ -46,6 +46,7 @@ def update(subject: Subject) -> Finding:
             _without_a_term,
             _added_again,
             _weighs_again,
+            _one_sided,
             conflict,
         ):
             if (found := fault(subject)) is not None:
@@ -153,7 +154,8 @@ def _longer_than_the_clip(subject: Subject) -> Finding | None:
     laboratory = subject.stand_in()
     terms = len(subject.loss(laboratory, subject.first_update(laboratory)).terms)
     moved, _, optimizer = moved_by(narrow, RATES[1])
-    length, allowed = float(moved.norm()), RATES[1] * limit * max(1, len(optimizer.given))
+    still = moved_by(narrow, RATES[1], factors=dict.fromkeys(_totals(subject), 0.0))[0]  # a decay, say
+    length, allowed = float((moved - still).norm()), RATES[1] * limit * max(1, len(optimizer.given))
     if torch.equal(moved, wide) or length <= (terms + SAME) * allowed:
         return None
     return broken(
@@ -212,25 +214,29 @@ def _without_a_term(subject: Subject) -> Finding | None:
 
 
 def _added_again(subject: Subject) -> Finding | None:
-    """The gradient of a term, taken several times at the same weights, moves the policy as often.
+    """The gradient of a term, taken several times at the same weights, moves the policy as often; or that of one term alone.
 
     A term whose gradient is a little larger moves an update by that difference, times how often it was added.
     """
     small = dict.fromkeys(_totals(subject), TINY)  # below any clip
     plain, _, optimizer = moved_by(subject, RATES[1], factors=small)
     most = optimizer.source.most_at_once if optimizer.source else 0
-    if most < 2:
+    if most < 2 and len(small) < 2:
         return None
     owns = [value for _, value in plain_fields(subject.algorithm) if isinstance(value, (int, float))]
+    added: dict[str, int] = {}  # term -> how often; what is no whole number is an update of another kind
     for name in small:
         more = moved_by(subject, RATES[1], factors=small | {name: 2 * TINY})[0] - plain
         once = _gradient_of(subject, name) * (-RATES[1] * TINY)
         length = float(once @ once)
         times = round(float(more @ once) / length) if length else 0
-        if not 2 <= times <= most or times in owns or float((more - times * once).norm()) > SAME * length**0.5:
+        if times >= 1 and float((more - times * once).norm()) <= SAME * length**0.5:
+            added[name] = times
+    for name, times in added.items():
+        if times < 2 or times in owns or (times > most and 1 not in added.values()):
             continue
         return broken(
-            f"gradients are taken {most} times at the same weights, and that of term {name} moves the policy {times} times: as "
+            f"the gradient of term {name}, which is taken {most} times at the same weights, moves the policy {times} times: as "
             "if its coefficient, or the learning rate, were as many times as large",
             number=f"{times} times",
             where="update_policy",
@@ -248,6 +254,29 @@ def _gradient_of(subject: Subject, name: str) -> Tensor:
         return torch.zeros(sum(leaf.numel() for leaf in leaves), dtype=torch.float64)
     found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
     return torch.cat([part.reshape(-1).double() for part in found])
+
+
+def _one_sided(subject: Subject) -> Finding | None:
+    """An update by the opposite of all gradients goes the opposite way, but for what it does without any gradient."""
+    terms = _totals(subject)
+    moves = []
+    for factor in (1.0, -1.0, 0.0):
+        moved, gradient, optimizer = moved_by(subject, RATES[1], factors=dict.fromkeys(terms, factor))
+        moves.append(moved)
+        if optimizer.source and optimizer.source.times > optimizer.source.most_at_once:  # it looks at gradients elsewhere
+            return None
+    down, up, still = moves
+    left = down + up - 2 * still
+    place = int(left.abs().argmax())
+    if not bool(torch.isfinite(left).all()) or float(left.norm()) <= SAME * float((down - up).norm()):
+        return None
+    return broken(
+        f"a gradient of {float(gradient[place]):+.2e} moves its weight by {float((down - still)[place]):+.2e}, its opposite by "
+        f"{float((up - still)[place]):+.2e}: one side alone is clipped or left out",
+        number=f"{float(left.norm() / (down - up).norm()):.1g}",
+        where="update_policy",
+        mend="an element is clipped on both sides, gradient.clamp(-limit, limit); a norm scales all elements alike",
+    )
 
 
 def _weighs_again(subject: Subject) -> Finding | None:

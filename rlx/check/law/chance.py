@@ -1,0 +1,106 @@
+"""What the law of draws says of random numbers: new ones at each step, others for each seed, the same in every process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from rlx.check.batch import parts_of, signature, tensors_of
+from rlx.check.finding import Finding, broken
+from rlx.check.law.scale import rows_of
+from rlx.check.place import streams_used, throws_dice
+from rlx.check.subject import Subject, row_shown
+
+NEAR = 0.02  # of all rows, by which chances that have moved since the last draw move a choice
+MANY = 8  # draws that a task holds
+STEPS = (0, 1, 2)
+
+
+def same_random_numbers(subject: Subject) -> Finding | None:
+    """The rows that a draw chooses at random come again in the next one, as the same random numbers choose them."""
+    drawn: list[Any] = []
+    used = []
+    laboratory = subject.stand_in()
+    for step in (0, 1):
+        used.append(streams_used(lambda step=step: drawn.append(subject.draw(laboratory, step=step))))  # type: ignore[misc]
+    if not used[0] or used[0] != used[1]:
+        return None
+    rows = [rows_of(batch) for batch in drawn]
+    most = max(len(subject.small_task.pairs()) if "pairs" in subject.small_task.offers else 0, 0)
+    most = max(most, len(subject.small_task.prompts()) if "rewards" in subject.small_task.offers else 0)
+    if (
+        not 2 <= len(rows[0]) == len(rows[1])
+        or most < MANY * len(rows[0])
+        or not all(each.isdigit() for each in rows[0] + rows[1])
+    ):
+        return None
+    places = (sorted(map(int, each)) for each in rows)
+    near = sum(abs(one - other) <= NEAR * most for one, other in zip(*places, strict=True)) / len(rows[0])
+    if near < 1:
+        return None
+    return broken(
+        f"the rows of step 1, of {most}, are those of step 0 or lie near to them: the same random numbers choose them",
+        number=f"{len(rows[0])} rows",
+        where="draw",
+        example=row_shown(subject, drawn[1], 0),
+        mend="lab.rng is the same at every step: what is random comes from lab.rng.child('rows', lab.step)",
+    )
+
+
+def same_values_by_place(subject: Subject) -> Finding | None:
+    """Numbers of rows that another seed changes are the same at each step, place by place, though other rows stand there."""
+    drawn = [_numbers(subject, step) for step in STEPS]
+    if len({tuple(rows) for rows, _ in drawn}) < len(STEPS):
+        return None
+    first = drawn[0][1]
+    for name, values in first.items():
+        others = [numbers.get(name) for _, numbers in drawn[1:]]
+        each = values.double().reshape(len(values), -1)[:, 0] if values.numel() else values
+        if len(each) < 2 or not bool((each != each[0]).any()) or not all(_equal(values, other) for other in others):
+            continue
+        elsewhere = _numbers(subject, 0, seed=subject.seed + 1)[1].get(name)
+        if elsewhere is None or _equal(values, elsewhere):
+            continue
+        return broken(
+            f"the {name.removeprefix('batch.')} of steps {', '.join(map(str, STEPS))} are the same numbers at the same "
+            "places, though other rows stand there and another seed gives others: the random numbers of every step are the same",
+            number=f"{len(STEPS)} steps",
+            where="draw",
+            mend="lab.rng is the same at every step: what is random comes from lab.rng.child('coin', lab.step)",
+        )
+    return None
+
+
+def same_for_every_seed(subject: Subject) -> Finding | None:
+    """A draw that chooses at random chooses the same for every seed."""
+    if not subject.reads_pairs or not throws_dice(lambda: subject.draw(subject.stand_in())):
+        return None
+    (rows, _), (later, _) = (_numbers(subject, step) for step in STEPS[:2])
+    if rows == later or signature(subject.draw(subject.stand_in())) != signature(_drawn(subject, 0, subject.seed + 1)):
+        return None
+    return broken(
+        "draw takes random numbers, and another seed gives the same ones: the runs of several seeds all learn the same rows",
+        number="2 seeds",
+        where="draw",
+        mend="what is random comes from lab.rng, which the seed decides: lab.rng.child('rows', lab.step).numpy()",
+    )
+
+
+def _drawn(subject: Subject, step: int, seed: int) -> Any:
+    """A draw of another seed."""
+    twin = replace(subject, seed=seed)
+    twin.__dict__.update({name: value for name, value in vars(subject).items() if name not in vars(twin)})
+    return twin.draw(twin.stand_in(), step=step)
+
+
+def _numbers(subject: Subject, step: int, seed: int | None = None) -> tuple[list[bytes], dict[str, Tensor]]:
+    """(the prompts of a draw in their order, its tensors that have a value, or values, for each row)."""
+    batch = _drawn(subject, step, subject.seed if seed is None else seed)
+    prompts = [prompt.tobytes() for part in parts_of(batch) for prompt in part.sequences.prompts]
+    return prompts, {name: values for name, values in tensors_of(batch) if values.ndim and len(values) == len(prompts)}
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and bool((one == other).all())

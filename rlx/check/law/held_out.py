@@ -1,0 +1,46 @@
+"""What the law of draws says of prompts that are held out: they measure a run, and teach nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from rlx.check.batch import signature, tensors_of
+from rlx.check.finding import Finding, broken
+from rlx.check.subject import Laboratory, Subject
+
+HELD_OUT = ("held_out_prompts", "held_out_pairs")
+
+
+def reads_held_out(subject: Subject) -> Finding | None:
+    """What a draw makes does not change with the prompts, or pairs, that the task holds out."""
+    asked: list[str] = []
+    drawn = [_tensors(subject, _with_held_out(subject.stand_in(), asked, first=first)) for first in (None, 1)]
+    if not asked or drawn[0] == drawn[1]:
+        return None
+    return broken(
+        f"draw reads {asked[0]}, and what it makes changes with them: a run is measured by what it has learned from",
+        where="draw",
+        mend="draw looks at task.prompts() and task.pairs(); what is measured on others is a figure of validate",
+    )
+
+
+def _tensors(subject: Subject, laboratory: Laboratory) -> str:
+    """Text that is equal for draws whose tensors are."""
+    return signature([(name, values) for name, values in tensors_of(subject.draw(laboratory))])
+
+
+def _with_held_out(laboratory: Laboratory, asked: list[str], *, first: int | None) -> Laboratory:
+    """The laboratory, with a task that notes what is asked of it and holds out no more than its first ones."""
+
+    def noting(name: str, given: Any) -> Any:
+        def few() -> Any:
+            asked.append(name)
+            return given()[:first]
+
+        return few
+
+    laboratory.task = copy.copy(laboratory.task)
+    for name in HELD_OUT:
+        object.__setattr__(laboratory.task, name, noting(name, getattr(laboratory.task, name)))
+    return laboratory
