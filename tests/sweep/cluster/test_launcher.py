@@ -89,8 +89,14 @@ def begun_by(process):
     return json.dumps({**this_process(), "pid": process.pid, "birth": birth})
 
 
-def sleeping(seconds):
-    return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+def sleeping():
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+def complete_and_end(directory, process):
+    """What a job does that ends well in a process of its own."""
+    complete(directory)
+    process.kill()
 
 
 @pytest.mark.whole
@@ -101,9 +107,9 @@ def test_a_launcher_that_breaks_on_one_job_is_waited_out_and_what_it_had_not_beg
         launched.append(names_of(overrides))
         if len(launched) == 1:
             (tmp_path / ".orders" / "a.process").write_text(json.dumps({**this_process(), "pid": 1, "birth": "0"}))
-            others.append(sleeping(3))
+            others.append(sleeping())
             (tmp_path / ".orders" / "b.process").write_text(begun_by(others[0]))
-            threading.Timer(2, complete, (tmp_path / "b",)).start()
+            threading.Timer(2, complete_and_end, (tmp_path / "b", others[0])).start()
             raise RuntimeError("a worker was killed")
         for name in launched[-1]:
             complete(tmp_path / name)
@@ -126,9 +132,9 @@ def test_jobs_that_outlived_the_start_that_began_them_are_waited_for(delegate, t
         complete(tmp_path / "b")
 
     (tmp_path / ".orders").mkdir()
-    with sleeping(3) as other:
+    with sleeping() as other:
         (tmp_path / ".orders" / "a.process").write_text(begun_by(other))
-        threading.Timer(2, complete, (tmp_path / "a",)).start()
+        threading.Timer(2, complete_and_end, (tmp_path / "a", other)).start()
         made = delegate(launch)
         made.run(list(made.state.jobs.values()))
     assert launched == [["b"]]
