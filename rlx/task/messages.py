@@ -30,6 +30,7 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
     "observation": "tool",
     **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
 }
+_USUAL = {"system", "developer", "user", "assistant", "tool"}
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
 _TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
@@ -50,11 +51,11 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 def as_text(value: Any, *, place: str, key: str) -> Text:
     """A string, or a non-empty list of messages as a tuple.
 
-    A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it; its content is text, a list of text parts, or
-    absent beside tool calls. {"input", "output"} is a user's message and its answer, as Capybara has them. A text
-    that spells such a list, as JSON or as Python does, is that list: so tables of text hold conversations. Null fields are
-    dropped, for Parquet gives each row every field that any row has. Raises DataError with the place if the value is neither,
-    holds a part that is not text, or is from somebody of whom rlx does not know.
+    A message is {"role", "content"}, or {"from", "value"} as ShareGPT writes it, and the names of either's speakers are known in
+    both; its content is text, a list of text parts, or null, which says nothing. {"input", "output"} is a user's message and its
+    answer, as Capybara has them. A text that spells such a list, as JSON or as Python does, is that list: so tables of text hold
+    conversations. Null fields are dropped, for Parquet gives each row every field that any row has. Raises DataError with the
+    place if the value is neither, holds a part that is not text, or is from somebody of whom rlx does not know.
     """
     if isinstance(value, str):
         try:
@@ -71,14 +72,14 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
-        if all(message.keys() == _PLAIN and type(message["content"]) is str is type(message["role"]) for message in value):
+        if all(message.keys() == _PLAIN and type(message["content"]) is str and message["role"] in _USUAL for message in value):
             return tuple(value)  # as most are
         if all(turn.keys() == _TURN.keys() for turn in value):
             value = [
                 {"role": role, "content": turn[name]} for turn in value for name, role in _TURN.items() if turn[name] is not None
             ]
         messages = [_plain(message, place=place, key=key) for message in without_nulls(value)]
-        if all("role" in message and any(name in message for name in _SAYS) for message in messages):
+        if all(_is_message(message) for message in value):
             return tuple(_message(message, place=place, key=key) for message in messages)
     raise DataError(f'{place}: {key!r} is neither text nor a list of messages like {{"role": "user", "content": "..."}}')
 
@@ -178,17 +179,17 @@ def _is_message(part: Any) -> bool:
 
 def _plain(message: Mapping[str, Any], *, place: str, key: str) -> dict[str, Any]:
     """A message with the keys role and content, to which the keys of ShareGPT are renamed."""
-    if "from" not in message or "value" not in message or "role" in message:
+    if "from" not in message or "role" in message:
         return dict(message)
-    speaker, said = message["from"], message["value"]
+    speaker, said = message["from"], message.get("value", "")
     others = {name: value for name, value in message.items() if name not in ("from", "value")}
     if speaker == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(said, place=place, key=key), **others}
-    if not isinstance(speaker, str) or speaker not in _ROLES:
+    if not isinstance(speaker, str) or speaker.lower() not in _ROLES:
         raise DataError(
             f"{place}: a message in {key!r} is from {speaker!r:.60}, and rlx knows function_call, {', '.join(_ROLES)}; rename it"
         )
-    return {"role": _ROLES[speaker], "content": said, **others}
+    return {"role": _ROLES[speaker.lower()], "content": said, **others}
 
 
 def _calls(said: Any, *, place: str, key: str) -> list[dict[str, Any]]:
@@ -215,6 +216,10 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
         raise DataError(
             f"{place}: the role of a message in {key!r} is {message['role']!r:.60}; it is text, and messages are a list"
         )
+    message["role"] = _ROLES.get(message["role"].lower(), message["role"])
+    for name in ("tool_calls", "function_call"):
+        if isinstance(message.get(name), str):
+            message[name] = _as_json(message[name], name, place=place, key=key)
     if message.get("tool_calls") == []:
         del message["tool_calls"]
     _weigh(message, place=place, key=key)
@@ -226,6 +231,14 @@ def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
     if not isinstance(content, str):
         raise DataError(f"{place}: the content of a message in {key!r} is {content!r:.60}; it is text, or a list of text parts")
     return {**message, "content": content}
+
+
+def _as_json(text: str, name: str, *, place: str, key: str) -> Any:
+    """The value that a field of a message spells as JSON, as tables have it whose columns hold one form alone."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: {name} of a message in {key!r} is text, but not JSON: {text!r:.60}") from error
 
 
 def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:

@@ -109,6 +109,29 @@ def test_a_line_break_may_be_written_as_backslash_n():
 ASKED_FOR = ('[{"from": "Paris", "to": "Rome"}]', '[{"role": "admin", "name": "Bob"}]', '[{"role": "a", "content": "b"}, 1]')
 
 
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ([{"role": "human", "content": "?"}, {"role": "gpt", "content": "!"}], [("user", "?"), ("assistant", "!")]),
+        ([{"role": "User", "content": "?"}, {"role": "MODEL", "content": "!"}], [("user", "?"), ("assistant", "!")]),
+        ([{"from": "Human", "value": "?"}, {"from": "GPT", "value": None}], [("user", "?"), ("assistant", "")]),
+        ([{"role": "assistant", "content": None, "refusal": "no"}], [("assistant", "")]),
+        ([{"role": "critic", "content": "?"}], [("critic", "?")]),
+    ],
+)
+def test_speakers_have_one_name_each_and_null_says_nothing(given, made):
+    assert [(message["role"], message["content"]) for message in read(given)] == made
+
+
+def test_calls_may_be_spelled_as_json():
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}] * 2
+    assert read([{"role": "assistant", "content": "", "tool_calls": json.dumps(calls)}])[0]["tool_calls"] == calls
+    older = {"role": "assistant", "content": None, "function_call": json.dumps(calls[0]["function"])}
+    assert read([older])[0]["tool_calls"] == calls[:1]
+    with pytest.raises(DataError, match="tool_calls of a message in 'prompt' is text, but not JSON"):
+        read([{"role": "assistant", "content": "", "tool_calls": "add(1)"}])
+
+
 TURNS = ["a's", 'b "c"\n{', "d} {\u2028"]
 
 
