@@ -100,11 +100,13 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
     """The verdict of each law, one by one; an error that the algorithm raises on the way is a broken law.
 
     Where the law `runs` raises, no step can be made and the other laws would only repeat it: they are skipped, except `finite`,
-    which looks for the place that a non-finite number comes from.
+    which looks for the place that a non-finite number comes from. A law that meets an error which an earlier one met is not
+    judged; its cause is that one.
     """
     shortened = with_rows(subject.with_algorithm(small(subject.algorithm)))
     stopped = False
     found: dict[str, Finding] = {}
+    errors: dict[str, Finding] = {}
     roots: dict[str, str] = {}  # law that is a consequence -> the cause at the start of its chain
     expressions = Expressions(shortened)
     for name, law in (LAWS if laws is None else laws).items():
@@ -115,6 +117,11 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
             warnings.simplefilter("ignore")
             finding, raised = tried(law, subject if law is runs else shortened)
         stopped = stopped or (law is runs and raised)
+        if first := next((law for law, error in errors.items() if is_same_error(finding, error)), ""):
+            yield Verdict(name, promise(law), skipped(f"not judged: it meets the error of the law {first}"), first)
+            continue
+        if raised:
+            errors[name] = finding
         cause = cause_of(name, finding, found)
         finding = placed(finding, subject.algorithm, expressions)
         if cause:
@@ -150,6 +157,13 @@ def cause_of(name: str, finding: Finding, found: Mapping[str, Finding]) -> str:
         if earlier == "runs" or name in FOLLOW.get(earlier, ()) or same_line:
             return earlier
     return ""
+
+
+def is_same_error(one: Finding, other: Finding) -> bool:
+    """Whether two broken laws met an error at the same line of code, or errors that say the same."""
+    if not one.status == other.status == FAILED:
+        return False
+    return one.wrong == other.wrong or (":" in one.where and one.where == other.where)
 
 
 class Expressions:

@@ -29,7 +29,8 @@ class Finding:
 class Verdict:
     """A finding with the name of its law and what the law promises, in one sentence.
 
-    cause: of a broken law: the law broken before it whose fault is probably this one's too; empty if there is none.
+    cause: of a broken law: the law broken before it whose fault is probably this one's too; of one that could not be judged: the
+    law that met the same error before; empty if there is none.
     """
 
     law: str

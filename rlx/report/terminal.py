@@ -224,7 +224,12 @@ MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
 
 def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
-    """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend."""
+    """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend.
+
+    A law that could not be judged, for an error that an earlier one has said, has no line.
+    """
+    if not_judged(verdict):
+        return []
     mark = MARKS[str(verdict["status"])]
     measured = one_line(verdict["number"])
     promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else measured
@@ -241,6 +246,11 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
     return lines
 
 
+def not_judged(verdict: Mapping[str, Any]) -> bool:
+    """Whether a law met an error that an earlier one has said."""
+    return verdict["status"] == "not applicable" and bool(verdict.get("cause"))
+
+
 def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: float) -> str:
     """One line that says how many laws hold."""
     counts = {status: sum(verdict["status"] == status for verdict in verdicts) for status in MARKS}
@@ -249,6 +259,10 @@ def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: f
     follow = [str(verdict["law"]) for verdict in failed if verdict.get("cause")]
     result = f"breaks {', '.join(causes)}" if failed else "keeps every law that concerns it"
     result += f" (probably the same fault: {', '.join(follow)})" if follow else ""
+    stopped = [verdict for verdict in verdicts if not_judged(verdict)]
+    first = ", ".join(dict.fromkeys(str(verdict["cause"]) for verdict in stopped))
+    result += f"; the error of {first} kept {len(stopped)} laws from being judged" if stopped else ""
+    counts["not applicable"] -= len(stopped)
     return (
         f"{subject} {result}: {counts['passed']} passed, {counts['failed']} failed, "
         f"{counts['not applicable']} not applicable, in {seconds:.1f} s"

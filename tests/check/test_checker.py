@@ -1,6 +1,7 @@
 """No law accuses a sound algorithm of unusual shape; an error of an algorithm is a broken law."""
 
 import pytest
+import torch
 
 from rlx.check.checker import LAWS, check_algorithm, promise
 from tests.check.checking import failed, subject
@@ -46,3 +47,16 @@ def test_where_no_step_can_be_made_the_cause_is_said_once():
     verdicts = list(check_algorithm(subject(Raises())))
     assert [verdict.law for verdict in verdicts if verdict.failed] == ["runs", "finite"]
     assert all("must hold first" in verdict.finding.number for verdict in verdicts if verdict.law not in ("runs", "finite"))
+
+
+def test_an_error_at_the_same_line_is_said_by_the_first_law_that_meets_it():
+    class Raises(Demonstrations):
+        def draw(self, lab):
+            if lab.policy.dtype == torch.float64:  # of the laws behind runs, not of runs
+                raise ValueError(f"not at step {lab.step}")
+            return super().draw(lab)
+
+    laws = {name: LAWS[name] for name in ("runs", "repeats", "draws", "split")}
+    verdicts = list(check_algorithm(subject(Raises()), laws=laws))
+    assert [verdict.law for verdict in verdicts if verdict.failed] == ["repeats"]
+    assert [(verdict.law, verdict.cause) for verdict in verdicts[2:]] == [("draws", "repeats"), ("split", "repeats")]

@@ -130,7 +130,7 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
     for verdict in check_algorithm(subject, laws={law: LAWS[law] for law in wanted}):
         verdicts.append(verdict.as_dict())
         if not cfg.json:
-            print("\n".join(law_lines(verdicts[-1])), flush=True)
+            print("".join(f"{line}\n" for line in law_lines(verdicts[-1])), end="", flush=True)
     failed = any(verdict["status"] == "failed" for verdict in verdicts)
     notes = [] if failed or "hyperparameters" not in wanted else task_notes(subject)
     seconds = time.monotonic() - start
