@@ -269,4 +269,4 @@ def _unpacked(kept: dict[str, Tensor]) -> PairTokens:
         kept[name].numpy() for name in ("tokens", "lengths", "learned", "remarks", "refused")
     )
     said = {int(row): (reason, words) for row, (reason, words) in json.loads(refused.tobytes()).items()}
-    return PairTokens(tokens, lengths, learned.astype(bool), remarks, said)
+    return PairTokens(tokens, lengths, learned.view(np.bool_), remarks, said)

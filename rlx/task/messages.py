@@ -67,8 +67,8 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
             ) from error
     if isinstance(value, str):
         return value
-    if value is None:
-        raise DataError(f"{place}: {key!r} is null; leave the row out")
+    if value is None or value == []:
+        raise DataError(f"{place}: {key!r} is {'null' if value is None else 'an empty list'}; leave the row out")
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
