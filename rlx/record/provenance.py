@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence, Set
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -139,21 +139,22 @@ def provenance(directory: Path | None = None) -> dict[str, Any]:
 
 def rlx_version() -> str:
     """The version of rlx that runs; a bare checkout has none."""
-    try:
-        return importlib.metadata.version("rlx")
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
+    return _installed("rlx") or "checkout"
 
 
 def package_versions() -> dict[str, str]:
     """The versions of what may change numbers, of those packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: _installed(name) for name in PACKAGES}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@cache
+def _installed(package: str) -> str | None:
+    """The version of a package, which this process has looked for once; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @lru_cache(maxsize=2)

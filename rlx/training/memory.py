@@ -279,7 +279,7 @@ class Planner:
         """Tokens of the longest prompt, and of the longest completion after it."""
         task, policy, sampler = self._experiment.task, self._policy, self._experiment.sampler
         prompts = (task.prompts() if "rewards" in task.offers else task.held_out_prompts())[:_FEW_PROMPTS]
-        longest = max((len(policy.encode_prompt(prompt.text, prompt.tools)) for prompt in prompts), default=1)
+        longest = max(map(len, policy.text.encode_prompts([(prompt.text, prompt.tools) for prompt in prompts])), default=1)
         new = sampler.max_new_tokens if sampler.max_new_tokens is not None else task.max_new_tokens or 1
         room = new if policy.max_length is None else max(1, policy.max_length - longest)
         return longest, min(new, room)
