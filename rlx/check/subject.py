@@ -166,22 +166,34 @@ class Subject:
 
     @cached_property
     def _begins(self) -> tuple[int, int]:
-        """(the draws that it makes before it learns, the step from which on it learns: not the first one of a warm-up from 0)."""
-        laboratory = self._stand_in(Numbers(MOVED))
+        """(the draws that it makes before it learns, the step from which on it learns by all terms: a warm-up may begin at 0)."""
+        laboratory, first = self._stand_in(Numbers(MOVED)), None
         try:
             for number in range(MOST_WARM_UP):
-                if self._learns(laboratory, number):
-                    return number, 0 if number == 0 or self._learns(laboratory, 0) else number
-                if not laboratory.state:
+                learns, by_all = self._learns(laboratory, number)
+                if learns and number:
+                    return number, 0 if self._learns(laboratory, 0)[0] else number
+                if by_all:
+                    return 0, 0
+                first = 0 if learns else None
+                if learns or not laboratory.state:
                     break
-            later = (step for step in LATER_STEPS if self._learns(self._stand_in(Numbers(MOVED)), step))
-            return 0, next(later, 0)
+            for step in LATER_STEPS:
+                learns, by_all = self._learns(self._stand_in(Numbers(MOVED)), step)
+                if by_all:
+                    return 0, step
+                first = step if learns and first is None else first
         except Exception:  # the laws meet it again, and name it
             return 0, 0
+        return 0, first or 0
 
-    def _learns(self, laboratory: Laboratory, step: int) -> bool:
+    def _learns(self, laboratory: Laboratory, step: int) -> tuple[bool, bool]:
+        """(whether a draw of a step teaches anything, whether every term does that has a weight at all)."""
         batch = self.first_update(laboratory, step=step)
-        return len(batch) > 0 and bool(self.gradient(laboratory, batch)[0].any())
+        if len(batch) == 0 or not bool(self.gradient(laboratory, batch)[0].any()):
+            return False, False
+        terms = self.loss(replace(laboratory, loss_state=dict(laboratory.loss_state)), batch).terms
+        return True, all(bool(term.weights.any()) for term in terms.values())
 
     def warmed(self, laboratory: Laboratory) -> Laboratory:
         """The laboratory after the draws that an algorithm makes before it learns, and at the step from which on it does."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from rlx.algorithm import LossOutput, Term
+from rlx.algorithm import LossOutput, Need, Term
 from rlx.data.preferences import PairBatch
+from rlx.loss import stop_gradient
 from rlx.loss.weight import token_mean
-from rlx.rollout.draw import greedy_rewards
+from rlx.rollout.draw import greedy_rewards, roll_out
 from rlx.rollout.rollouts import RolloutBatch
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.mistakes import WithReference
@@ -245,7 +247,97 @@ class AddedInPlace(WithReference):
         return optimizer.step([b if a is None else a if b is None else a + b for a, b in both], self.clipping)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Odds(Preferences):
+    """Sound: log odds of the chosen completion against those of the rejected one, beside its likelihood."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.PAIRS})
+    sign: ClassVar[int] = -1
+
+    beta: float = 0.5
+
+    def compute_loss(self, policy, reference, batch):
+        ours = policy.pair_logprobs(batch)
+        sides = (ours.chosen_mean, ours.rejected_mean)
+        chosen, rejected = (side + self.sign * torch.log1p(-side.clamp(max=-1e-6).exp()) for side in sides)
+        values = -ours.chosen_mean - self.beta * torch.nn.functional.logsigmoid(chosen - rejected)
+        return LossOutput.of(values, batch.weights["preference"])
+
+
+class OddsWithAPlus(Odds):
+    """p (1 - p) for p / (1 - p)."""
+
+    sign: ClassVar[int] = 1
+
+
+class MeasuredFromItself(Preferences):
+    """The reference is a constant copy of the policy itself."""
+
+    def margin(self, ours, theirs):
+        own = super().margin(ours, theirs)
+        return own - stop_gradient(own)
+
+
+class RejectedTokensCount(Demonstrations):
+    """A mean over the tokens of chosen completions, divided by those of both."""
+
+    def draw(self, lab):
+        batch = lab.pairs(self.pairs_per_step)
+        return batch.with_weights(nll=batch.chosen_mask.double() / batch.sequences.completion_mask.sum())
+
+    def compute_loss(self, policy, reference, batch):
+        return LossOutput.of(-policy.pair_logprobs(batch).chosen, batch.weights["nll"])
+
+
+class LeftOutCount(Rewards):
+    """Completions that were cut off are left out of the sum of rewards, and counted in its mean."""
+
+    def number(self, kept):
+        return kept.shape[1]
+
+    def draw(self, lab):
+        sizes = {"prompts_per_step": self.prompts_per_step, "group_size": self.group_size}
+        batch = roll_out(lab, **sizes, resample_attempts=0, filter_truncated=True)
+        kept = batch.kept.float()
+        mean = (batch.rewards * kept).sum(dim=1, keepdim=True) / self.number(kept)
+        return batch.with_values(advantages=(batch.rewards - mean) * kept, weights=token_mean.formula(batch.loss_mask))
+
+
+class KeptCount(LeftOutCount):
+    """Sound: the mean is that of what is kept."""
+
+    def number(self, kept):
+        return kept.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardsLater(WithReference):
+    """Sound: the first steps hold the policy to its reference, then rewards count too."""
+
+    first: int = 3
+    sign: ClassVar[int] = 1
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        return batch.with_values(value_weights=self.sign * float(lab.step >= self.first) * batch.weights)
+
+    def compute_loss(self, policy, reference, batch):
+        terms = super().compute_loss(policy, reference, batch).terms
+        return LossOutput({**terms, "policy": replace(terms["policy"], weights=batch.value_weights)})
+
+
+class UnlearnsLater(RewardsLater):
+    """With the wrong sign, of which the first steps show nothing."""
+
+    sign: ClassVar[int] = -1
+
+
 LAPSES: dict[type, set[str]] = {
+    OddsWithAPlus: {"direction"},
+    MeasuredFromItself: {"falls"},
+    RejectedTokensCount: {"length"},
+    LeftOutCount: {"baseline"},
+    UnlearnsLater: {"direction"},
     PartsOverlap: {"draws"},
     LastPartIsLost: {"draws"},
     TheSameCoins: {"draws"},
@@ -260,6 +352,9 @@ LAPSES: dict[type, set[str]] = {
 }
 
 SPARED = [
+    Odds,
+    KeptCount,
+    RewardsLater,
     InParts,
     RemainderIsDropped,
     AtRandomWithReplacement,

@@ -13,6 +13,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.credit import misplaced, moves_earlier, never_learned, of_greedy, of_rewards
+from rlx.check.law.sampled import left_out_counts
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 
@@ -286,7 +287,7 @@ def baseline(subject: Subject) -> Finding:
     """An advantage that is linear in the rewards of a group takes a baseline between 0 and their mean away, nothing else."""
     if Need.REWARDS not in subject.needs:
         return skipped("nothing is rewarded")
-    if (found := _grows(subject)) is not None:
+    if (found := _grows(subject) or left_out_counts(subject)) is not None:
         return found
     draws = [_advantages(subject, bonus) for bonus in (0.0, BONUS)]
     if any(found is None for found in draws):

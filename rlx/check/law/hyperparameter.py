@@ -18,6 +18,7 @@ from rlx.check.journey import FIGURES, LEARNING, LOSS, MEASURED, NOTHING, RANK, 
 from rlx.check.law.conflict import mixes_otherwise
 from rlx.check.law.loss import case_of
 from rlx.check.law.policy_gradient import FAR
+from rlx.check.law.step import moved_by
 from rlx.check.place import throws_dice
 from rlx.check.reads import DRAW, START
 from rlx.check.replay import Recording, Run
@@ -30,6 +31,7 @@ LATE = (1_000, 2_000, 4_000, 10_000, 40_000, 100_000)  # where a schedule that h
 OFTEN = tuple(range(2, 14))  # and more steps, in which something rare may happen
 SPREADS = (0.4, 2.0, 0.05)
 FEW_ROWS, VISITS = 16, tuple(range(10))  # of a task, and steps, so that draws meet each row three times
+LITTLE = 1e-3  # a learning rate
 LOWER = 3.0  # nats a token: more than an update raises any
 FEW = 2  # other values tried of each of two hyperparameters at once
 MOST_TRIES = 240
@@ -241,6 +243,9 @@ def _alive_in_an_update(subject: Subject, name: str) -> bool:
     with suppress(Exception):  # one that takes other gradients than those of single terms
         if any(mixes_otherwise(subject, subject.with_algorithm(other)) for _, other in _few(subject.algorithm, name)):
             return True
+    source = moved_by(subject, LITTLE)[2].source
+    if source is None or source.times == source.most_at_once:  # it looks at gradients nowhere else
+        return False
     model = subject.with_algorithm(subject.algorithm)
     model.__dict__.update(goes_past=True, journeys={})
     known = Known(model)

@@ -14,11 +14,12 @@ from rlx.algorithm.base import AlgorithmType, Need, require_figures
 from rlx.check.batch import against_rewards, parts_of, signature
 from rlx.check.finding import FAILED, PASSED, Finding, broken, passed, skipped
 from rlx.check.law.bonus import bonus_lowers
+from rlx.check.law.constant import never_moves
 from rlx.check.law.coupling import level_is_live
 from rlx.check.law.demonstration import demonstrated, imitated, of_logits
 from rlx.check.law.difference import HeldConstants
 from rlx.check.law.policy_gradient import reads
-from rlx.check.law.preference import FLAT, places_decide, preferred
+from rlx.check.law.preference import FLAT, places_decide, preferred, turned_where_likely
 from rlx.check.law.side import sides_exchanged
 from rlx.check.stand_in import ScriptedSampler
 from rlx.check.stand_in_task import reward_of, stand_in_task
@@ -146,6 +147,8 @@ def falls(subject: Subject) -> Finding:
     """Where the loss is an objective, a few updates on one batch lower it, declared constants held fixed over each of them."""
     if subject.algorithm.kind not in OBJECTIVES:
         return skipped("the loss is a surrogate; see direction")
+    if not subject.goes_past and (found := never_moves(subject)) is not None:
+        return found
     for rate, moved, falling in itertools.product(RATES, (True, False), (_losses, _losses_with_constants)):
         laboratory = subject.real(moved=moved)  # a loss may be at its minimum where the policy is its reference
         batch = subject.first_update(laboratory)[slice(0, 6)]
@@ -258,6 +261,8 @@ def direction(subject: Subject) -> Finding:
     found = found or sides_exchanged(subject) or _directed(subject, depth=0.0)
     if found.status != PASSED:
         return found
+    if not subject.goes_past and (turned := turned_where_likely(subject)) is not None:
+        return turned
     unlikely = _directed(subject, depth=UNLIKELY)
     if unlikely.status != FAILED:
         return found

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.law.scale import prompt_weighs
+from rlx.check.law.scale import prompt_weighs, rejected_weighs
 from rlx.check.stand_in import LONG, SHORT, UNEVEN
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
 
@@ -27,7 +27,7 @@ def length(subject: Subject) -> Finding:
     """A token counts whatever its log-ratio is, 64 teach no less in all than 8, and those of a prompt count in no length."""
     if subject.goes_past:
         return skipped("the loss reads the model itself, whose numbers cannot be set")
-    for fault in (_zeros_count, _weighs_its_length, _longest_counts, prompt_weighs):
+    for fault in (_zeros_count, _weighs_its_length, _longest_counts, prompt_weighs, rejected_weighs):
         if (found := fault(subject)) is not None:
             return found
     totals = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from rlx.check.finding import Finding, broken
 from rlx.check.law.token import SIDES
 from rlx.check.place import throws_dice
 from rlx.check.stand_in import Key, StandInPolicy, keys_of
-from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
+from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 
 FLAT = 1e-6  # losses nearer than this are equal
 MOST_PAIRS = 6  # of which another completion is rewarded
 EQUALLY = -1.1  # the log-probability of every token, where all are as likely
+LIKELY = -0.1  # and where they are likely
 LEANING = 6.0  # nats a token by which a policy prefers one side of its pairs
 # side, sign of the slope that it shall have, what a slope of the other sign does, and what is said of it
 ASTRAY = (
@@ -72,6 +74,30 @@ def preferred(
         where="compute_loss",
         example=row_shown(subject, part, row),
         mend="chosen comes before rejected, and the loss falls with the margin: -log sigmoid(beta * (chosen - rejected))",
+    )
+
+
+def turned_where_likely(subject: Subject) -> Finding | None:
+    """Where every token is likely, both sides of all pairs are pushed the wrong way."""
+    if not subject.reads_pairs:
+        return None
+    laboratory = subject.stand_in(constant=LIKELY, constant_of="everybody")
+    batch = subject.first_update(laboratory)
+    gradient, _ = subject.gradient(laboratory, batch)
+    parts = [part for part in parts_of(batch) if part.sequences.group_size == 2]
+    if not parts or not reads_logprobs(laboratory):
+        return None
+    groups = [group for part in parts for group in completion_gradients(laboratory, part, gradient) if min(map(len, group))]
+    slopes = [[float(side.sum()) for side in group] for group in groups]
+    if not slopes or not all(chosen > FLAT and rejected < -FLAT for chosen, rejected in slopes):
+        return None
+    return broken(
+        f"where every token has a probability of {math.exp(LIKELY):.2g}, preferring the chosen completions more raises the loss "
+        f"(slope {slopes[0][0]:+.2e}, it must be negative), and preferring the rejected ones lowers it; elsewhere it does not",
+        number=f"{len(slopes)} pairs",
+        where="compute_loss",
+        example=row_shown(subject, parts[0], 0),
+        mend="look at what turns with the probability: log odds are log p - log(1 - p), with a minus",
     )
 
 

@@ -16,6 +16,8 @@ from rlx.check.stand_in_task import reward_of
 from rlx.check.subject import Laboratory, Subject, row_shown
 from rlx.task.base import Prompt
 
+EQUAL = 1e-5  # in units of the reward
+
 
 def rewards_of_others(subject: Subject) -> Finding | None:
     """Rewards of the task that it gave for other completions, and advantages that follow them.
@@ -50,6 +52,32 @@ def rewards_of_others(subject: Subject) -> Finding | None:
             example=row_shown(subject, part, row),
             mend="what reorders or repeats the completions of a batch does the same with rewards and sampling_logprobs: "
             "batch.take(rows) takes everything along, rewards.gather(1, places) follows sequences.pick(places)",
+        )
+    return None
+
+
+def left_out_counts(subject: Subject) -> Finding | None:
+    """Where all rewards are equal and advantages are 0, they are not 0 in groups of which some completions are left out."""
+    if Need.VALUES in subject.needs:
+        return None
+    for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards={"equal_rewards": True}))):
+        advantages, kept = getattr(part, "advantages", None), getattr(part, "kept", None)
+        if not isinstance(advantages, Tensor) or kept is None or advantages.shape[:2] != kept.shape:
+            continue
+        each = advantages.reshape(*kept.shape, -1).abs().amax(dim=-1).masked_fill(~kept, 0.0)
+        whole, partly = kept.all(dim=1), kept.any(dim=1) & ~kept.all(dim=1)
+        astray = torch.nonzero(partly & (each.amax(dim=1) > EQUAL)).flatten().tolist()
+        if not bool(whole.any()) or bool((each[whole] > EQUAL).any()) or 2 * len(astray) <= int(partly.sum()):
+            continue
+        row = astray[0]
+        return broken(
+            f"all rewards are equal, and the completions of a whole group have advantages of 0; of a group of which "
+            f"{int((~kept[row]).sum())} of {len(kept[row])} are left out, those that are learned have "
+            f"{float(advantages[row][kept[row]].flatten()[0]):.3g}: the baseline counts what is left out",
+            number=f"{len(astray)} of {int(partly.sum())} groups",
+            where="draw",
+            example=row_shown(subject, part, row),
+            mend="a mean of what is kept divides by its number: (rewards * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)",
         )
     return None
 

@@ -243,6 +243,50 @@ def prompt_weighs(subject: Subject) -> Finding | None:
     )
 
 
+class _TwiceRejected(_TwicePairs):
+    """Tokenises pairs as another one does, and each rejected completion twice over."""
+
+    def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
+        found = self.original(pairs)
+        groups = tuple((chosen, np.tile(rejected, 2)) for chosen, rejected in found.sequences.completions)
+        return replace(found, sequences=Sequences(found.sequences.prompts, groups))
+
+
+def rejected_weighs(subject: Subject) -> Finding | None:
+    """What learns nothing of rejected completions learns the same where they are twice as long."""
+    if not subject.reads_pairs or subject.goes_past or subject.warm_up:
+        return None
+    found = []
+    for longer in (False, True):
+        laboratory = _alike(subject)
+        if longer:
+            laboratory.policy.pair_tokenizer = _TwiceRejected(laboratory.policy.pair_tokenizer)
+        batch = subject.first_update(laboratory)
+        if not isinstance(batch, PairBatch) or len(batch) == 0:
+            return None
+        groups = completion_gradients(laboratory, batch, subject.gradient(laboratory, batch)[0])
+        if not reads_logprobs(laboratory) or any(bool(side.any()) for group in groups for side in group[1:]):
+            return None
+        slopes = {int(row): group[0].sum() for row, group in zip(batch.rows, groups, strict=True)}
+        found.append((slopes, batch))
+    (usual, batch), (other, _) = found
+    scale = max(float(slope.abs()) for slope in usual.values())
+    if usual.keys() != other.keys() or not scale:
+        return None
+    off = max(float((other[row] - slope).abs()) for row, slope in usual.items()) / scale
+    if off <= JUMP:
+        return None
+    share = float(sum(other.values()) / sum(usual.values()))
+    return broken(
+        f"nothing is learned of rejected completions, but where they are twice as long, chosen ones have {share:.3g} times the "
+        "gradient: rejected tokens are counted in a length",
+        number=f"{off:.0e}",
+        where="the weights that draw makes",
+        example=row_shown(subject, batch, 0),
+        mend="count the tokens that are learned: batch.chosen_mask.sum(), not completion_mask, which has both sides",
+    )
+
+
 def rows_of(batch: Any) -> list[str]:
     """What every row learns from, sorted: its prompt's place in the task where the batch says it, else the tokens of the prompt.
 

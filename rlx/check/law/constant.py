@@ -1,0 +1,72 @@
+"""What the law of falling says of constants: a value that no number of the policy's moves is nothing to lower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.stand_in import StandInPolicy
+from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
+
+MOVES = (0.3, -0.2)  # nats a token, by which the policy likes one side of all rows better, and less
+SAME = 1e-12  # relative: a value that has not moved
+FELT = 1e-6  # relative to the largest slope
+LEAST = 2  # rows
+
+
+def never_moves(subject: Subject) -> Finding | None:
+    """Rows whose loss stays what it is wherever the policy goes, though it has a slope: a log-ratio to itself."""
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    parts = parts_of(batch)
+    if len(parts) != 1 or len(batch) < LEAST or not isinstance(laboratory.policy, StandInPolicy):
+        return None
+    gradient, _ = subject.gradient(laboratory, batch)
+    leaf = laboratory.policy.leaves.get("token_logprobs")
+    if leaf is None:
+        return None
+    rows = completion_gradients(laboratory, parts[0], gradient)
+    places = completion_gradients(laboratory, parts[0], torch.arange(len(leaf)))
+    before = _values(subject, laboratory, batch)
+    scale = float(gradient.abs().max())
+    if before is None or not scale:
+        return None
+    for side in range(parts[0].sequences.group_size):
+        still = torch.tensor([float(group[side].abs().sum()) > FELT * scale for group in rows])
+        for move in MOVES:
+            with torch.no_grad():
+                held = leaf.detach().clone()
+                leaf[torch.cat([group[side] for group in places])] += move
+            after = _values(subject, laboratory, batch)
+            with torch.no_grad():
+                leaf.copy_(held)
+            if after is None or after.shape != before.shape:
+                return None
+            still &= (after - before).abs() <= SAME * before.abs().clamp(min=1.0)
+        if int(still.sum()) >= LEAST:
+            row = int(still.nonzero()[0])
+            return broken(
+                f"the loss of {int(still.sum())} of {len(still)} rows is {float(before[row]):.4g} whatever the policy says of "
+                "their completions, though it has a gradient: a constant stands there for what it is measured from",
+                number=f"{int(still.sum())} of {len(still)} rows",
+                where="compute_loss",
+                example=row_shown(subject, batch, row),
+                mend="a log-ratio is to the reference, theirs = reference.pair_logprobs(batch); less its own detached value it "
+                "is 0 for ever, and the same gradient never ends",
+            )
+    return None
+
+
+def _values(subject: Subject, laboratory: Laboratory, batch: Any) -> Tensor | None:
+    """[B] the loss of each row, without its weight; None where a term has no row of its own for each."""
+    total = torch.zeros(len(batch), dtype=torch.float64)
+    with torch.no_grad():
+        for term in subject.loss(laboratory, batch).terms.values():
+            if term.values.ndim == 0 or len(term.values) != len(batch):
+                return None
+            total = total + term.coefficient * term.values.double().reshape(len(batch), -1).sum(dim=1)
+    return total
