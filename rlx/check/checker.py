@@ -117,6 +117,9 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
             warnings.simplefilter("ignore")
             finding, raised = tried(law, subject if law is runs else shortened)
         stopped = stopped or (law is runs and raised)
+        if shortened.untried and finding.status != FAILED:
+            finding = replace(finding, number="; not tried: ".join([finding.number, *shortened.untried]))
+        shortened.untried.clear()
         if first := next((law for law, error in errors.items() if is_same_error(finding, error)), ""):
             yield Verdict(name, promise(law), skipped(f"not judged: it meets the error of the law {first}"), first)
             continue

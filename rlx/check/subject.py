@@ -16,13 +16,7 @@ from torch import Tensor
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
 from rlx.check.batch import in_double, parts_of
 from rlx.check.source import Accumulated, OfKnownLeaves
-from rlx.check.stand_in import (
-    Numbers,
-    ScriptedSampler,
-    StandInPolicy,
-    StandInReference,
-    key_of,
-)
+from rlx.check.stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, key_of
 from rlx.check.stand_in_task import has_scores, shortened, stand_in_task, with_scores
 from rlx.loss.base import Loss
 from rlx.loss.state import LossStates, losses_with_state
@@ -237,6 +231,11 @@ class Subject:
         return []
 
     @cached_property
+    def untried(self) -> list[str]:
+        """What the law at hand could not try, and why; whoever tries the laws prints it and empties the list."""
+        return []
+
+    @cached_property
     def journeys(self) -> dict[Any, Any]:
         """What the law of hyperparameters has found on made-up numbers, to be asked again; see rlx.check.law.hyperparameter."""
         return {}
@@ -345,7 +344,7 @@ class Subject:
     def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
         """The same check of the same algorithm with other values, or with fewer rows."""
         twin = replace(self, algorithm=algorithm)
-        names = ("reference", "small_task", "goes_past", "_begins", "_references", "journeys")
+        names = ("reference", "small_task", "goes_past", "_begins", "_references", "journeys", "untried")
         shared = {name: getattr(self, name) for name in names}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin

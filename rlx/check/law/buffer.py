@@ -154,7 +154,8 @@ def _weighed_as_new(
         return None
     try:
         gradient, _ = subject.gradient(laboratory, batch)
-    except Exception:  # updates may give what a draw lacks
+    except Exception as error:  # updates may give what a draw lacks
+        subject.untried.append(f"completions of earlier draws: no loss of a whole draw ({type(error).__name__}: {error})")
         return None
     if not reads_logprobs(laboratory):
         return None

@@ -84,7 +84,8 @@ def _drawn_wider(subject: Subject) -> Finding | None:
             if len(parts_of(wider)) != 1 or len(wider) != len(batch):
                 return None
             found, _ = subject.gradient(other, wider)
-        except Exception:  # tensors of its own may be of another width, which is no fault
+        except Exception as error:  # tensors of its own may be of another width, which is no fault
+            subject.untried.append(f"a draw that is {WIDER} columns wider ({type(error).__name__}: {error})")
             return None
     (twin,) = parts_of(wider)
     if twin.sequences.width != width + WIDER or found.shape != gradient.shape or not bool(gradient.any()):

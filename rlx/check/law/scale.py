@@ -55,7 +55,8 @@ def weights_of_the_draw(subject: Subject) -> Finding | None:
         return None
     try:
         whole, half = (_weight(subject, laboratory, rows) for rows in (batch, small))
-    except Exception:  # updates may give what a draw lacks
+    except Exception as error:  # updates may give what a draw lacks
+        subject.untried.append(f"weights of a whole draw: it has no loss ({type(error).__name__}: {error})")
         return None
     shares = {term: half.get(term, 0.0) / total for term, total in whole.items() if total}
     means = [term for term, share in shares.items() if abs(share - 1) <= JUMP]
@@ -116,7 +117,8 @@ def divided_again(subject: Subject) -> Finding | None:
         try:
             other = replace(algorithm, **{name: value // 2 if name in PER_STEP else 2 * value})
             sizes = [_size(subject, each, of_group=name not in PER_STEP) for each in (algorithm, other)]
-        except Exception:  # of a size that it does not admit
+        except Exception as error:  # of a size that it does not admit
+            subject.untried.append(f"another {name} ({type(error).__name__}: {error})")
             continue
         few, many = sorted((each for each in sizes if each is not None), key=lambda each: each.size)[:2] or (None, None)
         if few is None or many is None or few.size * 2 != many.size:

@@ -139,8 +139,23 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
         print(json.dumps(values, indent=2))
     else:
         print("".join(f"warning {note}\n" for note in notes), end="")
+        print("" if failed else hint(subject, name), end="")
         print(summary_line(name, verdicts, seconds))
     return int(failed)
+
+
+def hint(subject: Subject, name: str) -> str:
+    """One line where what was checked says that it is a formula of rlx, with the command that tells whether it is; else empty."""
+    from rlx.check.claim import claimed
+    from rlx.config.compose import groups
+    from rlx.config.schema import conf_dir
+
+    group, _, own = name.split()[-1].partition("=")
+    options = groups([conf_dir()])
+    names = options["loss"] if group == "loss" else [*options["algorithm"], *options["loss"]]
+    found = claimed(subject.algorithm if group == "algorithm" else getattr(subject.algorithm, "loss", None), names)
+    command = f"rlx check {shlex.join([f'{group}={own}', f'same_as={found}'])}"
+    return f"hint    {own} says that it is {found}: `{command}` tells whether it is\n" if found else ""
 
 
 def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
@@ -157,16 +172,24 @@ def compare_functions(composed: Composed, subject: Subject) -> int:
     """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
     from rlx.check.same_as.algorithm import compare
     from rlx.cli.failure import composed_line
-    from rlx.config.compose import CommandLine
+    from rlx.config.compose import CommandLine, groups
+    from rlx.config.schema import conf_dir
     from rlx.experiment import algorithm_of, make
     from rlx.report.terminal import comparison_lines
 
     name = str(composed.config.same_as)
     group = next(group for group in ("algorithm/advantage", "loss", "algorithm") if composed.named(group))
     host = ["algorithm=custom_grpo"] if group == "algorithm/advantage" else []
-    other = narrow(composed_line(CommandLine(argv=["check"], verb="check", overrides=[*host, f"{group}={name}"])))
+    options = groups([conf_dir()])
+    of_loss = group == "algorithm" and name in options["loss"] and name not in options["algorithm"]
+    words = [*host, f"{'loss' if of_loss else group}={name}"]
+    other = narrow(composed_line(CommandLine(argv=["check"], verb="check", overrides=words)))
     other.check(SCHEMA)
-    if group == "loss":
+    mine: Any
+    theirs: Any
+    if of_loss:  # an algorithm is held against the plainest one with that loss
+        mine, theirs = subject.algorithm, plainest_with(make(other.config.loss, key="loss"))
+    elif group == "loss":
         mine, theirs = make(composed.config.loss, key="loss"), make(other.config.loss, key="loss")
     else:
         mine, theirs = subject.algorithm, algorithm_of(other.config)
