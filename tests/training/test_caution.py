@@ -125,4 +125,4 @@ def test_usual_values_are_not_talked_about(run, values):
 def test_a_term_that_is_never_drawn_is_not_talked_about(run):
     code, _, said = run(*IDLE, "algorithm.grpo.prompts_per_step=2000")
     assert code == 0, said
-    assert ["pairs_per_step" in said, "algorithm.grpo.prompts_per_step=2000 of" in said] == [False, True]
+    assert ["pairs_per_step=16000 of" in said, "algorithm.grpo.prompts_per_step=2000 of" in said] == [False, True]
