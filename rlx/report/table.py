@@ -111,7 +111,7 @@ def as_lines(table: Table, *, width: int | None = None, encoding: str = "utf-8")
     """The table as lines with its heading. width: cells of the terminal; None: unlimited.
 
     Where it is too narrow, the heaviest columns are left out and named in a line below, then columns that fold are folded, or
-    else the widest are cut with `..`.
+    else the widest are cut with `..`, paths at their beginning.
     """
     cells = {id(c): [one_line(c.name, encoding), *(one_line(c.text(row), encoding) for row in table.rows)] for c in table.columns}
     sizes = {name: max(map(cell_len, texts)) for name, texts in cells.items()}
@@ -152,13 +152,13 @@ def _total(sizes: Sequence[int]) -> int:
 
 
 def _squeezed(columns: Sequence[Column], wanted: Sequence[int], width: int | None) -> list[int]:
-    """Widths that fit: the widest column gives way first, down to the next one; columns that fold, where there are any."""
+    """Widths that fit: the widest column gives way first, equal ones by turns; columns that fold, where there are any."""
     sizes = list(wanted)
     folding = [place for place, column in enumerate(columns) if column.folds]
     giving, fewest = (folding, _FEWEST_FOLDED) if folding else (list(range(len(columns))), _FEWEST_CELLS)
     while width is not None and _total(sizes) > width and max(sizes[place] for place in giving) > fewest:
         place = max(giving, key=lambda place: sizes[place])
-        second = max((sizes[other] for other in giving if sizes[other] < sizes[place]), default=0)
+        second = max((sizes[other] for other in giving if other != place), default=0)
         sizes[place] = max(fewest, sizes[place] - (_total(sizes) - width), min(second, sizes[place] - 1))
     return sizes
 
@@ -188,7 +188,12 @@ def _folded(text: str, size: int) -> list[str]:
 
 
 def _cut(text: str, size: int) -> str:
-    return text if cell_len(text) <= size else set_cell_size(text, size - 2) + ".."
+    """The text within so many cells: its beginning, of a path its end, by which it differs from others."""
+    if cell_len(text) <= size:
+        return text
+    if "/" in text and " " not in text:
+        return ".." + set_cell_size(text[::-1], size - 2)[::-1]
+    return set_cell_size(text, size - 2) + ".."
 
 
 # Files.

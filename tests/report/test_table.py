@@ -91,6 +91,19 @@ def test_a_long_label_folds_where_its_column_says_so() -> None:
     assert lines == ["name          value", "abcdefghijkl      1", "mnopqrst"]
 
 
+def test_equally_wide_columns_give_way_by_turns_and_a_path_keeps_its_end() -> None:
+    rows = [
+        ["outputs/train/2026-11-30_10-30-38", "custom_dpo loss.beta=0.3 num_steps"],
+        ["outputs/train/2026-11-30_10-31-00", "dpo"],
+    ]
+    lines = as_plain_text(table_of_lists("runs", ["run", "variant"], rows), width=50).splitlines()
+    assert lines == [
+        "run                       variant",
+        "..in/2026-11-30_10-30-38  custom_dpo loss.beta=0..",
+        "..in/2026-11-30_10-31-00  dpo",
+    ]
+
+
 def test_a_cell_has_the_style_of_its_row() -> None:
     column = Column("v", str, str, style=lambda row: "red" if row == 2 else "")
     lines = as_lines(Table("t", [column], [1, 2]))
