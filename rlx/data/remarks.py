@@ -37,3 +37,5 @@ REMARKS = {
     "trailing": "end with a message that is not the assistant's; it is left out",
     "boundary": "have a prompt whose last token merges with the completion; that token is learned where it merges",
 }
+# The remarks on what the data itself asks for, which hide no graver one.
+MEANT = frozenset({"excluded"})

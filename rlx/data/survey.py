@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx.data.remarks import REMARKS
+from rlx.data.remarks import MEANT, REMARKS
 from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
 from rlx.data.stores import TokenStore
 from rlx.data.tokenized import DROPPED, TokenizedPairs
@@ -262,7 +262,8 @@ def _cautions(
         dropped.update(side.dropped)
         remarks.update(side.remarks)
     found += [f"{count} rows {DROPPED[reason]}; they are dropped" for reason, count in dropped.most_common()]
-    found += [f"{count} rows {REMARKS[remark]}" for remark, count in remarks.most_common()]
+    altered = [(remark, f"{count} rows {REMARKS[remark]}") for remark, count in remarks.most_common()]
+    found += [said for remark, said in altered if remark not in MEANT]
     pairs = [*task.pairs(), *task.held_out_pairs()]
     found += _plain([pair.prompt for pair in pairs], text)
     contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
@@ -287,7 +288,7 @@ def _cautions(
             f"one {'' if alone else 'chosen '}completion in twenty is longer than {answers['0.95']:g} tokens, and "
             f"task.max_new_tokens={task.max_new_tokens} cuts what is sampled; raise it"
         )
-    return found
+    return found + [said for remark, said in altered if remark in MEANT]
 
 
 def _plain(prompts: Sequence[Text], text: TextEncoder) -> list[str]:
@@ -354,10 +355,13 @@ def _lengths(pairs: TokenizedPairs, task: Task) -> dict[str, dict[str, Any]]:
 
 
 def _distribution(values: Sequence[int]) -> dict[str, Any]:
-    numbers, edges = np.histogram(values, bins=min(_BINS, max(1, max(values) - min(values) + 1)))
+    width = -(-(max(values) - min(values) + 1) // _BINS)
+    edges = np.arange(min(values), max(values) + width + 1, width)  # an edge belongs to the bin that it begins
+    numbers, _ = np.histogram(values, bins=edges)
     quantiles = {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES}
     bins = [
-        {"from": float(edges[place]), "to": float(edges[place + 1]), "count": int(count)} for place, count in enumerate(numbers)
+        {"from": int(first), "to": int(first) + width - 1, "count": int(count)}
+        for first, count in zip(edges, numbers, strict=False)
     ]
     return {"mean": float(np.mean(values)), "quantiles": quantiles, "histogram": bins}
 

@@ -40,7 +40,7 @@ def survey_lines(survey: DataSurvey) -> list[str]:
         most = max(bin_["count"] for bin_ in values["histogram"])
         for bin_ in values["histogram"]:
             bar = "#" * -(-bin_["count"] * _BAR // most) if bin_["count"] else ""
-            lines.append(f"  {bin_['from']:>8.0f} to {bin_['to']:<8.0f} {bin_['count']:>8,} {bar}")
+            lines.append(f"  {bin_['from']:>8} to {bin_['to']:<8} {bin_['count']:>8,} {bar}")
     if survey.chosen_longer is not None:
         lines += ["", f"the chosen side is the longer one of {survey.chosen_longer:.0%} of the pairs (ties count half)"]
     if survey.tokens_per_step:

@@ -76,6 +76,21 @@ def test_reasoning_and_calls_are_words_of_a_message():
     assert (counts["white_space_pairs"], counts["duplicates"]) == (2, 2)
 
 
+def test_a_bin_of_lengths_is_named_by_the_lengths_in_it():
+    task = Given([Pair("1+1=", "1" * length, "2") for length in range(1, 26)])
+    bins = [tuple(part.values()) for part in survey(task, build_tiny()).lengths["chosen"]["histogram"]]
+    assert bins == [(first, first + 2, 3) for first in range(2, 26, 3)] + [(26, 28, 1)]
+
+
+def test_answers_that_the_data_excludes_hide_no_graver_caution():
+    talk = [{"role": role, "content": "1"} for role in ("user", "assistant", "user")]
+    asked = (talk[0], {**talk[1], "weight": 0}, talk[2])
+    said = ({"role": "assistant", "content": "2"},), ({"role": "assistant", "content": "222222"},)
+    found = survey(Given([Pair(asked, *said)] * 3), build_tiny()).cautions
+    assert "context of later answers" in found.pop()
+    assert [words for words in ("there twice", "rejected side is the longer") if words in " ".join(found)]
+
+
 def test_what_is_kept_dropped_and_doubtful_is_counted():
     task = Given(PAIRS, [Pair("1 + 1 =", "2", "3")])
     found = survey(task, build_tiny())
@@ -95,7 +110,8 @@ def test_what_is_kept_dropped_and_doubtful_is_counted():
     assert (dropped["reason"], dropped["count"], dropped["example"]["source"]) == ("empty", 1, "a:3")
     assert found.chosen_longer == (0.5 + 0.5 + 0 + 1) / 4
     assert found.lengths["prompt"]["quantiles"]["1"] == 4
-    assert sum(part["count"] for part in found.lengths["chosen"]["histogram"]) == 4
+    bins = [(part["from"], part["to"], part["count"]) for part in found.lengths["chosen"]["histogram"]]
+    assert bins == [(2, 2, 3), *[(length, length, 0) for length in range(3, 12)], (12, 12, 1)]
     assert found.notes == ["columns that are not read: id"]
     said = " ".join(found.cautions)
     for word in ("empty completion", "both learned and held out", "white space", "there twice"):
