@@ -49,9 +49,11 @@ class DemonstrationFile(PairFile):
     def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
         places = {place for place, pair in placed if pair.chosen}
         if len(places) < 2:
+            answered = [pair for _, pair in placed if not pair.chosen and _is_answered(pair.prompt)]
+            marked = f"; of {len(answered)} rows every answer has weight 0 or train false" if answered else ""
             raise DataError(
-                f"{self.path} has {len(places)} different prompts with an answer, of {len(placed)} rows; one is needed to learn "
-                "from and one for the score. An answer is a message of the role assistant, or a completion"
+                f"{self.path} has {len(places)} different prompts with an answer to learn, of {len(placed)} rows{marked}; one is "
+                "needed to learn from and one for the score. An answer is a message of the role assistant, or a completion"
             )
         return min(places)
 
@@ -104,6 +106,11 @@ def split_conversation(messages: Text) -> tuple[Text, Text]:
             return talk[:first], talk[first:]
         asked = asked or message["role"] not in _CONTEXT
     return messages, ()
+
+
+def _is_answered(prompt: Text) -> bool:
+    """Whether a prompt of messages has an answer that is marked as not to be learned."""
+    return isinstance(prompt, tuple) and any(message["role"] == "assistant" and not is_learned(message) for message in prompt)
 
 
 def _is_begun(prompt: Text) -> bool:

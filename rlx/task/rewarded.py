@@ -109,9 +109,11 @@ class RewardedTask(Task):
         if full is not None:
             return f"accuracy, the share of held-out prompts whose greedy completion has a reward of {full + ROUNDING:g}"
         unbounded = [name for name, reward in self.all_rewards().items() if reward.largest is None]
-        why = f", for {', '.join(unbounded)} names no largest value" if self.full_reward == "auto" and unbounded else ""
-        none = f"task.full_reward={shown(self.full_reward)} says of none that it is right{why}"
-        return f"greedy_reward, the mean reward of greedy completions on held-out prompts: {none}"
+        names = ", ".join(unbounded)
+        why = f" (task.full_reward={shown(self.full_reward)}"
+        if self.full_reward == "auto" and unbounded:
+            why += f", and {names} {'names' if len(unbounded) == 1 else 'name'} no largest value"
+        return f"greedy_reward, the mean reward of greedy completions on held-out prompts; no reward is known to mean right{why})"
 
     def reward_facts(self) -> str:
         """The rewards and their weights as text."""

@@ -23,7 +23,6 @@ from rlx.policy.statistics import TokenStatistics
 if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
 
-ADVICE = "lower optimizer.lr, or run `rlx check` on the algorithm"
 TOKENS_AT_ONCE = 2048  # tokens of a forward where micro_batch is null; it changes the memory only
 
 
@@ -54,7 +53,7 @@ def require_finite(output: LossOutput, part: Any, policy: Policy) -> None:
         if bad.any():
             rows = sorted(set(bad.nonzero()[:, 0].tolist())) if bad.ndim else [0]
             source = _of_term(part, name)
-            message = f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows; {ADVICE}"
+            message = f"term {name!r} of the loss is not finite on {len(rows)} of {len(source)} rows"
             raise NonFiniteLossError(message, [example(source, row, policy) for row in rows])
     raise NonFiniteLossError("the loss is not finite although each of its terms is; the terms overflow when added", [])
 

@@ -82,7 +82,8 @@ def run_recorded(
         step = loop.progress.step if loop else 0
         kept = error.examples and is_first
         where = f"; the examples are in {_keep(recorder.directory, error)}" if kept else ""
-        named = NonFiniteLossError(f"step {step + 1}: {error}{where}", error.examples)
+        advice = f"{'lower optimizer.lr, or ' if step else ''}run `rlx check` on the algorithm"
+        named = NonFiniteLossError(f"step {step + 1}: {error}; {advice}{where}", error.examples)
         recorder.fail(named, step=step + 1)
         raise named from error
     except BaseException as error:

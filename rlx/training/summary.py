@@ -17,6 +17,7 @@ from rlx.comparison.wording import quantity
 from rlx.data.survey import brief, brief_of_prompts
 from rlx.data.tokenized import TokenizedPairs
 from rlx.experiment import Experiment
+from rlx.fields import shown
 from rlx.record.files import relative
 from rlx.record.run import AlgorithmResult, RunRecord
 from rlx.record.trust import folder_words
@@ -81,8 +82,8 @@ def hyperparameters_text(node: Any, *, skip: Sequence[str] = ()) -> str:
     """`name=value` of a node's plain hyperparameters."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    shown = [f"{name!s}={value}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
-    return ", ".join(text for text in shown if "{" not in text) or "no hyperparameters"
+    texts = [f"{name!s}={shown(value)}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
+    return ", ".join(text for text in texts if "{" not in text) or "no hyperparameters"
 
 
 def convergence_step(lines: Sequence[Mapping[str, Any]]) -> int | None:

@@ -165,7 +165,10 @@ def test_answers_that_say_so_are_not_learned_and_counted(tmp_path, mark):
 
 def test_a_file_without_answers_is_refused(tmp_path):
     path = write(tmp_path / "b.jsonl", [{"messages": [{"role": "gpt", "content": "2"}]}] * 5)
-    with pytest.raises(DataError, match=r"has 0 different prompts with an answer, of 5 rows"):
+    with pytest.raises(DataError, match=r"has 0 different prompts with an answer to learn, of 5 rows; one"):
+        rlx.load("task", "demonstration_file", path=str(path)).pairs()
+    path = write(tmp_path / "c.jsonl", [{"messages": [TALK[0], {**TALK[1], "weight": 0}]}] * 5)
+    with pytest.raises(DataError, match=r"has 0 different .*; of 5 rows every answer has weight 0 or train false"):
         rlx.load("task", "demonstration_file", path=str(path)).pairs()
 
 

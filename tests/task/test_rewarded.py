@@ -141,8 +141,7 @@ def test_what_the_score_is_is_said():
     )
     unbounded = letters({"told": Told(weight=1.0, outcome=3.0)})
     assert unbounded.score_facts().endswith(
-        "task.full_reward=auto says of none that it is right, for told names no largest value"
+        "; no reward is known to mean right (task.full_reward=auto, and told names no largest value)"
     )
-    assert (
-        letters({"exact": EXACT}, full_reward=None).score_facts().endswith("task.full_reward=null says of none that it is right")
-    )
+    none = letters({"exact": EXACT}, full_reward=None).score_facts()
+    assert none.endswith("; no reward is known to mean right (task.full_reward=null)")

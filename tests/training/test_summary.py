@@ -25,6 +25,7 @@ def test_settings_show_plain_hyperparameters():
     from omegaconf import OmegaConf
 
     assert hyperparameters_text(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
+    assert hyperparameters_text(OmegaConf.create({"limit": None, "clip": True})) == "limit=null, clip=true"
     assert hyperparameters_text(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
 
 
