@@ -127,9 +127,12 @@ def with_padding(batch: Any, extra: int) -> Any:
     if not isinstance(sequences, Sequences):
         return _mapped(batch, lambda value: value, lambda s: s, lambda part: with_padding(part, extra))
     width, mask = sequences.width, sequences.completion_mask
+    of_each = any(tensor.shape == mask.shape for _, tensor in tensors_of(batch))  # then what is [P, G] is one of completions
 
     def wider(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[-1] != width or len(value) != len(batch):
+            return value
+        if of_each and value.shape == mask.shape[:2]:
             return value
         inside = mask if value.ndim == 3 else mask.any(dim=1)
         outside = value[~inside] if inside.shape == value.shape else value[:0].reshape(-1)

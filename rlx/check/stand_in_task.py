@@ -30,11 +30,13 @@ def stand_in_task(
     read: int | None = None,
     rewarded: str | None = None,
     favoured: Text | None = None,
+    fine: float = 0.0,
 ) -> Task:
     """The task with rewards that the text alone decides: 0, 0.5 or 1, or all equal, plus `bonus`. It keeps the parts' names.
 
     read: how many characters of a text decide, None: all. rewarded: a text whose reward is higher by 1. favoured: the text of a
-    prompt all of whose rewards are higher by 1.
+    prompt all of whose rewards are higher by 1. fine: if it is not 0, a reward is this number times one between 0 and 1, which is
+    another one for each text.
     """
     twin = copy.copy(task)
     names: list[str] = []
@@ -43,7 +45,8 @@ def stand_in_task(
         if not names:
             names.extend(task.reward_all([prompt], [completion])[0])
         text = prompt.columns.get("conversation", completion)
-        value = bonus + (0.5 if equal_rewards else reward_of(text[:read])) + (text == rewarded) + (prompt.text == favoured)
+        value = fine * Stream(0, ("fine", text)).key / 2**64 if fine else 0.5 if equal_rewards else reward_of(text[:read])
+        value += bonus + (text == rewarded) + (prompt.text == favoured)
         return {**dict.fromkeys(names, value), "reward": value}
 
     def reward_all(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:

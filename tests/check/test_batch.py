@@ -9,8 +9,8 @@ from tests.check.checking import subject
 from tests.check.faulty import Rewards
 
 
-def drawn():
-    checked = subject(Rewards())
+def drawn(**settings):
+    checked = subject(Rewards(**settings))
     return checked.first_update(checked.stand_in())
 
 
@@ -51,6 +51,9 @@ def test_padding_widens_what_lies_along_tokens_alone():
     assert wider.sequences.width == width + 3
     assert torch.equal(wider.weights[..., :width], batch.weights)
     assert wider.rewards.shape == batch.rewards.shape
+    batch = drawn(group_size=width)  # as many completions as tokens
+    assert batch.sequences.width == width
+    assert with_padding(batch, 3).rewards.shape == batch.rewards.shape
 
 
 def test_every_tensor_is_found_by_its_name():

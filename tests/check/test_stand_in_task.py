@@ -27,3 +27,10 @@ def test_rewards_can_all_be_equal_and_higher():
     task = laboratory()[1]
     rewards = stand_in_task(task, equal_rewards=True, bonus=2.0).reward_all([task.prompts()[0]] * 5, list("abcde"))
     assert {line["reward"] for line in rewards} == {2.5}
+
+
+def test_fine_rewards_all_differ_and_may_be_turned_round():
+    task = laboratory()[1]
+    up, down = (stand_in_task(task, fine=sign).reward_all([task.prompts()[0]] * 9, list("123456789")) for sign in (1.0, -1.0))
+    assert len({line["reward"] for line in up}) == 9
+    assert all(0 < one["reward"] < 1 and other["reward"] == -one["reward"] for one, other in zip(up, down, strict=True))

@@ -13,6 +13,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.credit import misplaced, moves_earlier, never_learned, of_greedy, of_rewards
+from rlx.check.law.rounding import rounded_down
 from rlx.check.law.sampled import left_out_counts
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -34,7 +35,7 @@ def alike(subject: Subject) -> Finding:
         return skipped("nothing is rewarded, or the loss reads the model itself")
     if Need.VALUES in subject.needs:
         return skipped("advantages depend on a critic; see credit")
-    if (found := _same_completions(subject)) is not None:
+    if (found := _same_completions(subject) or rounded_down(subject)) is not None:
         return found
     batch = _rewarded_unlike(subject)
     compared, worst = 0, 0.0

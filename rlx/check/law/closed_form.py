@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.finding import PASSED, Finding, broken, passed, skipped
+from rlx.check.law.estimate import ratio_upside_down
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 from rlx.check.variant import watched
 from rlx.loss.preference.margin import dpo
@@ -44,6 +45,8 @@ def closed_forms(subject: Subject) -> Finding:
         if form is not None and form.status != PASSED:
             return form
         checked += form is not None
+    if (turned := ratio_upside_down(subject)) is not None:
+        return turned
     return passed(f"{checked} forms") if checked else skipped("nothing here has a closed form")
 
 

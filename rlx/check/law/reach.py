@@ -10,11 +10,12 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
-from rlx.check.stand_in import StandInReference
+from rlx.check.stand_in import StandInReference, keys_of
 from rlx.check.subject import Laboratory, Subject, losses_of, row_shown
 from rlx.check.variant import plain_fields
 
 DRIFT = 0.5  # nats a token between two references
+MOST_TRIED = 3  # completions
 ROWS = slice(0, 6)  # of a batch, where the real model runs
 
 
@@ -62,7 +63,7 @@ def belongs(subject: Subject) -> Finding:
         )
     if any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True)):
         return broken("the policy's weights moved", where="draw or compute_loss", mend="only update_policy may change weights")
-    return _through_the_critic(subject) or _reference_is_read(subject)
+    return _through_the_critic(subject) or _target_is_live(subject) or _reference_is_read(subject)
 
 
 def _through_the_critic(subject: Subject) -> Finding | None:
@@ -87,6 +88,53 @@ def _through_the_critic(subject: Subject) -> Finding | None:
                 mend="an advantage is a constant: take it from the batch, or detach the values that it is made of",
             )
     return None
+
+
+def _target_is_live(subject: Subject) -> Finding | None:
+    """A term that draws the critic's value at a token to its value at the next one, and that one away from there.
+
+    What compares values alone, and is flat where all of them are equal, is no regression and not judged.
+    """
+    if Need.VALUES not in subject.needs or subject.goes_past:
+        return None
+    laboratory = subject.stand_in()
+    batch = subject.first_update(laboratory)
+    terms = subject.loss(laboratory, batch).terms if len(parts_of(batch)) == 1 else {}
+    leaf, places = laboratory.policy.leaves.get("values"), laboratory.policy.places.get("values", {})
+    if leaf is None:
+        return None
+    keys = keys_of(parts_of(batch)[0].sequences) if terms else []
+    long = [number for number, key in enumerate(keys) if key in places and places[key].stop - places[key].start > 2][:MOST_TRIED]
+    for name, term in terms.items():
+        if not long or term.values.shape != parts_of(batch)[0].sequences.completion_mask.shape:
+            continue
+        slopes = [(number, _slope(term.values.flatten(0, 1)[number, 0], leaf).detach()[places[keys[number]]]) for number in long]
+        if not all(float(slope[0] * slope[1]) < 0 for _, slope in slopes) or _compares_alone(subject, laboratory, batch, name):
+            continue
+        number, slope = slopes[0]
+        return broken(
+            f"term {name} draws the critic's value at a token to what it says at the next one (slope {float(slope[0]):+.2g}) "
+            f"and that one the other way (slope {float(slope[1]):+.2g}): what the critic is to learn carries a gradient",
+            number=f"{float(slope[1]):+.2g}",
+            where=f"terms[{name!r}] in compute_loss",
+            example=row_shown(subject, batch, number // parts_of(batch)[0].sequences.group_size),
+            mend="a target is a constant: detach the value that stands for what is to come, or take values from the draw",
+        )
+    return None
+
+
+def _compares_alone(subject: Subject, laboratory: Laboratory, batch: Any, name: str) -> bool:
+    """Whether a term is flat where the critic says the same everywhere, whatever that is."""
+    leaf = laboratory.policy.leaves["values"]
+    before = leaf.detach().clone()
+    flat = True
+    for value in (0.25, 0.75):
+        with torch.no_grad():
+            leaf.fill_(value)
+        flat &= not bool(_slope(subject.loss(laboratory, batch).terms[name].total, leaf).any())
+    with torch.no_grad():
+        leaf.copy_(before)
+    return flat
 
 
 def _slope(total: Tensor, leaf: Tensor) -> Tensor:

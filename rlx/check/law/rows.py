@@ -19,8 +19,8 @@ from rlx.check.law.memory import never_written, remembered_by_place, state_of_ot
 from rlx.check.law.minibatch import group_stands_twice, rows_come_unevenly, same_minibatch, values_of_other_rows
 from rlx.check.law.sampled import rewards_of_others
 from rlx.check.law.scale import divided_again, rows_of, weights_of_the_draw
-from rlx.check.law.schedule import grows_without_end, turns_negative
-from rlx.check.law.weight import weights_of_other_rows
+from rlx.check.law.schedule import schedules
+from rlx.check.law.weight import rarer_weighs_less, weights_of_other_rows
 from rlx.check.subject import REAL_TOLERANCE, Laboratory, Subject, completion_gradients, losses_of, row_shown
 from rlx.data.preferences import PairBatch
 
@@ -249,8 +249,9 @@ def draws(subject: Subject) -> Finding:
         remembered_by_place,
         state_of_other_rows,
         weights_of_the_draw,
+        rarer_weighs_less,
     )
-    for fault in (*faults, divided_again, turns_negative, grows_without_end, replayed, updated_again):
+    for fault in (*faults, divided_again, schedules, replayed, updated_again):
         if (found := fault(subject)) is not None:
             return found
     return passed(f"{len({row for rows in drawn for row in rows})} of {min(sizes)} in {len(DRAWN_STEPS)} steps")

@@ -1,51 +1,117 @@
-"""What the law of draws says of schedules: a weight that changes with the step keeps its sign, and ends somewhere."""
+"""What the law of draws says of schedules: a weight keeps its sign, ends somewhere, and a cosine ends at a turn of pi."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
 
 from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
 
 LATER = (10, 100, 1000, 100_000)  # steps
 GROWN = 30.0  # times as large, from the step before the last to the last one: in proportion to the step it is 100 times
+ANGLES = (1.0, 2.0, 0.5)  # radians at which a cosine ends whose angle has no pi in it
+CURVES = {math.cos: "cosine", math.sin: "sine"}
+POINTS = 8  # of a schedule that are held against a cosine
+SAME = 1e-6  # relative difference of two levels that are the same
+ALONG = 1e-4  # of its range, by which a schedule lies off a curve that it follows
 
 
-def turns_negative(subject: Subject) -> Finding | None:
+@dataclass(frozen=True)
+class _Level:
+    """The smallest, the largest and the sum of the weights of a term, times its coefficient."""
+
+    low: float
+    high: float
+    total: float
+
+
+Levels = Mapping[str, _Level]  # of each term
+
+
+def schedules(subject: Subject) -> Finding | None:
+    """The weights of terms at later steps: none turns negative or grows for ever, and a cosine ends at a turn of pi."""
+    found = {step: _levels(subject, step) for step in (0, *LATER)}
+    return _turns_negative(found) or _grows_without_end(found) or _without_pi(subject, found)
+
+
+def _turns_negative(found: Mapping[int, Levels]) -> Finding | None:
     """The weights of a term, none of which is negative at first, are not negative at a later step."""
-    first = _weights(subject, 0)
-    if not first or any(low < 0 for low, _ in first.values()):
+    first = found[0]
+    if not first or any(level.low < 0 for level in first.values()):
         return None
     for step in LATER:
-        for name, (low, high) in _weights(subject, step).items():
-            if low < 0 >= high and first.get(name, (0.0, 0.0))[1] > 0:
+        for name, level in found[step].items():
+            if level.low < 0 >= level.high and name in first and first[name].high > 0:
                 return broken(
-                    f"the weights of the term {name} are positive at step 0 (up to {first[name][1]:.3g}) and negative at step "
-                    f"{step} (down to {low:.3g}): there it unlearns what it has taught",
-                    number=f"{low:.2g}",
+                    f"the weights of the term {name} are positive at step 0 (up to {first[name].high:.3g}) and negative at step "
+                    f"{step} (down to {level.low:.3g}): there it unlearns what it has taught",
+                    number=f"{level.low:.2g}",
                     where="the weights that draw makes",
                     mend="a schedule ends where it shall: max(0.0, 1 - lab.step / steps), min(1.0, lab.step / steps)",
                 )
     return None
 
 
-def grows_without_end(subject: Subject) -> Finding | None:
+def _grows_without_end(found: Mapping[int, Levels]) -> Finding | None:
     """The weights of a term do not grow with the step for ever."""
     before, last = LATER[-2:]
-    levels = {step: _weights(subject, step) for step in (before, last)}
-    for name, (_, high) in levels[last].items():
-        earlier = levels[before].get(name, (0.0, 0.0))[1]
-        if earlier > 0 and high > GROWN * earlier:
+    for name, level in found[last].items():
+        earlier = found[before][name].high if name in found[before] else 0.0
+        if earlier > 0 and level.high > GROWN * earlier:
             return broken(
-                f"the weights of the term {name} grow without an end: up to {earlier:.3g} at step {before}, {high:.3g} at step "
-                f"{last}",
-                number=f"{high:.2g}",
+                f"the weights of the term {name} grow without an end: up to {earlier:.3g} at step {before}, {level.high:.3g} at "
+                f"step {last}",
+                number=f"{level.high:.2g}",
                 where="the weights that draw makes",
                 mend="a schedule ends where it shall: min(1.0, (lab.step + 1) / steps); max(...) or // never stop it",
             )
     return None
 
 
-def _weights(subject: Subject, step: int) -> dict[str, tuple[float, float]]:
-    """Term -> (the smallest, the largest of its weights times its coefficient)."""
+def _without_pi(subject: Subject, found: Mapping[int, Levels]) -> Finding | None:
+    """The weights of a term do not follow a cosine, or a sine, that stops at an angle of 1 where it was to make a half turn."""
+    for name, start in found[0].items():
+        end = found[LATER[-1]].get(name, start).total
+        if abs(end - start.total) <= SAME * max(abs(end), abs(start.total)):
+            continue
+        off = SAME * abs(end - start.total)
+        lower, upper = 0, LATER[-1]  # it has not ended at the first, it has at the last
+        while upper - lower > 1:
+            middle = (lower + upper) // 2
+            here = _levels(subject, middle)
+            ended = name in here and abs(here[name].total - end) <= off
+            lower, upper = (lower, middle) if ended else (middle, upper)
+        steps = sorted({round(upper * place / POINTS) for place in range(POINTS + 1)})
+        each = [_levels(subject, step) for step in steps] if len(steps) > POINTS // 2 else []
+        levels = [here[name].total for here in each if name in here]
+        if len(levels) < len(steps) or not levels:
+            continue
+        for angle, curve in ((angle, curve) for angle in ANGLES for curve in CURVES):
+            if _lies_along(levels, [curve(angle * step / upper) for step in steps]):
+                return broken(
+                    f"the weights of the term {name} follow a {CURVES[curve]} up to an "
+                    f"angle of {angle:g} at step {upper}, where they stop, at {end / start.total if start.total else end:.3g} "
+                    "of what they were: a half turn is pi, a quarter pi / 2",
+                    number=f"{end:.3g}",
+                    where="the weights that draw makes",
+                    mend="a half cosine from 1 to 0 is 0.5 * (1 + math.cos(math.pi * min(1.0, lab.step / steps)))",
+                )
+    return None
+
+
+def _lies_along(levels: list[float], curve: list[float]) -> bool:
+    """Whether numbers are those of a curve, but for a factor and a shift."""
+    y, x = (torch.tensor(each, dtype=torch.float64) for each in (levels, curve))
+    x, y = x - x.mean(), y - y.mean()
+    rest = y - (x @ y) / (x @ x) * x
+    return bool(rest.abs().max() <= ALONG * (y.max() - y.min()))
+
+
+def _levels(subject: Subject, step: int) -> Levels:
     laboratory = subject.stand_in()
     batch = subject.first_update(laboratory, step=step)
     if len(batch) == 0:
@@ -53,5 +119,6 @@ def _weights(subject: Subject, step: int) -> dict[str, tuple[float, float]]:
     found = {}
     for name, term in subject.loss(laboratory, batch).terms.items():
         weights = term.coefficient * term.weights.detach()
-        found[name] = (float(weights.min()), float(weights.max())) if weights.numel() else (0.0, 0.0)
+        ends = (float(weights.min()), float(weights.max())) if weights.numel() else (0.0, 0.0)
+        found[name] = _Level(*ends, float(weights.double().sum()))
     return found

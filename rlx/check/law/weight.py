@@ -1,4 +1,4 @@
-"""What the law of order says of weights that draw makes of pairs: a row's weight is made of what stands in that row."""
+"""Weights that draw makes: that of a pair is made of what stands in its row, those of a side are divided by its own number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Lab, Need
-from rlx.check.batch import tensors_of
+from rlx.check.batch import parts_of, tensors_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -20,6 +20,7 @@ from rlx.data.preferences import PairBatch
 OURS, THEIRS, SCORE = 1.0, 0.37, 0.2
 SIZES = (0.05, 1.0)  # times as much: by little, so that the order of rows stays; by more, where weights are ranks
 SAME = 1e-4  # relative: weights this near are the same but for rounding
+CLASS_DRAWS = 8
 LEAST = 3  # rows: one that is changed, and two that say what happens to all
 
 
@@ -118,3 +119,53 @@ def _changed(before: Tensor, after: Tensor) -> list[int]:
     factor = (y[there] / x[there]).median() if bool(there.any()) else x.new_tensor(1.0)
     off = (y - factor * x).abs().amax(dim=1)
     return torch.nonzero(off > SAME * float(y.abs().max())).flatten().tolist()
+
+
+def rarer_weighs_less(subject: Subject) -> Finding | None:
+    """Of praised and blamed completions, those that are fewer do not weigh less each because they are fewer."""
+    if Need.REWARDS not in subject.needs or subject.goes_past:
+        return None
+    # (term, are those counted that weigh nothing) -> (praised, blamed, the weight of one of those over that of one of these)
+    found: dict[tuple[str, bool], list[tuple[int, int, float]]] = {}
+    for step in range(CLASS_DRAWS):
+        laboratory = subject.stand_in()
+        batch = subject.first_update(laboratory, step=step)
+        advantages = getattr(batch, "advantages", None)
+        if len(parts_of(batch)) != 1 or not isinstance(advantages, Tensor) or advantages.ndim != 2:
+            return None
+        for name, term in subject.loss(laboratory, batch).terms.items():
+            for idle, counted in _of_sides(term.weights, advantages):
+                found.setdefault((name, idle), []).append(counted)
+        found = {key: counts for key, counts in found.items() if all(abs(share * b / a - 1) <= SAME for a, b, share in counts)}
+        if not found:
+            return None
+    for (name, _), counts in found.items():
+        unlike = [(a, b, share) for a, b, share in counts if a != b]
+        if len({(a, b) for a, b, _ in unlike}) < 2:
+            continue
+        more, less, share = max(unlike, key=lambda counted: abs(counted[0] - counted[1]))
+        return broken(
+            f"where {more} completions are praised and {less} blamed, a praised one weighs {share:.3g} times as much in term "
+            f"{name} as a blamed one, in proportion to both numbers: each side is divided by the number of the other",
+            number=f"{share:.3g}",
+            where="the weights that draw makes",
+            example=row_shown(subject, batch, 0),
+            mend="both sides count the same where each is divided by its own number: good / good.sum(), bad / bad.sum()",
+        )
+    return None
+
+
+def _of_sides(weights: Tensor, advantages: Tensor) -> list[tuple[bool, tuple[int, int, float]]]:
+    """For all completions, and for those alone that weigh something: (praised, blamed, one's weight over the other's).
+
+    Empty where those of one side do not all weigh the same, or a side weighs nothing.
+    """
+    if weights.shape[:2] != advantages.shape:
+        return []
+    each = weights.detach().double().reshape(*advantages.shape, -1).sum(dim=-1)
+    sides = (advantages > 0, advantages < 0)
+    praised, blamed = (each[(each > 0) & side] for side in sides)
+    if not len(praised) or not len(blamed) or any(float(side.max() / side.min()) > 1 + SAME for side in (praised, blamed)):
+        return []
+    share = float(praised[0] / blamed[0])
+    return [(True, (int(sides[0].sum()), int(sides[1].sum()), share)), (False, (len(praised), len(blamed), share))]

@@ -1,0 +1,86 @@
+"""What the law of closed forms says of an estimate of a KL: over what the policy samples, its mean is the KL."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from rlx.algorithm.base import Need
+from rlx.check.batch import parts_of
+from rlx.check.finding import Finding, broken
+from rlx.check.subject import Subject
+
+WORLDS = (((0.3, 0.7), (0.1, 0.9)), ((0.6, 0.4), (0.2, 0.8)))  # of two tokens: the policy's probabilities, the reference's
+CLOSE = 1e-5
+FLAT = 1e-6  # by which the values of tokens differ that have the same probabilities
+
+
+def ratio_upside_down(subject: Subject) -> Finding | None:
+    """An estimate of a KL is not one whose ratio is the wrong way up: policy and reference exchanged, its mean is the KL.
+
+    Two tokens are enumerated. What is biased either way (a square of the log-ratio, say) is not judged.
+    """
+    if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
+        return None
+    found: dict[str, list[tuple[float, float]]] = {}
+    for place, (ours, theirs) in enumerate(WORLDS):
+        kl = sum(p * math.log(p / q) for p, q in zip(ours, theirs, strict=True))
+        as_it_is = _expected(subject, ours, theirs, turned=False)
+        if all(mean <= kl + CLOSE for mean in as_it_is.values()):
+            return None
+        exchanged = _expected(subject, ours, theirs, turned=True)
+        for name, mean in as_it_is.items():
+            if mean > kl + CLOSE and abs(exchanged.get(name, 0.0) - kl) < CLOSE:
+                found.setdefault(name, []).append((mean, kl))
+        if not any(len(each) > place for each in found.values()):
+            return None
+    name = next(name for name, each in found.items() if len(each) == len(WORLDS))
+    mean, kl = found[name][0]
+    (p, _), (q, _) = WORLDS[0]
+    return broken(
+        f"{name} is {mean:.3g} on average over two tokens that the policy samples with {p:g} and {1 - p:g}, the reference with "
+        f"{q:g} and {1 - q:g}, where the KL is {kl:.3g}: with policy and reference exchanged it is the KL, so its ratio is the "
+        "wrong way up",
+        number=f"{mean:.3g}",
+        where="compute_loss",
+        mend="k3 = r.exp() - r - 1 with r = reference - policy, both of log-probabilities of tokens that the policy has sampled",
+    )
+
+
+def _expected(subject: Subject, ours: tuple[float, ...], theirs: tuple[float, ...], *, turned: bool) -> dict[str, float]:
+    """Estimate -> its mean over the tokens that the policy samples. turned: policy and reference are exchanged within it."""
+    total: dict[str, float] = {}
+    for p, q in zip(ours, theirs, strict=True):
+        values = _values(subject, *((q, p) if turned else (p, q)))
+        if not values or (total and total.keys() != values.keys()):
+            return {}
+        total = {name: total.get(name, 0.0) + p * value for name, value in values.items()}
+    return total
+
+
+def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
+    """Term or figure called kl -> its value at a token that the policy samples with chance p and the reference with q."""
+    temperature = subject.sampler.temperature or 1.0
+    laboratory = subject.stand_in(constant=temperature * math.log(q), constant_of="everybody")
+    batch = subject.first_update(laboratory)
+    if len(parts_of(batch)) != 1 or not isinstance(getattr(batch, "sampling_logprobs", None), Tensor):
+        return {}
+    terms = subject.loss(laboratory, batch).terms
+    leaf = laboratory.policy.leaves.get("token_logprobs")
+    if leaf is None or not any(map(_is_kl, terms)):
+        return {}
+    with torch.no_grad():
+        leaf.fill_(temperature * math.log(p))
+    batch = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, math.log(p), 0.0))
+    found: dict[str, float] = {}
+    for name, term in subject.loss(laboratory, batch).terms.items():
+        learned = term.values.detach().double()[term.weights.expand_as(term.values) != 0]
+        if _is_kl(name) and learned.numel() and float(learned.max() - learned.min()) < FLAT:
+            found[f"the term {name}"] = float(learned[0])
+    return found
+
+
+def _is_kl(name: str) -> bool:
+    return "kl" in name.lower().replace("/", "_").split("_")
