@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -332,7 +333,28 @@ class UnlearnsLater(RewardsLater):
     sign: ClassVar[int] = -1
 
 
+class HashOfTheText(Preferences):
+    """A tenth of the prompts is left out by the hash of their text, which differs from process to process."""
+
+    def number(self, text):
+        return hash(text)
+
+    def draw(self, lab):
+        batch = super().draw(lab)
+        texts = [lab.policy.decode(prompt) for prompt in batch.sequences.prompts]
+        kept = torch.tensor([float(self.number(text) % 3 != 0) for text in texts])
+        return batch.with_weights(preference=kept * batch.weights["preference"])
+
+
+class ChecksumOfTheText(HashOfTheText):
+    """Sound: by a checksum."""
+
+    def number(self, text):
+        return zlib.crc32(text.encode())
+
+
 LAPSES: dict[type, set[str]] = {
+    HashOfTheText: {"draws"},
     OddsWithAPlus: {"direction"},
     MeasuredFromItself: {"falls"},
     RejectedTokensCount: {"length"},
@@ -352,6 +374,7 @@ LAPSES: dict[type, set[str]] = {
 }
 
 SPARED = [
+    ChecksumOfTheText,
     Odds,
     KeptCount,
     RewardsLater,

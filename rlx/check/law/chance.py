@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +14,12 @@ from rlx.check.finding import Finding, broken
 from rlx.check.law.scale import rows_of
 from rlx.check.place import streams_used, throws_dice
 from rlx.check.subject import Subject, row_shown
+from rlx.errors import is_users_file
 
 NEAR = 0.02  # of all rows, by which chances that have moved since the last draw move a choice
 MANY = 8  # draws that a task holds
 STEPS = (0, 1, 2)
+SALT = 0x5BD1E995  # by which a hash of another process may differ
 
 
 def same_random_numbers(subject: Subject) -> Finding | None:
@@ -85,6 +89,32 @@ def same_for_every_seed(subject: Subject) -> Finding | None:
         number="2 seeds",
         where="draw",
         mend="what is random comes from lab.rng, which the seed decides: lab.rng.child('rows', lab.step).numpy()",
+    )
+
+
+def same_in_every_process(subject: Subject) -> Finding | None:
+    """What draw makes does not change with the hash of a text, which is another number in each process."""
+    places: list[str] = []
+    usual = builtins.hash
+
+    def salted(value: Any) -> int:
+        caller = sys._getframe(1)
+        if isinstance(value, (str, bytes)) and is_users_file(caller.f_code.co_filename):
+            places.append(f"{caller.f_code.co_filename}:{caller.f_lineno} in {caller.f_code.co_name}")
+            return usual(value) ^ SALT
+        return usual(value)
+
+    builtins.hash = salted
+    try:
+        drawn = signature(subject.draw(subject.stand_in()))
+    finally:
+        builtins.hash = usual
+    if not places or drawn == signature(subject.draw(subject.stand_in())):
+        return None
+    return broken(
+        "draw depends on hash(text), which is another number in each process: the same command gives other numbers",
+        where=places[0],
+        mend="zlib.crc32(text.encode()) is the same everywhere; what is random comes from lab.rng.child(text)",
     )
 
 

@@ -13,7 +13,7 @@ from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, permuted
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.buffer import replayed, updated_again
-from rlx.check.law.chance import same_for_every_seed, same_random_numbers, same_values_by_place
+from rlx.check.law.chance import same_for_every_seed, same_in_every_process, same_random_numbers, same_values_by_place
 from rlx.check.law.held_out import reads_held_out
 from rlx.check.law.memory import never_written, remembered_by_place, state_of_other_rows
 from rlx.check.law.minibatch import group_stands_twice, rows_come_unevenly, same_minibatch, values_of_other_rows
@@ -244,6 +244,7 @@ def draws(subject: Subject) -> Finding:
         same_random_numbers,
         same_values_by_place,
         same_for_every_seed,
+        same_in_every_process,
         reads_held_out,
         never_written,
         remembered_by_place,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,35 +187,45 @@ def _as_good(batch: Any) -> Any | None:
     return batch.with_values(advantages=ones * batch.completion_mask if ones.ndim == 3 else ones)
 
 
-class _TwicePrompts(StandInPolicy):
-    """A stand-in policy that reads each prompt twice over."""
+def _twice(prompt: np.ndarray) -> np.ndarray:
+    return np.tile(prompt, 2)
+
+
+def _backwards(prompt: np.ndarray) -> np.ndarray:
+    return prompt[::-1].copy()
+
+
+class _OtherPrompts(StandInPolicy):
+    """A stand-in policy that reads other prompts. changed: makes them of those that there are."""
+
+    changed: Callable[[np.ndarray], np.ndarray]
 
     def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
-        return np.tile(super().encode_prompt(prompt, tools), 2)
+        return np.asarray(type(self).changed(super().encode_prompt(prompt, tools)))
 
 
-class _TwicePairs(PairTokenizer):
-    """Tokenises pairs as another one does, and each prompt twice over."""
+class _OtherPairs(PairTokenizer):
+    """Tokenises pairs as another one does, with other prompts."""
 
-    def __init__(self, original: PairTokenizer) -> None:
-        self.original = original
+    def __init__(self, original: PairTokenizer, changed: Callable[[np.ndarray], np.ndarray] = _twice) -> None:
+        self.original, self.changed = original, changed
 
     def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
         found = self.original(pairs)
-        prompts = tuple(np.tile(prompt, 2) for prompt in found.sequences.prompts)
+        prompts = tuple(self.changed(prompt) for prompt in found.sequences.prompts)
         return replace(found, sequences=Sequences(prompts, found.sequences.completions))
 
 
 def prompt_weighs(subject: Subject) -> Finding | None:
-    """The same completions after prompts that are twice as long teach the same."""
+    """The same completions after prompts that are twice as long teach the same, if they do after others that are as long."""
     if subject.goes_past or subject.warm_up or subject.task.interaction is not None:
         return None
     found = []
-    for longer in (False, True):
+    for changed in (None, _backwards, _twice):
         laboratory = _alike(subject)
-        if longer:
-            laboratory.policy.__class__ = _TwicePrompts
-            laboratory.policy.pair_tokenizer = _TwicePairs(laboratory.policy.pair_tokenizer)
+        if changed is not None:
+            laboratory.policy.__class__ = type("_Prompts", (_OtherPrompts,), {"changed": staticmethod(changed)})
+            laboratory.policy.pair_tokenizer = _OtherPairs(laboratory.policy.pair_tokenizer, changed)
         try:
             batch = subject.first_update(laboratory)
         except RlxError:
@@ -228,9 +238,11 @@ def prompt_weighs(subject: Subject) -> Finding | None:
             return None
         slopes = torch.cat([each for group in completion_gradients(laboratory, parts[0], gradient) for each in group])
         found.append(([tokens.tolist() for group in parts[0].sequences.completions for tokens in group], slopes, batch))
-    (said, usual, shown), (other, slopes, _) = found
+    (said, usual, shown), (_, as_long, _), (other, slopes, _) = found
     scale = float(usual.abs().max()) if len(usual) else 0.0
     if said != other or not scale:
+        return None
+    if as_long.shape != usual.shape or float((as_long - usual).abs().max()) > JUMP * scale:  # what they say decides
         return None
     off = float((slopes - usual).abs().max()) / scale
     if off <= JUMP:
@@ -245,7 +257,7 @@ def prompt_weighs(subject: Subject) -> Finding | None:
     )
 
 
-class _TwiceRejected(_TwicePairs):
+class _TwiceRejected(_OtherPairs):
     """Tokenises pairs as another one does, and each rejected completion twice over."""
 
     def __call__(self, pairs: Sequence[Any]) -> TokenizedPairs:
