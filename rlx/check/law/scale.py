@@ -201,7 +201,8 @@ class _OtherPrompts(StandInPolicy):
     changed: Callable[[np.ndarray], np.ndarray]
 
     def encode_prompt(self, prompt: Any, tools: Sequence[Any] = ()) -> np.ndarray:
-        return np.asarray(type(self).changed(super().encode_prompt(prompt, tools)))
+        found: np.ndarray = type(self).changed(super().encode_prompt(prompt, tools))
+        return found
 
 
 class _OtherPairs(PairTokenizer):
