@@ -54,6 +54,10 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return _key_of_a_run(key, line)
     owner = str(choices[group]) if choices.get(group) else f"rlx {line.verb or 'train'}"
     having = [option for option in known.get(group, ()) if leaf and leaf in option_node(group, option, line.folders)]
+    paths = paths_of(raw)
+    within = [path for path in paths if leaf and path.startswith(f"{group}.") and path.endswith(f".{leaf}")]
+    if within and bare not in within:
+        return ConfigError(f"{bare} is no key of {owner}; it has {' and '.join(within)}")
     if having and group == "logger":  # several are chosen at once, each with a node of its own
         return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
@@ -66,7 +70,6 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     untyped = _untyped(raw, group, leaf)
     if untyped:
         return ConfigError(f"{bare} is no key of {owner}; {untyped}")
-    paths = paths_of(raw)
     if bare in paths:
         return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
     near = right_name(bare.replace("/", "."), paths)

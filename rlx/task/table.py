@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import glob
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ from rlx.task.hub import hub_files, is_mirror
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # of CSV: the first one that the header has
 _PATTERN = re.compile(r"[*?\[]")
 _LIST = "write one row a line, which jq -c '.[]' FILE > ROWS.jsonl does"
 _SURROGATE = re.compile(rb"\\u[dD]")
@@ -202,17 +204,21 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a CSV file with a header; what is empty is absent."""
+    """Rows of a CSV file with a header, parted by commas, or by semicolons or tabs as the header is; what is empty is absent."""
     with _opened(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         csv.field_size_limit(2**31 - 1)  # of all readers; a text may be longer than csv allows by itself
-        reader = csv.DictReader(text, strict=True)
+        try:
+            first = text.readline()
+            mark = next((mark for mark in _SEPARATORS if mark in first), ",")
+            reader = csv.DictReader(chain((first,), text), strict=True, delimiter=mark)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: line 1 is not UTF-8: {error}") from error
         try:
             _require_names_once(reader.fieldnames or (), file)
             for row in reader:
                 if None in row:
-                    raise DataError(
-                        f"{file}:{reader.line_num}: this row has more fields than the header; quote those with commas"
-                    )
+                    words = f"this row has more fields than the header; quote those with {_SEPARATORS[mark]}"
+                    raise DataError(f"{file}:{reader.line_num}: {words}")
                 yield f"{file}:{reader.line_num}", {name: value for name, value in row.items() if value not in ("", None)}
         except csv.Error as error:
             raise DataError(f"{file}: after line {reader.line_num} this is not CSV: {error}; are all quotes closed?") from error

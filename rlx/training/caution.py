@@ -169,9 +169,10 @@ def _evaluation(cfg: DictConfig, task: Task) -> Iterator[str]:
     if used < FEW_PROMPTS:
         what = _kind_of_pairs(task) if by_pairs else "prompts"
         error = f": its standard error is up to {0.5 / max(used, 1) ** 0.5:.2f}" if task.score != "log_likelihood" else ""
+        advice = next((f"raise task.{name}" for name in ("held_out", "num_held_out") if name in cfg.task), "give it more")
         yield (
-            f"the score is measured on {used} held-out {what}{error}; raise evaluation.{key}"
-            + (" (the task has no more)" if used == there else "")
+            f"the score is measured on {used} held-out {what}{error}; "
+            + (f"the task has no more: {advice}" if used == there else f"raise evaluation.{key}")
         )
 
 

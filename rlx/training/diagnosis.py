@@ -105,7 +105,9 @@ def diagnose(lines: Sequence[Mapping[str, Any]]) -> list[Diagnosis]:
         own = _of_term(recent, term)
         of_term = [*_symptoms(own), *_dead_reward(own), *_zero_loss(own, alone=not term)]
         found += [
-            replace(diagnosis, name=f"{term}/{diagnosis.name}", words=f"{term}: {diagnosis.words}") if term else diagnosis
+            replace(diagnosis, name=f"{term}/{diagnosis.name}", words=f"{term}: {diagnosis.words.replace('algorithm.', 'its ')}")
+            if term
+            else diagnosis
             for diagnosis in of_term
         ]
     has_reason = any(diagnosis.name.endswith(("groups_without_signal", "dead_reward")) for diagnosis in found)

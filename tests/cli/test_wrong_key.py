@@ -74,3 +74,17 @@ def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys
 def test_a_key_that_another_verb_has_is_not_proposed(words, said):
     code, message = invoke(words)
     assert (code, said in message) == (2, True), message
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("algorithm.group_size=4", "is no key of hybrid; it has algorithm.grpo.group_size"),
+        ("algorithm.pairs_per_step=4", "is no key of hybrid; it has algorithm.dpo.pairs_per_step"),
+        ("task.weight=1", "is no key of arithmetic; it has task.rewards.exact_match.weight"),
+    ],
+)
+def test_a_key_of_a_part_is_named_by_its_path(override, expected):
+    code, message = invoke(["train", "algorithm=hybrid", override])
+    assert code == 2
+    assert message.endswith(expected)

@@ -123,6 +123,12 @@ def test_files_may_be_compressed_or_csv(tmp_path):
     for name in ("a.jsonl.gz", "a.jsonl.zst", "a.csv"):
         assert [row for _, row in read_rows(tmp_path / name)] == ROWS
     assert next(iter(read_rows(tmp_path / "a.csv")))[0] == f"{tmp_path / 'a.csv'}:2"
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        (tmp_path / "b.csv").write_text(f"prompt{mark}n{mark}empty\n" + "".join(f"a, b{mark}{n}{mark}\n" for n in range(5)))
+        assert [row for _, row in read_rows(tmp_path / "b.csv")] == ROWS
+        (tmp_path / "b.csv").write_text(f"prompt{mark}n\na{mark}b{mark}c\n")
+        with pytest.raises(DataError, match=rf"b\.csv:2: this row has more fields than the header; quote those with {name}"):
+            list(read_rows(tmp_path / "b.csv"))
     (tmp_path / "b.csv").write_text("prompt\na,b\n")
     with pytest.raises(DataError, match=r"b\.csv:2: this row has more fields"):
         list(read_rows(tmp_path / "b.csv"))

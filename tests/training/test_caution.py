@@ -70,7 +70,7 @@ SAID = [
     ((*GRPO, "task.max_new_tokens=1", "rollout.max_new_tokens=null"), "answers have more tokens than a completion may have (1)"),
     ((*PAIRS, "algorithm.pairs_per_step=1000"), "algorithm.pairs_per_step=1000 of"),
     ((*DEMONSTRATIONS, "algorithm.pairs_per_step=40"), "of 37 demonstrations: a step learns from some twice"),
-    ((*DEMONSTRATIONS, "algorithm.pairs_per_step=100"), "measured on 3 held-out demonstrations; raise evaluation.num_pairs"),
+    ((*DEMONSTRATIONS, "algorithm.pairs_per_step=100"), "3 held-out demonstrations; the task has no more: raise task.held_out"),
     (("task=preference_file", "task.path=evil.jsonl", "~task.max_operand"), "have the role evil, which no chat model knows"),
 ]  # fmt: skip
 SHORT = ("num_steps=3", "eval_every=null", "checkpoint.every=null")

@@ -32,7 +32,7 @@ def test_a_healthy_run_has_no_findings():
     ("changes", "words"),
     [
         ({"train/groups_without_signal": 0.75}, "75% of the groups have no signal"),
-        ({"train/grpo/groups_without_signal": 0.9, "train/groups_without_signal": 0.0}, "grpo: 90% of the groups"),
+        ({"train/grpo/groups_without_signal": 0.9, "train/groups_without_signal": 0.0}, "raise its group_size"),
         ({"train/truncated_fraction": 0.5}, "50% of the completions are cut off"),
         ({"train/clip_fraction_low": 0.2, "train/clip_fraction_high": 0.25}, "45% of the tokens are clipped"),
         ({"train/reward_std": 0.0, "train/reward_mean": 0.0}, "every completion has the reward 0"),

@@ -71,7 +71,10 @@ def run(composed: Composed) -> int:
             raise ConfigError(f"out={cfg.out}: {place} cannot be written: {error.strerror}") from error
         print(f"wrote {place}")
     folder = "" if out.resolve() == Path.cwd() else f"cd {out} && "
-    for command in (*NEXT[what], f"python -m pytest test_{name}.py"):
+    test = f"python -m pytest test_{name}.py"
+    if find_spec("pytest") is None:
+        test = f"python -m pip install pytest && {test}"
+    for command in (*NEXT[what], test):
         print(f"  {folder}{command.format(name=name, kind=class_name(name))}")
     return 0
 

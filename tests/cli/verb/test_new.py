@@ -49,6 +49,12 @@ def test_it_writes_a_module_its_yaml_and_its_test(what, place, capsys):
     assert named(what) in capsys.readouterr().out
 
 
+def test_the_test_is_run_by_a_command_that_works_without_pytest(place, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    assert main(["new", "loss", "fresh_loss"]) == 0
+    assert "  python -m pip install pytest && python -m pytest test_fresh_loss.py\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what", FOLDER)
 def test_the_yaml_composes_to_the_values_of_the_class(what, place, capsys):
     assert main(["new", what, f"fresh_{what}"]) == 0
