@@ -192,7 +192,7 @@ def _twice(prompt: np.ndarray) -> np.ndarray:
 
 
 def _backwards(prompt: np.ndarray) -> np.ndarray:
-    return prompt[::-1].copy()
+    return np.flip(prompt).copy()
 
 
 class _OtherPrompts(StandInPolicy):
