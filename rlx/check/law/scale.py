@@ -192,7 +192,7 @@ def _twice(prompt: np.ndarray) -> np.ndarray:
 
 
 def _backwards(prompt: np.ndarray) -> np.ndarray:
-    return np.flip(prompt).copy()
+    return np.array(prompt[::-1])
 
 
 class _OtherPrompts(StandInPolicy):
