@@ -256,13 +256,23 @@ def _score(loop: Loop, clock: Clock) -> tuple[float, float]:
     return score, time.perf_counter() - start
 
 
+def onednn_operations() -> dict[Any, Any]:
+    """For FlopCounterMode, which does not know oneDNN's product: how its operations are counted, 2 M I O of [M, I] and [O, I]."""
+
+    def operations(left: Sequence[int], right: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * left[0] * left[1] * right[0]
+
+    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return {} if product is None else {product: operations}
+
+
 def _share_of_peak(loop: Loop, found: Mapping[str, Any], policy: Any) -> dict[str, Any]:
     """Floating-point operations of the matrix products of one more step, a second, against what a lone product reaches here."""
     if policy.device.type != "cpu":
         return {"matmul_peak": None, "matmul_share": None}
     from torch.utils.flop_counter import FlopCounterMode
 
-    before, counter = _tokens(loop), FlopCounterMode(display=False)
+    before, counter = _tokens(loop), FlopCounterMode(display=False, custom_mapping=onednn_operations())
     with counter:
         loop._step(loop.progress.step)
     loop.progress.step += 1

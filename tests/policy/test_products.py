@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from rlx.data.sequences import Sequences
 from rlx.errors import ConfigError
 from rlx.policy import products
 from rlx.policy.products import OneDnnLinear, is_linear, linear, linear_of, multiply_by_onednn, uses_onednn
 from rlx.policy.tiny import build_tiny
+from rlx.workbench.bench import onednn_operations
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(not products._is_right(), reason="this torch has no oneDNN")
@@ -136,3 +138,13 @@ def test_a_policy_computes_what_it_computed(calls):
     for ours, theirs in zip(found[0][1], found[1][1], strict=True):
         assert float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
     assert policy.frozen_copy().multiplies_by_onednn
+
+
+def test_their_operations_are_counted_as_those_of_torch():
+    counted = []
+    for multiply in (linear, F.linear):
+        rows, weight = numbers(160, 256).requires_grad_(), numbers(192, 256).requires_grad_()
+        with FlopCounterMode(display=False, custom_mapping=onednn_operations()) as counter:
+            multiply(rows, weight).sum().backward()
+        counted.append(counter.get_total_flops())
+    assert counted == [3 * 2 * 160 * 256 * 192] * 2
