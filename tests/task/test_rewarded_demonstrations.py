@@ -6,6 +6,7 @@ import pytest
 
 import rlx
 from rlx.data.tokenized import TokenizedPairs
+from rlx.errors import ConfigError
 from rlx.experiment import require_match
 from rlx.record.lines import read_metrics
 from tests.task.test_file import assistant, user, write
@@ -32,6 +33,8 @@ def test_the_same_prompts_are_imitated_and_sampled_with_the_other_columns_for_re
     assert [pair.chosen for pair in plain.pairs()] == [pair.chosen for pair in made.pairs()]
     sft = rlx.load("algorithm", "sft")
     require_match(replace(rlx.load("algorithm", "hybrid"), dpo=sft), made)
+    with pytest.raises(ConfigError, match=r"take a file of pairs \(task=rewarded_preferences\); .* algorithm@algorithm.dpo=sft"):
+        require_match(rlx.load("algorithm", "hybrid"), made)
 
 
 def test_a_bare_answer_is_sampled_and_not_imitated_and_a_worked_one_is_both(tmp_path):
