@@ -17,7 +17,7 @@ from rlx.loss.preference.margin import dpo
 
 
 def closed_forms(subject: Subject) -> Finding:
-    """Where policy, reference and sampler agree: margins and KL are 0, ratios 1, DPO is log 2 with gradient -+beta/2 a pair."""
+    """Where policy, reference and sampler agree: margins and KL 0, ratios 1, DPO log 2, its slope -+beta/2; a KL is unbiased."""
     laboratory = subject.stand_in(spread=0.0)
     batch = subject.first_update(laboratory)
     gradient, figures = subject.gradient(laboratory, batch)
