@@ -235,8 +235,9 @@ def _added_again(subject: Subject) -> Finding | None:
     for name, times in added.items():
         if times < 2 or times in owns or (times > most and 1 not in added.values()):
             continue
+        often = "once" if most < 2 else f"{most} times"
         return broken(
-            f"the gradient of term {name}, which is taken {most} times at the same weights, moves the policy {times} times: as "
+            f"the gradient of term {name}, taken {often} at the same weights, moves the policy {times} times: as "
             "if its coefficient, or the learning rate, were as many times as large",
             number=f"{times} times",
             where="update_policy",
