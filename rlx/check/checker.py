@@ -225,9 +225,9 @@ def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
     try:
         return law(subject), False
     except Exception as error:  # whatever an algorithm under check raises is its verdict
-        if isinstance(error, NonFiniteError):  # without the advice that a run gives with it
+        if isinstance(error, NonFiniteError):
             said = str(error).partition(";")[0]
-            mend = "mend this first; the law finite says where it comes from"
+            mend = "mend this first: look there for a logarithm, a root or a quotient that has no value"
             return broken(said, where="draw or compute_loss", mend=mend), True
         said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
         return broken(said, where=_place(error), mend="it raised on the way: mend this first"), True

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rlx.check.checker import LAWS, check_algorithm, promise
+from rlx.check.checker import LAWS, check_algorithm, promise, tried
+from rlx.errors import NonFiniteError
 from tests.check.checking import failed, subject
 from tests.check.faulty import Demonstrations, Preferences, Rewards
 from tests.check.sound import SOUND
@@ -60,3 +61,13 @@ def test_an_error_at_the_same_line_is_said_by_the_first_law_that_meets_it():
     verdicts = list(check_algorithm(subject(Raises()), laws=laws))
     assert [verdict.law for verdict in verdicts if verdict.failed] == ["repeats"]
     assert [(verdict.law, verdict.cause) for verdict in verdicts[2:]] == [("draws", "repeats"), ("split", "repeats")]
+
+
+def test_a_number_that_is_none_is_looked_for_where_it_is_made_and_not_in_a_law_that_points_back():
+    finding, has_raised = tried(_not_finite, subject(Preferences()))
+    assert has_raised
+    assert finding.mend == "mend this first: look there for a logarithm, a root or a quotient that has no value"
+
+
+def _not_finite(subject):
+    raise NonFiniteError("term 'preference' of the loss is not finite")
