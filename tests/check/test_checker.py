@@ -46,7 +46,8 @@ def test_where_no_step_can_be_made_the_cause_is_said_once():
             raise KeyError("nothing here")
 
     verdicts = list(check_algorithm(subject(Raises())))
-    assert [verdict.law for verdict in verdicts if verdict.failed] == ["runs", "finite"]
+    assert [verdict.law for verdict in verdicts if verdict.failed] == ["runs"]
+    assert [(verdict.law, verdict.cause) for verdict in verdicts if verdict.cause] == [("finite", "runs")]
     assert all("must hold first" in verdict.finding.number for verdict in verdicts if verdict.law not in ("runs", "finite"))
 
 
