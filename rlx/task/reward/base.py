@@ -117,7 +117,10 @@ class FunctionReward(Reward):
         for item in named:
             if item.default is item.empty and item.name not in free:
                 known = ", ".join(columns) or "none"
-                raise DataError(f"{dotted_name(self.function)} needs the column {item.name}, and the task's prompts have {known}")
+                raise DataError(
+                    f"{dotted_name(self.function)} needs the column {item.name}, and the task's prompts have {known}; a "
+                    "parameter is called as its column, or has a default"
+                )
         if any(item.kind is item.VAR_KEYWORD for item in parameters):
             return free
         return {item.name: free[item.name] for item in named if item.name in free}

@@ -28,7 +28,9 @@ def test_a_function_gets_the_columns_that_it_takes():
 
 
 def test_a_column_that_a_function_needs_and_nobody_has_is_named():
-    with pytest.raises(DataError, match="level needs the column level, and the task's prompts have answer"):
+    with pytest.raises(
+        DataError, match="level needs the column level, and the task's prompts have answer; a parameter is called as its column"
+    ):
         FunctionReward.of(level)("p", "abc", answer="x")
 
 
