@@ -32,7 +32,7 @@ class Journey:
     """What a few steps with an algorithm did.
 
     policy: after each update; loss: before each; figures: what the loss and its updates log, with their names;
-    measured: the figures of batches and of validate;
+    measured: the figures of batches and of validate; at_first: how many of `policy` are of the first step;
     unfilled: the name and the capacity of each replay buffer that never was full;
     refused: what was said where the values are not legal;
     cut: the journey against which it was made, where it ended at the first update that differs from that one;
@@ -45,6 +45,7 @@ class Journey:
     names: tuple[str, ...]
     measured: str
     unfilled: tuple[tuple[str, int], ...] = ()
+    at_first: int = 0
     refused: str = ""
     cut: Journey | None = field(default=None, repr=False)
     recorded: Recording | None = field(default=None, repr=False)
@@ -53,6 +54,12 @@ class Journey:
     def refused_by(error: Exception) -> Journey:
         """No step could be made."""
         return Journey((), (), "", (), "", refused=f"{type(error).__name__}: {error}")
+
+    def departs_at_first(self, other: Journey) -> bool:
+        """Whether a journey made against this one learned something else in the first step already."""
+        if other.cut is not None:
+            return len(other.policy) <= self.at_first
+        return self.refused != other.refused or self.at_first != other.at_first
 
     def difference(self, other: Journey) -> str:
         """In what two journeys differ: LEARNING; else the LOSS; else what is MEASURED; else FIGURES; else NOTHING."""
@@ -109,6 +116,7 @@ class _Traveller:
         self._figures: list[tuple[str, float]] = []
         self._measured: list[Any] = []
         self._full: dict[tuple[str, int], bool] = {}  # replay buffers: were they full?
+        self._at_first = 0
 
     def journey(self, steps: Sequence[int]) -> Journey:
         with self._run.within(OTHER):
@@ -122,9 +130,11 @@ class _Traveller:
                 if self._departs_by((step, number), part):
                     return Journey(tuple(self._policies), (), "", (), "", cut=self._against)
             self._measured += self._run.phase(VALIDATE, (step,), self._laboratory, partial(self._validated, lab))
+            self._at_first = self._at_first or len(self._policies)
         names, shown = tuple(name for name, _ in self._figures), repr([f"{value:.5g}" for _, value in self._figures])
         unfilled = tuple(sorted(buffer for buffer, is_full in self._full.items() if not is_full))
-        return Journey(tuple(self._policies), tuple(self._losses), shown, names, repr(self._measured), unfilled)
+        made = Journey(tuple(self._policies), tuple(self._losses), shown, names, repr(self._measured), unfilled)
+        return replace(made, at_first=self._at_first)
 
     def _drawn(self, lab: _Watched) -> tuple[Any, dict[tuple[str, int], bool]]:
         with torch.no_grad():

@@ -62,7 +62,7 @@ def idle_keys(subject: Subject) -> list[str]:
                 idle = {name for name in left if bench.ends_alike(start, tried[name][place], noise)}
                 names = [name for name in names if name in idle or name not in left]
     known = Known(subject)  # what matters at later steps alone is a schedule, whose steps are not all made here
-    return [name for name in names if any(known.matters(subject.algorithm, other, steps=STEPS[:1]) for other in tried[name])]
+    return [name for name in names if any(known.matters_at_first(subject.algorithm, other) for other in tried[name])]
 
 
 @dataclass(frozen=True)

@@ -321,10 +321,12 @@ class Known:
             found = max(difference, found, key=RANK.__getitem__)
         return found
 
-    def matters(self, one: Algorithm[Any], other: Algorithm[Any], *, steps: Sequence[int] = STEPS) -> bool:
-        """Whether something else is learned at any spread at which the first one makes a step."""
-        legal = [spread for spread in SPREADS if not self.journey(one, spread, steps).refused]
-        return any(self.difference(one, other, spreads=[spread], steps=steps) == LEARNING for spread in legal)
+    def matters_at_first(self, one: Algorithm[Any], other: Algorithm[Any]) -> bool:
+        """Whether something else is learned in the first step, at any spread at which the first one makes a step."""
+        made = {spread: self.journey(one, spread) for spread in SPREADS}
+        return any(
+            mine.departs_at_first(self.journey(other, spread, against=mine)) for spread, mine in made.items() if not mine.refused
+        )
 
     def journey(
         self, algorithm: Algorithm[Any], spread: float, steps: Sequence[int] = STEPS, *, against: Journey | None = None
