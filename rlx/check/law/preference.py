@@ -78,27 +78,39 @@ def preferred(
 
 
 def turned_where_likely(subject: Subject) -> Finding | None:
-    """Where every token is likely, both sides of all pairs are pushed the wrong way."""
+    """Where every token is likely, both sides of all pairs are pushed the wrong way, and where none is they are not.
+
+    A curve that dips where the margin is 0 does so at every probability: of it the slope says nothing.
+    """
     if not subject.reads_pairs:
         return None
-    laboratory = subject.stand_in(constant=LIKELY, constant_of="everybody")
+    slopes, example = _where_all_are(subject, LIKELY)
+    if not slopes or not all(chosen > FLAT and rejected < -FLAT for chosen, rejected in slopes):
+        return None
+    unlikely, _ = _where_all_are(subject, EQUALLY)
+    if any(chosen > FLAT or rejected < -FLAT for chosen, rejected in unlikely):
+        return None
+    return broken(
+        f"where every token has a probability of {math.exp(LIKELY):.2g}, preferring the chosen completions more raises the loss "
+        f"(slope {slopes[0][0]:+.2e}, it must be negative), and preferring the rejected ones lowers it; at "
+        f"{math.exp(EQUALLY):.2g} it does not",
+        number=f"{len(slopes)} pairs",
+        where="compute_loss",
+        example=example,
+        mend="look at what turns with the probability: log odds are log p - log(1 - p), with a minus",
+    )
+
+
+def _where_all_are(subject: Subject, logprob: float) -> tuple[list[list[float]], str]:
+    """The slopes [chosen, rejected] of each pair where everybody gives each token this log-probability, and a pair to show."""
+    laboratory = subject.stand_in(constant=logprob, constant_of="everybody")
     batch = subject.first_update(laboratory)
     gradient, _ = subject.gradient(laboratory, batch)
     parts = [part for part in parts_of(batch) if part.sequences.group_size == 2]
     if not parts or not reads_logprobs(laboratory):
-        return None
+        return [], ""
     groups = [group for part in parts for group in completion_gradients(laboratory, part, gradient) if min(map(len, group))]
-    slopes = [[float(side.sum()) for side in group] for group in groups]
-    if not slopes or not all(chosen > FLAT and rejected < -FLAT for chosen, rejected in slopes):
-        return None
-    return broken(
-        f"where every token has a probability of {math.exp(LIKELY):.2g}, preferring the chosen completions more raises the loss "
-        f"(slope {slopes[0][0]:+.2e}, it must be negative), and preferring the rejected ones lowers it; elsewhere it does not",
-        number=f"{len(slopes)} pairs",
-        where="compute_loss",
-        example=row_shown(subject, parts[0], 0),
-        mend="look at what turns with the probability: log odds are log p - log(1 - p), with a minus",
-    )
+    return [[float(side.sum()) for side in group] for group in groups], row_shown(subject, parts[0], 0)
 
 
 def places_decide(subject: Subject, laboratory: Laboratory, batch: Any, part: Any) -> Finding | None:

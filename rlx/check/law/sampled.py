@@ -62,7 +62,7 @@ def left_out_counts(subject: Subject) -> Finding | None:
         return None
     for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards={"equal_rewards": True}))):
         advantages, kept = getattr(part, "advantages", None), getattr(part, "kept", None)
-        if not isinstance(advantages, Tensor) or kept is None or advantages.shape[:2] != kept.shape:
+        if not isinstance(advantages, Tensor) or kept is None or not bool(kept.any()) or advantages.shape[:2] != kept.shape:
             continue
         each = advantages.reshape(*kept.shape, -1).abs().amax(dim=-1).masked_fill(~kept, 0.0)
         whole, partly = kept.all(dim=1), kept.any(dim=1) & ~kept.all(dim=1)
