@@ -48,6 +48,7 @@ def hyperparameters(subject: Subject) -> Finding:
     if refused := known.refusal():
         return skipped(f"no step could be made: {refused}")
     found = _differences(subject.algorithm, known)
+    found |= {name: LEARNING for name, what in found.items() if what == FIGURES and _acts_rarely(subject.algorithm, name, known)}
     at_first, looked = known.looked_at()
     seen = at_first | looked | mentioned(type(subject.algorithm))
     unread = {
@@ -205,6 +206,13 @@ def _alive_late(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
     return any(
         known.difference(algorithm, changed, spreads=SPREADS[:1], steps=steps) in (LEARNING, MEASURED, FIGURES)
         for _, changed in late
+    )
+
+
+def _acts_rarely(algorithm: Algorithm[Any], name: str, known: Known) -> bool:
+    """Whether it changes what is learned in one of many steps: where few rows teach anything, the first steps may have none."""
+    return any(
+        known.difference(algorithm, changed, spreads=SPREADS[:1], steps=OFTEN) == LEARNING for _, changed in _few(algorithm, name)
     )
 
 
