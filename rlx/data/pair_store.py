@@ -61,17 +61,15 @@ def _named(name: str) -> str:
 def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor] | None:
     pieces: list[str] = []
     kinds: list[int] = []
-    roles: list[str] = []
     rest: dict[str, list[Any]] = {"scores": [], "label": [], "tools": [], "source": []}
     try:
         for pair in chain.from_iterable(sides):
             for said in (pair.prompt, pair.chosen, pair.rejected):
-                kinds.append(_add(said, pieces, roles))
+                kinds.append(_add(said, pieces))
             for name, column in rest.items():
                 column.append(getattr(pair, name))
         columns = {name: column if any(column) else None for name, column in rest.items()}
-        names = {role: number for number, role in enumerate(dict.fromkeys(roles))}
-        facts = json.dumps([list(map(len, sides)), columns, notes, list(names)]).encode()
+        facts = json.dumps([list(map(len, sides)), columns, notes]).encode()
         if not _is_same(map(list, columns["tools"] or ()), json.loads(facts)[1]["tools"] or ()):
             return None
         text = bytearray()
@@ -83,20 +81,18 @@ def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor]
         "text": torch.frombuffer(text or bytearray(1), dtype=torch.uint8),
         "lengths": torch.tensor(list(map(len, pieces)), dtype=torch.int32),
         "kinds": torch.tensor(kinds, dtype=torch.int32),
-        "roles": torch.tensor([names[role] for role in roles], dtype=torch.int32),
         "facts": torch.frombuffer(bytearray(facts), dtype=torch.uint8),
     }
 
 
-def _add(said: Text, pieces: list[str], roles: list[str]) -> int:
-    """Add a side's texts to the pieces, and the roles of its messages; returns its kind."""
+def _add(said: Text, pieces: list[str]) -> int:
+    """Add a side's texts to the pieces; returns its kind."""
     if isinstance(said, str):
         pieces.append(said)
         return _TEXT
     if all(list(message) == _PLAIN and type(message["role"]) is str is type(message["content"]) for message in said):
         for message in said:
-            roles.append(message["role"])
-            pieces.append(message["content"])
+            pieces += message.values()
         return len(said)
     text = json.dumps(said, ensure_ascii=False)
     if not _is_same(said, json.loads(text)):
@@ -114,9 +110,9 @@ def _unpacked(kept: Mapping[str, Tensor]) -> tuple[list[list[Pair]], Any]:
     text = str(kept["text"].numpy().data, "utf-8")
     ends = list(accumulate(kept["lengths"].tolist(), initial=0))
     pieces = (text[begin:end] for begin, end in pairwise(ends))
-    sizes, columns, notes, names = json.loads(kept["facts"].numpy().tobytes())
+    sizes, columns, notes = json.loads(kept["facts"].numpy().tobytes())
     total = sum(sizes)
-    said = _sides(kept["kinds"].tolist(), pieces, map(names.__getitem__, kept["roles"].tolist()))
+    said = _sides(kept["kinds"].tolist(), pieces)
     scores, label = (
         [None] * total if columns[name] is None else [None if pair is None else tuple(pair) for pair in columns[name]]
         for name in ("scores", "label")
@@ -127,13 +123,16 @@ def _unpacked(kept: Mapping[str, Tensor]) -> tuple[list[list[Pair]], Any]:
     return [[next(pairs) for _ in range(size)] for size in sizes], notes
 
 
-def _sides(kinds: Sequence[int], pieces: Iterator[str], roles: Iterator[str]) -> Iterator[Text]:
+def _sides(kinds: Sequence[int], pieces: Iterator[str]) -> Iterator[Text]:
+    roles: dict[str, str] = {}
     for kind in kinds:
-        if kind == 1:  # as most are
-            yield ({"role": next(roles), "content": next(pieces)},)
-        elif kind == _TEXT:
+        if kind == _TEXT:
             yield next(pieces)
         elif kind == _JSON:
             yield tuple(json.loads(next(pieces)))
         else:
-            yield tuple([{"role": next(roles), "content": next(pieces)} for _ in range(kind)])
+            messages = []
+            for _ in range(kind):
+                role = next(pieces)
+                messages.append({"role": roles.setdefault(role, role), "content": next(pieces)})
+            yield tuple(messages)

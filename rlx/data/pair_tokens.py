@@ -92,9 +92,10 @@ class PairTokens:
         return same
 
     def parts(self) -> tuple[tuple[Tokens, ...], tuple[tuple[Tokens, Tokens], ...], tuple[tuple[Learned, Learned], ...] | None]:
-        """Of each pair the prompt, both completions, as int32, and what of them is learned; None where all of it is."""
+        """Of each pair the prompt, both completions, and what of them is learned; None where all of it is."""
+        tokens = self.tokens.astype(np.int64)
         places = [*self.lengths.ravel().cumsum().tolist()]
-        pieces = [self.tokens[begin:end] for begin, end in zip([0, *places], places, strict=False)]
+        pieces = [tokens[begin:end] for begin, end in zip([0, *places], places, strict=False)]
         groups = tuple(zip(pieces[1::3], pieces[2::3], strict=True))
         if self.learned.all():
             return tuple(pieces[::3]), groups, None

@@ -58,12 +58,10 @@ class Sequences:
         return Sequences(self.prompts[rows], self.completions[rows], self.width, learned)
 
     def take(self, rows: Iterable[int], *, width: int = 0) -> Sequences:
-        """The rows `rows`, in that order; of tokens that are kept as int32, as int64."""
+        """The rows `rows`, in that order."""
         rows = list(rows)
         learned = None if self.learned is None else tuple(self.learned[row] for row in rows)
-        prompts = tuple(np.asarray(self.prompts[row], dtype=np.int64) for row in rows)
-        groups = tuple(tuple(np.asarray(one, dtype=np.int64) for one in self.completions[row]) for row in rows)
-        return Sequences(prompts, groups, width, learned)
+        return Sequences(tuple(self.prompts[row] for row in rows), tuple(self.completions[row] for row in rows), width, learned)
 
     def only(self, places: slice) -> Sequences:
         """The same prompts with the completions at `places` of each group alone."""

@@ -48,7 +48,7 @@ DROPPED = {
 class TokenizedPairs:
     """All pairs of a task that can be learned from, in the task's order.
 
-    sequences: G = 2, kept as int32; `take` gives int64. index: int64 [number kept], which of the task's pairs each one is.
+    sequences: G = 2. index: int64 [number kept], which of the task's pairs each one is.
     dropped: reason -> how many pairs were left out. truncated: how many prompts lost their beginning.
     remarks: key of rlx.data.remarks.REMARKS -> how many pairs differ so from the data.
     shown: reason or remark -> the first pair that it is about, and what the chat template said of it.
