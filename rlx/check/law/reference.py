@@ -46,8 +46,6 @@ def reference(subject: Subject) -> Finding:
         unread = abs(theirs[side]) <= UNREAD < abs(theirs[1 - side])
         if abs(ours[side]) <= UNREAD or not (unread or ours[side] * theirs[side] > UNREAD**2):
             continue
-        if not unread and _policy_slope(subject, laboratory, batch, pairs, side) * theirs[side] <= 0:
-            continue  # the loss is not smooth here (it learns the worst half of its rows): so far apart, both are as they should
         what = "change nothing, those of the other side do" if unread else "move the loss the same way as the policy's"
         return broken(
             f"the reference's log-probabilities of {name} completions {what}",
@@ -85,20 +83,6 @@ def _reference_slope(
         twin.raised = {key_of(prompt, group[side]): raised for prompt, group in rows}
         losses.append(float(subject.algorithm.compute_loss(laboratory.policy, twin, batch).loss.detach()))
     return (losses[1] - losses[0]) / (2 * by)
-
-
-def _policy_slope(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], side: int) -> float:
-    """Along the policy's log-probabilities of one side, by differences as far apart as those of `_reference_slope`."""
-    leaf = laboratory.policy.leaves["token_logprobs"]
-    places = [row[side] for part in pairs for row in completion_gradients(laboratory, part, torch.arange(len(leaf)))]
-    losses = []
-    for raised in (-RAISED, RAISED):
-        with torch.no_grad():
-            held = leaf.detach().clone()
-            leaf[torch.cat(places)] += raised
-            losses.append(float(subject.loss(laboratory, batch).loss))
-            leaf.copy_(held)
-    return (losses[1] - losses[0]) / (2 * RAISED)
 
 
 def _averaged(subject: Subject, laboratory: Laboratory, batch: Any, pairs: list[Any], gradient: Tensor) -> Finding | None:
