@@ -243,9 +243,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
         if ours.entropy is not None:
             figures["entropy"] = ours.entropy
         if self.value_loss_weight > 0:
-            learned = present(ours.values)
-            returns, before = (present(drawn).to(learned.dtype) for drawn in (batch.returns, batch.values))
-            values = self.value_loss(learned, returns, mask, before)
+            values = self.value_loss(present(ours.values), present(batch.returns), mask, present(batch.values))
             terms["value"] = Term(values, present(batch.value_weights), self.value_loss_weight)
         return LossOutput(terms, {name: mean_of(values, mask) for name, values in figures.items()})
 

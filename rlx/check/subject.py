@@ -172,13 +172,16 @@ class Subject:
                 first = 0 if learns else None
                 if learns or not laboratory.state:
                     break
-            for step in LATER_STEPS:
-                learns, by_all = self._learns(self._stand_in(Numbers(MOVED)), step)
-                if by_all:
-                    return 0, step
-                first = step if learns and first is None else first
         except Exception:  # the laws meet it again, and name it
             return 0, 0
+        for step in LATER_STEPS:
+            try:
+                learns, by_all = self._learns(self._stand_in(Numbers(MOVED)), step)
+            except Exception:  # the laws begin here, so that the first one meets it again, and names it
+                return 0, step
+            if by_all:
+                return 0, step
+            first = step if learns and first is None else first
         return 0, first or 0
 
     def _learns(self, laboratory: Laboratory, step: int) -> tuple[bool, bool]:

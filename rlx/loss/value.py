@@ -32,9 +32,12 @@ class ValueLoss(Loss):
     weighting: Weighting = field(default_factory=token_mean)
 
     def __call__(self, values: Tensor, returns: Tensor, completion_mask: Tensor, sampling_values: Tensor | None = None) -> Tensor:
-        """[B, T] one value a token, 0 outside of the mask; sampling_values are those when the batch was drawn. All [B, T]."""
-        sampling_values = values if sampling_values is None else sampling_values
-        given = {"values": values, "returns": returns.detach(), "sampling_values": sampling_values.detach()}
+        """[B, T] one value a token, 0 outside of the mask; sampling_values are those when the batch was drawn. All [B, T].
+
+        The formula gets all three in the type of `values`: losses of torch refuse two types.
+        """
+        drawn = {"returns": returns, "sampling_values": values if sampling_values is None else sampling_values}
+        given = {"values": values} | {name: tensor.detach().to(values.dtype) for name, tensor in drawn.items()}
         for name, tensor in given.items():
             if tensor.shape != completion_mask.shape:
                 raise ShapeError(f"{name} is {tuple(tensor.shape)}, but completion_mask {tuple(completion_mask.shape)}")

@@ -261,7 +261,7 @@ def summary_line(subject: str, verdicts: Sequence[Mapping[str, Any]], seconds: f
     result += f" (probably the same fault: {', '.join(follow)})" if follow else ""
     stopped = [verdict for verdict in verdicts if not_judged(verdict)]
     first = ", ".join(dict.fromkeys(str(verdict["cause"]) for verdict in stopped))
-    result += f"; the error of {first} kept {len(stopped)} laws from being judged" if stopped else ""
+    result += f"; the error of {first} kept {len(stopped)} of the laws from being judged" if stopped else ""
     counts["not applicable"] -= len(stopped)
     return (
         f"{subject} {result}: {counts['passed']} passed, {counts['failed']} failed, "

@@ -37,6 +37,20 @@ def test_scores_that_the_pairs_lack_are_made_up_where_a_loss_reads_them():
     assert plain.small_task.pairs()[0].scores is None
 
 
+class WarmsUpPastAnError(Preferences):
+    """A weight that begins at 0, and a draw that fails at step 1."""
+
+    def draw(self, lab):
+        if lab.step == 1:
+            raise IndexError("no such row")
+        batch = super().draw(lab)
+        return batch.with_weights(preference=batch.weights["preference"] * min(1.0, lab.step / 10))
+
+
+def test_a_step_that_fails_before_all_is_learned_is_named():
+    assert [finding.wrong for finding in failed(WarmsUpPastAnError()).values()] == ["IndexError: no such row"]
+
+
 def test_losses_are_found_by_their_path():
     paths = [path for path, _ in losses_of(rlx.load("algorithm", "hybrid"))]
     assert paths

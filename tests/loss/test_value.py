@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rlx.errors import ConfigError, ShapeError
-from rlx.loss.value import clipped_squared_error, squared_error
+from rlx.loss.value import clipped_squared_error, squared_error, value_loss
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 VALUES = torch.tensor([[0.5, 2.0, 9.0], [1.0, 9.0, 9.0]])
@@ -28,6 +29,21 @@ def test_padding_and_constants_get_no_gradient():
     values, returns = VALUES.clone().requires_grad_(), RETURNS.clone().requires_grad_()
     total = clipped_squared_error(clip=0.2)(values.masked_fill(~MASK, torch.nan), returns, MASK, VALUES).sum()
     assert torch.autograd.grad(total, [values, returns], allow_unused=True)[1] is None
+
+
+def test_a_formula_gets_one_type():
+    """torch's own losses raise in their gradient where values and returns have two."""
+
+    @value_loss
+    def huber(values, returns, sampling_values):
+        assert sampling_values.dtype == returns.dtype == values.dtype
+        return F.huber_loss(values, returns, reduction="none")
+
+    for dtype, other in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        values = VALUES.to(dtype).requires_grad_()
+        loss = huber()(values, RETURNS.to(other), MASK, VALUES.to(other))
+        slope = torch.autograd.grad(loss.sum(), values)[0]
+        assert slope.tolist() == [[-0.5, 1.0, 0.0], [0.0, 0.0, 0.0]]  # the error, at most 1
 
 
 def test_wrong_shapes_and_ranges_are_named():

@@ -32,8 +32,8 @@ def same_random_numbers(subject: Subject) -> Finding | None:
     if not used[0] or used[0] != used[1]:
         return None
     rows = [rows_of(batch) for batch in drawn]
-    most = max(len(subject.small_task.pairs()) if "pairs" in subject.small_task.offers else 0, 0)
-    most = max(most, len(subject.small_task.prompts()) if "rewards" in subject.small_task.offers else 0)
+    task = subject.small_task
+    most = max(len(task.pairs()) if "pairs" in task.offers else 0, len(task.prompts()) if "rewards" in task.offers else 0)
     if (
         not 2 <= len(rows[0]) == len(rows[1])
         or most < MANY * len(rows[0])

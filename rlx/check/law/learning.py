@@ -109,7 +109,7 @@ def _stands_still(subject: Subject, laboratory: Laboratory) -> Finding:
     advantages, rewards = (getattr(part, name, None) for name in ("advantages", "rewards"))
     if len(part) and not any(bool(term.weights.any()) for term in subject.loss(laboratory, part).terms.values()):
         return broken(
-            f"nothing is learned: all weights are 0, at this step and at {', '.join(map(str, LATER_STEPS))}",
+            f"nothing is learned: all weights are 0 at step 0, and none of the steps {', '.join(map(str, LATER_STEPS))} teaches",
             where="draw",
             mend="a schedule ends where it shall: min(1.0, lab.step / steps)",
         )
