@@ -392,8 +392,7 @@ def row_shown(subject: Subject, batch: Any, row: int) -> str:
 
 def completion_gradients(laboratory: Laboratory, part: Any, gradient: Tensor) -> list[list[Tensor]]:
     """For every row and completion of a batch: the gradient [T] at its token log-probabilities, under a stand-in policy."""
-    policy = laboratory.policy
-    places = policy.places.get("token_logprobs", {})
+    places = laboratory.policy.places.get("token_logprobs", {})
     found = []
     for prompt, group in zip(part.sequences.prompts, part.sequences.completions, strict=True):
         keys = [key_of(prompt, tokens) for tokens in group]
