@@ -41,7 +41,9 @@ def test_what_one_error_keeps_from_being_judged_is_said_once_with_the_number_of_
     stopped = [{**NOT, "law": law, "number": "not judged", "cause": "split"} for law in ("falls", "tokens")]
     assert [law_lines(verdict) for verdict in stopped] == [[], []]
     said = summary_line("loss=ipo", [BROKEN, HELD, NOT, *stopped], 1.0)
-    assert said.startswith("loss=ipo breaks split; the error of split kept 2 of the laws from being judged: 1 passed, 1 failed, 1 not")
+    assert said.startswith(
+        "loss=ipo breaks split; the error of split kept 2 of the laws from being judged: 1 passed, 1 failed, 1 not"
+    )
 
 
 def test_the_doctor_gives_advice_below_its_finding():
