@@ -342,15 +342,10 @@ def quoted(value: str, *, is_path: bool = False) -> str:
 
 def hydra_overrides(line: CommandLine, verb: Verb, words_key: str | None) -> list[str]:
     """The overrides in Hydra's grammar, and the bare words as the value of the verb's key for them."""
-    line.overrides = [_chosen(override) for override in line.overrides]
-    line.recorded = frozenset(map(_chosen, line.recorded))
+    line.overrides = [opened(override) for override in line.overrides]
+    line.recorded = frozenset(map(opened, line.recorded))
     quoted_overrides = [quote_override(override, multirun=line.is_multirun) for override in line.overrides]
     return quoted_overrides + words_override(verb, words_key, line.words)
-
-
-def _chosen(override: str) -> str:
-    """`+experiment=NAME`, as people know it from other tools: the group is there already and has no default."""
-    return override.removeprefix("+") if override.startswith("+experiment=") else opened(override)
 
 
 def _as_choice(word: str, verb: Verb) -> str:

@@ -99,39 +99,46 @@ def main(argv: Sequence[str]) -> int:
 
 def invoke(argv: Sequence[str]) -> tuple[int, str]:
     """Run one command line; returns the exit code and the message for stderr, empty if all went well."""
-    code, message = _outcome(argv)
-    ended = early_end() if message and code else ""
-    # A library that cleans up after a Ctrl-C can fail over what it left half done, and raise that in the interrupt's place.
-    return (ExitCode.INTERRUPTED, ended) if ended else (code, message)
-
-
-def _outcome(argv: Sequence[str]) -> tuple[int, str]:
-    """The exit code and the message of one command line, each kind of error said in its own way."""
     from rlx.config.compose import CommandLine
 
     line = CommandLine()
     try:
         line = parse_arguments(argv)
-        code = dispatch(line)
+        code, message = dispatch(line), ""
         missing = lost_output()
-        trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
-        failed = missing and not trains  # what a training is worth is its record
-        return code or (ExitCode.FAILED if failed else 0), f"rlx: {missing}" if missing else ""
-    except UnexpectedError as error:
-        return ExitCode.FAILED, unexpected(error.__cause__)
-    except RlxError as error:
-        return error.exit_code, f"rlx: {error}"
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED, early_end()
-    except StopSweep as stop:
-        return int(stop.args[0]), ""
-    except SystemExit as stop:
-        return (stop.code, "") if isinstance(stop.code, int) else (int(stop.code is not None), str(stop.code or ""))
-    except Exception as error:
-        from rlx.cli.failure import explained
+        if missing:
+            trains = (line.verb or "train") == "train" and not _SHOWS & set(line.flags)
+            failed = 0 if trains else ExitCode.FAILED  # what a training is worth is its record
+            code, message = code or failed, f"rlx: {missing}"
+    except BaseException as error:
+        code, message = _said(error, line)
+    ended = early_end() if message and code else ""
+    # A library that cleans up after a Ctrl-C can fail over what it left half done, and raise that in the interrupt's place.
+    return (ExitCode.INTERRUPTED, ended) if ended else (code, message)
 
-        known = explained(error, line)
-        return (ExitCode.FAILED, traceback.format_exc().rstrip()) if known is None else (known.exit_code, f"rlx: {known}")
+
+def _said(error: BaseException, line: CommandLine) -> tuple[int, str]:
+    """The exit code and the message of what a command line raised."""
+    match error:
+        case UnexpectedError():
+            return ExitCode.FAILED, unexpected(error.__cause__)
+        case RlxError():
+            return error.exit_code, f"rlx: {error}"
+        case KeyboardInterrupt():
+            return ExitCode.INTERRUPTED, early_end()
+        case StopSweep():
+            return int(error.args[0]), ""
+        case SystemExit(code=int(code)):
+            return code, ""
+        case SystemExit(code=code):
+            return int(code is not None), str(code or "")
+        case Exception():
+            from rlx.cli.failure import explained
+
+            known = explained(error, line)
+            unknown = "".join(traceback.format_exception(error)).rstrip()
+            return (ExitCode.FAILED, unknown) if known is None else (known.exit_code, f"rlx: {known}")
+    raise error
 
 
 def dispatch(line: CommandLine) -> int:

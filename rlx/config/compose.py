@@ -40,7 +40,12 @@ CHOICES = {"task.environment": "task/environment"}  # keys that are typed for th
 
 
 def opened(override: str) -> str:
-    """The override as Hydra takes it, where it sets a key of a node that takes any, or chooses an option by its key."""
+    """The override as Hydra takes it, where it sets a key of a node that takes any, or chooses an option by its key.
+
+    `+experiment=NAME` is how other tools have it written: here the group is there already and has no default.
+    """
+    if override.startswith("+experiment="):
+        return override.removeprefix("+")
     key, equals, value = override.partition("=")
     if equals and key in CHOICES:
         return f"{CHOICES[key]}={value}"
@@ -247,7 +252,7 @@ class CommandLine:
 
     def check(self) -> None:
         """Refuse a YAML file that rlx's own of the same name would hide, and a choice of a group that names no option of it."""
-        check_folders(self)
+        check_folders(self.searched)
         check_choices(self.overrides, self.options, multirun=self.is_multirun)
 
     def composed(self, config: DictConfig, hydra: Any) -> Composed:
@@ -336,10 +341,10 @@ def _check_file(group: str, value: str, options: Sequence[str]) -> None:
     raise ConfigError(f"{group}={value} is a file, and {what} in it is chosen: {examples}{where}")
 
 
-def check_folders(line: CommandLine) -> None:
-    """Refuse a YAML file of the user's that rlx's own of the same name would hide."""
+def check_folders(searched: Iterable[tuple[str, str]]) -> None:
+    """Refuse a YAML file of the user's that rlx's own of the same name would hide. searched: as `CommandLine.searched`."""
     own = conf_dir()
-    for scheme, place in line.searched:
+    for scheme, place in searched:
         if scheme != "file":
             continue
         if not Path(place).is_dir():

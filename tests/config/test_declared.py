@@ -64,7 +64,7 @@ def test_a_file_of_the_users_own_that_bears_its_name_is_refused(group, tmp_path)
     (tmp_path / group).mkdir(parents=True)
     (tmp_path / group / f"{name}.yaml").write_text("beta: 1\n")
     with pytest.raises(ConfigError, match=f"would be hidden by rlx's own {group}/{name}"):
-        check_folders(line(config_dir=tmp_path))
+        check_folders(line(config_dir=tmp_path).searched)
 
 
 def test_one_that_does_not_exist_is_answered_with_the_nearest():

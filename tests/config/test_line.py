@@ -41,4 +41,4 @@ def test_searched(tmp_path):
 def test_a_file_that_rlxs_own_would_hide(tmp_path):
     (tmp_path / "train.yaml").touch()
     with pytest.raises(ConfigError, match=r"train\.yaml"):
-        check_folders(line(config_dir=tmp_path))
+        check_folders(line(config_dir=tmp_path).searched)

@@ -24,19 +24,19 @@ AUTO = "auto"  # of resume: the run of this very command, if it has begun one
 
 def narrow(composed: Composed) -> Composed:
     """With resume or rerun the run's own config, and what may be given with it; `ranks` becomes a number."""
+    if composed.config.resume == AUTO and composed.config.rerun is None:
+        composed = _with_own_run(composed)
+    elif composed.config.resume is not None or composed.config.rerun is not None:
+        composed = _with_recorded_config(composed)
+    return with_number(composed)
 
-    return with_number(_narrowed(composed))
 
-
-def _narrowed(composed: Composed) -> Composed:
+def _with_recorded_config(composed: Composed) -> Composed:
+    """The config of the run that resume or rerun names. Raises ConfigError unless the command names what that config calls."""
     from rlx.config.recorded import asked_run, continued
     from rlx.record.run import read_run
     from rlx.record.trust import command_for, require_named, trusted_targets
 
-    if composed.config.resume is None and composed.config.rerun is None:
-        return composed
-    if composed.config.resume == AUTO and composed.config.rerun is None:
-        return _with_own_run(composed)
     record, verb = read_run(asked_run(composed.config)), "rerun" if composed.config.resume is None else "resume"
     composed = replace(composed, allowed=composed.allowed | trusted_targets(record))
     require_named(record, composed.allowed, verb)
