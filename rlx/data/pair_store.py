@@ -61,7 +61,7 @@ def _named(name: str) -> str:
 def _packed(sides: Sequence[Sequence[Pair]], notes: Any) -> Mapping[str, Tensor] | None:
     pieces: list[str] = []
     kinds: list[int] = []
-    rest: dict[str, list[Any]] = {"scores": [], "label": [], "tools": [], "source": []}
+    rest: dict[str, list[Any]] = {"scores": [], "label": [], "tools": [], "source": [], "lacks": []}
     try:
         for pair in chain.from_iterable(sides):
             for said in (pair.prompt, pair.chosen, pair.rejected):
@@ -118,8 +118,8 @@ def _unpacked(kept: Mapping[str, Tensor]) -> tuple[list[list[Pair]], Any]:
         for name in ("scores", "label")
     )
     tools = [()] * total if columns["tools"] is None else [tuple(own) for own in columns["tools"]]
-    source = columns["source"] or [""] * total
-    pairs = map(Pair, said, said, said, scores, source, label, tools)
+    source, lacks = (columns[name] or [""] * total for name in ("source", "lacks"))
+    pairs = map(Pair, said, said, said, scores, source, label, tools, lacks)
     return [[next(pairs) for _ in range(size)] for size in sizes], notes
 
 

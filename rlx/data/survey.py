@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from rlx.data.remarks import MEANT, REMARKS
+from rlx.data.repeats import repeats, squashed
 from rlx.data.reward_tries import doubts_of_rewards, shown, tried_rewards
-from rlx.data.stores import TokenStore
 from rlx.data.tokenized import DROPPED, TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.seeding import Stream
-from rlx.task.base import Pair, Pairs, Prompt, Task, Text
+from rlx.task.base import Pair, Prompt, Task, Text
 from rlx.task.environment import Conversation, Interaction
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BINS = 12
 _AT_ONCE = 512  # prompts that are tokenised together
 _OPENED = 16  # conversations that an environment opens
-_BEGINNING = 64  # characters of a completion
 _LOOKED_AT = 1000  # prompts that a run looks at before it begins
 _LONGER = 0.7  # share of pairs whose chosen side is the longer one, above which a loss can live on length alone
 
@@ -110,7 +109,7 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
             "truncated": learn.truncated + held_out.truncated,
         }
     )
-    counts.update(_repeats(sides, policy.text, policy.pair_tokenizer.store))
+    counts.update(repeats(sides, policy.text, policy.pair_tokenizer.store))
     lengths, longer = _lengths(learn, task), _chosen_longer(learn)
     return DataSurvey(
         counts=dict(counts),
@@ -124,49 +123,18 @@ def _of_pairs(task: Task, policy: Any, num_examples: int, rows_per_step: int) ->
     )
 
 
-def _repeats(sides: Sequence[Sequence[Pair]], text: TextEncoder, store: TokenStore | None) -> dict[str, int]:
-    """What is there more than once; of pairs that have names, it is kept for later runs."""
-    if store is None or not all(isinstance(side, Pairs) for side in sides):
-        return _counted_repeats(*sides)
-    name = store.name_of(
-        text, Path(__file__).read_text(encoding="utf-8"), *(side.name for side in sides if isinstance(side, Pairs))
-    )
-    kept = store.read(name)
-    if kept is None:
-        kept = _counted_repeats(*sides)
-        store.write(name, kept)
-    return kept
-
-
-def _counted_repeats(learn: Sequence[Pair], held_out: Sequence[Pair]) -> dict[str, int]:
-    """How many prompts are different, on both sides, how many rows are there twice, and how many pairs say the same."""
-    everything = [*learn, *held_out]
-    prompts = [_squashed(pair.prompt) for pair in everything]
-    often = Counter(prompts)
-    again = [
-        (prompt, _squashed(pair.chosen), _squashed(pair.rejected))
-        for prompt, pair in zip(prompts, everything, strict=True)
-        if often[prompt] > 1
-    ]
-    return {
-        "prompts": len(often),
-        "in_both": len({*prompts[: len(learn)]} & {*prompts[len(learn) :]}),
-        "duplicates": len(again) - len(set(again)),
-        "white_space_pairs": sum(pair.chosen != pair.rejected and _are_alike(pair) for pair in everything),
-    }
-
-
 def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
     sides = [task.prompts(), task.held_out_prompts()]
-    texts = [{_squashed(prompt.text) for prompt in side} for side in sides]
+    texts = [{squashed(prompt.text) for prompt in side} for side in sides]
+    lacking = len(task.dropped_rows())
     sampled, failures = _as_sampled(task, policy, sides)
     asked = [(prompt.text, prompt.tools) for prompt in sampled[0]]
     parts = (asked[start : start + _AT_ONCE] for start in range(0, len(asked), _AT_ONCE))
     encoded = [ids for part in parts for ids in policy.text.encode_prompts(part)]
     counts = {
-        "read": sum(map(len, sides)),
+        "read": sum(map(len, sides)) + lacking,
         "kept": sum(map(len, sides)),
-        "dropped": 0,
+        "dropped": lacking,
         "learn": len(sides[0]),
         "held_out": len(sides[1]),
         "prompts": len(texts[0] | texts[1]),
@@ -185,7 +153,9 @@ def _of_prompts(task: Task, policy: Any, num_examples: int) -> DataSurvey:
         for ids in encoded[:num_examples]
     ]
     lengths = {"prompt": _distribution([len(ids) for ids in encoded])} if encoded else {}
-    made = DataSurvey(counts=counts, remarks=remarks, lengths=lengths, cautions=cautions + plain, examples=examples)
+    dropped = _lacking(task.dropped_rows())
+    cautions[:0] = [f"{row['count']} rows {row['meaning']}; they are dropped" for row in dropped]
+    made = DataSurvey(counts, dropped, remarks, lengths, cautions=cautions + plain, examples=examples)
     if len(sides[0]) > _OPENED and len(asked) < len(sides[0]):
         made.notes.append(f"the environment has opened the first {_OPENED} of {len(sides[0]):,} prompts; lengths are of those")
     return made
@@ -264,7 +234,7 @@ def _cautions(
     found += [f"{count} rows {DROPPED[reason]}; they are dropped" for reason, count in dropped.most_common()]
     altered = [(remark, f"{count} rows {REMARKS[remark]}") for remark, count in remarks.most_common()]
     found += [said for remark, said in altered if remark not in MEANT]
-    pairs = [*task.pairs(), *task.held_out_pairs()]
+    pairs = [pair for pair in (*task.pairs(), *task.held_out_pairs()) if not pair.lacks]
     found += _plain([pair.prompt for pair in pairs], text)
     contrary = sum(pair.scores is not None and pair.scores[0] < pair.scores[1] for pair in pairs)
     if contrary and not getattr(task, "label_noise", 0):  # which exchanges the sides on purpose
@@ -316,31 +286,24 @@ def _reasons(
     for reason, count in total.most_common():
         side, (row, said) = next((n, one.shown[reason]) for n, one in enumerate(made) if reason in one.shown)
         pair = sides[side][row]
+        said = _counted([each.lacks for each in chain(*sides) if each.lacks]) if pair.lacks else said
         said_in = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
         example = {"source": pair.source, **{name: shown(text) for name, text in said_in.items()}}
         rows.append({"reason": reason, "count": count, "meaning": meanings[reason], "said": said, "example": example})
     return rows
 
 
-def _squashed(text: Text) -> str:
-    """A text without white space and case."""
-    return "".join(_whole(text).split()).casefold()
+def _lacking(rows: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """As `_reasons`, of rows of files that give no prompt: their places, and what they lack."""
+    said = _counted([lacks for _, lacks in rows])
+    example = {"source": rows[0][0]} if rows else {}
+    row = {"reason": "lacking", "count": len(rows), "meaning": DROPPED["lacking"], "said": said, "example": example}
+    return [row] if rows else []
 
 
-def _whole(text: Text) -> str:
-    if isinstance(text, str):
-        return text
-    return "\n".join(["".join([f"{name}:{message[name]}" for name in sorted(message) if message[name]]) for message in text])
-
-
-def _are_alike(pair: Pair) -> bool:
-    """Whether both completions say the same something, white space and case apart; most differ in their beginnings."""
-    chosen, rejected = _whole(pair.chosen), _whole(pair.rejected)
-    begins = [_squashed(side[:_BEGINNING]) for side in (chosen, rejected)]
-    if not begins[0].startswith(begins[1]) and not begins[1].startswith(begins[0]):
-        return False
-    squashed = _squashed(chosen)
-    return bool(squashed) and squashed == _squashed(rejected)
+def _counted(lacks: Sequence[str]) -> str:
+    """What rows lack: the three most frequent ones."""
+    return "; ".join(f"in {count}: {what}" for what, count in Counter(lacks).most_common(3))
 
 
 def _lengths(pairs: TokenizedPairs, task: Task) -> dict[str, dict[str, Any]]:

@@ -35,7 +35,7 @@ _MOST_KEPT = 20_000  # pairs of a task that are kept as tokens for the next mode
 
 # Why a pair was left out, and what to do about it.
 DROPPED = {
-    "nothing": "have neither a prompt nor a completion: their columns are null or empty",
+    "lacking": "lack what is needed to learn from them",
     "empty": "have an empty completion, no answer of the assistant (but of weight 0) or an empty one, or one that begins with a "
     "token that ends generation",
     "equal": "have the same completion as chosen and as rejected",
@@ -193,11 +193,14 @@ def _choose(pairs: Sequence[Pair], text: TextEncoder, limit: int | None, store: 
     rows: list[Row] = []
     ends = text.template.ends
     for row, pair in enumerate(pairs):
+        if pair.lacks:
+            dropped.add("lacking", row, pair.lacks)
+            continue
         prompt, *both = split_prompt(pair.prompt, *_both(pair))
         if _far_too_long(prompt, both, text, limit):  # tokenising it takes minutes
             dropped.add("too_long", row)
         elif is_empty(both[0], ends) or is_empty(both[1], ends):
-            dropped.add("empty" if prompt or any(both) else "nothing", row)
+            dropped.add("empty", row)
         else:
             tried.append(row)
             rows.append((prompt, both[0], both[1], pair.tools))

@@ -58,7 +58,8 @@ def _said(row: dict[str, Any]) -> str:
 
 def _source(row: dict[str, Any]) -> str:
     example = row["example"]
-    return f"{one_line(example['source'] or 'a row')}: {one_line(repr(example['prompt']))[:100]}"
+    said = f": {one_line(repr(example['prompt']))[:100]}" if example.get("prompt") else ""
+    return one_line(example["source"] or "a row") + said
 
 
 def example_pieces(example: dict[str, Any], decode: Callable[[list[int]], str]) -> list[list[tuple[str, str]]]:

@@ -39,6 +39,7 @@ class Pair:
     label: None for an ordinary pair. A single completion leaves the other side empty: (True, None) is a desirable one, in
     `chosen`; (None, False) is an undesirable one, in `rejected`. source: the place in the data, for errors.
     tools: the schemas of the tools that the assistant may call.
+    lacks: what its row lacks to be learned from, such as "'chosen' is null"; such a pair has no words, is dropped, and counted.
     Example: Pair(prompt="12+34=", chosen="46", rejected="47").
     """
 
@@ -49,6 +50,7 @@ class Pair:
     source: str = ""
     label: tuple[bool | None, bool | None] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    lacks: str = ""
 
     def flipped(self) -> Pair:
         """The pair with chosen, rejected and their scores exchanged; a single completion gets the other label."""
@@ -138,6 +140,10 @@ class Task(Ranged):
 
     def held_out_prompts(self) -> Sequence[Prompt]:
         """Prompts that are never learned from."""
+        return ()
+
+    def dropped_rows(self) -> Sequence[tuple[str, str]]:
+        """(place, what is lacking) of each row of its files that gives no prompt; what gives no pair is among `pairs`."""
         return ()
 
     def reward(self, prompt: Prompt, completion: str) -> Mapping[str, float]:

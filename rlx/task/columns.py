@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
 
 from rlx.task.base import Text
 from rlx.task.messages import as_conversation, is_transcript, spells_messages
-from rlx.task.table import column
+from rlx.task.table import AbsentError, column, read_rows
 
+T = TypeVar("T")
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
 # Purpose of a column -> other names that well-known data sets give it.
 KNOWN = {
@@ -47,12 +50,14 @@ class Columns:
 
     given: purpose of a column -> its name in the task's config; by default the purpose is the name.
     seen: every column that any row has. read: the columns that the task has read. recognised: purpose -> the well-known name.
+    filled: purposes for which some row has a value.
     """
 
     given: Mapping[str, str | None]
     seen: dict[str, None] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     recognised: dict[str, str] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
     _latest: tuple[str, ...] = ()
     _names: dict[str, str | None] = field(default_factory=dict)  # purpose -> the column, of rows with the latest columns
 
@@ -108,10 +113,30 @@ class Columns:
         return f"{told}\n\n{given}" if isinstance(given, (str, int, float)) and str(given).strip() else told
 
     def value(self, row: Mapping[str, Any], purpose: str, *, place: str) -> tuple[str, Any]:
-        """(the column's name, its value). Raises DataError if the row has no such column."""
+        """(the column's name, its value). Raises AbsentError if the row has no such column, or nothing in it."""
         name = self.name(row, purpose) or self.given[purpose] or purpose
-        value = column(row, name, place=place, setting=f"task.{purpose}_key", mend=_MENDS.get(purpose, ""))
+        value = column(row, name, place=place, setting=f"task.{purpose}_key", mend=_MENDS.get(purpose, ""), purpose=purpose)
+        if value is None or value == [] or (purpose == "prompt" and value == ""):
+            raise AbsentError(place, f"{name!r} is {'null' if value is None else 'empty'}", purpose=purpose)
+        self.filled.add(purpose)
         return name, self.prompt(row, name) if purpose == "prompt" else value
+
+    def made(self, files: Iterable[Path], make: Callable[[Mapping[str, Any], str], T]) -> tuple[list[T], list[AbsentError]]:
+        """(what `make` makes of each row and its place, the errors about rows that lack something).
+
+        Raises the first of those errors if no row has what is lacking, or nothing was made.
+        """
+        found: list[T] = []
+        errors: list[AbsentError] = []
+        for place, row in chain.from_iterable(map(read_rows, files)):
+            try:
+                found.append(make(row, place))
+            except AbsentError as lacking:
+                errors.append(lacking)
+        for error in errors:
+            if not found or (error.purpose and error.purpose not in self.filled):
+                raise error
+        return found, errors
 
     def known(self) -> list[Any]:
         """What was found out, as JSON."""
@@ -136,7 +161,7 @@ def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) 
     """The conversation of a row whose prompt and answers are in one column; None where a completion has a column of its own.
 
     A conversation that ends with an answer is whole, whatever other columns are called; one that does not is the prompt of what
-    another column answers, if there is one. It is () where the column is null or empty.
+    another column answers, if there is one. Raises AbsentError where the column is null or empty.
     """
     own = columns.given.get("completion")
     if own in row and (own != "completion" or row[own] is not None):
@@ -149,6 +174,9 @@ def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) 
     if not answered and columns.name(row, "completion") is not None:
         return None
     columns.read.add(name)
+    if messages == ():
+        raise AbsentError(place, f"{name!r} is null or empty", purpose="prompt")
+    columns.filled.add("prompt")
     if name != columns.given.get("prompt"):
         spelled = isinstance(row[name], str) and not is_transcript(row[name])
         columns.recognised["prompt"] = f"{name} (spelled as text)" if spelled else name

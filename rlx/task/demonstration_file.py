@@ -69,14 +69,19 @@ class DemonstrationFile(PairFile):
 
     def _two_columns(self, row: Mapping[str, Any], place: str) -> tuple[Text, Text]:
         """(prompt, completion) of a row that has them in columns of their own; without words where one is null."""
-        name, answer = self.columns.value(row, "completion", place=place)
-        completion = "" if answer in (None, []) else as_text(answer, place=place, key=name)
+        name = self.columns.name(row, "completion")
+        if name is not None and row[name] in (None, []):
+            completion: Text = ""
+        else:
+            name, answer = self.columns.value(row, "completion", place=place)
+            completion = as_text(answer, place=place, key=name)
         first = completion[0] if isinstance(completion, tuple) and is_conversation(completion) else None
         if first and (first["role"] != "assistant" or self.columns.name(row, "prompt") is None):
             return split_conversation(completion)
+        asked_in = self.columns.name(row, "prompt")
+        if first and row[str(asked_in)] in (None, "", []):
+            return split_conversation(completion)
         key, asked = self.columns.value(row, "prompt", place=place)
-        if asked in (None, "", []):
-            return split_conversation(completion) if first else ("", "")
         prompt = as_text(asked, place=place, key=key)
         if first and not goes_on(prompt, completion):  # asked after a greeting
             return split_conversation(completion)

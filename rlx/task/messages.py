@@ -14,6 +14,7 @@ from typing import Any
 
 from rlx.errors import DataError
 from rlx.task.base import Message, Text
+from rlx.task.table import AbsentError
 
 Tools = tuple[Mapping[str, Any], ...]
 
@@ -68,7 +69,7 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, str):
         return value
     if value is None or value == []:
-        raise DataError(f"{place}: {key!r} is {'null' if value is None else 'an empty list'}; leave the row out")
+        raise AbsentError(place, f"{key!r} is {'null' if value is None else 'an empty list'}")
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):

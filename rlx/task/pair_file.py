@@ -26,7 +26,7 @@ from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
 from rlx.task.columns import CONVERSATIONS, SCORES, Columns, first_of, whole_conversation
 from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
-from rlx.task.table import column, files_hash, find_files, read_rows
+from rlx.task.table import AbsentError, column, files_hash, find_files
 
 if TYPE_CHECKING:
     from rlx.data.pair_store import PairStore
@@ -99,7 +99,7 @@ class PairFile(Task, ABC):
     def _read_files(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
         """As `_split`, out of the files."""
         with collection_paused():
-            pairs = [self._pair(row, place) for file in self._files for place, row in read_rows(file)]
+            pairs, lacking = self.columns.made(self._files, self._pair)
             placed = [(content_uniform(pair.prompt, salt="held out"), pair) for pair in pairs]
         if not pairs:
             raise DataError(f"{self.path} is empty; it has one JSON object a line, or one row of a table, for each pair")
@@ -109,7 +109,8 @@ class PairFile(Task, ABC):
             raise DataError(
                 f"{self.path}: all prompts are held out at task.held_out={self.held_out}; lower it, or give more prompts"
             )
-        return learn, self._ordered([pair for place, pair in placed if place <= limit])
+        dropped = (Pair("", "", "", source=error.place, lacks=error.lacks) for error in lacking)
+        return (*learn, *dropped), self._ordered([pair for place, pair in placed if place <= limit])
 
     @cached_property
     def columns(self) -> Columns:
@@ -220,7 +221,8 @@ class LabelledFile(PairFile):
     label_key: str
 
     def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
-        places = {label: [place for place, pair in placed if is_desirable(pair) == label] for label in (True, False)}
+        said = [(place, is_desirable(pair)) for place, pair in placed if pair.chosen or pair.rejected]
+        places = {label: [place for place, desirable in said if desirable == label] for label in (True, False)}
         lacking = [str(label).lower() for label, found in places.items() if not found]
         if lacking:
             raise DataError(f"{self.path}: no {self.label_key!r} is {lacking[0]}; both labels are needed to learn what is better")
@@ -248,7 +250,7 @@ class LabelledFile(PairFile):
         """(prompt, completion) of a conversation: the completion is the assistant's messages at its end."""
         prompt = before_answer(messages)
         if prompt == messages:
-            raise DataError(f"{place}: the conversation does not end with an answer of the assistant; leave it out")
+            raise AbsentError(place, "the conversation does not end with an answer of the assistant")
         return prompt, messages[len(prompt) :]
 
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
@@ -260,8 +262,8 @@ class LabelledFile(PairFile):
 
     def facts(self) -> Mapping[str, str]:
         learn, held_out = self.pairs(), self.held_out_pairs()
-        desirable = sum(map(is_desirable, learn))
-        counts = f"{desirable} desirable and {len(learn) - desirable} undesirable completions to learn from"
+        desirable, labelled = sum(map(is_desirable, learn)), sum(pair.label is not None for pair in learn)
+        counts = f"{desirable} desirable and {labelled - desirable} undesirable completions to learn from"
         return {"pairs": f"{counts}, {len(held_out)} held out, from {self.path}"}
 
 
@@ -294,9 +296,12 @@ class PreferenceFile(PairFile):
             raise ConfigError("set both task.chosen_score_key and task.rejected_score_key, or none of them")
 
     def _least(self, placed: Sequence[tuple[float, Pair]]) -> float:
-        places = {place for place, _ in placed}
+        places = {place for place, pair in placed if pair.chosen and pair.rejected}
         if len(places) < 2:
-            raise DataError(f"{self.path} has {len(places)} different prompts; one is needed to learn from and one for the score")
+            raise DataError(
+                f"{self.path} has {len(places)} different prompts with both sides; one is needed to learn from and one for the "
+                "score"
+            )
         return min(places)
 
     def _read(self, row: Mapping[str, Any], place: str) -> Pair:
@@ -308,6 +313,9 @@ class PreferenceFile(PairFile):
             )
         name = self.columns.name(row, "prompt")
         given = None if name is None else self.columns.prompt(row, name)
+        given = None if given in ("", []) else given
+        if given is not None:
+            self.columns.filled.add("prompt")
         if given is not None and name in CONVERSATIONS:  # such a column repeats a side that is a conversation
             given = None if is_conversation(chosen) else before_answer(as_text(given, place=place, key=str(name)))
             if isinstance(given, str) and name != self.prompt_key:  # the name of a conversation, say
@@ -317,7 +325,7 @@ class PreferenceFile(PairFile):
             prompt, chosen, rejected = transcript(chosen, rejected, place=place)
         elif given is None:
             others = ", ".join(map(repr, (key for key in row if key != name)))
-            keys = f"no {self.prompt_key!r} here, only {others}" if name != self.prompt_key else f"null in {name!r}"
+            keys = f"no {self.prompt_key!r} here, only {others}" if name != self.prompt_key else f"nothing in {name!r}"
             prompt, chosen, rejected = implied_prompt(chosen, rejected, place=place, missing=keys)
         elif isinstance(given, str) and is_conversation(chosen) and not goes_on(given, chosen):
             prompt, chosen, rejected = implied_prompt(
@@ -373,10 +381,11 @@ def implied_prompt(chosen: Text, rejected: Text, *, place: str, missing: str = "
     elif size < min(len(chosen), len(rejected)) or len(chosen) != len(rejected):
         size = max(chosen.rfind(" ", 0, size), chosen.rfind("\n", 0, size)) + 1
     if size == 0:
-        raise DataError(
-            f"{place}: there is {missing}, and chosen and rejected have no common beginning to be the prompt; "
-            "give a prompt, or say which key holds it with task.prompt_key"
+        lacks = (
+            f"there is {missing}, and chosen and rejected have no common beginning to be the prompt; give a prompt, or say which "
+            "key holds it with task.prompt_key"
         )
+        raise AbsentError(place, lacks, purpose="prompt")
     return chosen[:size], chosen[size:], rejected[size:]
 
 

@@ -15,7 +15,7 @@ from rlx.task.base import Prompt, content_uniform
 from rlx.task.columns import CONVERSATIONS, Columns, final_answer
 from rlx.task.messages import as_conversation, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import files_hash, find_files, read_rows
+from rlx.task.table import AbsentError, files_hash, find_files
 
 NOT_FOR_REWARDS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
@@ -45,10 +45,16 @@ class PromptFile(RewardedTask):
         return find_files(self.path, key="task.path")
 
     @cached_property
+    def _lacking(self) -> list[AbsentError]:
+        """Of the rows that give no prompt, filled by `_split`."""
+        return []
+
+    @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
         """(prompts to learn from, prompts held out). At least the prompt with the smallest hash is held out, for the score."""
         with collection_paused():
-            prompts = [self._prompt(row, place) for file in self._files for place, row in read_rows(file)]
+            prompts, lacking = self.columns.made(self._files, self._prompt)
+        self._lacking.extend(lacking)
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
         for reward in self.all_rewards().values():
@@ -73,10 +79,7 @@ class PromptFile(RewardedTask):
         text = with_system(text, own or self.system)
         columns = {name: value for name, value in row.items() if name not in (key, self.answer_key, *NOT_FOR_REWARDS)}
         if self.answer_key is not None:
-            name, answer = self.columns.value(row, "answer", place=place)
-            if answer is None:
-                raise DataError(f"{place}: the answer ({name!r}) is null; give one, or leave the row out")
-            columns["answer"] = final_answer(answer)
+            columns["answer"] = final_answer(self.columns.value(row, "answer", place=place)[1])
         return Prompt(text, columns, () if tools is None else as_tools(row[tools], place=place, key=tools))
 
     @cached_property
@@ -99,9 +102,14 @@ class PromptFile(RewardedTask):
     def held_out_prompts(self) -> Sequence[Prompt]:
         return self._split[1]
 
+    def dropped_rows(self) -> Sequence[tuple[str, str]]:
+        self.prompts()  # the file is read
+        return [(error.place, error.lacks) for error in self._lacking]
+
     def facts(self) -> Mapping[str, str]:
         counts = f"{len(self.prompts())} to learn from, {len(self.held_out_prompts())} held out, from {self.path}"
-        return {"prompts": counts, "reward": self.reward_facts()}
+        lacking = f"; {len(self._lacking)} rows dropped, such as {self._lacking[0]}" if self._lacking else ""
+        return {"prompts": counts + lacking, "reward": self.reward_facts()}
 
     def content_hash(self) -> str:
         return files_hash(self._files)

@@ -72,6 +72,8 @@ class RewardedPairs(RewardedTask, PairFile):
     def _distinct(self, pairs: Sequence[Pair]) -> tuple[Prompt, ...]:
         first: dict[float, Pair] = {}
         for pair in pairs:
+            if pair.lacks:
+                continue
             first.setdefault(content_uniform(pair.prompt, salt="held out"), pair)
         return tuple(
             Prompt(

@@ -257,16 +257,30 @@ def _pyarrow(file: Path) -> Any:
     return pyarrow
 
 
-def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend: str = "") -> Any:
-    """The value of a column that must be there, or a DataError that says which keys there are and which setting renames it.
+class AbsentError(DataError):
+    """A row lacks a value without which it cannot be learned from: no such column, null, or empty.
 
-    mend: what else to do where no key is like it.
+    lacks: what, such as "'chosen' is null". purpose: the purpose of the column; empty where no column has one.
+    """
+
+    def __init__(self, place: str, lacks: str, *, purpose: str = "") -> None:
+        super().__init__(f"{place}: {lacks}")
+        self.place = place
+        self.lacks = lacks
+        self.purpose = purpose
+
+
+def column(row: Mapping[str, Any], name: str, *, place: str, setting: str, mend: str = "", purpose: str = "") -> Any:
+    """The value of a column that must be there, or an AbsentError that says which keys there are and which setting renames it.
+
+    mend: what else to do where no key is like it. purpose: as in AbsentError.
     """
     if name in row:
         return row[name]
     near = difflib.get_close_matches(name, list(row), n=1)
     hint = f"did you mean {setting}={near[0]}?" if near else mend or f"set {setting} to the right one"
-    raise DataError(f"{place}: there is no key {name!r} here, only {', '.join(map(repr, row)) or 'none at all'}; {hint}")
+    lacks = f"there is no key {name!r} here, only {', '.join(map(repr, row)) or 'none at all'}; {hint}"
+    raise AbsentError(place, lacks, purpose=purpose)
 
 
 def file_hash(file: Path) -> str:

@@ -11,7 +11,7 @@ from rlx.data.tokenized import TokenizedPairs
 from rlx.data.tokens import TextEncoder
 from rlx.errors import DataError
 from rlx.policy.tiny import character_tokenizer
-from rlx.task import pair_file
+from rlx.task import columns, pair_file
 from rlx.task.base import Pair, Pairs
 from rlx.task.pair_file import LabelledFile, PreferenceFile
 
@@ -19,6 +19,7 @@ NAME = "0" * 32
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, 2.5, None]}}}
 ALL = [
     Pair("12+34=", "46", "47", source="a:1"),
+    Pair("", "", "", source="a:3", lacks="'chosen' is null"),
     Pair("Straße 好", "", "é", scores=(0.1, -2.0), source="a:2"),
     Pair(({"role": "user", "content": "?"},), ({"role": "assistant", "content": "1"},), (), label=(True, None)),
     Pair(
@@ -77,13 +78,13 @@ def task_of(path, kind=PreferenceFile, **given):
 def rows(tmp_path, monkeypatch):
     monkeypatch.setattr(pair_file, "_LEAST_KEPT", 1)
     path = tmp_path / "rows.jsonl"
-    made = [{"prompt": f"{a}+1=", "chosen": str(a + 1), "rejected": str(a), "note": "", "source": "n"} for a in range(20)]
+    made = [{"prompt": f"{a}+1=", "chosen": str(a + 1), "rejected": str(a), "note": "n", "source": "n"} for a in range(20)]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return path
 
 
 def read_again(monkeypatch):
-    monkeypatch.setattr(pair_file, "read_rows", lambda file: pytest.fail("the file is parsed again"))
+    monkeypatch.setattr(columns, "read_rows", lambda file: pytest.fail("the file is parsed again"))
 
 
 @pytest.mark.parametrize("kind", [PreferenceFile, LabelledFile])

@@ -3,8 +3,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlx.data import survey as survey_module
-from rlx.data.stores import TokenStore
 from rlx.data.survey import brief, brief_of_prompts, survey
 from rlx.errors import DataError
 from rlx.policy.pretrained import load_pretrained
@@ -248,22 +246,3 @@ class Fails(Opens):
 def test_prompts_on_both_sides_are_said_where_they_tell_games_apart(environment, told):
     found = survey(task_of(environment, num_prompts=4, num_held_out=3), build_tiny())
     assert sum("both learned and held out" in caution for caution in found.cautions) == told
-
-
-def test_what_is_there_twice_is_kept_under_the_names_of_the_pairs(tmp_path, monkeypatch):
-    policy, counted = build_tiny(), []
-    policy.pair_tokenizer.store = TokenStore(tmp_path)
-    count = survey_module._counted_repeats
-    monkeypatch.setattr(survey_module, "_counted_repeats", lambda *sides: counted.append(1) or count(*sides))
-    held_out = Pairs.of([Pair("1+1=", "2", "4"), Pair("9+9=", "18", "9")], "h")
-
-    def counts(name, pairs=PAIRS):
-        return survey(Given(Pairs.of(pairs, name) if name else pairs, held_out), policy).counts
-
-    first = counts("a")
-    assert (first["duplicates"], first["in_both"], first["prompts"], first["white_space_pairs"]) == (1, 1, 5, 1)
-    assert counts("a") == first
-    assert len(counted) == 1
-    assert counts("b", PAIRS[1:])["duplicates"] == 0
-    assert counts("", PAIRS) == first  # without a name nothing is kept
-    assert len(counted) == 3

@@ -134,7 +134,7 @@ def test_rows_without_an_answer_are_left_out_and_counted(tmp_path):
     found = task(tmp_path, *BAD, {"messages": [*TALK, user("Thanks.")]}, {"messages": [assistant("Hi!"), *TALK]})
     policy = rlx.load("policy", "tiny")
     sides = [TokenizedPairs.of(side, policy.text) for side in (found.pairs(), found.held_out_pairs())]
-    assert sum(side.dropped.get("nothing", 0) for side in sides) == 3
+    assert sum(side.dropped.get("lacking", 0) for side in sides) == 3
     assert sum(side.dropped.get("empty", 0) for side in sides) == 5
     assert sum(map(len, sides)) == 92
     assert sum(side.remarks.get("trailing", 0) for side in sides) == 1
@@ -177,6 +177,16 @@ def test_a_file_without_answers_is_refused(tmp_path):
     [
         ({"prompt": "1", "chosen": "2", "rejected": "3"}, "no key 'completion'.*of pairs .* task=preference_file"),
         ({"text": "Once upon a time"}, "no key 'completion'"),
+    ],
+)
+def test_a_file_without_a_column_of_demonstrations_is_refused(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        rlx.load("task", "demonstration_file", path=str(write(tmp_path / "a.jsonl", [row] * 3))).pairs()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
         ({"messages": [{"from": "who", "value": "2"}]}, "a message in 'messages' is from 'who'"),
         ({"text": "<|im_start|>user name=a\n1<|im_end|>\n<|im_start|>assistant\n2<|im_end|>"}, "'text' has words .*user name=a"),
         ({"text": "<|im_start|>user\n1<|im_end|>x<|im_start|>assistant\n2<|im_end|>"}, "words in no turn of their own, 'x'"),
@@ -268,7 +278,7 @@ def test_rlx_data_shows_demonstrations(tmp_path):
     path = write(tmp_path / "talks.jsonl", [*rows, *BAD[:2]])
     found = survey(rlx.load("task", "demonstration_file", path=str(path)), rlx.load("policy", "tiny"), num_examples=2)
     assert (found.counts["read"], found.counts["kept"], found.counts["dropped"]) == (22, 20, 2)
-    assert [row["reason"] for row in found.dropped] == ["nothing"]
+    assert [row["reason"] for row in found.dropped] == ["lacking"]
     assert list(found.lengths) == ["prompt", "completion"]
     assert found.lengths["completion"]["mean"] == 5  # both answers with their ends
     assert found.chosen_longer is None

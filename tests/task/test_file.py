@@ -126,7 +126,7 @@ def test_key_names_and_scores_can_be_chosen(tmp_path):
             r"a\.jsonl:1: there is a prompt of text beside conv",
         ),
         ({"chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is no 'prompt' here, only"),
-        ({"prompt": None, "chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is null in 'prompt', and chosen"),
+        ({"prompt": None, "chosen": "abc", "rejected": "xyz"}, r"a\.jsonl:1: there is nothing in 'prompt', and chosen"),
         ({"prompt": [{"text": "p"}], "chosen": "a", "rejected": "b"}, r"a\.jsonl:1: 'prompt' is neither"),
     ],
 )

@@ -148,7 +148,7 @@ def test_lists_in_a_table_of_text_are_what_they_spell(write):
 
 
 def test_a_list_of_messages_that_cannot_be_read_is_refused():
-    with pytest.raises(DataError, match=r"a\.jsonl:1: 'prompt' is an empty list; leave the row out"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: 'prompt' is an empty list"):
         read([])
     for text in ("[{'role': 'user', 'content': nan}]", '[{"role": "user", "content": "a" "b}]'):
         with pytest.raises(
