@@ -32,18 +32,32 @@ if TYPE_CHECKING:
 def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv, prints errors itself unless told not to, and only warns about a missing folder.
 
-    For --info it logs to the standard output of the moment, and would go on with it in a notebook.
+    For --info it logs to the standard output of the moment, and would go on with it in a notebook. What it shows of a config is
+    what a run of it gets.
     """
+    from hydra._internal.hydra import Hydra
+
+    from rlx.config.sources import take_out_unread_losses
+
+    show = Hydra.get_sanitized_cfg
+
+    def shown(self: Hydra, cfg: Any, cfg_type: str) -> Any:
+        choices = {str(group): option for group, option in cfg.hydra.runtime.choices.items()}
+        take_out_unread_losses(cfg, choices, list(map(str, cfg.hydra.overrides.task)))
+        return show(self, cfg, cfg_type)
+
     saved, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     sys.argv = ["rlx", *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    Hydra.get_sanitized_cfg = shown  # type: ignore[method-assign]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=r"provider=.* is not\s+available")
             yield
     finally:
+        Hydra.get_sanitized_cfg = show  # type: ignore[method-assign]
         sys.argv = saved
         root.handlers[:] = handlers
         root.setLevel(level)

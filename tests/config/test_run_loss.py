@@ -96,13 +96,17 @@ class Mine(Sft): ...
 
 @pytest.mark.parametrize("option", ["sft", "lossless_term.Mine"])
 @pytest.mark.parametrize(("algorithm", "term"), [("hybrid", "dpo"), ("mixture", "terms.preference.algorithm")])
-def test_a_term_whose_algorithm_has_no_loss_gets_none(tmp_path, monkeypatch, algorithm, term, option):
+def test_a_term_whose_algorithm_has_no_loss_gets_none(tmp_path, monkeypatch, capsys, algorithm, term, option):
     (tmp_path / "lossless_term.py").write_text(LOSSLESS)
     monkeypatch.syspath_prepend(tmp_path)
     words = [f"algorithm={algorithm}", f"algorithm@algorithm.{term}={option}"]
     composed = composed_line(CommandLine(argv=["train", *words], verb="train", overrides=words))
     assert "loss" not in OmegaConf.select(composed.config, f"algorithm.{term}")
     composed.check(RunConfig)
+    assert invoke(["train", *words, "--cfg", "job", "--package", f"algorithm.{term}"]) == (0, "")
+    shown = capsys.readouterr().out
+    assert "pairs_per_step" in shown
+    assert "loss:" not in shown
     assert invoke(["-m", f"algorithm={algorithm}", f"algorithm@algorithm.{term}=dpo,{option}", "sweep.dry_run=true"]) == (0, "")
 
 
