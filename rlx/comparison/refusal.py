@@ -20,7 +20,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError, EvidenceError
 from rlx.garbage import collection_paused
 from rlx.record.run import RunRecord, find_run_directories, read_run
-from rlx.record.trust import command_for, folder_words
+from rlx.record.trust import command_for, folder_words, words_again
 
 BUDGET = ("num_steps", "max_seconds", "stop_at_score")
 
@@ -81,27 +81,38 @@ def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Pro
         for task, seeds in per_task.items():
             if len(seeds) == 1:
                 where = f" on {task}" if len(per_task) > 1 else ""
+                on_task = [run for run in counted if run.task == task]
                 text = f"{label}{where}: one seed ({seeds.pop()}) says nothing about how scores vary"
-                found.append(Problem("single", text, f"run more seeds: {more_seeds(counted, label)}"))
+                found.append(Problem("single", text, f"run more seeds: {more_seeds(on_task, label)}"))
     return found
 
 
 def more_seeds(runs: Sequence[RunScore], label: str, *, first: int = 0, on: RunScore | None = None) -> str:
-    """A command that runs a variant on ten seeds from `first` on. on: a run whose task it names instead of the variant's."""
+    """What runs a variant on ten seeds from `first` on: a command for each of its tasks.
+
+    on: a run whose task is named instead of the variant's.
+    """
     seeds = f"'seed=range({first},{first + 10})'"
-    run = next((run for run in runs if run.variant == label), None)
-    if run is None:
+    mine = {run.task: run for run in reversed(runs) if run.variant == label}
+    if not mine:
         return f"rlx -m ... {seeds}"
-    if run.record.verb != "train":
-        return f"train {run.record.algorithm} with 10 seeds, and rlx {run.record.verb} each of these runs"
-    kept = [override for override in run.record.overrides if not override.lstrip("+").startswith(("seed=", "hydra."))]
+    first_run = mine[next(reversed(mine))]
+    if first_run.record.verb != "train":
+        return f"train {first_run.record.algorithm} with 10 seeds, and rlx {first_run.record.verb} each of these runs"
+    chosen = [first_run] if on is not None else reversed(mine.values())
+    return " && ".join(dict.fromkeys(f"rlx -m {shlex.join(_words(run, on))} {seeds}" for run in chosen))
+
+
+def _words(run: RunScore, on: RunScore | None) -> list[str]:
+    """What makes a run again, with the task of `on` where there is one."""
+    kept = words_again(run.record)
     if on is not None:
         kept = [override for override in kept if not _is_of_task(override)]
         given = [override for override in on.record.overrides if _is_of_task(override)]
         kept += given if any(text.startswith("task=") for text in given) else [f"task={on.record.task}", *given]
-    if not any(override.startswith("algorithm=") for override in kept):
-        kept.insert(0, f"algorithm={run.record.algorithm}")
-    return " ".join(["rlx -m", *map(shlex.quote, [*folder_words(run.record.command), *kept]), seeds])
+    if not any(override.startswith(("algorithm=", "experiment=")) for override in kept):
+        kept.insert(len(folder_words(run.record.command)), f"algorithm={run.record.algorithm}")
+    return kept
 
 
 def _is_of_task(override: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,6 +120,9 @@ def _foreign(record: RunRecord, allowed: Collection[str]) -> Iterator[tuple[str,
 
 _DIRECTORY = ("--config-dir", "-cd")
 _SEARCH_PATH = "hydra.searchpath"
+_KEY_ENDS = re.compile(r"[.=/@]")
+_OF_ONE_RUN = ("seed", "resume", "rerun", "allow_changed", "ranks", "parallel", "hydra")
+_CHECKED = ("algorithm", "loss", "task", "policy", "optimizer", "rollout")  # what a check reads of a run's overrides
 
 
 def folder_words(command: Sequence[str]) -> list[str]:
@@ -129,6 +133,30 @@ def folder_words(command: Sequence[str]) -> list[str]:
         if key in (*_DIRECTORY, _SEARCH_PATH):
             words += [word] if equals else [word, after]
     return words
+
+
+def words_again(record: RunRecord) -> list[str]:
+    """The words after `rlx` that make such a run again with another seed: folders of configs, and the overrides of the run.
+
+    What belongs to one run alone is left out. A run that was resumed has the number of steps that it was resumed with.
+    """
+    own = {*_OF_ONE_RUN, *(["num_steps"] if record.resumed else [])}
+    kept = [override for override in record.overrides if _KEY_ENDS.split(override.lstrip("+~"))[0] not in own]
+    steps = [f"num_steps={record.config['num_steps']}"] if record.resumed else []
+    return [*folder_words(record.command), *kept, *steps]
+
+
+def check_command(record: RunRecord) -> str:
+    """The whole command that checks a run's algorithm with its loss on its task."""
+    words = words_again(record)
+    folders = folder_words(record.command)
+    kept = [word for word in words[len(folders) :] if _KEY_ENDS.split(word.lstrip("+~"))[0] in _CHECKED]
+    loss = record.config.get("loss")
+    if any(word.startswith("experiment=") for word in words) and isinstance(loss, Mapping):
+        kept = [f"loss={loss['_target_']}", *kept]  # which a choice on the command line replaces
+    if not any(word.startswith("algorithm=") for word in kept):
+        kept = [f"algorithm={record.algorithm}", *kept]
+    return shlex.join(["rlx", "check", *folders, *kept])
 
 
 def search_path(command: Sequence[str]) -> str | None:

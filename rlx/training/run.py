@@ -23,7 +23,7 @@ from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import sources
-from rlx.record.trust import command_for
+from rlx.record.trust import check_command, command_for, folder_words
 from rlx.report.terminal import TrainView
 from rlx.training.build import build_loop
 from rlx.training.caution import Movement, cautions, require_possible
@@ -82,7 +82,7 @@ def run_recorded(
         step = loop.progress.step if loop else 0
         kept = error.examples and is_first
         where = f"; the examples are in {_keep(recorder.directory, error)}" if kept else ""
-        advice = f"{'lower optimizer.lr, or ' if step else ''}run `rlx check` on the algorithm"
+        advice = f"{'lower optimizer.lr, or ' if step else ''}run `{check_command(recorder.record)}`"
         named = NonFiniteLossError(f"step {step + 1}: {error}; {advice}{where}", error.examples)
         recorder.fail(named, step=step + 1)
         raise named from error
@@ -299,7 +299,8 @@ def _rerun(
     run = before.directory.absolute()  # what was given may be a `latest`, which names the new run when that has begun
     if cfg.threads is None:
         set_threads(before.threads)
-    result = _new(cfg, before.algorithm, command, before.overrides, directory, view, ranks)
+    folders = folder_words(before.command)  # of what the overrides choose, where the command is read again
+    result = _new(cfg, before.algorithm, [*command, *folders], before.overrides, directory, view, ranks)
     if ranks is not None and not ranks.is_first:
         return result
     old, new = ([reproducible(line) for line in read_metrics(place)] for place in (run, result.metadata["directory"]))

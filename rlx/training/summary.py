@@ -20,7 +20,7 @@ from rlx.experiment import Experiment
 from rlx.fields import shown
 from rlx.record.files import relative
 from rlx.record.run import AlgorithmResult, RunRecord
-from rlx.record.trust import folder_words
+from rlx.record.trust import words_again
 from rlx.training.checkpoint import TrainerState
 from rlx.training.gradients import TOKENS_AT_ONCE
 from rlx.training.memory import AUTO
@@ -143,13 +143,8 @@ def closing_summary(record: RunRecord, result: AlgorithmResult, lines: Sequence[
 
 def next_commands(record: RunRecord) -> list[str]:
     """Commands to try after a run: the same with five seeds, and where to look at the results."""
-    own: tuple[str, ...] = ("seed=", "resume=", "rerun=", "hydra.run.dir=", "ranks=", "parallel")
-    if record.resumed:  # perhaps with more steps than it began with
-        own = (*own, "num_steps=", "allow_changed=")
-    chosen = [override for override in record.overrides if not override.startswith(own)]
-    chosen += [f"num_steps={record.config['num_steps']}"] if record.resumed else []
     output_dir = str(record.config["output_dir"])
-    commands = [shlex.join(["rlx", "-m", *folder_words(record.command), *chosen, "seed=range(0,5)"]), "rlx runs sort=-score"]
+    commands = [shlex.join(["rlx", "-m", *words_again(record), "seed=range(0,5)"]), "rlx runs sort=-score"]
     if output_dir != "outputs":
         commands[1] = shlex.join(["rlx", "runs", output_dir, "sort=-score"])
     if "tensorboard" in (record.config["logger"] or {}):

@@ -48,6 +48,24 @@ def test_the_command_for_more_seeds_names_the_folders_of_its_configs(tmp_path):
     assert more_seeds(runs, "custom_dpo").startswith("rlx -m --config-dir conf algorithm=custom_dpo")
 
 
+def test_the_command_for_more_seeds_runs_every_task_of_the_variant(tmp_path):
+    for task, chosen in {"arithmetic": [], "sorting": ["task=sorting", "task.max_operand=5"]}.items():
+        for seed in range(2):
+            overrides = ["algorithm=dpo", *chosen, f"++seed={seed}"]
+            write_run(tmp_path / f"{task}{seed}", algorithm="dpo", task=task, seed=seed, overrides=overrides)
+    runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
+    assert more_seeds(runs, "dpo", first=2).split(" && ") == [
+        "rlx -m algorithm=dpo 'seed=range(2,12)'",
+        "rlx -m algorithm=dpo task=sorting task.max_operand=5 'seed=range(2,12)'",
+    ]
+
+
+def test_the_command_for_more_seeds_leaves_the_algorithm_of_an_experiment_alone(tmp_path):
+    write_run(tmp_path / "a", algorithm="MyAlgo", overrides=["experiment=best"])
+    runs = group(collect(tmp_path, metric="eval/score", score="last").runs, by=None).runs
+    assert more_seeds(runs, "MyAlgo") == "rlx -m experiment=best 'seed=range(0,10)'"
+
+
 REWARDS = {
     "exact_match": {"task__rewards": {"exact_match": {"_target_": "rlx.task.reward.parts.ExactMatch", "weight": 1.0}}},
     "digits": {"task__rewards": {"digits": {"_target_": "mylab.digits", "_partial_": True, "unit": "a b", "limit": None}}},

@@ -4,13 +4,14 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rlx.errors import ConfigError
 from rlx.record.run import RunRecord
 from rlx.record.sources import sources
-from rlx.record.trust import command_for, require_named, trusted_targets
+from rlx.record.trust import check_command, command_for, require_named, trusted_targets, words_again
 
 FILES = {
     "idea_loss.py": "import idea_helper\nfrom idea_pack.inner import Inner\nclass Loss: ...\nraise RuntimeError('imported')\n",
@@ -90,3 +91,28 @@ def test_the_command_has_the_places_and_the_classes_that_are_lacking(record: Run
     assert typed == [
         "rlx", "train", "rerun=outputs/train/run", "output_dir=/data/my runs", "++logger.own._target_=idea_log.Log"
     ]  # fmt: skip
+
+
+def test_what_makes_a_run_again_is_its_overrides_but_for_those_of_one_run():
+    given = [
+        "algorithm=dpo",
+        "++seed=3",
+        "+parallel.timeout=9",
+        "ranks=2",
+        "hydra.job.chdir=false",
+        "~logger.x",
+        "num_steps=4",
+    ]
+    record = SimpleNamespace(overrides=given, command=["rlx", "train", "--config-dir", "my conf", *given], resumed=())
+    record.config = {"num_steps": 8, "loss": None}
+    assert words_again(record) == ["--config-dir", "my conf", "algorithm=dpo", "~logger.x", "num_steps=4"]
+    record.resumed = ({"step": 4},)
+    assert words_again(record)[-1] == "num_steps=8"
+    assert check_command(record) == "rlx check --config-dir 'my conf' algorithm=dpo"
+
+
+def test_what_an_experiment_chose_is_checked():
+    config = {"num_steps": 8, "loss": {"_target_": "my_lab.my_loss", "beta": 1.0}}
+    record = SimpleNamespace(overrides=["experiment=best", "optimizer.lr=1"], command=["rlx"], resumed=(), config=config)
+    record.algorithm = "dpo"
+    assert check_command(record) == "rlx check algorithm=dpo loss=my_lab.my_loss optimizer.lr=1"
