@@ -21,7 +21,7 @@ from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Optimizer
 from rlx.policy.pretrained import load_pretrained
 from rlx.policy.tiny import load_tiny
-from rlx.record.lines import parse_lines, read_metrics, read_tail
+from rlx.record.files import parse_lines, read_metrics, read_tail
 from rlx.record.query import keep
 from rlx.record.run import read_run
 from rlx.rollout.server import ServerSampler

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx.comparison.serializable import is_number, usable
 from rlx.comparison.statistics.interval import Array
-from rlx.record.lines import each_metrics
+from rlx.record.files import each_metrics
 from rlx.record.run import RunRecord
 
 KL = "eval/kl"

@@ -10,7 +10,7 @@ from typing import Any
 from rlx.comparison.serializable import Serializable
 from rlx.errors import EvidenceError
 from rlx.nested import leaves
-from rlx.record.lines import each_metrics
+from rlx.record.files import each_metrics
 from rlx.record.run import RunRecord, find_run_directories, read_run
 
 MISSING = "(not there)"

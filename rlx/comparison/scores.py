@@ -17,8 +17,7 @@ from rlx.comparison.statistics.bootstrap import area_under_curve
 from rlx.comparison.statistics.interval import Array
 from rlx.errors import DataError
 from rlx.nested import leaves
-from rlx.record.files import read_regular
-from rlx.record.lines import parse_lines
+from rlx.record.files import parse_lines, read_regular
 from rlx.record.provenance import NOT_HASHED
 from rlx.record.run import RunRecord
 

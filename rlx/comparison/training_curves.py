@@ -14,7 +14,7 @@ from rlx.comparison.serializable import is_number
 from rlx.comparison.statistics.bootstrap import band, bootstrap_interval, row_iqm
 from rlx.comparison.statistics.interval import Array, iqm, iqm_interval
 from rlx.errors import DataError
-from rlx.record.lines import each_metrics
+from rlx.record.files import each_metrics
 
 _KEPT = 8192  # numbers of one metric of a run; even. A figure has a few hundred points
 OVER = ("step", "tokens", "seconds")  # what a curve is drawn over

@@ -25,15 +25,15 @@ from rlx.data.tokenizer_text import tokenizer_text
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError
 from rlx.loss.preference.pairs import PairLogprobs
-from rlx.optimizer.groups import Part
+from rlx.optimizer.step import Part
 from rlx.policy.adapter import AttachedAdapter, BaseModel, Lora
-from rlx.policy.checkpointing import checkpointed_layers
 from rlx.policy.forward import (
     ANNOUNCE,
     ForwardSettings,
     ValueHead,
     attention_cost,
     branch_cost,
+    checkpointed_layers,
     completion_logits,
     head_input,
     max_positions,

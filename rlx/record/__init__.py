@@ -1,6 +1,6 @@
 """Run records: training writes them, comparison and report read them. Reading them imports no torch."""
 
-from rlx.record.lines import read_metrics, read_samples
+from rlx.record.files import read_metrics, read_samples
 from rlx.record.run import AlgorithmResult, RunRecord, find_runs, read_run
 
 __all__ = ["AlgorithmResult", "RunRecord", "find_runs", "read_metrics", "read_run", "read_samples"]

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rlx.errors import ConfigError, TrainingError
-from rlx.record.files import full_disk_explained
-from rlx.record.lines import parse_lines, read_tail
+from rlx.record.files import full_disk_explained, parse_lines, read_tail
 
 _UNFINISHED = ".unfinished-"
 _ABANDONED = 3600.0  # seconds after which a directory that is not finished is nobody's; filling one takes far less

@@ -12,8 +12,7 @@ from typing import Any
 
 from rlx.errors import DataError
 from rlx.nested import leaves
-from rlx.record.files import number
-from rlx.record.lines import each_metrics, read_tail
+from rlx.record.files import each_metrics, number, read_tail
 from rlx.record.run import RunRecord, read_run
 
 _TAIL = 16 * 1024

@@ -13,18 +13,27 @@ from typing import Any
 import numpy as np
 
 from rlx.comparison.comparison import Comparison
+from rlx.comparison.descriptive import PromptResult, contest
 from rlx.comparison.pair import PairComparison
-from rlx.comparison.prompts import PromptResult, contest
 from rlx.comparison.scores import RunScore
 from rlx.comparison.wording import conclusion, score_text
 from rlx.errors import DataError
-from rlx.record.lines import completion_text, prompt_text, read_samples
+from rlx.record.files import completion_text, prompt_text, read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
 from rlx.report.comparison import gain_line, halving_lines, method_line, prompt_lines, rank_line, title
 from rlx.report.figure.base import Figure
-from rlx.report.figure.choices import cost_figures, importance_figures, search_figures, setting_figures
 from rlx.report.figure.curves import curve_figures, efficiency_figures, metric_figures, shown_logs
-from rlx.report.figure.scores import aggregate_figures, difference_figure, improvement_figure, profile_figure, score_figure
+from rlx.report.figure.scores import (
+    aggregate_figures,
+    cost_figures,
+    difference_figure,
+    importance_figures,
+    improvement_figure,
+    profile_figure,
+    score_figure,
+    search_figures,
+    setting_figures,
+)
 from rlx.report.figure.svg import draw_svg, is_long
 from rlx.report.table import as_cells
 from rlx.report.text import safe, significant

@@ -25,7 +25,7 @@ from rlx.task.environment import BrokenTurnError, Conversation, Environment, Int
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
-    from rlx.rollout.decoding.past import Past
+    from rlx.rollout.decoding.forward import Past
 
 _log = logging.getLogger(__name__)
 Spans = tuple[tuple[int, int], ...]

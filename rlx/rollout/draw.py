@@ -19,7 +19,7 @@ from rlx.rollout.play import Played, play
 from rlx.rollout.rollouts import RolloutBatch
 from rlx.rollout.sampler import Sampler
 from rlx.seeding import Stream
-from rlx.task.curriculum import Curriculum
+from rlx.task.base import Curriculum
 from rlx.task.environment import require_free
 from rlx.task.rewarded import RewardedTask
 

@@ -26,7 +26,7 @@ from rlx.task.messages import with_line_breaks
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
-    from rlx.rollout.decoding.past import Past
+    from rlx.rollout.decoding.forward import Past
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,7 @@ from rlx.fields import count, non_empty, one_of, within
 from rlx.rollout.decoding.loop import Completions
 from rlx.rollout.gap import DTYPES, Reported, Watch, logprob_gap
 from rlx.rollout.sampler import Draw, Sampler
-from rlx.rollout.sync import ADAPTER_NAME, SYNCS, require_sync, send_broadcast, send_files
-from rlx.rollout.transfer import Transfer
+from rlx.rollout.sync import ADAPTER_NAME, SYNCS, Transfer, require_sync, send_broadcast, send_files
 from rlx.rollout.transformers import TransformersSampler
 
 if TYPE_CHECKING:

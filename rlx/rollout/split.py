@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlx.parallel.ranks import Ranks
     from rlx.policy.base import Policy
     from rlx.policy.reference import Reference
-    from rlx.rollout.decoding.past import Past
+    from rlx.rollout.decoding.forward import Past
     from rlx.task.base import Prompt, Task
 
 T = TypeVar("T")

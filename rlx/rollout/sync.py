@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 import torch.distributed as dist
 from transformers.core_model_loading import revert_weight_conversion
 
-from rlx.client import JsonClient
+from rlx.client import GoneError, JsonClient
 from rlx.errors import ConfigError, TrainingError
-from rlx.rollout.transfer import Transfer
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
@@ -117,3 +123,171 @@ def _written(target: Path, write: Callable[[], None]) -> None:
             f"the weights for the server could not be written to {target}: {error.strerror or error}; free some space, or name "
             "another directory by rollout.sync_path"
         ) from error
+
+
+# vLLM's weight transfer: this process is rank 0 of a group whose other ranks are the server's workers, and broadcasts to them.
+#
+# The protocol is that of vLLM 0.32 for a trainer without vLLM: the id of the NCCL group goes to the server over HTTP, both sides
+# join the group and add up one number, and each parameter is a broadcast of its own, in the order of a list that was sent before.
+
+
+MISSING = 'start vLLM with VLLM_SERVER_DEV_MODE=1 and --weight-transfer-config \'{"backend": "nccl"}\''
+_PAUSE = 0.001  # seconds between two looks at what is under way
+
+
+class BroadcastGroup(Protocol):
+    """Processes that broadcast to each other; this one is rank 0."""
+
+    def meet(self) -> None:
+        """Join the group and add up one number over its ranks. Returns when all have come."""
+
+    def unique_id(self) -> bytes:
+        """What the other ranks need to join: the 128 bytes of an ncclUniqueId. Waits until meet() has made it."""
+
+    def broadcast(self, tensor: torch.Tensor) -> dist.Work:
+        """Begin to send a contiguous tensor to all ranks."""
+
+    def close(self) -> None:
+        """Leave the group, also in the middle of a broadcast."""
+
+
+class NcclGroup:
+    """A group of NCCL's. workers: its other ranks. timeout: seconds for joining it and for a broadcast."""
+
+    def __init__(self, workers: int, device: torch.device, timeout: float) -> None:
+        limit = timedelta(seconds=timeout)
+        options = dist.ProcessGroupNCCL.Options()
+        options._timeout = limit
+        # torch's group leaves the id of its first communicator in its store, under the key 0; nobody else joins this store.
+        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=limit)
+        self._group: Any = dist.ProcessGroupNCCL(self._store, 0, workers + 1, options)
+        self._device = device
+
+    def meet(self) -> None:
+        with torch.cuda.device(self._device):
+            self._group.allreduce(torch.ones(1, device=self._device)).wait()
+            torch.cuda.synchronize(self._device)
+
+    def unique_id(self) -> bytes:
+        return bytes(self._store.get("0"))
+
+    def broadcast(self, tensor: torch.Tensor) -> dist.Work:
+        with torch.cuda.device(self._device):
+            work: dist.Work = self._group.broadcast(tensor, root=0)
+            return work
+
+    def close(self) -> None:
+        self._group.abort()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A group with the workers of one server, which lasts until it is closed or a transfer fails."""
+
+    client: JsonClient
+    group: BroadcastGroup
+
+    @classmethod
+    def open(cls, client: JsonClient, device: torch.device) -> Transfer:
+        """Join a group with the server's workers. device: the GPU that holds the policy.
+
+        Raises GoneError where the server cannot be reached, ConfigError where it refuses, TrainingError where the group does not
+        come about within the client's timeout.
+        """
+        client = replace(client.beside, retries=0)  # a request that is sent twice would join or load twice
+        workers = client.ask("get_world_size").get("world_size")
+        if not isinstance(workers, int) or workers < 1:
+            raise ConfigError(f"the server at {client.url} does not say how many workers it has; rollout.sync=nccl needs vLLM")
+        group: BroadcastGroup = NcclGroup(workers, device, client.timeout)
+        met = _begin(group.meet)
+        joined: Future[None] | None = None
+        try:
+            settings = {
+                "nccl_unique_id_b64": base64.b64encode(group.unique_id()).decode(),
+                "rank_offset": 1,
+                "world_size": workers + 1,
+                "packed": False,
+            }
+            joined = _begin(lambda: client.tell("init_weight_transfer_engine", {"init_info": settings}, missing=MISSING))
+            _wait([met, joined], client.timeout)
+        except (RuntimeError, TimeoutError) as error:
+            group.close()
+            raise TrainingError(
+                f"no NCCL group with the workers of the server at {client.url} came about within rollout.timeout="
+                f"{client.timeout:g} s ({error}); NCCL needs the same version on both sides, and a GPU of the server's own"
+            ) from error
+        except BaseException:
+            group.close()
+            raise
+        return cls(client, group)
+
+    def send(self, weights: Mapping[str, torch.Tensor], *, version: int) -> None:
+        """Broadcast the weights, named as in a checkpoint, and wait until the server has loaded them.
+
+        The group is closed where this raises: GoneError where the server or its workers are gone, ConfigError or TrainingError
+        where it refuses.
+        """
+        sent = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+        listed = {
+            "names": list(sent),
+            "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in sent.values()],
+            "shapes": [list(tensor.shape) for tensor in sent.values()],
+        }
+        try:
+            self.client.tell("start_weight_update", missing=MISSING)
+            loaded = _begin(lambda: self.client.tell("update_weights", {"update_info": listed}, missing=MISSING))
+            works = []
+            for tensor in sent.values():
+                if loaded.done():
+                    loaded.result()  # refused before anything was received
+                works.append(self.group.broadcast(tensor))
+            _wait([loaded, *works], self.client.timeout)
+            self.client.tell("finish_weight_update", {"weight_version": str(version)}, missing=MISSING)
+        except (RuntimeError, TimeoutError) as error:
+            self.group.close()
+            raise GoneError(f"the weights did not reach the server at {self.client.url} from GPU to GPU: {error}") from error
+        except BaseException:
+            self.group.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the group and tell the server so, where it still answers."""
+        with suppress(TrainingError, ConfigError):  # a server that is gone, or older, has nothing to leave
+            self.client.tell("shutdown_weight_transfer_engine", missing=MISSING)
+        self.group.close()
+
+
+def _begin(work: Callable[[], None]) -> Future[None]:
+    """Call work() in a thread that the end of the process does not wait for; the future is done when it has ended."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+            future.set_result(None)
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
+
+
+def _wait(parts: list[Any], timeout: float) -> None:
+    """Wait until all of them, futures and broadcasts, are done; the first that fails is raised, whatever the others do.
+
+    Raises TimeoutError.
+    """
+    deadline = time.monotonic() + timeout
+    while parts:
+        left = []
+        for part in parts:
+            if not (part.done() if isinstance(part, Future) else part.is_completed()):
+                left.append(part)
+            elif isinstance(part, Future):
+                part.result()
+            else:
+                part.wait()
+        if left and time.monotonic() > deadline:
+            raise TimeoutError(f"not done after {timeout:g} s")
+        parts = left
+        time.sleep(_PAUSE if left else 0)

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from rlx.fields import count
-from rlx.rollout.decoding.choice import choose
-from rlx.rollout.decoding.loop import Completions, StopStrings, decode
+from rlx.rollout.decoding.loop import Completions, StopStrings, choose, decode
 from rlx.rollout.sampler import Draw, Sampler
 
 if TYPE_CHECKING:
     from rlx.policy.base import Policy
-    from rlx.rollout.decoding.past import Past
+    from rlx.rollout.decoding.forward import Past
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class TransformersSampler(Sampler):
         return self
 
     def new_past(self, policy: Policy) -> Past | None:
-        from rlx.rollout.decoding.past import Past
+        from rlx.rollout.decoding.forward import Past
         from rlx.rollout.decoding.probe import continues
 
         return Past(self.batch_tokens) if continues(policy.model) else None
@@ -81,8 +80,7 @@ class TransformersSampler(Sampler):
         return out
 
     def largest_batch(self, policy: Policy, prompts: int, group_size: int, *, length: int, limit: int) -> tuple[int, int]:
-        from rlx.rollout.decoding.llama import supports_llama_forward
-        from rlx.rollout.decoding.shared_prompts import shares_prompts
+        from rlx.rollout.decoding.llama import shares_prompts, supports_llama_forward
 
         together = min(prompts, max(1, self.batch_tokens // (group_size * (length + limit))))
         rows = together * group_size

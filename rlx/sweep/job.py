@@ -17,8 +17,7 @@ from rlx.record.process import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside
-from rlx.sweep.pool.messages import Assignment, Done
-from rlx.sweep.pool.worker import LOG, Channel
+from rlx.sweep.pool.worker import LOG, Assignment, Channel, Done
 from rlx.sweep.state import FAILED, INTERRUPTED, RUNNING, figures_of, mark_failed
 from rlx.training.checkpoint import checkpoint_steps
 from rlx.training.run import train

@@ -31,8 +31,7 @@ from rlx.sweep.cluster.launcher import Launch, LauncherRunner
 from rlx.sweep.directory import SweepDirectory, claim_directory, name_latest
 from rlx.sweep.finish import finish_sweep, print_how_to_go_on
 from rlx.sweep.kept import KeptModule, keep_sources
-from rlx.sweep.plan.compose import Composer, job_overrides
-from rlx.sweep.plan.plan import PlannedJob, checked_ends, job_of, plan_digest, plan_sweep
+from rlx.sweep.plan.plan import Composer, PlannedJob, checked_ends, job_of, job_overrides, plan_digest, plan_sweep
 from rlx.sweep.plan.settings import SearchSettings, settings_of
 from rlx.sweep.plan.space import Space, dimension_of, space_of
 from rlx.sweep.pool.pool import Pool, preload_comparison, start_pool

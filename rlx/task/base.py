@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from rlx.errors import ConfigError, RlxError, TrainingError
+from rlx.errors import ConfigError, DataError, RlxError, TrainingError
 from rlx.fields import Ranged, count
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
@@ -170,7 +170,7 @@ class Task(Ranged):
 
     @property
     def curriculum(self) -> Any:
-        """An rlx.task.curriculum.Curriculum: which prompts to learn from are drawn when; None where all are drawn alike."""
+        """An rlx.task.base.Curriculum: which prompts to learn from are drawn when; None where all are drawn alike."""
         return None
 
     def _rewarded(self, prompt: Prompt, completion: str) -> dict[str, float]:
@@ -256,3 +256,28 @@ def pass_at_k(num_right: int, num_samples: int, k: int) -> float:
     if not 1 <= k <= num_samples or not 0 <= num_right <= num_samples:
         raise ConfigError(f"pass@{k} cannot be estimated from {num_right} right of {num_samples} completions")
     return 1.0 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The difficulty of a task's prompts to learn from.
+
+    levels: of each prompt, in their order; every level from the smallest to the largest has prompts. start: the first level.
+    raise_at: the success, from 0 to 1, at which the level rises by one, as the mean of `raise_after` steps; after as many
+    steps with less it is counted anew. None: it stays.
+    """
+
+    levels: tuple[int, ...]
+    start: int
+    raise_at: float | None
+    raise_after: int
+
+    def __post_init__(self) -> None:
+        lacking = sorted(set(range(self.start, self.highest + 1)) - set(self.levels))
+        if lacking:
+            raise DataError(f"the curriculum has no prompts of level {lacking[0]}, and goes from {self.start} to {self.highest}")
+
+    @property
+    def highest(self) -> int:
+        """The number of the last level."""
+        return max(self.levels)

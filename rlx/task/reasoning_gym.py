@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError, DataError
 from rlx.fields import count, within
-from rlx.task.base import Prompt, Text
-from rlx.task.curriculum import Curriculum
+from rlx.task.base import Curriculum, Prompt, Text
 from rlx.task.messages import with_line_breaks
 from rlx.task.reward.base import Reward
 from rlx.task.rewarded import RewardedTask

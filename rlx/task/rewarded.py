@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 from rlx.errors import ConfigError, TrainingError
 from rlx.fields import one_of, shown, within
 from rlx.task.base import Earned, Graded, Prompt, Task, finite
-from rlx.task.reward.base import FunctionReward, Reward
-from rlx.task.reward.credit import REWARD_FORMS, Measured, earned_of
+from rlx.task.reward.base import REWARD_FORMS, FunctionReward, Measured, Reward, earned_of
 
 ROUNDING = 1e-6  # tolerance for a sum of weighted rewards
 FAILED = "failed"

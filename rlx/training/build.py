@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from rlx.errors import ConfigError
 from rlx.experiment import Experiment, torch_device
 from rlx.loss.state import LossStates
-from rlx.optimizer.groups import ParameterGroups
-from rlx.optimizer.step import Optimizer
+from rlx.optimizer.step import Optimizer, ParameterGroups
 from rlx.policy.reference import Reference
 from rlx.record.recorder import Recorder
 from rlx.training.ahead import DrawAhead

@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlx.config.recorded import recorded_config
 from rlx.errors import ConfigError, DataError
 from rlx.experiment import Experiment, assemble, device_name, make, set_threads
-from rlx.record.files import relative
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics, relative
 from rlx.record.provenance import code_hash, config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by

@@ -13,7 +13,7 @@ import pytest
 
 import rlx
 from rlx.cli.main import main
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 from rlx.record.run import find_runs, read_run
 
 OLDER = Path(__file__).parent / "older"

@@ -20,7 +20,7 @@ import pytest
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import files, recorder
-from rlx.record.lines import read_completions, read_lines, read_metrics, read_samples
+from rlx.record.files import read_completions, read_lines, read_metrics, read_samples
 from rlx.record.logger.base import Logger
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, find_run_directories, read_run

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlx.errors import DataError
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 from rlx.record.run import (
     SCHEMA_VERSION,
     find_run_directories,

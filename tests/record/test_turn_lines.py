@@ -1,4 +1,4 @@
-from rlx.record.lines import completion_text, turn_lines
+from rlx.record.files import completion_text, turn_lines
 from rlx.record.logger.base import samples_as_markdown
 
 TURNS = [

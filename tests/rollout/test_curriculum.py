@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from rlx.rollout.draw import learn_level, level_of, roll_out
-from rlx.task.base import Prompt
-from rlx.task.curriculum import Curriculum
+from rlx.task.base import Curriculum, Prompt
 from tests.rollout.stand_in import Bench, Letters, StandIn, model_of, sampler_of
 
 

@@ -19,7 +19,7 @@ from rlx.seeding import Stream
 from rlx.task.arithmetic import Arithmetic
 from rlx.task.base import Prompt
 from rlx.task.environment import Environment, Turn
-from rlx.task.reward.credit import Span
+from rlx.task.reward.base import Span
 from rlx.task.reward.text import ExactMatch
 from tests.data.test_conversation import tokenizer_of
 from tests.rollout.stand_in import Bench, sampler_of

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from rlx.errors import ConfigError, TrainingError
 from rlx.policy.tiny import build_tiny
 from rlx.rollout import server as servers
-from rlx.rollout import transfer
+from rlx.rollout import sync
 from rlx.rollout.sync import require_sync, send_broadcast
 from tests.rollout.fake_vllm import faking
 from tests.rollout.test_sync import SHAPE, draw, moved, policy_of, sampler_of
 
-NCCL_GROUP = transfer.NcclGroup
+NCCL_GROUP = sync.NcclGroup
 
 
 class GlooGroup:
@@ -44,7 +44,7 @@ class GlooGroup:
 
 @pytest.fixture(autouse=True)
 def gloo(monkeypatch):
-    monkeypatch.setattr(transfer, "NcclGroup", GlooGroup)
+    monkeypatch.setattr(sync, "NcclGroup", GlooGroup)
     monkeypatch.setattr(servers, "require_sync", lambda sync, policy: None)
 
 
@@ -80,7 +80,7 @@ def test_what_is_sent_is_what_a_checkpoint_holds(base, tmp_path):
     policy = policy_of("disk")
     with faking(base) as server:
         sampler = sampler_of(server, "nccl")
-        opened = transfer.Transfer.open(sampler.client, policy.device)
+        opened = sync.Transfer.open(sampler.client, policy.device)
         send_broadcast(opened, sampler.client, policy, version=0)
     policy.model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:

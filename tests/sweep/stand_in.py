@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
-from rlx.sweep.pool.messages import Done
+from rlx.sweep.pool.worker import Done
 from rlx.sweep.state import figures_of
 
 LOG = "steps.log"  # beside the sweep's jobs: one line for each step that any job has made

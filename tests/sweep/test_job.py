@@ -11,11 +11,11 @@ import torch
 from omegaconf import open_dict
 
 from rlx.config.compose import compose
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 from rlx.record.process import this_process
 from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
-from rlx.sweep.pool.messages import Assignment
+from rlx.sweep.pool.worker import Assignment
 from tests.training.conftest import SMALL
 
 pytestmark = pytest.mark.whole

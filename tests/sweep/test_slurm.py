@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 from rlx.record.run import read_run
 from tests.sweep import one_node_slurm
 from tests.training.conftest import SMALL

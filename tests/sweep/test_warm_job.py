@@ -10,7 +10,7 @@ from rlx.experiment import make
 from rlx.policy import memory
 from rlx.policy.tiny import load_tiny
 from rlx.sweep import job
-from rlx.sweep.pool.messages import Assignment
+from rlx.sweep.pool.worker import Assignment
 from rlx.training.loop import Loop
 
 SECONDS = 0.4  # of CPU; 0.15 on an idle machine, and 0.5 there where every job makes its data anew

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 
-from rlx.sweep.pool.messages import Done
+from rlx.sweep.pool.worker import Done
 
 KEPT: list[list[int]] = []
 

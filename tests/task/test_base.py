@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlx.errors import ConfigError
-from rlx.task.base import Pair, Task, content_uniform, with_label_noise
+from rlx.errors import ConfigError, DataError
+from rlx.task.base import Curriculum, Pair, Task, content_uniform, with_label_noise
 
 PAIRS = [Pair(prompt=f"{i}", chosen="a", rejected="b", scores=(2.0, 1.0)) for i in range(500)]
 
@@ -50,3 +50,9 @@ def test_a_task_says_what_it_lacks():
     for call in (task.pairs, task.prompts):
         with pytest.raises(ConfigError, match="task bare"):
             call()
+
+
+def test_every_level_from_the_first_on_has_prompts():
+    assert Curriculum((1, 0, 2), 0, 0.5, 3).highest == 2
+    with pytest.raises(DataError, match="no prompts of level 1, and goes from 0 to 2"):
+        Curriculum((0, 2), 0, 0.5, 3)

@@ -8,7 +8,7 @@ import rlx
 from rlx.data.tokenized import TokenizedPairs
 from rlx.errors import ConfigError
 from rlx.experiment import require_match
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 from tests.task.test_file import assistant, user, write
 
 

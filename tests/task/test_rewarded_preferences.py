@@ -6,7 +6,7 @@ import pytest
 
 import rlx
 from rlx.errors import DataError, RlxError
-from rlx.record.lines import read_metrics
+from rlx.record.files import read_metrics
 
 
 def write(tmp_path, rows):

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rlx.record.lines import read_lines
+from rlx.record.files import read_lines
 from rlx.record.run import read_run
 from rlx.training.loop import Loop
 from tests.training.conftest import SMALL, metrics, record, reproducible

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from rlx.config.schema import MOST_SAMPLES, at_least
 from rlx.fields import LEAST_TEMPERATURE, one_of, within
-from rlx.record.lines import prompt_text, turn_lines
+from rlx.record.files import prompt_text, turn_lines
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed

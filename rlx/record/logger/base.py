@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rlx.errors import ConfigError
 from rlx.fields import Ranged
 from rlx.nested import leaves
-from rlx.record.lines import completion_text, prompt_text
+from rlx.record.files import completion_text, prompt_text
 from rlx.record.run import RunRecord
 
 

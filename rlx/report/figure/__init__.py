@@ -1,1 +1,1 @@
-"""The figures of a comparison: what each holds (`scores`, `curves`, `choices`), and two ways to draw them (`svg`, `paper`)."""
+"""The figures of a comparison: what each holds (`scores`, `curves`), and two ways to draw them (`svg`, `paper`)."""

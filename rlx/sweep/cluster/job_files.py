@@ -15,9 +15,8 @@ from rlx.record.files import write_atomic
 from rlx.record.listing import listed
 from rlx.record.process import is_alive, this_process
 from rlx.sweep.cluster import slurm
-from rlx.sweep.pool.messages import Assignment, Done
 from rlx.sweep.pool.runner import SweepObserver
-from rlx.sweep.pool.worker import LOG, tail
+from rlx.sweep.pool.worker import LOG, Assignment, Done, tail
 from rlx.sweep.state import COMPLETED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, completed_score, mark_failed
 
 _FOLDER = ".orders"

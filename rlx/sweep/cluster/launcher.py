@@ -26,9 +26,8 @@ from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, QUEUE_TICK, STOP, JobFiles, JobTracker
 from rlx.sweep.kept import KeptModule, serve_kept
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.messages import Assignment, Done
 from rlx.sweep.pool.runner import SweepObserver
-from rlx.sweep.pool.worker import run_logged
+from rlx.sweep.pool.worker import Assignment, Done, run_logged
 from rlx.sweep.state import ENDED, FAILED, INTERRUPTED, RUNNING, WAITING, JobState, SweepState, timeout_reason
 
 _TICK = 1.0

@@ -26,9 +26,8 @@ from rlx.errors import TrainingError
 from rlx.sweep.kept import KeptModule
 from rlx.sweep.plan.settings import RandomSettings, Settings
 from rlx.sweep.plan.space import Space
-from rlx.sweep.pool.messages import Assignment, Done, Inbox, Ready, Setup, send_message
 from rlx.sweep.pool.resources import environments, memory_kills, num_workers
-from rlx.sweep.pool.worker import tail
+from rlx.sweep.pool.worker import Assignment, Done, Inbox, Ready, Setup, send_message, tail
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from rlx.sweep.pool.worker import run_worker; run_worker()"
 _MOST_FAILED_STARTS = 3  # workers in a row that die before they are ready: then no job will ever run

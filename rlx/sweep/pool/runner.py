@@ -12,9 +12,8 @@ from typing import Any, Protocol
 
 from rlx.interrupt import handled
 from rlx.sweep.plan.settings import Settings
-from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
 from rlx.sweep.pool.pool import Event, Pool, Worker
-from rlx.sweep.pool.worker import LOG, tail
+from rlx.sweep.pool.worker import LOG, Answer, Assignment, Done, Evaluated, JobProgress, tail
 from rlx.sweep.state import (
     COMPLETED,
     ENDED,

@@ -16,8 +16,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.fields import count, within
 from rlx.task.base import Prompt, Text, content_digest, finite
 from rlx.task.messages import with_line_breaks
-from rlx.task.reward.base import Reward
-from rlx.task.reward.credit import Measured
+from rlx.task.reward.base import Measured, Reward
 
 _PLACE = re.compile(r"\{(\w+)\}")
 

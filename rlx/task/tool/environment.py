@@ -14,8 +14,7 @@ from rlx.errors import ConfigError, DataError
 from rlx.fields import check_hyperparameters, count, within
 from rlx.task.environment import Environment, Turn
 from rlx.task.messages import with_system
-from rlx.task.tool.base import Tool, misfit
-from rlx.task.tool.calls import FORMATS, Call, format_of
+from rlx.task.tool.base import FORMATS, Call, Tool, format_of, misfit
 from rlx.task.tool.worker import ToolError, ToolWorkers
 
 _DESCRIPTION = (

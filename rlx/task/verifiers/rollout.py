@@ -15,7 +15,7 @@ from typing import Any
 
 from rlx.task.base import Message, Text
 from rlx.task.environment import ROLES, BrokenTurnError
-from rlx.task.tool.calls import Call
+from rlx.task.tool.base import Call
 from rlx.task.verifiers.package import package, reward_errors
 
 _PLAIN = "text"  # the role of a prompt without roles

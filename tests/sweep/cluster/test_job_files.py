@@ -2,7 +2,7 @@
 
 from rlx.record.process import this_process
 from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
-from rlx.sweep.pool.messages import Assignment, Done
+from rlx.sweep.pool.worker import Assignment, Done
 
 
 def test_an_order_is_read_begun_and_ended(tmp_path):

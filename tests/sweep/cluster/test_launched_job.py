@@ -16,7 +16,7 @@ from rlx.record.process import this_process
 from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP
 from rlx.sweep.cluster.launcher import LaunchedJob, StopLauncher
-from rlx.sweep.pool.messages import Assignment, Done
+from rlx.sweep.pool.worker import Assignment, Done
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from rlx.record.process import this_process
 from rlx.sweep.cluster import slurm as cluster
 from rlx.sweep.cluster.job_files import STOP, JobTracker
-from rlx.sweep.pool.messages import Assignment, Done
+from rlx.sweep.pool.worker import Assignment, Done
 from rlx.sweep.state import JobState, SweepState
 from tests.sweep.pool.test_runner import Seen
 

@@ -9,9 +9,8 @@ import pytest
 
 from rlx.errors import TrainingError
 from rlx.record.process import is_alive
-from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated
 from rlx.sweep.pool.pool import Pool
-from rlx.sweep.pool.worker import tail
+from rlx.sweep.pool.worker import Answer, Assignment, Done, Evaluated, tail
 
 HERE = str(Path(__file__).parents[1])
 
@@ -180,7 +179,7 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
         (
             "import pathlib, time",
             "from rlx.record.process import _birth",
-            "from rlx.sweep.pool.messages import Assignment",
+            "from rlx.sweep.pool.worker import Assignment",
             "from rlx.sweep.pool.pool import Pool",
             f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
             "pool.start()",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlx.sweep.pool.messages import Assignment, Done, Ready, Setup
 from rlx.sweep.pool.pool import Worker
+from rlx.sweep.pool.worker import Assignment, Done, Ready, Setup
 
 HERE = str(Path(__file__).parents[1])
 

@@ -7,8 +7,18 @@ import struct
 
 import pytest
 
-from rlx.sweep.pool.messages import Answer, Assignment, Done, Evaluated, JobProgress
-from rlx.sweep.pool.worker import Channel, run_logged
+from rlx.sweep.pool.worker import (
+    Answer,
+    Assignment,
+    Channel,
+    Done,
+    Evaluated,
+    Inbox,
+    JobProgress,
+    receive,
+    run_logged,
+    send_message,
+)
 
 
 @pytest.fixture
@@ -59,3 +69,46 @@ def test_every_end_of_a_job_is_said(tmp_path, channel, does, state, reason):
     done = run_logged(lambda order, channel: does(), Assignment("a", str(tmp_path / "a"), None), channel)
     assert (done.state, done.reason) == (state, reason)
     assert done.healthy == (state == "completed")
+
+
+# Messages through a pipe arrive whole, however they are cut.
+
+
+@pytest.fixture
+def pipe():
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as end, os.fdopen(writing, "wb") as start:
+        yield end, start
+
+
+def test_a_message_arrives_as_it_was_sent(pipe):
+    end, start = pipe
+    send_message(start, Done("failed", {"eval/score": 0.5}, reason="so"))
+    assert receive(end) == Done("failed", {"eval/score": 0.5}, reason="so")
+
+
+def test_the_end_of_the_other_side_is_an_error(pipe):
+    end, start = pipe
+    start.write(b"\0\0")
+    start.close()
+    with pytest.raises(EOFError):
+        receive(end)
+
+
+def test_an_inbox_waits_for_nothing_and_joins_pieces(pipe, tmp_path):
+    end, start = pipe
+    inbox = Inbox(end.fileno())
+    assert inbox.read() == ([], False)
+    with open(tmp_path / "whole", "wb") as whole:
+        send_message(whole, JobProgress(1))
+        send_message(whole, JobProgress(2))
+    data = (tmp_path / "whole").read_bytes()
+    half = len(data) // 2 + 3
+    start.write(data[:half])
+    start.flush()
+    assert inbox.read() == ([JobProgress(1)], False)
+    start.write(data[half:])
+    start.flush()
+    assert inbox.read() == ([JobProgress(2)], False)
+    start.close()
+    assert inbox.read() == ([], True)

@@ -13,7 +13,7 @@ from rlx.config.schema import conf_dir
 from rlx.errors import ConfigError, DataError, TrainingError
 from rlx.task.base import Prompt
 from rlx.task.prompt_file import PromptFile
-from rlx.task.reward.credit import Measured
+from rlx.task.reward.base import Measured
 from rlx.task.reward.judge import Judge, NonsenseError
 
 

@@ -13,7 +13,7 @@ from rlx.rollout.play import play
 from rlx.seeding import Stream
 from rlx.task.base import Prompt
 from rlx.task.environment import Turn
-from rlx.task.tool.calls import Call
+from rlx.task.tool.base import Call
 from rlx.task.tool.environment import ToolUse
 from tests.rollout.stand_in import Bench, sampler_of
 from tests.task.environments import task_of
