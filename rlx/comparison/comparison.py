@@ -134,7 +134,8 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
     from rlx.seeding import Stream  # where torch generators come from too: imported only here, and it imports no torch
 
     evidence, stream = gather(where, choices), Stream(0, ("compare",))
-    counted, tasks, lower = evidence.counted, evidence.tasks, choices.is_lower_better
+    tasks, lower = evidence.tasks, choices.is_lower_better
+    of_one_task = evidence.counted if len(tasks) == 1 else []  # settings are compared on one
     sign = -1 if lower else 1
     arms = [arm_of(label, evidence.counted_by_variant[label], tasks) for label in evidence.labels]
     arms.sort(key=lambda arm: -sign * mean(arm.scores))
@@ -150,11 +151,9 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
         pairs=tuple(pairs),
         cautions=tuple(find_cautions(evidence, choices=choices, arms=arms, variants=variants, pairs=pairs)),
         curves=tuple(curves_of(evidence.done, level=choices.level)),
-        settings=tuple(setting_scores(counted, level=choices.level)) if len(tasks) == 1 else (),
-        searches=tuple(tuning_curves(counted, stream.child("search").numpy(), level=choices.level, lower_is_better=lower))
-        if len(tasks) == 1
-        else (),
-        importances=tuple(importances(counted)) if len(tasks) == 1 else (),
+        settings=tuple(setting_scores(of_one_task, level=choices.level)),
+        searches=tuple(tuning_curves(of_one_task, stream.child("search").numpy(), level=choices.level, lower_is_better=lower)),
+        importances=tuple(importances(of_one_task)),
         profiles=tuple(profiles_of(arms, stream.child("profile").numpy(), level=choices.level)),
         ranks=ranks_of(arms, alpha=choices.alpha, lower_is_better=lower),
         config_differences=config_differences(evidence.grouping),

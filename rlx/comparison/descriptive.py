@@ -84,13 +84,24 @@ def curves_of(runs: Sequence[RunScore], *, level: float) -> list[Curve]:
     return found
 
 
+def _by_algorithm(runs: Sequence[RunScore]) -> dict[str, list[RunScore]]:
+    found: dict[str, list[RunScore]] = {}
+    for run in runs:
+        found.setdefault(run.record.algorithm, []).append(run)
+    return found
+
+
+def _swept(runs: Sequence[RunScore]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The keys that were swept over these runs, and the compared part of each run's config."""
+    configs = [run.compared for run in runs]
+    return swept_keys(configs, (text for run in runs for text in run.record.overrides)), configs
+
+
 def setting_scores(counted: Sequence[RunScore], *, level: float) -> list[SettingScore]:
     """For each algorithm, every swept key: the score at each of its values, one number a seed."""
     found = []
-    for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
-        mine = [run for run in counted if run.record.algorithm == algorithm]
-        configs = [run.compared for run in mine]
-        keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
+    for algorithm, mine in _by_algorithm(counted).items():
+        keys, configs = _swept(mine)
         names = short_names(keys)
         for key in keys:
             values = {repr(config.get(key)): config.get(key) for config in configs}
@@ -124,8 +135,7 @@ def tuning_curves(
         searches.setdefault((run.record.algorithm, repr(sorted(classes))), []).append(run)
     found = []
     for (algorithm, _), mine in searches.items():
-        configs = [run.compared for run in mine]
-        keys = swept_keys(configs, (text for run in mine for text in run.record.overrides))
+        keys, configs = _swept(mine)
         trials: dict[str, list[RunScore]] = {}
         for run, config in zip(mine, configs, strict=True):
             trials.setdefault(repr([config.get(key) for key in keys]), []).append(run)
@@ -166,21 +176,29 @@ def prompt_difference(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[flo
 
     A figure about these runs, not about the algorithms: seeds are averaged before prompts are counted.
     """
-    sides = []
-    for runs in (a, b):
-        answers = [run.answers for run in runs if not run.imputed]
-        if not answers or any(one is None for one in answers) or len({len(one) for one in answers if one is not None}) > 1:
-            return None
-        sides.append(np.mean([one for one in answers if one is not None], axis=0))
-    if (
-        not same_prompts((*a, *b))
-        or len({run.task for run in (*a, *b)}) > 1
-        or len(sides[0]) != len(sides[1])
-        or len(sides[0]) < 2
-    ):
+    sides = _prompt_means(a, b)
+    if sides is None or len(sides[0]) < 2:
         return None
     gap = sides[0] - sides[1]
     return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(len(gap)))
+
+
+def _prompt_means(a: Sequence[RunScore], b: Sequence[RunScore]) -> tuple[Array, Array] | None:
+    """For a and b the mean score over runs of each prompt [P]; None where the runs did not all answer the same prompts.
+
+    Runs of several tasks did not.
+    """
+    sides = []
+    for runs in (a, b):
+        mine = [run for run in runs if not run.imputed]
+        answers = [run.answers for run in mine if run.answers is not None]
+        if not answers or len(answers) < len(mine):
+            return None
+        sides.append(answers)
+    alike = len({len(one) for answers in sides for one in answers}) == 1 and len({run.task for run in (*a, *b)}) == 1
+    if not alike or not same_prompts((*a, *b)):
+        return None
+    return np.asarray(np.mean(sides[0], axis=0)), np.asarray(np.mean(sides[1], axis=0))
 
 
 def config_differences(grouping: Grouping) -> dict[str, dict[str, list[Any]]]:
@@ -228,10 +246,8 @@ class KeyImportance(Serializable):
 def importances(counted: Sequence[RunScore]) -> list[KeyImportance]:
     """For each algorithm with two or more swept keys, its keys, the one that explains most first."""
     found = []
-    for algorithm in dict.fromkeys(run.record.algorithm for run in counted):
-        mine = [run for run in counted if run.record.algorithm == algorithm and run.score is not None]
-        configs = [run.compared for run in mine]
-        keys = swept_keys(configs, (text for run in mine for text in run.record.overrides)) if mine else []
+    for algorithm, mine in _by_algorithm([run for run in counted if run.score is not None]).items():
+        keys, configs = _swept(mine)
         if len(keys) < 2:
             continue
         names, scores = short_names(keys), np.array([run.score for run in mine], float)
@@ -315,38 +331,27 @@ class PromptContest(Serializable):
 
 def contest(a: str, b: str, counted: Sequence[RunScore], *, lower_is_better: bool = False) -> PromptContest | None:
     """What variant a wins and loses against b over the same prompts; None where answers are missing or are not of one set."""
-    sides = [_mean_answers(label, counted) for label in (a, b)]
-    if sides[0] is None or sides[1] is None or len(sides[0]) != len(sides[1]):
+    mine, others = ([run for run in counted if run.variant == label] for label in (a, b))
+    means = _prompt_means(mine, others)
+    if means is None:
         return None
-    if not same_prompts(run for run in counted if run.variant in (a, b)):
-        return None
-    difference = (sides[1] - sides[0]) if lower_is_better else (sides[0] - sides[1])
-    kept = [_kept(label, counted) for label in (a, b)]
+    difference = (means[1] - means[0]) if lower_is_better else (means[0] - means[1])
     told = []
-    for place, ((prompt, ours), (other, theirs)) in enumerate(zip(*kept, strict=False)):
+    for place, ((prompt, ours), (other, theirs)) in enumerate(zip(_kept(mine), _kept(others), strict=False)):
         if place < len(difference) and prompt == other:
-            told.append(PromptResult(place, float(sides[0][place]), float(sides[1][place]), prompt, ours, theirs))
+            told.append(PromptResult(place, float(means[0][place]), float(means[1][place]), prompt, ours, theirs))
     told.sort(key=lambda result: float(difference[result.place]), reverse=True)
     won, lost = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
     return PromptContest(a, b, won, lost, len(difference) - won - lost, tuple(told))
 
 
-def _mean_answers(label: str, counted: Sequence[RunScore]) -> Array | None:
-    """Scores of the prompts [P], means over the runs of a variant on its one task."""
-    mine = [run for run in counted if run.variant == label and not run.imputed]
-    answers = [run.answers for run in mine if run.answers is not None]
-    if not answers or len(answers) < len(mine) or len({len(one) for one in answers}) > 1 or len({run.task for run in mine}) > 1:
-        return None
-    return np.asarray(np.mean(answers, axis=0))
-
-
-def _kept(label: str, counted: Sequence[RunScore]) -> list[tuple[Any, Said]]:
+def _kept(runs: Sequence[RunScore]) -> list[tuple[Any, Said]]:
     """Prompts and what was said to them at the last evaluation, by the lowest seed that kept it, in the order of the answers.
 
     A record of before kept the completions of the first prompts alone, among its samples; of a task of pairs they are left out,
     since it does not tell which pairs a prompt belongs to.
     """
-    for run in sorted((run for run in counted if run.variant == label), key=lambda run: run.seed):
+    for run in sorted(runs, key=lambda run: run.seed):
         try:
             rows = read_completions(run.record.directory)
             if not rows:

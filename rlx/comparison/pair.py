@@ -69,7 +69,7 @@ class Arm:
         return min(len(scores) for scores in self.scores)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairComparison(Serializable):
     """What is known about a - b. verdict: of a against b, one of VERDICTS; words: the same as a sentence.
 
@@ -94,19 +94,19 @@ class PairComparison(Serializable):
     level: float
     test: str
     reason: str
-    statistic: float | None
+    statistic: float | None = None
     df: float
-    p: float | None
-    p_adjusted: float | None
-    p_equivalent: float | None
-    p_rank: float | None
-    effect_size: float | None
-    effect_size_interval: Interval | None
+    p: float | None = None
+    p_adjusted: float | None = None
+    p_equivalent: float | None = None
+    p_rank: float | None = None
+    effect_size: float | None = None
+    effect_size_interval: Interval | None = None
     probability_of_improvement: float
-    probability_of_improvement_interval: Interval | None
-    minimum_detectable_difference: float | None
-    seeds_needed: int | None
-    seeds_needed_at_most: int | None
+    probability_of_improvement_interval: Interval | None = None
+    minimum_detectable_difference: float | None = None
+    seeds_needed: int | None = None
+    seeds_needed_at_most: int | None = None
     margin: float | None
     question: str = "mean"
     lower_is_better: bool = False
@@ -174,13 +174,12 @@ def compare_pair(
         statistic=result.statistic,
         df=result.df,
         p=p,
-        p_adjusted=None,
         p_equivalent=equivalence_p(result, margin=margin) if margin is not None and p is not None else None,
         p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
         margin=margin,
         over_prompts=over_prompts,
         p_fixed=p_fixed,
-        **{"minimum_detectable_difference": None, "seeds_needed": None, "seeds_needed_at_most": None, **about},
+        **about,
     )
 
 
@@ -300,12 +299,6 @@ def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComp
             f"{a.label} and {b.label} share no seed, so there are no pairs; run them on the same seeds, or paired=false"
         )
     gap = float(np.mean([x.mean() - y.mean() for x, y in zip(a.scores, b.scores, strict=True)]))
-    nothing: dict[str, Any] = dict.fromkeys(
-        (
-            *("statistic", "p", "p_adjusted", "p_equivalent", "p_rank", "effect_size", "effect_size_interval"),
-            *("probability_of_improvement_interval", "minimum_detectable_difference", "seeds_needed", "seeds_needed_at_most"),
-        )
-    )
     return PairComparison(
         a=a.label,
         b=b.label,
@@ -320,7 +313,6 @@ def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComp
         df=0.0,
         margin=margin,
         probability_of_improvement=probability_of_improvement(a.scores, b.scores),
-        **nothing,
     )
 
 

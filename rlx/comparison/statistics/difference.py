@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 from scipy import special
 
-from rlx.comparison.statistics.interval import Array, Strata, deviation, t_quantile
+from rlx.comparison.statistics.interval import Array, Strata, deviation, standard_error, t_quantile
 
 ENUMERATED = 20_000
 
@@ -41,13 +41,10 @@ def welch(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
 
     a, b: one [S_m] per task.
     """
-    parts = np.array([deviation(x) ** 2 / len(x) for x in (*a, *b)])
-    freedom = np.array([len(x) - 1 for x in (*a, *b)])
+    error, df = standard_error((*a, *b))
     difference = float(np.mean([np.mean(x) - np.mean(y) for x, y in zip(a, b, strict=True)]))
-    total = parts.sum()
-    df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
     name = "Welch's t" if len(a) == 1 else "stratified Welch's t"
-    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level)
+    return student_t(name, difference, error / len(a), df, level=level)
 
 
 def paired(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
@@ -57,13 +54,10 @@ def paired(a: Strata, b: Strata, *, level: float = 0.95) -> TestResult:
     spreads = [
         0.0 if np.ptp(gap) <= 1e-12 * max(np.abs(x).max(), 1e-300) else deviation(gap) for gap, x in zip(gaps, a, strict=True)
     ]
-    parts = np.array([spread**2 / len(gap) for spread, gap in zip(spreads, gaps, strict=True)])
-    freedom = np.array([len(gap) - 1 for gap in gaps])
-    total = parts.sum()
-    df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
+    error, df = standard_error(gaps, spreads=spreads)
     difference = float(np.mean([gap.mean() for gap in gaps]))
     name = "paired t" if len(a) == 1 else "stratified paired t"
-    return student_t(name, difference, float(np.sqrt(total)) / len(a), df, level=level)
+    return student_t(name, difference, error / len(a), df, level=level)
 
 
 def student_t(name: str, difference: float, error: float, df: float, *, level: float) -> TestResult:

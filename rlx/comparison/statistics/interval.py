@@ -62,13 +62,17 @@ def deviation(scores: Array) -> float:
     return 0.0 if spread <= 1e-12 * max(float(np.abs(values).max()), 1e-300) else spread
 
 
-def mean_standard_error(strata: Strata) -> tuple[float, float]:
-    """Standard error of the mean over tasks of the means over seeds, and its degrees of freedom (Welch-Satterthwaite)."""
-    parts = np.array([deviation(scores) ** 2 / len(scores) for scores in strata])
+def standard_error(strata: Strata, *, spreads: Sequence[float] | None = None) -> tuple[float, float]:
+    """Standard error of a sum of means, and its degrees of freedom (Welch-Satterthwaite). strata: one [S_m] for each mean.
+
+    spreads: the standard deviation of each array; None: computed.
+    """
+    spreads = [deviation(scores) for scores in strata] if spreads is None else spreads
+    parts = np.array([spread**2 / len(scores) for spread, scores in zip(spreads, strata, strict=True)])
     freedom = np.array([len(scores) - 1 for scores in strata])
     total = parts.sum()
     df = float(freedom.sum()) if total == 0 else float(total**2 / (parts**2 / freedom).sum())
-    return float(np.sqrt(total)) / len(strata), df
+    return float(np.sqrt(total)), df
 
 
 def mean(strata: Strata) -> float:
@@ -79,8 +83,8 @@ def mean(strata: Strata) -> float:
 def mean_interval(strata: Strata, *, level: float = 0.95) -> Interval:
     """Student's t interval of the mean over seeds; over several tasks, of the mean of the tasks' means."""
     _require_spread(strata)
-    error, df = mean_standard_error(strata)
-    centre, half = mean(strata), t_quantile(df, level) * error
+    error, df = standard_error(strata)
+    centre, half = mean(strata), t_quantile(df, level) * (error / len(strata))
     return Interval(centre - half, centre + half, level, "t")
 
 

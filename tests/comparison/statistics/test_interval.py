@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rlx.comparison.statistics.interval import deviation, iqm, iqm_interval, mean_interval, mean_standard_error, optimality_gap
+from rlx.comparison.statistics.interval import deviation, iqm, iqm_interval, mean_interval, optimality_gap, standard_error
 from rlx.errors import EvidenceError
 
 
@@ -18,9 +18,9 @@ def test_the_mean_has_students_interval(size):
 
 def test_over_tasks_the_interval_is_that_of_the_mean_of_the_tasks_means():
     a, b = np.array([1.0, 2.0, 4.0]), np.array([10.0, 11.0, 10.5, 9.0])
-    error, df = mean_standard_error([a, b])
+    error, df = standard_error([a, b])
     parts = a.var(ddof=1) / 3, b.var(ddof=1) / 4
-    assert error == pytest.approx(math.sqrt(sum(parts)) / 2)
+    assert error == pytest.approx(math.sqrt(sum(parts)))
     assert df == pytest.approx(stats.ttest_ind(a, b, equal_var=False).df)
     interval = mean_interval([a, b])
     assert (interval.low + interval.high) / 2 == pytest.approx((a.mean() + b.mean()) / 2)
