@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rlx.errors import ConfigError, ExitCode, RlxError, TrainingError
 from rlx.parallel.launch import PARENT, RECORD, STORE, ranks_of_environment
-from rlx.record.process import is_alive, this_process
+from rlx.record.directory import is_alive, this_process
 
 T = TypeVar("T")
 _BUCKET = 1 << 24  # elements that are summed at once: the memory that a sum takes besides the gradients

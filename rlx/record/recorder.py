@@ -20,10 +20,19 @@ from typing import Any
 
 from rlx.errors import ConfigError, RlxError, TrainingError
 from rlx.record import provenance as origin
-from rlx.record.directory import filled_directory, hold, last_step, stamped_name, truncate_lines, utc_now
+from rlx.record.directory import (
+    HEARTBEAT_SECONDS,
+    Heartbeat,
+    filled_directory,
+    hold,
+    last_step,
+    stamped_name,
+    this_process,
+    truncate_lines,
+    utc_now,
+)
 from rlx.record.files import Appender, full_disk_explained, json_line, json_value, link_latest, write_atomic, write_new
 from rlx.record.logger.base import Logger
-from rlx.record.process import HEARTBEAT_SECONDS, Heartbeat, this_process
 from rlx.record.run import AlgorithmResult, RunRecord, read_run, written_by
 from rlx.record.sources import Source, sources
 

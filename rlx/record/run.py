@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import DataError
+from rlx.record.directory import is_lost
 from rlx.record.files import follow_latest, number, read_regular
-from rlx.record.process import is_lost
 
 SCHEMA_VERSION = 1
 PLAN = "sweep.json"
@@ -263,6 +263,8 @@ _CLASSES = {
     "rlx.task.reward_math": "rlx.task.reward.math",
     "rlx.task.reward_model": "rlx.task.reward.model",
     "rlx.task.reward_text": "rlx.task.reward.text",
+    "rlx.task.rewarded_demonstrations": "rlx.task.rewarded_file",
+    "rlx.task.rewarded_preferences": "rlx.task.rewarded_file",
 }
 # The module of a class then -> the module of the function that it is now: KlCov -> kl_cov.
 _FUNCTIONS = {

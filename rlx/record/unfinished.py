@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlx.errors import ConfigError, DataError
+from rlx.record.directory import SILENT_SECONDS, is_alive
 from rlx.record.files import relative
-from rlx.record.process import SILENT_SECONDS, is_alive
 from rlx.record.provenance import config_hash
 from rlx.record.run import RunRecord, read_run, written_by
 from rlx.record.sources import sources

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from rlx.errors import ConfigError
-from rlx.record.directory import filled_directory, new_directory, stamped_name
+from rlx.record.directory import filled_directory, is_alive, new_directory, stamped_name
 from rlx.record.files import full_disk_explained, link_latest
-from rlx.record.process import is_alive
 from rlx.record.run import read_plan
 
 _LOCK = ".lock"

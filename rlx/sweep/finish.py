@@ -108,7 +108,7 @@ def finish_sweep(
     }
     place = os.path.relpath(state.directory)
     if search is not None:
-        from rlx.sweep.search.outcome import best_of_search, print_outcome
+        from rlx.sweep.search.search import best_of_search, print_outcome
 
         state.winner = best_of_search(search)
     else:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from rlx.errors import ConfigError, DataError, ExitCode, RlxError
-from rlx.record.process import is_alive
+from rlx.record.directory import is_alive
 from rlx.record.run import read_run
 from rlx.report.terminal import TrainView
 from rlx.sweep.directory import set_aside

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rlx.config.check import fits
 from rlx.errors import DataError, TrainingError
-from rlx.record.directory import utc_now
+from rlx.record.directory import this_process, utc_now
 from rlx.record.files import full_disk_explained, json_value, number, write_atomic
-from rlx.record.process import this_process
 from rlx.record.run import PLAN, AlgorithmResult, read_run
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from rlx.errors import ConfigError, TrainingError
 from rlx.parallel.ranks import RankError, Ranks, _as_message, join
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from tests.parallel.group import COUPLED, FEW, SHIPPED, SHIPPED_SHARDED, measured
 
 EXACT, ROUNDED = 1e-12, 5e-6
@@ -56,7 +56,7 @@ def test_the_error_of_a_rank_keeps_its_lines():
 def beside_one_that_ends(seconds):
     """Rank 0 of two, whose rank 1 ends after so many seconds."""
     made = ranks(0, 2)
-    code = "import json, time; from rlx.record.process import this_process; print(json.dumps(this_process()), flush=True)"
+    code = "import json, time; from rlx.record.directory import this_process; print(json.dumps(this_process()), flush=True)"
     process = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep({seconds})"], stdout=subprocess.PIPE)
     made._processes, made._count, made.timeout = [this_process(), json.loads(process.stdout.readline())], 1, 60
     made._store = dist.HashStore()

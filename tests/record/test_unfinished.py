@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlx.errors import ConfigError
-from rlx.record.process import SILENT_SECONDS, this_process
+from rlx.record.directory import SILENT_SECONDS, this_process
 from rlx.record.provenance import config_hash
 from rlx.record.run import read_run
 from rlx.record.unfinished import own_run
@@ -91,7 +91,7 @@ def test_a_process_of_another_machine_is_given_time_for_a_sign_of_life(tmp_path,
     monkeypatch.setattr("rlx.record.unfinished.time.sleep", naps.append)
     elsewhere(run, silent=SILENT_SECONDS - 5)
     assert read_run(run).status == "running"
-    monkeypatch.setattr("rlx.record.process.time", SimpleNamespace(time=lambda: time.time() + 3 * len(naps)))
+    monkeypatch.setattr("rlx.record.directory.time", SimpleNamespace(time=lambda: time.time() + 3 * len(naps)))
     found = own_run(CONFIG, output_dir=tmp_path)
     assert found is not None
     assert found.status == "interrupted"

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from rlx.sweep.directory import claim_directory, name_latest, read_plan, set_aside
 
 DEAD = {**this_process(), "pid": 2**22 + 1}

@@ -11,8 +11,8 @@ import torch
 from omegaconf import open_dict
 
 from rlx.config.compose import compose
+from rlx.record.directory import this_process
 from rlx.record.files import read_metrics
-from rlx.record.process import this_process
 from rlx.record.run import read_run
 from rlx.sweep.job import Training, prepared, run
 from rlx.sweep.pool.worker import Assignment

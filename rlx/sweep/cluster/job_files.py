@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlx.record.directory import is_alive, this_process
 from rlx.record.files import write_atomic
 from rlx.record.listing import listed
-from rlx.record.process import is_alive, this_process
 from rlx.sweep.cluster import slurm
 from rlx.sweep.pool.runner import SweepObserver
 from rlx.sweep.pool.worker import LOG, Assignment, Done, tail

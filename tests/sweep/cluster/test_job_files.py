@@ -1,6 +1,6 @@
 """JobFiles of launched jobs, and what their jobs say of them."""
 
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from rlx.sweep.cluster.job_files import HALT, STOP, JobFiles
 from rlx.sweep.pool.worker import Assignment, Done
 

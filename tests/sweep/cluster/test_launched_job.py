@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from rlx.sweep.cluster import slurm
 from rlx.sweep.cluster.job_files import HALT, STOP
 from rlx.sweep.cluster.launcher import LaunchedJob, StopLauncher

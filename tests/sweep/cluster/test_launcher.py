@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.cluster import slurm as cluster

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlx.record.process import this_process
+from rlx.record.directory import this_process
 from rlx.sweep.cluster import slurm as cluster
 from rlx.sweep.cluster.job_files import STOP, JobTracker
 from rlx.sweep.pool.worker import Assignment, Done

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlx.errors import TrainingError
-from rlx.record.process import is_alive
+from rlx.record.directory import is_alive
 from rlx.sweep.pool.pool import Pool
 from rlx.sweep.pool.worker import Answer, Assignment, Done, Evaluated, tail
 
@@ -178,7 +178,7 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
     code = "\n".join(
         (
             "import pathlib, time",
-            "from rlx.record.process import _birth",
+            "from rlx.record.directory import _birth",
             "from rlx.sweep.pool.worker import Assignment",
             "from rlx.sweep.pool.pool import Pool",
             f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
@@ -195,7 +195,7 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
     time.sleep(0.5)
     parent.kill()
     parent.communicate()
-    from rlx.record.process import this_process
+    from rlx.record.directory import this_process
 
     worker = {**this_process(), "pid": int(pid), "birth": birth}
     until = time.monotonic() + 20

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("optuna")
-from rlx.sweep.search.outcome import best_of_search, draw_plots, summary_lines
-from rlx.sweep.search.search import Search
+from rlx.sweep.search.search import Search, best_of_search, draw_plots, summary_lines
 from rlx.sweep.state import COMPLETED, JobState, SweepState
 from tests.sweep.search.test_study import point, study
 
