@@ -24,9 +24,9 @@ from rlx.comparison.run_cautions import (
     about_tasks,
 )
 from rlx.comparison.scores import RunScore
+from rlx.comparison.statistics import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_ERROR
 from rlx.comparison.statistics.difference import detectable_difference
 from rlx.comparison.statistics.interval import describe_shape
-from rlx.comparison.statistics.measured import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_ERROR
 from rlx.comparison.variant import Variant
 from rlx.comparison.wording import join_names, quantity
 

@@ -17,8 +17,7 @@ def judge(pairs: Sequence[PairComparison], *, total: int | None = None) -> list[
     total: the number of pairs that there might have been, where only some were compared.
 
     Two algorithms whose scores have equal distributions are called better or worse in at most 6 % of comparisons. Algorithms of
-    equal means but unlike shapes are so more often: `rlx.comparison.statistics.measured` says how often, and which other
-    questions to ask then.
+    equal means but unlike shapes are so more often: `rlx guide statistics` says how often, and which other questions to ask.
     """
     differ = holm([pair.p for pair in pairs], total=total)
     agree = holm([pair.p_equivalent for pair in pairs], total=total)

@@ -1,6 +1,6 @@
 """The method is honest: error rates, coverage and power of the verdicts themselves, by simulation.
 
-The fast versions catch what is badly wrong; the slow ones (pytest -m slow) measure rlx/comparison/statistics/measured.py.
+The fast versions catch what is badly wrong; the slow ones (pytest -m slow) measure what `rlx guide statistics` says.
 """
 
 import math

@@ -9,8 +9,8 @@ residual of the single answer. A difference of means therefore has the variance
     seed        = sum over both algorithms of variance of run means / S           - residual, at least 0
     interaction = variance over prompts of (prompt mean of a - prompt mean of b) / P  - residual, at least 0
 
-with Satterthwaite's degrees of freedom from the mean squares that enter. `measured` holds the error rates of this test, of
-Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:2411.00640) treats prompts alone.
+with Satterthwaite's degrees of freedom from the mean squares that enter. `rlx guide statistics` has the error rates of this
+test, of Welch's t over seeds alone, and of a bootstrap over both. Miller 2024 (arXiv:2411.00640) treats prompts alone.
 """
 
 from __future__ import annotations
