@@ -28,7 +28,7 @@ from rlx.comparison.statistics import FEW_PROMPTS_ERROR, MEAN_COVERAGE, UNLIKE_E
 from rlx.comparison.statistics.difference import detectable_difference
 from rlx.comparison.statistics.interval import describe_shape
 from rlx.comparison.variant import Variant
-from rlx.comparison.wording import join_names, quantity
+from rlx.comparison.wording import join_names, merged, quantity
 
 _COMMANDS = 2  # shown where several variants lack seeds
 FEW = 10
@@ -114,10 +114,11 @@ def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> list[Caut
     alike = [pair for pair in pairs if pair.identical]
     differences = config_differences(grouping) if alike else {}
     found = []
-    for pair in alike:
-        keys = [key for key, values in differences.items() if values.get(pair.a) != values.get(pair.b)]
+    for group in merged(alike):
+        keys = [key for pair in group for key, values in differences.items() if values.get(pair.a) != values.get(pair.b)]
         name = join_names(keys) if keys else "what tells them apart"
-        text = f"{pair.a} and {pair.b}: identical runs, equal in every metric for every seed; {name} has no effect here"
+        labels = join_names([label for pair in group for label in (pair.a, pair.b)])
+        text = f"{labels}: identical runs, equal in every metric for every seed; {name} has no effect here"
         found.append(Caution("identical_variants", text))
     return found
 
@@ -243,17 +244,16 @@ def _gain(variants: Sequence[Variant]) -> list[Caution]:
 
 def _same(arms: Sequence[Arm]) -> list[Caution]:
     found = []
-    for arm in arms:
-        flat = arm.n > 1 and all(float(np.ptp(scores)) <= 1e-12 for scores in arm.scores)
-        if arm.same_run:
-            text = f"{arm.label}: all {arm.n} runs agree in every metric at every step: is the seed used? They count as one run"
-            found.append(Caution("identical_runs", text))
-        elif flat:
-            text = (
-                f"{arm.label}: identical results over all {arm.n} seeds: is the seed used? A spread of 0 says nothing "
-                f"about new seeds"
-            )
-            found.append(Caution("identical_results", text))
+    for arm in (arm for arm in arms if arm.same_run):
+        text = f"{arm.label}: all {arm.n} runs agree in every metric at every step: is the seed used? They count as one run"
+        found.append(Caution("identical_runs", text))
+    varied = [arm for arm in arms if arm.n > 1 and not arm.same_run]
+    flat = [arm.label for arm in varied if all(float(np.ptp(scores)) <= 1e-12 for scores in arm.scores)]
+    if flat:
+        text = (
+            f"{join_names(flat)}: identical results over all seeds: is the seed used? A spread of 0 says nothing about new seeds"
+        )
+        found.append(Caution("identical_results", text))
     return found
 
 
@@ -311,6 +311,8 @@ def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]
         )
         return [Caution("selected_on_same_seeds", text)]
     best = min(variants, key=lambda variant: variant.rank)
+    if sum(variant.mean == best.mean for variant in variants) > 1:  # of equals, none was picked
+        return []
     top = max(best.seeds, default=0) + 1
     command = more_seeds(grouping.runs, best.label, first=top)
     text = (

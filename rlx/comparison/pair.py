@@ -367,7 +367,7 @@ def _without_spread(
     if a.same_run or b.same_run:
         return untested, "the runs of a variant are identical in every metric: they are one run, not several seeds", None
     if result.difference == 0:
-        return untested, "the scores are identical over all seeds of both: there is no spread to judge by", None
+        return untested, "the scores are identical over all seeds: there is no spread to judge by", None
     if is_paired:
         size, reason = sum(len(scores) for scores in a.scores), "every seed differs by the same amount: only signs can be tested"
         return replace(result, name="sign test"), reason, 2.0 ** (1 - size)

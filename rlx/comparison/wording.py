@@ -81,6 +81,39 @@ def verdict_sentence(pair: PairComparison) -> str:
     return f"No verdict between {pair.a} and {pair.b}: {gap}. {_prospect(pair)}".rstrip()
 
 
+def merged(pairs: Sequence[PairComparison]) -> list[list[PairComparison]]:
+    """The pairs, those together between which there is nothing to tell: identical runs, or scores without any spread.
+
+    Three variants or more are together where each of their pairs is so; every other pair is alone.
+    """
+    found: list[list[PairComparison]] = []
+    together: dict[tuple[str, str], list[PairComparison]] = {}
+    for pair in pairs:
+        kind = "identical" if pair.identical else pair.reason if pair.p is None and pair.low == pair.high == 0 else ""
+        known = next((together[key] for key in ((kind, pair.a), (kind, pair.b)) if key in together), None)
+        group = [] if known is None or not kind else known
+        group.append(pair)
+        if len(group) == 1:
+            found.append(group)
+        if kind:
+            together[kind, pair.a] = together[kind, pair.b] = group
+    return found
+
+
+def verdict_lines(pairs: Sequence[PairComparison]) -> list[tuple[str, str]]:
+    """(words, verdict) of each pair, or of several between which there is nothing to tell."""
+    return [(_group_words(group), group[0].verdict) for group in merged(pairs)]
+
+
+def _group_words(group: Sequence[PairComparison]) -> str:
+    names = join_names([label for pair in group for label in (pair.a, pair.b)])
+    if len(group) == 1:
+        return group[0].words
+    if group[0].identical:
+        return f"{names}: identical runs. What tells them apart has no effect here."
+    return f"No verdict between {names}: {group[0].reason}."
+
+
 def scope(pair: PairComparison) -> str:
     """What a verdict holds for: other seeds and other prompts, or other seeds on these prompts."""
     if pair.over_prompts:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlx.comparison.comparison import Comparison
 from rlx.comparison.scores import RunScore
-from rlx.comparison.wording import probability, quantity, score_text, span
+from rlx.comparison.wording import merged, probability, quantity, score_text, span
 from rlx.report.table import Column, Table, table_of_mappings
 from rlx.report.text import duration, interval, level, percent, significant
 
@@ -85,7 +85,7 @@ def _chance_of_first(share: float | None) -> str:
 
 
 def pair_table(comparison: Comparison) -> Table:
-    """A row a pair, with its verdict."""
+    """A row a pair, with its verdict; none for variants between which there is nothing to tell, which a sentence names."""
     columns = [
         _words("a", "a", folds=True),
         _words("b", "b", folds=True),
@@ -127,7 +127,7 @@ def pair_table(comparison: Comparison) -> Table:
     ]
     optional = {"rank test p", "prompts needed", "p on these prompts", "seed r", *(c.name for c in _component_columns())}
     kept = [c for c in columns if c.name not in optional or any(c.value(p) is not None for p in comparison.pairs)]
-    return Table("pairs", kept, comparison.pairs)
+    return Table("pairs", kept, [group[0] for group in merged(comparison.pairs) if len(group) == 1])
 
 
 def _component_columns() -> list[Column]:

@@ -19,7 +19,7 @@ from rlx.comparison.pair import PairComparison
 from rlx.comparison.run_difference import RunDifference
 from rlx.comparison.statistics.interval import Interval
 from rlx.comparison.variant import Variant
-from rlx.comparison.wording import conclusion, halving_sentence, probability, quantity, score_text
+from rlx.comparison.wording import conclusion, halving_sentence, probability, quantity, score_text, verdict_lines
 from rlx.fields import texts_of
 from rlx.report.columns import STYLES, pair_table, variant_table
 from rlx.report.table import (
@@ -160,8 +160,9 @@ def print_comparison(
     _print_verdicts(comparison, out)
     print_table(_with_columns(variant_table(comparison), columns), out)
     out.print()
-    if comparison.pairs and len(comparison.pairs) <= MOST_PAIRS:
-        print_table(_with_columns(pair_table(comparison), columns), out)
+    table = pair_table(comparison)
+    if table.rows and len(comparison.pairs) <= MOST_PAIRS:
+        print_table(_with_columns(table, columns), out)
         out.print()
     _print_lines([gain_line(comparison), *halving_lines(comparison)], out)
     _print_lines([method_line(comparison), rank_line(comparison), *search_lines(comparison)], out)
@@ -205,8 +206,8 @@ def _print_verdicts(comparison: Comparison, out: Console) -> None:
         out.print(Text(one_line(counts, out.encoding)), soft_wrap=True)
     else:
         shown = list(pairs)
-    for pair in shown:
-        _bullet(one_line(pair.words, out.encoding), out, style=STYLES[pair.verdict])
+    for words, verdict in verdict_lines(shown):
+        _bullet(one_line(words, out.encoding), out, style=STYLES[verdict])
     if shown:
         out.print()
 
@@ -241,9 +242,14 @@ def _print_lines(lines: Sequence[str], out: Console) -> None:
 
 def markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     """Verdicts, both tables and the cautions in Markdown."""
-    lines = [f"# {markdown_text(title(comparison))}", "", *[f"- {markdown_text(pair.words)}" for pair in comparison.pairs], ""]
+    lines = [
+        f"# {markdown_text(title(comparison))}",
+        "",
+        *[f"- {markdown_text(words)}" for words, _ in verdict_lines(comparison.pairs)],
+        "",
+    ]
     lines += as_markdown(_with_columns(variant_table(comparison), columns))
-    if comparison.pairs:
+    if pair_table(comparison).rows:
         lines += ["", *as_markdown(_with_columns(pair_table(comparison), columns))]
     if comparison.cautions:
         lines += ["", "Read with care:", "", *[f"- {markdown_text(caution.text)}" for caution in comparison.cautions]]

@@ -16,7 +16,7 @@ from rlx.comparison.comparison import Comparison
 from rlx.comparison.descriptive import PromptResult, contest
 from rlx.comparison.pair import PairComparison
 from rlx.comparison.scores import RunScore
-from rlx.comparison.wording import conclusion, score_text
+from rlx.comparison.wording import conclusion, score_text, verdict_lines
 from rlx.errors import DataError
 from rlx.record.files import completion_text, prompt_text, read_samples
 from rlx.report.columns import config_table, pair_table, run_table, run_title, variant_table
@@ -96,8 +96,8 @@ def page_context(comparison: Comparison) -> dict[str, Any]:
         "title": title(comparison),
         "answer": conclusion(comparison.variants, comparison.pairs),
         "contents": [(name, text) for name, (text, is_there) in contents.items() if is_there],
-        "verdicts": [{"verdict": pair.verdict, "words": pair.words} for pair in foremost],
-        "other_verdicts": [{"verdict": pair.verdict, "words": pair.words} for pair in others[:MOST_VERDICTS]],
+        "verdicts": [{"verdict": verdict, "words": words} for words, verdict in verdict_lines(foremost)],
+        "other_verdicts": [{"verdict": verdict, "words": words} for words, verdict in verdict_lines(others[:MOST_VERDICTS])],
         "more_pairs": max(0, len(others) - MOST_VERDICTS),
         "method": method_line(comparison),
         "cautions": [{"text": caution.text} for caution in comparison.cautions],

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from rlx.comparison.comparison import compare
-from rlx.report.columns import variant_table
+from rlx.comparison.wording import verdict_lines
+from rlx.report.columns import pair_table, variant_table
 from rlx.report.comparison import (
     LATEX_ROWS,
     LATEX_WIDTH,
@@ -165,3 +166,20 @@ def test_doing_nothing_is_a_row_and_what_halves_the_interval_is_said(tmp_path):
     rows = variant_table(found).rows
     assert [row.label for row in rows] == ["hybrid", "custom_dpo", "doing nothing (step 0)"]
     assert "over seeds and prompts" in found.pairs[0].words
+
+
+def test_what_is_equal_is_said_once_and_no_best_of_equals_is_confirmed(tmp_path):
+    for beta in range(4):
+        for seed in range(5):
+            changes = {"algorithm__extra": beta, "noise": 5.0 * beta + seed}  # runs of equal scores that are not the same run
+            write_run(tmp_path / f"{beta}{seed}", seed=seed, score=0.5, algorithm="dpo", **changes)
+    found = compare(tmp_path)
+    ((words, verdict),) = verdict_lines(found.pairs)
+    assert len(found.pairs) == 6
+    assert (words.count("extra="), verdict) == (4, "inconclusive")
+    assert words.startswith("No verdict between ")
+    assert pair_table(found).rows == []
+    assert markdown(found).count("No verdict between") == 1
+    kinds = [caution.kind for caution in found.cautions]
+    assert kinds.count("identical_results") == 1
+    assert "selected_on_same_seeds" not in kinds
