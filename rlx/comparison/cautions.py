@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -79,8 +79,7 @@ def find_cautions(
     ]
 
 
-def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
-    found = []
+def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> Iterator[Caution]:
     sizes = {arm.label: arm.n for arm in arms}
     least = min(sizes.values())
     if least < FEWEST:
@@ -89,19 +88,18 @@ def _seeds(arms: Sequence[Arm], runs: Sequence[RunScore], choices: Choices) -> l
         commands = " && ".join(more_seeds(runs, label) for label in few[:_COMMANDS])
         further = f" (and so the other {len(few) - _COMMANDS})" if len(few) > _COMMANDS else ""
         mend = f"run {FEW}{' of each' * (len(few) > 1)}: {commands}{further}"
-        found.append(Caution("fewer_than_5_seeds", f"fewer than {FEWEST} seeds ({join_names(few)}): {shown}; {mend}"))
+        yield Caution("fewer_than_5_seeds", f"fewer than {FEWEST} seeds ({join_names(few)}): {shown}; {mend}")
     elif least < FEW:
         unit = "standard deviations of the differences" if choices.paired else "standard deviations"
         large = _detectable(least, is_paired=choices.paired)
         text = f"{least} seeds find only large differences (of about {large:.1f} {unit}); {FEW} are suggested"
-        found.append(Caution("fewer_than_10_seeds", text))
+        yield Caution("fewer_than_10_seeds", text)
     if max(sizes.values()) >= UNEQUAL * least and not choices.paired:
         text = (
             f"{least} to {max(sizes.values())} seeds: with skewed scores a t test errs then, so a permutation test over seeds "
             f"must agree with it"
         )
-        found.append(Caution("unequal_seeds", text))
-    return found
+        yield Caution("unequal_seeds", text)
 
 
 def _detectable(seeds: int, *, is_paired: bool) -> float:
@@ -109,30 +107,29 @@ def _detectable(seeds: int, *, is_paired: bool) -> float:
     return detectable_difference(error=float(np.sqrt(arms / seeds)), df=arms * (seeds - 1))
 
 
-def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> list[Caution]:
+def _identical(grouping: Grouping, pairs: Sequence[PairComparison]) -> Iterator[Caution]:
     """Variants whose runs agree in every metric, seed by seed: what tells them apart does nothing."""
     alike = [pair for pair in pairs if pair.identical]
     differences = config_differences(grouping) if alike else {}
-    found = []
     for group in merged(alike):
         keys = [key for pair in group for key, values in differences.items() if values.get(pair.a) != values.get(pair.b)]
         name = join_names(keys) if keys else "what tells them apart"
         labels = join_names([label for pair in group for label in (pair.a, pair.b)])
         text = f"{labels}: identical runs, equal in every metric for every seed; {name} has no effect here"
-        found.append(Caution("identical_variants", text))
-    return found
+        yield Caution("identical_variants", text)
 
 
-def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
+def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> Iterator[Caution]:
     """Verdicts that hold on these prompts alone: because it was declared, or because answers are missing."""
     alone = [pair for pair in pairs if not pair.over_prompts and pair.p is not None]
     if not alone:
-        return []
+        return
     number = next((f"these {pair.num_prompts} prompts" for pair in alone if pair.num_prompts), "these prompts")
     if choices.question == "chance" or choices.prompts == "fixed":
         why = "question=chance" if choices.question == "chance" else "prompts=fixed"
         text = f"verdicts are about new seeds on {number} alone ({why}): on other prompts of the task they may not hold"
-        return [Caution("prompts_fixed", text)]
+        yield Caution("prompts_fixed", text)
+        return
     silent, by_label = [arm.label for arm in arms if arm.tables is None], {arm.label: arm for arm in arms}
     differ = [f"{pair.a} and {pair.b}" for pair in alone if not same_digests(*(by_label[label] for label in (pair.a, pair.b)))]
     why = (
@@ -146,69 +143,69 @@ def _prompts(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choi
         f"verdicts are about new seeds on {number} alone, for {why}: two algorithms that are equal on average but differ on "
         "single prompts are called different too often"
     )
-    return [Caution("answers_missing", text)]
+    yield Caution("answers_missing", text)
 
 
-def _few_prompts(pairs: Sequence[PairComparison]) -> list[Caution]:
+def _few_prompts(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
     """So few prompts that a kind of prompt on which one variant fails may be absent: what a collapse is among seeds."""
     fewest = min((pair.num_prompts for pair in pairs if pair.over_prompts and pair.num_prompts), default=FEW_PROMPTS)
     if fewest >= FEW_PROMPTS:
-        return []
+        return
     text = (
         f"{fewest} prompts: where one variant alone fails on one prompt of ten, so few prompts call equal algorithms different "
         f"too often ({FEW_PROMPTS_ERROR} instead of 5 %); {FEW_PROMPTS} or more are suggested (evaluation.num_prompts)"
     )
-    return [Caution("few_prompts", text)]
+    yield Caution("few_prompts", text)
 
 
-def _losses(grouping: Grouping, choices: Choices) -> list[Caution]:
+def _losses(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
     """A loss that is another quantity for each variant."""
     if not any(fnmatchcase(choices.metric, pattern) for pattern in ("*/loss", "*_loss")):
-        return []
+        return
     keys = [key for key in config_differences(grouping) if key.startswith(("algorithm", "loss"))]
     if not keys:
-        return []
+        return
     algorithms = list(dict.fromkeys(run.record.algorithm for run in grouping.runs))
     why = f"in {join_names(keys, most=3)}" if len(algorithms) == 1 else f"by their algorithm ({join_names(algorithms, most=4)})"
     text = (
         f"{choices.metric} is another quantity for each variant, for they differ {why}: "
         "the lower loss is no better policy; compare eval/score"
     )
-    return [Caution("unlike_losses", text)]
+    yield Caution("unlike_losses", text)
 
 
-def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
+def _left_out(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> Iterator[Caution]:
     total = len(arms) * (len(arms) - 1) // 2
     if choices.baseline is not None or len(pairs) == total:
-        return []
+        return
     text = (
         f"of {total} pairs only those of the variant with the best mean are compared, adjusted for all of them; "
         "baseline= compares with another one, where= and by= with fewer"
     )
-    return [Caution("pairs_left_out", text)]
+    yield Caution("pairs_left_out", text)
 
 
-def _units(arms: Sequence[Arm]) -> list[Caution]:
+def _units(arms: Sequence[Arm]) -> Iterator[Caution]:
     """Scores in percent beside scores in fractions."""
     spans = {arm.label: np.concatenate([np.asarray(scores) for scores in arm.scores]) for arm in arms}
     fractions = [label for label, scores in spans.items() if scores.min() >= 0 and scores.max() <= 1]
     percents = [label for label, scores in spans.items() if scores.min() >= 0 and np.median(scores) > 1.5 and scores.max() <= 100]
     if not fractions or not percents:
-        return []
+        return
     text = f"{join_names(percents)} look like percent and {join_names(fractions)} like fractions: bring them to one unit first"
-    return [Caution("unequal_units", text)]
+    yield Caution("unequal_units", text)
 
 
-def _unlike(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+def _unlike(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
     """Shapes that differ between variants: the error rate of the verdict is measured for equal shapes."""
     if choices.question == "chance" or choices.paired or len(arms) < 2:  # the test of pairs is about differences of runs
-        return []
+        return
     alpha = choices.alpha / len(arms)  # or many normal variants would hold one that looks odd
     shapes = {arm.label: describe_shape(arm.scores[0], alpha=alpha) for arm in arms if len(arm.scores) == 1}
     odd = [label for label, shape in shapes.items() if shape is not None]
     plain = [label for label, shape in shapes.items() if shape is None]
     if not odd or (not plain and len(set(shapes.values())) == 1):
-        return []
+        return
     beside = f"unlike {join_names(plain)}" if plain else "each in its own way"
     told = join_names([str(shapes[label]) for label in odd])
     text = (
@@ -216,51 +213,48 @@ def _unlike(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
         f"({UNLIKE_ERROR} instead of 5 % where one side collapses or is skewed); question=chance asks whether a run of one "
         "beats a run of the other"
     )
-    return [Caution("unlike_shapes", text)]
+    yield Caution("unlike_shapes", text)
 
 
-def _collapses(variants: Sequence[Variant]) -> list[Caution]:
+def _collapses(variants: Sequence[Variant]) -> Iterator[Caution]:
     """Too few runs to have seen a collapse that happens in one of five."""
     unseen = [variant for variant in variants if variant.collapsed == 0 and 0.8**variant.n > 0.05]
     if not unseen:
-        return []
+        return
     least = min(variant.n for variant in unseen)
     seeds = quantity(least, "seed")
     text = (
         f"no run of {join_names([variant.label for variant in unseen])} collapsed, but with {seeds} a collapse of 20 % of runs "
         f"stays unseen with a chance of {100 * 0.8**least:.0f} %"
     )
-    return [Caution("collapse_unseen", text)]
+    yield Caution("collapse_unseen", text)
 
 
-def _gain(variants: Sequence[Variant]) -> list[Caution]:
+def _gain(variants: Sequence[Variant]) -> Iterator[Caution]:
     """Variants that are not shown to be better than doing nothing."""
     without = [v.label for v in variants if v.gain_interval is not None and v.gain_interval.low <= 0 <= v.gain_interval.high]
     if not without:
-        return []
+        return
     text = f"{join_names(without)}: not shown to differ from doing nothing (the same policy before training)"
-    return [Caution("no_gain", text)]
+    yield Caution("no_gain", text)
 
 
-def _same(arms: Sequence[Arm]) -> list[Caution]:
-    found = []
+def _same(arms: Sequence[Arm]) -> Iterator[Caution]:
     for arm in (arm for arm in arms if arm.same_run):
         text = f"{arm.label}: all {arm.n} runs agree in every metric at every step: is the seed used? They count as one run"
-        found.append(Caution("identical_runs", text))
+        yield Caution("identical_runs", text)
     varied = [arm for arm in arms if arm.n > 1 and not arm.same_run]
     flat = [arm.label for arm in varied if all(float(np.ptp(scores)) <= 1e-12 for scores in arm.scores)]
     if flat:
         text = (
             f"{join_names(flat)}: identical results over all seeds: is the seed used? A spread of 0 says nothing about new seeds"
         )
-        found.append(Caution("identical_results", text))
-    return found
+        yield Caution("identical_results", text)
 
 
-def _shapes(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
+def _shapes(arms: Sequence[Arm], choices: Choices) -> Iterator[Caution]:
     if choices.question == "chance":
-        return []
-    found = []
+        return
     alpha = 0.05 / sum(len(arm.scores) for arm in arms)  # or many normal variants would hold one that looks odd
     shaped = [(arm.label, describe_shape(scores, alpha=alpha)) for arm in arms for scores in arm.scores]
     named: dict[str, list[str]] = {}
@@ -276,103 +270,100 @@ def _shapes(arms: Sequence[Arm], choices: Choices) -> list[Caution]:
             f"scores do not look normal ({shape}) for {join_names(labels)}: {reason}; look at the single runs, and compare "
             f"the IQM too"
         )
-        found.append(Caution("not_normal", text))
-    return found
+        yield Caution("not_normal", text)
 
 
-def _grouping(grouping: Grouping) -> list[Caution]:
-    found = []
+def _grouping(grouping: Grouping) -> Iterator[Caution]:
     if grouping.mixed:
         keys = join_names(list(dict.fromkeys(key for keys in grouping.mixed.values() for key in keys)))
         text = (
             f"variants hold runs that differ in {keys}: runs of one seed were averaged, so a verdict is about the average setting"
         )
-        found.append(Caution("mixed_variants", text))
+        yield Caution("mixed_variants", text)
     if grouping.beyond:
         text = (
             f"the algorithms also differ in {join_names(grouping.beyond)}: nobody can tell whether the algorithm or that "
             f"made the difference"
         )
-        found.append(Caution("confounded", text))
-    return found
+        yield Caution("confounded", text)
 
 
-def _selection(grouping: Grouping, variants: Sequence[Variant]) -> list[Caution]:
+def _selection(grouping: Grouping, variants: Sequence[Variant]) -> Iterator[Caution]:
     settings = {
         name: sum(variant.algorithm == name for variant in variants) for name in {variant.algorithm for variant in variants}
     }
     most = max(settings, key=lambda name: settings[name])
-    if settings[most] < 3:
-        if not grouping.mixed:
-            return []
+    if settings[most] >= 3:
+        best = min(variants, key=lambda variant: variant.rank)
+        if sum(variant.mean == best.mean for variant in variants) > 1:  # of equals, none was picked
+            return
+        command = more_seeds(grouping.runs, best.label, first=max(best.seeds, default=0) + 1)
+        text = (
+            f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; "
+            f"confirm it on fresh seeds: {command}"
+        )
+        yield Caution("selected_on_same_seeds", text)
+    elif grouping.mixed:
         text = (
             "several settings stand behind a variant: these runs say how good they are on average; for the best one compare "
             "without by=, and confirm it on fresh seeds"
         )
-        return [Caution("selected_on_same_seeds", text)]
-    best = min(variants, key=lambda variant: variant.rank)
-    if sum(variant.mean == best.mean for variant in variants) > 1:  # of equals, none was picked
-        return []
-    top = max(best.seeds, default=0) + 1
-    command = more_seeds(grouping.runs, best.label, first=top)
-    text = (
-        f"the best of {len(variants)} variants was picked on the seeds that it is judged by, which flatters it; "
-        f"confirm it on fresh seeds: {command}"
-    )
-    return [Caution("selected_on_same_seeds", text)]
+        yield Caution("selected_on_same_seeds", text)
 
 
-def _costs(variants: Sequence[Variant]) -> list[Caution]:
+def _costs(variants: Sequence[Variant]) -> Iterator[Caution]:
     tokens = {variant.label: variant.tokens for variant in variants if variant.tokens}
     if len(tokens) < 2:
-        return []
+        return
     low, high = min(tokens, key=lambda k: tokens[k] or 0), max(tokens, key=lambda k: tokens[k] or 0)
     ratio = (tokens[high] or 0) / (tokens[low] or 1)
-    if ratio < 2:
-        return []
-    return [Caution("unequal_cost", f"equal steps are not equal cost: {high} spent {ratio:.1f} times the tokens of {low}")]
+    if ratio >= 2:
+        yield Caution("unequal_cost", f"equal steps are not equal cost: {high} spent {ratio:.1f} times the tokens of {low}")
 
 
-def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> list[Caution]:
+def _pairing(arms: Sequence[Arm], pairs: Sequence[PairComparison], choices: Choices) -> Iterator[Caution]:
     if not choices.paired:
-        return _pairing_possible(pairs)
+        yield from _pairing_possible(pairs)
+        return
     shared = set.intersection(*(set(arm.seeds[0]) for arm in arms))
     lost = sum(len(set(arm.seeds[0]) - shared) for arm in arms)
     text = (
         "runs of one seed are compared as pairs, because paired=true was declared; that holds only if the seed "
         "drives both in the same way"
     )
-    found = [Caution("paired", text)]
+    yield Caution("paired", text)
     if lost:
         text = f"runs without a partner of their seed in every other variant, left out of some pairs: {lost}"
-        found.append(Caution("unpaired_seeds", text))
-    return found
+        yield Caution("unpaired_seeds", text)
 
 
-def _pairing_possible(pairs: Sequence[PairComparison]) -> list[Caution]:
+def _pairing_possible(pairs: Sequence[PairComparison]) -> Iterator[Caution]:
     """The correlation over shared seeds, and when runs may be declared pairs; it is never decided by this figure."""
     alike = [p for p in pairs if p.seed_correlation is not None and p.seed_correlation >= CORRELATED and p.shared_seeds >= FEWEST]
-    if not alike:
-        return []
     shown = [f"{p.a} and {p.b} {p.seed_correlation:.2f} over {p.shared_seeds} seeds" for p in alike if not p.identical]
     if not shown:
-        return []
+        return
     text = (
         f"scores of shared seeds correlate ({join_names(shown, most=3)}); if a seed gives both algorithms the same data in "
         "the same order, paired=true compares them seed by seed. Declare it for that reason, not because of this figure: "
         "choosing by the data raises the error rate"
     )
-    return [Caution("pairing_possible", text)]
+    yield Caution("pairing_possible", text)
 
 
-def _declared(choices: Choices, runs: Sequence[RunScore]) -> list[Caution]:
+def _declared(choices: Choices, runs: Sequence[RunScore]) -> Iterator[Caution]:
     if choices.at is not None:
         text = (
             f"scores are those of the last evaluation within {choices.at}{_spent_within(runs, choices.at)}: evaluate more often "
             "for a closer budget"
         )
-        return [Caution("at_budget", text), *_best(choices)]
-    return _best(choices)
+        yield Caution("at_budget", text)
+    if choices.score == "best":
+        text = (
+            "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new "
+            "evaluation would give"
+        )
+        yield Caution("best_score", text)
 
 
 def _spent_within(runs: Sequence[RunScore], at: str) -> str:
@@ -386,13 +377,3 @@ def _spent_within(runs: Sequence[RunScore], at: str) -> str:
         if known:
             parts.append(f"{label} {np.mean(known):,.{2 if unit == 'seconds' else 0}f}")
     return f" ({unit}: {join_names(parts)})" if parts else ""
-
-
-def _best(choices: Choices) -> list[Caution]:
-    if choices.score == "best":
-        text = (
-            "the score is the best of all evaluations (score=best): a maximum of noise is higher than what a new "
-            "evaluation would give"
-        )
-        return [Caution("best_score", text)]
-    return []

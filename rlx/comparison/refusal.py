@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlx.comparison.choices import Choices, budget_of
@@ -69,22 +69,20 @@ def require_metric(metric: str, runs: Sequence[RunScore]) -> None:
         )
 
 
-def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> list[Problem]:
+def find_too_few(counted: Sequence[RunScore], labels: Sequence[str]) -> Iterator[Problem]:
     """Variants of a single seed, which have no spread to judge by, and variants without any score."""
     seeds_of: dict[str, dict[str, set[int]]] = {label: {} for label in labels}
     for run in counted:
         seeds_of[run.variant].setdefault(run.task, set()).add(run.seed)
-    found = []
     for label, per_task in seeds_of.items():
         if not per_task:
-            found.append(Problem("", f"{label}: none of its runs has a score", "look at them with `rlx runs`, and run it again"))
+            yield Problem("", f"{label}: none of its runs has a score", "look at them with `rlx runs`, and run it again")
         for task, seeds in per_task.items():
             if len(seeds) == 1:
                 where = f" on {task}" if len(per_task) > 1 else ""
                 on_task = [run for run in counted if run.task == task]
                 text = f"{label}{where}: one seed ({seeds.pop()}) says nothing about how scores vary"
-                found.append(Problem("single", text, f"run more seeds: {more_seeds(on_task, label)}"))
-    return found
+                yield Problem("single", text, f"run more seeds: {more_seeds(on_task, label)}")
 
 
 def more_seeds(runs: Sequence[RunScore], label: str, *, first: int = 0, on: RunScore | None = None) -> str:
@@ -137,23 +135,21 @@ def require_allowed(problems: Sequence[Problem], *, allow: Sequence[str]) -> lis
     raise EvidenceError("these runs cannot carry a comparison:", *lines)
 
 
-def _unfinished(runs: Sequence[RunScore]) -> list[Problem]:
-    found = []
+def _unfinished(runs: Sequence[RunScore]) -> Iterator[Problem]:
     for run in runs:
         if run.state == "unfinished":
             said = "; ".join(run.notes) or f"is {run.record.status}"
             mend = "wait for it" if run.record.status == "running" else command_for(run.record)
-            found.append(Problem("unfinished", f"{run.variant}, seed {run.seed} ({run.record.directory.name}) {said}", mend))
-    return found
+            yield Problem("unfinished", f"{run.variant}, seed {run.seed} ({run.record.directory.name}) {said}", mend)
 
 
-def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
+def _tasks(runs: Sequence[RunScore]) -> Iterator[Problem]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     if len(tasks) < 2:
-        return []
+        return
     one = shlex.quote(f"where={task_condition(runs, tasks[0])}")
     mend = f"compare one at a time, {one}; with allow=[tasks] scores are averaged over tasks, each counting the same"
-    found = [Problem("tasks", _tasks_named(runs, tasks), mend)]
+    yield Problem("tasks", _tasks_named(runs, tasks), mend)
     for label in dict.fromkeys(run.variant for run in runs):
         absent = [task for task in tasks if not any(run.variant == label and run.task == task for run in runs)]
         if absent:
@@ -162,8 +158,7 @@ def _tasks(runs: Sequence[RunScore]) -> list[Problem]:
             mend = (
                 f"run it there; with allow=[missing] only tasks that all variants ran count: {more_seeds(runs, label, on=there)}"
             )
-            found.append(Problem("missing", text, mend))
-    return found
+            yield Problem("missing", text, mend)
 
 
 def _tasks_named(runs: Sequence[RunScore], tasks: Sequence[str]) -> str:
@@ -218,9 +213,8 @@ def _word(value: object) -> str | None:
     return f"'{value}'" if '"' in value else f'"{value}"'
 
 
-def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None) -> list[Problem]:
+def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None) -> Iterator[Problem]:
     """Unequal budgets, training or evaluation, that the grouping does not name; with `at` training budgets are equal."""
-    found = []
     for key in filter(_is_budget, dict.fromkeys(key for run in runs for key in run.config)):
         if key in declared or (at is not None and key in BUDGET):
             continue
@@ -230,15 +224,14 @@ def _budget(runs: Sequence[RunScore], declared: Sequence[str], *, at: str | None
         if len(values) > 1:
             shown = "; ".join(f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in list(values.items())[:5])
             mend = f"give all of them the same {key}, or group by it: by=[algorithm,{key}]"
-            found.append(Problem("budget", f"unequal {key}: {shown}", mend))
-    return found
+            yield Problem("budget", f"unequal {key}: {shown}", mend)
 
 
-def _reached(runs: Sequence[RunScore], at: str | None) -> list[Problem]:
+def _reached(runs: Sequence[RunScore], at: str | None) -> Iterator[Problem]:
     """Runs that ended before the budget that scores are asked at, and runs that it leaves with step 0 alone."""
     if at is None:
-        return []
-    unit, found = budget_of(at)[0], []
+        return
+    unit, _ = budget_of(at)
     short = sorted((run for run in runs if run.short is not None), key=lambda run: run.short or 0.0)
     if short:
         first = short[0]
@@ -248,13 +241,12 @@ def _reached(runs: Sequence[RunScore], at: str | None) -> list[Problem]:
         least = math.floor(first.short * 100) / 100 if unit == "seconds" and first.short else int(first.short or 0)
         names = join_names([run.variant for run in short])
         mend = f"compare at={unit}:{least:g}, which all of them reached, or train {names} for longer"
-        found.append(Problem("budget", f"{text}, before at={at}", mend))
+        yield Problem("budget", f"{text}, before at={at}", mend)
     bare = [run for run in runs if run.state == "completed" and run.step == 0]
     if bare:
         names = join_names([run.variant for run in bare])
         text = f"{len(bare)} of {len(runs)} runs ({names}) have no evaluation within at={at} but the one before training"
-        found.append(Problem("budget", text, "evaluate more often (eval_every), or compare at a larger budget"))
-    return found
+        yield Problem("budget", text, "evaluate more often (eval_every), or compare at a larger budget")
 
 
 def declared_budgets(runs: Sequence[RunScore], declared: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ class Caution(Serializable):
     text: str
 
 
-def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
+def about_failures(runs: Sequence[RunScore], choices: Choices) -> Iterator[Caution]:
     """Runs that failed or did not finish, and what they count as."""
     broken = [run for run in runs if run.state != "completed"]
     if not broken:
-        return []
+        return
     counts = {label: sum(run.variant == label for run in broken) for label in dict.fromkeys(run.variant for run in broken)}
     named = join_names([f"{count} of {label}" for label, count in counts.items()])
     if choices.failed == "worst":
@@ -38,78 +38,72 @@ def about_failures(runs: Sequence[RunScore], choices: Choices) -> list[Caution]:
         how = f"counted as the {worst} score of any run at any evaluation (failed=worst)"
     else:
         how = "left out (failed=exclude), which favours whatever fails often"
-    return [Caution("failed_runs", f"{quantity(len(broken), 'failed or unfinished run')} ({named}): {how}")]
+    yield Caution("failed_runs", f"{quantity(len(broken), 'failed or unfinished run')} ({named}): {how}")
 
 
-def about_budgets(grouping: Grouping, choices: Choices) -> list[Caution]:
+def about_budgets(grouping: Grouping, choices: Choices) -> Iterator[Caution]:
     """Budgets that differ because they were declared to."""
     keys = declared_budgets(grouping.runs, grouping.keys if choices.by is not None else ())
     if not keys:
-        return []
+        return
     text = f"the budgets are unequal, as by= declares ({join_names(keys)}): more of it may be the reason for a higher score"
-    return [Caution("unequal_budget", text)]
+    yield Caution("unequal_budget", text)
 
 
 def about_records(
     runs: Sequence[RunScore], repeated: Sequence[RunScore], collected: Collected, choices: Choices
-) -> list[Caution]:
+) -> Iterator[Caution]:
     """Repeated, cut and early ended runs, code that differs, jobs and records that are not in the comparison."""
-    found = []
     if repeated:
         text = (
             f"{quantity(len(repeated), 'run')} with the variant, task and seed of a later one: the later one counts, for a "
             "repeated seed is no further seed"
         )
-        found.append(Caution("repeated_runs", text))
+        yield Caution("repeated_runs", text)
     cut = [run for run in runs if run.state == "completed" and run.notes]
     if cut:
         text = (
             f"{join_names([run.record.directory.name for run in cut])}: {cut[0].notes[0]}; the score is that of run.json, "
             f"the curve is cut"
         )
-        found.append(Caution("cut_metrics", text))
+        yield Caution("cut_metrics", text)
     early = [run for run in runs if run.state == "completed" and run.stops_early and not run.notes]
     if early and choices.at is None:
         text = f"{quantity(len(early), 'run')} stopped before num_steps (stop_at_score or max_seconds): compare their costs too"
-        found.append(Caution("stopped_early", text))
+        yield Caution("stopped_early", text)
     codes = {str(_code(run)) for run in runs}
     if len(codes) > 1:
-        found.append(Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)"))
-    found += [*_data(runs), *_planned(collected)]
+        yield Caution("different_code", f"the runs were made by {len(codes)} versions of the code (see provenance)")
+    yield from _data(runs)
+    yield from _planned(collected)
     if collected.skipped:
-        found.append(Caution("other_records", f"records that are no training runs were left out: {collected.skipped}"))
-    return found
+        yield Caution("other_records", f"records that are no training runs were left out: {collected.skipped}")
 
 
-def _data(runs: Sequence[RunScore]) -> list[Caution]:
+def _data(runs: Sequence[RunScore]) -> Iterator[Caution]:
     """Files that changed between runs that read them by one config."""
     contents: dict[str, set[str]] = {}
     for run in runs:
-        task = {key: value for key, value in run.config.items() if key.startswith("task.")}
-        contents.setdefault(json.dumps([run.task, task], sort_keys=True, default=str), set()).add(
-            str(run.record.provenance.get("data"))
-        )
-    return [
-        Caution(
-            "different_data",
-            f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
-            "are no repeats of one experiment (provenance.data tells them apart)",
-        )
-        for task, hashes in contents.items()
-        if len(hashes) > 1
-    ]
+        settings = {key: value for key, value in run.config.items() if key.startswith("task.")}
+        known = contents.setdefault(json.dumps([run.task, settings], sort_keys=True, default=str), set())
+        known.add(str(run.record.provenance.get("data")))
+    for task, hashes in contents.items():
+        if len(hashes) > 1:
+            text = (
+                f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
+                "are no repeats of one experiment (provenance.data tells them apart)"
+            )
+            yield Caution("different_data", text)
 
 
-def _planned(collected: Collected) -> list[Caution]:
+def _planned(collected: Collected) -> Iterator[Caution]:
     """Sweeps that planned more jobs than there are records: what never started may have failed for a reason."""
-    found = []
     for directory in dict.fromkeys(run.record.directory.parent for run in collected.runs):
         jobs = len((read_plan(directory) or {"jobs": ()})["jobs"])
         known = sum(run.record.directory.parent == directory for run in collected.runs)
         if jobs > known + len(collected.unreadable):
             text = f"{directory.name} planned {jobs} jobs, but {known} of them have a record: the others are not in here"
-            found.append(Caution("missing_jobs", text))
-    return found
+            yield Caution("missing_jobs", text)
 
 
 def _code(run: RunScore) -> object:
@@ -117,9 +111,8 @@ def _code(run: RunScore) -> object:
     return rlx.get("code", rlx.get("version")) if isinstance(rlx, dict) else rlx
 
 
-def about_prompts(runs: Sequence[RunScore]) -> list[Caution]:
+def about_prompts(runs: Sequence[RunScore]) -> Iterator[Caution]:
     """Tasks on which not all runs answered the same held-out prompts, by the digests in their records."""
-    found = []
     for task in dict.fromkeys(run.task for run in runs):
         known = [run for run in runs if run.task == task and run.prompts is not None]
         digests = list(dict.fromkeys(run.prompts for run in known))
@@ -133,11 +126,10 @@ def about_prompts(runs: Sequence[RunScore]) -> list[Caution]:
             f"{task}: the runs answered {len(digests)} different sets of held-out prompts ({'; '.join(sides)}"
             f"{'; ...' if len(digests) > 3 else ''}): a part of the difference may come from the prompts"
         )
-        found.append(Caution("different_prompts", text))
-    return found
+        yield Caution("different_prompts", text)
 
 
-def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> list[Caution]:
+def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> Iterator[Caution]:
     """Seeds that a variant ran more than once under different config hashes, although its configs look equal."""
     repeated: dict[tuple[str, str, int], int] = {}
     for run in counted:
@@ -148,17 +140,17 @@ def about_averaged_seeds(grouping: Grouping, counted: Sequence[RunScore]) -> lis
         if number > 1 and label not in grouping.mixed:
             found.setdefault(label, []).append(str(seed))
     if not found:
-        return []
+        return
     seeds = {label: f"seed{'s' * (len(set(which)) > 1)} {join_names(which)}" for label, which in found.items()}
     shown = join_names([f"{which} of {label}" for label, which in seeds.items()])
     text = (
         f"{shown}: run more than once under different config hashes; the scores of one seed are averaged and count once. "
         "Leave out the runs that you do not mean, with where="
     )
-    return [Caution("averaged_seeds", text)]
+    yield Caution("averaged_seeds", text)
 
 
-def about_environments(runs: Sequence[RunScore]) -> list[Caution]:
+def about_environments(runs: Sequence[RunScore]) -> Iterator[Caution]:
     """What one variant ran on and another did not: torch, CPU, device, precision, threads, ranks."""
     seen: dict[str, dict[str, list[str]]] = {}
     for run in runs:
@@ -171,9 +163,9 @@ def about_environments(runs: Sequence[RunScore]) -> list[Caution]:
         if len(shares) > 1:
             parts.append(f"{name} ({join_names([_mixture(label, side) for label, side in sides.items()], most=4)})")
     if not parts:
-        return []
+        return
     text = f"the variants did not run on the same {join_names(parts)}: a part of the difference may come from that"
-    return [Caution("different_environment", text)]
+    yield Caution("different_environment", text)
 
 
 def _mixture(label: str, counts: Mapping[str, int]) -> str:
@@ -211,7 +203,7 @@ def _ranks(run: RunScore) -> list[str]:
     return [str(number) for number in (*seen, run.config.get("ranks", 1))]
 
 
-def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairComparison]) -> list[Caution]:
+def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairComparison]) -> Iterator[Caution]:
     """Tasks on which the order of two variants is opposite to the verdict, which is about the mean over tasks."""
     by_label, found = {arm.label: arm for arm in arms}, []
     for pair in pairs:
@@ -227,6 +219,6 @@ def about_tasks(tasks: Sequence[str], arms: Sequence[Arm], pairs: Sequence[PairC
         if against:
             found.append(f"{pair.a} and {pair.b} on {join_names(against)}")
     if not found:
-        return []
+        return
     text = f"verdicts are about the mean over {len(tasks)} tasks, and single tasks say the opposite: {join_names(found, most=4)}"
-    return [Caution("opposite_tasks", text)]
+    yield Caution("opposite_tasks", text)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy import special
 
+from rlx.comparison.comparison import judge
 from rlx.comparison.pair import Arm, compare_pair
 from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
 from rlx.comparison.statistics.crossed import Components, components, crossed, crossed_seeds_needed, prompts_needed
 from rlx.comparison.statistics.difference import detectable_difference, seeds_needed
 from rlx.comparison.statistics.effect import chance_p, hedges_g_interval, probability_of_improvement_interval
 from rlx.comparison.statistics.interval import iqm, iqm_interval, mean_interval
-from rlx.comparison.verdict import judge
 from tests.comparison.simulate import KINDS, answers, bootstrap_excludes_zero, crossed_p, error_rates, welch_p
 
 pytestmark = pytest.mark.whole

@@ -2,10 +2,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from rlx.comparison.comparison import judge
 from rlx.comparison.statistics.crossed import Components, Halving
-from rlx.comparison.verdict import judge
 from rlx.comparison.wording import VERDICTS, conclusion, halving_sentence, join_names, probability, score_text
-from tests.comparison.test_verdict import BASE
+from tests.comparison.test_comparison import BASE
 
 
 @pytest.mark.parametrize(
