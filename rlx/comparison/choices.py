@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from rlx.comparison.serializable import Serializable
+from rlx.config.schema import conf_dir
+from rlx.config.suggest import did_you_mean, nearest
 from rlx.errors import ConfigError
 from rlx.fields import check_range, count, one_of, range_of, texts_of, within
 
@@ -81,6 +83,19 @@ class Choices(Serializable):
                 raise ConfigError(f"metric={kept['metric']} says that lower is better, lower_is_better=false that it is not")
             kept |= {"metric": str(kept["metric"])[1:], "lower_is_better": True}
         return cls(**kept)
+
+    @classmethod
+    def declared(cls, **changes: Any) -> Choices:
+        """The values of conf/compare.yaml, but for these. Raises ConfigError for what is no choice of a comparison."""
+        from rlx.config.compose import read_yaml
+
+        known = cls.__dataclass_fields__
+        for name in changes:
+            if name not in known:
+                raise ConfigError(
+                    f"{name} is no choice of a comparison{did_you_mean(nearest(name, known))}; there are {', '.join(known)}"
+                )
+        return cls.of({**{str(key): value for key, value in read_yaml(conf_dir() / "compare.yaml").items()}, **changes})
 
 
 _BUDGET = re.compile(r"(tokens|seconds|steps):([0-9][0-9_.]*)([kKM]?)")

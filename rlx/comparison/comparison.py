@@ -39,8 +39,7 @@ from rlx.comparison.statistics.interval import Array, mean
 from rlx.comparison.statistics.rank import RankTest, at_most, first_rank_probability
 from rlx.comparison.variant import UNTRAINED, Variant, add_collapses, add_gain, arm_of, summarise, untrained_arm
 from rlx.comparison.wording import conclusion, verdict_sentence
-from rlx.config.suggest import did_you_mean, nearest
-from rlx.errors import ConfigError, EvidenceError
+from rlx.errors import EvidenceError
 
 if TYPE_CHECKING:
     from rlx.seeding import Stream
@@ -117,17 +116,7 @@ def compare(runs: Where | Iterable[Where], **choices: Any) -> Comparison:
 
     choices: the keys of conf/compare.yaml that say how to compare: by, baseline, margin, paired, failed, allow, ...
     """
-    from rlx.config.compose import read_yaml
-    from rlx.config.schema import conf_dir
-
-    known = Choices.__dataclass_fields__
-    for name in choices:
-        if name not in known:
-            raise ConfigError(
-                f"{name} is no choice of a comparison{did_you_mean(nearest(name, known))}; there are {', '.join(known)}"
-            )
-    defaults = {str(key): value for key, value in read_yaml(conf_dir() / "compare.yaml").items()}
-    return compare_runs(runs, Choices.of({**defaults, **choices}))
+    return compare_runs(runs, Choices.declared(**choices))
 
 
 def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: Sequence[str] = ()) -> Comparison:
@@ -169,16 +158,12 @@ def compare_runs(where: Where | Iterable[Where], choices: Choices, *, command: S
 def _variant(arm: Arm, evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant:
     """A variant's row, with its gain over doing nothing and its collapses."""
     runs, counted = evidence.of(arm.label)
-    lower = choices.is_lower_better
-    row = summarise(
-        arm, runs, counted, evidence.tasks, level=choices.level, target=choices.target, rng=rng,
-        num_resamples=choices.num_resamples, lower_is_better=lower,
-    )  # fmt: skip
+    row = summarise(arm, runs, counted, evidence.tasks, choices, rng)
     if not is_spent(choices.metric):
-        row = add_gain(row, arm, untrained_arm(arm, counted, evidence.tasks), level=choices.level, prompts=choices.prompts)
+        row = add_gain(row, arm, untrained_arm(arm, counted, evidence.tasks), choices)
     elif choices.collapse is None:
         return row
-    return add_collapses(row, counted, threshold=choices.collapse, lower_is_better=lower, level=choices.level)
+    return add_collapses(row, counted, choices)
 
 
 def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -> Variant | None:
@@ -188,10 +173,7 @@ def _untrained(evidence: Evidence, choices: Choices, rng: np.random.Generator) -
     ]
     if is_spent(choices.metric) or any(run.start is None for run in kept):
         return None
-    row = summarise(
-        arm_of(UNTRAINED, kept, evidence.tasks), kept, kept, evidence.tasks, level=choices.level, target=choices.target, rng=rng,
-        num_resamples=choices.num_resamples, lower_is_better=choices.is_lower_better,
-    )  # fmt: skip
+    row = summarise(arm_of(UNTRAINED, kept, evidence.tasks), kept, kept, evidence.tasks, choices, rng)
     nothing = dict.fromkeys(("steps", "tokens", "seconds", "kl", "area_under_curve", "area_interval", "evaluation_error"))
     if row.std == 0:  # one policy, not several seeds: nothing is known about a spread
         nothing |= {"interval": None, "iqm_interval": None}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlx.comparison.choices import Choices
 from rlx.comparison.pair import Arm
 from rlx.comparison.scores import RunScore
 from rlx.comparison.serializable import Serializable
@@ -136,11 +137,11 @@ def untrained_arm(arm: Arm, counted: Sequence[RunScore], tasks: Sequence[str]) -
     return Arm(UNTRAINED, scores, arm.seeds, tables=whole if len(whole) == len(tables) else None)
 
 
-def add_gain(variant: Variant, arm: Arm, before: Arm | None, *, level: float, prompts: str) -> Variant:
+def add_gain(variant: Variant, arm: Arm, before: Arm | None, choices: Choices) -> Variant:
     """The variant with its gain over doing nothing: trained minus untrained, run by run."""
     if before is None or arm.n < 2:
         return variant
-    over = prompts == "random" and arm.tables is not None and before.tables is not None
+    level, over = choices.level, choices.prompts == "random" and arm.tables is not None and before.tables is not None
     over = over and all(
         x.shape == y.shape and x.shape[1] >= 2 for x, y in zip(arm.tables or (), before.tables or (), strict=True)
     )
@@ -151,28 +152,30 @@ def add_gain(variant: Variant, arm: Arm, before: Arm | None, *, level: float, pr
     return replace(variant, gain=result.difference, gain_interval=interval, gain_over_prompts=over)
 
 
-def add_collapses(
-    variant: Variant, runs: Sequence[RunScore], *, threshold: float | None, lower_is_better: bool, level: float
-) -> Variant:
+def add_collapses(variant: Variant, runs: Sequence[RunScore], choices: Choices) -> Variant:
     """The variant with the number of its runs that collapsed, and the exact interval of the chance of that."""
-    sign = -1 if lower_is_better else 1
+    sign = -1 if choices.is_lower_better else 1
     count = known = 0
     for run in runs:
-        limit = run.start if threshold is None else threshold
+        limit = run.start if choices.collapse is None else choices.collapse
         if run.imputed or (run.score is not None and limit is not None):
             known += 1
             count += run.imputed or (run.score is not None and limit is not None and sign * (run.score - limit) < 0)
     if known < max(len(runs), 1):
         return variant
-    return replace(variant, collapsed=count, collapse_interval=share_interval(count, known, level=level))
+    return replace(variant, collapsed=count, collapse_interval=share_interval(count, known, level=choices.level))
 
 
 def summarise(
-    arm: Arm, runs: Sequence[RunScore], counted: Sequence[RunScore], tasks: Sequence[str], *, level: float, target: float,
-    rng: np.random.Generator, num_resamples: int, lower_is_better: bool = False,
-) -> Variant:  # fmt: skip
+    arm: Arm,
+    runs: Sequence[RunScore],
+    counted: Sequence[RunScore],
+    tasks: Sequence[str],
+    choices: Choices,
+    rng: np.random.Generator,
+) -> Variant:
     """The row of one variant. runs: all of its runs; counted: those with a score, imputed ones among them."""
-    sign = -1 if lower_is_better else 1
+    sign, level, target = -1 if choices.is_lower_better else 1, choices.level, choices.target
     everything = np.concatenate(list(arm.scores))
     several, enough = len(arm.scores) > 1, arm.n >= 2
     done = [run for run in runs if run.state == "completed"]
@@ -192,10 +195,10 @@ def summarise(
         std=_spread(arm),
         iqm=iqm(everything),
         interval=mean_interval(arm.scores, level=level) if enough else None,
-        iqm_interval=_iqm_interval(arm, level=level, rng=rng, num_resamples=num_resamples) if enough else None,
+        iqm_interval=_iqm_interval(arm, level=level, rng=rng, num_resamples=choices.num_resamples) if enough else None,
         optimality_gap=optimality_gap(sign * everything, target=sign * target) if several else None,
         optimality_gap_interval=bootstrap_interval(
-            [sign * scores for scores in arm.scores], gap, rng, level=level, num_resamples=num_resamples
+            [sign * scores for scores in arm.scores], gap, rng, level=level, num_resamples=choices.num_resamples
         )
         if several and enough
         else None,

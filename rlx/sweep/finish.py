@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from rlx.sweep.search.search import Search
 
 
-_ALLOWED = ["single", "tasks", "missing", "budget", "unfinished", "damaged"]  # by the comparison at the end
 _HEAD = """\
 # @package _global_
 # The best variant of the sweep in {place}: {variant}, {score} over {seeds}.
@@ -137,16 +136,13 @@ def print_how_to_go_on(state: SweepState) -> None:
 
 def print_comparison_of(directory: str) -> None:
     """The comparison of the sweep's variants, as `rlx compare` prints it; the reason is printed where they cannot be compared."""
-    from rlx.comparison.choices import Choices
+    from rlx.comparison.choices import ALLOWED, Choices
     from rlx.comparison.comparison import compare_runs
-    from rlx.config import conf_dir
-    from rlx.config.compose import read_yaml
     from rlx.report.comparison import print_comparison
 
-    values = read_yaml(conf_dir() / "compare.yaml")
-    choices = {str(key): values[key] for key in values if key not in ("defaults", "hydra")} | {"allow": _ALLOWED}
     try:
-        comparison = compare_runs([directory], Choices.of(choices), command=["rlx", "compare", directory])
+        choices = Choices.declared(allow=list(ALLOWED))
+        comparison = compare_runs([directory], choices, command=["rlx", "compare", directory])
         print()
         print_comparison(comparison)
     except RlxError as error:

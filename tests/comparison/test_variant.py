@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rlx.comparison.choices import Choices
 from rlx.comparison.grouping import group
 from rlx.comparison.refusal import collect
 from rlx.comparison.scores import count_failures
@@ -12,8 +13,7 @@ def rows(path, tasks=("arithmetic",)):
     runs = group(collect(path, metric="eval/score", score="last").runs, by=("algorithm",)).runs
     counted = count_failures(runs, failed="worst")
     arm = arm_of("custom_dpo", counted, tasks)
-    options = {"level": 0.95, "target": 1.0, "rng": np.random.default_rng(0), "num_resamples": 200}
-    return arm, summarise(arm, runs, counted, tasks, **options)
+    return arm, summarise(arm, runs, counted, tasks, Choices.declared(num_resamples=200), np.random.default_rng(0))
 
 
 def test_a_seeds_runs_of_several_settings_are_one_number(tmp_path):
