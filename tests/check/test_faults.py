@@ -13,9 +13,10 @@ from tests.check.mistakes import MISTAKES, WithReference
 from tests.check.oversights import OVERSIGHTS
 from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
+from tests.check.upsets import UPRIGHT, UPSETS
 
 PLANTED = FAULTS | MISTAKES | SLIPS | OVERSIGHTS | CONFUSIONS | LAPSES | MISREADINGS
-NAMED = [(kind, law) for kind, laws in PLANTED.items() for law in sorted(laws)]
+NAMED = [*((kind, law) for kind, laws in PLANTED.items() for law in sorted(laws)), *UPSETS]
 SOUND = [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES, *TWINS, *SPARED, *FAITHFUL]
 
 
@@ -31,6 +32,11 @@ def test_a_fault_is_named(kind, law):
 @pytest.mark.parametrize("kind", SOUND, ids=lambda kind: kind.__name__)
 def test_a_sound_algorithm_breaks_no_law(kind):
     assert failed(kind()) == {}
+
+
+@pytest.mark.parametrize(("kind", "law"), UPRIGHT, ids=lambda value: getattr(value, "__name__", value))
+def test_what_looks_like_a_fault_to_one_law_is_none(kind, law):
+    assert failed(kind(), law) == {}
 
 
 def test_every_law_names_a_fault():

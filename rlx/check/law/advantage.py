@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
-from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.finding import FAILED, Finding, broken, passed, skipped
 from rlx.check.law.credit import misplaced, moves_earlier, never_learned, of_greedy, of_rewards
 from rlx.check.law.rounding import rounded_down
 from rlx.check.law.sampled import left_out_counts
@@ -24,6 +24,7 @@ ASTRAY = 1.5  # in units of the reward, beyond usual clips of values
 EQUAL = 1e-5  # relative to the largest advantage
 BONUS = 0.25  # that every reward is higher by
 LEFT = 0.02  # beyond 0 and 1, of what a shift of all rewards leaves of itself
+MOST_DRAWS = 64  # with the same rewards, in which a baseline that goes to their mean by small steps may get there
 DRAWS = 4  # in which one completion is sampled again and again for some prompts
 STRAIGHT = 1e-4  # an advantage lies this near to a line of the rewards, or it is none
 ZERO = {"equal_rewards": True, "bonus": -0.5}  # every reward is 0, so that a critic that says 0 is perfect
@@ -106,10 +107,11 @@ def _listed(values: Tensor) -> str:
 
 def credit(subject: Subject) -> Finding:
     """A perfect critic leaves no advantage; an error at a token shows there and before, a reward at the end of its completion."""
-    if Need.REWARDS in subject.needs and Need.VALUES not in subject.needs and not subject.goes_past:
-        return of_greedy(subject) or of_rewards(subject)
-    if not {Need.REWARDS, Need.VALUES} <= subject.needs or subject.goes_past:
+    if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("there is no critic")
+    of_tokens = of_greedy(subject) or of_rewards(subject)
+    if Need.VALUES not in subject.needs or of_tokens.status == FAILED:
+        return of_tokens
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
     part = _drawn(subject, laboratory, {})
     if part is None:
@@ -330,31 +332,48 @@ def baseline(subject: Subject) -> Finding:
 
 
 def _grows(subject: Subject) -> Finding | None:
-    """Where every step has the same rewards, advantages go on growing: by as much each step, or by the same factor."""
+    """Where every step has the same rewards, advantages grow, by as much or the same factor, or stop on their way to 0."""
     for rewards, scaled in (({"equal_rewards": True}, False), ({}, True)):
         laboratory = subject.stand_in(spread=0.0, rewards=rewards)
-        levels = []
-        for step in range(2 * DRAWS):
-            advantages = getattr(subject.draw(laboratory, step=0 if scaled else step), "advantages", None)
-            if not isinstance(advantages, Tensor) or not advantages.numel() or not laboratory.state:
+        levels: list[float] = []
+        factor: float | None = None
+        while len(levels) < 2 * DRAWS or (not scaled and factor == 1 and abs(levels[-1]) < abs(levels[0])):
+            advantages = getattr(subject.draw(laboratory, step=0 if scaled else len(levels)), "advantages", None)
+            if not isinstance(advantages, Tensor) or not advantages.numel() or not laboratory.state or len(levels) > MOST_DRAWS:
                 return None
             found = advantages.double()
             levels.append(float(found.abs().max().clamp(min=EQUAL).log() if scaled else found.mean()))
-        steps = [after - before for before, after in pairwise(levels)]
-        if abs(steps[0]) <= EQUAL or (scaled and steps[0] < 0) or any(abs(step - steps[0]) > EQUAL for step in steps):
+            factor = _common_factor([after - before for before, after in pairwise(levels)])
+        first = levels[1] - levels[0]
+        end = levels[0] + first / (1 - factor) if factor and factor < 1 else 0.0
+        if not scaled and LEFT < end / (levels[0] or 1.0) < 1:
+            said = (
+                f"go from {levels[0]:.3g} to {end:.3g} and no further: the running baseline ends short of the mean of the rewards"
+            )
+            number = f"{end:.3g}"
+        elif factor == 1 and abs(first) > EQUAL and not (scaled and first < 0):
+            number = f"{math.exp(first):.3g} times as large" if scaled else f"{first:+.3g}"
+            said = f"change with every step ({number}): a baseline grows, or a scale shrinks, without an end"
+        else:
             continue
-        how = f"{math.exp(steps[0]):.3g} times as large" if scaled else f"{steps[0]:+.3g}"
-        shown = torch.tensor(levels).exp() if scaled else torch.tensor(levels)
         return broken(
-            f"where rewards are the same at every step, advantages change with every step ({how}): a baseline grows, or a scale "
-            "shrinks, without an end",
-            number=how.partition(" ")[0],
+            f"where rewards are the same at every step, advantages {said}",
+            number=number.partition(" ")[0],
             where="draw",
-            example=f"steps 0 to {len(steps)}: {_listed(shown)}",
-            mend="a running mean is decay * before + (1 - decay) * rewards.mean(); a running variance is one of squares, not the "
-            "square of a mean",
+            example=f"steps 0 to {len(levels) - 1}: {_listed(torch.tensor(levels).exp() if scaled else torch.tensor(levels))}",
+            mend="a running mean is decay * before + (1 - decay) * rewards.mean(), of rewards and not of advantages; a running "
+            "variance is one of squares, not the square of a mean",
         )
     return None
+
+
+def _common_factor(steps: list[float]) -> float | None:
+    """By which each step is that many times the one before: exactly 1 where all are equal; None where there is none."""
+    if all(abs(step - steps[0]) <= EQUAL for step in steps):
+        return 1.0
+    factor = steps[1] / steps[0] if steps[0] else 0.0
+    same = all(abs(after - factor * before) <= EQUAL * abs(steps[0]) for before, after in pairwise(steps))
+    return factor if same and 0 < factor < 1 - EQUAL else None
 
 
 def _advantages(subject: Subject, bonus: float) -> tuple[Tensor, Tensor] | None:

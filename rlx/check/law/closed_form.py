@@ -11,9 +11,12 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.finding import PASSED, Finding, broken, passed, skipped
 from rlx.check.law.estimate import ratio_upside_down
+from rlx.check.place import first_result
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
 from rlx.check.variant import watched
 from rlx.loss.preference.margin import dpo
+
+TAKES_LOGITS = {"sigmoid", "logsigmoid", "softmax", "log_softmax", "cross_entropy", "binary_cross_entropy_with_logits"}
 
 
 def closed_forms(subject: Subject) -> Finding:
@@ -45,9 +48,31 @@ def closed_forms(subject: Subject) -> Finding:
         if form is not None and form.status != PASSED:
             return form
         checked += form is not None
-    if (turned := ratio_upside_down(subject)) is not None:
-        return turned
+    if (fault := ratio_upside_down(subject) or _squashed_twice(subject, laboratory, batch)) is not None:
+        return fault
     return passed(f"{checked} forms") if checked else skipped("nothing here has a closed form")
+
+
+def _squashed_twice(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
+    """A probability stands where a formula takes a logit: the result of a sigmoid, or a softmax, goes into another one."""
+    probabilities: list[Tensor] = []
+
+    def shows(name: str, args: tuple[Any, ...], result: Any) -> bool:
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        if name in ("sigmoid", "softmax") and isinstance(result, Tensor):
+            probabilities.append(result)
+        return name in TAKES_LOGITS and given is not None and any(given is each for each in probabilities)
+
+    if not (place := first_result(lambda: subject.loss(laboratory, batch), shows)):
+        return None
+    return broken(
+        "a probability, the result of a sigmoid or a softmax, is taken for a logit: it is squashed twice, so that the loss "
+        "never gets near 0 and its slope is a fraction of what it should be",
+        where=place,
+        example=row_shown(subject, batch, 0),
+        mend="F.logsigmoid, binary_cross_entropy_with_logits and cross_entropy take logits; binary_cross_entropy takes "
+        "probabilities",
+    )
 
 
 def _on_policy(laboratory: Laboratory) -> bool:

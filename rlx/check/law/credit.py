@@ -20,6 +20,8 @@ from rlx.rollout.sampler import Draw
 
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completions
 PAID = 3  # the place of the token that is rewarded, with tokens before and after it
+PLACES = (1, PAID, 5)  # as far from each other
+DISCOUNT_MEND = "a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion"
 EQUAL = 1e-9
 CLOSE = 1e-5  # relative to the largest advantage
 MOST_PROMPTS = 3  # whose greedy completions are tried
@@ -94,7 +96,22 @@ def of_rewards(subject: Subject) -> Finding:
             "a reward teaches a token the more the longer before it the token stands",
             where="draw, in its advantage",
             example=example,
-            mend="a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion",
+            mend=DISCOUNT_MEND,
+        )
+    places = [_effect(advantage, place) for place in PLACES]
+    own = [float(each[place]) for place, each in zip(PLACES, places, strict=True) if each is not None]
+    if (
+        len(own) == len(PLACES)
+        and 0 < own[1] < (1 - CLOSE) * own[0]
+        and abs(own[1] ** 2 - own[0] * own[2]) <= CLOSE * own[1] ** 2
+    ):
+        return broken(
+            f"a reward moves the advantage of its own token by {own[0]:.3g} at token {PLACES[0] + 1}, by {own[1]:.3g} at token "
+            f"{PLACES[1] + 1} and by {own[2]:.3g} at token {PLACES[2] + 1}: it is discounted by its distance from the beginning",
+            number=f"{own[1] / own[0]:.3g}",
+            where="draw, in its advantage",
+            example=example,
+            mend=DISCOUNT_MEND,
         )
     return passed("1 reward")
 
@@ -168,8 +185,8 @@ def moves_earlier(part: Any, row: int, last: int) -> bool:
     return bool(((mine - level).abs() > CLOSE * max(1.0, float(advantages.abs().max()))).any())
 
 
-def _effect(advantage: TokenAdvantage) -> Tensor | None:
-    """[T] by how much a reward in the first completion moves its advantages, beyond what it does to all (whitening).
+def _effect(advantage: TokenAdvantage, place: int = PAID) -> Tensor | None:
+    """[T] by how much a reward at a place of the first completion moves its advantages, beyond what it does to all (whitening).
 
     None where those of other prompts are moved by more than a level and a scale.
     """
@@ -177,7 +194,7 @@ def _effect(advantage: TokenAdvantage) -> Tensor | None:
     mask = torch.arange(int(lengths.max())) < lengths[..., None]
     rewards = torch.where(mask, torch.randn(mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 0.0)
     more = rewards.clone()
-    more[0, 0, PAID] += 1
+    more[0, 0, place] += 1
     usual, moved = (advantage(each, mask).double() for each in (rewards, more))
     x, y = usual[1:][mask[1:]], moved[1:][mask[1:]]
     spread = x - x.mean()

@@ -18,6 +18,7 @@ from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_l
 LOGPROB = -0.7  # of every token, for policy, reference and sampler alike
 LESS = 0.3  # of the gradient of short completions, summed over their tokens, is too little for long ones: 1/8, not 1/sqrt(8)
 LONGER = 0.9  # a token's weight that grows with the length of its completion by this power of it, or more, counts a length twice
+FAINT = 1e-6  # of the largest advantage: what is less is rounding
 READ = 4  # characters of a completion that decide its reward, so that short and long ones are rewarded alike
 STEP = 1e-7  # nats by which a log-ratio of 0 is moved
 JUMP = 1e-3  # a relative change of the gradient at other tokens that is no rounding
@@ -36,6 +37,10 @@ def length(subject: Subject) -> Finding:
         batch = subject.first_update(laboratory)
         if len(batch) == 0:
             return skipped("the batch is empty")
+        advantages = getattr(batch, "advantages", None)
+        if isinstance(advantages, Tensor) and advantages.ndim == 3:  # what is far from a reward may be credited with less of it
+            felt = advantages.abs() > FAINT * advantages.abs().max()
+            batch = batch.with_values(advantages=advantages.sign() * felt)
         gradient, _ = subject.gradient(laboratory, batch)
         if not reads_logprobs(laboratory):
             return skipped("the loss does not read token log-probabilities through the policy")

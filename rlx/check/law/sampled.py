@@ -1,4 +1,4 @@
-"""What the law of likes says of a draw: the rewards beside its completions are those that the task gave for them."""
+"""What laws say of sampled completions: rewards are their own, what is left out counts in no mean and is not learned alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Need
+from rlx.algorithm.base import LossOutput, Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in_task import reward_of
@@ -78,6 +78,26 @@ def left_out_counts(subject: Subject) -> Finding | None:
             where="draw",
             example=row_shown(subject, part, row),
             mend="a mean of what is kept divides by its number: (rewards * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)",
+        )
+    return None
+
+
+def cut_off_alone(subject: Subject, output: LossOutput, batch: Any) -> Finding | None:
+    """Completions that were cut off weigh something, and none does of those that ended by themselves."""
+    for part in parts_of(batch):
+        finished, weights = getattr(part, "finished", None), [term.weights.detach().cpu() for term in output.terms.values()]
+        if not isinstance(finished, Tensor) or any(each.shape[:2] != finished.shape for each in weights):
+            continue
+        weighs = torch.stack([each.reshape(*finished.shape, -1).ne(0).any(dim=-1) for each in weights]).any(dim=0)
+        if int(finished.sum()) < 2 or not bool((weighs & ~finished).any()) or bool((weighs & finished).any()):
+            continue
+        return broken(
+            f"{int((weighs & ~finished).sum())} completions that were cut off at max_new_tokens are learned, and none of "
+            f"{int(finished.sum())} that ended by themselves",
+            number=f"0 of {int(finished.sum())}",
+            where="the weights that draw makes",
+            example=row_shown(subject, part, 0),
+            mend="batch.finished is true of what ended by itself: batch.loss_mask & batch.finished[..., None]",
         )
     return None
 

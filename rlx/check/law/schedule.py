@@ -1,8 +1,10 @@
-"""What the law of draws says of schedules: a weight keeps its sign, ends somewhere, and a cosine ends at a turn of pi."""
+"""What the law of draws says of schedules: a weight keeps its sign, ends somewhere, and a cosine at a turn of pi."""
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,12 +12,15 @@ import torch
 
 from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
+from rlx.check.variant import plain_fields
 
 LATER = (10, 100, 1000, 100_000)  # steps
 GROWN = 30.0  # times as large, from the step before the last to the last one: in proportion to the step it is 100 times
 ANGLES = (1.0, 2.0, 0.5)  # radians at which a cosine ends whose angle has no pi in it
 CURVES = {math.cos: "cosine", math.sin: "sine"}
 POINTS = 8  # of a schedule that are held against a cosine
+PERIODIC = re.compile("cycl|period|restart|oscillat")  # what says that a schedule comes again on purpose
+NEARLY_STRAIGHT = 1.9  # 2 is a straight line
 SAME = 1e-6  # relative difference of two levels that are the same
 ALONG = 1e-4  # of its range, by which a schedule lies off a curve that it follows
 
@@ -35,7 +40,7 @@ Levels = Mapping[str, _Level]  # of each term
 def schedules(subject: Subject) -> Finding | None:
     """The weights of terms at later steps: none turns negative or grows for ever, and a cosine ends at a turn of pi."""
     found = {step: _levels(subject, step) for step in (0, *LATER)}
-    return _turns_negative(found) or _grows_without_end(found) or _without_pi(subject, found)
+    return _turns_negative(found) or _grows_without_end(found) or _comes_again(subject, found) or _without_pi(subject, found)
 
 
 def _turns_negative(found: Mapping[int, Levels]) -> Finding | None:
@@ -68,6 +73,38 @@ def _grows_without_end(found: Mapping[int, Levels]) -> Finding | None:
                 number=f"{level.high:.2g}",
                 where="the weights that draw makes",
                 mend="a schedule ends where it shall: min(1.0, (lab.step + 1) / steps); max(...) or // never stop it",
+            )
+    return None
+
+
+def _comes_again(subject: Subject, found: Mapping[int, Levels]) -> Finding | None:
+    """The weights of a term do not follow a wave that goes on for ever, unless the algorithm says that it has one.
+
+    Of numbers at equal distances on a wave, each difference is a constant less than 2 in size times the mean of its neighbours.
+    """
+    said = f"{inspect.getdoc(type(subject.algorithm))} {' '.join(name for name, _ in plain_fields(subject.algorithm))}"
+    for name, start in found[0].items() if not PERIODIC.search(said.lower()) else ():
+        if all(abs(levels[name].total - start.total) <= SAME * abs(start.total) for levels in found.values() if name in levels):
+            continue
+        for apart in (1, 3, 10, 30, 100, 300):
+            steps = [LATER[-1] + apart * place for place in range(POINTS)]
+            each = [levels[name].total for levels in (_levels(subject, step) for step in steps) if name in levels]
+            moved = torch.tensor(each, dtype=torch.float64).diff()
+            if len(moved) < POINTS - 1 or float(moved.abs().max()) <= SAME * max(map(abs, each)):
+                break
+            sums, middle = moved[2:] + moved[:-2], moved[1:-1]
+            twice = float((sums @ middle) / (middle @ middle))
+            if float((sums - twice * middle).abs().max()) > ALONG * float(moved.abs().max()) or (apart == 1 and twice < 1):
+                break  # no wave, or terms that take turns
+            if abs(twice) > NEARLY_STRAIGHT:
+                continue
+            return broken(
+                f"the weights of the term {name} follow a wave that goes on for ever: what they were comes again every "
+                f"{2 * math.pi * apart / math.acos(twice / 2):.4g} steps",
+                number=f"{each[0]:.3g}",
+                where="the weights that draw makes",
+                mend="a schedule ends where it shall: 0.5 * (1 + math.cos(math.pi * min(1.0, lab.step / steps))); one that comes "
+                "again on purpose says so: a field named period or cycle",
             )
     return None
 

@@ -113,13 +113,15 @@ def moved_by(
     rows: int | None = None,
     factors: Mapping[str, float] | None = None,
     planted: Callable[[Sequence[Tensor]], Mapping[str, Gradients]] | None = None,
+    real: bool = False,
 ) -> tuple[Tensor, Tensor, RecordingOptimizer]:
     """(how far an update moves the policy, the gradient of its loss before, both [all parameters], the optimiser).
 
     rows: how many of the batch, None: all. factors: what the gradients of terms are multiplied with on their way.
     planted: makes those of terms in their place, out of the policy's parameters; terms that it leaves out have none.
+    real: with the policy itself, which has many parameters, in the place of a stand-in.
     """
-    laboratory = subject.stand_in()
+    laboratory = subject.real(moved=True) if real else subject.stand_in()
     batch = subject.first_update(laboratory)[slice(0, rows)]
     gradient, _ = subject.gradient(laboratory, batch)
     leaves = laboratory.policy.parameters()

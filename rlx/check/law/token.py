@@ -12,6 +12,7 @@ from torch import Tensor
 from rlx.algorithm.base import AlgorithmType, LossOutput
 from rlx.check.batch import parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
+from rlx.check.law.sampled import cut_off_alone
 from rlx.check.subject import Laboratory, Subject, completion_gradients, learns_elsewhere, losses_of, reads_logprobs, row_shown
 from rlx.data.preferences import PairBatch
 from rlx.loss.preference.base import PreferenceLoss
@@ -145,7 +146,7 @@ def tokens(subject: Subject) -> Finding:
     counts = {"first": [0, 0], "inner": [0, 0], "last": [0, 0]}
     sides = {"chosen": [0, 0], "rejected": [0, 0]}
     of_sides = {side: {place: [0, 0] for place in counts} for side in sides}
-    learns = False
+    learns = chosen = False  # chosen: some tokens within a completion are learned on policy, and some are not
     for spread in (0.0, 0.3):
         laboratory = subject.stand_in(spread=spread)
         batch = subject.first_update(laboratory)
@@ -154,7 +155,8 @@ def tokens(subject: Subject) -> Finding:
             return skipped("the loss does not read token log-probabilities through the policy")
         if learns_elsewhere(laboratory, gradient):
             return skipped("what is learned is a distribution over the vocabulary, or a critic's values")
-        beyond = _weighs_padding(subject, subject.loss(laboratory, batch), batch)
+        output = subject.loss(laboratory, batch)
+        beyond = _weighs_padding(subject, output, batch) or cut_off_alone(subject, output, batch)
         beyond = beyond or _left_out(subject, laboratory, batch, gradient)
         if beyond is not None:
             return beyond
@@ -163,16 +165,17 @@ def tokens(subject: Subject) -> Finding:
             is_pairs = part.sequences.group_size == 2 and not hasattr(part, "rewards")
             for group in completion_gradients(laboratory, part, gradient):
                 for place, values in enumerate(group):
+                    inner = values[1:-1] != 0
+                    chosen = chosen or (not spread and bool(inner.any()) and not bool(inner.all()))
                     if 3 <= len(values) < part.sequences.width:  # at the edge a shifted mask comes round again
                         _count(counts, values)
                         if is_pairs:
                             _count(of_sides[SIDES[place]], values)
                     if is_pairs and len(values):
                         _tally(sides[SIDES[place]], bool((values != 0).any()))
-    found = _judged(counts, "token of a completion", _MASK_MEND)
-    found = found or next(
-        filter(None, (_judged(of_sides[name], f"token of a {name} completion", _MASK_MEND) for name in SIDES)), None
-    )
+    kinds = {"completion": counts} | {f"{name} completion": of_sides[name] for name in SIDES}
+    judged = (_judged(each, f"token of a {what}", _MASK_MEND) for what, each in kinds.items() if not chosen)
+    found = next(filter(None, judged), None)
     found = found or _one_column(subject, laboratory, batch, gradient)
     found = found or _beyond_the_other(subject, laboratory, batch, gradient) or _gap_between(subject, laboratory, batch, gradient)
     found = found or _same_places_weigh_nothing(subject)
