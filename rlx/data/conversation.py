@@ -29,7 +29,7 @@ from rlx.data.turns import (
     special_pattern,
     unseen,
 )
-from rlx.task.base import is_learned
+from rlx.task.base import ROLES, is_learned
 
 if TYPE_CHECKING:
     from rlx.task.base import Message
@@ -301,6 +301,8 @@ class ChatTemplate(TemplateRenderer):
             found.add("special_text")
         if any(self._as_written(message).get("tool_calls") != message.get("tool_calls") for message in messages):
             found.add("arguments")
+        if any(message.get("role") not in ROLES for message in messages):
+            found.add("other_roles")
         return found
 
     @cached_property

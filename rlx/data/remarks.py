@@ -26,6 +26,8 @@ REMARKS = {
     "sampling does; take it out where it is not meant so",
     "arguments": "have arguments of tool calls in another form than the chat template writes as JSON (text or an object); they "
     "are learned in the template's form",
+    "other_roles": "have messages of roles other than system, developer, user, assistant and tool, which the chat template "
+    "writes as they are; nothing of them is learned, so rename those of the assistant",
     "tools_unseen": "have tools that the chat template does not write: the model does not see their schemas",
     "calls_unseen": "have calls of tools in a prompt that the chat template does not write: the model does not see them",
     "results_unseen": "have results of tools that the chat template does not write",

@@ -15,6 +15,7 @@ from rlx.fields import Ranged, count
 Message = Mapping[str, Any]  # {"role": "user", "content": "..."}
 Text = str | tuple[Message, ...]  # plain text, or the messages of a conversation
 
+ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a conversation
 OF_PAIRS = ("pair_accuracy", "log_likelihood")  # scores that are measured on held-out pairs, of which one side may be absent
 LARGEST = 3e38  # rewards are kept in float32, in which a larger number is infinite
 

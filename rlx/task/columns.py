@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlx.errors import DataError
 from rlx.task.base import Text
 from rlx.task.messages import as_conversation, is_transcript, spells_messages
 from rlx.task.table import AbsentError, column, read_rows
@@ -41,6 +43,7 @@ _MENDS = {
     "answer": "set task.answer_key to the right one, or to null where no reward needs an answer",
 }
 _BELOW = ("input", "context")  # what Alpaca and Dolly give beside an instruction
+_LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}  # as tables of text have them
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -116,8 +119,9 @@ class Columns:
         """(the column's name, its value). Raises AbsentError if the row has no such column, or nothing in it."""
         name = self.name(row, purpose) or self.given[purpose] or purpose
         value = column(row, name, place=place, setting=f"task.{purpose}_key", mend=_MENDS.get(purpose, ""), purpose=purpose)
-        if value is None or value == [] or (purpose == "prompt" and value == ""):
-            raise AbsentError(place, f"{name!r} is {'null' if value is None else 'empty'}", purpose=purpose)
+        is_silent = value == [] or (purpose in ("prompt", "answer") and isinstance(value, str) and not value.strip())
+        if is_null(value) or is_silent:
+            raise AbsentError(place, f"{name!r} is {'empty' if is_silent else 'null'}", purpose=purpose)
         self.filled.add(purpose)
         return name, self.prompt(row, name) if purpose == "prompt" else value
 
@@ -188,6 +192,21 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, list) or is_transcript(value) or spells_messages(value)
 
 
+def is_null(value: Any) -> bool:
+    """Whether a value is null; NaN is the null of a column of numbers."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_label(value: Any, *, place: str, key: str) -> bool:
+    """A label as true or false. Raises AbsentError where it is null or empty, DataError where it is none."""
+    if is_null(value) or value == "":
+        raise AbsentError(place, f"{key!r} is {'empty' if value == '' else 'null'}")
+    value = _LABELS.get(value.strip().lower(), value) if isinstance(value, str) else value
+    if isinstance(value, bool) or value in (0, 1):
+        return bool(value)
+    raise DataError(f"{place}: {key!r} is {value!r}; a label is true or false, or 1 or 0")
+
+
 def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence[str] | None:
     """The first group of names for which the row has every column, none of them null."""
     for group in names:
@@ -197,7 +216,12 @@ def first_of(row: Mapping[str, Any], names: Iterable[Sequence[str]]) -> Sequence
 
 
 def final_answer(answer: Any) -> Any:
-    """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others unchanged."""
+    """The answer at the end of a worked solution: after #### (GSM8K), or in the last \\boxed{} (MATH); others unchanged.
+
+    A whole number is one without a decimal point, which a column of numbers has got if it lacks one somewhere.
+    """
+    if isinstance(answer, float) and answer.is_integer():
+        return int(answer)
     if not isinstance(answer, str):
         return answer
     if "####" in answer:

@@ -13,7 +13,7 @@ from itertools import accumulate, cycle, pairwise
 from typing import Any
 
 from rlx.errors import DataError
-from rlx.task.base import Message, Text
+from rlx.task.base import ROLES, Message, Text
 from rlx.task.table import AbsentError
 
 Tools = tuple[Mapping[str, Any], ...]
@@ -27,11 +27,13 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "observation": "tool",
-    **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
+    "function": "tool",
+    **{role: role for role in ROLES},
 }
-_USUAL = {"system", "developer", "user", "assistant", "tool"}
+_USUAL = set(ROLES)
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
 _TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
@@ -213,11 +215,10 @@ def before_answer(text: Text) -> Text:
 
 
 def _message(message: dict[str, Any], *, place: str, key: str) -> Message:
-    if not isinstance(message["role"], str):
-        raise DataError(
-            f"{place}: the role of a message in {key!r} is {message['role']!r:.60}; it is text, and messages are a list"
-        )
-    message["role"] = _ROLES.get(message["role"].lower(), message["role"])
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise DataError(f"{place}: the role of a message in {key!r} is {role!r:.60}; it is text, and messages are a list")
+    message["role"] = _ROLES.get(role.strip().lower(), role)
     for name in ("tool_calls", "function_call"):
         if isinstance(message.get(name), str):
             message[name] = _as_json(message[name], name, place=place, key=key)
@@ -266,7 +267,7 @@ def _part(part: Any, *, place: str, key: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(text := part.get("text"), str):
+    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(text := part.get("text", ""), str):
         return text
     raise DataError(
         f"{place}: a message in {key!r} has a part of the type {kind!r}; rlx trains language models on text alone, so leave such "

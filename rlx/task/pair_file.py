@@ -24,7 +24,7 @@ from rlx.task import columns as columns_module
 from rlx.task import messages as messages_module
 from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
-from rlx.task.columns import CONVERSATIONS, SCORES, Columns, first_of, whole_conversation
+from rlx.task.columns import CONVERSATIONS, SCORES, Columns, as_label, first_of, whole_conversation
 from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.table import AbsentError, column, files_hash, find_files
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _LEAST_KEPT, _MOST_KEPT = 2**21, 2**29  # bytes of the files whose pairs are kept for later runs
 SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
-_LABELS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,11 +253,8 @@ class LabelledFile(PairFile):
         return prompt, messages[len(prompt) :]
 
     def _label(self, row: Mapping[str, Any], place: str) -> bool:
-        _, value = self.columns.value(row, "label", place=place)
-        value = _LABELS.get(value.lower(), value) if isinstance(value, str) else value
-        if isinstance(value, bool) or value in (0, 1):
-            return bool(value)
-        raise DataError(f"{place}: {self.label_key!r} is {value!r}; a label is true or false, or 1 or 0")
+        name, value = self.columns.value(row, "label", place=place)
+        return as_label(value, place=place, key=name)
 
     def facts(self) -> Mapping[str, str]:
         learn, held_out = self.pairs(), self.held_out_pairs()
@@ -305,7 +301,9 @@ class PreferenceFile(PairFile):
         return min(places)
 
     def _read(self, row: Mapping[str, Any], place: str) -> Pair:
-        sides = self._shp(row) or {purpose: self.columns.value(row, purpose, place=place) for purpose in ("chosen", "rejected")}
+        sides = self._shp(row, place) or {
+            purpose: self.columns.value(row, purpose, place=place) for purpose in ("chosen", "rejected")
+        }
         chosen, rejected = (as_text(value, place=place, key=name) for name, value in sides.values())
         if isinstance(chosen, str) != isinstance(rejected, str):
             raise DataError(
@@ -336,13 +334,13 @@ class PreferenceFile(PairFile):
             (prompt, chosen), (_, rejected) = (continuation(text, completion) for completion in (chosen, rejected))
         return Pair(prompt=prompt, chosen=chosen, rejected=rejected, scores=self._scores(row, place), source=place)
 
-    def _shp(self, row: Mapping[str, Any]) -> dict[str, tuple[str, Any]] | None:
+    def _shp(self, row: Mapping[str, Any], place: str) -> dict[str, tuple[str, Any]] | None:
         """The sides of a row of SHP (two texts, and a label for the better one) as (column, value); None for other rows."""
         names = ("human_ref_A", "human_ref_B")
         if self.chosen_key in row or not all(name in row for name in (*names, "labels")):
             return None
         self.columns.read.update((*names, "labels"))
-        better, worse = names if int(row["labels"]) == 1 else names[::-1]
+        better, worse = names if as_label(row["labels"], place=place, key="labels") else names[::-1]
         self.columns.recognised |= {"chosen": "human_ref_A or human_ref_B, as labels says"}
         return {"chosen": (better, row[better]), "rejected": (worse, row[worse])}
 

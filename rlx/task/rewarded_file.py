@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from rlx.errors import DataError
 from rlx.task.base import Pair, Prompt, content_uniform, is_learned
-from rlx.task.columns import final_answer
+from rlx.task.columns import final_answer, is_null
 from rlx.task.demonstration_file import DemonstrationFile
 from rlx.task.pair_file import PairFile, PreferenceFile
 from rlx.task.prompt_file import NOT_FOR_REWARDS
@@ -58,7 +58,7 @@ class RewardedPairs(RewardedTask, PairFile):
         answer = self.columns.name(row, "answer")
         taken = {*self.columns.read, *NOT_FOR_REWARDS}
         columns = {name: value for name, value in row.items() if name not in taken}
-        if answer is not None and row[answer] is not None:
+        if answer is not None and not is_null(row[answer]):
             columns["answer"] = final_answer(row[answer])
         return columns
 

@@ -640,7 +640,7 @@ def test_messages_that_the_template_leaves_out_are_counted():
     template += "{{ m.content | tojson }}{% elif m.role == 'assistant' %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
     text = encoder_of("mistral", template=template)
     result = {"role": "tool", "content": 'say "hi"\n'}
-    for role in ("system", "developer", "function"):
+    for role in ("system", "developer"):
         prompt = ({"role": role, "content": "Be brief."}, user(" 0+1?\n"))
         assert cut(text, prompt, (assistant("1"),)).remarks == {"words_unseen": 1}
         assert text.prompt_remarks(prompt) == {"words_unseen"}
@@ -755,3 +755,8 @@ def test_a_later_answer_that_merges_with_what_stands_before_it_is_counted():
     made = cut(text, (USER,), (assistant("one"), user("two?"), assistant("\nthree")))
     assert made.learned == "one<|im_end|>\n\nthree<|im_end|>"
     assert made.remarks == {"boundary": 1}
+
+
+def test_messages_of_a_role_that_is_unknown_are_counted():
+    talk = (user("1?"), {"role": "critic", "content": "2"}, user("3?"))
+    assert cut(encoder_of("chatml"), talk, (assistant("4"),)).remarks == {"other_roles": 1}

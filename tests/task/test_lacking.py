@@ -68,3 +68,31 @@ def test_a_run_says_how_many_prompts_were_dropped(tmp_path):
     task = loaded(tmp_path, "prompt_file", [*rows("prompt_file"), {"prompt": "q", "answer": None}])
     assert "; 1 rows dropped, such as " in task.facts()["prompts"]
     assert task.facts()["prompts"].endswith("a.jsonl:13: 'answer' is null")
+
+
+@pytest.mark.parametrize("labels", [(1, 0), (1.0, 0.0), ("1", "0"), ("1.0", "0.0"), ("True", "false")])
+def test_labels_are_read_in_every_form_of_a_table(tmp_path, labels):
+    made = [{**row, "label": labels[number % 2]} for number, row in enumerate(rows("labelled_file"))]
+    pairs = loaded(tmp_path, "labelled_file", made)
+    found = {pair.prompt: pair.label for pair in (*pairs.pairs(), *pairs.held_out_pairs())}
+    assert found == {f"p {n}": (True, None) if n % 2 == 0 else (None, False) for n in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [(2, "'labels' is 2; a label is"), ("x", "'labels' is 'x'; a label is"), (0.5, "0.5")]
+)
+def test_which_side_of_shp_is_better_is_not_guessed(tmp_path, label, said):
+    made = [{"history": f"q{n}", "human_ref_A": "a", "human_ref_B": "b", "labels": n % 2} for n in range(6)]
+    with pytest.raises(DataError, match=rf"a\.jsonl:7: .*{said}"):
+        loaded(tmp_path, "preference_file", [*made, {**made[0], "labels": label}]).pairs()
+    pairs = loaded(tmp_path, "preference_file", [*made, {**made[0], "labels": None}]).pairs()
+    assert [pair.lacks for pair in pairs if pair.lacks] == ["'labels' is null"]
+
+
+def test_a_whole_number_of_a_column_with_nulls_is_that_number(tmp_path):
+    made = [{"prompt": f"p{n}", "answer": float(n)} for n in range(5)] + [{"prompt": "q", "answer": float("nan")}]
+    task = loaded(tmp_path, "prompt_file", made)
+    (prompt, *_) = task.prompts()
+    number = prompt.text[1:]
+    assert task.reward(prompt, number)["reward"] == 1
+    assert [lacks for _, lacks in task.dropped_rows()] == ["'answer' is null"]

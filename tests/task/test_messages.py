@@ -99,6 +99,11 @@ def test_a_system_message_comes_first_where_there_is_none():
     assert with_system("?", None) == "?"
 
 
+def test_a_message_without_a_role_is_refused():
+    with pytest.raises(DataError, match="the role of a message in 'prompt' is None"):
+        read([{"role": None, "content": "?"}])
+
+
 def test_a_line_break_may_be_written_as_backslash_n():
     assert with_line_breaks(r"one\ntwo\n") == "one\ntwo\n"
     assert with_line_breaks(r"$\nabla f \neq 0$") == r"$\nabla f \neq 0$"
@@ -117,6 +122,8 @@ ASKED_FOR = ('[{"from": "Paris", "to": "Rome"}]', '[{"role": "admin", "name": "B
         ([{"from": "Human", "value": "?"}, {"from": "GPT", "value": None}], [("user", "?"), ("assistant", "")]),
         ([{"role": "assistant", "content": None, "refusal": "no"}], [("assistant", "")]),
         ([{"role": "critic", "content": "?"}], [("critic", "?")]),
+        ([{"role": " user ", "content": "?"}, {"role": "AI", "content": "!"}], [("user", "?"), ("assistant", "!")]),
+        ([{"role": "function", "content": [{"type": "text", "text": None}]}], [("tool", "")]),
     ],
 )
 def test_speakers_have_one_name_each_and_null_says_nothing(given, made):
