@@ -223,21 +223,7 @@ def _pairs(arms: Sequence[Arm], choices: Choices, stream: Stream) -> list[PairCo
         first = arms if total <= MOST_PAIRS else arms[:1]
         couples = [(arm, other) for place, arm in enumerate(first) for other in arms[place + 1 :]]
     return judge(
-        [
-            compare_pair(
-                a,
-                b,
-                is_paired=choices.paired,
-                margin=choices.margin,
-                level=choices.level,
-                comparisons=total,
-                rng=stream.child("pair", a.label, b.label).numpy(),
-                prompts=choices.prompts,
-                question=choices.question,
-                lower_is_better=choices.is_lower_better,
-            )
-            for a, b in couples
-        ],
+        [compare_pair(a, b, choices, comparisons=total, rng=stream.child("pair", a.label, b.label).numpy()) for a, b in couples],
         total=total,
     )
 

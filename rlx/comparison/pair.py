@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from rlx.comparison.choices import Choices
 from rlx.comparison.serializable import Serializable
 from rlx.comparison.statistics.crossed import (
     Components,
@@ -124,42 +125,31 @@ class PairComparison(Serializable):
     words: str = ""
 
 
-def compare_pair(
-    a: Arm,
-    b: Arm,
-    *,
-    is_paired: bool,
-    margin: float | None,
-    level: float,
-    comparisons: int,
-    rng: np.random.Generator,
-    prompts: str = "fixed",
-    question: str = "mean",
-    lower_is_better: bool = False,
-) -> PairComparison:
+def compare_pair(a: Arm, b: Arm, choices: Choices, *, comparisons: int, rng: np.random.Generator) -> PairComparison:
     """Everything about one pair but its verdict, which depends on the others (Holm).
 
-    prompts: `random` = the verdict holds for other prompts too, where both arms have kept their answers; `fixed` = on these.
+    With prompts=random the verdict holds for other prompts too, where both arms have kept their answers. comparisons: all pairs.
     """
     correlation, shared = _seed_correlation(a, b)
-    about: dict[str, Any] = {"question": question, "lower_is_better": lower_is_better, "identical": _identical(a, b)}
+    level, margin, question = choices.level, choices.margin, choices.question
+    about: dict[str, Any] = {"question": question, "lower_is_better": choices.is_lower_better, "identical": _identical(a, b)}
     about |= {"seed_correlation": correlation, "shared_seeds": shared, "num_prompts": _num_prompts(a, b)}
-    if is_paired:
+    if choices.paired:
         a, b = common_seeds(a, b)
     if min(a.n, b.n) < 2:
-        return replace(_untested(a, b, margin=margin, level=level), **about)
-    fixed, reason, p_fixed = _test(a, b, is_paired=is_paired, level=level, rng=rng)
+        return replace(_untested(a, b, choices), **about)
+    fixed, reason, p_fixed = _test(a, b, choices, rng)
     result, p = fixed, p_fixed
-    over_prompts = prompts == "random" and question == "mean" and _share_prompts(a, b) and fixed.name != "none"
+    over_prompts = choices.prompts == "random" and question == "mean" and _share_prompts(a, b) and fixed.name != "none"
     if over_prompts:
-        about["components"] = parts = _components(a, b, is_paired=is_paired)
-        result, reason, p = _over_prompts(a, b, fixed, p_fixed, parts, is_paired=is_paired, level=level, reason=reason, rng=rng)
+        about["components"] = parts = _components(a, b, is_paired=choices.paired)
+        result, reason, p = _over_prompts(a, b, fixed, p_fixed, parts, choices, reason=reason, rng=rng)
     if question == "chance" and fixed.name != "none":
         result, reason, p = _by_chance(a, b, result, rng)
     alpha, single = (1 - level) / comparisons, len(a.scores) == 1
     if result.standard_error > 0 and question == "mean" and p is not None:
-        about |= _needed(a, b, result, alpha=alpha, is_paired=is_paired, level=level, parts=about.get("components"))
-    about |= _effects(a, b, fixed, is_paired=is_paired, level=level, lower_is_better=lower_is_better)
+        about |= _needed(a, b, result, choices, alpha=alpha, parts=about.get("components"))
+    about |= _effects(a, b, fixed, choices)
     return PairComparison(
         a=a.label,
         b=b.label,
@@ -175,7 +165,7 @@ def compare_pair(
         df=result.df,
         p=p,
         p_equivalent=equivalence_p(result, margin=margin) if margin is not None and p is not None else None,
-        p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not is_paired else None,
+        p_rank=rank_test_p(a.scores[0], b.scores[0]) if single and not choices.paired else None,
         margin=margin,
         over_prompts=over_prompts,
         p_fixed=p_fixed,
@@ -189,15 +179,15 @@ def _by_chance(a: Arm, b: Arm, result: TestResult, rng: np.random.Generator) -> 
     return replace(result, name="Brunner and Munzel's test"), reason, chance_p(a.scores[0], b.scores[0], rng)
 
 
-def _effects(a: Arm, b: Arm, fixed: TestResult, *, is_paired: bool, level: float, lower_is_better: bool) -> dict[str, Any]:
+def _effects(a: Arm, b: Arm, fixed: TestResult, choices: Choices) -> dict[str, Any]:
     """How large the difference is, in standard deviations and as a chance, each with its interval."""
-    error = {"error": fixed.standard_error, "df": fixed.df} if is_paired else {}
-    sides = (b.scores, a.scores) if lower_is_better else (a.scores, b.scores)
+    error = {"error": fixed.standard_error, "df": fixed.df} if choices.paired else {}
+    sides = (b.scores, a.scores) if choices.is_lower_better else (a.scores, b.scores)
     return {
         "effect_size": hedges_g(a.scores, b.scores),
-        "effect_size_interval": hedges_g_interval(a.scores, b.scores, level=level, **error),
+        "effect_size_interval": hedges_g_interval(a.scores, b.scores, level=choices.level, **error),
         "probability_of_improvement": probability_of_improvement(*sides),
-        "probability_of_improvement_interval": probability_of_improvement_interval(*sides, level=level),
+        "probability_of_improvement_interval": probability_of_improvement_interval(*sides, level=choices.level),
     }
 
 
@@ -221,14 +211,14 @@ def _num_prompts(a: Arm, b: Arm) -> int | None:
 
 
 def _over_prompts(
-    a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, parts: Sequence[Components], *,
-    is_paired: bool, level: float, reason: str, rng: np.random.Generator,
+    a: Arm, b: Arm, fixed: TestResult, p_fixed: float | None, parts: Sequence[Components], choices: Choices, *,
+    reason: str, rng: np.random.Generator,
 ) -> tuple[TestResult, str, float | None]:  # fmt: skip
     """The crossed test. Where seeds are very unequal in number, a permutation test over seeds and prompts must agree with it."""
-    result = crossed(a.tables or (), b.tables or (), level=level, pairs=is_paired)
+    result = crossed(a.tables or (), b.tables or (), level=choices.level, pairs=choices.paired)
     if result.p is None:
         return fixed, reason, p_fixed
-    taken = "of one seed as pairs" if is_paired else "taken as independent"
+    taken = "of one seed as pairs" if choices.paired else "taken as independent"
     why = f"over seeds and prompts, runs {taken}: both are samples of those that might have been drawn (prompts=random)"
     if "permutation" in fixed.name:
         permuted = studentised_permutation_p(a.scores, b.scores, rng, over_prompts=sum(p.interaction / p.prompts for p in parts))
@@ -241,7 +231,7 @@ def _components(a: Arm, b: Arm, *, is_paired: bool) -> tuple[Components, ...]:
 
 
 def _needed(
-    a: Arm, b: Arm, result: TestResult, *, alpha: float, is_paired: bool, level: float, parts: Sequence[Components] | None
+    a: Arm, b: Arm, result: TestResult, choices: Choices, *, alpha: float, parts: Sequence[Components] | None
 ) -> dict[str, Any]:
     """What these runs could have shown, and the seeds and prompts that would show a difference of the observed size."""
     found: dict[str, Any] = {
@@ -250,12 +240,12 @@ def _needed(
     widen = math.sqrt(result.df / float(special.chdtri(result.df, 0.8)))  # the upper 80 % limit of the spread
     if parts is None:
         for name, factor in (("seeds_needed", 1.0), ("seeds_needed_at_most", widen)):
-            found[name] = _seeds(a, b, result, alpha=alpha, is_paired=is_paired, widen=factor)
+            found[name] = _seeds(a, b, result, alpha=alpha, is_paired=choices.paired, widen=factor)
         return found
     for name, factor in (("seeds_needed", 1.0), ("seeds_needed_at_most", widen**2)):
         found[name] = crossed_seeds_needed(result.difference, parts, alpha=alpha, widen=factor)
     found["prompts_needed"] = prompts_needed(result.difference, parts, alpha=alpha)
-    found["halving"] = halve_interval(parts, level=level)
+    found["halving"] = halve_interval(parts, level=choices.level)
     found["cheapest"] = _cheapest(a, b, found["halving"])
     return found
 
@@ -292,7 +282,7 @@ def _identical(a: Arm, b: Arm) -> bool:
     return known and sides[0] == sides[1]
 
 
-def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComparison:
+def _untested(a: Arm, b: Arm, choices: Choices) -> PairComparison:
     """A pair with a single run in an arm: the difference, and nothing that would need a spread."""
     if min(a.n, b.n) == 0:
         raise EvidenceError(
@@ -307,11 +297,11 @@ def _untested(a: Arm, b: Arm, *, margin: float | None, level: float) -> PairComp
         difference=gap,
         low=math.nan,
         high=math.nan,
-        level=level,
+        level=choices.level,
         test="none",
         reason="one run has no spread to test against",
         df=0.0,
-        margin=margin,
+        margin=choices.margin,
         probability_of_improvement=probability_of_improvement(a.scores, b.scores),
     )
 
@@ -339,16 +329,16 @@ def _cut(arm: Arm, kept: Sequence[Sequence[int]]) -> list[Array] | None:
     ]
 
 
-def _test(a: Arm, b: Arm, *, is_paired: bool, level: float, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
+def _test(a: Arm, b: Arm, choices: Choices, rng: np.random.Generator) -> tuple[TestResult, str, float | None]:
     """The test, why this one, and its p. The choice depends on what was declared and on numbers of seeds, never on scores."""
-    result = paired(a.scores, b.scores, level=level) if is_paired else welch(a.scores, b.scores, level=level)
+    result = (paired if choices.paired else welch)(a.scores, b.scores, level=choices.level)
     tasks = "" if len(a.scores) == 1 else f"; the mean over {len(a.scores)} tasks, spread taken within each"
     if any(x and y and not x & y for x, y in zip(a.prompts, b.prompts, strict=False)):
         reason = "they answered different held-out prompts, which may be what their scores differ by"
         return replace(result, name="none"), reason, None
     if result.standard_error == 0:
-        return _without_spread(a, b, result, is_paired=is_paired, rng=rng)
-    if is_paired:
+        return _without_spread(a, b, result, is_paired=choices.paired, rng=rng)
+    if choices.paired:
         return result, f"runs that share a seed were declared pairs (paired=true){tasks}", result.p
     ratio = max(max(len(x), len(y)) / min(len(x), len(y)) for x, y in zip(a.scores, b.scores, strict=True))
     if ratio < UNEQUAL:

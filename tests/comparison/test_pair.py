@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rlx.comparison.choices import Choices
 from rlx.comparison.pair import Arm, common_seeds, compare_pair
 from rlx.comparison.statistics.crossed import crossed
 from rlx.errors import EvidenceError
@@ -13,9 +14,9 @@ def arm(label, scores, seeds=None, **options):
     return Arm(label, [np.array(scores, float)], [list(range(len(scores))) if seeds is None else seeds], **options)
 
 
-def pair_of(a, b, **options):
-    defaults = {"is_paired": False, "margin": None, "level": 0.95, "comparisons": 1, "rng": np.random.default_rng(0)}
-    return compare_pair(a, b, **{**defaults, **options})
+def pair_of(a, b, *, is_paired=False, comparisons=1, rng=None, **declared):
+    choices = Choices.declared(**{"prompts": "fixed", "paired": is_paired, **declared})
+    return compare_pair(a, b, choices, comparisons=comparisons, rng=np.random.default_rng(0) if rng is None else rng)
 
 
 A, B = np.random.default_rng(1).normal(0.6, 0.1, 6), np.random.default_rng(2).normal(0.5, 0.2, 6)

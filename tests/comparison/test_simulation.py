@@ -5,11 +5,13 @@ The fast versions catch what is badly wrong; the slow ones (pytest -m slow) meas
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 from scipy import special
 
+from rlx.comparison.choices import Choices
 from rlx.comparison.comparison import judge
 from rlx.comparison.pair import Arm, compare_pair
 from rlx.comparison.statistics.bootstrap import bootstrap_interval, row_iqm
@@ -42,13 +44,18 @@ def room(rate: float, repetitions: int) -> float:
     return 3 * float(np.sqrt(rate * (1 - rate) / repetitions))
 
 
+@cache
+def declared(paired=False, margin=None, prompts="fixed"):
+    return Choices.declared(paired=paired, margin=margin, prompts=prompts)
+
+
 def verdicts(scores, *, is_paired=False, margin=None):
     """Verdicts over all pairs of the arms. scores: arms of [S]."""
     arms = [Arm(str(index), [values], [range(len(values))]) for index, values in enumerate(scores)]
     couples = [(a, b) for place, a in enumerate(arms) for b in arms[place + 1 :]]
     rng = np.random.default_rng(0)
-    options = {"is_paired": is_paired, "margin": margin, "level": 0.95, "comparisons": len(couples), "rng": rng}
-    return [pair.verdict for pair in judge([compare_pair(a, b, **options) for a, b in couples])]
+    choices = declared(is_paired, margin)
+    return [pair.verdict for pair in judge([compare_pair(a, b, choices, comparisons=len(couples), rng=rng) for a, b in couples])]
 
 
 def error_rate(shape, sizes, repetitions):
@@ -104,10 +111,8 @@ def test_intervals_cover_normal_scores(seeds, repetitions):
 
 
 def difference_interval(a, b):
-    return compare_pair(
-        Arm("a", [a], [range(len(a))]), Arm("b", [b], [range(len(b))]), is_paired=False, margin=None, level=0.95, comparisons=1,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+    arms = Arm("a", [a], [range(len(a))]), Arm("b", [b], [range(len(b))])
+    return compare_pair(*arms, declared(), comparisons=1, rng=np.random.default_rng(0))
 
 
 @pytest.mark.slow
@@ -193,8 +198,8 @@ def test_unequal_numbers_of_seeds_over_prompts(kind):
     found = []
     for x, y in zip(a, b, strict=True):
         arms = [Arm(label, [np.asarray(t, float).mean(axis=1)], [range(len(t))], tables=[t]) for label, t in (("a", x), ("b", y))]
-        options = {"is_paired": False, "margin": None, "level": 0.95, "comparisons": 1, "rng": rng, "prompts": "random"}
-        found.append(judge([compare_pair(*arms, **options)])[0].verdict in ("better", "worse"))
+        pair = compare_pair(*arms, declared(prompts="random"), comparisons=1, rng=rng)
+        found.append(judge([pair])[0].verdict in ("better", "worse"))
     assert np.mean(found) <= 0.06 + room(0.05, repetitions) / 2
 
 
