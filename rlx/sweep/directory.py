@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,15 +47,7 @@ class SweepDirectory:
 
 
 def claim_directory(
-    shelf: Path,
-    *,
-    digest: str,
-    code: str,
-    named: Path | None,
-    fresh: bool,
-    patience: float,
-    notify: Callable[[str], None],
-    begin: Callable[[Path], None],
+    shelf: Path, *, digest: str, code: str, named: Path | None, fresh: bool, patience: float, begin: Callable[[Path], None]
 ) -> SweepDirectory:
     """Lock a directory for a plan: that of the newest sweep with the same plan that is not running, else a new one.
 
@@ -65,35 +58,26 @@ def claim_directory(
     Raises ConfigError where the named directory is in use or holds something else.
     """
     if named is not None:
-        return _claim_named(named, digest, code, fresh, patience, notify, begin)
+        return _claim_named(named, _patient_lock(named, patience), digest, code, fresh, begin)
     for directory in [] if fresh else sorted(shelf.glob(f"*_{digest[:8]}*"), reverse=True):
         before = read_plan(directory)
         if before is None or before.get("digest") != digest or before.get("code") != code:
             continue
-        lock = _lock(directory, patience=_patience(before, patience), notify=notify)
+        lock = _patient_lock(directory, patience)
         if lock is not None:
             return SweepDirectory(directory, read_plan(directory), lock)
     locks: list[int | None] = []
 
     def fill(directory: Path) -> None:
-        locks.append(_lock(directory, patience=0, notify=notify))
+        locks.append(_lock(directory, patience=0))
         begin(directory)
 
     return SweepDirectory(filled_directory(shelf, stamped_name(digest[:8]), fill), None, locks[0])
 
 
 def _claim_named(
-    named: Path,
-    digest: str,
-    code: str,
-    fresh: bool,
-    patience: float,
-    notify: Callable[[str], None],
-    begin: Callable[[Path], None],
+    named: Path, lock: int | None, digest: str, code: str, fresh: bool, begin: Callable[[Path], None]
 ) -> SweepDirectory:
-    with full_disk_explained(named):
-        named.mkdir(parents=True, exist_ok=True)
-    lock = _lock(named, patience=_patience(read_plan(named) or {}, patience), notify=notify)
     if lock is None:
         raise ConfigError(f"{named}: this sweep is running; wait for it, stop it, or choose another sweep.name")
     before = read_plan(named)
@@ -123,12 +107,15 @@ def _anew(before: dict[str, Any]) -> str:
     )
 
 
-def _patience(before: dict[str, Any], patience: float) -> float:
-    """How many seconds to wait for the lock of a directory: none while its sweep runs."""
-    return 0.0 if is_alive(before.get("process", {})) else patience
+def _patient_lock(directory: Path, patience: float) -> int | None:
+    """As _lock, for a directory that may be made; where its sweep runs, nobody waits for its workers."""
+    with full_disk_explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    lives = is_alive((read_plan(directory) or {}).get("process", {}))
+    return _lock(directory, patience=0.0 if lives else patience)
 
 
-def _lock(directory: Path, *, patience: float, notify: Callable[[str], None]) -> int | None:
+def _lock(directory: Path, *, patience: float) -> int | None:
     """Lock the directory; None if another sweep, or a worker of one, keeps the lock longer than `patience` seconds."""
     descriptor = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
@@ -148,7 +135,8 @@ def _lock(directory: Path, *, patience: float, notify: Callable[[str], None]) ->
         except OSError:  # a file system without locks
             return descriptor
         if not is_notified:
-            notify(f"waiting for the workers of {directory}, whose sweep was killed, to write their checkpoints")
+            text = f"waiting for the workers of {directory}, whose sweep was killed, to write their checkpoints"
+            print(text, file=sys.stderr, flush=True)
             is_notified = True
         time.sleep(0.2)
 

@@ -209,18 +209,13 @@ class SweepRun:
         if self.settings.name is not None:
             named = named or shelf / self.settings.name
 
-        def notify(text: str) -> None:
-            print(text, file=sys.stderr, flush=True)
-
-        patience = self.settings.grace + 30
         return claim_directory(
             shelf,
             digest=digest,
             code=code_hash(),
             named=named,
             fresh=self.settings.new and self.command.directory is None,
-            patience=patience,
-            notify=notify,
+            patience=self.settings.grace + 30,
             begin=lambda directory: self._state(digest, directory).write(force=True),
         )
 

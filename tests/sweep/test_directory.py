@@ -13,11 +13,11 @@ from rlx.sweep.directory import claim_directory, name_latest, read_plan, set_asi
 DEAD = {**this_process(), "pid": 2**22 + 1}
 
 
-def taken(shelf, said=None, **changes):
+def taken(shelf, **changes):
     options = {"digest": "d" * 16, "code": "c", "named": None, "fresh": False, "patience": 0.3, **changes}
     content = {key: options[key] for key in ("digest", "code")} | {"jobs": [], "process": DEAD, "command": ["rlx", "-m"]}
     options.setdefault("begin", lambda directory: (directory / "sweep.json").write_text(json.dumps(content)))
-    return claim_directory(shelf, notify=(said if said is not None else []).append, **options)
+    return claim_directory(shelf, **options)
 
 
 def left(place, **changes):
@@ -42,25 +42,23 @@ def test_another_plan_other_code_or_a_wish_begin_anew(tmp_path, changes):
     assert other.previous_plan is None
 
 
-def test_a_directory_that_is_held_is_not_shared(tmp_path):
+def test_a_directory_that_is_held_is_not_shared(tmp_path, capsys):
     held = taken(tmp_path)
     (held.directory / "sweep.json").write_text(
         json.dumps({"digest": "d" * 16, "code": "c", "jobs": [], "process": this_process()})
     )
-    said = []
-    other = taken(tmp_path, said, patience=60)  # its sweep lives, so nobody waits
+    other = taken(tmp_path, patience=60)  # its sweep lives, so nobody waits
     assert other.directory != held.directory
-    assert said == []
+    assert capsys.readouterr().err == ""
 
 
-def test_workers_of_a_killed_sweep_are_waited_for(tmp_path):
+def test_workers_of_a_killed_sweep_are_waited_for(tmp_path, capsys):
     directory = left(taken(tmp_path))
     with open(directory / ".lock", "rb") as worker:
         fcntl.flock(worker, fcntl.LOCK_EX)
-        said = []
-        other = taken(tmp_path, said)
+        other = taken(tmp_path)
     assert other.directory != directory
-    assert "waiting for the workers" in said[0]
+    assert "waiting for the workers" in capsys.readouterr().err
     other.close()
     shutil.rmtree(other.directory)
     assert taken(tmp_path).directory == directory
