@@ -41,10 +41,10 @@ class SilentRecorder(Recorder):
     def finish(self, result: AlgorithmResult) -> None:
         pass
 
-    def fail(self, error: BaseException, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+    def fail(self, error: BaseException, **details: Any) -> None:
         pass
 
-    def interrupt(self, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+    def interrupt(self, **details: Any) -> None:
         pass
 
 

@@ -219,19 +219,19 @@ class Recorder:
         """Record that the run has completed."""
         self._end("completed", result=result)
 
-    def fail(self, error: BaseException, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+    def fail(self, error: BaseException, **details: Any) -> None:
         """The run failed; never raises, so that the error itself is what the user sees. details: step, term, ..."""
         note = {"type": type(error).__name__, "message": str(error), **details}
         if not isinstance(error, RlxError):
             note["traceback"] = "".join(traceback.format_exception(error))
         try:
-            self._end("failed", error=note, result=result)
+            self._end("failed", error=note)
         except (RlxError, OSError) as second:
             self._warn(f"the record in {self.directory} could not be ended ({second}); it will read as interrupted")
 
-    def interrupt(self, *, result: AlgorithmResult | None = None, **details: Any) -> None:
+    def interrupt(self, **details: Any) -> None:
         """The run was stopped from outside and can be resumed. details: signal, step, ..."""
-        self._end("interrupted", error={"type": "Interrupted", "message": "stopped from outside", **details}, result=result)
+        self._end("interrupted", error={"type": "Interrupted", "message": "stopped from outside", **details})
 
     def _opened(self, step: int | None) -> Recorder:
         for name, sink in list(self._sinks.items()):
@@ -256,7 +256,7 @@ class Recorder:
             reason = f"{type(error).__name__}: {error}"
             self._warn(f"logger {name} failed and is switched off: {reason} (metrics.jsonl keeps everything)")
 
-    def _end(self, status: str, *, result: AlgorithmResult | None, error: Mapping[str, Any] | None = None) -> None:
+    def _end(self, status: str, *, result: AlgorithmResult | None = None, error: Mapping[str, Any] | None = None) -> None:
         self.record = dataclasses.replace(self.record, status=status, ended=utc_now(), error=error, result=result)
         with contextlib.suppress(TrainingError):  # the record itself matters more than the last lines
             self.sync()

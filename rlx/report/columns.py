@@ -21,6 +21,7 @@ STYLES = {
     "exploratory": "yellow",
 }
 MOST_CONFIG_COLUMNS = 12
+MOST_RUNS = 1000  # with a row on the page; runs.csv has all
 
 
 def _field(name: str, key: str, show: Callable[[Any], str], weight: int = 0, hint: str = "") -> Column:
@@ -29,9 +30,9 @@ def _field(name: str, key: str, show: Callable[[Any], str], weight: int = 0, hin
     return Column(name, lambda row: show(value(row)), value, weight, hint=hint)
 
 
-def _words(name: str, key: str, weight: int = 0, hint: str = "", *, folds: bool = False) -> Column:
+def _words(name: str, key: str, weight: int = 0, *, folds: bool = False) -> Column:
     """A column of a field that is text."""
-    return Column(name, attrgetter(key), attrgetter(key), weight, is_text=True, hint=hint, folds=folds)
+    return Column(name, attrgetter(key), attrgetter(key), weight, is_text=True, folds=folds)
 
 
 def _interval(name: str, key: str, weight: int = 0, hint: str = "") -> Column:
@@ -149,8 +150,8 @@ def _component_columns() -> list[Column]:
     ]
 
 
-def run_table(comparison: Comparison, *, most: int = 1000) -> Table:
-    """A row a run, of the first `most`."""
+def run_table(comparison: Comparison) -> Table:
+    """A row a run, of the first MOST_RUNS."""
     counted_as_worst = ", counted as worst" if comparison.choices.failed == "worst" else ""
 
     def state(run: RunScore) -> str:
@@ -169,9 +170,9 @@ def run_table(comparison: Comparison, *, most: int = 1000) -> Table:
         _field("time", "seconds", duration),
         _words("run", "record.directory.name"),
     ]
-    left = len(comparison.runs) - most
+    left = len(comparison.runs) - MOST_RUNS
     notes = [f"{quantity(left, 'more run')} are in runs.csv."] if left > 0 else []
-    return Table("runs", columns, comparison.runs[:most], notes=notes)
+    return Table("runs", columns, comparison.runs[:MOST_RUNS], notes=notes)
 
 
 def config_table(comparison: Comparison) -> Table:

@@ -36,6 +36,7 @@ from rlx.report.table import (
 from rlx.report.text import interval, one_line, safe
 
 MOST_PAIRS = 15
+MOST_HALVED = 10  # pairs of which it is said what would halve their intervals
 WIDE = 200  # where the output is no terminal: files and pipes are not folded
 LONGEST_NAMES = 80  # characters: the names of variants in a title
 LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
@@ -88,10 +89,10 @@ def search_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def halving_lines(comparison: Comparison, *, most: int = 10) -> list[str]:
+def halving_lines(comparison: Comparison) -> list[str]:
     """More seeds or more prompts? A sentence for each pair without a verdict."""
     undecided = [pair for pair in comparison.pairs if pair.verdict in ("inconclusive", "exploratory")]
-    return [text for pair in undecided[:most] if (text := halving_sentence(pair))]
+    return [text for pair in undecided[:MOST_HALVED] if (text := halving_sentence(pair))]
 
 
 def gain_line(comparison: Comparison) -> str:

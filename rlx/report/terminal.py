@@ -223,7 +223,7 @@ def _discard(console: Console) -> None:
 MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
 
-def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
+def law_lines(verdict: Mapping[str, Any]) -> list[str]:
     """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend.
 
     A law that could not be judged, for an error that an earlier one has said, has no line.
@@ -234,7 +234,7 @@ def law_lines(verdict: Mapping[str, Any], *, width: int = 16) -> list[str]:
     measured = one_line(verdict["number"])
     promise = one_line(verdict["promise"]) if verdict["status"] != "not applicable" else measured
     number = "" if verdict["status"] == "not applicable" or not measured else f"  [{measured}]"
-    lines = [f"{mark:<7} {verdict['law']:<{width}} {promise}{number}"]
+    lines = [f"{mark:<7} {verdict['law']:<16} {promise}{number}"]
     if verdict.get("cause"):
         lines.append(f"        {'cause':<8} probably the same fault as in {verdict['cause']}: mend that first")
     if verdict["status"] == "failed":

@@ -23,7 +23,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import special
 
-from rlx.comparison.statistics.difference import MAX_SEEDS, TestResult, power, student_t
+from rlx.comparison.statistics.difference import MAX_SEEDS, POWER, TestResult, power, student_t
 from rlx.comparison.statistics.interval import Array, t_quantile
 
 Tables = Sequence[np.ndarray]
@@ -229,9 +229,9 @@ def _t_borders(alpha: float) -> tuple[Array, Array]:
 
 
 def crossed_seeds_needed(
-    difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8, widen: float = 1.0
+    difference: float, parts: Sequence[Components], *, alpha: float = 0.05, widen: float = 1.0
 ) -> int | None:
-    """Seeds of each algorithm that find `difference` on this many prompts with probability `target`; None: no number does.
+    """Seeds of each algorithm that find `difference` on this many prompts with probability POWER; None: no number does.
 
     widen: times the components of seeds and residual, for a cautious answer.
     """
@@ -239,25 +239,25 @@ def crossed_seeds_needed(
 
     def roughly(size: int) -> bool:
         error, df = expected_error(wider, seeds=(size, size))
-        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
+        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= POWER
 
     def enough(size: int) -> bool:
-        return crossed_power(difference, wider, alpha=alpha, seeds=(size, size)) >= target
+        return crossed_power(difference, wider, alpha=alpha, seeds=(size, size)) >= POWER
 
     first = None if difference == 0 else _smallest(roughly, 2, MAX_SEEDS)
     return None if first is None else _smallest(enough, first, MAX_SEEDS)
 
 
-def prompts_needed(difference: float, parts: Sequence[Components], *, alpha: float = 0.05, target: float = 0.8) -> int | None:
-    """Prompts of each task that find `difference` with this many seeds with probability `target`; None: no number does."""
+def prompts_needed(difference: float, parts: Sequence[Components], *, alpha: float = 0.05) -> int | None:
+    """Prompts of each task that find `difference` with this many seeds with probability POWER; None: no number does."""
     before = parts[0].prompts
 
     def roughly(size: int) -> bool:
         error, df = expected_error(parts, prompts_factor=size / before)
-        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= target
+        return error > 0 and power(difference, error=error, df=df, alpha=alpha) >= POWER
 
     def enough(size: int) -> bool:
-        return crossed_power(difference, parts, alpha=alpha, prompts_factor=size / before) >= target
+        return crossed_power(difference, parts, alpha=alpha, prompts_factor=size / before) >= POWER
 
     first = None if difference == 0 else _smallest(roughly, 2, MAX_PROMPTS)
     return None if first is None else _smallest(enough, first, MAX_PROMPTS)

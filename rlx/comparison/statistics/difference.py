@@ -167,6 +167,7 @@ def holm(p: Sequence[float | None], *, total: int | None = None) -> list[float |
 
 
 MAX_SEEDS = 100_000
+POWER = 0.8  # of a test that has enough seeds
 
 
 def power(difference: float, *, error: float, df: float, alpha: float = 0.05) -> float:
@@ -180,16 +181,16 @@ def power(difference: float, *, error: float, df: float, alpha: float = 0.05) ->
     return float(1 - upper + (0.0 if math.isnan(lower) else lower))
 
 
-def detectable_difference(*, error: float, df: float, alpha: float = 0.05, target: float = 0.8) -> float:
-    """The smallest true difference that a test with this standard error finds with probability `target`."""
+def detectable_difference(*, error: float, df: float, alpha: float = 0.05) -> float:
+    """The smallest true difference that a test with this standard error finds with probability POWER."""
     if error == 0:
         return 0.0
     critical = float(special.stdtrit(df, 1 - alpha / 2))
-    return float(special.nctdtrinc(df, 1 - target, critical)) * error  # the far tail adds nothing that could be seen
+    return float(special.nctdtrinc(df, 1 - POWER, critical)) * error  # the far tail adds nothing that could be seen
 
 
-def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: float = 0.05, target: float = 0.8) -> int | None:
-    """Seeds per algorithm that find `difference` with probability `target`; None if there is none to find, or no end to it.
+def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: float = 0.05) -> int | None:
+    """Seeds per algorithm that find `difference` with probability POWER; None if there is none to find, or no end to it.
 
     deviations: standard deviations of the two arms over seeds (Welch). For a paired test: (deviation of the differences, 0).
     """
@@ -199,9 +200,9 @@ def seeds_needed(difference: float, *, deviations: tuple[float, float], alpha: f
 
     def enough(size: int) -> bool:
         df = (size - 1) * (a + b) ** 2 / (a**2 + b**2)
-        return power(difference, error=math.sqrt((a + b) / size), df=df, alpha=alpha) >= target
+        return power(difference, error=math.sqrt((a + b) / size), df=df, alpha=alpha) >= POWER
 
-    quantiles = float(special.ndtri(1 - alpha / 2) + special.ndtri(target))
+    quantiles = float(special.ndtri(1 - alpha / 2) + special.ndtri(POWER))
     guess = (quantiles / difference) ** 2 * (a + b)
     if guess > MAX_SEEDS:
         return None

@@ -33,6 +33,7 @@ from rlx.report.text import one_line
 BOX = 1000  # units along each side of the box that lines and bands are drawn in
 MATRIX_NAME = 16  # characters of a line beside a matrix on narrow screens
 CHARACTER = 7.4  # pixels, of the labels' 12 px in a wide font
+LABEL_GAP = 14  # pixels, between two labels
 HEIGHT = 270  # pixels, of a plot without rows
 NARROW_ROW, TALL_ROW = 46, 62  # pixels, of a row on narrow screens, where its name stands above its marks in one line or two
 NARROW = 44  # characters that a narrow screen has room for
@@ -73,17 +74,17 @@ def in_two_lines(name: str, most: int) -> list[str]:
     return [first, shorten(rest, most)] if rest else [first]
 
 
-def spread_labels(heights: Sequence[float], *, gap: float = 14, lowest: float = math.inf) -> list[float]:
+def spread_labels(heights: Sequence[float], *, lowest: float = math.inf) -> list[float]:
     """Where labels go so that none lies on another: each at its height, or pushed down as little as possible, and up again from
     `lowest`, below which the axis has its own."""
     placed = list(heights)
     order = sorted(range(len(heights)), key=lambda index: heights[index])
     floor, ceiling = -math.inf, lowest
     for index in order:
-        placed[index] = floor = max(heights[index], floor + gap)
+        placed[index] = floor = max(heights[index], floor + LABEL_GAP)
     for index in reversed(order):
         placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - gap
+        ceiling = placed[index] - LABEL_GAP
     return placed
 
 
