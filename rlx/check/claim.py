@@ -22,6 +22,6 @@ def claimed(owner: object, names: Sequence[str]) -> str:
             return ""
     except (TypeError, OSError):
         return ""
-    said = [word for word in WORD.findall(inspect.getdoc(kind) or "") if word.isupper()]
+    said = [word for word in WORD.findall(inspect.getdoc(kind) or "") if sum(map(str.isupper, word)) > 1]  # DPO, SimPO
     said += re.findall(r"[A-Z][A-Z0-9]*[a-z0-9]*", kind.__name__)
     return next((found for word in said if (found := re.sub(r"[-+]", "_", word).lower()) in names and len(found) > 2), "")

@@ -1,11 +1,21 @@
 """What a class says it is, in its docstring or by its name."""
 
 import pytest
+import torch.nn.functional as F
 
 import rlx
 from rlx.check.claim import claimed
+from rlx.cli.verb.check import hint
+from rlx.loss import preference_loss
+from tests.check.checking import subject, with_loss
 
-NAMES = ("dpo", "orpo", "r_dpo", "grpo", "hinge")
+NAMES = ("dpo", "orpo", "r_dpo", "grpo", "hinge", "simpo")
+
+
+@preference_loss
+def simpo_with_the_target_added(mean_policy_margin, *, beta=2.0, gamma=1.0):
+    """SimPO: the margin of means less its target."""
+    return -F.logsigmoid(beta * mean_policy_margin + gamma)
 
 
 def made(name: str, docstring: str) -> object:
@@ -19,6 +29,7 @@ def made(name: str, docstring: str) -> object:
         ("Loss", "ORPO by hand: odds, not probabilities.", "orpo"),
         ("Loss", "R-DPO, which is DPO with a cost of length.", "r_dpo"),
         ("MyOrpo", "", "orpo"),
+        ("Loss", "SimPO, with a target.", "simpo"),
         ("Loss", "A hinge of margins.", ""),
         ("Loss", None, ""),
     ],
@@ -30,3 +41,9 @@ def test_names_in_capitals_and_in_class_names_are_claims(name, docstring, expect
 
 def test_nothing_is_asked_of_what_rlx_ships():
     assert claimed(rlx.load("loss", "orpo"), NAMES) == ""
+
+
+def test_a_claim_is_held_against_what_it_names():
+    said = hint(subject(with_loss(simpo_with_the_target_added())), "loss=lab.mine")
+    assert said.startswith("hint    lab.mine names simpo and differs from it: the loss is ")
+    assert "same_as=simpo" in said

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from rlx.config.groups import RUN_GROUPS
 from rlx.config.schema import at_least
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 
 if TYPE_CHECKING:
     from rlx.check.subject import Subject
@@ -145,17 +145,29 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
 
 
 def hint(subject: Subject, name: str) -> str:
-    """One line where what was checked says that it is a formula of rlx, with the command that tells whether it is; else empty."""
+    """One line where what was checked says that it is a formula of rlx: whether it is, or where they differ first; else empty."""
+    import rlx
     from rlx.check.claim import claimed
+    from rlx.check.same_as.algorithm import compare
     from rlx.config.compose import groups
     from rlx.config.schema import conf_dir
 
     group, _, own = name.split()[-1].partition("=")
     options = groups([conf_dir()])
     names = options["loss"] if group == "loss" else [*options["algorithm"], *options["loss"]]
-    found = claimed(subject.algorithm if group == "algorithm" else getattr(subject.algorithm, "loss", None), names)
+    mine = subject.algorithm if group == "algorithm" else getattr(subject.algorithm, "loss", None)
+    if not (found := claimed(mine, names)):
+        return ""
+    of_loss = found not in options[group] or group == "loss"
+    theirs = rlx.load("loss", found) if of_loss else rlx.load("algorithm", found)
+    try:
+        told = compare(subject, mine, plainest_with(theirs) if of_loss and group == "algorithm" else theirs, name=found)
+    except RlxError:  # of another kind, after all
+        return ""
     command = f"rlx check {shlex.join([f'{group}={own}', f'same_as={found}'])}"
-    return f"hint    {own} says that it is {found}: `{command}` tells whether it is\n" if found else ""
+    if told.same:
+        return f"hint    {own} says that it is {found}, and computes the same: `{command}`\n"
+    return f"hint    {own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where\n"
 
 
 def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
