@@ -104,7 +104,7 @@ class Dialogue:
     """A conversation while it is played: its tokens in pieces, prompt first, and what the policy has sampled of them.
 
     row: the number of its prompt in the draw; column: its own among those of the prompt. sent: the assistant's last turn as the
-    environment gets it.
+    environment gets it. reply: what that said to it.
     """
 
     row: int
@@ -118,6 +118,7 @@ class Dialogue:
     spans: list[tuple[int, int]] = field(default_factory=list)
     is_cut: bool = False
     sent: str = ""
+    reply: Any = None
 
     @property
     def length(self) -> int:
@@ -133,6 +134,14 @@ class Dialogue:
     def runs(self) -> bool:
         """Whether the assistant has another turn."""
         return not (self.conversation.done or self.conversation.error or self.is_cut)
+
+    def step(self) -> Any:
+        """Let the environment judge the assistant's last turn."""
+        return self.conversation.environment.step(self.sent)
+
+    def answered(self, outcome: Any) -> None:
+        """Take what the environment gave. Raises BrokenTurnError where it breaks its contract."""
+        self.reply = self.conversation.answered(outcome)
 
     def add(self, tokens: Tokens, logprobs: np.ndarray | None) -> None:
         """Add a piece: sampled with these log-probabilities, or context."""
@@ -249,19 +258,8 @@ class DialogueRounds:
 
     def _answer(self, running: list[Dialogue]) -> None:
         """What the environment answers each of them; where it goes on, its words become context."""
-        said: dict[int, Any] = {}
-
-        def take_reply(dialogue: Dialogue) -> Callable[[Any], None]:
-            def take(outcome: Any) -> None:
-                said[id(dialogue)] = dialogue.conversation.answered(outcome)
-
-            return take
-
-        calls: list[tuple[Dialogue, Callable[[], Any], Callable[[Any], None]]] = []
-        for dialogue in running:
-            calls.append((dialogue, _step(dialogue), take_reply(dialogue)))
         so_far = {id(dialogue): tuple(dialogue.conversation.messages) for dialogue in running}
-        self._call(calls)
+        self._call([(dialogue, dialogue.step, dialogue.answered) for dialogue in running])
         remarks: Counter[str] = Counter()
         failed: list[tuple[Dialogue, BrokenTurnError]] = []
         for dialogue in running:
@@ -272,7 +270,7 @@ class DialogueRounds:
                 continue
             found: set[str] = set()
             try:
-                context = self._context(dialogue, so_far[id(dialogue)], said[id(dialogue)], found)
+                context = self._context(dialogue, so_far[id(dialogue)], dialogue.reply, found)
             except DataError as error:
                 failed.append((dialogue, BrokenTurnError(f"said what cannot be read: {error}")))
                 continue
@@ -285,14 +283,9 @@ class DialogueRounds:
         self._fail(failed)
         self._say(remarks)
         if type(self.environment).cut_off is not Environment.cut_off:
-            ended = [
-                dialogue
-                for dialogue in running
-                if dialogue.is_cut and not dialogue.conversation.done and not dialogue.conversation.error
-            ]
-            self._call(
-                [(dialogue, dialogue.conversation.environment.cut_off, dialogue.conversation.was_cut) for dialogue in ended]
-            )
+            talks = [(dialogue, dialogue.conversation) for dialogue in running if dialogue.is_cut]
+            ended = [(dialogue, talk) for dialogue, talk in talks if not talk.done and not talk.error]
+            self._call([(dialogue, talk.environment.cut_off, talk.was_cut) for dialogue, talk in ended])
 
     def _say(self, remarks: Counter[str]) -> None:
         """Say once of this task what became of special tokens that the environment spelled."""
@@ -381,7 +374,3 @@ class DialogueRounds:
         lost = self.interaction.failed_reward
         missing = Graded({**dict.fromkeys(names, 0.0), "reward": lost}, (Earned(lost, 0),))
         return [[found.get(id(dialogue), missing) for dialogue in group] for group in self.dialogues]
-
-
-def _step(dialogue: Dialogue) -> Callable[[], Any]:
-    return lambda: dialogue.conversation.environment.step(dialogue.sent)
