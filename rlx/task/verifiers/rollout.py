@@ -65,11 +65,9 @@ class WaitingRollout:
 
     async def answer(self, text: str, calls: Sequence[Call], *, is_cut: bool) -> str | tuple[Message, ...] | None:
         """What follows the assistant's turn; None where the rollout has ended, and reward and metrics are there."""
+        self._running()
         request = self._open
-        assert self._run is not None
         assert request is not None
-        if self._run.get_loop() is not asyncio.get_running_loop():
-            raise BrokenTurnError("lost its event loop to a call that blocked it; an environment awaits what takes long")
         response = self._response(text, calls, is_cut=is_cut)
         self._open = None
         if not request.answer.done():  # the environment's own time limit may have ended it
@@ -94,9 +92,7 @@ class WaitingRollout:
 
     async def end(self) -> None:
         """Cut the rollout off as the package does where the context is full; its rubric scores it as it is."""
-        assert self._run is not None
-        if self._run.get_loop() is not asyncio.get_running_loop():
-            raise BrokenTurnError("lost its event loop to a call that blocked it; an environment awaits what takes long")
+        self._running()
         self._is_cut = True
         if self._open is not None and not self._open.answer.done():
             self._open.answer.set_exception(package().OverlongPromptError("a limit of rlx ended the conversation"))
@@ -112,6 +108,13 @@ class WaitingRollout:
         self._requests.put_nowait(Request(messages, tuple(tool.name for tool in tools or ()), answer))
         return await answer
 
+    def _running(self) -> asyncio.Task[Any]:
+        """The task of the rollout. Raises BrokenTurnError where it belongs to an event loop that is gone."""
+        assert self._run is not None
+        if self._run.get_loop() is not asyncio.get_running_loop():
+            raise BrokenTurnError("lost its event loop to a call that blocked it; an environment awaits what takes long")
+        return self._run
+
     async def _play(self) -> Any:
         errors: list[str] = []
         reward_errors.set(errors)
@@ -122,20 +125,19 @@ class WaitingRollout:
 
     async def _next(self) -> Request | None:
         """The rollout's next request; None where it has ended."""
-        assert self._run is not None
         assert self._requests is not None
-        getter = asyncio.ensure_future(self._requests.get())
+        run, getter = self._running(), asyncio.ensure_future(self._requests.get())
         try:
-            await asyncio.wait({self._run, getter}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({run, getter}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # it took too long
-            self._run.cancel()
+            run.cancel()
             raise
         finally:
             getter.cancel()
-        if self._run.cancelled():
+        if run.cancelled():
             raise BrokenTurnError("cancelled its own rollout")
-        if self._run.done():
-            self._scored(self._run.result())
+        if run.done():
+            self._scored(run.result())
             return None
         request = getter.result()
         if not self._requests.empty():
@@ -155,16 +157,14 @@ class WaitingRollout:
         self.reward, self.metrics = found["reward"], dict(found["metrics"] or {})
 
     def _broken(self, what: str) -> None:
-        assert self._run is not None
-        self._run.cancel()
+        self._running().cancel()
         raise BrokenTurnError(what)
 
     def _following(self, make: Any, messages: Sequence[Any], **kwargs: Any) -> Any:
         try:
             return make(messages, **kwargs)
         except BrokenTurnError:
-            assert self._run is not None
-            self._run.cancel()
+            self._running().cancel()
             raise
 
     def _response(self, text: str, calls: Sequence[Call], *, is_cut: bool) -> Any:
