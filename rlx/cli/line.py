@@ -92,11 +92,6 @@ def is_override(argument: str) -> bool:
     return "=" in argument or argument[:1] in ("~", "+")
 
 
-def is_path(argument: str) -> bool:
-    """Whether an argument that could be an override is a file or folder that exists: outputs/a=b, ~/runs."""
-    return "/" in argument and Path(argument).expanduser().exists()
-
-
 def parse_arguments(argv: Sequence[str]) -> CommandLine:
     """The parts of a command line; the first bare word is the verb, wherever it stands."""
     for argument in argv:
@@ -109,7 +104,9 @@ def parse_arguments(argv: Sequence[str]) -> CommandLine:
             raise ConfigError(f"{argument} has no key; an override is key=value, without spaces around the =")
         if argument.startswith("-") and argument != "-":
             _take_flag(line, argument, rest)
-        elif is_override(argument) and not (line.verb is not None and is_path(argument)):
+        elif line.verb is not None and is_override(argument) and "/" in argument and os.path.exists(os.path.expanduser(argument)):
+            line.words.append(argument)  # a file or folder that exists: outputs/a=b, ~/runs
+        elif is_override(argument):
             line.overrides.append(argument)
         elif rest and rest[0].startswith("="):
             value = rest[0][1:] or next(iter(rest[1:]), "value")
