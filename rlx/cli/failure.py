@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from rlx.cli.line import quote_override
+from rlx.cli.line import quote_override, quoted
 from rlx.config.check import interpolation_message, paths_of, unknown_key, unread_loss
 from rlx.config.compose import CommandLine, Composed, CompositionOfJobError, compose, group_of, option_node
 from rlx.config.groups import GROUPS
@@ -293,12 +293,11 @@ def _grammar(error: OverrideParseException) -> ConfigError:
     called = re.match(r"(\w+)\(", value)
     if called and called[1] not in _FUNCTIONS and (near := nearest(called[1], _FUNCTIONS)):
         return ConfigError(f"{override}: {called[1]} is no function of a sweep{did_you_mean(near)}")
+    typed = shlex.quote(f"{key}={quoted(value)}") if set(value) & set("\"'\\$") else f"'{key}=\"{value}\"'"
     for opening, closing in ("()", "[]", "{}"):
         if value.count(opening) > value.count(closing) and value.startswith((opening, *(f"{name}(" for name in _FUNCTIONS))):
-            return ConfigError(
-                f"{override}: Hydra cannot read this value, a {closing} is missing; else quote it: '{key}=\"{value}\"'"
-            )
-    return ConfigError(f"{override}: Hydra cannot read this value; quote it for Hydra and for the shell: '{key}=\"{value}\"'")
+            return ConfigError(f"{override}: Hydra cannot read this value, a {closing} is missing; else quote it: {typed}")
+    return ConfigError(f"{override}: Hydra cannot read this value; quote it for Hydra and for the shell: {typed}")
 
 
 def _missing(error: MissingConfigException, line: CommandLine) -> ConfigError:

@@ -1,6 +1,8 @@
 """What people type unquoted reaches the config as they typed it."""
 
 import os
+import re
+import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from rlx.cli.line import is_text_key, quote_override, quoted
+from rlx.cli.main import invoke
 from rlx.errors import ConfigError
 
 
@@ -127,3 +130,11 @@ def test_a_mapping_is_no_path(key, text, multirun):
 def test_a_path_with_braces_that_is_no_mapping_or_is_quoted_stays():
     assert value_of(quote_override("output_dir=runs/{a}")) == "runs/{a}"
     assert value_of(quote_override("output_dir='{a:1}'")) == "{a:1}"
+
+
+@pytest.mark.parametrize("value", ["a (b", 'it\'s "so", he said', "[1, 2", "'", "a\\ 'b"])
+def test_a_value_that_hydra_cannot_read_is_shown_as_it_can_be_typed(value):
+    code, message = invoke(["train", f"loss.beta={value}", "--cfg", "job"])
+    assert code == 2
+    (typed,) = shlex.split(re.search("quote it.*?: (.*)$", message)[1])
+    assert value_of(typed) == value
