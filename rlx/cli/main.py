@@ -99,6 +99,8 @@ def command_line() -> None:
         end_process(code)
     gc.freeze()  # the interpreter's last collection would go through all of torch, for a second
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is written: one more ends the process without a traceback
+    for number in set(STOP_SIGNALS) - {signal.SIGINT}:  # and a stop that comes now leaves what has ended its exit code
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 

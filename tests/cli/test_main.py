@@ -288,3 +288,9 @@ def test_the_interpreters_last_collection_has_little_to_go_through(monkeypatch):
     finally:
         gc.unfreeze()
         signal.signal(signal.SIGINT, handler)
+
+
+def test_a_stop_after_the_end_changes_no_exit_code():
+    code = "import atexit, os, signal, sys; from rlx.cli import main; atexit.register(os.kill, os.getpid(), signal.SIGTERM)\n"
+    code += "main.main = lambda argv: 0; main.command_line()"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
