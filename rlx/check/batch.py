@@ -9,6 +9,7 @@ import copy
 import hashlib
 import marshal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -25,6 +26,17 @@ from rlx.task.base import Prompt
 _WHOLE = (TokenizedPairs, Prompt, Stream, str, bytes, int, float, bool, Enum, type(None))  # not taken apart
 _AS_IT_IS = frozenset({bytes, str, int, float, bool, type(None)})
 GARBAGE = 3.7
+
+
+@contextmanager
+def at(leaf: Tensor, values: Tensor | float, places: Any = ...) -> Iterator[None]:
+    """A leaf holds these numbers, at these places of it or everywhere, and in the end those that it had."""
+    before = leaf.detach().clone()
+    with torch.no_grad():
+        leaf[places] = values
+    yield
+    with torch.no_grad():
+        leaf.copy_(before)
 
 
 def tensors_of(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:

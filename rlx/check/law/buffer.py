@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import Key, ScriptedSampler, StandInPolicy, key_of, keys_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
@@ -118,15 +118,11 @@ def updated_again(subject: Subject) -> Finding | None:
 def _redrawn(subject: Subject, laboratory: Laboratory, step: int, state: dict[str, Tensor]) -> Any:
     """The draw of a step, from the state before it, of a policy that has moved further. Nothing is changed by it."""
     leaf = laboratory.policy.leaves["token_logprobs"]
-    before, witness = leaf.detach().clone(), laboratory.sampler
+    witness = laboratory.sampler
     assert isinstance(witness, _Witness)
-    with torch.no_grad():
-        leaf.mul_(FURTHER)
     twin = replace(laboratory, state=copy.deepcopy(state), sampler=replace(witness, made=set()))
-    batch = subject.draw(twin, step=step)
-    with torch.no_grad():
-        leaf.copy_(before)
-    return batch
+    with at(leaf, FURTHER * leaf.detach()):
+        return subject.draw(twin, step=step)
 
 
 def _said_anew(subject: Subject, part: Any, row: int, off: float, step: int) -> Finding:
@@ -162,7 +158,6 @@ def _weighed_as_new(
     keys, size = keys_of(batch.sequences), batch.sequences.group_size
     old = [row for row in range(len(batch)) if keys[row * size] in known]
     leaf = laboratory.policy.leaves["token_logprobs"]
-    before = leaf.detach().clone()
 
     def of_tokens(values: Tensor) -> Tensor:
         groups = completion_gradients(laboratory, batch, values)
@@ -186,13 +181,10 @@ def _weighed_as_new(
     learned, pushed = taught(), slopes(batch)
     if not all(bool(((way * learned > 0) & (way * pushed > 0)).any()) for way in (1, -1)):
         return None  # nothing is pushed down, though what has a low advantage may be imitated less
-    with torch.no_grad():
-        leaf.mul_(FURTHER)
+    with at(leaf, FURTHER * leaf.detach()):
         batch = _as_said_now(laboratory, batch)
         against = batch.with_values(advantages=-advantages) if against is not None and advantages is not None else None
-    further = taught()
-    with torch.no_grad():
-        leaf.copy_(before)
+        further = taught()
     if float((further - learned).abs().max()) > ROUNDED * float(learned.abs().max()) or _draw_weighs(batch, redrawn()):
         return None
     return broken(
@@ -218,17 +210,14 @@ def _acts_across_tokens(
 ) -> bool:
     """Whether another log-probability of the first token of every completion changes slopes at the tokens after it."""
     leaf = laboratory.policy.leaves["token_logprobs"]
-    before = leaf.detach().clone()
     firsts = torch.zeros(len(leaf), dtype=torch.bool)
     for key in keys_of(batch.sequences):
         place = laboratory.policy.places["token_logprobs"][key]
         firsts[place.start : min(place.stop, place.start + 1)] = True
     usual = slopes(batch)
-    with torch.no_grad():
-        leaf[firsts] -= torch.rand(int(firsts.sum()), generator=torch.Generator().manual_seed(0), dtype=leaf.dtype)
-    changed = slopes(batch) != usual
-    with torch.no_grad():
-        leaf.copy_(before)
+    by = torch.rand(int(firsts.sum()), generator=torch.Generator().manual_seed(0), dtype=leaf.dtype)
+    with at(leaf, leaf.detach()[firsts] - by, firsts):
+        changed = slopes(batch) != usual
     return bool(changed[~of_tokens(firsts)].any())
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, islice
 
 import torch
 from torch import Tensor
 
 from rlx.check.finding import Finding, broken
-from rlx.check.law.step import moved_by
+from rlx.check.law.step import moved_by, with_clip
 from rlx.check.subject import Subject
-from rlx.errors import RlxError
 from rlx.optimizer.step import Gradients
 
 RATE = 1e-3
@@ -48,9 +47,7 @@ def conflict(subject: Subject) -> Finding | None:
     """
     laboratory = subject.stand_in()
     names = list(subject.loss(laboratory, subject.first_update(laboratory)).terms)
-    try:
-        unclipped = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=None))
-    except (RlxError, TypeError, ValueError):
+    if (unclipped := with_clip(subject, None)) is None:
         return None
     for one, other in islice(combinations(names, 2), MOST_PAIRS):
         if (found := _of_two(unclipped, one, other)) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy
 from rlx.check.subject import Laboratory, Subject, completion_gradients, row_shown
@@ -38,12 +38,9 @@ def never_moves(subject: Subject) -> Finding | None:
     for side in range(parts[0].sequences.group_size):
         still = torch.tensor([float(group[side].abs().sum()) > FELT * scale for group in rows])
         for move in MOVES:
-            with torch.no_grad():
-                held = leaf.detach().clone()
-                leaf[torch.cat([group[side] for group in places])] += move
-            after = _values(subject, laboratory, batch)
-            with torch.no_grad():
-                leaf.copy_(held)
+            mine = torch.cat([group[side] for group in places])
+            with at(leaf, leaf.detach()[mine] + move, mine):
+                after = _values(subject, laboratory, batch)
             if after is None or after.shape != before.shape:
                 return None
             still &= (after - before).abs() <= SAME * before.abs().clamp(min=1.0)

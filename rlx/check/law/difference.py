@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import first_result, leaves_the_graph, loses_digits, place_of_frame
 from rlx.check.stand_in import StandInPolicy
@@ -106,14 +106,9 @@ def _slope(
 ) -> float:
     """Of the loss along a direction, with the constants of a call held fixed, or with none."""
     ends = []
-    kept = leaf.detach().clone()
     for sign in (STEP, -STEP):
-        with torch.no_grad():
-            leaf.copy_(kept + sign * direction)
-        with nullcontext() if held is None else held.replay():
+        with at(leaf, leaf.detach() + sign * direction), nullcontext() if held is None else held.replay():
             ends.append(float(subject.loss(laboratory, batch).loss.detach()))
-    with torch.no_grad():
-        leaf.copy_(kept)
     return (ends[0] - ends[1]) / (2 * STEP)
 
 

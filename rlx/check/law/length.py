@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.scale import prompt_weighs, rejected_weighs
 from rlx.check.stand_in import LONG, SHORT, UNEVEN
@@ -72,15 +72,10 @@ def _zeros_count(subject: Subject) -> Finding | None:
         return None
     leaf = laboratory.policy.leaves["token_logprobs"]
     for whose, theirs in _others(subject, laboratory, batch):
-        before, places = leaf.detach().clone(), _one_of_each(laboratory, batch)
-        gradients = []
+        places, gradients = _one_of_each(laboratory, batch), []
         for step in (0.0, STEP):
-            with torch.no_grad():
-                leaf.copy_(before)
-                leaf[places] = theirs.to(leaf)[places] + step
-            gradients.append(subject.gradient(laboratory, batch)[0][: len(leaf)])
-        with torch.no_grad():
-            leaf.copy_(before)
+            with at(leaf, theirs.to(leaf)[places] + step, places):
+                gradients.append(subject.gradient(laboratory, batch)[0][: len(leaf)])
         elsewhere = torch.ones(len(leaf), dtype=torch.bool)
         elsewhere[places] = False
         off = float((gradients[0] - gradients[1])[elsewhere].abs().max()) if bool(elsewhere.any()) else 0.0

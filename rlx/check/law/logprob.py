@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
+from rlx.check.batch import at
 from rlx.check.exact.expectation import BETAS, stated_beta
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import gap
@@ -153,21 +154,16 @@ def _to_a_mean(subject: Subject) -> Finding | None:
     start, by_token = learned(0 * moves), learned(moves)
     if not bool(start.any()) or gap(by_token, start) > EQUAL or gap(learned(moves + SHIFT), start) < OTHER:
         return None
-    before = leaf.detach().clone()
-    with torch.no_grad():
-        leaf.add_(shift)
-    after = learned(0 * moves)
-    with torch.no_grad():
-        leaf.copy_(before + SHIFT)
-    together = learned(0 * moves + SHIFT)
-    with torch.no_grad():
-        leaf.copy_(before)
+    with at(leaf, leaf.detach() + shift):
+        after = learned(0 * moves)
+    with at(leaf, leaf.detach() + SHIFT):
+        together = learned(0 * moves + SHIFT)
     if gap(together, start) > EQUAL:
         return None  # no ratio, as a weight by the probability of the token
     learning = (start != 0) & (after != 0)
     if int(learning.sum()) < ENOUGH or gap(after[learning], (start * shift.exp())[learning]) > EQUAL:
         return None
-    weights = start * (-before).exp()  # what is left of a token's gradient without the ratio to a mean
+    weights = start * (-leaf.detach()).exp()  # what is left of a token's gradient without the ratio to a mean
     groups = (weights[places][learning[places]] for group in rows for places in group)
     if float(shift[learning].abs().max()) < OTHER or any(
         len(each) and gap(each, each[:1].expand_as(each)) > EQUAL for each in groups

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import first_result
 from rlx.check.subject import Laboratory, Subject, completion_gradients, reads_logprobs, row_shown
@@ -263,12 +263,8 @@ def _moved(laboratory: Laboratory, batch: Any, distance: float) -> Iterator[tupl
     laboratory = replace(laboratory, reference=reference)
     if (kept := getattr(batch, "reference_logprobs", None)) is not None:
         batch = batch.with_values(reference_logprobs=torch.where(batch.completion_mask, kept + distance, 0.0))
-    before = leaf.detach().clone()
-    with torch.no_grad():
-        leaf.add_(distance)
-    yield laboratory, batch
-    with torch.no_grad():
-        leaf.copy_(before)
+    with at(leaf, leaf.detach() + distance):
+        yield laboratory, batch
 
 
 def _slopes(subject: Subject, laboratory: Laboratory, batch: Any, distance: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.finding import Finding, broken
 from rlx.check.law.token import SIDES
 from rlx.check.place import throws_dice
@@ -230,13 +230,8 @@ def _term_astray(subject: Subject, laboratory: Laboratory, batch: Any, part: Any
 def _terms_of_equals(subject: Subject, laboratory: Laboratory, batch: Any) -> Any:
     """The terms of the loss where every token is as likely: what both sides do alike then does as much to each."""
     leaf = laboratory.policy.leaves["token_logprobs"]
-    before = leaf.detach().clone()
-    with torch.no_grad():
-        leaf.fill_(EQUALLY)
-    terms = subject.loss(laboratory, batch).terms
-    with torch.no_grad():
-        leaf.copy_(before)
-    return terms
+    with at(leaf, EQUALLY):
+        return subject.loss(laboratory, batch).terms
 
 
 def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, part: Any, side: int, sign: int) -> bool:
@@ -262,13 +257,9 @@ def _is_its_like(term: Any, other: Any, leaf: Tensor, laboratory: Laboratory, pa
 def _leaning(subject: Subject, laboratory: Laboratory, batch: Any, part: Any, *, side: int) -> tuple[float, Tensor]:
     """(the loss, its gradient) where the policy leans to one side (0 chosen, 1 rejected) of its pairs by LEANING nats a token."""
     leaf = laboratory.policy.leaves["token_logprobs"]
-    kept = leaf.detach().clone()
     places = torch.cat([group[1 - side] for group in completion_gradients(laboratory, part, torch.arange(len(leaf)))])
-    with torch.no_grad():
-        leaf[places] -= LEANING
-    gradient, figures = subject.gradient(laboratory, batch)
-    with torch.no_grad():
-        leaf.copy_(kept)
+    with at(leaf, leaf.detach()[places] - LEANING, places):
+        gradient, figures = subject.gradient(laboratory, batch)
     return figures["loss"], gradient[: len(leaf)]
 
 

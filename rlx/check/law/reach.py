@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import parts_of, tensors_of
+from rlx.check.batch import at, parts_of, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import StandInReference, keys_of
 from rlx.check.subject import Laboratory, Subject, losses_of, row_shown
@@ -126,14 +126,10 @@ def _target_is_live(subject: Subject) -> Finding | None:
 def _compares_alone(subject: Subject, laboratory: Laboratory, batch: Any, name: str) -> bool:
     """Whether a term is flat where the critic says the same everywhere, whatever that is."""
     leaf = laboratory.policy.leaves["values"]
-    before = leaf.detach().clone()
     flat = True
     for value in (0.25, 0.75):
-        with torch.no_grad():
-            leaf.fill_(value)
-        flat &= not bool(_slope(subject.loss(laboratory, batch).terms[name].total, leaf).any())
-    with torch.no_grad():
-        leaf.copy_(before)
+        with at(leaf, value):
+            flat &= not bool(_slope(subject.loss(laboratory, batch).terms[name].total, leaf).any())
     return flat
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
-from rlx.check.batch import parts_of
+from rlx.check.batch import at, parts_of
 from rlx.check.exact.expectation import BETAS
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import key_of
@@ -223,14 +223,10 @@ def _bends_down(subject: Subject) -> Finding | None:
     leaf = laboratory.policy.leaves.get("token_logprobs")
     if leaf is None:
         return None
-    before = leaf.detach().clone()
     sides = []
     for drift in (DRIFT, -DRIFT):
-        with torch.no_grad():
-            leaf.copy_(before + drift)
-        sides.append(subject.loss(laboratory, batch).terms)
-    with torch.no_grad():
-        leaf.copy_(before)
+        with at(leaf, leaf.detach() + drift):
+            sides.append(subject.loss(laboratory, batch).terms)
     for name, term in here.items():
         fall = float(term.total.detach()) - max(float(side[name].total.detach()) for side in sides if name in side)
         if fall <= FLAT or not term.total.requires_grad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlx.check.source import Accumulated, Around
 from rlx.check.subject import Laboratory, Subject
+from rlx.errors import RlxError
 from rlx.optimizer.schedule import Constant
 from rlx.optimizer.step import Clipping, Gradients, Optimizer
 
@@ -104,6 +106,14 @@ class Planted:
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
+
+
+def with_clip(subject: Subject, limit: float | None) -> Subject | None:
+    """The check of the algorithm with another max_grad_norm; None if it admits none."""
+    try:
+        return subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
+    except (RlxError, TypeError, ValueError):
+        return None
 
 
 def moved_by(

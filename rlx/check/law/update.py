@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.conflict import conflict
-from rlx.check.law.step import moved_by
+from rlx.check.law.step import moved_by, with_clip
 from rlx.check.subject import Subject
 from rlx.check.variant import plain_fields, variants
-from rlx.errors import RlxError
 
 RATES = (0.0, 1e-3)  # learning rates of plain gradient descent
 UPWARD = 1e-6  # a cosine above this goes up
@@ -41,7 +38,6 @@ def update(subject: Subject) -> Finding:
         for fault in (
             _twice,
             _unclipped,
-            _longer_than_the_clip,
             _by_rows,
             _without_a_term,
             _added_again,
@@ -114,71 +110,50 @@ def _twice(subject: Subject) -> Finding | None:
 
 
 def _unclipped(subject: Subject) -> Finding | None:
-    """A step past `optimizer.step` whose length is that of the whole gradient though the algorithm has a narrow clip."""
-    kind = type(subject.algorithm)
-    if kind.clipping is not Algorithm.clipping:
-        return None
-    moved, gradient, optimizer = moved_by(subject, RATES[1])
-    if optimizer.given:  # which says in so many words how it clips
-        return None
-    limit = NARROW * float(gradient.norm())
-    try:
-        narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
-    except (RlxError, TypeError, ValueError):
-        return None
-    moved, gradient, _ = moved_by(narrow, RATES[1])
-    whole = RATES[1] * float(gradient.norm())
-    if abs(float(moved.norm()) - whole) > SAME * whole:
-        return None
-    return broken(
-        f"max_grad_norm is not applied: an update moves the policy by {float(moved.norm()):.3g} where the clip allows "
-        f"{RATES[1] * limit:.3g}",
-        number=f"{float(moved.norm()):.3g}",
-        where="update_policy",
-        example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
-        mend="step by optimizer.step(gradients()['loss'], self.clipping); where there shall be no clip, say so: "
-        "optimizer.step(gradients, Clipping(max_grad_norm=None))",
-    )
-
-
-def _longer_than_the_clip(subject: Subject) -> Finding | None:
-    """A step that max_grad_norm changes, and that is longer than it allows for all terms together."""
+    """A step that is longer than max_grad_norm allows for all terms together: it changes nothing, or another thing is clipped."""
     if type(subject.algorithm).clipping is not Algorithm.clipping:
         return None
     terms = _totals(subject)
     for real in (False, True):  # a stand-in has its numbers in one tensor, so that a clip of each tensor does not show there
-        wide, gradient, _ = moved_by(subject, RATES[1], real=real)
+        wide, gradient, optimizer = moved_by(subject, RATES[1], real=real)
         limit = NARROW * float(gradient.norm())
-        try:
-            narrow = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=limit))
-        except (RlxError, TypeError, ValueError):
+        if (narrow := with_clip(subject, limit)) is None:
             return None
-        moved, _, optimizer = moved_by(narrow, RATES[1], real=real)
+        moved, again, clipped = moved_by(narrow, RATES[1], real=real)
+        steps, whole = max(1, len(clipped.given)), RATES[1] * float(again.norm())
         still = moved_by(narrow, RATES[1], factors=dict.fromkeys(terms, 0.0), real=real)[0]  # a decay, say
-        length, allowed = float((moved - still).norm()), RATES[1] * limit * max(1, len(optimizer.given))
+        length, allowed = float((moved - still).norm()), RATES[1] * limit * steps
+        if not optimizer.given and abs(float(moved.norm()) - whole) <= SAME * whole:  # steps say in so many words how they clip
+            wrong, mend = (
+                "max_grad_norm is not applied: an update moves the policy by",
+                (
+                    "step by optimizer.step(gradients()['loss'], self.clipping); where there shall be no clip, say so: "
+                    "optimizer.step(gradients, Clipping(max_grad_norm=None))"
+                ),
+            )
+            break
         if torch.equal(moved, wide):
             return None
         if length > (len(terms) + SAME) * allowed:
+            wrong = "max_grad_norm is not the Euclidean norm of all gradients together: an update moves the policy by"
+            mend = "step by optimizer.step(gradients, self.clipping); a clip of single entries has a name of its own"
             break
-        if any(clipping.max_grad_norm is not None for _, clipping in optimizer.given):  # that is the norm of all together
+        if any(clipping.max_grad_norm is not None for _, clipping in clipped.given):  # that is the norm of all together
             return None
     else:
         return None
     return broken(
-        f"max_grad_norm shortens an update, but to {length:.3g} where it allows {allowed:.3g}: it is the Euclidean norm of all "
-        "gradients together",
+        f"{wrong} {length:.3g} where the clip allows {allowed:.3g}",
         number=f"{length:.3g}",
         where="update_policy",
         example=f"max_grad_norm = {limit:.3g}, gradient norm {float(gradient.norm()):.3g}, learning rate {RATES[1]:g}",
-        mend="step by optimizer.step(gradients, self.clipping); a clip of single entries has a name of its own",
+        mend=mend,
     )
 
 
 def _by_rows(subject: Subject) -> Finding | None:
     """A step that grows with the number of rows beside what the gradient of a weighted sum does."""
-    try:
-        unclipped = subject.with_algorithm(replace(subject.algorithm, max_grad_norm=None))
-    except (RlxError, TypeError, ValueError):
+    if (unclipped := with_clip(subject, None)) is None:
         return None
     factors = []
     sizes = [len(subject.first_update(subject.stand_in()))]
