@@ -222,7 +222,9 @@ def texts_of(key: str, value: Any) -> list[str]:
 
 
 def check_range(key: str, value: Any, allowed: Allowed | None) -> None:
-    """Refuse a value outside of the range of its key, by the key's name as it is typed."""
+    """Refuse a value outside of the range of its key, or of 64 bits, by the key's name as it is typed."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{key}={shown(value)}: a whole number has at most 64 bits; a larger one has an exponent, such as 1e30")
     if allowed is not None and value not in allowed:
         raise ConfigError(f"{key}={shown(value)}: it must be {allowed}{mend(allowed, value)}")
 

@@ -118,3 +118,10 @@ def test_a_number_that_float32_loses_is_in_no_range(value):
         ConfigError, match=r"k=.*e-.*: it must be a finite number above -1 that float32 holds, not below 1\.17549e-38; 1 is"
     ):
         check_range("k", value, allowed)
+
+
+@pytest.mark.parametrize("allowed", [None, Range(at_least=1)])
+def test_a_whole_number_of_more_than_64_bits_is_refused(allowed):
+    check_range("loss.beta", 2**62, allowed)
+    with pytest.raises(ConfigError, match=r"loss\.beta=1000.*: a whole number has at most 64 bits"):
+        check_range("loss.beta", 10**22, allowed)

@@ -67,7 +67,7 @@ def _is_meant_here(file: Path) -> bool:
 
 def _is_data(file: Path) -> bool:
     """Whether a file has a suffix that rlx reads."""
-    return file.is_file() and suffix_of(file) in SUFFIXES
+    return suffix_of(file) in SUFFIXES and file.is_file()
 
 
 def suffix_of(file: Path) -> str:
@@ -77,7 +77,12 @@ def suffix_of(file: Path) -> str:
 
 def _shards(folder: Path, split: str, *, key: str) -> tuple[Path, ...]:
     """The files of a split in a directory: those in a folder, or with a name, of that split; all where it has no splits."""
-    files = sorted(file for file in folder.rglob("*") if _is_data(file) and not file.name.startswith("dataset_"))
+    try:
+        files = sorted(file for file in folder.rglob("*") if _is_data(file) and not file.name.startswith("dataset_"))
+    except OSError as error:
+        raise DataError(
+            f"{key}: the directory {folder} cannot be searched: {error}; name the file or the folder of data"
+        ) from error
     files = [file for file in files if file.suffix != ".json" or file.name not in ("state.json", "dataset_info.json")]
     if not files:
         raise DataError(f"{key}: the directory {folder} holds no file of data ({', '.join(SUFFIXES)})")

@@ -321,3 +321,14 @@ def test_without_the_package_it_is_named(monkeypatch, tmp_path):
         questions("owner/sums")
     assert table.is_mirror(mirror(tmp_path / "gsm8k"))
     assert not table.is_mirror(mirror(tmp_path / "hh", readme="# only text\nconfigs: none\n"))
+
+
+def test_a_directory_that_cannot_be_searched_is_said(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("{}")
+
+    def refuse(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("rlx.task.table._is_data", refuse)
+    with pytest.raises(DataError, match=r"task\.path: the directory .* cannot be searched: .*Permission denied"):
+        find_files(str(tmp_path), key="task.path")
