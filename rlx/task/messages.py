@@ -33,7 +33,7 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
     "function": "tool",
     **{role: role for role in ROLES},
 }
-_USUAL = set(ROLES)
+
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
 _TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
@@ -75,7 +75,7 @@ def as_text(value: Any, *, place: str, key: str) -> Text:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(message, dict) for message in value):
-        if all(message.keys() == _PLAIN and type(message["content"]) is str and message["role"] in _USUAL for message in value):
+        if all(message.keys() == _PLAIN and type(message["content"]) is str and message["role"] in ROLES for message in value):
             return tuple(value)  # as most are
         if all(turn.keys() == _TURN.keys() for turn in value):
             value = [

@@ -102,6 +102,8 @@ def test_a_system_message_comes_first_where_there_is_none():
 def test_a_message_without_a_role_is_refused():
     with pytest.raises(DataError, match="the role of a message in 'prompt' is None"):
         read([{"role": None, "content": "?"}])
+    with pytest.raises(DataError, match=r"the role of a message in .prompt. is \[1\]"):
+        read([{"role": [1], "content": "?"}])
 
 
 def test_a_line_break_may_be_written_as_backslash_n():
