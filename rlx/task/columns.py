@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from rlx.errors import DataError
 from rlx.task.base import Text
 from rlx.task.messages import as_conversation, is_transcript, spells_messages
-from rlx.task.table import AbsentError, column, read_rows
+from rlx.task.table import AbsentError, column, files_hash, find_files, read_rows
 
 T = TypeVar("T")
 CONVERSATIONS = ("messages", "conversations", "conversation")  # columns of whole conversations, their last answer too
@@ -159,6 +160,26 @@ class Columns:
         unread = [name for name in self.seen if name not in self.read]
         notes = [f"columns recognised: {taken}; task.{next(iter(self.recognised))}_key=... chooses another"] if taken else []
         return notes + ([f"columns that are not read: {', '.join(unread)}"] if unread else [])
+
+
+class ReadsFile:
+    """What all tasks of a data file share: the files at `path`, and which of their columns hold what."""
+
+    path: str
+
+    @cached_property
+    def _files(self) -> tuple[Path, ...]:
+        return find_files(self.path, key="task.path")
+
+    @cached_property
+    def columns(self) -> Columns:
+        """Which columns of the file hold what."""
+        given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
+        return Columns(given)
+
+    def content_hash(self) -> str:
+        """A hash of the files' content."""
+        return files_hash(self._files)
 
 
 def whole_conversation(columns: Columns, row: Mapping[str, Any], *, place: str) -> Text | None:

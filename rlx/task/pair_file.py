@@ -24,9 +24,9 @@ from rlx.task import columns as columns_module
 from rlx.task import messages as messages_module
 from rlx.task import table as table_module
 from rlx.task.base import Pair, Pairs, Prompt, Task, Text, content_uniform, finite, with_label_noise
-from rlx.task.columns import CONVERSATIONS, SCORES, Columns, as_label, first_of, whole_conversation
+from rlx.task.columns import CONVERSATIONS, SCORES, ReadsFile, as_label, first_of, whole_conversation
 from rlx.task.messages import Tools, as_system, as_text, as_tools, before_answer, with_system
-from rlx.task.table import AbsentError, column, files_hash, find_files
+from rlx.task.table import AbsentError, column
 
 if TYPE_CHECKING:
     from rlx.data.pair_store import PairStore
@@ -36,7 +36,7 @@ SPEAKER = "\n\nAssistant:"  # of a transcript, as in Anthropic's HH
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairFile(Task, ABC):
+class PairFile(ReadsFile, Task, ABC):
     """The base: a file whose rows become pairs. A subclass reads a row, and knows how many pairs a score needs.
 
     path: the file (see find_files). held_out: share of the prompts held out, chosen by a hash of the prompt.
@@ -59,10 +59,6 @@ class PairFile(Task, ABC):
     def score(self) -> str:  # type: ignore[override]
         """The figure that is the score: the share of held-out pairs whose chosen side has the larger implicit reward."""
         return "pair_accuracy"
-
-    @cached_property
-    def _files(self) -> tuple[Path, ...]:
-        return find_files(self.path, key="task.path")
 
     @cached_property
     def _split(self) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
@@ -111,12 +107,6 @@ class PairFile(Task, ABC):
         dropped = (Pair("", "", "", source=error.place, lacks=error.lacks) for error in lacking)
         return (*learn, *dropped), self._ordered([pair for place, pair in placed if place <= limit])
 
-    @cached_property
-    def columns(self) -> Columns:
-        """Which columns of the file hold what."""
-        given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
-        return Columns(given)
-
     def _pair(self, row: Mapping[str, Any], place: str) -> Pair:
         """The pair of a row with its system message and its tools."""
         self.columns.saw(row)
@@ -162,9 +152,6 @@ class PairFile(Task, ABC):
         """Each held-out prompt once."""
         distinct = {content_uniform(pair.prompt, salt="held out"): pair for pair in self.held_out_pairs()}
         return tuple(Prompt(pair.prompt, tools=pair.tools) for pair in distinct.values())
-
-    def content_hash(self) -> str:
-        return files_hash(self._files)
 
 
 @cache

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rlx.errors import DataError
 from rlx.fields import within
 from rlx.garbage import collection_paused
 from rlx.task.base import Prompt, content_uniform
-from rlx.task.columns import CONVERSATIONS, Columns, final_answer
+from rlx.task.columns import CONVERSATIONS, ReadsFile, final_answer
 from rlx.task.messages import as_conversation, as_system, as_text, as_tools, before_answer, with_system
 from rlx.task.rewarded import RewardedTask
-from rlx.task.table import AbsentError, files_hash, find_files
+from rlx.task.table import AbsentError
 
 NOT_FOR_REWARDS = ("prompt", "completion")  # of a reward; columns of these names cannot be handed to it
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptFile(RewardedTask):
+class PromptFile(ReadsFile, RewardedTask):
     """A data file with one prompt in each row. The rewards get the other columns, the answer under the name `answer`.
 
     path: the file (see find_files). prompt_key: the column of the prompt, text or chat messages.
@@ -39,10 +38,6 @@ class PromptFile(RewardedTask):
     system: str | None = None
     system_key: str | None = "system"
     tools_key: str | None = "tools"
-
-    @cached_property
-    def _files(self) -> tuple[Path, ...]:
-        return find_files(self.path, key="task.path")
 
     @cached_property
     def _lacking(self) -> list[AbsentError]:
@@ -82,12 +77,6 @@ class PromptFile(RewardedTask):
             columns["answer"] = final_answer(self.columns.value(row, "answer", place=place)[1])
         return Prompt(text, columns, () if tools is None else as_tools(row[tools], place=place, key=tools))
 
-    @cached_property
-    def columns(self) -> Columns:
-        """Which columns of the file hold what."""
-        given = {name.removesuffix("_key"): value for name, value in vars(self).items() if name.endswith("_key")}
-        return Columns(given)
-
     def notes(self) -> Sequence[str]:
         self.prompts()  # the file is read
         return [note for note in self.columns.notes() if "not read" not in note]  # rewards read all columns
@@ -110,6 +99,3 @@ class PromptFile(RewardedTask):
         counts = f"{len(self.prompts())} to learn from, {len(self.held_out_prompts())} held out, from {self.path}"
         lacking = f"; {len(self._lacking)} rows dropped, such as {self._lacking[0]}" if self._lacking else ""
         return {"prompts": counts + lacking, "reward": self.reward_facts()}
-
-    def content_hash(self) -> str:
-        return files_hash(self._files)

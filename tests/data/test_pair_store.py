@@ -124,7 +124,7 @@ def test_a_class_of_ones_own_and_a_file_that_changes_meanwhile_are_not_kept(tmp_
     for task in (task_of(rows, Own), task_of(rows)):
         task.keep_in(PairStore(tmp_path / "cache"))
         hashes = iter(("a", "b"))
-        monkeypatch.setattr(pair_file, "files_hash", lambda files, hashes=hashes: next(hashes))
+        monkeypatch.setattr(columns, "files_hash", lambda files, hashes=hashes: next(hashes))
         assert not isinstance(task.pairs(), Pairs)  # no name that would be that of other pairs
         assert not isinstance(task.held_out_pairs(), Pairs)
     assert not list(tmp_path.rglob("*.safetensors"))
