@@ -91,6 +91,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("config", "provenance", "process"), (dict,)),
     **dict.fromkeys(("command", "overrides", "sources", "resumed"), (list,)),
     "seed": (int,),
+    "ended": (str, type(None)),
+    "threads": (int, type(None)),
     "error": (dict, type(None)),
     "result": (dict, type(None)),
 }
@@ -159,6 +161,8 @@ def _result(values: Any, file: Path) -> AlgorithmResult | None:
     names = {item.name for item in dataclasses.fields(AlgorithmResult)}
     try:
         result = AlgorithmResult(**{name: value for name, value in values.items() if name in names})
+        if not isinstance(result.metadata, dict):
+            raise TypeError(f"metadata is {result.metadata!r:.60}")
         figures = {name: number(value) for name, value in result.performance_metrics.items()}
         if odd := [name for name, value in figures.items() if not isinstance(value, (int, float, type(None)))]:
             raise TypeError(f"{odd[0]} is {figures[odd[0]]!r:.60}")

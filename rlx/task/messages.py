@@ -33,7 +33,6 @@ _ROLES = {  # ShareGPT's name of a speaker -> role; function_call is the assista
     "function": "tool",
     **{role: role for role in ROLES},
 }
-
 _LINE_BREAK = re.compile(r"\\n(?!abla|eq\b|eg\b|otin|mid\b|u\b|e\b)")
 _MESSAGES = re.compile(r"""\s*\[?\s*\{\s*["'](role|content|from|value)["']\s*:.*\}\s*\]?\s*\Z""", re.DOTALL)
 _TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)

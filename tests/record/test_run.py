@@ -93,6 +93,9 @@ def test_a_damaged_record_is_named(run: Path, text: str, says: str) -> None:
     [
         {"status": "fine"},
         {"status": None},
+        {"ended": True},
+        {"threads": "x"},
+        {"result": {"algorithm_name": "dpo", "performance_metrics": {}, "training_time": 1.0, "metadata": 5}},
         {"config": 3},
         {"seed": "0"},
         {"result": {"x": 1}},
