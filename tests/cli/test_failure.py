@@ -79,7 +79,7 @@ WRONG = [
         ["-m", "hydra.sweep.dir=${oc.env:RLX_NOT_SET}", "seed=0,1"],
         "hydra.sweep.dir=${oc.env:RLX_NOT_SET}: the environment variable",
     ),
-    (["loss.beta=" + "9" * 400], "loss.beta=99999999999999999999...(400 characters): it must be a finite number"),
+    (["loss.beta=" + "9" * 400], "loss.beta=99999999999999999999...(400 characters): a whole number has at most 64 bits"),
     (["experiment={a:1}"], "experiment={a:1} is a mapping, and an option is chosen by its name: experiment=NAME"),
     (["seed=${seed}"], "seed: this value reads itself"),
     (["output_dir=${oc.env:RLX_NOT_SET}"], "the environment variable RLX_NOT_SET is not set"),

@@ -17,7 +17,7 @@ import rlx.cli.main as main
 import rlx.cli.verb.train
 from rlx import interrupt
 from rlx.cli.line import verbs
-from rlx.errors import ConfigError, TrainingError
+from rlx.errors import STOP_SIGNALS, ConfigError, TrainingError
 
 pytestmark = pytest.mark.whole
 
@@ -279,7 +279,7 @@ def test_every_verb_has_help_and_prints_its_config(verb, capsys):
 def test_the_interpreters_last_collection_has_little_to_go_through(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["rlx", "--version"])
     monkeypatch.delitem(sys.modules, "rlx.parallel.ranks", raising=False)  # where another test has it, the process would end
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         with pytest.raises(SystemExit) as ended:
             main.command_line()
@@ -287,7 +287,8 @@ def test_the_interpreters_last_collection_has_little_to_go_through(monkeypatch):
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_a_stop_after_the_end_changes_no_exit_code():
