@@ -7,7 +7,7 @@ import signal
 
 from rlx.errors import STOP_SIGNALS
 from rlx.garbage import search_seldom
-from rlx.interrupt import EARLY, on_ctrl_c
+from rlx.interrupt import EARLY, on_ctrl_c, run_has_listened
 
 
 def entry() -> None:
@@ -31,6 +31,8 @@ def entry() -> None:
 
 def _stopped_early(number: int, _: object) -> None:
     """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
+    if run_has_listened():  # it has ended: what is left is to say so, with its exit code
+        return
     os.write(2, f"{EARLY.format(signal.Signals(number).name)}\n".encode())
     os._exit(STOP_SIGNALS[signal.Signals(number)])
 

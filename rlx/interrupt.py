@@ -69,6 +69,11 @@ def raise_swallowed() -> None:
         raise KeyboardInterrupt
 
 
+def run_has_listened() -> bool:
+    """Whether a run of this process has listened for signals, from its beginning on."""
+    return _listens
+
+
 def early_end() -> str:
     """What to print of a Ctrl-C that came before a run listened, which would say more itself; empty for another one."""
     return EARLY.format("SIGINT") if _was_raised and not _listens else ""

@@ -34,3 +34,14 @@ def test_a_signal_while_rlx_starts_is_answered(tmp_path, number, delay):
 def _with_signals() -> None:
     """A test run in the background ignores Ctrl-C, and its children would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.whole
+def test_a_signal_after_a_run_changes_no_exit_code():
+    code = (
+        "import os, signal, rlx.__main__, rlx.cli.main, rlx.interrupt\n"
+        "def late():\n    rlx.interrupt.raise_swallowed()\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('said')\n"
+        "rlx.cli.main.command_line = late\nrlx.__main__.entry()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "said\n", "")
