@@ -15,6 +15,8 @@ from tests.check.slips import SLIPS
 from tests.check.unusual import UNUSUAL
 from tests.check.upsets import UPRIGHT, UPSETS
 
+pytestmark = pytest.mark.whole
+
 PLANTED = FAULTS | MISTAKES | SLIPS | OVERSIGHTS | CONFUSIONS | LAPSES | MISREADINGS
 NAMED = [*((kind, law) for kind, laws in PLANTED.items() for law in sorted(laws)), *UPSETS]
 SOUND = [Demonstrations, Preferences, Rewards, WithReference, *UNUSUAL, *LOOKALIKES, *TWINS, *SPARED, *FAITHFUL]

@@ -26,6 +26,8 @@ from rlx.record.provenance import (
 )
 from rlx.record.sources import Source, syntax_hash
 
+pytestmark = pytest.mark.whole
+
 RLX = Path(__file__).parents[2] / "rlx"
 CONFIG = {
     "seed": 0,

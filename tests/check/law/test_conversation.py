@@ -17,6 +17,8 @@ from rlx.policy.tiny import build_tiny
 from rlx.training.gradients import AccumulatedGradients
 from tests.task.environments import Counting, task_of
 
+pytestmark = pytest.mark.whole
+
 HYPERPARAMETERS = dict(vars(rlx.load("algorithm", "grpo")))
 
 
@@ -156,7 +158,6 @@ def test_a_conversation_goes_on_after_an_empty_turn():
 
 
 @pytest.mark.slow
-@pytest.mark.whole
 @pytest.mark.parametrize(("name", "credit"), [("grpo", "episode"), ("grpo", "turn"), ("ppo", "episode"), ("ppo", "turn"),
                                               ("online_dpo", "episode")])  # fmt: skip
 def test_shipped_algorithms_keep_every_law_on_conversations(name, credit):

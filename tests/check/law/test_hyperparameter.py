@@ -23,6 +23,8 @@ from tests.check.faulty import Preferences, Rewards
 from tests.check.sound import SignsAlone
 from tests.loss.catalogue import NAMES, load
 
+pytestmark = pytest.mark.whole
+
 # The likelihood term of this mixture's first part is switched off, for another part has it.
 WITHOUT_LIKELIHOOD = {"cpo_token_mean": ["parts.cpo.loss.nll_reduction"]}
 
