@@ -262,12 +262,15 @@ def _weigh(message: dict[str, Any], *, place: str, key: str) -> None:
 
 
 def _part(part: Any, *, place: str, key: str) -> str:
-    """The text of a part of a message's content."""
+    """The text of a part of a message's content; empty where it is null, as fields that are null are gone by now."""
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    if kind in _TEXT_PARTS and isinstance(part, dict) and isinstance(text := part.get("text", ""), str):
-        return text
+    if kind in _TEXT_PARTS and isinstance(part, dict):
+        if isinstance(text := part.get("text", "" if part.keys() == {"type"} else None), str):
+            return text
+        others = ", ".join(map(repr, sorted(part.keys() - {"type", "text"}))) or "nothing else"
+        raise DataError(f"{place}: a message in {key!r} has a part of text whose 'text' is missing or no text, beside {others}")
     raise DataError(
         f"{place}: a message in {key!r} has a part of the type {kind!r}; rlx trains language models on text alone, so leave such "
         "rows out"

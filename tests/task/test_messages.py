@@ -99,6 +99,12 @@ def test_a_system_message_comes_first_where_there_is_none():
     assert with_system("?", None) == "?"
 
 
+@pytest.mark.parametrize("part", [{"type": "text", "content": "?"}, {"content": "?"}, {"type": "text", "text": 3}, {}])
+def test_words_under_another_name_than_text_are_refused_and_not_lost(part):
+    with pytest.raises(DataError, match="a part of text whose 'text' is missing or no text, beside"):
+        read([{"role": "user", "content": [part]}])
+
+
 def test_a_message_without_a_role_is_refused():
     with pytest.raises(DataError, match="the role of a message in 'prompt' is None"):
         read([{"role": None, "content": "?"}])
