@@ -47,3 +47,17 @@ def test_a_claim_is_held_against_what_it_names():
     said = hint(subject(with_loss(simpo_with_the_target_added())), "loss=lab.mine")
     assert said.startswith("hint    lab.mine names simpo and differs from it: the loss is ")
     assert "same_as=simpo" in said
+
+
+@preference_loss
+def ipo_of_moderate_margins(margin, *, beta=0.1):
+    """IPO, of margins that it knows."""
+    if float(margin.detach().abs().max()) > 1.0:
+        raise ValueError("margins beyond 1")
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def test_what_raises_beside_its_claim_is_said_and_no_traceback():
+    said = hint(subject(with_loss(ipo_of_moderate_margins())), "loss=lab.mine")
+    assert "raises where they are held against each other (ValueError: margins beyond 1)" in said
+    assert "same_as=ipo" in said

@@ -160,11 +160,14 @@ def hint(subject: Subject, name: str) -> str:
         return ""
     of_loss = found not in options[group] or group == "loss"
     theirs = rlx.load("loss", found) if of_loss else rlx.load("algorithm", found)
+    command = f"rlx check {shlex.join([f'{group}={own}', f'same_as={found}'])}"
     try:
         told = compare(subject, mine, plainest_with(theirs) if of_loss and group == "algorithm" else theirs, name=found)
     except RlxError:  # of another kind, after all
         return ""
-    command = f"rlx check {shlex.join([f'{group}={own}', f'same_as={found}'])}"
+    except Exception as error:  # of the user's code, on numbers that no law tries
+        said = f"{type(error).__name__}: {error}"
+        return f"hint    {own} names {found}, and raises where they are held against each other ({said}): `{command}`\n"
     if told.same:
         return f"hint    {own} says that it is {found}, and computes the same: `{command}`\n"
     return f"hint    {own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where\n"
