@@ -104,8 +104,7 @@ def check_algorithm(subject: Subject, *, laws: dict[str, Law] | None = None) -> 
     which looks for the place that a non-finite number comes from. A law that meets an error which an earlier one met is not
     judged; its cause is that one.
     """
-    shortened = with_rows(subject.with_algorithm(small(subject.algorithm)))
-    vars(shortened).pop("_begins", None)  # fewer rows may teach nothing at a step at which more of them do
+    shortened = with_rows(subject.with_algorithm(small(subject.algorithm), same_rows=False))
     stopped = False
     found: dict[str, Finding] = {}
     errors: dict[str, Finding] = {}
@@ -147,7 +146,7 @@ def with_rows(subject: Subject) -> Subject:
         if rows == 0 or factor == 1 or not names:
             return subject
         more = {name: factor * getattr(subject.algorithm, name) for name in names}
-        twin = subject.with_algorithm(replace(subject.algorithm, **more))
+        twin = subject.with_algorithm(replace(subject.algorithm, **more), same_rows=False)
         return twin if len(twin.first_update(twin.stand_in())) > rows else subject
     except Exception:  # whatever the algorithm raises, the laws raise again and name
         return subject

@@ -344,11 +344,11 @@ class Subject:
         make = self.make_optimizer if rate is None else descent
         return Optimizer(make, laboratory.policy.parameters(), schedule=Constant(warmup_steps=0), num_steps=1)
 
-    def with_algorithm(self, algorithm: Algorithm[Any]) -> Subject:
-        """The same check of the same algorithm with other values, or with fewer rows."""
+    def with_algorithm(self, algorithm: Algorithm[Any], *, same_rows: bool = True) -> Subject:
+        """The same check of the same algorithm with other values; with other rows it may begin to learn at another step."""
         twin = replace(self, algorithm=algorithm)
-        names = ("reference", "small_task", "goes_past", "_begins", "_references", "journeys", "untried")
-        shared = {name: getattr(self, name) for name in names}
+        names = ("reference", "small_task", "goes_past", "_references", "journeys", "untried")
+        shared = {name: getattr(self, name) for name in (*names, *(("_begins",) if same_rows else ()))}
         twin.__dict__.update(shared)  # where cached_property looks
         return twin
 

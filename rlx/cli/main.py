@@ -67,8 +67,7 @@ def hydra_surroundings(arguments: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-# The command `rlx`: finds the verb, composes its config through Hydra, and runs it. The exit codes are made here.
-
+# The command itself.
 
 _SHOWS = {"--help", "-h", "--version", "--cfg", "-c", "--info"}  # flags that print something and run nothing
 

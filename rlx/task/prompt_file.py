@@ -40,16 +40,15 @@ class PromptFile(ReadsFile, RewardedTask):
     tools_key: str | None = "tools"
 
     @cached_property
-    def _lacking(self) -> list[AbsentError]:
-        """Of the rows that give no prompt, filled by `_split`."""
-        return []
+    def _read(self) -> tuple[list[Prompt], list[AbsentError]]:
+        """(the prompt of each row, the errors about rows that give none)."""
+        with collection_paused():
+            return self.columns.made(self._files, self._prompt)
 
     @cached_property
     def _split(self) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
         """(prompts to learn from, prompts held out). At least the prompt with the smallest hash is held out, for the score."""
-        with collection_paused():
-            prompts, lacking = self.columns.made(self._files, self._prompt)
-        self._lacking.extend(lacking)
+        prompts, _ = self._read
         if not prompts:
             raise DataError(f"{self.path} is empty; a prompt file has one row a prompt, such as {self._example()}")
         for reward in self.all_rewards().values():
@@ -92,10 +91,10 @@ class PromptFile(ReadsFile, RewardedTask):
         return self._split[1]
 
     def dropped_rows(self) -> Sequence[tuple[str, str]]:
-        self.prompts()  # the file is read
-        return [(error.place, error.lacks) for error in self._lacking]
+        return [(error.place, error.lacks) for error in self._read[1]]
 
     def facts(self) -> Mapping[str, str]:
         counts = f"{len(self.prompts())} to learn from, {len(self.held_out_prompts())} held out, from {self.path}"
-        lacking = f"; {len(self._lacking)} rows dropped, such as {self._lacking[0]}" if self._lacking else ""
-        return {"prompts": counts + lacking, "reward": self.reward_facts()}
+        _, lacking = self._read
+        counts += f"; {len(lacking)} rows dropped, such as {lacking[0]}" if lacking else ""
+        return {"prompts": counts, "reward": self.reward_facts()}

@@ -36,7 +36,7 @@ def is_beaten(scores: Mapping[int, float], best: Mapping[int, float]) -> bool:
         return bool(wilcoxon(differences, alternative="less").pvalue < _THRESHOLD)
 
 
-# A search as a source of jobs: it asks for variants, gives each its seeds, and tells what came of them.
+# The search itself.
 
 TOKENS = ("cost/tokens_sampled", "cost/tokens_trained")
 
