@@ -11,8 +11,9 @@ import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from threading import Thread
+from email.message import Message
+from queue import Empty, SimpleQueue
+from threading import TIMEOUT_MAX, Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -32,13 +33,40 @@ class NotThereError(ConfigError):
     """The server does not know what it was asked for (status 404): the path, or the model."""
 
 
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """A redirection is a reply like any other: it would take the key, and what is asked, to another server."""
+
+    def http_error_302(self, *_: Any, **__: Any) -> None:
+        """Follow nothing."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+_OPENER = urllib.request.build_opener(_Unmoved)
+
+
+def _exchanged(request: urllib.request.Request, timeout: float) -> tuple[int, Message, bytes]:
+    """Status, headers and the first bytes of the body of a reply. timeout: seconds without any byte."""
+    try:
+        reply: Any = _OPENER.open(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        reply = error
+    with reply:
+        text: bytes = reply.read(_LONGEST_REPLY + 1)
+        left = getattr(reply, "length", 0)
+    if left and len(text) <= _LONGEST_REPLY:  # http.client raises nothing where it is asked for a number of bytes
+        raise ConnectionResetError(f"the answer ended after {len(text)} of {len(text) + left} bytes")
+    return reply.status, reply.headers, text
+
+
 @dataclass(frozen=True)
 class JsonClient:
     """Requests in JSON over HTTP to one server, with time-outs and retries.
 
-    timeout: seconds for one request; retries: further tries after the first; backoff: seconds before the second, doubled each
-    time, or those that a busy server asks for (Retry-After), up to `timeout`. api_key_variable: the environment variable that
-    holds the key, None if the server asks for none. key: the node of the config that has these settings, for messages.
+    timeout: seconds for one request and its whole reply; retries: further tries after the first; backoff: seconds before the
+    second, doubled each time, or those that a busy server asks for (Retry-After), up to `timeout`. api_key_variable: the
+    environment variable that holds the key, None if the server asks for none. key: the node of the config that has these
+    settings, for messages.
     """
 
     url: str
@@ -61,7 +89,7 @@ class JsonClient:
             raise ConfigError(
                 f"{self.key}.url={self.url} is no address: {error}; it is such as http://localhost:8000/v1"
             ) from error
-        data = None if body is None else json.dumps(body).encode()
+        data, asking = None if body is None else json.dumps(body).encode(), self._headers()
         kind: type[TrainingError] = TrainingError
         asked = 0.0  # seconds that a busy server asks to be left alone
         for attempt in range(self.retries + 1):
@@ -69,17 +97,25 @@ class JsonClient:
                 time.sleep(max(self.backoff * 2 ** (attempt - 1), min(asked, self.timeout)))
                 asked = 0.0
             try:
-                return read(self._once(urllib.request.Request(address, data=data, headers=self._headers())))
-            except urllib.error.HTTPError as error:
-                said = error.read(400).decode(errors="replace").strip()
-                if error.code == 404:
-                    raise NotThereError(f"the server at {self.url} refuses {path} with status 404: {said}") from error
-                if error.code not in _BUSY:
-                    raise ConfigError(f"the server at {self.url} refuses {path} with status {error.code}: {said}") from error
-                trouble, kind = f"status {error.code}: {said}", TrainingError
-                asked = _seconds(error.headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException) as error:
+                status, headers, text = self._once(urllib.request.Request(address, data=data, headers=asking))
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 trouble, kind = _trouble(error, self.timeout), GoneError
+                continue
+            if len(text) > _LONGEST_REPLY:
+                raise ConfigError(
+                    f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is {self.key}.url right?"
+                )
+            if 200 <= status < 300:
+                return read(text)
+            said = text[:400].decode(errors="replace").strip()
+            if (place := headers.get("Location")) is not None:
+                said = f"it redirects to {place}, which is not followed; if that is the right server, give it as {self.key}.url"
+            if status == 404:
+                raise NotThereError(f"the server at {self.url} refuses {path} with status 404: {said}")
+            if status not in _BUSY:
+                raise ConfigError(f"the server at {self.url} refuses {path} with status {status}: {said}")
+            trouble, kind = f"status {status}: {said}", TrainingError
+            asked = _seconds(headers.get("Retry-After"))
         raise kind(
             f"the server at {self.url} did not answer {path} in {self.retries + 1} tries ({trouble}); "
             f"is it up? see {self.key}.url, {self.key}.timeout and {self.key}.retries"
@@ -145,17 +181,28 @@ class JsonClient:
             waiting.clear()
         return replies
 
-    def _once(self, request: urllib.request.Request) -> bytes:
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            text: bytes = reply.read(_LONGEST_REPLY + 1)
-            announced = int(reply.headers.get("Content-Length") or 0)
-        if len(text) < min(announced, _LONGEST_REPLY):  # http.client raises nothing where it is asked for a number of bytes
-            raise ConnectionResetError(f"the answer ended after {len(text)} of {announced} bytes")
-        if len(text) > _LONGEST_REPLY:
-            raise ConfigError(
-                f"the server at {self.url} answers with more than {_LONGEST_REPLY:,} bytes; is {self.key}.url right?"
-            )
-        return text
+    def _once(self, request: urllib.request.Request) -> tuple[int, Message, bytes]:
+        """Status, headers and body of the reply to a request.
+
+        Raises TimeoutError where they are not all there after `timeout` seconds, however steadily they come.
+        """
+        done: SimpleQueue[tuple[int, Message, bytes] | Exception] = SimpleQueue()
+        seconds = min(self.timeout, TIMEOUT_MAX)
+
+        def work() -> None:
+            try:
+                done.put(_exchanged(request, seconds))
+            except Exception as error:  # raised in the thread that waits for the reply
+                done.put(error)
+
+        Thread(target=work, daemon=True).start()
+        try:
+            found = done.get(timeout=seconds)
+        except Empty:
+            raise TimeoutError from None
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _object(self, text: bytes) -> dict[str, Any]:
         try:

@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import threading
 import time
@@ -109,17 +110,48 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
         client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
 
 
-def test_an_answer_that_was_cut_off_is_a_server_that_is_gone():
+OK = b"HTTP/1.0 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (OK + b'Content-Length: 20\r\n\r\n{"data":', GoneError, "the answer ended after 8 of 20 bytes"),
+        (OK + b"Content-Length: abc\r\n\r\n[]", ConfigError, "does not answer in JSON objects"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc", GoneError, "in 2 tries"),
+        (b"HTTP/1.1 500 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz", GoneError, "in 2 tries"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n\r\n",
+            ConfigError,
+            r"redirects to http://\[::1, which is not followed",
+        ),
+        ([OK, *[b"X: y\r\n"] * 12], GoneError, r"no answer within 0\.1 s"),
+        ([b"HTTP/1.1 404 No\r\n\r\n", *b"a" * 12], GoneError, r"no answer within 0\.1 s"),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n"] * 20, GoneError, r"no answer within 0\.1 s"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_the_server(answer, error, message):
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer():
-            for _ in range(2):
-                with listener.accept()[0] as connection:
+        def respond():
+            for _ in range(1 if error is ConfigError else 2):
+                with listener.accept()[0] as connection, contextlib.suppress(OSError):
                     connection.recv(4096)
-                    connection.sendall(b'HTTP/1.0 200 OK\r\nContent-Length: 20\r\n\r\n{"data":')
+                    for part in answer if isinstance(answer, list) else [answer]:  # slowly, a byte or a line at a time
+                        connection.sendall(part if isinstance(part, bytes) else bytes([part]))
+                        time.sleep(0.03 if isinstance(answer, list) else 0.0)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=respond)
         thread.start()
-        with pytest.raises(GoneError, match="the answer ended after 8 of 20 bytes"):
-            client_of(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", retries=1).ask("models")
+        with pytest.raises(error, match=message):
+            client_of(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", retries=1, timeout=0.1).ask("models")
         thread.join()
+
+
+def test_no_other_server_is_sent_the_key(server, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", "sesame")
+    server.failures.append(302)
+    server.location = server.url.replace("127.0.0.1", "localhost") + "/completions"
+    with pytest.raises(ConfigError, match="redirects to"):
+        client_of(server.url, api_key_variable="SERVER_KEY").ask("completions", BODY)
+    assert len(server.bodies) == 1

@@ -18,7 +18,7 @@ from tests.rollout.stand_in import StandIn, sampler_of
 
 
 class Server:
-    """bodies: what was asked. failures: statuses to answer the next requests with, and retry_after: the header of that name then.
+    """bodies: what was asked. failures: statuses to answer the next requests with, and retry_after and location: headers then.
     change: edits a reply. delay: seconds.
     """
 
@@ -27,7 +27,7 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.failures: deque[int] = deque()
-        self.retry_after = ""
+        self.retry_after = self.location = ""
         self.change = lambda choice: choice
         self.delay = 0.0
         self.models = ["tiny"]
@@ -87,8 +87,9 @@ def serving(policy: StandIn) -> Iterator[Server]:
             text = json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
-            if status != 200 and server.retry_after:
-                self.send_header("Retry-After", server.retry_after)
+            for name, value in (("Retry-After", server.retry_after), ("Location", server.location)):
+                if status != 200 and value:
+                    self.send_header(name, value)
             self.end_headers()
             self.wfile.write(text)
 
