@@ -9,7 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,28 +152,30 @@ def syntax_hash(source: bytes) -> str:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return hashlib.sha256(source).hexdigest()
-    return hashlib.sha256("\0".join(_tokens(tree)).encode("utf-8", "surrogatepass")).hexdigest()
+    found: list[str] = []
+    _add_tokens(tree, found, in_raise=False)
+    return hashlib.sha256("\0".join(found).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _tokens(node: ast.AST, *, in_raise: bool = False) -> Iterator[str]:
-    """The names of the nodes and fields, and the constants, in the order of the tree."""
+def _add_tokens(node: ast.AST, found: list[str], *, in_raise: bool) -> None:
+    """Append the names of the nodes and fields, and the constants, in the order of the tree."""
     in_raise = in_raise or isinstance(node, ast.Raise)
     if in_raise and _is_text(node):
-        yield "text"
+        found.append("text")
         return
-    yield type(node).__name__
+    found.append(type(node).__name__)
     for name in node._fields:
         value = getattr(node, name, None)
-        if name in _IGNORED or value is None or value == []:
+        if value is None or value == [] or name in _IGNORED:
             continue
-        yield name
+        found.append(name)
         items = value if isinstance(value, list) else [value]
         for item in _without_docstring(node, items) if name == "body" else items:
             if isinstance(item, ast.AST):
-                yield from _tokens(item, in_raise=in_raise)
+                _add_tokens(item, found, in_raise=in_raise)
             else:
-                yield repr(item)
-    yield "end"
+                found.append(repr(item))
+    found.append("end")
 
 
 def _is_text(node: ast.AST) -> bool:
