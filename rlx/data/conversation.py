@@ -45,7 +45,8 @@ class Written:
     text: prompt and completion. prompt_length: characters of the prompt. turns: (begin, end) of what the assistant writes.
     closed: whether the last turn ends with a token that ends generation; else one belongs after it. remarks: keys of REMARKS (see
     rlx.data.remarks), of what differs from the data. refused: a key of REFUSED and what was said; empty of a safe example.
-    apart: the completion begins with words that are not of the data, or where the prompt cuts them; they must not merge with it.
+    apart: the completion must not merge with the prompt: it begins with words that are not of the data, or where the prompt cuts
+    them, or a token would have text of both.
     """
 
     text: str = ""
@@ -264,6 +265,8 @@ class ChatTemplate(TemplateRenderer):
         opened = _OPENS_REASONING.search(opening)
         if opened and f"</{opened[1]}>" not in whole[len(opening) : spans[0][1]]:
             remarks.add("unclosed")
+        elif opened and answers_at_once and not reasoning_of(first := own[places[0]]) and "</" not in content_of(first):
+            remarks.add("no_reasoning")
         return Written(whole, len(opening), tuple(spans), closed, frozenset(remarks))
 
     def _end_of_turn(self, whole: str, alone: str, begin: int, *, is_last: bool) -> tuple[int, bool]:

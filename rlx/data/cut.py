@@ -130,8 +130,10 @@ class Encoded:
         return replace(self, tokens=changed, learned=np.concatenate([before, np.zeros(len(tokens), dtype=bool), after]))
 
 
-def cutting_marks(tokenizer: Any, candidates: Iterable[str]) -> tuple[str, ...]:
+def cutting_marks(tokenizer: Any, candidates: Iterable[str], encode: Callable[[str], Cut]) -> tuple[str, ...]:
     """Those of the special tokens `candidates` at whose beginning a text may be cut: its parts have the tokens of the whole.
+
+    encode: what the tokenizer itself makes of a text, and not its description alone.
 
     A fast tokenizer looks for added tokens from left to right, the longest first, and tokenises what lies between two of them
     alone. So a text may be cut where an added token begins, if it is found wherever it is spelled (no other one begins with it
@@ -142,7 +144,7 @@ def cutting_marks(tokenizer: Any, candidates: Iterable[str]) -> tuple[str, ...]:
     added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
     if any(token.single_word for token in added.values()):
         return ()
-    return tuple(mark for mark in candidates if mark in added and _is_found_always(mark, added))
+    return tuple(mark for mark in candidates if mark in added and _is_found_always(mark, added) and _parts_at(encode, mark))
 
 
 def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
@@ -156,6 +158,29 @@ def _is_found_always(mark: str, added: dict[str, Any]) -> bool:
         if any(mark.startswith(rest) or rest.startswith(mark) for rest in rests):
             return False
     return True
+
+
+def _parts_at(encode: Callable[[str], Cut], mark: str) -> bool:
+    """Whether parts that begin with a mark have the tokens of the whole."""
+    head, tail = "a b\n", f"{mark} a b\n"
+    whole, first, rest = (encode(text).tokens.tolist() for text in (head + tail, head, tail))
+    return bool(whole == first + rest)
+
+
+def middle_lead(encode: Callable[[str], Cut], marks: Iterable[str]) -> str | None:
+    """What words are put after so that they are tokenised as in the middle of a text; None where nothing is known.
+
+    One of the special tokens `marks`, or a character that merges with nothing: after a special token some tokenizers put a space
+    before a word, as Llama 2's does.
+    """
+    before, words = "b\n", "a b"
+    known = encode(before + words)
+    for lead in (*marks, "\x01"):
+        cut = encode(lead + words)
+        begin = cut.before(len(lead))
+        if begin and np.array_equal(cut.tokens[begin:], known.tokens[known.before(len(before)) :]):
+            return lead
+    return None
 
 
 def first_stop(tokens: Tokens, ends: Collection[int], begin: int, end: int) -> int | None:

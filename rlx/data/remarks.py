@@ -37,7 +37,8 @@ REMARKS = {
     "others_weighed": "have turns of others with a weight above 0 or train true; they are context, for the assistant's words "
     "alone are learned",
     "trailing": "end with a message that is not the assistant's; it is left out",
-    "boundary": "have a prompt whose last token merges with the completion; that token is learned where it merges",
+    "boundary": "have a prompt whose last token would merge with the completion; a conversation's prompt keeps the tokens of "
+    "sampling, and the answer is tokenised after it; of plain text the merged token is learned",
 }
 # The remarks on what the data itself asks for, which hide no graver one.
 MEANT = frozenset({"excluded"})

@@ -18,11 +18,12 @@ from rlx.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from rlx.task.base import Message
 
-# For conversations under a tokenizer without a chat template of its own, such as a base model's.
+# For conversations under a tokenizer without a chat template of its own, such as a base model's. What is said begins a line: most
+# tokenizers would merge a space before it with its first word, and the prompt of sampling would have other tokens.
 PLAIN_CHAT = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}"
+    "{% for message in messages %}{{ message['role'] }}:{{ '\\n' }}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% if add_generation_prompt %}assistant:{{ '\\n' }}{% endif %}"
 )
 CHAT_TEMPLATES = ("auto", "always", "never")
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlx.data.control_tokens import ControlTokens
 from rlx.data.conversation import ChatTemplate, Written, write_plain
-from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, without_trailing_special
+from rlx.data.cut import Cut, Encoded, JoinedCut, begins_twice, cutting_marks, first_stop, middle_lead, without_trailing_special
 from rlx.data.rendering import CHAT_TEMPLATES, UnsafeExampleError, template_file, warn_of_unread
 from rlx.data.sequences import Tokens
 from rlx.data.tokenizer_text import tokenizer_text, untrim_offsets
@@ -202,6 +202,11 @@ class TextEncoder:
             rows = [row for row, (written, adds) in enumerate(texts) if adds == special and written.refused is None]
             some = [texts[row][0] for row in rows]
             cuts, openings = self._cuts(some, special=special), self._openings(some, special=special)
+            for place, (one, cut) in enumerate(zip(some, cuts, strict=True)):  # sampling begins the answer after the prompt
+                if one.turns and not special and not one.apart and self._begin_of(cut, one.prompt_length)[1]:
+                    said = one.remarks & {"no_reasoning"} or {"boundary"}
+                    some[place] = replace(one, apart=True, remarks=one.remarks | said)
+                    cuts[place] = self._cuts([some[place]], special=False)[0]
             for row, written, cut, (first, *later) in zip(rows, some, cuts, openings, strict=True):
                 made = self._chat(written, cut) if written.turns else self._plain(written, cut)
                 is_alone = isinstance(cut, JoinedCut) and cut.skipped > 0
@@ -237,25 +242,29 @@ class TextEncoder:
         """The tokens of each example; what prompts have in common, up to where a text may be cut, is tokenised once."""
         if special or not written:
             return list(self._encode_texts([each.text for each in written], special=special))
-        mark = next((mark for mark in self._cutting_marks if not self._added[mark].rstrip), None)
-        apart = [each.apart and mark is not None for each in written]
+        before = [(self._lead or "") if each.apart else "" for each in written]
         ends = [
-            each.prompt_length if alone else self._last_mark(each.text, each.prompt_length)
-            for each, alone in zip(written, apart, strict=True)
+            each.prompt_length if put else self._last_mark(each.text, each.prompt_length)
+            for each, put in zip(written, before, strict=True)
         ]
         heads = [each.text[:end] for each, end in zip(written, ends, strict=True)]
-        needed = {head for head, alone in zip(heads, apart, strict=True) if alone}
+        needed = {head for head, put in zip(heads, before, strict=True) if put}
         often = [head for head, count in Counter(heads).items() if head and (count > 1 or head in needed)]
         shared = {head: place for place, head in enumerate(often)}
-        before = [mark or "" if alone else "" for alone in apart]  # in the middle of a text, as what follows is
         starts = [len(head) if head in shared else 0 for head in heads]
         tails = [put + each.text[start:] for put, each, start in zip(before, written, starts, strict=True)]
         cuts = self._encode_texts([*shared, *tails], special=False)
         rest = zip(heads, starts, before, cuts[len(shared) :], strict=True)
         return [
-            JoinedCut(cuts[shared[head]].tokens, start - len(put), cut, int(put != "")) if start else cut
+            JoinedCut(cuts[shared[head]].tokens, start - len(put), cut, cut.before(len(put)) if put else 0) if start else cut
             for head, start, put, cut in rest
         ]
+
+    @cached_property
+    def _lead(self) -> str | None:
+        """What words are put after so that they are tokenised as in the middle of a text; None where nothing is known."""
+        marks = (mark for mark in self._cutting_marks if not self._added[mark].rstrip)
+        return middle_lead(self._encode_text, marks) if self.tokenizer.is_fast else None
 
     def _last_mark(self, text: str, end: int) -> int:
         """Where the last token before `end` begins at which a text may be cut; 0 without one."""
@@ -268,14 +277,7 @@ class TextEncoder:
             opening = self.template.render(({"role": "user", "content": "?"},), opens=True)
         except UnsafeExampleError:
             return ()
-        marks = cutting_marks(self.tokenizer, [token for token in self._special_tokens if token in opening])
-        return tuple(mark for mark in marks if self._parts_at(mark))
-
-    def _parts_at(self, mark: str) -> bool:
-        """Whether the tokenizer itself, and not its description alone, gives parts the tokens of the whole."""
-        head, tail = "a b\n", f"{mark} a b\n"
-        whole, first, rest = (cut.tokens.tolist() for cut in self._encode_texts([head + tail, head, tail], special=False))
-        return bool(whole == first + rest)
+        return cutting_marks(self.tokenizer, [token for token in self._special_tokens if token in opening], self._encode_text)
 
     def begin(self) -> Tokens:
         """int64 [1], what predicts the first token when there is no prompt: bos, or eos where there is no bos."""
@@ -365,9 +367,7 @@ class TextEncoder:
 
     def _encode_texts(self, texts: list[str], *, special: bool) -> list[Cut]:
         """Tokens of each text, without those that the tokenizer closes a text with, and where each one lies."""
-        if not texts:
-            return []
-        if not self.tokenizer.is_fast:
+        if not self.tokenizer.is_fast or not texts:
             slowly = partial(self._slowly, special=special)
             return [Cut(slowly(text), text, slowly=slowly) for text in texts]
         if not special and self.words is not None:
@@ -386,6 +386,9 @@ class TextEncoder:
             doubled = begins_twice(tokens, leading, self.tokenizer.bos_token_id)
             cuts.append(Cut(tokens[doubled:], text, encoding, leading, doubled))
         return cuts
+
+    def _encode_text(self, text: str) -> Cut:
+        return self._encode_texts([text], special=False)[0]
 
     def _slowly(self, text: str, *, special: bool) -> Tokens:
         """The tokens of a tokenizer that does not say where they lie."""

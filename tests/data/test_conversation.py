@@ -687,17 +687,46 @@ def test_what_is_put_before_an_answer_leaves_the_prompt_its_tokens():
     assert made.remarks == {"no_reasoning": 1}
     alone = [made.ids[0], *text.tokenizer("</think>\n\n1", add_special_tokens=False)["input_ids"]]
     assert made.ids[:-1] == alone  # one line break, and no two as one token
-    # Line breaks that the data itself has merge, and are counted.
-    chatml = merging(encoder_of("chatml"), "\n\n")
-    assert cut(chatml, (USER,), (assistant("\n1"),)).remarks == {"boundary": 1}
 
 
-def test_a_letter_and_its_accent_on_both_sides_of_the_boundary_are_counted():
-    text = merging(encoder_of("chatml"), "é", normalizer=normalizers.NFC())
-    made = cut(text, (USER, assistant("cafe")), (assistant("\u0301!"),))
-    assert made.chosen == "é!<|im_end|>"
-    assert text.tokenizer.decode(made.prompt).endswith("assistant\ncaf")
-    assert made.remarks == {"boundary": 1}
+OPENS_REASONING = (
+    "{% for m in messages %}{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
+)
+OPENS_REASONING += "<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant\n<think>\n{% endif %}"  # as Qwen 3 Thinking's
+SPACED = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Replace(" ", "_")])  # as Llama 2's, before every text
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens", "normalizer", "template", "begun", "answer", "ids_of", "remark"),
+    [
+        ("chatml", ["\n\n"], None, None, None, "\n1", "\n1", "boundary"),
+        ("chatml", [" 1"], None, None, "It is ", "1", "1", "boundary"),
+        ("chatml", ["é", "\u0301"], normalizers.NFC(), None, "cafe", "\u0301!", "\u0301!", "boundary"),
+        ("llama2", ["_1", "\x01"], SPACED, None, "It is ", "1", "1", "boundary"),
+        ("qwen3", ["\n\n"], None, OPENS_REASONING, None, "1", "\n</think>\n\n1", "no_reasoning"),
+    ],
+)
+def test_a_prompt_keeps_its_tokens_where_the_tokenizer_would_merge_its_end_with_the_answer(
+    family, tokens, normalizer, template, begun, answer, ids_of, remark
+):
+    text = merging(encoder_of(family, template=template), *tokens, normalizer=normalizer)
+    prompt = (USER, assistant(begun)) if begun else (USER,)
+    made = cut(text, prompt, (assistant(answer),), (assistant(f"{answer}2"),))
+    opens = {"continue_final_message": True} if begun else {"add_generation_prompt": True}
+    assert made.prompt == sampled(text, prompt, **opens) == text.encode_prompt(prompt).tolist()
+    characters = text.tokenizer.convert_tokens_to_ids(list(ids_of.replace("\n\n", "")))
+    assert [token for token in made.ids if token in characters] == characters
+    assert made.chosen.removeprefix(ids_of).strip("_") in text.template.ends
+    assert made.learned == made.chosen
+    assert made.remarks == {remark: 1}
+
+
+def test_what_is_said_begins_a_line_where_there_is_no_chat_template():
+    text = merging(encoder_of("chatml"), " 1")
+    text.tokenizer.chat_template = None
+    made = cut(text, (USER,), (assistant("1"),), "2")
+    assert made.prompt == text.encode_prompt((USER,)).tolist()
+    assert (made.chosen, made.remarks) == ("1<|im_end|>", {})
 
 
 def test_an_opened_answer_is_not_learned_where_others_speak_first_in_the_other_completion():

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlx.data.cut import cutting_marks
 from rlx.data.pair_tokens import PairTokens
+from rlx.data.tokens import TextEncoder
 from tests.data.test_conversation import FAMILIES, assistant, encoder_of, user
 
 SAID = [
@@ -78,14 +79,15 @@ def test_a_text_is_cut_at_tokens_that_are_found_wherever_they_are_spelled(other,
     backend.add_special_tokens(["<a>"])
     backend.add_tokens([AddedToken(other, normalized=False) if isinstance(other, str) else other])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    assert cutting_marks(tokenizer, ["<a>", "<none>"]) == (("<a>",) if safe else ())
+    assert cutting_marks(tokenizer, ["<a>", "<none>"], TextEncoder(tokenizer)._encode_text) == (("<a>",) if safe else ())
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"normalized": True}])
 def test_a_mark_takes_nothing_from_before_it(flags):
     backend = Tokenizer(models.BPE({character: number for number, character in enumerate("!<>abx ")}, merges=[]))
     backend.add_special_tokens([AddedToken("<a>", **flags)])
-    assert cutting_marks(PreTrainedTokenizerFast(tokenizer_object=backend), ["<a>"]) == ()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert cutting_marks(tokenizer, ["<a>"], TextEncoder(tokenizer)._encode_text) == ()
 
 
 def test_a_tokenizer_that_begins_every_text_alike_is_asked_for_whole_texts():

@@ -127,7 +127,7 @@ def test_an_example_is_its_tokens_and_which_of_them_are_learned():
     kept = [token for token, learned in zip(chosen["ids"], chosen["learned"], strict=True) if learned]
     assert policy.tokenizer.decode(kept) == "2<eos>3<eos>"
     assert policy.tokenizer.decode(rejected["ids"]) == "4<eos>"
-    assert example["text"] == "user: 1+1\nassistant: 2<eos>\nuser: ?\nassistant: 3<eos>"
+    assert example["text"] == "user:\n1+1\nassistant:\n2<eos>\nuser:\n?\nassistant:\n3<eos>"
     assert found.lengths["chosen"]["quantiles"]["1"] == 4  # learned tokens alone
 
 

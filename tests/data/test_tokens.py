@@ -140,7 +140,7 @@ def test_a_plain_prompt_becomes_a_user_message_where_that_is_asked_for():
 def test_a_tokenizer_without_a_template_writes_roles_plainly():
     text = TextEncoder(character_tokenizer())
     shared, chosen, _ = pair_of((message("user", "1+1"),), (message("assistant", "2"),), (message("assistant", "3"),), text)
-    assert text.tokenizer.decode(shared) == "user: 1+1\nassistant: "
+    assert text.tokenizer.decode(shared) == "user:\n1+1\nassistant:\n"
     assert text.tokenizer.decode(chosen) == "2<eos>"
 
 

@@ -26,8 +26,8 @@ def test_tokens_are_told_apart_by_who_wrote_them():
     prompt, chosen, _ = example_pieces(FOUND.examples[0], decode)
     assert {kind for _, kind in prompt} == {"prompt"}
     assert "".join(text for text, kind in chosen if kind == "learned") == "2<eos>3<eos>"
-    assert "".join(text for text, kind in chosen if kind == "masked") == "\nuser: <b>?\nassistant: "
-    assert "\\nuser: <b>?" in example_text(FOUND.examples[0], decode).plain
+    assert "".join(text for text, kind in chosen if kind == "masked") == "\nuser:\n<b>?\nassistant:\n"
+    assert "\\nuser:\\n<b>?" in example_text(FOUND.examples[0], decode).plain
 
 
 def test_the_page_is_one_file_and_shows_text_as_text():
