@@ -123,6 +123,25 @@ def hold(directory: Path) -> int | None:
     return descriptor
 
 
+def require_own_files(directory: Path) -> None:
+    """Raise ConfigError where a directory that is to be written to holds a link that leads out of it, or a pipe or device.
+
+    What is written there would be written elsewhere, or waited for without end: such a directory comes from somebody else.
+    """
+    root = os.path.realpath(directory)
+    for folder, folders, files in os.walk(root):
+        for place in (os.path.join(folder, name) for name in (*folders, *files)):
+            found, problem = os.path.realpath(place), ""
+            if os.path.islink(place) and not Path(found).is_relative_to(root):
+                problem = f"leads out of the directory, to {found}"
+            elif os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
+                problem = "is no ordinary file"
+            if problem:
+                raise ConfigError(
+                    f"{place} {problem}, and what goes on with this directory writes there; put a file or a folder in its place"
+                )
+
+
 # The process that writes a record, and whether it is still alive. A process id alone is reused. Standard library only.
 #
 # Where the process cannot be seen (another machine or container), its heartbeat decides: it touches its record every few seconds.

@@ -22,6 +22,7 @@ from rlx.config.groups import GROUPS
 from rlx.config.loaders import loaders_in
 from rlx.config.targets import is_allowed
 from rlx.errors import ConfigError, DataError
+from rlx.record.directory import require_own_files
 from rlx.record.files import follow_latest, write_atomic
 from rlx.record.provenance import code_hash
 from rlx.record.run import PLAN, RunRecord, find_run_directories, read_plan, read_run
@@ -67,8 +68,10 @@ def sweep_to_resume(overrides: Sequence[str]) -> Path | None:
 def resumed_command(directory: Path, given: Sequence[str]) -> ResumedCommand:
     """The arguments of the sweep's command, then those given now without `resume`, which replace equal keys.
 
-    Raises ConfigError if the plan holds no command of a sweep, or one that names what is not named again.
+    Raises ConfigError if the plan holds no command of a sweep, or one that names what is not named again, and where the
+    directory leads out of itself.
     """
+    require_own_files(directory)
     plan = read_plan(directory)
     if plan is None:
         raise ConfigError(f"{directory / PLAN} cannot be read, so the sweep cannot go on; run its command again")
@@ -173,11 +176,14 @@ def _is_usable(record: RunRecord) -> bool:
 
 def _has_newer_files(record: RunRecord) -> bool:
     """Whether a file that the task or the policy is read from was written since: its content is no part of the config's hash."""
-    begun = datetime.datetime.fromisoformat(record.started).timestamp()
     nodes = [value for key in ("task", "policy") if isinstance(value := record.config.get(key), Mapping)]
-    named = [Path(value).expanduser() for node in nodes for value in node.values() if isinstance(value, str)]
-    files = [file for path in named for file in ((path, *path.iterdir()) if path.is_dir() else (path,))]
-    return any(file.exists() and file.stat().st_mtime > begun for file in files)
+    try:
+        begun = datetime.datetime.fromisoformat(record.started).timestamp()
+        named = [Path(value).expanduser() for node in nodes for value in node.values() if isinstance(value, str)]
+        files = [file for path in named for file in ((path, *path.iterdir()) if path.is_dir() else (path,))]
+        return any(file.exists() and file.stat().st_mtime > begun for file in files)
+    except (OSError, ValueError, RuntimeError):  # it cannot be told: a damaged record, a folder that may not be read
+        return True
 
 
 def copy_record(source: Path, place: Path) -> None:

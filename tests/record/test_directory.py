@@ -6,13 +6,23 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from rlx.errors import ConfigError, DataError
 from rlx.record import directory as room
-from rlx.record.directory import filled_directory, hold, is_alive, last_step, new_directory, this_process, truncate_lines
+from rlx.record.directory import (
+    filled_directory,
+    hold,
+    is_alive,
+    last_step,
+    new_directory,
+    require_own_files,
+    this_process,
+    truncate_lines,
+)
 
 
 def test_many_that_ask_for_one_name_each_get_their_own(tmp_path: Path) -> None:
@@ -130,6 +140,30 @@ def test_a_dead_process_is_dead_even_before_it_is_reaped() -> None:
     child.stdin.close()
     child.wait()
     assert is_alive(known) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "problem"),
+    [
+        ("step", "files", ""),
+        ("metrics.jsonl", "files/a", ""),
+        ("checkpoint", "gone", ""),
+        ("loop", "loop", ""),
+        ("metrics.jsonl", "../other/a", "leads out of the directory, to .*other/a"),
+        ("files/checkpoint", "../../other", "leads out of the directory, to .*other"),
+        (".lock", "../other/new", "leads out of the directory, to .*other/new"),
+        ("job.log", None, "is no ordinary file"),
+    ],
+)
+def test_a_directory_that_leads_elsewhere_is_not_written_to(tmp_path: Path, name: str, target: str | None, problem: str) -> None:
+    for folder in ("run/files", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a").touch()
+    place = tmp_path / "run" / name
+    os.mkfifo(place) if target is None else place.symlink_to(target)
+    (tmp_path / "latest").symlink_to("run")
+    with pytest.raises(ConfigError, match=f"{place} {problem}") if problem else nullcontext():
+        require_own_files(tmp_path / "latest")
 
 
 def test_another_process_that_got_the_same_id_is_not_taken_for_it() -> None:

@@ -110,3 +110,13 @@ def test_jobs_of_other_types(hostile):
     for jobs in ([3], [{}], [{"name": 3}], [{"name": "a", "variant": "b", "seed": "c", "overrides": [], "config_hash": "x"}]):
         code, said, _ = hostile(given=["algorithm=wild.Wild"], replace=False, jobs=jobs)
         assert (code, "is damaged" in said) == (2, True), said
+
+
+@pytest.mark.parametrize("name", [".lock", ".workers.log", "experiment", "does-kill_seed-0/job.log"])
+def test_it_leads_elsewhere(hostile, place, name):
+    elsewhere, file = place / "elsewhere", place / "outputs" / "sweep" / "theirs" / name
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.symlink_to(elsewhere)
+    code, said, _ = hostile(given=["algorithm=wild.Wild"], replace=False)
+    assert (code, "leads out of the directory" in said, elsewhere.exists()) == (2, True, False), said

@@ -48,7 +48,7 @@ def test_the_record_is_copied_without_the_checkpoint(tmp_path, elsewhere):
     assert json.loads((state.directory / "sweep.json").read_text())["jobs"][0]["state"] == "completed"
 
 
-@pytest.mark.parametrize("what", ["config", "code", "status", "data", "weights"])
+@pytest.mark.parametrize("what", ["config", "code", "status", "data", "weights", "started", "path"])
 def test_another_config_code_or_data_or_an_unfinished_run_is_not(tmp_path, elsewhere, what):
     file = elsewhere.directory / "run.json"
     content = json.loads(file.read_text())
@@ -56,6 +56,10 @@ def test_another_config_code_or_data_or_an_unfinished_run_is_not(tmp_path, elsew
         content["provenance"]["rlx"]["code"] = "another"
     if what == "status":
         content["status"] = "failed"
+    if what == "started":  # damage, as the next: nothing can be told of its files
+        content["started"] = "2026-13-45"
+    if what == "path":
+        content["config"]["task"]["path"] = "x" * 300
     if what == "data":
         (tmp_path / "pairs.jsonl").write_text("{}\n{}\n")
         os.utime(tmp_path / "pairs.jsonl", (2e9, 2e9))

@@ -34,12 +34,15 @@ def narrow(composed: Composed) -> Composed:
 def _with_recorded_config(composed: Composed) -> Composed:
     """The config of the run that resume or rerun names. Raises ConfigError unless the command names what that config calls."""
     from rlx.config.recorded import asked_run, continued
+    from rlx.record.directory import require_own_files
     from rlx.record.run import read_run
     from rlx.record.trust import command_for, require_named, trusted_targets
 
     record, verb = read_run(asked_run(composed.config)), "rerun" if composed.config.resume is None else "resume"
     composed = replace(composed, allowed=composed.allowed | trusted_targets(record))
     require_named(record, composed.allowed, verb)
+    if verb == "resume":
+        require_own_files(record.directory)
     return continued(composed, record, command=command_for(record, verb))
 
 
