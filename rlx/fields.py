@@ -299,7 +299,6 @@ def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str]
         [*redefined, *((name, *_field_of(function, name)) for name in parameters if name not in reads)],
         bases=(base,),
         namespace={
-            "__module__": function.__module__,
             "__qualname__": function.__qualname__,
             "formula": staticmethod(function),
             "reads": reads,
@@ -309,6 +308,7 @@ def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str]
         frozen=True,
         kw_only=True,
     )
+    made.__module__ = function.__module__  # from Python 3.12 on make_dataclass puts the caller's there, whatever the namespace says
     made.__doc__ = function.__doc__ or ""
     return made
 

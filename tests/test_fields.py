@@ -1,10 +1,12 @@
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, Any
 
 import pytest
 
+import rlx.fields
 from rlx.errors import ConfigError
 from rlx.fields import Choice, Range, Ranged, check_hyperparameters, check_range, one_of, range_of, within
+from rlx.loss.preference.base import PreferenceFormula
 from rlx.loss.preference.margin import dpo
 from tests.loss.catalogue import NAMES, load
 
@@ -125,3 +127,19 @@ def test_a_whole_number_of_more_than_64_bits_is_refused(allowed):
     check_range("loss.beta", 2**62, allowed)
     with pytest.raises(ConfigError, match=r"loss\.beta=1000.*: a whole number has at most 64 bits"):
         check_range("loss.beta", 10**22, allowed)
+
+
+def test_a_class_made_of_a_function_has_its_name_where_make_dataclass_gives_another_module(monkeypatch):
+    """From Python 3.12 on it gives the module that called it."""
+
+    def of_a_later_python(*arguments, **options):
+        made = make_dataclass(*arguments, **options)
+        made.__module__ = rlx.fields.__name__
+        return made
+
+    def formula(margin, *, beta=0.1):
+        return beta * margin
+
+    monkeypatch.setattr(rlx.fields, "make_dataclass", of_a_later_python)
+    made = rlx.fields.class_of(formula, PreferenceFormula, ["margin"])
+    assert (made.__module__, made.__qualname__) == (formula.__module__, formula.__qualname__)
