@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at another try
 _LONGEST_REPLY = 64 * 2**20  # bytes
+_HUB_SECONDS = 5  # in which the hub answers
 
 
 class GoneError(TrainingError):
@@ -235,3 +236,14 @@ def _trouble(error: Exception, timeout: float) -> str:
     if isinstance(reason, TimeoutError):
         return f"no answer within {timeout:g} s"
     return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+
+
+def hub_unreached() -> str:
+    """Why the Hugging Face hub does not answer, "" if it does. It is asked once; its own client retries for half a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of the library that huggingface_hub asks by
+        return f"{urlsplit(constants.ENDPOINT).hostname}: {error or type(error).__name__}"
+    return ""

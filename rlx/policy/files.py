@@ -12,18 +12,16 @@ import logging
 import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import transformers
 
+from rlx.client import hub_unreached
 from rlx.data.stores import TensorStore
 from rlx.data.tokenizer_text import tokenizer_text
 from rlx.errors import ConfigError
@@ -123,19 +121,16 @@ def nearest_model(path: Path) -> str:
 
 
 def require_hub(path: str) -> None:
-    """Raise ConfigError for a hub name at once where the hub's address cannot be resolved: its client would retry for long."""
+    """Raise ConfigError for a hub name at once where the hub does not answer: its client would retry for long."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    if getproxies() or constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(path, "config.json"), str):
         return
-    host = urlsplit(constants.ENDPOINT).hostname or ""
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
+    if unreached := hub_unreached():
         raise ConfigError(
             f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub cannot be reached "
-            f"({host}: {error.strerror}); download the model elsewhere and give its directory"
-        ) from error
+            f"({unreached}); download the model elsewhere and give its directory"
+        )
 
 
 Read = Callable[[str | Path, str | None], tuple[Any, Any]]  # directory, GGUF file in it or None -> model, tokenizer

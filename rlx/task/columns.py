@@ -43,6 +43,7 @@ _MENDS = {
     "algorithm=sft learns the chosen ones",
     "answer": "set task.answer_key to the right one, or to null where no reward needs an answer",
 }
+_SHARED = ({"answer", "completion"}, {"answer", "chosen"})  # purposes of one column: what is learned is what a reward asks for
 _BELOW = ("input", "context")  # what Alpaca and Dolly give beside an instruction
 _LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}  # as tables of text have them
 _BOXED = re.compile(r"\\boxed\s*\{")
@@ -73,14 +74,27 @@ class Columns:
             self.seen.update(dict.fromkeys(names))
 
     def name(self, row: Mapping[str, Any], purpose: str) -> str | None:
-        """The column of a row for a purpose; None if the row has none, or the config sets the name to null."""
+        """The column of a row for a purpose; None if the row has none, or the config sets the name to null.
+
+        Raises DataError where the same column has another purpose.
+        """
         self.saw(row)
         if purpose not in self._names:
             self._names[purpose] = self._found(row, purpose)
+            self._require_own(row, purpose)
         name = self._names[purpose]
         if name is not None and row[name] is None:  # null hides no column of another name
             return self._found({name: value for name, value in row.items() if value is not None}, purpose) or name
         return name
+
+    def _require_own(self, row: Mapping[str, Any], purpose: str) -> None:
+        """Raise DataError where a column has another purpose already: an answer would be part of its prompt, say."""
+        name = self._names[purpose]
+        given = {other: own for other, own in self.given.items() if own in row}
+        for other, taken in {**given, **self._names}.items():
+            if taken is not None and taken == name and other != purpose and {other, purpose} not in _SHARED:
+                keys = f"task.{other}_key and task.{purpose}_key"
+                raise DataError(f"the column {name!r} is read as {other} and as {purpose}; set {keys} to different columns")
 
     def _found(self, row: Mapping[str, Any], purpose: str) -> str | None:
         name = self.given.get(purpose)

@@ -336,6 +336,8 @@ class PreferenceFile(PairFile):
         names = first_of(row, SCORES) if None in given else [str(name) for name in given]
         if names is None:
             return None
+        for purpose in ("chosen_score", "rejected_score") if None not in given else ():
+            self.columns.name(row, purpose)  # each a column of its own
         chosen = column(row, names[0], place=place, setting="task.chosen_score_key")
         rejected = column(row, names[1], place=place, setting="task.rejected_score_key")
         try:

@@ -11,12 +11,13 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from glob import glob
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from rlx.client import hub_unreached
 from rlx.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".parquet", ".arrow")
@@ -322,16 +323,37 @@ def hub_files(name: str, parts: Sequence[str], *, key: str) -> tuple[Path, ...]:
         raise DataError(
             f"{key}: there is no file {name}, and data of the Hugging Face hub is read by the package datasets; {NEEDS}"
         ) from error
+    with nullcontext("") if Path(name).is_dir() else _hub() as unreached:
+        try:
+            configs = [str(config) for config in datasets.get_dataset_config_names(name)]
+            config, split = _places(name, parts, configs, key=key)
+            files = datasets.load_dataset_builder(name, config).config.data_files
+        except DataError:
+            raise
+        except Exception as error:  # of many kinds: no such name, no permission, no data in it
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = f"gives no such data set ({first})"
+            if unreached:
+                said = f"cannot be reached ({unreached}); download the set elsewhere and name its files"
+            raise DataError(f"{key}: there is no file {name}, and the Hugging Face hub {said}") from error
+        return tuple(Path(_local(str(file), key=key)) for file in _files_of_split(files or {}, split, name=name, key=key))
+
+
+@contextmanager
+def _hub() -> Iterator[str]:
+    """Why the hub cannot be reached, "" if it can. Without it, what was downloaded before is used, and nothing is retried."""
+    import datasets
+    from huggingface_hub import constants
+
+    unreached = hub_unreached()
+    both: dict[Any, bool] = {each: each.HF_HUB_OFFLINE for each in (constants, getattr(datasets, "config", constants))}
     try:
-        configs = [str(config) for config in datasets.get_dataset_config_names(name)]
-        config, split = _places(name, parts, configs, key=key)
-        files = datasets.load_dataset_builder(name, config).config.data_files
-    except DataError:
-        raise
-    except Exception as error:  # of many kinds: no network, no such name, no permission, no data in it
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{key}: there is no file {name}, and the Hugging Face hub gives no such data set ({first})") from error
-    return tuple(Path(_local(str(file), key=key)) for file in _files_of_split(files or {}, split, name=name, key=key))
+        for each, offline in both.items():
+            each.HF_HUB_OFFLINE = offline or bool(unreached)
+        yield unreached
+    finally:
+        for each, offline in both.items():
+            each.HF_HUB_OFFLINE = offline
 
 
 def _places(name: str, parts: Sequence[str], configs: Sequence[str], *, key: str) -> tuple[str, str]:

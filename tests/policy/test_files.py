@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from rlx.errors import ConfigError
-from rlx.policy import files as place
 from rlx.policy.files import locate_model
 from rlx.policy.pretrained import load_pretrained
 
@@ -31,7 +30,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setattr(place, "getproxies", dict)
+    monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some_model").mkdir()
     (tmp_path / "some_modle.jsonl").write_text("a file that is no model is not what was meant")

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -239,3 +240,21 @@ def test_a_null_column_hides_no_other_one(tmp_path):
     assert (pair.prompt, pair.chosen, pair.rejected) == ("q", "good", "bad")
     with pytest.raises(DataError, match="'chosen' is null"):
         first(pairs(tmp_path, {}), {"prompt": "q", "chosen": None, "rejected": "bad"})
+
+
+PURPOSES = ("prompt", "chosen", "rejected", "completion", "label", "system", "tools", "answer", "chosen_score", "rejected_score")
+
+
+def test_a_column_has_one_purpose():
+    """A system_key that names the chosen side would put the answer into the prompt."""
+    for one, other in itertools.permutations(PURPOSES, 2):
+        columns = Columns({one: one, other: one})
+        row = {one: "x", "rest": "y"}
+        if {one, other} in ({"answer", "chosen"}, {"answer", "completion"}):  # a reward asks for what is learned
+            assert columns.name(row, one) == columns.name(row, other) == one
+            continue
+        with pytest.raises(DataError, match=rf"'{one}' is read as .*set task\.\w+_key and task\.\w+_key to different columns"):
+            columns.name(row, other)
+    recognised = Columns({"prompt": "prompt", "system": "question"})
+    with pytest.raises(DataError, match="'question' is read as system and as prompt"):
+        recognised.name({"question": "?"}, "prompt")

@@ -291,6 +291,7 @@ def on_the_hub(monkeypatch, tmp_path):
     fake = SimpleNamespace(get_dataset_config_names=names, load_dataset_builder=builder)
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("rlx.task.table.hub_unreached", str)
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -303,6 +304,21 @@ def test_what_is_no_path_is_a_name_of_the_hub(on_the_hub):
         DataError, match=r"no file nobody, and the Hugging Face hub gives no such data set \(Couldn't reach 'nobody' "
     ):
         questions("nobody")
+
+
+def test_a_hub_that_is_not_reached_is_asked_once_and_said(on_the_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    def offline(name):
+        assert constants.HF_HUB_OFFLINE  # what is here is read, and nothing retried
+        raise ConnectionError(f"Couldn't reach {name!r}")
+
+    monkeypatch.setattr("rlx.task.table.hub_unreached", lambda: "no route")
+    assert questions("owner/sums:main:test") == ["main test"]
+    monkeypatch.setattr(sys.modules["datasets"], "get_dataset_config_names", offline)
+    with pytest.raises(DataError, match=r"no file nobody, and the Hugging Face hub cannot be reached \(no route\)"):
+        questions("nobody")
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_file_that_is_meant_here_is_not_looked_for_on_the_hub(on_the_hub, tmp_path):
