@@ -308,7 +308,7 @@ def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str]
         frozen=True,
         kw_only=True,
     )
-    made.__module__ = function.__module__  # from Python 3.12 on make_dataclass puts the caller's there, whatever the namespace says
+    made.__module__ = function.__module__  # make_dataclass puts the caller's there from Python 3.12 on
     made.__doc__ = function.__doc__ or ""
     return made
 
