@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rlx.config.check import fits
 from rlx.errors import DataError, TrainingError
 from rlx.record.directory import this_process, utc_now
-from rlx.record.files import full_disk_explained, json_value, number, write_atomic
+from rlx.record.files import full_disk_explained, json_value, number, read_tail, write_atomic
 from rlx.record.run import PLAN, AlgorithmResult, read_run
 
 if TYPE_CHECKING:
@@ -125,19 +125,33 @@ class SweepState:
             if (job := self.jobs.get(old.name)) is not None:
                 job.attempts, job.seconds, job.reused_from = old.attempts, old.seconds, old.reused_from
         for job in self.jobs.values():
-            if (score := completed_score(self.directory / job.name)) is not None:
+            if (score := completed_score(self.directory, job)) is not None:
                 job.end(COMPLETED, figures=score)
 
 
-def completed_score(directory: Path) -> dict[str, float] | None:
-    """The figures of the completed run in a directory; None if there is none."""
+def completed_score(directory: Path, job: JobState) -> dict[str, float] | None:
+    """The figures of the completed run of a job in the directory of its sweep; None if there is none.
+
+    Raises DataError where the record there is that of another job, or says another score than its metrics do.
+    """
+    place = directory / job.name
     try:
-        record = read_run(directory)
+        record = read_run(place)
     except DataError:
         return None
     if record.status != COMPLETED or record.result is None:
         return None
-    return figures_of(record.result)
+    figures = figures_of(record.result)
+    logged = [number(row[SCORE]) for row in read_tail(place / "metrics.jsonl") if SCORE in row]
+    said = {"config_hash": record.config_hash, "seed": record.seed, SCORE: figures.get(SCORE)}
+    planned = {"config_hash": job.config_hash, "seed": job.seed, SCORE: logged[-1] if logged else said[SCORE]}
+    if odd := [name for name in said if repr(said[name]) != repr(planned[name])]:
+        raise DataError(
+            f"{place}: {odd[0]} is {said[odd[0]]!r:.60} in run.json, and {planned[odd[0]]!r:.60} in "
+            f"{'metrics.jsonl' if odd[0] == SCORE else 'the plan of the sweep'}; one of the two was changed: restore it, or "
+            "delete this directory, and the job is run again"
+        )
+    return figures
 
 
 def figures_of(result: AlgorithmResult) -> dict[str, float]:

@@ -2,13 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from rlx.errors import TrainingError
+from rlx.errors import DataError, TrainingError
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult
 from rlx.sweep.state import COMPLETED, FAILED, JobState, SweepState, best, completed_score, variant_scores
+
+FACTS = {"verb": "train", "command": ["rlx"], "config": {"num_steps": 1}, "config_yaml": "", "overrides": []}
 
 
 def job(variant, seed, score=None, state=COMPLETED):
@@ -50,18 +53,28 @@ def test_it_is_not_written_at_every_step_of_a_thousand_jobs(tmp_path):
 
 
 def test_an_earlier_start_is_taken_over_by_what_the_records_say(tmp_path):
-    facts = {"verb": "train", "command": ["rlx"], "config": {"num_steps": 1}, "config_yaml": "", "overrides": []}
-    recorder = Recorder.create(tmp_path / "a-0", **facts, algorithm="dpo", task="arithmetic", seed=0)
+    recorder = Recorder.create(tmp_path / "a-0", **FACTS, algorithm="dpo", task="arithmetic", seed=0)
     recorder.finish(AlgorithmResult("dpo", {"eval/score": 0.25}, 1.0, metadata={"tokens_trained": 7}))
     before = SweepState(tmp_path, {"started": "then"}, {"a-0": job("a", 0, state="running"), "a-1": job("a", 1, 0.9)})
     before.jobs["a-0"].attempts = 3
     before.write(force=True)
     state = SweepState(tmp_path, {"started": "now"}, {name: job("a", int(name[-1]), state="waiting") for name in ("a-0", "a-1")})
+    state.jobs["a-0"].config_hash = recorder.record.config_hash
     state.take_over(json.loads((tmp_path / "sweep.json").read_text()))
     assert (state.jobs["a-0"].state, state.jobs["a-0"].score, state.jobs["a-0"].attempts) == (COMPLETED, 0.25, 3)
     assert state.jobs["a-1"].state == "waiting"  # whatever the plan says, there is no completed record
     assert state.facts["started"] == "then"
-    assert completed_score(tmp_path / "a-0")["cost/tokens_trained"] == 7
+    assert completed_score(tmp_path, state.jobs["a-0"])["cost/tokens_trained"] == 7
+
+
+@pytest.mark.parametrize("changed", [{"config_hash": "x"}, {"seed": 1}, {"score": 0.75}])
+def test_a_record_that_is_not_the_jobs_is_not_taken_over(tmp_path, changed):
+    recorder = Recorder.create(tmp_path / "a-0", **FACTS, algorithm="dpo", task="arithmetic", seed=0)
+    recorder.log(1, {"eval/score": changed.get("score", 0.25)})
+    recorder.finish(AlgorithmResult("dpo", {"eval/score": 0.25}, 1.0))
+    planned = {"config_hash": recorder.record.config_hash, "seed": 0, **{key: changed[key] for key in changed if key != "score"}}
+    with pytest.raises(DataError, match=f"{'eval/score' if 'score' in changed else next(iter(changed))} is .* in run.json"):
+        completed_score(tmp_path, replace(job("a", 0), **planned))
 
 
 def test_a_sweep_that_cannot_go_on_says_so(tmp_path, monkeypatch):

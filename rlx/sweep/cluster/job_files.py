@@ -148,7 +148,7 @@ class JobTracker:
         """Set the state of a job that no longer runs. problem: the error of its launcher, if there was one."""
         if job.state != RUNNING:
             return
-        figures = completed_score(self.state.directory / job.name)
+        figures = completed_score(self.state.directory, job)
         if figures is not None:
             job.end(COMPLETED, figures=figures)
         elif self.files.has_flag(STOP) or (self.files.has_flag(HALT) and not self.has_begun(job)):

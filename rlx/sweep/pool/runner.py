@@ -145,7 +145,7 @@ class Runner:
         elif isinstance(message, Done):
             self._end(job, message.state, message.figures, event.reason or message.reason)
         elif message is None:
-            figures = completed_score(self.state.directory / job.name)  # it may have died after its run was completed
+            figures = completed_score(self.state.directory, job)  # it may have died after its run was completed
             state = COMPLETED if figures is not None else INTERRUPTED if self.stop_signal is not None else FAILED
             self._end(job, state, figures or {}, event.reason)
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlx.errors import DataError
 from rlx.record.provenance import short_setting
 from rlx.report.text import significant
 from rlx.sweep.plan.plan import PlannedJob
 from rlx.sweep.plan.settings import SearchSettings
-from rlx.sweep.search.study import DIFFERS, Study
+from rlx.sweep.search.study import DIFFERS, JOURNAL, Study
 from rlx.sweep.state import COMPLETED, ENDED, FAILED, INTERRUPTED, PRUNED, SCORE, WAITING, JobState, SweepState, completed_score
 
 # Which variants have no chance to be the best, judged by the seeds that they have run so far.
@@ -88,6 +89,13 @@ class Search:
                 self._recall(job, before.get(job.name))
             if frozen.state.is_finished():
                 trial.is_over = True
+                done = [self.figures[job.name] for job in trial.jobs if job.name in self.figures]
+                values = self.study.values_of(done) if len(done) == len(trial.jobs) else None
+                if frozen.values is not None and values not in (None, frozen.values):
+                    raise DataError(
+                        f"{self.state.directory / JOURNAL} says {frozen.values} of trial {frozen.number}, and the records of its "
+                        f"runs {values}; one of the two was changed: restore it, or begin a new search with another sweep.name"
+                    )
             self._settle(trial)
 
     def _recall(self, job: JobState, before: JobState | None) -> None:
@@ -96,7 +104,7 @@ class Search:
             if before.state in (FAILED, PRUNED):
                 job.end(before.state, reason=before.reason)
                 job.score, job.log_tail = before.score, before.log_tail
-        figures = completed_score(self.state.directory / job.name)
+        figures = completed_score(self.state.directory, job)
         if figures is not None:
             job.end(COMPLETED, figures=figures)
             self._note(job, figures)
@@ -220,7 +228,7 @@ class Search:
             job = self.make(tuple(best[0].user_attrs[DIFFERS]), seed)
             self.jobs.setdefault(job.name, job)
             state = self.state.jobs.setdefault(job.name, JobState.of(job))
-            figures = completed_score(self.state.directory / job.name)
+            figures = completed_score(self.state.directory, state)
             if figures is not None:
                 state.end(COMPLETED, figures=figures)
                 self._note(state, figures)

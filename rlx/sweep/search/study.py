@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError, RlxError
+from rlx.record.files import read_regular
 from rlx.sweep.plan.settings import SearchSettings
 from rlx.sweep.plan.space import Dimension
 
@@ -43,7 +44,7 @@ def mend_journal(file: Path) -> None:
     """Undo what a kill in the middle of a write leaves: half a line, and a lock. The caller holds the directory."""
     Path(f"{file}.lock").unlink(missing_ok=True)
     if file.exists():
-        data = file.read_bytes()
+        data = read_regular(file)
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(file, whole)
@@ -70,19 +71,37 @@ class Study:
         if len(directions) > 1 and self.settings.sampler == "cmaes":
             raise ConfigError("sweep.sampler=cmaes seeks one objective; for several use nsga2, tpe, gp, qmc or random")
         file = str(self.directory / JOURNAL)
-        mend_journal(self.directory / JOURNAL)
-        storage = optuna.storages.JournalStorage(journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file)))
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name="search",
-            load_if_exists=True,
-            directions=directions,
-            sampler=make_sampler(self.settings, seed=self.settings.sampler_seed),
-            pruner=make_pruner(self.settings.pruner, startup=self.settings.startup_trials),
-        )
+        try:
+            mend_journal(self.directory / JOURNAL)
+            storage = optuna.storages.JournalStorage(journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file)))
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name="search",
+                load_if_exists=True,
+                directions=directions,
+                sampler=make_sampler(self.settings, seed=self.settings.sampler_seed),
+                pruner=make_pruner(self.settings.pruner, startup=self.settings.startup_trials),
+            )
+            damage = self._damage(directions)
+        except RlxError:
+            raise
+        except Exception as error:  # Optuna raises what it likes for lines that are damaged
+            damage = f"{type(error).__name__}: {error}"
+        if damage:
+            raise DataError(f"{file} is damaged ({damage:.200}); put it back, or begin a new search with another sweep.name")
         for trial in self.study.get_trials(deepcopy=False):
             if DIFFERS not in trial.user_attrs and not trial.state.is_finished():  # a kill came while it was asked for
                 self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+    def _damage(self, directions: Sequence[str]) -> str:
+        """What is wrong with the journal; empty if nothing is."""
+        if [direction.name.lower() for direction in self.study.directions] != list(directions):
+            return "it seeks other objectives"
+        changed = [one.number for one in self.begun() if tuple(one.user_attrs[DIFFERS]) != self._differs(one.params)]
+        return f"the parameters of trial {changed[0]} are not its overrides" if changed else ""
+
+    def _differs(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(text for dimension in self.dimensions for text in dimension.overrides(parameters[dimension.name]))
 
     def limit(self) -> int:
         """How many trials there will be: as many as asked for, or as the grid has points."""
@@ -104,7 +123,7 @@ class Study:
         if self.settings.sampler == "grid":
             self.study.enqueue_trial(self._grid_point(len(self.begun())))
         trial = self.study.ask({dimension.name: distribution_of(dimension) for dimension in self.dimensions})
-        differs = tuple(text for dimension in self.dimensions for text in dimension.overrides(trial.params[dimension.name]))
+        differs = self._differs(trial.params)
         trial.set_user_attr(DIFFERS, list(differs))
         return trial.number, differs
 

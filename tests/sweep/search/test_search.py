@@ -42,6 +42,12 @@ def test_the_same_command_goes_on_to_n_trials_and_not_n_more(sweep):
     drawn = differs(first)
     again = sweep(*SPACE, "sweep.trials=3")
     assert (again.directory, len(again.steps())) == (first.directory, 6)
+    journal = first.directory / "search.log"
+    kept = journal.read_text()
+    journal.write_text(kept.replace('"values":[', '"values":[1', 1))
+    changed = sweep(*SPACE, "sweep.trials=3")
+    assert (changed.code, "of trial 0, and the records of its runs" in changed.err) == (2, True)
+    journal.write_text(kept)
     more = sweep(*SPACE, "sweep.trials=5")
     assert more.directory == first.directory
     assert differs(more)[:3] == drawn

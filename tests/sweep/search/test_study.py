@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from rlx.config import conf_dir
 from rlx.config.compose import read_yaml
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
 from rlx.sweep.plan.settings import settings_of
 from rlx.sweep.plan.space import dimension_of, space_of
 from rlx.sweep.search.study import Study, signs_of
@@ -139,6 +139,29 @@ def test_a_journal_cut_short_by_a_kill_is_read(tmp_path):
     assert len(again.begun()) == 3
     search(again, 1)
     assert len(study(tmp_path).begun()) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"op_code":8', '"op_code":77'),
+        ('"op_code":8', '"op_code":[]'),
+        ('"state":1', '"state":9'),
+        ('"param_name"', '"nope"'),
+        ("FloatDistribution", "os.system"),
+        ('"directions":[2]', '"directions":[1]'),
+        ("x=0.", "x=0.9"),
+        ("x=0.", "seed=0."),
+        ("{", "\x00"),
+    ],
+)
+def test_a_journal_that_was_changed_is_refused(tmp_path, old, new):
+    search(study(tmp_path), 2)
+    journal = tmp_path / "search.log"
+    assert old in journal.read_text()
+    journal.write_text(journal.read_text().replace(old, new))
+    with pytest.raises(DataError, match=r"search\.log is damaged \(.*\); put it back, or begin a new search"):
+        study(tmp_path)
 
 
 def test_a_value_is_the_mean_over_seeds_and_nan_is_none(tmp_path):
