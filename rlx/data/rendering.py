@@ -63,7 +63,10 @@ class TemplateRenderer:
         """The Jinja template that a conversation with these tools goes through."""
         if self.tokenizer.chat_template is None:
             return PLAIN_CHAT
-        return str(self.tokenizer.get_chat_template(None, list(tools) or None))
+        try:
+            return str(self.tokenizer.get_chat_template(None, list(tools) or None))
+        except ValueError as error:  # several, and none of them the default
+            raise ConfigError(f"{error}"[:300] + "; give one with policy.chat_template=FILE") from error
 
     @cached_property
     def marks_generation(self) -> bool:

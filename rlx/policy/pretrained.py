@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -29,7 +30,7 @@ from rlx.policy.files import (
     unpacked_once,
 )
 from rlx.policy.precision import slower_note
-from rlx.policy.reader import Outline, Reader
+from rlx.policy.reader import NO_CODE, Outline, Reader
 from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
 
 DTYPES = {
@@ -100,6 +101,8 @@ def load_pretrained(
     text = TextEncoder(tokenizer, chat_template, max_length, max_prompt_length, chat_template_kwargs or {})
     with _files_blamed(f"{path} is read, but its model cannot be run"):
         policy = Policy(model, tokenizer, name=name or Path(file or source).stem, text=text, shared_prefix=shared_prefix)
+    with _files_blamed(f"{path} is read, but a checkpoint of it cannot be written"), TemporaryDirectory() as checkpoint:
+        Outline(model.config, model.generation_config).save_pretrained(Path(checkpoint))
     policy.notes += [*lacking_parts(source, path, tokenizer), *_notes(policy, DTYPES[dtype], adapts=adapter is not None)]
     if adapter is not None:
         arguments = {"path": path, "gguf_file": gguf_file} | ({} if quantization is None else {"quantization": quantization})
@@ -238,7 +241,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype, gguf_file: str | None 
     """The causal language model of a directory or hub name; every weight of it must be there."""
     from transformers import AutoModelForCausalLM
 
-    given: dict[str, Any] = {} if gguf_file is None else {"gguf_file": gguf_file}
+    given: dict[str, Any] = NO_CODE | ({} if gguf_file is None else {"gguf_file": gguf_file})
     if quantization is not None:
         given["quantization_config"] = _four_bits(quantization, dtype)
     try:
@@ -300,7 +303,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
         require_hub(path)
     try:
         with _files_blamed(f"the configuration in {source} cannot be read") if Path(source).is_dir() else nullcontext(), quiet():
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, **NO_CODE)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -327,7 +330,7 @@ def _tokenizer(source: str, gguf_file: str | None, path: str, *, config: Any = N
     ):
         raise ConfigError(f"{path} has a model, but its tokenizer cannot be loaded: tokenizer.json and the like are missing")
     with _files_blamed(f"{path} has a model, but its tokenizer cannot be loaded"), quiet():
-        given = {"gguf_file": gguf_file, "config": config}
+        given = {"gguf_file": gguf_file, "config": config, **NO_CODE}
         tokenizer: Any = AutoTokenizer.from_pretrained(
             source, **{name: value for name, value in given.items() if value is not None}
         )

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rlx.task.base import Text
 
 
+# What transformers is told wherever it reads a model: the code that a model brings is not run, and nobody is asked whether to.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+
+
 class Reader:
     """How text becomes tokens for a model.
 
@@ -50,9 +54,9 @@ class Outline:
         from transformers import AutoConfig, GenerationConfig
 
         if gguf_file is not None:
-            config = AutoConfig.from_pretrained(str(source), gguf_file=gguf_file)
+            config = AutoConfig.from_pretrained(str(source), gguf_file=gguf_file, **NO_CODE)
             return Outline(config, GenerationConfig.from_model_config(config))
-        config = AutoConfig.from_pretrained(str(source))
+        config = AutoConfig.from_pretrained(str(source), **NO_CODE)
         try:
             generation = GenerationConfig.from_pretrained(str(source))
         except OSError:

@@ -8,6 +8,7 @@ from transformers.utils import chat_template_utils
 
 from rlx.data import rendering
 from rlx.data.tokens import TextEncoder
+from rlx.errors import ConfigError
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
 
 CONTENTS = [
@@ -89,3 +90,13 @@ def test_a_variable_that_no_template_reads_is_said_once(template, name, refused,
         TextEncoder(tokenizer, chat_template_kwargs={name: False, "other": None})
     said = [] if refused is None else [f"policy.chat_template_kwargs.{name} changes nothing: {refused}"]
     assert [record.getMessage() for record in caplog.records] == said
+
+
+def test_templates_of_which_none_is_the_default_are_refused():
+    renderer = rendering.TemplateRenderer(SimpleNamespace(chat_template={"a": "b"}, get_chat_template=refuse), {})
+    with pytest.raises(ConfigError, match=r"no default.*policy\.chat_template=FILE"):
+        renderer.source()
+
+
+def refuse(*_):
+    raise ValueError("no default")

@@ -70,6 +70,45 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
     assert load_pretrained(str(save(tmp_path / "plain")), shared_prefix=False).shared_prefix is False
 
 
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    """Directories and files that are no policies."""
+    tmp_path = tmp_path_factory.mktemp("wrong")
+    save(tmp_path / "model")
+    (tmp_path / "weights.bin").write_bytes(b"")
+    for name in ("nothing", "adapter", "holder", "broken", "translator", "hollow"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "holder" / "small.gguf").write_bytes(b"")
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "translator" / "config.json").write_text('{"model_type": "t5"}')
+    save(tmp_path / "encoder", "bert")
+    model_of("llama").save_pretrained(tmp_path / "mute")
+    save(tmp_path / "hollow")
+    config = json.loads((tmp_path / "hollow" / "config.json").read_text())
+    (tmp_path / "hollow" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    save(tmp_path / "odd")
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
+    for name, further in {
+        "attentive": {"output_attentions": True},
+        "own": {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}},
+    }.items():
+        save(tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **further}))
+    (tmp_path / "own" / "own.py").write_text("raise SystemExit")
+    for name in ("stammering", "torn", "pickled", "stretched", "weightless"):
+        save(tmp_path / name)
+    (tmp_path / "stammering" / "tokenizer.json").write_text('{"version": "1.0"')
+    weights = (tmp_path / "torn" / "model.safetensors").read_bytes()
+    (tmp_path / "torn" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04junk")
+    config = json.loads((tmp_path / "stretched" / "config.json").read_text())
+    (tmp_path / "stretched" / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    (tmp_path / "weightless" / "model.safetensors").unlink()
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -91,37 +130,15 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
         ("{tmp}/stretched", "its weights have other shapes than its config.json says"),
         ("{tmp}/hollow", r"lack \d+ tensors of LlamaForCausalLM"),
         ("{tmp}/weightless", "no causal language model can be loaded"),
+        ("{tmp}/attentive", "is read, but a checkpoint of it cannot be written: .*output_attentions"),
+        ("{tmp}/own", "own .*custom code"),
         ("{tmp}/odd", "odd: 'nope' is missing from its files, or is a value in them that transformers does not know"),
     ],
 )
-def test_what_cannot_be_a_policy_is_said_in_one_line(tmp_path, path, message):
-    save(tmp_path / "model")
-    (tmp_path / "weights.bin").write_bytes(b"")
-    for name in ("nothing", "adapter", "holder", "broken", "translator", "hollow"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    (tmp_path / "holder" / "small.gguf").write_bytes(b"")
-    (tmp_path / "broken" / "config.json").write_text("{")
-    (tmp_path / "translator" / "config.json").write_text('{"model_type": "t5"}')
-    save(tmp_path / "encoder", "bert")
-    model_of("llama").save_pretrained(tmp_path / "mute")
-    save(tmp_path / "hollow")
-    config = json.loads((tmp_path / "hollow" / "config.json").read_text())
-    (tmp_path / "hollow" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    save(tmp_path / "odd")
-    (tmp_path / "odd" / "config.json").write_text(json.dumps({**config, "hidden_act": "nope"}))
-    for name in ("stammering", "torn", "pickled", "stretched", "weightless"):
-        save(tmp_path / name)
-    (tmp_path / "stammering" / "tokenizer.json").write_text('{"version": "1.0"')
-    weights = (tmp_path / "torn" / "model.safetensors").read_bytes()
-    (tmp_path / "torn" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    (tmp_path / "pickled" / "model.safetensors").unlink()
-    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04junk")
-    config = json.loads((tmp_path / "stretched" / "config.json").read_text())
-    (tmp_path / "stretched" / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
-    (tmp_path / "weightless" / "model.safetensors").unlink()
+def test_what_cannot_be_a_policy_is_said_in_one_line(wrong, monkeypatch, path, message):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to the question whether a model's own code may run
     with pytest.raises(ConfigError, match=message) as caught:
-        load_pretrained(path.format(tmp=tmp_path))
+        load_pretrained(path.format(tmp=wrong))
     assert "\n" not in str(caught.value)
 
 

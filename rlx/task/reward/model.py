@@ -59,9 +59,11 @@ class RewardModel(Reward):
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)
         try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(self.path, output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                self.path, output_loading_info=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        except Exception as error:  # readers raise exceptions of any kind for damaged files
             first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise ConfigError(f"task.rewards: no sequence classifier can be loaded from {self.path}: {first}") from error
         finally:
