@@ -1,12 +1,15 @@
-"""A limit on what a piece of foreign code may allocate."""
+"""Limits on what a piece of foreign code may allocate, and on the time that it may take."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from rlx.interrupt import handled
 
 _STATISTICS = Path("/proc/self/statm")
 _limits = threading.RLock()  # the limit is of the process: two threads that set it would each take back the other's
@@ -32,3 +35,21 @@ def bounded_memory(size: int) -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def bounded_time(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError after so many seconds of the processor's time. No limit in another thread than the main one."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError
+
+    with handled(stop, [signal.SIGVTALRM]):
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: conversations to text, alone or many at once, within a limit of memory."""
+"""A tokenizer's chat template: conversations to text, alone or many at once, within limits of memory and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlx.data.memory import bounded_memory
+from rlx.data.memory import bounded_memory, bounded_time
 from rlx.data.turns import content_of, is_prefilled, with_arguments
 from rlx.errors import ConfigError, DataError
 
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _said_unread: set[tuple[str, str]] = set()  # variables and templates that were warned of
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
+_MOST_SECONDS = 30.0  # of the processor's time that one call of a template may take
 _PROBE = ({"role": "user", "content": "rlx_probe"},)
 _AT_ONCE = 64  # conversations that are rendered by one call
 
@@ -121,7 +122,7 @@ class TemplateRenderer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            with bounded_memory(_MOST_BYTES):
+            with bounded_memory(_MOST_BYTES), bounded_time(_MOST_SECONDS):
                 rendered: Any = render_jinja_template(
                     conversations=conversations,
                     tools=list(tools) or None,
@@ -134,6 +135,10 @@ class TemplateRenderer:
         except MemoryError as error:
             said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
             raise UnsafeExampleError("template", said) from error
+        except TimeoutError as error:  # so would it for each of the others
+            raise ConfigError(
+                f"the chat template has written nothing after {_MOST_SECONDS:g} s; give another with policy.chat_template=FILE"
+            ) from error
         except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
             raise UnsafeExampleError("template", str(error)) from error
         texts, marks = rendered

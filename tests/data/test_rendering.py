@@ -92,6 +92,15 @@ def test_a_variable_that_no_template_reads_is_said_once(template, name, refused,
     assert [record.getMessage() for record in caplog.records] == said
 
 
+def test_a_template_without_an_end_is_refused_at_its_first_use(monkeypatch):
+    monkeypatch.setattr(rendering, "_MOST_SECONDS", 0.05)
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    encoder = encoder_of("chatml")
+    encoder.tokenizer.chat_template = loop
+    with pytest.raises(ConfigError, match=r"nothing after 0\.05 s"):
+        encoder.encode_prompt([user("1")])
+
+
 def test_templates_of_which_none_is_the_default_are_refused():
     renderer = rendering.TemplateRenderer(SimpleNamespace(chat_template={"a": "b"}, get_chat_template=refuse), {})
     with pytest.raises(ConfigError, match=r"no default.*policy\.chat_template=FILE"):
