@@ -121,17 +121,20 @@ class TemplateRenderer:
         """Of each conversation the text, and where the template marks generation."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        source = self.source(tools)
         try:
             with bounded_memory(_MOST_BYTES), bounded_time(_MOST_SECONDS):
                 rendered: Any = render_jinja_template(
                     conversations=conversations,
                     tools=list(tools) or None,
-                    chat_template=self.source(tools),
+                    chat_template=source,
                     return_assistant_tokens_mask=marked,
                     continue_final_message=continues,
                     add_generation_prompt=opens,
                     **{**self.tokenizer.special_tokens_map, **self.variables},
                 )
+                texts, marks = [str(text) for text in rendered[0]], rendered[1]
+                "".join(texts).encode()  # half a surrogate pair is no text that a tokenizer takes
         except MemoryError as error:
             said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
             raise UnsafeExampleError("template", said) from error
@@ -141,8 +144,7 @@ class TemplateRenderer:
             ) from error
         except Exception as error:  # templates raise what they like: a role they do not know, a system message they refuse
             raise UnsafeExampleError("template", str(error)) from error
-        texts, marks = rendered
-        return [(str(text), list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
+        return [(text, list(places)) for text, places in zip(texts, marks if marked else [()] * len(texts), strict=True)]
 
     def _as_written(self, message: Message) -> Message:
         """The message in the form that the template writes: its calls' arguments, no words beside them, and no weight."""

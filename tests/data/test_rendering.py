@@ -8,7 +8,7 @@ from transformers.utils import chat_template_utils
 
 from rlx.data import rendering
 from rlx.data.tokens import TextEncoder
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, DataError
 from tests.data.test_conversation import FAMILIES, assistant, call, encoder_of, user
 
 CONTENTS = [
@@ -90,6 +90,13 @@ def test_a_variable_that_no_template_reads_is_said_once(template, name, refused,
         TextEncoder(tokenizer, chat_template_kwargs={name: False, "other": None})
     said = [] if refused is None else [f"policy.chat_template_kwargs.{name} changes nothing: {refused}"]
     assert [record.getMessage() for record in caplog.records] == said
+
+
+def test_half_a_surrogate_pair_is_refused():
+    encoder = encoder_of("chatml")
+    encoder.tokenizer.chat_template = "{{ '\\ud800' }}"
+    with pytest.raises(DataError, match="surrogates not allowed"):
+        encoder.encode_prompt([user("1")])
 
 
 def test_a_template_without_an_end_is_refused_at_its_first_use(monkeypatch):
