@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rlx.sweep.pool.pool import Pool
 from rlx.sweep.pool.worker import Answer, Assignment, Done, Evaluated, tail
 
 HERE = str(Path(__file__).parents[1])
+PATH = [HERE, *sys.path]  # a worker of a sweep has the whole path, and Python 3.13 imports some of its own modules late
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def open_pool(tmp_path):
     pools = []
 
     def make(size=1, task="trivial:run", **options):
-        pools.append(Pool(size, task, [HERE], tmp_path / "workers.log", grace=5, **options))
+        pools.append(Pool(size, task, PATH, tmp_path / "workers.log", grace=5, **options))
         pools[-1].start()
         return pools[-1]
 
@@ -124,7 +126,7 @@ def test_processes_begin_before_they_know_what_for(tmp_path):
         assert pool.idle == []
         file = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
         fcntl.flock(file, fcntl.LOCK_EX)
-        pool.set_up(1, path=[HERE], log=tmp_path / "workers.log", lock=file)
+        pool.set_up(1, path=PATH, log=tmp_path / "workers.log", lock=file)
         last = ended(pool, {"a": ["nothing"], "b": ["kill"], "c": ["nothing"]}, tmp_path)
         os.close(file)
         assert last["a"].message.figures["pid"] == first
@@ -142,7 +144,7 @@ def test_more_processes_begin_when_more_are_wanted(tmp_path):
     pool = Pool(1, "trivial:run", grace=5)
     pool.start()
     try:
-        pool.set_up(2, path=[HERE], log=tmp_path / "workers.log", lock=None)
+        pool.set_up(2, path=PATH, log=tmp_path / "workers.log", lock=None)
         last = ended(pool, {"a": ["sleep", 0.5], "b": ["sleep", 0.5]}, tmp_path)
         assert len({event.message.figures["pid"] for event in last.values()}) == 2
     finally:
@@ -181,7 +183,7 @@ def test_a_worker_ends_when_its_sweep_is_gone(tmp_path):
             "from rlx.record.directory import _birth",
             "from rlx.sweep.pool.worker import Assignment",
             "from rlx.sweep.pool.pool import Pool",
-            f"pool = Pool(1, 'trivial:run', [{HERE!r}], pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
+            f"pool = Pool(1, 'trivial:run', {PATH!r}, pathlib.Path({str(tmp_path / 'log')!r}), grace=2)",
             "pool.start()",
             "while not pool.idle: list(pool.events(0.1))",
             f"pool.idle[0].assign(Assignment('a', {str(tmp_path / 'a')!r}, ['sleep', 60]))",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from rlx.sweep.state import JobState, SweepState
 from tests.sweep.search.test_study import settings
 
 HERE = str(Path(__file__).parents[1])
+PATH = [HERE, *sys.path]  # a worker of a sweep has the whole path, and Python 3.13 imports some of its own modules late
 
 
 class Seen:
@@ -40,7 +42,7 @@ def runner(tmp_path):
 
     def make(contents, size=1, work=None, **changes):
         jobs = {name: JobState(name, "v", 0, [], name, num_steps=3) for name in contents}
-        pool = Pool(size, "trivial:run", [HERE], tmp_path / "log", grace=1)
+        pool = Pool(size, "trivial:run", PATH, tmp_path / "log", grace=1)
         pool.start()
         made.append(pool)
         state = SweepState(tmp_path, {}, jobs)
