@@ -72,7 +72,11 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
         return ConfigError(f"{bare} is no key of {owner}; {untyped}")
     if bare in paths:
         return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
-    near = right_name(bare.replace("/", "."), paths)
+    place = bare.replace("/", ".")
+    chooses = next((choice for choice in choices if choice.partition("@")[2] == place), "")
+    if chooses:
+        return ConfigError(f"{bare} is no key of {owner}; {place} is chosen by {chooses}=NAME")
+    near = right_name(place, paths)
     if near is None and not leaf:
         near = nearest(bare, [name for name in known if isinstance(raw, Mapping) and name.partition("/")[0] in raw])
     if near is not None and "=" in near:
@@ -80,7 +84,12 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     if near is not None and near not in paths and near not in known:
         options = _options_with(near, line)
         return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
-    hint = did_you_mean(near) or _option_of_function(bare, paths) or _keys_beside(bare, raw) or "; rlx --cfg job shows them all"
+    hint = (
+        did_you_mean(near)
+        or _option_of_function(bare, paths)
+        or _keys_beside(bare, raw)
+        or f"; rlx {line.verb or 'train'} --cfg job shows all"
+    )
     return ConfigError(f"{bare} is no key of {owner}{hint}")
 
 

@@ -47,7 +47,10 @@ class SettingScore(Serializable):
 
 @dataclass(frozen=True)
 class TuningCurve(Serializable):
-    """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial."""
+    """Expected best score of an algorithm against the number of settings tried. tokens: mean cost of a trial.
+
+    algorithm: its name, and those of the classes that tell it apart from other searches (dpo loss=ipo).
+    """
 
     algorithm: str
     trials: int
@@ -129,12 +132,15 @@ def tuning_curves(
     Runs of other classes (three losses, say) are no settings of one search: each combination of classes has its own curve.
     """
     sign = -1 if lower_is_better else 1
-    searches: dict[tuple[str, str], list[RunScore]] = {}
+    searches: dict[tuple[str, tuple[tuple[str, Any], ...]], list[RunScore]] = {}
     for run in counted:
-        classes = [(key, value) for key, value in run.compared.items() if key.endswith("_target_")]
-        searches.setdefault((run.record.algorithm, repr(sorted(classes))), []).append(run)
+        classes = tuple(sorted((key, value) for key, value in run.compared.items() if key.endswith("_target_")))
+        searches.setdefault((run.record.algorithm, classes), []).append(run)
     found = []
-    for (algorithm, _), mine in searches.items():
+    for (algorithm, classes), mine in searches.items():
+        others = [dict(other) for name, other in searches if name == algorithm]
+        differ = [(key, str(value)) for key, value in classes if any(other.get(key) != value for other in others)]
+        label = " ".join([algorithm, *(f"{key.removesuffix('._target_')}={name.rpartition('.')[2]}" for key, name in differ)])
         keys, configs = _swept(mine)
         trials: dict[str, list[RunScore]] = {}
         for run, config in zip(mine, configs, strict=True):
@@ -147,7 +153,7 @@ def tuning_curves(
         tokens = [sum(run.tokens or 0 for run in runs) for runs in trials.values()]
         seconds = [sum(run.seconds or 0 for run in runs) for runs in trials.values()]
         cost = [float(np.mean(values)) or None for values in (tokens, seconds)]
-        found.append(TuningCurve(algorithm, len(scores), sign * expected_best(scores), low, high, cost[0], cost[1]))
+        found.append(TuningCurve(label, len(scores), sign * expected_best(scores), low, high, cost[0], cost[1]))
     return found
 
 

@@ -15,13 +15,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from rlx.config.groups import GROUPS, RUN_GROUPS
-from rlx.config.schema import RunConfig, conf_dir
+from rlx.config.schema import RunConfig
 from rlx.config.suggest import did_you_mean, right_name
 from rlx.config.targets import (
     REQUIRED,
     Parameter,
     accepts,
     check_targets,
+    chosen_by,
     fits_group,
     locate,
     parameters_of,
@@ -319,9 +320,9 @@ def check_value(node: Mapping[str, Any], parameter: Parameter, path: str, paths:
     if value is None and parameter.name == "loss" and not fits(None, parameter.hint):
         raise ConfigError(f"{path} reads a loss and none is chosen; choose one: loss=NAME (rlx --help lists them)")
     if not fits(value, parameter.hint):
-        group = full.replace(".", "/")
-        choose = f"; choose one by {group}=NAME" if isinstance(value, str) and (conf_dir() / group).is_dir() else ""
-        raise ConfigError(f"{full}={shown(value)}: it must be {described(parameter.hint)}{choose}")
+        word = chosen_by(parameter.hint, full) if isinstance(value, str) else ""
+        said = f"it is chosen by {word}={value}" if word else f"it must be {described(parameter.hint)}"
+        raise ConfigError(f"{full}={shown(value)}: {said}")
     if not isinstance(value, Mapping):  # a node in the place of a number is refused below
         check_range(full, value, parameter.allowed)
     _check_below(value, full, paths, hint=parameter.hint, owner=owner)

@@ -296,6 +296,16 @@ def fits_group(target: Any, group: str) -> bool:
     return kind is not None and issubclass(kind, bases)
 
 
+def chosen_by(hint: Any, path: str) -> str:
+    """The word that chooses an option for a field annotated `hint` at a path of a config; empty where none does."""
+    origin = typing.get_origin(hint)
+    kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (origin or hint,)
+    for name, group in GROUPS.items():
+        if not group.several and any(isinstance(kind, type) and fits_group(kind, name) for kind in kinds):
+            return name if path == group.place else f"{name}@{path}"
+    return ""
+
+
 def accepts(hint: Any, target: Any, owner: Any, *, partial: bool = False) -> bool:
     """Whether a field annotated `hint` of `owner` may hold what the target of a nested node makes.
 

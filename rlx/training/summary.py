@@ -79,11 +79,23 @@ def left_out(*sides: TokenizedPairs) -> str:
 
 
 def hyperparameters_text(node: Any, *, skip: Sequence[str] = ()) -> str:
-    """`name=value` of a node's plain hyperparameters."""
+    """`name=value` of a node's plain hyperparameters, and the names of the parts that it is made of (advantage=gae)."""
     values = OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, dict)
-    texts = [f"{name!s}={shown(value)}" for name, value in values.items() if name not in skip and not str(name).startswith("_")]
-    return ", ".join(text for text in texts if "{" not in text) or "no hyperparameters"
+    own = {str(name): value for name, value in values.items() if name not in skip and not str(name).startswith("_")}
+    texts = [f"{name}={shown(value)}" for name, value in own.items()]
+    plain = [text for text in texts if "{" not in text]
+    return ", ".join([*plain, *_parts(own)]) or "no hyperparameters"
+
+
+def _parts(values: Mapping[Any, Any], above: str = "") -> list[str]:
+    """`name=class` of the nodes among the values, those within them too."""
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict) and "_target_" in value:
+            found.append(f"{above}{name}={value['_target_'].rpartition('.')[2]}")
+            found += _parts(value, f"{above}{name}.")
+    return found
 
 
 def convergence_step(lines: Sequence[Mapping[str, Any]]) -> int | None:

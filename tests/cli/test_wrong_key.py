@@ -68,7 +68,7 @@ def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys
         ),
         (["runs", "loss.beta=0.1"], "runs are chosen by where=loss.beta=0.1"),
         (["data", "task=arithmetic", "loss=ipo"], "loss is a key of rlx train, not of rlx data; leave it out"),
-        (["compare", "outputs", "polic=tiny"], "polic is no key of rlx compare; rlx --cfg job shows them all"),
+        (["compare", "outputs", "polic=tiny"], "polic is no key of rlx compare; rlx compare --cfg job shows all"),
     ],
 )
 def test_a_key_that_another_verb_has_is_not_proposed(words, said):
@@ -88,3 +88,22 @@ def test_a_key_of_a_part_is_named_by_its_path(override, expected):
     code, message = invoke(["train", "algorithm=hybrid", override])
     assert code == 2
     assert message.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["algorithm=custom_grpo", "algorithm.advantage=gae"],
+            "algorithm.advantage=gae: it is chosen by algorithm/advantage=gae",
+        ),
+        (["algorithm=hybrid", "algorithm.dpo.loss=ipo"], "algorithm.dpo.loss=ipo: it is chosen by loss@algorithm.dpo.loss=ipo"),
+        (["algorithm=hybrid", "algorithm.dpo=sft"], "algorithm.dpo=sft: it is chosen by algorithm@algorithm.dpo=sft"),
+        (
+            ["algorithm=hybrid", "algorithm/dpo/loss=ipo"],
+            "algorithm/dpo/loss is no key of rlx train; algorithm.dpo.loss is chosen by loss@algorithm.dpo.loss=NAME",
+        ),
+    ],
+)
+def test_an_option_that_is_set_as_a_value_is_told_the_word_that_chooses_it(words, said):
+    assert invoke(["train", *words]) == (2, f"rlx: {said}")

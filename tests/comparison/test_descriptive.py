@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,13 @@ def test_a_search_is_told_by_its_trials_and_its_cost(searched):
     assert (search.algorithm, search.trials) == ("custom_dpo", 3)
     assert search.expected[-1] == pytest.approx(0.72)
     assert search.tokens == 500
+
+
+def test_searches_of_one_algorithm_are_told_apart_by_their_classes(tmp_path):
+    for loss, lr, seed in itertools.product(("dpo", "ipo"), (0.1, 0.2, 0.4), range(2)):
+        own = {"algorithm__loss": {"_target_": f"rlx.loss.preference.margin.{loss}"}, "optimizer__lr": lr}
+        write_run(tmp_path / f"{loss}{lr}{seed}", seed=seed, score=0.5 + seed / 10 + lr, **own)
+    assert sorted(search.algorithm for search in compare(tmp_path).searches) == ["custom_dpo loss=dpo", "custom_dpo loss=ipo"]
 
 
 def test_profiles_share_their_thresholds(searched):

@@ -27,6 +27,8 @@ def test_settings_show_plain_hyperparameters():
     assert hyperparameters_text(OmegaConf.create(node), skip=("loss",)) == "beta=0.1"
     assert hyperparameters_text(OmegaConf.create({"limit": None, "clip": True})) == "limit=null, clip=true"
     assert hyperparameters_text(OmegaConf.create({"_target_": "x.Y"})) == "no hyperparameters"
+    parts = {"dpo": {"_target_": "x.Dpo", "loss": {"_target_": "x.ipo", "beta": 1}}, "advantage": {"_target_": "my_lab.ranked"}}
+    assert hyperparameters_text(OmegaConf.create(parts)) == "dpo=Dpo, dpo.loss=ipo, advantage=ranked"
 
 
 def test_peak_memory_is_in_bytes():
