@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 _said_unread: set[tuple[str, str]] = set()  # variables and templates that were warned of
 _MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _MOST_BYTES = 512 * 2**20  # that writing one conversation may take
-_MOST_SECONDS = 30.0  # of the processor's time that one call of a template may take
+_MOST_SECONDS = 10.0  # of the processor's time that one call of a template may take
 _PROBE = ({"role": "user", "content": "rlx_probe"},)
 _AT_ONCE = 64  # conversations that are rendered by one call
 

@@ -348,7 +348,7 @@ class SavedAdapter:
             base = None
             if (directory / BASE_FILE).is_file():
                 base = BaseModel(**json.loads((directory / BASE_FILE).read_text()))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ConfigError(f"the adapter in {directory} cannot be read: {type(error).__name__}: {error}") from error
         return SavedAdapter(directory, lora, base, str(config.get("base_model_name_or_path") or ""))
 

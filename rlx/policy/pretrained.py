@@ -16,7 +16,7 @@ import torch
 from rlx.data.tokens import TextEncoder
 from rlx.errors import ConfigError, RlxError
 from rlx.fields import count, one_of
-from rlx.policy.adapter import Lora, SavedAdapter, read_adapter_weights
+from rlx.policy.adapter import BASE_FILE, Lora, SavedAdapter, read_adapter_weights
 from rlx.policy.base import Policy
 from rlx.policy.files import (
     Read,
@@ -31,7 +31,7 @@ from rlx.policy.files import (
 )
 from rlx.policy.precision import slower_note
 from rlx.policy.reader import NO_CODE, Outline, Reader
-from rlx.policy.tiny import MOST_LAYERS, build_tiny, load_tiny
+from rlx.policy.tiny import MOST_LAYERS, SHAPE, build_tiny, load_tiny
 
 DTYPES = {
     "auto": torch.float32,
@@ -157,13 +157,21 @@ def _with_saved_adapter(
         loader, arguments = known.loader, dict(known.arguments)
     if loader not in _LOADERS:
         raise ConfigError(f"{saved.directory}: rlx has no policy loader {loader}; give the base by policy.base=DIRECTORY")
+    load, own_arguments = _LOADERS[loader]
+    if unknown := [name for name in arguments if name not in own_arguments]:
+        raise ConfigError(
+            f"{saved.directory / BASE_FILE} gives {unknown[0]} to the policy loader {loader}, and no adapter of rlx does; give "
+            "the base by policy.base=DIRECTORY"
+        )
+    if loader == "pretrained" and adapter_directory(path := arguments.get("path", "")) is not None:
+        raise ConfigError(f"{path} holds an adapter, and the adapter in {saved.directory} needs a whole model as its base")
     texts = ("chat_template", "max_length", "max_prompt_length", "chat_template_kwargs")
     own = texts if loader.startswith("tiny") else (*texts, "dtype", "shared_prefix")
     if loader == "pretrained" and settings["quantization"] is not None:
         own = (*own, "quantization")
     kept = {key: settings[key] for key in own}
     try:
-        policy = _LOADERS[loader](**{**arguments, **kept})
+        policy = load(**{**arguments, **kept})
     except ConfigError as error:
         raise ConfigError(
             f"the base model of the adapter in {saved.directory} cannot be loaded: {error}; give it by policy.base=DIRECTORY"
@@ -228,12 +236,12 @@ def _smollm2_file() -> str:
     return str(files[0])
 
 
-# The loaders that an adapter on disk may name; its file is data and names nothing else.
-_LOADERS: dict[str, Callable[..., Policy]] = {
-    "pretrained": load_pretrained,
-    "smollm2": load_smollm2,
-    "tiny": load_tiny,
-    "tiny_untrained": build_tiny,
+# The loaders that an adapter on disk may name, and the arguments that it may give them: its file is data and names nothing else.
+_LOADERS: dict[str, tuple[Callable[..., Policy], tuple[str, ...]]] = {
+    "pretrained": (load_pretrained, ("path", "gguf_file", "quantization")),
+    "smollm2": (load_smollm2, ()),
+    "tiny": (load_tiny, ()),
+    "tiny_untrained": (build_tiny, SHAPE),
 }
 
 

@@ -47,6 +47,9 @@ def load_tiny(
     return policy
 
 
+SHAPE = ("seed", "hidden_size", "intermediate_size", "num_layers", "num_heads", "max_positions")  # of build_tiny
+
+
 def build_tiny(
     *,
     seed: Annotated[int, count(at_least=0)] = 0,
@@ -62,14 +65,7 @@ def build_tiny(
     adapter: Lora | None = None,
 ) -> Policy:
     """The same architecture with random weights, which `seed` decides. adapter: trained in place of them."""
-    shape = {
-        "seed": seed,
-        "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
-        "num_layers": num_layers,
-        "num_heads": num_heads,
-        "max_positions": max_positions,
-    }
+    shape = dict(zip(SHAPE, (seed, hidden_size, intermediate_size, num_layers, num_heads, max_positions), strict=True))
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if hidden_size % num_heads:

@@ -128,6 +128,24 @@ def test_a_checkpoint_is_a_small_peft_directory_that_peft_reads(tmp_path):
     torch.testing.assert_close(theirs(input_ids=tokens).logits, policy.model(input_ids=tokens).logits)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loader": "smollm2", "arguments": {"unpacked_dir": "elsewhere"}}, "gives unpacked_dir to the policy loader smollm2"),
+        ({"loader": "tiny", "arguments": {"adapter": {}}}, "gives adapter to the policy loader tiny"),
+        ({"loader": "pretrained", "arguments": {"path": "{here}"}}, "holds an adapter"),
+    ],
+)
+def test_an_adapter_names_its_base_and_nothing_else(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    write_policy(policy_of(), tmp_path)
+    given = json.loads(json.dumps(given).replace("{here}", str(tmp_path)))
+    (tmp_path / BASE_FILE).write_text(json.dumps({**json.loads((tmp_path / BASE_FILE).read_text()), **given}))
+    with pytest.raises(ConfigError, match=message):
+        load_pretrained(str(tmp_path))
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @READS_WITH_PEFT
 def test_merged_weights_agree_with_the_adapter_and_with_pefts_own_merge(tmp_path):
     policy = moved(policy_of(), by=0.05)
