@@ -90,6 +90,8 @@ def _model_directory(directory: Path) -> Path:
     files = sorted(file.name for file in directory.glob("*.gguf"))
     if files:
         raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
+    if (directory / "run.json").is_file():
+        raise ConfigError(f"policy.path={directory} is a run without a checkpoint, which a run writes when it ends; name another")
     raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
 
 

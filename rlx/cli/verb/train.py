@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlx.config.schema import RunConfig
 from rlx.errors import ConfigError, DataError, TrainingError
+from rlx.record.files import follow_latest
 
 if TYPE_CHECKING:
     from rlx.config.compose import Composed
@@ -23,12 +24,28 @@ AUTO = "auto"  # of resume: the run of this very command, if it has begun one
 
 
 def narrow(composed: Composed) -> Composed:
-    """With resume or rerun the run's own config, and what may be given with it; `ranks` becomes a number."""
+    """With resume or rerun the run's own config, and what may be given with it; `ranks` becomes a number.
+
+    A policy.path that is a `latest` becomes the run that it names: soon it names the run that begins here.
+    """
+    composed = _with_run_of_latest(composed)
     if composed.config.resume == AUTO and composed.config.rerun is None:
         composed = _with_own_run(composed)
     elif composed.config.resume is not None or composed.config.rerun is not None:
         composed = _with_recorded_config(composed)
     return with_number(composed)
+
+
+def _with_run_of_latest(composed: Composed) -> Composed:
+    """The config, and the words that later commands are made of, with the run that a `latest` as policy.path names."""
+    path = composed.config.policy.get("path")
+    if not isinstance(path, str) or Path(path).name != "latest":
+        return composed
+    cfg = composed.config.copy()
+    cfg.policy.path = str(follow_latest(Path(path).expanduser()))
+    words = {f"policy.path={path}": f"policy.path={cfg.policy.path}"}
+    overrides, command = (tuple(words.get(word, word) for word in some) for some in (composed.overrides, composed.command))
+    return replace(composed, config=cfg, overrides=overrides, command=command)
 
 
 def _with_recorded_config(composed: Composed) -> Composed:

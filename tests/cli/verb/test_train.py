@@ -41,6 +41,15 @@ def test_a_run(training):
     assert run.directory is None
 
 
+def test_a_policy_of_the_latest_run_is_that_run_and_not_the_one_that_begins(training, tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    assert invoke(["train", "policy=pretrained", "policy.path=runs/latest"]) == (0, "")
+    (run,) = training.runs
+    assert run.cfg.policy.path == "runs/first"
+    assert run.overrides[-1] == run.command[-1] == "policy.path=runs/first"
+
+
 def test_a_place_of_the_users_own_is_honoured(training, tmp_path):
     assert invoke(["train", "hydra.run.dir=here it is"]) == (0, "")
     assert training.runs[0].directory == tmp_path / "here it is"
