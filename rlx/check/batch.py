@@ -196,6 +196,43 @@ def _with_repeats(own: np.ndarray, extra: int) -> np.ndarray:
     return np.repeat(np.arange(len(own)), np.where(ends, 1 + extra, 1))
 
 
+def draw_of(algorithm: Any, lab: Any) -> Any:
+    """What an algorithm draws; where it refuses float64 beside float32, as rewards are, policy and reference speak float32."""
+    with torch.no_grad():
+        try:
+            return algorithm.draw(lab)
+        except RuntimeError as error:
+            if not any(said in str(error) for said in ("dtype", "scalar type")):
+                raise
+        with _in_single(lab.policy, lab.reference):
+            return algorithm.draw(lab)
+
+
+@contextmanager
+def _in_single(*owners: Any) -> Iterator[None]:
+    """A policy and a reference say statistics of tokens in float32, as they do in a run."""
+    kinds = [type(owner) for owner in owners]
+
+    def said(kind: type, name: str) -> Callable[..., Any]:
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            found = getattr(kind, name)(self, *args, **kwargs)
+            return single(found) if isinstance(found, Tensor) else _mapped(found, single, lambda s: s, single)
+
+        return method
+
+    def single(value: Any) -> Any:
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    try:
+        for owner, kind in zip(owners, kinds, strict=True):
+            methods = {name: said(kind, name) for name in ("token_statistics", "token_logprobs")}
+            owner.__class__ = type(kind.__name__, (kind,), methods)
+        yield
+    finally:
+        for owner, kind in zip(owners, kinds, strict=True):
+            owner.__class__ = kind
+
+
 def in_double(batch: Any) -> Any:
     """The batch with its numbers in double precision, so that their sums do not depend on width and order."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab
+from rlx.check.batch import draw_of
 from rlx.check.reads import DRAW, OTHER, UPDATE, UPDATES, VALIDATE
 from rlx.check.replay import Parts, Recording, Run
 from rlx.check.source import ComputedOnce, LeavesGrewError
@@ -137,8 +138,7 @@ class _Traveller:
         return replace(made, at_first=self._at_first)
 
     def _drawn(self, lab: _Watched) -> tuple[Any, dict[tuple[str, int], bool]]:
-        with torch.no_grad():
-            batch = self._algorithm.draw(lab)
+        batch = draw_of(self._algorithm, lab)
         lab.note_full()
         return batch, dict(lab.full)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Algorithm, Lab, LossOutput, Need, require_batch, require_output
-from rlx.check.batch import in_double, parts_of
+from rlx.check.batch import draw_of, in_double, parts_of
 from rlx.check.source import Accumulated, OfKnownLeaves
 from rlx.check.stand_in import Numbers, ScriptedSampler, StandInPolicy, StandInReference, key_of
 from rlx.check.stand_in_task import has_scores, shortened, stand_in_task, with_scores
@@ -195,9 +195,8 @@ class Subject:
     def warmed(self, laboratory: Laboratory) -> Laboratory:
         """The laboratory after the draws that an algorithm makes before it learns, and at the step from which on it does."""
         warm_up, start = self._begins
-        with torch.no_grad():
-            for number in range(warm_up):
-                self.algorithm.draw(laboratory.lab(step=number, seed=self.seed))
+        for number in range(warm_up):
+            self.draw(laboratory, step=number)
         laboratory.start = start
         return laboratory
 
@@ -270,8 +269,7 @@ class Subject:
     def draw(self, laboratory: Laboratory, *, step: int = 0, algorithm: Algorithm[Any] | None = None) -> Any:
         """A batch, drawn as a run draws it."""
         algorithm = algorithm or self.algorithm
-        with torch.no_grad():
-            batch = algorithm.draw(laboratory.lab(step=step, seed=self.seed))
+        batch = draw_of(algorithm, laboratory.lab(step=step, seed=self.seed))
         require_batch(batch, by=algorithm)
         return in_double(batch) if laboratory.policy.dtype == torch.float64 else batch
 

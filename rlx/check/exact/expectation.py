@@ -21,7 +21,8 @@ from rlx.errors import ConfigError, RlxError
 from rlx.loss.policy_gradient.base import PolicyGradientLoss
 from rlx.seeding import Stream
 
-BETAS = ("beta", "kl_in_reward", "kl_coefficient", "kl_weight", "kl_beta")  # what the weight of a KL is called
+# what the weight of a KL is called
+BETAS = {"beta", "kl_in_reward", "kl_coefficient", "kl_coef", "kl_loss_coef", "kl_weight", "kl_beta", "kl_penalty"}
 ALONE = {"prompts_per_step": 1, "group_size": 2, "minibatches": 1, "resample_attempts": 0}  # one prompt, its smallest group
 
 
@@ -154,12 +155,17 @@ def _kl_at_states(exact: ExactLaboratory, logits: Tensor, weights: Tensor) -> Te
     return (visits * (ours.exp() * (ours - theirs)).sum(dim=-1)).sum()
 
 
+def is_beta(name: str) -> bool:
+    """Whether a hyperparameter of this dotted name is the weight of a KL."""
+    return name.rpartition(".")[2] in BETAS
+
+
 def stated_beta(algorithm: Any) -> float:
     """The weight of the KL that the algorithm states by name; 0 if it states none."""
     return sum(
         float(value)
         for name, value in plain_fields(algorithm)
-        if name.rpartition(".")[2] in BETAS and isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_beta(name) and isinstance(value, (int, float)) and not isinstance(value, bool)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of
 from rlx.check.finding import FAILED, Finding, broken, passed, skipped
-from rlx.check.law.credit import misplaced, moves_earlier, never_learned, of_greedy, of_rewards
-from rlx.check.law.rounding import rounded_down
+from rlx.check.law.credit import last_alone, misplaced, moves_earlier, never_learned, of_greedy, of_rewards, with_tokens
+from rlx.check.law.rounding import blown_up, rounded_down
 from rlx.check.law.sampled import left_out_counts
 from rlx.check.stand_in import Key, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -36,7 +37,7 @@ def alike(subject: Subject) -> Finding:
         return skipped("nothing is rewarded, or the loss reads the model itself")
     if Need.VALUES in subject.needs:
         return skipped("advantages depend on a critic; see credit")
-    if (found := _same_completions(subject) or rounded_down(subject)) is not None:
+    if (found := _same_completions(subject) or rounded_down(subject) or blown_up(subject)) is not None:
         return found
     batch = _rewarded_unlike(subject)
     compared, worst = 0, 0.0
@@ -44,9 +45,12 @@ def alike(subject: Subject) -> Finding:
         advantages = getattr(part, "advantages", None)
         if not isinstance(advantages, Tensor) or advantages.shape[:1] != (len(part),) or not advantages.numel():
             continue
-        first: dict[tuple[bytes, ...], int] = {}
-        for row, group in enumerate(part.sequences.completions):
-            known = first.setdefault(tuple(tokens.tobytes() for tokens in group), row)
+        first: dict[tuple[Any, ...], int] = {}
+        times: Counter[Any] = Counter()  # a group may stand in a batch once fresh and once replayed, for another use
+        for row, (prompt, group) in enumerate(zip(part.sequences.prompts, part.sequences.completions, strict=True)):
+            said = tuple(tokens.tobytes() for tokens in group)
+            known = first.setdefault((times[prompt.tobytes(), said], *said), row)
+            times[prompt.tobytes(), said] += 1
             compared += known != row
             off = float((advantages[row] - advantages[known]).abs().max())
             worst = max(worst, off)
@@ -110,8 +114,10 @@ def credit(subject: Subject) -> Finding:
     if Need.REWARDS not in subject.needs or subject.goes_past:
         return skipped("there is no critic")
     of_tokens = of_greedy(subject) or of_rewards(subject)
-    if Need.VALUES not in subject.needs or of_tokens.status == FAILED:
+    if of_tokens.status == FAILED:
         return of_tokens
+    if Need.VALUES not in subject.needs:
+        return last_alone(subject, ZERO) or of_tokens
     laboratory = subject.stand_in(spread=0.0, rewards=ZERO)
     part = _drawn(subject, laboratory, {})
     if part is None:
@@ -279,11 +285,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, errors: dict[Key, int]) -> 
         values.zero_()
         for key, place in errors.items():
             values[places[key].start + place] = 1.0
-    for part in parts_of(subject.draw(laboratory)):
-        advantages = getattr(part, "advantages", None)
-        if isinstance(advantages, Tensor) and advantages.shape == part.sequences.completion_mask.shape:
-            return part
-    return None
+    return with_tokens(subject.draw(laboratory))
 
 
 def baseline(subject: Subject) -> Finding:

@@ -1,4 +1,4 @@
-"""What the law of directions says of names: what is called a bonus is raised, a penalty on lengths lowers long completions."""
+"""What the law of directions says of names: what is called a bonus is raised, a penalty lowers the completions that it names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from rlx.check.variant import plain_fields, variants
 
 BONUS = "bonus"
 COSTS = {"penalty", "cost", "punishment"}
+CUT_OFF = {"end", "eos", "truncated", "truncation", "overlong", "unfinished"}  # words for completions that did not end
 LEAST = 1e-12  # a slope below this is 0
 
 
 def bonus_lowers(subject: Subject) -> Finding | None:
-    """More of a bonus on the entropy pushes the entropy down at every token, or more of a cost of length favours longer ones."""
+    """More of a bonus on the entropy pushes the entropy down at every token, or more of a cost favours what it is a cost of.
+
+    A cost is named after lengths, or after completions that were cut off.
+    """
     values = dict(plain_fields(subject.algorithm))
     for name, value in values.items():
         words = set(name.rpartition(".")[2].split("_"))
-        if "length" in words and words & COSTS and isinstance(value, float) and (found := _favours_length(subject, name)):
+        of_length = "length" in words
+        costs = words & COSTS and (of_length or words & CUT_OFF) and isinstance(value, float)
+        if costs and (found := _favours(subject, name, of_length=of_length)):
             return found
     named = [name for name, value in values.items() if BONUS in name.rpartition(".")[2].split("_") and isinstance(value, float)]
     if subject.goes_past or not named:
@@ -54,26 +60,29 @@ def bonus_lowers(subject: Subject) -> Finding | None:
     return None
 
 
-def _favours_length(subject: Subject, name: str) -> Finding | None:
-    """With more of a cost of length, the longer completions of every group have higher advantages, held against the shorter."""
+def _favours(subject: Subject, name: str, *, of_length: bool) -> Finding | None:
+    """With more of a cost, the longer, or unfinished, completions of every group have higher advantages than the others."""
     drawn = {}
     for algorithm in (subject.algorithm, *(other for _, other in variants(subject.algorithm, name))):
         twin = subject.with_algorithm(algorithm)
         batch = twin.draw(subject.stand_in(spread=0.0, rewards={"equal_rewards": True}))
-        advantages, lengths = getattr(batch, "advantages", None), batch.sequences.completion_lengths.double()
-        if not isinstance(advantages, Tensor) or advantages.shape != lengths.shape:
+        advantages, finished = getattr(batch, "advantages", None), getattr(batch, "finished", None)
+        if not isinstance(advantages, Tensor) or not isinstance(finished, Tensor) or advantages.shape != finished.shape:
             return None
         drawn[dict(plain_fields(algorithm))[name]] = advantages.double()
     less, more = min(drawn), max(drawn)
-    apart = lengths - lengths.mean(dim=1, keepdim=True)
+    costly = batch.sequences.completion_lengths.double() if of_length else 1 - batch.finished.double()
+    apart = costly - costly.mean(dim=1, keepdim=True)
     along = ((drawn[more] - drawn[less]) * apart).sum(dim=1)[apart.abs().amax(dim=1) > 0]
     if less == more or not len(along) or float(along.min()) <= LEAST:
         return None
+    what, others = ("longer", "shorter") if of_length else ("unfinished", "finished")
+    short, measure = name.rpartition(".")[2], "lengths" if of_length else "~finished"
     return broken(
-        f"{name} = {more:g} for {less:g} raises the advantages of longer completions over those of shorter ones in all "
+        f"{name} = {more:g} for {less:g} raises the advantages of {what} completions over those of {others} ones in all "
         f"{len(along)} groups, though it is called a cost",
         number=f"{float(along.min()):+.1e}",
         where="draw",
         example=row_shown(subject, batch, 0),
-        mend="a cost of length is subtracted from the reward: rewards - length_penalty * lengths",
+        mend=f"a cost is subtracted from the reward: rewards - {short} * {measure}",
     )

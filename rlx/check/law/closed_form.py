@@ -13,7 +13,7 @@ from rlx.check.finding import PASSED, Finding, broken, passed, skipped
 from rlx.check.law.estimate import ratio_upside_down
 from rlx.check.place import first_result
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, reads_logprobs, row_shown
-from rlx.check.variant import watched
+from rlx.check.variant import plain_fields, variants, watched
 from rlx.loss.preference.margin import dpo
 
 TAKES_LOGITS = {"sigmoid", "logsigmoid", "softmax", "log_softmax", "cross_entropy", "binary_cross_entropy_with_logits"}
@@ -94,25 +94,33 @@ def _log_two(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Ten
 
 def _smoothed(subject: Subject, laboratory: Laboratory, batch: Any) -> Finding | None:
     """A smoothed loss is log 2 at policy = reference whatever the smoothing is: its two weights add up to 1."""
-    smoothing = getattr(subject.algorithm, "label_smoothing", None)
-    if (
-        subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING
-        or not isinstance(smoothing, float)
-        or not 0 < smoothing < 0.5
-    ):
+    if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING:
         return None
     terms = list(subject.loss(laboratory, batch).terms.values())
     values = terms[0].values.detach().double()
-    if len(terms) != 1 or bool((values - (1 - 2 * smoothing) * math.log(2)).abs().gt(1e-9).any()):
-        return None
-    return broken(
-        f"with label_smoothing = {smoothing:g} the loss is {float(values.flatten()[0]):.6g} at policy = reference, log 2 times "
-        f"{1 - 2 * smoothing:g}; it must be log 2 = 0.693147: the flipped label is subtracted where it is added",
-        number=f"{float(values.flatten()[0]):.4g}",
-        where="compute_loss",
-        example=row_shown(subject, batch, 0),
-        mend="-(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)",
-    )
+
+    def is_log_two(values: Tensor, share: Any) -> bool:
+        return isinstance(share, float) and bool((values - (1 - 2 * share) * math.log(2)).abs().le(1e-9).all())
+
+    shares = {name: share for name, share in plain_fields(subject.algorithm) if share and is_log_two(values, share)}
+    for name, share in shares.items() if len(terms) == 1 and values.numel() else ():
+        changed = next((twin for _, twin in variants(subject.algorithm, name)), None)
+        twin = subject if changed is None else subject.with_algorithm(changed)
+        (term,) = twin.loss(laboratory, batch).terms.values()
+        if not is_log_two(term.values.detach().double(), dict(plain_fields(twin.algorithm))[name]):
+            continue
+        short = name.rpartition(".")[2]
+        return broken(
+            f"with {short} = {share:g} the loss is {float(values.flatten()[0]):.6g} at policy = reference, log 2 times "
+            f"{1 - 2 * share:g}; it must be log 2 = 0.693147: the flipped label is subtracted and not added, or what is left "
+            f"not divided by 1 - 2 * {short}",
+            number=f"{float(values.flatten()[0]):.4g}",
+            where="compute_loss",
+            example=row_shown(subject, batch, 0),
+            mend=f"-(1 - {short}) * logsigmoid(margin) - {short} * logsigmoid(-margin), or, robust, with a plus in its middle "
+            f"and all of it divided by 1 - 2 * {short}",
+        )
+    return None
 
 
 def _asked(subject: Subject, laboratory: Laboratory, batch: Any) -> bool:
@@ -181,80 +189,54 @@ def _only_slope(rows: list[list[Tensor]], term: Any, side: int) -> float | None:
 
 
 def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """The slopes of the two sides of a pair stand to each other as 1 (sums) or as the inverse of their lengths (means)."""
+    """The slopes of the two sides of a pair stand to each other as 1 (sums) or as the inverse of their lengths (means).
+
+    What is learned of chosen completions beside that, a likelihood, is no mean that is divided by its length again.
+    """
     if subject.algorithm.kind is not AlgorithmType.PREFERENCE_LEARNING or not reads_logprobs(laboratory):
         return None
-    found = []
-    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
-        sizes = [len(side) for side in group]
-        if len(group) == 2 and min(sizes) and sizes[0] != sizes[1] and bool(group[0][0]) and bool(group[1][0]):
-            found.append((row, float(-group[0][0] / group[1][0]), sizes[0] / sizes[1]))
-    if len(found) < 2:
+    groups = enumerate(completion_gradients(laboratory, batch, gradient))
+    found = [(row, group) for row, group in groups if len(group) == 2 and min(map(len, group)) and bool(group[1][0])]
+    if len({tuple(map(len, group)) for _, group in found}) < 3 or len({len(group[0]) for _, group in found}) < 2:
         return None
-    if (both := _by_chosen_length(subject, laboratory, batch, gradient)) is not None:
-        return both
-    if (one := _one_side_is_a_mean(subject, laboratory, batch, gradient)) is not None:
-        return one
-    if all(abs(slopes - lengths) > 1e-9 * lengths for _, slopes, lengths in found):
-        return passed() if all(min(abs(slopes - 1), abs(slopes * lengths - 1)) < 1e-9 for _, slopes, lengths in found) else None
-    row, slopes, lengths = found[0]
-    if not all(abs(slopes - lengths) < 1e-9 * lengths for _, slopes, lengths in found):
-        return None
-    return broken(
-        f"the slope at chosen tokens is {slopes:.4g} times that at rejected ones where chosen is {lengths:.4g} times as long: "
-        "each side is divided by the length of the other",
-        number=f"{slopes:.3g}",
-        where="compute_loss",
-        example=row_shown(subject, batch, row),
-        mend="divide the sum of each completion by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
-    )
+    rows = [row for row, _ in found]
+    own, other = (torch.stack([group[side][0].detach().double() for _, group in found]) for side in (0, 1))
+    chosen, rejected = (torch.tensor([len(group[side]) for _, group in found], dtype=torch.float64) for side in (0, 1))
 
+    def constant(values: Tensor, value: float | None = None) -> bool:
+        middle = float(values.mean()) if value is None else value
+        return bool(middle) and bool((values - middle).abs().le(1e-9 * abs(middle)).all())
 
-def _by_chosen_length(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """Both sides of a pair are divided by the length of the chosen one."""
-    found = []
-    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
-        if len(group) == 2 and min(map(len, group)) and bool(group[0][0]):
-            found.append((row, float(group[0][0]), float(group[1][0]), len(group[0]), len(group[1])))
-    if len({chosen for _, _, _, chosen, _ in found}) < 2 or all(chosen == rejected for _, _, _, chosen, rejected in found):
-        return None
-    scale = found[0][1] * found[0][3]
-    if any(
-        abs(own + other) > 1e-9 * abs(own) or abs(own * chosen - scale) > 1e-9 * abs(scale) for _, own, other, chosen, _ in found
-    ):
-        return None
-    row, own, _, chosen, rejected = next(each for each in found if each[3] != each[4])
-    return broken(
-        f"the slope is {own:.4g} at chosen tokens and the opposite at rejected ones, in inverse proportion to the length of the "
-        f"chosen completion ({chosen} tokens, the rejected one has {rejected}): both sides are divided by it",
-        number=f"{own:.3g}",
-        where="compute_loss",
-        example=row_shown(subject, batch, row),
-        mend="divide each side by its own length: chosen_sum / chosen_length - rejected_sum / rejected_length",
-    )
-
-
-def _one_side_is_a_mean(subject: Subject, laboratory: Laboratory, batch: Any, gradient: Tensor) -> Finding | None:
-    """One side of a pair is divided by its length, the other is a sum."""
-    found = []
-    for row, group in enumerate(completion_gradients(laboratory, batch, gradient)):
-        if len(group) == 2 and min(map(len, group)) and bool(group[1][0]):
-            found.append((row, float(-group[0][0] / group[1][0]), len(group[0]), len(group[1])))
-    sides = (
-        ("chosen", [share * chosen for _, share, chosen, _ in found]),
-        ("rejected", [share / other for _, share, _, other in found]),
-    )
-    for place, (name, ones) in enumerate(sides):
-        if len({each[2 + place] for each in found}) < 2 or any(abs(one - 1) > 1e-9 for one in ones):
-            continue
-        row, share, chosen, other = next(each for each in found if each[2 + place] > 1)
-        return broken(
-            f"the slope at chosen tokens is {share:.4g} times that at rejected ones, of a pair of {chosen} and {other} tokens: "
-            f"the {name} completion is divided by its length, the other one is not",
-            number=f"{share:.3g}",
-            where="compute_loss",
-            example=row_shown(subject, batch, row),
-            mend="take sums on both sides, or means of each by its own length: chosen_sum / chosen_length - rejected_sum / "
-            "rejected_length",
+    shares, again = -own / other, ""
+    faults: tuple[tuple[Tensor, str], ...]
+    if constant(shares, 1.0):
+        faults = (
+            (own * chosen, "both sides are divided by the length of the chosen one"),
+            (own * rejected, "both sides are divided by the length of the rejected one"),
         )
-    return None
+        again = next((what for values, what in faults if constant(values)), "")
+    elif not constant(shares * chosen / rejected, 1.0):
+        faults = (
+            (shares * rejected / chosen, "each side is divided by the length of the other"),
+            (shares * chosen, "the chosen completion is divided by its length, the other one is not"),
+            (shares / rejected, "the rejected completion is divided by its length, the other one is not"),
+        )
+        again = next((what for values, what in faults if constant(values, 1.0)), "")
+        beside = ((own + other) * chosen**2, (own * chosen + other * rejected) * chosen)
+        if not again and any(map(constant, beside)):
+            again = "what is learned of chosen ones beside the margin is divided by their length twice"
+        if not again:
+            return None
+    if not again:
+        return passed()
+    place = int((chosen - rejected).abs().argmax())
+    return broken(
+        f"the slope is {float(own[place]):.4g} at the tokens of a chosen completion of {int(chosen[place])} tokens, "
+        f"{float(other[place]):.4g} at those of a rejected one of {int(rejected[place])}, and goes with lengths in all pairs: "
+        f"{again}",
+        number=f"{float(shares[place]):.3g}",
+        where="compute_loss",
+        example=row_shown(subject, batch, rows[place]),
+        mend="divide the sum of each completion by its own length, once, or neither: chosen_sum / chosen_length - rejected_sum / "
+        "rejected_length; mean_chosen_logprob is a mean already",
+    )

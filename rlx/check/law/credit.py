@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,6 +22,7 @@ from rlx.rollout.sampler import Draw
 LENGTHS = ((6, 4), (5, 2), (3, 6), (6, 5))  # [P, G] tokens of made-up completions
 PAID = 3  # the place of the token that is rewarded, with tokens before and after it
 PLACES = (1, PAID, 5)  # as far from each other
+RETURNS_MEND = "returns are summed from the end: rewards.flip(-1).cumsum(-1).flip(-1), discounted_returns(...)"
 DISCOUNT_MEND = "a discount is a power of the distance to the reward, gamma ** (s - t), not of the place in the completion"
 EQUAL = 1e-9
 CLOSE = 1e-5  # relative to the largest advantage
@@ -88,7 +90,7 @@ def of_rewards(subject: Subject) -> Finding:
             "a reward moves the advantages of later tokens, and none of those that led to it",
             where="draw, in its advantage",
             example=example,
-            mend="returns are summed from the end: rewards.flip(-1).cumsum(-1).flip(-1), discounted_returns(...)",
+            mend=RETURNS_MEND,
         )
     steps = effect[1 : PAID + 1] - effect[:PAID]
     if bool((steps < -EQUAL).all()):
@@ -114,6 +116,41 @@ def of_rewards(subject: Subject) -> Finding:
             mend=DISCOUNT_MEND,
         )
     return passed("1 reward")
+
+
+def last_alone(subject: Subject, zero: Mapping[str, Any]) -> Finding | None:
+    """Without a critic: the reward of a completion moves the advantage of its last token and of none before.
+
+    zero: the settings of `stand_in_task` with which every reward is 0.
+    """
+    usual = with_tokens(subject.draw(subject.stand_in(spread=0.0, rewards=zero)))
+    if usual is None:
+        return None
+    sizes = [len(group[0]) for group in usual.sequences.completions]
+    row = max(range(len(usual)), key=sizes.__getitem__)
+    text = subject.sampler.text(subject.policy, usual.sequences.completions[row][0])
+    paid = with_tokens(subject.draw(subject.stand_in(spread=0.0, rewards={**zero, "rewarded": text})))
+    if paid is None or sizes[row] < 2 or paid.advantages.shape != usual.advantages.shape:
+        return None
+    moved = (paid.advantages - usual.advantages)[row, 0][usual.sequences.completion_mask[row, 0]].abs() > CLOSE
+    if not bool(moved[-1]) or bool(moved[:-1].any()):
+        return None
+    return broken(
+        f"a reward of 1 moves the advantage of the last of {sizes[row]} tokens, and of none that led to it",
+        number=f"1 of {sizes[row]} tokens",
+        where="draw",
+        example=row_shown(subject, usual, row),
+        mend=RETURNS_MEND,
+    )
+
+
+def with_tokens(batch: Any) -> Any:
+    """The part of a batch that has advantages [P, G, T]; None if there is none."""
+    for part in parts_of(batch):
+        advantages = getattr(part, "advantages", None)
+        if isinstance(advantages, Tensor) and advantages.shape == part.sequences.completion_mask.shape:
+            return part
+    return None
 
 
 def never_learned(subject: Subject, laboratory: Laboratory, batch: Any, slope: Tensor) -> Finding | None:

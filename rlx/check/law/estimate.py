@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from rlx.algorithm.base import Need
+from rlx.algorithm.base import Need, Term
 from rlx.check.batch import parts_of
+from rlx.check.exact.expectation import is_beta
 from rlx.check.finding import Finding, broken
 from rlx.check.subject import Subject
+from rlx.check.variant import plain_fields, variants
 
 WORLDS = (((0.3, 0.7), (0.1, 0.9)), ((0.6, 0.4), (0.2, 0.8)))  # of two tokens: the policy's probabilities, the reference's
 CLOSE = 1e-5
@@ -61,7 +63,10 @@ def _expected(subject: Subject, ours: tuple[float, ...], theirs: tuple[float, ..
 
 
 def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
-    """Term or figure called kl -> its value at a token that the policy samples with chance p and the reference with q."""
+    """Estimate -> its value at a token that the policy samples with chance p and the reference with q.
+
+    An estimate is a term called kl, or what the weight of a KL multiplies in the loss.
+    """
     temperature = subject.sampler.temperature or 1.0
     laboratory = subject.stand_in(constant=temperature * math.log(q), constant_of="everybody")
     batch = subject.first_update(laboratory)
@@ -69,17 +74,29 @@ def _values(subject: Subject, p: float, q: float) -> dict[str, float]:
         return {}
     terms = subject.loss(laboratory, batch).terms
     leaf = laboratory.policy.leaves.get("token_logprobs")
-    if leaf is None or not any(map(_is_kl, terms)):
+    weights = [name for name, value in plain_fields(subject.algorithm) if is_beta(name) and isinstance(value, float) and value]
+    if leaf is None or (not any(map(_is_kl, terms)) and not weights):
         return {}
     with torch.no_grad():
         leaf.fill_(temperature * math.log(p))
     batch = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, math.log(p), 0.0))
-    found: dict[str, float] = {}
-    for name, term in subject.loss(laboratory, batch).terms.items():
-        learned = term.values.detach().double()[term.weights.expand_as(term.values) != 0]
-        if _is_kl(name) and learned.numel() and float(learned.max() - learned.min()) < FLAT:
-            found[f"the term {name}"] = float(learned[0])
-    return found
+    terms = subject.loss(laboratory, batch).terms
+    learned = {f"the term {name}": _learned(term) for name, term in terms.items() if _is_kl(name)}
+    for name, other in {name: other for weight in weights for name, other in variants(subject.algorithm, weight)}.items():
+        by = dict(plain_fields(other))[name] - dict(plain_fields(subject.algorithm))[name]
+        others = subject.with_algorithm(other).loss(laboratory, batch).terms
+        rises = [
+            other.coefficient * _learned(other) - terms[key].coefficient * _learned(terms[key]) for key, other in others.items()
+        ]
+        moved = [rise / by for rise in rises if bool(rise.any())]
+        learned |= {f"what {name} weighs": moved[0]} if len(moved) == 1 else {}
+    flat = {name: values for name, values in learned.items() if values.numel() and float(values.max() - values.min()) < FLAT}
+    return {name: float(values[0]) for name, values in flat.items()}
+
+
+def _learned(term: Term) -> Tensor:
+    """float64 [N] the values that have a weight."""
+    return term.values.detach().double()[term.weights.expand_as(term.values) != 0]
 
 
 def _is_kl(name: str) -> bool:

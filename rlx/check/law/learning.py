@@ -285,7 +285,7 @@ def _directed(subject: Subject, *, depth: float) -> Finding:
         rows = completion_gradients(laboratory, part, gradient)
         slopes = [torch.stack([values.sum() for values in group]) for group in rows]
         if Need.REWARDS in subject.needs and part.sequences.group_size > 1 and not _is_pairs(subject, part):
-            found = places_decide(subject, laboratory, batch, part) or _rewarded(subject, part, slopes)
+            found = places_decide(subject, laboratory, batch, part) or _rewarded(subject, laboratory, part, rows)
         elif part.sequences.group_size == 2 and subject.algorithm.kind is not AlgorithmType.SUPERVISED:
             found = preferred(subject, laboratory, batch, part, slopes, begins=depth == 0)
         elif part.sequences.group_size == 2 and _is_pairs(subject, part):
@@ -324,9 +324,10 @@ def _is_pairs(subject: Subject, part: Any) -> bool:
     return subject.reads_pairs and not hasattr(part, "rewards")
 
 
-def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | str:
+def _rewarded(subject: Subject, laboratory: Laboratory, part: Any, rows: list[list[Tensor]]) -> Finding | str:
     """Sum over groups of (reward - mean of the group) times the slope of the loss: it must be below 0."""
     total, worst, shown = 0.0, 0.0, 0
+    slopes = [torch.stack([values.sum() for values in group]) for group in rows]
     for row, group in enumerate(part.sequences.completions):
         texts = [subject.policy.decode(tokens) for tokens in group]
         rewards = torch.tensor([reward_of(text) for text in texts], dtype=torch.float64)
@@ -345,6 +346,16 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
             mend="are the advantages all 0, the ratio detached, or both of its log-probabilities live, so that their gradients "
             "cancel? The old one is batch.sampling_logprobs",
         )
+    if _ratio_is_live(laboratory, part, rows):
+        return broken(
+            "a token teaches 1 + log p times what it should, so that those less likely than 1/e go the wrong way: the importance "
+            "weight before the log-probability has a gradient of its own",
+            number=f"{total:+.1e}",
+            where="compute_loss",
+            example=row_shown(subject, part, shown),
+            mend="a weight of a log-probability is a constant: -stop_gradient(ratio) * A * logprobs; a ratio with a gradient "
+            "stands alone, -ratio * A",
+        )
     return broken(
         f"raising better rewarded completions raises the loss (reward times slope is {total:+.2e}, it must be negative)",
         number=f"{total:+.1e}",
@@ -352,3 +363,11 @@ def _rewarded(subject: Subject, part: Any, slopes: list[Tensor]) -> Finding | st
         example=row_shown(subject, part, shown),
         mend="the surrogate enters the loss with a minus: -(ratio * advantage); an advantage is reward minus baseline",
     )
+
+
+def _ratio_is_live(laboratory: Laboratory, part: Any, rows: list[list[Tensor]]) -> bool:
+    """Whether the slopes at the tokens of a completion stand to each other as 1 + log p, the slope of p / p_0 * log p at p_0."""
+    own = laboratory.policy.leaves["token_logprobs"].detach() / part.temperature
+    logprobs = [values for group in completion_gradients(laboratory, part, own) for values in group]
+    pairs = [(slope, 1 + each) for slope, each in zip((s for group in rows for s in group), logprobs, strict=True) if slope.any()]
+    return bool(pairs) and all(bool((slope * by[0] - slope[0] * by).abs().le(1e-9).all()) for slope, by in pairs)

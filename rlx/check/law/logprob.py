@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import Need
 from rlx.check.batch import at
-from rlx.check.exact.expectation import BETAS, stated_beta
+from rlx.check.exact.expectation import is_beta, stated_beta
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.law.rows import gap
 from rlx.check.stand_in import StandInPolicy
@@ -65,7 +65,7 @@ def _ratio_to_reference(subject: Subject) -> Finding | None:
     if Need.REFERENCE not in subject.needs or subject.algorithm.moving_reference is not None:
         return None
     algorithm = subject.algorithm
-    for name in [name for name, _ in plain_fields(algorithm) if name.rpartition(".")[2] in BETAS]:
+    for name in [name for name, _ in plain_fields(algorithm) if is_beta(name)]:
         algorithm = min((other for _, other in variants(algorithm, name)), key=stated_beta, default=algorithm)
     if stated_beta(algorithm) > EQUAL:
         return None
@@ -226,7 +226,8 @@ def temperature(subject: Subject) -> Finding:
     gradient, _ = subject.gradient(laboratory, batch)
     used, theirs = set(laboratory.policy.temperatures), laboratory.reference.temperatures
     moved = batch.with_values(sampling_logprobs=torch.where(batch.completion_mask, sampled - 0.1, 0.0))
-    if torch.equal(gradient, subject.gradient(laboratory, moved)[0]):
+    again = [each for each in used for wrong in (hotter**2, 1 / hotter) if math.isclose(each, wrong)]
+    if not again and torch.equal(gradient, subject.gradient(laboratory, moved)[0]):
         return skipped("the loss does not compare with the sampling log-probabilities")
     if used == {hotter} and theirs and hotter not in theirs:
         return broken(

@@ -195,17 +195,12 @@ def signs(loss: Loss) -> Finding:
 
 
 def clip_ends(loss: Loss) -> Finding:
-    """A loss that names the ends of its ratio stops learning from a token exactly there."""
+    """A loss that names the ends of its ratio stops learning from a token exactly there, or as far from 0 in its log-ratio."""
     if not isinstance(loss, PolicyGradientLoss) or loss.clip_ends() is None:
         return skipped("the loss names no ends of its ratio")
     loss = replace(loss, beta=0.0, modifiers={})
     for name, end, sign in zip(("lower", "upper"), loss.clip_ends() or (), (-1, 1), strict=False):
-        if end <= 0:
-            continue
-        distance = sign * math.log(end)
-        start, far, inside, beyond = (_learning(loss, at) for at in (0.0, distance + FAR, distance - NEAR, distance + NEAR))
-        stopped = start & ~far & (_signs(loss) == sign)
-        if bool((stopped & ~inside).any()) or bool((stopped & beyond).any()):
+        if end > 0 and not any(_stops_at(loss, distance, sign) for distance in (sign * math.log(end), abs(end - 1))):
             return broken(
                 f"tokens do not stop learning at the ratio {end:g}, which the loss names as its {name} end",
                 number=f"{end:g}",
@@ -213,6 +208,13 @@ def clip_ends(loss: Loss) -> Finding:
                 mend="look whether the two ends are swapped, or one of them is used for both sides",
             )
     return passed()
+
+
+def _stops_at(loss: PolicyGradientLoss, distance: float, sign: int) -> bool:
+    """Whether the tokens of one sign that a clip stops at all learn up to this distance, in nats, and no further."""
+    start, far, inside, beyond = (_learning(loss, at) for at in (0.0, distance + FAR, distance - NEAR, distance + NEAR))
+    stopped = start & ~far & (_signs(loss) == sign)
+    return not bool((stopped & (~inside | beyond)).any())
 
 
 def _signs(loss: PolicyGradientLoss) -> Tensor:

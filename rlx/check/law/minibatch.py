@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlx.algorithm.base import Need
 from rlx.check.batch import parts_of, tensors_of
@@ -119,9 +120,14 @@ def group_stands_twice(subject: Subject) -> Finding | None:
     parts = parts_of(batch)
     if not laboratory.state or len(parts) != 1 or len(batch) < 2 or getattr(batch, "prompt_keys", None) is None:
         return None
-    rows = Counter(zip(batch.prompt_keys, _groups(batch), strict=True))
+    keys = list(zip(batch.prompt_keys, _groups(batch), strict=True))
+    rows, advantages = Counter(keys), getattr(batch, "advantages", None)
     if min(rows.values()) < 2:
         return None
+    if isinstance(advantages, Tensor) and advantages.shape[:1] == (len(keys),):  # replayed groups may have a part of their own
+        roles = {(key, *each.flatten().tolist()) for key, each in zip(keys, advantages, strict=True)}
+        if len(roles) > len(rows):
+            return None
     return broken(
         f"each of the {len(rows)} groups of the first draw stands {min(rows.values())} times in its batch, once fresh and once "
         "out of what is kept: what is new counts twice",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Need
-from rlx.check.batch import signature, tensors_of
+from rlx.check.batch import draw_of, signature, tensors_of
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.place import becomes_infinite, clock_read, drops_out, first_change, first_result
 from rlx.check.subject import Laboratory, Subject, flat
@@ -191,8 +191,7 @@ def _finite_in(subject: Subject, laboratory: Laboratory, name: str) -> Finding |
     drawn: list[Any] = []
 
     def run() -> str:
-        with torch.no_grad():
-            drawn.append(batch := subject.algorithm.draw(laboratory.lab(seed=subject.seed)))
+        drawn.append(batch := draw_of(subject.algorithm, laboratory.lab(seed=subject.seed)))
         bad = [where for where, tensor in tensors_of(batch) if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
         if bad or len(batch) == 0:
             return bad[0] if bad else ""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlx.algorithm.base import AlgorithmType, Need
 from rlx.check.batch import at, parts_of
-from rlx.check.exact.expectation import BETAS
+from rlx.check.exact.expectation import is_beta
 from rlx.check.finding import Finding, broken, passed, skipped
 from rlx.check.stand_in import key_of
 from rlx.check.subject import Laboratory, Subject, completion_gradients, losses_of, row_shown
@@ -272,10 +272,10 @@ def _counted_twice(subject: Subject) -> Finding | None:
     if not {Need.REWARDS, Need.REFERENCE} <= subject.needs or subject.reads_pairs or subject.goes_past:
         return None
     first = dict(reversed(list(variants(subject.algorithm))))
-    for name in (name for name in first if name.rpartition(".")[2] in BETAS):
+    for name in (name for name in first if is_beta(name)):
         acts = []
-        for spread in (0.0, DRIFT):  # where policy and reference are the same, no penalty has a weight to show
-            laboratory = subject.stand_in(spread=spread)
+        for spread, rewards in ((0.0, {"equal_rewards": True, "bonus": -0.5}), (DRIFT, {})):
+            laboratory = subject.stand_in(spread=spread, rewards=rewards)
             kept = copy.deepcopy(laboratory.state)
             batch = subject.first_update(laboratory)
             laboratory.state.clear()
@@ -288,6 +288,16 @@ def _counted_twice(subject: Subject) -> Finding | None:
             mine, _ = subject.gradient(laboratory, batch)
             theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, other.with_values(advantages=one))
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
+            if acts == [(True, False)]:  # where policy, reference and sampler are the same, no penalty has a weight to show
+                return broken(
+                    f"where policy, reference and sampler agree and all rewards are 0, another {name} changes advantages by "
+                    f"{drawn:.2g}: it weighs what is not 0 there, as a KL is",
+                    number=f"{drawn:.1e}",
+                    where="draw",
+                    example=row_shown(subject, batch, 0),
+                    mend="a KL is summed over the tokens of the completion: ((ours - theirs) * mask).sum(dim=-1), both at one "
+                    "temperature, whatever stands in the padding",
+                )
         if acts == [(False, False), (True, True)]:
             return broken(
                 f"{name} weighs the distance to the reference twice: in the advantages of a draw, and in the loss of a batch",
@@ -310,7 +320,7 @@ def _times_advantage(subject: Subject) -> Finding | None:
     if not isinstance(advantages, Tensor) or len(batch) == 0:
         return None
     turned = batch.with_values(advantages=-advantages)
-    for name in (name for name in values if name.rpartition(".")[2] in BETAS and isinstance(values[name], float)):
+    for name in (name for name in values if is_beta(name) and isinstance(values[name], float)):
         others = [subject.with_algorithm(other) for _, other in variants(subject.algorithm, name)][:2]
         if len(others) < 2:
             continue

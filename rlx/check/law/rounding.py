@@ -1,4 +1,4 @@
-"""What the law of equal rewards says of advantages that are whole numbers: no division has rounded them down."""
+"""What the law of equal rewards says of a division that makes advantages: it rounds none down, and blows none up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import keys_of
 from rlx.check.subject import Subject
 
+HUGE = 1e3  # an advantage of a reward of 1 among others of 0 beyond this is a quotient of almost nothing
 LEVELS = 3  # that advantages have: fewer may say what is chosen
 
 
@@ -23,11 +24,11 @@ def rounded_down(subject: Subject) -> Finding | None:
     """
     if Need.VALUES in subject.needs:
         return None
-    usual = _advantages(subject, turned=False)
+    usual = _advantages(subject, fine=1.0)
     if usual is None or not _is_whole(usual[1]) or len(set(usual[1].flatten().tolist())) < LEVELS:
         return None
     part, advantages = usual
-    turned = _advantages(subject, turned=True)
+    turned = _advantages(subject, fine=-1.0)
     if turned is None or keys_of(turned[0].sequences) != keys_of(part.sequences):
         return None
     both = advantages + turned[1]
@@ -52,11 +53,32 @@ def rounded_down(subject: Subject) -> Finding | None:
     return None
 
 
-def _advantages(subject: Subject, *, turned: bool) -> tuple[Any, Tensor] | None:
-    """(the first part of a draw that has advantages of completions, those [P, G]), for rewards that all differ."""
-    for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards={"fine": -1.0 if turned else 1.0}))):
-        found, rewards = getattr(part, "advantages", None), getattr(part, "rewards", None)
-        if isinstance(found, Tensor) and isinstance(rewards, Tensor) and found.ndim == 2 and found.shape == rewards.shape:
+def blown_up(subject: Subject) -> Finding | None:
+    """A reward of 1 among others of 0 gets an advantage that only an epsilon keeps finite."""
+    usual = _advantages(subject, equal_rewards=True, bonus=-0.5)
+    texts = () if usual is None or Need.VALUES in subject.needs else usual[0].texts
+    alone = next((text for group in texts for text in group if group.count(text) == 1), None)
+    found = None if alone is None else _advantages(subject, equal_rewards=True, bonus=-0.5, rewarded=alone)
+    if found is None or (largest := float(found[1].abs().max())) <= HUGE:
+        return None
+    part, advantages = found
+    row = int(advantages.abs().amax(dim=1).argmax())
+    return broken(
+        f"a reward of 1 among others of 0 gives an advantage of {largest:.2g}: it is divided by a deviation that is 0 there, but "
+        "for its epsilon",
+        number=f"{largest:.2g}",
+        where="draw",
+        example=f"rewards {_listed(part.rewards[row])} -> advantages {_listed(advantages[row])}",
+        mend="the deviation of the others is 0 where they are all equal: give it a floor, std.clamp(min=0.1), or take that of "
+        "the whole group",
+    )
+
+
+def _advantages(subject: Subject, **rewards: Any) -> tuple[Any, Tensor] | None:
+    """(the first part of a draw that has advantages of completions, those [P, G])."""
+    for part in parts_of(subject.draw(subject.stand_in(spread=0.0, rewards=rewards))):
+        found, own = getattr(part, "advantages", None), getattr(part, "rewards", None)
+        if isinstance(found, Tensor) and isinstance(own, Tensor) and found.ndim == 2 and found.shape == own.shape:
             return part, found.double()
     return None
 

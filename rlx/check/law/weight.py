@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlx.algorithm.base import Lab, Need
-from rlx.check.batch import parts_of, tensors_of
+from rlx.check.batch import draw_of, parts_of, tensors_of
 from rlx.check.finding import Finding, broken
 from rlx.check.stand_in import StandInPolicy, key_of
 from rlx.check.subject import Laboratory, Subject, row_shown
@@ -95,7 +95,7 @@ def _drawn(subject: Subject, laboratory: Laboratory, changed: tuple[PairBatch, i
             with torch.no_grad():
                 leaf[place] -= size * OURS
     with torch.no_grad():
-        found = subject.algorithm.draw(lab)
+        found = draw_of(subject.algorithm, lab)
         reference.raised = {} if changed is not None else getattr(reference, "raised", {})
         if leaf is not None and held is not None:
             leaf[: len(held)] = held
