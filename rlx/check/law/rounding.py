@@ -55,8 +55,8 @@ def rounded_down(subject: Subject) -> Finding | None:
 
 def blown_up(subject: Subject) -> Finding | None:
     """A reward of 1 among others of 0 gets an advantage that only an epsilon keeps finite."""
-    usual = _advantages(subject, equal_rewards=True, bonus=-0.5)
-    texts = () if usual is None or Need.VALUES in subject.needs else usual[0].texts
+    usual = None if Need.VALUES in subject.needs else _advantages(subject, equal_rewards=True, bonus=-0.5)
+    texts = () if usual is None else usual[0].texts
     alone = next((text for group in texts for text in group if group.count(text) == 1), None)
     found = None if alone is None else _advantages(subject, equal_rewards=True, bonus=-0.5, rewarded=alone)
     if found is None or (largest := float(found[1].abs().max())) <= HUGE:
