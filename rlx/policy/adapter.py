@@ -32,6 +32,11 @@ from rlx.seeding import Stream
 MOVED = 3e-3  # standard deviation by which `moved_adapters` moves B
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_FILE = "adapter_config.json", "adapter_model.safetensors", "rlx_base.json"
 ALL_LINEAR = "all-linear"
+# What decides of a peft adapter what it computes, and Lora has no field for.
+_UNREAD = (
+    *("alpha_pattern", "rank_pattern", "layer_replication", "target_parameters", "trainable_token_indices", "modules_to_save"),
+    *("bias", "lora_bias", "use_qalora", "alora_invocation_tokens", "arrow_config", "megatron_config"),
+)
 _TRAINED, _START = "default", "start"  # peft's names of the adapter that is trained, and of the one that a run started from
 _PREFIX = "base_model.model."  # of the names of tensors in peft's files
 
@@ -77,16 +82,16 @@ class Lora(Ranged):
         try:
             with torch.random.fork_rng(devices=[]):  # peft draws A from torch's global generator; it is drawn again below
                 peft.inject_adapter_in_model(config, model, adapter_name=_TRAINED)
-        except ValueError as error:
+            attached = AttachedAdapter(model, self, base)
+            generator = Stream(self.seed, ("policy", "adapter")).torch()
+            for layer in attached.layers():
+                nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
+        except Exception as error:  # peft raises what it likes for names of no layer, or of one that is not linear
             names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
             raise ConfigError(
                 f"policy.adapter.targets={self.targets}: {type(model).__name__} has no such layers; its linear layers are "
                 f"{', '.join(names)}"
             ) from error
-        attached = AttachedAdapter(model, self, base)
-        generator = Stream(self.seed, ("policy", "adapter")).torch()
-        for layer in attached.layers():
-            nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
         peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, where the base is in half precision
         for layer in attached.layers():
             _compute_in_place(layer)
@@ -337,6 +342,11 @@ class SavedAdapter:
             config = json.loads((directory / ADAPTER_CONFIG).read_text())
             if config["peft_type"] != "LORA":
                 raise ConfigError(f"{directory} holds an adapter of type {config['peft_type']}; rlx reads LoRA")
+            if unread := [name for name in _UNREAD if config.get(name) not in (None, False, "none", [], {})]:
+                raise ConfigError(
+                    f"the adapter in {directory} has {unread[0]}={config[unread[0]]!r:.60}, and without it, which rlx does not "
+                    "read, it would be another one; merge it into its base by peft's merge_and_unload, and give that model"
+                )
             targets = config["target_modules"]
             lora = Lora(
                 rank=config["r"],

@@ -146,6 +146,25 @@ def test_an_adapter_names_its_base_and_nothing_else(tmp_path, monkeypatch, given
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"alpha_pattern": {"q_proj": 800}}, "has alpha_pattern={'q_proj': 800}, and without it"),
+        ({"bias": "all"}, "has bias='all'"),
+        ({"target_modules": "("}, "has no such layers; its linear layers are"),
+        ({"target_modules": [1]}, "has no such layers; its linear layers are"),
+        ({"target_modules": ["embed_tokens"]}, "has no such layers; its linear layers are"),
+        ({"lora_alpha": 10**400}, "cannot be read: OverflowError"),
+    ],
+)
+def test_an_adapter_that_would_be_another_is_refused(tmp_path, changed, message):
+    write_policy(policy_of(), tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **changed}))
+    with pytest.raises(ConfigError, match=message):
+        load_pretrained(str(tmp_path))
+
+
 @READS_WITH_PEFT
 def test_merged_weights_agree_with_the_adapter_and_with_pefts_own_merge(tmp_path):
     policy = moved(policy_of(), by=0.05)
