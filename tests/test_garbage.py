@@ -38,7 +38,7 @@ def read():
         rows = [[number] for number in range(300_000)]
     before = [generation["collected"] + generation["collections"] for generation in gc.get_stats()]
     frozen = gc.get_freeze_count()
-    others = [[number] for number in range(1_000)]
+    others = [[number] for number in range(10_000)]  # more than Python, of any version, lets come before it searches
     return before == [generation["collected"] + generation["collections"] for generation in gc.get_stats()], frozen >= 300_000
 
 print(*read())

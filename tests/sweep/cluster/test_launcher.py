@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlx.record.directory import this_process
+from rlx.record.provenance import config_hash
 from rlx.record.recorder import Recorder
 from rlx.record.run import AlgorithmResult, read_run
 from rlx.sweep.cluster import slurm as cluster
@@ -27,7 +28,8 @@ FACTS = {"verb": "train", "command": ["rlx"], "config": {"num_steps": 3}, "confi
 @pytest.fixture
 def delegate(tmp_path):
     def make(launch, names=("a", "b"), **changes):
-        jobs = {name: JobState(name, "v", 0, [f"x={name}"], name, num_steps=3) for name in names}
+        of_all = config_hash(FACTS["config"])
+        jobs = {name: JobState(name, "v", 0, [f"x={name}"], of_all, num_steps=3) for name in names}
         return LauncherRunner(SweepState(tmp_path, {}, jobs), settings(**changes), Seen(), launch, lambda job: None, [])
 
     return make
