@@ -1,12 +1,14 @@
 """What a class says it is, in its docstring or by its name."""
 
+from dataclasses import replace
+
 import pytest
 import torch.nn.functional as F
 
 import rlx
 from rlx.check.claim import claimed
 from rlx.cli.verb.check import hint
-from rlx.loss import preference_loss
+from rlx.loss import completion_advantage, preference_loss
 from tests.check.checking import subject, with_loss
 
 NAMES = ("dpo", "orpo", "r_dpo", "grpo", "hinge", "simpo")
@@ -47,6 +49,20 @@ def test_a_claim_is_held_against_what_it_names():
     said = hint(subject(with_loss(simpo_with_the_target_added())), "loss=lab.mine")
     assert said.startswith("hint    lab.mine names simpo and differs from it: the loss is ")
     assert "same_as=simpo" in said
+
+
+@completion_advantage
+def weighed_by_the_inverse(rewards, lengths):
+    """OPO: rewards less their mean weighed by length."""
+    weights = 1 / lengths.clamp(min=1)
+    return rewards - (rewards * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+
+
+def test_an_advantage_is_held_against_what_it_names():
+    algorithm = replace(rlx.load("algorithm", "custom_grpo"), advantage=weighed_by_the_inverse())
+    said = hint(subject(algorithm), "algorithm=custom_grpo")
+    assert "weighed_by_the_inverse names opo and differs from it: the advantages are " in said
+    assert "algorithm=custom_grpo algorithm/advantage=tests.check.test_claim.weighed_by_the_inverse same_as=opo" in said
 
 
 @preference_loss

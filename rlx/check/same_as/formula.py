@@ -24,6 +24,7 @@ from rlx.loss.preference.base import PreferenceLoss
 from rlx.seeding import Stream
 
 LOG_RATIOS = (0.0, 0.05, -0.05, 0.15, -0.15, 0.25, -0.25, 0.6, -0.6, 1.5, -1.5, 3.0, -3.0)  # nats a token
+VISIBLE = 1e-3  # relative: a difference that four places show
 GAPS = (0.5, -0.5, 0.0)  # nats a token between policy and reference
 
 
@@ -200,7 +201,8 @@ def compare_advantages(mine: Advantage | TokenAdvantage, other: Advantage | Toke
     tried = f"{len(inputs)} batches of chosen and random rewards"
     if not differing:
         return Agreement(True, tried, worst)
-    given, ours, theirs = differing[0]
+    visible = (each for each in differing if relative_gap(each[1], each[2]) > VISIBLE)
+    given, ours, theirs = next(visible, differing[0])
     factor = common_factor((torch.cat([ours for ours, _ in sides]), torch.cat([theirs for _, theirs in sides])), EXACT)
     first = f"the advantages are {numbers(ours)}, those of {name} {numbers(theirs)}"
     first += "" if factor is None else f": {factor:.6g} times as much everywhere"

@@ -80,14 +80,14 @@ def subject_of(cfg: DictConfig, *, own_task: bool) -> Subject:
 
     from rlx.algorithm.base import Need
     from rlx.check.subject import Subject
-    from rlx.experiment import algorithm_of, make, require_match, require_scores, set_threads
+    from rlx.experiment import make, require_match, require_scores, set_threads
     from rlx.garbage import search_as_usual
     from rlx.training.gradients import AccumulatedGradients
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     set_threads(cfg.threads or 1)
     task = make(cfg.task, key="task")
-    algorithm = plainest_with(make(cfg.loss, key="loss")) if "algorithm" not in cfg else algorithm_of(cfg)
+    algorithm = algorithm_in(cfg)
     require_match(algorithm, task)
     if own_task:
         require_scores(algorithm, task)
@@ -146,23 +146,19 @@ def report(cfg: DictConfig, subject: Subject, name: str) -> int:
 
 def hint(subject: Subject, name: str) -> str:
     """One line where what was checked says that it is a formula of rlx: whether it is, or where they differ first; else empty."""
-    import rlx
-    from rlx.check.claim import claimed
     from rlx.check.same_as.algorithm import compare
-    from rlx.config.compose import groups
-    from rlx.config.schema import conf_dir
 
     group, _, own = name.split()[-1].partition("=")
-    options = groups([conf_dir()])
-    names = options["loss"] if group == "loss" else [*options["algorithm"], *options["loss"]]
-    mine = subject.algorithm if group == "algorithm" else getattr(subject.algorithm, "loss", None)
-    if not (found := claimed(mine, names)):
+    if not (claim := claim_of(subject.algorithm, of_loss=group == "loss")):
         return ""
-    of_loss = found not in options[group] or group == "loss"
-    theirs = rlx.load("loss", found) if of_loss else rlx.load("algorithm", found)
-    command = f"rlx check {shlex.join([f'{group}={own}', f'same_as={found}'])}"
+    mine, theirs, found = claim
+    words = [f"{group}={own}"]
+    if mine is getattr(subject.algorithm, "advantage", None):
+        own = f"{type(mine).__module__}.{type(mine).__name__}"
+        words.append(f"algorithm/advantage={own}")
+    command = f"rlx check {shlex.join([*words, f'same_as={found}'])}"
     try:
-        told = compare(subject, mine, plainest_with(theirs) if of_loss and group == "algorithm" else theirs, name=found)
+        told = compare(subject, mine, theirs, name=found)
     except RlxError:  # of another kind, after all
         return ""
     except Exception as error:  # of the user's code, on numbers that no law tries
@@ -171,6 +167,46 @@ def hint(subject: Subject, name: str) -> str:
     if told.same:
         return f"hint    {own} says that it is {found}, and computes the same: `{command}`\n"
     return f"hint    {own} names {found} and differs from it: {told.first.partition('; ')[0]}; `{command}` says where\n"
+
+
+def claim_of(algorithm: Any, *, of_loss: bool) -> tuple[Any, Any, str] | None:
+    """(the algorithm, its loss or its advantage that says it is a formula of rlx, that one, what it is called)."""
+    import rlx
+    from rlx.check.claim import claimed
+    from rlx.config.compose import groups
+    from rlx.config.schema import conf_dir
+
+    options = groups([conf_dir()])
+    algorithms, losses, advantages = (options[group] for group in ("algorithm", "loss", "algorithm/advantage"))
+    if of_loss:
+        mine = getattr(algorithm, "loss", None)
+        return (mine, rlx.load("loss", found), found) if (found := claimed(mine, [*losses])) else None
+    if found := claimed(algorithm, [*algorithms, *losses]):
+        of_rlx = rlx.load("algorithm", found) if found in algorithms else plainest_with(rlx.load("loss", found))
+        return algorithm, of_rlx, found
+    mine = getattr(algorithm, "advantage", None)
+    if not (found := claimed(mine, [*advantages, *algorithms])):
+        return None
+    words = [f"algorithm={found}"] if found in algorithms else ["algorithm=custom_grpo", f"algorithm/advantage={found}"]
+    theirs = getattr(algorithm_named(words), "advantage", None)
+    return mine, theirs, found if found in advantages else type(theirs).__name__
+
+
+def algorithm_named(words: list[str]) -> Any:
+    """What a command line of rlx's own names: an algorithm, or the plainest one with a loss."""
+    from rlx.cli.failure import composed_line
+    from rlx.config.compose import CommandLine
+
+    other = narrow(composed_line(CommandLine(argv=["check"], verb="check", overrides=words)))
+    other.check(SCHEMA)
+    return algorithm_in(other.config)
+
+
+def algorithm_in(cfg: DictConfig) -> Any:
+    """The algorithm of a config; where it has a loss alone, the plainest one that reads it."""
+    from rlx.experiment import algorithm_of, make
+
+    return algorithm_of(cfg) if "algorithm" in cfg else plainest_with(make(cfg.loss, key="loss"))
 
 
 def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
@@ -186,10 +222,9 @@ def exactly(cfg: DictConfig, subject: Subject, name: str) -> int:
 def compare_functions(composed: Composed, subject: Subject) -> int:
     """0 if what the command line names last is the same function as `same_as`, 1 if not; says where they differ."""
     from rlx.check.same_as.algorithm import compare
-    from rlx.cli.failure import composed_line
-    from rlx.config.compose import CommandLine, groups
+    from rlx.config.compose import groups
     from rlx.config.schema import conf_dir
-    from rlx.experiment import algorithm_of, make
+    from rlx.experiment import make
     from rlx.report.terminal import comparison_lines
 
     name = str(composed.config.same_as)
@@ -198,16 +233,10 @@ def compare_functions(composed: Composed, subject: Subject) -> int:
     options = groups([conf_dir()])
     of_loss = group == "algorithm" and name in options["loss"] and name not in options["algorithm"]
     words = [*host, f"{'loss' if of_loss else group}={name}"]
-    other = narrow(composed_line(CommandLine(argv=["check"], verb="check", overrides=words)))
-    other.check(SCHEMA)
-    mine: Any
-    theirs: Any
-    if of_loss:  # an algorithm is held against the plainest one with that loss
-        mine, theirs = subject.algorithm, plainest_with(make(other.config.loss, key="loss"))
-    elif group == "loss":
-        mine, theirs = make(composed.config.loss, key="loss"), make(other.config.loss, key="loss")
-    else:
-        mine, theirs = subject.algorithm, algorithm_of(other.config)
+    mine: Any = subject.algorithm
+    theirs: Any = algorithm_named(words)  # of a loss, the plainest one with it
+    if group == "loss":
+        mine, theirs = make(composed.config.loss, key="loss"), theirs.loss
     if group == "algorithm/advantage":
         mine, theirs = getattr(mine, "advantage", None), getattr(theirs, "advantage", None)
     found = compare(subject, mine, theirs, name=name)
