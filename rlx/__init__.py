@@ -33,11 +33,19 @@ def load(group: str, name: str, **overrides: Any) -> Any:
     return call(group, name, overrides)
 
 
-def runs(path: str | Path = "outputs") -> list[RunRecord]:
-    """The records of the runs at or below a path or glob pattern, oldest first. Imports no torch."""
+def runs(path: str | Path = "outputs", *, where: str | None = None) -> list[RunRecord]:
+    """The records of the runs at or below a path or glob pattern, oldest first. Imports no torch.
+
+    where: only some of them, as in `rlx runs where="loss.beta<0.3 and status=completed"`.
+    """
+    import time
+
+    from rlx.record.listing import Listed
+    from rlx.record.query import keep
     from rlx.record.run import find_runs
 
-    return list(find_runs(path))
+    items = [Listed(str(record.directory), record.directory, record, time.time()) for record in find_runs(path)]
+    return [item.record for item in keep(items, where, facts=lambda item: item.facts)]
 
 
 def train(
@@ -59,7 +67,8 @@ def train(
 def compare(runs: Any, **choices: Any) -> Comparison:
     """The comparison of run records, or of the runs at or below paths. Imports no torch.
 
-    choices: keys of conf/compare.yaml, `rlx.compare("outputs/sweep/latest", margin=0.02)`.
+    choices: the keys of `rlx compare` that decide it (baseline, metric, paired, margin, where, ...), not those of its files:
+    `rlx.compare("outputs/sweep/latest", margin=0.02)` writes nothing.
     """
     from rlx.comparison.comparison import compare as call
 

@@ -123,3 +123,4 @@ def test_steps_are_told_and_nothing_is_printed(tmp_path, monkeypatch, capfd):
     with pytest.raises(RuntimeError, match="enough"):
         rlx.train(SMALL, callbacks=[stop], quiet=True)
     assert {run.status for run in rlx.runs("outputs")} == {"completed", "failed"}
+    assert {run.status for run in rlx.runs("outputs", where="status=failed")} == {"failed"}

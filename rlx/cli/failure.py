@@ -58,6 +58,8 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     within = [path for path in paths if leaf and path.startswith(f"{group}.") and path.endswith(f".{leaf}")]
     if within and bare not in within:
         return ConfigError(f"{bare} is no key of {owner}; it has {' and '.join(within)}")
+    if leaf in paths and not choices.get(group):  # max_new_tokens of rlx sample, which is a rollout's in rlx train
+        return ConfigError(f"{bare} is no key of {owner}; did you mean {leaf}?")
     if having and group == "logger":  # several are chosen at once, each with a node of its own
         return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:

@@ -68,6 +68,7 @@ def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys
         ),
         (["runs", "loss.beta=0.1"], "runs are chosen by where=loss.beta=0.1"),
         (["data", "task=arithmetic", "loss=ipo"], "loss is a key of rlx train, not of rlx data; leave it out"),
+        (["sample", "rollout.max_new_tokens=3"], "rollout.max_new_tokens is no key of rlx sample; did you mean max_new_tokens?"),
         (["compare", "outputs", "polic=tiny"], "polic is no key of rlx compare; rlx compare --cfg job shows all"),
     ],
 )
