@@ -74,6 +74,8 @@ def train(overrides: Sequence[str], *, callbacks: Sequence[StepCallback], quiet:
     from rlx.cli.verb.train import SCHEMA, narrow, trained
     from rlx.report.terminal import TrainView
 
+    if isinstance(overrides, str) or callable(callbacks):
+        raise ConfigError('overrides are a list of texts and callbacks a list: rlx.train(["num_steps=3"], callbacks=[print])')
     line = CommandLine(argv=["train", *overrides], verb="train", overrides=list(overrides))
     composed = narrow(composed_line(line))
     composed.check(SCHEMA)

@@ -93,6 +93,12 @@ def test_train_says_what_is_wrong(overrides, message):
         rlx.train(overrides)
 
 
+@pytest.mark.parametrize(("overrides", "callbacks"), [("num_steps=3", []), ([], print)])
+def test_one_word_in_the_place_of_a_list_is_said(overrides, callbacks):
+    with pytest.raises(ConfigError, match=r'a list: rlx\.train\(\["num_steps=3"\], callbacks=\[print\]\)'):
+        rlx.train(overrides, callbacks=callbacks)
+
+
 def test_train_hands_over_the_checked_config(monkeypatch):
     import rlx.training.run
 
