@@ -29,6 +29,9 @@ from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.reader import Outline
 
 _WRITTEN = "unpacked.json"  # the names and sizes of the files of an unpacked model
+_PARTS = (  # of a model, besides its weights, config.json and tokenizer.json
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+)
 _CHAT = re.compile(r"(^|[-_.])(chat|instruct|it)($|[-_.])", re.IGNORECASE)  # in the names of models that are trained on chats
 
 
@@ -50,6 +53,19 @@ def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
         )
         return [said]
     return []
+
+
+def require_parts(directory: Path) -> None:
+    """Raise ConfigError for a file that transformers would pass over: a link to nowhere, a pipe, or what is no JSON object."""
+    for file in (directory / name for name in _PARTS if os.path.lexists(directory / name)):
+        try:
+            text = file.read_text(encoding="utf-8") if file.is_file() else None
+            is_right = text is not None and (file.suffix != ".json" or isinstance(json.loads(text), dict))
+            problem = "" if is_right else "there is no such file" if text is None else "it is no JSON object"
+        except (OSError, ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem:
+            raise ConfigError(f"{file} cannot be read: {problem}; put it back, or delete it if the model has none")
 
 
 def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:

@@ -27,6 +27,7 @@ from rlx.policy.files import (
     nearest_model,
     quiet,
     require_hub,
+    require_parts,
     unpacked_once,
 )
 from rlx.policy.precision import slower_note
@@ -307,7 +308,9 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    if not Path(source).is_dir():
+    if Path(source).is_dir():
+        require_parts(Path(source))
+    else:
         require_hub(path)
     try:
         with _files_blamed(f"the configuration in {source} cannot be read") if Path(source).is_dir() else nullcontext(), quiet():

@@ -96,8 +96,10 @@ def wrong(tmp_path_factory):
         save(tmp_path / name)
         (tmp_path / name / "config.json").write_text(json.dumps({**config, **further}))
     (tmp_path / "own" / "own.py").write_text("raise SystemExit")
-    for name in ("stammering", "torn", "pickled", "stretched", "weightless"):
+    for name in ("endless", "silent", "stammering", "torn", "pickled", "stretched", "weightless"):
         save(tmp_path / name)
+    (tmp_path / "endless" / "generation_config.json").write_text("")
+    (tmp_path / "silent" / "chat_template.jinja").symlink_to("gone")
     (tmp_path / "stammering" / "tokenizer.json").write_text('{"version": "1.0"')
     weights = (tmp_path / "torn" / "model.safetensors").read_bytes()
     (tmp_path / "torn" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
@@ -131,6 +133,8 @@ def wrong(tmp_path_factory):
         ("{tmp}/hollow", r"lack \d+ tensors of LlamaForCausalLM"),
         ("{tmp}/weightless", "no causal language model can be loaded"),
         ("{tmp}/attentive", "is read, but a checkpoint of it cannot be written: .*output_attentions"),
+        ("{tmp}/endless", "endless/generation_config.json cannot be read: Expecting value"),
+        ("{tmp}/silent", "silent/chat_template.jinja cannot be read: there is no such file"),
         ("{tmp}/own", "own .*custom code"),
         ("{tmp}/odd", "odd: 'nope' is missing from its files, or is a value in them that transformers does not know"),
     ],
