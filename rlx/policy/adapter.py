@@ -365,10 +365,14 @@ class SavedAdapter:
 
 def read_adapter_weights(directory: Path) -> dict[str, Tensor]:
     """The tensors of a peft directory. Raises ConfigError where they cannot be read."""
+    file = directory / ADAPTER_WEIGHTS
     try:
-        return load_file(directory / ADAPTER_WEIGHTS)
+        tensors: dict[str, Tensor] = load_file(file) if file.is_file() else {}
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{directory / ADAPTER_WEIGHTS} cannot be read: {error}") from error
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if not tensors or not all(tensor.is_floating_point() for tensor in tensors.values()):
+        raise ConfigError(f"{file} cannot be read: {'its tensors are no weights' if tensors else 'there are no tensors'}")
+    return tensors
 
 
 def _peft() -> Any:

@@ -29,9 +29,7 @@ from rlx.policy.adapter import ADAPTER_CONFIG
 from rlx.policy.reader import Outline
 
 _WRITTEN = "unpacked.json"  # the names and sizes of the files of an unpacked model
-_PARTS = (  # of a model, besides its weights, config.json and tokenizer.json
-    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
-)
+_PARTS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")  # of a model
 _CHAT = re.compile(r"(^|[-_.])(chat|instruct|it)($|[-_.])", re.IGNORECASE)  # in the names of models that are trained on chats
 
 
@@ -77,6 +75,8 @@ def locate_model(path: str, gguf_file: str | None = None) -> tuple[str, str | No
         return _located(path, gguf_file)
     except PermissionError as error:
         raise ConfigError(f"policy.path={path} cannot be read: {error.strerror}; make it readable") from error
+    except OSError as error:  # a name that is too long
+        raise ConfigError(f"policy.path={path:.80} cannot be read: {error.strerror}") from error
 
 
 def _located(path: str, gguf_file: str | None) -> tuple[str, str | None]:
@@ -114,7 +114,7 @@ def _model_directory(directory: Path) -> Path:
 def adapter_directory(path: str) -> Path | None:
     """The directory of an adapter: `path` itself, or the last checkpoint of a run of rlx; None where it holds no adapter."""
     local = Path(path).expanduser()
-    if not local.is_dir() or (local / "config.json").is_file():
+    if not os.path.isdir(local) or (local / "config.json").is_file():  # which a name that is too long raises nothing in
         return None
     if (local / ADAPTER_CONFIG).is_file():
         return local

@@ -1,8 +1,10 @@
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import rlx
 from rlx.data.preferences import PairBatch
@@ -134,6 +136,7 @@ def test_a_checkpoint_is_a_small_peft_directory_that_peft_reads(tmp_path):
         ({"loader": "smollm2", "arguments": {"unpacked_dir": "elsewhere"}}, "gives unpacked_dir to the policy loader smollm2"),
         ({"loader": "tiny", "arguments": {"adapter": {}}}, "gives adapter to the policy loader tiny"),
         ({"loader": "pretrained", "arguments": {"path": "{here}"}}, "holds an adapter"),
+        ({"loader": "pretrained", "arguments": {"path": f"/{'x' * 300}"}}, "cannot be read: File name too long"),
     ],
 )
 def test_an_adapter_names_its_base_and_nothing_else(tmp_path, monkeypatch, given, message):
@@ -162,6 +165,18 @@ def test_an_adapter_that_would_be_another_is_refused(tmp_path, changed, message)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **changed}))
     with pytest.raises(ConfigError, match=message):
+        load_pretrained(str(tmp_path))
+
+
+def test_tensors_of_an_adapter_that_are_no_weights_are_refused(tmp_path):
+    write_policy(policy_of(), tmp_path)
+    file = tmp_path / ADAPTER_WEIGHTS
+    save_file({name: tensor.int() for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ConfigError, match="its tensors are no weights"):
+        load_pretrained(str(tmp_path))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match="there are no tensors"):
         load_pretrained(str(tmp_path))
 
 
