@@ -28,7 +28,6 @@ USUAL = {"beta": (1e-6, 1e3), "eps": (0.0, 1e-2), "label_smoothing": (0.0, 0.5)}
 MANY_UPDATES, FEW_PROMPTS = 10, 30
 LARGEST_KL_WEIGHT = 1e3  # kl_in_reward, where rewards are near 1
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "environment", "model"}
-_SIDES = ("prompt_key", "chosen_key", "rejected_key", "completion_key")
 
 
 def require_possible(cfg: DictConfig, experiment: Experiment) -> None:
@@ -42,11 +41,6 @@ def require_possible(cfg: DictConfig, experiment: Experiment) -> None:
         raise ConfigError(
             f"stop_at_score={cfg.stop_at_score:g} is reached before training: {task.score} is at least {low:g}; leave it out"
         )
-    named = [(key, str(getattr(task, key))) for key in _SIDES if getattr(task, key, None) is not None]
-    for place, (key, column) in enumerate(named):
-        other = next((name for name, same in named[:place] if same == column), None)
-        if other is not None:
-            raise ConfigError(f"task.{key} and task.{other} are both {column}: two sides of a pair cannot be one column")
     if isinstance(task, RewardedTask):
         _require_rewards(task)
 

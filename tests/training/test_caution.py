@@ -43,8 +43,8 @@ REFUSED = [
     ((*GRPO, "rollout.temperature=0"), "temperature"),
     ((*GRPO, "algorithm.updates_per_batch=0"), "updates_per_batch"),
     ((*GRPO, "algorithm.group_size=1"), "group_size"),
-    ((*PAIRS, "task.chosen_key=prompt"), "task.chosen_key and task.prompt_key are both prompt"),
-    ((*PAIRS, "task.rejected_key=chosen"), "37 have the same completion as chosen and as rejected"),
+    ((*PAIRS, "task.chosen_key=prompt"), "the column 'prompt' is read as prompt and as chosen"),
+    ((*PAIRS, "task.rejected_key=chosen"), "the column 'chosen' is read as rejected and as chosen"),
 ]
 SAID = [
     (("optimizer.lr=0",), "which is nothing: the learning rate is 0"),
