@@ -23,6 +23,7 @@ DRIFT = 0.5  # nats a token by which the policy likes its completions better tha
 UNREAD = 1e-9  # a slope below this is 0
 FLAT = 1e-6
 FEW_ROWS = 6  # of which single slopes are taken
+ROUNDED = 1e-3  # of an advantage: whitening makes that much of rounding errors, where all rewards are 0
 AVERAGED = 0.02  # relative: what a difference over NUDGED nats a token is off by, at most
 SIDES = ("chosen", "rejected")
 MEND = "hold each side to its own: (ours.chosen_sum - theirs.chosen_sum) - (ours.rejected_sum - theirs.rejected_sum)"
@@ -288,7 +289,7 @@ def _counted_twice(subject: Subject) -> Finding | None:
             mine, _ = subject.gradient(laboratory, batch)
             theirs, _ = subject.with_algorithm(first[name]).gradient(laboratory, other.with_values(advantages=one))
             acts.append((drawn > FLAT, float((mine - theirs).abs().max()) > FLAT**2))
-            if acts == [(True, False)]:  # where policy, reference and sampler are the same, no penalty has a weight to show
+            if acts == [(True, False)] and drawn > ROUNDED:  # where all agree, no penalty has a weight to show
                 return broken(
                     f"where policy, reference and sampler agree and all rewards are 0, another {name} changes advantages by "
                     f"{drawn:.2g}: it weighs what is not 0 there, as a KL is",
