@@ -78,7 +78,8 @@ def trains(command: list[str]) -> bool:
 
 
 def goes_on(command: list[str]) -> bool:
-    return any(word.startswith(("resume=", "rerun=")) for word in command)
+    """Whether a command goes on with a run that it names, and has its config."""
+    return any(word.startswith(("resume=", "rerun=")) and word != "resume=auto" for word in command)
 
 
 def small(command: list[str]) -> list[str]:
@@ -92,7 +93,8 @@ def small(command: list[str]) -> list[str]:
         return [re.sub(r"^num_steps=\d+$", "num_steps=3", word) for word in command]
     if not trains(command):
         return command
-    return [*command, *(setting for setting in SMALL if not any(word.startswith(setting.partition("=")[0]) for word in command))]
+    added = [*SMALL, *(["sweep.workers=1"] if "-m" in command else [])]
+    return [*command, *(setting for setting in added if not any(word.startswith(setting.partition("=")[0]) for word in command))]
 
 
 def prepare(folder: Path, page: list[Block]) -> None:
