@@ -10,7 +10,7 @@ from rlx.policy.tiny import build_tiny
 from rlx.seeding import Stream
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def policy_and_reference():
     policy = build_tiny(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2)
     policy.model.double()
