@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -22,6 +23,7 @@ from rlx.config.check import check_config, plain_config
 from rlx.config.compose import CompositionOfJobError
 from rlx.config.sources import take_out_unread_losses
 from rlx.errors import ConfigError
+from rlx.record.files import follow_latest
 from rlx.record.provenance import CACHES, config_hash, without
 from rlx.record.provenance import variant as variant_of
 from rlx.record.sources import Source, sources
@@ -81,9 +83,12 @@ def plan_of(variants: Sequence[Sequence[str]], space: Space, composer: Composer)
 
 
 def job_of(differs: Sequence[str], seed: int, space: Space, composer: Composer) -> PlannedJob:
-    """One job, composed and checked."""
+    """One job, composed and checked. Raises ConfigError for a policy.path that may name another run before the sweep is over."""
     overrides = (*space.fixed, *differs, f"seed={seed}")
     composed = composer.compose(overrides)
+    path = Path(str((composed.cfg.get("policy") or {}).get("path"))).expanduser()
+    if (run := follow_latest(path)) != path:
+        raise ConfigError(f"policy.path={path} may name another run before the sweep is over; name the run: policy.path={run}")
     return PlannedJob(
         name=name_of([*differs, f"seed={seed}"], composed.identity),
         variant=variant_of(overrides, composed.algorithm),

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf, open_dict
 
 from rlx.cli import main
 from rlx.config.compose import CompositionOfJobError, compose
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, ExitCode
 from rlx.sweep.plan.plan import Composer, job_overrides, name_of, plan_digest, readable
 from rlx.sweep.run import SweepRun
 
@@ -158,3 +158,13 @@ def test_a_loss_of_the_users_may_stand_anywhere_among_those_of_a_sweep(tmp_path,
     (tmp_path / "seldom_named.py").write_text(source)
     assert main.invoke(["-m", "loss=dpo,ipo,seldom_named.squared", "sweep.dry_run=true"]) == (0, "")
     assert "3 jobs" in capsys.readouterr().out
+
+
+def test_a_latest_that_moves_is_no_policy_of_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "latest").symlink_to("run")
+    code, said = main.invoke(["-m", "policy=pretrained", "policy.path=latest", "seed=0,1", "sweep.dry_run=true"])
+    assert code == ExitCode.USAGE
+    assert "policy.path=latest" in said
+    assert "policy.path=run" in said
