@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlx.errors import ConfigError
+from rlx.errors import ConfigError, RlxError
 from rlx.fields import Ranged, count, within
 from rlx.policy.products import is_linear
 from rlx.seeding import Stream
@@ -86,11 +86,14 @@ class Lora(Ranged):
             generator = Stream(self.seed, ("policy", "adapter")).torch()
             for layer in attached.layers():
                 nn.init.kaiming_uniform_(layer.lora_A[_TRAINED].weight.data, a=math.sqrt(5), generator=generator)
+        except RlxError:
+            raise
         except Exception as error:  # peft raises what it likes for names of no layer, or of one that is not linear
+            said = (str(error).strip().splitlines() or [""])[0]
             names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
             raise ConfigError(
                 f"policy.adapter.targets={self.targets}: {type(model).__name__} has no such layers; its linear layers are "
-                f"{', '.join(names)}"
+                f"{', '.join(names)} (peft says {type(error).__name__}: {said:.160})"
             ) from error
         peft.functional.cast_adapter_dtype(model, _TRAINED)  # float32, where the base is in half precision
         for layer in attached.layers():

@@ -207,33 +207,33 @@ def _own_lengths(subject: Subject, laboratory: Laboratory, batch: Any, gradient:
         middle = float(values.mean()) if value is None else value
         return bool(middle) and bool((values - middle).abs().le(1e-9 * abs(middle)).all())
 
-    shares, again = -own / other, ""
+    shares, fault = -own / other, ""
     faults: tuple[tuple[Tensor, str], ...]
     if constant(shares, 1.0):
         faults = (
             (own * chosen, "both sides are divided by the length of the chosen one"),
             (own * rejected, "both sides are divided by the length of the rejected one"),
         )
-        again = next((what for values, what in faults if constant(values)), "")
+        fault = next((what for values, what in faults if constant(values)), "")
     elif not constant(shares * chosen / rejected, 1.0):
         faults = (
             (shares * rejected / chosen, "each side is divided by the length of the other"),
             (shares * chosen, "the chosen completion is divided by its length, the other one is not"),
             (shares / rejected, "the rejected completion is divided by its length, the other one is not"),
         )
-        again = next((what for values, what in faults if constant(values, 1.0)), "")
+        fault = next((what for values, what in faults if constant(values, 1.0)), "")
         beside = ((own + other) * chosen**2, (own * chosen + other * rejected) * chosen)
-        if not again and any(map(constant, beside)):
-            again = "what is learned of chosen ones beside the margin is divided by their length twice"
-        if not again:
+        if not fault and any(map(constant, beside)):
+            fault = "what is learned of chosen ones beside the margin is divided by their length twice"
+        if not fault:
             return None
-    if not again:
+    if not fault:
         return passed()
     place = int((chosen - rejected).abs().argmax())
     return broken(
         f"the slope is {float(own[place]):.4g} at the tokens of a chosen completion of {int(chosen[place])} tokens, "
         f"{float(other[place]):.4g} at those of a rejected one of {int(rejected[place])}, and goes with lengths in all pairs: "
-        f"{again}",
+        f"{fault}",
         number=f"{float(shares[place]):.3g}",
         where="compute_loss",
         example=row_shown(subject, batch, rows[place]),

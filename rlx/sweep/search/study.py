@@ -71,6 +71,8 @@ class Study:
         if len(directions) > 1 and self.settings.sampler == "cmaes":
             raise ConfigError("sweep.sampler=cmaes seeks one objective; for several use nsga2, tpe, gp, qmc or random")
         file = str(self.directory / JOURNAL)
+        sampler = make_sampler(self.settings, seed=self.settings.sampler_seed)
+        pruner = make_pruner(self.settings.pruner, startup=self.settings.startup_trials)
         try:
             mend_journal(self.directory / JOURNAL)
             storage = optuna.storages.JournalStorage(journal.JournalFileBackend(file, lock_obj=journal.JournalFileOpenLock(file)))
@@ -79,11 +81,11 @@ class Study:
                 study_name="search",
                 load_if_exists=True,
                 directions=directions,
-                sampler=make_sampler(self.settings, seed=self.settings.sampler_seed),
-                pruner=make_pruner(self.settings.pruner, startup=self.settings.startup_trials),
+                sampler=sampler,
+                pruner=pruner,
             )
             damage = self._damage(directions)
-        except RlxError:
+        except (RlxError, OSError):  # a full disk is no damage
             raise
         except Exception as error:  # Optuna raises what it likes for lines that are damaged
             damage = f"{type(error).__name__}: {error}"
