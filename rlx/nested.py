@@ -22,5 +22,5 @@ def walk(container: Any, path: str = "", *, lists: bool = False) -> Iterator[tup
 
 
 def leaves(container: Any, path: str = "") -> dict[str, Any]:
-    """Dotted path -> value, of every value that is no mapping with entries; a list is one value."""
+    """Dotted path -> value, of every value that is not a mapping with entries; a list is one value."""
     return {below: value for below, value in walk(container, path) if not (isinstance(value, Mapping) and value)}

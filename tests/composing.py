@@ -32,7 +32,7 @@ def install() -> None:
 
 
 def _choose_once(choose: Callable[..., Any]) -> Callable[..., Any]:
-    """The defaults list of the overrides that choose options. Overrides that set values are no part of it."""
+    """The defaults list of the overrides that choose options. Overrides that set values are not part of it."""
     kept: dict[Hashable, Any] = {}
 
     @functools.wraps(choose)

@@ -73,7 +73,7 @@ def test_a_class_of_ones_own_may_stand_below_the_node(tmp_path, monkeypatch):
     [
         ("los", "ipo", {}, "did you mean loss"),
         ("loss", "ipoo", {}, "did you mean ipo"),
-        ("loss", "ipo", {"betta": 1}, r"loss\.betta is no key of ipo; did you mean loss\.beta"),
+        ("loss", "ipo", {"betta": 1}, r"loss\.betta is not a key of ipo; did you mean loss\.beta"),
         ("loss", "ipo", {"beta": "x"}, "a number"),
         ("loss", "ipo", {"beta": -1.0}, "beta"),
         ("loss", "os.system", {}, "no Loss"),

@@ -261,7 +261,7 @@ def require_complete(algorithm: Algorithm[Any]) -> None:
 
 
 def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what draw or updates returned is no batch."""
+    """Raise TrainingError if what draw or updates returned is not a batch."""
     lacking = [name for name in OF_BATCH if not hasattr(batch, name)]
     if lacking:
         raise TrainingError(
@@ -271,7 +271,7 @@ def require_batch(batch: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_output(output: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what compute_loss returned is no LossOutput with a term."""
+    """Raise TrainingError if what compute_loss returned is not a LossOutput with a term."""
     if not isinstance(output, LossOutput):
         raise TrainingError(
             f"compute_loss of {type(by).__name__} gives {_article(output)}, not a LossOutput: "
@@ -282,7 +282,7 @@ def require_output(output: Any, *, by: Algorithm[Any]) -> None:
 
 
 def require_figures(figures: Any, *, by: Algorithm[Any]) -> None:
-    """Raise TrainingError if what update_policy returned is no mapping of names to numbers."""
+    """Raise TrainingError if what update_policy returned is not a mapping of names to numbers."""
     said = _article(figures) if not isinstance(figures, Mapping) else ""
     for name, value in figures.items() if not said else ():
         if not isinstance(value, (int, float)):

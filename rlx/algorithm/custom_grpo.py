@@ -45,7 +45,7 @@ class CustomGrpo(Algorithm[RolloutBatch]):
     filter_truncated: completions that were cut off at max_new_tokens are left out of the loss (overlong filtering).
     kl_in_reward: β of a KL to the reference that is subtracted from the reward; 0 leaves it out.
     kl_in_reward_estimator: k1, whose policy gradient is that of the KL, or k2 or k3, which have less variance but the policy
-    gradient of another quantity (see `rewards_with_kl`). The exact KL does not depend on the sampled token and is no choice.
+    gradient of another quantity (see `rewards_with_kl`). The exact KL does not depend on the sampled token and is not a choice.
     gradient_scale: the gradient is multiplied by it before it is clipped.
     adaptive_gradient_clipping: largest ratio of a unit's gradient norm to its weight norm (arXiv:2102.06171), or null.
     reward_threshold: eval/accuracy_at_threshold is the share of held-out greedy completions rewarded above it; null = not

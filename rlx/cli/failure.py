@@ -57,42 +57,42 @@ def wrong_key(key: str, line: CommandLine) -> ConfigError:
     paths = paths_of(raw)
     within = [path for path in paths if leaf and path.startswith(f"{group}.") and path.endswith(f".{leaf}")]
     if within and bare not in within:
-        return ConfigError(f"{bare} is no key of {owner}; it has {' and '.join(within)}")
+        return ConfigError(f"{bare} is not a key of {owner}; it has {' and '.join(within)}")
     if leaf in paths and not choices.get(group):  # max_new_tokens of rlx sample, which is a rollout's in rlx train
-        return ConfigError(f"{bare} is no key of {owner}; did you mean {leaf}?")
+        return ConfigError(f"{bare} is not a key of {owner}; did you mean {leaf}?")
     if having and group == "logger":  # several are chosen at once, each with a node of its own
-        return ConfigError(f"{bare} is no key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
+        return ConfigError(f"{bare} is not a key of {owner}; logger={having[0]} has it, as logger.{having[0]}.{leaf}")
     if having:
-        return ConfigError(f"{bare} is no key of {owner}; {_any_of(group, having)}")
+        return ConfigError(f"{bare} is not a key of {owner}; {_any_of(group, having)}")
     nested = GROUPS.get(bare)
     if nested is not None and nested.above:
         return ConfigError(f"nothing on this command line chooses a {bare}; {nested.above}={nested.host} does, among others")
     if group == "hydra":
-        return ConfigError(f"{bare} is no key of Hydra's; rlx --cfg hydra shows them all")
+        return ConfigError(f"{bare} is not a key of Hydra; rlx --cfg hydra shows them all")
     untyped = _untyped(raw, group, leaf)
     if untyped:
-        return ConfigError(f"{bare} is no key of {owner}; {untyped}")
+        return ConfigError(f"{bare} is not a key of {owner}; {untyped}")
     if bare in paths:
         return ConfigError(f"{bare} cannot be taken out of {owner}; leave out ~{bare}, or give it another value")
     place = bare.replace("/", ".")
     chooses = next((choice for choice in choices if choice.partition("@")[2] == place), "")
     if chooses:
-        return ConfigError(f"{bare} is no key of {owner}; {place} is chosen by {chooses}=NAME")
+        return ConfigError(f"{bare} is not a key of {owner}; {place} is chosen by {chooses}=NAME")
     near = right_name(place, paths)
     if near is None and not leaf:
         near = nearest(bare, [name for name in known if isinstance(raw, Mapping) and name.partition("/")[0] in raw])
     if near is not None and "=" in near:
-        return ConfigError(f"{bare} is no key of {owner}; in rlx it is chosen by, for example, {near}")
+        return ConfigError(f"{bare} is not a key of {owner}; in rlx it is chosen by, for example, {near}")
     if near is not None and near not in paths and near not in known:
         options = _options_with(near, line)
-        return ConfigError(f"{bare} is no key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
+        return ConfigError(f"{bare} is not a key of {owner}; rlx calls it {near}{f', which {options} has' if options else ''}")
     hint = (
         did_you_mean(near)
         or _option_of_function(bare, paths)
         or _keys_beside(bare, raw)
         or f"; rlx {line.verb or 'train'} --cfg job shows all"
     )
-    return ConfigError(f"{bare} is no key of {owner}{hint}")
+    return ConfigError(f"{bare} is not a key of {owner}{hint}")
 
 
 def _key_of_a_run(key: str, line: CommandLine) -> ConfigError:
@@ -208,7 +208,7 @@ _UNAVAILABLE = re.compile(r"provider=.*?path=(.*?) is not available")
 
 
 def explained(error: BaseException, line: CommandLine) -> RlxError | None:
-    """The error as one of rlx's own, or None if it is no error of the user's."""
+    """The error as one of rlx's own, or None if it is not an error of the user's."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, CompositionOfJobError):
@@ -242,7 +242,7 @@ def explained(error: BaseException, line: CommandLine) -> RlxError | None:
         return ConfigError(_first_line(next((cause for cause in reversed(chain) if str(cause)), error)))
     if isinstance(error, OverflowError):  # OmegaConf makes a float of what is typed for a float
         large = [word.partition("=")[0] for word in line.overrides if re.search(r"=[+-]?\d{300,}$", word)]
-        return ConfigError(f"{large[0]}: a whole number of more than 300 digits is no finite number") if large else None
+        return ConfigError(f"{large[0]}: a whole number of more than 300 digits is not a finite number") if large else None
     if "No completion plugin" in str(error):
         wanted = line.values.get("shell_completion", "--shell-completion")
         return ConfigError(f"{wanted}: it is install=SHELL or uninstall=SHELL, with bash, fish or zsh")
@@ -300,10 +300,10 @@ def _grammar(error: OverrideParseException) -> ConfigError:
     if not equals:
         return ConfigError(f"{override} is neither a verb nor an override; an override is key=value")
     if key != key.strip() or not key.isascii() or any(mark in key for mark in " ()<>,"):
-        return ConfigError(f"{override}: {key!r} is no key; an override is key=value, without spaces around the =")
+        return ConfigError(f"{override}: {key!r} is not a key; an override is key=value, without spaces around the =")
     called = re.match(r"(\w+)\(", value)
     if called and called[1] not in _FUNCTIONS and (near := nearest(called[1], _FUNCTIONS)):
-        return ConfigError(f"{override}: {called[1]} is no function of a sweep{did_you_mean(near)}")
+        return ConfigError(f"{override}: {called[1]} is not a function of a sweep{did_you_mean(near)}")
     typed = shlex.quote(f"{key}={quoted(value)}") if set(value) & set("\"'\\$") else f"'{key}=\"{value}\"'"
     for opening, closing in ("()", "[]", "{}"):
         if value.count(opening) > value.count(closing) and value.startswith((opening, *(f"{name}(" for name in _FUNCTIONS))):

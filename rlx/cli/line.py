@@ -122,7 +122,7 @@ def parse_arguments(argv: Sequence[str]) -> CommandLine:
 def _require_text(argument: str) -> None:
     """Refuse an argument that no file name and no YAML can hold."""
     if "\0" in argument or any("\ud800" <= mark <= "\udfff" for mark in argument):
-        raise ConfigError(f"{argument!a} holds bytes that are no text in UTF-8; write it as text")
+        raise ConfigError(f"{argument!a} holds bytes that are not UTF-8 text; write it as text")
     if len(argument) > _LONGEST:
         raise ConfigError(f"{argument[:60]}... has {len(argument)} characters; an argument has at most {_LONGEST}")
 
@@ -144,7 +144,7 @@ def _take_flag(line: CommandLine, argument: str, rest: list[str]) -> None:
     elif argument in _ALONE:
         line.flags.append(argument)
     else:
-        raise ConfigError(f"{name} is no option of rlx{_meant_by_flag(name, equals, value, rest)}")
+        raise ConfigError(f"{name} is not an option of rlx{_meant_by_flag(name, equals, value, rest)}")
 
 
 def _meant_by_flag(name: str, equals: str, value: str, rest: list[str]) -> str:
@@ -163,7 +163,7 @@ def _meant_by_flag(name: str, equals: str, value: str, rest: list[str]) -> str:
 def _take_value(line: CommandLine, name: str, value: str) -> None:
     meaning = _TAKES_VALUE[name]
     if meaning in _REFUSED:
-        raise ConfigError(f"{name} is no option of rlx: {_REFUSED[meaning]}")
+        raise ConfigError(f"{name} is not an option of rlx: {_REFUSED[meaning]}")
     if meaning == "cfg" and value not in _CFG:
         raise ConfigError(f"{name} {value}: it is one of {', '.join(_CFG)}{did_you_mean(nearest(value, _CFG))}")
     if not value:
@@ -195,17 +195,17 @@ def _verb(word: str) -> str:
     if word in known:
         return word
     if f"--{word}" in _ALONE:
-        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx --{word}?")
+        raise ConfigError(f"{word} is not a verb of rlx; did you mean rlx --{word}?")
     if word in ("sweep", "search", "tune"):
-        raise ConfigError(f"{word} is no verb of rlx; a sweep is a train with -m: rlx -m algorithm=a,b 'seed=range(0,5)'")
+        raise ConfigError(f"{word} is not a verb of rlx; a sweep is a train with -m: rlx -m algorithm=a,b 'seed=range(0,5)'")
     near = nearest(word, known)
     meant = as_override(word) if near is None else None
     if meant is not None:
-        raise ConfigError(f"{word} is no verb of rlx; did you mean rlx train {meant}?")
+        raise ConfigError(f"{word} is not a verb of rlx; did you mean rlx train {meant}?")
     if near is None and Path(word).exists():
         raise ConfigError(f"{word} is a path, and no verb comes before it; the verbs are {', '.join(known)}")
     hint = did_you_mean(near) if near else f"; the verbs are {', '.join(known)}, an override is key=value"
-    raise ConfigError(f"{word} is no verb of rlx{hint}")
+    raise ConfigError(f"{word} is not a verb of rlx{hint}")
 
 
 # Shell completion: Hydra's own, with the verb cut out of the line that it is asked about.

@@ -212,7 +212,7 @@ def run_composed(line: CommandLine, directory: Path | None = None) -> int:
     verb = verbs()[line.verb or "train"]
     module = verb.load()
     if line.is_multirun and hasattr(module, "NO_SWEEP"):
-        raise ConfigError(f"rlx {verb.name} is no sweep: leave out -m; {module.NO_SWEEP}")
+        raise ConfigError(f"rlx {verb.name} is not a sweep: leave out -m; {module.NO_SWEEP}")
     if hasattr(module, "prepare"):
         module.prepare(line)
     line.check()

@@ -86,14 +86,14 @@ class Choices(Serializable):
 
     @classmethod
     def declared(cls, **changes: Any) -> Choices:
-        """The values of conf/compare.yaml, but for these. Raises ConfigError for what is no choice of a comparison."""
+        """The values of conf/compare.yaml, but for these. Raises ConfigError for what is not a choice of a comparison."""
         from rlx.config.compose import read_yaml
 
         known = cls.__dataclass_fields__
         for name in changes:
             if name not in known:
                 raise ConfigError(
-                    f"{name} is no choice of a comparison{did_you_mean(nearest(name, known))}; there are {', '.join(known)}"
+                    f"{name} is not a choice of a comparison{did_you_mean(nearest(name, known))}; there are {', '.join(known)}"
                 )
         return cls.of({**{str(key): value for key, value in read_yaml(conf_dir() / "compare.yaml").items()}, **changes})
 

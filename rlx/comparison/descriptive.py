@@ -129,7 +129,7 @@ def tuning_curves(
 ) -> list[TuningCurve]:
     """For each algorithm with three or more settings of its swept keys: a trial is a setting, its score the mean over seeds.
 
-    Runs of other classes (three losses, say) are no settings of one search: each combination of classes has its own curve.
+    Runs of other classes (three losses, say) are not settings of one search: each combination of classes has its own curve.
     """
     sign = -1 if lower_is_better else 1
     searches: dict[tuple[str, tuple[tuple[str, Any], ...]], list[RunScore]] = {}

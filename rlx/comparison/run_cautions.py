@@ -77,7 +77,7 @@ def about_records(
     yield from _data(runs)
     yield from _planned(collected)
     if collected.skipped:
-        yield Caution("other_records", f"records that are no training runs were left out: {collected.skipped}")
+        yield Caution("other_records", f"records that are not training runs were left out: {collected.skipped}")
 
 
 def _data(runs: Sequence[RunScore]) -> Iterator[Caution]:
@@ -91,7 +91,7 @@ def _data(runs: Sequence[RunScore]) -> Iterator[Caution]:
         if len(hashes) > 1:
             text = (
                 f"{json.loads(task)[0]} was read with {len(hashes)} different contents: its file changed between runs, so these "
-                "are no repeats of one experiment (provenance.data tells them apart)"
+                "are not repeats of one experiment (provenance.data tells them apart)"
             )
             yield Caution("different_data", text)
 

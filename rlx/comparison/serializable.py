@@ -69,7 +69,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def number_or(value: Any, otherwise: float) -> float:
-    """The value; `otherwise` where it is no number."""
+    """The value; `otherwise` where it is not a number."""
     return float(value) if is_number(value) else otherwise
 
 

@@ -27,7 +27,7 @@ class Variant(Serializable):
 
     scores: one a seed and task, in the order of seeds; a seed's runs of several configs are averaged. failed: runs that failed or
     did not finish. interval: of the mean over seeds, on these prompts; null for one seed. evaluation_error: standard error over
-    prompts within a run. Runs that answer the same prompts share most of it, so it is no part of what seeds differ by.
+    prompts within a run. Runs that answer the same prompts share most of it, so it is not part of what seeds differ by.
     optimality_gap: over several tasks only. gain: mean difference to the same runs before training (step 0), with its interval
     over seeds, and over prompts where `gain_over_prompts`. collapsed: runs that failed, or ended below `collapse` (null: worse
     than before training); collapse_interval: exact interval of the chance of that.

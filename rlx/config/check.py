@@ -243,18 +243,22 @@ def check_node(node: Any, path: str, paths: list[str], *, group: str | None = No
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         options = "" if group is None else f"; choose one: {group}=NAME (rlx --help lists them)"
-        raise ConfigError(f"{path} is {'empty' if node is None else 'no node with a _target_'}{options}")
+        raise ConfigError(f"{path} is {'empty' if node is None else 'not a node with a _target_'}{options}")
     for modifier, values in _MODIFIERS.items():
         if modifier in node and not any(type(node[modifier]) is type(value) and node[modifier] == value for value in values):
             raise ConfigError(f"{path}.{modifier}={shown(node[modifier])}: rlx builds a node whole; leave it out")
     target = locate(node["_target_"], f"{path}._target_")
     if group is not None and not fits_group(target, group):
-        raise ConfigError(f"{path}: {node['_target_']} is no {group}; one derives from {' or '.join(GROUPS[group].base)}")
+        raise ConfigError(
+            f"{path}: {node['_target_']} is not a valid {group}; it must derive from {' or '.join(GROUPS[group].base)}"
+        )
     _require_whole(target, path)
     parameters = parameters_of(target, ranges={} if group is None else GROUPS[group].ranges)
     bound = _is_bound_function(node, target, path) or (group is None and _is_bound_class(node, target))
     if group is not None and node.get("_partial_") and not any(item.given_by_caller for item in (parameters or {}).values()):
-        raise ConfigError(f"{path}: a node that is bound and not called is no {group}; leave out {path}._partial_")
+        raise ConfigError(
+            f"{path}: _partial_ makes this node a bound function, which is not a valid {group}; leave out {path}._partial_"
+        )
     if parameters is None and bound:
         for key in node:
             if key == "_args_":
@@ -375,8 +379,8 @@ def node_name(owner: Any) -> str:
 
 
 def unknown_key(path: str, owner: str, paths: Iterable[str], *, chosen: str | None = None) -> ConfigError:
-    """`loss.betta is no key of DPO; did you mean loss.beta?` chosen: the word that chooses the owner with its own keys."""
+    """`loss.betta is not a key of DPO; did you mean loss.beta?` chosen: the word that chooses the owner with its own keys."""
     near = right_name(path, paths)
     if near is None and chosen is not None:
-        return ConfigError(f"{path} is no key of {owner}; where it comes from another option, choose {owner} by {chosen}")
-    return ConfigError(f"{path} is no key of {owner}{did_you_mean(near)}")
+        return ConfigError(f"{path} is not a key of {owner}; where it comes from another option, choose {owner} by {chosen}")
+    return ConfigError(f"{path} is not a key of {owner}{did_you_mean(near)}")

@@ -23,7 +23,7 @@ from rlx.config.suggest import did_you_mean, nearest
 from rlx.config.targets import targets_in_folder
 from rlx.errors import ConfigError
 
-# groups below hydra/ and files that are no choice are left out of lists
+# groups below hydra/ and files that are not choices are left out of lists
 _HIDDEN_GROUPS = {"hydra"}
 
 
@@ -365,7 +365,7 @@ _BASE_60 = re.compile(rb"\d:[0-5]?\d")
 def _require_plain_values(file: Path, *, is_of_rlx: bool) -> None:
     """Refuse a YAML file whose aliases stand for more values than any config has, or for themselves, or with a number in base 60.
 
-    YAML reads 1:30:00 as 5400. Hydra writes aliases out, and a few lines of them make billions of values. What is no YAML is
+    YAML reads 1:30:00 as 5400. Hydra writes aliases out, and a few lines of them make billions of values. What is not YAML is
     said by Hydra. is_of_rlx: it lies in a folder of a group of rlx; other files are another program's, and may have such numbers.
     """
     text = file.read_bytes()

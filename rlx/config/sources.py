@@ -99,7 +99,7 @@ class ClassSource(ConfigSource):
         if _only is not None and not is_allowed(name, _only):
             raise ConfigError(f"{group}={name} is named by a record, not by this command line; if you trust it, give it again")
         base = " or ".join(base.rpartition(".")[2] for base in GROUPS[group].base)
-        refusal = ConfigError(f"{group}={name}: it is no {base}, nor a function annotated to return one")
+        refusal = ConfigError(f"{group}={name}: it is neither a subclass of {base} nor a function annotated to return one")
         module = name.partition(".")[0]
         if module in sys.stdlib_module_names and not Path(f"{module}.py").is_file():
             raise refusal
@@ -183,7 +183,7 @@ def _require_dataclass(target: Any, parameters: Mapping[str, Parameter], name: s
         lost = [field for field, hint in declared.items() if field not in parameters and "ClassVar" not in str(hint)]
         if lost:
             raise ConfigError(
-                f"{group}={name}: {', '.join(lost)} would be ignored, as the class is no dataclass of its own; "
+                f"{group}={name}: {', '.join(lost)} would be ignored, as the class is not a dataclass of its own; "
                 f"put @dataclass(frozen=True, kw_only=True) above it"
             )
 

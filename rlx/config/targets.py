@@ -54,11 +54,11 @@ def locate(target: str, key: str) -> Any:
 
     The name is the object's own: its module and its qualified name. A package may give another name to what a module inside of
     it defines, where it exports that name: in its `__all__`, or without one by a name that has no leading underscore. A name
-    that leads through a module which another one imported is no name of an object. Raises ConfigError.
+    that leads through a module which another one imported is not a name of an object. Raises ConfigError.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(f"{key}: {target} is no dotted name of a class, such as my_lab.MyAlgorithm")
+        raise ConfigError(f"{key}: {target} is not a dotted name of a class, such as my_lab.MyAlgorithm")
     found: Any = None
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])

@@ -77,7 +77,7 @@ class JoinedCut:
     """The tokens of a text whose head was tokenised alone: places in the head are not asked for.
 
     head: the tokens of the head. start: where in the text the tail begins. tail: the rest, of which the first `skipped` tokens
-    are no part of the text.
+    are not part of the text.
     """
 
     head: Tokens

@@ -134,7 +134,7 @@ class TemplateRenderer:
                     **{**self.tokenizer.special_tokens_map, **self.variables},
                 )
                 texts, marks = [str(text) for text in rendered[0]], rendered[1]
-                "".join(texts).encode()  # half a surrogate pair is no text that a tokenizer takes
+                "".join(texts).encode()  # half a surrogate pair is not text that a tokenizer takes
         except MemoryError as error:
             said = f"it builds a text of more than {_MOST_BYTES // 2**20} MiB"
             raise UnsafeExampleError("template", said) from error

@@ -76,7 +76,7 @@ class TensorStore:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not a mapping
                 written = (file.metadata() or {}).get("digest")
                 if written == _digest(name, tensors):
                     return tensors

@@ -22,7 +22,7 @@ def tokenizer_text(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=4)
 def _backend_text(serialised: str) -> str:
-    """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are no part of it."""
+    """A fast tokenizer without its padding and truncation: every call sets and unsets them, they are not part of it."""
     parts = {name: value for name, value in json.loads(serialised).items() if name not in ("padding", "truncation")}
     return json.dumps(parts, sort_keys=True, default=str)
 

@@ -48,7 +48,7 @@ def _is_decay(value: object) -> bool:
 def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: Iterable[str]) -> frozenset[str]:
     """The inputs that the states of a formula are made of. names: all inputs that there are.
 
-    Raises ConfigError where a state is none, hides something, is never read, or is made of what is no input.
+    Raises ConfigError where a state is none, hides something, is never read, or is made of what is not an input.
     """
     own, inputs, used = function.__name__, set(names), set[str]()
     parameters = inspect.signature(function).parameters
@@ -66,7 +66,9 @@ def check_state(function: Callable[..., Any], state: Mapping[str, Any], names: I
             raise ConfigError(f"state {name} of {own} decays by {mean.decay}, no hyperparameter of it; there are {there}")
         unknown = [read for read in mean.reads if read not in inputs | takes | set(state) or read == "rng"]
         if unknown:
-            raise ConfigError(f"state {name} of {own} is made of {unknown[0]}, which is no input it can read; see rlx guide loss")
+            raise ConfigError(
+                f"state {name} of {own} is made of {unknown[0]}, which is not an input it can read; see rlx guide loss"
+            )
         used |= set(mean.reads)
     unread = [name for name in state if name not in parameters and name not in used]
     if unread:
@@ -99,7 +101,7 @@ class LossStates:
         wrong = [key for key, value in values.items() if not isinstance(value, float) or not math.isfinite(value)]
         if wrong:
             raise DataError(
-                f"the checkpoint was damaged: the state {wrong[0]} of a loss is no finite number; start the run again"
+                f"the checkpoint was damaged: the state {wrong[0]} of a loss is not a finite number; start the run again"
             )
         self.values.update(values)
 

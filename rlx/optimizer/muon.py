@@ -17,7 +17,7 @@ class Muon(torch.optim.Optimizer):
     Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982, whose scale of the step
     (0.2 sqrt(max(rows, columns)), torch's match_rms_adamw) lets both parts share one learning rate.
 
-    AdamW moves embeddings, the head over the vocabulary, the value head, norms, biases, and any tensor that is no matrix.
+    AdamW moves embeddings, the head over the vocabulary, the value head, norms, biases, and any tensor that is not a matrix.
     lr: learning rate. weight_decay: decoupled, of both parts. momentum, nesterov, ns_steps: of Muon; ns_steps counts its
     Newton-Schulz iterations. betas, eps: of AdamW.
     """

@@ -374,7 +374,7 @@ def read_adapter_weights(directory: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not tensors or not all(tensor.is_floating_point() for tensor in tensors.values()):
-        raise ConfigError(f"{file} cannot be read: {'its tensors are no weights' if tensors else 'there are no tensors'}")
+        raise ConfigError(f"{file} cannot be read: {'its tensors are not weights' if tensors else 'there are no tensors'}")
     return tensors
 
 

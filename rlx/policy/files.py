@@ -54,12 +54,12 @@ def lacking_parts(source: str, path: str, tokenizer: Any) -> list[str]:
 
 
 def require_parts(directory: Path) -> None:
-    """Raise ConfigError for a file that transformers would pass over: a link to nowhere, a pipe, or what is no JSON object."""
+    """Raise ConfigError for a file that transformers would pass over: a link to nowhere, a pipe, or what is not a JSON object."""
     for file in (directory / name for name in _PARTS if os.path.lexists(directory / name)):
         try:
             text = file.read_text(encoding="utf-8") if file.is_file() else None
             is_right = text is not None and (file.suffix != ".json" or isinstance(json.loads(text), dict))
-            problem = "" if is_right else "there is no such file" if text is None else "it is no JSON object"
+            problem = "" if is_right else "there is no such file" if text is None else "it is not a JSON object"
         except (OSError, ValueError, RecursionError) as error:
             problem = str(error)
         if problem:
@@ -108,7 +108,7 @@ def _model_directory(directory: Path) -> Path:
         raise ConfigError(f"{directory} holds GGUF files; say which one: policy.path={directory / files[0]}")
     if (directory / "run.json").is_file():
         raise ConfigError(f"policy.path={directory} is a run without a checkpoint, which a run writes when it ends; name another")
-    raise ConfigError(f"{directory} has no config.json, so it is no model directory of transformers")
+    raise ConfigError(f"{directory} has no config.json, so it is not a model directory of transformers")
 
 
 def adapter_directory(path: str) -> Path | None:
@@ -146,7 +146,7 @@ def require_hub(path: str) -> None:
         return
     if unreached := hub_unreached():
         raise ConfigError(
-            f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub cannot be reached "
+            f"policy.path={path} is not a directory here{nearest_model(Path(path))}, and the Hugging Face hub cannot be reached "
             f"({unreached}); download the model elsewhere and give its directory"
         )
 

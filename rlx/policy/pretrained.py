@@ -319,7 +319,7 @@ def _check_config(source: str, gguf_file: str | None, path: str) -> None:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"policy.path={path} is no directory here{nearest_model(Path(path))}, and the Hugging Face hub gives no such model "
+            f"policy.path={path} is not a directory here{nearest_model(Path(path))}, and the Hugging Face hub has no such model "
             f"({_first_line(error)}); check the name and the connection, or download the model and give its directory"
         ) from error
     layers = getattr(config, "num_hidden_layers", 0)

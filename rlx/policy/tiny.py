@@ -69,7 +69,7 @@ def build_tiny(
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if hidden_size % num_heads:
-        raise ConfigError(f"policy.hidden_size={hidden_size} is no multiple of policy.num_heads={num_heads}")
+        raise ConfigError(f"policy.hidden_size={hidden_size} is not a multiple of policy.num_heads={num_heads}")
     tokenizer = character_tokenizer()
     _require_memory(num_layers * (4 * hidden_size + 3 * intermediate_size) * hidden_size + len(tokenizer) * hidden_size)
     config = LlamaConfig(

@@ -135,7 +135,7 @@ def require_own_files(directory: Path) -> None:
             if os.path.islink(place) and not Path(found).is_relative_to(root):
                 problem = f"leads out of the directory, to {found}"
             elif os.path.exists(found) and not (os.path.isfile(found) or os.path.isdir(found)):
-                problem = "is no ordinary file"
+                problem = "is not an ordinary file"
             if problem:
                 raise ConfigError(
                     f"{place} {problem}, and what goes on with this directory writes there; put a file or a folder in its place"

@@ -96,7 +96,7 @@ def open_regular(path: Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
     return open(descriptor, "rb")
 
 
@@ -119,7 +119,7 @@ def write_beside(path: Path, data: bytes | str) -> Path:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "it is no ordinary file", os.fspath(path))
+        raise FileExistsError(errno.EEXIST, "it is not an ordinary file", os.fspath(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -307,7 +307,7 @@ def read_tail(file: Path, size: int = 64 * 1024) -> list[dict[str, Any]]:
     """The whole lines among the last `size` bytes of a file of lines: enough for the newest metrics of a long run."""
     try:
         if not file.is_file() and file.exists():
-            raise DataError(f"{file}: cannot be read: it is no regular file")
+            raise DataError(f"{file}: cannot be read: it is not a regular file")
         with open(file, "rb") as lines:
             length = lines.seek(0, os.SEEK_END)
             start = max(0, length - size)

@@ -111,7 +111,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
     values = _read_object(file)
     version = values.get("schema_version")
     if not isinstance(version, int):
-        raise DataError(f"{file}: no schema_version, so this is no run record of rlx")
+        raise DataError(f"{file}: no schema_version, so this is not a run record of rlx")
     if version > SCHEMA_VERSION:
         raise DataError(f"{file}: written by a newer rlx (schema {version}, this one reads up to {SCHEMA_VERSION}); upgrade rlx")
     missing = [name for name in _FIELDS if name not in values and name not in _OPTIONAL]

@@ -37,7 +37,7 @@ from rlx.report.text import interval, one_line, safe
 
 MOST_PAIRS = 15
 MOST_HALVED = 10  # pairs of which it is said what would halve their intervals
-WIDE = 200  # where the output is no terminal: files and pipes are not folded
+WIDE = 200  # where the output is not a terminal: files and pipes are not folded
 LONGEST_NAMES = 80  # characters: the names of variants in a title
 LATEX_WIDTH = 110  # characters: scaled to the line of a page of 10 points, a wider table is no longer legible
 LATEX_ROWS = 40  # of a table: more do not fit a page of 10 points
@@ -183,7 +183,7 @@ def print_table(table: Table, out: Console) -> None:
 
 
 def chosen_columns(comparison: Comparison, names: Any) -> tuple[str, ...]:
-    """The columns that the user chose, one or several; none for None. Raises ConfigError for what is no column of any table."""
+    """The columns that the user chose, one or several; none for None. Raises ConfigError for a name that is not a column."""
     wanted = [part.strip() for name in texts_of("columns", names) for part in name.split(",")]
     check_columns(wanted, [variant_table(comparison), pair_table(comparison)])
     return tuple(wanted)

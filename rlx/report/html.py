@@ -209,7 +209,7 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _last_samples(run: RunScore) -> list[dict[str, Any]]:
-    """The completions of a run's last evaluation; damaged ones are left out, for they are no scores."""
+    """The completions of a run's last evaluation; damaged ones are left out, for they are not scores."""
     try:
         rows = [row for row in read_samples(run.record.directory) if "completion" in row]
     except DataError:

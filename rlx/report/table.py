@@ -67,7 +67,7 @@ class Table:
 
 
 def check_columns(names: Iterable[str], tables: Sequence[Table]) -> None:
-    """Refuses a name that is no column of any of the tables, naming the nearest one. Raises ConfigError."""
+    """Refuses a name that is not a column of any of the tables, naming the nearest one. Raises ConfigError."""
     known = list(dict.fromkeys(column.name for table in tables for column in table.columns))
     for name in names:
         if name not in known:

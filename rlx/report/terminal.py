@@ -103,7 +103,7 @@ class TrainView:
         self._guarded(lambda: self._print(safe(text, self._console.encoding)))
 
     def warn(self, text: str) -> None:
-        """Something to look at; on stderr when the output is no terminal."""
+        """Something to look at; on stderr when the output is not a terminal."""
         message = f"warning: {safe(text, self._console.encoding)}"
         if self._console.is_terminal:
             self._guarded(lambda: self._print(message, style="yellow"))

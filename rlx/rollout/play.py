@@ -83,7 +83,7 @@ class Played:
     def figures(self) -> dict[str, np.ndarray]:
         """Name -> float64 [P, G], what the environment counted in each conversation; 0 where it broke one off.
 
-        Raises TrainingError for a value that is no finite number, or conversations with different names.
+        Raises TrainingError for a value that is not a finite number, or conversations with different names.
         """
         if self.conversations is None:
             return {}

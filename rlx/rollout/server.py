@@ -319,7 +319,7 @@ class ServerSampler(Sampler):
             raise
         except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise TrainingError(
-                f"the server at {self.url} sent {reply!r:.80}, which is no reply of a completions API ({error})"
+                f"the server at {self.url} sent {reply!r:.80}, which is not a reply from a completions API ({error})"
             ) from error
 
     def _read(self, reply: Mapping[str, Any], policy: Policy, *, limit: int) -> tuple[list[int], list[float], bool]:
@@ -357,7 +357,9 @@ class ServerSampler(Sampler):
             return f"sent tokens outside of the policy's vocabulary of {policy.vocabulary_size}; does it serve the same model?"
         stopped = any(string in policy.decode(np.array(tokens)) for string in self.stop)
         if finished and not stopped and tokens[-1] not in policy.eos_token_ids:
-            return f"ended a completion by itself, but its last token, {tokens[-1]}, is no end-of-sequence token of the policy"
+            return (
+                f"ended a completion by itself, but its last token, {tokens[-1]}, is not an end-of-sequence token of the policy"
+            )
         return ""
 
 

@@ -226,8 +226,8 @@ class VllmSampler(ServerSampler):
         found = shutil.which(str(Path(self.python).expanduser()))
         if found is None:
             raise ConfigError(
-                f"rollout.python={self.python} is no interpreter; it is that of an environment with vLLM: `make vllm` makes one "
-                "for CPU in .venvs/vllm, on GPUs `python3 -m venv DIR && DIR/bin/pip install vllm`"
+                f"rollout.python={self.python} is not an interpreter; give the Python of an environment with vLLM: `make vllm` "
+                "makes one for CPU in .venvs/vllm, on GPUs `python3 -m venv DIR && DIR/bin/pip install vllm`"
             )
         return os.path.abspath(found)  # not resolved: the link in an environment is what makes it one
 

@@ -101,7 +101,7 @@ def _command_of(plan: Mapping[str, Any], file: Path) -> list[str]:
     strange += [word for word in command if word.lstrip("+~").partition("=")[0] in ("resume", "rerun")]
     if strange or not set(_MULTIRUN) & set(command):
         problem = f"has {strange[0]!r} in its command" if strange else f"holds a command without {_MULTIRUN[0]}"
-        raise ConfigError(f"{file} {problem}, which is no command of a sweep: rlx {shlex.join(command)}")
+        raise ConfigError(f"{file} {problem}, which is not a command of a sweep: rlx {shlex.join(command)}")
     return command
 
 
@@ -175,7 +175,7 @@ def _is_usable(record: RunRecord) -> bool:
 
 
 def _has_newer_files(record: RunRecord) -> bool:
-    """Whether a file that the task or the policy is read from was written since: its content is no part of the config's hash."""
+    """Whether a file that the task or the policy is read from was written since: its content is not part of the config's hash."""
     nodes = [value for key in ("task", "policy") if isinstance(value := record.config.get(key), Mapping)]
     try:
         begun = datetime.datetime.fromisoformat(record.started).timestamp()

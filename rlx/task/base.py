@@ -154,7 +154,7 @@ class Task(Ranged):
     def reward_all(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[dict[str, float]]:
         """`reward` of each completion, one a prompt, as finite numbers.
 
-        Raises TrainingError with the prompt and the completion if a reward raises or is no finite number.
+        Raises TrainingError with the prompt and the completion if a reward raises or is not a finite number.
         """
         return [self._rewarded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 

@@ -229,7 +229,7 @@ class Conversation:
         return turn.messages if isinstance(turn.messages, str) else said
 
     def was_cut(self, outcome: Any) -> None:
-        """Take what `cut_off` gave. Raises BrokenTurnError if it is no finite number."""
+        """Take what `cut_off` gave. Raises BrokenTurnError if it is not a finite number."""
         if isinstance(outcome, bool) or finite(outcome) is None:
             raise BrokenTurnError(f"gave {outcome!r:.40} where it was cut off; cut_off returns a finite number")
         self.rewards[-1] += float(outcome)

@@ -295,7 +295,7 @@ def as_tools(value: Any, *, place: str, key: str) -> Tools:
         return ()
     if isinstance(value, list) and all(isinstance(tool, dict) for tool in value):
         return tuple(without_nulls(value))
-    raise DataError(f"{place}: {key!r} is no list of tools; a tool is a JSON schema such as {{'type': 'function', ...}}")
+    raise DataError(f"{place}: {key!r} is not a list of tools; a tool is a JSON schema such as {{'type': 'function', ...}}")
 
 
 def as_system(value: Any, *, place: str, key: str) -> str | None:

@@ -233,4 +233,4 @@ def check_parameters(dataset: str, parameters: Mapping[str, Any]) -> None:
             raise ConfigError(f"task.parameters.{name} is set by {_SET_BY_RLX[name]}")
         if name not in known:
             hint = did_you_mean(nearest(name, known)) or f"; it has {', '.join(known)}"
-            raise ConfigError(f"task.parameters.{name} is no parameter of {dataset}{hint}")
+            raise ConfigError(f"task.parameters.{name} is not a parameter of {dataset}{hint}")

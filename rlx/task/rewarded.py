@@ -128,7 +128,7 @@ def _figures(outcome: Any) -> Mapping[str, Any]:
 
 
 def summed(outcome: Any) -> Any:
-    """What a reward gave; where that is several numbers by name, their sum, or None if one of them is no finite number."""
+    """What a reward gave; where that is several numbers by name, their sum, or None if one of them is not a finite number."""
     if not isinstance(outcome, Mapping):
         return outcome
     values = [finite(value) for value in outcome.values()]

@@ -21,8 +21,8 @@ class RewardedPairs(RewardedTask, PairFile):
     """The base: a file of pairs with rewards for what is sampled after its prompts. The score is that of the rewards.
 
     answer_key: the column of the answer, which rewards get under the name `answer`; null, or a file without it: there is none.
-    Rewards get the columns of the row that are no part of its pair, under their own names. A prompt of several rows is sampled as
-    one, so a column in which such rows differ goes to no reward. Raises DataError where they differ in the answer.
+    Rewards get the columns of the row that are not part of its pair, under their own names. A prompt that several rows share is
+    sampled once, so rewards do not get a column in which these rows differ. Raises DataError if their answers differ.
     """
 
     answer_key: str | None

@@ -108,7 +108,7 @@ def find_file(path: str, *, key: str) -> Path:
     except OSError as error:
         raise DataError(f"{key}: {path} cannot be read: {error.strerror}; make it readable") from error
     if file.exists() and not file.is_dir():
-        raise DataError(f"{key}: {path} is no ordinary file, and rlx reads its data more than once; write it into a file first")
+        raise DataError(f"{key}: {path} is not an ordinary file, and rlx reads data more than once; write it into a file first")
     if file.is_dir():
         raise DataError(f"{key}: {path} is a directory; name one file in it ({', '.join(SUFFIXES)})")
     names = [entry.name for entry in file.parent.iterdir() if entry.exists()] if file.parent.is_dir() else []
@@ -120,7 +120,7 @@ def find_file(path: str, *, key: str) -> Path:
 def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(place, row) for each row of the file; place is `file:line` for JSONL and `file, row n` for Parquet.
 
-    Raises DataError that names the line where a line is no JSON object or the file is no Parquet file.
+    Raises DataError that names the line where a line is not a JSON object or the file is not a Parquet file.
     """
     suffix = suffix_of(file)
     if suffix in (".parquet", ".arrow"):

@@ -98,7 +98,7 @@ def verify_record(record: RunRecord) -> None:
         return
     named = ("module", "file", "sha256", "code")
     if not all(isinstance(source, Mapping) and set(named) <= set(source) for source in record.sources):
-        raise DataError(f"{record.directory / 'run.json'} was damaged: its sources are no list of files with hashes")
+        raise DataError(f"{record.directory / 'run.json'} was damaged: its sources are not a list of files with hashes")
     texts = [[str(source[name]) for name in named] for source in record.sources]
     sources = [Source(module, Path(file), sha256, code) for module, file, sha256, code in texts]
     if record.seed != record.config.get("seed") or config_hash(record.config, sources) != record.config_hash:

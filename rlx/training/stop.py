@@ -12,7 +12,7 @@ from rlx.errors import STOP_SIGNALS
 from rlx.interrupt import handled, postponed, raise_swallowed
 
 
-class Stopped(Exception):  # noqa: N818 (a requested stop is no error)
+class Stopped(Exception):  # noqa: N818 (a requested stop is not an error)
     """A signal stopped the run; its checkpoint is written if a step was completed."""
 
     def __init__(self, step: int, signal_number: int) -> None:

@@ -1,4 +1,4 @@
-"""A class that is no whole algorithm is refused, with what to define."""
+"""A class that is not a whole algorithm is refused, with what to define."""
 
 from dataclasses import dataclass
 

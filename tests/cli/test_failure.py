@@ -9,7 +9,7 @@ from rlx.cli.main import invoke
 pytestmark = pytest.mark.whole
 
 WRONG = [
-    (["train", f"stop_at_score=1{'0' * 400}"], "stop_at_score: a whole number of more than 300 digits is no finite number"),
+    (["train", f"stop_at_score=1{'0' * 400}"], "stop_at_score: a whole number of more than 300 digits is not a finite number"),
     # verbs, words and options
     (["trian"], "did you mean train?"),
     (["tarin", "seed=1"], "did you mean train?"),
@@ -31,7 +31,7 @@ WRONG = [
     (["dpo"], "did you mean rlx train algorithm=dpo?"),
     (["train", "preference_file"], "did you mean task=preference_file?"),
     # keys
-    (["train", "loss.betta=1"], "loss.betta is no key of dpo; did you mean loss.beta?"),
+    (["train", "loss.betta=1"], "loss.betta is not a key of dpo; did you mean loss.beta?"),
     (["algorithm.beta=1"], "did you mean loss.beta?"),
     (["beta=1"], "did you mean loss.beta?"),
     (["lr=1e-3"], "did you mean optimizer.lr?"),
@@ -70,7 +70,7 @@ WRONG = [
     (["check", "loss=dpo", "~rollout"], "rlx check needs a rollout"),
     (["check", "policy=tiny_untrained"], "name one: rlx check algorithm=custom_dpo policy=tiny_untrained"),
     (["check", "threads=100000"], "threads=100000 is more than"),
-    (["info", "loss=dpo", "+x=1"], "x is no key of rlx info"),
+    (["info", "loss=dpo", "+x=1"], "x is not a key of rlx info"),
     # interpolations, and values that no file name and no YAML can hold
     (["loss.beta=${nope}"], "loss.beta: there is no key nope, which ${nope} reads"),
     (["sweep.name=${nope}"], "sweep.name: there is no key nope, which ${nope} reads"),
@@ -86,8 +86,8 @@ WRONG = [
     (["seed=${oc.decode:'[1'}"], "missing BRACKET_CLOSE"),
     (["seed=${nope:1}"], "there is no resolver nope"),
     (["loss.beta=" + "[" * 3000 + "]" * 3000], "nests lists or mappings too deeply"),
-    (["output_dir=a\0b"], "holds bytes that are no text"),
-    (["output_dir=\udc80"], "holds bytes that are no text"),
+    (["output_dir=a\0b"], "holds bytes that are not UTF-8 text"),
+    (["output_dir=\udc80"], "holds bytes that are not UTF-8 text"),
     (["policy.path=" + "x" * 200_000], "has 200012 characters"),
     # names of other tools
     (["grpo.num_generations_per_prompt=4"], "algorithm.group_size"),
@@ -128,7 +128,7 @@ WRONG = [
     (["algorithm=3"], "group=option"),
     (["algorithm=no_such_module.Class"], "no_such_module"),
     (["loss=tests.peers.workload.even_words"], "write @preference_loss or @policy_gradient_loss above it"),
-    (["algorithm=collections.OrderedDict"], "it is no Algorithm"),
+    (["algorithm=collections.OrderedDict"], "it is neither a subclass of Algorithm"),
     (["algorithm=sft", "loss=ipo"], "nobody reads the loss of the run: algorithm Sft has no loss"),
     (["algorithm=dpo", "loss=grpo"], "is not a PreferenceLoss, which Dpo reads; choose another with loss=NAME"),
     (["algorithm=[dpo]"], "one algorithm is chosen: algorithm=dpo"),
@@ -145,13 +145,13 @@ WRONG = [
     (["export.dtype=float"], "float32, float16, bfloat16"),
     (["allow_changed=[weather]"], "data, code"),
     (["seed=1,2"], "add -m"),
-    (["+colour=red"], "colour is no key"),
+    (["+colour=red"], "colour is not a key"),
     (["+evaluation.num_promts=3"], "did you mean evaluation.num_prompts?"),
     # grammar
     (["seed=(1"], "quote it"),
     (["-m", "seed=rnge(0,5)"], "did you mean range?"),
     (["-m", "seed=range(0,5"], "a ) is missing"),
-    (["a b=1"], "is no key"),
+    (["a b=1"], "is not a key"),
     (["=3"], "has no key"),
     (["seed", "=", "3"], "no spaces around"),
     (["device='cuda"], "quote it"),
@@ -163,7 +163,7 @@ WRONG = [
     (["output_dir="], "output_dir=: it must be a text that is not empty; give a folder"),
     (["cache_dir="], "cache_dir=: it must be a text that is not empty; give a folder"),
     (["optimizer.betas=[0.9]"], "it must be a list of 2 numbers"),
-    (["résumé=1"], "is no key"),
+    (["résumé=1"], "is not a key"),
     (["task=preference_file", "task.path=null"], "task.path=null: it must be text"),
     (["hydra.searchpath=[/nowhere/at/all]"], "there is no folder /nowhere/at/all"),
     (["resume=nowhere", "rerun=nowhere"], "give one of them"),

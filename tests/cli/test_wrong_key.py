@@ -68,8 +68,11 @@ def test_an_argument_of_a_tool_is_fixed_by_its_key(tmp_path, monkeypatch, capsys
         ),
         (["runs", "loss.beta=0.1"], "runs are chosen by where=loss.beta=0.1"),
         (["data", "task=arithmetic", "loss=ipo"], "loss is a key of rlx train, not of rlx data; leave it out"),
-        (["sample", "rollout.max_new_tokens=3"], "rollout.max_new_tokens is no key of rlx sample; did you mean max_new_tokens?"),
-        (["compare", "outputs", "polic=tiny"], "polic is no key of rlx compare; rlx compare --cfg job shows all"),
+        (
+            ["sample", "rollout.max_new_tokens=3"],
+            "rollout.max_new_tokens is not a key of rlx sample; did you mean max_new_tokens?",
+        ),
+        (["compare", "outputs", "polic=tiny"], "polic is not a key of rlx compare; rlx compare --cfg job shows all"),
     ],
 )
 def test_a_key_that_another_verb_has_is_not_proposed(words, said):
@@ -80,9 +83,9 @@ def test_a_key_that_another_verb_has_is_not_proposed(words, said):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("algorithm.group_size=4", "is no key of hybrid; it has algorithm.grpo.group_size"),
-        ("algorithm.pairs_per_step=4", "is no key of hybrid; it has algorithm.dpo.pairs_per_step"),
-        ("task.weight=1", "is no key of arithmetic; it has task.rewards.exact_match.weight"),
+        ("algorithm.group_size=4", "is not a key of hybrid; it has algorithm.grpo.group_size"),
+        ("algorithm.pairs_per_step=4", "is not a key of hybrid; it has algorithm.dpo.pairs_per_step"),
+        ("task.weight=1", "is not a key of arithmetic; it has task.rewards.exact_match.weight"),
     ],
 )
 def test_a_key_of_a_part_is_named_by_its_path(override, expected):
@@ -102,7 +105,7 @@ def test_a_key_of_a_part_is_named_by_its_path(override, expected):
         (["algorithm=hybrid", "algorithm.dpo=sft"], "algorithm.dpo=sft: it is chosen by algorithm@algorithm.dpo=sft"),
         (
             ["algorithm=hybrid", "algorithm/dpo/loss=ipo"],
-            "algorithm/dpo/loss is no key of rlx train; algorithm.dpo.loss is chosen by loss@algorithm.dpo.loss=NAME",
+            "algorithm/dpo/loss is not a key of rlx train; algorithm.dpo.loss is chosen by loss@algorithm.dpo.loss=NAME",
         ),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_budget_within_which_evaluations_lie_far_apart_names_what_each_had_spe
 
 
 def test_shapes_are_judged_over_all_variants_together(tmp_path):
-    """Scores that look odd at 5 % alone are no news among several variants."""
+    """Scores that look odd at 5 % alone are not news among several variants."""
     odd = [0.629, 0.664, 0.662, 0.660, 0.629]
     assert 0.05 / 5 < shapiro_wilk_p(np.array(odd)) < 0.05
     plain = {name: normal_scores(0.6, 0.02, 5, seed=place) for place, name in enumerate(("custom_dpo", "hybrid", "dpo", "ipo"))}

@@ -102,7 +102,7 @@ def test_strange_values_in_run_json(root, share):
 
 @pytest.mark.parametrize("name", ["steps", "tokens_trained"])
 def test_strange_values_in_the_metadata_of_a_result(root, name):
-    """The last step is held against the log's: what is no number is no step."""
+    """The last step is held against the log's: what is not a number is not a step."""
     file = root / "hybrid_1_" / "run.json"
     whole = file.read_text()
     try:

@@ -22,8 +22,8 @@ def test_locate_finds_a_class():
     [
         ("no_such_module.Class", "no_such_module"),
         ("torch.optim.SGDD", "did you mean SGD?"),
-        ("word", "no dotted name"),
-        ("a b.c", "no dotted name"),
+        ("word", "not a dotted name"),
+        ("a b.c", "not a dotted name"),
     ],
 )
 def test_locate_says_what_is_missing(target, message):

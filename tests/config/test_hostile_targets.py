@@ -191,7 +191,7 @@ def test_every_field_of_every_shipped_config(shipped, canary, monkeypatch):
 
 @pytest.mark.parametrize("target", HOSTILE)
 def test_every_target_in_every_fifth_field_of_a_run(run, canary, target):
-    """Also in fields of what is no group's node; the targets begin at different fields, so that each field meets many of them."""
+    """Also in fields of nodes that belong to no group; the targets begin at different fields, so that each field meets many."""
     config, first = run, HOSTILE.index(target) % 5
     for index, path in list(enumerate(places_in(config)))[first::5]:
         form = forms(target)[index % 4]

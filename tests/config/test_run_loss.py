@@ -49,7 +49,7 @@ def test_the_name_of_an_algorithm_stands_for_its_default_loss():
         (["algorithm=mixture", "loss=ipo"], "choose with loss@algorithm.terms.preference.algorithm.loss=NAME"),
         (["algorithm=sft", "loss=ipo"], "algorithm Sft has no loss; leave out loss=..."),
         (["algorithm=sft", "loss.beta=1"], "algorithm Sft has no loss"),
-        (["algorithm=dpo", "algorithm.loss.beta=1"], "algorithm.loss.beta is no key of dpo; did you mean loss.beta?"),
+        (["algorithm=dpo", "algorithm.loss.beta=1"], "algorithm.loss.beta is not a key of dpo; did you mean loss.beta?"),
         (["-m", "algorithm=dpo,sft", "loss=ipo", "sweep.dry_run=true"], "algorithm Sft has no loss"),
         (["-m", "loss=ipo,ippo", "sweep.dry_run=true"], "there is no loss ippo; did you mean ipo?"),
         (

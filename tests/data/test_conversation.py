@@ -254,7 +254,7 @@ def test_reasoning_is_learned_whole_after_the_prompt_of_sampling():
         made = cut(qwen, (USER,), (answer,))
         assert made.learned == made.chosen == f"{THINKING}<|im_end|>"
         assert made.remarks == {}
-    # Reasoning that begins alike in both sides is no part of the prompt.
+    # Reasoning that begins alike in both sides is not part of the prompt.
     both = TokenizedPairs.of([Pair((USER,), (assistant(THINKING),), (assistant(f"{THINKING}0"),))], r1).sequences
     assert both.prompts[0].tolist() == sampled(r1, [USER], add_generation_prompt=True)
     # Without a place for it, it is said.

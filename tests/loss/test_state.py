@@ -131,8 +131,8 @@ def test_a_checkpoint_of_other_losses_is_refused():
     for values, said in (
         ({}, "no value of loss/usual"),
         ({"loss/usual": 1.0, "loss/other": 1.0}, "loss/other, which no loss of this run keeps"),
-        ({"loss/usual": math.nan}, "no finite number"),
-        ({"loss/usual": "1"}, "no finite number"),
+        ({"loss/usual": math.nan}, "not a finite number"),
+        ({"loss/usual": "1"}, "not a finite number"),
     ):
         with pytest.raises(DataError, match=said):
             states.restore(values)
@@ -192,7 +192,7 @@ def test_a_hyperparameter_that_is_a_decay_is_held_to_the_range_of_one():
         ({"usual": 0.0}, "write running_mean"),
         ({"margin": running_mean("chosen")}, "the name of an input"),
         ({"beta": running_mean("chosen")}, "the name of a hyperparameter"),
-        ({"usual": running_mean("margins")}, "made of margins, which is no input"),
+        ({"usual": running_mean("margins")}, "made of margins, which is not an input"),
         ({"usual": running_mean("margin"), "unused": running_mean("margin")}, "never reads its state unused"),
     ],
 )

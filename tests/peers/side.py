@@ -2,7 +2,7 @@
 
 SIDE is one of RLX_SIDES or TRL_SIDES.
 
-Everything that is no training (start-up, loading, reading the data into tokens) lies before the first round.
+Everything that is not training (start-up, loading, reading the data into tokens) lies before the first round.
 """
 
 from __future__ import annotations

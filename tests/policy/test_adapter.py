@@ -172,7 +172,7 @@ def test_tensors_of_an_adapter_that_are_no_weights_are_refused(tmp_path):
     write_policy(policy_of(), tmp_path)
     file = tmp_path / ADAPTER_WEIGHTS
     save_file({name: tensor.int() for name, tensor in load_file(file).items()}, file)
-    with pytest.raises(ConfigError, match="its tensors are no weights"):
+    with pytest.raises(ConfigError, match="its tensors are not weights"):
         load_pretrained(str(tmp_path))
     file.unlink()
     os.mkfifo(file)

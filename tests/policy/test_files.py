@@ -33,7 +33,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some_model").mkdir()
-    (tmp_path / "some_modle.jsonl").write_text("a file that is no model is not what was meant")
+    (tmp_path / "some_modle.jsonl").write_text("a file that is not a model is not what was meant")
     with pytest.raises(ConfigError, match=r"did you mean some_model\?, and the Hugging Face hub cannot be reached"):
         load_pretrained("some_modle")
     with pytest.raises(ConfigError, match="download the model elsewhere"):

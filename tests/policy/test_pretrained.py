@@ -72,7 +72,7 @@ def test_a_policy_that_fails_with_shared_rows_says_so(tmp_path):
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
-    """Directories and files that are no policies."""
+    """Directories and files that are not policies."""
     tmp_path = tmp_path_factory.mktemp("wrong")
     save(tmp_path / "model")
     (tmp_path / "weights.bin").write_bytes(b"")

@@ -52,7 +52,7 @@ def test_a_head_that_needs_all_positions_gets_them_and_it_is_said():
 
 
 def test_a_model_that_sees_what_it_predicts_is_refused():
-    with pytest.raises(ConfigError, match="no causal language model"):
+    with pytest.raises(ConfigError, match="not a causal language model"):
         policy_of("bert")
 
 

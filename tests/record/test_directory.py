@@ -152,7 +152,7 @@ def test_a_dead_process_is_dead_even_before_it_is_reaped() -> None:
         ("metrics.jsonl", "../other/a", "leads out of the directory, to .*other/a"),
         ("files/checkpoint", "../../other", "leads out of the directory, to .*other"),
         (".lock", "../other/new", "leads out of the directory, to .*other/new"),
-        ("job.log", None, "is no ordinary file"),
+        ("job.log", None, "is not an ordinary file"),
     ],
 )
 def test_a_directory_that_leads_elsewhere_is_not_written_to(tmp_path: Path, name: str, target: str | None, problem: str) -> None:

@@ -166,7 +166,7 @@ def test_a_directory_is_shown_as_people_type_it(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_directory_or_a_device_is_not_replaced_by_a_file(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileExistsError, match="no ordinary file"):
+    with pytest.raises(FileExistsError, match="not an ordinary file"):
         write_atomic(tmp_path / "pipe", "x")
     assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "pipe").unlink()

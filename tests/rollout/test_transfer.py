@@ -85,7 +85,7 @@ def test_what_is_sent_is_what_a_checkpoint_holds(base, tmp_path):
     policy.model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert set(server.received) == set(file.keys())
-        for name in file.keys():  # noqa: SIM118  # safe_open is no mapping
+        for name in file.keys():  # noqa: SIM118  # safe_open is not a mapping
             assert torch.equal(server.received[name], file.get_tensor(name))
 
 

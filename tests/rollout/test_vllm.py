@@ -103,7 +103,7 @@ def test_a_server_that_ends_at_once_is_named_with_its_log(tmp_path):
 
 
 def test_an_interpreter_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"rollout\.python=nowhere/python is no interpreter.*make vllm"):
+    with pytest.raises(ConfigError, match=r"rollout\.python=nowhere/python is not an interpreter.*make vllm"):
         sampler_of("nowhere/python").prepare(build_tiny(**SHAPE))
 
 

@@ -89,7 +89,7 @@ def test_what_is_the_records_alone_is_known(tmp_path):
 )  # fmt: skip
 def test_a_plan_without_the_command_of_a_sweep_runs_nothing(tmp_path, command):
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": []} | ({} if command is None else {"command": command})))
-    with pytest.raises(ConfigError, match=r"holds no command|cannot be read|without -m|is no command of a sweep"):
+    with pytest.raises(ConfigError, match=r"holds no command|cannot be read|without -m|is not a command of a sweep"):
         resumed_command(tmp_path, ["-m", "resume=x"])
 
 

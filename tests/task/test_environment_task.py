@@ -59,8 +59,8 @@ def test_an_environment_of_ones_own_needs_no_registration(own_file):
     ("override", "said"),
     [
         ("task.environment=talk_lab.Party", "did you mean Parity"),
-        ("task.environment=rlx.task.base.Prompt", "no Environment"),
-        ("task.environment.wonted=1", "task.environment.wonted is no key"),
+        ("task.environment=rlx.task.base.Prompt", "subclass of Environment"),
+        ("task.environment.wonted=1", "task.environment.wonted is not a key"),
         ("task.environment.wanted=odd", "task.environment.wanted"),
     ],
 )

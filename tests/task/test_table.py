@@ -67,7 +67,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         find_file(str(tmp_path / "pair.jsonl"), key="task.path")
     with pytest.raises(DataError, match="is a directory"):
         find_file(str(tmp_path), key="task.path")
-    with pytest.raises(DataError, match="/dev/null is no ordinary file"):
+    with pytest.raises(DataError, match="/dev/null is not an ordinary file"):
         find_file("/dev/null", key="task.path")
 
 

@@ -191,7 +191,7 @@ def test_weights_that_are_tied_are_written_once_and_tied_again_when_read(tmp_pat
     assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
     write_policy(policy, tmp_path, dtype=dtype)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
     vocabulary = tuple(policy.model.get_input_embeddings().weight.shape)
     assert [name for name, size in sizes.items() if size == vocabulary] == ["model.embed_tokens.weight"]
     assert sum(map(math.prod, sizes.values())) == policy.num_parameters

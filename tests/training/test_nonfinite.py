@@ -1,4 +1,4 @@
-"""What is no number is named with its term and its rows."""
+"""What is not a number is named with its term and its rows."""
 
 import dataclasses
 

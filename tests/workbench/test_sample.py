@@ -86,7 +86,7 @@ def test_what_cannot_be_sampled_is_said(sample, arguments, words):
 
 @pytest.fixture
 def chat(tmp_path):
-    """A policy with a chat template, which is no run's: overrides that choose it."""
+    """A policy with a chat template, which is not a run's: overrides that choose it."""
     (tmp_path / "chat.jinja").write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )

@@ -152,7 +152,7 @@ def _completed(run: Path, view: TrainView | None) -> AlgorithmResult:
 def with_number(composed: Composed) -> Composed:
     """The same, whose `ranks` is a number: how many torchrun has started, else how many the config asks for.
 
-    Raises ConfigError for a value that is no number of ranks, and for another one on the command line than torchrun has started.
+    Raises ConfigError for a value that is not a number of ranks, and for one that differs from what torchrun has started.
     """
     asked = composed.config.ranks
     given = any(override.startswith("ranks=") for override in composed.overrides)

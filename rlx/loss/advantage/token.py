@@ -1,6 +1,6 @@
 """Advantages of single tokens: from rewards at tokens, with or without a value head.
 
-Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens. Tokens of a completion that others wrote are no steps:
+Dimensions: B sequences (leading dimensions [P, G] will do too), T tokens. Tokens of a completion that others wrote are not steps:
 the token before them is followed by the one after them.
 """
 

@@ -31,7 +31,7 @@ def reinforce(token_logprobs: Tensor, advantages: Tensor) -> Tensor:
     Paper: Williams 1992, Simple statistical gradient-following algorithms, doi:10.1007/BF00992696; as in GPG, arXiv:2504.02546.
     Shapes: token_logprobs [B, T], advantages [B, T] -> [B, T].
     Exact: on policy bias 0.19, variance 1.4; off policy bias 0.25, variance 1.6.
-    Convention: its value is no objective and may have any sign; only the gradient means something.
+    Convention: its value is not an objective and may have any sign; only the gradient means something.
     """
     return -advantages * token_logprobs
 

@@ -61,7 +61,7 @@ class LossMixture(PreferenceLoss):
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", dict(self.parts))
         if not self.parts:
-            raise ConfigError("a mixture without parts is no loss; name at least one under loss.parts")
+            raise ConfigError("a mixture without parts is not a loss; name at least one under loss.parts")
         for name, part in self.parts.items():
             if not isinstance(part, LossPart):
                 raise ConfigError(

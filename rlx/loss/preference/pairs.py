@@ -51,7 +51,7 @@ class PairLogprobs:
             if values.shape != mask.shape or values.ndim != 2:
                 raise ShapeError(f"{side} {tuple(values.shape)} and {side}_mask {tuple(mask.shape)} must both be [B, T]")
         if len(self.chosen) != len(self.rejected):
-            raise ShapeError(f"{len(self.chosen)} chosen and {len(self.rejected)} rejected completions are no pairs")
+            raise ShapeError(f"{len(self.chosen)} chosen and {len(self.rejected)} rejected completions are not pairs")
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -223,7 +223,7 @@ def dft(chosen_token_logprobs: Tensor, chosen_length: Tensor) -> Tensor:
     Paper: Wu et al. 2025, On the generalization of SFT: a reinforcement learning perspective with reward rectification (DFT),
         arXiv:2508.05629.
     Shapes: chosen_token_logprobs log π [B, T], chosen_length n_c [B] -> [B].
-    Convention: every token of the batch counts the same, as in nll; its value is no objective, only the gradient means something.
+    Convention: every token of the batch counts the same, as in nll; its value is not an objective; only its gradient counts.
     """
     weighed = stop_gradient(chosen_token_logprobs.exp()) * chosen_token_logprobs
     return -weighed.sum(dim=1) / chosen_length.clamp(min=1)

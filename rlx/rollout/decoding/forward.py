@@ -136,7 +136,7 @@ def begin(layers: Sequence[Any], states: Sequence[Tensor], *, more: int) -> None
 def row_states(layers: Sequence[Any], row: int, is_read: Tensor | None) -> Tensor | None:
     """The keys and values [L, 2, H, T, D] of a row of all layers; None where their shapes differ.
 
-    is_read: bool [T], which tokens are no padding; None for all.
+    is_read: bool [T], which tokens are not padding; None for all.
     """
     held = [layer.states(row) for layer in layers]
     if len({part.shape for pair in held for part in pair}) > 1:

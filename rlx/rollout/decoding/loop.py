@@ -211,7 +211,7 @@ def invert(probabilities: Tensor, rows: Tensor, uniform: Tensor) -> Tensor:
     thresholds = running.new_zeros(len(running), int(column.max()) + 1)
     thresholds[rows, column] = torch.minimum(uniform * total[rows], below[rows])
     tokens = torch.searchsorted(running, thresholds, right=True)[rows, column]
-    return tokens.clamp_(max=probabilities.shape[-1] - 1)  # where the logits are no numbers; the caller looks for those
+    return tokens.clamp_(max=probabilities.shape[-1] - 1)  # where the logits are not numbers; the caller looks for those
 
 
 def choose(

@@ -167,7 +167,7 @@ def _shortened(value: str) -> str:
 # costs a fiftieth of a composition, and a sweep of a thousand jobs has a handful of choices.
 
 
-NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that are no part of a job's config
+NOT_A_JOB = ("sweep", "resume", "rerun")  # the requests of a command line that are not part of a job's config
 
 
 @dataclass(frozen=True)

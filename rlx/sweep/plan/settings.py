@@ -60,7 +60,7 @@ KINDS: dict[str, type[Settings]] = {"grid": Settings, "random": RandomSettings, 
 
 
 def pop_settings(cfg: DictConfig) -> None:
-    """Take the node `sweep` out of the config of one run, which it is no part of. A wrong value is refused first."""
+    """Take the node `sweep` out of the config of one run, which it is not part of. A wrong value is refused first."""
     with open_dict(cfg):
         node = cfg.pop("sweep", None)
     if node is not None:

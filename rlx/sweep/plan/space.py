@@ -61,7 +61,7 @@ def space_of(overrides: Sequence[Override], *, zipped: Sequence[str] = (), seeds
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
         elif key.partition(".")[0] in ("sweep", "resume", "rerun"):
-            raise ConfigError(f"{override.input_line}: {key} is no part of a run, so it cannot be varied; give it one value")
+            raise ConfigError(f"{override.input_line}: {key} is not part of a run, so it cannot be varied; give it one value")
         elif override.is_discrete_sweep():
             _require_few(override)
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]

@@ -85,7 +85,7 @@ class Study:
                 pruner=pruner,
             )
             damage = self._damage(directions)
-        except (RlxError, OSError):  # a full disk is no damage
+        except (RlxError, OSError):  # a full disk is not damage
             raise
         except Exception as error:  # Optuna raises what it likes for lines that are damaged
             damage = f"{type(error).__name__}: {error}"

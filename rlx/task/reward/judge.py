@@ -22,14 +22,14 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class NonsenseError(ValueError):
-    """What a judge replied is no score."""
+    """What a judge replied is not a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(Reward):
     """The score that a judge gives a completion, from `lowest` to `highest` and here from 0 to 1.
 
-    The completions of a batch are judged at the same time. A reply that is no score within the bounds is asked for again with
+    The completions of a batch are judged at the same time. A reply that is not a score within the bounds is asked for again with
     another seed; after `retries` such replies the completion has no reward (see task.on_reward_error). A judge that cannot be
     reached ends the run.
 
@@ -41,7 +41,7 @@ class Judge(Reward):
     temperature, max_tokens: of the judge's reply.
     num_repeated: so many completions of a batch are judged twice, with another seed. The mean distance of the two scores, in
     units of the reward, is logged as reward/judge_disagreement; the first counts. 0: none. reward/judge_nonsense is the share of
-    replies that were no score.
+    replies that were not a score.
     cache_dir: replies are kept there by content, in judge.sqlite, so that a resumed run and another run of a sweep get the same
     ones; null: in memory.
     """
@@ -73,7 +73,7 @@ class Judge(Reward):
         try:
             groups = re.compile(self.pattern).groups
         except re.error as error:
-            raise ConfigError(f"task.rewards.judge.pattern={self.pattern} is no regular expression: {error}") from error
+            raise ConfigError(f"task.rewards.judge.pattern={self.pattern} is not a regular expression: {error}") from error
         if groups < 1:
             raise ConfigError(f"task.rewards.judge.pattern={self.pattern} has no group (...) around the score")
 
@@ -109,7 +109,7 @@ class Judge(Reward):
         return _PLACE.sub(filled, with_line_breaks(self.template))
 
     def _scores(self, asked: Sequence[tuple[str, int]]) -> tuple[dict[tuple[str, int], float | NonsenseError], int, int]:
-        """(text, number of the sample) -> its score or error; how many replies were no score; how many there were."""
+        """(text, number of the sample) -> its score or error; how many replies were not a score; how many there were."""
         found: dict[tuple[str, int], float | NonsenseError] = {}
         waiting, wrong, replies = list(asked), 0, 0
         for attempt in range(self.retries + 1):
@@ -127,7 +127,7 @@ class Judge(Reward):
         number = None if match is None or match[1] is None else _number(match[1])
         if number is None or not self.lowest <= number <= self.highest:
             return NonsenseError(
-                f"the judge {self.model} replied {reply!r:.80}, which is no score from {self.lowest:g} to {self.highest:g} by "
+                f"the judge {self.model} replied {reply!r:.80}, which is not a score from {self.lowest:g} to {self.highest:g} by "
                 "task.rewards.judge.pattern"
             )
         return (number - self.lowest) / (self.highest - self.lowest)

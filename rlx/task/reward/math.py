@@ -17,7 +17,7 @@ from rlx.task.reward.base import Reward
 from rlx.task.reward.text import answers_of
 
 _MARKED = re.compile(r"\$[^$]+\$|\\boxed|\\\(|\\\[")
-# marks around an answer, which are no part of it
+# marks around an answer, which are not part of it
 _AROUND = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (

@@ -157,4 +157,4 @@ def compiled(pattern: str, key: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:
-        raise ConfigError(f"{key}: {pattern!r} is no regular expression: {error}") from error
+        raise ConfigError(f"{key}: {pattern!r} is not a regular expression: {error}") from error

@@ -57,7 +57,7 @@ class Tool:
         module, name = getattr(self._plain, "__module__", ""), getattr(self._plain, "__qualname__", "")
         is_inner = module.startswith("rlx.") and not module.startswith("rlx.task.tool.")  # of rlx, and no tool
         if not module or module == "__main__" or not name or "<" in name or is_inner:
-            raise ConfigError(f"task.environment.tools: {self._plain!r:.80} is no tool that a process can import; {_EXAMPLE}")
+            raise ConfigError(f"task.environment.tools: {self._plain!r:.80} is not a tool that a process can import; {_EXAMPLE}")
         return module, name
 
     @cached_property
@@ -230,7 +230,7 @@ def _read(body: str) -> list[Call]:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        return [Call("", {}, f"the call is no JSON: {error}")]
+        return [Call("", {}, f"the call is not JSON: {error}")]
     return [_call(item) for item in (value if isinstance(value, list) else [value])] or [Call("", {}, "there is no call")]
 
 

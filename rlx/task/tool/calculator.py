@@ -34,7 +34,7 @@ def calculator(expression: str) -> str:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError("that is no arithmetic expression") from error
+        raise ValueError("that is not an arithmetic expression") from error
     value = _value(tree.body)
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))

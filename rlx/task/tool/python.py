@@ -1,4 +1,4 @@
-"""Python for the assistant, in a process with limits. It is no sandbox: the code can read files and reach the network."""
+"""Python for the assistant, in a process with limits. It is not a sandbox: the code can read files and reach the network."""
 
 from __future__ import annotations
 

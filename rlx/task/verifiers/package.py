@@ -63,7 +63,7 @@ def _check_parameters(load: Callable[..., Any], env: str, parameters: Mapping[st
     for name in parameters:
         if name not in known:
             hint = did_you_mean(nearest(name, known)) or f"; it has {', '.join(known) or 'none'}"
-            raise ConfigError(f"task.parameters.{name} is no parameter of {env}{hint}")
+            raise ConfigError(f"task.parameters.{name} is not a parameter of {env}{hint}")
 
 
 @contextlib.contextmanager
@@ -81,11 +81,11 @@ def _signals_kept() -> Iterator[None]:
 
 
 def _require_runnable(made: Any, env: str) -> None:
-    """Refuse what is no environment, and those that need more than one conversation, or another loop, than rlx plays."""
+    """Refuse what is not an environment, and those that need more than one conversation, or another loop, than rlx plays."""
     vf = package()
     where = f"task.env={env}"
     if not isinstance(made, vf.Environment):
-        raise ConfigError(f"{where} makes {made!r:.60}, which is no environment of verifiers")
+        raise ConfigError(f"{where} makes {made!r:.60}, which is not an environment of verifiers")
     parts = environments_in(made)
     for part in parts:
         kind = type(part).__name__
@@ -110,7 +110,7 @@ def environments_in(made: Any) -> list[Any]:
 
 
 def _keep_reward_errors(made: Any) -> None:
-    """Note what a reward function raises, or gives that is no number, in `reward_errors`."""
+    """Note what a reward function raises, or gives that is not a number, in `reward_errors`."""
     seen: set[int] = set()
     waiting = [part.rubric for part in environments_in(made)]
     while waiting:

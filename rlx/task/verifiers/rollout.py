@@ -221,7 +221,7 @@ def _signed(message: Any) -> tuple[Any, ...]:
 
 
 def _content(message: Any) -> str:
-    """The text of a message. Raises BrokenTurnError for what is no text."""
+    """The text of a message. Raises BrokenTurnError for what is not text."""
     content = message.content
     if content is None or isinstance(content, str):
         return content or ""

@@ -177,7 +177,7 @@ class VerifiersEnvironment(Environment):
         return rollout.reward
 
     def _heard(self, completion: str) -> tuple[str, Sequence[Call]]:
-        """The text of a turn, and the calls of tools that it makes; a call that is no JSON is text."""
+        """The text of a turn, and the calls of tools that it makes; a call that is not JSON is text."""
         read: Callable[[str], list[Call]] | None = self.__dict__.get("_read")
         if read is None:
             return completion, ()

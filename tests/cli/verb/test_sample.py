@@ -29,7 +29,7 @@ def test_a_conversation_is_shown_turn_by_turn_from_its_opening_on():
 
 def test_it_is_no_sweep(capsys):
     assert main(["sample", "-m", "seed=0,1", "policy=tiny"]) == 2
-    assert "rlx sample is no sweep" in capsys.readouterr().err
+    assert "rlx sample is not a sweep" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_there_is_named(capsys, tmp_path, monkeypatch):

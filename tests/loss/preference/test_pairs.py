@@ -41,7 +41,7 @@ def test_rows_can_be_cut():
 
 
 def test_shapes_that_are_no_pairs_are_refused():
-    with pytest.raises(ShapeError, match="are no pairs"):
+    with pytest.raises(ShapeError, match="are not pairs"):
         PairLogprobs(torch.zeros(2, 3), torch.zeros(3, 3), torch.ones(2, 3).bool(), torch.ones(3, 3).bool())
     with pytest.raises(ShapeError, match="must both be"):
         PairLogprobs(torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 4).bool(), torch.ones(2, 3).bool())

@@ -29,7 +29,7 @@ def test_what_stands_in_the_configs_is_valid_and_whole(method):
     ("method", "changes", "said"),
     [
         ("grid", {"timout": 3}, "did you mean sweep.timeout"),
-        ("grid", {"trials": 3}, "no key of sweep=grid"),
+        ("grid", {"trials": 3}, "not a key of sweep=grid"),
         ("grid", {"retries": -1}, "at least 0"),
         ("grid", {"retries": "many"}, "must be"),
         ("grid", {"on_failure": "ignore"}, "continue"),

@@ -125,7 +125,7 @@ def test_a_reply_that_is_no_score_is_asked_for_again(nonsense, tmp_path):
 def test_nonsense_alone_is_an_error_of_that_completion(tmp_path):
     with judging(lambda text, seed: "well" if "bad" in text else "5") as server:
         task = task_of(server, tmp_path, num_repeated=0)
-        with pytest.raises(TrainingError, match="the judge m replied 'well', which is no score from 0 to 10"):
+        with pytest.raises(TrainingError, match="the judge m replied 'well', which is not a score from 0 to 10"):
             graded(task, ["good", "bad"])
         object.__setattr__(task, "on_reward_error", "fail")
         object.__setattr__(task, "failed_reward", -1.0)
@@ -164,7 +164,7 @@ def test_the_template_is_filled_with_columns(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"template": "{prompt}"}, "has no {completion}"), ({"pattern": "x"}, "has no group"), ({"pattern": "("}, "no regular"),
+    [({"template": "{prompt}"}, "has no {completion}"), ({"pattern": "x"}, "has no group"), ({"pattern": "("}, "not a regular"),
      ({"lowest": 10.0}, "not below")],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(changes, said, tmp_path):

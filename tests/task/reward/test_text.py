@@ -109,8 +109,8 @@ def test_without_a_cache_it_is_a_step():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ExactMatch(weight=1.0, ignore_case=False, pattern="("), "no regular expression"),
-        (lambda: RegexFormat(weight=1.0, pattern="[", whole=True), "no regular expression"),
+        (lambda: ExactMatch(weight=1.0, ignore_case=False, pattern="("), "not a regular expression"),
+        (lambda: RegexFormat(weight=1.0, pattern="[", whole=True), "not a regular expression"),
         (lambda: LengthPenalty(weight=1.0, max_characters=3, cache_characters=4), "at most max_characters=3"),
         (lambda: Numeric(weight=1.0, tolerance=-1.0), "at least 0"),
     ],

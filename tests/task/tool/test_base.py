@@ -74,8 +74,8 @@ def test_what_the_config_sets_is_not_the_assistants_to_choose():
 @pytest.mark.parametrize(
     ("function", "said"),
     [(untyped, "no name of its own or no type"), (several, "no name of its own or no type"), (of_another_type, "no JSON schema"),
-     (lambda: "x", "no tool that a process can import"),
-     (with_line_breaks, "no tool that a process can import")],
+     (lambda: "x", "not a tool that a process can import"),
+     (with_line_breaks, "not a tool that a process can import")],
 )  # fmt: skip
 def test_a_function_that_is_no_tool_is_refused(function: Any, said):
     with pytest.raises(ConfigError, match=said):

@@ -136,7 +136,7 @@ def faulty():
         ('{"name": "nonsense", "arguments": {}}', "error: the tool returned object, which is neither text nor JSON"),
         ('{"name": "crash", "arguments": {}}', "error: the tool ended its process"),
         ('{"name": "add", "arguments": 3}', "error: the arguments of a call are an object"),
-        ("add(1, 2)", "error: the call is no JSON"),
+        ("add(1, 2)", "error: the call is not JSON"),
     ],
 )
 def test_a_call_that_fails_tells_the_assistant_and_the_others_go_on(call, said, faulty):

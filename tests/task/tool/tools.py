@@ -14,7 +14,7 @@ def add(a: int, b: int) -> str:
         a: the first number
         b: the second number
     """
-    print("this is no reply")
+    print("this is not a reply")
     return str(a + b)
 
 

@@ -52,7 +52,7 @@ def refused(made, said, **changes):
 
 
 def test_what_rlx_cannot_run_is_refused_by_name():
-    refused(lambda: 3, "makes 3, which is no environment of verifiers")
+    refused(lambda: 3, "makes 3, which is not an environment of verifiers")
     refused(fake.Environment(twice), "neither a MultiTurnEnv nor a group")
     for name, value, said in (
         ("requires_group_rollouts", True, "rewards of a whole group"),
@@ -65,7 +65,7 @@ def test_what_rlx_cannot_run_is_refused_by_name():
     group, part = fake.EnvGroup(twice), MultiTurnEnv(twice)
     part.tool_defs, group.envs = [Said(name="add")], [part]
     refused(group, "in which MultiTurnEnv has tools")
-    refused(MultiTurnEnv(twice), "task.parameters.syze is no parameter of my-env; did you mean size", parameters={"syze": 1})
+    refused(MultiTurnEnv(twice), "task.parameters.syze is not a parameter of my-env; did you mean size", parameters={"syze": 1})
 
     def broken():
         raise OSError("no such split")
