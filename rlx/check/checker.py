@@ -228,7 +228,7 @@ def tried(law: Law, subject: Subject) -> tuple[Finding, bool]:
     except Exception as error:  # whatever an algorithm under check raises is its verdict
         if isinstance(error, NonFiniteError):
             said = str(error).partition(";")[0]
-            mend = "mend this first: look there for a logarithm, a root or a quotient that has no value"
+            mend = "fix this first: look there for a logarithm, a root or a quotient that has no value"
             return broken(said, where="draw or compute_loss", mend=mend), True
         said = str(error) if isinstance(error, RlxError) else f"{type(error).__name__}: {error}"
         return broken(said, where=_place(error), mend="it raised on the way: mend this first"), True

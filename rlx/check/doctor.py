@@ -151,6 +151,6 @@ def end_to_end() -> Fact:
         except Stopped:  # the run heard the signal in place of the command
             raise
         except Exception as error:  # whatever it is, it is the finding
-            return Fact(BAD, "a short run", f"{type(error).__name__}: {error}", "this is what to mend first")
+            return Fact(BAD, "a short run", f"{type(error).__name__}: {error}", "fix this first")
     score = result.performance_metrics["eval/score"]
     return Fact(OK, "a short run", f"2 steps, evaluated and recorded in {time.monotonic() - start:.1f} s (score {score:.2f})")

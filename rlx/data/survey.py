@@ -37,7 +37,7 @@ class DataSurvey:
     dropped, remarks: for each reason its name, how many rows, what it means, and an example.
     lengths: of prompt, chosen and rejected in tokens: mean, quantiles and a histogram; of demonstrations: prompt and completion.
     chosen_longer: share of pairs, or None.
-    tokens_per_step: read by one step. notes: facts about columns. cautions: what to be careful about, each with its mend.
+    tokens_per_step: read by one step. notes: facts about columns. cautions: what to be careful about, each with its fix.
     rewards: what the reward functions make of a right, an empty and a wrong answer. examples: token by token.
     """
 
@@ -242,7 +242,7 @@ def _cautions(
     if counts.get("in_both"):
         found.append(_BOTH.format(counts["in_both"]))
     if counts.get("white_space_pairs"):
-        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; mend them or take them out")
+        found.append(f"{counts['white_space_pairs']} pairs differ in white space or case alone; fix them or take them out")
     if counts.get("duplicates"):
         found.append(f"{counts['duplicates']} rows are there twice; take them out, or they weigh twice")
     if longer is not None and max(longer, 1 - longer) > _LONGER:

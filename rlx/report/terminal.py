@@ -224,9 +224,9 @@ MARKS = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a"}
 
 
 def law_lines(verdict: Mapping[str, Any]) -> list[str]:
-    """A law's line, and where it is broken: what is wrong, where, the smallest example, the mend.
+    """A law's line; of a broken law also what is wrong, where, the smallest example, and how to fix it.
 
-    A law that could not be judged, for an error that an earlier one has said, has no line.
+    A law that could not be judged because of an error that an earlier law reported has no line.
     """
     if not_judged(verdict):
         return []
@@ -236,9 +236,9 @@ def law_lines(verdict: Mapping[str, Any]) -> list[str]:
     number = "" if verdict["status"] == "not applicable" or not measured else f"  [{measured}]"
     lines = [f"{mark:<7} {verdict['law']:<16} {promise}{number}"]
     if verdict.get("cause"):
-        lines.append(f"        {'cause':<8} probably the same fault as in {verdict['cause']}: mend that first")
+        lines.append(f"        {'cause':<8} probably the same fault as in {verdict['cause']}: fix that first")
     if verdict["status"] == "failed":
-        for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("mend", "mend")):
+        for label, key in (("wrong", "wrong"), ("where", "where"), ("example", "example"), ("fix", "mend")):
             if verdict.get("cause") and key in ("example", "mend"):
                 continue
             if verdict[key]:

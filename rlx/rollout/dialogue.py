@@ -322,7 +322,7 @@ class DialogueRounds:
             text = f"the environment {self._name} {error}, in {turn}"
             if self.interaction.stops_on_error:
                 raise TrainingError(
-                    f"{text}; mend it, or let such conversations fail alone: task.on_environment_error=fail"
+                    f"{text}; fix it, or let such conversations fail alone: task.on_environment_error=fail"
                 ) from error
             dialogue.conversation.failed(text)
             failed.append(text)

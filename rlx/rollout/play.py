@@ -112,7 +112,7 @@ class Played:
         if len(groups) >= MANY and all(one.error for one in talks):
             raise TrainingError(
                 f"all {len(talks)} conversations broke off, so there is nothing to learn from or to measure: {talks[0].error}; "
-                "mend the environment"
+                "fix the environment"
             )
 
 

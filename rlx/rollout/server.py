@@ -390,6 +390,6 @@ def _choice(reply: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _aborted(reply: Mapping[str, Any]) -> bool:
-    """Whether a completion ended neither by itself nor by its limit, or has no token at all: another try may mend it."""
+    """Whether a completion ended neither by itself nor by its limit, or has no token at all: another try may succeed."""
     choice = _choice(reply)
     return "finish_reason" in choice and (choice["finish_reason"] not in ("stop", "length") or choice.get("token_ids") == [])

@@ -349,9 +349,7 @@ class PreferenceFile(PairFile):
             return better, worse
         if None in given:  # recognised by their names alone: ratings in words
             return None
-        raise DataError(
-            f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; mend them or leave the row out"
-        )
+        raise DataError(f"{place}: scores {chosen!r} and {rejected!r} are not both finite numbers; fix them or leave the row out")
 
     def facts(self) -> Mapping[str, str]:
         return {"pairs": f"{len(self.pairs())} to learn from, {len(self.held_out_pairs())} held out, from {self.path}"}

@@ -153,7 +153,7 @@ def reward_error(name: str, outcome: Any, prompt: Prompt, completion: str) -> Tr
     forms = REWARD_FORMS.format(turns=len(prompt.columns.get("turns", (completion,))))
     what = f"raised {type(outcome).__name__}: {outcome}" if raised else f"gave {outcome!r:.80}, {forms},"
     error = TrainingError(
-        f"reward {name} {what} for the completion {completion!r} of the prompt {prompt.text!r}; mend it, or count such samples "
+        f"reward {name} {what} for the completion {completion!r} of the prompt {prompt.text!r}; fix it, or count such samples "
         "as failed with task.on_reward_error=fail"
     )
     error.__cause__ = outcome if raised else None

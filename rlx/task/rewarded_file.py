@@ -49,7 +49,7 @@ class RewardedPairs(RewardedTask, PairFile):
         if "answer" in self._differing:
             raise DataError(
                 f"{place}: the answer is {columns.get('answer')!r}, but {known.get('answer')!r} in {first}, which has the same "
-                "prompt; mend one of the two, or set task.answer_key=null"
+                "prompt; fix one of the two, or set task.answer_key=null"
             )
         return pair
 

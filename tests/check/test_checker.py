@@ -67,7 +67,7 @@ def test_an_error_at_the_same_line_is_said_by_the_first_law_that_meets_it():
 def test_a_number_that_is_none_is_looked_for_where_it_is_made_and_not_in_a_law_that_points_back():
     finding, has_raised = tried(_not_finite, subject(Preferences()))
     assert has_raised
-    assert finding.mend == "mend this first: look there for a logarithm, a root or a quotient that has no value"
+    assert finding.mend == "fix this first: look there for a logarithm, a root or a quotient that has no value"
 
 
 def _not_finite(subject):

@@ -74,4 +74,4 @@ def test_a_run_that_breaks_is_the_finding(monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr(rlx, "train", broken, raising=False)
-    assert doctor.end_to_end() == doctor.Fact(doctor.BAD, "a short run", "OSError: no space", "this is what to mend first")
+    assert doctor.end_to_end() == doctor.Fact(doctor.BAD, "a short run", "OSError: no space", "fix this first")

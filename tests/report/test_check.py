@@ -28,7 +28,7 @@ def test_a_broken_one_says_what_where_and_how_to_mend():
         ["wrong", "it", "does", "not"],
         ["where", "compute_loss"],
         ["example", "row", "0"],
-        ["mend", "weigh", "it"],
+        ["fix", "weigh", "it"],
     ]
 
 

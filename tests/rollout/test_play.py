@@ -220,7 +220,7 @@ def test_a_draw_of_which_every_conversation_breaks_off_ends_the_run(broken, ends
     if not ends:
         found.require_some_unbroken()
         return
-    with pytest.raises(TrainingError, match=r"all 8 conversations broke off.*no such game.*mend the environment"):
+    with pytest.raises(TrainingError, match=r"all 8 conversations broke off.*no such game.*fix the environment"):
         found.require_some_unbroken()
     few = played(policy_of("chatml"), one, rows=7, group_size=2)
     few.require_some_unbroken()  # those of a few prompts may all break off by chance

@@ -64,7 +64,7 @@ def test_a_prompt_of_several_pairs_is_sampled_once_with_what_its_rows_agree_in(t
 
 def test_answers_that_differ_are_refused(tmp_path):
     first, second = sums(2)
-    with pytest.raises(DataError, match=r"jsonl:3: the answer is '7', but '0' in .*jsonl:1, which has the same prompt; mend one"):
+    with pytest.raises(DataError, match=r"jsonl:3: the answer is '7', but '0' in .*jsonl:1, which has the same prompt; fix one"):
         task(write(tmp_path, [first, second, {**first, "answer": "7"}])).pairs()
 
 

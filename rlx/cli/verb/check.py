@@ -1,4 +1,4 @@
-"""Is an algorithm sane? Its laws, with what is wrong and how to mend it; without one, the doctor of the installation."""
+"""Is an algorithm sane? Its laws, with what is wrong and how to fix it; without an algorithm, checks of the installation."""
 
 from __future__ import annotations
 

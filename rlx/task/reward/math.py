@@ -100,7 +100,7 @@ class MathVerify(Reward):
         right = self._package.parse(text if is_marked else f"${text}$", parsing_timeout=limit)
         if not right and self.unparsed == "refuse":
             raise DataError(
-                f"reward math_verify: nothing can be read from the answer {answer!r} of the prompt {prompt!r}; mend it, or "
+                f"reward math_verify: nothing can be read from the answer {answer!r} of the prompt {prompt!r}; fix it, or "
                 "compare such answers as text: task.rewards.math_verify.unparsed=text"
             )
         return right

@@ -47,7 +47,7 @@ def test_a_class_of_ones_own_is_judged_with_what_is_wrong_and_the_mend(lab, caps
     assert "FAILED  direction" in printed
     assert "passed  split" in printed
     assert "extra" in printed
-    assert "mend" in printed
+    assert "        fix      " in printed
     assert "breaks direction, hyperparameters" in printed.splitlines()[-1]
 
 
@@ -123,7 +123,7 @@ def test_without_an_algorithm_it_is_the_doctor(monkeypatch, capsys):
     from rlx.check import doctor
 
     monkeypatch.setattr(doctor, "matmul_peak", lambda dtype: 1e9)
-    monkeypatch.setattr(doctor, "end_to_end", lambda: doctor.Fact("bad", "a short run", "it broke", "mend it"))
+    monkeypatch.setattr(doctor, "end_to_end", lambda: doctor.Fact("bad", "a short run", "it broke", "fix it"))
     assert invoke(["check", "json=true"])[0] == 1
     told = json.loads(capsys.readouterr().out)
     assert told["passed"] is False
@@ -142,7 +142,7 @@ def test_a_doctor_that_a_signal_ends_says_so(monkeypatch, capsys):
     assert main(["check"]) == ExitCode.STOPPED
     said = capsys.readouterr()
     assert said.err == "rlx: the examination was stopped by SIGTERM; run it again\n"
-    assert "mend" not in said.out
+    assert "fix" not in said.out
 
 
 @pytest.mark.parametrize("words", [["optimizer.lr=5"], ["task/reward=[exact_match]"], ["same_as=grpo"], ["exact=true"]])
