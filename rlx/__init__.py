@@ -24,8 +24,8 @@ __all__ = ["compare", "load", "runs", "train"]
 def load(group: str, name: str, **overrides: Any) -> Any:
     """One node of `conf/`, composed, checked and instantiated: `rlx.load("loss", "ipo", beta=0.5)`.
 
-    name: an option of the group, or a class of one's own, `my_lab.MyLoss`.
-    overrides: keys of the node, `**{"loss.beta": 0.2}` for one below it. A node below it may be a class of one's own:
+    name: an option of the group, or the dotted name of your own class, such as `my_lab.MyLoss`.
+    overrides: keys of the node; write `**{"loss.beta": 0.2}` for a nested key. A nested node may also name your own class:
     `rlx.load("task", "environment", environment={"_target_": "my_lab.Guess", "highest": 7})`.
     """
     from rlx.api import load as call
@@ -36,7 +36,7 @@ def load(group: str, name: str, **overrides: Any) -> Any:
 def runs(path: str | Path = "outputs", *, where: str | None = None) -> list[RunRecord]:
     """The records of the runs at or below a path or glob pattern, oldest first. Imports no torch.
 
-    where: only some of them, as in `rlx runs where="loss.beta<0.3 and status=completed"`.
+    where: a filter, as in `rlx runs where="loss.beta<0.3 and status=completed"`.
     """
     import time
 
@@ -54,10 +54,10 @@ def train(
     callbacks: Sequence[Callable[[int, Mapping[str, float]], object]] = (),
     quiet: bool = False,
 ) -> AlgorithmResult:
-    """One run, as `rlx train OVERRIDES` makes it: `rlx.train(["algorithm=dpo", "seed=3"])`. Returns its result.
+    """Train once, as `rlx train OVERRIDES` does, and return the result: `rlx.train(["algorithm=dpo", "seed=3"])`.
 
-    callbacks: each is called after a step with its number and its metrics (`train/loss`, at an evaluation `eval/score`, ...);
-    what it raises ends the run. quiet: nothing is printed but warnings, on stderr.
+    callbacks: each is called after every step with the step's number and metrics (`train/loss`; `eval/score` at an
+    evaluation; ...). An exception raised by a callback ends the run. quiet: print only warnings, on stderr.
     """
     from rlx.api import train as call
 
@@ -65,10 +65,10 @@ def train(
 
 
 def compare(runs: Any, **choices: Any) -> Comparison:
-    """The comparison of run records, or of the runs at or below paths. Imports no torch.
+    """Compare run records, or the runs at or below paths. Imports no torch.
 
-    choices: the keys of `rlx compare` that decide it (baseline, metric, paired, margin, where, ...), not those of its files:
-    `rlx.compare("outputs/sweep/latest", margin=0.02)` writes nothing.
+    choices: keys of `rlx compare` that affect the result (baseline, metric, paired, margin, where, ...), not those that name
+    output files: `rlx.compare("outputs/sweep/latest", margin=0.02)` writes nothing.
     """
     from rlx.comparison.comparison import compare as call
 
@@ -76,7 +76,7 @@ def compare(runs: Any, **choices: Any) -> Comparison:
 
 
 def _find_conf() -> None:
-    """In a bare checkout the folder conf/ beside rlx/ is the package rlx.conf, as it is in an installed one."""
+    """In a bare checkout, make the folder conf/ beside rlx/ importable as rlx.conf, as it is in an installed package."""
     beside = Path(__file__).resolve().parents[1] / "conf"
     file = beside / "__init__.py"
     if importlib.util.find_spec("rlx.conf") is None and file.is_file():

@@ -1,4 +1,4 @@
-"""`rlx` and `python -m rlx`: signals are heard, and broken outputs replaced, before anything heavy is imported."""
+"""Entry point of `rlx` and `python -m rlx`: sets signal handlers and replaces broken outputs before any heavy import."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rlx.interrupt import EARLY, on_ctrl_c, run_has_listened
 
 
 def entry() -> None:
-    """Run the command line. A signal that comes before a run listens ends the process with one line, exit code 75 or 130."""
+    """Run the command line. A signal before a run has set its handlers ends the process with one line and code 75 or 130."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _stopped_early)
-    listens = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # not where the caller ignores it, as nohup does
+    listens = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # false if the caller ignores it, as nohup does
     if listens:
         signal.signal(signal.SIGINT, _stopped_early)
     search_seldom()
@@ -30,8 +30,8 @@ def entry() -> None:
 
 
 def _stopped_early(number: int, _: object) -> None:
-    """Nothing is open yet that would have to be closed, and an exception could be swallowed by an import."""
-    if run_has_listened():  # it has ended: what is left is to say so, with its exit code
+    """End the process at once: nothing is open yet that must be closed, and an import could swallow an exception."""
+    if run_has_listened():  # the run has ended: only its exit code is left to report
         return
     os.write(2, f"{EARLY.format(signal.Signals(number).name)}\n".encode())
     os._exit(STOP_SIGNALS[signal.Signals(number)])

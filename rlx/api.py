@@ -1,4 +1,4 @@
-"""The Python interface: what `rlx.load` and `rlx.train` do."""
+"""The Python interface: the implementation of `rlx.load` and `rlx.train`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ StepCallback = Callable[[int, Mapping[str, float]], object]
 
 
 def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
-    """One node of a group, instantiated. See `rlx.load`."""
+    """Instantiate one node of a group. See `rlx.load`."""
     if group not in RUN_GROUPS:
         raise ConfigError(f"there is no group {group}{did_you_mean(nearest(group, RUN_GROUPS))}")
     choice = f"logger=[{name}]" if GROUPS[group].several else f"{group}={name}"
@@ -51,9 +51,9 @@ def load(group: str, name: str, overrides: Mapping[str, Any]) -> Any:
 
 
 def _update(cfg: DictConfig, key: str, value: Any, *, owner: str) -> None:
-    """Set a key that exists; a node (a config, or a dict with a _target_) may replace another node."""
+    """Set an existing key; a node (a config, or a dict with a _target_) may replace another node."""
     above, _, leaf = key.rpartition(".")
-    if leaf not in list(OmegaConf.select(cfg, above) or {}):  # `in` of a config denies keys whose value is ???
+    if leaf not in list(OmegaConf.select(cfg, above) or {}):  # `in` on a config is false for keys whose value is ???
         top = key.partition(".")[0]
         raise unknown_key(key, owner, paths_of(OmegaConf.to_container(OmegaConf.select(cfg, top), resolve=True), top))
     try:

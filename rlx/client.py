@@ -1,4 +1,4 @@
-"""Requests in JSON over HTTP to a server of completions, with time-outs and retries."""
+"""JSON requests over HTTP to a completion server, with timeouts and retries."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from rlx.errors import ConfigError, TrainingError
 
 T = TypeVar("T")
 
-_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change at another try
+_BUSY = {408, 425, 429, 500, 502, 503, 504}  # statuses that may change on a retry
 _LONGEST_REPLY = 64 * 2**20  # bytes
-_HUB_SECONDS = 5  # in which the hub answers
+_HUB_SECONDS = 5  # within which the hub must answer
 
 
 class GoneError(TrainingError):
-    """The server cannot be reached: it died, or does not answer in time."""
+    """The server cannot be reached: it died, or did not answer in time."""
 
 
 class NotThereError(ConfigError):
-    """The server does not know what it was asked for (status 404): the path, or the model."""
+    """The server does not know the requested path or model (status 404)."""
 
 
 class _Unmoved(urllib.request.HTTPRedirectHandler):
-    """A redirection is a reply like any other: it would take the key, and what is asked, to another server."""
+    """Treats a redirect as an ordinary reply: following it would send the API key and the request to another server."""
 
     def http_error_302(self, *_: Any, **__: Any) -> None:
-        """Follow nothing."""
+        """Do not follow the redirect."""
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
@@ -47,7 +47,7 @@ _OPENER = urllib.request.build_opener(_Unmoved)
 
 
 def _exchanged(request: urllib.request.Request, timeout: float) -> tuple[int, Message, bytes]:
-    """Status, headers and the first bytes of the body of a reply. timeout: seconds without any byte."""
+    """Status, headers and the first bytes of a reply's body. timeout: the longest wait for the next byte, in seconds."""
     try:
         reply: Any = _OPENER.open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
@@ -55,19 +55,18 @@ def _exchanged(request: urllib.request.Request, timeout: float) -> tuple[int, Me
     with reply:
         text: bytes = reply.read(_LONGEST_REPLY + 1)
         left = getattr(reply, "length", 0)
-    if left and len(text) <= _LONGEST_REPLY:  # http.client raises nothing where it is asked for a number of bytes
+    if left and len(text) <= _LONGEST_REPLY:  # http.client does not raise when asked for a number of bytes
         raise ConnectionResetError(f"the answer ended after {len(text)} of {len(text) + left} bytes")
     return reply.status, reply.headers, text
 
 
 @dataclass(frozen=True)
 class JsonClient:
-    """Requests in JSON over HTTP to one server, with time-outs and retries.
+    """JSON requests over HTTP to one server, with timeouts and retries.
 
-    timeout: seconds for one request and its whole reply; retries: further tries after the first; backoff: seconds before the
-    second, doubled each time, or those that a busy server asks for (Retry-After), up to `timeout`. api_key_variable: the
-    environment variable that holds the key, None if the server asks for none. key: the node of the config that has these
-    settings, for messages.
+    timeout: seconds for one request and its whole reply. retries: tries after the first. backoff: seconds before the first
+    retry, doubled each time, or the Retry-After of a busy server, up to `timeout`. api_key_variable: the environment variable
+    that holds the API key, None if the server needs no key. key: the config node that has these settings, for messages.
     """
 
     url: str
@@ -92,7 +91,7 @@ class JsonClient:
             ) from error
         data, asking = None if body is None else json.dumps(body).encode(), self._headers()
         kind: type[TrainingError] = TrainingError
-        asked = 0.0  # seconds that a busy server asks to be left alone
+        asked = 0.0  # the Retry-After of a busy server, in seconds
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(max(self.backoff * 2 ** (attempt - 1), min(asked, self.timeout)))
@@ -123,9 +122,9 @@ class JsonClient:
         )
 
     def tell(self, path: str, body: dict[str, Any] | None = None, *, missing: str) -> None:
-        """POST to the server beside its API (/pause is beside /v1), whatever it answers with a status of success.
+        """POST to a path outside the server's API (/pause is beside /v1) and ignore the body of a successful reply.
 
-        Raises NotThereError where it has no such path; missing: what to do then.
+        Raises NotThereError if the server has no such path. missing: advice for that error's message.
         """
         try:
             self.beside._request(path, body or {}, bytes)
@@ -134,7 +133,7 @@ class JsonClient:
 
     @property
     def beside(self) -> JsonClient:
-        """A client of the paths beside the server's API."""
+        """A client of the paths beside the server's API, outside /v1."""
         return replace(self, url=self.root)
 
     @property
@@ -143,7 +142,7 @@ class JsonClient:
         return self.url.rstrip("/").removesuffix("/v1")
 
     def is_up(self) -> bool:
-        """Whether the server answers at all, asked once."""
+        """Whether the server answers at all. Tries once."""
         try:
             JsonClient(self.url, min(self.timeout, 5.0), 0, 0.0, self.api_key_variable, self.key).ask("models")
         except TrainingError:
@@ -151,9 +150,9 @@ class JsonClient:
         return True
 
     def ask_all(self, path: str, bodies: Sequence[dict[str, Any]], *, at_once: int) -> list[dict[str, Any]]:
-        """The replies to all `bodies`, in order; the first request that fails after its retries ends the others and is raised.
+        """The replies to all `bodies`, in order. The first request that fails after its retries ends the others and raises.
 
-        The threads are daemons, so that an interrupt does not wait for a slow server.
+        Uses daemon threads, so that an interrupt does not wait for a slow server.
         """
         waiting = deque(enumerate(bodies))
         done: SimpleQueue[tuple[int, dict[str, Any] | Exception]] = SimpleQueue()
@@ -166,7 +165,7 @@ class JsonClient:
                     return
                 try:
                     done.put((number, self.ask(path, body)))
-                except Exception as error:  # raised in the thread that waits for the replies
+                except Exception as error:  # re-raised in the thread that waits for the replies
                     done.put((number, error))
 
         for _ in range(min(at_once, len(bodies))):
@@ -185,7 +184,7 @@ class JsonClient:
     def _once(self, request: urllib.request.Request) -> tuple[int, Message, bytes]:
         """Status, headers and body of the reply to a request.
 
-        Raises TimeoutError where they are not all there after `timeout` seconds, however steadily they come.
+        Raises TimeoutError if the reply is not complete after `timeout` seconds, even if bytes keep arriving.
         """
         done: SimpleQueue[tuple[int, Message, bytes] | Exception] = SimpleQueue()
         seconds = min(self.timeout, TIMEOUT_MAX)
@@ -193,7 +192,7 @@ class JsonClient:
         def work() -> None:
             try:
                 done.put(_exchanged(request, seconds))
-            except Exception as error:  # raised in the thread that waits for the reply
+            except Exception as error:  # re-raised in the thread that waits for the reply
                 done.put(error)
 
         Thread(target=work, daemon=True).start()
@@ -227,7 +226,7 @@ class JsonClient:
 
 
 def _seconds(told: str | None) -> float:
-    """The seconds of a Retry-After; 0 without one, or for a date."""
+    """The seconds of a Retry-After header; 0 if it is missing or a date."""
     return float(told) if told is not None and told.strip().isdecimal() else 0.0
 
 
@@ -239,11 +238,11 @@ def _trouble(error: Exception, timeout: float) -> str:
 
 
 def hub_unreached() -> str:
-    """Why the Hugging Face hub does not answer, "" if it does. It is asked once; its own client retries for half a minute."""
+    """Why the Hugging Face hub does not answer, "" if it does. Asks once: the hub's own client retries for half a minute."""
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception as error:  # of the library that huggingface_hub asks by
+    except Exception as error:  # of the HTTP library that huggingface_hub uses
         return f"{urlsplit(constants.ENDPOINT).hostname}: {error or type(error).__name__}"
     return ""

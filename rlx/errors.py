@@ -1,6 +1,6 @@
 """The errors of rlx, and the exit codes of its command line.
 
-A message says what is wrong with a value, where the value came from, and what to do.
+A message says what is wrong with a value, where the value came from, and how to fix it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class ExitCode(IntEnum):
     """How a command ends. Every exit code of rlx is one of these."""
 
     OK = 0
-    FAILED = 1  # the run failed, a law is broken, the verdict of fail_if holds
+    FAILED = 1  # the run failed, a law is broken, or the condition of fail_if holds
     USAGE = 2  # the command line, the config or the data cannot be used
     SWEEP_FAILED = 3  # some jobs of a sweep failed
-    STOPPED = 75  # by SIGTERM or SIGUSR2, after a checkpoint
-    INTERRUPTED = 130  # by Ctrl-C
+    STOPPED = 75  # stopped by SIGTERM or SIGUSR2, after a checkpoint
+    INTERRUPTED = 130  # interrupted by Ctrl-C
 
 
-STOP_SIGNALS = {  # what stops a run -> the exit code that it then ends with
+STOP_SIGNALS = {  # signal that stops a run -> exit code of the run
     signal.SIGINT: ExitCode.INTERRUPTED,
     signal.SIGTERM: ExitCode.STOPPED,
     signal.SIGUSR2: ExitCode.STOPPED,
@@ -38,10 +38,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class RlxError(Exception):
-    """Base of all errors that rlx raises on purpose; the command line prints them without a traceback.
+    """Base class of all errors that rlx raises on purpose; the command line prints them without a traceback.
 
-    Each argument is one line of its text: a line break or another control character of a value that it quotes is shown as \\n or
-    the like. A line shows the beginning of a number of more than 60 digits, and of a word of more than 600 characters.
+    Each argument is one line of the text. Line breaks and other control characters in quoted values are escaped (\\n). Numbers
+    of more than 60 digits and words of more than 600 characters are cut.
     """
 
     exit_code: int = ExitCode.FAILED
@@ -51,7 +51,7 @@ class RlxError(Exception):
 
 
 def _line(text: str) -> str:
-    """The text as one line without anything endless in it."""
+    """The text as one line, with very long numbers and words cut."""
     shown = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
     return _ENDLESS.sub(lambda found: f"{found[0][: 200 if len(found[0]) > 600 else 20]}...({len(found[0])} characters)", shown)
 
@@ -73,11 +73,11 @@ class ShapeError(RlxError, ValueError):
 
 
 class TrainingError(RlxError, RuntimeError):
-    """A run that cannot go on: a loss that is not finite, a full disk, a reward that raises."""
+    """A run that cannot continue: a non-finite loss, a full disk, a reward that raises an exception."""
 
 
 class NonFiniteError(TrainingError):
-    """A number of a run that is NaN or infinite: a loss, a gradient, an output of the policy."""
+    """A value of a run is NaN or infinite: a loss, a gradient, an output of the policy."""
 
 
 class EvidenceError(RlxError, ValueError):
@@ -88,7 +88,7 @@ class EvidenceError(RlxError, ValueError):
 
 @cache
 def _installed() -> tuple[str, ...]:
-    """Folders of rlx, of Python's library and of installed packages."""
+    """Folders of rlx, of Python's standard library and of installed packages."""
     import sysconfig
 
     paths = sysconfig.get_paths()
@@ -97,12 +97,12 @@ def _installed() -> tuple[str, ...]:
 
 
 def is_users_file(file: str) -> bool:
-    """Whether a source file is neither rlx's own, nor Python's, nor an installed package's."""
+    """Whether a source file is the user's: not part of rlx, of Python or of an installed package."""
     return not file.startswith(("<", *_installed()))
 
 
 def users_frames(error: BaseException) -> Iterator[TracebackType]:
-    """The frames of an error's traceback that are in files of the user."""
+    """The frames of an error's traceback that are in the user's files."""
     frame = error.__traceback__
     while frame is not None:
         if is_users_file(frame.tb_frame.f_code.co_filename):
@@ -111,7 +111,7 @@ def users_frames(error: BaseException) -> Iterator[TracebackType]:
 
 
 def users_place(error: BaseException) -> str:
-    """The innermost frame in a file of the user, as `FILE:LINE in FUNCTION`; empty if there is none."""
+    """The innermost frame in a file of the user, as `FILE:LINE in FUNCTION`; "" if there is none."""
     frames = list(users_frames(error))
     if not frames:
         return ""

@@ -1,4 +1,4 @@
-"""Makes the objects of a run from its composed config. No other module instantiates config nodes."""
+"""Creates the objects of a run from its composed config. No other module instantiates config nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OF_TEMPLATE = 64  # tokens that a tokenizer or a chat template may add; if it a
 
 @dataclass(frozen=True)
 class Experiment:
-    """The objects that a config describes, before the first step."""
+    """The objects that a config describes, as they are before the first step."""
 
     task: Task
     algorithm: Algorithm[Any]
@@ -44,9 +44,9 @@ class Experiment:
 
 
 def assemble(cfg: DictConfig) -> Experiment:
-    """Instantiate every node, the cheap ones first, so that most errors are raised before a model is loaded.
+    """Instantiate every node, cheap ones first, so that most errors are raised before a model is loaded.
 
-    Raises ConfigError for a value that is refused, or if the task lacks what the algorithm needs; DataError for bad data.
+    Raises ConfigError for an invalid value, or if the task lacks what the algorithm needs; DataError for bad data.
     """
     task: Task = make(cfg.task, key="task")
     task.keep_in(pair_store(cfg.cache_dir))
@@ -54,7 +54,7 @@ def assemble(cfg: DictConfig) -> Experiment:
     require_match(algorithm, task)
     for offered, load in ((task.has_pairs, task.pairs), ("rewards" in task.offers, task.prompts)):
         if offered:
-            load()  # reads the file now, so that an error in it comes before the model
+            load()  # read the file now, so that an error in it is raised before the model is loaded
     require_scores(algorithm, task)
     parts = {
         "schedule": make(cfg.scheduler, key="scheduler"),
@@ -88,7 +88,7 @@ def algorithm_of(cfg: DictConfig) -> Algorithm[Any]:
 
 
 def make(node: Any, *, key: str) -> Any:
-    """The object that a node describes. An RlxError raised inside is passed on unchanged."""
+    """The object that a node describes. An RlxError raised by its constructor is passed on unchanged."""
     try:
         return instantiate(node, _convert_="object")
     except InstantiationException as error:
@@ -100,7 +100,7 @@ def make(node: Any, *, key: str) -> Any:
         raise cause or error from None
 
 
-# The loaders of policies that can be read without their weights.
+# Policy loaders whose tokenizer can be read without loading weights.
 _READERS = {
     "rlx.policy.pretrained.load_pretrained": "rlx.policy.pretrained.read_pretrained",
     "rlx.policy.pretrained.load_smollm2": "rlx.policy.pretrained.read_smollm2",
@@ -108,7 +108,7 @@ _READERS = {
 
 
 def make_reader(node: DictConfig) -> Reader:
-    """What reads text for the policy that a node describes: without weights, or the policy itself where its loader is another."""
+    """The text reader (tokenizer side) of the policy that a node describes, without weights; for other loaders, the policy."""
     target = _READERS.get(node._target_, node._target_)
     reader: Reader = make(OmegaConf.merge(node, {"_target_": target}), key="policy")
     return reader
@@ -121,7 +121,7 @@ _IMITATE = (
 
 
 def require_match(algorithm: Algorithm[Any], task: Task) -> None:
-    """Raise ConfigError if the algorithm is incomplete, or the task does not offer what it needs."""
+    """Raise ConfigError if the algorithm is incomplete, or the task does not provide what it needs."""
     require_complete(algorithm)
     name = type(algorithm).__name__
     needed = {need.value for need in algorithm.active_needs & {Need.PAIRS, Need.DEMONSTRATIONS, Need.REWARDS}}
@@ -171,7 +171,7 @@ def require_match(algorithm: Algorithm[Any], task: Task) -> None:
 
 
 def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
-    """Raise ConfigError if a loss reads scores and pairs of the task have none, before the first step would fail."""
+    """Raise ConfigError if a loss reads scores but the task's pairs have none; otherwise the first step would fail."""
     losses = [loss for loss in _preference_losses(algorithm) if "scores" in loss.requires]
     reading = [f"{type(loss).__name__} reads {loss.names_of('scores')}" for loss in losses]
     pairs = task.pairs() if reading and task.has_pairs else ()
@@ -185,7 +185,7 @@ def require_scores(algorithm: Algorithm[Any], task: Task) -> None:
 
 
 def _preference_losses(owner: Any) -> Iterator[PreferenceLoss]:
-    """Every preference loss that reads the task's pairs, including those of a mixture's terms and of terms of weight 0."""
+    """Every preference loss that reads the task's pairs, including those of a mixture's terms, even terms of weight 0."""
     if isinstance(owner, Algorithm) and not owner.reads_pairs:
         return  # it makes pairs from its own samples
     if isinstance(owner, PreferenceLoss):
@@ -210,7 +210,7 @@ def parts_of(owner: Any) -> list[Any]:
 
 
 def sequence_ratio_notes(algorithm: Any) -> list[str]:
-    """What the user should know of losses that read the importance ratio of a whole completion, where the model is in 16 bits."""
+    """Warnings about losses that read the importance ratio of a whole completion while the model computes in 16 bits."""
     of_completion = {"mean_log_ratio", "summed_log_ratio"}
     sensitive = [type(loss).__name__ for loss in _policy_gradient_losses(algorithm) if of_completion.intersection(loss.reads)]
     return [
@@ -225,7 +225,7 @@ _CORRECTIONS = {"ratio", "log_ratio", "mean_log_ratio", "summed_log_ratio", "beh
 
 
 def uncorrected_losses(algorithm: Any) -> list[str]:
-    """Names of the policy-gradient losses that read neither an importance ratio nor what samplers reported."""
+    """Names of the policy-gradient losses that read neither an importance ratio nor the samplers' log-probabilities."""
     formulas = [loss for loss in _policy_gradient_losses(algorithm) if isinstance(loss, PolicyGradientFormula)]
     names = [
         type(loss).__name__
@@ -236,7 +236,7 @@ def uncorrected_losses(algorithm: Any) -> list[str]:
 
 
 def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None:
-    """Raise DataError if no pair is left after tokenisation, for the pairs to learn from and those that the score reads."""
+    """Raise DataError if no training pair, or no pair that the score reads, is left after tokenisation."""
     if algorithm.reads_pairs:
         policy.pair_tokenizer(task.pairs()).require_some(f"pairs to learn from of task {task.name}")
     if task.score in OF_PAIRS:
@@ -244,7 +244,7 @@ def require_pairs(algorithm: Algorithm[Any], task: Task, policy: Policy) -> None
 
 
 def require_room(task: Task, policy: Policy) -> None:
-    """Raise DataError for a prompt that leaves no position for a completion, before the run reaches it."""
+    """Raise DataError, before the run starts, for a prompt that leaves no position for a completion."""
     if policy.max_length is None:
         return
     for prompt in (*task.prompts(), *task.held_out_prompts()):
@@ -262,22 +262,22 @@ def require_room(task: Task, policy: Policy) -> None:
 
 
 def token_store(cache_dir: str | None) -> TokenStore:
-    """The cache of the tokens of a task's pairs, which later runs read."""
+    """The cache of the tokenised pairs of a task, shared with later runs."""
     return TokenStore(None if cache_dir is None else Path(cache_dir).expanduser() / "tokens")
 
 
 def pair_store(cache_dir: str | None) -> PairStore:
-    """The cache of the pairs of files, which later runs read."""
+    """The cache of the pairs read from files, shared with later runs."""
     return PairStore(None if cache_dir is None else Path(cache_dir).expanduser() / "rows")
 
 
 def device_name(device: torch.device) -> str:
-    """What computes: `cpu`, or the kind of accelerator with the name of its model."""
+    """The name of the hardware: `cpu`, or the kind and model name of the accelerator."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of a name; auto is cuda if torch sees a GPU, else cpu. Raises ConfigError if torch has no such device."""
+    """The torch device of a name; auto is cuda if torch sees a GPU, else cpu. Raises ConfigError if there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -288,16 +288,16 @@ def torch_device(name: str) -> torch.device:
         raise ConfigError(f"device={name}: torch sees no GPU here; use device=cpu, or install a CUDA build of torch")
     try:
         torch.ones(1, device=device).sum().item()
-    except Exception as error:  # each backend of torch raises its own
+    except Exception as error:  # each torch backend raises its own exception type
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"device={name} cannot compute here: {said}; use auto, cpu, cuda or cuda:N") from error
     return device
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of torch's CPU threads; None leaves torch's choice. ConfigError for more than MOST_THREADS."""
+    """Set the number of torch's CPU threads; None keeps torch's choice. Raises ConfigError above MOST_THREADS."""
     most = max(MOST_THREADS, os.cpu_count() or 1)
-    if threads is not None and threads > most:  # torch would end the process without a message
+    if threads is not None and threads > most:  # torch would abort without a message
         raise ConfigError(f"threads={threads} is more than {most}; there are {os.cpu_count()} CPUs, and null lets torch decide")
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
-"""The values that a key of a config may take, and frozen dataclasses made of functions.
+"""The values that a config key may take, and frozen dataclasses made from functions.
 
-A range stands where the key is declared: a field of a dataclass has it as `beta: float = within(above=0)`, an argument of a
-function, or a field, as `beta: Annotated[float, within(above=0)] = 0.1`. It is enforced when a config is checked and when the
-object is made, and `rlx info` shows it.
+A range is declared with its key: `beta: float = within(above=0)` for a dataclass field, or
+`beta: Annotated[float, within(above=0)] = 0.1` for a field or a function argument. It is enforced when a config is checked
+and when the object is created, and `rlx info` shows it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, Protocol, TypeVar, cast, get_type_hints, overload
 
 from rlx.errors import ConfigError
 
-LEAST_NORMAL = 2.0**-126  # of float32, in which models compute
-LEAST_TEMPERATURE = 1e-30  # logits of 1e8 that are divided by it are finite in float32
+LEAST_NORMAL = 2.0**-126  # the smallest normal float32, the type in which models compute
+LEAST_TEMPERATURE = 1e-30  # logits of 1e8 divided by this are still finite in float32
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a key may take: finite ones within these bounds, and what `also` names.
+    """The numbers that a key may take: finite numbers within these bounds, and the values in `also`.
 
-    optional: null too. each: the value is a list of such numbers. advice: the end of the error message.
+    optional: allow null too. each: the value is a list of such numbers. advice: the end of the error message.
     """
 
     above: float = -math.inf
@@ -75,12 +75,12 @@ class Range:
 
 
 def vanishes(value: Any) -> bool:
-    """Whether a number is not 0, but so small that float32 holds it with fewer digits, or as 0."""
+    """Whether a number is not 0 but so small that float32 rounds it to 0 or stores it with fewer digits."""
     return isinstance(value, float) and 0 < abs(value) < LEAST_NORMAL
 
 
 def _is_finite(value: float) -> bool:
-    """Whether a number is finite as a float; a whole number of hundreds of digits is not."""
+    """Whether a number is finite as a float; an integer of hundreds of digits is not."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -89,7 +89,7 @@ def _is_finite(value: float) -> bool:
 
 @dataclass(frozen=True)
 class Choice:
-    """The names a key may take. each: the value is a list of such names. optional: null too."""
+    """The names that a key may take. each: the value is a list of such names. optional: allow null too."""
 
     names: tuple[str, ...]
     each: bool = False
@@ -107,7 +107,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """Texts that are not empty, and begin with one of these where there are some."""
+    """Non-empty texts that begin with one of the prefixes in `begins_with`, if any are given."""
 
     begins_with: tuple[str, ...] = ()
     advice: str = ""
@@ -135,7 +135,7 @@ def within(
     each: bool = False,
     default: Any = MISSING,
 ) -> Any:
-    """A dataclass field whose values must lie in this `Range`, or a note: `Annotated[float, within(above=0)]`."""
+    """A dataclass field whose value must lie in this `Range`; also an annotation: `Annotated[float, within(above=0)]`."""
     allowed = Range(above, at_least, below, at_most, advice, optional, whole, tuple(also), each)
     return field(default=default, metadata={"range": allowed})
 
@@ -143,29 +143,29 @@ def within(
 def count(
     *, at_least: int = 1, at_most: float = math.inf, optional: bool = False, advice: str = "", default: Any = MISSING
 ) -> Any:
-    """A dataclass field, or the note of an annotation, for a whole number within these bounds."""
+    """A dataclass field, or an annotation, for an integer within these bounds."""
     return within(at_least=at_least, at_most=at_most, whole=True, optional=optional, advice=advice, default=default)
 
 
 def one_of(names: Sequence[str], *, each: bool = False, optional: bool = False, default: Any = MISSING) -> Any:
-    """A dataclass field whose value must be one of these names, or the note of an annotation: `Annotated[str, one_of(...)]`."""
+    """A dataclass field whose value must be one of these names; also an annotation: `Annotated[str, one_of(...)]`."""
     made = {"default_factory": default} if callable(default) else {"default": default}
     return field(metadata={"range": Choice(tuple(names), each, optional)}, **made)
 
 
 def non_empty(*, begins_with: Sequence[str] = (), advice: str = "", default: Any = MISSING) -> Any:
-    """A dataclass field, or the note of an annotation, for a text that is not empty."""
+    """A dataclass field, or an annotation, for a non-empty text."""
     return field(default=default, metadata={"range": Text(tuple(begins_with), advice)})
 
 
 def range_in(hint: Any) -> Allowed | None:
-    """The range that an annotation `Annotated[float, within(...)]` notes; None without one."""
+    """The range in an annotation `Annotated[float, within(...)]`; None if it has none."""
     return next((note.metadata["range"] for note in getattr(hint, "__metadata__", ()) if isinstance(note, Field)), None)
 
 
 def range_of(kind: type, name: str) -> Allowed | None:
-    """The range of a field of a dataclass, `= within(...)` or noted by its annotation; one that a subclass declares anew without
-    a range keeps that of its base."""
+    """The range of a dataclass field, from `= within(...)` or its annotation. A field that a subclass redeclares without a
+    range keeps the range of the base class."""
     for ancestor in kind.__mro__:
         own = vars(ancestor).get("__dataclass_fields__", {}).get(name)
         if own is not None and "range" in own.metadata:
@@ -177,26 +177,26 @@ def range_of(kind: type, name: str) -> Allowed | None:
 
 @cache
 def _noted(kind: type, name: str) -> Allowed | None:
-    """The range that the annotation of a class's own attribute notes."""
+    """The range in the annotation of an attribute that the class itself declares."""
     hint = vars(kind).get("__annotations__", {}).get(name)
     if isinstance(hint, str):
         try:
             names = vars(sys.modules[kind.__module__])
             hint = get_type_hints(SimpleNamespace(__annotations__={name: hint}), names, include_extras=True)[name]
-        except (KeyError, NameError, AttributeError):  # imported for a type checker alone: nothing that a range is made of
+        except (KeyError, NameError, AttributeError):  # a name imported only for type checking: not part of a range
             return None
     return range_in(hint)
 
 
 class Ranged:
-    """Base of frozen dataclasses whose fields are held against their ranges when an instance is made."""
+    """Base of frozen dataclasses that check their fields against their ranges when an instance is created."""
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
 
 
 def check_hyperparameters(owner: Any) -> None:
-    """Refuse a dataclass instance one of whose fields lies outside of its range."""
+    """Raise ConfigError if a field of a dataclass instance lies outside its range."""
     for item in fields(owner):
         allowed, value = range_of(type(owner), item.name), getattr(owner, item.name)
         if allowed is not None and value not in allowed:
@@ -205,7 +205,7 @@ def check_hyperparameters(owner: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as one types it."""
+    """A value as a user would type it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -214,7 +214,7 @@ def shown(value: Any) -> str:
 
 
 def texts_of(key: str, value: Any) -> list[str]:
-    """The texts of a key that takes one or a list of them; none for null. Raises ConfigError for what is neither."""
+    """The texts of a key that takes one text or a list; empty for null. Raises ConfigError for any other value."""
     items = [] if value is None else list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     if not all(isinstance(item, str | int | float) for item in items):
         raise ConfigError(f"{key}={shown(value)}: it must be a name, or a list of names")
@@ -222,7 +222,7 @@ def texts_of(key: str, value: Any) -> list[str]:
 
 
 def check_range(key: str, value: Any, allowed: Allowed | None) -> None:
-    """Refuse a value outside of the range of its key, or of 64 bits, by the key's name as it is typed."""
+    """Raise ConfigError for a value outside the range of its key, or of 64 bits. key: as the user types it."""
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ConfigError(f"{key}={shown(value)}: a whole number has at most 64 bits; a larger one has an exponent, such as 1e30")
     if allowed is not None and value not in allowed:
@@ -238,13 +238,13 @@ def mend(allowed: Allowed, value: Any) -> str:
     return f" that float32 holds, not below {LEAST_NORMAL:g}{advice}" if vanishes(value) else advice
 
 
-# A frozen dataclass out of one function: keyword arguments with a default are its fields, the other parameters are what it reads.
+# A frozen dataclass from one function: keyword arguments with a default become fields; the other parameters are its inputs.
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Decorator(Protocol[T_co]):
-    """Makes a class of a function: written bare, `@preference_loss`, or with options, `@preference_loss(couples_rows=True)`."""
+    """Makes a class from a function. Used bare, `@preference_loss`, or with options, `@preference_loss(couples_rows=True)`."""
 
     @overload
     def __call__(self, function: Callable[..., Any], /) -> type[T_co]: ...
@@ -253,7 +253,7 @@ class Decorator(Protocol[T_co]):
 
 
 def with_options(decorate: Callable[..., type[T_co]]) -> Decorator[T_co]:
-    """`decorate(function, **options)` as a decorator that is written bare or with options."""
+    """Turn `decorate(function, **options)` into a decorator that can be used bare or with options."""
 
     @wraps(decorate)
     def decorator(function: Any = None, /, **options: Any) -> Any:
@@ -267,18 +267,18 @@ def with_options(decorate: Callable[..., type[T_co]]) -> Decorator[T_co]:
 
 
 def reads_of(function: Callable[..., Any], names: Iterable[str]) -> tuple[str, ...]:
-    """What a formula reads: its positional parameters, but those that have a default and are none of `names`."""
+    """The inputs of a formula: its positional parameters, except those that have a default and are not in `names`."""
     parameters = signature(function).parameters.items()
     positional = [(name, item) for name, item in parameters if item.kind is not item.KEYWORD_ONLY]
     return tuple(name for name, item in positional if item.default is item.empty or name in names)
 
 
 def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str], **variables: Any) -> type[Any]:
-    """A frozen dataclass derived from `base` that has the function as its `formula`.
+    """A frozen dataclass, derived from `base`, whose `formula` is the function.
 
-    Keyword arguments, and whatever has a default, are the fields (`takes`), with their range `Annotated[float, within(...)]`.
-    The other parameters are `reads`; each is one of `names`. variables: class variables, and defaults of fields of `base`.
-    Raises ConfigError where a parameter has no such name, or a field would hide what `base` has.
+    Keyword arguments and parameters with a default become the fields (`takes`), with their range `Annotated[float, within(...)]`.
+    The other parameters are the inputs (`reads`); each must be in `names`. variables: class variables, and defaults of fields
+    of `base`. Raises ConfigError for a parameter that is not in `names`, or a field that would hide an attribute of `base`.
     """
     parameters, reads, own = signature(function).parameters, reads_of(function, names), function.__name__
     for name, item in parameters.items():
@@ -308,13 +308,13 @@ def class_of(function: Callable[..., Any], base: type[Any], names: Iterable[str]
         frozen=True,
         kw_only=True,
     )
-    made.__module__ = function.__module__  # make_dataclass puts the caller's there from Python 3.12 on
+    made.__module__ = function.__module__  # from Python 3.12 on, make_dataclass sets the caller's module
     made.__doc__ = function.__doc__ or ""
     return made
 
 
 def _field_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
-    """(type, dataclass field) of a hyperparameter; without an annotation its type is that of its default, any number for one."""
+    """(type, dataclass field) of a hyperparameter. Without an annotation, the default gives the type; any number gives float."""
     item = signature(function).parameters[name]
     hint, default = item.annotation, MISSING if item.default is item.empty else item.default
     if hint is item.empty:
@@ -333,6 +333,6 @@ def _field_of(function: Callable[..., Any], name: str) -> tuple[Any, Any]:
 
 
 def evaluated(owner: Any, given: Callable[[str], Any]) -> Any:
-    """The formula of an instance of a class made by `class_of`: `given(name)` for what it reads, its own fields for the rest."""
+    """Call the formula of an instance of a class made by `class_of`: `given(name)` for inputs, its fields for the rest."""
     kind = type(owner)
     return kind.formula(*(given(name) for name in kind.reads), **{name: getattr(owner, name) for name in kind.takes})

@@ -1,6 +1,6 @@
-"""When Python searches for circular garbage: seldom while a process starts, and not while millions of objects are read.
+"""When Python's cyclic garbage collector runs: rarely at startup, and not at all while millions of objects are read.
 
-Imports make half a million objects, none of them garbage.
+Imports create half a million objects, none of them garbage.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# That are made between two searches of the young ones while a process starts; Python's own number is below 3,000.
+# Objects created between two collections of the youngest generation during startup; Python's default is below 3,000.
 OBJECTS = 100_000
-_usual: tuple[int, int, int] | None = None  # Python's own thresholds, while others hold
+_usual: tuple[int, int, int] | None = None  # Python's thresholds, while ours are set
 
 
 def search_seldom() -> None:
-    """Search for circular garbage seldom, until `search_as_usual`. With Python's own numbers a fifth of a start is searched."""
+    """Collect cyclic garbage rarely until `search_as_usual`. With Python's defaults, collection takes a fifth of startup."""
     global _usual
     _usual = gc.get_threshold()
     gc.set_threshold(OBJECTS, *_usual[1:])
 
 
 def search_as_usual() -> None:
-    """Search as often as before `search_seldom`, but not among the objects that the start has made.
+    """Restore the thresholds from before `search_seldom`, and exclude the objects created during startup from collection.
 
-    Call it once models and data are made. Where `search_seldom` was not called, in a process that imports rlx, nothing changes.
+    Call it once models and data exist. It does nothing if `search_seldom` was not called, as in a process that imports rlx.
     """
     global _usual
     if _usual is not None:
@@ -35,9 +35,9 @@ def search_as_usual() -> None:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Without Python's search for circular garbage, which reading millions of objects without circles starts again and again.
+    """Disable cyclic garbage collection within this context: reading millions of acyclic objects would trigger it repeatedly.
 
-    While a process starts, those objects are not searched later either.
+    During startup, the objects created here are excluded from later collections too.
     """
     was_enabled = gc.isenabled()
     gc.disable()

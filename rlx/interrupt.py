@@ -1,9 +1,9 @@
-"""Signals: a handler for as long as something runs, and Ctrl-C before a run listens.
+"""Signals: temporary handlers, and Ctrl-C before a run has set its own handler.
 
-Ctrl-C before a run listens: it waits for the end of an import or destructor, and is not lost where a library swallows it.
+Such an early Ctrl-C is postponed until the current import or destructor ends, and is not lost if a library swallows it.
 
-An exception within an import is swallowed by code that tries several modules, leaves modules half loaded, or ends the
-process where a compiled module calls back into Python; one within a destructor is printed with a traceback, and ignored.
+An exception within an import may be swallowed by code that tries several modules, may leave modules half loaded, or may end
+the process where a compiled module calls back into Python. One within a destructor is printed with a traceback and ignored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _listens = False
 def handled(
     handler: Callable[[int, FrameType | None], Any], signals: Iterable[int] = tuple(STOP_SIGNALS)
 ) -> Iterator[dict[int, Any]]:
-    """Let `handler` handle these signals within this context, and yield the handlers of before, which are put back at its end.
+    """Let `handler` handle these signals within this context; yield the previous handlers and restore them at the end.
 
-    In another thread than the main one, where Python sets no handlers, nothing changes.
+    Does nothing outside the main thread, where Python cannot set handlers.
     """
     import threading
 
@@ -42,7 +42,7 @@ def handled(
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
-    """Whether `frame` is within an import or destructor; the signal is then raised again a little later, until that has ended."""
+    """Whether `frame` is within an import or destructor; if so, the signal is raised again a little later, until it has ended."""
     if not _swallows(frame):
         return False
     import threading
@@ -54,7 +54,7 @@ def postponed(number: int, frame: FrameType | None) -> bool:
 
 
 def on_ctrl_c(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGINT before a run listens: raise KeyboardInterrupt, after an import if one goes on."""
+    """The SIGINT handler until a run sets its own: raise KeyboardInterrupt, after the current import if there is one."""
     global _was_raised
     if not postponed(number, frame):
         _was_raised = True
@@ -62,7 +62,7 @@ def on_ctrl_c(number: int, frame: FrameType | None) -> None:
 
 
 def raise_swallowed() -> None:
-    """As a run begins to listen: raise KeyboardInterrupt if `on_ctrl_c` raised one and the process went on."""
+    """Raise KeyboardInterrupt if `on_ctrl_c` raised one that was swallowed. Called when a run sets its own handlers."""
     global _listens
     _listens = True
     if _was_raised:
@@ -70,12 +70,12 @@ def raise_swallowed() -> None:
 
 
 def run_has_listened() -> bool:
-    """Whether a run of this process has listened for signals, from its beginning on."""
+    """Whether a run of this process has ever set its signal handlers."""
     return _listens
 
 
 def early_end() -> str:
-    """What to print of a Ctrl-C that came before a run listened, which would say more itself; empty for another one."""
+    """The message for a Ctrl-C before a run had set its handlers; "" otherwise, as the run prints its own message."""
     return EARLY.format("SIGINT") if _was_raised and not _listens else ""
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 
 def walk(container: Any, path: str = "", *, lists: bool = False) -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) of every entry below, a mapping before its own entries. lists: items too, as path[0].
+    """(dotted path, value) of every nested entry; a mapping comes before its entries. lists: yield items too, as path[0].
 
-    path: of `container` itself, which is not yielded.
+    path: the path of `container` itself, which is not yielded.
     """
     if isinstance(container, Mapping):
         entries = [(f"{path}.{key}" if path else str(key), value) for key, value in container.items()]
@@ -22,5 +22,5 @@ def walk(container: Any, path: str = "", *, lists: bool = False) -> Iterator[tup
 
 
 def leaves(container: Any, path: str = "") -> dict[str, Any]:
-    """Dotted path -> value, of every value that is not a mapping with entries; a list is one value."""
+    """Dotted path -> value, for every value except non-empty mappings; a list is one value."""
     return {below: value for below, value in walk(container, path) if not (isinstance(value, Mapping) and value)}

@@ -1,4 +1,4 @@
-"""Random numbers derived from (seed, stream name, step, ...). rlx reads no global generator.
+"""Random numbers derived from (seed, stream name, step, ...). rlx never reads a global generator.
 
 A `Stream` is an address, not a state: the same address gives the same numbers, in any order of calls and in any
 process. So a resumed run equals an uninterrupted one, and a term of a mixture equals the term alone.
@@ -48,7 +48,7 @@ class Stream:
 
 
 def uniforms(keys: np.ndarray, positions: np.ndarray | int) -> np.ndarray:
-    """One uniform number in [0, 1) for each (key, position), whatever other numbers are drawn.
+    """One uniform number in [0, 1) for each (key, position), independent of which other numbers are drawn.
 
     keys: uint64 [B], `Stream.key` of each sequence; positions: int or [B]. Returns float64 [B].
     The splitmix64 finaliser over a Weyl sequence (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195).
